@@ -1,0 +1,12 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""mmseg-resnest: ResNeSt for semantic segmentation on MMSegmentation.
+
+Importing the package registers all of its parts in scope ``mmseg_resnest``.
+"""
+
+from . import _stack  # noqa: F401  (first: imports the OpenMMLab stack quietly)
+from . import datasets, engine, evaluation, models, weights
+from .errors import UserError
+from .version import __version__
+
+__all__ = ["UserError", "__version__", "datasets", "engine", "evaluation", "models", "weights"]

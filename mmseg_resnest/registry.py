@@ -1,0 +1,31 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Registries of scope ``mmseg_resnest``, children of MMSegmentation's.
+
+A config with ``default_scope = 'mmseg_resnest'`` finds the parts registered here first and
+every part of MMSegmentation and MMEngine behind them, without a prefix.
+"""
+
+from mmengine.registry import Registry
+from mmseg import registry as mmseg_registry
+
+
+def _child(name: str, room: str) -> Registry:
+    parent = getattr(mmseg_registry, name)
+    return Registry(
+        parent.name, parent=parent, scope="mmseg_resnest", locations=[f"mmseg_resnest.{room}"]
+    )
+
+
+MODELS = _child("MODELS", "models")
+MODEL_WRAPPERS = _child("MODEL_WRAPPERS", "models")
+WEIGHT_INITIALIZERS = _child("WEIGHT_INITIALIZERS", "models")
+DATASETS = _child("DATASETS", "datasets")
+TRANSFORMS = _child("TRANSFORMS", "datasets")
+METRICS = _child("METRICS", "evaluation")
+DATA_SAMPLERS = _child("DATA_SAMPLERS", "engine")
+HOOKS = _child("HOOKS", "engine")
+LOOPS = _child("LOOPS", "engine")
+RUNNERS = _child("RUNNERS", "engine")
+LOG_PROCESSORS = _child("LOG_PROCESSORS", "engine")
+VISUALIZERS = _child("VISUALIZERS", "engine")
+VISBACKENDS = _child("VISBACKENDS", "engine")
