@@ -1,0 +1,133 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Heads of the published segmentation models (PyTorch-Encoding).
+
+MMSegmentation's FCN, PSP and Enc heads have the published layers; what differs is the dropout
+before the classifier, which the published heads apply to single values and MMSegmentation to whole
+channels. The published DeepLabV3 head has a 1x1 projection that MMSegmentation's lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads import EncHead, FCNHead, PSPHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import Encoding
+from torch import Tensor, nn
+
+from ..registry import MODELS
+
+
+class _ElementDropout(BaseDecodeHead):
+    """A decode head whose dropout zeroes single values instead of channels."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.dropout_ratio > 0:
+            self.dropout = nn.Dropout(self.dropout_ratio)
+
+
+@MODELS.register_module()
+class PublishedFCNHead(_ElementDropout, FCNHead):
+    """FCN head: 3x3 convolution, norm, ReLU, dropout, classifier.
+
+    Takes MMSegmentation's ``FCNHead`` arguments; the published head has ``num_convs=1`` and no
+    ``concat_input``, which are the defaults here.
+    """
+
+    def __init__(self, num_convs: int = 1, concat_input: bool = False, **kwargs: Any) -> None:
+        super().__init__(num_convs=num_convs, concat_input=concat_input, **kwargs)
+
+
+@MODELS.register_module()
+class PublishedPSPHead(_ElementDropout, PSPHead):
+    """Pyramid pooling head (PSPNet, arXiv 1612.01105); arguments of MMSegmentation's ``PSPHead``."""
+
+
+class ResidualEncoding(Encoding):
+    """The encoding layer of EncNet (arXiv 1803.08904, section 3) without its residual tensor.
+
+    The residuals between N*H*W pixels and K codewords have N*H*W*K*C values; distances and sums
+    are computed from products instead, which need N*H*W*K. Computed in float32 whatever the
+    autocast type, since distances are differences of large numbers.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encodes ``x`` (N, C, H, W) into (N, K, C)."""
+        with torch.autocast(x.device.type, enabled=False):
+            codewords = self.codewords.float()
+            features = x.float().flatten(2).transpose(1, 2)  # N, H*W, C
+            products = features @ codewords.t()
+            squares = features.square().sum(2, keepdim=True)
+            distances = squares - 2.0 * products + codewords.square().sum(1)
+            weights = F.softmax(self.scale.float() * distances, dim=2)  # N, H*W, K
+            sums = weights.transpose(1, 2) @ features
+            return sums - weights.sum(1).unsqueeze(2) * codewords
+
+
+@MODELS.register_module()
+class PublishedEncHead(_ElementDropout, EncHead):
+    """Context encoding head (EncNet, arXiv 1803.08904) with its semantic encoding branch.
+
+    Takes MMSegmentation's ``EncHead`` arguments. The encoding layer is computed without the
+    tensor of all residuals, which takes gigabytes at training size.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        stock = self.enc_module.encoding[0]
+        encoding = ResidualEncoding(stock.channels, stock.num_codes)
+        encoding.load_state_dict(stock.state_dict())
+        self.enc_module.encoding[0] = encoding
+
+
+@MODELS.register_module()
+class DeepLabV3Head(_ElementDropout):
+    """The published DeepLabV3 head (arXiv 1706.05587 as in PyTorch-Encoding).
+
+    Atrous pyramid of a 1x1 convolution, 3x3 convolutions at ``dilations`` and image pooling, each
+    to ``channels``; concatenation; 1x1 projection, norm, ReLU, channel dropout; 3x3 convolution,
+    norm, ReLU, dropout, classifier.
+
+    Args:
+        in_channels: Channels C of the backbone's last stage.
+        channels: Width of every layer; C / 8 as published.
+        dilations: Rates of the 3x3 convolutions.
+        projection_dropout: Channel dropout after the projection.
+        kwargs: Arguments of MMSegmentation's ``BaseDecodeHead``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 2048,
+        channels: int = 256,
+        *,
+        dilations: Sequence[int] = (12, 24, 36),
+        projection_dropout: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(in_channels, channels, **kwargs)
+        self.dilations = tuple(dilations)
+        layer = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        branches = [ConvModule(in_channels, channels, 1, **layer)]
+        branches += [
+            ConvModule(in_channels, channels, 3, padding=rate, dilation=rate, **layer)
+            for rate in self.dilations
+        ]
+        self.aspp = nn.ModuleList(branches)
+        self.image_pool = ConvModule(in_channels, channels, 1, **layer)
+        self.project = ConvModule((len(branches) + 1) * channels, channels, 1, **layer)
+        self.project_dropout = nn.Dropout2d(projection_dropout)
+        self.bottleneck = ConvModule(channels, channels, 3, padding=1, **layer)
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Maps the backbone's feature maps to scores (N, num_classes, h, w)."""
+        x = self._transform_inputs(inputs)
+        pooled = self.image_pool(F.adaptive_avg_pool2d(x, 1)).expand(-1, -1, *x.shape[2:])
+        x = torch.cat([*(branch(x) for branch in self.aspp), pooled], dim=1)
+        x = self.project_dropout(self.project(x))
+        return self.cls_seg(self.bottleneck(x))

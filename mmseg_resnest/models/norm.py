@@ -1,0 +1,173 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Normalisation layers: one builder, and a synchronised batch norm that runs everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm as _SyncBatchNormFunction
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UserError
+from ..registry import MODELS
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over processes whose gradient is the sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        value = value.clone()
+        dist.all_reduce(value, group=group)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        grad = grad.clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+@MODELS.register_module()
+class SyncBN(_BatchNorm):
+    """Batch norm whose statistics are those of the batches of all processes.
+
+    Unlike :class:`torch.nn.SyncBatchNorm` it also trains on a CPU, alone or under ``torchrun``
+    with gloo, so that a config written for many GPUs runs unchanged on a laptop. With one process
+    it is plain batch norm. Parameters and buffers have the names of ``torch.nn.BatchNorm2d``.
+
+    Args:
+        num_features: Channels C of the input (N, C) or (N, C, ...).
+        eps: Added to the variance.
+        momentum: Weight of the new batch in the running statistics.
+        process_group: Processes that share statistics; the default group when None.
+
+    Raises:
+        UserError: In training, when a channel has a single value over the whole batch (one image
+            with a globally pooled feature), which has no variance.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats)
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  (torch's own name)
+        if input.dim() < 2:
+            raise ValueError(f"SyncBN expects an input (N, C, ...), got {tuple(input.shape)}")
+
+    def _world_size(self) -> int:
+        if not (self.training and dist.is_available() and dist.is_initialized()):
+            return 1
+        return dist.get_world_size(self.process_group)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        world_size = self._world_size()
+        if self.training and world_size == 1 and input.numel() == input.shape[1]:
+            raise UserError(
+                "batch norm cannot train on one image per batch: its statistics over globally "
+                "pooled features need at least two; set train_dataloader.batch_size to 2 or more"
+            )
+        if world_size == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        if self.momentum is None or not self.track_running_stats:
+            raise UserError("norm_cfg: SyncBN over processes needs momentum and running statistics")
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        if input.is_cuda:
+            group = self.process_group or dist.group.WORLD
+            return _SyncBatchNormFunction.apply(
+                input,
+                self.weight,
+                self.bias,
+                self.running_mean,
+                self.running_var,
+                self.eps,
+                self.momentum,
+                group,
+                world_size,
+            )
+        return self._forward_cpu(input)
+
+    def _forward_cpu(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = x.float()
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = x.new_tensor(float(x.numel() // x.shape[1]))
+        dist.all_reduce(count, group=self.process_group)
+        mean = _AllReduceSum.apply(x.sum(dims), self.process_group) / count
+        centred = x - mean.view(shape)
+        var = _AllReduceSum.apply(centred.square().sum(dims), self.process_group) / count
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            unbiased = var * (count / (count - 1).clamp(min=1))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        out = centred * torch.rsqrt(var + self.eps).view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(dtype)
+
+
+def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:
+    """Builds the normalisation layer of ``norm_cfg`` for ``channels``.
+
+    Args:
+        norm_cfg: A config with ``type`` (``BN``, ``SyncBN``, ``GN``, ...), the layer's arguments
+            and ``requires_grad``. Names are looked up in this package's registry first, so that
+            ``SyncBN`` is the one that also trains on a CPU.
+        channels: Number of channels C.
+
+    Raises:
+        UserError: For an unknown type, or a number of groups that does not divide ``channels``.
+    """
+    cfg = dict(norm_cfg)
+    if "type" not in cfg:
+        raise UserError(f"norm_cfg has no 'type': {cfg}; use for example dict(type='BN')")
+    layer = MODELS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
+    if layer is None:
+        raise UserError(f"norm_cfg.type={cfg['type']!r} is not known; use BN, SyncBN or GN")
+    if layer is nn.GroupNorm:
+        groups = cfg.get("num_groups")
+        if not isinstance(groups, int) or groups < 1 or channels % groups:
+            raise UserError(
+                f"norm_cfg.num_groups={groups} does not divide the {channels} channels of a layer"
+            )
+    cfg["type"] = layer
+    return build_norm_layer(cfg, channels)[1]
+
+
+@contextmanager
+def frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Keeps the running statistics of every batch norm in ``module`` as they are.
+
+    Activation checkpointing runs a block's forward pass a second time; without this the second
+    run would move the running statistics twice for one batch.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    saved = [(m.momentum, m.num_batches_tracked, m.running_mean, m.running_var) for m in norms]
+    try:
+        for m in norms:
+            for name in ("num_batches_tracked", "running_mean", "running_var"):
+                buffer = getattr(m, name)
+                m._buffers[name] = None if buffer is None else buffer.clone()
+        yield
+    finally:
+        for m, (_, tracked, mean, var) in zip(norms, saved, strict=True):
+            m._buffers.update(num_batches_tracked=tracked, running_mean=mean, running_var=var)

@@ -1,0 +1,384 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""ResNeSt (Zhang et al., "ResNeSt: Split-Attention Networks", arXiv 2004.08955)."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UserError
+from ..registry import MODELS
+from .norm import build_norm, frozen_batch_statistics
+from .split_attention import DropBlock2d, SplitAttentionConv2d
+
+
+def _arch(
+    blocks: tuple[int, int, int, int],
+    radix: int = 2,
+    groups: int = 1,
+    base_width: int = 64,
+    stem_width: int = 32,
+    avd_first: bool = False,
+) -> dict[str, Any]:
+    return dict(
+        blocks=blocks,
+        radix=radix,
+        groups=groups,
+        base_width=base_width,
+        stem_width=stem_width,
+        avd_first=avd_first,
+    )
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "resnest14": _arch((1, 1, 1, 1)),
+    "resnest26": _arch((2, 2, 2, 2)),
+    "resnest50": _arch((3, 4, 6, 3)),
+    "resnest101": _arch((3, 4, 23, 3), stem_width=64),
+    "resnest200": _arch((3, 24, 36, 3), stem_width=64),
+    "resnest269": _arch((3, 30, 48, 8), stem_width=64),
+    "resnest50_fast_1s1x64d": _arch((3, 4, 6, 3), radix=1, avd_first=True),
+    "resnest50_fast_2s1x64d": _arch((3, 4, 6, 3), radix=2, avd_first=True),
+    "resnest50_fast_4s1x64d": _arch((3, 4, 6, 3), radix=4, avd_first=True),
+    "resnest50_fast_1s2x40d": _arch((3, 4, 6, 3), 1, groups=2, base_width=40, avd_first=True),
+    "resnest50_fast_2s2x40d": _arch((3, 4, 6, 3), 2, groups=2, base_width=40, avd_first=True),
+    "resnest50_fast_4s2x40d": _arch((3, 4, 6, 3), 4, groups=2, base_width=40, avd_first=True),
+    "resnest50_fast_1s4x24d": _arch((3, 4, 6, 3), 1, groups=4, base_width=24, avd_first=True),
+}
+"""The published architectures: the paper's, those of its ablation (fast), and GluonCV's 14 and 26.
+
+``blocks`` a stage, ``radix`` (splits; 1 gates a single split with a sigmoid), ``groups``
+(cardinality), ``base_width`` (channels of a group at 64 planes), ``stem_width`` (channels of the
+stem's first convolutions) and ``avd_first`` (the block's average pool before its convolution).
+"""
+
+# Stride of each stage and dilation of its blocks; the first block of a dilated stage has half.
+_STAGES = {
+    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
+    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
+    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
+}
+
+
+class Bottleneck(nn.Module):
+    """A ResNeSt block: 1x1 convolution, split attention, average pool, 1x1 convolution.
+
+    Args:
+        in_channels: Channels of the input.
+        planes: Width of the stage; the output has ``4 * planes`` channels.
+        stride: Stride of the block, taken by its average pool.
+        dilation: Dilation of the split-attention convolution.
+        shortcut: Whether the shortcut has a convolution (pooled by ``stride`` before it).
+        pool: Whether the block has the 3x3 average pool, with stride ``stride``.
+        radix: Number of splits.
+        groups: Cardinality.
+        base_width: Channels of a group at 64 planes.
+        avd_first: Whether the pool comes before the convolution.
+        norm_cfg: Normalisation layers.
+        dropblock_prob: DropBlock probability after each of the block's norms.
+        dropblock_size: Side of a dropped block in feature map pixels.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        planes: int,
+        *,
+        stride: int,
+        dilation: int,
+        shortcut: bool,
+        pool: bool,
+        radix: int,
+        groups: int,
+        base_width: int,
+        avd_first: bool,
+        norm_cfg: Mapping[str, Any],
+        dropblock_prob: float,
+        dropblock_size: int,
+    ) -> None:
+        super().__init__()
+        width = int(planes * base_width / 64) * groups
+        out_channels = planes * self.expansion
+
+        def dropblock() -> nn.Module:
+            return (
+                DropBlock2d(dropblock_prob, dropblock_size) if dropblock_prob > 0 else nn.Identity()
+            )
+
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = build_norm(norm_cfg, width)
+        self.dropblock1 = dropblock()
+        self.avd_first = avd_first
+        self.avd = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
+        self.conv2 = SplitAttentionConv2d(
+            width,
+            width,
+            stride=1 if pool else stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            radix=radix,
+            norm_cfg=norm_cfg,
+            dropblock_prob=dropblock_prob,
+            dropblock_size=dropblock_size,
+        )
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = build_norm(norm_cfg, out_channels)
+        self.dropblock3 = dropblock()
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module = nn.Identity()
+        if shortcut:
+            # index 0 has no parameters, but the published names count it
+            down = (
+                nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
+                if stride > 1
+                else nn.Identity()
+            )
+            self.downsample = nn.Sequential(
+                down,
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                build_norm(norm_cfg, out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``x`` (N, in_channels, H, W) to (N, 4 * planes, ceil(H/stride), ceil(W/stride))."""
+        out = self.relu(self.dropblock1(self.bn1(self.conv1(x))))
+        out = self.conv2(self.avd(out)) if self.avd_first else self.avd(self.conv2(out))
+        out = self.dropblock3(self.bn3(self.conv3(out)))
+        return self.relu(out + self.downsample(x))
+
+
+@MODELS.register_module()
+class ResNeSt(BaseModule):
+    """ResNeSt backbone, equal to the published network at every output stride.
+
+    Parameter names are those of the published checkpoints (without the classifier ``fc``).
+
+    Args:
+        arch: A name of :data:`ARCHITECTURES`, or a mapping of its columns (``blocks`` is required,
+            the others default to ResNeSt-50's).
+        output_stride: 8, 16 or 32: input pixels per pixel of the last feature map. Stages that
+            lose their stride are dilated instead, as published for segmentation.
+        out_indices: Stages to return, from 0 (stride 4, 256 channels) to 3 (2048 channels).
+        in_channels: Channels of the input images.
+        frozen_stages: Parameters and statistics of the stem (0) and of the first so many stages
+            are fixed; -1 fixes nothing.
+        norm_cfg: Normalisation: ``dict(type='BN' | 'SyncBN' | 'GN', ...)``. With group norm the
+            gate of split attention, which sees one pixel, normalises each cardinal group.
+        norm_eval: Whether batch norms keep their running statistics in training.
+        with_cp: Activation checkpointing: blocks are computed again in the backward pass instead
+            of being stored. Results and running statistics stay the same.
+        avd_in_dilated: Whether a first block with stride 1 in a dilated stage keeps its 3x3
+            average pool, as in the published network. False is MMSegmentation's variant, which
+            its own checkpoints need.
+        dropblock_prob: DropBlock probability in the last two stages, as in the paper.
+        dropblock_size: Side of a dropped block in feature map pixels.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a file in any layout that
+            :func:`mmseg_resnest.weights.convert_state_dict` knows (``prefix`` picks a part of it);
+            None draws the published initialisation (normal with variance 2 / fan-out).
+
+    Raises:
+        UserError: For an argument out of its range, naming it.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "resnest101",
+        output_stride: int = 8,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        in_channels: int = 3,
+        norm_cfg: Mapping[str, Any] | None = None,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        avd_in_dilated: bool = True,
+        dropblock_prob: float = 0.0,
+        dropblock_size: int = 3,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        columns = _resolve_arch(arch)
+        if output_stride not in _STAGES:
+            raise UserError(f"ResNeSt: output_stride={output_stride!r} must be 8, 16 or 32")
+        out_indices = tuple(out_indices)
+        if not out_indices or any(i not in (0, 1, 2, 3) for i in out_indices):
+            raise UserError(f"ResNeSt: out_indices={out_indices} must be stages from 0 to 3")
+        if frozen_stages not in range(-1, 5):
+            raise UserError(f"ResNeSt: frozen_stages={frozen_stages!r} must be from -1 to 4")
+        norm_cfg = dict(type="BN") if norm_cfg is None else dict(norm_cfg)
+        self.arch = columns
+        self.output_stride = output_stride
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        stem = columns["stem_width"]
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_channels, stem, 3, 2, 1, bias=False),
+            build_norm(norm_cfg, stem),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(stem, stem, 3, 1, 1, bias=False),
+            build_norm(norm_cfg, stem),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(stem, 2 * stem, 3, 1, 1, bias=False),
+        )
+        self.bn1 = build_norm(norm_cfg, 2 * stem)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+
+        channels = 2 * stem
+        strides, dilations = _STAGES[output_stride]
+        self.stage_channels: tuple[int, ...] = ()
+        # later stages that nobody reads are not built
+        for stage in range(max(out_indices) + 1):
+            planes, stride, dilation = 64 * 2**stage, strides[stage], dilations[stage]
+            blocks = []
+            for index in range(columns["blocks"][stage]):
+                first = index == 0
+                blocks.append(
+                    Bottleneck(
+                        channels,
+                        planes,
+                        stride=stride if first else 1,
+                        dilation=max(dilation // 2, 1) if first else dilation,
+                        shortcut=first,
+                        pool=first and stage > 0 and (stride > 1 or avd_in_dilated),
+                        radix=columns["radix"],
+                        groups=columns["groups"],
+                        base_width=columns["base_width"],
+                        avd_first=columns["avd_first"],
+                        norm_cfg=norm_cfg,
+                        dropblock_prob=dropblock_prob if stage >= 2 else 0.0,
+                        dropblock_size=dropblock_size,
+                    )
+                )
+                channels = planes * Bottleneck.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.stage_channels += (channels,)
+        self._register_load_state_dict_pre_hook(self._ignore_unbuilt_stages)
+        self._init_published()
+        self._freeze()
+
+    def _init_published(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # variance 2 / (k * k * out_channels), as the authors draw it
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _ignore_unbuilt_stages(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        for stage in range(len(self.stage_channels) + 1, 5):
+            for key in [k for k in state_dict if k.startswith(f"{prefix}layer{stage}.")]:
+                del state_dict[key]
+
+    def init_weights(self) -> None:
+        """Loads ``init_cfg`` of type ``Pretrained`` in any known layout, strictly.
+
+        Raises:
+            UserError: When the file cannot be read, has another layout, or does not fit.
+        """
+        configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
+        pretrained = [c for c in configs if c and c.get("type") == "Pretrained"]
+        if not pretrained:
+            super().init_weights()
+            return
+        if self._is_init:
+            return
+        from ..weights import load_backbone  # the loader is not needed to build a network
+
+        load_backbone(self, pretrained[-1]["checkpoint"], prefix=pretrained[-1].get("prefix"))
+        self._is_init = True
+        print_log(
+            f"ResNeSt: loaded {pretrained[-1]['checkpoint']}", logger="current", level=logging.INFO
+        )
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        names = ["conv1", "bn1", *(f"layer{i}" for i in range(1, self.frozen_stages + 1))]
+        for name in names:
+            module = getattr(self, name, None)
+            if module is not None:
+                module.eval()
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ResNeSt:
+        """Sets the mode, keeps frozen parts in evaluation mode, and returns self."""
+        super().train(mode)
+        if mode:
+            self._freeze()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def _run_stage(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.with_cp and self.training and torch.is_grad_enabled()):
+            return stage(x)
+        for block in stage:
+            x = checkpoint(
+                block,
+                x,
+                use_reentrant=False,
+                context_fn=lambda b=block: (nullcontext(), frozen_batch_statistics(b)),
+            )
+        return x
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Computes the feature maps of ``out_indices``.
+
+        Args:
+            images: Normalised images (N, in_channels, H, W).
+
+        Returns:
+            Feature maps (N, C, h, w), C = 256, 512, 1024, 2048 for the stages 0 to 3, in the
+            order of the stages.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        outputs = []
+        for stage in range(len(self.stage_channels)):
+            x = self._run_stage(getattr(self, f"layer{stage + 1}"), x)
+            if stage in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
+
+def _resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an architecture given by name or as a mapping, checked."""
+    if isinstance(arch, str):
+        if arch not in ARCHITECTURES:
+            near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"ResNeSt: arch={arch!r} is not one of {', '.join(ARCHITECTURES)}{hint}"
+            )
+        return dict(ARCHITECTURES[arch])
+    if not isinstance(arch, Mapping):
+        raise UserError(f"ResNeSt: arch must be a name or a mapping, not {type(arch).__name__}")
+    unknown = sorted(set(arch) - set(ARCHITECTURES["resnest50"]))
+    if unknown or "blocks" not in arch:
+        what = f"unknown keys {unknown}" if unknown else "no key 'blocks'"
+        raise UserError(
+            f"ResNeSt: arch has {what}; the keys are {', '.join(ARCHITECTURES['resnest50'])}"
+        )
+    columns = {**ARCHITECTURES["resnest50"], **arch, "blocks": tuple(arch["blocks"])}
+    blocks = columns["blocks"]
+    if len(blocks) != 4 or any(not isinstance(n, int) or n < 1 for n in blocks):
+        raise UserError(f"ResNeSt: arch.blocks={blocks} must be four positive numbers")
+    for key in ("radix", "groups", "base_width", "stem_width"):
+        if not isinstance(columns[key], int) or columns[key] < 1:
+            raise UserError(f"ResNeSt: arch.{key}={columns[key]!r} must be a positive number")
+    return columns
