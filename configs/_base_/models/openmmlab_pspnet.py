@@ -1,0 +1,17 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# MMSegmentation's PSPNet on its own variant of ResNeSt-101.
+_base_ = "openmmlab_fcn.py"
+model = dict(
+    decode_head=dict(
+        _delete_=True,
+        type="PSPHead",
+        in_channels=2048,
+        in_index=3,
+        channels=512,
+        pool_scales=(1, 2, 3, 6),
+        dropout_ratio=0.1,
+        norm_cfg=_base_.norm_cfg,
+        align_corners=False,
+        loss_decode=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+    ),
+)

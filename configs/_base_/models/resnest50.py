@@ -1,0 +1,12 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# resnest50, output stride 8, starting from the published ImageNet weights.
+backbone = dict(
+    type="ResNeSt",
+    arch="resnest50",
+    output_stride=8,
+    norm_cfg=dict(type="SyncBN", requires_grad=True),
+    init_cfg=dict(
+        type="Pretrained",
+        checkpoint="https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/resnest50-528c19ca.pth",
+    ),
+)

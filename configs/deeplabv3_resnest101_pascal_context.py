@@ -1,0 +1,13 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# DeepLabV3, ResNeSt-101, Pascal Context: published 81.91 pixAcc, 56.49 mIoU (multi-scale).
+_base_ = [
+    "_base_/models/deeplabv3.py",
+    "_base_/models/resnest101.py",
+    "_base_/datasets/pascal_context.py",
+    "_base_/schedules/pascal_context_80e.py",
+]
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

@@ -1,0 +1,13 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# DeepLabV3+, ResNeSt-101, ADE20K.
+_base_ = [
+    "_base_/models/deeplabv3plus.py",
+    "_base_/models/resnest101.py",
+    "_base_/datasets/ade20k.py",
+    "_base_/schedules/ade20k_180e.py",
+]
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

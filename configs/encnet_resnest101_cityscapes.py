@@ -1,0 +1,13 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# EncNet, ResNeSt-101, Cityscapes.
+_base_ = [
+    "_base_/models/encnet.py",
+    "_base_/models/resnest101.py",
+    "_base_/datasets/cityscapes.py",
+    "_base_/schedules/cityscapes_240e.py",
+]
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

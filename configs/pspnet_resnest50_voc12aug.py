@@ -1,0 +1,13 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# PSPNet, ResNeSt-50, VOC 2012 augmented.
+_base_ = [
+    "_base_/models/pspnet.py",
+    "_base_/models/resnest50.py",
+    "_base_/datasets/voc12aug.py",
+    "_base_/schedules/voc12aug_80e.py",
+]
+model = dict(
+    backbone=_base_.backbone,
+    decode_head=dict(num_classes=_base_.num_classes),
+    auxiliary_head=dict(num_classes=_base_.num_classes),
+)

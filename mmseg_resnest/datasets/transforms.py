@@ -1,0 +1,124 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The published training augmentation, where MMSegmentation has no part for it.
+
+The recipe (PyTorch-Encoding) mirrors, resizes the long edge to a random integer, pads at the
+bottom and at the right up to the crop size, and crops at random. The stack's ``RandomFlip``,
+``Pad(size=...)`` and ``RandomCrop`` do the rest exactly so; the resize is here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+from PIL import Image
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import TRANSFORMS
+
+
+def _resize_plane(plane: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Any:
+    """Resizes one (H, W) array to ``size`` = (width, height) with Pillow, keeping its type."""
+    # Pillow has three single-channel modes; every other type is carried by one that holds it.
+    if plane.dtype == np.uint8:
+        mode = np.uint8
+    elif plane.dtype.kind in "iub" and resample is Image.Resampling.NEAREST:
+        mode = np.int32
+    else:
+        mode = np.float32
+    resized = np.asarray(Image.fromarray(plane.astype(mode)).resize(size, resample))
+    return resized.astype(plane.dtype)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes an image as Pillow's bilinear filter does: with antialiasing when it shrinks.
+
+    Args:
+        image: (H, W) or (H, W, C), of any number type. 8-bit images are rounded as Pillow rounds.
+        size: new (width, height) in pixels.
+
+    Returns:
+        The resized image, of the same type: (height, width) or (height, width, C).
+    """
+    bilinear = Image.Resampling.BILINEAR
+    if image.ndim == 2:
+        return _resize_plane(image, size, bilinear)
+    if image.dtype == np.uint8 and image.shape[2] == 3:  # one call instead of one a channel
+        return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size, bilinear))
+    return np.stack([_resize_plane(p, size, bilinear) for p in np.moveaxis(image, 2, 0)], axis=2)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes a label map as Pillow's nearest filter does: the pixel under the new pixel's centre.
+
+    OpenCV's nearest takes the pixel under the new pixel's corner instead, half a pixel away.
+
+    Args:
+        labels: (H, W) integers.
+        size: new (width, height) in pixels.
+
+    Returns:
+        (height, width), of the same type.
+    """
+    return _resize_plane(labels, size, Image.Resampling.NEAREST)
+
+
+@TRANSFORMS.register_module()
+class RandomLongEdgeResize(BaseTransform):
+    """Resizes the long edge to a random integer and the short edge in proportion.
+
+    The long edge is uniform over the integers from int(base_size * low) to int(base_size * high),
+    both included; the short edge is int(short * long_new / long + 0.5). The image is filtered by
+    Pillow's bilinear (antialiased), label maps by its nearest, as in the published code
+    (PyTorch-Encoding, ``_sync_transform``).
+
+    Changes ``img`` and every key named in ``seg_fields``; sets ``img_shape``, ``scale``,
+    ``scale_factor`` (both (width, height)) and ``keep_ratio``.
+
+    Args:
+        base_size: long edge in pixels at ratio 1.
+        ratio_range: (low, high), both above 0.
+
+    Raises:
+        UserError: the range is empty, or its low end leaves no pixel.
+    """
+
+    def __init__(
+        self, base_size: int = 520, ratio_range: tuple[float, float] = (0.5, 2.0)
+    ) -> None:
+        low, high = ratio_range
+        if not 0 < low <= high or int(base_size * low) < 1:
+            raise UserError(
+                f"RandomLongEdgeResize: base_size={base_size} with ratio_range={tuple(ratio_range)}"
+                " gives no size to draw from; give two ratios, the smaller first, that leave at"
+                " least 1 pixel"
+            )
+        self.base_size = base_size
+        self.ratio_range = (low, high)
+
+    @cache_randomness
+    def _draw_long_edge(self) -> int:
+        low, high = (int(self.base_size * ratio) for ratio in self.ratio_range)
+        return int(np.random.randint(low, high + 1))
+
+    def transform(self, results: dict) -> dict:
+        """Resizes ``results['img']`` (H, W[, C]) and its label maps (H, W)."""
+        height, width = results["img"].shape[:2]
+        long_edge = self._draw_long_edge()
+        # max(1, ...): an image a thousand times longer than wide keeps one pixel.
+        short_edge = max(1, int(1.0 * min(height, width) * long_edge / max(height, width) + 0.5))
+        size = (short_edge, long_edge) if height > width else (long_edge, short_edge)
+        results["img"] = resize_image(results["img"], size)
+        for key in results.get("seg_fields", []):
+            results[key] = resize_labels(results[key], size)
+        results["img_shape"] = (size[1], size[0])
+        results["scale"] = size
+        results["scale_factor"] = (size[0] / width, size[1] / height)
+        results["keep_ratio"] = True
+        return results
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}(base_size={self.base_size}, ratio_range={self.ratio_range})"
