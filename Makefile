@@ -1,0 +1,98 @@
+# Each job makes its own virtual environment in .venv when there is none, when an installation was
+# interrupted, and when requirements.txt has changed; `make help` lists the jobs.
+#
+#   PYTHON=python3.12       the Python to make .venv with (3.10 or newer; found by itself otherwise)
+#   TORCH="torch==2.13.0 --index-url URL"   another build of PyTorch, e.g. one for CPUs only
+#   PIP_FLAGS=              show what pip does
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python3.14; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1 \
+		&& echo $$p && break; done)
+TORCH ?= $(shell grep '^torch==' requirements.txt)
+PIP_FLAGS ?= -qq
+PIP = $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
+
+.PHONY: help venv demo demo-nogl test lint format clean
+
+help:
+	@echo 'make demo       train, evaluate and draw on the built-in data: the main job, some minutes'
+	@echo 'make test       every check: ruff, mypy, pytest'
+	@echo 'make lint       ruff and mypy only'
+	@echo 'make format     put the code into ruff format and mend what ruff can mend'
+	@echo 'make venv       only make $(VENV) (the jobs above do it by themselves)'
+	@echo 'make demo-nogl  the demo with libGL.so.1 hidden, as on a slim image (Linux, as root)'
+	@echo 'make clean      remove caches and build products; keeps $(VENV), data/ and work_dirs/'
+
+# The stamp holds the list and the folder it was installed in, so a changed list and a moved
+# checkout are installed again; otherwise this is instant. A stamp with the ending .part is the trace
+# of an interrupted installation, whose half-written packages pip would take for whole ones.
+venv:
+	@if ! { echo "$(CURDIR)"; cat requirements.txt; } | cmp -s - $(STAMP) \
+		|| ! $(BIN)/python -c '' 2>/dev/null; then \
+		$(MAKE) --no-print-directory _install; \
+	fi
+
+.PHONY: _install
+_install:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: no Python 3.10 to 3.14 found; install one, or name it: make PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "error: PYTHON=$(PYTHON) is no Python 3.10 or newer; name another one" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: $(PYTHON) cannot make virtual environments: install its venv package" \
+			"(Debian, Ubuntu: apt install python3-venv), or name another Python: make PYTHON=..." >&2; \
+		exit 1; }
+	@rm -f $(STAMP)
+	@if [ -e $(STAMP).part ] || ! $(BIN)/python -c \
+		'import pip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+		echo "[1/4] $(VENV) with $$($(PYTHON) --version)"; \
+		$(PYTHON) -m venv --clear $(VENV); \
+	else \
+		echo "[1/4] $(VENV) is there"; \
+	fi
+	@{ echo "$(CURDIR)"; cat requirements.txt; } > $(STAMP).part
+	@echo "[2/4] the packages of requirements.txt"
+	@grep -v '^torch==' requirements.txt > $(VENV)/without-torch.txt
+	@PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
+		$(PIP) --no-deps -r $(VENV)/without-torch.txt
+	@echo "[3/4] $(TORCH)"
+	@$(PIP) $(TORCH)
+	@echo "[4/4] mmseg-resnest from this folder"
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@mv $(STAMP).part $(STAMP)
+
+demo: venv
+	@$(BIN)/python tools/demo.py
+
+# A private mount namespace in which every libGL.so.1 is an empty file: loading it fails.
+demo-nogl: venv
+	@unshare --mount sh -ec ' \
+		for lib in $$(/sbin/ldconfig -p | sed -n "s/.*libGL\.so\.1 .*=> //p"); do \
+			mount --bind /dev/null "$$(readlink -f "$$lib")"; \
+		done; \
+		if $(BIN)/python -c "import ctypes; ctypes.CDLL(\"libGL.so.1\")" 2>/dev/null; then \
+			echo "error: libGL.so.1 could not be hidden" >&2; exit 1; \
+		fi; \
+		echo "libGL.so.1 cannot be loaded in here; the demo:"; \
+		exec $(BIN)/python tools/demo.py'
+
+lint: venv
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy mmseg_resnest
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+format: venv
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)*' -prune -exec rm -rf {} +
