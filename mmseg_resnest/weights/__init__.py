@@ -1,1 +1,19 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Checkpoint files: reading them safely and turning their names into ours."""
+
+from .convert import Conversion, analyse, convert_state_dict, detect_layout, export_state_dict
+from .load import load_backbone, load_checkpoint, load_into, load_training_checkpoint
+from .save import save_state_dict
+
+__all__ = [
+    "Conversion",
+    "analyse",
+    "convert_state_dict",
+    "detect_layout",
+    "export_state_dict",
+    "load_backbone",
+    "load_checkpoint",
+    "load_into",
+    "load_training_checkpoint",
+    "save_state_dict",
+]

@@ -1,0 +1,91 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Writes a state dict to a file, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+
+SUFFIXES = (".pth", ".safetensors")
+
+
+def check_target(path: str | Path, force: bool = False) -> Path:
+    """The path to write a checkpoint to.
+
+    Raises:
+        UserError: The suffix is unknown, the folder does not exist, or there is a file already
+            and ``force`` is not given.
+    """
+    target = Path(path).expanduser()
+    if target.suffix not in SUFFIXES:
+        raise UserError(f"{target}: the name must end in {' or '.join(SUFFIXES)}")
+    if not target.parent.is_dir():
+        raise UserError(f"{target}: there is no folder {target.parent}: make it first")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder")
+    if target.exists() and not force:
+        raise UserError(f"{target} exists: give another name, or --force to replace it")
+    return target
+
+
+def save_state_dict(
+    state_dict: Mapping[str, Tensor], path: str | Path, force: bool = False
+) -> Path:
+    """Writes tensors and nothing else, as a plain mapping.
+
+    The file appears under its name when it is complete and on the disk; an attempt that fails
+    leaves nothing behind, and what was there before stays.
+
+    Args:
+        state_dict: Names to tensors.
+        path: Ends in ``.pth`` (``torch.save``) or ``.safetensors``.
+        force: Replace a file that is there.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: See :func:`check_target`; or the folder cannot be written.
+    """
+    target = check_target(path, force)
+    # a tensor of its own, so that no file carries the rest of a storage of which it was a view
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with os.fdopen(handle, "wb") as file:
+            if target.suffix == ".safetensors":
+                file.write(_safetensors_bytes(tensors, target))
+            else:
+                torch.save(tensors, file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are for the owner only
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+    return target
+
+
+def _safetensors_bytes(tensors: dict[str, Tensor], target: Path) -> bytes:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(
+            f"{target}: writing .safetensors needs the package 'safetensors': "
+            "pip install safetensors"
+        ) from error
+    return safetensors.torch.save(tensors, metadata={"format": "pt"})
