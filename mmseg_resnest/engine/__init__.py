@@ -1,1 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What keeps a run going: configs, launching, checks before a run, the runner and its hooks."""
+
+from . import hooks, optim, runner  # noqa: F401  (register their parts)
+from .config import load_config
+from .runner import Runner
+
+__all__ = ["Runner", "load_config"]

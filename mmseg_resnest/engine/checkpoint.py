@@ -1,0 +1,71 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Weights of any known layout into a built model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.weights import analyse, load_checkpoint, load_into
+
+__all__ = ["bare_model", "load_weights"]
+
+
+def bare_model(model: nn.Module) -> nn.Module:
+    """The segmentor inside the wrappers for distributed training and test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Tensor],
+    start_training: bool = False,
+) -> str:
+    """Load a checkpoint of any known layout into a model; every tensor must find its place.
+
+    A file whose names are the model's own is loaded as it is, so models of other families work
+    too; otherwise the layout is recognised and converted.
+
+    Args:
+        model: The model, wrapped or not. Untouched when an error is raised.
+        source: What :func:`mmseg_resnest.weights.load_checkpoint` takes, or a state dict.
+        start_training: Whether the weights are only where training starts: then a backbone alone
+            goes into the model's backbone, and the last layer of a head with another number of
+            classes stays as it is. Otherwise the weights must be the whole model's.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        UserError: The file cannot be read, or does not fit; lists the keys.
+    """
+    name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
+    state_dict = source if isinstance(source, Mapping) else load_checkpoint(name)
+    target = bare_model(model)
+    own = set(target.state_dict())
+    known = sum(key in own for key in state_dict)
+    what = "the whole model"
+    try:
+        if known < len(state_dict) / 2:
+            conversion = analyse(state_dict)
+            state_dict = conversion.state_dict
+            what = f"the whole model (layout {conversion.layout})"
+            if not conversion.is_segmentor:
+                if not start_training:
+                    raise UserError(
+                        "holds a backbone without a head, which cannot segment; train from it "
+                        "with --cfg-options load_from=FILE"
+                    )
+                target = target.backbone
+                what = f"the backbone (layout {conversion.layout})"
+        dropped = load_into(target, state_dict, drop_head_for_other_classes=start_training)
+    except UserError as error:
+        raise UserError(f"checkpoint {name}: {error}") from error
+    kept = f"; left as they are, for another number of classes: {', '.join(dropped)}"
+    return f"{what} from {name}{kept if dropped else ''}"

@@ -1,0 +1,228 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the command-line tools share: argument errors, exit codes, and errors a person can read.
+
+A tool's ``main`` returns its exit code and raises :class:`~mmseg_resnest.errors.UserError` for
+what its user can mend. :func:`run_tool` prints that as ``error: ...`` and exits with 2; a fault of
+the code keeps its traceback and exits with 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+from mmseg_resnest.errors import UserError
+
+__all__ = [
+    "ArgumentParser",
+    "add_config_options",
+    "add_launcher_option",
+    "explain_error",
+    "run_tool",
+]
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose complaints look like every other error of the tools."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint as UserError."""
+        raise UserError(f"{message} (see: python tools/{self.prog} --help)")
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change a config: ``--cfg-options`` and ``--data-root``."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change config keys, e.g. train_cfg.max_iters=1000 model.backbone.norm_eval=True; "
+        "lists as a,b or [a,b]; +KEY=VALUE adds a key that neither the config nor its class knows; "
+        "data_root=DIR makes DIR the root of every data set",
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="the folder that holds camvid/, ade20k/, ... (default: $MMSEG_RESNEST_DATA or data)",
+    )
+
+
+def add_launcher_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher`` and the ``--local_rank`` that some launchers pass."""
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="how the processes were started (pytorch: torchrun)",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None):
+    """Run a tool's ``main`` and exit the process with its code.
+
+    Args:
+        main: Takes the arguments (None: those of the command line), returns the exit code.
+        argv: Passed to ``main``.
+    """
+    code: int | None
+    try:
+        code = main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone (``train.py ... | head``): nobody is left to tell.
+        # Point stdout at nothing so that the interpreter's last flush cannot fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_BROKEN_PIPE
+    except KeyboardInterrupt as interrupt:
+        hint = str(interrupt)
+        print(f"interrupted{': ' + hint if hint else ''}", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except UserError as error:
+        code = _report(error)
+    except Exception as error:
+        told = explain_error(error)
+        if told is None:
+            raise
+        _note_traceback(error)
+        code = _report(told)
+    sys.exit(code or 0)
+
+
+def _report(error: UserError) -> int:
+    """Print one ``error:`` and return the exit code.
+
+    Before the processes of a distributed job have met, all of them find the same mistake: the
+    first on each machine tells it. After that, whoever meets one tells it, with its rank.
+    """
+    lines = str(error).strip().splitlines() or ["unknown error"]
+    who = ""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        who = f" (process {rank})" if rank else ""
+    elif os.environ.get("LOCAL_RANK", "0") != "0":
+        return EXIT_USER_ERROR
+    sys.stdout.flush()
+    print(f"error{who}: " + "\n  ".join(lines), file=sys.stderr, flush=True)
+    return EXIT_USER_ERROR
+
+
+def _note_traceback(error: BaseException) -> None:
+    """Put the full traceback of an explained error into the log file of the run, if there is one."""
+    from mmseg_resnest.engine.logs import write_to_log_file
+
+    write_to_log_file("".join(traceback.format_exception(error)))
+
+
+_WORKER_FAILED = re.compile(r"^Caught (?P<kind>\w+) in (?P<where>[^\n]+?)\.?\nOriginal Traceback", re.S)
+_WORKER_GONE = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) (?P<how>[^\n]*)")
+_WORKER_HELP = (
+    "Set train_dataloader.num_workers=0 (and val_, test_) through --cfg-options to see the cause "
+    "in the main process; if memory ran out, use fewer workers; in a container, give it more "
+    "shared memory (docker run --shm-size=8g)"
+)
+
+
+def explain_error(error: BaseException) -> UserError | None:
+    """The UserError behind an exception that surfaced late, or None when it is a fault of the code.
+
+    Args:
+        error: What a tool met: a lost data loading worker, memory or disk that ran out, a file
+            that cannot be read or written, a name that is in no registry.
+
+    Returns:
+        An error with a message that says what to do, or None.
+    """
+    text = str(error)
+    gone = _WORKER_GONE.search(text)
+    if gone:
+        return UserError(
+            f"the data loading worker (process {gone['pid'].strip()}) {gone['how'].strip(' .')}. "
+            + _WORKER_HELP
+        )
+    if isinstance(error, UserError) and not _WORKER_FAILED.match(text):
+        return error
+    failed = _WORKER_FAILED.match(text)
+    if failed:
+        return _explain_failed_worker(failed, text)
+    if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
+        return UserError(
+            "the GPU ran out of memory. Train: --amp, a smaller train_dataloader.batch_size or "
+            "crop, activation checkpointing (model.backbone.with_cp=True), or more GPUs; "
+            "evaluate: a smaller model.test_cfg.window_batch_size or crop_size"
+        )
+    if "PytorchStreamWriter failed" in text or "No space left on device" in text:
+        return UserError(
+            f"the disk ran full while writing ({_first_line(text)}): make room, or choose another "
+            "place with --work-dir"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return _explain_os_error(error)
+    if isinstance(error, KeyError) and " is not in the " in text and "registry" in text:
+        return UserError(_first_line(text.strip("\"'")).split(" Please check")[0])
+    return None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no message"
+
+
+def _explain_failed_worker(failed: re.Match[str], text: str) -> UserError:
+    """An exception that was raised in a data loading worker and sent to the main process."""
+    lines = text.strip().splitlines()
+    # The last unindented line that names the exception starts the message of the innermost one.
+    starts = [
+        i
+        for i, line in enumerate(lines)
+        if re.match(rf"^(?:[\w.]+\.)?{re.escape(failed['kind'])}(:|$)", line)
+    ]
+    message = "\n".join(lines[starts[-1] :]).partition(":")[2].strip() if starts else ""
+    if failed["kind"] == "UserError":
+        return UserError(message)
+    places = re.findall(r'^  File "([^"]+)", line (\d+)', text, re.M)
+    place = f", at {places[-1][0]}:{places[-1][1]}" if places else ""
+    return UserError(
+        f"{failed['where']} failed with {failed['kind']}{': ' if message else ''}"
+        f"{_first_line(message) if message else ''}{place}. " + _WORKER_HELP
+    )
+
+
+def _explain_os_error(error: OSError) -> UserError | None:
+    where = error.filename if error.filename is not None else "a file"
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"{where}: {reason}; make room, or choose another place with --work-dir")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"{where}: {reason}; change its permissions or choose another place with --work-dir"
+        )
+    if error.filename is not None and error.errno in (
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.EIO,
+        errno.ESTALE,
+    ):
+        return UserError(f"{where}: {reason}")
+    if error.errno == errno.EMFILE:
+        return UserError("too many open files: raise the limit (ulimit -n) or use fewer workers")
+    return None

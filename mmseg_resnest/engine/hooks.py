@@ -1,0 +1,435 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a person sees of a run: a header, aligned lines, a progress bar, results as files."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from tqdm import tqdm
+
+from mmseg_resnest.engine.checkpoint import bare_model
+from mmseg_resnest.engine.launch import describe_device
+from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
+from mmseg_resnest.evaluation.metric import write_result
+from mmseg_resnest.evaluation.visualize import palette_image, side_by_side
+from mmseg_resnest.registry import HOOKS
+
+__all__ = [
+    "ConsoleHook",
+    "ResultsHook",
+    "SavePredictionsHook",
+    "describe_dataset",
+    "describe_model",
+    "evaluation_result",
+    "print_header",
+    "shown",
+]
+
+_HEADER_WIDTH = 11
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+def print_header(rows: Sequence[tuple[str, str]]) -> None:
+    """Print ``name  value`` rows with the values aligned, and an empty line."""
+    for name, value in rows:
+        print(f"{name:<{_HEADER_WIDTH}} {value}")
+    print(flush=True)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a person would type it: relative when it lies below the current folder."""
+    relative = os.path.relpath(path)
+    return os.fspath(path) if relative.startswith(os.pardir) else relative
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 05 s``, ``7 h 12 min`` or ``3 d 04 h``."""
+    whole = round(seconds)
+    minutes, s = divmod(whole, 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h:02d} h"
+    if hours:
+        return f"{hours} h {m:02d} min"
+    return f"{m} min {s:02d} s" if minutes else f"{s} s"
+
+
+def describe_model(model: Any, cfg: Any, num_classes: int | None) -> str:
+    """E.g. ``PublishedFCNHead on resnest14, 12 classes, 9.1 M parameters``."""
+    model = bare_model(model)
+    parameters = sum(p.numel() for p in model.parameters())
+    size = f"{parameters / 1e6:.1f} M" if parameters >= 1e5 else f"{parameters:,}"
+    backbone = getattr(model, "backbone", None)
+    head = getattr(model, "decode_head", None)
+    parts = type(model).__name__
+    if backbone is not None and head is not None:
+        settings = cfg.model.get("module", cfg.model).get("backbone", {})
+        arch, depth = settings.get("arch"), settings.get("depth", "")
+        name = arch if isinstance(arch, str) else f"{type(backbone).__name__}{depth}"
+        parts = f"{type(head).__name__} on {name}"
+    classes = f", {num_classes} classes" if num_classes else ""
+    return f"{parts}{classes}, {size} parameters"
+
+
+def describe_dataset(dataset: Any) -> str:
+    """E.g. ``367 images in data/camvid``."""
+    root = getattr(dataset, "data_root", None)
+    return f"{len(dataset):,} images" + (f" in {shown(root)}" if root else "")
+
+
+def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The full result of an evaluation, with the per-class counts where the metric keeps them.
+
+    Args:
+        evaluator: MMEngine's evaluator after it has evaluated.
+        metrics: What it returned.
+
+    Returns:
+        ``SegmentationMetric.last_result``, or the metrics alone with another metric.
+    """
+    for metric in evaluator.metrics:
+        result = getattr(metric, "last_result", None)
+        if result is not None:
+            return dict(result)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+@HOOKS.register_module()
+class ConsoleHook(Hook):
+    """Shows a training run on the console: a header, one aligned line now and then, a bar.
+
+    A line stands for the iterations since the one before it: their mean loss, the learning rate,
+    the seconds an iteration takes and the time left (validations included). Lines come at the
+    logger's interval, but no more than 50 in all, or one a minute. On a terminal there is a bar
+    below them.
+
+    Args:
+        title: What is trained, for the header.
+        config: The config's path, for the header.
+        notes: More rows of the header.
+    """
+
+    # After the learning rate was logged and before ParamSchedulerHook steps it.
+    priority = "BELOW_NORMAL"
+
+    def __init__(
+        self, title: str = "", config: str = "", notes: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        self.title = title
+        self.config = config
+        self.notes = list(notes)
+        self._bar: tqdm | None = None
+        self._on = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Print the header and the names of the columns."""
+        self._on = is_main_process()
+        self._iterations = 0
+        self._train_seconds = 0.0
+        self._val_seconds: float | None = None
+        self._pending = 0
+        self._last_line = time.monotonic()
+        self._scores: dict[str, float] = {}
+        if not self._on:
+            return
+        train = runner.train_dataloader
+        rows = [
+            ("training", self.title or runner.experiment_name),
+            ("config", self.config or str(runner.cfg.filename)),
+            ("model", describe_model(runner.model, runner.cfg, _num_classes(train.dataset))),
+            ("data", f"{describe_dataset(train.dataset)} to train on"),
+        ]
+        if runner.val_loop is not None:
+            rows.append(("", f"{describe_dataset(runner.val_dataloader.dataset)} to validate on"))
+        batch = (train.batch_size or train.batch_sampler.batch_size) * runner.world_size
+        epochs = runner.max_iters * batch / max(len(train.dataset), 1)
+        optimizer = type(runner.optim_wrapper.optimizer).__name__
+        rows += [
+            ("device", describe_device(runner.world_size)),
+            (
+                "schedule",
+                f"{runner.max_iters:,} iterations of {batch} images ({epochs:.1f} epochs), "
+                f"{optimizer}, learning rate {_learning_rate(runner):g}",
+            ),
+            *self.notes,
+            ("work dir", shown(runner.work_dir)),
+        ]
+        if runner.iter:
+            rows.append(("resumed", f"at iteration {runner.iter:,}"))
+        print_header(rows)
+        self._width = max(len("iteration"), 2 * len(str(runner.max_iters)) + 1)
+        print(
+            f"{'iteration':>{self._width}}  {'loss':>8}  {'lr':>9}  {'s/iter':>7}  "
+            f"{'left':>12}  {'mIoU':>6}  {'pixAcc':>6}",
+            flush=True,
+        )
+        self._bar = _bar(runner.max_iters, runner.iter, "training")
+        self._since = time.monotonic()
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Advance the bar; print a line when one is due."""
+        now = time.monotonic()
+        self._train_seconds += now - self._since
+        self._since = now
+        self._iterations += 1
+        self._pending += 1
+        if not self._on:
+            return
+        assert self._bar is not None
+        self._bar.update()
+        done = runner.iter + 1
+        step = max(_logger_interval(runner), math.ceil(runner.max_iters / 50))
+        late = now - self._last_line > _SECONDS_BETWEEN_LINES
+        if done % step == 0 or (late and done % _logger_interval(runner) == 0):
+            self._line(runner, done)
+        elif not self._bar.disable and outputs and "loss" in outputs:
+            self._bar.set_postfix_str(f"loss {float(outputs['loss']):.3f}", refresh=False)
+
+    def before_val(self, runner: Runner) -> None:
+        """Start the clock of the validation."""
+        self._val_start = time.monotonic()
+        if self._on and self._pending:
+            self._line(runner, runner.iter)
+        if self._on:
+            self._val_bar = _bar(len(runner.val_dataloader), 0, "validation", leave=False)
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Advance the bar of the validation."""
+        if self._on:
+            self._val_bar.update()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Print the scores."""
+        self._since = time.monotonic()
+        self._val_seconds = self._since - self._val_start
+        if not self._on:
+            return
+        self._val_bar.close()
+        best = runner.message_hub.runtime_info.get("best_score")
+        shown = {k.rsplit("/", 1)[-1]: v for k, v in (metrics or {}).items()}
+        miou, accuracy = shown.get("mIoU", math.nan), shown.get("pixAcc", math.nan)
+        mark = "  best so far" if best is None or miou > float(best) else ""
+        blank = "  ".join(" " * n for n in (8, 9, 7))
+        took = f"took {duration(self._val_seconds)}"
+        self._write(
+            f"{_position(runner.iter, runner.max_iters):>{self._width}}  {blank}  "
+            f"{took:>12}  {miou:6.2f}  {accuracy:6.2f}{mark}"
+        )
+
+    def after_train(self, runner: Runner) -> None:
+        """Close the bar."""
+        if self._on and self._bar is not None:
+            if self._pending:
+                self._line(runner, runner.iter)
+            self._bar.close()
+            print(flush=True)
+
+    def _line(self, runner: Runner, done: int) -> None:
+        loss = runner.message_hub.get_scalar("train/loss").mean(self._pending)
+        each = self._train_seconds / self._iterations
+        left = each * (runner.max_iters - done)
+        if runner.val_loop is not None:
+            # Until the first validation has shown, each of its images counts as one of training.
+            every = runner.train_loop.val_interval
+            once = self._val_seconds
+            if once is None:
+                batch = runner.train_dataloader.batch_size or 1
+                once = each * len(runner.val_dataloader.dataset) / batch / 3
+            left += once * (math.ceil(runner.max_iters / every) - done // every)
+        rate = _learning_rate(runner)
+        self._write(
+            f"{_position(done, runner.max_iters):>{self._width}}  {float(loss):8.4f}  "
+            f"{rate:9.3e}  {each:7.3f}  {duration(left):>12}"
+        )
+        self._pending = 0
+        self._last_line = time.monotonic()
+
+    def _write(self, line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def _position(done: int, total: int) -> str:
+    return f"{done}/{total}"
+
+
+def _learning_rate(runner: Runner) -> float:
+    rates = runner.optim_wrapper.get_lr()
+    return float((rates.get("base_lr") or rates["lr"])[0])
+
+
+def _logger_interval(runner: Runner) -> int:
+    intervals = [h.interval for h in runner.hooks if type(h).__name__ == "LoggerHook"]
+    return max(1, intervals[0]) if intervals else 50
+
+
+def _num_classes(dataset: Any) -> int | None:
+    classes = getattr(dataset, "metainfo", {}).get("classes")
+    return len(classes) if classes else None
+
+
+def _bar(total: int, initial: int, what: str, leave: bool = False) -> tqdm:
+    """A progress bar on stderr, when that is a terminal."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=what,
+        leave=leave,
+        disable=None if is_main_process() else True,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )
+
+
+@HOOKS.register_module()
+class ResultsHook(Hook):
+    """Keeps ``results.json`` of a work folder up to date while a run trains.
+
+    It holds the scores and the per-class table of the best validation so far, where the best and
+    the newest checkpoint are, and the scores of every validation. It is written whole or not at
+    all, by the first process, after each validation.
+
+    Args:
+        file: Name of the file in the work folder.
+        extra: More entries for it.
+    """
+
+    priority = "LOWEST"  # after CheckpointHook, which says where the best checkpoint is
+
+    def __init__(self, file: str = "results.json", extra: Mapping[str, Any] | None = None) -> None:
+        self.file = file
+        self.extra = dict(extra or {})
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Resuming: take over the validations up to here from the file."""
+        path = Path(runner.work_dir) / self.file
+        if not runner.iter or not path.is_file():
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
+            kept = before["iteration"] <= runner.iter
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
+            return
+        self.history = history
+        self.best = before if kept else {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add a validation and write the file."""
+        if not is_main_process():
+            return
+        result = evaluation_result(runner.val_evaluator, metrics or {})
+        scores = {k: result[k] for k in ("mIoU", "pixAcc", "mAcc") if k in result}
+        self.history = [e for e in self.history if e["iteration"] != runner.iter]
+        self.history.append({"iteration": runner.iter, **scores})
+        # Strictly better, as CheckpointHook decides.
+        if result.get("mIoU", 0.0) > self.best.get("mIoU", -1.0):
+            self.best = {"iteration": runner.iter, **result}
+        hub = runner.message_hub.runtime_info
+        places = {
+            "best_checkpoint": _name(hub.get("best_ckpt")),
+            "last_checkpoint": _name(hub.get("last_ckpt")),
+        }
+        record = {**self.extra, **places, **self.best, "history": self.history}
+        write_result({**record, **places}, Path(runner.work_dir) / self.file)
+
+
+def _name(path: Any) -> str | None:
+    return None if path is None else os.path.basename(str(path))
+
+
+@HOOKS.register_module()
+class SavePredictionsHook(Hook):
+    """Writes what a model predicts while it is tested.
+
+    Args:
+        out_dir: For label maps: palette PNGs whose pixels are class indices, named and nested as
+            the images are. None writes none.
+        show_dir: For pictures of image, label and prediction side by side. None writes none.
+    """
+
+    def __init__(self, out_dir: str | None = None, show_dir: str | None = None) -> None:
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.show_dir = None if show_dir is None else Path(show_dir)
+        self.written = 0
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Give every image of the data set a name of its own."""
+        dataset = runner.test_dataloader.dataset
+        paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+        self._stems = unique_stems(paths)
+        self._classes = list(dataset.metainfo["classes"])
+        self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Write the images of a batch."""
+        for sample in outputs or []:
+            stem = self._stems[sample.img_path]
+            labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+            if self.out_dir is not None:
+                save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
+            if self.show_dir is not None:
+                truth = None
+                if "gt_sem_seg" in sample:
+                    truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+                panel = side_by_side(
+                    read_rgb(sample.img_path), truth, labels, self._palette, self._classes
+                )
+                save_image(panel, self.show_dir / f"{stem}.png")
+            self.written += 1
+
+
+@HOOKS.register_module()
+class TestProgressHook(Hook):
+    """A progress bar over the images that a model is tested on."""
+
+    __test__ = False  # pytest: not a test
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Show the bar."""
+        self._bar = _bar(len(runner.test_dataloader.dataset), 0, "images")
+        self._on = is_main_process()
+        self._start = self._last = time.monotonic()
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Advance the bar; without a terminal print a line a minute."""
+        total = len(runner.test_dataloader.dataset)
+        step = len(outputs or []) * runner.world_size
+        self._bar.update(min(step, total - self._bar.n))
+        now = time.monotonic()
+        if self._on and self._bar.disable and now - self._last > _SECONDS_BETWEEN_LINES:
+            batches = len(runner.test_dataloader)
+            left = (now - self._start) / (batch_idx + 1) * (batches - batch_idx - 1)
+            print(f"batch {batch_idx + 1}/{batches}, {duration(left)} left", flush=True)
+            self._last = now
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Close the bar."""
+        self._bar.close()

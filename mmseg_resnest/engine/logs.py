@@ -1,0 +1,70 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""MMEngine's loggers: everything goes to the log file, only warnings to the console."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from mmengine.logging import MMLogger
+
+__all__ = ["log_file", "quiet_console", "write_to_log_file"]
+
+
+class _ConsoleFormatter(logging.Formatter):
+    """``warning: text``, without time, name and colour codes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
+
+
+# What the stack says about its own insides in every run; nobody who reads it can do anything.
+_NOISE = (
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    "The prefix is not set in metric class",
+)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOISE)
+
+
+def quiet_console(logger: MMLogger | None = None) -> MMLogger:
+    """Let a logger of MMEngine print warnings and errors only, to stderr.
+
+    MMEngine prints its environment, the whole config and every message to stdout. They stay in
+    the log file.
+
+    Args:
+        logger: The logger; None is the one that MMEngine uses before a runner exists.
+
+    Returns:
+        The logger.
+    """
+    if logger is None:
+        logger = MMLogger.get_instance("mmengine")
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(
+            handler, logging.FileHandler
+        ):
+            handler.setStream(sys.stderr)
+            handler.setLevel(max(handler.level, logging.WARNING))
+            handler.setFormatter(_ConsoleFormatter())
+            handler.addFilter(_is_news)
+    return logger
+
+
+def log_file() -> str | None:
+    """The log file of the newest run in this process, or None."""
+    path = MMLogger.get_current_instance().log_file
+    return path if path and os.path.isfile(path) else None
+
+
+def write_to_log_file(text: str) -> None:
+    """Append text to the newest run's log file, and only there."""
+    record = logging.LogRecord("mmseg_resnest", logging.INFO, __file__, 0, text, None, None)
+    for handler in MMLogger.get_current_instance().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

@@ -1,0 +1,113 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Image files in and out: names that do not collide, reading as training reads, whole writes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmseg_resnest.errors import UserError
+
+__all__ = ["IMAGE_SUFFIXES", "read_rgb", "save_image", "unique_stems"]
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read an image with the decoder that training uses.
+
+    Args:
+        path: An image file; grey, 16-bit and transparent ones become 8-bit RGB.
+
+    Returns:
+        (H, W, 3) RGB, uint8, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: The file is missing, cannot be read or is no image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"image {path}: cannot be read ({error.strerror})") from error
+    if not data:
+        raise UserError(f"image {path}: is empty; it was not written or copied completely")
+    try:
+        image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
+    except cv2.error as error:
+        raise UserError(f"image {path}: cannot be decoded ({error.err})") from error
+    if image is None:
+        raise UserError(
+            f"image {path}: is broken or no image in a format that OpenCV reads "
+            "(JPEG, PNG, WebP, TIFF, BMP, ...)"
+        )
+    return image
+
+
+def unique_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
+    """A name for the outputs of each image, nested as the images are below their common folder.
+
+    The name is the image's without its suffix; images that differ in the suffix only, such as
+    ``a.jpg`` and ``a.png``, keep it (``a.jpg``, ``a.png``).
+
+    Args:
+        paths: Image files, each once.
+
+    Returns:
+        ``{path as given: relative name}``, every name different.
+    """
+    texts = [os.fspath(path) for path in paths]
+    folders = [os.path.dirname(os.path.abspath(text)) for text in texts]
+    root = os.path.commonpath(folders) if folders else ""
+    relative = {text: os.path.relpath(os.path.abspath(text), root) for text in texts}
+    bare = {text: os.path.splitext(name)[0] for text, name in relative.items()}
+    # Compared without case, for file systems that do not tell cases apart.
+    seen = Counter(name.lower() for name in bare.values())
+    return {t: bare[t] if seen[bare[t].lower()] == 1 else relative[t] for t in texts}
+
+
+def save_image(image: Image.Image | NDArray[np.uint8], path: str | os.PathLike[str]) -> Path:
+    """Write a picture whole or not at all; its folder is made.
+
+    Args:
+        image: A PIL image, or (H, W, 3) RGB of uint8.
+        path: The file; the suffix says the format.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: It cannot be written; nothing is left behind.
+    """
+    target = Path(path)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.stem[:50]}.", suffix=target.suffix, delete=False
+        ) as file:
+            temporary = file.name
+            options = {"quality": 92} if target.suffix.lower() in (".jpg", ".jpeg") else {}
+            picture.save(file, format=Image.registered_extensions()[target.suffix.lower()], **options)
+        # Temporary files are private; the result is for whom the user's umask lets read.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+    return target

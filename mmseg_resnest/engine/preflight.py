@@ -1,0 +1,129 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What is checked before a run starts, so that it does not fail after hours, or half-way.
+
+Nothing here writes, except :func:`check_writable`, which is therefore asked last and removes
+what it made when it finds a mistake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from mmseg_resnest.errors import UserError
+
+__all__ = ["check_data", "check_device", "check_file", "check_writable"]
+
+
+def check_data(cfg: Config, loaders: Iterable[str]) -> None:
+    """Check that the data sets of these data loaders are there and hold images.
+
+    Args:
+        cfg: A config.
+        loaders: E.g. ``["train_dataloader", "val_dataloader"]``; missing ones are passed over.
+
+    Raises:
+        UserError: A folder is missing or empty; names it and the page of the docs.
+    """
+    from mmseg_resnest.datasets.layout import check_dataset_folders
+
+    for name in loaders:
+        loader = cfg.get(name)
+        if loader is not None and "dataset" in loader:
+            check_dataset_folders(loader["dataset"])
+
+
+def check_file(path: str | os.PathLike[str], what: str) -> None:
+    """Check that a file can be read.
+
+    Args:
+        path: The file.
+        what: What it is for, to begin the message with: an argument or a config key.
+
+    Raises:
+        UserError: It does not exist, is a folder, is empty or cannot be read.
+    """
+    file = Path(path)
+    if file.is_dir():
+        inside = sorted(file.glob("best_*.pth")) or sorted(file.glob("*.pth"))
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        raise UserError(f"{what} {file}: is a folder; name a file{hint}")
+    if not file.exists():
+        near = sorted(file.parent.glob("*.pth")) if file.parent.is_dir() else []
+        hint = f"; beside it there is {', '.join(p.name for p in near[:4])}" if near else ""
+        raise UserError(f"{what} {file}: does not exist{hint}")
+    if not os.access(file, os.R_OK):
+        raise UserError(f"{what} {file}: cannot be read; change its permissions")
+    if not file.stat().st_size:
+        raise UserError(f"{what} {file}: is empty; it was not written or copied completely")
+
+
+def check_device(device: str | torch.device | None) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
+
+    Raises:
+        UserError: The name is no device, or this machine does not have it.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device {device}: is none; use cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            have = f"there are {count} GPUs" if count else "torch finds no GPU here"
+            raise UserError(f"device {device}: {have}; use --device cpu or another number")
+    elif chosen.type == "meta":
+        raise UserError("device meta: computes no values; use cpu or cuda")
+    return chosen
+
+
+def check_writable(folder: str | os.PathLike[str], what: str) -> None:
+    """Make an output folder and check that files can be written into it.
+
+    Args:
+        folder: The folder; its parents are made too.
+        what: The argument that named it, e.g. ``--work-dir``.
+
+    Raises:
+        UserError: It cannot be made or written; folders that were made for it are removed.
+    """
+    path = Path(folder)
+    first_new = next(
+        (p for p in [*reversed(path.absolute().parents), path.absolute()] if not p.exists()), None
+    )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"0" * 4096)
+    except OSError as error:
+        if first_new is not None:
+            _remove_empty(path.absolute(), first_new)
+        reason = "is a file" if error.errno == errno.EEXIST else error.strerror
+        if error.errno == errno.ENOTDIR:
+            part = next(p for p in path.absolute().parents if p.is_file())
+            reason = f"{part} is a file"
+        raise UserError(
+            f"{what} {path}: nothing can be written there ({reason}); choose another folder"
+        ) from error
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove ``folder`` and its parents up to ``top``, those that exist and are empty."""
+    for path in [folder, *folder.parents]:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        if path == top:
+            return

@@ -1,0 +1,64 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Evaluate a checkpoint on the config's test split.
+
+    python tools/test.py CONFIG CHECKPOINT
+    python tools/test.py CONFIG CHECKPOINT --tta                  (the published protocol)
+    python tools/test.py CONFIG CHECKPOINT --out labels --show-dir pictures
+    bash tools/dist_test.sh CONFIG CHECKPOINT 8
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import _checkout  # noqa: F401
+from mmengine.dist import is_main_process
+
+from mmseg_resnest.engine.cli import (
+    ArgumentParser,
+    add_config_options,
+    add_launcher_option,
+    run_tool,
+)
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.testing import print_test_summary, test
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    parser = ArgumentParser(prog="test.py", description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="weights of the whole model, in any known layout")
+    parser.add_argument(
+        "--work-dir",
+        metavar="DIR",
+        help="for results.json and the log (default: work_dirs/<config name>/test)",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="with the config's test-time augmentation"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write label maps (PNG, class indices) here")
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="write image, label and prediction side by side here"
+    )
+    add_config_options(parser)
+    add_launcher_option(parser)
+    args = parser.parse_args(argv)
+
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    result = test(
+        cfg,
+        args.checkpoint,
+        work_dir=args.work_dir,
+        tta=args.tta,
+        out_dir=args.out,
+        show_dir=args.show_dir,
+        launcher=args.launcher,
+    )
+    if is_main_process():
+        print_test_summary(result, args.out, args.show_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
