@@ -908,8 +908,9 @@ class Painter:
             dark = (x * self.sun > edge * self.sun) & (below.y > self.horizon)
             self.shade(below._replace(mask=dark), dice.roll(120, 170))
         if dice.chance(35):  # dappled light under trees
-            dapple = (self.blob[below.rows, below.cols] + self.patch[below.rows, below.cols]) > 300
-            self.shade(below._replace(mask=dapple & (below.y > self.horizon)), dice.roll(150, 200))
+            leaves = self.blob[below.rows, below.cols] + self.patch[below.rows, below.cols] // 2
+            gain = np.clip(256 - (leaves - 150) * 2, dice.roll(140, 190), 256)
+            self.shade(below._replace(mask=below.y + 0 * below.x > self.horizon), gain)
 
     def block(self, facades: list[tuple[int, Callable[[], None]]], side: int, plane: int) -> None:
         """One side of the street: houses, garden walls and gaps with trees, far to near."""
@@ -1232,7 +1233,8 @@ class Painter:
         gain = gain - far * dice.roll(0, 60) // (_W * _W // 4)
         if self.night:
             gain = gain * 150 >> 8
-            glow = self.rgb.sum(axis=2) > 600  # lamps and lit windows stay bright
+            red, blue = self.rgb[..., 0], self.rgb[..., 2]
+            glow = (red >= 240) & (red - blue >= 40)  # lamps and lit windows stay bright
             gain = np.where(glow, 250, gain)
         cast = [dice.roll(220, 290) for _ in range(3)]
         lift = dice.roll(0, 20)

@@ -1,0 +1,134 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mmseg_resnest.datasets.camvid import CamVidDataset
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import DATASETS
+
+PIPELINE = [dict(type="mmseg.LoadImageFromFile"), dict(type="mmseg.LoadAnnotations")]
+PREFIX = dict(img_path="train", seg_map_path="trainannot")
+
+
+def _write(root: Path, names: list[str], label: np.ndarray | None = None) -> None:
+    (root / "train").mkdir(parents=True, exist_ok=True)
+    (root / "trainannot").mkdir(exist_ok=True)
+    if label is None:
+        label = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = np.zeros((*label.shape, 3), dtype=np.uint8)
+    for name in names:
+        Image.fromarray(image).save(root / "train" / name)
+        Image.fromarray(label).save(root / "trainannot" / f"{Path(name).stem}.png")
+
+
+def _build(root: Path, **kwargs) -> CamVidDataset:
+    kwargs = {"data_prefix": PREFIX, "pipeline": PIPELINE, **kwargs}
+    return DATASETS.build(dict(type="CamVidDataset", data_root=str(root), **kwargs))
+
+
+def test_classes_and_palette():
+    classes = CamVidDataset.METAINFO["classes"]
+    assert " ".join(classes) == (
+        "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist"
+    )
+    palette = {tuple(colour) for colour in CamVidDataset.METAINFO["palette"]}
+    assert len(palette) == len(classes) == 11
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(2, 9),  # the stack's loader squeezes sides of one pixel away
+    width=st.integers(2, 9),
+    seed=st.integers(0, 2**32 - 1),
+    suffixes=st.lists(st.sampled_from([".jpg", ".png"]), min_size=1, max_size=4),
+)
+def test_void_is_ignored_and_suffixes_may_mix(height, width, seed, suffixes):
+    label = np.random.default_rng(seed).integers(0, 12, (height, width), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"{number:02d}{suffix}" for number, suffix in enumerate(suffixes)]
+        _write(Path(folder), names, label)
+        dataset = _build(Path(folder))
+        assert [Path(dataset[i]["img_path"]).name for i in range(len(dataset))] == names
+        for sample in dataset:
+            assert sample["img"].shape == (height, width, 3)
+            seg_map = sample["gt_seg_map"]
+            np.testing.assert_array_equal(seg_map, np.where(label == 11, 255, label))
+
+
+def test_a_subset_of_the_classes(tmp_path):
+    _write(tmp_path, ["a.png"])
+    dataset = _build(tmp_path, metainfo=dict(classes=("Car", "Sky")))
+    expected = np.full((3, 4), 255)
+    expected[0, 0], expected[2, 0] = 1, 0
+    np.testing.assert_array_equal(dataset[0]["gt_seg_map"], expected)
+    assert dataset.metainfo["palette"] == [[64, 0, 128], [128, 128, 128]]
+
+
+def test_one_suffix_and_a_list_of_names(tmp_path):
+    _write(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    (tmp_path / "list.txt").write_text("c\na\n")
+    dataset = _build(tmp_path, img_suffix=".jpg", ann_file="list.txt")
+    assert [Path(sample["img_path"]).stem for sample in dataset] == ["a", "c"]
+    (tmp_path / "list.txt").write_text("a\nz\n")
+    with pytest.raises(UserError, match=r"list\.txt lists z"):
+        _build(tmp_path, ann_file="list.txt")
+
+
+def test_images_without_labels_to_predict_on(tmp_path):
+    _write(tmp_path, ["a.jpg"])
+    dataset = _build(tmp_path, data_prefix=dict(img_path="train"), pipeline=[], test_mode=True)
+    assert "seg_map_path" not in dataset[0]
+
+
+@pytest.mark.parametrize("folder", ["train", "trainannot"])
+@pytest.mark.parametrize("state", ["missing", "empty"])
+def test_missing_or_empty_folder(tmp_path, folder, state):
+    _write(tmp_path, ["a.jpg"])
+    for file in (tmp_path / folder).iterdir():
+        file.unlink()
+    if state == "missing":
+        (tmp_path / folder).rmdir()
+    with pytest.raises(UserError) as error:
+        _build(tmp_path)
+    assert str(tmp_path / folder) in str(error.value)
+    assert "data/README.md" in str(error.value)
+
+
+def test_image_without_label_map_names_the_file(tmp_path):
+    _write(tmp_path, ["a.jpg", "b.png"])
+    (tmp_path / "trainannot/b.png").unlink()
+    with pytest.raises(UserError, match=r"trainannot/b\.png is missing"):
+        _build(tmp_path)
+
+
+def test_label_map_without_image_names_the_file(tmp_path):
+    _write(tmp_path, ["a.jpg", "b.png"])
+    (tmp_path / "train/b.png").unlink()
+    with pytest.raises(UserError, match=r"trainannot/b\.png has no image"):
+        _build(tmp_path)
+
+
+def test_the_same_image_twice(tmp_path):
+    _write(tmp_path, ["a.jpg", "a.png"])
+    with pytest.raises(UserError, match=r"a\.jpg and a\.png are the same image"):
+        _build(tmp_path)
+
+
+@pytest.mark.skipif("MMSEG_RESNEST_DATA" not in os.environ, reason="needs the real images")
+@pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
+def test_real_images(split, count):
+    root = Path(os.environ["MMSEG_RESNEST_DATA"]) / "camvid"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    dataset = _build(root, data_prefix=dict(img_path=split, seg_map_path=f"{split}annot"))
+    assert len(dataset) == count
+    sample = dataset[0]
+    assert sample["img"].shape == (360, 480, 3)
+    assert set(np.unique(sample["gt_seg_map"])) <= {*range(11), 255}
