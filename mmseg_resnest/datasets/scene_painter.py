@@ -138,8 +138,9 @@ class Dice:
         y, x = np.arange(rows, dtype=np.int32), np.arange(cols, dtype=np.int32)
         fy, fx = (y % cell)[:, None], (x % cell)[None, :]
         along = lattice[y // cell] * (cell - fy) + lattice[y // cell + 1] * fy
-        both = along[:, x // cell] * (cell - fx) + along[:, x // cell + 1] * fx
-        return both // (cell * cell)
+        both: IntArray = along[:, x // cell] * (cell - fx) + along[:, x // cell + 1] * fx
+        both //= cell * cell
+        return both
 
 
 class Region(NamedTuple):
@@ -942,7 +943,8 @@ class Painter:
             x, (_, top), (_, low) = side * plane, self.at(0, tall, near), self.at(0, 0, near)
             inner = self.at(x, 0, near)[0]
             outer = inner + side * 400 * near // _EYE
-            self.front(*sorted((inner, outer)), top, low, near, "bricks", BUILDING)
+            left, right = min(inner, outer), max(inner, outer)
+            self.front(left, right, top, low, near, "bricks", BUILDING)
             self.facade(side, plane, span, tall, style, BUILDING)
             if self.dice.chance(25) and near < 120:
                 t = (far + near) // 2
