@@ -1,0 +1,169 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The confusion matrix of label maps, counted in integers, and the scores read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmseg_resnest.errors import UserError
+
+__all__ = ["SegmentationScores", "confusion_matrix", "scores_from_confusion"]
+
+
+def _flat_int64(values: Tensor, name: str) -> Tensor:
+    """``values`` as a flat int64 tensor; whole numbers in a floating type are converted."""
+    if values.is_floating_point():
+        # MMSegmentation's binary heads return their 0/1 map in the type of the scores.
+        if not bool((values == values.round()).all()):
+            raise UserError(
+                f"the {name} map holds numbers that are not whole; it must hold classes"
+            )
+    elif values.is_complex():
+        raise UserError(f"the {name} map is of type {values.dtype}; it must hold whole numbers")
+    return values.reshape(-1).to(torch.int64)
+
+
+def confusion_matrix(
+    pred: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255
+) -> Tensor:
+    """Count how often each class was predicted for each label.
+
+    Args:
+        pred: Predicted classes, any shape, any integer type (or whole numbers in a floating one),
+            every value in [0, num_classes), those of ignored pixels too.
+        label: True classes, same shape; ``ignore_index`` marks pixels that count nowhere.
+        num_classes: Number of classes C, at least 1.
+        ignore_index: The label left out. It wins over a class of the same number.
+
+    Returns:
+        int64 tensor (C, C) on ``pred``'s device; entry [i, j] is the number of pixels of label i
+        predicted as j. The sum of all entries is the number of labelled pixels.
+
+    Raises:
+        UserError: Shapes differ, or a prediction or a label is out of range; the message names
+            the value.
+    """
+    if num_classes < 1:
+        raise UserError(f"num_classes is {num_classes}; it must be at least 1")
+    if pred.shape != label.shape:
+        raise UserError(
+            f"the prediction has shape {tuple(pred.shape)}, the label {tuple(label.shape)}; "
+            "they must be equal"
+        )
+    if pred.numel() == 0:
+        return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pred.device)
+    label = _flat_int64(label.to(pred.device), "label")
+    pred = _flat_int64(pred, "prediction")
+
+    low, high = (int(v) for v in pred.aminmax())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"a prediction is {low if low < 0 else high}, outside 0..{num_classes - 1}: the model "
+            f"has other classes than the data set's {num_classes}; make num_classes of the heads "
+            "and the data set's classes agree"
+        )
+    ignored = label == ignore_index
+    index = label.masked_fill(ignored, 0)
+    low, high = (int(v) for v in index.aminmax())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"a label is {low if low < 0 else high}, which is neither a class "
+            f"(0..{num_classes - 1}) nor ignore_index ({ignore_index}); check the label file and, "
+            "in the config, the data set's classes, reduce_zero_label and ignore_index"
+        )
+    # Ignored pixels go to one bin behind the matrix: cheaper than selecting the others first.
+    index.mul_(num_classes).add_(pred).masked_fill_(ignored, num_classes * num_classes)
+    counts = torch.bincount(index, minlength=num_classes * num_classes + 1)
+    return counts[:-1].reshape(num_classes, num_classes)
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Scores of one confusion matrix, as fractions of 1 in float64.
+
+    Classes that cannot be scored hold NaN and are left out of the means: ``iou`` of a class that
+    is neither in the labels nor predicted (its union is 0), ``acc`` of a class that is not in the
+    labels. A class that is predicted but not in the labels has ``iou`` 0 and counts in the mean.
+    This is the convention of MMSegmentation.
+
+    Attributes:
+        pix_acc: Correct / labelled pixels over the whole set.
+        mean_iou: Mean of ``iou`` over the classes that have one.
+        mean_acc: Mean of ``acc`` over the classes that have one.
+        iou: (C,) intersection / union, each summed over the set before dividing.
+        acc: (C,) intersection / labelled pixels of the class (its recall).
+        intersection: (C,) int64 pixels of the class that were predicted as it.
+        union: (C,) int64 pixels of the class or predicted as it, among the labelled ones.
+        label_pixels: (C,) int64 pixels labelled with the class.
+        pred_pixels: (C,) int64 labelled pixels predicted as the class.
+    """
+
+    pix_acc: float
+    mean_iou: float
+    mean_acc: float
+    iou: NDArray[np.float64]
+    acc: NDArray[np.float64]
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    label_pixels: NDArray[np.int64]
+    pred_pixels: NDArray[np.int64]
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``part / whole`` in float64, NaN where ``whole`` is 0."""
+    nothing = np.full(np.shape(whole), np.nan)
+    return np.divide(part, whole, out=nothing, where=whole != 0)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Mean of the numbers that are not NaN; NaN when there are none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def scores_from_confusion(matrix: Tensor | NDArray[np.integer]) -> SegmentationScores:
+    """Pixel accuracy, mean IoU and mean accuracy of a confusion matrix.
+
+    pixAcc = correct / labelled pixels of the whole set; mIoU = mean over classes of the summed
+    intersection / the summed union (Everingham et al., "The PASCAL Visual Object Classes
+    Challenge: A Retrospective", IJCV 2015, section 3.4); unlabelled pixels count in neither.
+
+    Args:
+        matrix: (C, C) integers, rows = label, columns = prediction.
+
+    Returns:
+        The scores and the counts they come from; see :class:`SegmentationScores` for classes
+        that do not occur. A matrix of zeros gives NaN everywhere.
+
+    Raises:
+        ValueError: ``matrix`` is not square, or not of integers.
+    """
+    counts = matrix.cpu().numpy() if isinstance(matrix, Tensor) else np.asarray(matrix)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f"a confusion matrix is square, got shape {counts.shape}")
+    if not np.issubdtype(counts.dtype, np.integer):
+        raise ValueError(f"a confusion matrix holds integers, got {counts.dtype}")
+    counts = counts.astype(np.int64)
+    intersection = counts.diagonal().copy()
+    label_pixels = counts.sum(axis=1)
+    pred_pixels = counts.sum(axis=0)
+    union = label_pixels + pred_pixels - intersection
+    iou = _ratio(intersection, union)
+    acc = _ratio(intersection, label_pixels)
+    labelled = int(label_pixels.sum())
+    return SegmentationScores(
+        pix_acc=int(intersection.sum()) / labelled if labelled else float("nan"),
+        mean_iou=_mean(iou),
+        mean_acc=_mean(acc),
+        iou=iou,
+        acc=acc,
+        intersection=intersection,
+        union=union,
+        label_pixels=label_pixels,
+        pred_pixels=pred_pixels,
+    )

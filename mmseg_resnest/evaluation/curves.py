@@ -1,0 +1,274 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The curves of a training run, read from its log and drawn to a PNG."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmseg_resnest.errors import UserError
+
+__all__ = ["Series", "plot_curves", "read_scalars"]
+
+_SCORES = ("mIoU", "pixAcc", "mAcc")
+
+
+class Series(NamedTuple):
+    """One logged quantity over the iterations.
+
+    Attributes:
+        steps: (n,) iterations, ascending.
+        values: (n,) values; NaN where the run logged NaN.
+    """
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; a line cut off by a killed run is left out."""
+    lines = []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int | float):
+            lines.append(entry)
+    return lines
+
+
+def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
+    """Read what MMEngine's LoggerHook wrote into a work folder.
+
+    Every start of a run writes ``<work_dir>/<timestamp>/vis_data/scalars.json``. Starts are
+    joined in the order of time: from the first training step that a later one logged, it takes
+    the place of the earlier ones, whose steps from there on were lost to the restart.
+
+    Args:
+        work_dir: The work folder of the run, or one of its timestamp folders.
+
+    Returns:
+        Series by name: ``loss``, ``lr``, ``mIoU`` ... as they were logged, over the iterations.
+
+    Raises:
+        UserError: The folder does not exist or holds no such log.
+    """
+    folder = Path(work_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the work folder of a training run")
+    # Timestamps are YYYYMMDD_hhmmss, so the order of names is that of time.
+    logs = sorted(folder.glob("*/vis_data/scalars.json")) or [
+        path for path in [folder / "vis_data" / "scalars.json"] if path.is_file()
+    ]
+    starts = [lines for lines in map(_read_lines, logs) if lines]
+    if not starts:
+        raise UserError(
+            f"{folder}: holds no training log (<timestamp>/vis_data/scalars.json); give the work "
+            "folder of a run that has logged at least once"
+        )
+
+    # A line of the training loop is told by its "iter" (or its loss).
+    def train_steps(lines: list[dict[str, Any]]) -> list[int]:
+        return [int(e["step"]) for e in lines if "iter" in e or "loss" in e]
+
+    if any(train_steps(lines) for lines in starts):
+        # Starts that only evaluated log at step 0: not a point of the curve.
+        starts = [lines for lines in starts if train_steps(lines)]
+
+    merged: dict[str, dict[int, float]] = {}
+    for lines in starts:
+        first = min(train_steps(lines), default=None)
+        if first is not None:
+            for points in merged.values():
+                for step in [s for s in points if s >= first]:
+                    del points[step]
+        for entry in lines:
+            for name, value in entry.items():
+                if name in ("step", "iter", "epoch") or isinstance(value, bool):
+                    continue
+                if isinstance(value, int | float):
+                    merged.setdefault(name, {})[int(entry["step"])] = float(value)
+    series = {}
+    for name, points in merged.items():
+        if points:
+            steps = sorted(points)
+            values = [points[s] for s in steps]
+            series[name] = Series(np.array(steps, np.int64), np.array(values, np.float64))
+    return series
+
+
+def _find(series: Mapping[str, Series], name: str) -> Series | None:
+    """The series ``name``, or the one logged under a prefix, as ``val/mIoU``."""
+    if name in series:
+        return series[name]
+    return next((s for key, s in series.items() if key.rsplit("/", 1)[-1] == name), None)
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred running mean over about a twentieth of the points, leaving NaN out."""
+    half = max(1, len(values) // 40)
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    number = counts[high] - counts[low]
+    return np.where(number > 0, (sums[high] - sums[low]) / np.maximum(number, 1), np.nan)
+
+
+def plot_curves(
+    work_dir_or_series: str | os.PathLike[str] | Mapping[str, Series],
+    out_png: str | os.PathLike[str],
+    title: str | None = None,
+) -> Path:
+    """Draw loss, learning rate and validation scores over the iterations.
+
+    Args:
+        work_dir_or_series: The work folder of a run, or what :func:`read_scalars` returned.
+        out_png: The picture to write; its folder is made.
+        title: Written above the curves.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        UserError: There is no log, nothing in it to draw, or the picture cannot be written.
+    """
+    # Here and not above: training need not load it. The objects of matplotlib's own API leave
+    # pyplot's global figures and backend alone, so this works without a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    if isinstance(work_dir_or_series, Mapping):
+        series: Mapping[str, Series] = work_dir_or_series
+    else:
+        series = read_scalars(work_dir_or_series)
+    loss = _find(series, "loss")
+    rate = _find(series, "lr") or _find(series, "base_lr")
+    scores = {name: s for name in _SCORES if (s := _find(series, name)) is not None}
+    panels = [name for name, s in (("loss", loss), ("lr", rate), ("scores", scores)) if s]
+    if not panels:
+        raise UserError(
+            "the log holds neither loss, learning rate nor validation scores: nothing to draw"
+        )
+
+    ink, faint = "#202124", "#d7dadd"
+    colours = {"mIoU": "#c2410c", "pixAcc": "#1d4ed8", "mAcc": "#7c8798", "loss": "#1d4ed8"}
+    figure = Figure(figsize=(4.6 * len(panels), 3.5), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=12, fontweight="bold", color=ink)
+    every = [s for s in (loss, rate, *scores.values()) if s is not None]
+    last_step = max(int(s.steps[-1]) for s in every)
+    for n, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), n + 1)
+        if panel == "loss" and loss is not None:
+            # A cleaner picture than one line: every logged value faintly, the trend over them.
+            long = len(loss.steps) >= 40
+            axes.plot(
+                loss.steps,
+                loss.values,
+                color=colours["loss"],
+                lw=0.8 if long else 1.6,
+                alpha=0.3 if long else 1.0,
+                marker="o" if len(loss.steps) == 1 else "",
+            )
+            if long:
+                axes.plot(loss.steps, _smooth(loss.values), color=colours["loss"], lw=1.8)
+            axes.set_title("training loss", loc="left", fontsize=10.5, color=ink)
+            if np.isfinite(loss.values).any():
+                # The first iterations may tower over the rest; show 99% of the values well.
+                top = np.percentile(loss.values[np.isfinite(loss.values)], 99)
+                axes.set_ylim(0, 1.15 * top if top > 0 else None)
+        elif panel == "lr" and rate is not None:
+            single = len(rate.steps) == 1
+            axes.plot(
+                rate.steps, rate.values, color="#0f766e", lw=1.8, marker="o" if single else ""
+            )
+            axes.set_title("learning rate", loc="left", fontsize=10.5, color=ink)
+            highest = np.nanmax(rate.values, initial=0.0)
+            axes.set_ylim(0, 1.08 * highest if highest > 0 else None)
+            # No common factor above the axis: "0.002" is read faster than "2" and "1e-3" apart.
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            for name, points in scores.items():
+                few = len(points.steps) <= 30
+                axes.plot(
+                    points.steps,
+                    points.values,
+                    color=colours[name],
+                    lw=2.2 if name == "mIoU" else 1.5,
+                    marker="o" if few else "",
+                    ms=4,
+                    label=f"{name} {_last_finite(points.values)}",
+                )
+            axes.set_title("validation, %", loc="left", fontsize=10.5, color=ink)
+            axes.legend(
+                frameon=False,
+                fontsize=8.5,
+                loc="lower right",
+                bbox_to_anchor=(1.02, 0.985),
+                ncols=len(scores),
+                handlelength=0.9,
+                handletextpad=0.5,
+                columnspacing=1.0,
+                labelcolor=ink,
+            )
+            axes.set_ylim(0, 100)
+            _mark_best(axes, scores.get("mIoU"), last_step, colours["mIoU"])
+        axes.set_xlabel("iteration", fontsize=9, color=ink)
+        axes.set_xlim(0, max(1.03 * last_step, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(color=faint, lw=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8.5, colors=ink, length=0)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == "bottom")
+            spine.set_color(faint)
+
+    out = Path(out_png)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # No date or version inside: the same log draws the same bytes.
+        figure.savefig(out, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise UserError(f"{out}: the picture cannot be written ({error.strerror})") from error
+    return out
+
+
+def _mark_best(axes: Any, miou: Series | None, last_step: int, colour: str) -> None:
+    """Ring the best mIoU where it is not the last one, whose value the legend shows."""
+    if miou is None or not np.isfinite(miou.values).any():
+        return
+    best = int(np.nanargmax(miou.values))
+    if best == len(miou.values) - 1:
+        return
+    step, value = int(miou.steps[best]), float(miou.values[best])
+    axes.plot([step], [value], "o", ms=9, mfc="none", mec=colour, mew=1.4)
+    axes.annotate(
+        f"best {value:.2f}",
+        (step, value),
+        xytext=(0, -17 if value > 20 else 10),
+        textcoords="offset points",
+        ha="right" if step > 0.8 * last_step else "center",
+        fontsize=9,
+        color=colour,
+    )
+
+
+def _last_finite(values: NDArray[np.float64]) -> str:
+    finite = [v for v in values if math.isfinite(v)]
+    return f"{finite[-1]:.2f}" if finite else "nan"

@@ -1,0 +1,357 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""SegmentationMetric: values, processes, errors, table and JSON."""
+
+import json
+import logging
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric
+from mmseg.structures import SegDataSample
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation import SegmentationMetric, class_table, write_result
+
+SCRIPT = Path(__file__).with_name("run_in_processes.py")
+CASES = runpy.run_path(str(SCRIPT))
+NAMES = CASES["NAMES"]
+make_sample = CASES["make_sample"]
+
+
+def make_metric(**kwargs):
+    metric = SegmentationMetric(**kwargs)
+    metric.dataset_meta = {"classes": NAMES}
+    return metric
+
+
+def sample_of(pred, label, **more):
+    return {
+        "img_path": "a/b.png",
+        "pred_sem_seg": {"data": torch.as_tensor(pred)},
+        "gt_sem_seg": {"data": torch.as_tensor(label)},
+        **more,
+    }
+
+
+def slow_result(samples, num_classes=4):
+    """Metrics in percent and the matrix, pixel by pixel."""
+    matrix = [[0] * num_classes for _ in range(num_classes)]
+    for sample in samples:
+        pred = sample["pred_sem_seg"]["data"].flatten().tolist()
+        label = sample["gt_sem_seg"]["data"].flatten().tolist()
+        for p, t in zip(pred, label, strict=True):
+            if t != 255:
+                matrix[t][p] += 1
+    ious, accs, correct = [], [], 0
+    for c in range(num_classes):
+        label, pred = sum(matrix[c]), sum(row[c] for row in matrix)
+        correct += matrix[c][c]
+        if label + pred:
+            ious.append(matrix[c][c] / (label + pred - matrix[c][c]))
+        if label:
+            accs.append(matrix[c][c] / label)
+    metrics = {
+        "mIoU": 100 * sum(ious) / len(ious),
+        "pixAcc": 100 * correct / sum(map(sum, matrix)),
+        "mAcc": 100 * sum(accs) / len(accs),
+    }
+    return metrics, matrix
+
+
+@pytest.fixture(scope="module")
+def process_results(tmp_path_factory):
+    """What each of 2 and each of 3 processes computed, by (world size, rank)."""
+    out = tmp_path_factory.mktemp("processes")
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(out)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {
+        (world, rank): json.loads((out / f"{world}_{rank}.json").read_text(encoding="utf-8"))
+        for world in CASES["WORLDS"]
+        for rank in range(world)
+    }
+
+
+@pytest.mark.parametrize("size", CASES["SIZES"])
+def test_equal_on_any_number_of_processes(process_results, size):
+    samples = [make_sample(i) for i in range(size)]
+    metric = make_metric()
+    metric.process(None, samples)
+    alone = metric.evaluate(size)
+    expected, matrix = slow_result(samples)
+    assert alone == pytest.approx(expected, rel=1e-13)
+    assert metric.last_result["confusion_matrix"] == matrix
+    assert metric.last_result["images"] == size
+    for (world, rank), results in process_results.items():
+        for round_up in (True, False):
+            got = results[f"{size} {round_up}"]
+            assert got["metrics"] == alone, (world, rank, round_up)
+            assert got["result"] == metric.last_result, (world, rank, round_up)
+
+
+def test_counts_above_two_to_the_31st_are_exact_over_processes(process_results):
+    for (world, _), results in process_results.items():
+        right = sum(2 * (CASES["HUGE"] + rank) for rank in range(world))
+        result = results["huge"]["result"]
+        assert result["confusion_matrix"][0][:2] == [right, 2 * world]
+        assert result["correct_pixels"] == right
+        assert result["pixAcc"] == 100 * (right / (right + 2 * world))
+
+
+def test_counts_are_exact_where_float32_is_not():
+    # Image by image past 2^24: IoUMetric's float32 sums lose the odd pixels here.
+    metric = make_metric()
+    label = torch.zeros(2049, 2049, dtype=torch.uint8)  # 4,198,401 pixels
+    pred = label.clone()
+    pred[0, 0] = 1
+    for _ in range(5):
+        metric.process(None, [sample_of(pred, label)])
+    metric.evaluate(5)
+    assert metric.last_result["confusion_matrix"][0] == [5 * (2049 * 2049 - 1), 5, 0, 0]
+    assert metric.last_result["pixels"] == 5 * 2049 * 2049
+
+
+def test_sums_of_matrices_above_two_to_the_31st():
+    metric = make_metric()
+    matrix = torch.zeros(4, 4, dtype=torch.int64)
+    matrix[0, 0], matrix[1, 0] = 3 * 2**40 + 1, 2**40
+    metrics = metric.compute_metrics([matrix, matrix, matrix])
+    assert metric.last_result["confusion_matrix"][0][0] == 9 * 2**40 + 3
+    assert metrics["pixAcc"] == 100 * ((9 * 2**40 + 3) / (12 * 2**40 + 3))
+
+
+def test_agrees_with_mmseg():
+    samples = [make_sample(i) for i in range(6)]
+    theirs = IoUMetric(iou_metrics=["mIoU"], prefix="theirs")
+    theirs.dataset_meta = {"classes": NAMES}
+    ours = make_metric()
+    for metric in (theirs, ours):
+        metric.process(None, samples)
+    expected = theirs.evaluate(6)
+    got = ours.evaluate(6)
+    assert round(got["mIoU"], 2) == pytest.approx(expected["theirs/mIoU"], abs=1e-5)
+    assert round(got["pixAcc"], 2) == pytest.approx(expected["theirs/aAcc"], abs=1e-5)
+    assert round(got["mAcc"], 2) == pytest.approx(expected["theirs/mAcc"], abs=1e-5)
+
+
+def test_through_the_evaluator_with_data_samples():
+    # What MMEngine's loops do: build from a config, hand over SegDataSamples.
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        evaluator = Evaluator({"type": "SegmentationMetric", "prefix": "val"})
+    evaluator.dataset_meta = {"classes": NAMES}
+    plain = [make_sample(i) for i in range(3)]
+    elements = []
+    for sample in plain:
+        element = SegDataSample(metainfo={"img_path": sample["img_path"]})
+        element.pred_sem_seg = PixelData(data=sample["pred_sem_seg"]["data"])
+        element.gt_sem_seg = PixelData(data=sample["gt_sem_seg"]["data"])
+        elements.append(element)
+    evaluator.process(elements[:2])
+    evaluator.process(elements[2:])
+    expected, _ = slow_result(plain)
+    got = evaluator.evaluate(3)
+    assert got == pytest.approx({f"val/{k}": v for k, v in expected.items()}, rel=1e-13)
+    assert type(evaluator.metrics[0]) is SegmentationMetric
+
+    direct = make_metric()
+    direct.process(None, elements)
+    assert direct.evaluate(3) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 5), (1, 5), (1, 5, 1), (5, 1)])
+def test_maps_one_pixel_high_or_wide(shape):
+    metric = make_metric()
+    pred, label = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 255, 2])
+    metric.process(None, [sample_of(pred.reshape(shape), label.reshape(shape[-2:]))])
+    assert metric.evaluate(1)["pixAcc"] == 75
+
+
+def test_starts_anew_after_each_evaluation():
+    metric = make_metric()
+    first, second = make_sample(0), make_sample(1)
+    metric.process(None, [first, second])
+    metric.evaluate(2)
+    metric.process(None, [second])
+    assert metric.evaluate(1) == pytest.approx(slow_result([second])[0], rel=1e-13)
+    assert metric.last_result["images"] == 1
+
+
+def test_ignore_index_can_be_another():
+    metric = make_metric(ignore_index=0)
+    metric.process(None, [sample_of([[1, 1, 2]], [[0, 1, 1]])])
+    metrics = metric.evaluate(1)
+    assert metrics["pixAcc"] == 50
+    assert metric.last_result["labelled_pixels"] == 2
+    assert metric.last_result["ignore_index"] == 0
+
+
+def test_logs_the_table(caplog):
+    metric = make_metric()
+    metric.process(None, [sample_of([[0, 0, 1, 2]], [[0, 0, 0, 255]])])
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.INFO, logger=logger.name):
+            metric.evaluate(1)
+    finally:
+        logger.removeHandler(caplog.handler)
+    text = caplog.text
+    assert "1 images, 3 labelled of 4 pixels" in text
+    rows = {
+        cells[0]: cells[1:]
+        for line in text.splitlines()
+        if len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 4
+    }
+    assert rows["road"] == ["66.67", "66.67", "100.00"]
+    assert rows["sky"] == ["0.00", "-", "0.00"]
+    assert rows["car"] == rows["cat"] == ["-", "-", "0.00"]
+    assert rows["mean"] == ["33.33", "66.67", ""]
+    assert rows["all pixels (pixAcc)"] == ["", "66.67", "100.00"]
+    lines = class_table(metric.last_result).splitlines()
+    assert len({len(line) for line in lines}) == 1  # aligned
+
+
+def test_warns_when_images_were_left_out(caplog):
+    metric = make_metric()
+    metric.process(None, [make_sample(0)])
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        metric.evaluate(3)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "scored 1 images of a data set of 3" in caplog.text
+
+
+def test_json_reads_back(tmp_path):
+    path = tmp_path / "new" / "result.json"
+    metric = make_metric(output_json=str(path))
+    samples = [make_sample(i) for i in range(3)]
+    metric.process(None, samples)
+    metrics = metric.evaluate(3)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not strict JSON")
+
+    result = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert result == metric.last_result
+    assert {k: result[k] for k in ("mIoU", "pixAcc", "mAcc")} == metrics  # full precision
+    _, matrix = slow_result(samples)
+    assert result["confusion_matrix"] == matrix
+    assert result["images"] == 3
+    assert result["pixels"] == sum(s["gt_sem_seg"]["data"].numel() for s in samples)
+    assert result["labelled_pixels"] == sum(map(sum, matrix))
+    assert [row["name"] for row in result["classes"]] == NAMES
+    cat = result["classes"][3]
+    assert cat["label"] == 0
+    assert cat["IoU"] == 0  # predicted, never labelled
+    assert cat["Acc"] is None
+    road = result["classes"][0]
+    assert road["IoU"] == 100 * road["intersection"] / road["union"]
+    assert list(path.parent.iterdir()) == [path]  # nothing temporary stays
+
+
+def test_json_is_strict_and_replaced_whole(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_result({"a": float("nan"), "b": [np.inf, {"c": float("nan")}], "d": "höhe"}, path)
+    assert json.loads(path.read_text(encoding="utf-8")) == {
+        "a": None,
+        "b": [None, {"c": None}],
+        "d": "höhe",
+    }
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=r"result\.json: cannot be written \(No space left"):
+        write_result({"a": 1}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_json_is_refused_at_the_start(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"result\.json: its folder cannot be made"):
+        SegmentationMetric(output_json=tmp_path / "file" / "result.json")
+    with pytest.raises(UserError, match="is a folder"):
+        SegmentationMetric(output_json=tmp_path)
+
+
+def test_no_labels():
+    metric = make_metric()
+    sample = {"img_path": "test/0001.png", "pred_sem_seg": {"data": torch.zeros(1, 2, 2)}}
+    with pytest.raises(UserError, match=r"test/0001\.png: there is no label.*test split"):
+        metric.process(None, [sample])
+
+
+def test_no_predictions():
+    sample = {"img_path": "x.png", "gt_sem_seg": {"data": torch.zeros(1, 2, 2)}}
+    with pytest.raises(UserError, match=r"x\.png: the model returned no pred_sem_seg"):
+        make_metric().process(None, [sample])
+
+
+def test_no_images():
+    with pytest.raises(UserError, match="no image was evaluated"):
+        make_metric().evaluate(0)
+
+
+def test_nothing_labelled():
+    metric = make_metric()
+    metric.process(None, [sample_of(torch.zeros(2, 2), torch.full((2, 2), 255))])
+    with pytest.raises(UserError, match=r"every pixel.*ignore_index \(255\)"):
+        metric.evaluate(1)
+
+
+def test_sizes_differ():
+    sample = sample_of(torch.zeros(1, 4, 6), torch.zeros(1, 8, 12))
+    with pytest.raises(UserError, match=r"a/b\.png: the prediction has 4x6.*the label 8x12"):
+        make_metric().process(None, [sample])
+
+
+def test_shapes_that_are_no_map():
+    sample = sample_of(torch.zeros(3, 4, 6), torch.zeros(1, 4, 6))
+    with pytest.raises(UserError, match=r"a/b\.png: pred_sem_seg has shape \(3, 4, 6\)"):
+        make_metric().process(None, [sample])
+
+
+def test_labels_out_of_range_name_image_and_file():
+    sample = sample_of([[0, 0]], [[0, 4]], seg_map_path="a/label.png")
+    with pytest.raises(UserError, match=r"a/b\.png \(label a/label\.png\): a label is 4,.*0\.\.3"):
+        make_metric().process(None, [sample])
+    with pytest.raises(UserError, match=r"a/b\.png: a prediction is 7"):
+        make_metric().process(None, [sample_of([[0, 7]], [[0, 1]])])
+
+
+def test_no_class_names():
+    with pytest.raises(UserError, match="names no classes"):
+        SegmentationMetric().process(None, [make_sample(0)])
+
+
+def test_building_it_warns_of_nothing(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        SegmentationMetric()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
