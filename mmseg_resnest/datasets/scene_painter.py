@@ -138,9 +138,8 @@ class Dice:
         y, x = np.arange(rows, dtype=np.int32), np.arange(cols, dtype=np.int32)
         fy, fx = (y % cell)[:, None], (x % cell)[None, :]
         along = lattice[y // cell] * (cell - fy) + lattice[y // cell + 1] * fy
-        both: IntArray = along[:, x // cell] * (cell - fx) + along[:, x // cell + 1] * fx
-        both //= cell * cell
-        return both
+        both = along[:, x // cell] * (cell - fx) + along[:, x // cell + 1] * fx
+        return np.asarray(both // (cell * cell), dtype=np.int32)
 
 
 class Region(NamedTuple):
