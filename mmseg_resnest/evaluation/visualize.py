@@ -136,7 +136,8 @@ def overlay(
     weight = np.full((256, 1), opacity, np.float32)
     if opacity < 1:
         weight[len(palette) :] = 0  # ignored pixels are left transparent
-    mixed = pixels + weight[labels] * (table[labels] - pixels)
+    mixed: NDArray[np.float32] = pixels.astype(np.float32)
+    mixed += weight[labels] * (table[labels] - mixed)
     if opacity > 0:
         # Whitened rather than white: visible on every colour without drowning small classes.
         border = _borders(labels, max(1, round(min(labels.shape) / 500)))
