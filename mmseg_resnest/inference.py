@@ -1,13 +1,13 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Segmenting images with a trained model, from Python.
 
-    from mmseg_resnest.inference import load_segmentor
+from mmseg_resnest.inference import load_segmentor
 
-    model = load_segmentor("configs/fcn_resnest14_camvid.py", "work_dirs/.../best.pth")
-    result = model("street.jpg")
-    result.labels       # (H, W) class indices
-    result.overlay()    # a PIL image
-    result.save("street.png")
+model = load_segmentor("configs/fcn_resnest14_camvid.py", "work_dirs/.../best.pth")
+result = model("street.jpg")
+result.labels       # (H, W) class indices
+result.overlay()    # a PIL image
+result.save("street.png")
 """
 
 from __future__ import annotations
@@ -195,7 +195,9 @@ def _pixels(image: ImageInput) -> tuple[NDArray[np.uint8], str | None]:
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
-        raise UserError(f"an image array has shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}")
+        raise UserError(
+            f"an image array has shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}"
+        )
     return np.ascontiguousarray(image[:, :, :3]), None
 
 
@@ -205,7 +207,9 @@ def _image_pipeline(cfg: Config) -> Compose:
     while "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset.dataset
     steps = copy.deepcopy(list(dataset.get("pipeline", [])))
-    names = [step["type"] if isinstance(step["type"], str) else step["type"].__name__ for step in steps]
+    names = [
+        step["type"] if isinstance(step["type"], str) else step["type"].__name__ for step in steps
+    ]
     kept = [
         step
         for step, name in zip(steps, names, strict=True)

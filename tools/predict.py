@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.hooks import describe_model, print_header, shown
+from mmseg_resnest.engine.hooks import describe_model, print_header
+from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import IMAGE_SUFFIXES, save_image, unique_stems
 from mmseg_resnest.engine.preflight import check_writable
 from mmseg_resnest.errors import UserError
@@ -28,31 +29,53 @@ from mmseg_resnest.inference import load_segmentor
 _LOSSY = {".jpg", ".jpeg", ".webp"}
 
 
-def find_images(source: Path) -> tuple[list[Path], list[Path]]:
+def find_images(source: Path, out: Path) -> tuple[list[Path], list[Path]]:
     """The images to segment, and the files of the folder that are none.
 
     Args:
         source: An image file, or a folder that is searched with its subfolders.
+        out: The folder to write to; left out of the search.
 
     Raises:
-        UserError: It does not exist, or the folder holds no image.
+        UserError: ``source`` does not exist, or holds no image.
     """
     if source.is_file():
         return [source], []
     if not source.is_dir():
         raise UserError(f"image {source}: does not exist; name an image file or a folder of images")
-    files = [
-        Path(folder, name)
-        for folder, folders, names in os.walk(source)
-        # Hidden folders (.git, .thumbnails, ...) are not walked into.
-        if not folders.__setitem__(slice(None), sorted(f for f in folders if f[0] != "."))
-        for name in sorted(names)
-        if name[0] != "."
-    ]
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    images, others = [], []
+    for folder, folders, names in os.walk(source):
+        # In place, so that walk leaves them out: hidden ones (.git, .thumbnails, ...) and ours.
+        folders[:] = sorted(
+            f for f in folders if f[0] != "." and Path(folder, f).resolve() != out.resolve()
+        )
+        for name in sorted(n for n in names if n[0] != "."):
+            file = Path(folder, name)
+            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
     if not images:
         raise UserError(f"folder {source}: holds no image (.jpg, .png, .tif, .webp, .bmp, ...)")
-    return images, [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
+    return images, others
+
+
+def plan_outputs(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
+    """Where the label map and the overlay of each image go.
+
+    Raises:
+        UserError: One of them would overwrite an image.
+    """
+    stems = unique_stems(images, endings=("_overlay",))
+    inputs = {image.resolve() for image in images}
+    plan = {}
+    for image in images:
+        stem = stems[str(image)]
+        suffix = ".jpg" if image.suffix.lower() in _LOSSY else ".png"
+        plan[image] = (out / f"{stem}.png", out / f"{stem}_overlay{suffix}")
+        for target in plan[image]:
+            if target.resolve() in inputs:
+                raise UserError(
+                    f"--out {out}: {target} would overwrite an image; use another folder"
+                )
+    return plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,11 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 <= args.opacity <= 1:
         raise UserError(f"--opacity {args.opacity}: must lie between 0 and 1")
 
-    images, others = find_images(Path(args.source))
+    out = Path(args.out)
+    images, others = find_images(Path(args.source), out)
+    plan = plan_outputs(images, out)
     model = load_segmentor(
         load_config(args.config, args.cfg_options, args.data_root), args.checkpoint, args.device
     )
-    out = Path(args.out)
     check_writable(out, "--out")
     print_header(
         [
@@ -91,7 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         print(f"skipped     {len(others)} files that are no images: {names}{more}")
 
-    stems = unique_stems(images)
     failed = []
     for image in tqdm(images, desc="images", disable=None, leave=False):
         try:
@@ -101,10 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
             failed.append(str(error))
             continue
-        stem = stems[str(image)]
-        suffix = ".jpg" if image.suffix.lower() in _LOSSY else ".png"
-        result.save(out / f"{stem}.png")
-        save_image(result.overlay(args.opacity), out / f"{stem}_overlay{suffix}")
+        label_map, picture = plan[image]
+        result.save(label_map)
+        save_image(result.overlay(args.opacity), picture)
     done = len(images) - len(failed)
     print(f"written     {done} label map{'s' if done != 1 else ''} and overlays in {shown(out)}")
     if failed:

@@ -1,10 +1,10 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Evaluate a checkpoint on the config's test split.
 
-    python tools/test.py CONFIG CHECKPOINT
-    python tools/test.py CONFIG CHECKPOINT --tta                  (the published protocol)
-    python tools/test.py CONFIG CHECKPOINT --out labels --show-dir pictures
-    bash tools/dist_test.sh CONFIG CHECKPOINT 8
+python tools/test.py CONFIG CHECKPOINT
+python tools/test.py CONFIG CHECKPOINT --tta                  (the published protocol)
+python tools/test.py CONFIG CHECKPOINT --out labels --show-dir pictures
+bash tools/dist_test.sh CONFIG CHECKPOINT 8
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmseg_resnest.engine.cli import (
     run_tool,
 )
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.testing import print_test_summary, test
+from mmseg_resnest.engine.testing import evaluate, print_test_summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    result = test(
+    result = evaluate(
         cfg,
         args.checkpoint,
         work_dir=args.work_dir,

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -32,6 +33,7 @@ __all__ = [
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+_SECONDS_FOR_THE_FIRST = 10.0
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -118,6 +120,8 @@ def _report(error: UserError) -> int:
         rank = torch.distributed.get_rank()
         who = f" (process {rank})" if rank else ""
     elif os.environ.get("LOCAL_RANK", "0") != "0":
+        # A launcher ends all processes as soon as one has ended: let the first have its say.
+        time.sleep(_SECONDS_FOR_THE_FIRST)
         return EXIT_USER_ERROR
     sys.stdout.flush()
     print(f"error{who}: " + "\n  ".join(lines), file=sys.stderr, flush=True)
@@ -125,13 +129,13 @@ def _report(error: UserError) -> int:
 
 
 def _note_traceback(error: BaseException) -> None:
-    """Put the full traceback of an explained error into the log file of the run, if there is one."""
+    """Put the full traceback of an explained error into the log file of the run, if any."""
     from mmseg_resnest.engine.logs import write_to_log_file
 
     write_to_log_file("".join(traceback.format_exception(error)))
 
 
-_WORKER_FAILED = re.compile(r"^Caught (?P<kind>\w+) in (?P<where>[^\n]+?)\.?\nOriginal Traceback", re.S)
+_WORKER_FAILED = re.compile(r"^Caught (?P<kind>\w+) in (?P<where>[^\n]+?)\.?\nOriginal Traceback")
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) (?P<how>[^\n]*)")
 _WORKER_HELP = (
     "Set train_dataloader.num_workers=0 (and val_, test_) through --cfg-options to see the cause "

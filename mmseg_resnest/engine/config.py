@@ -26,7 +26,7 @@ from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 import mmseg_resnest.registry as our_registry
-from mmseg_resnest.engine.logs import quiet_console
+from mmseg_resnest.engine.logs import quiet_console, shown
 from mmseg_resnest.errors import UserError
 
 __all__ = ["check_config", "load_config", "parse_cfg_options", "require"]
@@ -168,7 +168,7 @@ def _similar_configs(path: Path) -> str:
     names = difflib.get_close_matches(path.stem, list(found), n=3, cutoff=0.6)
     if not names:
         return "; the configs are in configs/"
-    return "; did you mean " + " or ".join(os.path.relpath(found[name]) for name in names) + "?"
+    return "; did you mean " + " or ".join(shown(found[name]) for name in names) + "?"
 
 
 @contextlib.contextmanager
@@ -215,8 +215,8 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
     if isinstance(error, ImportError) and "custom modules" in str(error):
         cause = error.__cause__ or error
         return UserError(
-            f"config {path}: custom_imports: {cause}; install its package, or set PYTHONPATH to the "
-            "folder of the module"
+            f"config {path}: custom_imports: {cause}; install its package, or set PYTHONPATH to "
+            "the folder of the module"
         )
     # Config files run under their own name, so the last frame outside the packages is theirs.
     here = str(path.resolve().parent)
@@ -565,9 +565,7 @@ def _unknown_option(
     return f"config key {'.'.join((*path, key))}: {who} has no option {key}; {hint}"
 
 
-def _accepted_keys(
-    path: tuple[str, ...], node: Mapping[str, Any], scope: str
-) -> set[str] | None:
+def _accepted_keys(path: tuple[str, ...], node: Mapping[str, Any], scope: str) -> set[str] | None:
     """The keys a dictionary at this place may have; None when that cannot be known."""
     if "type" in node:
         registries = _registries(path, scope)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mmseg_resnest.engine.checkpoint import bare_model
 from mmseg_resnest.engine.launch import describe_device
+from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
 from mmseg_resnest.evaluation.metric import write_result
 from mmseg_resnest.evaluation.visualize import palette_image, side_by_side
@@ -32,8 +33,8 @@ __all__ = [
     "describe_dataset",
     "describe_model",
     "evaluation_result",
+    "duration",
     "print_header",
-    "shown",
 ]
 
 _HEADER_WIDTH = 11
@@ -45,12 +46,6 @@ def print_header(rows: Sequence[tuple[str, str]]) -> None:
     for name, value in rows:
         print(f"{name:<{_HEADER_WIDTH}} {value}")
     print(flush=True)
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path as a person would type it: relative when it lies below the current folder."""
-    relative = os.path.relpath(path)
-    return os.fspath(path) if relative.startswith(os.pardir) else relative
 
 
 def duration(seconds: float) -> str:
@@ -140,8 +135,7 @@ class ConsoleHook(Hook):
         self._train_seconds = 0.0
         self._val_seconds: float | None = None
         self._pending = 0
-        self._last_line = time.monotonic()
-        self._scores: dict[str, float] = {}
+        self._since = self._last_line = time.monotonic()
         if not self._on:
             return
         train = runner.train_dataloader
@@ -176,7 +170,6 @@ class ConsoleHook(Hook):
             flush=True,
         )
         self._bar = _bar(runner.max_iters, runner.iter, "training")
-        self._since = time.monotonic()
 
     def after_train_iter(
         self,

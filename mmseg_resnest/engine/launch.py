@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import os
 import subprocess
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "enable_amp",
     "fit_to_machine",
     "init_distributed",
+    "join_launcher",
     "local_world_size",
     "share_batch",
 ]
@@ -45,41 +47,54 @@ def default_work_dir(cfg: Config) -> str:
     return os.path.join("work_dirs", Path(cfg.filename).stem)
 
 
-def init_distributed(launcher: str, timeout_minutes: float = 30) -> None:
-    """Join the process group that a launcher has prepared; ``none`` does nothing.
-
-    NCCL where there are GPUs, Gloo otherwise, so that the same command runs on both.
+def join_launcher(launcher: str) -> tuple[int, int]:
+    """Read what a launcher says about this process, without talking to the others yet.
 
     Args:
         launcher: ``none``, ``pytorch`` (torchrun) or ``slurm`` (srun).
-        timeout_minutes: How long a collective may take before it counts as hung.
+
+    Returns:
+        Rank of this process and number of processes.
 
     Raises:
         UserError: The launcher's environment variables are missing, or there are fewer GPUs than
             processes on this machine.
     """
-    if launcher == "none" or dist.is_initialized():
-        return
+    if launcher == "none":
+        return 0, 1
     if launcher == "slurm":
         _slurm_environment()
-    missing = [
-        name
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        if name not in os.environ
-    ]
+    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if name not in os.environ]
     if missing:
         raise UserError(
             f"--launcher {launcher}: {missing[0]} is not set, so no launcher started this process; "
             "start it with tools/dist_train.sh, dist_test.sh or slurm_train.sh, or torchrun"
         )
     local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU: there are "
+            f"{torch.cuda.device_count()}; start as many processes as there are GPUs"
+        )
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def init_distributed(launcher: str, timeout_minutes: float = 30) -> None:
+    """Meet the other processes; ``none`` does nothing.
+
+    NCCL where there are GPUs, Gloo otherwise, so that the same command runs on both.
+
+    Args:
+        launcher: ``none``, ``pytorch`` or ``slurm``; :func:`join_launcher` has been called.
+        timeout_minutes: How long a collective may take before it counts as hung.
+    """
+    if launcher == "none" or dist.is_initialized():
+        return
     if torch.cuda.is_available():
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local_rank} of this machine has no GPU: there are "
-                f"{torch.cuda.device_count()}; start as many processes as there are GPUs"
-            )
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # MMEngine wraps models with an argument whose name torch means to change.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     dist.init_process_group(
         backend="nccl" if torch.cuda.is_available() else "gloo",
         timeout=datetime.timedelta(minutes=timeout_minutes),

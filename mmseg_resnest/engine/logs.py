@@ -9,7 +9,7 @@ import sys
 
 from mmengine.logging import MMLogger
 
-__all__ = ["log_file", "quiet_console", "write_to_log_file"]
+__all__ = ["log_file", "quiet_console", "shown", "write_to_log_file"]
 
 
 class _ConsoleFormatter(logging.Formatter):
@@ -68,3 +68,9 @@ def write_to_log_file(text: str) -> None:
     for handler in MMLogger.get_current_instance().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a person would type it: relative when it lies below the current folder."""
+    relative = os.path.relpath(path)
+    return os.fspath(path) if relative.startswith(os.pardir) else relative

@@ -54,7 +54,9 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     return image
 
 
-def unique_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
+def unique_stems(
+    paths: Sequence[str | os.PathLike[str]], endings: Sequence[str] = ()
+) -> dict[str, str]:
     """A name for the outputs of each image, nested as the images are below their common folder.
 
     The name is the image's without its suffix; images that differ in the suffix only, such as
@@ -62,6 +64,8 @@ def unique_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
 
     Args:
         paths: Image files, each once.
+        endings: What is put behind a name for further outputs, such as ``_overlay``; an image
+            whose own name looks like such an output of another one keeps its suffix as well.
 
     Returns:
         ``{path as given: relative name}``, every name different.
@@ -73,7 +77,13 @@ def unique_stems(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
     bare = {text: os.path.splitext(name)[0] for text, name in relative.items()}
     # Compared without case, for file systems that do not tell cases apart.
     seen = Counter(name.lower() for name in bare.values())
-    return {t: bare[t] if seen[bare[t].lower()] == 1 else relative[t] for t in texts}
+
+    def clashes(name: str) -> bool:
+        return seen[name] > 1 or any(
+            name.endswith(end.lower()) and name[: -len(end)] in seen for end in endings
+        )
+
+    return {t: relative[t] if clashes(bare[t].lower()) else bare[t] for t in texts}
 
 
 def save_image(image: Image.Image | NDArray[np.uint8], path: str | os.PathLike[str]) -> Path:
@@ -99,7 +109,9 @@ def save_image(image: Image.Image | NDArray[np.uint8], path: str | os.PathLike[s
         ) as file:
             temporary = file.name
             options = {"quality": 92} if target.suffix.lower() in (".jpg", ".jpeg") else {}
-            picture.save(file, format=Image.registered_extensions()[target.suffix.lower()], **options)
+            picture.save(
+                file, format=Image.registered_extensions()[target.suffix.lower()], **options
+            )
         # Temporary files are private; the result is for whom the user's umask lets read.
         umask = os.umask(0)
         os.umask(umask)

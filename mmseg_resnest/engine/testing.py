@@ -21,14 +21,15 @@ from mmseg_resnest.engine.hooks import (
     duration,
     evaluation_result,
     print_header,
-    shown,
 )
 from mmseg_resnest.engine.launch import (
     default_work_dir,
     describe_device,
     fit_to_machine,
     init_distributed,
+    join_launcher,
 )
+from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_data, check_file, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.errors import UserError
@@ -36,10 +37,10 @@ from mmseg_resnest.evaluation.metric import class_table, write_result
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_checkpoint
 
-__all__ = ["print_test_summary", "test"]
+__all__ = ["evaluate", "print_test_summary"]
 
 
-def test(
+def evaluate(
     cfg: Config,
     checkpoint: str | os.PathLike[str],
     work_dir: str | os.PathLike[str] | None = None,
@@ -77,7 +78,7 @@ def test(
     check_file(checkpoint, "checkpoint")
     weights = load_checkpoint(checkpoint)
     check_data(cfg, ("test_dataloader",))
-    init_distributed(launcher)
+    rank, _ = join_launcher(launcher)
     fit_to_machine(cfg, launcher)
     model = build_model(cfg)
     try:
@@ -85,12 +86,13 @@ def test(
     except UserError as error:
         raise UserError(str(error).replace("the state dict", str(checkpoint), 1)) from error
     del weights
-    if is_main_process():
+    if rank == 0:
         check_writable(cfg.work_dir, "--work-dir")
         for path, argument in ((out_dir, "--out"), (show_dir, "--show-dir")):
             if path is not None:
                 check_writable(path, argument)
 
+    init_distributed(launcher)
     runner = Runner.from_cfg(cfg, model=model)
     runner.register_hook(TestProgressHook())
     if out_dir is not None or show_dir is not None:
@@ -100,8 +102,9 @@ def test(
                 None if show_dir is None else os.fspath(show_dir),
             )
         )
+    # On every process: a sampler that is built agrees on its seed with the others'.
+    dataset = runner.test_loop.dataloader.dataset
     if is_main_process():
-        dataset = runner.build_dataloader(cfg.test_dataloader).dataset
         print_header(
             [
                 ("testing", Path(cfg.filename).stem + (" with augmentation" if tta else "")),
@@ -150,7 +153,7 @@ def print_test_summary(
     """Print the scores and where things are.
 
     Args:
-        result: What :func:`test` returned.
+        result: What :func:`evaluate` returned.
         out_dir: The folder of label maps, if there is one.
         show_dir: The folder of pictures, if there is one.
     """

@@ -11,19 +11,21 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.runner import find_latest_checkpoint
 
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook, duration, print_header, shown
+from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook, duration, print_header
 from mmseg_resnest.engine.launch import (
     default_work_dir,
     enable_amp,
     fit_to_machine,
     init_distributed,
+    join_launcher,
     share_batch,
 )
+from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_data, check_file, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.errors import UserError
@@ -79,15 +81,16 @@ def train(
     note = _set_start(cfg, resume)
     if note:
         notes.append(("start", note))
-    init_distributed(launcher)
-    note = share_batch(cfg, get_world_size())
+    rank, world_size = join_launcher(launcher)
+    note = share_batch(cfg, world_size)
     if note:
         notes.append(("batch", note))
     fit_to_machine(cfg, launcher)
     _try_model(cfg)
-    if is_main_process():
+    if rank == 0:
         check_writable(cfg.work_dir, "--work-dir")
 
+    init_distributed(launcher)
     runner = Runner.from_cfg(cfg)
     name = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
     extra = {"task": "train", "config": cfg.filename, "version": __version__}
@@ -196,7 +199,9 @@ def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
         print(f"best validation, at iteration {summary['iteration']:,}")
         print(class_table(summary) + "\n")
     if "mIoU" in summary:
-        scores = ", ".join(f"{k} {summary[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in summary)
+        scores = ", ".join(
+            f"{k} {summary[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in summary
+        )
         rows.append(("best", f"{scores} at iteration {summary['iteration']:,}"))
     checkpoint = summary.get("best_checkpoint") or summary.get("last_checkpoint")
     if checkpoint:
