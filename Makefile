@@ -61,7 +61,7 @@ _install:
 	@PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
 		$(PIP) --no-deps -r $(VENV)/without-torch.txt
 	@echo "[3/4] $(TORCH)"
-	@$(PIP) $(TORCH)
+	@$(PIP) --no-warn-conflicts $(TORCH)
 	@echo "[4/4] mmseg-resnest from this folder"
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@mv $(STAMP).part $(STAMP)

@@ -1,2 +1,176 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Imports the OpenMMLab stack without the noise it prints at import."""
+"""Imports the OpenMMLab stack without the noise it prints.
+
+Two kinds of noise are taken away, each exactly and where it arises:
+
+- what the stack prints while it is imported, about optional parts that this project has no use
+  for (compiled operators, an optional data platform);
+- warnings that a user can do nothing about: one of mmcv, by message *and* module, and two log
+  lines about how MMEngine's own hooks call MMEngine, by message in the module that writes them.
+
+Every other line, warning and log record passes through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+# Imported so that each of MMSegmentation's parts is registered. The original packages and their
+# maintained continuations agree on these names.
+_MODULES = (
+    "mmengine.runner",
+    "mmcv.cnn",
+    "mmcv.transforms",
+    "mmseg.datasets",
+    "mmseg.engine",
+    "mmseg.evaluation",
+    "mmseg.models",
+    "mmseg.structures",
+    "mmseg.visualization",
+)
+
+# Lines printed (not logged) at import: mmseg.datasets and mmseg.datasets.transforms, once each.
+_NOISE_LINES = frozenset({"Could not import OneDL"})
+
+# (start of the message as a regular expression, category, module as a regular expression)
+_NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
+    # mmcv without compiled operators, which no model of ours uses; and its counterpart with them.
+    (
+        r"Fail to import ``MultiScaleDeformableAttention`` from ``mmcv\.ops",
+        UserWarning,
+        r"mmcv\.cnn\.bricks\.transformer$",
+    ),
+    (
+        r"``MultiScaleDeformableAttention`` has been moved to",
+        ImportWarning,
+        r"mmcv\.cnn\.bricks\.transformer$",
+    ),
+)
+
+# Written at WARNING level by mmengine.fileio.file_client whenever MMEngine's own checkpoint and
+# logger hooks start: they use a class of MMEngine that MMEngine is going to rename.
+_NOISE_LOG_LINES = (
+    '"FileClient" will be deprecated in future.',
+    '"HardDiskBackend" is the alias of "LocalBackend"',
+)
+
+_INSTALL = "pip install onedl-mmsegmentation onedl-mmengine onedl-mmcv"
+
+
+class _LineFilter:
+    """A text stream that drops some whole lines and passes all else on."""
+
+    def __init__(self, stream: TextIO, dropped: frozenset[str]) -> None:
+        self._stream = stream
+        self._dropped = dropped
+        self._pending = ""
+
+    def write(self, text: str) -> int:
+        """Write the lines that are complete; keep the rest for the next call."""
+        *lines, self._pending = (self._pending + text).split("\n")
+        for line in lines:
+            if line not in self._dropped:
+                self._stream.write(line + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream below."""
+        self._stream.flush()
+
+    def close_pending(self) -> None:
+        """Write a last line that has no line end."""
+        self._stream.write(self._pending)
+        self._pending = ""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _without_printed_noise() -> Iterator[None]:
+    if sys.stdout is None:  # pythonw and some daemons
+        yield
+        return
+    stream = _LineFilter(sys.stdout, _NOISE_LINES)
+    try:
+        with contextlib.redirect_stdout(stream):
+            yield
+    finally:
+        stream.close_pending()
+
+
+def _quiet_file_client() -> None:
+    """Let MMEngine's file client drop its two lines about itself."""
+    file_client: Any = importlib.import_module("mmengine.fileio.file_client")
+    print_log = file_client.print_log
+
+    @functools.wraps(print_log)
+    def without_noise(msg: object, *args: object, **kwargs: object) -> None:
+        if not (isinstance(msg, str) and msg.startswith(_NOISE_LOG_LINES)):
+            print_log(msg, *args, **kwargs)
+
+    file_client.print_log = without_noise
+
+
+def _advice(error: ImportError) -> str:
+    """What to install so that an import of the stack works.
+
+    Args:
+        error: What the import raised.
+
+    Returns:
+        Sentences that say what to install.
+    """
+    name = error.name or ""
+    root = name.partition(".")[0]
+    if root in ("mmseg", "mmengine", "mmcv"):
+        if name.startswith(("mmcv._ext", "mmcv.ops")):
+            return (
+                "This mmcv lacks the compiled operators that this mmseg asks for: install mmcv "
+                f"with them, or in a new environment `{_INSTALL}`."
+            )
+        return (
+            f"Install the OpenMMLab stack: `{_INSTALL}`. An installation of mmsegmentation 1.x "
+            "with mmengine and mmcv 2.x does as well."
+        )
+    if "libGL" in str(error):
+        return (
+            "This cv2 needs a library for screens: `pip uninstall opencv-python`, then "
+            "`pip install --force-reinstall opencv-python-headless`."
+        )
+    if root in ("ftfy", "regex"):
+        return "mmsegmentation 1.2 does not name what it needs: `pip install ftfy regex`."
+    return (
+        f"Install it: `pip install {root}`." if root else "Check the installation of that package."
+    )
+
+
+def import_stack() -> None:
+    """Import mmengine, mmcv and mmseg, registering every part of MMSegmentation.
+
+    Raises:
+        ImportError: One of them, or something that one of them needs, is missing; the message
+            says what to install.
+    """
+    for message, category, source in _NOISE_WARNINGS:
+        warnings.filterwarnings("ignore", message, category, source)
+    with _without_printed_noise():
+        for module in _MODULES:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ImportError(
+                    f"mmseg-resnest cannot import {module}: {error}. {_advice(error)}",
+                    name=error.name,
+                    path=error.path,
+                ) from error
+    _quiet_file_client()
+
+
+import_stack()

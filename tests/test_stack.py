@@ -1,0 +1,151 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The stack's own noise is gone, and nothing else is."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from mmseg_resnest import _stack
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_python(code: str, *options: str, path: Path | None = None) -> subprocess.CompletedProcess:
+    """Run code in a new interpreter that finds this checkout (and ``path`` before it)."""
+    folders = [str(folder) for folder in (path, ROOT, os.environ.get("PYTHONPATH")) if folder]
+    return subprocess.run(
+        [sys.executable, *options, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        timeout=300,
+    )
+
+
+def test_the_import_prints_nothing_and_warns_of_nothing() -> None:
+    result = run_python(
+        "import mmseg_resnest", "-W", "error::UserWarning", "-W", "error::ImportWarning"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_noise_would_be_there_without_us() -> None:
+    """Otherwise the filters are dead code, and this says which one can go."""
+    result = run_python("import mmseg.datasets, mmseg.models")
+    assert result.stdout.splitlines() == ["Could not import OneDL"] * 2
+    assert "Fail to import ``MultiScaleDeformableAttention``" in result.stderr
+
+
+def test_all_parts_of_mmseg_are_registered() -> None:
+    from mmseg import registry
+
+    names = {
+        "MODELS": "UPerHead",
+        "DATASETS": "CityscapesDataset",
+        "METRICS": "IoUMetric",
+        "HOOKS": "SegVisualizationHook",
+        "TRANSFORMS": "PackSegInputs",
+        "VISUALIZERS": "SegLocalVisualizer",
+    }
+    for part, name in names.items():
+        assert name in getattr(registry, part).module_dict
+
+
+def test_other_lines_and_warnings_pass_through(capsys: pytest.CaptureFixture[str]) -> None:
+    with _stack._without_printed_noise():
+        print("first")
+        print("Could not import OneDL")
+        print("Could not import OneDL, nor anything else")
+        print("no line end", end="")
+    assert (
+        capsys.readouterr().out == "first\nCould not import OneDL, nor anything else\nno line end"
+    )
+
+
+def test_the_line_filter_joins_a_line_written_in_pieces() -> None:
+    below = io.StringIO()
+    stream = _stack._LineFilter(below, frozenset({"drop me"}))
+    for piece in ("drop", " me", "\nke", "ep me\ndrop me\n"):
+        stream.write(piece)
+    stream.flush()
+    assert below.getvalue() == "keep me\n"
+    assert stream.getvalue() == "keep me\n"  # everything else is the stream's own
+
+
+def test_the_warning_filter_names_the_module() -> None:
+    text = "Fail to import ``MultiScaleDeformableAttention`` from ``mmcv.ops.x``"
+
+    def warn(module: str) -> None:
+        warnings.warn_explicit(text, UserWarning, "file.py", 1, module=module)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _stack.import_stack()  # puts its filters before that one
+        warn("mmcv.cnn.bricks.transformer")
+        assert caught == []
+        warn("somebody.elses.module")
+        warnings.warn_explicit(
+            "other", UserWarning, "f.py", 1, module="mmcv.cnn.bricks.transformer"
+        )
+    assert [str(record.message) for record in caught] == [text, "other"]
+
+
+def test_the_file_client_no_longer_speaks_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    from mmengine.fileio import FileClient, file_client
+
+    FileClient("disk")
+    assert "deprecated" not in "".join(capsys.readouterr())
+    file_client.print_log("something else")
+    assert "something else" in capsys.readouterr().out
+
+
+FAKES = {
+    "mmcv is missing": (
+        {"mmcv/__init__.py": "raise ModuleNotFoundError(\"No module named 'mmcv'\", name='mmcv')"},
+        ("No module named 'mmcv'", "pip install onedl-mmsegmentation onedl-mmengine onedl-mmcv"),
+    ),
+    "mmcv-lite beside mmseg 1.2": (
+        {
+            "mmseg/__init__.py": "",
+            "mmseg/datasets.py": "raise ModuleNotFoundError('No module named mmcv._ext', "
+            "name='mmcv._ext')",
+        },
+        ("mmseg.datasets", "compiled operators"),
+    ),
+    "ftfy is missing": (
+        {
+            "mmseg/__init__.py": "",
+            "mmseg/datasets.py": "raise ModuleNotFoundError(\"No module named 'ftfy'\", "
+            "name='ftfy')",
+        },
+        ("No module named 'ftfy'", "pip install ftfy regex"),
+    ),
+    "opencv without libGL": (
+        {
+            "mmcv/__init__.py": "raise ImportError('libGL.so.1: cannot open shared object file: "
+            "No such file or directory')"
+        },
+        ("libGL.so.1", "opencv-python-headless"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAKES)
+def test_a_missing_part_is_one_error_that_says_what_to_install(tmp_path: Path, case: str) -> None:
+    files, expected = FAKES[case]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    result = run_python("import mmseg_resnest", path=tmp_path)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 1
+    assert last.startswith("ImportError: mmseg-resnest cannot import mm")
+    for text in expected:
+        assert text in last
