@@ -85,9 +85,7 @@ class RandomLongEdgeResize(BaseTransform):
         UserError: the range is empty, or its low end leaves no pixel.
     """
 
-    def __init__(
-        self, base_size: int = 520, ratio_range: tuple[float, float] = (0.5, 2.0)
-    ) -> None:
+    def __init__(self, base_size: int = 520, ratio_range: tuple[float, float] = (0.5, 2.0)) -> None:
         low, high = ratio_range
         if not 0 < low <= high or int(base_size * low) < 1:
             raise UserError(

@@ -133,7 +133,7 @@ def test_draws_come_from_numpy_so_that_worker_seeds_hold():
 
 @pytest.mark.parametrize("ratio_range", [(2.0, 0.5), (0.0, 1.0), (-1.0, 1.0), (0.001, 1.0)])
 def test_empty_range_is_refused(ratio_range):
-    with pytest.raises(UserError, match="RandomLongEdgeResize.*ratio_range"):
+    with pytest.raises(UserError, match=r"RandomLongEdgeResize.*ratio_range"):
         RandomLongEdgeResize(520, ratio_range)
 
 

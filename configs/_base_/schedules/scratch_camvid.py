@@ -1,0 +1,20 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# CamVid from scratch on a GPU: 300 epochs of 367 images.
+_base_ = "published.py"
+total_batch_size = 16
+auto_scale_lr = dict(base_batch_size=16)
+max_iters, warmup_iters, val_interval = 300 * (367 // 16), 200, 20 * (367 // 16)
+optim_wrapper = dict(
+    _delete_=True,
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=0.001, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup_iters, by_epoch=False),
+    dict(
+        type="PolyLR", power=0.9, eta_min=0.0, begin=warmup_iters, end=max_iters + 1, by_epoch=False
+    ),
+]
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=val_interval))
