@@ -2,14 +2,19 @@
 """Models: they turn images into scores."""
 
 from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
 from .norm import SyncBN
 from .resnest import ARCHITECTURES, ResNeSt
+from .segmentor import EncoderDecoder
 from .split_attention import DropBlock2d, SplitAttentionConv2d
 
 __all__ = [
     "ARCHITECTURES",
     "DeepLabV3Head",
     "DropBlock2d",
+    "EncoderDecoder",
+    "MultiScaleGrid",
+    "MultiScaleGridTTA",
     "PublishedEncHead",
     "PublishedFCNHead",
     "PublishedPSPHead",

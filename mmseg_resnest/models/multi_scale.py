@@ -1,0 +1,386 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The published multi-scale, flip and grid evaluation, in memory that does not grow with it.
+
+The image is scored at several scales in square windows, each also mirrored; every scale's scores
+are resized to the image and added up. What is computed is the protocol of the authors'
+PyTorch-Encoding repository, on which the published mIoU of the ResNeSt segmentation models rests;
+how it is computed differs in two ways that change no value beyond the rounding of float32:
+
+- The map of one scale is never held whole. Its rows are final as soon as the window row below
+  them has been passed, so they are resized and added to the image's scores band by band.
+- Windows of one scale run through the network as batches.
+
+The peak is therefore the image's own scores, one crop-high band of the largest scale and the
+logits of one batch of windows, whatever the number of scales.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..registry import MODELS
+
+LogitsFunction = Callable[[Tensor], Tensor]
+"""Windows (B, 3, crop, crop) to their logits (B, C, crop, crop)."""
+
+# Bytes of scores that are resized at a time (some six times as much is allocated for it). Small
+# next to a band of windows, large enough that the calls cost nothing.
+_RESIZE_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class MultiScaleGrid:
+    """Settings of the evaluation; the defaults are the published ones (but for Cityscapes' scales).
+
+    Attributes:
+        scales: factors of ``base_size``; published: these, and on Cityscapes (0.75, 1.0, 1.25,
+            1.5, 1.75, 2.0, 2.25).
+        flip: whether every window is also scored mirrored.
+        base_size: long edge of the image at scale 1, in pixels.
+        crop_size: edge of the square windows, in pixels. They are ``int(crop_size * 2 / 3)`` apart.
+        window_batch_size: windows of one scale that run through the network at once. It changes
+            speed and memory only.
+    """
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    flip: bool = True
+    base_size: int = 520
+    crop_size: int = 480
+    window_batch_size: int = 1
+
+    @classmethod
+    def keys(cls) -> tuple[str, ...]:
+        """Names of the settings, in order."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any], where: str) -> MultiScaleGrid:
+        """Checks the values of a config.
+
+        Args:
+            cfg: any of the attributes above; a key ``mode`` is passed over.
+            where: dotted name of ``cfg`` in the user's config, for messages.
+
+        Raises:
+            UserError: a key is unknown or a value is of the wrong kind or out of range.
+        """
+        known = cls.keys()
+        for key in cfg:
+            if key != "mode" and key not in known:
+                raise UserError(
+                    f"config key {where}.{key} is not read by the multi-scale grid evaluation: "
+                    f"remove it (known keys: {', '.join(known)})"
+                )
+        settings = {key: cfg[key] for key in known if key in cfg}
+        if "scales" in settings:
+            scales = settings["scales"]
+            if (
+                not isinstance(scales, Sequence)
+                or isinstance(scales, str)
+                or len(scales) == 0
+                or not all(_is_number(scale) and 0 < scale < math.inf for scale in scales)
+            ):
+                raise UserError(
+                    f"config key {where}.scales must be a non-empty list of positive numbers such "
+                    f"as (0.75, 1.0, 1.25), not {scales!r}"
+                )
+            settings["scales"] = tuple(float(scale) for scale in scales)
+        if not isinstance(settings.get("flip", True), bool):
+            raise UserError(
+                f"config key {where}.flip must be True or False, not {settings['flip']!r}"
+            )
+        # A crop of one pixel would have windows no pixel apart.
+        for key, least in (("base_size", 1), ("crop_size", 2), ("window_batch_size", 1)):
+            if key in settings:
+                value = settings[key]
+                if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                    raise UserError(
+                        f"config key {where}.{key} must be one whole number of at least {least}, "
+                        f"not {value!r}"
+                    )
+                settings[key] = int(value)
+        return cls(**settings)
+
+    @property
+    def stride(self) -> int:
+        """Pixels between the starts of neighbouring windows."""
+        return 2 * self.crop_size // 3
+
+    def scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
+        """Height and width, in pixels, at which an image is scored at ``scale``.
+
+        The short edge is at least 1: a strip hundreds of times longer than wide would round to
+        no pixel at all, where the published code fails.
+        """
+        long_edge = math.ceil(self.base_size * scale)
+        if height > width:
+            return long_edge, max(int(1.0 * width * long_edge / height + 0.5), 1)
+        return max(int(1.0 * height * long_edge / width + 0.5), 1), long_edge
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+@torch.no_grad()
+def add_multi_scale_scores(
+    scores: Tensor,
+    image: Tensor,
+    logits_function: LogitsFunction,
+    settings: MultiScaleGrid,
+    black: Tensor,
+) -> None:
+    """Adds the multi-scale scores of one image to ``scores``, in place and without gradients.
+
+    For every scale the image is resized (bilinear, align_corners=True) so that its long edge is
+    ``ceil(base_size * scale)``, cut into windows that are padded right and bottom with black, and
+    scored as in :func:`window_scores`. Overlapping windows are averaged, and the scale's scores
+    are resized to the image and added. The label of a pixel is its arg max over the classes.
+
+    Source: multi-scale evaluation of PyTorch-Encoding (the ResNeSt authors' segmentation code).
+
+    Args:
+        scores: (C, H, W), float32 or float64.
+        image: (3, H, W), normalised, at its own size.
+        logits_function: the network; its logits have its input's height and width.
+        settings: scales, sizes and the number of windows in a batch.
+        black: (3, 1, 1), the normalised value of a black pixel.
+    """
+    height, width = image.shape[1:]
+    for scale in settings.scales:
+        scaled_size = settings.scaled_size(height, width, scale)
+        scaled = F.interpolate(image[None], scaled_size, mode="bilinear", align_corners=True)[0]
+        rows = _scored_rows(scaled, logits_function, settings, black, scores)
+        _add_resized_rows(scores, rows, scaled_size[0])
+    # amax keeps NaN and allocates nothing, unlike isfinite over the whole map.
+    if not bool(torch.isfinite(scores.amax())):
+        print_log(
+            "multi-scale evaluation: the scores of an image overflowed (the evaluation takes the "
+            "exponential of summed logits, so logits near 44 or more do that): its labels are not "
+            "to be trusted. Has the training diverged?",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+
+def window_scores(logits_function: LogitsFunction, windows: Tensor, flip: bool) -> Tensor:
+    """Exponential of the logits of ``windows`` plus, if ``flip``, those of their mirror images.
+
+    The logits are summed first and exponentiated then, as published; half precision logits are
+    summed in float32, because their exponential leaves the range of float16 at 11.
+
+    Args:
+        logits_function: the network.
+        windows: (B, 3, crop, crop), normalised.
+        flip: whether the mirror images are scored too.
+
+    Returns:
+        (B, C, crop, crop), float32 (float64 for float64 logits).
+    """
+    logits = _at_least_float32(logits_function(windows))
+    if flip:
+        mirrored = logits_function(windows.flip(3))
+        # One window at a time: flip copies.
+        for sums, mirrored_logits in zip(logits, mirrored, strict=True):
+            sums += mirrored_logits.flip(2)
+    return logits.exp_()
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _window_starts(length: int, settings: MultiScaleGrid) -> list[int]:
+    """Where windows start along an edge: ceil((length - crop) / stride) + 1 of them, at least 1."""
+    beyond_first = max(length - settings.crop_size, 0)
+    return list(range(0, beyond_first + settings.stride, settings.stride))
+
+
+def _window_hits(length: int, starts: list[int], crop: int, like: Tensor) -> Tensor:
+    """How many windows cover each pixel along an edge, (length,)."""
+    hits = like.new_zeros(length)
+    for start in starts:
+        hits[start : start + crop] += 1
+    return hits
+
+
+def _scored_rows(
+    scaled: Tensor,
+    logits_function: LogitsFunction,
+    settings: MultiScaleGrid,
+    black: Tensor,
+    like: Tensor,
+) -> Iterator[Tensor]:
+    """Scores of one scaled image (3, h, w), in pieces (C, rows, w) from top to bottom.
+
+    A piece is valid until the next one is asked for. Padding an edge below the crop size and then
+    cutting windows from it, as published, is the same as cutting first and padding the windows:
+    beyond the scaled image there is black either way, and it is cropped away from the result.
+    """
+    crop, stride = settings.crop_size, settings.stride
+    height, width = scaled.shape[1:]
+    tops, lefts = _window_starts(height, settings), _window_starts(width, settings)
+    hits_down = _window_hits(height, tops, crop, like)
+    hits_across = _window_hits(width, lefts, crop, like)
+    # The pieces are resized across next: count the wider of the two.
+    row_bytes = like.shape[0] * max(width, like.shape[2]) * like.element_size()
+    piece_rows = max(_RESIZE_BYTES // row_bytes, 1)
+
+    # Sums of the rows [band_top, band_top + crop) that lie in the image.
+    band = like.new_zeros(like.shape[0], min(crop, height), width)
+    band_top = 0
+
+    def average(rows: int) -> Iterator[Tensor]:
+        for first in range(0, rows, piece_rows):
+            last = min(first + piece_rows, rows)
+            hits = hits_down[band_top + first : band_top + last, None] * hits_across
+            yield band[:, first:last] / hits
+
+    places = [(top, left) for top in tops for left in lefts]
+    for first in range(0, len(places), settings.window_batch_size):
+        batch = places[first : first + settings.window_batch_size]
+        windows = black.repeat(len(batch), 1, crop, crop)
+        for window, (top, left) in zip(windows, batch, strict=True):
+            piece = scaled[:, top : top + crop, left : left + crop]
+            window[:, : piece.shape[1], : piece.shape[2]] = piece
+        batch_scores = window_scores(logits_function, windows, settings.flip)
+        for window_score, (top, left) in zip(batch_scores, batch, strict=True):
+            if top > band_top:
+                yield from average(stride)
+                # The rows kept do not overlap their new place: a stride is half a crop or more.
+                kept = band.shape[1] - stride
+                band[:, :kept] = band[:, stride:]
+                band[:, kept:] = 0
+                band_top = top
+            target = band[:, : height - top, left : left + crop]
+            target += window_score[:, : target.shape[1], : target.shape[2]]
+        # Names, and views by their names, would keep this batch while the next is scored.
+        del batch_scores, window_score
+    yield from average(height - band_top)
+
+
+def _add_resized_rows(scores: Tensor, pieces: Iterator[Tensor], height: int) -> None:
+    """Adds a map, resized bilinearly with align_corners=True, to ``scores`` (C, H, W).
+
+    Rows of the result are made as soon as the two rows that they lie between are there. Indices
+    and weights are computed in the precision of the scores, as torch's interpolate does, so that
+    they are the same numbers.
+
+    Args:
+        scores: (C, H, W), float32 or float64.
+        pieces: the map's rows from top to bottom, as pieces (C, rows, w).
+        height: number of rows of the map.
+    """
+    classes, out_height, out_width = scores.shape
+    dtype, device = scores.dtype, scores.device
+    step = torch.tensor(height - 1.0, dtype=dtype) / max(out_height - 1, 1)
+    if out_height == 1:
+        step.zero_()
+    source = step * torch.arange(out_height, dtype=dtype)
+    above = source.long().clamp_(max=height - 1)
+    below = (above + 1).clamp_(max=height - 1)
+    weight = (source - above).clamp_(0, 1).to(device)[:, None]
+    out_rows = max(_RESIZE_BYTES // (classes * out_width * scores.element_size()), 1)
+
+    last_row = None  # the row before the piece, resized across
+    start = 0  # row of the map at which the piece starts
+    done = 0  # rows of the result that are finished
+    for piece in pieces:
+        end = start + piece.shape[1]
+        ready = int(torch.searchsorted(below, end))
+        wide = F.interpolate(
+            piece[None], (piece.shape[1], out_width), mode="bilinear", align_corners=True
+        )[0]
+        if last_row is not None:
+            wide = torch.cat([last_row, wide], dim=1)
+            start -= 1
+        for first in range(done, ready, out_rows):
+            last = min(first + out_rows, ready)
+            upper = wide.index_select(1, (above[first:last] - start).to(device))
+            lower = wide.index_select(1, (below[first:last] - start).to(device))
+            weights = weight[first:last]
+            scores[:, first:last] += upper.mul_(1 - weights).add_(lower.mul_(weights))
+        done = ready
+        last_row = wide[:, -1:].clone()
+        start = end
+
+
+@MODELS.register_module()
+class MultiScaleGridTTA(BaseTTAModel):
+    """Test-time augmentation that is the published multi-scale evaluation.
+
+    ``tta_model = dict(type='MultiScaleGridTTA', scales=(0.5, ...), ...)`` in a config makes it
+    what MMSegmentation's tools run with ``--tta``. Scales, mirroring and windows are made inside
+    the segmentor, from one image at its own size: ``tta_pipeline`` loads, and packs, nothing more.
+
+    Args:
+        module: the segmentor (``EncoderDecoder`` of this package), built or as a config. Its
+            ``test_cfg`` is replaced.
+        data_preprocessor: replaces the one of ``module`` when that is a config.
+        **settings: attributes of :class:`MultiScaleGrid`.
+
+    Raises:
+        UserError: a setting is wrong, or the segmentor has no such evaluation.
+    """
+
+    def __init__(
+        self,
+        module: dict | nn.Module,
+        data_preprocessor: dict | nn.Module | None = None,
+        **settings: Any,
+    ) -> None:
+        # Before the network is built: that takes seconds.
+        MultiScaleGrid.from_config(settings, "tta_model")
+        super().__init__(module, data_preprocessor)
+        segmentor = self.module.module if is_model_wrapper(self.module) else self.module
+        if not hasattr(segmentor, "multi_scale_grid_inference"):
+            raise UserError(
+                f"config key tta_model: MultiScaleGridTTA cannot evaluate a "
+                f"{type(segmentor).__name__}: set model.type to 'mmseg_resnest.EncoderDecoder'"
+            )
+        segmentor.test_cfg = dict(mode="multi_scale_grid", **settings)
+
+    def test_step(self, data: dict | tuple | list) -> list[BaseDataElement]:
+        """Predictions of a batch.
+
+        Args:
+            data: ``inputs``, a list of images (3, H, W) as loaded, and ``data_samples``.
+
+        Returns:
+            One SegDataSample an image, with ``pred_sem_seg`` and the summed scores as
+            ``seg_logits``.
+
+        Raises:
+            UserError: the batch holds several versions of an image.
+        """
+        inputs = data["inputs"] if isinstance(data, dict) else data[0]
+        if not isinstance(inputs, Tensor) and any(not isinstance(item, Tensor) for item in inputs):
+            raise UserError(
+                "config key tta_pipeline: MultiScaleGridTTA makes its own scales and mirror "
+                "images; take TestTimeAug out, so that the pipeline is LoadImageFromFile, "
+                "LoadAnnotations, PackSegInputs"
+            )
+        return self.module.test_step(data)
+
+    def merge_preds(self, data_samples_list: list[list[BaseDataElement]]) -> list[BaseDataElement]:
+        """The predictions as they are: they are merged, as scores, before they get here.
+
+        Raises:
+            UserError: an image has more than one prediction.
+        """
+        if any(len(data_samples) != 1 for data_samples in data_samples_list):
+            raise UserError("MultiScaleGridTTA makes one prediction an image: nothing to merge")
+        return [data_samples[0] for data_samples in data_samples_list]

@@ -1,0 +1,610 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The published multi-scale evaluation against a plain reference and the published outputs."""
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.hooks.test_time_aug_hook import build_runner_with_tta
+from mmengine.model import BaseModule
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmseg.evaluation import IoUMetric
+from mmseg.structures import SegDataSample
+from torch import nn
+
+import mmseg_resnest
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.models.multi_scale import (
+    MultiScaleGrid,
+    MultiScaleGridTTA,
+    add_multi_scale_scores,
+    window_scores,
+)
+from mmseg_resnest.registry import MODELS
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+BLACK = -torch.tensor(MEAN, dtype=torch.float64) / torch.tensor(STD, dtype=torch.float64)
+
+
+class TinyNet(nn.Module):
+    """A random net of output stride 8 with logits at its input's size; not mirror symmetric."""
+
+    def __init__(self, classes=3, seed=0, dtype=torch.float64):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        shapes = [(4, 3, 3, 3), (4, 4, 3, 3), (classes, 4, 3, 3)]
+        self.weights = [
+            (torch.randn(shape, generator=generator, dtype=torch.float64) / 3).to(dtype)
+            for shape in shapes
+        ]
+        self.batches = []
+
+    def forward(self, images):
+        self.batches.append(len(images))
+        features = images
+        for weight in self.weights:
+            features = torch.tanh(F.conv2d(features, weight, stride=2, padding=1))
+        return F.interpolate(features, images.shape[2:], mode="bilinear", align_corners=True)
+
+
+# The reference: the text of the protocol, line by line, with whole maps.
+
+
+def black_canvas(image, height, width):
+    canvas = BLACK.to(image)[None, :, None, None].repeat(1, 1, height, width)
+    canvas[:, :, : image.shape[2], : image.shape[3]] = image
+    return canvas
+
+
+def reference_run(net, image, flip):
+    logits = net(image)
+    if flip:
+        logits = logits + torch.flip(net(torch.flip(image, [3])), [3])
+    return torch.exp(logits)
+
+
+def reference_scores(net, image, scales, flip, base_size, crop_size):
+    """Summed scores (1, C, H, W) of one normalised image (1, 3, H, W)."""
+    h, w = image.shape[2:]
+    stride = int(crop_size * (2.0 / 3.0))
+    total = 0
+    for scale in scales:
+        long_size = math.ceil(base_size * scale)
+        if h > w:
+            height, width = long_size, int(1.0 * w * long_size / h + 0.5)
+            short_size = width
+        else:
+            height, width = int(1.0 * h * long_size / w + 0.5), long_size
+            short_size = height
+        resized = F.interpolate(image, (height, width), mode="bilinear", align_corners=True)
+        if long_size <= crop_size:
+            canvas = black_canvas(resized, crop_size, crop_size)
+            result = reference_run(net, canvas, flip)[:, :, :height, :width]
+        else:
+            if short_size < crop_size:
+                canvas = black_canvas(resized, max(height, crop_size), max(width, crop_size))
+            else:
+                canvas = resized
+            canvas_h, canvas_w = canvas.shape[2:]
+            h_grids = math.ceil((canvas_h - crop_size) / stride) + 1
+            w_grids = math.ceil((canvas_w - crop_size) / stride) + 1
+            sums, hits = 0, torch.zeros(1, 1, canvas_h, canvas_w, dtype=image.dtype)
+            for i in range(h_grids):
+                for j in range(w_grids):
+                    top, left = i * stride, j * stride
+                    bottom, right = min(top + crop_size, canvas_h), min(left + crop_size, canvas_w)
+                    window = black_canvas(
+                        canvas[:, :, top:bottom, left:right], crop_size, crop_size
+                    )
+                    score = reference_run(net, window, flip)
+                    score = score[:, :, : bottom - top, : right - left]
+                    sums = sums + F.pad(score, (left, canvas_w - right, top, canvas_h - bottom))
+                    hits[:, :, top:bottom, left:right] += 1
+            assert hits.min() >= 1
+            result = (sums / hits)[:, :, :height, :width]
+        total = total + F.interpolate(result, (h, w), mode="bilinear", align_corners=True)
+    return total
+
+
+def our_scores(net, image, classes=3, **kwargs):
+    scores = torch.zeros(classes, *image.shape[2:], dtype=image.dtype)
+    black = BLACK.to(image)[:, None, None]
+    add_multi_scale_scores(scores, image[0], net, MultiScaleGrid(**kwargs), black)
+    return scores[None]
+
+
+def relative_error(ours, expected):
+    assert ours.shape == expected.shape
+    return float((ours - expected).abs().max() / expected.abs().max())
+
+
+def seeded_image(height, width, dtype=torch.float64, count=1):
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randn(count, 3, height, width, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@st.composite
+def base_and_crop(draw):
+    """Sizes that make a handful of windows an edge, not thousands."""
+    crop_size = draw(st.integers(2, 30))
+    return draw(st.integers(max(crop_size // 2, 2), 3 * crop_size // 2)), crop_size
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(3, 48), st.integers(3, 48)),
+    scales=st.lists(st.floats(0.3, 2.5), min_size=1, max_size=3),
+    base_and_crop=base_and_crop(),
+    flip=st.booleans(),
+    window_batch_size=st.integers(1, 7),
+)
+# long edge equal to the crop, then one pixel longer
+@example((20, 30), [1.0], (24, 24), True, 1)
+@example((20, 30), [1.0], (25, 24), True, 1)
+# short edge below the crop: portrait, landscape
+@example((40, 11), [1.0, 1.5], (40, 24), True, 2)
+@example((11, 40), [1.0, 1.5], (40, 24), True, 2)
+# a last window of which one new row is in the image: crop 24, stride 16, 24 + 16 + 1 rows
+@example((41, 41), [1.0], (41, 24), True, 3)
+# windows that reach the border exactly: 24 + 16
+@example((40, 40), [1.0], (40, 24), True, 3)
+# an image that is reduced, and one whose size stays
+@example((48, 47), [0.5], (24, 12), False, 4)
+@example((33, 33), [1.0], (33, 12), True, 100)
+def test_equals_the_plain_reference(size, scales, base_and_crop, flip, window_batch_size):
+    base_size, crop_size = base_and_crop
+    image = seeded_image(*size)
+    # strips that the published code cannot score are tested below
+    if int(min(size) * math.ceil(base_size * min(scales)) / max(size) + 0.5) == 0:
+        return
+    net = TinyNet()
+    expected = reference_scores(net, image, scales, flip, base_size, crop_size)
+    ours = our_scores(
+        net,
+        image,
+        scales=tuple(scales),
+        flip=flip,
+        base_size=base_size,
+        crop_size=crop_size,
+        window_batch_size=window_batch_size,
+    )
+    assert relative_error(ours, expected) < 1e-12
+
+
+@pytest.mark.parametrize("size", [(97, 151), (210, 83)])
+def test_equals_the_plain_reference_in_float32(size, monkeypatch):
+    # Bands of several pieces and pieces of several result bands: 3 classes in 16 MiB have one.
+    monkeypatch.setattr("mmseg_resnest.models.multi_scale._RESIZE_BYTES", 20_000)
+    image = seeded_image(*size, dtype=torch.float32)
+    net = TinyNet(dtype=torch.float32)
+    kwargs = {"scales": (0.5, 1.0, 1.7, 2.3), "flip": True, "base_size": 130, "crop_size": 60}
+    expected = reference_scores(net, image, **kwargs)
+    assert relative_error(our_scores(net, image, **kwargs), expected) < 1e-6
+
+
+def test_a_strip_too_thin_for_the_scale_is_scored_one_pixel_wide():
+    image = seeded_image(1, 900)
+    ours = our_scores(TinyNet(), image, scales=(0.5,), base_size=100, crop_size=24)
+    assert ours.shape == (1, 3, 1, 900)
+    assert torch.isfinite(ours).all()
+    assert (ours > 0).all()
+
+
+def test_windows_of_one_scale_run_as_batches():
+    image = seeded_image(40, 40)
+    kwargs = {"scales": (1.0, 0.5), "base_size": 40, "crop_size": 16, "flip": False}
+    # 40 pixels in windows of 16 every 10: 4 by 4 windows; 20 pixels: 2 by 2.
+    for size, expected in [(1, [1] * 20), (6, [6, 6, 4, 4]), (100, [16, 4])]:
+        net = TinyNet()
+        our_scores(net, image, window_batch_size=size, **kwargs)
+        assert net.batches == expected
+
+
+def test_the_sum_of_the_logits_is_exponentiated():
+    windows = seeded_image(6, 5)
+    logits = torch.tensor([0.5, -2.0], dtype=torch.float64)[:, None, None] * torch.arange(5)
+
+    def net(images):
+        return (logits * torch.ones(6, 1)).repeat(len(images), 1, 1, 1)
+
+    ours = window_scores(net, windows, flip=True)
+    # Column x and its mirror image 4 - x: the logits add up to 4 times the class's slope.
+    assert torch.allclose(ours[0, :, 0, 0], torch.tensor([2.0, -8.0]).double().exp())
+    assert torch.allclose(ours, ours[:, :, :1, :1].expand_as(ours))
+
+
+def test_half_precision_logits_do_not_overflow():
+    def net(images):
+        return torch.full((1, 2, *images.shape[2:]), 9.0, dtype=torch.float16)
+
+    scores = window_scores(net, seeded_image(4, 4), flip=True)
+    assert scores.dtype == torch.float32
+    assert torch.allclose(scores, torch.tensor(18.0).exp())
+
+
+def test_overflow_is_reported(monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        "mmseg_resnest.models.multi_scale.print_log", lambda message, **_: messages.append(message)
+    )
+    image = seeded_image(9, 9, dtype=torch.float32)
+    for logit, count in [(40.0, 0), (60.0, 1)]:
+
+        def net(images, logit=logit):
+            return torch.full((len(images), 3, *images.shape[2:]), logit)
+
+        our_scores(net, image, scales=(1.0,), base_size=9, crop_size=9)
+        assert len(messages) == count
+    assert "overflowed" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("scales", ()),
+        ("scales", 1.0),
+        ("scales", (1.0, 0.0)),
+        ("scales", (1.0, -0.5)),
+        ("scales", (float("nan"),)),
+        ("scales", (float("inf"),)),
+        ("scales", "0.5"),
+        ("scales", ("0.5",)),
+        ("scales", (True,)),
+        ("flip", 1),
+        ("flip", None),
+        ("base_size", 0),
+        ("base_size", 520.0),
+        ("base_size", None),
+        ("crop_size", 0),
+        ("crop_size", -480),
+        ("crop_size", 1),
+        ("crop_size", (480, 480)),
+        ("window_batch_size", 0),
+        ("window_batch_size", True),
+        ("crop", 480),
+        ("stride", 320),
+    ],
+)
+def test_bad_settings_name_their_key(key, value):
+    with pytest.raises(UserError, match=rf"model\.test_cfg\.{key}\b"):
+        MultiScaleGrid.from_config({"mode": "multi_scale_grid", key: value}, "model.test_cfg")
+
+
+def test_published_defaults():
+    options = MultiScaleGrid.from_config({}, "model.test_cfg")
+    assert options.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    assert (options.base_size, options.crop_size, options.stride) == (520, 480, 320)
+    assert options.flip is True
+    assert options.scaled_size(375, 500, 0.5) == (195, 260)
+    assert options.scaled_size(500, 333, 1.25) == (650, 433)
+
+
+PEAK_SCRIPT = """
+import resource, torch
+from mmseg_resnest.models.multi_scale import MultiScaleGrid, add_multi_scale_scores
+
+torch.set_num_threads(1)
+CLASSES, SIZE = 40, 512
+image = torch.randn(3, SIZE, SIZE)
+weight = torch.randn(CLASSES, 3, 8, 8) / 14
+
+def net(windows):
+    logits = torch.nn.functional.conv2d(windows, weight, stride=8)
+    return torch.nn.functional.interpolate(
+        logits, windows.shape[2:], mode="bilinear", align_corners=True)
+
+def peak(scales):
+    scores = torch.zeros(CLASSES, SIZE, SIZE)
+    settings = MultiScaleGrid(scales=scales, base_size=320, crop_size=120)
+    add_multi_scale_scores(scores, image, net, settings, torch.zeros(3, 1, 1))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+net(image[None, :, :120, :120])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(CLASSES * SIZE * SIZE * 4, before, peak((1.75,)), peak((0.5, 0.75, 1.0, 1.25, 1.5, 1.75)))
+"""
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_scales():
+    """High-water marks of one process: with the largest scale alone, then with six."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PEAK_SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(mmseg_resnest.__file__).parents[1],
+        # glibc else keeps freed blocks of some MiB to itself: noise in the process's size
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one_map, before, one_scale, six_scales = map(int, done.stdout.split()[-4:])
+    # A map is 40 MiB. Five more of them, or of their scaled maps, would be seen.
+    assert six_scales - one_scale < one_map / 3
+    # The image's scores, a band of 120 of 560 rows, one window, some rows being resized. With a
+    # whole map of the scale, its average and its resized copy it would be 4.4 maps.
+    assert one_scale - before < 3 * one_map
+
+
+# The model of a config, the tools' way of running it, and the published code's output
+
+
+class TinyBackbone(BaseModule):
+    """Two stride-2 convs and a pool: features (N, 8, H/8, W/8)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, images):
+        features = torch.relu(self.conv2(torch.relu(self.conv1(images))))
+        return (F.avg_pool2d(features, 2, ceil_mode=True),)
+
+
+SETTINGS = {
+    "scales": (0.5, 1.0, 1.5),
+    "flip": True,
+    "base_size": 40,
+    "crop_size": 24,
+    "window_batch_size": 3,
+}
+
+
+def model_config(**kwargs):
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": MEAN,
+            "std": STD,
+            "bgr_to_rgb": True,
+        },
+        "backbone": {"type": TinyBackbone},
+        "decode_head": {
+            "type": "FCNHead",
+            "in_channels": 8,
+            "in_index": 0,
+            "channels": 8,
+            "num_convs": 1,
+            "concat_input": False,
+            "num_classes": 4,
+            "norm_cfg": {"type": "BN"},
+            "align_corners": True,
+        },
+        "test_cfg": {"mode": "multi_scale_grid", **SETTINGS},
+        **kwargs,
+    }
+
+
+def built(config):
+    init_default_scope("mmseg_resnest")
+    torch.manual_seed(0)
+    return MODELS.build(config).eval()
+
+
+def photo(height=37, width=53, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def batch_of(image):
+    sample = SegDataSample(metainfo={"ori_shape": image.shape[:2], "img_shape": image.shape[:2]})
+    return {"inputs": [torch.from_numpy(image).permute(2, 0, 1)], "data_samples": [sample]}
+
+
+def normalised(image):
+    rgb = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float()
+    return (rgb - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+
+
+def expected_of(model, inputs):
+    def net(images):
+        logits = model.decode_head(model.extract_feat(images))
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=True)
+
+    reference = {key: SETTINGS[key] for key in ("scales", "flip", "base_size", "crop_size")}
+    with torch.no_grad():
+        return reference_scores(net, inputs, **reference)
+
+
+def test_tta_model_gives_the_published_scores_and_labels():
+    module = model_config(test_cfg={"mode": "whole"})
+    tta = built({"type": "MultiScaleGridTTA", "module": module, **SETTINGS})
+    assert isinstance(tta, MultiScaleGridTTA)
+    image = photo()
+    (result,) = tta.test_step(batch_of(image))
+    expected = expected_of(tta.module, normalised(image))
+    assert relative_error(result.seg_logits.data[None], expected) < 1e-5
+    assert torch.equal(result.pred_sem_seg.data, expected.argmax(1))
+
+
+def test_tta_model_refuses_what_it_cannot_run():
+    with pytest.raises(UserError, match=r"tta_model\.crop_size"):
+        built({"type": "MultiScaleGridTTA", "module": model_config(), "crop_size": 0})
+    with pytest.raises(UserError, match=r"tta_model\.scale\b"):
+        built({"type": "MultiScaleGridTTA", "module": model_config(), "scale": 1})
+    stock = model_config(type="mmseg.EncoderDecoder", test_cfg={"mode": "whole"})
+    with pytest.raises(UserError, match=r"mmseg_resnest\.EncoderDecoder"):
+        built({"type": "MultiScaleGridTTA", "module": stock})
+    tta = built({"type": "MultiScaleGridTTA", "module": model_config(), **SETTINGS})
+    batch = batch_of(photo())
+    with pytest.raises(UserError, match="tta_pipeline"):
+        tta.test_step({key: [value, value] for key, value in batch.items()})
+    sample = SegDataSample()
+    assert tta.merge_preds([[sample]]) == [sample]
+    with pytest.raises(UserError, match="one prediction"):
+        tta.merge_preds([[sample, sample]])
+
+
+class KeepOutputs(Hook):
+    """Collects what the test loop's model returns."""
+
+    def __init__(self):
+        self.outputs = []
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.outputs.extend(outputs)
+
+
+@pytest.mark.parametrize("wrapped", ["by the tool", "by the hook"])
+def test_tools_test_with_tta(tmp_path, wrapped):
+    """What tools/test.py --tta does: weights saved by a bare model reach the wrapped one."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    shapes = {"a": (37, 53), "b": (60, 31)}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        cv2.imwrite(str(images / f"{name}.png"), photo(*shape, seed=seed))
+        label = np.random.default_rng(seed).integers(0, 4, shape, dtype=np.uint8)
+        cv2.imwrite(str(labels / f"{name}.png"), label)
+    trained = built(model_config(test_cfg={"mode": "whole"}))
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    checkpoint = tmp_path / "trained.pth"
+    torch.save({"state_dict": trained.state_dict(), "meta": {}}, checkpoint)
+
+    cfg = Config(
+        {
+            "default_scope": "mmseg_resnest",
+            "work_dir": str(tmp_path / "work"),
+            "experiment_name": f"tta_{wrapped.replace(' ', '_')}",
+            "load_from": str(checkpoint),
+            "log_level": "ERROR",
+            "model": model_config(test_cfg={"mode": "whole"}, data_preprocessor=None),
+            "data_preprocessor": model_config()["data_preprocessor"],
+            "test_cfg": {"type": "TestLoop"},
+            "test_evaluator": {"type": IoUMetric, "iou_metrics": ["mIoU"]},
+            "test_dataloader": {
+                "batch_size": 1,
+                "num_workers": 0,
+                "sampler": {"type": "DefaultSampler", "shuffle": False},
+                "dataset": {
+                    "type": "BaseSegDataset",
+                    "data_root": str(tmp_path),
+                    "img_suffix": ".png",
+                    "data_prefix": {"img_path": "images", "seg_map_path": "labels"},
+                    "metainfo": {"classes": list("wxyz"), "palette": [[i, i, i] for i in range(4)]},
+                    "pipeline": [],
+                },
+            },
+            "tta_model": {"type": "MultiScaleGridTTA", **SETTINGS},
+            "tta_pipeline": [
+                {"type": "LoadImageFromFile"},
+                {"type": "LoadAnnotations"},
+                {"type": "PackSegInputs"},
+            ],
+        }
+    )
+    del cfg.model["data_preprocessor"]
+    if wrapped == "by the tool":
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.tta_model.module = cfg.model
+        cfg.model = cfg.tta_model
+        runner = Runner.from_cfg(cfg)
+    else:
+        runner = build_runner_with_tta(cfg)
+    hook = KeepOutputs()
+    runner.register_hook(hook)
+    metrics = runner.test()
+    assert "mIoU" in metrics
+    assert len(hook.outputs) == 2
+    for seed, (result, shape) in enumerate(zip(hook.outputs, shapes.values(), strict=True)):
+        expected = expected_of(trained, normalised(photo(*shape, seed=seed)))
+        assert relative_error(result.seg_logits.data[None], expected) < 1e-5
+        assert torch.equal(result.pred_sem_seg.data, expected.argmax(1))
+        assert "gt_sem_seg" in result
+
+
+def golden_folder():
+    data = os.environ.get("MMSEG_RESNEST_DATA")
+    folder = Path(data).parent / "golden" if data else None
+    if folder is None or not folder.is_dir():
+        pytest.skip("the published code's outputs (MMSEG_RESNEST_DATA/../golden) are not here")
+    return folder
+
+
+GOLDEN_HEADS = {
+    "fcn": {
+        "type": "PublishedFCNHead",
+        "channels": 512,
+        "num_convs": 1,
+        "concat_input": False,
+        "dropout_ratio": 0.1,
+    },
+    "deeplab": {"type": "DeepLabV3Head", "channels": 256},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "window_batch_size"),
+    [("multiscale_fcn_resnest50_voc", 4), ("multiscale_deeplab_resnest50_citys", 1)],
+)
+def test_golden_multi_scale(name, window_batch_size):
+    """Equal to the published code: 1e-5 of the largest score, every label the same."""
+    folder = golden_folder()
+    from mmseg_resnest.weights import convert_state_dict
+
+    spec = importlib.util.spec_from_file_location("seeded_weights", folder / "seeded_weights.py")
+    seeded_weights = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(seeded_weights)
+    weights, image, outputs = seeded_weights.load_case(name)
+    case = Config.fromfile(folder / "manifest.json")[name]
+    head = {
+        **GOLDEN_HEADS[case.head],
+        "in_channels": 2048,
+        "in_index": 3,
+        "num_classes": case.num_classes,
+        "norm_cfg": {"type": "SyncBN"},
+        "align_corners": True,
+    }
+    auxiliary = {
+        **GOLDEN_HEADS["fcn"],
+        "channels": 256,
+        "in_channels": 1024,
+        "in_index": 2,
+        "num_classes": case.num_classes,
+        "norm_cfg": {"type": "SyncBN"},
+        "align_corners": True,
+    }
+    model = built(
+        model_config(
+            backbone={"type": "ResNeSt", "arch": case.arch, "output_stride": 8},
+            decode_head=head,
+            auxiliary_head=auxiliary,
+            test_cfg={
+                "mode": "multi_scale_grid",
+                "scales": case.scales,
+                "flip": case.flip,
+                "base_size": case.base_size,
+                "crop_size": case.crop_size,
+                "window_batch_size": window_batch_size,
+            },
+        )
+    )
+    weights = {key: torch.from_numpy(np.asarray(value)) for key, value in weights.items()}
+    missing, unexpected = model.load_state_dict(convert_state_dict(weights), strict=False)
+    assert not unexpected
+    assert not [key for key in missing if not key.startswith("auxiliary_head.")]
+    size = image.shape[2:]
+    (scores,) = model.inference(torch.from_numpy(image), [{"ori_shape": size, "img_shape": size}])
+    step = max(case.num_classes // 16, 1)
+    expected = torch.from_numpy(outputs["scores"])
+    ours = scores[None, ::step, ::3, ::3][:, : expected.shape[1]]
+    assert relative_error(ours, expected) <= 1e-5
+    labels = scores.argmax(0).numpy()
+    assert np.array_equal(labels, outputs["labels"].reshape(labels.shape))

@@ -1,0 +1,343 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The segmentor's test modes, what it makes of bad configs, and its data samples."""
+
+import copy
+from collections import OrderedDict
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModule
+from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.models import EncoderDecoder, ResNeSt
+from mmseg_resnest.registry import MODELS
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+MULTI = {
+    "mode": "multi_scale_grid",
+    "scales": (0.5, 1.25),
+    "base_size": 40,
+    "crop_size": 24,
+    "window_batch_size": 4,
+}
+SLIDE = {"mode": "slide", "crop_size": (24, 24), "stride": (16, 16)}
+
+
+class TinyBackbone(BaseModule):
+    """Features (N, 8, H/4, W/4); its train() returns None, like that of the stack's ResNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, images):
+        return (torch.relu(self.conv2(torch.relu(self.conv1(images)))),)
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def built(test_cfg=None, preprocessor=None, head=None, **kwargs):
+    init_default_scope("mmseg_resnest")
+    torch.manual_seed(0)
+    config = {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": MEAN,
+            "std": STD,
+            "bgr_to_rgb": True,
+            **(preprocessor or {}),
+        },
+        "backbone": {"type": TinyBackbone},
+        "decode_head": {
+            "type": "FCNHead",
+            "in_channels": 8,
+            "in_index": 0,
+            "channels": 8,
+            "num_convs": 1,
+            "concat_input": False,
+            "num_classes": 4,
+            "norm_cfg": {"type": "BN"},
+            "align_corners": True,
+            **(head or {}),
+        },
+        "test_cfg": test_cfg,
+        **kwargs,
+    }
+    return MODELS.build(ConfigDict(config)).eval()
+
+
+def seeded_images(count=1, height=37, width=53):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def metas_of(images):
+    size = tuple(images.shape[2:])
+    return [{"ori_shape": size, "img_shape": size, "pad_shape": size} for _ in images]
+
+
+def batch_of(height, width, count=1, ori_shape=None):
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randint(0, 256, (count, 3, height, width), generator=generator)
+    shape = {"ori_shape": ori_shape or (height, width), "img_shape": (height, width)}
+    samples = [SegDataSample(metainfo=dict(shape)) for _ in range(count)]
+    return {"inputs": list(pixels.to(torch.uint8)), "data_samples": samples}
+
+
+def test_train_and_eval_can_be_chained():
+    model = built()
+    assert isinstance(model, EncoderDecoder)
+    assert model.train() is model
+    assert model.training
+    assert model.backbone.training
+    assert model.eval() is model
+    assert not model.training
+    assert not model.backbone.conv1.training
+
+
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, SLIDE])
+@torch.no_grad()
+def test_stock_modes_give_what_the_stock_class_gives(test_cfg):
+    ours = built(test_cfg)
+    stock = built(test_cfg, type="mmseg.EncoderDecoder")
+    assert type(stock) is StockEncoderDecoder
+    stock.load_state_dict(ours.state_dict())
+    images = seeded_images(2)
+    expected = stock.inference(images, metas_of(images))
+    assert torch.equal(ours.inference(images, metas_of(images)), expected)
+
+
+@pytest.mark.parametrize("test_cfg", [None, {}, {"crop_size": 24}])
+@torch.no_grad()
+def test_without_a_mode_the_whole_image_is_scored(test_cfg):
+    model = built(test_cfg)
+    images = seeded_images()
+    expected = model.encode_decode(images, metas_of(images))
+    assert torch.equal(model.inference(images, metas_of(images)), expected)
+    model.test_cfg = test_cfg  # as a tool may set it later
+    assert torch.equal(model.inference(images, metas_of(images)), expected)
+
+
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, SLIDE, MULTI])
+@torch.no_grad()
+def test_metas_are_left_as_they_are(test_cfg):
+    images = seeded_images(2)
+    metas = metas_of(images)
+    before = copy.deepcopy(metas)
+    built(test_cfg).inference(images, metas)
+    assert metas == before
+
+
+def test_a_batch_is_scored_image_by_image():
+    model = built(MULTI)
+    images = seeded_images(3)
+    scores = model.inference(images, metas_of(images))
+    assert scores.shape == (3, 4, 37, 53)
+    assert not scores.requires_grad
+    for image, score in zip(images, scores, strict=True):
+        alone = model.inference(image[None], metas_of(image[None]))
+        assert torch.equal(alone[0], score)
+    assert not torch.equal(scores[0], scores[1])
+
+
+def test_one_window_by_hand():
+    """An image of the size of its only window: no resize, no padding, no overlap."""
+    test_cfg = {"mode": "multi_scale_grid", "scales": [1.0], "base_size": 24, "crop_size": 24}
+    model = built(test_cfg)
+    images = seeded_images(1, 24, 24)
+    with torch.no_grad():
+        logits = model.encode_decode(images, metas_of(images))
+        mirrored = model.encode_decode(images.flip(3), metas_of(images)).flip(3)
+    scores = model.inference(images, metas_of(images))
+    assert torch.allclose(scores, (logits + mirrored).exp(), rtol=1e-6)
+    model.test_cfg = {**test_cfg, "flip": False}
+    assert torch.allclose(model.inference(images, metas_of(images)), logits.exp(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "expected"),
+    [
+        ({}, [-m / s for m, s in zip(MEAN, STD, strict=True)]),
+        ({"mean": [100.0], "std": [50.0]}, [-2.0, -2.0, -2.0]),
+        ({"mean": None, "std": None}, [0.0, 0.0, 0.0]),
+    ],
+)
+def test_padding_is_the_normalised_value_of_black(preprocessor, expected):
+    """The network sees a window whose padding is what a black pixel becomes."""
+    model = built({**MULTI, "scales": (1.0,), "base_size": 10}, preprocessor)
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    images = seeded_images(1, 10, 7)
+    model.inference(images, metas_of(images))
+    window, mirrored = seen
+    assert window.shape == (1, 3, 24, 24)
+    assert torch.equal(window[:, :, :10, :7], images)
+    black = torch.tensor(expected)
+    assert torch.allclose(window[0, :, 10:, :], black[:, None, None].expand(-1, 14, 24))
+    assert torch.allclose(window[0, :, :, 7:], black[:, None, None].expand(-1, 24, 17))
+    assert torch.equal(mirrored, window.flip(3))
+    # The data preprocessor itself, given a black image
+    batch = {"inputs": [torch.zeros(3, 4, 4, dtype=torch.uint8)]}
+    assert torch.allclose(model.data_preprocessor(batch)["inputs"][0, :, 0, 0], black)
+
+
+def test_autocast_sums_in_float32():
+    model = built(MULTI)
+    images = seeded_images()
+    exact = model.inference(images, metas_of(images))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = model.inference(images, metas_of(images))
+    assert scores.dtype == torch.float32
+    assert torch.allclose(scores, exact, rtol=0.1)
+    assert not torch.equal(scores, exact)
+
+
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, SLIDE, MULTI])
+@torch.no_grad()
+def test_labels_have_the_original_size(test_cfg):
+    model = built(test_cfg)
+    for ori_shape in [(37, 53), (74, 100)]:
+        batch = batch_of(37, 53, count=2, ori_shape=ori_shape)
+        results = model.test_step(batch)
+        assert len(results) == 2
+        for result in results:
+            labels, scores = result.pred_sem_seg.data, result.seg_logits.data
+            assert labels.shape == (1, *ori_shape)
+            assert labels.dtype == torch.int64
+            assert scores.shape == (4, *ori_shape)
+            assert torch.equal(labels[0], scores.argmax(0))
+
+
+@torch.no_grad()
+def test_scores_of_the_original_size_are_not_copied():
+    model = built(MULTI)
+    scores = torch.rand(2, 4, 37, 53)
+    samples = batch_of(37, 53, count=2)["data_samples"]
+    stock_samples = StockEncoderDecoder.postprocess_result(model, scores, copy.deepcopy(samples))
+    results = model.postprocess_result(scores, samples)
+    for score, result, stock in zip(scores, results, stock_samples, strict=True):
+        assert result.seg_logits.data.data_ptr() == score.data_ptr()
+        assert torch.equal(result.seg_logits.data, stock.seg_logits.data)
+        assert torch.equal(result.pred_sem_seg.data, stock.pred_sem_seg.data)
+        assert result.pred_sem_seg.data.dtype == stock.pred_sem_seg.data.dtype
+
+
+@torch.no_grad()
+def test_mirrored_and_padded_scores_are_put_right():
+    model = built(MULTI)
+    scores = torch.rand(1, 4, 20, 30)
+    sample = SegDataSample(
+        metainfo={
+            "ori_shape": (18, 25),
+            "img_shape": (18, 25),
+            "img_padding_size": (0, 5, 0, 2),
+            "flip": True,
+            "flip_direction": "horizontal",
+        }
+    )
+    (result,) = model.postprocess_result(scores, [sample])
+    expected = scores[0, :, :18, :25].flip(2)
+    assert torch.allclose(result.seg_logits.data, expected)
+
+
+@torch.no_grad()
+def test_predict_without_data_samples():
+    model = built(MULTI)
+    images = seeded_images(2)
+    results = model.predict(images)
+    scores = model.inference(images, metas_of(images))
+    for score, result in zip(scores, results, strict=True):
+        assert torch.equal(result.seg_logits.data, score)
+        assert torch.equal(result.pred_sem_seg.data[0], score.argmax(0))
+
+
+@torch.no_grad()
+def test_padding_of_the_data_preprocessor_takes_no_part():
+    """The scores of an image do not depend on its being padded for a size divisor."""
+    plain = built(MULTI)
+    padded = built(MULTI, {"test_cfg": {"size_divisor": 32}})
+    padded.load_state_dict(plain.state_dict())
+    (expected,) = plain.test_step(batch_of(37, 53))
+    (result,) = padded.test_step(batch_of(37, 53))
+    assert tuple(result.img_padding_size) == (0, 11, 0, 27)
+    assert torch.allclose(result.seg_logits.data, expected.seg_logits.data, rtol=1e-6)
+    assert torch.equal(result.pred_sem_seg.data, expected.pred_sem_seg.data)
+
+
+@pytest.mark.parametrize(
+    ("test_cfg", "key"),
+    [
+        ({"mode": "multi_scale"}, "mode"),
+        ({"mode": None}, "mode"),
+        ({"mode": "whole", "strid": 3}, "strid"),
+        ({**MULTI, "crop": 480}, "crop"),
+        ({**MULTI, "crop_size": 0}, "crop_size"),
+        ({**MULTI, "crop_size": (24, 24)}, "crop_size"),
+        ({**MULTI, "scales": []}, "scales"),
+        ({**MULTI, "stride": (16, 16)}, "stride"),
+        ({**SLIDE, "stride": 16}, "stride"),
+        ({**SLIDE, "stride": (16, 25)}, "stride"),
+        ({**SLIDE, "crop_size": (24, 0)}, "crop_size"),
+        ({"mode": "slide", "stride": (16, 16)}, "crop_size"),
+    ],
+)
+def test_bad_test_cfg_names_its_key(test_cfg, key):
+    with pytest.raises(UserError, match=rf"model\.test_cfg\.{key}\b"):
+        built(test_cfg)
+    model = built()
+    model.test_cfg = test_cfg
+    images = seeded_images()
+    with pytest.raises(UserError, match=rf"model\.test_cfg\.{key}\b"):
+        model.inference(images, metas_of(images))
+
+
+def test_a_single_output_has_no_multi_scale_evaluation():
+    head = {"num_classes": 2, "out_channels": 1, "threshold": 0.5}
+    head["loss_decode"] = {"type": "CrossEntropyLoss", "use_sigmoid": True}
+    model = built(MULTI, head=head)
+    with pytest.raises(UserError, match="out_channels"):
+        model.predict(seeded_images())
+    model.test_cfg = {"mode": "whole"}
+    batch = batch_of(37, 53)
+    with torch.no_grad():
+        (result,) = model.test_step(batch)
+    labels = result.pred_sem_seg.data
+    assert labels.shape == (1, 37, 53)
+    assert torch.equal(labels, (result.seg_logits.data > 0.5).to(labels))
+
+
+def test_parts_are_found_here_first_without_a_default_scope(monkeypatch):
+    config = {
+        "type": "EncoderDecoder",
+        "backbone": {"type": "ResNeSt", "arch": "resnest14"},
+        "decode_head": {
+            "type": "FCNHead",
+            "in_channels": 2048,
+            "in_index": 3,
+            "channels": 8,
+            "num_classes": 4,
+        },
+    }
+    monkeypatch.setattr(DefaultScope, "_instance_dict", OrderedDict())
+    model = MODELS.build(config)
+    assert DefaultScope.get_current_instance() is None
+    assert isinstance(model.backbone, ResNeSt)
+
+
+def test_gradients_flow_in_training():
+    model = built(MULTI, {"size": (40, 40)}).train()
+    batch = batch_of(40, 40, count=2)
+    for sample in batch["data_samples"]:
+        sample.gt_sem_seg = PixelData(data=torch.randint(0, 4, (1, 40, 40)))
+    data = model.data_preprocessor(batch, training=True)
+    losses = model(**data, mode="loss")
+    losses["decode.loss_ce"].backward()
+    assert model.backbone.conv1.weight.grad.abs().sum() > 0
