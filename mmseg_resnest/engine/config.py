@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import inspect
 import os
+import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -586,8 +587,9 @@ def _accepted_keys(path: tuple[str, ...], node: Mapping[str, Any], scope: str) -
 def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
     """Names of the options of a class or function; None when it takes any.
 
-    A class that takes ``**kwargs`` hands them to the class before it in its bases, so their
-    options count too, down to the first that takes no ``**kwargs``.
+    A class that hands its ``**kwargs`` to the next class of its bases takes the options of that
+    one too, and so on down to the first that has no ``**kwargs``. A class that uses them itself
+    takes any.
     """
     extra = set().union(*(_BUILD_KEYS.get(r.name, set()) for r in registries))
     extra |= {"_scope_"}
@@ -607,6 +609,25 @@ def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
         accepted |= {
             p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is None:
             return accepted - {"self"} | extra
+        if not _hands_on(function, rest):
+            return None
     return None
+
+
+def _hands_on(function: Any, kwargs: str) -> bool:
+    """Whether an ``__init__`` calls ``super().__init__(..., **kwargs)`` and that alone with them."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError, TypeError):
+        return False
+    uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == kwargs]
+    return len(uses) == 1 and any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "__init__"
+        and any(k.arg is None and k.value is uses[0] for k in call.keywords)
+        for call in ast.walk(tree)
+    )
