@@ -250,37 +250,43 @@ class _Part:
         """Keeps the names of a head that is built the same here as there, whatever it is.
 
         Its modules are not known beforehand; what is checked holds for every head of the stack:
-        a norm's statistics come in pairs, so do the weight and bias of a norm with statistics and
-        of a classifier, and a ConvModule's convolution has either a bias or a norm behind it.
+        tensors that come in pairs do, and a ConvModule has a convolution with either a bias or a
+        norm behind it.
 
         Args:
             shapes: The number of dimensions of each tensor.
         """
         for module, there in self.source.items():
+            parent, _, name = module.rpartition(".")
+            siblings = [
+                leaves["weight"]
+                for other, leaves in self.source.items()
+                if other.rpartition(".")[0] == parent and "weight" in leaves and other != module
+            ]
             need: tuple[str, ...] = ()
-            name = module.rpartition(".")[2]
             if any(leaf in there for leaf in (*_STATISTICS, _COUNTER)):
                 need = _STATISTICS
                 if "weight" in there or "bias" in there:
                     need += ("weight", "bias")
+                if name == "bn" and not any(shapes[key] > 1 for key in siblings):
+                    self.missing.append(f"{parent}.conv.weight")
             elif name in ("conv_seg", "se_layer"):
                 need = ("weight", "bias")
+            elif "bias" in there:
+                need = ("weight",)
+            elif "codewords" in there or "scale" in there:
+                need = layouts.LEAVES["encoding"] if name == "0" else ()
             self.missing += [f"{module}.{leaf}" for leaf in need if leaf not in there]
-            if name == "conv" and "weight" in there and "bias" not in there:
-                parent = module.rpartition(".")[0]
-                norms = [
-                    leaves["weight"]
-                    for other, leaves in self.source.items()
-                    if other.rpartition(".")[0] == parent and "weight" in leaves and other != module
-                ]
-                if not any(shapes[key] == 1 for key in norms):
-                    self.missing.append(f"{parent}.bn.weight")
+            bare_conv = name == "conv" and "weight" in there and "bias" not in there
+            if bare_conv and not any(shapes[key] == 1 for key in siblings):
+                self.missing.append(f"{parent}.bn.weight")
             for leaf, key in there.items():
                 self.keys[key] = f"{module}.{leaf}"
 
 
-def _backbone_names(layout: str, modules: set[str]) -> dict[str, str]:
-    """``{source module: our module}`` where they differ."""
+def _backbone_names(layout: str, source: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """``{source module: our module}`` where they differ; ``source``: see :class:`_Part`."""
+    modules = set(source)
     if layout == "openmmlab":
         return dict(layouts.OPENMMLAB_STEM)
     if layout == "gluoncv":
@@ -289,9 +295,11 @@ def _backbone_names(layout: str, modules: set[str]) -> dict[str, str]:
         by_sequential = any(m in layouts.OPENMMLAB_STEM for m in modules)
         names = dict(layouts.OPENMMLAB_STEM if by_sequential else layouts.MMPRETRAIN_STEM)
         for module in modules:
-            # without a pool (stride 1) the shortcut's convolution is number 0
+            # without a pool (stride 1) the shortcut's convolution is number 0, its norm number 1
             block = layouts.split_block(module)
-            if block and block[2] == "downsample.0":
+            part = block[2] if block else ""
+            is_norm = "bias" in source[module]
+            if part == "downsample.0" or (part == "downsample.1" and is_norm):
                 start = module[:-1]
                 names[f"{start}0"] = f"{start}1"
                 names[f"{start}1"] = f"{start}2"
@@ -327,7 +335,7 @@ def _expected_backbone(ours: set[str], all_stages: bool) -> dict[str, str]:
 
 def _place_backbone(layout: str, keys: list[str], all_stages: bool) -> _Part:
     part = _Part(keys, layouts.GLUON_LEAVES if layout == "gluoncv" else None)
-    names = _backbone_names(layout, part.modules)
+    names = _backbone_names(layout, part.source)
     ours = {names.get(module, module) for module in part.modules}
     expected = _expected_backbone(ours, all_stages)
     if layout == "gluoncv":

@@ -141,6 +141,11 @@ def _statistic(owner: Any, name: Any) -> None:
         raise pickle.UnpicklingError("a call of getattr")
 
 
+def _empty_bytes() -> bytes:
+    """Stands for ``bytes``, by which old pickles write empty ones."""
+    return b""
+
+
 _STAND_INS: list[tuple[Callable, str]] = [
     (_Array, "numpy.ndarray"),
     (_DType, "numpy.dtype"),
@@ -150,6 +155,7 @@ _STAND_INS: list[tuple[Callable, str]] = [
     (_scalar, "numpy._core.multiarray.scalar"),
     (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
     (_statistic, "builtins.getattr"),
+    (_empty_bytes, "builtins.bytes"),
 ]
 _GLOBALS_LOCK = threading.RLock()
 
@@ -168,11 +174,14 @@ def _only_stand_ins() -> Iterator[None]:
             torch.serialization.add_safe_globals(before)
 
 
-def _plain(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """``value`` with every stand-in replaced by what it stands for."""
+def _plain(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
+    """``value`` with every stand-in replaced by what it stands for.
+
+    ``memo`` maps ids to (object, result); it keeps the objects, so that no id is used again.
+    """
     memo = {} if memo is None else memo
     if id(value) in memo:
-        return memo[id(value)]
+        return memo[id(value)][1]
     result: Any = value
     if isinstance(value, _Array):
         if value.value is None:
@@ -183,17 +192,17 @@ def _plain(value: Any, memo: dict[int, Any] | None = None) -> Any:
     elif isinstance(value, _DType):
         result = value.dtype
     elif isinstance(value, dict):
-        memo[id(value)] = value  # in place, so that what holds it holds the result
+        memo[id(value)] = value, value  # in place, so that what holds it holds the result
         for key in list(value):
             if isinstance(key, (_Array, _History, _DType)):
                 raise pickle.UnpicklingError("a mapping with a damaged key")
             value[key] = _plain(value[key], memo)
     elif isinstance(value, list):
-        memo[id(value)] = value
+        memo[id(value)] = value, value
         value[:] = [_plain(item, memo) for item in value]
     elif type(value) is tuple:
         result = tuple(_plain(item, memo) for item in value)
-    memo[id(value)] = result
+    memo[id(value)] = value, result
     return result
 
 
@@ -440,7 +449,8 @@ def load_checkpoint(
     record, label = _read_path(name_or_path)
     try:
         state_dict = unwrap_state_dict(record)
-        wrong = [k for k, v in state_dict.items() if not isinstance(v, (Tensor, np.ndarray))]
+        kinds = (Tensor, np.ndarray, np.generic)
+        wrong = [key for key, value in state_dict.items() if not isinstance(value, kinds)]
         if wrong:
             raise UserError(f"these keys of the state dict are no tensors: {list_keys(wrong)}")
         tensors = {key: as_tensor(key, value) for key, value in state_dict.items()}

@@ -1,0 +1,519 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Layout conversion: every known layout in, the writable ones out, every key accounted for."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weight_names import (
+    backbone,
+    mmpretrain_name,
+    openmmlab_name,
+    published_segmentor,
+    to_gluon,
+)
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.models import ResNeSt
+from mmseg_resnest.registry import MODELS
+from mmseg_resnest.weights import (
+    analyse,
+    convert_state_dict,
+    detect_layout,
+    export_state_dict,
+)
+
+HEADS = ("fcn", "psp", "deeplab", "enc")
+
+
+def same(one, other) -> bool:
+    """Same keys in the same order, types and bits."""
+    return list(one) == list(other) and all(
+        one[key].dtype == other[key].dtype and torch.equal(one[key], other[key]) for key in one
+    )
+
+
+def without_classifier(state_dict):
+    return {key: tensor for key, tensor in state_dict.items() if not key.startswith("fc.")}
+
+
+# --- published ------------------------------------------------------------------------------
+
+
+def test_published_backbone_keeps_names_and_memory():
+    source = backbone(fc=True)
+    result = convert_state_dict(source)
+    assert list(result) == list(without_classifier(source))
+    for key, tensor in result.items():
+        assert tensor.data_ptr() == source[key].data_ptr()
+
+
+def test_left_out_classifier_is_said_in_one_line(logged):
+    convert_state_dict(backbone(fc=True))
+    convert_state_dict(backbone())
+    assert len(logged) == 1
+    assert "fc.weight, fc.bias" in logged[0] and "\n" not in logged[0]
+
+
+OURS = {
+    "fcn": {"head.conv5.0.weight": "convs.0.conv.weight", "head.conv5.4.bias": "conv_seg.bias"},
+    "psp": {
+        "head.conv5.0.conv1.0.weight": "psp_modules.0.1.conv.weight",
+        "head.conv5.0.conv4.1.running_var": "psp_modules.3.1.bn.running_var",
+        "head.conv5.1.weight": "bottleneck.conv.weight",
+        "head.conv5.2.bias": "bottleneck.bn.bias",
+        "head.conv5.5.weight": "conv_seg.weight",
+    },
+    "deeplab": {
+        "head.aspp.b0.0.weight": "aspp.0.conv.weight",
+        "head.aspp.b3.1.weight": "aspp.3.bn.weight",
+        "head.aspp.b4.gap.1.weight": "image_pool.conv.weight",
+        "head.aspp.b4.gap.2.weight": "image_pool.bn.weight",
+        "head.aspp.project.0.weight": "project.conv.weight",
+        "head.block.0.weight": "bottleneck.conv.weight",
+        "head.block.1.running_mean": "bottleneck.bn.running_mean",
+        "head.block.4.weight": "conv_seg.weight",
+    },
+    "enc": {
+        "head.conv5.0.weight": "bottleneck.conv.weight",
+        "head.connect.1.0.weight": "lateral_convs.1.conv.weight",
+        "head.fusion.1.weight": "fusion.bn.weight",
+        "head.encmodule.encoding.0.weight": "enc_module.encoding_project.conv.weight",
+        "head.encmodule.encoding.3.codewords": "enc_module.encoding.0.codewords",
+        "head.encmodule.encoding.3.scale": "enc_module.encoding.0.scale",
+        "head.encmodule.encoding.4.bias": "enc_module.encoding.1.bias",
+        "head.encmodule.fc.0.bias": "enc_module.fc.0.bias",
+        "head.encmodule.selayer.weight": "se_layer.weight",
+        "head.conv6.1.weight": "conv_seg.weight",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_published_segmentor(kind):
+    laterals = 2 if kind == "enc" else 0
+    source = published_segmentor(kind, fc=True, laterals=laterals)
+    found = analyse(source)
+    assert found.is_segmentor and found.layout == "published"
+    assert found.left_out == ("pretrained.fc.weight", "pretrained.fc.bias")
+    assert len(found.state_dict) == len(source) - 2
+    for theirs, ours in OURS[kind].items():
+        assert found.state_dict[f"decode_head.{ours}"] is not None
+        assert torch.equal(found.state_dict[f"decode_head.{ours}"], source[theirs])
+    for theirs, ours in OURS["fcn"].items():
+        tensor = source[theirs.replace("head.", "auxlayer.")]
+        assert torch.equal(found.state_dict[f"auxiliary_head.{ours}"], tensor)
+    for key, tensor in backbone().items():
+        assert torch.equal(found.state_dict[f"backbone.{key}"], tensor)
+
+
+@given(
+    kind=st.sampled_from(HEADS),
+    blocks=st.tuples(*[st.integers(1, 3)] * 4),
+    counters=st.booleans(),
+    auxiliary=st.booleans(),
+    laterals=st.integers(0, 3),
+    se=st.booleans(),
+    wrap=st.sampled_from(["", "state_dict", "model"]),
+    prefix=st.sampled_from(["", "module.", "module._orig_mod."]),
+    half=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_segmentors_there_and_back(
+    kind, blocks, counters, auxiliary, laterals, se, wrap, prefix, half
+):
+    source = published_segmentor(
+        kind, auxiliary, blocks=blocks, counters=counters, laterals=laterals, se=se
+    )
+    if half:
+        source = {k: v.half() if v.is_floating_point() else v for k, v in source.items()}
+    record = {prefix + key: tensor for key, tensor in source.items()}
+    ours = convert_state_dict({wrap: record, "epoch": 3} if wrap else record)
+    assert same(convert_state_dict(ours), ours)
+    back = export_state_dict(ours, "published")
+    added = [key for key in back if key not in source]
+    assert all(key.endswith("num_batches_tracked") and back[key] == 0 for key in added)
+    assert bool(added) != counters
+    assert same({key: back[key] for key in back if key in source}, source)
+    # MMSegmentation's names, and ours
+    there = export_state_dict(ours, "openmmlab")
+    assert detect_layout(there) == "openmmlab"
+    assert {key for key in there if not key.startswith("backbone.")} == {
+        key for key in ours if not key.startswith("backbone.")
+    }
+    assert same(convert_state_dict(there), ours)
+    assert same(export_state_dict(ours, "mmseg-resnest"), ours)
+
+
+@given(
+    blocks=st.tuples(*[st.integers(1, 12)] * 4),
+    counters=st.booleans(),
+    split=st.booleans(),
+    fc=st.booleans(),
+    layout=st.sampled_from(["published", "timm", "openmmlab", "mmseg-resnest"]),
+)
+@settings(max_examples=25, deadline=None)
+def test_backbones_there_and_back(blocks, counters, split, fc, layout):
+    source = backbone(blocks, counters, split, fc)
+    ours = convert_state_dict(source)
+    if counters:
+        assert same(ours, without_classifier(source))
+    there = export_state_dict(ours, layout)
+    if layout == "openmmlab":
+        assert list(there) == [openmmlab_name(key) for key in ours]
+    else:
+        assert list(there) == list(ours)
+    assert same(convert_state_dict(there), ours)
+
+
+def test_counters_that_a_file_lacks_become_zeros():
+    source = backbone(counters=False)
+    found = analyse(source)
+    counters = [key for key in backbone() if key.endswith("num_batches_tracked")]
+    assert sorted(found.added) == sorted(counters)
+    assert list(found.state_dict) == list(backbone())
+    for key in counters:
+        assert found.state_dict[key].dtype == torch.int64
+        assert found.state_dict[key].shape == ()
+        assert found.state_dict[key] == 0
+
+
+# --- the other layouts ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fc", [False, True])
+def test_mmsegmentation_backbone(fc):
+    source = {openmmlab_name(key): tensor for key, tensor in backbone(fc=fc).items()}
+    assert detect_layout(source) == "openmmlab"
+    assert same(convert_state_dict(source), backbone())
+
+
+@pytest.mark.parametrize("fc", [False, True])
+def test_mmpretrain(fc):
+    source = {mmpretrain_name(key): tensor for key, tensor in backbone(fc=fc).items()}
+    assert "backbone.layer1.0.downsample.0.weight" in source
+    found = analyse(source)
+    assert found.layout == "mmpretrain"
+    assert not found.is_segmentor
+    assert found.left_out == (("head.fc.weight", "head.fc.bias") if fc else ())
+    assert same(found.state_dict, backbone())
+
+
+def test_mmpretrain_with_the_stem_as_one_sequential():
+    source = {f"backbone.{openmmlab_name(key)}": v for key, v in backbone().items()}
+    source.update({f"head.{k}": v for k, v in backbone(fc=True).items() if k.startswith("fc.")})
+    assert detect_layout(source) == "mmpretrain"
+    assert same(convert_state_dict(source), backbone())
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_gluoncv_backbone(split):
+    source = to_gluon(backbone(fc=True, split=split))
+    assert "layer1.0.bn1.gamma" in source
+    found = analyse(source)
+    assert found.layout == "gluoncv"
+    assert found.left_out == ("fc.weight", "fc.bias")
+    expected = backbone(split=split)
+    assert list(found.state_dict) == list(expected)
+    for key, tensor in expected.items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(found.state_dict[key], tensor)
+
+
+@pytest.mark.parametrize("kind", ["fcn", "deeplab"])
+def test_gluoncv_segmentor(kind):
+    published = published_segmentor(kind)
+    source = to_gluon(published)
+    assert detect_layout(source) == "gluoncv"
+    result = convert_state_dict(source)
+    expected = convert_state_dict(published)
+    assert list(result) == list(expected)
+    for key, tensor in expected.items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(result[key], tensor)
+
+
+def test_the_stacks_own_backbone():
+    """Names straight from MMSegmentation's ResNeSt land on those of ours."""
+    with torch.device("meta"):
+        theirs = MODELS.build(
+            dict(type="mmseg.ResNeSt", depth=50, stem_channels=64, radix=2, avg_down_stride=True)
+        )
+        ours = ResNeSt("resnest50", avd_in_dilated=False)
+    source = {k: torch.zeros(()).expand(v.shape) for k, v in theirs.state_dict().items()}
+    result = convert_state_dict(source)
+    assert {k: v.shape for k, v in result.items()} == {
+        k: v.shape for k, v in ours.state_dict().items()
+    }
+    assert set(export_state_dict(result, "openmmlab")) == set(source)
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN"])
+@pytest.mark.parametrize(
+    "arch", ["resnest14", "resnest50_fast_1s1x64d", "resnest50_fast_4s2x40d", "resnest269"]
+)
+def test_our_own_backbones(arch, norm):
+    norm_cfg = dict(type="BN") if norm == "BN" else dict(type="GN", num_groups=8)
+    with torch.device("meta"):
+        model = ResNeSt(arch, norm_cfg=norm_cfg)
+    source = {k: torch.zeros(()).expand(v.shape) for k, v in model.state_dict().items()}
+    assert list(convert_state_dict(source)) == list(source)
+
+
+def test_a_backbone_of_three_stages():
+    with torch.device("meta"):
+        model = ResNeSt("resnest14", out_indices=(0, 1, 2))
+    keys = {f"backbone.{key}" for key in model.state_dict()}
+    source = convert_state_dict(published_segmentor("fcn"))
+    source = {k: v for k, v in source.items() if k in keys or not k.startswith("backbone.")}
+    assert not any(key.startswith("backbone.layer4") for key in source)
+    assert same(convert_state_dict(source), source)
+
+
+@pytest.mark.parametrize("stem", ["ResNetV1c", "ResNet"])
+def test_baselines_keep_their_names(stem):
+    """The ResNet baselines are the stack's; its names are theirs, stem.* too."""
+    with torch.device("meta"):
+        model = MODELS.build(dict(type=f"mmseg.{stem}", depth=50))
+    source = {
+        f"backbone.{k}": torch.zeros(()).expand(v.shape) for k, v in model.state_dict().items()
+    }
+    head = convert_state_dict(published_segmentor("fcn"))
+    source.update({k: v for k, v in head.items() if not k.startswith("backbone.")})
+    assert same(convert_state_dict(source), source)
+    assert same(export_state_dict(source, "openmmlab"), source)
+    with pytest.raises(UserError, match="not a ResNeSt"):
+        export_state_dict(source, "published")
+    del source["backbone.layer2.0.bn1.running_var"]
+    with pytest.raises(UserError, match=r"backbone\.layer2\.0\.bn1\.running_var"):
+        convert_state_dict(source)
+
+
+# --- every golden layout --------------------------------------------------------------------
+
+
+def test_golden_layouts_convert_and_return(layouts, seeded_weights):
+    from mmseg_resnest.models import resnest  # the architecture table names what must fit
+
+    for name, layout in layouts.items():
+        # numbers in the small tensors only: the large ones would take minutes to draw
+        source = {
+            key: torch.from_numpy(seeded_weights.seeded_tensor(key, tuple(shape)))
+            if np.prod(shape) <= 512
+            else torch.zeros(()).expand(shape)
+            for key, shape in layout.items()
+        }
+        found = analyse(source)
+        backbone_keys = {
+            key.removeprefix("backbone."): tensor.shape
+            for key, tensor in found.state_dict.items()
+            if key.startswith("backbone.") or not found.is_segmentor
+        }
+        arch = name if not found.is_segmentor else name.split("_")[1]
+        with torch.device("meta"):
+            model = resnest.ResNeSt(arch)
+        assert {k: v.shape for k, v in model.state_dict().items()} == backbone_keys, name
+        back = export_state_dict(found.state_dict, "published")
+        kept = {key: tensor for key, tensor in source.items() if key not in found.left_out}
+        assert list(back) == list(kept), name
+        assert all(back[key].data_ptr() == kept[key].data_ptr() for key in kept), name
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def test_arrays_become_tensors_without_a_copy():
+    source = {key: tensor.numpy() for key, tensor in backbone().items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = convert_state_dict(source)
+    for key, array in source.items():
+        assert result[key].data_ptr() == array.ctypes.data
+        assert np.array_equal(result[key].numpy(), array)
+    assert result["bn1.num_batches_tracked"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("change", ["read-only", "big-endian", "reversed", "float64"])
+def test_awkward_arrays(change):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    source = backbone()
+    if change == "read-only":
+        given_array = array.copy()
+        given_array.flags.writeable = False
+    elif change == "big-endian":
+        given_array = array.astype(">f4")
+    elif change == "reversed":
+        given_array = array[::-1, ::-1]
+    else:
+        given_array = array.astype(np.float64)
+    source["conv1.0.weight"] = given_array
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = convert_state_dict(source)["conv1.0.weight"]
+    assert np.array_equal(result.numpy(), given_array)
+    assert result.dtype == (torch.float64 if change == "float64" else torch.float32)
+
+
+def test_types_are_kept_and_parameters_become_tensors():
+    source = backbone()
+    source["conv1.0.weight"] = source["conv1.0.weight"].bfloat16()
+    source["conv1.3.weight"] = torch.nn.Parameter(source["conv1.3.weight"])
+    source["bn1.num_batches_tracked"] = np.int64(7)
+    result = convert_state_dict(source)
+    assert result["conv1.0.weight"].dtype == torch.bfloat16
+    assert type(result["conv1.3.weight"]) is torch.Tensor
+    assert not result["conv1.3.weight"].requires_grad
+    assert result["conv1.3.weight"].data_ptr() == source["conv1.3.weight"].data_ptr()
+    assert result["bn1.num_batches_tracked"].dtype == torch.int64
+    assert result["bn1.num_batches_tracked"] == 7
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.array(["text"], dtype=object),
+        "text",
+        None,
+        torch.zeros(2, 2).to_sparse(),
+        torch.zeros(2, device="meta"),
+    ],
+    ids=["objects", "text", "none", "sparse", "meta"],
+)
+def test_what_is_no_tensor_is_named(bad):
+    source = {**backbone(), "conv1.0.weight": bad}
+    with pytest.raises(UserError, match=r"conv1\.0\.weight"):
+        convert_state_dict(source)
+
+
+# --- what does not fit ----------------------------------------------------------------------
+
+SOURCES = {
+    "published": lambda: backbone(fc=True),
+    "published deeplab": lambda: published_segmentor("deeplab"),
+    "published psp": lambda: published_segmentor("psp"),
+    "published enc": lambda: published_segmentor("enc", laterals=2),
+    "ours": lambda: convert_state_dict(published_segmentor("deeplab")),
+    "openmmlab": lambda: export_state_dict(
+        convert_state_dict(published_segmentor("enc")), "openmmlab"
+    ),
+    "mmpretrain": lambda: {mmpretrain_name(k): v for k, v in backbone(fc=True).items()},
+    "gluoncv": lambda: to_gluon(published_segmentor("deeplab")),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_any_missing_tensor_is_named(name):
+    """Whatever single tensor a file lacks, the error names it as the file would."""
+    source = SOURCES[name]()
+    for key in source:
+        if key.endswith("num_batches_tracked") or "fc." in key.replace(".conv2.fc", ""):
+            continue  # made up for, or left out
+        part = {k: v for k, v in source.items() if k != key}
+        with pytest.raises(UserError) as caught:
+            convert_state_dict(part)
+        assert key in str(caught.value), key
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "extra", ["who.knows.weight", "layer1.0.se.weight", "layer9.0.conv1.weight"]
+)
+def test_a_tensor_without_a_place_is_named(name, extra):
+    source = SOURCES[name]()
+    prefix = next(
+        (p for p in ("pretrained.", "backbone.") if any(k.startswith(p) for k in source)), ""
+    )
+    for key in (extra, prefix + extra):
+        with pytest.raises(UserError, match="have no place") as caught:
+            convert_state_dict({**source, key: torch.zeros(2)})
+        assert key in str(caught.value)
+
+
+def test_a_whole_missing_norm_stage_or_head_is_named():
+    source = published_segmentor("psp")
+    for lost, named in (
+        ("head.conv5.2.", "head.conv5.2.running_mean"),
+        ("pretrained.layer4.", "pretrained.layer4.0.conv3.weight"),
+        ("pretrained.layer2.0.", "pretrained.layer2.0.conv2.fc2.bias"),
+        ("head.", "head."),
+        ("pretrained.", ""),
+    ):
+        part = {k: v for k, v in source.items() if not k.startswith(lost)}
+        with pytest.raises(UserError) as caught:
+            convert_state_dict(part)
+        assert named in str(caught.value)
+
+
+def test_two_names_for_one_tensor():
+    source = SOURCES["gluoncv"]()
+    source["layer1.0.bn1.weight"] = source["layer1.0.bn1.gamma"]
+    with pytest.raises(UserError, match=r"have no place: layer1\.0\.bn1\.weight"):
+        convert_state_dict(source)
+    source = {openmmlab_name(k): v for k, v in backbone().items()}
+    source["conv1.0.weight"] = source["stem.0.weight"]
+    with pytest.raises(UserError, match=r"have no place: conv1\.0\.weight"):
+        convert_state_dict(source)
+
+
+def test_only_the_first_twenty_keys_are_listed():
+    source = {**backbone(), **{f"strange.{i}": torch.zeros(1) for i in range(33)}}
+    with pytest.raises(
+        UserError, match=r"33 keys have no place.*strange\.19 and 13 more"
+    ) as caught:
+        convert_state_dict(source)
+    assert "strange.20" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"features.0.weight": torch.zeros(1), "classifier.weight": torch.zeros(1)},
+        {"conv1.weight": torch.zeros(1), "layer1.1.conv1.weight": torch.zeros(1)},
+        {"backbone.patch_embed.weight": torch.zeros(1)},
+    ],
+)
+def test_another_network(record):
+    with pytest.raises(UserError, match="not a checkpoint of ResNeSt") as caught:
+        detect_layout(record)
+    assert next(iter(record)) in str(caught.value)
+
+
+@pytest.mark.parametrize("record", [{}, {"state_dict": {}}, [1, 2], {3: torch.zeros(1)}, None])
+def test_no_state_dict(record):
+    with pytest.raises(UserError, match="state dict"):
+        convert_state_dict(record)
+
+
+def test_a_record_that_holds_itself():
+    record: dict = {"epoch": torch.zeros(1)}
+    record["model"] = record
+    with pytest.raises(UserError):
+        convert_state_dict(record)
+
+
+def test_no_absurd_number_of_blocks_is_listed():
+    source = {**backbone(), "layer1.999999999.conv1.weight": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"layer1\.999999999\.conv1\.weight"):
+        convert_state_dict(source)
+
+
+# --- export ---------------------------------------------------------------------------------
+
+
+def test_export_refuses_what_a_layout_has_no_name_for():
+    ours = convert_state_dict(published_segmentor("fcn"))
+    with pytest.raises(UserError, match="timm has no segmentation models"):
+        export_state_dict(ours, "timm")
+    with pytest.raises(UserError, match="'keras' is not one of published"):
+        export_state_dict(ours, "keras")
+    with pytest.raises(UserError, match="convert_state_dict first"):
+        export_state_dict(published_segmentor("fcn"), "openmmlab")
+    conv = {"decode_head.convs.1.conv.weight": torch.zeros(1, 1, 1, 1)}
+    norm = {f"decode_head.convs.1.bn.{leaf}": torch.zeros(1) for leaf in ("weight", "bias")}
+    with pytest.raises(UserError, match=r"no name for 3 keys: decode_head\.convs\.1\.conv"):
+        export_state_dict({**ours, **conv, **norm}, "published")

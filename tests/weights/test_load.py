@@ -1,0 +1,721 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Checkpoint files: every format, and everything that may be wrong with one."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import hashlib
+import io
+import os
+import pickle
+import random
+import stat
+import struct
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmengine.logging import HistoryBuffer
+from test_mxnet_params import write_params
+from torch import nn
+from weight_names import backbone, to_gluon
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.models import ResNeSt
+from mmseg_resnest.weights import (
+    convert_state_dict,
+    load_backbone,
+    load_checkpoint,
+    load_training_checkpoint,
+)
+from mmseg_resnest.weights import load as load_module
+
+WEIGHTS = {
+    "a.weight": torch.arange(6.0).reshape(2, 3),
+    "a.counter": torch.tensor(5),
+    "b": torch.ones(2, dtype=torch.bfloat16),
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_up_is_checked(tmp_path, monkeypatch):
+    """Whatever a test loads, no file is left in the folder for temporary files, and no
+    allowed name in PyTorch's list."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    allowed = set(torch.serialization.get_safe_globals())
+    yield
+    # (PyTorch's compiler makes a folder of its own when optimisers are imported)
+    assert [p for p in scratch.iterdir() if not p.name.startswith("torchinductor")] == []
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+def assert_same(result, expected=WEIGHTS):
+    assert list(result) == list(expected)
+    for key, tensor in expected.items():
+        assert result[key].dtype == tensor.dtype
+        assert torch.equal(result[key], tensor)
+
+
+def torch_bytes(record, **options) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(record, buffer, **options)
+    return buffer.getvalue()
+
+
+# --- formats --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "old format"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".tar", ""])
+def test_torch_files(tmp_path, suffix, zipped):
+    path = tmp_path / f"weights{suffix}"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
+    assert_same(load_checkpoint(path))
+    assert_same(load_checkpoint(str(path), map_location=torch.device("cpu")))
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrapped(tmp_path, wrap, prefix):
+    path = tmp_path / "weights.pth"
+    torch.save({"epoch": 3, wrap: {prefix + k: v for k, v in WEIGHTS.items()}}, path)
+    assert_same(load_checkpoint(path))
+
+
+def test_modules_state_dict_with_metadata(tmp_path):
+    """An nn.Module's state dict is an OrderedDict with an attribute; it may hold Parameters."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    path = tmp_path / "weights.pth"
+    torch.save(model.state_dict(keep_vars=True), path)
+    result = load_checkpoint(path)
+    assert_same(result, {k: v.detach() for k, v in model.state_dict().items()})
+    assert all(type(tensor) is torch.Tensor for tensor in result.values())
+
+
+def test_arrays_in_a_torch_file(tmp_path):
+    path = tmp_path / "weights.pth"
+    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4, dtype=">i2"), "c": np.float32(2)}
+    torch.save({"model": arrays}, path)
+    result = load_checkpoint(path)
+    assert result["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and result["a"].dtype == torch.float64
+    assert result["b"].tolist() == [0, 1, 2, 3] and result["b"].dtype == torch.int16
+    assert result["c"].item() == 2
+
+
+def test_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "weights.safetensors"
+    safetensors.save_file(WEIGHTS, path)
+    result = load_checkpoint(path)
+    assert_same({key: result[key] for key in WEIGHTS})
+    # by its content, whatever its name
+    assert len(load_checkpoint(path.rename(tmp_path / "weights.bin"))) == 3
+
+
+def test_mxnet_params(tmp_path):
+    source = to_gluon(backbone())
+    path = tmp_path / "weights.params"
+    path.write_bytes(write_params({key: v.numpy() for key, v in source.items()}))
+    result = load_checkpoint(path)
+    assert_same(result, source)
+    assert list(convert_state_dict(result)) == list(backbone())
+
+
+MEMBERS = {
+    ".pth": lambda: torch_bytes(WEIGHTS),
+    ".pt": lambda: torch_bytes(WEIGHTS, _use_new_zipfile_serialization=False),
+    ".params": lambda: write_params({k: v.float().reshape(-1).numpy() for k, v in WEIGHTS.items()}),
+}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("suffix", MEMBERS)
+@pytest.mark.parametrize("folder", ["", "models/"])
+def test_zip_with_one_checkpoint(tmp_path, suffix, method, folder):
+    path = tmp_path / "weights.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        if folder:
+            archive.mkdir(folder[:-1])
+        archive.writestr(f"{folder}weights{suffix}", MEMBERS[suffix]())
+        archive.writestr("__MACOSX/._weights.pth", b"junk that one system adds")
+    result = load_checkpoint(path)
+    if suffix == ".params":
+        assert torch.equal(result["a.weight"], WEIGHTS["a.weight"].flatten())
+    else:
+        assert_same(result)
+
+
+# --- the checksum in a name -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sha256", "sha1"])
+@pytest.mark.parametrize("suffix", [".pth", ".params"])
+def test_name_with_checksum(tmp_path, kind, suffix):
+    data = MEMBERS[suffix]()
+    digest = hashlib.new(kind, data).hexdigest()[:8]
+    path = tmp_path / f"net-{digest}{suffix}"
+    path.write_bytes(data)
+    assert len(load_checkpoint(path)) == 3
+    wrong = tmp_path / f"net-{'0' if digest[0] != '0' else '1'}{digest[1:]}{suffix}"
+    wrong.write_bytes(data)
+    with pytest.raises(UserError, match="the name promises checksum"):
+        load_checkpoint(wrong)
+    # the published zips: the checksum is that of the file inside
+    for name, good in ((path.name, True), (wrong.name, False)):
+        archive = tmp_path / "net.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr(name, data)
+        if good:
+            assert len(load_checkpoint(archive)) == 3
+        else:
+            with pytest.raises(UserError, match=r"net\.zip \(net-.*promises checksum"):
+                load_checkpoint(archive)
+
+
+@pytest.mark.parametrize("name", ["run-20261121.pth", "run-1234567.pth", "run-0123456z.pth"])
+def test_names_that_promise_nothing(tmp_path, name):
+    torch.save(WEIGHTS, tmp_path / name)
+    assert_same(load_checkpoint(tmp_path / name))
+
+
+# --- training checkpoints -------------------------------------------------------------------
+
+
+def test_what_mmengines_runner_writes(tmp_path, fresh_mmengine):
+    """A run with MMEngine's own checkpoint hook: histories, optimiser, schedulers, meta."""
+    from mmengine.dataset import DefaultSampler
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+    from torch.utils.data import DataLoader
+
+    class Model(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+
+        def forward(self, inputs, mode="loss"):
+            return dict(loss=self.layer(inputs).sum())
+
+    class Data(torch.utils.data.Dataset):
+        metainfo = dict(classes=("road", "sky"), palette=[[1, 2, 3], [4, 5, 6]])
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return dict(inputs=torch.ones(2) * index)
+
+    data = Data()
+    runner = Runner(
+        model=Model(),
+        work_dir=str(tmp_path / "run"),
+        train_dataloader=DataLoader(data, 2, sampler=DefaultSampler(data, shuffle=False)),
+        train_cfg=dict(by_epoch=False, max_iters=3),
+        optim_wrapper=dict(
+            type="AmpOptimWrapper",
+            dtype="bfloat16",
+            optimizer=dict(type="SGD", lr=0.1, momentum=0.9),
+        )
+        if torch.cuda.is_available()
+        else dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
+        param_scheduler=dict(type="PolyLR", power=0.9, end=3, by_epoch=False),
+        default_hooks=dict(
+            checkpoint=dict(type="CheckpointHook", interval=3, by_epoch=False),
+            logger=dict(type="LoggerHook", interval=1),
+        ),
+        custom_hooks=[dict(type="EMAHook")],
+        randomness=dict(seed=3),
+        log_level="ERROR",
+        experiment_name="safe",
+    )
+    runner.train()
+    path = tmp_path / "run" / "iter_3.pth"
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(path, weights_only=True)  # there is something to allow
+    record = load_training_checkpoint(path)
+    full = torch.load(path, weights_only=False)  # our own file
+    assert set(record) == set(full)
+    assert record["meta"]["dataset_meta"] == full["meta"]["dataset_meta"]
+    assert record["meta"]["iter"] == 3
+    assert record["param_schedulers"] == full["param_schedulers"]
+    state, full_state = (r["optimizer"]["state"][0]["momentum_buffer"] for r in (record, full))
+    assert torch.equal(state, full_state)
+    scalars = record["message_hub"]["log_scalars"]
+    assert list(scalars) == list(full["message_hub"]["log_scalars"])
+    assert "train/loss" in scalars
+    for name, history in full["message_hub"]["log_scalars"].items():
+        assert type(scalars[name]) is HistoryBuffer
+        assert np.array_equal(scalars[name].data[0], history.data[0])
+        assert np.array_equal(scalars[name].data[1], history.data[1])
+        assert scalars[name].max_length == history.max_length
+    scalars["train/loss"].update(1.5)
+    assert scalars["train/loss"].current() == 1.5 and scalars["train/loss"].mean() is not None
+    assert record["message_hub"]["runtime_info"] == full["message_hub"]["runtime_info"]
+    assert_same(load_checkpoint(path), dict(full["state_dict"]))
+
+
+def test_plain_data_of_all_kinds(tmp_path):
+    record = {
+        "state_dict": WEIGHTS,
+        "numbers": [1, 2.5, True, None, 2**40, -1, "text", b"bytes", (1, (2, [3]))],
+        "set": {1, 2},
+        "ordered": collections.OrderedDict(a=1),
+        "size": torch.Size([1, 2]),
+        "dtype": torch.float16,
+        "array": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "strings": np.array(["one", "three"]),
+        "bools": np.array([True, False]),
+        "empty": np.zeros((0, 3)),
+        "scalar": np.float64(3.5),
+        "half": np.float16(0.5),
+        "zero dims": np.array(4),
+        "kind": np.dtype("float32"),
+        "rng": (np.random.get_state(), random.getstate(), torch.get_rng_state()),
+    }
+    record["twice"] = record["array"]
+    path = tmp_path / "run.pth"
+    torch.save(record, path)
+    result = load_training_checkpoint(path)
+    assert list(result) == list(record)
+    for key in ("numbers", "set", "ordered", "size", "dtype", "scalar", "half", "kind"):
+        assert result[key] == record[key], key
+        assert type(result[key]) is type(record[key])
+    for key in ("array", "fortran", "strings", "bools", "empty", "zero dims"):
+        assert type(result[key]) is np.ndarray
+        assert result[key].dtype == record[key].dtype
+        assert np.array_equal(result[key], record[key]), key
+        assert result[key].flags.writeable
+    assert result["twice"] is result["array"]
+    assert np.array_equal(result["rng"][0][1], record["rng"][0][1])
+    assert result["rng"][1] == record["rng"][1]
+    assert torch.equal(result["rng"][2], record["rng"][2])
+
+
+@pytest.mark.parametrize("record", [WEIGHTS, {"model": WEIGHTS}, [1, 2]])
+def test_nothing_to_resume_from(tmp_path, record):
+    torch.save(record, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"weights\.pth: holds no training state"):
+        load_training_checkpoint(tmp_path / "weights.pth")
+
+
+# --- malice ---------------------------------------------------------------------------------
+
+
+class Call:
+    """Pickles as a call of ``function``."""
+
+    def __init__(self, function, *args, state=None):
+        self.function, self.args, self.state = function, args, state
+
+    def __reduce__(self):
+        return (
+            (self.function, self.args)
+            if self.state is None
+            else (self.function, self.args, self.state)
+        )
+
+
+def attacks(marker: Path):
+    import importlib
+    import subprocess
+
+    from numpy._core.multiarray import _reconstruct, scalar
+
+    command = f"touch {marker}"
+    code = f"open({str(marker)!r}, 'w')"
+    history = HistoryBuffer([1.0], [1])
+    return {
+        "os.system": Call(os.system, command),
+        "subprocess": Call(subprocess.check_output, ["touch", str(marker)]),
+        "exec": Call(exec, code),
+        "eval": Call(eval, code),
+        "open": Call(open, str(marker), "w"),
+        "import": Call(importlib.import_module, "os"),
+        "partial": Call(functools.partial, os.system, command),
+        "getattr of a type": Call(getattr, dict, "__subclasses__"),
+        "getattr of a history": Call(getattr, history, "__init__"),
+        "torch.load": Call(torch.load, str(marker)),
+        "numpy.load": Call(np.load, str(marker), None, True),
+        "numpy.fromfile": Call(np.fromfile, str(marker)),
+        "object array": np.array([Call(os.system, command)], dtype=object),
+        "empty object array": np.array([None, {}], dtype=object),
+        "record array": np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
+        "date array": np.array(["2026-01-01"], dtype="M8[D]"),
+        "array subclass": Call(_reconstruct, np.matrix, (0,), b"b"),
+        "array of the wrong size": Call(
+            _reconstruct,
+            np.ndarray,
+            (0,),
+            b"b",
+            state=(1, (2**40,), np.dtype("f8"), False, b"12345678"),
+        ),
+        "array of negative size": Call(
+            _reconstruct,
+            np.ndarray,
+            (0,),
+            b"b",
+            state=(1, (-1, -1), np.dtype("f8"), False, b"12345678"),
+        ),
+        "scalar of the wrong size": Call(scalar, np.dtype("f8"), b"123"),
+        "scalar of an object": Call(scalar, np.dtype("O"), b""),
+        "module": nn.Linear(1, 1),
+        "history of a list": Call(HistoryBuffer, state={"_log_history": [1], "max_length": 3}),
+        "path": marker,
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "old format"])
+@pytest.mark.parametrize("name", attacks(Path("marker")))
+def test_nothing_in_a_file_is_run(tmp_path, monkeypatch, name, zipped):
+    marker = tmp_path / "marker"
+    path = tmp_path / "weights.pth"
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    record = {"state_dict": WEIGHTS, "extra": attacks(marker)[name]}
+    torch.save(record, path, _use_new_zipfile_serialization=zipped)
+    for read in (load_checkpoint, load_training_checkpoint):
+        with pytest.raises(UserError, match=r"weights\.pth: ") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+        assert not marker.exists()
+
+
+def test_the_error_names_what_a_pickle_asks_for(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(Call(os.system, "true"), path)
+    with pytest.raises(UserError, match=r"refused, nothing was run: .*'posix\.system'|'os.system'"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_bare_pickles(tmp_path, protocol):
+    path = tmp_path / "weights.pth"
+    marker = tmp_path / "marker"
+    path.write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), protocol))
+    with pytest.raises(UserError, match=r"weights\.pth"):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_name_allowed_elsewhere_is_not_allowed_here(tmp_path):
+    """Another library's additions to PyTorch's list do not count, and come back afterwards."""
+    path = tmp_path / "weights.pth"
+    torch.save({"a": Call(getattr, "x", "upper")}, path)
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([getattr, os.system])
+    try:
+        with pytest.raises(UserError, match=r"refused|damaged"):
+            load_checkpoint(path)
+        assert os.system in torch.serialization.get_safe_globals()
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def test_deep_nesting(tmp_path):
+    path = tmp_path / "weights.pth"
+    data = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/version", "3\n")
+        archive.writestr("archive/byteorder", "little")
+    with pytest.raises(UserError, match=r"weights\.pth"):
+        load_checkpoint(path)
+
+
+# --- archives -------------------------------------------------------------------------------
+
+
+def zip_of(path: Path, entries: dict[str, bytes], method=zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), data, method)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.pth",
+        "/tmp/evil.pth",
+        "a/../../evil.pth",
+        "..\\evil.pth",
+        "C:/evil.pth",
+        "~/evil.pth",
+    ],
+)
+def test_paths_that_escape(tmp_path, name):
+    path = zip_of(tmp_path / "weights.zip", {name: torch_bytes(WEIGHTS)})
+    with pytest.raises(UserError, match="outside its folder"):
+        load_checkpoint(path)
+    assert not list(tmp_path.rglob("evil*")) and not Path("/tmp/evil.pth").exists()
+
+
+def test_links(tmp_path):
+    path = tmp_path / "weights.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("weights.pth")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(UserError, match="outside its folder"):
+        load_checkpoint(path)
+
+
+def test_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr(load_module, "_RATIO_FLOOR", 1 << 10)
+    path = zip_of(tmp_path / "ratio.zip", {"weights.pth": bytes(1 << 20)})
+    with pytest.raises(UserError, match=r"refused, .* bytes would unpack to 1048576"):
+        load_checkpoint(path)
+    monkeypatch.setattr(load_module, "MAX_UNPACKED_BYTES", 1 << 12)
+    path = zip_of(tmp_path / "size.zip", {"weights.pth": os.urandom(1 << 13)})
+    with pytest.raises(UserError, match="would unpack to 8192"):
+        load_checkpoint(path)
+
+
+def test_a_bomb_that_lies_about_its_size(tmp_path):
+    path = zip_of(tmp_path / "weights.zip", {"weights.pth": bytes(1 << 24)})
+    data = bytearray(path.read_bytes())
+    for place in (data.find(b"PK\x01\x02") + 24, data.find(b"PK\x03\x04") + 22):
+        assert struct.unpack_from("<I", data, place)[0] == 1 << 24
+        struct.pack_into("<I", data, place, 100)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_a_bomb_inside_torchs_own_format(tmp_path):
+    """torch.save stores; an archive in its form that packs is not its."""
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(io.BytesIO(torch_bytes({"a": torch.zeros(1 << 20)}))) as source:
+        entries = {name: source.read(name) for name in source.namelist()}
+    zip_of(path, entries)
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(UserError, match="unpacks to more than the file"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {},
+        {"readme.txt": b"hello"},
+        {"a.pth": b"1", "b.pth": b"2"},
+        {"a.pth": b"1", "setup.py": b"2"},
+        {"a.zip": b"PK"},
+    ],
+)
+def test_not_exactly_one_checkpoint(tmp_path, entries):
+    path = zip_of(tmp_path / "weights.zip", entries)
+    with pytest.raises(UserError, match="must hold one checkpoint") as caught:
+        load_checkpoint(path)
+    assert all(name in str(caught.value) for name in entries)
+
+
+def test_an_archive_in_an_archive(tmp_path):
+    inner = zip_of(tmp_path / "inner.zip", {"weights.pth": torch_bytes(WEIGHTS)}).read_bytes()
+    path = zip_of(tmp_path / "weights.zip", {"weights.pth": inner})
+    with pytest.raises(UserError, match="archive in an archive"):
+        load_checkpoint(path)
+
+
+def test_a_locked_archive(tmp_path):
+    path = zip_of(tmp_path / "weights.zip", {"weights.pth": torch_bytes(WEIGHTS)})
+    data = bytearray(path.read_bytes())
+    data[data.find(b"PK\x01\x02") + 8] |= 1
+    data[6] |= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="password"):
+        load_checkpoint(path)
+
+
+# --- damage ---------------------------------------------------------------------------------
+
+FORMATS = {
+    "new.pth": lambda: torch_bytes(WEIGHTS),
+    "old.pth": lambda: torch_bytes(WEIGHTS, _use_new_zipfile_serialization=False),
+    "gluon.params": MEMBERS[".params"],
+    "packed.zip": None,
+}
+
+
+def example(name: str, folder: Path) -> bytes:
+    make = FORMATS[name]
+    if make is not None:
+        return make()
+    return zip_of(folder / "whole.zip", {"w.pth": torch_bytes(WEIGHTS)}).read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_truncated(tmp_path, name):
+    data = example(name, tmp_path)
+    path = tmp_path / name
+    for length in [*range(1, 40), *range(40, len(data), max(1, len(data) // 60)), len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_corrupted(tmp_path, name, places):
+    """Changed bytes change values or raise UserError, and nothing else."""
+    data = bytearray(example(name, tmp_path))
+    for where, value in places:
+        data[int(where * (len(data) - 1))] ^= value
+    path = tmp_path / name
+    path.write_bytes(data)
+    try:
+        result = load_checkpoint(path)
+    except UserError as error:
+        told = str(error)
+    else:
+        told = str(path)
+        assert all(isinstance(tensor, torch.Tensor) for tensor in result.values())
+    assert str(path) in told and "\n" not in told
+
+
+def test_corrupted_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    data = safetensors.save(WEIGHTS)
+    path = tmp_path / "w.safetensors"
+    for length in range(1, len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError, match=r"w\.safetensors"):
+            load_checkpoint(path)
+    path.write_bytes(struct.pack("<Q", 2**62) + data[8:])
+    with pytest.raises(UserError, match=r"not a usable \.safetensors"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.zip", "w.params", "w.safetensors"])
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>404</html>", "web page|not a usable .safetensors"),
+        (b"\n <html>", "web page|not a usable .safetensors"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS|not a usable .safetensors"),
+        (b"Not found", ""),
+        (bytes(1000), ""),
+        (b"PK\x03\x04", "truncated or damaged"),
+        (b"\x80\x02", ""),
+    ],
+)
+def test_not_a_checkpoint(tmp_path, name, data, reason):
+    pytest.importorskip("safetensors")
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=reason) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    for name in (
+        "resnest51",
+        str(tmp_path / "missing.pth"),
+        "https://host/x.pth",
+        "a\0b",
+        "x" * 5000,
+    ):
+        with pytest.raises(UserError, match="no such file"):
+            load_checkpoint(name)
+    with pytest.raises(UserError, match="is a folder"):
+        load_checkpoint(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="not a regular file"):
+        load_checkpoint(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_unreadable_file(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save(WEIGHTS, path)
+    path.chmod(0)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ([1, 2], "no state dict"),
+        ({}, "empty"),
+        ({"state_dict": {}}, "empty"),
+        ({"a": 1, "b": "x", "c": torch.zeros(1)}, "no tensors: a, b"),
+        ({"state_dict": {"a": torch.zeros(2).to_sparse()}}, "dense"),
+        (torch.zeros(3), "no state dict"),
+    ],
+)
+def test_no_state_dict(tmp_path, record, reason):
+    path = tmp_path / "w.pth"
+    torch.save(record, path)
+    with pytest.raises(UserError, match=reason) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+
+
+def test_devices(tmp_path):
+    torch.save(WEIGHTS, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="map_location='abacus'"):
+        load_checkpoint(tmp_path / "w.pth", "abacus")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="map_location='cuda'"):
+            load_checkpoint(tmp_path / "w.pth", "cuda")
+
+
+# --- backbones ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small ResNeSt whose weights no initialisation gives."""
+    torch.manual_seed(1)
+    model = ResNeSt("resnest14")
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1)
+    return model
+
+
+@pytest.mark.parametrize("prefix", [None, "encoder", "encoder."])
+def test_load_backbone(tmp_path, small, prefix):
+    path = tmp_path / "w.pth"
+    weights = {**small.state_dict(), "fc.weight": torch.zeros(3, 2048), "fc.bias": torch.zeros(3)}
+    if prefix:
+        weights = {f"encoder.{key}": value for key, value in weights.items()}
+        weights["decoder.x"] = torch.zeros(1)
+    torch.save(weights, path)
+    model = ResNeSt("resnest14")
+    load_backbone(model, path, prefix)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, small.state_dict()[key])
+    with pytest.raises(UserError, match=r"no key starts with prefix 'other\.'"):
+        load_backbone(model, path, "other")
+    with pytest.raises(UserError, match=r"w\.pth does not fit ResNeSt; .*layer1\.1"):
+        load_backbone(ResNeSt("resnest26"), path, prefix)
+
+
+def test_load_backbone_without_its_last_stage(tmp_path, small):
+    torch.save(small.state_dict(), tmp_path / "w.pth")
+    model = ResNeSt("resnest14", out_indices=(0, 1, 2))
+    if any(key.startswith("layer4.") for key in model.state_dict()):
+        pytest.skip("the backbone builds all four stages whatever out_indices says")
+    load_backbone(model, tmp_path / "w.pth")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, small.state_dict()[key])
