@@ -170,8 +170,10 @@ def _only_stand_ins() -> Iterator[None]:
         try:
             yield
         finally:
+            # what was added meanwhile (a module of PyTorch that was imported) stays
+            added = [g for g in torch.serialization.get_safe_globals() if g not in _STAND_INS]
             torch.serialization.clear_safe_globals()
-            torch.serialization.add_safe_globals(before)
+            torch.serialization.add_safe_globals([*before, *added])
 
 
 def _plain(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:

@@ -54,7 +54,9 @@ def clean_up_is_checked(tmp_path, monkeypatch):
     yield
     # (PyTorch's compiler makes a folder of its own when optimisers are imported)
     assert [p for p in scratch.iterdir() if not p.name.startswith("torchinductor")] == []
-    assert set(torch.serialization.get_safe_globals()) == allowed
+    now = set(torch.serialization.get_safe_globals())
+    assert allowed <= now  # (parts of PyTorch add their own when they are imported)
+    assert not now & set(load_module._STAND_INS)
 
 
 def assert_same(result, expected=WEIGHTS):
