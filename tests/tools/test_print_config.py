@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pty
 import runpy
@@ -23,15 +25,21 @@ TOOL = ROOT / "tools" / "print_config.py"
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(monkeypatch):
     """Runs the tool in this process: (exit code, stdout, stderr)."""
     monkeypatch.chdir(ROOT)
     tool = runpy.run_path(str(TOOL))
 
     def run_it(*args: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_info:
+        # Not pytest's capture: loggers keep the streams they were given, and it closes its own.
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as exit_info,
+        ):
             run_tool(tool["main"], args)
-        return exit_info.value.code, *capfd.readouterr()
+        return exit_info.value.code, out.getvalue(), err.getvalue()
 
     return run_it
 
