@@ -165,6 +165,8 @@ def zoo_configs() -> dict[str, Path]:
 def test_the_zoos_names_are_those_of_our_configs():
     assert len(zoo_configs()) == 8
     for name, path in zoo_configs().items():
+        if "cityscapes" in name and "fcn" not in name:
+            continue  # only the number of classes differs from ADE20K
         theirs = Config.fromfile(path).model
         theirs.pop("pretrained")
         theirs.type = "mmseg.EncoderDecoder"
