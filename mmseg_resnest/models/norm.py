@@ -29,7 +29,7 @@ class _AllReduceSum(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.clone()
         dist.all_reduce(grad, group=ctx.group)
         return grad, None
@@ -116,6 +116,7 @@ class SyncBN(_BatchNorm):
         var = _AllReduceSum.apply(centred.square().sum(dims), self.process_group) / count
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
+            assert self.momentum is not None
             unbiased = var * (count / (count - 1).clamp(min=1))
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)

@@ -7,6 +7,7 @@ import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -294,12 +295,12 @@ class ResNeSt(BaseModule):
         if not pretrained:
             super().init_weights()
             return
-        if self._is_init:
+        if getattr(self, "is_init", False):
             return
         from ..weights import load_backbone  # the loader is not needed to build a network
 
         load_backbone(self, pretrained[-1]["checkpoint"], prefix=pretrained[-1].get("prefix"))
-        self._is_init = True
+        self.is_init = True
         print_log(
             f"ResNeSt: loaded {pretrained[-1]['checkpoint']}", logger="current", level=logging.INFO
         )
@@ -329,12 +330,8 @@ class ResNeSt(BaseModule):
         if not (self.with_cp and self.training and torch.is_grad_enabled()):
             return stage(x)
         for block in stage:
-            x = checkpoint(
-                block,
-                x,
-                use_reentrant=False,
-                context_fn=lambda b=block: (nullcontext(), frozen_batch_statistics(b)),
-            )
+            contexts = partial(_checkpoint_contexts, block)
+            x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
         return x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -354,6 +351,11 @@ class ResNeSt(BaseModule):
             if stage in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)
+
+
+def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
+    """What surrounds a block's first run and its second, which must not count twice."""
+    return nullcontext(), frozen_batch_statistics(block)
 
 
 def _resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
