@@ -1,0 +1,203 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/train.py, dist_train.sh and slurm_train.sh, run as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tool_runs import TOOLS, RunTool, Toy, Trained
+
+SCORES = ("mIoU", "pixAcc", "mAcc")
+
+
+def test_a_run_says_what_it_does_and_where_things_are(trained: Trained) -> None:
+    out = trained.run.stdout
+    assert re.search(r"^training +toy$", out, re.M)
+    assert re.search(r"^data +6 images in scenes to train on$", out, re.M)
+    assert re.search(r"^ +3 images in scenes to validate on$", out, re.M)
+    assert re.search(r"^ +6/6 +\d\.\d{4} +\d\.\d{3}e-\d\d +\d", out, re.M)
+    assert "work_dirs/toy/results.json" in out
+    assert "python tools/test.py toy.py work_dirs/toy/best_mIoU_iter_" in out
+    # The stack's pages stay in the log file.
+    assert "Runtime environment" not in out
+    assert "mmengine" not in out + trained.run.stderr
+    assert trained.run.stderr == ""
+    log = next(trained.work_dir.glob("*/*.log")).read_text()
+    assert "Runtime environment" in log
+
+
+def test_columns_are_aligned(trained: Trained) -> None:
+    lines = trained.run.stdout.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.lstrip().startswith("iteration"))
+    ends = [m.end() for m in re.finditer(r"\S+", lines[head])]
+    body = [line for line in lines[head + 1 :] if re.match(r" +\d/6 ", line)]
+    assert len(body) == 6 + 2
+    for line in body:
+        found = [m.end() for m in re.finditer(r"\S+", line.replace("best so far", ""))]
+        assert found[0] == ends[0]
+        assert found[-1] in (ends[4], ends[6])
+
+
+def test_results_are_written(trained: Trained) -> None:
+    results = json.loads((trained.work_dir / "results.json").read_text())
+    assert [e["iteration"] for e in results["history"]] == [3, 6]
+    best = max(results["history"], key=lambda e: e["mIoU"])
+    assert {k: results[k] for k in (*SCORES, "iteration")} == best
+    assert (trained.work_dir / results["best_checkpoint"]).is_file()
+    assert results["last_checkpoint"] == "iter_6.pth"
+    assert len(results["classes"]) == 12
+    assert results["images"] == 3
+    assert sum(map(sum, results["confusion_matrix"])) == results["labelled_pixels"]
+    with Image.open(trained.work_dir / "curves.png") as curves:
+        assert curves.format == "PNG"
+
+
+def _numbers(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)["state_dict"]
+
+
+def test_resuming_continues_the_run(trained: Trained, toy: Toy, run_tool: RunTool) -> None:
+    """Half a run, continued, passes through the same numbers as a whole one from there on."""
+    half = run_tool(
+        "train.py", "toy.py", "--cfg-options", "train_cfg.max_iters=3", cwd=toy.folder
+    ).check()
+    assert "3/3" in half.stdout
+    whole = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder).check()
+    assert "resumed     at iteration 3" in whole.stdout
+    assert whole.stderr == ""
+    work_dir = toy.folder / "work_dirs" / "toy"
+    ours, theirs = (
+        json.loads((d / "results.json").read_text())["history"]
+        for d in (work_dir, trained.work_dir)
+    )
+    assert [e["iteration"] for e in ours] == [3, 6]
+    assert ours[0] == theirs[0]
+    first, second = _numbers(work_dir / "iter_3.pth"), _numbers(trained.work_dir / "iter_3.pth")
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    last = torch.load(work_dir / "iter_6.pth", weights_only=False)
+    assert last["meta"]["iter"] == 6
+    assert last["param_schedulers"][0]["last_step"] == 6
+
+
+def test_resume_without_a_checkpoint_starts(toy: Toy, run_tool: RunTool) -> None:
+    run = run_tool(
+        "train.py", "toy.py", "--resume", "auto", "--cfg-options", "train_cfg.max_iters=1",
+        cwd=toy.folder,
+    ).check()  # fmt: skip
+    assert "holds no checkpoint to resume from" in run.stdout
+
+
+def test_options_reach_the_run(toy: Toy, run_tool: RunTool) -> None:
+    """--work-dir, --amp, --seed, --auto-scale-lr and --cfg-options together."""
+    run = run_tool(
+        "train.py", "toy.py", "--work-dir", "elsewhere", "--amp", "--seed", "7",
+        "--auto-scale-lr",
+        "--cfg-options", "train_cfg.max_iters=2", "train_dataloader.batch_size=2",
+        cwd=toy.folder,
+    ).check()  # fmt: skip
+    assert "mixed precision" in run.stdout
+    assert "learning rate 0.005" in run.stdout
+    saved = torch.load(toy.folder / "elsewhere" / "iter_2.pth", weights_only=False)
+    assert saved["meta"]["seed"] == 7
+    assert not (toy.folder / "work_dirs").exists()
+
+
+def test_load_from_keeps_the_head_for_other_classes(
+    trained: Trained, toy: Toy, run_tool: RunTool
+) -> None:
+    config = toy.variant(
+        "two_classes",
+        f"""
+load_from = {str(trained.checkpoint)!r}
+train_cfg = dict(max_iters=1)
+model = dict(decode_head=dict(num_classes=2))
+meta = dict(classes=("sky", "building"))
+train_dataloader = dict(dataset=dict(metainfo=meta))
+val_dataloader = dict(dataset=dict(metainfo=meta))
+optim_wrapper = dict(optimizer=dict(lr=0.0))
+""",
+    )
+    run_tool("train.py", config, "--work-dir", "w", cwd=toy.folder).check()
+    before, after = _numbers(trained.checkpoint), _numbers(toy.folder / "w" / "iter_1.pth")
+    assert after["decode_head.conv_seg.weight"].shape[0] == 2
+    name = "backbone.layer1.0.conv1.weight"
+    assert torch.equal(before[name], after[name])
+
+
+def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
+    sent = []
+
+    def interrupt(pid: int, stdout: str) -> None:
+        if "4/2000" in stdout and not sent:
+            sent.append(pid)
+            os.kill(pid, signal.SIGINT)
+
+    config = toy.variant("long", "default_hooks = dict(checkpoint=dict(interval=2))")
+    run = run_tool(
+        "train.py", config, "--cfg-options", "train_cfg.max_iters=2000", "train_cfg.val_interval=4",
+        cwd=toy.folder, when=interrupt,
+    )  # fmt: skip
+    assert run.returncode == 130, run.stderr
+    assert run.stderr.count("interrupted") == 1
+    assert "--resume" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_two_processes_share_the_batch(toy: Toy) -> None:
+    """dist_train.sh with Gloo: 2 x 2 images a step; the results are those of all images."""
+    run = subprocess.run(
+        ["bash", TOOLS / "dist_train.sh", "toy.py", "2", "--cfg-options", "train_cfg.max_iters=3"],
+        cwd=toy.folder,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
+    assert "4 images a step = 2 processes x 2" in run.stdout
+    assert run.stdout.count("training    toy") == 1
+    results = json.loads((toy.folder / "work_dirs" / "toy" / "results.json").read_text())
+    assert results["images"] == 3
+    assert results["pixels"] == 3 * 128 * 160
+
+
+@pytest.mark.parametrize(
+    ("script", "args"),
+    [
+        ("dist_train.sh", ["toy.py"]),
+        ("dist_train.sh", ["toy.py", "two"]),
+        ("dist_test.sh", ["toy.py", "a.pth"]),
+        ("slurm_train.sh", ["partition", "job"]),
+    ],
+)
+def test_launchers_explain_their_arguments(script: str, args: list[str]) -> None:
+    run = subprocess.run(
+        ["bash", TOOLS / script, *args], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"error: usage: {script} ")
+
+
+def test_slurm_asks_for_what_was_asked(tmp_path: Path) -> None:
+    """A stand-in for srun records the command line."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "16"}
+    run = subprocess.run(
+        ["bash", TOOLS / "slurm_train.sh", "gpu", "job", "toy.py", "out", "--amp"],
+        capture_output=True, text=True, timeout=20, env=env, check=True,
+    )  # fmt: skip
+    words = run.stdout.split()
+    assert {"--ntasks=16", "--ntasks-per-node=8", "--gres=gpu:8", "--partition=gpu"} <= set(words)
+    assert words[-6:] == ["toy.py", "--work-dir", "out", "--launcher", "slurm", "--amp"]
