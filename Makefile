@@ -31,7 +31,8 @@ help:
 # of an interrupted installation, whose half-written packages pip would take for whole ones.
 venv:
 	@if ! { echo "$(CURDIR)"; cat requirements.txt; } | cmp -s - $(STAMP) \
-		|| ! $(BIN)/python -c '' 2>/dev/null; then \
+		|| ! $(BIN)/python -Ic 'import importlib.metadata as m; m.version("mmseg-resnest")' \
+			2>/dev/null; then \
 		$(MAKE) --no-print-directory _install; \
 	fi
 

@@ -204,7 +204,7 @@ def test_it_works_where_libgl_is_missing() -> None:
             '"$0" -c "$1" 2>/dev/null && exit 8; exec "$0" -c "$2"'
         )
         command = ["unshare", "--mount", "sh", "-c", script, sys.executable, LOADS, IMPORTS]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     if result.returncode == 9:
         pytest.skip(f"libGL.so.1 cannot be hidden: {result.stderr.strip()}")
     assert (result.returncode, result.stdout.strip()) == (0, __version__), result.stderr

@@ -25,7 +25,7 @@ def run_python(code: str, *options: str, path: Path | None = None) -> subprocess
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-        timeout=300,
+        timeout=500,
     )
 
 
