@@ -618,7 +618,7 @@ def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
 
 
 def _hands_on(function: Any, kwargs: str) -> bool:
-    """Whether an ``__init__`` calls ``super().__init__(..., **kwargs)`` and that alone with them."""
+    """Whether an ``__init__`` does nothing with its kwargs but ``super().__init__(**kwargs)``."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):

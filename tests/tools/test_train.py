@@ -160,7 +160,7 @@ def test_two_processes_share_the_batch(toy: Toy) -> None:
         env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]

@@ -41,6 +41,7 @@ for line in sys.stdin:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = [job["tool"], *job["args"]]
         sys.path[0] = os.path.dirname(job["tool"])
+        sys.path[1:1] = [p for p in [job["env"].get("PYTHONPATH")] if p]
         runpy.run_path(job["tool"], run_name="__main__")
         sys.exit(0)
     print(pid, flush=True)

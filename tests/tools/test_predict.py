@@ -1,0 +1,130 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/predict.py, run as a process, and the Python functions behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tool_runs import RunTool, Trained
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.inference import Segmentor, load_segmentor
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of images in several formats, with files that are none."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.jpg")
+    Image.fromarray(pixels).save(folder / "a.png")
+    Image.fromarray(pixels[:, :, 0]).save(folder / "grey.PNG")
+    Image.fromarray(np.dstack([pixels, pixels[:, :, 0]])).save(folder / "sub" / "alpha.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image either")
+    return folder
+
+
+def _predict(trained: Trained, run_tool: RunTool, source: Path, out: Path, *more: str):
+    return run_tool(
+        "predict.py", "toy.py", trained.checkpoint, source, "--out", out, *more,
+        cwd=trained.toy.folder,
+    )  # fmt: skip
+
+
+def test_a_folder(trained: Trained, run_tool: RunTool, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = _predict(trained, run_tool, photos, out, "--opacity", "0.8").check()
+    written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    assert written == [
+        "a.jpg.png",
+        "a.jpg_overlay.jpg",
+        "a.png.png",
+        "a.png_overlay.png",
+        "grey.png",
+        "grey_overlay.png",
+        "sub/alpha.png",
+        "sub/alpha_overlay.png",
+    ]
+    assert "skipped     1 files that are no images" in run.stdout
+    assert "notes.txt" in run.stdout
+    with Image.open(out / "grey.png") as label:
+        assert label.mode == "P"
+        assert label.size == (56, 40)
+        assert np.asarray(label).max() < 12
+
+
+def test_one_image_equals_the_function(
+    trained: Trained, run_tool: RunTool, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    _predict(trained, run_tool, photos / "a.png", out).check()
+    model = load_segmentor(trained.toy.config, trained.checkpoint, "cpu")
+    result = model(photos / "a.png")
+    assert np.array_equal(np.asarray(Image.open(out / "a.png")), result.labels)
+    assert np.array_equal(np.asarray(Image.open(out / "a_overlay.png")), result.overlay())
+
+
+def test_a_broken_image_does_not_stop_the_others(
+    trained: Trained, run_tool: RunTool, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    out = tmp_path / "out"
+    error = _predict(trained, run_tool, photos, out).error()
+    assert "b.png" in error
+    assert "4 of 5 images" in error
+    assert (out / "grey.png").is_file()
+    assert not (out / "b.png").exists()
+
+
+def test_inputs_are_never_overwritten(trained: Trained, run_tool: RunTool, photos: Path) -> None:
+    before = (photos / "a.png").read_bytes()
+    error = _predict(trained, run_tool, photos / "a.png", photos).error()
+    assert "would overwrite an image" in error
+    assert (photos / "a.png").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def model(trained: Trained) -> Segmentor:
+    return load_segmentor(trained.toy.config, trained.checkpoint, "cpu")
+
+
+def test_path_array_and_image_agree(model: Segmentor, photos: Path) -> None:
+    path = photos / "a.png"
+    image = Image.open(path)
+    expected = model(path).labels
+    for form in (str(path), image, np.asarray(image)):
+        assert np.array_equal(model(form).labels, expected)
+
+
+def test_result_knows_its_classes_and_saves(model: Segmentor, photos: Path, tmp_path: Path) -> None:
+    result = model(photos / "a.png")
+    assert result.classes[0] == "sky"
+    assert len(result.palette) == 12
+    assert result.labels.dtype == np.uint8
+    assert result.path == str(photos / "a.png")
+    saved = result.save(tmp_path / "new" / "labels.png")
+    assert np.array_equal(np.asarray(Image.open(saved)), result.labels)
+    with pytest.raises(UserError, match=r"\.png"):
+        result.save(tmp_path / "labels.jpg")
+    with pytest.raises(UserError, match="opacity"):
+        result.overlay(1.5)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (3, "not int"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+        ("missing.png", "missing.png: cannot be read"),
+    ],
+)
+def test_what_is_no_image(model: Segmentor, image: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model(image)  # type: ignore[arg-type]

@@ -1,0 +1,101 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/test.py, run as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tool_runs import TOOLS, RunTool, Toy, Trained
+
+
+@pytest.fixture(scope="module")
+def tested(trained: Trained, run_tool: RunTool) -> dict[str, Any]:
+    """One evaluation with everything written."""
+    folder = trained.toy.folder
+    run = run_tool(
+        "test.py", "toy.py", trained.checkpoint, "--out", "labels", "--show-dir", "pictures",
+        cwd=folder,
+    ).check()  # fmt: skip
+    results = json.loads((folder / "work_dirs" / "toy" / "test" / "results.json").read_text())
+    return {"folder": folder, "run": run, "results": results}
+
+
+def test_numbers_are_those_of_the_validation(tested: dict[str, Any], trained: Trained) -> None:
+    """The last checkpoint scores what training said at its iteration, to the last bit."""
+    history = json.loads((trained.work_dir / "results.json").read_text())["history"]
+    results = tested["results"]
+    assert {k: results[k] for k in ("mIoU", "pixAcc", "mAcc")} == {
+        k: history[-1][k] for k in ("mIoU", "pixAcc", "mAcc")
+    }
+    assert f"mIoU {results['mIoU']:.2f}" in tested["run"].stdout
+    assert "| wall" in tested["run"].stdout
+    assert tested["run"].stderr == ""
+
+
+def test_label_maps_give_the_same_numbers(tested: dict[str, Any], scenes: Path) -> None:
+    """The PNGs that --out wrote, counted with plain NumPy, against the labels on disk."""
+    files = sorted((tested["folder"] / "labels").iterdir())
+    truths = sorted((scenes / "annotations" / "validation").iterdir())
+    assert [f.name for f in files] == [t.name for t in truths]
+    correct = labelled = 0
+    for file, truth in zip(files, truths, strict=True):
+        with Image.open(file) as image:
+            assert image.mode == "P"
+            labels = np.asarray(image).astype(int)
+        wanted = np.asarray(Image.open(truth)).astype(int) - 1
+        assert labels.shape == wanted.shape
+        correct += int((labels == wanted)[wanted >= 0].sum())
+        labelled += int((wanted >= 0).sum())
+    assert correct == tested["results"]["correct_pixels"]
+    assert labelled == tested["results"]["labelled_pixels"]
+
+
+def test_pictures_are_drawn(tested: dict[str, Any]) -> None:
+    pictures = sorted((tested["folder"] / "pictures").iterdir())
+    assert len(pictures) == 3
+    with Image.open(pictures[0]) as picture:
+        assert picture.width > 3 * 300
+
+
+def test_tta_uses_the_configs_augmentation(trained: Trained, run_tool: RunTool) -> None:
+    folder = trained.toy.folder
+    run = run_tool("test.py", "toy.py", trained.checkpoint, "--tta", cwd=folder).check()
+    assert "with augmentation" in run.stdout
+    results = json.loads((folder / "work_dirs" / "toy" / "test_tta" / "results.json").read_text())
+    assert results["tta"] is True
+    assert results["images"] == 3
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_numbers(tested: dict[str, Any], trained: Trained) -> None:
+    """Three images over two processes: one of them gets an image twice, which counts once."""
+    run = subprocess.run(
+        ["bash", TOOLS / "dist_test.sh", "toy.py", trained.checkpoint, "2", "--work-dir", "two"],
+        cwd=trained.toy.folder,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
+    results = json.loads((trained.toy.folder / "two" / "results.json").read_text())
+    assert results["confusion_matrix"] == tested["results"]["confusion_matrix"]
+
+
+def test_weights_alone_are_enough(trained: Trained, toy: Toy, run_tool: RunTool) -> None:
+    """A bare state dict, as published weights are."""
+    import torch
+
+    state_dict = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
+    torch.save(state_dict, toy.folder / "weights.pth")
+    run_tool("test.py", "toy.py", "weights.pth", "--work-dir", "w", cwd=toy.folder).check()
+    assert (toy.folder / "w" / "results.json").is_file()
