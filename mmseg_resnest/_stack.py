@@ -5,7 +5,7 @@ Two kinds of noise are taken away, each exactly and where it arises:
 
 - what the stack prints while it is imported, about optional parts that this project has no use
   for (compiled operators, an optional data platform);
-- warnings that a user can do nothing about: one of mmcv, by message *and* module, and two log
+- warnings that a user can do nothing about, by message *and* module, and two log
   lines about how MMEngine's own hooks call MMEngine, by message in the module that writes them.
 
 Every other line, warning and log record passes through.
@@ -50,6 +50,18 @@ _NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
         r"``MultiScaleDeformableAttention`` has been moved to",
         ImportWarning,
         r"mmcv\.cnn\.bricks\.transformer$",
+    ),
+    # align_corners is part of the published models; an image's size is what it is.
+    (
+        r"When align_corners=True, the output would more aligned if",
+        UserWarning,
+        r"mmseg\.models\.utils\.wrappers$",
+    ),
+    # Part of MMSegmentation's own recipe, and not to be had together with class weights.
+    (
+        r"Default ``avg_non_ignore`` is False",
+        UserWarning,
+        r"mmseg\.models\.losses\.cross_entropy_loss$",
     ),
 )
 

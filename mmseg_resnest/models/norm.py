@@ -66,7 +66,7 @@ class SyncBN(_BatchNorm):
         super().__init__(num_features, eps, momentum, affine, track_running_stats)
         self.process_group = process_group
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  (torch's own name)
+    def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"SyncBN expects an input (N, C, ...), got {tuple(input.shape)}")
 
@@ -75,7 +75,7 @@ class SyncBN(_BatchNorm):
             return 1
         return dist.get_world_size(self.process_group)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+    def forward(self, input: Tensor) -> Tensor:
         world_size = self._world_size()
         if self.training and world_size == 1 and input.numel() == input.shape[1]:
             raise UserError(

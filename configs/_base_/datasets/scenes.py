@@ -1,13 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # The built-in demo scenes, 160x128, 12 classes, 0 = unlabelled.
 _base_ = "published.py"
-num_classes, base_size, crop_size = 12, 160, (128, 128)
+num_classes, base_size, crop_size = 12, 160, (96, 128)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
     dict(type="RandomFlip", prob=0.5),
-    dict(type="RandomLongEdgeResize", base_size=base_size, ratio_range=(0.75, 1.5)),
-    dict(type="Pad", size=crop_size, pad_val=dict(img=0, seg=255)),
     dict(type="RandomCrop", crop_size=crop_size),
     dict(type="PackSegInputs"),
 ]

@@ -1,15 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # CamVid from scratch on two cores.
-_base_ = "published.py"
-total_batch_size = 8
-auto_scale_lr = dict(base_batch_size=8)
-max_iters, warmup_iters, val_interval = 450, 25, 150
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-)
+_base_ = "scratch_scenes.py"
+max_iters, warmup_iters, val_interval = 560, 40, 140
 train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup_iters, by_epoch=False),
@@ -17,4 +9,4 @@ param_scheduler = [
         type="PolyLR", power=0.9, eta_min=0.0, begin=warmup_iters, end=max_iters + 1, by_epoch=False
     ),
 ]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=val_interval))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=val_interval))

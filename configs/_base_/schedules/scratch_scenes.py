@@ -3,12 +3,11 @@
 _base_ = "published.py"
 total_batch_size = 8
 auto_scale_lr = dict(base_batch_size=8)
-max_iters, warmup_iters, val_interval = 400, 20, 100
+max_iters, warmup_iters, val_interval = 560, 40, 140
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05),
 )
 train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
 param_scheduler = [
