@@ -7,7 +7,7 @@ train_pipeline = [
     dict(type="LoadAnnotations"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomLongEdgeResize", base_size=base_size, ratio_range=(0.7, 1.35)),
-    dict(type="Pad", size=crop_size, pad_val=dict(img=0, seg=255)),
+    dict(type="Pad", size=crop_size[::-1], pad_val=dict(img=0, seg=255)),
     dict(type="RandomCrop", crop_size=crop_size),
     dict(type="PackSegInputs"),
 ]

@@ -6,7 +6,8 @@ train_pipeline = [
     dict(type="LoadAnnotations"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomLongEdgeResize", base_size=base_size, ratio_range=(0.5, 2.0)),
-    dict(type="Pad", size=crop_size, pad_val=dict(img=0, seg=255)),
+    # Pad takes (width, height), RandomCrop (height, width).
+    dict(type="Pad", size=crop_size[::-1], pad_val=dict(img=0, seg=255)),
     dict(type="RandomCrop", crop_size=crop_size),
     dict(type="PackSegInputs"),
 ]

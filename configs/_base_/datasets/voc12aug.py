@@ -11,7 +11,7 @@ train_pipeline = [
     dict(type="LoadAnnotations"),
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomLongEdgeResize", base_size=_base_.base_size, ratio_range=(0.5, 2.0)),
-    dict(type="Pad", size=_base_.crop_size, pad_val=dict(img=0, seg=0)),
+    dict(type="Pad", size=_base_.crop_size[::-1], pad_val=dict(img=0, seg=0)),
     dict(type="RandomCrop", crop_size=_base_.crop_size),
     dict(type="PackSegInputs"),
 ]
