@@ -631,7 +631,7 @@ class Painter:
         metal = self.jitter(self.dice.pick(((84, 88, 92), (128, 130, 132), (70, 84, 78))), 8)
         tall = self.dice.roll(170, 230)
         self.contact_shadow(x, 8, t, 170)
-        half = max(4 * t // _EYE // 2, 2)
+        half = max(9 * t // _EYE // 2, 3)
         (px, py), (_, top) = self.at(x, 0, t), self.at(x, tall, t)
         pole = _window(px - half, top, px + half + 1, py)
         self.fill(pole, metal, LAMP, 226 + 70 * ((pole.x < px) == (self.sun < 0)) + 0 * pole.y)
@@ -641,9 +641,9 @@ class Painter:
         left, right = sorted((px, px + reach))
         self.fill(_window(left, top, right, top + half * 2), metal, LAMP)
         glow = (255, 236, 170) if self.night else (232, 230, 220)
-        head = _ellipse(px + reach, top + half * 2, 14 * t // _EYE, max(5 * t // _EYE, 2))
+        head = _ellipse(px + reach, top + half * 2, 20 * t // _EYE, max(8 * t // _EYE, 3))
         self.fill(head, metal, LAMP)
-        bulb = _ellipse(px + reach, top + half * 3, 10 * t // _EYE, max(4 * t // _EYE, 2))
+        bulb = _ellipse(px + reach, top + half * 3, 15 * t // _EYE, max(6 * t // _EYE, 3))
         self.fill(bulb, glow, LAMP)
 
     def standing_lamp(self, x: int, t: int) -> None:
@@ -651,7 +651,7 @@ class Painter:
         tall, shade_colour = self.dice.roll(62, 80), self.paint_colour()
         metal = self.jitter((110, 100, 92))
         self.contact_shadow(x, 10, t)
-        half = max(3 * t // _EYE // 2, 1)
+        half = max(6 * t // _EYE // 2, 2)
         (px, py), (_, neck) = self.at(x, 0, t), self.at(x, tall - 16, t)
         self.fill(_window(px - half, neck, px + half + 1, py), metal, LAMP)
         self.fill(_ellipse(px, py, 9 * t // _EYE, max(3 * t // _EYE, 1)), metal, LAMP)
@@ -659,8 +659,8 @@ class Painter:
 
     def hat(self, x: int, height: int, t: int, colour: Colour) -> None:
         """A lamp shade whose top is ``height`` above the ground."""
-        (cx, top), (_, low) = self.at(x, height, t), self.at(x, height - 20, t)
-        narrow, wide = 7 * t // _EYE, 14 * t // _EYE
+        (cx, top), (_, low) = self.at(x, height, t), self.at(x, height - 26, t)
+        narrow, wide = 10 * t // _EYE, 21 * t // _EYE
         cone = _polygon((cx - narrow, top), (cx + narrow, top), (cx + wide, low), (cx - wide, low))
         self.fill(cone, colour, LAMP, 200 + (cone.y - cone.rows.start) * 80 // max(low - top, 1))
 
@@ -694,10 +694,10 @@ class Painter:
         """A sign on a post, which counts as sign."""
         tall = self.dice.roll(88, 120)
         self.contact_shadow(x, 6, t, 180)
-        half = max(3 * t // _EYE // 2, 1)
+        half = max(5 * t // _EYE // 2, 2)
         (px, py), (_, top) = self.at(x, 0, t), self.at(x, tall, t)
         self.fill(_window(px - half, top, px + half + 1, py), (140, 142, 146), SIGN)
-        self.plate(px, top, max(self.dice.roll(16, 20) * t // _EYE, 4))
+        self.plate(px, top, max(self.dice.roll(22, 28) * t // _EYE, 7))
 
     def board(self, x0: int, y0: int, x1: int, y1: int) -> None:
         """A lettered board or a poster: rows of unequal strokes on a framed plate."""
@@ -985,12 +985,12 @@ class Painter:
         for side, kerb in ((-1, left), (1, right)):
             if dice.chance(60):
                 for _ in range(dice.roll(1, 3)):
-                    add(self.street_lamp, kerb + side * 10, 20, 90, -side)
+                    add(self.street_lamp, kerb + side * 10, 34, 92, -side)
             if dice.chance(55):
                 for _ in range(dice.roll(1, 2)):
-                    add(self.road_sign, kerb + side * dice.roll(10, 24), 26, 92)
+                    add(self.road_sign, kerb + side * dice.roll(10, 24), 40, 96)
             for _ in range(dice.roll(0, 3)):
-                add(self.person, kerb + side * dice.roll(16, walk - 8), 24, deepest + 6)
+                add(self.person, kerb + side * dice.roll(16, walk - 8), 44, deepest + 6)
             if dice.chance(45):
                 for _ in range(dice.roll(1, 3)):
                     add(self.tree, kerb + side * dice.roll(18, walk), 20, 84, dice.roll(110, 220))
@@ -1237,17 +1237,17 @@ class Painter:
             red, blue = self.rgb[..., 0], self.rgb[..., 2]
             glow = (red >= 240) & (red - blue >= 40)  # lamps and lit windows stay bright
             gain = np.where(glow, 250, gain)
-        cast = [dice.roll(220, 290) for _ in range(3)]
+        cast = [dice.roll(232, 280) for _ in range(3)]
         lift = dice.roll(0, 20)
         light = np.clip(self.rgb, 0, 255) * gain[..., None] >> 8
         light = (light * np.asarray(cast, dtype=np.int32) >> 8) + lift
         small = light[0::2, 0::2] + light[1::2, 0::2] + light[0::2, 1::2] + light[1::2, 1::2]
         image = np.clip(small + 2 >> 2, 0, 255)
-        if dice.chance(12):  # slightly out of focus
+        if dice.chance(6):  # slightly out of focus
             padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
             rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
             image = rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:] + 8 >> 4
-        amount = dice.roll(4, 20)
+        amount = dice.roll(3, 12)
         noise = dice.field(HEIGHT, WIDTH, 3) + dice.field(HEIGHT, WIDTH, 3) - 255
         image = np.clip(image + (noise * amount >> 8), 0, 255)
         return image.astype(np.uint8), _halve_labels(self.label)

@@ -26,32 +26,32 @@ CLASSES = ScenesDataset.METAINFO["classes"]
 # (seed, index, split): SHA-256 of the pixels (image, then labels) and of the two PNG files.
 HASHES = {
     (0, 0, "training"): (
-        "aaaabb6ba63cd0fc1f74f058975a3dfc07e486823f1905fc3d5ab023e437eece",
-        "c406b90cbabeb330e0d992b321213e7006e55f46b5bf394ea10e4c7a60923f3d",
+        "fdfa1034e46d49261a8cf6d4c67e98275312b57127faa57118d7c742e8c5baa6",
+        "9b1aca4949d58266cfc1be23acca53860a24707efba57679f7d7c54ee0cacaa6",
     ),
     (0, 1, "training"): (
-        "ddd5e97deba1fe647a00dd22416a9667a81dba52d1ad84952e4c1b43d7fbfd24",
-        "d3ed85a643e3249e7249282e8f40d1a7682e080ff4550d604536a616b08db86d",
+        "debee57b208356fcfe6b0ec632f63276448f1f896e2d4e845e702a020264e8a1",
+        "5e757678d8925ec469b094b0a41d67659b515ead592e54bc82e56e6b8c4fde0e",
     ),
     (0, 2, "training"): (
-        "38fd636ed2a5937163a4591b1aebb7b7d0783418a86c1fa7896fbda115de4781",
-        "15846e9ca158490f25cac4851cc7dbbace50d5da7a5ffd73f768c9920bee6382",
+        "d675e45cf2fd16ba55ccad2f7cdc2537efa06abffe742d9a1c7500a82bdbf520",
+        "dc3d055a43d607e45bc5cf7b6b09cbd096f285890d10484a15c6c00eb63eeaa1",
     ),
     (0, 0, "validation"): (
-        "a824eceee807ec2e1268809bc94b01383b7cd897d4cee886772e400a7651caf2",
-        "badf18c6fbf84d1fd79e121bf71edb6c961deb9a0d4ccfdf6d4110c5640f155d",
+        "382b387ddcdca2a035a7049d2e33383bf188fa708efcc90ad770ba921f0208ac",
+        "0fb3b503e0b7900af9885abdf1703392ae31b1d8fedc1e5d2472f348be5fc1e3",
     ),
     (0, 4, "validation"): (
-        "5c550a1e8e34f797cd17b12503cdc5eca231049babf8134912ae2e906e0dedc2",
-        "56e300f5141be400bc98b6215f296d625efa0c7eeb66d4823dbe34d905778a2f",
+        "12e1cdfac587294e2a5a8d1bd0a57792ff217c8dff62111f7c61708f3b760353",
+        "bb2e6c3e9e02e7da6093604c2767431f60df3110e34ad04cba1d28ae82cb7406",
     ),
     (7, 123456, "training"): (
-        "178a28c708349df7915a3a5d72b1b477cb5ae7f29fe4d76a437f1f986f524667",
-        "0e701f71b6530a91f33fd5cfdaa126fd5f976d9e63d49cc844b9b6b5bcec701c",
+        "d5fd83d5dcf0d6f1ac17316afcd2bd9ce1c65840f58b169a8655909ffda4cebc",
+        "1d733aafdc7d9aecda98290ec199802d9dd627514f454fee4d6d69935a8cd765",
     ),
-    (2**64 - 1, 2**32 - 1, "validation"): (
-        "be6b819e9219dc1c49544229eb1d79fef437618f109d5a51f6a575bf9aacea6a",
-        "467191d836a2900051d04780522bfe90c0f8475e47d987a5ecee5099b432cc8c",
+    (18446744073709551615, 4294967295, "validation"): (
+        "d1b74d4fbecd5f6ea611f1ee09af2c6d7f28d4e07bea3355bc0f17ef0b9efc05",
+        "d291bf78be18e10ae5b4b0462d5a802ff25f36062a54e2c6da58019239c4c2b1",
     ),
 }
 
