@@ -97,8 +97,6 @@ def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[
         hint = str(interrupt)
         print(f"interrupted{': ' + hint if hint else ''}", file=sys.stderr)
         code = EXIT_INTERRUPTED
-    except UserError as error:
-        code = _report(error)
     except Exception as error:
         told = explain_error(error)
         if told is None:

@@ -135,8 +135,8 @@ def tool_runner() -> Iterator[RunTool]:
             return Run(code, out.read_text(), err.read_text())
 
     yield run
-    helper.stdin.close()
-    helper.wait(timeout=10)
+    helper.kill()  # it is between two runs, and has nothing to finish
+    helper.wait()
 
 
 TOY = """

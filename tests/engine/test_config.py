@@ -1,0 +1,139 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmseg_resnest.engine.config import check_config, load_config, parse_cfg_options, require
+from mmseg_resnest.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+CAMVID = ROOT / "configs" / "fcn_resnest14_camvid.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a.b=3", 3),
+        ("a.b=1e-3", 1e-3),
+        ("a.b=True", True),
+        ("a.b=None", None),
+        ("a.b=text=more", "text=more"),
+        ("a.b=[1,2]", [1, 2]),
+        ("a.b=(1,2)", (1, 2)),
+        ("a.b=x,y", ["x", "y"]),
+    ],
+)
+def test_values_are_read(text: str, value: object) -> None:
+    assert parse_cfg_options([text]) == {"a.b": value}
+
+
+@pytest.mark.parametrize("text", ["a", "=3", "a..b=3", " a=3", "a=[1,(2]", "+=1"])
+def test_malformed_options(text: str) -> None:
+    with pytest.raises(UserError, match="--cfg-options"):
+        parse_cfg_options([text])
+
+
+def test_options_change_what_they_name() -> None:
+    cfg = load_config(
+        CAMVID,
+        [
+            "train_cfg.max_iters=7",
+            "model.backbone.with_cp=True",  # not in the config, but an option of ResNeSt
+            "optim_wrapper.clip_grad.max_norm=1",  # a new dictionary for an option of OptimWrapper
+            "+model.test_cfg.anything=1",
+            "default_hooks.checkpoint.interval=3",
+        ],
+    )
+    assert cfg.train_cfg.max_iters == 7
+    assert cfg.model.backbone.with_cp is True
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1)
+    assert cfg.model.test_cfg.anything == 1
+    assert cfg.default_hooks.checkpoint.interval == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("model.backbone.with_cpp=True", "did you mean model.backbone.with_cp"),
+        ("model.decode_head.chanels=3", "did you mean model.decode_head.channels"),
+        ("model.test_cfg.mod=slide", "did you mean model.test_cfg.mode"),
+        ("train_dataloader.num_worker=3", "did you mean train_dataloader.num_workers"),
+        ("num_classes=3", "variable inside the config"),
+        ("model.backbone.arch.blocks=3", "has no keys"),
+        ("train_cfg.max_iters=True", "a number"),
+        ("auto_scale_lr.enable=3", "True or False"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(option: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(CAMVID, [option])
+
+
+def test_data_root_of_all_data_sets(tmp_path: Path) -> None:
+    (tmp_path / "camvid").mkdir()
+    before = dict(os.environ)
+    cfg = load_config(CAMVID, data_root=tmp_path)
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    assert {loader.dataset.data_root for loader in loaders} == {f"{tmp_path}/camvid"}
+    assert dict(os.environ) == before
+
+    cfg = load_config(CAMVID, ["data_root=/elsewhere"])
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    assert {loader.dataset.data_root for loader in loaders} == {"/elsewhere"}
+
+
+def test_data_root_that_the_config_does_not_read(tmp_path: Path) -> None:
+    config = tmp_path / "c.py"
+    config.write_text("model = dict(type='EncoderDecoder')\n")
+    with pytest.raises(UserError, match="no effect"):
+        load_config(config, data_root=tmp_path)
+
+
+def test_near_names_are_suggested() -> None:
+    with pytest.raises(UserError, match=r"did you mean .*fcn_resnest14_camvid\.py"):
+        load_config("configs/fcn_resnst14_camvid.py")
+
+
+def test_mistakes_in_a_base_are_found_there(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text("a = 1\nb = (\n")
+    (tmp_path / "leaf.py").write_text("_base_ = 'base.py'\n")
+    with pytest.raises(UserError, match=r"base\.py, line 2"):
+        load_config(tmp_path / "leaf.py")
+    (tmp_path / "base.py").write_text("a = 1\nb = a / 0\n")
+    with pytest.raises(UserError, match=r"base\.py, line 2: ZeroDivisionError"):
+        load_config(tmp_path / "leaf.py")
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        # **kwargs handed to a base class, used by the class itself, and taken by the builder.
+        dict(model=dict(type="EncoderDecoder", decode_head=dict(type="FCNHead", num_classes=2))),
+        dict(tta_model=dict(type="MultiScaleGridTTA", scales=(1.0,))),
+        dict(param_scheduler=[dict(type="PolyLR", power=0.9, convert_to_iter_based=True)]),
+        dict(custom_hooks=[dict(type="EMAHook", momentum=0.1, priority="LOW")]),
+        dict(model=dict(type="ResNeSt", norm_cfg=dict(type="BN", requires_grad=True, eps=1e-3))),
+        dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=1), paramwise_cfg=dict(x=1))),
+    ],
+)
+def test_what_the_stack_accepts_is_accepted(good: dict) -> None:
+    check_config({"default_scope": "mmseg_resnest", **good})
+
+
+def test_another_scope_is_checked_against_its_own_parts() -> None:
+    """MMSegmentation's ResNeSt has a depth, ours has none."""
+    model = dict(model=dict(type="ResNeSt", depth=50))
+    check_config({"default_scope": "mmseg", **model})
+    with pytest.raises(UserError, match=r"model\.depth"):
+        check_config({"default_scope": "mmseg_resnest", **model})
+
+
+def test_required_parts() -> None:
+    cfg = load_config(CAMVID)
+    require(cfg, ["model"], "training")
+    cfg.model = None
+    with pytest.raises(UserError, match="has no model, which training needs"):
+        require(cfg, ["model"], "training")
