@@ -4,8 +4,14 @@
 Importing the package registers all of its parts in scope ``mmseg_resnest``.
 """
 
-from . import _stack  # noqa: F401  (first: imports the OpenMMLab stack quietly)
-from . import datasets, engine, evaluation, models, weights
+from . import (
+    _stack,  # noqa: F401  (first: imports the OpenMMLab stack quietly)
+    datasets,
+    engine,
+    evaluation,
+    models,
+    weights,
+)
 from .errors import UserError
 from .version import __version__
 

@@ -45,7 +45,7 @@ class PublishedFCNHead(_ElementDropout, FCNHead):
 
 @MODELS.register_module()
 class PublishedPSPHead(_ElementDropout, PSPHead):
-    """Pyramid pooling head (PSPNet, arXiv 1612.01105); arguments of MMSegmentation's ``PSPHead``."""
+    """Pyramid pooling head (PSPNet, arXiv 1612.01105); takes the arguments of ``PSPHead``."""
 
 
 class ResidualEncoding(Encoding):

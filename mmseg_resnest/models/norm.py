@@ -76,6 +76,7 @@ class SyncBN(_BatchNorm):
         return dist.get_world_size(self.process_group)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Normalises ``input`` (N, C, ...); same shape and dtype."""
         world_size = self._world_size()
         if self.training and world_size == 1 and input.numel() == input.shape[1]:
             raise UserError(

@@ -53,6 +53,7 @@ class DropBlock2d(nn.Module):
         return x * (kept * scale).to(x.dtype)
 
     def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
         return f"drop_prob={self.drop_prob}, block_size={self.block_size}"
 
 

@@ -177,7 +177,7 @@ def stock_network(depth: int, stem: int, output_stride: int) -> StockResNeSt:
     )
 
 
-@pytest.mark.parametrize("depth,stem,output_stride",
+@pytest.mark.parametrize(("depth", "stem", "output_stride"),
                          [(50, 64, 8), (50, 64, 16), (50, 64, 32), (101, 128, 8)])  # fmt: skip
 def test_variant_is_equal_to_the_stacks_resnest_with_gradients(depth, stem, output_stride):
     torch.manual_seed(0)
@@ -221,12 +221,10 @@ def test_shapes_of_any_image(height, width, batch, output_stride):
     with torch.device("meta"):
         model = ResNeSt("resnest26", output_stride=output_stride).eval()
         outputs = model(torch.empty(batch, 3, height, width))
-    stride4 = [-(-(-(-side // 2)) // 2) for side in (height, width)]
     for stage, output in enumerate(outputs):
-        factor = min(2**stage, output_stride // 4)
-        expected = [-(-side // factor) if factor == 1 else side for side in stride4]
-        for _ in range(factor.bit_length() - 1):
-            expected = [-(-side // 2) for side in expected]
+        expected = [height, width]
+        for _ in range(2 + min(stage, {8: 1, 16: 2, 32: 3}[output_stride])):
+            expected = [(side + 1) // 2 for side in expected]
         assert output.shape == (batch, 256 * 2**stage, *expected)
 
 
@@ -457,7 +455,7 @@ def test_registered_and_found_from_a_config():
 
 
 @pytest.mark.parametrize(
-    "kwargs,named",
+    ("kwargs", "named"),
     [
         (dict(arch="resnest51"), "resnest50"),
         (dict(arch=50), "arch"),
