@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .convert import as_tensor, convert_state_dict, list_keys, unwrap_state_dict
+from .download import download, is_address
 from .mxnet_params import FILE_MAGIC, read_params
 
 #: The most that a checkpoint inside a .zip may be, bytes. The largest published one is 0.6 GB.
@@ -212,12 +213,15 @@ def _plain(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The file that ``name_or_path`` means.
+    """The file that ``name_or_path`` means; an http or https address is fetched first.
 
     Raises:
-        UserError: There is no such file, it is a folder, or it is empty.
+        UserError: There is no such file, it is a folder, it is empty, or it cannot be fetched.
     """
-    path = Path(name_or_path).expanduser()
+    if is_address(name_or_path):
+        path = download(str(name_or_path))
+    else:
+        path = Path(name_or_path).expanduser()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
@@ -421,6 +425,10 @@ def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
             return _read(file, path.name, label), label
     except OSError as error:
         raise UserError(f"{label}: cannot be read: {error.strerror or error}") from error
+    except UserError:
+        if is_address(name_or_path):  # the next try fetches it again
+            path.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(
@@ -429,8 +437,8 @@ def load_checkpoint(
     """Reads the state dict of a checkpoint file; nothing in the file is ever run.
 
     Args:
-        name_or_path: A file written by ``torch.save`` (``.pth``, ``.pt``; present and old
-            format), a ``.zip`` with one checkpoint in it, ``.safetensors``, or MXNet
+        name_or_path: An address, or a file written by ``torch.save`` (``.pth``, ``.pt``; present
+            and old format), a ``.zip`` with one checkpoint in it, ``.safetensors``, or MXNet
             ``.params``. What counts is the content. A name that ends in ``-`` and 8 hex digits is
             held against the file's SHA-256 and SHA-1.
         map_location: The device to put the tensors on.
