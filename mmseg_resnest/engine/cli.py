@@ -170,7 +170,7 @@ def explain_error(error: BaseException) -> UserError | None:
             "crop, activation checkpointing (model.backbone.with_cp=True), or more GPUs; "
             "evaluate: a smaller model.test_cfg.window_batch_size or crop_size"
         )
-    if "PytorchStreamWriter failed" in text or "No space left on device" in text:
+    if "PytorchStreamWriter failed" in text:
         return UserError(
             f"the disk ran full while writing ({_first_line(text)}): make room, or choose another "
             "place with --work-dir"

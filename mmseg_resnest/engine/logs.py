@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import TextIO
 
 from mmengine.logging import MMLogger
 
@@ -27,6 +28,19 @@ _NOISE = (
 )
 
 
+class _Console(logging.StreamHandler):
+    """Writes to what is ``sys.stderr`` at that moment: it may have been replaced meanwhile."""
+
+    def __init__(self, level: int) -> None:
+        logging.Handler.__init__(self, level)
+        self.setFormatter(_ConsoleFormatter())
+        self.addFilter(_is_news)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_NOISE)
 
@@ -45,14 +59,12 @@ def quiet_console(logger: MMLogger | None = None) -> MMLogger:
     """
     if logger is None:
         logger = MMLogger.get_instance("mmengine")
-    for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(
-            handler, logging.FileHandler
-        ):
-            handler.setStream(sys.stderr)
-            handler.setLevel(max(handler.level, logging.WARNING))
-            handler.setFormatter(_ConsoleFormatter())
-            handler.addFilter(_is_news)
+    logger.handlers = [
+        _Console(max(handler.level, logging.WARNING))
+        if type(handler) is logging.StreamHandler
+        else handler
+        for handler in logger.handlers
+    ]
     return logger
 
 

@@ -42,10 +42,14 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise UserError(f"image {path}: cannot be read ({error.strerror})") from error
     if not data:
         raise UserError(f"image {path}: is empty; it was not written or copied completely")
+    log = cv2.utils.logging
+    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # it would tell the same in its own words
     try:
         image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
-    except cv2.error as error:
-        raise UserError(f"image {path}: cannot be decoded ({error.err})") from error
+    except cv2.error:
+        image = None
+    finally:
+        log.setLogLevel(level)
     if image is None:
         raise UserError(
             f"image {path}: is broken or no image in a format that OpenCV reads "

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 
 import pytest
@@ -69,4 +70,4 @@ def test_arguments_are_refused_like_everything_else() -> None:
 def test_late_mistakes_are_explained(error: Exception, message: str) -> None:
     told = explain_error(error)
     assert told is not None
-    pytest.raises(UserError, _raising(told), None).match(message)
+    assert re.search(message, str(told))
