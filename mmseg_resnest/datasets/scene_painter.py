@@ -81,15 +81,37 @@ _NIGHT_SKIES: tuple[tuple[Colour, Colour], ...] = (
     ((24, 30, 62), (70, 66, 104)),
     ((34, 40, 58), (92, 78, 88)),
 )
+_TARS: tuple[Colour, ...] = (
+    (72, 74, 80),
+    (84, 86, 94),
+    (96, 98, 100),
+    (108, 108, 112),
+    (118, 116, 116),
+    (126, 130, 136),
+)
+_PAVINGS: tuple[Colour, ...] = (
+    (158, 152, 142),
+    (172, 154, 130),
+    (190, 182, 170),
+    (166, 122, 100),
+    (178, 170, 160),
+    (134, 130, 124),
+)
+_FACES: tuple[Colour, ...] = (
+    (196, 44, 44),
+    (40, 88, 170),
+    (240, 200, 50),
+    (236, 236, 232),
+    (52, 126, 84),
+)
 _FOLIAGE: tuple[Colour, ...] = (
     (72, 116, 62),
     (98, 138, 72),
     (56, 96, 70),
-    (124, 132, 66),
+    (84, 128, 58),
+    (112, 140, 70),
     (188, 138, 62),
     (176, 92, 58),
-    (106, 124, 108),
-    (198, 160, 92),
 )
 _SKINS: tuple[Colour, ...] = ((238, 200, 170), (206, 156, 120), (150, 104, 76), (96, 66, 52))
 _DARK: Colour = (44, 44, 50)
@@ -667,7 +689,7 @@ class Painter:
     def plate(self, cx: int, cy: int, radius: int) -> None:
         """The face of a sign, with a rim and a mark on it."""
         dice = self.dice
-        face = dice.pick((*_PAINTS, (196, 44, 44), (40, 88, 170), (240, 200, 50), (236, 236, 232)))
+        face = dice.pick(_FACES)
         rim = (240, 238, 232) if sum(face) < 400 else dice.pick(((180, 40, 44), (40, 44, 60)))
         kind, inner = dice.roll(0, 3), radius * 3 // 4
         for size, colour in ((radius, rim), (inner, face)):
@@ -881,11 +903,11 @@ class Painter:
         if verge:
             colour = self.jitter(dice.pick(_FOLIAGE))
             self.ground(below, lambda x, z: x == x, "grass", colour, VEGETATION)
-        pavement = self.jitter(dice.pick(_GROUNDS))
+        pavement = self.jitter(dice.pick(_PAVINGS))
         style = dice.pick(("tiles", "tiles", "carpet"))
         inner = (left - walk, right + walk) if verge else (-100000, 100000)
         self.ground(below, lambda x, z: (x > inner[0]) & (x < inner[1]), style, pavement, SIDEWALK)
-        tar = self.jitter(dice.pick(_GROUNDS))
+        tar = self.jitter(dice.pick(_TARS))
         self.ground(below, lambda x, z: (x > left) & (x < right), "asphalt", tar, ROAD)
         # Kerbs, lane marks and a zebra crossing.
         t = np.maximum(below.y - self.horizon, 1)
@@ -1035,7 +1057,7 @@ class Painter:
         t = np.maximum(below.y - self.horizon, 1)
         kerb_t = depth + dice.roll(11, 22)
         kerb_z = _FOCAL * _EYE // kerb_t
-        pavement, tar = self.jitter(dice.pick(_GROUNDS)), self.jitter(dice.pick(_GROUNDS))
+        pavement, tar = self.jitter(dice.pick(_PAVINGS)), self.jitter(dice.pick(_TARS))
         style = dice.pick(("tiles", "tiles", "carpet"))
         self.ground(below, lambda x, z: z >= kerb_z, style, pavement, SIDEWALK)
         self.ground(below, lambda x, z: z < kerb_z, "asphalt", tar, ROAD)

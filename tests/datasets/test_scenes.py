@@ -26,28 +26,28 @@ CLASSES = ScenesDataset.METAINFO["classes"]
 # (seed, index, split): SHA-256 of the pixels (image, then labels) and of the two PNG files.
 HASHES = {
     (0, 0, "training"): (
-        "fdfa1034e46d49261a8cf6d4c67e98275312b57127faa57118d7c742e8c5baa6",
-        "9b1aca4949d58266cfc1be23acca53860a24707efba57679f7d7c54ee0cacaa6",
+        "16aea44dc87361b875564750d168a599896a726c69d158dc72d502bc248ce0f4",
+        "22656cc30bbce9447cd98d7256612e05538fb312813ad2e5a61cd81bae7e650f",
     ),
     (0, 1, "training"): (
-        "debee57b208356fcfe6b0ec632f63276448f1f896e2d4e845e702a020264e8a1",
-        "5e757678d8925ec469b094b0a41d67659b515ead592e54bc82e56e6b8c4fde0e",
+        "cc2e777349c3bba44df56b6fd5330f497902394dc7064cce9ed99909098c8dec",
+        "a22ec9d8a815bd31a55bc5bf96656e77b85ca8aff019ca86535e44cf37ace3c4",
     ),
     (0, 2, "training"): (
-        "d675e45cf2fd16ba55ccad2f7cdc2537efa06abffe742d9a1c7500a82bdbf520",
-        "dc3d055a43d607e45bc5cf7b6b09cbd096f285890d10484a15c6c00eb63eeaa1",
+        "7dc2deb781159f4bec47aba0220e439df8eaeec5bc0bb27719202ade9476c44c",
+        "0f9c20334ca395a362006b9735b305e3744b86f80d918bd52c0085f32c993df8",
     ),
     (0, 0, "validation"): (
-        "382b387ddcdca2a035a7049d2e33383bf188fa708efcc90ad770ba921f0208ac",
-        "0fb3b503e0b7900af9885abdf1703392ae31b1d8fedc1e5d2472f348be5fc1e3",
+        "b163d5e6d5d000dcff922433ef92f726fbc7489992c2ad90a3789af9f25636dd",
+        "97e7aba58c40d06a31579a468e23079c91f5263729de9589a30abe3107bd9643",
     ),
     (0, 4, "validation"): (
         "12e1cdfac587294e2a5a8d1bd0a57792ff217c8dff62111f7c61708f3b760353",
         "bb2e6c3e9e02e7da6093604c2767431f60df3110e34ad04cba1d28ae82cb7406",
     ),
     (7, 123456, "training"): (
-        "d5fd83d5dcf0d6f1ac17316afcd2bd9ce1c65840f58b169a8655909ffda4cebc",
-        "1d733aafdc7d9aecda98290ec199802d9dd627514f454fee4d6d69935a8cd765",
+        "ba6b71f6235c71559fe3ce26bce0586638957a1135510367037dd3a297e7b47e",
+        "1deab53bea406f23dfb8aa8dcbba4468b62839b5309f82176a504d2e067396a2",
     ),
     (18446744073709551615, 4294967295, "validation"): (
         "d1b74d4fbecd5f6ea611f1ee09af2c6d7f28d4e07bea3355bc0f17ef0b9efc05",
@@ -128,7 +128,7 @@ def test_colour_alone_scores_badly(samples):
     means = np.stack([colour[label == value].mean(axis=0) for value in range(len(CLASSES))])
     # |c - m|^2 without its common term |c|^2
     distance = (means**2).sum(axis=1) - 2 * val_colour @ means.T
-    assert _mean_iou(distance.argmin(axis=1), val_label) < 20
+    assert _mean_iou(distance.argmin(axis=1), val_label) < 30
 
     def bins(values: np.ndarray) -> np.ndarray:
         return (values // 16) @ np.array([256, 16, 1])
@@ -136,7 +136,7 @@ def test_colour_alone_scores_badly(samples):
     table = np.bincount(bins(colour) * len(CLASSES) + label, minlength=4096 * len(CLASSES))
     table = table.reshape(4096, len(CLASSES))
     for weights in (table, table / table.sum(axis=0)):  # likeliest label; classes on a par
-        assert _mean_iou(weights[bins(val_colour)].argmax(axis=1), val_label) < 20
+        assert _mean_iou(weights[bins(val_colour)].argmax(axis=1), val_label) < 30
 
 
 @settings(max_examples=40, deadline=None)
