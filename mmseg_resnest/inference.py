@@ -17,7 +17,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
     }
     with _scope(model.cfg), torch.inference_mode():
         data = pseudo_collate([model._pipeline(sample)])
-        output = model.model.test_step(data)[0]
+        output = cast(Any, model.model).test_step(data)[0]
     kind = np.uint8 if len(model.classes) <= 255 else np.uint16
     labels = output.pred_sem_seg.data[0].cpu().numpy().astype(kind)
     return Segmentation(labels, pixels, model.classes, model.palette, path)
@@ -231,7 +231,7 @@ def _classes(cfg: Config, model: nn.Module) -> tuple[list[str], list[list[int]]]
     kind = dataset["type"]
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
     info = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
-    count = int(model.decode_head.num_classes)
+    count = int(cast(Any, model).decode_head.num_classes)
     classes = [str(name) for name in info.get("classes") or ()]
     if len(classes) != count:
         classes = [f"class {i}" for i in range(count)]

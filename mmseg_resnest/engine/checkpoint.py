@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import cast
 
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ __all__ = ["bare_model", "load_weights"]
 def bare_model(model: nn.Module) -> nn.Module:
     """The segmentor inside the wrappers for distributed training and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+        model = cast(nn.Module, model.module)
     return model
 
 
@@ -62,7 +63,7 @@ def load_weights(
                         "holds a backbone without a head, which cannot segment; train from it "
                         "with --cfg-options load_from=FILE"
                     )
-                target = target.backbone
+                target = cast(nn.Module, target.backbone)
                 what = f"the backbone (layout {conversion.layout})"
         dropped = load_into(target, state_dict, drop_head_for_other_classes=start_training)
     except UserError as error:

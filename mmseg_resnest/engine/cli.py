@@ -77,7 +77,9 @@ def add_launcher_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
 
 
-def run_tool(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None):
+def run_tool(
+    main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None
+) -> NoReturn:
     """Run a tool's ``main`` and exit the process with its code.
 
     Args:

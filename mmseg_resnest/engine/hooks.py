@@ -335,7 +335,7 @@ class ResultsHook(Hook):
         if not is_main_process():
             return
         result = evaluation_result(runner.val_evaluator, metrics or {})
-        scores = {k: result[k] for k in ("mIoU", "pixAcc", "mAcc") if k in result}
+        scores: dict[str, float] = {k: result[k] for k in ("mIoU", "pixAcc", "mAcc") if k in result}
         self.history = [e for e in self.history if e["iteration"] != runner.iter]
         self.history.append({"iteration": runner.iter, **scores})
         # Strictly better, as CheckpointHook decides.

@@ -76,7 +76,7 @@ def evaluate(
     if tta:
         _use_tta(cfg)
     check_file(checkpoint, "checkpoint")
-    weights = load_checkpoint(checkpoint)
+    weights = load_checkpoint(os.fspath(checkpoint))
     check_data(cfg, ("test_dataloader",))
     rank, _ = join_launcher(launcher)
     fit_to_machine(cfg, launcher)
