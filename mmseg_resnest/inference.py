@@ -34,7 +34,7 @@ from .engine.outputs import read_rgb, save_image
 from .engine.preflight import check_device, check_file
 from .engine.runner import build_model
 from .errors import UserError
-from .evaluation.visualize import default_palette, overlay, palette_image
+from .evaluation import default_palette, overlay, palette_image
 from .registry import DATASETS
 
 __all__ = ["ImageInput", "Segmentation", "Segmentor", "load_segmentor", "predict_image"]

@@ -21,7 +21,7 @@ from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.datasets import write_scenes
 from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.hooks import duration, print_header
@@ -31,7 +31,7 @@ from mmseg_resnest.engine.preflight import check_writable
 from mmseg_resnest.engine.testing import evaluate, print_test_summary
 from mmseg_resnest.engine.training import train
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.visualize import legend, overlay
+from mmseg_resnest.evaluation import legend, overlay
 from mmseg_resnest.inference import Segmentor, load_segmentor
 from mmseg_resnest.registry import DATASETS
 

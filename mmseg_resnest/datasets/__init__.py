@@ -1,4 +1,15 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-from .camvid import CamVidDataset  # noqa: F401
-from .scenes import ScenesDataset  # noqa: F401
-from .transforms import RandomLongEdgeResize  # noqa: F401
+"""Data sets: they turn files into samples."""
+
+from .camvid import CamVidDataset
+from .layout import check_dataset_folders
+from .scenes import ScenesDataset, write_scenes
+from .transforms import RandomLongEdgeResize
+
+__all__ = [
+    "CamVidDataset",
+    "RandomLongEdgeResize",
+    "ScenesDataset",
+    "check_dataset_folders",
+    "write_scenes",
+]

@@ -56,6 +56,32 @@ _PAINTS: tuple[Colour, ...] = (
     (70, 66, 70),
     (136, 104, 78),
 )
+_FRONTS: tuple[Colour, ...] = (
+    (222, 214, 196),
+    (198, 178, 150),
+    (176, 96, 78),
+    (150, 70, 62),
+    (214, 164, 92),
+    (216, 158, 148),
+    (120, 116, 116),
+    (136, 104, 78),
+)
+_WOODS: tuple[Colour, ...] = (
+    (136, 104, 78),
+    (110, 74, 50),
+    (176, 128, 80),
+    (92, 66, 56),
+    (150, 70, 62),
+    (70, 66, 70),
+)
+_COATS: tuple[Colour, ...] = (
+    (196, 44, 44),
+    (40, 88, 170),
+    (226, 150, 40),
+    (44, 120, 110),
+    (120, 60, 130),
+    (232, 232, 228),
+)
 _GROUNDS: tuple[Colour, ...] = (
     (108, 108, 112),
     (84, 86, 94),
@@ -250,9 +276,9 @@ class Painter:
         r, g, b = (min(max(p + shift + self.dice.roll(-by // 2, by // 2), 0), 255) for p in colour)
         return r, g, b
 
-    def paint_colour(self) -> Colour:
-        """A colour from the pool of paints."""
-        return self.jitter(self.dice.pick(_PAINTS))
+    def paint_colour(self, pool: Sequence[Colour] = _PAINTS) -> Colour:
+        """A colour from a pool, by default that of all paints."""
+        return self.jitter(self.dice.pick(pool))
 
     # ---- filling -------------------------------------------------------------------------
 
@@ -405,7 +431,7 @@ class Painter:
         self, side: int, x: int, t: tuple[int, int], height: int, style: str, label: int
     ) -> None:
         """A wall along the line of sight: plane ``side * x``, depth rows ``t = (far, near)``."""
-        colour, dice = self.paint_colour(), self.dice
+        colour, dice = self.paint_colour(_FRONTS), self.dice
         far, near = t
         left, right = sorted(self.centre + side * x * k // _EYE for k in (far, near))
         top = self.at(0, height, near)[1]
@@ -466,7 +492,7 @@ class Painter:
         self, x0: int, x1: int, top: int, bottom: int, t: int, style: str, label: int
     ) -> Region:
         """A wall that faces the camera, canvas columns x0..x1 and rows top..bottom."""
-        colour = self.paint_colour()
+        colour = self.paint_colour(_FRONTS)
         region = _window(x0, top, x1, bottom)
         up = (bottom - region.y) * _EYE // t + 0 * region.x
         along = (region.x - x0) * _EYE // t + 0 * region.y
@@ -613,7 +639,7 @@ class Painter:
         """A person who stands or walks."""
         dice = self.dice
         tall = dice.roll(60, 74)
-        coat, legs, skin = self.paint_colour(), self.paint_colour(), dice.pick(_SKINS)
+        coat, legs, skin = self.paint_colour(_COATS), self.paint_colour(_WOODS), dice.pick(_SKINS)
         stride = dice.roll(1, 9)
         self.contact_shadow(x, 12, t)
 
@@ -677,7 +703,7 @@ class Painter:
         (px, py), (_, neck) = self.at(x, 0, t), self.at(x, tall - 16, t)
         self.fill(_window(px - half, neck, px + half + 1, py), metal, LAMP)
         self.fill(_ellipse(px, py, 9 * t // _EYE, max(3 * t // _EYE, 1)), metal, LAMP)
-        self.hat(x, tall, t, _mix(shade_colour, (255, 240, 200), 110))
+        self.hat(x, tall, t, _mix(shade_colour, (255, 236, 180), 180))
 
     def hat(self, x: int, height: int, t: int, colour: Colour) -> None:
         """A lamp shade whose top is ``height`` above the ground."""
@@ -753,7 +779,7 @@ class Painter:
 
     def sofa(self, x: int, t: int) -> None:
         """A sofa: back, seat, arms, perhaps a cushion."""
-        colour, half = self.paint_colour(), self.dice.roll(30, 52)
+        colour, half = self.paint_colour(_WOODS), self.dice.roll(30, 52)
         far = max(t * _FOCAL // (_FOCAL + t * 3 // 4), 4)
         self.contact_shadow(x, half, t, 130)
         self.box((x - half, x + half), (4, 40), (far - 1, far + 1), _scaled(colour, 230), FURNITURE)
@@ -772,7 +798,7 @@ class Painter:
 
     def table(self, x: int, t: int) -> None:
         """A table, high or low, perhaps with flowers on it."""
-        colour, half = self.paint_colour(), self.dice.roll(26, 44)
+        colour, half = self.paint_colour(_WOODS), self.dice.roll(26, 44)
         tall = self.dice.pick((20, 32, 34))
         far = max(t * _FOCAL // (_FOCAL + t * 3 // 4), 4)
         self.contact_shadow(x, half, (t + far) // 2, 150)
@@ -788,7 +814,7 @@ class Painter:
     def cabinet(self, x: int, t: int) -> None:
         """A cabinet with doors or with books."""
         dice = self.dice
-        colour, half, tall = self.paint_colour(), dice.roll(20, 38), dice.roll(38, 96)
+        colour, half, tall = self.paint_colour(_WOODS), dice.roll(20, 38), dice.roll(38, 96)
         far = max(t * _FOCAL // (_FOCAL + t // 3), 4)
         self.contact_shadow(x, half, t, 140)
         self.box((x - half, x + half), (0, tall), (far, t), colour, FURNITURE)
@@ -1012,7 +1038,7 @@ class Painter:
                 for _ in range(dice.roll(1, 2)):
                     add(self.road_sign, kerb + side * dice.roll(10, 24), 40, 96)
             for _ in range(dice.roll(0, 3)):
-                add(self.person, kerb + side * dice.roll(16, walk - 8), 44, deepest + 6)
+                add(self.person, kerb + side * dice.roll(16, walk - 8), 54, deepest + 6)
             if dice.chance(45):
                 for _ in range(dice.roll(1, 3)):
                     add(self.tree, kerb + side * dice.roll(18, walk), 20, 84, dice.roll(110, 220))
@@ -1081,11 +1107,11 @@ class Painter:
         for _ in range(dice.roll(1, 3)):
             add(self.car_across, kerb_t + 3, kerb_t + 22)
         for _ in range(dice.roll(1, 4)):
-            add(self.person, depth + 4, kerb_t - 2)
+            add(self.person, kerb_t - 8, kerb_t - 2)
         for _ in range(dice.roll(0, 2)):
             add(self.street_lamp, kerb_t - 3, kerb_t - 1, dice.pick((-1, 1)))
         for _ in range(dice.roll(0, 2)):
-            add(self.road_sign, kerb_t - 6, kerb_t - 1)
+            add(self.road_sign, kerb_t - 3, kerb_t - 1)
         for _ in range(dice.roll(0, 2)):
             add(self.tree, depth + 6, kerb_t - 2, dice.roll(80, 150))
         if dice.chance(50):
@@ -1233,7 +1259,7 @@ class Painter:
         if dice.chance(55):
             add(self.standing_lamp, back + 5, back + 36, 14)
         for _ in range(dice.roll(0, 2)):
-            add(self.person, back + 8, last, 14)
+            add(self.person, back + 16, last, 14)
         if dice.chance(22):
             add(self.stranger, back + 12, last - 10, 14)
         self.place(things, 0)
@@ -1241,7 +1267,7 @@ class Painter:
             x, t = dice.roll(-half // 2, half // 2), back + dice.roll(4, 30)
             (cx, roof), (_, low) = self.at(x, tall, t), self.at(x, tall - 22, t)
             self.fill(_window(cx - 1, roof, cx + 1, low), _DARK, LAMP)
-            self.hat(x, tall - 22, t, _mix(self.paint_colour(), (255, 240, 200), 120))
+            self.hat(x, tall - 22, t, _mix(self.paint_colour(), (255, 236, 180), 180))
 
     # ---- developing ----------------------------------------------------------------------
 
@@ -1249,8 +1275,8 @@ class Painter:
         """Light, halving, blur and sensor noise: the picture (H, W, 3) and its labels (H, W)."""
         dice = self.dice
         y, x = np.arange(_H, dtype=np.int32)[:, None], np.arange(_W, dtype=np.int32)[None, :]
-        slope_x, slope_y = dice.roll(-70, 70), dice.roll(-50, 50)
-        gain = dice.roll(206, 272) + (x - _W // 2) * slope_x // _W + (y - _H // 2) * slope_y // _H
+        slope_x, slope_y = dice.roll(-50, 50), dice.roll(-36, 36)
+        gain = dice.roll(220, 268) + (x - _W // 2) * slope_x // _W + (y - _H // 2) * slope_y // _H
         gain = gain + ((self.cloud - 128) * dice.roll(0, 60) >> 7)
         far = (x - _W // 2) ** 2 + (y - _H // 2) ** 2
         gain = gain - far * dice.roll(0, 60) // (_W * _W // 4)

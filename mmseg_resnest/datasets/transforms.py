@@ -23,7 +23,7 @@ def _resize_plane(plane: np.ndarray, size: tuple[int, int], resample: Image.Resa
     """Resizes one (H, W) array to ``size`` = (width, height) with Pillow, keeping its type."""
     # Pillow has three single-channel modes; every other type is carried by one that holds it.
     if plane.dtype == np.uint8:
-        mode = np.uint8
+        mode: type[np.generic] = np.uint8
     elif plane.dtype.kind in "iub" and resample is Image.Resampling.NEAREST:
         mode = np.int32
     else:

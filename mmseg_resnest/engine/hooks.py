@@ -22,8 +22,7 @@ from mmseg_resnest.engine.checkpoint import bare_model
 from mmseg_resnest.engine.launch import describe_device
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
-from mmseg_resnest.evaluation.metric import write_result
-from mmseg_resnest.evaluation.visualize import palette_image, side_by_side
+from mmseg_resnest.evaluation import palette_image, side_by_side, write_result
 from mmseg_resnest.registry import HOOKS
 
 __all__ = [

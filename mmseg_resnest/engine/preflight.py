@@ -32,7 +32,7 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
     Raises:
         UserError: A folder is missing or empty; names it and the page of the docs.
     """
-    from mmseg_resnest.datasets.layout import check_dataset_folders
+    from mmseg_resnest.datasets import check_dataset_folders
 
     for name in loaders:
         loader = cfg.get(name)

@@ -33,7 +33,7 @@ from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_data, check_file, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.metric import class_table, write_result
+from mmseg_resnest.evaluation import class_table, write_result
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_checkpoint
 

@@ -29,8 +29,7 @@ from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_data, check_file, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.curves import plot_curves
-from mmseg_resnest.evaluation.metric import class_table
+from mmseg_resnest.evaluation import class_table, plot_curves
 from mmseg_resnest.version import __version__
 
 __all__ = ["print_training_summary", "train"]

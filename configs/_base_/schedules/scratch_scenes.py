@@ -7,7 +7,7 @@ max_iters, warmup_iters, val_interval = 450, 30, 150
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05, fused=True),
 )
 train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
 param_scheduler = [
