@@ -253,7 +253,7 @@ train_dataloader = dict(dataset=dict(pipeline=[dict(type='Broken')]))""",
     )
     run = run_tool(
         "train.py", config.name, "--work-dir", "w", cwd=toy.folder,
-        env={"PYTHONPATH": str(toy.folder)}, timeout=60,
+        env={"PYTHONPATH": str(toy.folder)},
     )  # fmt: skip
     error = run.error()
     for part in wanted:

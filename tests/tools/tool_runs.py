@@ -106,7 +106,7 @@ def tool_runner() -> Iterator[RunTool]:
         *args: Any,
         cwd: Path,
         env: dict[str, str] | None = None,
-        timeout: float = 120,
+        timeout: float = 400,
         when: Callable[[int, str], None] | None = None,
     ) -> Run:
         with tempfile.TemporaryDirectory() as folder:
