@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from mmseg.models.backbones import ResNeSt as StockResNeSt
 from resnest.torch.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
@@ -91,6 +90,8 @@ def stock(arch: str, output_stride: int, state: dict[str, Tensor]) -> Callable |
     """MMSegmentation's ResNeSt, dilated as in its own configs."""
     if arch not in ("resnest50", "resnest101", "resnest200"):
         return NOT_OFFERED
+    from mmseg.models.backbones import ResNeSt as StockResNeSt  # quiet after our own import
+
     model = StockResNeSt(
         depth=int(arch.removeprefix("resnest")),
         stem_channels=2 * ARCHITECTURES[arch]["stem_width"],

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import _checkout  # noqa: F401
+
 from mmseg_resnest.engine.cli import ArgumentParser, run_tool
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import analyse, export_state_dict, load_checkpoint, save_state_dict

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import _checkout  # noqa: F401
 from pygments import highlight
 from pygments.formatters import TerminalFormatter
 from pygments.lexers import DiffLexer, PythonLexer
