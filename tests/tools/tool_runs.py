@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
 
 _HELPER = """
-import json, os, runpy, sys
+import json, os, runpy, signal, sys
 sys.path.insert(0, sys.argv[1])
 import mmseg_resnest, mmseg_resnest.inference, matplotlib.figure, mmseg_resnest.engine.training
 print("ready", flush=True)
@@ -34,6 +34,8 @@ for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)
+        # a shell's background jobs ignore Ctrl-C, and so would what they start
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(job["cwd"])
         os.environ.update(job["env"])
         for number, name in ((1, job["stdout"]), (2, job["stderr"])):
