@@ -170,6 +170,7 @@ def test_the_zoos_names_are_those_of_our_configs():
         theirs = Config.fromfile(path).model
         theirs.pop("pretrained")
         theirs.type = "mmseg.EncoderDecoder"
+        theirs.backbone.type = "mmseg.ResNeSt"
         ours = Config.fromfile(ROOT / "configs" / "openmmlab" / f"{name}.py").model
         states = []
         for config in (theirs, ours):
