@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# FCN, ResNeSt-14, CamVid: from scratch on two CPU cores in about a quarter of an hour.
+# FCN, ResNeSt-14, CamVid: from scratch, sized for two CPU cores.
 _base_ = [
     "_base_/models/fcn_skip.py",
     "_base_/models/resnest14.py",
