@@ -102,7 +102,9 @@ def test_pins_lie_in_the_declared_ranges() -> None:
 
 def test_this_environment_is_the_tested_set_or_not() -> None:
     """In the environment that `make venv` makes, the list is complete."""
-    installed = {canonicalize_name(d.name): d for d in metadata.distributions()}
+    installed = {}
+    for found in metadata.distributions():  # the first one is what an import takes
+        installed.setdefault(canonicalize_name(found.name), found)
     pinned = pins()
     for name, version in pinned.items():
         if name not in installed or installed[name].version.partition("+")[0] != version:

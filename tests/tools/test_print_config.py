@@ -28,6 +28,7 @@ TOOL = ROOT / "tools" / "print_config.py"
 def run(monkeypatch):
     """Runs the tool in this process: (exit code, stdout, stderr)."""
     monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(TOOL.parent)
     tool = runpy.run_path(str(TOOL))
 
     def run_it(*args: str) -> tuple[int, str, str]:

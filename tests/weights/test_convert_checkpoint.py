@@ -26,8 +26,9 @@ TOOL = ROOT / "tools" / "convert_checkpoint.py"
 
 
 @pytest.fixture
-def run(capfd):
+def run(capfd, monkeypatch):
     """Runs the tool in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(TOOL.parent)
     main = runpy.run_path(str(TOOL))["main"]
 
     def run_it(*args) -> tuple[int, str, str]:
