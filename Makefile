@@ -4,6 +4,8 @@
 #   PYTHON=python3.12       the Python to make .venv with (3.10 or newer; found by itself otherwise)
 #   TORCH="torch==2.13.0 --index-url URL"   another build of PyTorch, e.g. one for CPUs only
 #   PIP_FLAGS=              show what pip does
+#   PYTEST_FLAGS="-k name"  options of pytest
+#   PYTEST_WORKERS=         the tests in one process
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +15,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 		&& echo $$p && break; done)
 TORCH ?= $(shell grep '^torch==' requirements.txt)
 PIP_FLAGS ?= -qq
+# Test files side by side, one thread each (tests/conftest.py): most of them wait, not compute.
+PYTEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 PIP = $(BIN)/python -m pip --disable-pip-version-check install $(PIP_FLAGS)
 
 .PHONY: help venv demo demo-nogl test lint format clean
@@ -88,7 +92,7 @@ lint: venv
 	$(BIN)/python -m mypy mmseg_resnest
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)
 
 format: venv
 	$(BIN)/python -m ruff check --fix .

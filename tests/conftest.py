@@ -1,9 +1,12 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What holds for every test: no screen, and GPU tests only where there is one."""
+"""What holds for every test: no screen, one thread for each of several workers, GPU tests only
+where there is one."""
 
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, and for what tests start
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

@@ -154,7 +154,7 @@ class ConsoleHook(Hook):
             (
                 "schedule",
                 f"{runner.max_iters:,} iterations of {batch} images ({epochs:.1f} epochs), "
-                f"{optimizer}, learning rate {_learning_rate(runner):g}",
+                f"{optimizer}, learning rate {_initial_learning_rate(runner):g}",
             ),
             *self.notes,
             ("work dir", shown(runner.work_dir)),
@@ -268,6 +268,12 @@ def _position(done: int, total: int) -> str:
 def _learning_rate(runner: Runner) -> float:
     rates = runner.optim_wrapper.get_lr()
     return float((rates.get("base_lr") or rates["lr"])[0])
+
+
+def _initial_learning_rate(runner: Runner) -> float:
+    """The config's own rate: schedulers keep it in the groups, of which the last has no factor."""
+    group = runner.optim_wrapper.param_groups[-1]
+    return float(group.get("initial_lr", group["lr"]))
 
 
 def _logger_interval(runner: Runner) -> int:
