@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import os
 import subprocess
@@ -23,6 +24,7 @@ __all__ = [
     "fit_to_machine",
     "init_distributed",
     "join_launcher",
+    "keep_freed_memory",
     "local_world_size",
     "share_batch",
 ]
@@ -173,7 +175,8 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     * ``pin_memory`` only with a GPU, ``persistent_workers`` only with workers;
     * on a CPU under a launcher: the cores are shared out over the processes as threads, and the
       model is wrapped for CPU tensors;
-    * a single process leaves the number of threads to torch (all cores, or OMP_NUM_THREADS).
+    * a single process leaves the number of threads to torch (all cores, or OMP_NUM_THREADS);
+    * on a CPU: freed memory is kept, see :func:`keep_freed_memory`.
 
     Args:
         cfg: Changed in place.
@@ -191,6 +194,8 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
                 loader.pop(key, None)
         loader["pin_memory"] = bool(loader.get("pin_memory", cuda)) and cuda
     cfg.launcher = launcher
+    if not cuda:
+        keep_freed_memory()
     if launcher == "none":
         return
     # MMEngine would set these to 1, with a warning.
@@ -205,6 +210,24 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
                 find_unused_parameters=cfg.get("find_unused_parameters", False),
                 device_ids=None,  # MMEngine would name a GPU
             )
+
+
+def keep_freed_memory() -> bool:
+    """Makes the C library keep the memory that tensors free, for the next ones.
+
+    glibc gives every block above some megabytes back to the system when it is freed; each step
+    then gets its activations as new pages, which the system must first fill with zeros. The peak
+    stays as it is; between the steps the process keeps what the largest one took.
+
+    Returns:
+        Whether the C library took the setting; others than glibc have none.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # glibc's malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(m_mmap_threshold, 1 << 30) and mallopt(m_trim_threshold, (1 << 31) - 1))
 
 
 def enable_amp(cfg: Config) -> str:

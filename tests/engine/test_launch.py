@@ -1,6 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 from __future__ import annotations
 
+import platform
+import resource
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -99,3 +102,20 @@ def test_devices() -> None:
     for name, message in (("cuda:77", "cuda:77"), ("abacus", "is none"), ("meta", "no values")):
         with pytest.raises(UserError, match=message):
             check_device(name)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
+def test_freed_memory_is_used_again() -> None:
+    """Without the setting every one of these blocks is 8192 new pages."""
+    assert launch.keep_freed_memory()
+    for _ in range(20):  # the heap grows to what is needed
+        torch.empty(1 << 23).fill_(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.empty(1 << 23).fill_(1)  # 32 MiB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 8192
+
+
+def test_a_c_library_without_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.ctypes, "CDLL", lambda name: object())
+    assert launch.keep_freed_memory() is False
