@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # The built-in demo scenes, 160x128, 12 classes, 0 = unlabelled.
 _base_ = "published.py"
-num_classes, base_size, crop_size = 12, 160, (96, 128)
+num_classes, base_size, crop_size = 12, 160, (96, 96)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),

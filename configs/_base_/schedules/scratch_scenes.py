@@ -3,7 +3,7 @@
 _base_ = "published.py"
 total_batch_size = 8
 auto_scale_lr = dict(base_batch_size=8)
-max_iters, warmup_iters, val_interval = 450, 30, 150
+max_iters, warmup_iters, val_interval = 450, 30, 225
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
