@@ -31,11 +31,12 @@ from torch import nn
 from .engine.checkpoint import load_weights
 from .engine.config import load_config, require
 from .engine.outputs import read_rgb, save_image
-from .engine.preflight import check_device, check_file
+from .engine.preflight import check_checkpoint, check_device
 from .engine.runner import build_model
 from .errors import UserError
 from .evaluation import default_palette, overlay, palette_image
 from .registry import DATASETS
+from .weights import find, is_address, is_remote
 
 __all__ = ["ImageInput", "Segmentation", "Segmentor", "load_segmentor", "predict_image"]
 
@@ -125,9 +126,11 @@ def load_segmentor(
     """Load a model to segment images with.
 
     Args:
-        config: A config file, or a config that was loaded.
-        checkpoint: Weights of the whole model, in any known layout; None leaves the weights
-            untrained, which is of use only to measure speed.
+        config: A config file, or a config that was loaded; or, alone, the name of a published
+            segmentation model (``python tools/weights.py list``), for its config and its weights.
+        checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
+            of the catalogue. None leaves the weights untrained, which is of use only to measure
+            speed.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
 
     Returns:
@@ -137,15 +140,36 @@ def load_segmentor(
         UserError: The config, the checkpoint or the device is missing or does not fit.
     """
     chosen = check_device(device)
+    if checkpoint is None and isinstance(config, str) and is_remote(config):
+        config, checkpoint = _published(config)
     cfg = config if isinstance(config, Config) else load_config(config)
     require(cfg, ("model", "test_dataloader"), "segmenting images")
     if checkpoint is not None:
-        check_file(checkpoint, "checkpoint")
+        check_checkpoint(checkpoint, "checkpoint")
     with _scope(cfg):
         model = build_model(cfg)
         if checkpoint is not None:
             load_weights(model, checkpoint)
         return Segmentor(model, cfg, chosen)
+
+
+def _published(name: str) -> tuple[Path, str]:
+    """The config of a published model, and the name of its weights."""
+    if is_address(name):
+        raise UserError(f"config {name}: is an address of weights; give the config they belong to")
+    entry = find(name)
+    if entry.config is None:
+        raise UserError(
+            f"{name}: an ImageNet backbone without a head, which cannot segment; train from it "
+            f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})"
+        )
+    config = Path(__file__).resolve().parents[1] / entry.config
+    if not config.is_file():
+        raise UserError(
+            f"{name}: its config {entry.config} is not installed with the package; give the path "
+            "of it in a clone of the repository, and the name as the checkpoint"
+        )
+    return config, name
 
 
 def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:

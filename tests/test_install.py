@@ -30,8 +30,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LEFT_OUT = {
     "onedl-mmcv": {"opencv-python"},
     "onedl-mmsegmentation": {"opencv-python"},
-    "cityscapesscripts": {"appdirs", "coloredlogs", "requests", "typing"},
-    "resnest": {"nose", "requests"},
+    "cityscapesscripts": {"appdirs", "coloredlogs", "typing"},
+    "resnest": {"nose"},
 }
 STANDS_IN = {"opencv-python": "opencv-python-headless"}
 

@@ -82,7 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = ArgumentParser(prog="predict.py", description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="weights of the whole model, in any known layout")
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the whole model, in any known layout: a file, an address, or a name of "
+        "tools/weights.py list",
+    )
     parser.add_argument("source", metavar="IMAGE|FOLDER", help="an image, or a folder of images")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")

@@ -28,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = ArgumentParser(prog="test.py", description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="weights of the whole model, in any known layout")
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the whole model, in any known layout: a file, an address, or a name of "
+        "tools/weights.py list",
+    )
     parser.add_argument(
         "--work-dir",
         metavar="DIR",

@@ -18,8 +18,9 @@ import torch
 from mmengine.config import Config
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.weights import check_remote, did_you_mean, is_remote
 
-__all__ = ["check_data", "check_device", "check_file", "check_writable"]
+__all__ = ["check_checkpoint", "check_data", "check_device", "check_file", "check_writable"]
 
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
@@ -40,6 +41,26 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
             check_dataset_folders(loader["dataset"])
 
 
+def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:
+    """Check that a checkpoint can be read or fetched; nothing is fetched.
+
+    Args:
+        source: A path, an address, or a name of the catalogue of published weights.
+        what: What it is for, to begin the message with: an argument or a config key.
+
+    Raises:
+        UserError: There is no such file or name, or the address has no file name.
+    """
+    text = os.fspath(source)
+    if not is_remote(text):
+        check_file(source, what)
+        return
+    try:
+        check_remote(text)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+
+
 def check_file(path: str | os.PathLike[str], what: str) -> None:
     """Check that a file can be read.
 
@@ -58,6 +79,7 @@ def check_file(path: str | os.PathLike[str], what: str) -> None:
     if not file.exists():
         near = sorted(file.parent.glob("*.pth")) if file.parent.is_dir() else []
         hint = f"; beside it there is {', '.join(p.name for p in near[:4])}" if near else ""
+        hint = did_you_mean(os.fspath(path)) or hint
         raise UserError(f"{what} {file}: does not exist{hint}")
     if not os.access(file, os.R_OK):
         raise UserError(f"{what} {file}: cannot be read; change its permissions")

@@ -30,7 +30,7 @@ from mmseg_resnest.engine.launch import (
     join_launcher,
 )
 from mmseg_resnest.engine.logs import shown
-from mmseg_resnest.engine.preflight import check_data, check_file, check_writable
+from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, write_result
@@ -75,7 +75,7 @@ def evaluate(
     cfg.load_from, cfg.resume = None, False
     if tta:
         _use_tta(cfg)
-    check_file(checkpoint, "checkpoint")
+    check_checkpoint(checkpoint, "checkpoint")
     weights = load_checkpoint(os.fspath(checkpoint))
     check_data(cfg, ("test_dataloader",))
     rank, _ = join_launcher(launcher)

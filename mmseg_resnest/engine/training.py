@@ -26,11 +26,12 @@ from mmseg_resnest.engine.launch import (
     share_batch,
 )
 from mmseg_resnest.engine.logs import shown
-from mmseg_resnest.engine.preflight import check_data, check_file, check_writable
+from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, plot_curves
 from mmseg_resnest.version import __version__
+from mmseg_resnest.weights import resolve_checkpoint
 
 __all__ = ["print_training_summary", "train"]
 
@@ -80,6 +81,7 @@ def train(
     note = _set_start(cfg, resume)
     if note:
         notes.append(("start", note))
+    _fetch_pretrained(cfg.model, "model")
     rank, world_size = join_launcher(launcher)
     note = share_batch(cfg, world_size)
     if note:
@@ -134,13 +136,13 @@ def _set_start(cfg: Config, resume: str | None) -> str | None:
             return f"from the beginning: {cfg.work_dir} holds no checkpoint to resume from"
         resume = latest
     if resume is not None:
-        check_file(resume, "--resume")
+        check_checkpoint(resume, "--resume")
         check_training_checkpoint(resume)
         cfg.resume, cfg.load_from = True, str(resume)
         _drop_pretrained(cfg.model)
         return f"continue from {shown(resume)}"
     if cfg.get("load_from"):
-        check_file(cfg.load_from, "config key load_from")
+        check_checkpoint(cfg.load_from, "config key load_from")
         return f"from the weights of {cfg.load_from}"
     return None
 
@@ -153,6 +155,20 @@ def _drop_pretrained(node: Any) -> None:
             node["init_cfg"] = None
         for value in node.values():
             _drop_pretrained(value)
+
+
+def _fetch_pretrained(node: Any, key: str) -> None:
+    """Have the files of every ``init_cfg`` of type ``Pretrained`` on this machine."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            _fetch_pretrained(value, f"{key}.{name}")
+        checkpoint = node.get("checkpoint")
+        if node.get("type") == "Pretrained" and isinstance(checkpoint, str):
+            check_checkpoint(checkpoint, f"config key {key}.checkpoint")
+            resolve_checkpoint(checkpoint)
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            _fetch_pretrained(value, f"{key}[{index}]")
 
 
 def _try_model(cfg: Config) -> None:

@@ -1,7 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Checkpoint files: reading them safely and turning their names into ours."""
+"""Checkpoint files: fetching them, reading them safely and turning their names into ours.
 
-from .catalogue import Entry, catalogue, find
+Importing this makes MMEngine's own loading as safe as ours, see
+:func:`~mmseg_resnest.weights.use_safe_loaders`.
+"""
+
+from .catalogue import Entry, catalogue, did_you_mean, find
 from .convert import (
     EXPORT_LAYOUTS,
     Conversion,
@@ -10,22 +14,50 @@ from .convert import (
     detect_layout,
     export_state_dict,
 )
-from .load import load_backbone, load_checkpoint, load_into, load_training_checkpoint
+from .download import (
+    cache_folder,
+    cache_path,
+    check_remote,
+    download,
+    is_address,
+    is_remote,
+    verify,
+)
+from .load import (
+    load_backbone,
+    load_checkpoint,
+    load_into,
+    load_training_checkpoint,
+    resolve_checkpoint,
+)
 from .save import save_state_dict
+from .stack import use_safe_loaders
+
+use_safe_loaders()
 
 __all__ = [
     "EXPORT_LAYOUTS",
     "Conversion",
     "Entry",
     "analyse",
+    "cache_folder",
+    "cache_path",
     "catalogue",
+    "check_remote",
     "convert_state_dict",
     "detect_layout",
+    "did_you_mean",
+    "download",
     "export_state_dict",
     "find",
+    "is_address",
+    "is_remote",
     "load_backbone",
     "load_checkpoint",
     "load_into",
     "load_training_checkpoint",
+    "resolve_checkpoint",
     "save_state_dict",
+    "use_safe_loaders",
+    "verify",
 ]

@@ -72,6 +72,17 @@ def catalogue() -> dict[str, Entry]:
     return dict(_entries())
 
 
+def did_you_mean(name: str) -> str:
+    """``; did you mean 'x' or 'y'?`` with the names closest to one that does not exist, or ''.
+
+    Nothing for what has a dot: it is meant as a file.
+    """
+    if "." in name:
+        return ""
+    near = difflib.get_close_matches(name, _entries(), n=3)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
 def find(name: str) -> Entry:
     """The entry of a name.
 
@@ -80,10 +91,8 @@ def find(name: str) -> Entry:
     """
     entries = _entries()
     if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see the list:"
         raise UserError(
-            f"{name!r} is no name of the catalogue of published weights; {hint} "
-            "(python tools/weights.py list)"
+            f"{name!r} is no name of the catalogue of published weights{did_you_mean(name)} "
+            "(all names: python tools/weights.py list)"
         )
     return entries[name]

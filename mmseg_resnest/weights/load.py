@@ -10,7 +10,6 @@ own list would let files call ``getattr``, with which they could reach anything.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 import re
@@ -19,7 +18,6 @@ import tempfile
 import threading
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,23 +30,16 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .archive import is_torch_archive, open_archive, unpack
+from .catalogue import did_you_mean
 from .convert import as_tensor, convert_state_dict, list_keys, unwrap_state_dict
-from .download import download, is_address
+from .download import download, is_address, is_remote
+from .hashes import AGAIN, check_promise, promised_digits
 from .mxnet_params import FILE_MAGIC, read_params
 
-#: The most that a checkpoint inside a .zip may be, bytes. The largest published one is 0.6 GB.
-MAX_UNPACKED_BYTES = 8 << 30
-#: Trained weights pack by a tenth; a file that unpacks to a hundred times its size is a bomb.
-MAX_RATIO = 100
-#: Below this size the ratio does not matter.
-_RATIO_FLOOR = 64 << 20
-_CHUNK = 1 << 20
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.(?:pth|pt|params|safetensors)$")
-_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$")
 _CLASSIFIER = re.compile(
     r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
 )
-_AGAIN = "get the file again from where it came from"
 
 
 # --- what a pickle may build ----------------------------------------------------------------
@@ -213,64 +204,34 @@ def _plain(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The file that ``name_or_path`` means; an http or https address is fetched first.
+    """The file that ``name_or_path`` means; what is not on this machine is fetched first.
+
+    Args:
+        name_or_path: A path, an address (:func:`~mmseg_resnest.weights.download.download`), or a
+            name of the catalogue. A file that exists goes before a name.
 
     Raises:
-        UserError: There is no such file, it is a folder, it is empty, or it cannot be fetched.
+        UserError: There is no such file or name, it is a folder, it is empty, or it cannot be
+            fetched.
     """
-    if is_address(name_or_path):
-        path = download(str(name_or_path))
-    else:
-        path = Path(name_or_path).expanduser()
+    if is_remote(name_or_path):
+        return download(str(name_or_path))
+    path = Path(name_or_path).expanduser()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         raise UserError(
-            f"checkpoint {str(name_or_path)!r}: no such file; give the path of a .pth, .pt, .zip, "
-            ".safetensors or .params file"
+            f"checkpoint {str(name_or_path)!r}: no such file, and no name of published weights"
+            f"{did_you_mean(str(name_or_path))}; give the path of a .pth, .pt, .zip, .safetensors "
+            "or .params file"
         ) from error
     if stat.S_ISDIR(mode):
         raise UserError(f"checkpoint {path} is a folder: give the path of the file in it")
     if not stat.S_ISREG(mode):
         raise UserError(f"checkpoint {path} is not a regular file")
     if path.stat().st_size == 0:
-        raise UserError(f"checkpoint {path} is empty: {_AGAIN}")
+        raise UserError(f"checkpoint {path} is empty: {AGAIN}")
     return path
-
-
-def _check_hash(file: BinaryIO, name: str, label: str) -> None:
-    """Compares the file with the 8 hex digits that published names end in.
-
-    They are the start of the SHA-256 (ResNeSt, OpenMMLab) or of the SHA-1 (PyTorch-Encoding,
-    GluonCV). Eight digits that are a date are not taken for a checksum.
-    """
-    match = _HASH_IN_NAME.search(name)
-    if not match or _DATE.match(match[1]):
-        return
-    digests = [hashlib.sha256(), hashlib.sha1(usedforsecurity=False)]
-    file.seek(0)
-    while chunk := file.read(_CHUNK):
-        for digest in digests:
-            digest.update(chunk)
-    file.seek(0)
-    found = [digest.hexdigest()[:8] for digest in digests]
-    if match[1] not in found:
-        raise UserError(
-            f"{label}: the name promises checksum {match[1]}, the content has SHA-256 "
-            f"{found[0]}... and SHA-1 {found[1]}...: {_AGAIN}, or rename it if those digits "
-            "are no checksum"
-        )
-
-
-def _open_archive(file: BinaryIO, label: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{label}: the file is truncated or damaged ({error}): {_AGAIN}") from error
-
-
-def _is_torch_archive(archive: zipfile.ZipFile) -> bool:
-    return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in archive.namelist())
 
 
 def _read_torch(file: BinaryIO, label: str) -> Any:
@@ -279,13 +240,13 @@ def _read_torch(file: BinaryIO, label: str) -> Any:
     size = file.tell()
     file.seek(0)
     if zipfile.is_zipfile(file):
-        with _open_archive(file, label) as archive:
+        with open_archive(file, label) as archive:
             entries = archive.infolist()
         # torch.save does not pack
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
             sum(entry.file_size for entry in entries) > size
         ):
-            raise UserError(f"{label}: refused, it unpacks to more than the file; {_AGAIN}")
+            raise UserError(f"{label}: refused, it unpacks to more than the file; {AGAIN}")
     file.seek(0)
     try:
         with _only_stand_ins(), warnings.catch_warnings():
@@ -302,7 +263,7 @@ def _read_torch(file: BinaryIO, label: str) -> Any:
             ) from error
         first_line = str(error).partition("\n")[0][:200] or type(error).__name__
         raise UserError(
-            f"{label}: the file is truncated, damaged or no checkpoint ({first_line}): {_AGAIN}"
+            f"{label}: the file is truncated, damaged or no checkpoint ({first_line}): {AGAIN}"
         ) from error
 
 
@@ -318,17 +279,7 @@ def _read_safetensors(file: BinaryIO, label: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(file.read())
     except Exception as error:
-        raise UserError(f"{label}: not a usable .safetensors file ({error}): {_AGAIN}") from error
-
-
-def _safe_member(name: str) -> bool:
-    return not (
-        name.startswith(("/", "~"))
-        or "\\" in name
-        or ":" in name
-        or "\0" in name
-        or ".." in name.split("/")
-    )
+        raise UserError(f"{label}: not a usable .safetensors file ({error}): {AGAIN}") from error
 
 
 def _unpack(archive: zipfile.ZipFile, size: int, label: str) -> tuple[BinaryIO, str]:
@@ -337,64 +288,28 @@ def _unpack(archive: zipfile.ZipFile, size: int, label: str) -> tuple[BinaryIO, 
     Returns:
         The open file, which is gone when closed, and its name in the archive.
     """
-    entries = archive.infolist()
-    unsafe = [entry.filename for entry in entries if not _safe_member(entry.filename)]
-    unsafe += [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
-    if unsafe:
-        raise UserError(
-            f"{label}: refused, it would unpack outside its folder: "
-            f"{list_keys(map(repr, unsafe))}; {_AGAIN}"
-        )
-    files = [e for e in entries if not e.is_dir() and not e.filename.startswith("__MACOSX/")]
-    if len(files) != 1 or Path(files[0].filename).suffix not in _IN_ZIP:
-        raise UserError(
-            f"{label}: a .zip must hold one checkpoint ({', '.join(_IN_ZIP)}) and nothing else, "
-            f"this one holds {list_keys(e.filename for e in files) or 'nothing'}: unpack it and "
-            "give the path of the checkpoint"
-        )
-    entry = files[0]
-    if entry.flag_bits & 1:
-        raise UserError(f"{label}: it is locked with a password: unpack it first")
-    limit = max(_RATIO_FLOOR, MAX_RATIO * min(size, max(entry.compress_size, 1)))
-    if entry.file_size > min(limit, MAX_UNPACKED_BYTES):
-        raise UserError(
-            f"{label}: refused, {size} bytes would unpack to {entry.file_size}, which weights do "
-            f"not; {_AGAIN}"
-        )
     target = tempfile.TemporaryFile(prefix="mmseg-resnest-")  # noqa: SIM115 (given back open)
     try:
-        with archive.open(entry) as source:
-            written = 0
-            while chunk := source.read(_CHUNK):
-                written += len(chunk)
-                if written > entry.file_size:
-                    raise zipfile.BadZipFile("more data than announced")
-                target.write(chunk)
-        if written != entry.file_size:
-            raise zipfile.BadZipFile("less data than announced")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        target.close()
-        raise UserError(f"{label}: the archive is damaged ({error}): {_AGAIN}") from error
+        return target, unpack(archive, size, label, target)
     except OSError as error:
         target.close()
         raise UserError(
             f"{label}: could not be unpacked into {tempfile.gettempdir()}: {error}"
         ) from error
-    return target, entry.filename
-
-
-_IN_ZIP = (".pth", ".pt", ".params", ".safetensors")
+    except BaseException:
+        target.close()
+        raise
 
 
 def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     """The record in an open file, whatever of the known formats it has by its first bytes."""
-    _check_hash(file, name, label)
+    check_promise(file, name, label)
     file.seek(0)
     head = file.read(64)
     file.seek(0)
     if head.startswith(b"PK"):
-        with _open_archive(file, label) as archive:
-            if not _is_torch_archive(archive):
+        with open_archive(file, label) as archive:
+            if not is_torch_archive(archive):
                 if nested:
                     raise UserError(f"{label}: an archive in an archive: unpack it first")
                 file.seek(0, 2)
@@ -410,7 +325,7 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     if text.startswith((b"<", b"version https://git-lfs")):
         what = "a web page" if text.startswith(b"<") else "a Git LFS pointer"
         raise UserError(
-            f"{label}: this is {what}, not a checkpoint: the download went wrong; {_AGAIN}"
+            f"{label}: this is {what}, not a checkpoint: the download went wrong; {AGAIN}"
         )
     if name.endswith(".params"):
         return read_params(file, label)  # says what is wrong with it
@@ -426,8 +341,8 @@ def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
     except OSError as error:
         raise UserError(f"{label}: cannot be read: {error.strerror or error}") from error
     except UserError:
-        if is_address(name_or_path):  # the next try fetches it again
-            path.unlink(missing_ok=True)
+        if is_address(name_or_path) and promised_digits(path.name) is None:
+            path.unlink(missing_ok=True)  # no hash has vouched for it: the next try fetches it
         raise
 
 
@@ -437,10 +352,10 @@ def load_checkpoint(
     """Reads the state dict of a checkpoint file; nothing in the file is ever run.
 
     Args:
-        name_or_path: An address, or a file written by ``torch.save`` (``.pth``, ``.pt``; present
-            and old format), a ``.zip`` with one checkpoint in it, ``.safetensors``, or MXNet
-            ``.params``. What counts is the content. A name that ends in ``-`` and 8 hex digits is
-            held against the file's SHA-256 and SHA-1.
+        name_or_path: A name of the catalogue, an address, or a file written by ``torch.save``
+            (``.pth``, ``.pt``; present and old format), a ``.zip`` with one checkpoint in it,
+            ``.safetensors``, or MXNet ``.params``. What counts is the content. A file name that
+            ends in ``-`` and 8 hex digits is held against the file's SHA-256 and SHA-1.
         map_location: The device to put the tensors on.
 
     Returns:
@@ -472,6 +387,24 @@ def load_checkpoint(
         return {key: value.to(device) for key, value in tensors.items()}
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"map_location={map_location!r}: {error}") from error
+
+
+def load_record(name_or_path: str | Path) -> dict[str, Any]:
+    """Reads the whole of a checkpoint file, whatever it holds; nothing in the file is ever run.
+
+    Args:
+        name_or_path: As for :func:`load_checkpoint`.
+
+    Returns:
+        The record as plain data on the CPU, see :func:`load_training_checkpoint`.
+
+    Raises:
+        UserError: As in :func:`load_checkpoint`, or the record is no mapping.
+    """
+    record, label = _read_path(name_or_path)
+    if not isinstance(record, Mapping):
+        raise UserError(f"{label}: holds no state dict (a mapping from names to tensors)")
+    return dict(record)
 
 
 def load_training_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from weight_names import backbone, to_gluon
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.models import ResNeSt
+from mmseg_resnest.weights import archive as archive_module
 from mmseg_resnest.weights import (
     convert_state_dict,
     load_backbone,
@@ -472,11 +473,11 @@ def test_links(tmp_path):
 
 
 def test_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(load_module, "_RATIO_FLOOR", 1 << 10)
+    monkeypatch.setattr(archive_module, "RATIO_FLOOR", 1 << 10)
     path = zip_of(tmp_path / "ratio.zip", {"weights.pth": bytes(1 << 20)})
     with pytest.raises(UserError, match=r"refused, .* bytes would unpack to 1048576"):
         load_checkpoint(path)
-    monkeypatch.setattr(load_module, "MAX_UNPACKED_BYTES", 1 << 12)
+    monkeypatch.setattr(archive_module, "MAX_UNPACKED_BYTES", 1 << 12)
     path = zip_of(tmp_path / "size.zip", {"weights.pth": os.urandom(1 << 13)})
     with pytest.raises(UserError, match="would unpack to 8192"):
         load_checkpoint(path)

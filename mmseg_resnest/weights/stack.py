@@ -1,0 +1,67 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""MMEngine's own checkpoint loading, led through ours.
+
+MMEngine reads files with unrestricted unpickling where the restricted one fails, and those that
+it downloads without trying the restricted one. Weights of the baselines (``init_cfg`` of type
+``Pretrained``), of the stack's other models and of its own runner come that way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..errors import UserError
+from .convert import as_tensor
+from .load import load_record
+
+# The prefixes (regular expressions) that MMEngine registers.
+_OURS = (
+    "",
+    "http://",
+    "https://",
+    "open-mmlab://",
+    "openmmlab://",
+    "mmcls://",
+    "torchvision://",
+    "modelzoo://",
+)
+_REFUSED = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
+
+
+def load_from_mmseg_resnest(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """What MMEngine calls to read a checkpoint: the record of the file, on the CPU.
+
+    Args:
+        filename: A path, an address or a name of the catalogue.
+        map_location: Not used; whoever loads the tensors into a model copies them to where it is.
+
+    Raises:
+        UserError: The file cannot be fetched or read, or holds more than tensors and plain data.
+    """
+    record = load_record(filename)
+    return {
+        key: as_tensor(key, value) if isinstance(value, np.ndarray) else value
+        for key, value in record.items()
+    }
+
+
+def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Stands for MMEngine's loaders of storage services, which unpickle what they get.
+
+    Raises:
+        UserError: Always.
+    """
+    scheme = filename.partition("://")[0]
+    raise UserError(
+        f"checkpoint {filename!r}: files of {scheme}:// are not read; fetch it yourself and give "
+        "its path, or give an https:// address"
+    )
+
+
+def use_safe_loaders() -> None:
+    """Make MMEngine read every checkpoint as tensors and plain data, for the whole process."""
+    CheckpointLoader.register_scheme(_OURS, load_from_mmseg_resnest, force=True)
+    CheckpointLoader.register_scheme(_REFUSED, refuse, force=True)
