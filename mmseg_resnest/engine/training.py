@@ -31,7 +31,7 @@ from mmseg_resnest.engine.runner import Runner, build_model, check_training_chec
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, plot_curves
 from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import resolve_checkpoint
+from mmseg_resnest.weights import load_checkpoint
 
 __all__ = ["print_training_summary", "train"]
 
@@ -158,14 +158,14 @@ def _drop_pretrained(node: Any) -> None:
 
 
 def _fetch_pretrained(node: Any, key: str) -> None:
-    """Have the files of every ``init_cfg`` of type ``Pretrained`` on this machine."""
+    """Fetch and read the file of every ``init_cfg`` of type ``Pretrained``."""
     if isinstance(node, dict):
         for name, value in node.items():
             _fetch_pretrained(value, f"{key}.{name}")
         checkpoint = node.get("checkpoint")
         if node.get("type") == "Pretrained" and isinstance(checkpoint, str):
             check_checkpoint(checkpoint, f"config key {key}.checkpoint")
-            resolve_checkpoint(checkpoint)
+            load_checkpoint(checkpoint)
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             _fetch_pretrained(value, f"{key}[{index}]")

@@ -31,7 +31,6 @@ import mmengine.hub
 import requests
 import urllib3
 from filelock import FileLock, Timeout
-from mmengine.logging import print_log
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -288,7 +287,7 @@ def _get(wanted: _Wanted, limits: Limits) -> Path:
         problems = []
         if wrong:
             problems.append(f"the file there is another one: {wrong}")
-            print_log(f"{path}: {wrong}; fetching it again", logger="current")
+            _say(f"{path}: {wrong}; fetching it again")
         for url in wanted.urls:
             by_hand = path.parent / Path(urlsplit(url).path).name
             if wanted.is_packed(by_hand.name) and by_hand.is_file():
@@ -330,7 +329,7 @@ def _locked(wanted: _Wanted, limits: Limits) -> Iterator[None]:
             if seen != last:
                 last, since = seen, now
             if not told:
-                print_log(f"waiting for another process that fetches {name}", logger="current")
+                _say(f"waiting for another process that fetches {name}")
                 told = True
             if now - since >= limits.patience:
                 raise UserError(
@@ -489,7 +488,7 @@ def _transfer(wanted: _Wanted, url: str, part: Path, limits: Limits) -> bool:
         if total is not None and size != total:
             if size > total:
                 _forget(part)
-            raise _Transient(f"cut off after {size} of {total} bytes")
+            raise _Transient(_cut_off(size, total))
     return have > 0
 
 
@@ -569,8 +568,16 @@ def _bar(name: str, host: str, total: int | None, have: int) -> tqdm:
     )
     if bar.disable:  # no terminal: one line
         size = f" ({total / 1e6:.1f} MB{', the rest' if have else ''})" if total else ""
-        print(f"fetching {name}{size} from {host}", file=sys.stderr, flush=True)
+        _say(f"fetching {name}{size} from {host}")
     return bar
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _cut_off(size: int, total: int | None) -> str:
+    return f"cut off after {size} {f'of {total} ' if total else ''}bytes"
 
 
 def _copy(source: Any, target: BinaryIO, bar: tqdm, limits: Limits) -> None:
@@ -582,6 +589,8 @@ def _copy(source: Any, target: BinaryIO, bar: tqdm, limits: Limits) -> None:
             data = source.read1(_CHUNK, decode_content=True)
         except urllib3.exceptions.TimeoutError as error:
             raise _Transient(f"sends nothing for {limits.timeout:g} s", cost=2) from error
+        except urllib3.exceptions.ProtocolError as error:
+            raise _Transient(_cut_off(target.tell(), bar.total)) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _Transient(f"cut off ({_reason(error)})") from error
         if not data:

@@ -147,6 +147,34 @@ ARGUMENTS = {
     "checkpoint is empty": (["test.py", "toy.py", "empty.pth"], ["empty.pth"]),
     "checkpoint is none": (["test.py", "toy.py", "toy.py"], ["toy.py"]),
     "checkpoint runs code": (["test.py", "toy.py", "evil.pth"], ["evil.pth", "refused"]),
+    "checkpoint to predict with runs code": (
+        ["predict.py", "toy.py", "evil.pth", "a.png", "--out", "o"],
+        ["evil.pth", "refused"],
+    ),
+    "checkpoint to convert runs code": (
+        ["convert_checkpoint.py", "evil.pth", "converted.pth"],
+        ["evil.pth", "refused"],
+    ),
+    "checkpoint to resume runs code": (
+        ["train.py", "toy.py", "--resume", "evil.pth"],
+        ["evil.pth", "refused"],
+    ),
+    "checkpoint to start from runs code": (
+        ["train.py", "toy.py", "--cfg-options", "load_from=evil.pth"],
+        ["evil.pth", "refused"],
+    ),
+    "checkpoint of the stack's backbone runs code": (
+        ["train.py", "evil_backbone.py"],
+        ["evil.pth", "refused"],
+    ),
+    "name of published weights": (
+        ["test.py", "toy.py", "deeplab_resnest101_ad"],
+        ["did you mean 'deeplab_resnest101_ade'"],
+    ),
+    "name of published weights to start from": (
+        ["train.py", "toy.py", "--cfg-options", "load_from=resnest5"],
+        ["config key load_from", "did you mean 'resnest50'"],
+    ),
     "checkpoint of another model": (
         ["test.py", "toy.py", "other.pth"],
         ["other.pth", "backbone.stem.0.weight"],
@@ -199,6 +227,8 @@ def full_toy(toy: Toy, trained: Trained) -> Toy:
     (folder / "nothing").mkdir()
     (folder / "empty.pth").touch()
     toy.variant("no_tta", "tta_model = None")
+    init_cfg = "dict(type='Pretrained', checkpoint='evil.pth')"
+    toy.variant("evil_backbone", f"model = dict(backbone=dict(init_cfg={init_cfg}))")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a.png")
     weights = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
     torch.save(weights, folder / "weights.pth")

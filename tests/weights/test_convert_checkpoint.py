@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import runpy
@@ -19,7 +20,12 @@ from weight_names import backbone, openmmlab_name, published_segmentor, to_gluon
 
 from mmseg_resnest.engine.cli import run_tool
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.weights import convert_state_dict, load_checkpoint, save_state_dict
+from mmseg_resnest.weights import (
+    convert_state_dict,
+    export_state_dict,
+    load_checkpoint,
+    save_state_dict,
+)
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
@@ -65,6 +71,26 @@ def test_there_and_back(tmp_path, run, suffix):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
         ["published.pth", "published.zip", ours.name, back.name]
     )
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        ("timm", "backbone"),  # it has no segmentation models
+        *itertools.product(("openmmlab", "published", "mmseg-resnest"), ("backbone", "fcn", "psp")),
+    ],
+)
+def test_every_layout_is_read_and_written(tmp_path, run, layout, kind, suffix):
+    """From a file in the layout to ours and back: the same bits under the same names."""
+    published = backbone() if kind == "backbone" else published_segmentor(kind)
+    source = export_state_dict(convert_state_dict(published), layout)
+    first = save_state_dict(source, tmp_path / f"first{suffix}")
+    ours, back = tmp_path / f"ours{suffix}", tmp_path / f"back{suffix}"
+    assert run(first, ours)[0] == 0
+    assert_same(load_checkpoint(ours), convert_state_dict(published))
+    assert run(ours, back, "--layout", layout)[0] == 0
+    assert_same(load_checkpoint(back), source)
 
 
 @pytest.mark.parametrize("layout", ["timm", "openmmlab", "published", "mmseg-resnest"])

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +14,7 @@ import zipfile
 from collections import namedtuple
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -276,6 +275,18 @@ def test_progress_is_told(site, entry, capsys):
     )
 
 
+def test_a_terminal_gets_a_bar(site, entry, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    download("net")
+    assert NAME in terminal.getvalue() and "B/s" in terminal.getvalue()
+    assert "fetching" not in terminal.getvalue()
+
+
 # --- cut off --------------------------------------------------------------------------------
 
 
@@ -388,7 +399,9 @@ def test_a_busy_server_is_asked_again(site, entry, status):
 
 
 def test_what_cannot_be_fetched_is_named_with_its_folder(site, tmp_path):
-    with pytest.raises(UserError, match=r"answers 404.*missing\.pth into the folder (\S+)") as caught:
+    with pytest.raises(
+        UserError, match=r"answers 404.*missing\.pth into the folder (\S+)"
+    ) as caught:
         load_checkpoint(f"{site.address}/missing.pth")
     folder = Path(re.search(r"the folder (\S+)", str(caught.value))[1])
     assert left(tmp_path / "cache") == []
@@ -493,7 +506,7 @@ def test_a_disk_that_fills_up(site, entry, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_made(site, entry, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match="Not a directory.*MMSEG_RESNEST_CACHE"):
+    with pytest.raises(UserError, match=r"Not a directory.*MMSEG_RESNEST_CACHE"):
         download("net")
     assert not site.requests
 
@@ -501,27 +514,22 @@ def test_a_cache_that_cannot_be_made(site, entry, tmp_path, monkeypatch):
 # --- several at once ------------------------------------------------------------------------
 
 
-def test_two_processes_want_the_same_file(site, tmp_path):
+def test_two_processes_want_the_same_file(site, entry, tmp_path):
     """The second waits for the first one's slow transfer, and does not fetch."""
-    site.files[f"/{NAME}"] = DATA
-    site.faults[f"/{NAME}"] = [("stall", 1000)]
-    code = (
-        "import sys; from mmseg_resnest.weights import download; "
-        f"print(download('{site.address}/{NAME}'))"
-    )
-    environment = {
-        **os.environ,
-        "MMSEG_RESNEST_CACHE": str(tmp_path / "cache"),
-        "MMSEG_RESNEST_TIMEOUT": "2",
-    }
-    runs = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, env=environment)
-        for _ in range(2)
-    ]
-    outputs = [run.communicate(timeout=120) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
+    site.faults[f"/first/{NAME}"] = [("stall", 1000)]
+    limits = replace(QUICK, patience=20)
+
+    def run(number: int) -> None:
+        (tmp_path / f"path{number}").write_text(str(download("net", limits)))
+
+    processes = [get_context("fork").Process(target=run, args=(i,)) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0]
     path = tmp_path / "cache" / NAME
-    assert [out.decode().strip() for out, _ in outputs] == [str(path)] * 2
+    assert [(tmp_path / f"path{i}").read_text() for i in range(2)] == [str(path)] * 2
     assert path.read_bytes() == DATA
     assert [asked for _, asked in site.requests] == [None, "bytes=1000-"]
 
@@ -560,7 +568,7 @@ def test_schemes_of_openmmlab():
 
 def test_a_wrong_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no such file, and no name .* did you mean 'resnest50'"):
+    with pytest.raises(UserError, match=r"no such file, and no name .* did you mean 'resnest50'"):
         load_checkpoint("resnest5")
 
 

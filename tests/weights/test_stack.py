@@ -1,0 +1,184 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Whatever asks MMEngine for a checkpoint gets tensors and plain data, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import mmseg.models  # noqa: F401  (registers the baselines)
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModule
+from mmengine.runner import load_checkpoint as stack_load_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix
+
+from mmseg_resnest import UserError
+from mmseg_resnest.engine.preflight import check_checkpoint
+from mmseg_resnest.inference import load_segmentor
+from mmseg_resnest.models import ResNeSt
+from mmseg_resnest.registry import MODELS
+from mmseg_resnest.weights import Entry, catalogue, save_state_dict
+
+TINY = dict(blocks=(1, 1, 1, 1), base_width=4, stem_width=4)
+
+
+class Evil:
+    """Pickled, it writes a file when it is read."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def resnet(**init_cfg) -> BaseModule:
+    """The stack's own backbone, as the baselines have it."""
+    return MODELS.build(
+        dict(
+            type="mmseg.ResNetV1c",
+            depth=18,
+            base_channels=4,
+            stem_channels=4,
+            init_cfg=dict(type="Pretrained", **init_cfg) if init_cfg else None,
+        )
+    )
+
+
+def resnest(checkpoint: str) -> ResNeSt:
+    return ResNeSt(TINY, init_cfg=dict(type="Pretrained", checkpoint=checkpoint))
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """Makes a file of the cache an entry of the catalogue, by the name ``tiny``."""
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "cache"))
+
+    def add(state_dict, **changes) -> Entry:
+        (tmp_path / "cache").mkdir()
+        path = tmp_path / "cache" / "tiny.pth"
+        torch.save(state_dict, path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        entry = replace(
+            catalogue()["resnest50"], name="tiny", file=path.name, digest=digest, **changes
+        )
+        module = importlib.import_module("mmseg_resnest.weights.catalogue")
+        monkeypatch.setattr(module, "_entries", lambda: {"tiny": entry})
+        return entry
+
+    return add
+
+
+def test_every_scheme_is_ours():
+    for scheme, loader in CheckpointLoader._schemes.items():
+        assert loader.__module__ == "mmseg_resnest.weights.stack", scheme
+
+
+ENTRIES = {
+    "load_checkpoint": lambda path: stack_load_checkpoint(resnet(), path),
+    "CheckpointLoader": CheckpointLoader.load_checkpoint,
+    "a prefix": lambda path: _load_checkpoint_with_prefix("backbone", path),
+    "a baseline": lambda path: resnet(checkpoint=path).init_weights(),
+    "a part for a baseline": lambda path: resnet(checkpoint=path, prefix="backbone").init_weights(),
+    "ResNeSt": lambda path: resnest(path).init_weights(),
+    "load_segmentor": lambda path: load_segmentor("configs/fcn_resnest14_scenes.py", path, "cpu"),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_nothing_is_run(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    marker, path = tmp_path / "marker", tmp_path / "evil.pth"
+    torch.save({"state_dict": resnet().state_dict(), "meta": Evil(marker)}, path)
+    with pytest.raises(UserError, match=r"evil\.pth: refused, nothing was run"):
+        ENTRIES[name](str(path))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://a/b.pth", "pavi://a/b", "petrel://a/b", "x:s3://a/b.pth"]
+)
+def test_storage_services_are_refused(address):
+    with pytest.raises(UserError, match="are not read; fetch it yourself"):
+        resnet(checkpoint=address).init_weights()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_baseline_loads(tmp_path, suffix):
+    source = resnet()
+    path = save_state_dict(source.state_dict(), tmp_path / f"resnet{suffix}")
+    model = resnet(checkpoint=str(path))
+    model.init_weights()
+    for key, tensor in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], tensor), key
+
+
+def test_plain_data_beside_the_weights_is_kept(tmp_path):
+    record = {
+        "state_dict": {"a": torch.ones(2)},
+        "meta": {"iter": 3},
+        "message_hub": {"log_scalars": {"loss": HistoryBuffer([1.0], [1])}},
+        "array": np.arange(3),
+    }
+    torch.save(record, tmp_path / "iter_3.pth")
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "iter_3.pth"), map_location="cpu")
+    assert list(loaded) == list(record) and loaded["meta"] == {"iter": 3}
+    assert type(loaded["message_hub"]["log_scalars"]["loss"]) is HistoryBuffer
+    assert torch.equal(loaded["array"], torch.arange(3))
+
+
+@pytest.mark.parametrize("kind", ["resnest", "baseline"])
+def test_names_in_init_cfg(published, kind):
+    source = ResNeSt(TINY) if kind == "resnest" else resnet()
+    published(source.state_dict())
+    model = resnest("tiny") if kind == "resnest" else resnet(checkpoint="tiny")
+    model.init_weights()
+    for key, tensor in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], tensor), key
+
+
+def test_a_segmentor_by_its_name(published, monkeypatch):
+    config = "configs/fcn_resnest14_scenes.py"
+    monkeypatch.chdir(Path(__file__).parents[2])
+    source = load_segmentor(config, device="cpu")
+    published(source.model.state_dict(), config=config, task="segmentation")
+    monkeypatch.chdir("/")  # found wherever one is
+    model = load_segmentor("tiny", device="cpu")
+    assert model.classes == source.classes and len(model.classes) == 12
+    assert model.palette == source.palette
+    found = model.model.state_dict()
+    for key, tensor in source.model.state_dict().items():
+        assert torch.equal(found[key], tensor), key
+
+
+def test_a_backbone_is_no_segmentor(published):
+    published({}, config=None)
+    with pytest.raises(UserError, match="an ImageNet backbone without a head"):
+        load_segmentor("tiny")
+
+
+def test_a_config_that_is_not_installed(published):
+    published({}, config="configs/no_such.py")
+    with pytest.raises(UserError, match=r"configs/no_such\.py is not installed"):
+        load_segmentor("tiny")
+
+
+def test_checkpoints_are_checked_by_name(tmp_path):
+    check_checkpoint("deeplab_resnest101_ade", "checkpoint")
+    check_checkpoint("gluoncv/resnest14", "checkpoint")
+    check_checkpoint("https://host/a.pth", "checkpoint")
+    check_checkpoint("open-mmlab://resnet50_v1c", "checkpoint")
+    for source, reason in (
+        ("deeplab_resnest101_ad", "did you mean 'deeplab_resnest101_ade'"),
+        ("https://host/", "no file name"),
+        ("open-mmlab://resnet7", "has no 'resnet7'"),
+        (str(tmp_path / "a.pth"), "does not exist"),
+    ):
+        with pytest.raises(UserError, match=f"^--resume.*{reason}"):
+            check_checkpoint(source, "--resume")
