@@ -36,7 +36,7 @@ from .engine.runner import build_model
 from .errors import UserError
 from .evaluation import default_palette, overlay, palette_image
 from .registry import DATASETS
-from .weights import find, is_address, is_remote
+from .weights import find
 
 __all__ = ["ImageInput", "Segmentation", "Segmentor", "load_segmentor", "predict_image"]
 
@@ -140,7 +140,7 @@ def load_segmentor(
         UserError: The config, the checkpoint or the device is missing or does not fit.
     """
     chosen = check_device(device)
-    if checkpoint is None and isinstance(config, str) and is_remote(config):
+    if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
         config, checkpoint = _published(config)
     cfg = config if isinstance(config, Config) else load_config(config)
     require(cfg, ("model", "test_dataloader"), "segmenting images")
@@ -155,8 +155,6 @@ def load_segmentor(
 
 def _published(name: str) -> tuple[Path, str]:
     """The config of a published model, and the name of its weights."""
-    if is_address(name):
-        raise UserError(f"config {name}: is an address of weights; give the config they belong to")
     entry = find(name)
     if entry.config is None:
         raise UserError(

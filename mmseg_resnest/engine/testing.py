@@ -76,8 +76,8 @@ def evaluate(
     if tta:
         _use_tta(cfg)
     check_checkpoint(checkpoint, "checkpoint")
+    check_data(cfg, ("test_dataloader",))  # before what may be a long download
     weights = load_checkpoint(os.fspath(checkpoint))
-    check_data(cfg, ("test_dataloader",))
     rank, _ = join_launcher(launcher)
     fit_to_machine(cfg, launcher)
     model = build_model(cfg)

@@ -157,11 +157,13 @@ def _hub(scheme: str) -> dict[str, str]:
         scheme, "torchvision_0.12.json"
     )
     folder = Path(mmengine.hub.__file__).parent
+    if not (folder / file).is_file():
+        raise UserError(f"{scheme}://: this MMEngine has no list of names ({file})")
     names = json.loads((folder / file).read_text(encoding="utf-8"))
     if scheme == "openmmlab":
         renamed = json.loads((folder / "deprecated.json").read_text(encoding="utf-8"))
         names.update({old: names[new] for old, new in renamed.items() if new in names})
-    return names
+    return {name: url for name, url in names.items() if url}
 
 
 def _web_address(source: str) -> str:
@@ -369,18 +371,27 @@ def _fetch(wanted: _Wanted, url: str, limits: Limits) -> None:
             time.sleep(min(pause, _LONGEST_PAUSE))
             continue
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                _forget(part)  # what little room there is belongs to others
+            _give_room_back(error, part)
             raise
         try:
             _settle(wanted, part, Path(urlsplit(url).path).name)
-            return
         except _Unusable:
+            _forget(part)
             if not continued:
                 raise
             # the first half may have been of another file: once more from the beginning
-        finally:
+        except OSError as error:
+            _give_room_back(error, part)
+            raise
+        else:
             _forget(part)
+            return
+
+
+def _give_room_back(error: OSError, part: Path) -> None:
+    """On a full disk what little room there is belongs to others."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _forget(part)
 
 
 def _forget(part: Path) -> None:

@@ -163,6 +163,11 @@ def test_a_backbone_is_no_segmentor(published):
         load_segmentor("tiny")
 
 
+def test_a_wrong_name_of_a_segmentor():
+    with pytest.raises(UserError, match="did you mean 'deeplab_resnest101_ade'"):
+        load_segmentor("deeplab_resnest101_ad")
+
+
 def test_a_config_that_is_not_installed(published):
     published({}, config="configs/no_such.py")
     with pytest.raises(UserError, match=r"configs/no_such\.py is not installed"):
