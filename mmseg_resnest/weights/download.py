@@ -297,7 +297,7 @@ def _get(wanted: _Wanted, limits: Limits) -> Path:
                     _place_member(wanted, by_hand)
                     return path
                 except (_Unusable, UserError) as error:
-                    problems.append(str(error))
+                    problems.append(str(error).replace("sent", f"{by_hand.name} there is", 1))
         for url in wanted.urls:
             try:
                 _fetch(wanted, url, limits)
