@@ -52,19 +52,20 @@ class ResidualEncoding(Encoding):
     """The encoding layer of EncNet (arXiv 1803.08904, section 3) without its residual tensor.
 
     The residuals between N*H*W pixels and K codewords have N*H*W*K*C values; distances and sums
-    are computed from products instead, which need N*H*W*K. Computed in float32 whatever the
-    autocast type, since distances are differences of large numbers.
+    are computed from products instead, which need N*H*W*K. Computed in float32 at least, whatever
+    the autocast type, since distances are differences of large numbers.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Encodes ``x`` (N, C, H, W) into (N, K, C)."""
         with torch.autocast(x.device.type, enabled=False):
-            codewords = self.codewords.float()
-            features = x.float().flatten(2).transpose(1, 2)  # N, H*W, C
+            # the codewords are float32, or float64 in a model that was made so
+            codewords = self.codewords.to(torch.promote_types(self.codewords.dtype, torch.float32))
+            features = x.to(codewords).flatten(2).transpose(1, 2)  # N, H*W, C
             products = features @ codewords.t()
             squares = features.square().sum(2, keepdim=True)
             distances = squares - 2.0 * products + codewords.square().sum(1)
-            weights = F.softmax(self.scale.float() * distances, dim=2)  # N, H*W, K
+            weights = F.softmax(self.scale.to(codewords) * distances, dim=2)  # N, H*W, K
             sums = weights.transpose(1, 2) @ features
             return sums - weights.sum(1).unsqueeze(2) * codewords
 
