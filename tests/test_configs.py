@@ -27,6 +27,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 import mmseg_resnest
+from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.models import ARCHITECTURES
 from mmseg_resnest.registry import (
@@ -39,7 +40,6 @@ from mmseg_resnest.registry import (
     PARAM_SCHEDULERS,
     VISUALIZERS,
 )
-from mmseg_resnest.weights import convert_state_dict
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PUBLISHED_DATA = ("ade20k", "cityscapes", "voc12aug", "pascal_context")
@@ -640,36 +640,72 @@ def test_openmmlab_config_is_the_stack_s_own(name):
     ]
 
 
-def test_openmmlab_model_computes_what_the_stack_s_own_does():
-    """The zoo's weights mean the same here; backbone and auxiliary head are those of all eight."""
+def seeded_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Numbers for a model's names: convolutions by fan-in, norms around one."""
+    result = {}
+    for index, (key, value) in enumerate(model.state_dict().items()):
+        generator = torch.Generator().manual_seed(index)
+        drawn = torch.empty(value.shape)
+        if not value.is_floating_point():
+            drawn = torch.zeros_like(value, device="cpu")
+        elif value.dim() > 1:
+            drawn.normal_(0.0, (2.0 / value[0].numel()) ** 0.5, generator=generator)
+        elif key.endswith(("bias", "running_mean")):
+            drawn.normal_(0.0, 0.1, generator=generator)
+        else:
+            low, high = (0.1, 0.3) if key.endswith("bn3.weight") else (0.5, 1.5)
+            drawn.uniform_(low, high, generator=generator)
+        result[key] = drawn
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        *((name, False) for name in sorted(OPENMMLAB)),
+        ("resnest_s101-d8_deeplabv3plus_4xb4-160k_ade20k-512x512", True),
+    ],
+)
+def test_openmmlab_checkpoint_gives_what_the_stack_s_own_model_gives(
+    name, full, tmp_path, monkeypatch
+):
+    """A file in the zoo's layout, loaded as the tools load it: scores, auxiliary scores, labels.
+
+    All eight with four blocks, one of them also with its 101 layers.
+    """
     import mmseg
 
-    name = "resnest_s101-d8_deeplabv3_4xb4-160k_ade20k-512x512"
     stock_file = Path(mmseg.__file__).parent / ".mim" / "configs" / "resnest" / f"{name}.py"
     if not stock_file.is_file():
         pytest.skip("this installation of mmseg brings no configs")
     theirs, ours = Config.fromfile(stock_file).model, load(f"openmmlab/{name}").model
     theirs.pretrained = None
-    theirs.backbone.depth, theirs.backbone.stem_channels = 50, 64  # a third of the time
-    ours.backbone.arch = "resnest50"
-    theirs.backbone.norm_cfg.type = "BN"  # the stack's SyncBN does not run on a CPU
-    theirs.decode_head.norm_cfg.type = theirs.auxiliary_head.norm_cfg.type = "BN"
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope("mmseg"):
+    if not full:
+        stages = mmseg.models.backbones.ResNeSt.arch_settings
+        monkeypatch.setitem(stages, 14, (stages[50][0], (1, 1, 1, 1)))
+        theirs.backbone.depth, theirs.backbone.stem_channels = 14, 64
+        ours.backbone.arch = "resnest14"
+    for part in (theirs.backbone, theirs.decode_head, theirs.auxiliary_head):
+        part.norm_cfg.type = "BN"  # the stack's SyncBN does not run on a CPU
+    for part in (theirs, ours):
+        part.pop("data_preprocessor")
+    with DefaultScope.overwrite_default_scope("mmseg"), torch.device("meta"):
         stock = mmseg.registry.MODELS.build(theirs)
+    with torch.device("meta"):
+        model = MODELS.build(ours)
+    for network in (stock, model):
+        network.to_empty(device="cpu").train(False)
+    weights = seeded_state_dict(stock)
+    stock.load_state_dict(weights)
+    checkpoint = tmp_path / "zoo.pth"
+    torch.save({"meta": {"classes": ["wall"]}, "state_dict": weights}, checkpoint)
+    assert "layout openmmlab" in load_weights(model, checkpoint)
+
+    image = torch.randn(1, 3, 33, 65, generator=torch.Generator().manual_seed(0))
+    metas = [dict(ori_shape=(33, 65), img_shape=(33, 65), pad_shape=(33, 65))]
     with torch.no_grad():
-        for key, value in stock.state_dict().items():
-            if key.endswith(("running_mean", "running_var")):
-                value.uniform_(0.5, 1.5)
-    model = MODELS.build(ours)
-    model.load_state_dict(convert_state_dict(stock.state_dict()))
-    model.train(False)
-    stock.train(False)
-    image = torch.randn(1, 3, 33, 65)
-    with torch.no_grad():
-        mine, their = model.extract_feat(image), stock.extract_feat(image)
-        pairs = [*zip(mine, their, strict=True)]
-        for head in ("decode_head", "auxiliary_head"):
-            pairs.append((getattr(model, head)(mine), getattr(stock, head)(their)))
-    for ours_out, theirs_out in pairs:
-        assert (ours_out - theirs_out).abs().max() <= 1e-5 * theirs_out.abs().max()
+        found, wanted = model.encode_decode(image, metas), stock.encode_decode(image, metas)
+        auxiliary = [m.auxiliary_head(m.extract_feat(image)) for m in (model, stock)]
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert (auxiliary[0] - auxiliary[1]).abs().max() <= 1e-5 * auxiliary[1].abs().max()
+    assert torch.equal(found.argmax(1), wanted.argmax(1))

@@ -54,7 +54,14 @@ class SplitAttention(nn.Module):
 
 class Block(nn.Module):
     def __init__(
-        self, inside: int, planes: int, stride: int, rate: int, first: bool, pooled: bool, arch: dict
+        self,
+        inside: int,
+        planes: int,
+        stride: int,
+        rate: int,
+        first: bool,
+        pooled: bool,
+        arch: dict,
     ) -> None:
         super().__init__()
         width = int(planes * arch["base_width"] / 64) * arch["groups"]
@@ -194,7 +201,9 @@ class AtrousPyramid(nn.Module):
         self.project = nn.Sequential(*conv_norm_relu(5 * width, width, 1), nn.Dropout2d(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(torch.cat([b(x) for b in (self.b0, self.b1, self.b2, self.b3, self.b4)], 1))
+        return self.project(
+            torch.cat([b(x) for b in (self.b0, self.b1, self.b2, self.b3, self.b4)], 1)
+        )
 
 
 class DeepLabHead(nn.Module):
@@ -310,7 +319,7 @@ class PublishedModel(nn.Module):
 
 def pixel_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean over labelled pixels of minus the log of the softmax at the label."""
-    n, classes = scores.shape[:2]
+    classes = scores.shape[1]
     logs = scores - scores.exp().sum(1, keepdim=True).log()
     logs = logs.permute(0, 2, 3, 1).reshape(-1, classes)
     labels = labels.reshape(-1)

@@ -1,0 +1,235 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Published weights, evaluated by their published protocol, beside the published numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.registry import DefaultScope
+from prettytable import PrettyTable, TableStyle
+
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.hooks import print_header
+from mmseg_resnest.engine.launch import describe_device, join_launcher
+from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.preflight import check_data, check_file
+from mmseg_resnest.engine.testing import evaluate
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation import write_result
+from mmseg_resnest.registry import DATASETS
+from mmseg_resnest.version import __version__
+from mmseg_resnest.weights import Entry, catalogue, find
+from mmseg_resnest.weights.load import resolve_checkpoint
+
+__all__ = ["PROTOCOLS", "config_of", "print_reproduction", "published_numbers", "reproduce"]
+
+#: The catalogue's names of protocols, and whether each is the config's test-time augmentation.
+PROTOCOLS = {"single scale": False, "multi-scale + flip": True}
+
+#: Images that the published numbers are means over, by the catalogue's names of data sets.
+PUBLISHED_IMAGES = {"ADE20K": 2000, "Cityscapes": 500, "Pascal Context": 5105}
+
+
+def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
+    """Published ``{protocol: {metric: percent}}`` of a segmentation model.
+
+    Raises:
+        UserError: The entry is a backbone, which nothing here evaluates.
+    """
+    if entry.task != "segmentation" or entry.config is None:
+        models = ", ".join(name for name, e in catalogue().items() if e.task == "segmentation")
+        raise UserError(
+            f"{entry.name}: is an ImageNet backbone, whose published number is of a classification "
+            f"that this project does not evaluate; the segmentation models are: {models}"
+        )
+    return {name: dict(numbers) for name, numbers in entry.metrics.items()}
+
+
+def config_of(entry: Entry) -> Path:
+    """The config file that a catalogue entry belongs to.
+
+    Raises:
+        UserError: The configs are not there.
+    """
+    assert entry.config is not None
+    package = Path(__file__).parents[1]
+    for folder in (package.parent, package / ".mim"):  # a clone; an installed package
+        if (folder / entry.config).is_file():
+            return folder / entry.config
+    raise UserError(
+        f"{entry.name}: its config {entry.config} is neither beside the package nor in it: run the "
+        "tool from a clone of the repository"
+    )
+
+
+def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
+    """The number of images to evaluate on, each with its label map.
+
+    Raises:
+        UserError: A folder or a label map is missing, or there are not as many images as
+            published.
+    """
+    check_data(cfg, ("test_dataloader",))
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg_resnest")):
+        # Without a pipeline: only the files are listed.
+        dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
+    samples = [dataset.get_data_info(i) for i in range(len(dataset))]
+    missing = [
+        path
+        for sample in samples
+        for path in (sample["img_path"], sample["seg_map_path"])
+        if not os.path.isfile(path)
+    ]
+    if missing:
+        raise UserError(
+            f"{entry.dataset}: {len(missing)} files are missing, the first is {missing[0]}; see "
+            "data/README.md for where the data set comes from and how its folders must lie"
+        )
+    wanted = PUBLISHED_IMAGES.get(entry.dataset)
+    if wanted not in (None, len(samples)) and not any_images:
+        raise UserError(
+            f"{entry.dataset}: the published numbers are of {wanted:,} images and "
+            f"{shown(dataset.data_root)} has {len(samples):,}: complete it as data/README.md says, "
+            "or evaluate on what is there with --any-images (the difference then says little)"
+        )
+    return len(samples)
+
+
+def reproduce(
+    name: str,
+    data_root: str | os.PathLike[str] | None = None,
+    work_dir: str | os.PathLike[str] | None = None,
+    json_file: str | os.PathLike[str] | None = None,
+    cfg_options: Sequence[str] = (),
+    any_images: bool = False,
+    again: bool = False,
+    launcher: str = "none",
+) -> dict[str, Any]:
+    """Evaluate a model of the catalogue as published and hold it against the published numbers.
+
+    The data set is checked first, because that is quick; then the weights are fetched, unless they
+    are in the cache. The report is written after each protocol, and what it holds already of the
+    same weights, images and options is not evaluated again.
+
+    Args:
+        name: A segmentation model of the catalogue.
+        data_root: Folder of the data sets.
+        work_dir: Where each protocol's ``results.json`` and log go; default
+            ``work_dirs/reproduce/NAME``.
+        json_file: The report; default ``reproduction.json`` in the work folder.
+        cfg_options: Changes to the config, ``KEY=VALUE``; the report says that it is then not
+            the published evaluation.
+        any_images: Evaluate also when the number of images is not the published one.
+        again: Evaluate also what the report holds already.
+        launcher: ``none``, ``pytorch`` or ``slurm``.
+
+    Returns:
+        The report, on every process: ``name``, ``config``, ``checkpoint``, ``digest``,
+        ``source``, ``dataset``, ``data_root``, ``images``, ``cfg_options``, ``version``,
+        ``device``, ``as_published`` (whether images and options are the published ones), ``file``
+        (where the report is) and ``protocols``: ``{protocol: {published, measured, difference,
+        seconds}}`` with ``{metric: percent}`` (difference: measured - published).
+
+    Raises:
+        UserError: A mistake in the arguments or the data; the weights cannot be had.
+    """
+    entry = find(name)
+    published = published_numbers(entry)
+    config = config_of(entry)
+    folder = Path(work_dir) if work_dir else Path("work_dirs", "reproduce", *name.split("/"))
+    file = Path(json_file) if json_file else folder / "reproduction.json"
+    cfg = load_config(config, cfg_options, data_root)
+    images = _check_images(cfg, entry, any_images)
+    join_launcher(launcher)
+    report: dict[str, Any] = {
+        "task": "reproduce",
+        "name": name,
+        "config": entry.config,
+        "checkpoint": entry.file,
+        "digest": entry.digest,
+        "source": entry.source,
+        "dataset": entry.dataset,
+        "data_root": os.path.abspath(cfg.test_dataloader.dataset.data_root),
+        "images": images,
+        "cfg_options": list(cfg_options),
+        "version": __version__,
+    }
+    known = {} if again else _known(file, report)
+    report["as_published"] = not cfg_options and images == PUBLISHED_IMAGES.get(
+        entry.dataset, images
+    )
+    report["protocols"] = {}
+    for protocol, numbers in published.items():
+        if protocol in known:
+            report["protocols"][protocol] = known[protocol]
+            continue
+        checkpoint = resolve_checkpoint(name)
+        result = evaluate(
+            load_config(config, cfg_options, data_root),
+            checkpoint,
+            work_dir=folder / protocol.replace(" + ", "_").replace(" ", "_"),
+            tta=PROTOCOLS[protocol],
+            launcher=launcher,
+        )
+        measured = {metric: float(result[metric]) for metric in numbers}
+        report["protocols"][protocol] = {
+            "published": numbers,
+            "measured": measured,
+            "difference": {metric: measured[metric] - numbers[metric] for metric in numbers},
+            "seconds": result["seconds"],
+            "device": describe_device(get_world_size()),
+        }
+        if is_main_process():
+            write_result(report, file)
+    return {**report, "file": os.fspath(file), "reused": sorted(known)}
+
+
+def _known(file: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocols of an earlier report of the same evaluation."""
+    if not file.exists():
+        return {}
+    check_file(file, "--json")
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        same = earlier["task"] == "reproduce"
+        protocols = dict(earlier["protocols"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--json {file}: is there and no report of this tool; choose another file"
+        ) from error
+    return protocols if same and all(earlier.get(k) == v for k, v in report.items()) else {}
+
+
+def print_reproduction(report: Mapping[str, Any]) -> None:
+    """Print published and measured numbers and their difference, and where they are."""
+    table = PrettyTable(["protocol", "metric", "published", "measured", "difference"])
+    table.set_style(TableStyle.PLAIN_COLUMNS)
+    table.align = "r"
+    table.align["protocol"] = table.align["metric"] = "l"  # type: ignore[index]
+    for protocol, row in report["protocols"].items():
+        for metric, number in row["published"].items():
+            measured, difference = row["measured"][metric], row["difference"][metric]
+            table.add_row(
+                [protocol, metric, f"{number:.2f}", f"{measured:.2f}", f"{difference:+.2f}"]
+            )
+    print(table.get_string() + "\n")
+    rows = [
+        ("model", f"{report['name']} ({report['config']})"),
+        ("weights", f"{report['checkpoint']}, {report['source']}"),
+        ("data", f"{report['images']:,} images in {shown(report['data_root'])}"),
+        ("report", shown(report["file"])),
+    ]
+    if report["reused"]:
+        rows.append(("kept", f"{', '.join(report['reused'])}: measured before (--again repeats)"))
+    if not report["as_published"]:
+        wanted = PUBLISHED_IMAGES.get(report["dataset"], report["images"])
+        why = [f"{report['images']:,} images instead of {wanted:,}"] * (report["images"] != wanted)
+        why += [f"--cfg-options {' '.join(report['cfg_options'])}"] * bool(report["cfg_options"])
+        rows.append(("note", f"not the published evaluation: {'; '.join(why)}"))
+    print_header(rows)
