@@ -5,6 +5,7 @@ A config with ``default_scope = 'mmseg_resnest'`` finds the parts registered her
 every part of MMSegmentation and MMEngine behind them, without a prefix.
 """
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 from mmseg import registry as mmseg_registry
 
@@ -15,6 +16,9 @@ def _child(name: str, room: str) -> Registry:
         parent.name, parent=parent, scope="mmseg_resnest", locations=[f"mmseg_resnest.{room}"]
     )
 
+
+# OpenMMLab's tools look for metafiles only in the packages of this table.
+MODULE2PACKAGE.setdefault("mmseg_resnest", "mmseg-resnest")
 
 MODELS = _child("MODELS", "models")
 MODEL_WRAPPERS = _child("MODEL_WRAPPERS", "models")

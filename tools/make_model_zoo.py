@@ -101,9 +101,10 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequenc
     return "\n".join(f"| {' | '.join(row)} |" for row in (titles, line, *rows)) + "\n"
 
 
-def source_name(address: str) -> str:
-    """The repository of an address, as a Markdown link."""
-    return f"[{'/'.join(address.split('/')[3:5])}]({address})"
+def source_of(entry: Entry) -> str:
+    """The repository that publishes an entry, as a Markdown link, and its licence."""
+    licence = f" ({entry.licence})" if entry.licence else ""
+    return f"[{'/'.join(entry.source.split('/')[3:5])}]({entry.source}){licence}"
 
 
 def number(value: float | None) -> str:
@@ -133,7 +134,7 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
                         *(number(part.get(key)) for part in (published, found)
                           for key in ("pixAcc", "mIoU")),
                         f"`python tools/reproduce.py {entry.name}`",
-                        source_name(entry.source),
+                        source_of(entry),
                     ]
                 )  # fmt: skip
         parts.append(f"## {dataset}\n\n{table(titles, rows, titles[3:7])}")
@@ -145,7 +146,7 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
         crop = f"{published['crop']:g}" if "crop" in published else ""
         rows.append(
             [f"`{entry.name}`", entry.arch, number(published["top1"]), crop,
-             source_name(entry.source)]
+             source_of(entry)]
         )  # fmt: skip
     titles = ["name", "architecture", "published top-1", "crop", "source"]
     parts.append(f"{BACKBONES}\n{table(titles, rows, titles[2:4])}")

@@ -1,0 +1,329 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/reproduce.py end to end, on a stand-in for ADE20K with seeded weights.
+
+The weights are those of the independent implementation in ``tests/models``, in the published
+layout, in a .zip that a local server has; what the tool measures is held against that
+implementation under the plain text of the protocol.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import importlib
+import importlib.util
+import json
+import runpy
+import sys
+import threading
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from PIL import Image
+
+from mmseg_resnest.engine import reproduce as module
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.models import ARCHITECTURES
+
+ROOT = Path(__file__).parents[2]
+NAME = "standin/fcn_ade"
+PUBLISHED = {
+    "single scale": {"pixAcc": 70.0, "mIoU": 30.5},
+    "multi-scale + flip": {"pixAcc": 75.25, "mIoU": 31.0},
+}
+SHAPES = ((60, 80), (75, 50))
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the config: the test does not set them
+BASE, CROP = 40, 36
+OPTIONS = [
+    "model.backbone.arch=resnest14",
+    "test_dataloader.num_workers=0",
+    "test_dataloader.persistent_workers=False",
+    f"test_dataloader.dataset.pipeline.1.scale=({BASE},{BASE})",
+    f"tta_model.base_size={BASE}",
+    f"tta_model.crop_size={CROP}",
+]
+
+
+def of_the_models(name: str) -> ModuleType:
+    """A module of ``tests/models``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "models" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@dataclass
+class StandIn:
+    """A data set, a catalogue with one model of it, and what must be measured."""
+
+    data_root: Path
+    catalogue: Path
+    cache: Path
+    expected: dict[str, dict[str, float]]
+    served: list[str] = field(default_factory=list)
+
+
+def predictions(reference: torch.nn.Module, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Labels (H, W) of an RGB image by each protocol, computed in float64."""
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    tensor = torch.from_numpy((image.astype(np.float64) - mean) / std).permute(2, 0, 1)[None]
+    height, width = image.shape[:2]
+    size = (
+        int(width * BASE / max(height, width) + 0.5),
+        int(height * BASE / max(height, width) + 0.5),
+    )
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    small = torch.from_numpy((small.astype(np.float64) - mean) / std).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        whole = F.interpolate(
+            reference(small)[0], (height, width), mode="bilinear", align_corners=True
+        )
+        multi = of_the_models("test_multi_scale").reference_scores(
+            lambda x: reference(x)[0], tensor, SCALES, True, BASE, CROP
+        )
+    return {
+        "single scale": whole[0].argmax(0).numpy(),
+        "multi-scale + flip": multi[0].argmax(0).numpy(),
+    }
+
+
+def scores(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """pixAcc and mIoU in percent of (prediction, label map with 0 = unlabelled, 1..150)."""
+    truth = np.concatenate([label.ravel() for _, label in pairs]).astype(int) - 1
+    found = np.concatenate([p.ravel() for p, _ in pairs])[truth >= 0]
+    truth = truth[truth >= 0]
+    ious = []
+    for c in range(150):
+        union = ((truth == c) | (found == c)).sum()
+        if union:
+            ious.append(((truth == c) & (found == c)).sum() / union)
+    return {"pixAcc": 100 * float((truth == found).mean()), "mIoU": 100 * float(np.mean(ious))}
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("reproduce")
+    reference_module = of_the_models("published_reference")
+    reference = reference_module.PublishedModel("fcn", ARCHITECTURES["resnest14"], 150).eval()
+
+    ade = root / "data" / "ade20k" / "ADEChallengeData2016"
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in PUBLISHED}
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate(SHAPES):
+        files = [
+            ade / folder / "validation" / f"ADE_val_{index:08d}.{suffix}"
+            for folder, suffix in (("images", "jpg"), ("annotations", "png"))
+        ]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        cv2.imwrite(
+            str(files[0]), cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        )
+        found = predictions(reference, cv2.imread(str(files[0]))[:, :, ::-1].copy())
+        # Labels that the model has mostly right, some wrong, some unlabelled.
+        label = (found["multi-scale + flip"] + 1).astype(np.uint8)
+        label[::4] = rng.integers(1, 151, label[::4].shape)
+        label[:, ::7] = 0
+        Image.fromarray(label).save(files[1])
+        for protocol, prediction in found.items():
+            pairs[protocol].append((prediction, label))
+
+    weights = {
+        k: v.float() if v.is_floating_point() else v for k, v in reference.state_dict().items()
+    }
+    torch.save(weights, root / "weights.pth")
+    digest = hashlib.sha1((root / "weights.pth").read_bytes()).hexdigest()
+    name = f"fcn_standin_ade-{digest[:8]}"
+    served = root / "served"
+    served.mkdir()
+    with zipfile.ZipFile(served / f"{name}.zip", "w") as archive:
+        archive.write(root / "weights.pth", f"{name}.pth")
+
+    requests: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            requests.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(served))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    entry = {
+        "task": "segmentation",
+        "layout": "published",
+        "file": f"{name}.pth",
+        "urls": [f"http://127.0.0.1:{server.server_port}/{name}.zip"],
+        "algorithm": "sha1",
+        "digest": digest,
+        "arch": "resnest14",
+        "config": "configs/fcn_resnest50_ade20k.py",
+        "dataset": "ADE20K",
+        "metrics": PUBLISHED,
+        "source": "https://example.org/standin",
+        "licence": None,
+    }
+    backbone = {**entry, "task": "classification", "config": None}
+    (root / "catalogue.json").write_text(json.dumps({NAME: entry, "standin/backbone": backbone}))
+    yield StandIn(
+        root / "data",
+        root / "catalogue.json",
+        root / "cache",
+        {protocol: scores(p) for protocol, p in pairs.items()},
+        requests,
+    )
+    server.shutdown()
+    server.server_close()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Runs the tool in this process and an empty folder: its standard output."""
+    data = importlib.import_module("mmseg_resnest.weights.catalogue")
+    monkeypatch.setattr(data, "_DATA", stand_in.catalogue)
+    data._entries.cache_clear()
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(stand_in.cache))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for manager in (MMLogger, MessageHub, Visualizer, DefaultScope):
+        monkeypatch.setattr(manager, "_instance_dict", OrderedDict())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    main = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))["main"]
+
+    def run_it(*args: str) -> str:
+        assert main([NAME, "--data-root", str(stand_in.data_root), *args]) == 0
+        return capsys.readouterr().out
+
+    yield run_it
+    data._entries.cache_clear()
+    sys.modules.pop("_checkout", None)
+
+
+def test_end_to_end(run, stand_in: StandIn, tmp_path: Path, monkeypatch) -> None:
+    """Fetched, checked, evaluated by both protocols, compared; a second run keeps what is there."""
+    out = run("--any-images", "--cfg-options", *OPTIONS)
+    assert len(stand_in.served) == 1 and ".zip" in stand_in.served[0]
+    file = tmp_path / "work_dirs" / "reproduce" / "standin" / "fcn_ade" / "reproduction.json"
+    report = json.loads(file.read_text())
+    assert report["images"] == len(SHAPES) and report["as_published"] is False
+    assert report["cfg_options"] == OPTIONS
+    assert set(report["protocols"]) == set(PUBLISHED)
+    for protocol, row in report["protocols"].items():
+        assert row["published"] == PUBLISHED[protocol]
+        for metric, value in row["published"].items():
+            measured = row["measured"][metric]
+            # the tool computes in float32: a pixel between two labels may go to the other
+            assert measured == pytest.approx(stand_in.expected[protocol][metric], abs=0.3)
+            assert row["difference"][metric] == pytest.approx(measured - value)
+            line = next(
+                text for text in out.splitlines() if text.split()[-4:-3] == [metric]
+                and protocol in text
+            )  # fmt: skip
+            assert line.split()[-3:] == [
+                f"{value:.2f}",
+                f"{measured:.2f}",
+                f"{measured - value:+.2f}",
+            ]
+    assert stand_in.expected["multi-scale + flip"]["pixAcc"] > 60
+    assert "2 images instead of 2,000" in out and "not the published evaluation" in out
+
+    # What is measured is kept; another set of options is another evaluation.
+    def no_evaluation(*args: Any, **kwargs: Any) -> dict:
+        raise AssertionError("evaluated again")
+
+    monkeypatch.setattr(module, "evaluate", no_evaluation)
+    again = run("--any-images", "--cfg-options", *OPTIONS)
+    assert "measured before" in again and json.loads(file.read_text()) == report
+    for args in (["--again"], ["--cfg-options", *OPTIONS[:-1]]):
+        with pytest.raises(AssertionError, match="evaluated again"):
+            run("--any-images", *args)
+
+    # A run that was interrupted goes on with the protocol that is missing.
+    del report["protocols"]["multi-scale + flip"]
+    file.write_text(json.dumps(report))
+    evaluated = []
+
+    def other_numbers(cfg, checkpoint, work_dir, tta, launcher) -> dict:
+        evaluated.append((tta, cfg.tta_model.crop_size, Path(checkpoint).name, Path(work_dir).name))
+        return {"pixAcc": 1.0, "mIoU": 2.0, "seconds": 3.0}
+
+    monkeypatch.setattr(module, "evaluate", other_numbers)
+    run("--any-images", "--cfg-options", *OPTIONS, "--json", str(file))
+    assert evaluated == [(True, CROP, report["checkpoint"], "multi-scale_flip")]
+    assert len(stand_in.served) == 1  # fetched once
+    row = json.loads(file.read_text())["protocols"]["multi-scale + flip"]
+    assert row["difference"] == {"pixAcc": -74.25, "mIoU": -29.0}
+
+
+def test_without_options_the_configs_protocol_is_used(run, monkeypatch, tmp_path) -> None:
+    """As published: what the config says, and as many images as published."""
+    monkeypatch.setitem(module.PUBLISHED_IMAGES, "ADE20K", len(SHAPES))
+    seen = []
+
+    def evaluate(cfg, checkpoint, work_dir, tta, launcher) -> dict:
+        settings = cfg.tta_model
+        seen.append((tta, tuple(settings.scales), settings.flip, settings.base_size))
+        assert settings.crop_size == 480 and cfg.model.backbone.arch == "resnest50"
+        return {"pixAcc": 1.0, "mIoU": 2.0, "seconds": 3.0}
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    out = run("--work-dir", "w", "--json", "report.json")
+    assert seen == [(False, SCALES, True, 520), (True, SCALES, True, 520)]
+    assert "not the published" not in out
+    assert json.loads(Path("report.json").read_text())["as_published"] is True
+
+
+def test_mistakes_are_told_before_anything_is_fetched_or_written(
+    run, stand_in: StandIn, tmp_path: Path, monkeypatch
+) -> None:
+    fetched = len(stand_in.served)
+    with pytest.raises(UserError, match=r"2,000 images and .* has 2: .*--any-images"):
+        run()
+    monkeypatch.setattr(sys.modules[__name__], "NAME", "standin/fcn_adee")
+    with pytest.raises(UserError, match=r"did you mean 'standin/fcn_ade'"):
+        run()
+    monkeypatch.setattr(sys.modules[__name__], "NAME", "standin/backbone")
+    with pytest.raises(UserError, match=r"ImageNet backbone.*standin/fcn_ade"):
+        run()
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+    assert len(stand_in.served) == fetched
+
+
+def test_a_label_map_that_is_missing_is_named(run, stand_in: StandIn, tmp_path: Path) -> None:
+    folder = stand_in.data_root / "ade20k" / "ADEChallengeData2016" / "annotations" / "validation"
+    label = sorted(folder.iterdir())[0]
+    label.rename(tmp_path / "away.png")
+    try:
+        with pytest.raises(UserError, match=rf"1 files are missing.*{label.name}"):
+            run("--any-images")
+    finally:
+        (tmp_path / "away.png").rename(label)
+
+
+def test_a_file_that_is_no_report_is_not_overwritten(run, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    for text in ("{}", "no json", "[1]"):
+        other.write_text(text)
+        with pytest.raises(UserError, match=r"other\.json.*no report"):
+            run("--any-images", "--json", str(other))
+        assert other.read_text() == text

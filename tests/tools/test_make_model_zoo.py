@@ -1,0 +1,133 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""docs/model_zoo.md, model-index.yml and the metafiles: current, complete, read by MMEngine."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.infer import BaseInferencer
+
+import mmseg_resnest
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.weights import catalogue
+
+ROOT = Path(__file__).parents[2]
+MODELS = {name: entry for name, entry in catalogue().items() if entry.task == "segmentation"}
+
+
+@pytest.fixture
+def main(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    return runpy.run_path(str(ROOT / "tools" / "make_model_zoo.py"))["main"]
+
+
+def rows(page: str) -> dict[tuple[str, str], list[str]]:
+    """Cells of the page's tables by name and protocol (or architecture)."""
+    found = {}
+    head = ""
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            key = cells[0].strip("`"), cells[2] if "mIoU" in head else cells[1]
+            assert key not in found
+            found[key] = cells
+        elif line.startswith("| name"):
+            head = line
+    return found
+
+
+def test_what_is_committed_is_current(main, capsys):
+    assert main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_the_page_has_every_published_number(main):
+    found = rows((ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8"))
+    for name, entry in catalogue().items():
+        for protocol, numbers in entry.metrics.items():
+            if entry.task == "segmentation":
+                cells = found.pop((name, protocol))
+                accuracy = f"{numbers['pixAcc']:.2f}" if "pixAcc" in numbers else ""
+                assert cells[3:5] == [accuracy, f"{numbers['mIoU']:.2f}"]
+                assert cells[7] == f"`python tools/reproduce.py {name}`"
+                assert (ROOT / "docs" / cells[1].split("(")[1].rstrip(")")).resolve().is_file()
+            else:
+                cells = found.pop((name, entry.arch))
+                assert cells[2] == f"{numbers['top1']:.2f}"
+            assert entry.source in cells[-1]
+    assert not found
+
+
+def test_measurements_are_added_and_shown(main, tmp_path, capsys):
+    """Only the measured columns of that model change."""
+    for name in ("docs", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "model-index.yml", tmp_path)
+    (tmp_path / "docs" / "measured.json").write_text("{}\n")
+    main([], root=tmp_path)
+    before = rows((tmp_path / "docs" / "model_zoo.md").read_text(encoding="utf-8"))
+    assert all(cells[5:7] == ["", ""] for (name, _), cells in before.items() if name in MODELS)
+
+    name, protocol = "deeplab_resnest50_ade", "multi-scale + flip"
+    row = {"measured": {"pixAcc": 81.168, "mIoU": 45.1}, "device": "a GPU", "published": {}}
+    report = {
+        "name": name, "as_published": True, "version": "1.0", "protocols": {protocol: row}
+    }  # fmt: skip
+    file = tmp_path / "reproduction.json"
+    file.write_text(json.dumps(report))
+    assert main(["--add", str(file), "--check"], root=tmp_path) == 1
+    assert json.loads((tmp_path / "docs" / "measured.json").read_text()) == {}
+    assert main(["--add", str(file)], root=tmp_path) == 0
+    after = rows((tmp_path / "docs" / "model_zoo.md").read_text(encoding="utf-8"))
+    before[name, protocol][5:7] = ["81.17", "45.10"]
+    assert after == before
+    assert main(["--check"], root=tmp_path) == 0
+
+    for change, words in (
+        ({"as_published": False}, "not of the published evaluation"),
+        ({"name": "nothing"}, "not in the catalogue"),
+        ({"protocols": 3, "name": None}, "not in the catalogue"),
+    ):
+        file.write_text(json.dumps({**report, **change}))
+        with pytest.raises(UserError, match=words):
+            main(["--add", str(file)], root=tmp_path)
+    file.write_text("[]")
+    with pytest.raises(UserError, match="no report"):
+        main(["--add", str(file)], root=tmp_path)
+
+
+def test_metafiles_are_what_openmmlab_s_tools_expect():
+    """The keys that MMEngine and mim read; names unique, links whole, nothing left out."""
+    index = yaml.safe_load((ROOT / "model-index.yml").read_text())
+    files = [yaml.safe_load((ROOT / name).read_text()) for name in index["Import"]]
+    collections = {c["Name"] for file in files for c in file.get("Collections", [])}
+    models = [model for file in files for model in file["Models"]]
+    names = [model["Name"] for model in models]
+    assert len(set(names)) == len(names)
+    aliases = [alias for model in models for alias in model["Alias"]]
+    assert sorted(aliases) == sorted(MODELS)
+    for model in models:
+        entry = MODELS[model["Alias"][0]]
+        assert model["In Collection"] in collections
+        assert model["Config"] == entry.config and (ROOT / entry.config).is_file()
+        assert model["Name"].startswith(Path(entry.config).stem)
+        assert model["Weights"] == entry.urls[0]
+        (result,) = model["Results"]
+        assert result["Task"] == "Semantic Segmentation" and result["Dataset"] == entry.dataset
+        multi = entry.metrics["multi-scale + flip"]
+        assert result["Metrics"]["mIoU(ms+flip)"] == multi["mIoU"]
+        assert result["Metrics"].get("mIoU") == entry.metrics.get("single scale", {}).get("mIoU")
+
+
+def test_openmmlab_s_tools_list_the_models():
+    listed = BaseInferencer.list_models("mmseg_resnest")
+    assert {"deeplabv3_resnest101_ade20k", "deeplab_resnest101_ade"} <= set(listed)
+    assert set(MODELS) <= set(listed)
+    # What an installed package brings along: the same files.
+    folder = Path(mmseg_resnest.__file__).parent / ".mim"
+    for name in ("model-index.yml", "configs/metafile.yaml"):
+        assert (folder / name).resolve() == ROOT / name
