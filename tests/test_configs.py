@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import re
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 import mmseg_resnest
+from mmseg_resnest.engine import Runner
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.models import ARCHITECTURES
@@ -389,6 +392,42 @@ def test_learning_rate_of_every_parameter(data):
         scheduler.step()
 
 
+def test_learning_rate_along_the_whole_published_schedule():
+    """Backbone and heads at iterations from the first to behind the last, at which it is zero."""
+    cfg = load("fcn_resnest50_pascal_context")
+    groups = [dict(params=[torch.zeros(1, requires_grad=True)], lr=rate) for rate in (0.001, 0.01)]
+    optimizer = torch.optim.SGD(groups, lr=0.001)
+    (scheduler,) = [
+        PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler
+    ]
+    length = 80 * (4998 // 16)
+    optimizer.step()
+    for i in range(length + 1):
+        if i in (0, 1, 1000, length // 2, length - 1, length):
+            rate = 0.001 * (1 - i / length) ** 0.9
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-6, abs=1e-15)
+            assert optimizer.param_groups[1]["lr"] == pytest.approx(10 * rate, rel=1e-6, abs=1e-15)
+        scheduler.step()
+
+
+@pytest.mark.parametrize("batch", [4, 32])
+def test_auto_scale_lr_scales_every_group(batch):
+    """In proportion to the total batch, heads at ten times the backbone as before."""
+    cfg, model = load("fcn_resnest50_ade20k"), meta_model("fcn_resnest50_ade20k")
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    runner = SimpleNamespace(
+        _train_dataloader=dict(batch_size=batch // 2),
+        world_size=2,
+        logger=logging.getLogger("test"),
+        param_schedulers=cfg.param_scheduler,
+    )
+    Runner.scale_lr(runner, wrapper, {**cfg.auto_scale_lr, "enable": True})
+    for group in wrapper.optimizer.param_groups:
+        head = names[id(group["params"][0])].startswith(("decode_head", "auxiliary_head"))
+        assert group["lr"] == pytest.approx(0.01 * batch / 16 * (10 if head else 1))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_learning_rate_falls_to_its_end(name):
     """The whole schedule of one parameter: above the end until the last step, never rising
@@ -699,7 +738,7 @@ def test_openmmlab_checkpoint_gives_what_the_stack_s_own_model_gives(
     stock.load_state_dict(weights)
     checkpoint = tmp_path / "zoo.pth"
     torch.save({"meta": {"classes": ["wall"]}, "state_dict": weights}, checkpoint)
-    assert "layout openmmlab" in load_weights(model, checkpoint)
+    assert load_weights(model, checkpoint).startswith("the whole model from")
 
     image = torch.randn(1, 3, 33, 65, generator=torch.Generator().manual_seed(0))
     metas = [dict(ori_shape=(33, 65), img_shape=(33, 65), pad_shape=(33, 65))]

@@ -82,10 +82,10 @@ def test_a_training_step(head):
     Dropout is on, with one seed on both sides: the masks are the same only if it sits in the same
     places and drops values, or whole channels, as published.
     """
-    arch = ARCHITECTURES["resnest14"]
+    arch = {**ARCHITECTURES["resnest14"], "base_width": 16, "stem_width": 8}
     tolerance = FLOAT32 if head == "encnet" else EXACT
     reference = PublishedModel(head, arch, 150).train()
-    model, cfg = config_model(f"{head}_resnest50_ade20k", reference, "resnest14")
+    model, cfg = config_model(f"{head}_resnest50_ade20k", reference, arch)
     model.train()
     images, labels, samples = batch_of(3, 25, 33, 150)
 
@@ -136,7 +136,7 @@ ARCHES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     head=st.sampled_from(["fcn", "pspnet", "deeplabv3", "encnet", "encnet lateral"]),
     arch=ARCHES,
