@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import DefaultScope
-from prettytable import PrettyTable, TableStyle
+from prettytable import PrettyTable
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.hooks import print_header
@@ -209,9 +209,8 @@ def _known(file: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 def print_reproduction(report: Mapping[str, Any]) -> None:
     """Print published and measured numbers and their difference, and where they are."""
     table = PrettyTable(["protocol", "metric", "published", "measured", "difference"])
-    table.set_style(TableStyle.PLAIN_COLUMNS)
     table.align = "r"
-    table.align["protocol"] = table.align["metric"] = "l"  # type: ignore[index]
+    table.align["protocol"] = table.align["metric"] = "l"
     for protocol, row in report["protocols"].items():
         for metric, number in row["published"].items():
             measured, difference = row["measured"][metric], row["difference"][metric]
