@@ -333,10 +333,10 @@ def test_published_models(name):
     assert cfg.backbone.norm_cfg.type == "SyncBN" and cfg.test_cfg == dict(mode="whole")
     if backbone in IMAGENET:
         assert cfg.backbone.get("avd_in_dilated", True)
-        assert cfg.backbone.init_cfg == dict(
-            type="Pretrained",
-            checkpoint="https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
-            f"{backbone}-{IMAGENET[backbone]}.pth",
+        assert cfg.backbone.init_cfg == dict(type="Pretrained", checkpoint=backbone)
+        assert find(backbone).urls[0] == (
+            "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/"
+            f"{backbone}-{IMAGENET[backbone]}.pth"
         )
 
 

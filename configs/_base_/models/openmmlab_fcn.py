@@ -17,10 +17,7 @@ model = dict(
         output_stride=8,
         avd_in_dilated=False,
         norm_cfg=norm_cfg,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/resnest101-22405ba7.pth",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="resnest101"),
     ),
     decode_head=dict(
         type="FCNHead",

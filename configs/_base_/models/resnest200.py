@@ -5,8 +5,5 @@ backbone = dict(
     arch="resnest200",
     output_stride=8,
     norm_cfg=dict(type="SyncBN", requires_grad=True),
-    init_cfg=dict(
-        type="Pretrained",
-        checkpoint="https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/resnest200-75117900.pth",
-    ),
+    init_cfg=dict(type="Pretrained", checkpoint="resnest200"),
 )
