@@ -43,6 +43,7 @@ from mmseg_resnest.registry import (
     PARAM_SCHEDULERS,
     VISUALIZERS,
 )
+from mmseg_resnest.weights.catalogue import find
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PUBLISHED_DATA = ("ade20k", "cityscapes", "voc12aug", "pascal_context")
