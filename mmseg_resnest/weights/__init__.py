@@ -30,8 +30,8 @@ from .load import (
     load_training_checkpoint,
     resolve_checkpoint,
 )
+from .mmengine_loaders import use_safe_loaders
 from .save import save_state_dict
-from .stack import use_safe_loaders
 
 use_safe_loaders()
 

@@ -77,7 +77,7 @@ def published(tmp_path, monkeypatch):
 
 def test_every_scheme_is_ours():
     for scheme, loader in CheckpointLoader._schemes.items():
-        assert loader.__module__ == "mmseg_resnest.weights.stack", scheme
+        assert loader.__module__ == "mmseg_resnest.weights.mmengine_loaders", scheme
 
 
 ENTRIES = {
