@@ -11,7 +11,6 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size, is_main_process
 
-from mmseg_resnest.datasets import leaf_datasets
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import require
 from mmseg_resnest.engine.hooks import (
@@ -191,14 +190,14 @@ def _use_submission(cfg: Config, submission: str, out_dir: str | os.PathLike[str
     if out_dir is None:
         raise UserError("--format: name the folder for the predictions with --out DIR")
     folder = Path(out_dir)
-    if folder.is_dir() and any(p.suffix != ".png" or p.is_dir() for p in folder.iterdir()):
-        inside = folder / FORMATS[submission].folder.split("/")[0]
-        if [p for p in folder.iterdir() if p != inside and p.suffix != ".png"]:
+    top = FORMATS[submission].folder.split("/")[0]
+    for other in folder.iterdir() if folder.is_dir() else ():
+        if other.suffix != ".png" and other.name != top:
             raise UserError(
-                f"--out {folder}: holds other files; name an empty folder for the submission"
+                f"--out {folder}: holds {other.name}; name an empty folder for the submission"
             )
-    dataset = cfg.test_dataloader.dataset
-    if next(iter(leaf_datasets(dataset))) is not dataset:
+    dataset: Any = cfg.test_dataloader.dataset
+    if dataset.get("datasets") or dataset.get("dataset"):
         raise UserError("--format: test_dataloader.dataset must be a data set, not a wrapper")
     dataset.pipeline = [step for step in dataset.pipeline if not _loads_labels(step.get("type"))]
     for step in dataset.pipeline:

@@ -39,8 +39,7 @@ def inner_boundary(mask: NDArray[np.uint8], distance: int) -> NDArray[np.uint8]:
         borderType=cv2.BORDER_CONSTANT,
         borderValue=(0,),
     )
-    band: NDArray[np.uint8] = mask - core
-    return band
+    return mask - np.asarray(core, np.uint8)
 
 
 def boundary_counts(
@@ -66,7 +65,7 @@ def boundary_counts(
         (2, C) pixels: intersections, unions.
     """
     counts = np.zeros((2, num_classes), np.int64)
-    distance = boundary_distance(*label.shape, ratio)
+    distance = boundary_distance(label.shape[0], label.shape[1], ratio)
     valid = label != ignore_index
     present = set(np.unique(label[valid]).tolist()) | set(np.unique(pred[valid]).tolist())
     for k in sorted(present):

@@ -83,8 +83,8 @@ class _Image:
 
     name: str
     counts: NDArray[np.int64]  # (3, C): intersection, label, predicted
-    boundary: NDArray[np.int64] | None  # (2, C): intersection, union
-    calibration: NDArray[np.int64] | None  # (3, bins)
+    boundary: NDArray[np.int64]  # (2, C): intersection, union; empty unless asked for
+    calibration: NDArray[np.int64]  # (3, bins); empty unless asked for
 
 
 @METRICS.register_module()
@@ -239,7 +239,7 @@ class SegmentationMetric(BaseMetric):
         """The counts of one image that the sum over images cannot give."""
         counts = matrix.cpu().numpy()
         pred, label = label_map(sample, "pred_sem_seg"), label_map(sample, "gt_sem_seg")
-        boundary = calibration = None
+        boundary = calibration = np.zeros(0, np.int64)
         if "boundary_IoU" in self.more:
             boundary = boundary_counts(
                 pred.cpu().numpy().astype(np.int64),

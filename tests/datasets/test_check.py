@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseg_resnest.datasets.check import (
@@ -734,9 +735,10 @@ def test_loading_names_a_broken_file(data: Path) -> None:
     cfg = config(data)
     guard_labels(cfg.train_dataloader.dataset, cfg)
     assert cfg.train_dataloader.dataset.pipeline[1].num_classes == 11
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):  # as a run sets it
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
     files = [dataset.get_data_info(i) for i in range(len(dataset))]
-    dataset[0]
+    assert dataset[0]
     for index, plant in enumerate((empty_image, colour_mask, out_of_range, sizes_differ), start=1):
         info = files[1]
         kept = {p: Path(p).read_bytes() for p in (info["img_path"], info["seg_map_path"])}

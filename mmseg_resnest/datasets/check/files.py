@@ -161,7 +161,7 @@ def _table(
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "values.png")
         Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
-        results = {
+        results: dict[str, Any] = {
             "seg_map_path": path,
             "label_map": label_map,
             "reduce_zero_label": reduce_zero_label,
@@ -543,13 +543,13 @@ def _check_depth(path: str, data: bytes, plan: ReadPlan, header: _Header, found:
         values = np.asarray(mmcv.imfrombytes(data, flag="unchanged", backend=backend))
     except Exception:
         return  # told when it is read
-    high = values.max() if values.size else 0
-    if high > 255:
+    top = float(values.max()) if values.size else 0.0
+    if top > 255:
         found(
             "label_16bit",
             path,
-            f"has {header.bits} bits and holds {high:g}",
-            f"training keeps the lower 8 bits: {high:g} becomes {int(high) % 256}",
+            f"has {header.bits} bits and holds {top:g}",
+            f"training keeps the lower 8 bits: {top:g} becomes {int(top) % 256}",
             "save the classes as 8-bit PNG",
         )
     else:
@@ -629,12 +629,12 @@ def _check_palette(
         elif named is not None:
             wrong.append((int(value), named))
     if len(wrong) > right:
-        value, named = wrong[0]
-        label = int(plan.table[value])
+        index, named = wrong[0]
+        label = int(plan.table[index])
         found(
             "palette_label",
             path,
-            f"its index {value} stands for class {label}, but has the colour of class {named}",
+            f"its index {index} stands for class {label}, but has the colour of class {named}",
             f"training learns class {named} as class {label}",
             "convert its colours to class indices, or rename the data set's classes",
         )

@@ -205,7 +205,7 @@ def check_label_use(
     files = len(table)
     present = np.flatnonzero(table.any(axis=0))
     number = plan.num_classes
-    wrong = out_of_range(table.any(axis=0).astype(np.int64), plan)
+    wrong = out_of_range(table.sum(axis=0, dtype=np.int64), plan)
     inside = set(present.tolist())
     reduced = plan.maps_zero_away
     identity = bool((plan.table[: number + 1] == np.arange(number + 1)).all())

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from ...errors import UserError
 from ...registry import DATASETS, TRANSFORMS
 from ..layout import EmptyDataError, FolderCheck, check_dataset_folders
-from ..loading import LoadAnnotations
 from .files import ReadPlan, SampleFacts, check_sample, make_plan
 from .labels import (
     check_class_counts,
@@ -573,8 +572,10 @@ def guard_labels(dataset_cfg: Mapping[str, Any], cfg: Mapping[str, Any]) -> None
             continue
         for step in leaf.get("pipeline", ()):
             loader = step.get("type")
-            loader = TRANSFORMS.get(loader) if isinstance(loader, str) else loader
-            if loader is LoadAnnotations and "num_classes" not in step:
+            name = loader if isinstance(loader, str) else getattr(loader, "__name__", "")
+            if name.rsplit(".", 1)[-1] == "LoadAnnotations" and "num_classes" not in step:
+                # By its full name: the config's default scope may be another one.
+                step["type"] = f"{TRANSFORMS.scope}.LoadAnnotations"
                 step["num_classes"] = len(classes)
                 step["ignore_index"] = loss_ignore_index(cfg)
 

@@ -1,0 +1,111 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/test.py --format and --official, tools/compare_runs.py, run as processes."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tool_runs import RunTool, Trained
+
+VOC = """
+test_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type="PascalVOCDataset",
+        data_root="voc",
+        ann_file="test.txt",
+        data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClass"),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(96, 96), keep_ratio=True),
+            dict(type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+    )
+)
+model = dict(decode_head=dict(num_classes=21))
+"""
+
+
+@pytest.fixture(scope="module")
+def voc(trained: Trained) -> Path:
+    """Images without labels in VOC's layout, and weights of 21 classes."""
+    folder = trained.toy.folder
+    trained.toy.variant("voc", VOC)
+    images = folder / "voc" / "JPEGImages"
+    images.mkdir(parents=True)
+    dice = np.random.default_rng(0)
+    for i in range(3):
+        pixels = dice.integers(0, 256, (60 + i, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"2008_00000{i}.jpg")
+    (folder / "voc" / "test.txt").write_text(
+        "\n".join(f"2008_00000{i}" for i in range(3)), encoding="utf-8"
+    )
+    weights = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
+    for key in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
+        weights[key] = weights[key].repeat(2, *[1] * (weights[key].ndim - 1))[:21].clone()
+    torch.save(weights, folder / "voc.pth")
+    return folder
+
+
+def test_submission_without_labels(voc: Path, run_tool: RunTool) -> None:
+    args = ("voc.py", "voc.pth", "--format", "voc")
+    run = run_tool("test.py", *args, "--out", "sub", cwd=voc).check()
+    assert "to submit" in run.stdout
+    with zipfile.ZipFile(voc / "sub.zip") as archive:
+        names = archive.namelist()
+        assert names == [
+            f"results/VOC2012/Segmentation/comp6_test_cls/2008_00000{i}.png" for i in range(3)
+        ]
+        for i, name in enumerate(names):
+            with archive.open(name) as stream, Image.open(stream) as picture:
+                assert picture.mode == "P"
+                assert picture.size == (80, 60 + i)
+                assert np.asarray(picture).max() <= 20
+    results = json.loads((voc / "work_dirs" / "voc" / "test" / "results.json").read_text())
+    assert results["format"] == "voc"
+    assert results["images"] == 3
+    assert "mIoU" not in results
+    # Again: the same zip. Among other files: refused before anything is computed.
+    before = (voc / "sub.zip").read_bytes()
+    run_tool("test.py", *args, "--out", "sub", cwd=voc).check()
+    assert (voc / "sub.zip").read_bytes() == before
+    (voc / "sub" / "notes.txt").write_text("mine", encoding="utf-8")
+    assert "holds notes.txt" in run_tool("test.py", *args, "--out", "sub", cwd=voc).error()
+    assert "--out DIR" in run_tool("test.py", *args, cwd=voc).error()
+    wrong = run_tool("test.py", *args[:3], "ade20k", "--out", "x", cwd=voc).error()
+    assert "expects 150 classes" in wrong
+    official = run_tool("test.py", "voc.py", "voc.pth", "--official", cwd=voc).error()
+    assert "is for Cityscapes" in official
+
+
+def test_two_runs_compared(trained: Trained, run_tool: RunTool) -> None:
+    folder = trained.toy.folder
+    weights = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
+    generator = torch.Generator().manual_seed(0)
+    key = "decode_head.conv_seg.weight"
+    weights[key] = weights[key] + torch.randn(weights[key].shape, generator=generator)
+    torch.save(weights, folder / "other.pth")
+    run_tool("test.py", "toy.py", trained.checkpoint, "--work-dir", "a", cwd=folder).check()
+    run_tool("test.py", "toy.py", "other.pth", "--work-dir", "b", cwd=folder).check()
+    args = ("a", "b", "--draws", "200", "--json", "difference.json")
+    run = run_tool("compare_runs.py", *args, cwd=folder).check()
+    found = json.loads((folder / "difference.json").read_text(encoding="utf-8"))
+    a, b = (json.loads((folder / x / "results.json").read_text()) for x in "ab")
+    assert found["images"] == 3
+    assert found["scores"][0]["name"] == "mIoU"
+    assert found["scores"][0]["a"] == pytest.approx(a["mIoU"], rel=1e-12)
+    assert found["scores"][0]["b"] == pytest.approx(b["mIoU"], rel=1e-12)
+    for row, one, two in zip(found["scores"][1:], a["classes"], b["classes"], strict=True):
+        assert row["name"] == one["name"]
+        assert row["a"] == pytest.approx(one["IoU"])
+        assert row["b"] == pytest.approx(two["IoU"])
+    assert f"{a['mIoU']:.2f}" in run.stdout
+    missing = run_tool("compare_runs.py", "a", "nowhere", cwd=folder).error()
+    assert "evaluate the run with it first" in missing
