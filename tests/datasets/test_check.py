@@ -503,6 +503,7 @@ def test_palette_masks_with_the_right_indices_are_fine(data: Path) -> None:
 
 def test_a_turned_image_whose_label_map_fits_is_a_warning(data: Path) -> None:
     path = Path(rotated(6)(data))
+    assert [p.gravity for p in check(config(data)).problems] == ["error"]
     reencode(data / "trainannot" / f"{path.stem}.png", lambda i: i.rotate(270, expand=True), "PNG")
     (problem,) = check(config(data)).problems
     assert (problem.kind, problem.gravity) == ("rotated_image", "warning")

@@ -186,18 +186,17 @@ def check_sample(sample: Mapping[str, Any], plan: ReadPlan, split: str = "") -> 
     if plan.label is not None and sample.get("seg_map_path") is not None:
         label = _read_label(sample, plan, facts, found)
     if image is not None and header is not None and header.orientation != 1:
-        turned = image != header.size
-        fits = turned and image == label
+        fits = label is None or image == label
         found(
             "rotated_image",
             sample["img_path"],
             f"its EXIF data say that it is to be shown {_TURNS[header.orientation]}",
-            "training turns it, and its label map has the size of the turned image"
-            if fits
-            else "training turns it by this tag, but not its label map",
+            "training turns it, but never its label map"
+            + ("" if fits else ", whose size does not fit then"),
             "turn the pixels and remove the tag (e.g. mogrify -auto-orient), and see that the "
-            "label map fits",
-            "warning" if fits else "",
+            "label map fits the turned image",
+            # The label map may have been drawn on the image as it is shown.
+            "warning" if fits else "error",
         )
     elif image is not None and label is not None and image != label:
         found(

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -297,6 +298,14 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers for all
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """Nobody waits for a worker whose parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _read_chunk(part: int, start: int, stop: int) -> list[SampleFacts]:
