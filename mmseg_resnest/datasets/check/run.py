@@ -187,7 +187,12 @@ def _build_part(
     except EmptyDataError as error:
         fix = "see data/README.md for how its folders must lie"
         return None, [_empty(name, split, str(error).split("; see ")[0], fix)]
-    dataset = DATASETS.build({**leaf, "lazy_init": True, "pipeline": []})
+    try:
+        dataset = DATASETS.build({**leaf, "lazy_init": True, "pipeline": []})
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{name} ({split}): cannot be built from its config; {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(dataset, BaseSegDataset):
         raise UserError(f"{name} ({split}): is no BaseSegDataset; its files cannot be listed")
     problems = check_config_numbers(cfg, leaf, dataset, split)
