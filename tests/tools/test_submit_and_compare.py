@@ -6,12 +6,17 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tool_runs import RunTool, Trained
+from tool_runs import ROOT, RunTool, Trained
+
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.testing import add_official_metric, evaluate
+from mmseg_resnest.errors import UserError
 
 VOC = """
 test_dataloader = dict(
@@ -72,17 +77,36 @@ def test_submission_without_labels(voc: Path, run_tool: RunTool) -> None:
     assert results["format"] == "voc"
     assert results["images"] == 3
     assert "mIoU" not in results
-    # Again: the same zip. Among other files: refused before anything is computed.
+    # Again: the same zip.
     before = (voc / "sub.zip").read_bytes()
     run_tool("test.py", *args, "--out", "sub", cwd=voc).check()
     assert (voc / "sub.zip").read_bytes() == before
-    (voc / "sub" / "notes.txt").write_text("mine", encoding="utf-8")
-    assert "holds notes.txt" in run_tool("test.py", *args, "--out", "sub", cwd=voc).error()
-    assert "--out DIR" in run_tool("test.py", *args, cwd=voc).error()
-    wrong = run_tool("test.py", *args[:3], "ade20k", "--out", "x", cwd=voc).error()
-    assert "expects 150 classes" in wrong
-    official = run_tool("test.py", "voc.py", "voc.pth", "--official", cwd=voc).error()
-    assert "is for Cityscapes" in official
+
+
+def test_what_is_refused_before_anything_is_computed(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: none of it comes as far as the model."""
+    monkeypatch.chdir(voc)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+
+    def refused(**options: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            evaluate(load_config("voc.py"), "voc.pth", **options)
+        return str(caught.value)
+
+    assert "holds notes.txt" in refused(submission="voc", out_dir=tmp_path)
+    assert "--out DIR" in refused(submission="voc")
+    assert "is none of cityscapes" in refused(submission="coco", out_dir="x")
+    with pytest.raises(UserError, match="is for Cityscapes"):
+        add_official_metric(load_config("voc.py"))
+    assert not (voc / "x").exists()
+    cfg = load_config(ROOT / "configs" / "fcn_resnest50_cityscapes.py")
+    add_official_metric(cfg)
+    assert [e.type for e in cfg.test_evaluator] == [
+        "SegmentationMetric",
+        "CityscapesOfficialMetric",
+    ]
 
 
 def test_two_runs_compared(trained: Trained, run_tool: RunTool) -> None:
