@@ -1,9 +1,12 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Evaluate a checkpoint on the config's test split.
+r"""Evaluate a checkpoint on the config's test split.
 
 python tools/test.py CONFIG CHECKPOINT
 python tools/test.py CONFIG CHECKPOINT --tta                  (the published protocol)
 python tools/test.py CONFIG CHECKPOINT --out labels --show-dir pictures
+python tools/test.py CONFIG CHECKPOINT --official             (Cityscapes' own evaluation as well)
+python tools/test.py CONFIG CHECKPOINT --format ade20k --out submission \
+    --cfg-options test_dataloader.dataset.data_prefix.img_path=images/testing
 bash tools/dist_test.sh CONFIG CHECKPOINT 8
 """
 
@@ -21,7 +24,7 @@ from mmseg_resnest.engine.cli import (
     run_tool,
 )
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.testing import evaluate, print_test_summary
+from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,11 +48,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--show-dir", metavar="DIR", help="write image, label and prediction side by side here"
     )
+    parser.add_argument(
+        "--format",
+        choices=["cityscapes", "ade20k", "voc"],
+        help="write into --out what this benchmark's server takes, check it and zip it; nothing "
+        "is scored, so the images need no labels",
+    )
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="Cityscapes: run the official evaluation as well (IoU and iIoU)",
+    )
     add_config_options(parser)
     add_launcher_option(parser)
     args = parser.parse_args(argv)
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
+    if args.official:
+        add_official_metric(cfg)
     result = evaluate(
         cfg,
         args.checkpoint,
@@ -58,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out_dir=args.out,
         show_dir=args.show_dir,
         launcher=args.launcher,
+        submission=args.format,
     )
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)

@@ -2,14 +2,21 @@
 """Data sets: they turn files into samples."""
 
 from .camvid import CamVidDataset
+from .check import check_start, guard_labels, leaf_datasets
 from .layout import check_dataset_folders
+from .loading import LoadAnnotations, LoadImageFromFile
 from .scenes import ScenesDataset, write_scenes
 from .transforms import RandomLongEdgeResize
 
 __all__ = [
     "CamVidDataset",
+    "LoadAnnotations",
+    "LoadImageFromFile",
     "RandomLongEdgeResize",
     "ScenesDataset",
     "check_dataset_folders",
+    "check_start",
+    "guard_labels",
+    "leaf_datasets",
     "write_scenes",
 ]

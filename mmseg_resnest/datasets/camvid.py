@@ -84,6 +84,21 @@ class CamVidDataset(FolderCheck, BaseSegDataset):
         """The suffixes that an image may have."""
         return tuple(self.img_suffix)
 
+    def load_data_list(self) -> list[dict]:
+        """Lists the samples; a label map without an image is a mistake too."""
+        samples = super().load_data_list()
+        folder = self.data_prefix.get("seg_map_path")
+        if folder is not None and not self.ann_file:
+            images = {Path(sample["img_path"]).stem for sample in samples}
+            for name in sorted(os.listdir(folder)):
+                stem = name.removesuffix(self.seg_map_suffix)
+                if name.endswith(self.seg_map_suffix) and stem not in images:
+                    raise UserError(
+                        f"CamVidDataset: label map {Path(folder, name)} has no image in"
+                        f" {self.data_prefix['img_path']}; add the image or remove the label map"
+                    )
+        return samples
+
     def _list_samples(self) -> list[dict]:
         images: dict[str, Path] = {}
         for file in sorted(Path(self.data_prefix["img_path"]).iterdir()):
@@ -106,14 +121,6 @@ class CamVidDataset(FolderCheck, BaseSegDataset):
             images = {name: images[name] for name in listed}
 
         folder = self.data_prefix.get("seg_map_path")
-        if folder is not None and not self.ann_file:
-            for name in sorted(os.listdir(folder)):
-                stem = name.removesuffix(self.seg_map_suffix)
-                if name.endswith(self.seg_map_suffix) and stem not in images:
-                    raise UserError(
-                        f"CamVidDataset: label map {Path(folder, name)} has no image in"
-                        f" {self.data_prefix['img_path']}; add the image or remove the label map"
-                    )
         samples = []
         for stem, image in sorted(images.items()):
             sample: dict[str, Any] = dict(

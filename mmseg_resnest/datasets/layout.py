@@ -19,6 +19,10 @@ from ..registry import DATASETS
 _HINT = "see data/README.md for where it comes from and how its folders must lie"
 
 
+class EmptyDataError(UserError):
+    """A folder or list of a data set is there, but names no sample."""
+
+
 def _files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
     """Names of the files below a folder that end in one of the suffixes, links followed."""
     for _, _, names in os.walk(folder, followlinks=True):
@@ -50,7 +54,7 @@ def require_folder(
         raise UserError(f"{dataset_name}: folder {folder} cannot be read: check its permissions")
     if next(_files(folder, suffixes), None) is None:
         what = " or ".join(f"*{suffix}" for suffix in suffixes if suffix)
-        raise UserError(
+        raise EmptyDataError(
             f"{dataset_name}: folder {folder} holds no {what + ' ' if what else ''}file; {_HINT}"
         )
     return folder
@@ -73,7 +77,7 @@ def require_file(path: str | os.PathLike[str], dataset_name: str) -> Path:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{dataset_name}: file {file} cannot be read ({error}); {_HINT}") from error
     if empty:
-        raise UserError(f"{dataset_name}: file {file} is empty; {_HINT}")
+        raise EmptyDataError(f"{dataset_name}: file {file} is empty; {_HINT}")
     return file
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.dist import is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
@@ -22,7 +22,7 @@ from mmseg_resnest.engine.checkpoint import bare_model
 from mmseg_resnest.engine.launch import describe_device
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
-from mmseg_resnest.evaluation import palette_image, side_by_side, write_result
+from mmseg_resnest.evaluation import Submission, palette_image, side_by_side, write_result
 from mmseg_resnest.registry import HOOKS
 
 __all__ = [
@@ -367,9 +367,23 @@ class SavePredictionsHook(Hook):
         out_dir: For label maps: palette PNGs whose pixels are class indices, named and nested as
             the images are. None writes none.
         show_dir: For pictures of image, label and prediction side by side. None writes none.
+        submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
+            ``voc``), check it at the end and pack it into ``out_dir.zip``. None: label maps.
+
+    Raises:
+        UserError: The format does not fit the data set, or what was written is not what the
+            server takes.
     """
 
-    def __init__(self, out_dir: str | None = None, show_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        out_dir: str | None = None,
+        show_dir: str | None = None,
+        submission: str | None = None,
+    ) -> None:
+        self.format = submission
+        self.submission: Submission | None = None
+        self.archive: Path | None = None
         self.out_dir = None if out_dir is None else Path(out_dir)
         self.show_dir = None if show_dir is None else Path(show_dir)
         self.written = 0
@@ -381,6 +395,8 @@ class SavePredictionsHook(Hook):
         self._stems = unique_stems(paths)
         self._classes = list(dataset.metainfo["classes"])
         self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
+        if self.format is not None:
+            self.submission = Submission(self.format, paths, len(self._classes))
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -389,7 +405,10 @@ class SavePredictionsHook(Hook):
         for sample in outputs or []:
             stem = self._stems[sample.img_path]
             labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-            if self.out_dir is not None:
+            if self.out_dir is not None and self.submission is not None:
+                picture = self.submission.picture(labels)
+                save_image(picture, self.out_dir / self.submission.files[sample.img_path])
+            elif self.out_dir is not None:
                 save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
             if self.show_dir is not None:
                 truth = None
@@ -400,6 +419,17 @@ class SavePredictionsHook(Hook):
                 )
                 save_image(panel, self.show_dir / f"{stem}.png")
             self.written += 1
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Check the submission and pack it."""
+        if self.submission is None or self.out_dir is None:
+            return
+        barrier()  # until every process has written its share
+        if is_main_process():
+            self.submission.check(self.out_dir)
+            # Beside the folder: absolute() gives "." a name.
+            folder = self.out_dir.absolute()
+            self.archive = self.submission.pack(folder, folder.with_name(f"{folder.name}.zip"))
 
 
 @HOOKS.register_module()

@@ -20,7 +20,14 @@ from mmengine.config import Config
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import check_remote, did_you_mean, is_remote
 
-__all__ = ["check_checkpoint", "check_data", "check_device", "check_file", "check_writable"]
+__all__ = [
+    "check_checkpoint",
+    "check_data",
+    "check_device",
+    "check_file",
+    "check_labels",
+    "check_writable",
+]
 
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
@@ -59,6 +66,29 @@ def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:
         check_remote(text)
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
+
+
+def check_labels(cfg: Config, splits: Iterable[str]) -> None:
+    """Refuse data whose labels contradict the config, by a sample of the files; takes seconds.
+
+    It also tells the package's ``LoadAnnotations`` how many classes there are, so that a label
+    out of range in a file that was not in the sample is reported with that file's name.
+
+    Args:
+        cfg: A config; changed in place.
+        splits: E.g. ``["train", "val"]``; missing ones are passed over.
+
+    Raises:
+        UserError: What ``tools/check_data.py`` would call an error, in its words.
+    """
+    from mmseg_resnest.datasets import check_start, guard_labels
+
+    names = list(splits)
+    check_start(cfg, names)
+    for name in names:
+        loader = cfg.get(f"{name}_dataloader")
+        if loader is not None and "dataset" in loader:
+            guard_labels(loader["dataset"], cfg)
 
 
 def check_file(path: str | os.PathLike[str], what: str) -> None:

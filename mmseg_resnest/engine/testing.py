@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size, is_main_process
 
 from mmseg_resnest.engine.checkpoint import load_weights
@@ -33,11 +33,17 @@ from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import class_table, write_result
+from mmseg_resnest.evaluation import (
+    FORMATS,
+    CityscapesOfficialMetric,
+    class_table,
+    official_table,
+    write_result,
+)
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_checkpoint
 
-__all__ = ["evaluate", "print_test_summary"]
+__all__ = ["add_official_metric", "evaluate", "print_test_summary"]
 
 
 def evaluate(
@@ -48,8 +54,9 @@ def evaluate(
     out_dir: str | os.PathLike[str] | None = None,
     show_dir: str | os.PathLike[str] | None = None,
     launcher: str = "none",
+    submission: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint on a config's test split.
+    """Evaluate a checkpoint on a config's test split, or predict it for a benchmark's server.
 
     The checkpoint is read and fitted into the model before anything is written.
 
@@ -62,9 +69,12 @@ def evaluate(
         out_dir: Where label maps go, as palette PNGs of class indices.
         show_dir: Where pictures of image, label and prediction side by side go.
         launcher: ``none``, ``pytorch`` or ``slurm``.
+        submission: ``cityscapes``, ``ade20k`` or ``voc``: write into ``out_dir`` what that server
+            takes, check it and pack it. Nothing is scored and no labels are read.
 
     Returns:
-        What ``results.json`` holds, and ``work_dir``; on every process.
+        What ``results.json`` holds, and ``work_dir``; on every process. With ``submission`` also
+        ``archive``, on the first one.
 
     Raises:
         UserError: A mistake in the config, the checkpoint, the data or the arguments.
@@ -75,6 +85,10 @@ def evaluate(
     cfg.load_from, cfg.resume = None, False
     if tta:
         _use_tta(cfg)
+    if submission is not None:
+        _use_submission(cfg, submission, out_dir)
+    else:
+        _keep_image_counts(cfg, tta)
     check_checkpoint(checkpoint, "checkpoint")
     check_data(cfg, ("test_dataloader",))  # before what may be a long download
     weights = load_checkpoint(os.fspath(checkpoint))
@@ -95,13 +109,13 @@ def evaluate(
     init_distributed(launcher)
     runner = Runner.from_cfg(cfg, model=model)
     runner.register_hook(TestProgressHook())
+    saving = SavePredictionsHook(
+        None if out_dir is None else os.fspath(out_dir),
+        None if show_dir is None else os.fspath(show_dir),
+        submission,
+    )
     if out_dir is not None or show_dir is not None:
-        runner.register_hook(
-            SavePredictionsHook(
-                None if out_dir is None else os.fspath(out_dir),
-                None if show_dir is None else os.fspath(show_dir),
-            )
-        )
+        runner.register_hook(saving)
     # On every process: a sampler that is built agrees on its seed with the others'.
     dataset = runner.test_loop.dataloader.dataset
     if is_main_process():
@@ -127,6 +141,15 @@ def evaluate(
         "seconds": round(seconds, 3),
         **evaluation_result(runner.test_evaluator, metrics),
     }
+    for metric in runner.test_evaluator.metrics:
+        if isinstance(metric, CityscapesOfficialMetric):
+            result["official"] = metric.last_official
+    if submission is not None:
+        result.update(
+            format=submission,
+            images=len(dataset),
+            archive=None if saving.archive is None else os.fspath(saving.archive),
+        )
     if is_main_process():
         write_result(result, Path(cfg.work_dir) / "results.json")
     return {**result, "work_dir": cfg.work_dir}
@@ -145,6 +168,71 @@ def _use_tta(cfg: Config) -> None:
     cfg.model = cfg.tta_model
 
 
+def add_official_metric(cfg: Config) -> None:
+    """Put Cityscapes' official evaluation beside the config's metrics.
+
+    Raises:
+        UserError: The test split is not one of Cityscapes.
+    """
+    require(cfg, ("test_dataloader", "test_evaluator"), "testing")
+    kind = cfg.test_dataloader.dataset.get("type")
+    if str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1] != "CityscapesDataset":
+        raise UserError(f"--official: is for Cityscapes; the config's test split is {kind}")
+    before = cfg.test_evaluator
+    metrics = list(before) if isinstance(before, list | tuple) else [before]
+    cfg.test_evaluator = [*metrics, ConfigDict(type="CityscapesOfficialMetric")]
+
+
+def _use_submission(cfg: Config, submission: str, out_dir: str | os.PathLike[str] | None) -> None:
+    """Make the test split one of images alone, which nothing scores."""
+    if submission not in FORMATS:
+        raise UserError(f"--format {submission}: is none of {', '.join(FORMATS)}")
+    if out_dir is None:
+        raise UserError("--format: name the folder for the predictions with --out DIR")
+    folder = Path(out_dir)
+    top = FORMATS[submission].folder.split("/")[0]
+    for other in folder.iterdir() if folder.is_dir() else ():
+        if other.suffix != ".png" and other.name != top:
+            raise UserError(
+                f"--out {folder}: holds {other.name}; name an empty folder for the submission"
+            )
+    dataset: Any = cfg.test_dataloader.dataset
+    if dataset.get("datasets") or dataset.get("dataset"):
+        raise UserError("--format: test_dataloader.dataset must be a data set, not a wrapper")
+    dataset.pipeline = [step for step in dataset.pipeline if not _loads_labels(step.get("type"))]
+    for step in dataset.pipeline:
+        if step.get("type") == "TestTimeAug":
+            step.transforms = [
+                [inner for inner in group if not _loads_labels(inner.get("type"))]
+                for group in step.transforms
+            ]
+            step.transforms = [group for group in step.transforms if group]
+    # A prefix that is not there, rather than none: some data sets have one by default.
+    dataset.data_prefix = {
+        key: value
+        for key, value in (dataset.get("data_prefix") or {}).items()
+        if key != "seg_map_path"
+    }
+    cfg.test_evaluator = []
+
+
+def _loads_labels(kind: Any) -> bool:
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    return name.rsplit(".", 1)[-1] == "LoadAnnotations"
+
+
+def _keep_image_counts(cfg: Config, tta: bool) -> None:
+    """Have the counts of each image written beside results.json, for comparisons."""
+    evaluators = cfg.test_evaluator
+    for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        if str(one.get("type")).rsplit(".", 1)[-1] != "SegmentationMetric":
+            continue
+        if one.get("image_counts") is None:
+            one["image_counts"] = os.path.join(cfg.work_dir, "images.npz")
+        if tta and one.get("scores") is None and cfg.model.get("type") == "MultiScaleGridTTA":
+            one["scores"] = "sums"
+
+
 def print_test_summary(
     result: dict[str, Any],
     out_dir: str | os.PathLike[str] | None = None,
@@ -159,13 +247,15 @@ def print_test_summary(
     """
     if "classes" in result:
         print(class_table(result) + "\n")
+    if result.get("official"):
+        print(official_table(result["official"]) + "\n")
     scores = [f"{k} {result[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in result]
     images = result.get("images")
     speed = f", {images / result['seconds']:.1f} images/s" if images else ""
-    rows = [
-        ("scores", ", ".join(scores)),
-        ("results", shown(os.path.join(result["work_dir"], "results.json"))),
-    ]
+    rows = [("scores", ", ".join(scores))] if scores else []
+    rows.append(("results", shown(os.path.join(result["work_dir"], "results.json"))))
+    if result.get("archive"):
+        rows.append(("to submit", f"{shown(result['archive'])} ({images:,} predictions, checked)"))
     if out_dir is not None:
         rows.append(("label maps", shown(out_dir)))
     if show_dir is not None:

@@ -26,7 +26,12 @@ from mmseg_resnest.engine.launch import (
     share_batch,
 )
 from mmseg_resnest.engine.logs import shown
-from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
+from mmseg_resnest.engine.preflight import (
+    check_checkpoint,
+    check_data,
+    check_labels,
+    check_writable,
+)
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, plot_curves
@@ -87,6 +92,7 @@ def train(
     if note:
         notes.append(("batch", note))
     fit_to_machine(cfg, launcher)
+    check_labels(cfg, ("train", "val"))
     _try_model(cfg)
     if rank == 0:
         check_writable(cfg.work_dir, "--work-dir")

@@ -113,6 +113,37 @@ class SegmentationScores:
     label_pixels: NDArray[np.int64]
     pred_pixels: NDArray[np.int64]
 
+    @property
+    def precision(self) -> NDArray[np.float64]:
+        """(C,) intersection / predicted pixels; NaN where a class is never predicted."""
+        return _ratio(self.intersection, self.pred_pixels)
+
+    @property
+    def recall(self) -> NDArray[np.float64]:
+        """(C,) intersection / labelled pixels: ``acc`` by its other name."""
+        return self.acc
+
+    @property
+    def f1(self) -> NDArray[np.float64]:
+        """(C,) 2 intersection / (labelled + predicted pixels), the Dice coefficient.
+
+        It is the harmonic mean of precision and recall where both exist, 0 where a class is only
+        labelled or only predicted, and NaN where it is neither.
+        """
+        return _ratio(2 * self.intersection, self.label_pixels + self.pred_pixels)
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Mean of ``iou``, each class weighted by its share of the labelled pixels.
+
+        Source: Long et al., "Fully Convolutional Networks", CVPR 2015, section 5.
+        """
+        present = self.label_pixels > 0
+        if not present.any():
+            return float("nan")
+        share = self.label_pixels[present] / self.label_pixels.sum()
+        return float((share * self.iou[present]).sum())
+
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """``part / whole`` in float64, NaN where ``whole`` is 0."""

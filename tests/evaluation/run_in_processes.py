@@ -46,11 +46,17 @@ def evaluate(indices: list[int], size: int) -> dict[str, Any]:
     """Metrics of this process after it saw ``indices`` in batches of two."""
     from mmseg_resnest.evaluation import SegmentationMetric
 
-    metric = SegmentationMetric()
+    metric = SegmentationMetric(metrics=["image_mIoU", "boundary_IoU"], bootstrap=20)
     metric.dataset_meta = {"classes": NAMES}
     for start in range(0, len(indices), 2):
         metric.process(None, [make_sample(i) for i in indices[start : start + 2]])
-    return {"metrics": metric.evaluate(size), "result": metric.last_result}
+    metrics = metric.evaluate(size)
+    assert metric.last_images is not None
+    return {
+        "metrics": metrics,
+        "result": metric.last_result,
+        "images": metric.last_images.images,
+    }
 
 
 def evaluate_huge(rank: int, world: int) -> dict[str, Any]:

@@ -182,3 +182,30 @@ def test_on_a_gpu():
     matrix = confusion_matrix(pred.cuda(), label, 19)
     assert matrix.is_cuda
     assert torch.equal(matrix.cpu(), confusion_matrix(pred, label, 19))
+
+
+def test_precision_recall_f1_and_weighted_iou_by_hand():
+    """Against the definitions, class by class in plain Python."""
+    generator = torch.Generator().manual_seed(8)
+    matrix = torch.randint(0, 50, (6, 6), generator=generator)
+    matrix[4] = 0  # never labelled
+    matrix[:, 5] = 0  # never predicted
+    rows = matrix.tolist()
+    scores = scores_from_confusion(matrix)
+    total, weighted = sum(map(sum, rows)), 0.0
+    for k in range(6):
+        tp = rows[k][k]
+        fn = sum(rows[k]) - tp
+        fp = sum(row[k] for row in rows) - tp
+        for got, top, bottom in (
+            (scores.precision[k], tp, tp + fp),
+            (scores.recall[k], tp, tp + fn),
+            (scores.f1[k], 2 * tp, 2 * tp + fp + fn),
+        ):
+            if bottom:
+                assert got == pytest.approx(top / bottom, rel=1e-15)
+            else:
+                assert np.isnan(got)
+        if tp + fn:
+            weighted += (tp + fn) / total * tp / (tp + fp + fn)
+    assert scores.frequency_weighted_iou == pytest.approx(weighted, rel=1e-14)

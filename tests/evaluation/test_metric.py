@@ -93,11 +93,11 @@ def process_results(tmp_path_factory):
 @pytest.mark.parametrize("size", CASES["SIZES"])
 def test_equal_on_any_number_of_processes(process_results, size):
     samples = [make_sample(i) for i in range(size)]
-    metric = make_metric()
+    metric = make_metric(metrics=["image_mIoU", "boundary_IoU"], bootstrap=20)
     metric.process(None, samples)
     alone = metric.evaluate(size)
     expected, matrix = slow_result(samples)
-    assert alone == pytest.approx(expected, rel=1e-13)
+    assert {k: alone[k] for k in expected} == pytest.approx(expected, rel=1e-13)
     assert metric.last_result["confusion_matrix"] == matrix
     assert metric.last_result["images"] == size
     for (world, rank), results in process_results.items():
@@ -105,6 +105,7 @@ def test_equal_on_any_number_of_processes(process_results, size):
             got = results[f"{size} {round_up}"]
             assert got["metrics"] == alone, (world, rank, round_up)
             assert got["result"] == metric.last_result, (world, rank, round_up)
+            assert got["images"] == [f"{i}.png" for i in range(size)]
 
 
 def test_counts_above_two_to_the_31st_are_exact_over_processes(process_results):
@@ -355,3 +356,81 @@ def test_building_it_warns_of_nothing(caplog):
     finally:
         logger.removeHandler(caplog.handler)
     assert not caplog.records
+
+
+def scored_sample(index):
+    """A sample with logits, whose arg max is the prediction."""
+    sample = make_sample(index)
+    shape = sample["gt_sem_seg"]["data"].shape[1:]
+    logits = torch.randn(4, *shape, generator=torch.Generator().manual_seed(50 + index)) * 2
+    sample["seg_logits"] = {"data": logits}
+    sample["pred_sem_seg"] = {"data": logits.argmax(dim=0, keepdim=True)}
+    return sample
+
+
+def test_more_metrics_are_those_of_their_parts(tmp_path):
+    """All options at once, image by image, against the functions that have tests of their own."""
+    from mmseg_resnest.evaluation.boundary import boundary_counts
+
+    samples = [scored_sample(i) for i in range(4)]
+    metric = make_metric(
+        metrics=["precision", "recall", "F1", "fwIoU", "boundary_IoU", "image_mIoU", "ECE"],
+        bootstrap=200,
+        boundary_ratio=0.1,
+        calibration_bins=10,
+        image_counts=tmp_path / "images.npz",
+        confusion_csv=tmp_path / "confusion.csv",
+    )
+    metric.process(None, samples)
+    got = metric.evaluate(4)
+    result = metric.last_result
+    plain, matrix = slow_result(samples)
+    assert {k: got[k] for k in plain} == pytest.approx(plain, rel=1e-13)
+    assert got["recall"] == pytest.approx(got["mAcc"])
+
+    both, union = np.zeros(4), np.zeros(4)
+    means, confidences, right = [], [], []
+    for sample in samples:
+        pred, label = (sample[k]["data"][0].numpy() for k in ("pred_sem_seg", "gt_sem_seg"))
+        b, u = boundary_counts(pred, label, 4, ratio=0.1)
+        both, union = both + b, union + u
+        means.append(slow_result([sample])[0]["mIoU"])
+        keep = label != 255
+        probability = sample["seg_logits"]["data"].double().softmax(dim=0).amax(dim=0).numpy()
+        confidences += probability[keep].tolist()
+        right += (pred == label)[keep].tolist()
+    assert got["boundary_IoU"] == pytest.approx(100 * np.mean(both[union > 0] / union[union > 0]))
+    assert got["image_mIoU"] == pytest.approx(np.mean(means))
+    error = 0.0
+    for b in range(10):
+        inside = [i for i, c in enumerate(confidences) if b / 10 < c <= (b + 1) / 10]
+        error += abs(sum(right[i] - confidences[i] for i in inside)) / len(confidences)
+    assert got["ECE"] == pytest.approx(100 * error, abs=1e-4)
+    assert sum(row["pixels"] for row in result["calibration"]) == len(confidences)
+    assert got["mIoU_low"] < got["mIoU"] < got["mIoU_high"]
+    assert result["mIoU_interval"] == [got["mIoU_low"], got["mIoU_high"]]
+    table = class_table(result)
+    assert "boundary_IoU" in table
+    assert "with 95% confidence" in table
+
+    rows = (tmp_path / "confusion.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].split(",")[1:] == NAMES
+    assert [[int(v) for v in row.split(",")[1:]] for row in rows[1:]] == matrix
+    from mmseg_resnest.evaluation import ImageCounts
+
+    counts = ImageCounts.load(tmp_path)
+    assert counts.images == [f"{i}.png" for i in range(4)]
+    assert counts.intersection.sum(axis=0).tolist() == [matrix[k][k] for k in range(4)]
+    assert counts.predicted.sum(axis=0).tolist() == np.sum(matrix, axis=0).tolist()
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(UserError, match="metrics names 'mDice'; known: precision"):
+        SegmentationMetric(metrics=["mDice"])
+    with pytest.raises(UserError, match="bootstrap=-1"):
+        SegmentationMetric(bootstrap=-1)
+    with pytest.raises(UserError, match="use 'logits' or 'sums'"):
+        SegmentationMetric(scores="probabilities")
+    metric = make_metric(metrics="ECE")
+    with pytest.raises(UserError, match="returned no seg_logits"):
+        metric.process(None, [make_sample(0)])

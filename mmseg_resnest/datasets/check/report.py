@@ -1,0 +1,246 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a person sees of a check: text for the console, one HTML page to look at."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import UserError
+from .files import SampleFacts
+from .problems import KINDS, printable
+from .run import DataReport, Part
+
+__all__ = ["print_report", "write_report"]
+
+# (image, label, palette) -> the image with the label's colours on it
+Draw = Callable[[Any, Any, Sequence[Sequence[int]]], NDArray[np.uint8]]
+
+_THUMB = 240  # pixels, the long edge of a sample on the page
+
+
+def print_report(report: DataReport, limit: int = 5) -> None:
+    """Print what was found, a few of each kind.
+
+    Args:
+        report: The report.
+        limit: How many problems of a kind to print.
+    """
+    for split, entry in report.class_table().items():
+        sizes = report.sizes(split)
+        total = sum(sizes.values())
+        common = ", ".join(f"{w}x{h}" for (w, h), _ in sizes.most_common(2))
+        more = f" and {len(sizes) - 2} other sizes" if len(sizes) > 2 else ""
+        pixels = int(entry["pixels"].sum())
+        share = 100 * entry["ignored"] / max(1, pixels + entry["ignored"])
+        seen = int((entry["pixels"] > 0).sum())
+        labels = f"; {seen} of {len(entry['classes'])} classes occur, {share:.1f}% ignored"
+        print(f"{split}: {total:,} images ({common}{more}){labels if pixels else ''}")
+    for split, other in report.same.items():
+        print(f"{split}: the files of {other}")
+    for kind, problems in report.by_kind.items():
+        print(f"\n{KINDS[kind][1]} ({kind}): {len(problems):,}")
+        for problem in problems[:limit]:
+            where = f"[{problem.split}] " if problem.split else ""
+            print(f"  {where}{problem.message}")
+        if len(problems) > limit:
+            print(f"  ... and {len(problems) - limit:,} more")
+    files = sum(len(part.samples) for part in report.parts)
+    speed = files / report.seconds if report.seconds else 0
+    errors = sum(p.gravity == "error" for p in report.problems)
+    verdict = (
+        f"{errors:,} errors, {len(report.problems) - errors:,} warnings"
+        if report.problems
+        else "no problem"
+    )
+    cores = f"{report.workers} process{'es' if report.workers > 1 else ''}"
+    print(f"\n{verdict} in {files:,} images; {report.seconds:.1f} s, {speed:.0f} images/s, {cores}")
+
+
+def write_report(
+    report: DataReport,
+    path: str | os.PathLike[str],
+    title: str,
+    draw: Draw,
+    samples: int = 24,
+) -> None:
+    """Write one HTML page that needs no other file.
+
+    It shows the problems, how frequent each class is, the image sizes and some labelled samples.
+
+    Args:
+        report: The report.
+        path: The page.
+        title: Its heading.
+        draw: Lays a label map's colours over an image.
+        samples: How many samples to show.
+
+    Raises:
+        UserError: The page cannot be written.
+    """
+    target = Path(path)
+    page = _PAGE.format(
+        title=html.escape(title),
+        problems=_problem_list(report),
+        classes=_class_bars(report),
+        sizes=_size_plot(report),
+        samples=_contact_sheet(report, draw, samples),
+    )
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _problem_list(report: DataReport, limit: int = 200) -> str:
+    if not report.problems:
+        return "<p>No problem found.</p>"
+    blocks = []
+    for kind, problems in report.by_kind.items():
+        rows = "".join(
+            f"<tr><td>{p.split}</td><td>{html.escape(printable(p.file))}</td>"
+            f"<td>{html.escape(p.what)}</td><td>{html.escape(p.effect)}</td>"
+            f"<td>{html.escape(p.fix)}</td></tr>"
+            for p in problems[:limit]
+        )
+        more = f"<p>... and {len(problems) - limit:,} more</p>" if len(problems) > limit else ""
+        blocks.append(
+            f"<details{' open' if len(problems) <= 5 else ''}><summary class={problems[0].gravity}>"
+            f"{html.escape(KINDS[kind][1])}: {len(problems):,}</summary><table><tr><th>split</th>"
+            "<th>file</th><th>what</th><th>in training</th><th>mend</th></tr>"
+            f"{rows}</table>{more}</details>"
+        )
+    return "\n".join(blocks)
+
+
+def _class_bars(report: DataReport) -> str:
+    blocks = []
+    for split, entry in report.class_table().items():
+        pixels, files = entry["pixels"], entry["files"]
+        total = int(pixels.sum())
+        if not total:
+            continue
+        top = int(pixels.max())
+        rows = "".join(
+            f"<tr><td>{k}</td><td>{html.escape(name)}</td><td class=n>{100 * n / total:.3f}%</td>"
+            f"<td class=n>{files[k]:,}</td><td class=bar><div style='width:{100 * n / top:.2f}%'>"
+            "</div></td></tr>"
+            for k, (name, n) in enumerate(zip(entry["classes"], pixels.tolist(), strict=True))
+        )
+        blocks.append(
+            f"<h3>{split}</h3><table class=classes><tr><th></th><th>class</th><th>pixels</th>"
+            f"<th>images</th><th></th></tr>{rows}</table>"
+        )
+    return "\n".join(blocks) or "<p>No label maps.</p>"
+
+
+def _size_plot(report: DataReport) -> str:
+    """Width against height, one dot a size, as SVG."""
+    blocks = []
+    for split in dict.fromkeys(part.split for part in report.parts):
+        sizes: Counter[tuple[int, int]] = report.sizes(split)
+        if not sizes:
+            continue
+        wide = max(w for w, _ in sizes)
+        high = max(h for _, h in sizes)
+        scale = 260 / max(wide, high)
+        most = max(sizes.values())
+        dots = "".join(
+            f"<circle cx='{w * scale:.1f}' cy='{260 - h * scale:.1f}' "
+            f"r='{2 + 6 * (n / most) ** 0.5:.1f}'><title>{w}x{h}: {n:,}</title></circle>"
+            for (w, h), n in sizes.most_common(2000)
+        )
+        narrow, low = min(w for w, _ in sizes), min(h for _, h in sizes)
+        blocks.append(
+            f"<figure><svg viewBox='-4 -4 272 272' width=272>"
+            f"<path d='M0 0V260H260' fill=none stroke='#888'/>{dots}</svg><figcaption>{split}: "
+            f"{sum(sizes.values()):,} images, {len(sizes):,} sizes; width {narrow} to {wide}, "
+            f"height {low} to {high}</figcaption></figure>"
+        )
+    return "<div class=row>" + "\n".join(blocks) + "</div>"
+
+
+def _contact_sheet(report: DataReport, draw: Draw, samples: int) -> str:
+    shown = [p for p in report.parts if p.samples]
+    figures = []
+    for part in shown:
+        count = min(len(part.samples), max(1, samples // len(shown)))
+        for i in sorted({round(x) for x in np.linspace(0, len(part.samples) - 1, count)}):
+            figures.append(_thumbnail(part, i, part.facts[i], draw))
+    return "<div class=row>" + "\n".join(f for f in figures if f) + "</div>"
+
+
+def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
+    """One sample as a figure, or nothing where it cannot be read."""
+    if facts.size is None:
+        return ""
+    sample = part.samples[index]
+    image = np.ascontiguousarray(part.plan.image(dict(sample))["img"][..., ::-1])
+    picture = _small(image, Image.Resampling.BOX)
+    if facts.raw_counts is not None:
+        results = {**sample, "seg_fields": []}
+        labels = part.plan.label(results)["gt_seg_map"]
+        labels = np.where(labels < part.plan.num_classes, labels, 255).astype(np.uint8)
+        if labels.shape == image.shape[:2]:
+            labels = _small(labels, Image.Resampling.NEAREST)
+            picture = np.concatenate([picture, draw(picture, labels, part.palette)], axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    present = ""
+    if facts.raw_counts is not None:
+        seen = np.zeros(256, np.int64)
+        np.add.at(seen, part.plan.table, facts.raw_counts)
+        order = [k for k in np.argsort(-seen[: len(part.classes)]) if seen[k]]
+        present = ", ".join(part.classes[k] for k in order[:6])
+    name = html.escape(printable(os.path.basename(sample["img_path"])))
+    return (
+        f"<figure><img src='data:image/jpeg;base64,{data}'>"
+        f"<figcaption>{part.split}: {name}<br>{html.escape(present)}</figcaption></figure>"
+    )
+
+
+def _small(array: NDArray[np.uint8], resample: Image.Resampling) -> NDArray[np.uint8]:
+    picture = Image.fromarray(array)
+    picture.thumbnail((_THUMB, _THUMB), resample, reducing_gap=None)
+    return np.asarray(picture)
+
+
+_PAGE = """<!doctype html>
+<html lang=en><meta charset=utf-8><title>{title}</title>
+<style>
+body {{ font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #202124; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: 1px 8px; text-align: left;
+vertical-align: top; }} .n {{ text-align: right; }} .bar {{ width: 300px; }}
+.bar div {{ background: #1d4ed8; height: 10px; margin-top: 4px; }}
+.row {{ display: flex; flex-wrap: wrap; gap: 16px; }} figure {{ margin: 0; }}
+figcaption {{ max-width: 480px; color: #555; font-size: 12px; }}
+circle {{ fill: #1d4ed8; fill-opacity: .5; }} summary {{ cursor: pointer; padding: 4px 0; }}
+.error {{ color: #b42318; }} .warning {{ color: #8a5a00; }}
+</style>
+<h1>{title}</h1>
+<h2>Problems</h2>
+{problems}
+<h2>Samples</h2>
+{samples}
+<h2>Image sizes</h2>
+{sizes}
+<h2>Class frequencies</h2>
+{classes}
+</html>
+"""

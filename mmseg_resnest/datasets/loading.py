@@ -1,0 +1,112 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The stack's loading transforms, which here name the file that they cannot load.
+
+They load the same bytes in the same way. A file that breaks after hours is reported as
+``tools/check_data.py`` reports it, instead of as an assertion or an error of a library.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import mmcv.transforms
+import mmseg.datasets.transforms
+import numpy as np
+
+from ..errors import UserError
+from ..registry import TRANSFORMS
+
+__all__ = ["LoadAnnotations", "LoadImageFromFile"]
+
+_HINT = "tools/check_data.py CONFIG finds every such file"
+
+
+def _refuse(results: dict, image: Any, label: Any, error: Exception | None, key: str) -> NoReturn:
+    """Raise what the check of the data set says of a sample's files."""
+    from .check.files import check_sample, make_plan
+
+    loader = label or image
+    if not (getattr(loader, "backend_args", None) or getattr(loader, "file_client_args", None)):
+        num_classes = getattr(label, "num_classes", None) or 256
+        plan = make_plan(
+            [],
+            results.get("label_map"),
+            bool(results.get("reduce_zero_label")),
+            num_classes,
+            getattr(label, "ignore_index", 255),
+            loaders=(image, label),
+        )
+        for problem in check_sample(results, plan).problems:
+            if problem.gravity == "error":
+                raise UserError(f"{problem.message} ({_HINT})") from None
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise UserError(f"{results.get(key)}: cannot be loaded ({reason}); {_HINT}") from error
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
+    """``mmcv.transforms.LoadImageFromFile``, with an error that names the file.
+
+    Raises:
+        UserError: The image is missing, truncated, damaged or no image.
+    """
+
+    explains = True  # False: the errors of the library as they are
+
+    def transform(self, results: dict) -> dict | None:
+        """Load ``results['img_path']`` into ``results['img']``, (H, W, 3) BGR."""
+        if not self.explains:
+            return super().transform(results)
+        try:
+            return super().transform(results)
+        except (MemoryError, UserError):
+            raise
+        except Exception as error:
+            _refuse(results, self, None, error, "img_path")
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
+    """``mmseg``'s ``LoadAnnotations``, with an error that names the file.
+
+    Args:
+        num_classes: Refuse labels that are neither a class nor ``ignore_index`` once loaded;
+            None takes any. Training sets it to the number of the data set's classes.
+        ignore_index: The label that the loss leaves out.
+        **kwargs: As ``mmseg.datasets.transforms.LoadAnnotations``.
+
+    Raises:
+        UserError: The label map is missing, broken, in colour, of another size than its image or
+            holds a label out of range.
+    """
+
+    explains = True
+
+    def __init__(
+        self, num_classes: int | None = None, ignore_index: int = 255, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def transform(self, results: dict) -> dict:
+        """Load ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
+        if not self.explains:
+            return super().transform(results)
+        try:
+            loaded: dict = super().transform(results)
+        except (MemoryError, UserError):
+            raise
+        except Exception as error:
+            _refuse(results, None, self, error, "seg_map_path")
+        labels = loaded["gt_seg_map"]
+        expected = loaded.get("ori_shape", labels.shape)
+        if labels.ndim != 2 or tuple(labels.shape) != tuple(expected[:2]) or self._bad(labels):
+            _refuse(results, None, self, ValueError(f"labels of shape {labels.shape}"),
+                    "seg_map_path")  # fmt: skip
+        return loaded
+
+    def _bad(self, labels: np.ndarray) -> bool:
+        if self.num_classes is None or int(labels.max()) < self.num_classes:
+            return False
+        return bool(((labels >= self.num_classes) & (labels != self.ignore_index)).any())

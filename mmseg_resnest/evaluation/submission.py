@@ -1,0 +1,212 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the servers of the benchmarks take: label maps in their own numbers, names and folders."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation.cityscapes import label_ids
+from mmseg_resnest.evaluation.visualize import palette_image
+
+__all__ = ["FORMATS", "Submission"]
+
+_CITYSCAPES_NAME = re.compile(r"^(?P<core>[^_]+_\d+_\d+)_leftImg8bit$")
+
+
+def _voc_palette() -> list[list[int]]:
+    """VOC's 256 colours: the bits of an index, spread over red, green and blue from the top."""
+    colours = []
+    for index in range(256):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colours.append(colour)
+    return colours
+
+
+@dataclass(frozen=True)
+class _Format:
+    classes: int
+    folder: str
+    mode: str
+    values: frozenset[int]
+    convert: Callable[[NDArray[np.uint8]], Image.Image]
+    name: Callable[[str], str]
+
+
+def _cityscapes_name(stem: str) -> str:
+    found = _CITYSCAPES_NAME.match(stem)
+    if found is None:
+        raise UserError(
+            f"{stem}: the Cityscapes server finds predictions by names like "
+            "CITY_000000_000019_leftImg8bit; test on the images as they were downloaded"
+        )
+    return f"{found['core']}_pred_labelIds"
+
+
+def _cityscapes_ids() -> frozenset[int]:
+    return frozenset(label_ids(np.arange(19)).tolist())
+
+
+FORMATS: dict[str, _Format] = {
+    "cityscapes": _Format(
+        classes=19,
+        folder="",
+        mode="L",
+        values=_cityscapes_ids(),
+        convert=lambda labels: Image.fromarray(label_ids(labels)),
+        name=_cityscapes_name,
+    ),
+    "ade20k": _Format(
+        classes=150,
+        folder="",
+        mode="L",
+        values=frozenset(range(1, 151)),
+        convert=lambda labels: Image.fromarray((labels + 1).astype(np.uint8)),
+        name=lambda stem: stem,
+    ),
+    "voc": _Format(
+        classes=21,
+        folder="results/VOC2012/Segmentation/comp6_test_cls",
+        mode="P",
+        values=frozenset(range(21)),
+        convert=lambda labels: palette_image(labels, _voc_palette()[:21]),
+        name=lambda stem: stem,
+    ),
+}
+
+
+class Submission:
+    """The files of a submission: how they are named and made, checked and packed.
+
+    ================ =============================================================== ============
+    format           files                                                           values
+    ================ =============================================================== ============
+    ``cityscapes``   ``CITY_SEQ_FRAME_pred_labelIds.png``, 8-bit                     label ids
+    ``ade20k``       ``NAME.png``, 8-bit                                             1 to 150
+    ``voc``          ``results/VOC2012/Segmentation/comp6_test_cls/NAME.png``,       0 to 20
+                     palette
+    ================ =============================================================== ============
+
+    Args:
+        name: A key of ``FORMATS``.
+        images: The images to predict, all of them.
+        num_classes: Of the model.
+
+    Raises:
+        UserError: The format is unknown, the number of classes is not its data set's, or two
+            images would get the same name.
+    """
+
+    def __init__(self, name: str, images: Sequence[str], num_classes: int) -> None:
+        if name not in FORMATS:
+            raise UserError(f"--format {name}: is none of {', '.join(FORMATS)}")
+        self.name = name
+        self.format = FORMATS[name]
+        if num_classes != self.format.classes:
+            raise UserError(
+                f"--format {name}: the server expects {self.format.classes} classes, the data set "
+                f"of the config has {num_classes}"
+            )
+        self.files: dict[str, str] = {}
+        owner: dict[str, str] = {}
+        for image in images:
+            stem = os.path.splitext(os.path.basename(image))[0]
+            file = str(PurePosixPath(self.format.folder) / f"{self.format.name(stem)}.png")
+            if file in owner:
+                raise UserError(
+                    f"--format {name}: {image} and {owner[file]} would both be {file}; the server "
+                    "tells images by their names alone"
+                )
+            owner[file] = image
+            self.files[image] = file
+
+    def picture(self, labels: NDArray[np.integer]) -> Image.Image:
+        """The file's contents for a prediction (H, W) of classes counted from 0."""
+        return self.format.convert(np.asarray(labels, np.uint8))
+
+    def check(self, folder: str | os.PathLike[str]) -> None:
+        """Read a finished folder back: names, number, sizes, type and values.
+
+        Raises:
+            UserError: The first thing that is wrong.
+        """
+        root = Path(folder)
+        have = {str(p.relative_to(root).as_posix()) for p in root.rglob("*.png")}
+        wanted = set(self.files.values())
+        for file in sorted(wanted - have)[:1]:
+            raise UserError(
+                f"{root / file}: is missing; {len(wanted - have)} of {len(wanted)} predictions are"
+            )
+        for file in sorted(have - wanted)[:1]:
+            raise UserError(
+                f"{root / file}: belongs to no image of the test split; empty the folder, or name "
+                "another one with --out"
+            )
+        for image, file in self.files.items():
+            self._check_file(root / file, image)
+
+    def _check_file(self, path: Path, image: str) -> None:
+        try:
+            with Image.open(path) as picture:
+                mode, values = picture.mode, np.asarray(picture)
+            with Image.open(image) as source:
+                size = source.size
+        except OSError as error:
+            raise UserError(f"{path}: cannot be checked ({error})") from error
+        if mode != self.format.mode:
+            raise UserError(f"{path}: is of mode {mode}, the server expects {self.format.mode}")
+        if (values.shape[1], values.shape[0]) != size:
+            raise UserError(
+                f"{path}: has {values.shape[1]}x{values.shape[0]} pixels, its image "
+                f"{size[0]}x{size[1]}; the predictions must have the image's own size"
+            )
+        wrong = set(np.flatnonzero(np.bincount(values.reshape(-1)))) - self.format.values
+        if wrong:
+            raise UserError(f"{path}: holds {min(wrong)}, which the server does not know")
+
+    def pack(self, folder: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Path:
+        """Put a folder's predictions into a zip, whole or not at all, and read it back.
+
+        The same predictions give the same bytes.
+
+        Args:
+            folder: The folder.
+            archive: The zip to write.
+
+        Returns:
+            The zip.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        root, target = Path(folder), Path(archive)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            # PNGs do not get smaller.
+            with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as packed:
+                for file in sorted(self.files.values()):
+                    info = zipfile.ZipInfo(file, (1980, 1, 1, 0, 0, 0))
+                    info.external_attr = 0o644 << 16
+                    packed.writestr(info, (root / file).read_bytes())
+            with zipfile.ZipFile(part) as packed:
+                bad = packed.testzip()
+                if bad or sorted(packed.namelist()) != sorted(self.files.values()):
+                    raise UserError(f"{target}: was not written correctly ({bad}); try again")
+            part.replace(target)
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return target

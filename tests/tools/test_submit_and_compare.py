@@ -1,0 +1,135 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/test.py --format and --official, tools/compare_runs.py, run as processes."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tool_runs import ROOT, RunTool, Trained
+
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.testing import add_official_metric, evaluate
+from mmseg_resnest.errors import UserError
+
+VOC = """
+test_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type="PascalVOCDataset",
+        data_root="voc",
+        ann_file="test.txt",
+        data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClass"),
+        pipeline=[
+            dict(type="LoadImageFromFile"),
+            dict(type="Resize", scale=(96, 96), keep_ratio=True),
+            dict(type="LoadAnnotations"),
+            dict(type="PackSegInputs"),
+        ],
+    )
+)
+model = dict(decode_head=dict(num_classes=21))
+"""
+
+
+@pytest.fixture(scope="module")
+def voc(trained: Trained) -> Path:
+    """Images without labels in VOC's layout, and weights of 21 classes."""
+    folder = trained.toy.folder
+    trained.toy.variant("voc", VOC)
+    images = folder / "voc" / "JPEGImages"
+    images.mkdir(parents=True)
+    dice = np.random.default_rng(0)
+    for i in range(3):
+        pixels = dice.integers(0, 256, (60 + i, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"2008_00000{i}.jpg")
+    (folder / "voc" / "test.txt").write_text(
+        "\n".join(f"2008_00000{i}" for i in range(3)), encoding="utf-8"
+    )
+    weights = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
+    for key in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
+        weights[key] = weights[key].repeat(2, *[1] * (weights[key].ndim - 1))[:21].clone()
+    torch.save(weights, folder / "voc.pth")
+    return folder
+
+
+def test_submission_without_labels(voc: Path, run_tool: RunTool) -> None:
+    args = ("voc.py", "voc.pth", "--format", "voc")
+    run = run_tool("test.py", *args, "--out", "sub", cwd=voc).check()
+    assert "to submit" in run.stdout
+    with zipfile.ZipFile(voc / "sub.zip") as archive:
+        names = archive.namelist()
+        assert names == [
+            f"results/VOC2012/Segmentation/comp6_test_cls/2008_00000{i}.png" for i in range(3)
+        ]
+        for i, name in enumerate(names):
+            with archive.open(name) as stream, Image.open(stream) as picture:
+                assert picture.mode == "P"
+                assert picture.size == (80, 60 + i)
+                assert np.asarray(picture).max() <= 20
+    results = json.loads((voc / "work_dirs" / "voc" / "test" / "results.json").read_text())
+    assert results["format"] == "voc"
+    assert results["images"] == 3
+    assert "mIoU" not in results
+    # Again: the same zip.
+    before = (voc / "sub.zip").read_bytes()
+    run_tool("test.py", *args, "--out", "sub", cwd=voc).check()
+    assert (voc / "sub.zip").read_bytes() == before
+
+
+def test_what_is_refused_before_anything_is_computed(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: none of it comes as far as the model."""
+    monkeypatch.chdir(voc)
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+
+    def refused(**options: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            evaluate(load_config("voc.py"), "voc.pth", **options)
+        return str(caught.value)
+
+    assert "holds notes.txt" in refused(submission="voc", out_dir=tmp_path)
+    assert "--out DIR" in refused(submission="voc")
+    assert "is none of cityscapes" in refused(submission="coco", out_dir="x")
+    with pytest.raises(UserError, match="is for Cityscapes"):
+        add_official_metric(load_config("voc.py"))
+    assert not (voc / "x").exists()
+    cfg = load_config(ROOT / "configs" / "fcn_resnest50_cityscapes.py")
+    add_official_metric(cfg)
+    assert [e.type for e in cfg.test_evaluator] == [
+        "SegmentationMetric",
+        "CityscapesOfficialMetric",
+    ]
+
+
+def test_two_runs_compared(trained: Trained, run_tool: RunTool) -> None:
+    folder = trained.toy.folder
+    weights = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
+    generator = torch.Generator().manual_seed(0)
+    key = "decode_head.conv_seg.weight"
+    weights[key] = weights[key] + torch.randn(weights[key].shape, generator=generator)
+    torch.save(weights, folder / "other.pth")
+    run_tool("test.py", "toy.py", trained.checkpoint, "--work-dir", "a", cwd=folder).check()
+    run_tool("test.py", "toy.py", "other.pth", "--work-dir", "b", cwd=folder).check()
+    args = ("a", "b", "--draws", "200", "--json", "difference.json")
+    run = run_tool("compare_runs.py", *args, cwd=folder).check()
+    found = json.loads((folder / "difference.json").read_text(encoding="utf-8"))
+    a, b = (json.loads((folder / x / "results.json").read_text()) for x in "ab")
+    assert found["images"] == 3
+    assert found["scores"][0]["name"] == "mIoU"
+    assert found["scores"][0]["a"] == pytest.approx(a["mIoU"], rel=1e-12)
+    assert found["scores"][0]["b"] == pytest.approx(b["mIoU"], rel=1e-12)
+    for row, one, two in zip(found["scores"][1:], a["classes"], b["classes"], strict=True):
+        assert row["name"] == one["name"]
+        assert row["a"] == pytest.approx(one["IoU"])
+        assert row["b"] == pytest.approx(two["IoU"])
+    assert f"{a['mIoU']:.2f}" in run.stdout
+    missing = run_tool("compare_runs.py", "a", "nowhere", cwd=folder).error()
+    assert "evaluate the run with it first" in missing
