@@ -37,6 +37,7 @@ from mmseg_resnest.datasets.prepare.annotations import FORMATS
 from mmseg_resnest.datasets.prepare.custom import GROUP_PATTERN
 from mmseg_resnest.datasets.prepare.work import LINKS
 from mmseg_resnest.engine.cli import ArgumentParser, run_tool
+from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -212,7 +213,14 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         seed=args.seed,
     )
     return prepare_custom(
-        options, root, args.config_dir, args.base, args.epochs, args.jobs, args.link, args.force
+        options,
+        root,
+        args.config_dir,
+        load_config(args.base),
+        args.epochs,
+        args.jobs,
+        args.link,
+        args.force,
     )
 
 
@@ -260,7 +268,7 @@ def _cache(args: argparse.Namespace, folder: Path, patterns: Iterable[tuple[str,
     if not report.linked:
         print(
             f"note: {folder} cannot be written, so configs must name the cache:"
-            f" dict(type='LoadImageFromCache', cache_dir='{report.folder}')"
+            f" dict(type='LoadImageFromFile', cache_dir='{report.folder}')"
         )
 
 

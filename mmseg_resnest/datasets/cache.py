@@ -2,8 +2,8 @@
 """The fast cache: decoded images and label maps beside a data set, read without decoding.
 
 ``tools/prepare_data.py DATASET --cache`` writes it into the folder ``.mmseg_cache`` of the data
-set. The two transforms here take an image from there when there is one, and from its file
-otherwise; the pixels are the same. An entry is one file: a header of 64 bytes, then the pixels as
+set. The loading transforms (``loading``) take an image from there when there is one, and from its
+file otherwise; the pixels are the same. An entry is one file: a header of 64 bytes, then the pixels as
 they lie in memory. It is mapped, not read: a transform that cuts out a part reads only the rows of
 that part. Entries remember size and modification time of their file, and one whose file has
 changed since is not used.
@@ -24,12 +24,9 @@ from typing import Any
 import mmcv
 import numpy as np
 import numpy.typing as npt
-from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
-from mmseg.datasets.transforms import LoadAnnotations
 
 from ..errors import UserError
-from ..registry import TRANSFORMS
 
 FOLDER = ".mmseg_cache"
 SUFFIX = ".raw"
@@ -181,39 +178,41 @@ def find_pixels(source: str, cache_dir: str | None = None) -> Pixels | None:
     return pixels
 
 
-@TRANSFORMS.register_module()
-class LoadImageFromCache(LoadImageFromFile):
-    """``LoadImageFromFile`` that takes the pixels from the fast cache where they are there.
+class ImageFromCache:
+    """Mixin before a ``LoadImageFromFile``: takes the pixels from the cache where they are there.
 
     Args:
         cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the image.
-        **kwargs: As ``LoadImageFromFile``; with another ``color_type``, ``imdecode_backend`` or
+        **kwargs: As the class that loads; with another ``color_type``, ``imdecode_backend`` or
             ``backend_args`` than its defaults the cache is not used.
     """
+
+    color_type: str
+    imdecode_backend: str
+    backend_args: dict | None
+    file_client_args: dict | None
+    to_float32: bool
 
     def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cache_dir = cache_dir
-        self._usable = (
+
+    def transform(self, results: dict) -> dict | None:
+        """Sets ``img`` (H, W, 3), ``img_shape`` and ``ori_shape`` from ``img_path``."""
+        usable = (
             self.color_type == "color"
             and self.imdecode_backend == "cv2"
             and not self.backend_args
             and not self.file_client_args
         )
-
-    def transform(self, results: dict) -> dict | None:
-        """Sets ``img`` (H, W, 3), ``img_shape`` and ``ori_shape`` from ``img_path``."""
-        pixels = find_pixels(results["img_path"], self.cache_dir) if self._usable else None
+        pixels = find_pixels(results["img_path"], self.cache_dir) if usable else None
         if pixels is None or pixels.ndim != 3:
-            loaded: dict | None = super().transform(results)
+            loaded: dict | None = super().transform(results)  # type: ignore[misc]
             return loaded
         results["img"] = pixels.astype(np.float32) if self.to_float32 else pixels
         results["img_shape"] = pixels.shape[:2]
         results["ori_shape"] = pixels.shape[:2]
         return results
-
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, cache_dir={self.cache_dir!r})"
 
 
 def label_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None) -> Pixels:
@@ -229,26 +228,30 @@ def label_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None) ->
     return table
 
 
-@TRANSFORMS.register_module()
-class LoadAnnotationsFromCache(LoadAnnotations):
-    """``LoadAnnotations`` that takes the labels from the fast cache where they are there.
+class LabelsFromCache:
+    """Mixin before a ``LoadAnnotations``: takes the labels from the cache where they are there.
 
     Args:
         cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the file.
-        **kwargs: As MMSegmentation's ``LoadAnnotations``; with another ``imdecode_backend`` or
-            ``backend_args`` than its defaults the cache is not used.
+        **kwargs: As the class that loads; with another ``imdecode_backend`` or ``backend_args``
+            than its defaults the cache is not used.
     """
+
+    imdecode_backend: str
+    backend_args: dict | None
+    reduce_zero_label: bool | None
 
     def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cache_dir = cache_dir
-        self._usable = self.imdecode_backend == "pillow" and not self.backend_args
 
-    def _load_seg_map(self, results: dict) -> None:
-        pixels = find_pixels(results["seg_map_path"], self.cache_dir) if self._usable else None
+    def transform(self, results: dict) -> dict:
+        """Sets ``gt_seg_map`` (H, W) from ``seg_map_path``, and names it in ``seg_fields``."""
+        usable = self.imdecode_backend == "pillow" and not self.backend_args
+        pixels = find_pixels(results["seg_map_path"], self.cache_dir) if usable else None
         if pixels is None or pixels.ndim != 2:
-            super()._load_seg_map(results)
-            return
+            loaded: dict = super().transform(results)  # type: ignore[misc]
+            return loaded
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results["reduce_zero_label"]
         table = label_table(self.reduce_zero_label, results.get("label_map"))
@@ -256,6 +259,4 @@ class LoadAnnotationsFromCache(LoadAnnotations):
             pixels = table[pixels]
         results["gt_seg_map"] = pixels
         results["seg_fields"].append("gt_seg_map")
-
-    def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, cache_dir={self.cache_dir!r})"
+        return results

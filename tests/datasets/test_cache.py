@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmcv.transforms import LoadImageFromFile
-from mmseg.datasets.transforms import LoadAnnotations
+from mmcv.transforms import LoadImageFromFile as PlainImage
+from mmseg.datasets.transforms import LoadAnnotations as PlainLabels
 from PIL import Image
 
-from mmseg_resnest.datasets import cache
+from mmseg_resnest.datasets import LoadAnnotations, LoadImageFromFile, cache
 from mmseg_resnest.datasets.cache import (
     FOLDER,
-    LoadAnnotationsFromCache,
-    LoadImageFromCache,
     entry_bytes,
     label_table,
     read_entry,
@@ -53,7 +51,7 @@ def _images(data: Path) -> list[Path]:
 
 
 def _load_image(file: Path, **kwargs: object) -> dict:
-    loaded = LoadImageFromCache(**kwargs).transform(dict(img_path=str(file)))  # type: ignore[arg-type]
+    loaded = LoadImageFromFile(**kwargs).transform(dict(img_path=str(file)))  # type: ignore[arg-type]
     assert loaded is not None
     return loaded
 
@@ -62,12 +60,12 @@ def _no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(LoadImageFromFile, "transform", refuse)
-    monkeypatch.setattr(LoadAnnotations, "_load_seg_map", refuse)
+    monkeypatch.setattr(PlainImage, "transform", refuse)
+    monkeypatch.setattr(PlainLabels, "_load_seg_map", refuse)
 
 
 def test_pixels_are_those_of_the_files(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = [LoadImageFromFile().transform(dict(img_path=str(f))) for f in _images(data)]
+    plain = [PlainImage().transform(dict(img_path=str(f))) for f in _images(data)]
     uncached = [_load_image(f) for f in _images(data)]  # no cache yet: the file is decoded
     cache._cache_of_folder.cache_clear()
     report = build_cache(data, PATTERNS, jobs=1)
@@ -99,11 +97,11 @@ def test_labels_are_those_of_the_files(
         )
 
     files = sorted((data / "labels").iterdir())
-    expected = [LoadAnnotations().transform(results(file)) for file in files]
+    expected = [PlainLabels().transform(results(file)) for file in files]
     build_cache(data, PATTERNS, jobs=1)
     _no_decoding(monkeypatch)
     for file, wanted in zip(files, expected, strict=True):
-        found = LoadAnnotationsFromCache().transform(results(file))
+        found = LoadAnnotations().transform(results(file))
         assert found["seg_fields"] == wanted["seg_fields"] == ["gt_seg_map"]
         np.testing.assert_array_equal(found["gt_seg_map"], wanted["gt_seg_map"])
         assert found["gt_seg_map"].dtype == np.uint8
@@ -162,7 +160,7 @@ def test_damaged_entries_are_not_used(data: Path) -> None:
 def test_a_cache_elsewhere(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = build_cache(data, PATTERNS, tmp_path / "ssd", jobs=1)
     assert report.linked and (data / FOLDER).samefile(tmp_path / "ssd")
-    expected = LoadImageFromFile().transform(dict(img_path=str(data / "images/a/1.png")))
+    expected = PlainImage().transform(dict(img_path=str(data / "images/a/1.png")))
     _no_decoding(monkeypatch)
     np.testing.assert_array_equal(_load_image(data / "images/a/1.png")["img"], expected["img"])
     (data / FOLDER).unlink()

@@ -76,7 +76,7 @@ def read_table(file: Path) -> list[Colour]:
     As text or CSV: a name a line, or a name and its colour in either order, the parts separated by
     commas, colons, semicolons, tabs or spaces: ``road 128 64 128``, ``128,64,128,road``,
     ``road:128,64,128::`` (CVAT), ``road #804080``. Lines that start with ``#`` and a heading
-    without numbers above coloured lines are left out. As JSON: a list of names,
+    such as ``name,r,g,b`` are left out. As JSON: a list of names,
     ``{"road": [128, 64, 128]}``, or ``[{"name": "road", "color": [128, 64, 128]}]``.
 
     Returns:
@@ -137,13 +137,13 @@ def _json_rows(file: Path, text: str) -> list[Colour]:
 
 def _text_rows(text: str) -> list[Colour]:
     rows = []
+    first = ""
     for line in text.splitlines():
         line = line.strip()
+        first = first or line
         if not line or (line.startswith("#") and not re.match(r"#[0-9a-fA-F]{6}\b", line)):
             continue
-        after = re.fullmatch(
-            r"(.+?)[\s,;:]+\(?(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\)?(?:[\s,;:].*)?", line
-        )
+        after = re.fullmatch(r"(.+?)[\s,;:]+\(?(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\)?(?::.*)?", line)
         before = re.fullmatch(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;:]+(\S.*)", line)
         code = re.fullmatch(r"(.+?)[\s,;:]+(#[0-9a-fA-F]{6})", line)
         if before:
@@ -156,8 +156,9 @@ def _text_rows(text: str) -> list[Colour]:
             rows.append(Colour(code[1].strip(" \"'"), _colour(code[2])))
         else:
             rows.append(Colour(next(csv.reader([line]))[0].strip(), None))
-    if any(row.rgb for row in rows) and rows[0].rgb is None:
-        rows = rows[1:]  # a heading
+    heading = r"\b(?:r|red)\b.*\b(?:g|green)\b.*\b(?:b|blue)\b"
+    if any(row.rgb for row in rows) and rows[0].rgb is None and re.search(heading, first, re.I):
+        rows = rows[1:]
     return rows
 
 

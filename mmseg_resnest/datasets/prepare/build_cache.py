@@ -92,14 +92,13 @@ def build_cache(
         folder.mkdir(parents=True, exist_ok=True)
         index = index_text(data)
         marker = folder / "cache.json"
-        if marker.is_file() and marker.read_text(encoding="utf-8") != index:
-            if cache is not None:
+        if cache is not None and not marker.is_file() and any(folder.iterdir()):
+            raise UserError(f"--cache {folder}: is not empty and no cache; name another folder")
+        old = marker.read_text(encoding="utf-8") if marker.is_file() else None
+        if old != index:
+            # A data set that was moved takes its cache along: paths in it are relative.
+            if old is not None and cache is not None:
                 raise UserError(f"--cache {folder}: is the cache of another data set; name another")
-            shutil.rmtree(inside)  # the data set was moved
-            folder.mkdir()
-        if not marker.is_file():
-            if any(folder.iterdir()):
-                raise UserError(f"--cache {folder}: is not empty and no cache; name another folder")
             write_whole(marker, index.encode())
     except OSError as error:
         raise UserError(

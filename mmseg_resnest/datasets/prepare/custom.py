@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 
 from ...errors import UserError
 from .annotations import IGNORED, IGNORED_NAME, Colour, Sample, read_samples, read_table
@@ -134,7 +135,8 @@ def class_list(
     if not 1 < len(classes) <= _MOST_CLASSES:
         raise UserError(
             f"{options.name}: has {len(classes)} classes ({', '.join(classes[:5])}), and there can"
-            f" be 2 to {_MOST_CLASSES}; for one class against the rest name the rest with --background"
+            f" be 2 to {_MOST_CLASSES}; for one class against the rest, name the rest with"
+            " --background"
         )
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
     spare = (tuple(int(v) for v in colour) for colour in bit_palette()[1:])
@@ -243,7 +245,7 @@ def prepare_custom(
     options: CustomOptions,
     root: str | os.PathLike[str],
     config_dir: str | os.PathLike[str],
-    base: str | os.PathLike[str],
+    base: Config,
     epochs: int = 80,
     jobs: int | None = None,
     link: str = "auto",
@@ -258,7 +260,7 @@ def prepare_custom(
         options: What to prepare.
         root: The data root.
         config_dir: Folder of the config.
-        base: The config that it inherits from.
+        base: The config that it inherits from, as read from its file.
         epochs: Length of the training that the config asks for.
         jobs: Processes; None is one a core.
         link: How to put the images: one of ``work.LINKS``.
@@ -273,9 +275,7 @@ def prepare_custom(
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", options.name) or keyword.iskeyword(options.name):
         raise UserError(f"--name {options.name}: must be letters, digits and _, a letter first")
     processes = cores() if jobs is None else jobs
-    root, base = Path(root), Path(base)
-    if not base.is_file():
-        raise UserError(f"--base {base}: does not exist; name one of the configs in configs/")
+    root = Path(root)
     rows = read_table(options.classes) if options.classes is not None else []
     names = list(dict.fromkeys(row.name for row in rows))
     if options.form == "index" and len(names) != len(rows):
@@ -414,10 +414,10 @@ def config_text(
     num_train: int,
     num_val: int,
     config: Path,
-    base: Path,
+    parent: Config,
     epochs: int,
 ) -> str:
-    """A config that inherits from ``base`` and trains on the data set.
+    """A config that inherits from ``parent`` and trains on the data set.
 
     Args:
         name: Of the data set.
@@ -426,19 +426,21 @@ def config_text(
         num_train: Images to train on.
         num_val: Images to validate on.
         config: Where the config will be.
-        base: The config to inherit from, with the variables of the published data sets' files.
+        parent: The config to inherit from, with the variables of the published data sets' files.
         epochs: How often training sees each image.
 
     Returns:
         The text of a Python file.
     """
-    # The loader of configs would import the training engine, a room beside this one.
-    from mmengine.config import Config
-
-    parent = Config.fromfile(base)
+    base = Path(parent.filename)
     heads: dict[str, Any] = {
         key: parent.model[key] for key in ("decode_head", "auxiliary_head") if parent.model.get(key)
     }
+    for variable in ("train_pipeline", "test_pipeline"):
+        if variable not in parent:
+            raise UserError(
+                f"--base {base}: has no {variable}; take one of the configs in configs/"
+            )
     lines = []
     for key, head in heads.items():
         if not isinstance(head, dict) or "num_classes" not in head:

@@ -38,7 +38,7 @@ class Plan:
         """Adds a file of a source as it is."""
         if place.size == 0:
             raise UserError(f"{place}: is empty; get it again")
-        if place.kind == "file":
+        if place.kind == "file":  # what is staged or packed cannot be linked to
             self.items.append(Item(target, place.stamp, link=place.file, size=place.size))
         else:
             self.items.append(Item(target, place.stamp, make=place.read, size=place.size))

@@ -38,7 +38,7 @@ class Place:
         size: In bytes, uncompressed.
         stamp: Changes when the content changes: CRC-32 or modification time.
         file: The file itself, or the archive that it lies in.
-        kind: ``file``, ``zip`` or ``tar``.
+        kind: ``file``, ``zip``, ``tar``, or ``staged``: a file that will be removed at the end.
         offset: Where its bytes start, for ``tar``.
     """
 
@@ -70,7 +70,7 @@ class Place:
         return data
 
     def __str__(self) -> str:
-        return str(self.file) if self.kind == "file" else f"{self.file}: {self.name}"
+        return str(self.file) if self.kind in ("file", "staged") else f"{self.file}: {self.name}"
 
 
 @functools.lru_cache(maxsize=4)
@@ -183,6 +183,7 @@ def list_archive(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
         elif name.endswith(_TAR):
             with tarfile.open(file, "r:") as archive:
                 members = _safe_members(archive.getmembers(), file)
+                _check_end(file, archive.offset)
             for member in members:
                 yield Place(
                     member.name, member.size, f"{stamp}+{member.offset_data}", file, "tar",
@@ -205,6 +206,15 @@ def _list_zip(file: Path) -> Iterator[Place]:
             raise UserError(f"{file}: is encrypted; unpack it and name the folder with --source")
         if not info.is_dir():
             yield Place(info.filename, info.file_size, f"crc{info.CRC:08x}", file, "zip")
+
+
+def _check_end(file: Path, offset: int) -> None:
+    """A tar file ends in blocks of zeros; tarfile takes one that is cut short for a whole one."""
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        block = stream.read(512)
+    if len(block) < 512 or any(block):
+        raise UserError(f"{file}: ends early; get it again")
 
 
 def _safe_members(members: list[tarfile.TarInfo], file: Path) -> list[tarfile.TarInfo]:
@@ -248,7 +258,9 @@ def _unpack_stream(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
             check_names(seen, file)
         complete.touch()
     for place in list_folder(folder):
-        yield Place(place.name, place.size, f"{file_stamp(file)}/{place.name}", place.file)
+        yield Place(
+            place.name, place.size, f"{file_stamp(file)}/{place.name}", place.file, "staged"
+        )
 
 
 def list_folder(folder: Path) -> Iterator[Place]:

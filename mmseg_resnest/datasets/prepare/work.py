@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -31,6 +32,7 @@ from ...errors import UserError
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 _FICLONE = 0x40049409  # linux/fs.h: share a file's blocks until one of the two is written
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PATIENCE = 2.0  # seconds to wait for the lock
 _CHUNK = 8  # files that a process is given at a time
 
 _T = TypeVar("_T")
@@ -175,15 +177,22 @@ class Workspace:
         with contextlib.suppress(ImportError):
             import fcntl
 
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._lock)
-                raise UserError(
-                    f"{self.folder}: another process is preparing this data set; wait for it"
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+            # The helpers of a process that was just killed may still be dying.
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() < deadline:
+                        time.sleep(0.05)
+                        continue
+                    os.close(self._lock)
+                    raise UserError(
+                        f"{self.folder}: another process is preparing this data set; wait for it"
+                    ) from None
+                except OSError:  # a file system without locks
+                    pass
+                break
         self.journal = dict(self._read_journal())
         return self
 
@@ -352,7 +361,7 @@ class _Maker:
                         f"{target}: is there already and is another file; move it away or name"
                         " another place with --root"
                     )
-                return self._done(item, "kept")
+                return self._done(item, "kept" if item.link else how)
             target.parent.mkdir(parents=True, exist_ok=True)
             part.replace(target)
         finally:

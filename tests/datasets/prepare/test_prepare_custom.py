@@ -2,6 +2,7 @@
 """Labels of one's own in every form, the split, the config, and the way back."""
 
 import base64
+import functools
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import jpeg, labels_of, png_of, tree, write_folder
+from mmengine.config import Config
 from PIL import Image
 
 from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
@@ -31,8 +33,18 @@ def _prepare(
 ) -> CustomReport:
     filled: dict[str, Any] = {"name": "mine", "group_pattern": "(.*)", **options}
     return prepare_custom(
-        CustomOptions(**filled), tmp_path / "data", tmp_path / "configs", base, jobs=1, force=force
+        CustomOptions(**filled),
+        tmp_path / "data",
+        tmp_path / "configs",
+        _config(base),
+        jobs=1,
+        force=force,
     )
+
+
+@functools.cache
+def _config(file: Path) -> Config:
+    return load_config(file)
 
 
 def _made(tmp_path: Path, name: str) -> np.ndarray:
@@ -342,9 +354,8 @@ def test_the_config_trains_as_it_is(tmp_path: Path, truth: dict[str, np.ndarray]
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end - 1 == 80
     for split in ("train", "val"):
         dataset = DATASETS.build(cfg[f"{split}_dataloader"].dataset)
-        assert sorted(Path(dataset[n]["img_path"]).stem if False else
-                      Path(dataset.get_data_info(n)["img_path"]).stem
-                      for n in range(len(dataset))) == report.splits[split]  # fmt: skip
+        infos = [dataset.get_data_info(n) for n in range(len(dataset))]
+        assert sorted(Path(info["img_path"]).stem for info in infos) == report.splits[split]
         sample = dataset[0]
         assert sample["data_samples"].gt_sem_seg.data.max() <= 255
     # A base with class weights and a warm-up of its own data set.

@@ -11,7 +11,7 @@ from conftest import write_folder, write_tar, write_zip
 from mmseg_resnest.datasets.prepare.sources import Archive, Files, list_archive, list_folder
 from mmseg_resnest.errors import UserError
 
-MEMBERS = {"top/a.txt": b"first", "top/deep/b.txt": b"second" * 50, "top/deep/c.bin": b"\0" * 9}
+MEMBERS = {"top/a.txt": b"first", "top/deep/b.txt": b"second" * 900, "top/deep/c.bin": b"\0" * 9}
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz", "a.tar.gz"])

@@ -83,7 +83,8 @@ def test_killed_and_continued(tmp_path: Path) -> None:
     assert not (tmp_path / ".prepare/tmp").exists()
 
 
-def test_two_processes_do_not_meet(tmp_path: Path) -> None:
+def test_two_processes_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_PATIENCE", 0.1)
     with (
         Workspace(tmp_path),
         pytest.raises(UserError, match="another process"),
