@@ -177,9 +177,7 @@ def prepare(
             raise UserError(
                 f"{folder}: has changed since it was prepared; give --source PATH to mend it"
             )
-        places = [place for path in paths for place in _expand(dataset, path, work)]
-        inside = {(folder / target).resolve() for target in own}
-        places = [p for p in places if p.kind != "file" or p.file.resolve() not in inside]
+        places = [place for path in paths for place in _expand(dataset, path, work, own)]
         plan = dataset.plan(Files(places, paths), allow_incomplete)
         incomplete = _check_counts(dataset, plan, allow_incomplete, paths)
         done = work.run(plan.items, cores() if jobs is None else jobs, link, dataset.name)
@@ -194,26 +192,43 @@ def _public(dataset: DataSet) -> bool:
     return any(archive.url for archive in dataset.archives)
 
 
+def _list_source(path: Path, folder: Path, own: set[str]) -> list[Place]:
+    """The files of a folder that is a source, without what was made from it.
+
+    Args:
+        path: The source.
+        folder: The data set's folder; it may lie in the source, or be the source itself.
+        own: What was made in the data set's folder, as paths in it.
+    """
+    places = list(list_folder(path))
+    top, target = path.resolve(), folder.resolve()
+    if target != top and target.is_relative_to(top):
+        below = f"{target.relative_to(top).as_posix()}/"
+        return [place for place in places if not place.name.startswith(below)]
+    if top.is_relative_to(target):
+        inside = top.relative_to(target)
+        return [place for place in places if (inside / place.name).as_posix() not in own]
+    return places
+
+
 def _fingerprint(path: Path, folder: Path, own: set[str]) -> list[str]:
     """Path and state of a source, as JSON keeps it."""
     if path.is_file():
         return [str(path.resolve()), file_stamp(path)]
     digest = hashlib.sha1()
-    inside = {(folder / target).resolve() for target in own}
-    for place in list_folder(path):
-        if not inside or place.file.resolve() not in inside:
-            digest.update(f"{place.name}\0{place.stamp}\n".encode())
+    for place in _list_source(path, folder, own):
+        digest.update(f"{place.name}\0{place.stamp}\n".encode())
     return [str(path.resolve()), digest.hexdigest()]
 
 
-def _expand(dataset: DataSet, path: Path, work: Workspace) -> Iterator[Place]:
+def _expand(dataset: DataSet, path: Path, work: Workspace, own: set[str]) -> Iterator[Place]:
     """The files of a source; archives are hashed, once, and looked into."""
     official = {archive.name: archive for archive in dataset.archives}
     if path.is_dir():
-        for place in list_folder(path):
+        for place in _list_source(path, work.folder, own):
             if is_archive(place.file):
                 if place.file.name in official:
-                    yield from _expand(dataset, place.file, work)
+                    yield from _expand(dataset, place.file, work, own)
             else:
                 if place.file.name in official:
                     _check_hash(official[place.file.name], place.file, work)

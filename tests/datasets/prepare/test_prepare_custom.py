@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import jpeg, labels_of, png_of, tree, write_folder
 from mmengine.config import Config
 from PIL import Image
+from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 
 from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
 from mmseg_resnest.datasets.prepare.annotations import Colour, read_table

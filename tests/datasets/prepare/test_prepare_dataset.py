@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import (
+from PIL import Image
+from tiny_archives import (
     Members,
     context_mat,
     detail_json,
@@ -28,7 +29,6 @@ from conftest import (
     write_tar,
     write_zip,
 )
-from PIL import Image
 
 from mmseg_resnest.datasets.prepare import DATA_SETS, DataSet, Report, prepare
 from mmseg_resnest.datasets.prepare.ade20k import ADE20K

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import write_folder, write_tar, write_zip
+from tiny_archives import write_folder, write_tar, write_zip
 
 from mmseg_resnest.datasets.prepare.sources import Archive, Files, list_archive, list_folder
 from mmseg_resnest.errors import UserError

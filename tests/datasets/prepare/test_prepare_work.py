@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import tree
+from tiny_archives import tree
 
 from mmseg_resnest.datasets.prepare import work
 from mmseg_resnest.datasets.prepare.work import Item, Workspace, in_parallel, put_link
