@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tool_runs import RunTool
 
-from mmseg_resnest.engine.cli import run_tool
+from mmseg_resnest.engine import cli
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "prepare_data.py"
@@ -29,7 +30,7 @@ def run(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     def run_it(*args: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_info:
-            run_tool(main, [str(arg) for arg in args])
+            cli.run_tool(main, [str(arg) for arg in args])
         code = exit_info.value.code
         assert isinstance(code, int)
         return code, *capfd.readouterr()
@@ -78,7 +79,7 @@ def test_ade20k_and_its_cache(run: Run, tmp_path: Path) -> None:
     assert "(2 kept, 0 made, 0 removed)" in out
 
 
-def test_custom_from_export_to_training(run: Run, pairs: Path) -> None:
+def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path) -> None:
     code, out, _ = run(
         "export", "--format", "coco", "--images", "images", "--labels", "labels",
         "--classes", "classes.txt", "--out", "coco", "--jobs", 1,
@@ -98,15 +99,12 @@ def test_custom_from_export_to_training(run: Run, pairs: Path) -> None:
         np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / f"labels/{name}.png")))
     assert "everything was there" in run(*args)[1]
     # It trains as it is.
-    train = runpy.run_path(str(ROOT / "tools/train.py"))["main"]
-    with pytest.raises(SystemExit) as exit_info:
-        run_tool(train, ["configs/mine.py", "--cfg-options", "train_dataloader.num_workers=0",
-                         "train_dataloader.persistent_workers=False",
-                         "val_dataloader.num_workers=0", "val_dataloader.persistent_workers=False",
-                         "train_dataloader.batch_size=2", "train_cfg.max_iters=1",
-                         "train_cfg.val_interval=1"])  # fmt: skip
-    assert not exit_info.value.code
-    assert list((pairs / "work_dirs/mine").glob("*.pth"))
+    small = ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=1"]
+    for loader in ("train", "val"):
+        small += [f"{loader}_dataloader.num_workers=0"]
+        small += [f"{loader}_dataloader.persistent_workers=False"]
+    run_tool("train.py", "configs/mine.py", "--cfg-options", *small, cwd=pairs).check()
+    assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
 
 
 BAD = {

@@ -17,9 +17,9 @@ Labels = npt.NDArray[np.uint8]
 
 
 def png(labels: Labels) -> bytes:
-    """An 8-bit grey PNG of a label map (H, W): what every reader takes for indices."""
+    """An 8-bit PNG, grey of a label map (H, W), which every reader takes for indices."""
     stream = io.BytesIO()
-    Image.fromarray(labels, mode="L" if labels.ndim == 2 else None).save(stream, "PNG")
+    Image.fromarray(labels).save(stream, "PNG")
     return stream.getvalue()
 
 
