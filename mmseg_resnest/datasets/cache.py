@@ -68,7 +68,7 @@ def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 0
     header = _HEADER.pack(
-        _MAGIC, _VERSION, height, width, channels, zlib.crc32(pixels), source.st_size,
+        _MAGIC, _VERSION, height, width, channels, zlib.crc32(pixels.data), source.st_size,
         source.st_mtime_ns,
     )  # fmt: skip
     return header.ljust(_OFFSET, b"\0") + pixels.tobytes()
@@ -104,7 +104,7 @@ def read_entry(
     except (OSError, struct.error, ValueError):
         return None
     pixels = np.frombuffer(mapped, np.uint8, count, _OFFSET).reshape(shape)
-    return None if check and zlib.crc32(pixels) != crc else pixels
+    return None if check and zlib.crc32(pixels.data) != crc else pixels
 
 
 def index_text(root: Path) -> str:

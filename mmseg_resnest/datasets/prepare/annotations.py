@@ -525,7 +525,7 @@ def _render_colours(
     mask = open_image(place.read(), place)
     if mask.mode in ("RGBA", "LA", "PA") or "transparency" in mask.info:
         mask = mask.convert("RGBA")
-        if mask.getextrema()[3] != (255, 255):
+        if mask.getchannel("A").getextrema() != (255, 255):
             raise UserError(f"{place}: has transparent pixels; save it without an alpha channel")
     rgb = np.asarray(mask.convert("RGB"))
     _check_size(rgb, place, image)

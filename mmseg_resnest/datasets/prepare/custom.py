@@ -30,7 +30,7 @@ from .sources import Place
 from .work import Workspace, cores, in_parallel, write_whole
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
-GROUP_PATTERN = r"(.*?)[^/A-Za-z0-9]*[A-Za-z]?\d+"
+GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
 _MOST_CLASSES = 255  # 255 itself means ignored
 
 
@@ -204,7 +204,7 @@ def split_by_groups(
 
     target = val_fraction * len(names)
     val: list[str] = []
-    chosen = set()
+    chosen: set[str] = set()
     order = sorted(groups, key=place)
     for group in order:
         after = len(val) + len(groups[group])

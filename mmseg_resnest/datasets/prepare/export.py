@@ -115,7 +115,7 @@ def _export_one(
     if image_size(picture.file, picture.file) != (height, width):
         raise UserError(f"{place}: differs in size from its image {picture}")
     if form == "labelme":
-        shapes = [
+        shapes: list[dict[str, Any]] = [
             {
                 "label": names[value],
                 "points": [list(corner) for corner in corners],
@@ -160,7 +160,8 @@ def _write_coco(
     rows: Sequence[Colour],
     parts: Sequence[tuple[str, str, int, int, list[dict[str, Any]]]],
 ) -> None:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (_, name, height, width, areas) in enumerate(parts, start=1):
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for area in areas:

@@ -156,7 +156,7 @@ def outlines(
         yield value, corners
 
 
-def _enclosed(corners: Sequence[tuple[int, int]]) -> int:
+def _enclosed(corners: list[tuple[int, int]]) -> int:
     """Twice the area inside of a polygon."""
     return abs(
         sum(

@@ -16,7 +16,14 @@ from .sources import Archive, Files, Place
 
 _INSIDE = "VOCdevkit/VOC2012"
 _VALUES = (*range(21), 255)
-_COLOURS = {tuple(int(v) for v in bit_palette()[value]): value for value in _VALUES}
+_COLOURS = {
+    (int(red), int(green), int(blue)): value
+    for value, (red, green, blue) in enumerate(bit_palette())
+    if value in _VALUES
+}
+    (int(r), int(g), int(b)): v
+    for v, (r, g, b) in zip(_VALUES, bit_palette()[[*_VALUES]], strict=True)
+}
 
 
 def _in_index_form(place: Place) -> bool:
