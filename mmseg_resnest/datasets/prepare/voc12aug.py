@@ -21,9 +21,6 @@ _COLOURS = {
     for value, (red, green, blue) in enumerate(bit_palette())
     if value in _VALUES
 }
-    (int(r), int(g), int(b)): v
-    for v, (r, g, b) in zip(_VALUES, bit_palette()[[*_VALUES]], strict=True)
-}
 
 
 def _in_index_form(place: Place) -> bool:

@@ -185,7 +185,12 @@ def test_killed_and_continued(tmp_path: Path, ade_members: Members) -> None:
 
     def slowly() -> None:
         fast = Place.read
-        Place.read = lambda self: (time.sleep(0.01), fast(self))[1]  # type: ignore[method-assign]
+
+        def read(self: Place) -> bytes:
+            time.sleep(0.01)
+            return fast(self)
+
+        Place.read = read  # type: ignore[method-assign]
         prepare(dataset, tmp_path / "data", [file], jobs=2)
 
     for wanted in (5, 40):  # killed twice
