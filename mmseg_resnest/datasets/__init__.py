@@ -3,6 +3,7 @@
 
 from .camvid import CamVidDataset
 from .check import check_start, guard_labels, leaf_datasets
+from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .loading import LoadAnnotations, LoadImageFromFile
 from .scenes import ScenesDataset, write_scenes
@@ -10,6 +11,7 @@ from .transforms import RandomLongEdgeResize
 
 __all__ = [
     "CamVidDataset",
+    "CustomDataset",
     "LoadAnnotations",
     "LoadImageFromFile",
     "RandomLongEdgeResize",

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The stack's loading transforms, which here name the file that they cannot load.
+"""The stack's loading transforms, with the fast cache, and errors that name the file.
 
-They load the same bytes in the same way. A file that breaks after hours is reported as
+They load the same pixels, and have the stack's names, so that every config has them. A file that breaks after hours is reported as
 ``tools/check_data.py`` reports it, instead of as an assertion or an error of a library.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..registry import TRANSFORMS
+from .cache import ImageFromCache, LabelsFromCache
 
 __all__ = ["LoadAnnotations", "LoadImageFromFile"]
 
@@ -44,8 +45,10 @@ def _refuse(results: dict, image: Any, label: Any, error: Exception | None, key:
 
 
 @TRANSFORMS.register_module()
-class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
-    """``mmcv.transforms.LoadImageFromFile``, with an error that names the file.
+class LoadImageFromFile(ImageFromCache, mmcv.transforms.LoadImageFromFile):
+    """``mmcv.transforms.LoadImageFromFile`` with the fast cache and an error that names the file.
+
+    Args: as :class:`~mmseg_resnest.datasets.cache.ImageFromCache`.
 
     Raises:
         UserError: The image is missing, truncated, damaged or no image.
@@ -66,14 +69,14 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
 
 
 @TRANSFORMS.register_module()
-class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
-    """``mmseg``'s ``LoadAnnotations``, with an error that names the file.
+class LoadAnnotations(LabelsFromCache, mmseg.datasets.transforms.LoadAnnotations):
+    """``mmseg``'s ``LoadAnnotations`` with the fast cache and an error that names the file.
 
     Args:
         num_classes: Refuse labels that are neither a class nor ``ignore_index`` once loaded;
             None takes any. Training sets it to the number of the data set's classes.
         ignore_index: The label that the loss leaves out.
-        **kwargs: As ``mmseg.datasets.transforms.LoadAnnotations``.
+        **kwargs: As :class:`~mmseg_resnest.datasets.cache.LabelsFromCache`.
 
     Raises:
         UserError: The label map is missing, broken, in colour, of another size than its image or

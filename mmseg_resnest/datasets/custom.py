@@ -1,0 +1,116 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A data set of one's own: a folder of images, a folder of label maps, and lists of names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+
+from ..errors import UserError
+from ..registry import DATASETS
+from .layout import FolderCheck
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@DATASETS.register_module()
+class CustomDataset(FolderCheck, BaseSegDataset):
+    """Images and label maps that share their names, as ``tools/prepare_data.py custom`` makes them.
+
+    Label maps are 8-bit PNGs with 0..K-1 = class and 255 = ignored. Images may have any of the
+    suffixes, even mixed. Folders below the two folders are part of the names.
+
+    Args:
+        img_suffix: Suffixes that images may have.
+        seg_map_suffix: Suffix of label maps.
+        **kwargs: As ``mmseg.datasets.BaseSegDataset``; ``metainfo`` gives ``classes`` and
+            ``palette``. With ``ann_file`` (one name without suffix a line) only the images it
+            lists are taken.
+
+    Raises:
+        UserError: A folder is missing or empty, an image or a label map lacks its partner, two
+            images share a name, or a listed image is not there.
+    """
+
+    METAINFO: dict[str, Any] = dict()
+
+    def __init__(
+        self,
+        img_suffix: str | Sequence[str] = _SUFFIXES,
+        seg_map_suffix: str = ".png",
+        **kwargs: Any,
+    ) -> None:
+        suffixes = (img_suffix,) if isinstance(img_suffix, str) else tuple(img_suffix)
+        super().__init__(img_suffix=suffixes, seg_map_suffix=seg_map_suffix, **kwargs)
+
+    def image_suffixes(self) -> tuple[str, ...]:
+        """The suffixes that an image may have."""
+        return tuple(self.img_suffix)
+
+    def load_data_list(self) -> list[dict]:
+        """Lists the samples; a label map without an image is a mistake too."""
+        samples = super().load_data_list()
+        folder = self.data_prefix.get("seg_map_path")
+        if folder is not None and not self.ann_file:
+            labelled = {sample["seg_map_path"] for sample in samples}
+            for _, file in _stems(folder, (self.seg_map_suffix,)):
+                if str(file) not in labelled:
+                    raise UserError(
+                        f"{type(self).__name__}: label map {file} has no image in"
+                        f" {self.data_prefix['img_path']}; add the image or remove the label map"
+                    )
+        return samples
+
+    def _list_samples(self) -> list[dict]:
+        name = type(self).__name__
+        top = self.data_prefix["img_path"]
+        images: dict[str, Path] = {}
+        for stem, file in _stems(top, self.image_suffixes()):
+            if stem in images:
+                raise UserError(
+                    f"{name}: {images[stem]} and {file.name} are the same image twice; remove one"
+                    " of them"
+                )
+            images[stem] = file
+        if self.ann_file:
+            lines = Path(self.ann_file).read_text(encoding="utf-8").splitlines()
+            listed = [line.strip() for line in lines if line.strip()]
+            absent = [stem for stem in listed if stem not in images]
+            if absent:
+                raise UserError(
+                    f"{name}: {self.ann_file} lists {absent[0]}, but {top} holds no such image"
+                )
+            images = {stem: images[stem] for stem in listed}
+
+        folder = self.data_prefix.get("seg_map_path")
+        samples = []
+        for stem, image in sorted(images.items()):
+            sample: dict[str, Any] = dict(
+                img_path=str(image),
+                label_map=self.label_map,
+                reduce_zero_label=self.reduce_zero_label,
+                seg_fields=[],
+            )
+            if folder is not None:
+                sample["seg_map_path"] = str(Path(folder, stem + self.seg_map_suffix))
+            samples.append(sample)
+        return samples
+
+
+def _stems(top: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """Names without suffix, with their folders, and paths of what has such a suffix.
+
+    A folder with such a name is listed too: it is a mistake, which passing it over would hide.
+    """
+    found = []
+    for where, folders, names in os.walk(top, followlinks=True):
+        for name in (*folders, *names):
+            suffix = next((s for s in suffixes if name.endswith(s)), None)
+            if suffix is not None:
+                file = Path(where, name)
+                found.append((file.relative_to(top).as_posix().removesuffix(suffix), file))
+    return sorted(found)

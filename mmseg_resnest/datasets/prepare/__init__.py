@@ -1,0 +1,32 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Preparing data sets: from what is published, or what one has, to what configs read."""
+
+from .ade20k import ADE20K
+from .build_cache import build_cache
+from .camvid import CAMVID
+from .cityscapes import CITYSCAPES
+from .custom import CustomOptions, CustomReport, prepare_custom
+from .dataset import DataSet, Report, prepare
+from .export import EXPORTS, export_labels
+from .pascal_context import PASCAL_CONTEXT
+from .scenes import SCENES_CACHED, prepare_scenes
+from .voc12aug import VOC12AUG
+
+DATA_SETS: dict[str, DataSet] = {
+    dataset.name: dataset for dataset in (ADE20K, CITYSCAPES, VOC12AUG, PASCAL_CONTEXT, CAMVID)
+}
+
+__all__ = [
+    "DATA_SETS",
+    "EXPORTS",
+    "SCENES_CACHED",
+    "CustomOptions",
+    "CustomReport",
+    "DataSet",
+    "Report",
+    "build_cache",
+    "export_labels",
+    "prepare",
+    "prepare_custom",
+    "prepare_scenes",
+]

@@ -1,0 +1,193 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Writing the fast cache that ``datasets.cache`` reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError
+from ..cache import (
+    FOLDER,
+    SUFFIX,
+    decode_image,
+    decode_label,
+    entry_bytes,
+    entry_path,
+    index_text,
+    read_entry,
+)
+from .annotations import image_size
+from .work import cores, in_parallel, write_whole
+
+_DECODE = {"image": decode_image, "label": decode_label}
+_CHANNELS = {"image": 3, "label": 1}
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What was written.
+
+    Attributes:
+        folder: The cache.
+        files: How many entries it has.
+        size: Of the cache, in bytes.
+        source_size: Of the files that it holds decoded, in bytes.
+        done: Entries ``made`` and ``kept``, and old ones ``removed``.
+        linked: Whether the data set's folder leads to the cache, so that configs find it.
+    """
+
+    folder: Path
+    files: int
+    size: int
+    source_size: int
+    done: dict[str, int]
+    linked: bool
+
+
+def build_cache(
+    data: str | os.PathLike[str],
+    patterns: Iterable[tuple[str, str]],
+    cache: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    verify: bool = False,
+) -> CacheReport:
+    """Writes the decoded images and label maps of a prepared data set.
+
+    Each entry is read back and compared with the decoded pixels before it gets its name. Entries
+    of files that have not changed are kept, those of files that are gone are removed. It can be
+    killed and called again at any moment.
+
+    Args:
+        data: The data set's folder.
+        patterns: ``image`` or ``label`` and a pattern of files in the folder.
+        cache: Where to; None is ``.mmseg_cache`` in the folder.
+        jobs: Processes; None is one a core.
+        verify: Decode every file again and compare its kept entry too.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: There is nothing to cache, no room, or a file that cannot be decoded.
+    """
+    data = Path(data)
+    files = [
+        (kind, file.relative_to(data).as_posix())
+        for kind, pattern in patterns
+        for file in sorted(data.glob(pattern))
+    ]
+    if not files:
+        raise UserError(f"{data}: holds no images to cache; prepare the data set first")
+    inside = data / FOLDER
+    folder = Path(cache) if cache is not None else inside
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        index = index_text(data)
+        marker = folder / "cache.json"
+        if cache is not None and not marker.is_file() and any(folder.iterdir()):
+            raise UserError(f"--cache {folder}: is not empty and no cache; name another folder")
+        old = marker.read_text(encoding="utf-8") if marker.is_file() else None
+        if old != index:
+            # A data set that was moved takes its cache along: paths in it are relative.
+            if old is not None and cache is not None:
+                raise UserError(f"--cache {folder}: is the cache of another data set; name another")
+            write_whole(marker, index.encode())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); name another place with --cache DIR"
+        ) from error
+    done: Counter[str] = Counter(removed=_remove_others(folder, {name for _, name in files}))
+    done.update(dict.fromkeys(("made", "kept"), 0))
+    todo = files
+    if not verify:
+        todo = [job for job in files if read_entry(*_ends(data, folder, job)) is None]
+        done["kept"] = len(files) - len(todo)
+    _check_room(data, folder, todo)
+    processes = cores() if jobs is None else jobs
+    try:
+        for how in in_parallel(partial(_write, data, folder), todo, processes, "cache"):
+            done[how] += 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("run the same command again to go on") from None
+    linked = _link(inside, folder)
+    size = sum(_ends(data, folder, job)[0].stat().st_size for job in files)
+    source_size = sum((data / name).stat().st_size for _, name in files)
+    return CacheReport(folder, len(files), size, source_size, dict(done), linked)
+
+
+def _ends(data: Path, folder: Path, job: tuple[str, str]) -> tuple[Path, Path]:
+    return entry_path(folder, job[1]), data / job[1]
+
+
+def _write(data: Path, folder: Path, job: tuple[str, str]) -> str:
+    entry, source = _ends(data, folder, job)
+    status = source.stat()
+    try:
+        pixels = _DECODE[job[0]](source.read_bytes())
+        assert pixels is not None
+    except Exception as error:  # decoders raise whatever they please
+        raise UserError(f"{source}: is no image or is damaged; mend or remove it") from error
+    kept = read_entry(entry, source, check=True)
+    if kept is not None and np.array_equal(kept, pixels):
+        return "kept"
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    part = entry.with_name(f"{entry.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(entry_bytes(pixels, status))
+        back = read_entry(part, source, check=True)
+        if back is None or not np.array_equal(back, pixels):
+            raise UserError(
+                f"{entry}: what was written does not read back as {source}; check the disk, or"
+                " whether the file is being changed"
+            )
+        part.replace(entry)
+    except OSError as error:
+        raise UserError(f"{entry}: cannot be written ({error.strerror})") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return "made"
+
+
+def _remove_others(folder: Path, names: set[str]) -> int:
+    """Removes entries of files that are gone, and half-written ones; returns how many entries."""
+    removed = 0
+    for file in [*folder.rglob(f"*{SUFFIX}"), *folder.rglob(f"*{SUFFIX}.*.part")]:
+        name = file.relative_to(folder).as_posix().removesuffix(SUFFIX)
+        if name not in names:
+            file.unlink(missing_ok=True)
+            removed += file.suffix == SUFFIX
+    return removed
+
+
+def _check_room(data: Path, folder: Path, todo: Sequence[tuple[str, str]]) -> None:
+    needed = 0
+    for kind, name in todo:
+        height, width = image_size(data / name, data / name)
+        needed += height * width * _CHANNELS[kind]
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make"
+            " room or name another place with --cache DIR"
+        )
+
+
+def _link(inside: Path, folder: Path) -> bool:
+    """Leads from the data set's folder to a cache elsewhere; False where that cannot be."""
+    if inside == folder or (inside.exists() and inside.samefile(folder)):
+        return True
+    try:
+        if inside.is_symlink():
+            inside.unlink()
+        inside.symlink_to(folder.resolve())
+    except OSError:
+        return False
+    return True

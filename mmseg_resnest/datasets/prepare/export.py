@@ -1,0 +1,179 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Label maps written in the forms that annotation tools keep: the way back of ``annotations``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from .annotations import IGNORED_NAME, IMAGE_SUFFIXES, Colour, image_size, read_table
+from .labels import Labels, bit_palette, indices, png
+from .shapes import compress_rle, encode_rle, outlines
+from .sources import Place, list_folder
+from .work import cores, in_parallel, put_link, write_whole
+
+EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
+
+
+def export_labels(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    classes: str | os.PathLike[str],
+    form: str,
+    out: str | os.PathLike[str],
+    jobs: int | None = None,
+) -> int:
+    """Writes a folder of images and index PNGs in another form.
+
+    Polygons follow the pixels' borders, so that reading them back gives every pixel as it was
+    (``shapes``). Labels that the class list does not name become ``__ignore__``.
+
+    Args:
+        images: Folder of the images.
+        labels: Folder of the label maps, of the images' names.
+        classes: Class list: the name of label 0, 1, ..., and colours for ``colour``.
+        form: One of ``EXPORTS``: LabelMe files beside the images; ``annotations.json`` with
+            polygons or with compressed or plain run lengths; colour masks in ``masks/`` and their
+            table ``colours.txt``.
+        out: A new or empty folder; the images go there, or to ``images/`` in it.
+        jobs: Processes; None is one a core.
+
+    Returns:
+        How many label maps were written.
+
+    Raises:
+        UserError: A folder or file is missing or is not what it should be.
+    """
+    images, labels, out = Path(images), Path(labels), Path(out)
+    if form not in EXPORTS:
+        raise UserError(f"form {form}: must be one of {', '.join(EXPORTS)}")
+    for option, folder in (("--images", images), ("--labels", labels)):
+        if not folder.is_dir():
+            raise UserError(f"{option} {folder}: is no folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: is not empty; name a new folder")
+    rows = _with_colours(read_table(Path(classes)))
+    pictures = {
+        Path(place.name).with_suffix("").as_posix(): place
+        for place in list_folder(images)
+        if Path(place.name).suffix.lower() in IMAGE_SUFFIXES
+    }
+    pairs = []
+    for place in list_folder(labels):
+        stem = Path(place.name).with_suffix("").as_posix()
+        if stem not in pictures:
+            raise UserError(f"{place.file}: there is no image {stem} in {images}")
+        pairs.append((stem, pictures[stem], place))
+    if not pairs:
+        raise UserError(f"--labels {labels}: holds no label map")
+    picture_folder = out if form == "labelme" else out / "images"
+    for _, picture, _ in pairs:
+        target = picture_folder / picture.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        put_link(picture.file, target)
+    work = partial(_export_one, form, rows, out)
+    parts = list(in_parallel(work, pairs, cores() if jobs is None else jobs, f"write {form}"))
+    if form.startswith("coco"):
+        _write_coco(out / "annotations.json", rows, sorted(parts, key=lambda part: part[0]))
+    if form == "colour":
+        lines = [f"{row.name} {' '.join(map(str, row.rgb or ()))}\n" for row in rows]
+        write_whole(out / "colours.txt", "".join(lines).encode())
+    return len(pairs)
+
+
+def _with_colours(rows: Sequence[Colour]) -> list[Colour]:
+    """The classes, each with a colour, and ``__ignore__`` for every other label."""
+    given = {row.rgb for row in rows}
+    free = (
+        (int(r), int(g), int(b))
+        for r, g, b in bit_palette()[1:]
+        if (int(r), int(g), int(b)) not in given
+    )
+    full = [row if row.rgb is not None else Colour(row.name, next(free)) for row in rows]
+    if all(row.name != IGNORED_NAME for row in full):
+        black = (0, 0, 0)
+        full.append(Colour(IGNORED_NAME, black if black not in given else next(free)))
+    return full
+
+
+def _export_one(
+    form: str, rows: Sequence[Colour], out: Path, pair: tuple[str, Place, Place]
+) -> tuple[str, str, int, int, list[dict[str, Any]]]:
+    stem, picture, place = pair
+    names = [row.name for row in rows]
+    other = names.index(IGNORED_NAME)
+    values = indices(place.read(), place)
+    labels: Labels = np.where(values < other, values, other).astype(np.uint8)
+    height, width = labels.shape
+    if image_size(picture.file, picture.file) != (height, width):
+        raise UserError(f"{place}: differs in size from its image {picture}")
+    if form == "labelme":
+        shapes: list[dict[str, Any]] = [
+            {
+                "label": names[value],
+                "points": [list(corner) for corner in corners],
+                "group_id": None,
+                "shape_type": "polygon",
+                "flags": {},
+            }
+            for value, corners in outlines(labels)
+        ]
+        target = out / f"{stem}.json"
+        data: Mapping[str, Any] = {
+            "version": "5.0.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": Path(picture.name).name,
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        write_whole(target, json.dumps(data).encode())
+    elif form == "colour":
+        palette = np.array([row.rgb for row in rows], dtype=np.uint8)
+        target = out / "masks" / f"{stem}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, png(palette[labels]))
+    areas: list[dict[str, Any]] = []
+    if form == "coco":
+        for value, corners in outlines(labels):
+            flat = [coordinate for corner in corners for coordinate in corner]
+            areas.append({"value": value, "segmentation": [flat], "iscrowd": 0})
+    elif form.startswith("coco-"):
+        for value in np.unique(labels):
+            counts = encode_rle(labels == value)
+            text = compress_rle(counts) if form == "coco-rle" else counts
+            runs = {"size": [height, width], "counts": text}
+            areas.append({"value": int(value), "segmentation": runs, "iscrowd": 1})
+    return stem, picture.name, height, width, areas
+
+
+def _write_coco(
+    file: Path,
+    rows: Sequence[Colour],
+    parts: Sequence[tuple[str, str, int, int, list[dict[str, Any]]]],
+) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (_, name, height, width, areas) in enumerate(parts, start=1):
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        for area in areas:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": area["value"] + 1,
+                    "segmentation": area["segmentation"],
+                    "iscrowd": area["iscrowd"],
+                }
+            )
+    categories = [{"id": n, "name": row.name} for n, row in enumerate(rows, start=1)]
+    data = {"images": images, "annotations": annotations, "categories": categories}
+    write_whole(file, json.dumps(data).encode())

@@ -1,0 +1,141 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Label maps as arrays and as files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ...errors import UserError
+
+Labels = npt.NDArray[np.uint8]
+
+
+def png(labels: Labels) -> bytes:
+    """An 8-bit PNG, grey of a label map (H, W), which every reader takes for indices."""
+    stream = io.BytesIO()
+    Image.fromarray(labels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def open_image(data: bytes, name: object) -> Image.Image:
+    """Decodes an image file.
+
+    Raises:
+        UserError: It is no image or is damaged.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as error:  # Pillow's decoders raise whatever they please
+        raise UserError(f"{name}: is no image or is damaged ({error}); get it again") from error
+    return image
+
+
+def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
+    """The values of a grey or palette image file (H, W), 8-bit or 16-bit.
+
+    Raises:
+        UserError: It is no such image.
+    """
+    image = open_image(data, name)
+    if image.mode == "1":
+        image = image.convert("L").point(lambda value: value // 255)
+    if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
+        raise UserError(
+            f"{name}: has colours (mode {image.mode}) where label numbers are expected; take"
+            " --format colour, or get the index maps"
+        )
+    if image.format == "JPEG":
+        raise UserError(f"{name}: is a JPEG, which changes label numbers; get a lossless file")
+    return np.asarray(image).astype(np.int64)
+
+
+def bit_palette(size: int = 256) -> npt.NDArray[np.uint8]:
+    """The palette of VOC's label files, (size, 3) RGB: a number's bits, dealt out in turn."""
+    number = np.arange(size)
+    palette = np.zeros((size, 3), dtype=np.int64)
+    for bit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
+    return palette.astype(np.uint8)
+
+
+def pack_colours(rgb: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """RGB (..., 3) as one number a pixel."""
+    wide = rgb.astype(np.int32)
+    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+
+
+def colours_to_labels(
+    rgb: npt.NDArray[np.uint8], table: Mapping[tuple[int, int, int], int], name: object
+) -> Labels:
+    """Label map (H, W) of a colour-coded image (H, W, 3).
+
+    Args:
+        rgb: The image.
+        table: Label by colour.
+        name: What the message calls the image.
+
+    Raises:
+        UserError: A colour is not in the table; says which, how often and where.
+    """
+    keys = pack_colours(np.array(list(table), dtype=np.uint8).reshape(-1, 3))
+    order = np.argsort(keys)
+    values = np.array(list(table.values()), dtype=np.uint8)[order]
+    keys = keys[order]
+    packed = pack_colours(rgb)
+    position = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
+    unknown = keys[position] != packed
+    if unknown.any():
+        y, x = (int(v) for v in np.argwhere(unknown)[0])
+        others = len(np.unique(packed[unknown]))
+        colour = tuple(int(v) for v in rgb[y, x])
+        more = f" and {others - 1} other colours" if others > 1 else ""
+        raise UserError(
+            f"{name}: colour {colour} at column {x}, row {y}{more} is not in the colour table"
+            f" ({int(unknown.sum())} pixels); add it to the table, or get the masks from before"
+            " they were resized or saved as JPEG"
+        )
+    return values[position]
+
+
+def map_values(
+    values: npt.NDArray[np.int64], table: Mapping[int, int], name: object, what: str
+) -> Labels:
+    """Replaces every value by the table's.
+
+    Raises:
+        UserError: A value is not in the table.
+    """
+    found = occurring(values)
+    unknown = [value for value in found if value not in table]
+    if unknown:
+        raise UserError(f"{name}: holds {what} {unknown[0]}, which is not one of the data set's")
+    lookup = np.zeros(max(found, default=0) + 1, dtype=np.uint8)
+    lookup[found] = [table[value] for value in found]
+    return lookup[values]
+
+
+def occurring(values: npt.NDArray[Any]) -> list[int]:
+    """The numbers that occur in an array of numbers from 0 on, in order."""
+    if values.size and values.min() < 0:
+        return np.unique(values).tolist()
+    return [int(value) for value in np.flatnonzero(np.bincount(values.reshape(-1)))]
+
+
+def check_range(labels: npt.NDArray[np.int64], allowed: Sequence[int], name: object) -> Labels:
+    """The labels as 8-bit numbers.
+
+    Raises:
+        UserError: One of them is not allowed.
+    """
+    bad = sorted(set(occurring(labels)) - set(allowed))
+    if bad:
+        raise UserError(f"{name}: holds label {bad[0]}, which is not one of the data set's")
+    return labels.astype(np.uint8)

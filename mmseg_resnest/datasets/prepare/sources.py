@@ -1,0 +1,354 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Where a data set comes from: folders, archives and single files, read and never written.
+
+Every file of every source gets a name, its path in the folder or archive with forward slashes.
+Data sets look for the ends of these names, so that it does not matter how deep a copy lies.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import stat
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from tqdm import tqdm
+
+from ...errors import UserError
+
+_ZIP = (".zip",)
+_TAR = (".tar",)
+_STREAMS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # readable from the start only
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """One file of a source; small, so that it can be sent to another process.
+
+    Attributes:
+        name: Its name in the source, with forward slashes.
+        size: In bytes, uncompressed.
+        stamp: Changes when the content changes: CRC-32 or modification time.
+        file: The file itself, or the archive that it lies in.
+        kind: ``file``, ``zip``, ``tar``, or ``staged``: a file that will be removed at the end.
+        offset: Where its bytes start, for ``tar``.
+    """
+
+    name: str
+    size: int
+    stamp: str
+    file: Path
+    kind: str = "file"
+    offset: int = 0
+
+    def read(self) -> bytes:
+        """The whole content; a ZIP archive's CRC-32 is checked.
+
+        Raises:
+            UserError: It is damaged or cannot be read.
+        """
+        try:
+            if self.kind == "zip":
+                return _open_zip(str(self.file), os.getpid()).read(self.name)
+            with open(self.file, "rb") as stream:
+                stream.seek(self.offset)
+                data = stream.read(self.size if self.kind == "tar" else -1)
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise UserError(f"{self}: cannot be read ({error}); get the file again") from error
+        except Exception as error:  # zlib.error and its like have no common base
+            raise UserError(f"{self}: is damaged ({error}); get the archive again") from error
+        if self.kind == "tar" and len(data) != self.size:
+            raise UserError(f"{self}: the archive ends early; get it again")
+        return data
+
+    def __str__(self) -> str:
+        return str(self.file) if self.kind in ("file", "staged") else f"{self.file}: {self.name}"
+
+
+@functools.lru_cache(maxsize=4)
+def _open_zip(path: str, pid: int) -> zipfile.ZipFile:
+    """An open archive for each process: a file position shared with a parent would wander."""
+    return zipfile.ZipFile(path)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official file: its name, where it is published and what it must hash to.
+
+    Attributes:
+        name: File name.
+        url: Public address; None when it is behind a login.
+        sha1: Hex digest, or None when none is published.
+        md5: The same, where the publisher gives only this one.
+    """
+
+    name: str
+    url: str | None = None
+    sha1: str | None = None
+    md5: str | None = None
+
+    def check(self, file: Path) -> str:
+        """Hashes a file and compares.
+
+        Returns:
+            ``algorithm:hex``, or ``''`` where no hash is published.
+
+        Raises:
+            UserError: The digest differs.
+        """
+        wanted = self.sha1 or self.md5
+        if wanted is None:
+            return ""
+        kind = "SHA-1" if self.sha1 else "MD5"
+        found = hash_file(file, "sha1" if self.sha1 else "md5")
+        if found != wanted:
+            raise UserError(
+                f"{file}: its {kind} is {found}, not {wanted}: it is damaged, incomplete or another"
+                " version; get it again, or unpack it yourself and name the folder with --source"
+            )
+        return f"{kind}:{found}"
+
+
+def hash_file(file: Path, algorithm: str) -> str:
+    """Hex digest of a file, with a progress bar on a terminal."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    bar = tqdm(
+        total=file.stat().st_size,
+        unit="B",
+        unit_scale=True,
+        desc=f"check {file.name}",
+        disable=None,
+    )
+    with bar, open(file, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def is_archive(file: Path) -> bool:
+    """Whether the name ends as an archive's."""
+    return file.name.lower().endswith(_ZIP + _TAR + _STREAMS)
+
+
+def check_names(names: Sequence[str], archive: Path) -> None:
+    """Makes sure that no member of an archive would be written outside of its folder.
+
+    Raises:
+        UserError: A name is absolute, climbs with ``..``, has a drive, a backslash or a control
+            character, or occurs twice.
+    """
+    seen = set()
+    for name in names:
+        parts = PurePosixPath(name).parts
+        unsafe = (
+            name.startswith("/")
+            or ".." in parts
+            or "\\" in name
+            or re.match(r"[A-Za-z]:", name) is not None
+            or any(ord(character) < 32 for character in name)
+        )
+        if unsafe:
+            raise UserError(
+                f"{archive}: holds the unsafe path {name!r}; it is no official archive and is not"
+                " unpacked"
+            )
+        if name in seen:
+            raise UserError(f"{archive}: holds {name!r} twice; it is not unpacked")
+        seen.add(name)
+
+
+def list_archive(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
+    """The files of an archive.
+
+    A compressed tar file can be read from its start only, so those of its files whose names match
+    ``wanted`` are unpacked into ``staging`` first; what an interrupted run unpacked is kept.
+
+    Raises:
+        UserError: It is no archive, is damaged or has unsafe paths.
+    """
+    stamp = file_stamp(file)
+    name = file.name.lower()
+    try:
+        if name.endswith(_ZIP):
+            yield from _list_zip(file)
+        elif name.endswith(_TAR):
+            with tarfile.open(file, "r:") as archive:
+                members = _safe_members(archive.getmembers(), file)
+                _check_end(file, archive.offset)
+            for member in members:
+                yield Place(
+                    member.name, member.size, f"{stamp}+{member.offset_data}", file, "tar",
+                    member.offset_data,
+                )  # fmt: skip
+        else:
+            yield from _unpack_stream(file, staging, wanted)
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{file}: cannot be read as an archive ({error}); get it again") from error
+
+
+def _list_zip(file: Path) -> Iterator[Place]:
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+    check_names([info.filename for info in infos], file)
+    for info in infos:
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise UserError(f"{file}: {info.filename!r} is a link; the archive is not unpacked")
+        if info.flag_bits & 1:
+            raise UserError(f"{file}: is encrypted; unpack it and name the folder with --source")
+        if not info.is_dir():
+            yield Place(info.filename, info.file_size, f"crc{info.CRC:08x}", file, "zip")
+
+
+def _check_end(file: Path, offset: int) -> None:
+    """A tar file ends in blocks of zeros; tarfile takes one that is cut short for a whole one."""
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        block = stream.read(512)
+    if len(block) < 512 or any(block):
+        raise UserError(f"{file}: ends early; get it again")
+
+
+def _safe_members(members: list[tarfile.TarInfo], file: Path) -> list[tarfile.TarInfo]:
+    check_names([member.name for member in members], file)
+    for member in members:
+        if not (member.isfile() or member.isdir()):
+            raise UserError(
+                f"{file}: {member.name!r} is a link or device; the archive is not unpacked"
+            )
+    return [member for member in members if member.isfile()]
+
+
+def _unpack_stream(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
+    folder = staging / f"{file.name}-{file_stamp(file)}"
+    complete = folder / ".complete"
+    pattern = re.compile(wanted)
+    if not complete.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(
+            total=file.stat().st_size, unit="B", unit_scale=True, desc=f"unpack {file.name}",
+            disable=None,
+        )  # fmt: skip
+        with bar, open(file, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
+            seen: list[str] = []
+            for member in archive:
+                seen.append(member.name)
+                check_names([member.name], file)
+                bar.update(raw.tell() - bar.n)
+                if member.isfile() and pattern.search(member.name):
+                    target = folder / member.name
+                    if target.is_file() and target.stat().st_size == member.size:
+                        continue
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    part = folder / ".part"
+                    part.write_bytes(cast(IO[bytes], archive.extractfile(member)).read())
+                    part.replace(target)
+                elif not (member.isfile() or member.isdir()):
+                    raise UserError(
+                        f"{file}: {member.name!r} is a link or device; the archive is not unpacked"
+                    )
+            check_names(seen, file)
+        complete.touch()
+    for place in list_folder(folder):
+        yield Place(
+            place.name, place.size, f"{file_stamp(file)}/{place.name}", place.file, "staged"
+        )
+
+
+def list_folder(folder: Path) -> Iterator[Place]:
+    """The files below a folder, links followed, hidden ones left out, in order of their names."""
+    seen = set()
+    for where, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            path = Path(where, name)
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            if stat.S_ISREG(status.st_mode):
+                relative = path.relative_to(folder).as_posix()
+                yield Place(relative, status.st_size, _stamp(status), path)
+
+
+def _stamp(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def file_stamp(file: Path) -> str:
+    """Size and modification time of a file, as text."""
+    return _stamp(file.stat())
+
+
+class Files:
+    """The files of all sources of a data set.
+
+    Args:
+        places: The files.
+        sources: What to call the sources in messages.
+    """
+
+    def __init__(self, places: Sequence[Place], sources: Sequence[Path]) -> None:
+        self.places = list(places)
+        self.sources = [str(source) for source in sources]
+
+    def match(self, pattern: str) -> list[tuple[re.Match[str], Place]]:
+        """The files whose name, from some folder on, matches the whole pattern.
+
+        Args:
+            pattern: Regular expression for the end of the name; it starts at a folder.
+
+        Returns:
+            The matches (their groups are the pattern's) and files, in order of the names.
+        """
+        compiled = re.compile(rf"(?:.*/)?{pattern}\Z")
+        found = [(compiled.match(place.name), place) for place in self.places]
+        return sorted(
+            ((match, place) for match, place in found if match),
+            key=lambda pair: pair[1].name,
+        )
+
+    def one(self, pattern: str) -> Place | None:
+        """The file that matches, or None.
+
+        Raises:
+            UserError: Several match.
+        """
+        found = [place for _, place in self.match(pattern)]
+        if len(found) > 1:
+            raise twice(found[0], found[1])
+        return found[0] if found else None
+
+    def by_name(self, pattern: str) -> dict[str, Place]:
+        """The files that match, by the pattern's groups joined with ``/``.
+
+        Raises:
+            UserError: Two files have the same groups.
+        """
+        result: dict[str, Place] = {}
+        for match, place in self.match(pattern):
+            key = "/".join(match.groups())
+            if key in result:
+                raise twice(result[key], place)
+            result[key] = place
+        return result
+
+
+def twice(one: Place, other: Place) -> UserError:
+    """The complaint about two files where there should be one."""
+    return UserError(f"{one} and {other} are the same file twice; name one of them with --source")

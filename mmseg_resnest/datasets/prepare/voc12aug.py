@@ -1,0 +1,163 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""VOC 2012 with the labels of the Semantic Boundaries Dataset (SBD)."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+import numpy as np
+from scipy.io import loadmat
+
+from ...errors import UserError
+from .dataset import DataSet, Plan
+from .labels import bit_palette, check_range, colours_to_labels, open_image, png
+from .sources import Archive, Files, Place
+
+_INSIDE = "VOCdevkit/VOC2012"
+_VALUES = (*range(21), 255)
+_COLOURS = {
+    (int(red), int(green), int(blue)): value
+    for value, (red, green, blue) in enumerate(bit_palette())
+    if value in _VALUES
+}
+
+
+def _in_index_form(place: Place) -> bool:
+    """Whether a label file's numbers are VOC's; a copy may hold colours or another palette."""
+    image = open_image(place.read(), place)
+    if image.mode == "L":
+        return True
+    if image.mode != "P":
+        return False
+    palette = np.asarray(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
+    used = np.unique(np.asarray(image))
+    used = used[used < len(palette)]
+    return bool((palette[used] == bit_palette()[used]).all())
+
+
+def index_map(place: Place) -> bytes:
+    """The label numbers of a VOC label file, be it palette, grey or colour, as a grey PNG."""
+    image = open_image(place.read(), place)
+    if _in_index_form(place):
+        labels = np.asarray(image).astype(np.int64)
+    else:
+        rgb = np.asarray(image.convert("RGB"))
+        labels = colours_to_labels(rgb, _COLOURS, place).astype(np.int64)
+    return png(check_range(labels, _VALUES, place))
+
+
+def sbd_map(place: Place) -> bytes:
+    """The label map of an SBD file: field ``GTcls.Segmentation``, 0..20."""
+    try:
+        labels = loadmat(io.BytesIO(place.read()))["GTcls"]["Segmentation"][0, 0]
+    except UserError:
+        raise
+    except Exception as error:  # scipy raises whatever the bytes lead it to
+        raise UserError(
+            f"{place}: is no SBD label file ({type(error).__name__}: {error}); get it again"
+        ) from error
+    return png(check_range(np.asarray(labels).astype(np.int64), range(21), place))
+
+
+def names_in(place: Place | None) -> list[str]:
+    """The names of a list file; none when there is no file."""
+    return place.read().decode("utf-8", "replace").split() if place is not None else []
+
+
+def _plan(files: Files, allow_incomplete: bool) -> Plan:
+    plan = Plan()
+    images = files.by_name(r"JPEGImages/([^/]+)\.jpg")
+    labels = files.by_name(r"SegmentationClass/([^/]+)\.png")
+    ready = files.by_name(r"SegmentationClassAug/([^/]+)\.png")
+    sbd = files.by_name(r"cls/([^/]+)\.mat")
+    lists = {
+        split: names_in(files.one(rf"ImageSets/Segmentation/{split}\.txt"))
+        for split in ("train", "val")
+    }
+    extra = [name for split in ("train", "val") for name in names_in(_sbd_list(files, split))]
+    held_out = set(lists["val"])
+    if sbd and not extra:  # unpacked without its lists
+        extra = sorted(sbd)
+    # SBD's training and validation images and VOC's training images, less VOC's validation images.
+    wanted = sorted(({*extra, *lists["train"], *ready}) - held_out)
+
+    def usable(name: str, there: bool, split: str) -> bool:
+        if name in images and there:
+            return True
+        if not allow_incomplete:
+            what = "image" if name not in images else "label map"
+            raise UserError(
+                f"{', '.join(files.sources)}: {name} of {split} has no {what};"
+                f" {VOC12AUG.where}; or take what is there with --allow-incomplete"
+            )
+        return False
+
+    augmented = [
+        name
+        for name in wanted
+        if usable(name, name in sbd or name in labels or name in ready, "trainaug")
+    ]
+    taken = set(augmented)
+    for name in augmented:
+        target = f"{_INSIDE}/SegmentationClassAug/{name}.png"
+        # VOC's own labels where there are both: they are finer and mark the borders.
+        if name in lists["train"] and name in labels:
+            plan.make(target, labels[name].stamp, partial(index_map, labels[name]))
+        elif name in sbd:
+            plan.make(target, sbd[name].stamp, partial(sbd_map, sbd[name]))
+        else:
+            place = ready.get(name, labels.get(name))
+            assert place is not None
+            plan.make(target, place.stamp, partial(index_map, place))
+    plan.counts["trainaug"] = len(augmented)
+    for split in ("train", "val"):
+        names = [name for name in lists[split] if usable(name, name in labels, split)]
+        for name in names:
+            target = f"{_INSIDE}/SegmentationClass/{name}.png"
+            if _in_index_form(labels[name]):
+                plan.take(target, labels[name])
+            else:
+                plan.make(target, labels[name].stamp, partial(index_map, labels[name]))
+        taken |= set(names)
+        plan.counts[split] = len(names)
+        plan.write(f"{_INSIDE}/ImageSets/Segmentation/{split}.txt", names)
+    plan.write(f"{_INSIDE}/ImageSets/Segmentation/trainaug.txt", augmented)
+    for name in sorted(taken):
+        plan.take(f"{_INSIDE}/JPEGImages/{name}.jpg", images[name])
+    if not taken:
+        plan.items.clear()
+    return plan
+
+
+def _sbd_list(files: Files, split: str) -> Place | None:
+    return files.one(rf"dataset/{split}\.txt")
+
+
+VOC12AUG = DataSet(
+    name="voc12aug",
+    folder="voc2012",
+    archives=(
+        Archive(
+            "VOCtrainval_11-May-2012.tar",
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            sha1="4e443f8a2eca6b1dac8a6c57641b67dd40621a49",
+        ),
+        Archive(
+            "benchmark.tgz",
+            "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
+            "semantic_contours/benchmark.tgz",
+            sha1="7129e0a480c2d6afb02b517bb18ac54283bfaa35",
+        ),
+    ),
+    where="it is VOCtrainval_11-May-2012.tar of host.robots.ox.ac.uk/pascal/VOC/voc2012 and"
+    " benchmark.tgz of SBD, both named with --source",
+    expected={"trainaug": 10582, "train": 1464, "val": 1449},
+    plan=_plan,
+    wanted=r"(?:^|/)(?:cls/[^/]+\.mat|dataset/(?:train|val)\.txt)$",
+    cached=(
+        ("image", f"{_INSIDE}/JPEGImages/*.jpg"),
+        ("label", f"{_INSIDE}/SegmentationClassAug/*.png"),
+        ("label", f"{_INSIDE}/SegmentationClass/*.png"),
+    ),
+)

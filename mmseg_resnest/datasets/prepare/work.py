@@ -1,0 +1,421 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Making the files of a data set: in parallel, each one whole or absent, and never twice.
+
+A data set's folder gets a hidden folder ``.prepare`` with a lock, half-made files, a journal of
+the files that are finished, and, when all are, a record. Whatever moment the process dies at, the
+next run removes the half-made files and goes on after the journal's last line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import multiprocessing
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from ...errors import UserError
+
+LINKS = ("auto", "reflink", "hard", "symlink", "copy")
+_FICLONE = 0x40049409  # linux/fs.h: share a file's blocks until one of the two is written
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PATIENCE = 2.0  # seconds to wait for the lock
+_CHUNK = 8  # files that a process is given at a time
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to be made.
+
+    Attributes:
+        target: Its path below the data set's folder, with forward slashes.
+        key: Changes when what it is made from changes.
+        link: The file that it is the same as; linked where possible.
+        make: Returns its content otherwise; it must be possible to send it to another process.
+        size: About how many bytes it takes, to see whether there is room; 0 for small ones.
+    """
+
+    target: str
+    key: str
+    link: Path | None = None
+    make: Callable[[], bytes] | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class _Done:
+    target: str
+    key: str
+    size: int
+    mtime_ns: int
+    how: str
+
+
+def cores() -> int:
+    """How many processes can run at the same time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker(parent: int) -> None:
+    """Ends this process with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
+
+
+def in_parallel(
+    function: Callable[[_T], _R], jobs: Sequence[_T], processes: int, label: str
+) -> Iterator[_R]:
+    """Calls a function on every job, in as many processes, in any order, with a progress bar.
+
+    Args:
+        function: It and its results must be possible to send to another process.
+        jobs: Its arguments.
+        processes: At most this many; 1 computes in this process.
+        label: What the bar is called.
+
+    Yields:
+        The results.
+
+    Raises:
+        UserError: A process died.
+    """
+    bar = tqdm(total=len(jobs), desc=label, unit="file", disable=None, smoothing=0.05)
+    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+    processes = max(1, min(processes, len(chunks)))
+    if processes == 1:
+        with bar:
+            for job in jobs:
+                yield function(job)
+                bar.update()
+        return
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_start_worker,
+        initargs=(os.getpid(),),
+    )
+    todo = iter(chunks)
+    running: set[Future[list[_R]]] = set()
+    try:
+        with bar:
+            while True:
+                # A short queue: all at once, a mistake in the first would wait for the last.
+                while len(running) < 3 * processes and (chunk := next(todo, None)) is not None:
+                    running.add(pool.submit(_each, function, chunk))
+                if not running:
+                    break
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    for result in future.result():
+                        yield result
+                        bar.update()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"{label}: a process died, probably for want of memory; use fewer (--jobs) and run the"
+            " same command again to go on"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _each(function: Callable[[_T], _R], jobs: Sequence[_T]) -> list[_R]:
+    return [function(job) for job in jobs]
+
+
+class Workspace:
+    """The hidden folder in which a data set's preparation keeps its state.
+
+    Use it in a ``with`` statement: that takes the lock and clears what a dead process left.
+
+    Args:
+        folder: The data set's folder; made if it is not there.
+
+    Raises:
+        UserError: The folder cannot be written, or another process is at work in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hidden = folder / ".prepare"
+        self.staging = self.hidden / "staging"
+        self._tmp = self.hidden / "tmp"
+        self._journal = self.hidden / "journal.jsonl"
+        self._record = self.hidden / "record.json"
+        self._lock: int | None = None
+        self.journal: dict[str, _Done] = {}
+
+    def __enter__(self) -> Workspace:
+        try:
+            self.hidden.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.hidden / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror}); name another place with"
+                " --root"
+            ) from error
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            # The helpers of a process that was just killed may still be dying.
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if time.monotonic() < deadline:
+                        time.sleep(0.05)
+                        continue
+                    os.close(self._lock)
+                    raise UserError(
+                        f"{self.folder}: another process is preparing this data set; wait for it"
+                    ) from None
+                except OSError:  # a file system without locks
+                    pass
+                break
+        self.journal = dict(self._read_journal())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._tmp, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _read_journal(self) -> Iterator[tuple[str, _Done]]:
+        try:
+            text = self._journal.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        for line in text.splitlines():
+            try:
+                done = _Done(*json.loads(line))
+            except (ValueError, TypeError):
+                continue  # the line that was being written when the process died
+            yield done.target, done
+
+    def is_as_recorded(self, facts: dict[str, Any]) -> bool:
+        """Whether a finished run had these facts and all of its files are unchanged since."""
+        record = self.record()
+        if record is None or record.get("facts") != json.loads(json.dumps(facts)):
+            return False
+        return len(self.journal) == record["files"] and all(
+            _is_unchanged(self.folder, done) for done in self.journal.values()
+        )
+
+    def record(self) -> dict[str, Any] | None:
+        """What the last finished run wrote about itself, or None."""
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    def run(self, items: Sequence[Item], processes: int, link: str, label: str) -> Counter[str]:
+        """Makes the files that are not there yet.
+
+        Args:
+            items: The files.
+            processes: How many to make at the same time.
+            link: One of ``LINKS``.
+            label: Of the progress bar.
+
+        Returns:
+            How many files were ``made``, ``linked``, ``copied`` and ``kept``.
+
+        Raises:
+            UserError: Two files have one name, a file cannot be made, there is no room for them,
+                or another file lies in the way.
+            KeyboardInterrupt: With advice how to go on.
+        """
+        targets = [item.target for item in items]
+        doubled = [target for target, number in Counter(targets).items() if number > 1]
+        if doubled:
+            raise UserError(f"{self.folder / doubled[0]}: two files of the source become this one")
+        counts: Counter[str] = Counter()
+        todo = []
+        for item in items:
+            done = self.journal.get(item.target)
+            if done and done.key == item.key and _is_unchanged(self.folder, done):
+                counts["kept"] += 1
+            else:
+                todo.append((item, done is not None))
+        self._check_room([item for item, _ in todo], link)
+        shutil.rmtree(self._tmp, ignore_errors=True)
+        if todo:
+            self._tmp.mkdir()
+        make = _Maker(self.folder, self._tmp, link)
+        try:
+            self._mend_journal()
+            with open(self._journal, "a", encoding="utf-8") as journal:
+                for done in in_parallel(make, todo, processes, label):
+                    self.journal[done.target] = done
+                    journal.write(_line(done))
+                    journal.flush()
+                    counts[done.how] += 1
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            raise UserError(
+                f"{self.folder}: cannot write{where} ({error.strerror}); mend that and run the same"
+                " command again to go on"
+            ) from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("run the same command again to go on") from None
+        return counts
+
+    def finish(self, facts: dict[str, Any], items: Sequence[Item], report: dict[str, Any]) -> None:
+        """Writes the record of a finished run and removes what only an unfinished one needs."""
+        self.journal = {item.target: self.journal[item.target] for item in items}
+        lines = "".join(_line(done) for _, done in sorted(self.journal.items()))
+        record = {"facts": facts, "files": len(self.journal), "report": report}
+        # The journal first: a record without its journal would say what is not known.
+        write_whole(self._journal, lines.encode())
+        write_whole(self._record, (json.dumps(record, indent=1) + "\n").encode())
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _mend_journal(self) -> None:
+        """Ends a last line that was cut, so that the next one starts a line of its own."""
+        with contextlib.suppress(FileNotFoundError), open(self._journal, "rb+") as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    stream.write(b"\n")
+
+    def _check_room(self, items: Sequence[Item], link: str) -> None:
+        needed = sum(item.size for item in items if item.link is None or link == "copy")
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(
+                f"{self.folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free;"
+                " make room or name another place with --root"
+            )
+
+
+def _line(done: _Done) -> str:
+    return json.dumps([done.target, done.key, done.size, done.mtime_ns, done.how]) + "\n"
+
+
+def _is_unchanged(folder: Path, done: _Done) -> bool:
+    try:
+        status = os.stat(folder / done.target)
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (done.size, done.mtime_ns)
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Writes a file beside its place and renames it, so that it is never half there."""
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        part.write_bytes(data)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Maker:
+    """Makes one file; called in the processes."""
+
+    def __init__(self, folder: Path, tmp: Path, link: str) -> None:
+        self.folder = folder
+        self.tmp = tmp
+        self.link = link
+
+    def __call__(self, job: tuple[Item, bool]) -> _Done:
+        item, ours = job
+        target = self.folder / item.target
+        there = os.path.lexists(target)
+        if there and item.link and target.exists() and os.path.samefile(target, item.link):
+            return self._done(item, "kept")
+        part = self.tmp / secrets.token_hex(8)
+        try:
+            if item.link is not None:
+                how = put_link(item.link, part, self.link)
+            else:
+                assert item.make is not None
+                how = "made"
+                part.write_bytes(item.make())
+            if there and not ours:
+                same = target.is_file() and filecmp.cmp(part, target, shallow=False)
+                if not same:
+                    raise UserError(
+                        f"{target}: is there already and is another file; move it away or name"
+                        " another place with --root"
+                    )
+                return self._done(item, "kept" if item.link else how)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return self._done(item, how)
+
+    def _done(self, item: Item, how: str) -> _Done:
+        status = os.stat(self.folder / item.target)
+        return _Done(item.target, item.key, status.st_size, status.st_mtime_ns, how)
+
+
+def put_link(source: Path, target: Path, how: str = "auto") -> str:
+    """Makes ``target`` the same as ``source``, with as little space as the file system allows.
+
+    ``auto`` tries, in this order: shared blocks (reflink: Btrfs, XFS), a hard link, a symbolic
+    link, a copy.
+
+    Args:
+        source: A file.
+        target: A path that does not exist.
+        how: One of ``LINKS``.
+
+    Returns:
+        ``linked`` or ``copied``.
+
+    Raises:
+        UserError: ``how`` is not possible here.
+    """
+    real = source.resolve()
+    ways: dict[str, Callable[[], object]] = {
+        "reflink": lambda: _reflink(real, target),
+        "hard": lambda: os.link(real, target),
+        "symlink": lambda: target.symlink_to(real),
+        "copy": lambda: shutil.copyfile(real, target),
+    }
+    for name in ways if how == "auto" else (how,):
+        try:
+            ways[name]()
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            if how != "auto" or name == "copy":
+                raise UserError(
+                    f"{source}: {name} to {target.parent} failed ({error.strerror}); use"
+                    " --link auto"
+                ) from error
+        else:
+            return "copied" if name == "copy" else "linked"
+    raise AssertionError("a copy either succeeds or raises")
+
+
+def _reflink(source: Path, target: Path) -> None:
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(0, "not on this system") from error
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())

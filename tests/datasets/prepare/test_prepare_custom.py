@@ -1,0 +1,406 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Labels of one's own in every form, the split, the config, and the way back."""
+
+import base64
+import functools
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
+from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
+
+from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
+from mmseg_resnest.datasets.prepare.annotations import Colour, read_table
+from mmseg_resnest.datasets.prepare.custom import GROUP_PATTERN, prepare_custom, split_by_groups
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import DATASETS
+
+ROOT = Path(__file__).resolve().parents[3]
+BASE = ROOT / "configs/fcn_resnest50_ade20k.py"
+CLASSES = "sky 10 20 30\nroad 40 50 60\ncar 70 80 90\n__ignore__ 0 0 0\n"
+
+
+def _prepare(
+    tmp_path: Path, base: Path = BASE, force: bool = False, **options: Any
+) -> CustomReport:
+    filled: dict[str, Any] = {"name": "mine", "group_pattern": "(.*)", **options}
+    return prepare_custom(
+        CustomOptions(**filled),
+        tmp_path / "data",
+        tmp_path / "configs",
+        _config(base),
+        jobs=1,
+        force=force,
+    )
+
+
+@functools.cache
+def _config(file: Path) -> Config:
+    return load_config(file)
+
+
+def _made(tmp_path: Path, name: str) -> np.ndarray:
+    return np.asarray(Image.open(tmp_path / f"data/mine/annotations/{name}.png"))
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Four images with index maps: 0..2 and 255."""
+    maps = {}
+    for n in range(4):
+        labels = labels_of(n, 4)
+        maps[f"a_{n}"] = np.where(labels == 3, 255, labels).astype(np.uint8)
+    write_folder(tmp_path / "images", {f"{n}.jpg": jpeg(i) for i, n in enumerate(maps)})
+    write_folder(tmp_path / "labels", {f"{n}.png": png_of(m) for n, m in maps.items()})
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    return maps
+
+
+FORMS = {
+    "labelme": ("labelme", dict(sources="")),
+    "coco": ("coco", dict(sources="annotations.json")),
+    "coco-rle": ("coco", dict(sources="annotations.json")),
+    "coco-rle-list": ("coco", dict(sources="annotations.json")),
+    "colour": ("colour", dict(sources="masks", images="images", classes="colours.txt")),
+}
+
+
+def _options(form: str, top: Path, classes: Path) -> dict[str, Any]:
+    kind, paths = FORMS[form]
+    options: dict[str, Any] = {key: top / value for key, value in paths.items()}
+    return {"form": kind, "classes": classes, **options, "sources": (options["sources"],)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_there_and_back(tmp_path: Path, truth: dict[str, np.ndarray], form: str) -> None:
+    classes = tmp_path / "classes.txt"
+    before = tree(tmp_path)
+    out = tmp_path / "out"
+    assert export_labels(tmp_path / "images", tmp_path / "labels", classes, form, out, 1) == 4
+    report = _prepare(tmp_path, **_options(form, out, classes))
+    for name, labels in truth.items():
+        np.testing.assert_array_equal(_made(tmp_path, name), labels)
+        image = (tmp_path / f"data/mine/images/{name}.jpg").read_bytes()
+        assert image == (tmp_path / f"images/{name}.jpg").read_bytes()
+    assert [name for name, *_ in report.classes] == ["sky", "road", "car"]
+    pixels = np.array([[t, v] for *_, t, v in report.classes]).sum(axis=1)
+    flat = np.concatenate([labels.ravel() for labels in truth.values()])
+    np.testing.assert_array_equal(pixels, [(flat == label).sum() for label in range(3)])
+    assert {n: s for n, s in tree(tmp_path).items() if n in before} == before
+    first = tree(tmp_path)
+    assert _prepare(tmp_path, **_options(form, out, classes)).unchanged
+    assert tree(tmp_path) == first
+
+
+def test_index_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
+    # Among them a palette file and one of 16 bits; a name in the list may be ignored.
+    write_folder(tmp_path / "labels", {"a_1.png": png_of(truth["a_1"], list(range(256)) * 3)})
+    Image.fromarray(truth["a_2"].astype(np.uint16)).save(tmp_path / "labels/a_2.png")
+    options: dict[str, Any] = dict(
+        form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
+        classes=tmp_path / "classes.txt", ignore=("road",),
+    )  # fmt: skip
+    report = _prepare(tmp_path, **options)
+    assert [name for name, *_ in report.classes] == ["sky", "car"]
+    table = np.array([0, 255, 1, *[255] * 253], dtype=np.uint8)
+    for name, labels in truth.items():
+        np.testing.assert_array_equal(_made(tmp_path, name), table[labels])
+        assert Image.open(tmp_path / f"data/mine/annotations/{name}.png").mode == "L"
+
+
+def test_labelme_shapes_and_image_data(tmp_path: Path) -> None:
+    small = io.BytesIO()
+    Image.fromarray(np.array([[1, 0], [1, 1]], dtype=np.uint8)).save(small, "PNG")
+    shapes = [
+        dict(label="a", points=[[0, 0], [8, 6]], shape_type="rectangle"),
+        dict(label="b", points=[[4, 3], [5, 3]], shape_type="circle"),
+        dict(label="c", points=[[0, 0], [3, 0], [0, 3]], shape_type="polygon"),
+        dict(
+            label="d",
+            points=[[6, 4], [7, 5]],
+            shape_type="mask",
+            mask=base64.b64encode(small.getvalue()).decode(),
+        ),
+        dict(label="__ignore__", points=[[7, 0], [8, 0], [8, 1], [7, 1]], shape_type=None),
+    ]
+    data = dict(
+        shapes=shapes, imagePath="x.jpg", imageHeight=6, imageWidth=8,
+        imageData=base64.b64encode(jpeg(0)).decode(),
+    )  # fmt: skip
+    members = {f"{n}.json": json.dumps(data).encode() for n in ("x", "deep/y")}
+    source = write_folder(tmp_path / "source", members)
+    report = _prepare(tmp_path, form="labelme", sources=(source,))
+    assert [name for name, *_ in report.classes] == ["a", "b", "c", "d"]
+    expected = np.zeros((6, 8), np.uint8)
+    expected[2:4, 3:5] = 1
+    expected[0, :2] = expected[1, :1] = 2
+    expected[4:6, 6] = expected[5, 7] = 3
+    expected[0, 7] = 255
+    for name in ("x", "deep/y"):
+        np.testing.assert_array_equal(_made(tmp_path, name), expected)
+        assert (tmp_path / f"data/mine/images/{name}.jpg").read_bytes() == jpeg(0)
+    data["shapes"][2]["shape_type"] = "line"  # type: ignore[index]
+    write_folder(source, {"x.json": json.dumps(data).encode()})
+    with pytest.raises(UserError, match=r"x\.json: shape 2 \('c'\) is a line, which has no area"):
+        _prepare(tmp_path, form="labelme", sources=(source,))
+
+
+def test_background_and_order_of_names(tmp_path: Path) -> None:
+    shape = dict(label="cat", points=[[0, 0], [2, 0], [2, 2], [0, 2]])
+    data = dict(shapes=[shape], imagePath="x.jpg", imageData=base64.b64encode(jpeg(0)).decode())
+    members = {f"{n}.json": json.dumps(data).encode() for n in ("x", "y")}
+    source = write_folder(tmp_path / "source", members)
+    with pytest.raises(UserError, match="has 1 classes"):
+        _prepare(tmp_path, form="labelme", sources=(source,))
+    _prepare(tmp_path, form="labelme", sources=(source,), background="ground")
+    expected = np.zeros((6, 8), np.uint8)
+    expected[:2, :2] = 1
+    np.testing.assert_array_equal(_made(tmp_path, "x"), expected)
+
+
+def _coco(**change: Any) -> dict[str, Any]:
+    data = dict(
+        images=[dict(id=n, file_name=f"a_{n}.jpg", height=6, width=8) for n in range(2)],
+        categories=[dict(id=3, name="sky"), dict(id=5, name="road")],
+        annotations=[
+            dict(id=1, image_id=0, category_id=3, segmentation=[[0, 0, 4, 0, 4, 6, 0, 6]]),
+            dict(id=2, image_id=0, category_id=5, segmentation=[[1, 1, 2, 1, 2, 2, 1, 2], [0] * 6]),
+            dict(id=3, image_id=1, category_id=5, segmentation=dict(size=[6, 8], counts=[0, 48])),
+        ],
+    )
+    return {**data, **change}
+
+
+def test_coco(tmp_path: Path) -> None:
+    write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
+    file = tmp_path / "c/x.json"
+    file.write_text(json.dumps(_coco()))
+    _prepare(tmp_path, form="coco", sources=(file,))
+    expected = np.full((6, 8), 255, np.uint8)
+    expected[:, :4] = 1
+    expected[1, 1] = 0  # the later annotation lies over the earlier; names are sorted: road, sky
+    np.testing.assert_array_equal(_made(tmp_path, "a_0"), expected)
+    assert (_made(tmp_path, "a_1") == 0).all()
+    assert (tmp_path / "data/mine/classes.txt").read_text().startswith("road ")
+
+
+BAD_COCO = {
+    "runs": ("annotations", 2, "segmentation", dict(size=[6, 8], counts=[0, 47]), "add up to 47"),
+    "size": ("annotations", 2, "segmentation", dict(size=[8, 6], counts=[0, 48]), "its size is"),
+    "points": ("annotations", 0, "segmentation", [[1, 2, 3]], "a polygon has 3 numbers"),
+    "image": ("images", 0, "file_name", "gone.jpg", r"its image gone\.jpg is not there"),
+    "unsafe": ("images", 0, "file_name", "../a_0.jpg", "is unsafe"),
+    "shape": ("images", 0, "height", 7, "says that"),
+    "category": ("annotations", 0, "category_id", 99, "is no COCO file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_COCO)
+def test_bad_coco(tmp_path: Path, name: str) -> None:
+    part, index, key, value, message = BAD_COCO[name]
+    data = _coco()
+    data[part][index][key] = value
+    write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
+    (tmp_path / "c/x.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=message) as error:
+        _prepare(tmp_path, form="coco", sources=(tmp_path / "c/x.json",))
+    assert "x.json" in str(error.value)
+
+
+def test_bad_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
+    masks: dict[str, Any] = dict(sources=(tmp_path / "labels",), images=tmp_path / "images")
+    index: dict[str, Any] = dict(form="index", classes=tmp_path / "classes.txt", **masks)
+    with pytest.raises(UserError, match="--format index: give the names"):
+        _prepare(tmp_path, form="index", **masks)
+    write_folder(tmp_path / "labels", {"a_3.png": png_of(labels_of(0, 9))})
+    with pytest.raises(UserError, match=r"a_3\.png: holds label \d, but the list of classes has 4"):
+        _prepare(tmp_path, **index)
+    write_folder(tmp_path / "labels", {"a_3.png": png_of(labels_of(0, 3, (6, 6)))})
+    with pytest.raises(UserError, match=r"a_3\.png: is 6x6, but its image .*a_3\.jpg is 8x6"):
+        _prepare(tmp_path, **index)
+    write_folder(tmp_path / "labels", {"a_3.png": jpeg(0)})
+    with pytest.raises(UserError, match=r"a_3\.png: has colours"):
+        _prepare(tmp_path, **index)
+    with pytest.raises(UserError, match=r"\.png: colour .* is not in the colour table"):
+        _prepare(tmp_path, **{**index, "form": "colour"})
+    (tmp_path / "labels/a_3.png").unlink()
+    with pytest.raises(UserError, match=r"a_3\.jpg: has no mask"):
+        _prepare(tmp_path, **index)
+    write_folder(tmp_path / "labels", {"b.png": png_of(truth["a_1"])})
+    with pytest.raises(UserError, match=r"b\.png: there is no image b"):
+        _prepare(tmp_path, **index)
+
+
+def test_sizes_are_those_after_exif_rotation(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(0))).save(stream, "JPEG", exif=exif.tobytes())
+    write_folder(tmp_path / "images", {"x.jpg": stream.getvalue(), "y.jpg": stream.getvalue()})
+    turned = png_of(labels_of(0, 3, (6, 8)))
+    write_folder(tmp_path / "labels", {"x.png": turned, "y.png": turned})
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    _prepare(
+        tmp_path, form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
+        classes=tmp_path / "classes.txt",
+    )  # fmt: skip
+
+
+TABLES = {
+    "after.txt": "road 1 2 3\ntraffic light 4 5 6\n",
+    "before.csv": "1,2,3,road\n4,5,6,traffic light\n",
+    "cvat.txt": "# label:color_rgb:parts:actions\nroad:1,2,3::\ntraffic light:4,5,6::\n",
+    "heading.csv": "name,r,g,b\nroad,1,2,3\ntraffic light,4,5,6\n",
+    "hex.txt": "road #010203\ntraffic light #040506\n",
+    "tabs.txt": "1 2 3\t\troad\n4 5 6\t\ttraffic light\n",
+    "map.json": '{"road": [1, 2, 3], "traffic light": "#040506"}',
+    "list.json": '[{"name": "road", "color": [1,2,3]}, {"name": "traffic light", "rgb": [4,5,6]}]',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_colour_tables(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(TABLES[name])
+    assert read_table(tmp_path / name) == [
+        Colour("road", (1, 2, 3)),
+        Colour("traffic light", (4, 5, 6)),
+    ]
+
+
+def test_class_lists_without_colours(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("# mine\nroad\ntraffic light\n\n")
+    (tmp_path / "b.json").write_text('["road", "traffic light"]')
+    for name in ("a.txt", "b.json"):
+        assert [row.name for row in read_table(tmp_path / name)] == ["road", "traffic light"]
+    (tmp_path / "c.txt").write_text("a 1 2 3\nb 1 2 3\n")
+    with pytest.raises(UserError, match="is given to 'a' and to 'b'"):
+        read_table(tmp_path / "c.txt")
+    (tmp_path / "d.json").write_text("{")
+    with pytest.raises(UserError, match=r"d\.json: is not a JSON list"):
+        read_table(tmp_path / "d.json")
+
+
+def test_split_keeps_groups_together() -> None:
+    names = [
+        f"video{v}_{n:05d}" for v, size in enumerate((50, 20, 20, 30, 10)) for n in range(size)
+    ]
+    train, val, groups = split_by_groups(names, GROUP_PATTERN, 0.25, seed=0)
+    assert sorted(train + val) == sorted(names)
+    videos = [{name.split("_")[0] for name in part} for part in (train, val)]
+    assert not videos[0] & videos[1]
+    assert groups == {"train": len(videos[0]), "val": len(videos[1])}
+    assert 10 <= len(val) <= 60
+    again = split_by_groups(names[::-1], GROUP_PATTERN, 0.25, seed=0)
+    assert (again[0], again[1]) == (train, val)  # the order of the files does not matter
+    assert any(split_by_groups(names, GROUP_PATTERN, 0.25, seed)[1] != val for seed in range(1, 5))
+
+
+def test_group_pattern() -> None:
+    pattern = re.compile(GROUP_PATTERN)
+    for name, group in {
+        "0001TP_006690": "0001TP",
+        "0006R0_f00930": "0006R0",
+        "Seq05VD_f00210": "Seq05VD",
+        "clip/frame12": "clip/frame",
+        "aachen_000001_000019": "aachen_000001",
+    }.items():
+        match = pattern.fullmatch(name)
+        assert match is not None and match.group(1) == group
+    assert pattern.fullmatch("holiday") is None
+
+
+def test_one_group_is_no_split() -> None:
+    with pytest.raises(UserError, match=r"all 9 images are one group, 'img'.*--group-pattern"):
+        split_by_groups([f"img_{n}" for n in range(9)], GROUP_PATTERN, 0.2, 0)
+    for pattern, message in (("(", "no regular expression"), ("a", "has no group")):
+        with pytest.raises(UserError, match=message):
+            split_by_groups(["a", "b"], pattern, 0.2, 0)
+
+
+def test_validation_images_named_or_apart(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
+    (tmp_path / "val.txt").write_text("a_2.jpg\n")
+    options: dict[str, Any] = dict(
+        form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
+        classes=tmp_path / "classes.txt",
+    )  # fmt: skip
+    assert _prepare(tmp_path, val_list=tmp_path / "val.txt", **options).splits["val"] == ["a_2"]
+    (tmp_path / "val.txt").write_text("b\n")
+    with pytest.raises(UserError, match=r"val\.txt: names b"):
+        _prepare(tmp_path, val_list=tmp_path / "val.txt", **options)
+    write_folder(tmp_path / "images2", {"v.jpg": jpeg(0)})
+    write_folder(tmp_path / "labels2", {"v.png": png_of(truth["a_1"])})
+    apart = dict(val_sources=(tmp_path / "labels2",), val_images=tmp_path / "images2")
+    report = _prepare(tmp_path, **apart, **options)
+    assert report.splits == {"train": ["a_0", "a_1", "a_2", "a_3"], "val": ["v"]}
+
+
+def test_the_config_trains_as_it_is(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
+    options: dict[str, Any] = dict(
+        form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
+        classes=tmp_path / "classes.txt",
+    )  # fmt: skip
+    report = _prepare(tmp_path, **options)
+    cfg = load_config(report.config, data_root=tmp_path / "data")
+    assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 3
+    assert cfg.train_dataloader.dataset.metainfo.palette[2] == [70, 80, 90]
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end - 1 == 80
+    for split in ("train", "val"):
+        with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+            dataset = DATASETS.build(cfg[f"{split}_dataloader"].dataset)
+        infos = [dataset.get_data_info(n) for n in range(len(dataset))]
+        assert sorted(Path(info["img_path"]).stem for info in infos) == report.splits[split]
+        with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+            sample = dataset[0]
+        assert sample["data_samples"].gt_sem_seg.data.max() <= 255
+    # A base with class weights and a warm-up of its own data set.
+    other = ROOT / "configs/fcn_resnest14_camvid.py"
+    cfg = load_config(_prepare(tmp_path, base=other, **options).config)
+    assert cfg.model.decode_head.loss_decode.class_weight is None
+    assert [s.type for s in cfg.param_scheduler] == ["LinearLR", "PolyLR"]
+    # What was changed by hand is not lost.
+    report.config.write_text("_base_ = []\n")
+    with pytest.raises(UserError, match=r"mine\.py: is there already.*--force"):
+        _prepare(tmp_path, **options)
+    assert report.config.read_text() == "_base_ = []\n"
+    _prepare(tmp_path, force=True, **options)
+    load_config(report.config)
+
+
+@pytest.mark.parametrize("name", ["1a", "a-b", "class", "../x", ""])
+def test_bad_names(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="must be letters"):
+        _prepare(tmp_path, name=name, form="labelme", sources=(tmp_path,))
+
+
+@pytest.mark.skipif("MMSEG_RESNEST_DATA" not in os.environ, reason="needs the real images")
+@pytest.mark.parametrize("form", FORMS)
+def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
+    """CamVid in each form and back: no pixel changes but void, which becomes 255."""
+    camvid = Path(os.environ["MMSEG_RESNEST_DATA"]) / "camvid"
+    if not camvid.is_dir():
+        pytest.skip(f"no {camvid}")
+    files = sorted((camvid / "valannot").iterdir())[::34]
+    (tmp_path / "labels").mkdir()
+    for file in files:
+        (tmp_path / "labels" / file.name).symlink_to(file)
+    from mmseg_resnest.datasets import CamVidDataset
+
+    names = CamVidDataset.METAINFO["classes"]
+    classes = tmp_path / "classes.txt"
+    classes.write_text("".join(f"{name}\n" for name in names))
+    out = tmp_path / "out"
+    export_labels(camvid / "val", tmp_path / "labels", classes, form, out, 1)
+    _prepare(tmp_path, **_options(form, out, out / "colours.txt" if form == "colour" else classes))
+    for file in files:
+        labels = np.asarray(Image.open(file))
+        expected = np.where(labels == 11, 255, labels)
+        np.testing.assert_array_equal(_made(tmp_path, file.stem), expected)

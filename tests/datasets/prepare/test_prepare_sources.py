@@ -1,0 +1,141 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+import hashlib
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from tiny_archives import write_folder, write_tar, write_zip
+
+from mmseg_resnest.datasets.prepare.sources import Archive, Files, list_archive, list_folder
+from mmseg_resnest.errors import UserError
+
+MEMBERS = {"top/a.txt": b"first", "top/deep/b.txt": b"second" * 900, "top/deep/c.bin": b"\0" * 9}
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz", "a.tar.gz"])
+def test_every_archive_gives_its_files(tmp_path: Path, name: str) -> None:
+    file = (write_zip if name.endswith("zip") else write_tar)(tmp_path / name, MEMBERS)
+    for _ in range(2):  # the second time what was unpacked is there
+        places = list(list_archive(file, tmp_path / "staging", wanted=""))
+        assert {place.name: place.read() for place in places} == MEMBERS
+        assert all(place.size == len(MEMBERS[place.name]) for place in places)
+
+
+def test_only_wanted_files_of_a_compressed_tar_are_unpacked(tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "a.tgz", MEMBERS)
+    places = list(list_archive(file, tmp_path / "staging", wanted=r"\.txt$"))
+    assert sorted(place.name for place in places) == ["top/a.txt", "top/deep/b.txt"]
+    assert not list((tmp_path / "staging").rglob("c.bin"))
+
+
+UNSAFE = ["/etc/passwd", "../up.txt", "a/../../up.txt", "C:/x.txt", "a\\..\\b", "a\nb"]
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tgz"])
+def test_unsafe_paths_are_refused(tmp_path: Path, kind: str, name: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    members = {"good.txt": b"good", name: b"bad"}
+    file = (write_zip if kind.endswith("zip") else write_tar)(inside / kind, members)
+    with pytest.raises(UserError, match="unsafe path"):
+        list(list_archive(file, inside / "staging", wanted=""))
+    assert not list(tmp_path.glob("*.txt")) and not Path("/etc/up.txt").exists()
+    assert not list(inside.rglob("up.txt"))
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tgz"])
+@pytest.mark.parametrize("type_", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: str, type_: bytes) -> None:
+    file = tmp_path / kind
+    with tarfile.open(file, "w:gz" if kind.endswith("gz") else "w") as archive:
+        info = tarfile.TarInfo("link")
+        info.type, info.linkname = type_, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(UserError, match="link or device"):
+        list(list_archive(file, tmp_path / "staging", wanted=""))
+
+
+def test_links_in_zip_archives_are_refused(tmp_path: Path) -> None:
+    info = zipfile.ZipInfo("link")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(UserError, match="is a link"):
+        list(list_archive(tmp_path / "a.zip", tmp_path, wanted=""))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x", "1")
+        archive.writestr("x", "2")
+    with pytest.raises(UserError, match="'x' twice"):
+        list(list_archive(tmp_path / "a.zip", tmp_path, wanted=""))
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tgz"])
+def test_damaged_archives_are_named(tmp_path: Path, kind: str) -> None:
+    file = (write_zip if kind.endswith("zip") else write_tar)(tmp_path / kind, MEMBERS)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    with pytest.raises(UserError, match=str(file)):
+        _read_all(file, tmp_path / "staging")
+
+
+def _read_all(file: Path, staging: Path) -> None:
+    for place in list_archive(file, staging, wanted=""):
+        place.read()
+
+
+def test_a_changed_byte_in_a_zip_member_is_found(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("x", "hello world")
+    data = (tmp_path / "a.zip").read_bytes().replace(b"hello", b"jello")
+    (tmp_path / "a.zip").write_bytes(data)
+    (place,) = list_archive(tmp_path / "a.zip", tmp_path, wanted="")
+    with pytest.raises(UserError, match=r"a\.zip: x"):
+        place.read()
+
+
+def test_official_hashes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"data")
+    sha1, md5 = hashlib.sha1(b"data").hexdigest(), hashlib.md5(b"data").hexdigest()
+    assert Archive("a.bin", sha1=sha1).check(file) == f"SHA-1:{sha1}"
+    assert Archive("a.bin", md5=md5).check(file) == f"MD5:{md5}"
+    assert Archive("a.bin").check(file) == ""
+    with pytest.raises(UserError, match=f"SHA-1 is {sha1}, not 00"):
+        Archive("a.bin", sha1="00").check(file)
+
+
+def test_folders_hide_hidden_files_and_end_in_loops(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a/x.png": b"1", ".git/y.png": b"2", "a/.z.png": b"3"})
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    assert [place.name for place in list_folder(tmp_path)] == ["a/x.png"]
+
+
+def test_names_are_matched_from_any_folder_on(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"u/images/a.jpg": b"1", "u/xmages/b.jpg": b"2", "v/images/c.jpg": b"3"})
+    files = Files(list(list_folder(tmp_path)), [tmp_path])
+    assert sorted(files.by_name(r"images/([^/]+)\.jpg")) == ["a", "c"]
+    assert files.one(r"images/zz\.jpg") is None
+    write_folder(tmp_path, {"w/images/a.jpg": b"4"})
+    files = Files(list(list_folder(tmp_path)), [tmp_path])
+    with pytest.raises(UserError, match="same file twice"):
+        files.by_name(r"images/([^/]+)\.jpg")
+
+
+def test_a_tar_that_ends_early_is_found_when_read(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        info = tarfile.TarInfo("x")
+        info.size = 5000
+        archive.addfile(info, io.BytesIO(b"1" * 5000))
+    file = tmp_path / "a.tar"
+    file.write_bytes(stream.getvalue())
+    (place,) = list_archive(file, tmp_path, wanted="")
+    file.write_bytes(stream.getvalue()[:2000])
+    with pytest.raises(UserError, match="ends early"):
+        place.read()

@@ -1,0 +1,128 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""tools/prepare_data.py as a user runs it; what it calls is tested in tests/datasets/prepare."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tool_runs import RunTool
+
+from mmseg_resnest.engine import cli
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "prepare_data.py"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs the tool in this process: (exit code, stdout, stderr)."""
+    monkeypatch.syspath_prepend(TOOL.parent)
+    monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
+    monkeypatch.delenv("MMSEG_RESNEST_SCENES", raising=False)
+    monkeypatch.chdir(tmp_path)
+    main = runpy.run_path(str(TOOL))["main"]
+
+    def run_it(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run_tool(main, [str(arg) for arg in args])
+        code = exit_info.value.code
+        assert isinstance(code, int)
+        return code, *capfd.readouterr()
+
+    return run_it
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Four images of two videos and their index maps."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in ("a_1", "a_2", "b_1", "b_2"):
+        pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"images/{name}.png")
+        labels = rng.integers(0, 2, (24, 32), dtype=np.uint8)
+        Image.fromarray(labels).save(tmp_path / f"labels/{name}.png")
+    (tmp_path / "classes.txt").write_text("left\nright\n")
+    return tmp_path
+
+
+def _error(result: tuple[int, str, str]) -> str:
+    code, _, err = result
+    assert code == 2 and "Traceback" not in err, err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_ade20k_and_its_cache(run: Run, tmp_path: Path) -> None:
+    for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+        folder = tmp_path / "source" / kind / "validation"
+        folder.mkdir(parents=True)
+        shape = (4, 5, 3) if kind == "images" else (4, 5)
+        Image.fromarray(np.ones(shape, dtype=np.uint8)).save(folder / f"x.{suffix}")
+    assert "instead of 20,210" in _error(run("ade20k", "--source", "source"))
+    args = ("ade20k", "--source", "source", "--allow-incomplete", "--cache", "--jobs", 1)
+    code, out, _ = run(*args)
+    assert code == 0
+    assert "ade20k: training 0, validation 1 in data/ade20k" in out
+    assert "files: 2 linked" in out
+    assert "cache: 2 files (0 kept, 2 made, 0 removed)" in out
+    assert (tmp_path / "data/ade20k/ADEChallengeData2016/images/validation/x.jpg").is_file()
+    code, out, _ = run(*args, "--verify-cache")
+    assert code == 0 and "everything was there and has not changed" in out
+    assert "(2 kept, 0 made, 0 removed)" in out
+
+
+def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path) -> None:
+    code, out, _ = run(
+        "export", "--format", "coco", "--images", "images", "--labels", "labels",
+        "--classes", "classes.txt", "--out", "coco", "--jobs", 1,
+    )  # fmt: skip
+    assert code == 0 and "4 label maps as coco" in out
+    args = (
+        "custom", "--name", "mine", "--format", "coco", "--source", "coco/annotations.json",
+        "--config-dir", "configs", "--base", ROOT / "configs/fcn_resnest14_scenes.py",
+        "--epochs", 2, "--jobs", 1,
+    )  # fmt: skip
+    code, out, err = run(*args)
+    assert code == 0, err
+    assert "train: 2 images in 1 groups" in out and "val: 2 images in 1 groups" in out
+    assert "train: python tools/train.py configs/mine.py" in out
+    for name in ("a_1", "b_2"):
+        made = np.asarray(Image.open(pairs / f"data/mine/annotations/{name}.png"))
+        np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / f"labels/{name}.png")))
+    assert "everything was there" in run(*args)[1]
+    # It trains as it is.
+    small = ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=1"]
+    for loader in ("train", "val"):
+        small += [f"{loader}_dataloader.num_workers=0"]
+        small += [f"{loader}_dataloader.persistent_workers=False"]
+    run_tool("train.py", "configs/mine.py", "--cfg-options", *small, cwd=pairs).check()
+    assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
+
+
+BAD = {
+    "no_source": (["ade20k"], "give --source PATH or --download"),
+    "login": (["cityscapes", "--download"], "log in at cityscapes-dataset.com"),
+    "missing": (["camvid", "--source", "nowhere"], "--source nowhere: does not exist"),
+    "jobs": (["camvid", "--source", ".", "--jobs", "0"], "--jobs 0: must be at least 1"),
+    "unknown": (["ade"], "invalid choice"),
+    "no_name": (["custom", "--format", "coco", "--source", "x"], "--name"),
+    "no_cache": (["camvid", "--source", ".", "--verify-cache"], "holds no file of camvid"),
+    "base": (
+        ["custom", "--name", "x", "--format", "coco", "--source", "x", "--base", "no.py"],
+        "no.py",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes(run: Run, name: str) -> None:
+    args, message = BAD[name]
+    assert message in _error(run(*args))
