@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = args.root or os.environ.get("MMSEG_RESNEST_DATA") or "data"
     if args.what == "custom":
         custom = _custom(args, root)
-        _print_custom(custom)
+        _print_custom(custom, root)
         _cache(args, custom.folder, CUSTOM_CACHED)
     elif args.what == "scenes":
         named = None if args.root else os.environ.get("MMSEG_RESNEST_SCENES")
@@ -239,7 +239,7 @@ def _print_done(done: dict[str, int], unchanged: bool) -> None:
         print("files: " + ", ".join(f"{number:,} {how}" for how, number in sorted(done.items())))
 
 
-def _print_custom(report: CustomReport) -> None:
+def _print_custom(report: CustomReport, root: str) -> None:
     width = max(len(name) for name, *_ in report.classes)
     print(f"{'label':>5}  {'class':<{width}}  {'train pixels':>14}  {'val pixels':>14}")
     for label, (name, _, train, val) in enumerate(report.classes):
@@ -251,7 +251,11 @@ def _print_custom(report: CustomReport) -> None:
     for note in report.notes:
         print(f"note: {note}")
     print(f"{report.folder}")
-    print(f"train: python tools/train.py {os.path.relpath(report.config)}")
+    # The config reads the environment variable first, and its own --root only without it.
+    named = os.environ.get("MMSEG_RESNEST_DATA")
+    elsewhere = named is not None and Path(named).resolve() != Path(root).resolve()
+    option = f" --data-root {root}" if elsewhere else ""
+    print(f"train: python tools/train.py {os.path.relpath(report.config)}{option}")
 
 
 def _cache(args: argparse.Namespace, folder: Path, patterns: Iterable[tuple[str, str]]) -> None:

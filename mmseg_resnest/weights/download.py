@@ -94,6 +94,7 @@ class _Wanted:
             as its one member.
         digest: The first digits of its hash, or all; None if nobody says.
         algorithm: Of the hash; None is SHA-256 or SHA-1.
+        elsewhere: How to have it in another folder.
     """
 
     label: str
@@ -101,6 +102,7 @@ class _Wanted:
     urls: tuple[str, ...]
     digest: str | None
     algorithm: str | None
+    elsewhere: str = f"{CACHE_VARIABLE} names another"
 
     def difference(self, file: Path) -> str | None:
         """How the file's hash differs from the one it must have, if one is known."""
@@ -252,6 +254,39 @@ def download(source: str, limits: Limits | None = None) -> Path:
             which file to put into which folder by hand.
     """
     wanted = _wanted_address(source) if is_address(source) else _wanted_entry(find(source))
+    return _fetched(wanted, limits)
+
+
+def download_file(
+    url: str,
+    path: Path,
+    digest: str | None = None,
+    algorithm: str | None = None,
+    elsewhere: str = "give another",
+    limits: Limits | None = None,
+) -> Path:
+    """A published file that is no checkpoint, fetched to a place of its own if it is not there.
+
+    Like :func:`download`: hash, continued transfers, one process at a time.
+
+    Args:
+        url: An http or https address.
+        path: Where it goes.
+        digest: What it must hash to; None where nobody says.
+        algorithm: Of the hash, a name of ``hashlib``.
+        elsewhere: What the message says about having it in another folder.
+        limits: How long to try, as for :func:`download`.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: As :func:`download`.
+    """
+    return _fetched(_Wanted(url, path, (url,), digest, algorithm, elsewhere), limits)
+
+
+def _fetched(wanted: _Wanted, limits: Limits | None) -> Path:
     limits = limits or _default_limits()
     try:
         return _get(wanted, limits)
@@ -259,7 +294,7 @@ def download(source: str, limits: Limits | None = None) -> Path:
         reason = error.strerror or str(error)
         raise UserError(
             f"{wanted.label}: {error.filename or wanted.path.parent} cannot be read or written "
-            f"({reason}); {CACHE_VARIABLE} names another folder for downloads"
+            f"({reason}); {wanted.elsewhere} folder for downloads"
         ) from error
 
 
@@ -309,7 +344,7 @@ def _get(wanted: _Wanted, limits: Limits) -> Path:
     where = "" if len(wanted.urls) == 1 and wanted.urls[0] in wanted.label else "; it is at "
     raise UserError(
         f"{wanted.label}: cannot be fetched: {'; '.join(problems)}. Put the file {names} into the "
-        f"folder {path.parent} ({CACHE_VARIABLE} names another)"
+        f"folder {path.parent} ({wanted.elsewhere})"
         f"{where}{' or '.join(wanted.urls) if where else ''}"
     )
 

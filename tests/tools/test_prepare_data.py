@@ -103,7 +103,8 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     for loader in ("train", "val"):
         small += [f"{loader}_dataloader.num_workers=0"]
         small += [f"{loader}_dataloader.persistent_workers=False"]
-    run_tool("train.py", "configs/mine.py", "--cfg-options", *small, cwd=pairs).check()
+    config = ("configs/mine.py", "--data-root", "data")
+    run_tool("train.py", *config, "--cfg-options", *small, cwd=pairs).check()
     assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
 
 

@@ -171,7 +171,7 @@ def prepare(
                 return Report(folder, report["counts"], kept, report["notes"], unchanged=True)
         if download:
             paths = [
-                fetch(a.url, root / "downloads", a.name, a.sha1) for a in dataset.archives if a.url
+                fetch(archive, root / "downloads") for archive in dataset.archives if archive.url
             ]
         elif not paths:
             raise UserError(

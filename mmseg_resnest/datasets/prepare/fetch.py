@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from ...errors import UserError
-from ...weights import download as weights_download
+from ...weights import download_file
+from .sources import Archive
 
 
-def fetch(url: str, folder: Path, name: str, sha1: str | None = None) -> Path:
-    """The file of an address in a folder, fetched when it is not there yet.
+def fetch(archive: Archive, folder: Path) -> Path:
+    """An official file in a folder, fetched when it is not there yet, continued when it was cut.
 
     Args:
-        url: An http or https address.
+        archive: The file; it has an address.
         folder: Where to keep it.
-        name: Its file name there.
-        sha1: What it must hash to; None where no hash is published.
 
     Returns:
         The file.
@@ -25,21 +22,9 @@ def fetch(url: str, folder: Path, name: str, sha1: str | None = None) -> Path:
     Raises:
         UserError: It cannot be fetched; says which file to get by hand.
     """
-    target = folder / name
-    if target.is_file():
-        return target
-    before = os.environ.get(weights_download.CACHE_VARIABLE)
-    os.environ[weights_download.CACHE_VARIABLE] = str(folder)
-    try:
-        fetched = weights_download.download(url)
-    finally:
-        if before is None:
-            del os.environ[weights_download.CACHE_VARIABLE]
-        else:
-            os.environ[weights_download.CACHE_VARIABLE] = before
-    if fetched != target:
-        try:
-            fetched.replace(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({error.strerror})") from error
-    return target
+    assert archive.url is not None
+    algorithm = "sha1" if archive.sha1 else "md5"
+    digest = archive.sha1 or archive.md5
+    return download_file(
+        archive.url, folder / archive.name, digest, algorithm, "--root names another"
+    )
