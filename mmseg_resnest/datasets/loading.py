@@ -1,8 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The stack's loading transforms, with the fast cache, and errors that name the file.
+"""The stack's loading transforms, with the fast cache and errors that name the file.
 
-They load the same pixels, and have the stack's names, so that every config has them. A file that breaks after hours is reported as
-``tools/check_data.py`` reports it, instead of as an assertion or an error of a library.
+They load the same pixels, and have the stack's names, so that every config has them. A file that
+breaks after hours is reported as ``tools/check_data.py`` reports it, instead of as an assertion or
+an error of a library.
 """
 
 from __future__ import annotations
