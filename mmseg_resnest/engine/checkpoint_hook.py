@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook as MMEngineHook
 
 from mmseg_resnest.engine.loop import IterBasedTrainLoop, between_updates
 from mmseg_resnest.engine.runner import Runner
-from mmseg_resnest.engine.saving import point_to, remove_parts, snapshot
+from mmseg_resnest.engine.saving import POINTER, point_to, remove_parts, snapshot
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import HOOKS
 
@@ -70,9 +70,11 @@ class CheckpointHook(MMEngineHook):
         step = runner.epoch if self.by_epoch else runner.iter
         self._kept = self._checkpoints_up_to(step) if step else []
         runner.checkpoint_writer.use(free=self._free)
-        if not step:  # those of an earlier run in this folder are not this run's
-            with contextlib.suppress(OSError):
-                (Path(runner.work_dir) / "last_checkpoint").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not step:  # those of an earlier run in this folder are not this run's
+                (Path(runner.work_dir) / POINTER).unlink(missing_ok=True)
+            elif runner._load_from:  # it may have named a broken one
+                point_to(Path(runner._load_from), Path(runner.work_dir))
 
     def after_train_iter(
         self,

@@ -167,6 +167,11 @@ def explain_error(error: BaseException) -> UserError | None:
             f"the data loading worker (process {gone['pid'].strip()}) {gone['how'].strip(' .')}. "
             + _WORKER_HELP
         )
+    if "DataLoader timed out" in text:
+        return UserError(
+            f"a data loading worker hangs ({_first_line(text)}); the loader's timeout sets the "
+            "seconds. " + _WORKER_HELP
+        )
     if isinstance(error, UserError) and not _WORKER_FAILED.match(text):
         return error
     failed = _WORKER_FAILED.match(text)

@@ -272,8 +272,9 @@ class Runner(MMEngineRunner):
 
 def total_batch(loader: DataLoader, world_size: int) -> int:
     """Images of a training step over all processes."""
-    size: int = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 0)
-    return size * world_size
+    if loader.batch_size is not None:
+        return loader.batch_size * world_size
+    return getattr(loader.batch_sampler, "batch_size", 0) * world_size
 
 
 def check_training_checkpoint(filename: str) -> dict[str, Any]:
