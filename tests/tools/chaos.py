@@ -268,11 +268,12 @@ def full_disk(chaos: Chaos, size: int) -> None:
         filler = chaos.toy.folder / "disk" / "filler"
 
         def act(self: Chaos, pid: int) -> bool:
-            if not filler.exists() and self.checkpoints():
+            late = time.monotonic() - self.started > 0.5 * self.duration
+            if not filler.exists() and late and self.checkpoints():
                 with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
                     while file.write(b"0" * 10_000):
                         pass
-                self.strike_at = time.monotonic() - self.started + 1.5
+                self.strike_at = time.monotonic() - self.started + 2
             if not filler.exists() or time.monotonic() - self.started < self.strike_at:
                 return False
             os.kill(pid, signal.SIGKILL)
