@@ -24,11 +24,12 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PI
 COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._inductor.compile_fx, \
 	torch.export, hypothesis, pytest, xdist
 
-.PHONY: help venv demo demo-nogl test lint format clean
+.PHONY: help venv demo demo-nogl chaos test lint format clean
 
 help:
 	@echo 'make demo       train, evaluate and draw on the built-in data: the main job, some minutes'
 	@echo 'make test       every check: ruff, mypy, pytest'
+	@echo 'make chaos      kill a training run 60 times, resume it, compare it with one in peace'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     put the code into ruff format and mend what ruff can mend'
 	@echo 'make venv       only make $(VENV) (the jobs above do it by themselves)'
@@ -96,6 +97,10 @@ lint: venv
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy mmseg_resnest
+
+# 60 times a run is killed, or loses its disk, and resumed; some minutes.
+chaos: venv
+	@$(BIN)/python tests/tools/chaos.py $(CHAOS_FLAGS)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)

@@ -1,24 +1,35 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # What dist_train.sh and dist_test.sh share: starts torchrun (tools/_torchrun.py).
 
-# launch PROCESSES SCRIPT [ARGUMENTS]
+# launch PROCESSES RESTARTS SCRIPT [ARGUMENTS]
 launch() {
-    local processes=$1 nodes=${NNODES:-1} port=${PORT:-} python=${PYTHON:-python} cores
-    if [ -z "$port" ]; then
-        # One machine: any free port, so that several jobs fit on it. Several: all need the same.
-        port=29500
-        if [ "$nodes" = 1 ]; then
-            port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
-        fi
-    fi
+    local processes=$1 restarts=$2 nodes=${NNODES:-1} port=${PORT:-} python=${PYTHON:-python} cores
+    local meet
     # torchrun would set this to 1, with a warning.
     cores=$(nproc 2>/dev/null || echo "$processes")
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}
+    if [ "$nodes" = 1 ]; then
+        # Any free port, so that several jobs fit on the machine.
+        if [ -z "$port" ]; then
+            port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
+        fi
+        meet=(--node-rank=0 --master-addr=127.0.0.1 --master-port="$port")
+    else
+        # All machines meet at the first one, and again whenever one was lost and is back.
+        meet=(
+            --rdzv-backend=c10d
+            --rdzv-endpoint="${MASTER_ADDR:?set MASTER_ADDR to the name of the first machine}:${port:-29500}"
+            --rdzv-id="${JOB_ID:-${SLURM_JOB_ID:-mmseg-resnest}}"
+            --rdzv-conf="is_host=$([ "${NODE_RANK:-0}" = 0 ] && echo true || echo false),timeout=${JOIN_SECONDS:-900}"
+        )
+        if [ -n "${LOCAL_ADDR:-}" ]; then
+            meet+=(--local-addr="$LOCAL_ADDR")
+        fi
+    fi
     exec "$python" "$(dirname "$0")/_torchrun.py" \
         --nnodes="$nodes" \
-        --node-rank="${NODE_RANK:-0}" \
-        --master-addr="${MASTER_ADDR:-127.0.0.1}" \
-        --master-port="$port" \
+        "${meet[@]}" \
         --nproc-per-node="$processes" \
-        "${@:2}"
+        --max-restarts="$restarts" \
+        "${@:3}"
 }

@@ -14,4 +14,4 @@ if [ $# -lt 3 ] || ! [[ $3 =~ ^[1-9][0-9]*$ ]]; then
 fi
 tools=$(dirname "$0")
 . "$tools/_launch.sh"
-launch "$3" "$tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"
+launch "$3" 0 "$tools/test.py" "$1" "$2" --launcher pytorch "${@:4}"

@@ -5,7 +5,11 @@
 #
 #   bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
 #
-# More than one machine: run it on each with NNODES, NODE_RANK and MASTER_ADDR set, and the same PORT.
+# When a process is lost, all are started again, MAX_RESTARTS times (default 3), and go on from the
+# newest checkpoint.
+#
+# More than one machine: run it on each with NNODES, NODE_RANK and MASTER_ADDR (the first machine)
+# set, and the same PORT; docs/distributed.md.
 set -euo pipefail
 
 if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
@@ -14,4 +18,4 @@ if [ $# -lt 2 ] || ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
 fi
 tools=$(dirname "$0")
 . "$tools/_launch.sh"
-launch "$2" "$tools/train.py" "$1" --launcher pytorch "${@:3}"
+launch "$2" "${MAX_RESTARTS:-3}" "$tools/train.py" "$1" --launcher pytorch "${@:3}"

@@ -1,7 +1,15 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """What keeps a run going: configs, launching, checks before a run, the runner and its hooks."""
 
-from . import hooks, optim, runner  # noqa: F401  (register their parts)
+from . import (  # noqa: F401  (register their parts)
+    checkpoint_hook,
+    hooks,
+    loop,
+    nonfinite,
+    optim,
+    runner,
+    sampler,
+)
 from .config import load_config
 from .runner import Runner
 

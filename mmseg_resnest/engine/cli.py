@@ -3,7 +3,8 @@
 
 A tool's ``main`` returns its exit code and raises :class:`~mmseg_resnest.errors.UserError` for
 what its user can mend. :func:`run_tool` prints that as ``error: ...`` and exits with 2; a fault of
-the code keeps its traceback and exits with 1.
+the code keeps its traceback and exits with 1. A run that was asked to stop, has saved, and is to be
+started again with ``--resume`` exits with 75.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from mmseg_resnest.engine.preemption import EXIT_AGAIN, Preempted
 from mmseg_resnest.errors import UserError
 
 __all__ = [
@@ -95,6 +97,10 @@ def run_tool(
         # Point stdout at nothing so that the interpreter's last flush cannot fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_BROKEN_PIPE
+    except Preempted as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print(stop, file=sys.stderr, flush=True)
+        code = EXIT_AGAIN
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt)
         print(f"interrupted{': ' + hint if hint else ''}", file=sys.stderr)
@@ -160,6 +166,11 @@ def explain_error(error: BaseException) -> UserError | None:
         return UserError(
             f"the data loading worker (process {gone['pid'].strip()}) {gone['how'].strip(' .')}. "
             + _WORKER_HELP
+        )
+    if "DataLoader timed out" in text:
+        return UserError(
+            f"a data loading worker hangs ({_first_line(text)}); the loader's timeout sets the "
+            "seconds. " + _WORKER_HELP
         )
     if isinstance(error, UserError) and not _WORKER_FAILED.match(text):
         return error

@@ -22,6 +22,7 @@ from mmseg_resnest.engine.checkpoint import bare_model
 from mmseg_resnest.engine.launch import describe_device
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import Submission, palette_image, side_by_side, write_result
 from mmseg_resnest.registry import HOOKS
 
@@ -319,10 +320,27 @@ class ResultsHook(Hook):
         self.extra = dict(extra or {})
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
+        self._resumed = False
+        self._record: dict[str, Any] | None = None
+        self._told = False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Put the validations so far into the checkpoint."""
+        checkpoint["results"] = {"history": self.history, "best": self.best}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Resuming: take them over."""
+        results = checkpoint.get("results")
+        if isinstance(results, dict):
+            self.history = list(results["history"])
+            self.best = dict(results["best"])
+            self._resumed = True
 
     def before_train(self, runner: Runner) -> None:
-        """Resuming: take over the validations up to here from the file."""
+        """Resuming from a checkpoint without validations: take them over from the file."""
         path = Path(runner.work_dir) / self.file
+        if self._resumed:
+            return
         if not runner.iter or not path.is_file():
             return
         try:
@@ -352,7 +370,20 @@ class ResultsHook(Hook):
             "last_checkpoint": _name(hub.get("last_ckpt")),
         }
         record = {**self.extra, **places, **self.best, "history": self.history}
-        write_result({**record, **places}, Path(runner.work_dir) / self.file)
+        self._record = {**record, **places}
+        try:
+            write_result(self._record, Path(runner.work_dir) / self.file)
+        except UserError as error:  # a full disk ends no run; the next validation tries again
+            if not self._told:
+                runner.logger.warning("%s; training goes on", error)
+            self._told = True
+        else:
+            self._record = None
+
+    def after_train(self, runner: Runner) -> None:
+        """Write what could not be written before."""
+        if self._record is not None:
+            write_result(self._record, Path(runner.work_dir) / self.file)
 
 
 def _name(path: Any) -> str | None:

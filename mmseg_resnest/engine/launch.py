@@ -29,6 +29,8 @@ __all__ = [
     "share_batch",
 ]
 
+#: Seconds after which a data loading worker counts as hung.
+WORKER_TIMEOUT = 600
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -82,14 +84,14 @@ def join_launcher(launcher: str) -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
-def init_distributed(launcher: str, timeout_minutes: float = 30) -> None:
+def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
     """Meet the other processes; ``none`` does nothing.
 
     NCCL where there are GPUs, Gloo otherwise, so that the same command runs on both.
 
     Args:
         launcher: ``none``, ``pytorch`` or ``slurm``; :func:`join_launcher` has been called.
-        timeout_minutes: How long a collective may take before it counts as hung.
+        timeout: Seconds that a collective may take before it counts as hung.
     """
     if launcher == "none" or dist.is_initialized():
         return
@@ -99,7 +101,7 @@ def init_distributed(launcher: str, timeout_minutes: float = 30) -> None:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     dist.init_process_group(
         backend="nccl" if torch.cuda.is_available() else "gloo",
-        timeout=datetime.timedelta(minutes=timeout_minutes),
+        timeout=datetime.timedelta(seconds=timeout),
     )
 
 
@@ -172,6 +174,8 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     """Make a config fit this machine; changes no result.
 
     * data loading workers: no more than the cores of this machine's processes;
+    * a worker that delivers no batch for ten minutes counts as hung, unless ``timeout`` says
+      otherwise;
     * ``pin_memory`` only with a GPU, ``persistent_workers`` only with workers;
     * on a CPU under a launcher: the cores are shared out over the processes as threads, and the
       model is wrapped for CPU tensors;
@@ -190,8 +194,10 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
             continue
         loader["num_workers"] = min(loader.get("num_workers", 0), cores)
         if not loader["num_workers"]:
-            for key in ("persistent_workers", "prefetch_factor"):
+            for key in ("persistent_workers", "prefetch_factor", "timeout"):
                 loader.pop(key, None)
+        else:
+            loader.setdefault("timeout", WORKER_TIMEOUT)
         loader["pin_memory"] = bool(loader.get("pin_memory", cuda)) and cuda
     cfg.launcher = launcher
     if not cuda:

@@ -8,9 +8,13 @@ import os
 import sys
 from typing import TextIO
 
+from mmengine.fileio import dump
 from mmengine.logging import MMLogger
+from mmengine.visualization import LocalVisBackend as MMEngineBackend
 
-__all__ = ["log_file", "quiet_console", "shown", "write_to_log_file"]
+from mmseg_resnest.registry import VISBACKENDS
+
+__all__ = ["LocalVisBackend", "log_file", "quiet_console", "shown", "write_to_log_file"]
 
 
 class _ConsoleFormatter(logging.Formatter):
@@ -65,7 +69,38 @@ def quiet_console(logger: MMLogger | None = None) -> MMLogger:
         else handler
         for handler in logger.handlers
     ]
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = _lose_line  # type: ignore[method-assign]
     return logger
+
+
+def _lose_line(record: logging.LogRecord) -> None:
+    """A log file that cannot be written, as on a full disk, loses the line and stops no run."""
+
+
+@VISBACKENDS.register_module()
+class LocalVisBackend(MMEngineBackend):
+    """MMEngine's backend of this name, but a full disk does not end the run.
+
+    Lines of ``scalars.json`` that cannot be written wait for the next one.
+    """
+
+    def _dump(self, value_dict: dict, file_path: str, file_format: str) -> None:
+        if not hasattr(self, "_waiting"):
+            self._waiting: dict[str, list[str]] = {}
+        lines = self._waiting.setdefault(file_path, [])
+        lines.append(dump(value_dict, file_format=file_format) + "\n")
+        try:
+            with open(file_path, "ab", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                text = "".join(lines).encode()
+                if file.write(text) != len(text):
+                    file.truncate(size)  # a part of a line is worse than none
+                    return
+        except OSError:
+            return
+        lines.clear()
 
 
 def log_file() -> str | None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import check_remote, did_you_mean, is_remote
@@ -24,9 +26,11 @@ __all__ = [
     "check_checkpoint",
     "check_data",
     "check_device",
+    "check_disk_space",
     "check_file",
     "check_labels",
     "check_writable",
+    "checkpoint_folder",
 ]
 
 
@@ -179,3 +183,64 @@ def _remove_empty(folder: Path, top: Path) -> None:
             path.rmdir()
         if path == top:
             return
+
+
+def checkpoint_folder(cfg: Config) -> Path:
+    """Where a run saves its checkpoints: the work folder, or what the hook's ``out_dir`` says."""
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    work_dir = Path(cfg.work_dir)
+    out_dir = hook.get("out_dir")
+    return Path(out_dir) / work_dir.name if out_dir else work_dir
+
+
+def check_disk_space(cfg: Config, model: nn.Module) -> None:
+    """Check that the checkpoints a run keeps at a time fit on the disk, before it starts.
+
+    Args:
+        cfg: The config of the run; its work folder exists.
+        model: The built model, whose size with that of the optimizer's state is a checkpoint's.
+
+    Raises:
+        UserError: They do not; says how much there is, how much is needed, and for what.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint")
+    if hook is None or hook.get("interval", -1) <= 0:
+        return
+    sizes = [value.numel() * value.element_size() for value in model.state_dict().values()]
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(sizes)
+    state = trained * _optimizer_copies(cfg.optim_wrapper.get("optimizer") or {})
+    averaged = weights if "EMAHook" in str(cfg.get("custom_hooks")) else 0
+    one = weights + state + averaged
+    saves = 1
+    if not hook.get("by_epoch", True) and cfg.train_cfg.get("max_iters"):
+        saves = -(-int(cfg.train_cfg["max_iters"]) // hook["interval"])
+    keep = hook.get("max_keep_ckpts", -1)
+    kept = min(keep, saves) if keep > 0 else saves
+    best = len(hook["save_best"]) if isinstance(hook.get("save_best"), list) else 1
+    best = best if hook.get("save_best") else 0
+    # One more of each: the old one goes when the new one is whole.
+    need = (kept + 1) * one + (best + 1) * (weights + averaged) * bool(best)
+    folder = checkpoint_folder(cfg)
+    place = next(p for p in [folder, *folder.absolute().parents] if p.is_dir())
+    there = sum(path.stat().st_size for path in folder.glob("*.pth")) if folder.is_dir() else 0
+    free = shutil.disk_usage(place).free
+    if free + there < need:
+        raise UserError(
+            f"--work-dir {cfg.work_dir}: {_megabytes(free)} are free there, and the run needs "
+            f"{_megabytes(need - there)} for {kept} checkpoints of {_megabytes(one)}"
+            f"{' and the best' if best else ''}; make room, choose another folder, or keep fewer "
+            "with --cfg-options default_hooks.checkpoint.max_keep_ckpts=1"
+        )
+
+
+def _optimizer_copies(optimizer: dict) -> int:
+    """How many numbers an optimizer keeps for each parameter."""
+    name = str(optimizer.get("type", ""))
+    if "Adam" in name:
+        return 2
+    return 1 if name != "SGD" or optimizer.get("momentum") else 0
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -4,21 +4,39 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import mmengine
+import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.logs import quiet_console
+from mmseg_resnest.engine.loop import IterBasedTrainLoop
+from mmseg_resnest.engine.preemption import spare_workers
+from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
+from mmseg_resnest.engine.saving import (
+    CheckpointWriter,
+    restore_histories,
+    snapshot,
+    write_checkpoint,
+)
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.registry import MODELS, RUNNERS
+from mmseg_resnest.registry import DATA_SAMPLERS, DATASETS, MODELS, RUNNERS
+from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_training_checkpoint
 
 __all__ = ["Runner", "build_model", "check_training_checkpoint"]
@@ -59,6 +77,8 @@ class Runner(MMEngineRunner):
     """
 
     _resuming = False
+    _writer: CheckpointWriter | None = None
+    _validation_pending = False
 
     @classmethod
     def from_cfg(cls, cfg: Config, model: nn.Module | None = None) -> Runner:
@@ -79,6 +99,130 @@ class Runner(MMEngineRunner):
         """As MMEngine's, quiet on the console."""
         return quiet_console(super().build_logger(*args, **kwargs))
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """As MMEngine's; workers leave signals to the run.
+
+        With :class:`~mmseg_resnest.engine.sampler.ExactSampler` each sample is made with random
+        numbers of its own.
+        """
+        if isinstance(dataloader, DataLoader):
+            return dataloader
+        cfg = copy.deepcopy(dataloader)
+        sampler = cfg.get("sampler")
+        kind = sampler.get("type") if isinstance(sampler, dict) else type(sampler)
+        kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+        if isinstance(kind, type) and issubclass(kind, ExactSampler):
+            dataset = cfg["dataset"]
+            if isinstance(dataset, dict):
+                dataset = DATASETS.build(dataset)
+                if hasattr(dataset, "full_init"):
+                    dataset.full_init()
+            cfg["dataset"] = SeededDataset(dataset)
+        loader = MMEngineRunner.build_dataloader(cfg, seed, diff_rank_seed)
+        loader.worker_init_fn = functools.partial(spare_workers, loader.worker_init_fn)
+        return loader
+
+    @property
+    def checkpoint_writer(self) -> CheckpointWriter:
+        """Writes this run's checkpoints in the background."""
+        if self._writer is None:
+            self._writer = CheckpointWriter(self.logger.warning, self.logger.info)
+        return self._writer
+
+    def close(self) -> None:
+        """End the background work of this process: writing, and data loading that still runs."""
+        if self._writer is not None:
+            self._writer.wait()
+        for loop in (self._train_loop, self._val_loop):
+            loader = getattr(loop, "dataloader", None)
+            for source in (loader, loop):
+                batches: Any = getattr(source, "_iterator", None)
+                if hasattr(batches, "_shutdown_workers"):
+                    batches._shutdown_workers()
+                    for worker in batches._workers:
+                        if worker.is_alive():  # it hangs
+                            worker.kill()
+
+    def finish_saving(self) -> list[str]:
+        """Wait, on every process, until what was to be saved is; returns what could not be."""
+        problems = [] if self._writer is None else self._writer.wait()
+        if self.world_size > 1:
+            every: list[Any] = [None] * self.world_size
+            torch.distributed.all_gather_object(every, problems)
+            problems = [problem for some in every for problem in some]
+        return problems
+
+    def checkpoint_record(
+        self,
+        meta: Mapping[str, Any],
+        save_optimizer: bool = False,
+        save_param_scheduler: bool = False,
+    ) -> dict[str, Any]:
+        """What a checkpoint of this moment holds; tensors are the run's own, not copies.
+
+        Args:
+            meta: Holds ``iter`` and ``epoch``.
+            save_optimizer: Put in the optimizer, with the scale of mixed precision.
+            save_param_scheduler: Put in the schedules.
+
+        Returns:
+            What MMEngine's runner would save, and the total batch.
+        """
+        hub = self.message_hub
+        about = {
+            "cfg": hub.runtime_info.get("cfg") or self.cfg.pretty_text,
+            "seed": self.seed,
+            "experiment_name": self.experiment_name,
+            "time": time.strftime("%Y%m%d_%H%M%S", time.localtime()),
+            "mmengine_version": hub.runtime_info.get("mmengine_version") or mmengine.__version__,
+            "mmseg_resnest_version": __version__,
+            "world_size": self.world_size,
+            "total_batch": total_batch(self.train_dataloader, self.world_size),
+        }
+        metainfo = getattr(self.train_dataloader.dataset, "metainfo", None)
+        if metainfo is not None:
+            about["dataset_meta"] = metainfo
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        record: dict[str, Any] = {
+            "meta": {**meta, **about},
+            "state_dict": model.state_dict(),
+            "message_hub": hub.state_dict(),
+        }
+        if save_optimizer:
+            record["optimizer"] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            schedulers = self.param_schedulers
+            record["param_schedulers"] = (
+                {name: [s.state_dict() for s in some] for name, some in schedulers.items()}
+                if isinstance(schedulers, dict)
+                else [s.state_dict() for s in schedulers]
+            )
+        self.call_hook("before_save_checkpoint", checkpoint=record)
+        return record
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """As MMEngine's, but the file appears whole or not at all; on the first process only."""
+        if not is_main_process():
+            return
+        meta = dict(meta or {})
+        meta.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
+        meta.setdefault("iter", self.iter if by_epoch else self.iter + 1)
+        record = self.checkpoint_record(meta, save_optimizer, save_param_scheduler)
+        write_checkpoint(snapshot(record), Path(out_dir) / filename)
+
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue from a training checkpoint.
 
@@ -90,6 +234,8 @@ class Runner(MMEngineRunner):
             super().resume(filename, *args, **kwargs)
         finally:
             self._resuming = False
+        if isinstance(self.train_loop, IterBasedTrainLoop):
+            self.train_loop.validation_pending = self._validation_pending
 
     def load_checkpoint(
         self,
@@ -117,9 +263,18 @@ class Runner(MMEngineRunner):
             self.logger.info("loaded %s", done)
             return {}
         checkpoint = check_training_checkpoint(filename)
+        restore_histories(checkpoint["message_hub"])
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(self.model, checkpoint["state_dict"])
+        self._validation_pending = bool(checkpoint["meta"].get("validation_pending", False))
         return checkpoint
+
+
+def total_batch(loader: DataLoader, world_size: int) -> int:
+    """Images of a training step over all processes."""
+    if loader.batch_size is not None:
+        return loader.batch_size * world_size
+    return getattr(loader.batch_sampler, "batch_size", 0) * world_size
 
 
 def check_training_checkpoint(filename: str) -> dict[str, Any]:

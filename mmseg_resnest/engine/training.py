@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.runner import find_latest_checkpoint
+from mmengine.dist import get_world_size, is_main_process
+from torch import nn
 
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import require
@@ -26,17 +27,22 @@ from mmseg_resnest.engine.launch import (
     share_batch,
 )
 from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.preemption import StopSignals
 from mmseg_resnest.engine.preflight import (
     check_checkpoint,
     check_data,
+    check_disk_space,
     check_labels,
     check_writable,
+    checkpoint_folder,
 )
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
+from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
+from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, plot_curves
 from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import load_checkpoint
+from mmseg_resnest.weights import is_remote, load_checkpoint, resolve_checkpoint
 
 __all__ = ["print_training_summary", "train"]
 
@@ -57,8 +63,9 @@ def train(
             processes.
         work_dir: Where checkpoints, logs and results go; default: the config's, or
             ``work_dirs/<name of the config>``.
-        resume: ``auto``: continue from the newest checkpoint of the work folder, or start when
-            there is none; otherwise the checkpoint to continue from.
+        resume: ``auto``: continue from the newest whole checkpoint of the work folder, or start
+            when there is none; otherwise the checkpoint to continue from. None starts, or, when a
+            launcher has started the run again, is as ``auto``.
         amp: Mixed precision.
         auto_scale_lr: Scale the learning rate with the total batch, by the config's
             ``auto_scale_lr.base_batch_size``.
@@ -70,8 +77,24 @@ def train(
         ``results.json`` holds, and ``curves``, the path of the picture (None without a log).
 
     Raises:
-        UserError: A mistake in the config, the data or the arguments.
+        UserError: A mistake in the config, the data or the arguments; or something that ended the
+            run, in words.
+        Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
+    with StopSignals() as signals:
+        return _train(cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, signals=signals)
+
+
+def _train(
+    cfg: Config,
+    work_dir: str | os.PathLike[str] | None,
+    resume: str | None,
+    amp: bool,
+    auto_scale_lr: bool,
+    seed: int | None,
+    launcher: str,
+    signals: StopSignals,
+) -> dict[str, Any]:
     start = time.monotonic()
     require(cfg, ("model", "train_dataloader", "train_cfg", "optim_wrapper"), "training")
     cfg.work_dir = os.fspath(work_dir or cfg.get("work_dir") or default_work_dir(cfg))
@@ -82,38 +105,43 @@ def train(
         notes.append(("precision", enable_amp(cfg)))
     if auto_scale_lr:
         _enable_auto_scale_lr(cfg)
+    cfg.setdefault("default_hooks", {}).setdefault("nonfinite", dict(type="NonFiniteHook"))
     check_data(cfg, ("train_dataloader", "val_dataloader"))
-    note = _set_start(cfg, resume)
-    if note:
-        notes.append(("start", note))
-    _fetch_pretrained(cfg.model, "model")
     rank, world_size = join_launcher(launcher)
+    checkpoint = _set_start(cfg, resume, notes)
     note = share_batch(cfg, world_size)
     if note:
         notes.append(("batch", note))
     fit_to_machine(cfg, launcher)
     check_labels(cfg, ("train", "val"))
-    _try_model(cfg)
+    if checkpoint is None:
+        _fetch_pretrained(cfg.model, "model")
+    model = _try_model(cfg, checkpoint)
+    del checkpoint
     if rank == 0:
         check_writable(cfg.work_dir, "--work-dir")
+        check_disk_space(cfg, model)
+    del model
 
-    init_distributed(launcher)
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
+    _check_same_start(cfg)
     runner = Runner.from_cfg(cfg)
     name = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
     extra = {"task": "train", "config": cfg.filename, "version": __version__}
     results = ResultsHook(extra=extra)
     runner.register_hook(ConsoleHook(title=name, config=str(cfg.filename), notes=notes))
     runner.register_hook(results)
+    signals.training()
     try:
         runner.train()
-    except KeyboardInterrupt:
-        saved = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
-        raise KeyboardInterrupt(
-            f"the newest checkpoint is {shown(saved)}; the same command with --resume "
-            "continues from it"
-            if saved
-            else "no checkpoint had been saved"
-        ) from None
+    except Exception as error:
+        told = explain_lost_processes(error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        runner.close()
     summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - start}
     if is_main_process():
         summary.update(_read_results(runner, results))
@@ -131,26 +159,95 @@ def _enable_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr = {**scaling, "enable": True}
 
 
-def _set_start(cfg: Config, resume: str | None) -> str | None:
-    """Decide what the run starts from, set it in the config, and check that it is there."""
+def _set_start(
+    cfg: Config, resume: str | None, notes: list[tuple[str, str]]
+) -> dict[str, Any] | None:
+    """Decide what the run starts from, set it in the config, and check that it is there.
+
+    Args:
+        cfg: Changed in place.
+        resume: As in :func:`train`.
+        notes: Gets a line on what was decided.
+
+    Returns:
+        The checkpoint to resume from, if there is one.
+    """
     if resume is None and cfg.get("resume"):
         resume = cfg.get("load_from") or "auto"
+    if resume is None and _restarted_by_launcher():
+        # Only what this very run has saved: its first start took away an older pointer.
+        resume = "auto" if (Path(cfg.work_dir) / POINTER).is_file() else None
     if resume == "auto":
-        latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+        folder = checkpoint_folder(cfg)
+        latest, skipped = find_newest(folder) if folder.is_dir() else (None, [])
+        notes += [("skipped", f"{shown(path)} {reason}") for path, reason in skipped]
         if latest is None:
             cfg.resume = False
-            return f"from the beginning: {cfg.work_dir} holds no checkpoint to resume from"
-        resume = latest
-    if resume is not None:
+            what = "whole checkpoint" if skipped else "checkpoint"
+            notes.append(("start", f"from the beginning: {folder} holds no {what} to resume from"))
+            return None
+        resume = str(latest)
+    elif resume is not None:
         check_checkpoint(resume, "--resume")
-        check_training_checkpoint(resume)
+        if is_remote(resume):
+            resume = str(resolve_checkpoint(resume))
+        wrong = what_is_wrong(Path(resume))
+        if wrong:
+            raise UserError(
+                f"--resume {resume}: {wrong}; --resume without a file takes the newest whole "
+                "checkpoint"
+            )
+    if resume is not None:
+        checkpoint = check_training_checkpoint(resume)
         cfg.resume, cfg.load_from = True, str(resume)
         _drop_pretrained(cfg.model)
-        return f"continue from {shown(resume)}"
+        notes.append(("start", f"continue from {shown(resume)}"))
+        _compare_with_run(cfg, checkpoint["meta"], notes)
+        return checkpoint
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "config key load_from")
-        return f"from the weights of {cfg.load_from}"
+        notes.append(("start", f"from the weights of {cfg.load_from}"))
     return None
+
+
+def _restarted_by_launcher() -> bool:
+    """Whether torchrun or Slurm has started this run again."""
+    return any(
+        os.environ.get(name, "0") not in ("", "0")
+        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
+
+
+def _compare_with_run(cfg: Config, meta: dict[str, Any], notes: list[tuple[str, str]]) -> None:
+    """Take over the seed of the run that is resumed, and tell where it will go on differently."""
+    seed = (cfg.get("randomness") or {}).get("seed")
+    if meta.get("seed") is not None:
+        if seed not in (None, meta["seed"]):
+            notes.append(("seed", f"{meta['seed']}, the resumed run's, not {seed}"))
+        cfg.randomness = {**(cfg.get("randomness") or {}), "seed": meta["seed"]}
+    loader = cfg.train_dataloader
+    total = loader.get("batch_size") or (loader.get("batch_sampler") or {}).get("batch_size")
+    if meta.get("total_batch") and total != meta["total_batch"]:
+        notes.append(
+            ("batch", f"{total} images a step; the resumed run had {meta['total_batch']}, so the "
+             "data go on at another place")
+        )  # fmt: skip
+
+
+def _check_same_start(cfg: Config) -> None:
+    """Every process must have found the same checkpoint: their work folder is one and the same."""
+    if get_world_size() == 1:
+        return
+    mine = Path(cfg.load_from).name if cfg.get("resume") else "none"
+    found: list[Any] = [None] * get_world_size()
+    torch.distributed.all_gather_object(found, (mine, socket.gethostname()))
+    for rank, (name, host) in enumerate(found):
+        if name != found[0][0]:
+            raise UserError(
+                f"--resume: process 0 on {found[0][1]} finds checkpoint {found[0][0]}, process "
+                f"{rank} on {host} finds {name}; the work folder {cfg.work_dir} must be on a file "
+                "system that all machines share"
+            )
 
 
 def _drop_pretrained(node: Any) -> None:
@@ -177,18 +274,22 @@ def _fetch_pretrained(node: Any, key: str) -> None:
             _fetch_pretrained(value, f"{key}[{index}]")
 
 
-def _try_model(cfg: Config) -> None:
+def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
     """Build the model once, and load what it starts from, before the run writes anything.
 
     The random state is put back, so that the run itself is as if this had not been.
     """
     with torch.random.fork_rng():
         model = build_model(cfg)
-        if cfg.get("load_from"):
-            if cfg.get("resume"):
-                load_weights(model, check_training_checkpoint(cfg.load_from)["state_dict"])
-            else:
-                load_weights(model, cfg.load_from, start_training=True)
+        if checkpoint is not None:
+            try:
+                load_weights(model, checkpoint["state_dict"])
+            except UserError as error:
+                text = str(error).replace("the state dict", str(cfg.load_from), 1)
+                raise UserError(text) from error
+        elif cfg.get("load_from"):
+            load_weights(model, cfg.load_from, start_training=True)
+    return model
 
 
 def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 """Models: they turn images into scores."""
 
 from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from .losses import CrossEntropyLoss
 from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
 from .norm import SyncBN
 from .resnest import ARCHITECTURES, ResNeSt
@@ -10,6 +11,7 @@ from .split_attention import DropBlock2d, SplitAttentionConv2d
 
 __all__ = [
     "ARCHITECTURES",
+    "CrossEntropyLoss",
     "DeepLabV3Head",
     "DropBlock2d",
     "EncoderDecoder",

@@ -146,9 +146,10 @@ def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
         "train.py", config, "--cfg-options", "train_cfg.max_iters=2000", "train_cfg.val_interval=4",
         cwd=toy.folder, when=interrupt,
     )  # fmt: skip
-    assert run.returncode == 130, run.stderr
-    assert run.stderr.count("interrupted") == 1
-    assert "--resume" in run.stderr
+    assert run.returncode == 75, run.stderr
+    saved = re.search(r"stopped by SIGINT; saved at iteration (\d+); .*--resume", run.stderr)
+    assert saved is not None
+    assert (toy.folder / "work_dirs" / "long" / f"iter_{saved[1]}.pth").is_file()
     assert "Traceback" not in run.stderr
 
 
@@ -201,3 +202,28 @@ def test_slurm_asks_for_what_was_asked(tmp_path: Path) -> None:
     words = run.stdout.split()
     assert {"--ntasks=16", "--ntasks-per-node=8", "--gres=gpu:8", "--partition=gpu"} <= set(words)
     assert words[-6:] == ["toy.py", "--work-dir", "out", "--launcher", "slurm", "--amp"]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_slurm_goes_on_where_a_run_was_stopped(tmp_path: Path, batch: bool) -> None:
+    """Stand-ins for srun, which ends with 75 twice, and scontrol."""
+    calls = tmp_path / "calls"
+    srun = f'#!/bin/sh\necho srun "$@" >> {calls}\n[ "$(grep -c srun {calls})" -gt 2 ] || exit 75\n'
+    for name, text in (("srun", srun), ("scontrol", f'#!/bin/sh\necho scontrol "$@" >> {calls}\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    if batch:
+        env["SLURM_JOB_ID"] = "77"
+    run = subprocess.run(
+        ["bash", TOOLS / "slurm_train.sh", "gpu", "job", "toy.py"],
+        capture_output=True, text=True, timeout=20, env=env, check=False,
+    )  # fmt: skip
+    lines = calls.read_text().splitlines()
+    assert all("--signal=USR1@120" in line for line in lines if line.startswith("srun"))
+    if batch:  # back into the queue; the job's next start resumes by itself
+        assert run.returncode == 75
+        assert lines[1:] == ["scontrol requeue 77"]
+    else:
+        assert run.returncode == 0
+        assert ["--resume auto" in line for line in lines] == [False, True, True]

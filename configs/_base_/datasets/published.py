@@ -36,7 +36,7 @@ train_dataloader = dict(
     batch_size=16,  # the total; tools/train.py divides it by the number of processes
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
+    sampler=dict(type="ExactSampler", shuffle=True),
     dataset=dict(pipeline=train_pipeline),
 )
 val_dataloader = dict(

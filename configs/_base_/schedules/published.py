@@ -27,4 +27,5 @@ default_hooks = dict(
         rule="greater",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
+    nonfinite=dict(type="NonFiniteHook", on_nonfinite="stop"),
 )

@@ -1,0 +1,214 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The training loop: every iteration the same whenever the run was started."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import EMAHook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop as MMEngineLoop
+from torch import nn
+
+from mmseg_resnest.engine.preemption import Preempted, stop_signal
+from mmseg_resnest.engine.sampler import ExactSampler, seed_step, seed_validation
+from mmseg_resnest.engine.watch import doing
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import LOOPS
+
+__all__ = ["IterBasedTrainLoop", "between_updates"]
+
+
+def between_updates(optim_wrapper: Any) -> bool:
+    """Whether no gradient waits for more to be added to it (gradient accumulation)."""
+    wrappers = (
+        [optim_wrapper] if isinstance(optim_wrapper, OptimWrapper) else optim_wrapper.values()
+    )
+    return all(wrapper.should_update() for wrapper in wrappers)
+
+
+class _StopInValidation(Exception):
+    """The run was asked to stop while it validated."""
+
+
+@LOOPS.register_module()
+class IterBasedTrainLoop(MMEngineLoop):
+    """MMEngine's loop of this name, in which resuming is exact and free of charge.
+
+    * Every step is seeded by its number, see :mod:`mmseg_resnest.engine.sampler`.
+    * With :class:`~mmseg_resnest.engine.sampler.ExactSampler` the data start at the iteration
+      resumed from; other samplers are gone through, as MMEngine does.
+    * A validation that was due when the checkpoint was saved, and had not been done, is done first.
+    * With several processes the logged losses are the mean over them.
+    * Once asked to stop (:mod:`mmseg_resnest.engine.preemption`), all processes stop after the
+      same step, or in a validation, save, and raise ``Preempted``.
+
+    Args: as MMEngine's.
+    """
+
+    stopping = False
+    _iterator: Any = None
+    validation_pending = False
+
+    def run(self) -> nn.Module:
+        """Train."""
+        runner = self.runner
+        runner.call_hook("before_train")
+        runner.call_hook("before_train_epoch")
+        batches = self._batches()
+        if self._iter > 0:
+            self._decide_current_val_interval()
+        if self.validation_pending and self.validation_due(self._iter):
+            self._validate()
+        while self._iter < self._max_iters and not self.stop_training:
+            runner.model.train()
+            self.run_iter(self._next(batches))
+            self._decide_current_val_interval()
+            if self.stopping and between_updates(runner.optim_wrapper):
+                self._leave()
+            if self.validation_due(self._iter):
+                self._validate()
+                # The loop may end here: the run is then complete, and says so.
+        runner.call_hook("after_train_epoch")
+        runner.call_hook("after_train")
+        return runner.model
+
+    def run_iter(self, data_batch: Any) -> None:
+        """One step."""
+        runner = self.runner
+        doing(f"at iteration {self._iter}")
+        seed_step(runner.seed, self._iter, runner.rank)
+        runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=data_batch)
+        outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
+        outputs = self._agree(outputs)
+        runner.call_hook(
+            "after_train_iter", batch_idx=self._iter, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+
+    def validation_due(self, iteration: int) -> bool:
+        """Whether there is a validation after this many iterations."""
+        step = bisect.bisect(self.dynamic_milestones, iteration + 1)
+        interval = self.dynamic_intervals[step - 1]
+        return (
+            self.runner.val_loop is not None
+            and iteration >= self.val_begin
+            and (iteration % interval == 0 or iteration == self._max_iters)
+        )
+
+    def check_stop_in_validation(self) -> None:
+        """End a validation that a signal has interrupted; called after each of its steps."""
+        if self._validation_can_stop and self._any_process(stop_signal() is not None):
+            raise _StopInValidation
+
+    def _batches(self) -> Iterator[Any]:
+        """The batches from this iteration on."""
+        loader = self.dataloader
+        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        if isinstance(sampler, ExactSampler):
+            sampler.seed = self.runner.seed  # a resumed run has that of its checkpoint
+            size = loader.batch_size or loader.batch_sampler.batch_size
+            sampler.skip(self._iter * size)
+            self._iterator = iter(loader)
+            return self._iterator
+        if self._iter > 0 and not getattr(self, "fast_forward_on_resume", False):
+            if hasattr(self.dataloader_iterator, "skip_iter"):
+                self.dataloader_iterator.skip_iter(self._iter)
+            else:
+                for _ in range(self._iter):
+                    next(self.dataloader_iterator)
+        return self.dataloader_iterator
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        doing(f"loading the batch of iteration {self._iter}")
+        try:
+            return next(batches)
+        except RuntimeError as error:
+            if "DataLoader timed out" not in str(error):
+                raise
+            raise UserError(self._name_hung_worker(batches)) from error
+
+    def _name_hung_worker(self, batches: Any) -> str:
+        """Which worker has not delivered its batch in time, and what it was to read."""
+        loader = self.dataloader
+        inner = getattr(batches, "_iterator", batches)
+        who, files = "", ""
+        task = getattr(inner, "_task_info", {}).get(getattr(inner, "_rcvd_idx", None))
+        if task:
+            process = inner._workers[task[0]]
+            who = f" {task[0]} (process {process.pid})"
+        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        if isinstance(sampler, ExactSampler):
+            size = loader.batch_size or loader.batch_sampler.batch_size
+            sampler.skip(self._iter * size)
+            indices = [int(index) for _, index in zip(range(size), sampler, strict=False)]
+            paths = [loader.dataset.get_data_info(index)["img_path"] for index in indices]
+            files = f"; it was to read {', '.join(map(str, paths))}"
+        return (
+            f"data loading worker{who} hangs: no batch for iteration {self._iter} within "
+            f"{loader.timeout:g} s{files}. Look at those files and their disk; "
+            "train_dataloader.timeout sets the seconds"
+        )
+
+    def _agree(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Mean of the losses over the processes; and whether any of them was asked to stop."""
+        stop = stop_signal() is not None
+        if get_world_size() == 1:
+            self.stopping = self.stopping or stop
+            return outputs
+        device = next(self.runner.model.parameters()).device
+        mine = [torch.as_tensor(value, device=device).detach() for value in outputs.values()]
+        flag = torch.tensor(float(stop), device=device)
+        values = torch.stack([*(value.double().mean() for value in mine), flag.double()])
+        torch.distributed.all_reduce(values)
+        *means, asked = (values / get_world_size()).tolist()
+        self.stopping = self.stopping or asked > 0
+        return dict(zip(outputs, means, strict=True))
+
+    def _any_process(self, flag: bool) -> bool:
+        if get_world_size() == 1:
+            return flag
+        device = next(self.runner.model.parameters()).device
+        value = torch.tensor(float(flag), device=device)
+        torch.distributed.all_reduce(value)
+        return value.item() > 0
+
+    def _validate(self) -> None:
+        runner = self.runner
+        # Processes that have different numbers of batches cannot agree on one to stop after.
+        lengths = [0] * get_world_size()
+        lengths[runner.rank] = len(runner.val_dataloader)
+        if len(lengths) > 1:
+            torch.distributed.all_gather_object(lengths, lengths[runner.rank])
+        self._validation_can_stop = len(set(lengths)) == 1 and between_updates(runner.optim_wrapper)
+        doing(f"validating after iteration {self._iter}")
+        seed_validation(runner.seed, self._iter, runner.rank)
+        try:
+            runner.val_loop.run()
+        except _StopInValidation:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):  # it had put the averaged weights into the model
+                    hook._swap_ema_parameters()
+            self.stopping = True
+            runner.call_hook("save_before_leaving")
+            self._leave()
+        self.validation_pending = False
+        if self._iter < self._max_iters and self._any_process(stop_signal() is not None):
+            self.stopping = True
+            if between_updates(runner.optim_wrapper):
+                runner.call_hook("save_before_leaving")
+                self._leave()
+
+    def _leave(self) -> None:
+        """Wait for the checkpoint and end the run."""
+        problems = self.runner.finish_saving()
+        name = stop_signal() or "another process"
+        hint = "the same command with --resume continues from it"
+        saved = f"stopped by {name}; saved at iteration {self._iter:,}; {hint}"
+        if problems:
+            saved = f"stopped by {name} at iteration {self._iter:,}, but {'; '.join(problems)}"
+        raise Preempted(saved)

@@ -1,0 +1,175 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Numbers that are none do not get into the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+
+from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.runner import Runner
+from mmseg_resnest.engine.saving import snapshot, write_checkpoint
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation import write_result
+from mmseg_resnest.registry import HOOKS
+
+__all__ = ["NonFiniteHook"]
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Keeps a loss or gradient that is NaN or infinite from reaching the weights.
+
+    Before each update the losses since the last one and the gradients are checked, on all
+    processes together. If they are bad, ``nonfinite_iter_<i>/`` of the work folder gets, from
+    every process, the files of its batch, its losses and the names of the bad gradients
+    (``process_<r>.json``) and the batch itself (``process_<r>.pth``), and the run's state before
+    the update (``state.pth``).
+
+    Where mixed precision scales the loss, gradients that overflow are the scaler's to handle: only
+    the loss is checked.
+
+    Args:
+        on_nonfinite: ``stop`` ends the run. ``skip`` leaves the update out and puts the model's
+            buffers (running statistics) back to where they were after the last good one.
+        max_reports: With ``skip``, how many folders are written.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, on_nonfinite: str = "stop", max_reports: int = 10) -> None:
+        if on_nonfinite not in ("stop", "skip"):
+            raise UserError(
+                f"config key default_hooks.nonfinite.on_nonfinite: must be 'stop' or 'skip', not "
+                f"{on_nonfinite!r}"
+            )
+        self.skip = on_nonfinite == "skip"
+        self.max_reports = max_reports
+        self.skipped = 0
+        self._losses: list[torch.Tensor] = []
+        self._batches: list[Any] = []
+        self._buffers: list[torch.Tensor] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Stand between the backward pass and the optimizer."""
+        wrapper = runner.optim_wrapper
+        for one in [wrapper] if isinstance(wrapper, OptimWrapper) else wrapper.values():
+            self._guard(runner, one)
+        self._keep_buffers(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Remember the batch."""
+        self._batches.append(data_batch)
+
+    def _guard(self, runner: Runner, wrapper: OptimWrapper) -> None:
+        backward, step = wrapper.backward, wrapper.step
+
+        def guarded_backward(loss: torch.Tensor, **kwargs: Any) -> None:
+            self._losses.append(loss.detach())
+            backward(loss, **kwargs)
+
+        def guarded_step(**kwargs: Any) -> None:
+            if self._is_finite(wrapper):
+                step(**kwargs)
+                self._keep_buffers(runner)
+            else:
+                self._handle(runner, wrapper)
+            self._losses.clear()
+            self._batches.clear()
+
+        # torch's and MMEngine's schedulers look for their mark on it.
+        guarded_step._with_counter = True  # type: ignore[attr-defined]
+        wrapper.backward, wrapper.step = guarded_backward, guarded_step
+
+    def _is_finite(self, wrapper: OptimWrapper) -> bool:
+        values = [loss.float().abs().max() for loss in self._losses]
+        gradients = [p.grad for group in wrapper.param_groups for p in group["params"]]
+        gradients = [g for g in gradients if g is not None and g.numel()]
+        if gradients and not hasattr(wrapper, "loss_scaler"):
+            values += torch._foreach_norm(gradients, float("inf"))
+        if not values:
+            return True
+        device = values[0].device
+        bad = (~torch.stack([v.to(device).float() for v in values]).isfinite()).any().float()
+        if get_world_size() > 1:
+            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        return not bad.item()
+
+    def _keep_buffers(self, runner: Runner) -> None:
+        if not self.skip:
+            return
+        buffers = list(runner.model.buffers())
+        if not self._buffers:
+            self._buffers = [torch.empty_like(buffer) for buffer in buffers]
+        if buffers:
+            torch._foreach_copy_(self._buffers, buffers)
+
+    def _handle(self, runner: Runner, wrapper: OptimWrapper) -> None:
+        files = [str(path) for batch in self._batches for path in _files(batch)]
+        losses = [float(loss) for loss in self._losses]
+        bad = [
+            name
+            for name, p in runner.model.named_parameters()
+            if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        folder = Path(runner.work_dir) / f"nonfinite_iter_{runner.iter + 1}"
+        what = f"the loss is {losses[0]:g}" if len(losses) == 1 else f"the losses are {losses}"
+        if all(abs(loss) < float("inf") for loss in losses):  # False for NaN
+            what = f"{what}, but gradients are not finite ({', '.join(bad[:3]) or 'elsewhere'})"
+        where = ""
+        if not self.skip or self.skipped < self.max_reports:
+            try:
+                self._report(runner, folder, {"files": files, "losses": losses, "gradients": bad})
+                where = f"; batch and state are in {shown(folder)}"
+            except (OSError, UserError) as error:
+                where = f"; batch and state could not be written ({error})"
+        text = f"iteration {runner.iter + 1}: {what}{where}; the batch is {', '.join(files)}"
+        if not self.skip:
+            raise UserError(
+                f"{text}. The weights are those before it. A lower learning rate, gradient "
+                "clipping (optim_wrapper.clip_grad) or float32 may help; "
+                "default_hooks.nonfinite.on_nonfinite=skip leaves such updates out"
+            )
+        self.skipped += 1
+        runner.logger.warning("%s; the update is left out (%d so far)", text, self.skipped)
+        if self._buffers:
+            torch._foreach_copy_(list(runner.model.buffers()), self._buffers)
+
+    def _report(self, runner: Runner, folder: Path, found: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        rank = get_rank()
+        about = {
+            "iteration": runner.iter + 1,
+            "process": rank,
+            "processes": get_world_size(),
+            "seed": runner.seed,
+            "learning_rates": {k: v[0] for k, v in runner.optim_wrapper.get_lr().items()},
+        }
+        write_result({**about, **found}, folder / f"process_{rank}.json")
+        write_checkpoint(snapshot({"batches": [_tensors(b) for b in self._batches]}),
+                         folder / f"process_{rank}.pth")  # fmt: skip
+        if rank == 0:
+            meta = {"epoch": runner.epoch, "iter": runner.iter}
+            state = runner.checkpoint_record(meta, True, True)
+            write_checkpoint(snapshot(state), folder / "state.pth")
+
+
+def _files(batch: Any) -> list[str]:
+    samples = batch.get("data_samples", []) if isinstance(batch, dict) else []
+    return [getattr(sample, "img_path", "?") for sample in samples]
+
+
+def _tensors(batch: Any) -> dict[str, Any]:
+    """Images and labels of a batch as plain tensors."""
+    if not isinstance(batch, dict):
+        return {}
+    labels = [
+        sample.gt_sem_seg.data for sample in batch.get("data_samples", []) if "gt_sem_seg" in sample
+    ]
+    return {"inputs": batch.get("inputs"), "labels": labels, "files": _files(batch)}

@@ -1,0 +1,120 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Signals that ask a run to stop: it finishes the step, saves, and can be continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["EXIT_AGAIN", "Preempted", "StopSignals", "spare_workers", "stop_signal"]
+
+#: Exit code of a run that its surroundings ended and that can be continued (EX_TEMPFAIL).
+EXIT_AGAIN = 75
+
+SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")
+# A launcher passes on to its processes what the terminal has sent to all of them: one request.
+_ONE_REQUEST = 1.0
+
+_current: StopSignals | None = None
+
+
+class Preempted(Exception):
+    """A run stopped because it was asked to; the message says how to go on."""
+
+
+def stop_signal() -> str | None:
+    """Name of the signal that asked this process to stop, or None."""
+    return None if _current is None else _current.received
+
+
+class StopSignals:
+    """A context in which SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) are requests.
+
+    The first is noted for the training loop, which stops at the end of a step. Before
+    :meth:`training` has said that there is a loop, it ends the run where it is. A second one, a
+    second later or more, ends the process at once. Outside the main thread the context does
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._since = 0.0
+        self._steps = False
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def training(self) -> None:
+        """Say that from now on the loop looks at :func:`stop_signal`."""
+        self._steps = True
+
+    def __enter__(self) -> StopSignals:
+        """Take over the signals."""
+        global _current
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                number = getattr(signal, name, None)
+                # Whoever started the process may want it to outlive a signal (nohup, a job of a
+                # shell script): then that stays.
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
+            _current = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        global _current
+        for number, handler in self._before.items():
+            # A run that has saved is on its way out; a launcher that now hurries it would only
+            # spoil its exit code.
+            signal.signal(number, signal.SIG_IGN if kind is Preempted else handler)
+        _current = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a child that was forked, and is no data loading worker
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        name = signal.Signals(number).name
+        now = time.monotonic()
+        if self.received is not None:
+            if now - self._since < _ONE_REQUEST:
+                return
+            os.write(2, f"\n{name} again: ended without saving\n".encode())
+            os._exit(128 + number)
+        self.received, self._since = name, now
+        if not self._steps:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise Preempted(f"{name} before the first iteration: nothing was trained")
+        if os.environ.get("RANK", "0") == "0":
+            text = f"\n{name}: stopping after this step and saving; once more ends it at once\n"
+            os.write(2, text.encode())
+
+
+def spare_workers(worker_init: Any, worker: int) -> None:
+    """Start a data loading worker that leaves it to its run what a signal means.
+
+    Ctrl-C and schedulers send signals to every process of a job. A worker that ended on one would
+    take the run with it before that has saved. The first SIGTERM may be such a one; the second is
+    the run's own. Outside :class:`StopSignals` nothing changes.
+
+    Args:
+        worker_init: The loader's own ``worker_init_fn``, or None.
+        worker: Number of the worker.
+    """
+    if _current is not None:  # of the run, which this process is a fork of
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    if worker_init is not None:
+        worker_init(worker)

@@ -1,0 +1,193 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A run that was interrupted is the run that was not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from tiny_runs import Data, make_runner, state
+
+from mmseg_resnest.engine.preemption import Preempted, StopSignals
+from mmseg_resnest.engine.saving import find_newest
+
+TIMES = ("time", "data_time", "eta")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Signals as they are in a program of its own, and put back afterwards."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+class Signal(Hook):
+    """Sends this process a signal at a moment of a run."""
+
+    def __init__(self, moment: str, iteration: int, number: int = signal.SIGTERM) -> None:
+        self.iteration, self.number = iteration, number
+        setattr(self, moment, self._strike)
+
+    def _strike(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter == self.iteration:
+            os.kill(os.getpid(), self.number)
+            time.sleep(0.01)
+
+
+def _differ(first: Any, second: Any, name: str = "") -> list[str]:
+    last = name.rsplit("/", 1)[-1]
+    if last in TIMES or last in ("cfg", "experiment_name", "last_ckpt", "best_ckpt"):
+        return []
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return [f"{name}: {sorted(map(str, first.keys() ^ second.keys()))}"]
+        return [d for k in first for d in _differ(first[k], second[k], f"{name}/{k}")]
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return [f"{name}: length"]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [d for i, (a, b) in pairs for d in _differ(a, b, f"{name}/{i}")]
+    if isinstance(first, torch.Tensor):
+        return [] if torch.equal(first, second) else [name]
+    return [] if first == second else [f"{name}: {first} {second}"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("whole")
+    make_runner(folder).train()
+    return state(folder / "iter_12.pth")
+
+
+def _train(runner: Any) -> None:
+    with StopSignals() as signals:
+        signals.training()
+        runner.train()
+
+
+def _stopped(folder: Path, hook: Hook, **kw: Any) -> Path:
+    """Run until the hook's signal has ended it; the checkpoint that it left."""
+    runner = make_runner(folder, hooks=[hook], **kw)
+    with pytest.raises(Preempted, match="stopped by SIG"):
+        _train(runner)
+    runner.close()
+    path, skipped = find_newest(folder)
+    assert path is not None and not skipped
+    assert (folder / "last_checkpoint").read_text() == str(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("moment", "iteration", "number", "saved"),
+    [
+        ("before_train_iter", 0, signal.SIGTERM, 1),
+        ("after_train_iter", 4, signal.SIGUSR1, 6),  # after the decision: the next step's end
+        ("before_train_iter", 6, signal.SIGINT, 7),
+        ("after_val_iter", 4, signal.SIGTERM, 4),  # in a validation, where no save was due
+        ("after_val_iter", 12, signal.SIGTERM, 12),  # in the last one
+    ],
+)
+def test_a_stopped_run_goes_on_exactly(
+    tmp_path: Path, whole: dict, moment: str, iteration: int, number: int, saved: int
+) -> None:
+    path = _stopped(tmp_path, Signal(moment, iteration, number))
+    assert path.name == f"iter_{saved}.pth"
+    make_runner(tmp_path, resume=path, workers=1).train()
+    assert _differ(whole, state(tmp_path / "iter_12.pth")) == []
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it was on its way out
+
+
+def test_the_comparison_sees_another_seed(tmp_path: Path, whole: dict) -> None:
+    runner = make_runner(tmp_path)
+    runner._randomness_cfg["seed"] = 6
+    runner.set_randomness(seed=6)
+    runner.train()
+    found = _differ(whole, state(tmp_path / "iter_12.pth"))
+    assert any("state_dict" in name for name in found)
+    assert any("train/loss" in name for name in found)
+
+
+def test_gradients_that_are_gathered_are_finished_first(tmp_path: Path) -> None:
+    """Five steps make an update: saves that are due in between wait for it."""
+    make_runner(tmp_path / "whole", accumulate=5).train()
+    assert sorted(p.name for p in (tmp_path / "whole").glob("iter_*")) == [
+        "iter_10.pth", "iter_12.pth",
+    ]  # fmt: skip
+    path = _stopped(tmp_path / "hit", Signal("before_train_iter", 5), accumulate=5)
+    assert path.name == "iter_10.pth"
+    make_runner(tmp_path / "hit", resume=path, accumulate=5).train()
+    states = [state(tmp_path / d / "iter_12.pth") for d in ("whole", "hit")]
+    assert _differ(*states) == []
+
+
+def test_resuming_late_costs_what_resuming_early_does(tmp_path: Path) -> None:
+    make_runner(tmp_path, iterations=3).train()
+    record = torch.load(tmp_path / "iter_3.pth", weights_only=True)
+    made, seconds = [], []
+    for iteration in (100, 100_000):
+        record["meta"].update(iter=iteration, validation_pending=False)
+        path = tmp_path / f"from_{iteration}.pth"
+        torch.save(record, path)
+        data = Data()
+        runner = make_runner(
+            tmp_path / str(iteration), iterations=iteration + 2, interval=-1, resume=path, data=data
+        )
+        start = time.perf_counter()
+        runner.train()
+        seconds.append(time.perf_counter() - start)
+        made.append(len(data.made))
+        assert runner.iter == iteration + 2
+    assert made == [8, 8]
+    assert seconds[1] < seconds[0] + 1
+
+
+def test_the_seed_of_the_resumed_run_counts(tmp_path: Path, whole: dict) -> None:
+    make_runner(tmp_path, iterations=12, interval=3, max_keep_ckpts=-1).train()
+    runner = make_runner(tmp_path / "on", resume=tmp_path / "iter_6.pth")
+    runner._randomness_cfg["seed"] = 99
+    runner.set_randomness(seed=99)
+    runner.train()
+    found = _differ(whole, state(tmp_path / "on" / "iter_12.pth"))
+    assert found == []
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        with StopSignals() as signals:
+            signals.training()
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)  # the launcher's echo of the first
+            if signals.received != "SIGTERM":
+                os._exit(1)
+            time.sleep(1.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGTERM
+
+
+def test_before_training_a_signal_stops_where_it_is() -> None:
+    with pytest.raises(Preempted, match="nothing was trained"):
+        _struck_by(signal.SIGUSR1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        _struck_by(signal.SIGINT)
+
+
+def _struck_by(number: int) -> None:
+    with StopSignals():
+        os.kill(os.getpid(), number)
+        time.sleep(1)

@@ -1,0 +1,53 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The disk is measured before a run starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from torch import nn
+
+from mmseg_resnest.engine.preflight import check_disk_space
+from mmseg_resnest.errors import UserError
+
+Usage = namedtuple("Usage", "total used free")
+ONE = 4 * (1000 * 1000 + 1000)  # bytes of the weights of the layer
+
+
+def _cfg(folder: Path, **hook) -> Config:
+    checkpoint = dict(type="CheckpointHook", interval=10, by_epoch=False, **hook)
+    return Config(
+        dict(
+            work_dir=str(folder),
+            train_cfg=dict(max_iters=40),
+            optim_wrapper=dict(optimizer=dict(type="AdamW", lr=1.0)),
+            default_hooks=dict(checkpoint=checkpoint),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("hook", "copies"),
+    [
+        (dict(max_keep_ckpts=2), 3 * 3),
+        (dict(max_keep_ckpts=2, save_best="mIoU"), 3 * 3 + 2),
+        (dict(), 3 * 5),
+        (dict(max_keep_ckpts=100), 3 * 5),
+    ],
+)
+def test_what_a_run_keeps_must_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: dict, copies: int
+) -> None:
+    """Weights and two of Adam's copies in each checkpoint, and one checkpoint in the making."""
+    layer = nn.Linear(1000, 1000)
+    for free, fits in ((copies * ONE, True), (copies * ONE - 1, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(1, 1, free))
+        if fits:
+            check_disk_space(_cfg(tmp_path, **hook), layer)
+        else:
+            with pytest.raises(UserError, match="are free there, and the run needs"):
+                check_disk_space(_cfg(tmp_path, **hook), layer)

@@ -1,0 +1,138 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Runs of a tiny model in this process: a linear layer with batch norm and dropout."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from mmseg_resnest.engine import Runner
+
+
+class Model(BaseModel):
+    """Every kind of state that a run has: weights, running statistics, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 1)
+        )
+
+    def forward(self, inputs: list, mode: str = "loss", **rest: Any) -> Any:
+        out = self.layers(torch.stack(list(inputs)))
+        return {"loss": out.square().mean()} if mode == "loss" else list(out)
+
+
+class Data(Dataset):
+    """Samples with noise from all three generators; remembers which were made."""
+
+    metainfo = {"classes": ("a",)}
+
+    def __init__(self, size: int = 10, bad: int | None = None) -> None:
+        self.size, self.bad, self.made = size, bad, []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def get_data_info(self, index: int) -> dict[str, str]:
+        return {"img_path": f"{index}.png"}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.made.append(index)
+        noise = torch.tensor([random.random(), np.random.rand(), float(torch.rand(())), index])
+        if index == self.bad:
+            noise = noise * float("nan")
+        return {"inputs": noise, "data_samples": Sample(index)}
+
+
+class Sample:
+    def __init__(self, index: int) -> None:
+        self.img_path = f"{index}.png"
+
+    def __contains__(self, name: str) -> bool:
+        return False
+
+
+class Mean(BaseMetric):
+    """The mean output, as ``score``."""
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:
+        self.results += [float(value) for value in data_samples]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        return {"score": float(np.mean(results))}
+
+
+_count = 0
+
+
+def make_runner(
+    work_dir: Path,
+    iterations: int = 12,
+    interval: int = 3,
+    data: Data | None = None,
+    workers: int = 0,
+    resume: Path | None = None,
+    accumulate: int = 1,
+    hooks: list | None = None,
+    on_nonfinite: str = "stop",
+    **checkpoint: Any,
+) -> Runner:
+    global _count
+    _count += 1
+    return Runner(
+        model=Model(),
+        work_dir=str(work_dir),
+        train_dataloader={
+            "dataset": data or Data(),
+            "batch_size": 4,
+            "num_workers": workers,
+            "sampler": {"type": "ExactSampler"},
+        },
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": iterations, "val_interval": 4},
+        val_dataloader=DataLoader(
+            Data(), 2, sampler=SequentialSampler(range(10)), collate_fn=_collate
+        ),
+        val_cfg={"type": "ValLoop"},
+        val_evaluator=[Mean()],
+        optim_wrapper={
+            "type": "OptimWrapper",
+            "optimizer": {"type": "AdamW", "lr": 0.01},
+            "accumulative_counts": accumulate,
+        },
+        param_scheduler={"type": "PolyLR", "power": 0.9, "end": 12, "by_epoch": False},
+        default_hooks={
+            "checkpoint": {
+                "type": "CheckpointHook", "interval": interval, "by_epoch": False,
+                "max_keep_ckpts": 2, "save_best": "score", "rule": "less", **checkpoint,
+            },
+            "logger": {"type": "LoggerHook", "interval": 1},
+            "nonfinite": {"type": "NonFiniteHook", "on_nonfinite": on_nonfinite},
+        },
+        custom_hooks=[{"type": "EMAHook", "momentum": 0.1}, *(hooks or [])],
+        randomness={"seed": 5},
+        resume=resume is not None,
+        load_from=None if resume is None else str(resume),
+        log_level="ERROR",
+        default_scope="mmseg_resnest",
+        experiment_name=f"tiny_{_count}",
+    )  # fmt: skip
+
+
+def _collate(samples: list) -> dict[str, list]:
+    return {key: [sample[key] for sample in samples] for key in samples[0]}
+
+
+def state(path: Path) -> dict[str, Any]:
+    """A checkpoint, read by torch alone, without what may differ between equal runs."""
+    record = torch.load(path, weights_only=True)
+    record["meta"] = {key: record["meta"][key] for key in ("iter", "seed", "total_batch")}
+    return record

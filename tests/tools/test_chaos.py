@@ -1,0 +1,27 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The short form of ``make chaos``: five disturbances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos import HITS, Chaos
+from run_state import differences, final_state
+from tool_runs import RunTool, make_toy
+
+
+def test_a_run_survives_five_disturbances(tmp_path: Path, scenes: Path, run_tool: RunTool) -> None:
+    chaos = Chaos(make_toy(tmp_path, scenes), run_tool, seed=3)
+    chaos.in_peace()
+    for name in ("saving", "truncated", "term", "worker", "kill"):
+        chaos.hit(HITS[name])
+    chaos.finish()
+    assert chaos.problems == []
+    assert chaos.compared >= 1
+    assert sum(struck for *_, struck in chaos.rows) >= 3
+    # What is compared can differ.
+    work_dir = tmp_path / "peace"
+    line = next(work_dir.glob("*/vis_data/scalars.json"))
+    text = line.read_text()
+    line.write_text(text.replace('"loss": 2', '"loss": 3', 1))
+    assert differences(chaos.expected, final_state(work_dir))

@@ -1,0 +1,171 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Several processes train as one does, with Gloo on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from run_state import differences, final_state, logged
+from tool_runs import ROOT, TOOLS, Toy, make_toy
+
+ITERATIONS = 6
+CONFIG = f"""
+train_dataloader = dict(sampler=dict(type="ExactSampler"))
+model = dict(decode_head=dict(dropout_ratio=0))  # processes do not drop the same as one does
+train_cfg = dict(max_iters={ITERATIONS}, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+# Imports once; each job is a run of train.py as several forked processes.
+_HELPER = """
+import json, os, runpy, sys
+sys.path.insert(0, sys.argv[1])
+import mmseg_resnest, mmseg_resnest.inference, matplotlib.figure, mmseg_resnest.engine.training
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    pids = []
+    for rank in range(job["world"]):
+        pid = os.fork()
+        if pid == 0:
+            os.chdir(job["cwd"])
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world"]),
+                LOCAL_WORLD_SIZE=str(job["world"]), MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(job["port"]), OMP_NUM_THREADS="1",
+            )
+            for number, name in ((1, "out"), (2, "err")):
+                file = f"{job['log']}.{rank}.{name}"
+                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            sys.argv = [job["tool"], *job["args"]]
+            sys.path[0] = os.path.dirname(job["tool"])
+            runpy.run_path(job["tool"], run_name="__main__")
+            sys.exit(0)
+        pids.append(pid)
+    print(json.dumps(pids), flush=True)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids]), flush=True)
+"""
+Train = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[Train]:
+    helper = subprocess.Popen(
+        [sys.executable, "-c", _HELPER, str(ROOT)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    while helper.stdout.readline() != "ready\n":
+        pass
+
+    def run(toy: Toy, world: int, work_dir: str, *options: str, stop: str = "") -> list[int]:
+        """Exit codes; ``stop``: SIGTERM for the last process once this is on the console."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher = ["--launcher", "pytorch"] if world > 1 else []
+        log = str(toy.folder / "log")
+        job = {
+            "world": world, "cwd": str(toy.folder), "port": port, "log": log,
+            "tool": str(TOOLS / "train.py"),
+            "args": ["dist.py", "--work-dir", work_dir, *launcher, *options],
+        }  # fmt: skip
+        helper.stdin.write(json.dumps(job) + "\n")
+        helper.stdin.flush()
+        pids = json.loads(helper.stdout.readline())
+        while stop and stop not in Path(f"{log}.0.out").read_text():
+            time.sleep(0.05)
+        if stop:
+            os.kill(pids[-1], signal.SIGTERM)
+        return json.loads(helper.stdout.readline())
+
+    yield run
+    helper.kill()
+    helper.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, scenes: Path, train: Train) -> Toy:
+    """The same training in one process (``one``) and in two (``two``)."""
+    toy = make_toy(tmp_path_factory.mktemp("distributed"), scenes)
+    toy.variant("dist", CONFIG)
+    assert train(toy, 1, "one") == [0]
+    assert train(toy, 2, "two") == [0, 0], (toy.folder / "log.0.err").read_text()[-3000:]
+    return toy
+
+
+def test_losses_are_those_of_one_process(runs: Toy) -> None:
+    one, two = (logged(runs.folder / name) for name in ("one", "two"))
+    for step in range(1, ITERATIONS + 1):
+        mine, theirs = one[f"train {step}"]["loss"], two[f"train {step}"]["loss"]
+        assert theirs == pytest.approx(mine, rel=2e-5), step
+
+
+def test_a_stopped_pair_goes_on_exactly(runs: Toy, train: Train) -> None:
+    """One of two processes is told to stop; both save and end after the same step."""
+    assert train(runs, 2, "stopped", stop="     1/6 ") == [75, 75]
+    text = (runs.folder / "log.0.err").read_text()
+    assert re.search(r"stopped by another process; saved at iteration \d", text)
+    assert train(runs, 2, "stopped", "--resume") == [0, 0]
+    states = [final_state(runs.folder / name) for name in ("two", "stopped")]
+    assert differences(*states) == []
+
+
+def test_another_number_of_processes_goes_on(runs: Toy, train: Train) -> None:
+    """A checkpoint of two processes, continued by one: the same batches, the same losses."""
+    checkpoint = str(runs.folder / "two" / "iter_4.pth")
+    assert train(runs, 1, "elastic", "--resume", checkpoint) == [0]
+    two, elastic = (logged(runs.folder / name) for name in ("two", "elastic"))
+    for step in (5, 6):
+        mine, theirs = two[f"train {step}"]["loss"], elastic[f"train {step}"]["loss"]
+        assert theirs == pytest.approx(mine, rel=2e-5)
+
+
+def test_a_lost_process_restarts_all(runs: Toy) -> None:
+    """Under torchrun: one of two processes is killed, and all go on from the newest checkpoint."""
+    folder = runs.folder
+    run = subprocess.Popen(
+        ["bash", TOOLS / "dist_train.sh", "dist.py", "2", "--work-dir", "lost"],
+        cwd=folder,
+        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    lines = []
+    killed = False
+    for line in run.stdout:
+        lines.append(line)
+        if not killed and re.match(r" +3/6 .* \d", line):
+            killed = True
+            os.kill(_child(run.pid), signal.SIGKILL)
+    text = "".join(lines)
+    assert killed, text[-3000:]
+    assert run.wait() == 0, text[-4000:]
+    assert re.search(r"continue from lost/iter_[24]\.pth", text)
+    states = [final_state(folder / name) for name in ("two", "lost")]
+    assert differences(*states) == []
+
+
+def _child(pid: int) -> int:
+    """The youngest training process below torchrun."""
+    found = []
+    todo = [pid]
+    while todo:
+        at = todo.pop()
+        children = Path(f"/proc/{at}/task/{at}/children").read_text().split()
+        todo += map(int, children)
+        command = Path(f"/proc/{at}/cmdline").read_text()
+        if "train.py" in command and "_torchrun" not in command and "bash" not in command:
+            found.append(at)
+    parents = {p for p in found if int(Path(f"/proc/{p}/stat").read_text().split()[3]) not in found}
+    return max(parents)
