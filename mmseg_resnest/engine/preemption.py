@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -62,6 +65,8 @@ class StopSignals:
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
             _current = self
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)
         return self
 
     def __exit__(
@@ -115,6 +120,32 @@ def spare_workers(worker_init: Any, worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+        signal.signal(signal.SIGTERM, _stay_once)
     if worker_init is not None:
         worker_init(worker)
+
+
+def _stay_once(number: int, frame: FrameType | None) -> None:
+    # Exit code 0, as torch's own handler: a worker that its run has ended is no failure.
+    signal.signal(number, lambda *_: os._exit(0))
+
+
+def _end_workers(patience: float = 5.0) -> None:
+    """End the workers that are left when the process ends.
+
+    Loaders end theirs when they are freed, which a traceback or a cycle may keep from happening.
+    multiprocessing then sends one SIGTERM, which :func:`spare_workers` lets them survive, and
+    would wait for ever.
+
+    Args:
+        patience: Seconds until those that hang are killed.
+    """
+    end = time.monotonic() + patience
+    with contextlib.suppress(RuntimeError):  # torch says so of a worker that was killed
+        while workers := [p for p in multiprocessing.active_children() if p.daemon]:
+            for worker in workers:
+                if time.monotonic() < end:
+                    worker.terminate()
+                else:
+                    worker.kill()
+            time.sleep(0.05)

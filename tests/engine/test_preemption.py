@@ -1,0 +1,59 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "mmseg_resnest" / "engine" / "preemption.py"
+
+# A loader that nothing frees before the process ends, as one in the frames of a traceback.
+SCRIPT = """
+import functools, importlib.util, os, signal, sys, time
+import torch.utils.data as data
+spec = importlib.util.spec_from_file_location("preemption", sys.argv[1])
+preemption = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(preemption)
+
+class Samples(data.Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        if index == int(sys.argv[2]):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # hangs
+            time.sleep(600)
+        return index
+
+class Keeper:
+    pass
+
+with preemption.StopSignals():
+    init = functools.partial(preemption.spare_workers, None)
+    loader = data.DataLoader(Samples(), num_workers=2, worker_init_fn=init, persistent_workers=True)
+    keeper = Keeper()
+    keeper.itself, keeper.iterator = keeper, iter(loader)
+    next(keeper.iterator)
+    data.dataloader._MultiProcessingDataLoaderIter.__del__ = lambda self: None
+    print(*(worker.pid for worker in keeper.iterator._workers), flush=True)
+if sys.argv[3] == "fails":
+    raise RuntimeError("the run failed")
+"""
+
+
+@pytest.mark.parametrize(("hangs", "end"), [(-1, "ends"), (-1, "fails"), (3, "ends")])
+def test_no_worker_outlives_its_run(hangs: int, end: str) -> None:
+    """The workers survive the first SIGTERM; the process that ends must not wait for them."""
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(SOURCE), str(hangs), end],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == (end == "fails"), run.stderr
+    assert ("the run failed" in run.stderr) == (end == "fails")
+    assert "killed" not in run.stderr and "atexit" not in run.stderr
+    workers = run.stdout.split()
+    assert len(workers) == 2
+    assert not any(Path("/proc", pid).exists() for pid in workers)
