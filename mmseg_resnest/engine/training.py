@@ -104,9 +104,15 @@ def train(
     results = ResultsHook(extra=extra)
     runner.register_hook(ConsoleHook(title=name, config=str(cfg.filename), notes=notes))
     runner.register_hook(results)
+    # torch imports its profiler in the first step; that import would report a worker that dies
+    # just then, too.
+    with torch.autograd.profiler.record_function("start"):
+        pass
     try:
         runner.train()
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         saved = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
         raise KeyboardInterrupt(
             f"the newest checkpoint is {shown(saved)}; the same command with --resume "
@@ -119,6 +125,14 @@ def train(
         summary.update(_read_results(runner, results))
         summary["curves"] = _draw_curves(cfg.work_dir, name)
     return summary
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: libraries turn what interrupts them into errors."""
+    chain: BaseException | None = error
+    while chain is not None and not isinstance(chain, KeyboardInterrupt):
+        chain = chain.__cause__ or chain.__context__
+    return chain is not None
 
 
 def _enable_auto_scale_lr(cfg: Config) -> None:
