@@ -82,7 +82,14 @@ def train(
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
     with StopSignals() as signals:
-        return _train(cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, signals=signals)
+        try:
+            return _train(
+                cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, signals=signals
+            )
+        except Exception as error:
+            if not _is_interrupt(error):
+                raise
+            raise KeyboardInterrupt("before the first iteration: nothing was trained") from None
 
 
 def _train(
@@ -132,6 +139,10 @@ def _train(
     results = ResultsHook(extra=extra)
     runner.register_hook(ConsoleHook(title=name, config=str(cfg.filename), notes=notes))
     runner.register_hook(results)
+    # torch imports its profiler in the first step; that import would report a worker that dies
+    # just then, too.
+    with torch.autograd.profiler.record_function("start"):
+        pass
     signals.training()
     try:
         runner.train()
@@ -147,6 +158,14 @@ def _train(
         summary.update(_read_results(runner, results))
         summary["curves"] = _draw_curves(cfg.work_dir, name)
     return summary
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: libraries turn what interrupts them into errors."""
+    chain: BaseException | None = error
+    while chain is not None and not isinstance(chain, KeyboardInterrupt):
+        chain = chain.__cause__ or chain.__context__
+    return chain is not None
 
 
 def _enable_auto_scale_lr(cfg: Config) -> None:

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...registry import DATASETS, TRANSFORMS
+from ..forking import opencv_on_one_thread
 from ..layout import EmptyDataError, FolderCheck, check_dataset_folders
 from .files import ReadPlan, SampleFacts, check_sample, make_plan
 from .labels import (
@@ -301,7 +301,6 @@ _parts: list[Part] = []  # what the forked workers read from
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process answers for all
-    cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
@@ -364,6 +363,7 @@ def _is_terminal() -> bool:
         return False
 
 
+@opencv_on_one_thread()
 def _read_in_processes(tasks: list[tuple[int, int, int]], workers: int, keep: Any) -> None:
     # Forked, so that nothing is sent to the workers and nothing imported anew.
     context = multiprocessing.get_context("fork")

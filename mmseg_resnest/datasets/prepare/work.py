@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ...errors import UserError
+from ..forking import opencv_on_one_thread
 
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 _FICLONE = 0x40049409  # linux/fs.h: share a file's blocks until one of the two is written
@@ -118,7 +119,7 @@ def in_parallel(
     todo = iter(chunks)
     running: set[Future[list[_R]]] = set()
     try:
-        with bar:
+        with bar, opencv_on_one_thread():
             while True:
                 # A short queue: all at once, a mistake in the first would wait for the last.
                 while len(running) < 3 * processes and (chunk := next(todo, None)) is not None:
