@@ -60,7 +60,9 @@ class CheckpointHook(MMEngineHook):
         super().before_train(runner)
         self.max_keep_ckpts = keep
         self._folder = Path(self.out_dir)
-        self._saved_step = None
+        # What was saved before a validation is saved again after it, by a run resumed there too.
+        pending = getattr(runner.train_loop, "validation_pending", False)
+        self._saved_step = runner.iter if pending and not self.by_epoch else None
         if not is_main_process():
             return
         self._folder.mkdir(parents=True, exist_ok=True)

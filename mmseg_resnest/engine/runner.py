@@ -191,6 +191,8 @@ class Runner(MMEngineRunner):
             "state_dict": model.state_dict(),
             "message_hub": hub.state_dict(),
         }
+        # The hub's number is that of the last step or, in a run resumed there, of the next one.
+        record["message_hub"]["runtime_info"]["iter"] = meta["iter"]
         if save_optimizer:
             record["optimizer"] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers is not None:

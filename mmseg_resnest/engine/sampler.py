@@ -29,8 +29,8 @@ _SAMPLE, _STEP, _VALIDATION, _ORDER = range(4)
 
 
 def _words(seed: int, *name: int) -> NDArray[np.uint32]:
-    """Eight 32-bit words that seed the stream with this name, unlike those of any other name."""
-    return np.random.SeedSequence(seed, spawn_key=name).generate_state(8).astype(np.uint32)
+    """Ten 32-bit words that seed the stream with this name, unlike those of any other name."""
+    return np.random.SeedSequence(seed, spawn_key=name).generate_state(10).astype(np.uint32)
 
 
 class SampleIndex(int):
@@ -136,8 +136,11 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever this class does not have is the inner data set's."""
-        if name == "dataset":  # not set yet: a copy is being made
+        """Whatever this class does not have is the inner data set's.
+
+        But not what Python asks for, as when it copies: that would make a copy of the inner one.
+        """
+        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -149,10 +152,9 @@ def _integer(words: NDArray[np.uint32]) -> int:
 @contextmanager
 def _seeded(words: NDArray[np.uint32]) -> Iterator[None]:
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(_integer(words))
-    np.random.seed(words)
+    _seed_python(words)
     # Not torch.manual_seed: it would reach for the GPU from a worker.
-    torch.default_generator.manual_seed(_integer(words[:2]))
+    torch.default_generator.manual_seed(_integer(words[8:]))
     try:
         yield
     finally:
@@ -161,10 +163,15 @@ def _seeded(words: NDArray[np.uint32]) -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
+def _seed_python(words: NDArray[np.uint32]) -> None:
+    # Both are the Mersenne Twister: with the same words they would draw the same numbers.
+    random.seed(_integer(words[:4]))
+    np.random.seed(words[4:8])
+
+
 def _seed_everything(words: NDArray[np.uint32]) -> None:
-    random.seed(_integer(words))
-    np.random.seed(words)
-    torch.manual_seed(_integer(words[:2]) >> 1)  # and the GPUs'
+    _seed_python(words)
+    torch.manual_seed(_integer(words[8:]) >> 1)  # and the GPUs'
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:

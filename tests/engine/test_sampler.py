@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import pickle
 import random
@@ -104,4 +105,15 @@ def test_a_wrapped_data_set_looks_like_itself() -> None:
     assert len(data) == 6
     assert data.metainfo == {"classes": ("a",)}
     assert data[3]["inputs"][3] == 3  # a plain index is passed on
-    assert len(pickle.loads(pickle.dumps(data))) == 6
+    for again in (pickle.loads(pickle.dumps(data)), copy.deepcopy(data), copy.copy(data)):
+        assert isinstance(again, SeededDataset) and len(again) == 6
+        with pytest.raises(AttributeError, match="elsewhere"):
+            again.elsewhere
+
+
+def test_the_generators_draw_different_numbers() -> None:
+    """``random`` and ``numpy.random`` are the same generator: one seed would tie them."""
+    seed_step(0, 3, 0)
+    steps = random.random(), np.random.rand()
+    sample = SeededDataset(Data())[SampleIndex(2, 5, 77)]["inputs"]
+    assert steps[0] != steps[1] and sample[0] != sample[1] != sample[2]
