@@ -13,7 +13,10 @@ launch() {
         if [ -z "$port" ]; then
             port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')
         fi
-        meet=(--node-rank=0 --master-addr=127.0.0.1 --master-port="$port")
+        meet=(
+            --rdzv-backend=c10d --rdzv-endpoint="127.0.0.1:$port" --local-addr=127.0.0.1
+            --rdzv-conf=is_host=true
+        )
     else
         # All machines meet at the first one, and again whenever one was lost and is back.
         meet=(
@@ -26,6 +29,9 @@ launch() {
             meet+=(--local-addr="$LOCAL_ADDR")
         fi
     fi
+    # A store for each start: torchrun's own outlives the processes that it starts again, which then
+    # find the addresses of the lost ones in it and wait for them for half an hour.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     exec "$python" "$(dirname "$0")/_torchrun.py" \
         --nnodes="$nodes" \
         "${meet[@]}" \

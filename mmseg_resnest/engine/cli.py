@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 from mmseg_resnest.engine.preemption import EXIT_AGAIN, Preempted
+from mmseg_resnest.engine.watch import LostProcessError
 from mmseg_resnest.errors import UserError
 
 __all__ = [
@@ -111,6 +112,8 @@ def run_tool(
             raise
         _note_traceback(error)
         code = _report(told)
+        if isinstance(told, LostProcessError):
+            code = EXIT_AGAIN
     sys.exit(code or 0)
 
 

@@ -16,7 +16,7 @@ from mmengine.dist import get_rank, get_world_size
 
 from mmseg_resnest.errors import UserError
 
-__all__ = ["doing", "explain_lost_processes"]
+__all__ = ["LostProcessError", "doing", "explain_lost_processes"]
 
 _PERIOD = 2.0
 _SILENT = 5 * _PERIOD
@@ -26,6 +26,10 @@ _LOST = re.compile(
     re.I,
 )
 _pulse: _Pulse | None = None
+
+
+class LostProcessError(UserError):
+    """Another process of the run hangs or is gone; started again, the run can go on."""
 
 
 class _Pulse(threading.Thread):
@@ -71,7 +75,8 @@ class _Pulse(threading.Thread):
             if silent > _SILENT:
                 told.append((silent, f"{who} is gone since {silent:.0f} s, while {state['doing']}"))
             else:
-                told.append((state["for"], f"{who} is {state['doing']} since {state['for']:.0f} s"))
+                ago = f"{silent:.0f} s ago {who} was {state['doing']}"
+                told.append((state["for"], f"{ago}, for {state['for']:.0f} s by then"))
         return [text for _, text in sorted(told, reverse=True)]
 
 
@@ -89,7 +94,7 @@ def doing(what: str) -> None:
     _pulse.doing(what)
 
 
-def explain_lost_processes(error: BaseException) -> UserError | None:
+def explain_lost_processes(error: BaseException) -> LostProcessError | None:
     """The error in words when a collective failed because of another process, otherwise None."""
     if isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return None
@@ -98,7 +103,7 @@ def explain_lost_processes(error: BaseException) -> UserError | None:
     others = _pulse.others() if _pulse is not None else []
     first = str(error).strip().splitlines()[0][:200]
     known = "; ".join(others[:4]) or "nothing is known of the others"
-    return UserError(
+    return LostProcessError(
         f"a collective failed, another process hangs or is gone ({first}): {known}. Its own "
         "message, if it had one, says more; started again with --resume the run goes on"
     )
