@@ -552,7 +552,7 @@ def write_confusion(
     writer.writerow(["label \\ predicted", *names])
     for name, row in zip(names, matrix, strict=True):
         writer.writerow([name, *row])
-    _write_whole(buffer.getvalue(), Path(path))
+    write_text(buffer.getvalue(), Path(path))
 
 
 def _to_json(result: Mapping[str, Any]) -> str:
@@ -608,11 +608,11 @@ def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     Raises:
         UserError: The file cannot be written; the message names it.
     """
-    _write_whole(_to_json(result), Path(path))
+    write_text(_to_json(result), Path(path))
 
 
-def _write_whole(text: str, path: Path) -> None:
-    """Write a text beside ``path`` and let it take that name."""
+def write_text(text: str, path: Path) -> None:
+    """Write a text whole or not at all; see :func:`write_result`."""
     _make_parent(path)
     temporary = None
     try:

@@ -47,6 +47,7 @@ def test_a_folder(trained: Trained, run_tool: RunTool, photos: Path, tmp_path: P
         "a.png_overlay.png",
         "grey.png",
         "grey_overlay.png",
+        "predictions.jsonl",
         "sub/alpha.png",
         "sub/alpha_overlay.png",
     ]
@@ -76,7 +77,7 @@ def test_a_broken_image_does_not_stop_the_others(
     out = tmp_path / "out"
     error = _predict(trained, run_tool, photos, out).error()
     assert "b.png" in error
-    assert "4 of 5 images" in error
+    assert "4 of 5 images are done" in error
     assert (out / "grey.png").is_file()
     assert not (out / "b.png").exists()
 
