@@ -17,8 +17,13 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmseg_resnest.engine.outputs import read_rgb, save_image
-from mmseg_resnest.evaluation import confusion_matrix, default_palette, palette_image, write_result
-from mmseg_resnest.evaluation.report import EXAMPLES_FILE
+from mmseg_resnest.evaluation import (
+    EXAMPLES_FILE,
+    confusion_matrix,
+    default_palette,
+    palette_image,
+    write_result,
+)
 from mmseg_resnest.registry import HOOKS
 
 __all__ = ["ExamplesHook"]

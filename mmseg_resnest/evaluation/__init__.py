@@ -14,6 +14,11 @@ __all__ = [
     "FORMATS",
     "CityscapesOfficialMetric",
     "ImageCounts",
+from .report import EXAMPLES_FILE, write_report
+from .visualize import default_palette, legend, overlay, palette_image, side_by_side
+
+__all__ = [
+    "EXAMPLES_FILE",
     "SegmentationMetric",
     "SegmentationScores",
     "Submission",
