@@ -225,7 +225,7 @@ def test_in_a_browser(browser: Any, page: Path) -> None:
 
     tab.click("#pairs button >> nth=0")
     assert "taken for" in tab.text_content("#cell")
-    tab.locator("#matrix").click(position={"x": 110 + 2.5 * 34, "y": 100 + 1.5 * 34})
+    tab.locator("#matrix").click(position={"x": 110 + 2.5 * 48, "y": 100 + 1.5 * 48})
     assert tab.text_content("#cell").startswith("road taken for tree <b>")
     assert "3 images below" in tab.text_content("#cell")
     assert tab.locator("#thumbs button").count() == 3
