@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmseg_resnest.engine.outputs import read_rgb, save_image
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import (
     EXAMPLES_FILE,
     confusion_matrix,
@@ -67,7 +68,7 @@ class ExamplesHook(Hook):
             self.folder.mkdir(parents=True)
         barrier()
         dataset = runner.test_dataloader.dataset
-        self._classes = list(dataset.metainfo["classes"])
+        self._classes = list(dataset.metainfo.get("classes") or [])
         palette = dataset.metainfo.get("palette") or []
         if len(palette) != len(self._classes):
             palette = default_palette(len(self._classes))
@@ -83,6 +84,8 @@ class ExamplesHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Write the images of a batch that are worth it so far."""
+        if not 0 < len(self._classes) <= 255:  # what a palette image can show
+            return
         for sample in outputs or []:
             if "gt_sem_seg" not in sample or sample.img_path in self._seen:
                 continue
@@ -94,8 +97,12 @@ class ExamplesHook(Hook):
             entry = self._entry(sample.img_path, counts)
             if self._is_worth_it(entry):
                 entry["file"] = f"{len(self._seen) * get_world_size() + get_rank():05d}"
+                try:
+                    self._write(entry, label.cpu().numpy(), pred.cpu().numpy())
+                except UserError as error:  # no reason to end an evaluation
+                    runner.logger.warning("no example image: %s", error)
+                    continue
                 self._seen[sample.img_path] = entry
-                self._write(entry, label.cpu().numpy(), pred.cpu().numpy())
 
     def _entry(self, path: str, counts: np.ndarray) -> dict[str, Any]:
         both = counts.diagonal()
