@@ -119,7 +119,7 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
     try:
         with unlimited_headers(), Image.open(path) as image:
             return _metadata_of(image)
-    except (OSError, ValueError, SyntaxError):  # what is wrong, whoever decodes it will tell
+    except Exception:  # Pillow raises many kinds; what is wrong, whoever decodes it will tell
         return Metadata()
 
 

@@ -296,7 +296,12 @@ class _TiffRows:
                 for index in range(row * self._columns, (row + 1) * self._columns):
                     file.seek(page.dataoffsets[index])
                     data = file.read(page.databytecounts[index])
-                    segment, place, size = page.decode(data, index)
+                    try:
+                        segment, place, size = page.decode(data, index)
+                    except Exception as error:  # whatever the codec raises
+                        raise UserError(
+                            f"image {self._path}: is broken around row {row * self._rows} ({error})"
+                        ) from error
                     if segment is None:  # left out of a sparse file
                         continue
                     y, x = place[2], place[3]

@@ -164,6 +164,20 @@ def test_rows_of_tiffs(tmp_path: Path, options: dict, kind: str) -> None:
         assert np.array_equal(rows.read(top, bottom), expected[top:bottom])
 
 
+def test_a_broken_large_file_is_told(pixel_model: Segmentor, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, blobs(200, 200), photometric="rgb", compression="zlib", rowsperstrip=64)
+    with tifffile.TiffFile(path) as file:
+        third = file.pages.first.dataoffsets[2]
+    data = bytearray(path.read_bytes())
+    data[third : third + 500] = bytes(500)
+    path.write_bytes(bytes(data))
+    summary = FileJob(pixel_model, [str(path)], tmp_path / "out", tile=96).run()
+    assert (summary.done, len(summary.failed)) == (0, 1)
+    assert "is broken around row 128" in summary.failed[0]
+    assert not [f for f in (tmp_path / "out").iterdir() if f.suffix == ".png"]
+
+
 def test_rows_of_other_files(tmp_path: Path) -> None:
     pixels = blobs(50, 60)
     for name in ("a.ppm", "a.png"):
