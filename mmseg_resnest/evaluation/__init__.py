@@ -6,19 +6,15 @@ from .confusion_matrix import SegmentationScores, confusion_matrix, scores_from_
 from .curves import plot_curves, read_scalars
 from .image_counts import ImageCounts, compare_counts, comparison_table
 from .metric import SegmentationMetric, class_table, write_result
-from .report import write_report
+from .report import EXAMPLES_FILE, write_report
 from .submission import FORMATS, Submission
 from .visualize import default_palette, legend, overlay, palette_image, side_by_side
 
 __all__ = [
+    "EXAMPLES_FILE",
     "FORMATS",
     "CityscapesOfficialMetric",
     "ImageCounts",
-from .report import EXAMPLES_FILE, write_report
-from .visualize import default_palette, legend, overlay, palette_image, side_by_side
-
-__all__ = [
-    "EXAMPLES_FILE",
     "SegmentationMetric",
     "SegmentationScores",
     "Submission",
