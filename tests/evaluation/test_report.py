@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from mmseg_resnest.evaluation.report import read_run
 
 CLASSES = ["sky", "road", "tree <b>", "car"]
 PALETTE = [[120, 180, 240], [110, 110, 120], [40, 140, 60], [200, 60, 60]]
-CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome")
-                 if (p := shutil.which(n))), None)  # fmt: skip
 
 
 def make_run(folder: Path, seed: int = 0, config: str = "configs/x.py", images: int = 12) -> Path:
@@ -171,18 +168,6 @@ def test_mistakes(tmp_path: Path) -> None:
 # --- in a browser
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 def open_page(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:
     """The page, and what it says on the console; the network is off."""
     context = browser.new_context(offline=True, **options)
@@ -195,6 +180,7 @@ def open_page(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]
     return tab, said
 
 
+@pytest.mark.browser
 def test_in_a_browser(browser: Any, page: Path) -> None:
     tab, said = open_page(browser, page, viewport={"width": 1280, "height": 900})
     assert tab.text_content("h1") == "x"
@@ -233,6 +219,7 @@ def test_in_a_browser(browser: Any, page: Path) -> None:
     assert said == []
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(browser: Any, page: Path, scheme: str) -> None:
     size = {"width": 360, "height": 740}
@@ -245,6 +232,7 @@ def test_on_a_phone(browser: Any, page: Path, scheme: str) -> None:
     assert said == []
 
 
+@pytest.mark.browser
 def test_several_runs_in_a_browser(browser: Any, tmp_path: Path) -> None:
     make_run(tmp_path / "a", images=4)
     make_run(tmp_path / "b", 1, images=4)
