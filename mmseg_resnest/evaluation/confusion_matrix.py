@@ -82,6 +82,33 @@ def confusion_matrix(
     return counts[:-1].reshape(num_classes, num_classes)
 
 
+def count_unchecked(
+    pred: Tensor, label: Tensor, num_classes: int, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """:func:`confusion_matrix` for a GPU: nothing is waited for.
+
+    Args:
+        pred: Predicted classes, any shape, any integer type.
+        label: True classes, same shape.
+        num_classes: Number of classes C.
+        ignore_index: The label left out.
+
+    Returns:
+        The matrix, int64 (C, C), without pixels that are out of range, and the number of those,
+        int64 (), both on ``pred``'s device.
+    """
+    pred = pred.reshape(-1).to(torch.int64)
+    label = label.to(pred.device, non_blocking=True).reshape(-1).to(torch.int64)
+    ignored = label == ignore_index
+    wrong = (pred < 0) | (pred >= num_classes) | ~ignored & ((label < 0) | (label >= num_classes))
+    last = num_classes * num_classes
+    index = (label * num_classes + pred).masked_fill_(ignored, last).masked_fill_(wrong, last + 1)
+    # bincount would wait for the largest index, to know the size of its result.
+    counts = torch.zeros(last + 2, dtype=torch.int64, device=pred.device)
+    counts.scatter_add_(0, index, torch.ones_like(index))
+    return counts[:last].view(num_classes, num_classes), counts[last + 1]
+
+
 @dataclass(frozen=True)
 class SegmentationScores:
     """Scores of one confusion matrix, as fractions of 1 in float64.
