@@ -32,7 +32,7 @@ from .engine.checkpoint import load_weights
 from .engine.config import load_config, require
 from .engine.outputs import read_rgb, save_image
 from .engine.preflight import check_checkpoint, check_device
-from .engine.runner import build_model
+from .engine.runner import build_model, predict_labels_only
 from .errors import UserError
 from .evaluation import default_palette, overlay, palette_image
 from .registry import DATASETS
@@ -108,6 +108,7 @@ class Segmentor:
     def __init__(self, model: nn.Module, cfg: Config, device: torch.device) -> None:
         self.model = model.to(device)
         self.model.eval()
+        predict_labels_only(model)
         self.cfg = cfg
         self.device = device
         self.classes, self.palette = _classes(cfg, model)

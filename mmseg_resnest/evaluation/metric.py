@@ -316,7 +316,7 @@ class SegmentationMetric(BaseMetric):
                 "differ in size, or the test pipeline resizes the label: put LoadAnnotations "
                 "after Resize"
             )
-        if pred.is_cuda and not pred.is_floating_point():
+        if pred.is_cuda and not pred.is_floating_point() and not self._keeps_images:
             return self._count_later(pred, label, str(image), num_classes), pred.numel()
         try:
             matrix = confusion_matrix(pred, label, num_classes, self.ignore_index)
