@@ -22,6 +22,7 @@ not a defined one.
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -390,7 +391,7 @@ def _label_block(
     for part, tile in operator.tiles(block.transpose(0, 1), rows, columns):
         best = _best(tile, 1)
         target = out[part.start - rows.start : part.stop - rows.start]
-        target.copy_(best if possible is None else possible[best])
+        target.copy_(best if possible is None else possible[best.to(torch.int64)])
 
 
 def _possible_classes(places: Tensor) -> Tensor:
@@ -407,7 +408,7 @@ def _possible_classes(places: Tensor) -> Tensor:
 
 
 def _best(tile: Tensor, axis: int) -> Tensor:
-    """Arg max over the classes, which lie along ``axis``; int64, among equal scores the lowest.
+    """Arg max over the classes, which lie along ``axis``; among equal scores the lowest.
 
     Args:
         tile: Scores; on a CPU they are overwritten.
@@ -421,11 +422,17 @@ def _best(tile: Tensor, axis: int) -> Tensor:
     # are those of the integer 0, or negative, as is the integer of its bits; so the largest sum of
     # that integer and a rank is the rank of the lowest class at the maximum.
     classes = tile.shape[axis]
-    rank = torch.arange(classes, 0, -1, dtype=words)
-    rank = rank.view([-1 if i == axis else 1 for i in range(tile.dim())])
+    rank = _rank(classes, words, axis, tile.dim())
     bits = tile.sub_(tile.amax(axis, keepdim=True)).view(words).add_(rank)
     # NaN has bits of any kind.
-    return (classes - bits.amax(axis)).clamp_(0, classes - 1).to(torch.int64)
+    return (classes - bits.amax(axis)).clamp_(0, classes - 1)
+
+
+@functools.lru_cache(maxsize=16)
+def _rank(classes: int, dtype: torch.dtype, axis: int, dimensions: int) -> Tensor:
+    """The number of classes down to 1 along ``axis``, on the CPU."""
+    shape = [-1 if i == axis else 1 for i in range(dimensions)]
+    return torch.arange(classes, 0, -1, dtype=dtype).view(shape)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -222,7 +222,7 @@ def test_counting_without_waiting(drawn, wrong_preds, wrong_labels):
     assert torch.equal(matrix, confusion_matrix(pred, label, num_classes, ignore_index))
     assert int(wrong) == 0
     pred, label = pred.flatten(), label.flatten()
-    outside = torch.tensor([-7, num_classes, 4000])
+    outside = torch.tensor([-7, num_classes + 1, 4000])  # num_classes may be ignore_index
     bad_pred = torch.cat([pred, outside[:wrong_preds], pred[:1].expand(wrong_labels)])
     bad_label = torch.cat([label, label[:1].expand(wrong_preds), outside[:wrong_labels]])
     again, wrong = count_unchecked(bad_pred, bad_label, num_classes, ignore_index)
