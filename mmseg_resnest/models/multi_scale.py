@@ -33,7 +33,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..kernels.predict import Crop, Resampling, Resize, add_resized
+from ..kernels.predict import Crop, Resampling, Resize, Step, add_resized
 from ..registry import MODELS
 
 LogitsFunction = Callable[[Tensor], Tensor]
@@ -279,7 +279,7 @@ def _scored_rows(
             if logits.shape[1:] == (crop, crop):
                 target += logits[:, :rows, :columns].exp()
             else:
-                steps = [
+                steps: list[Step] = [
                     Resize((crop, crop), align_corners),
                     Crop(0, crop - columns, 0, crop - rows),
                 ]
