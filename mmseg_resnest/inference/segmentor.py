@@ -24,6 +24,7 @@ from ..engine.preflight import check_checkpoint, check_device
 from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
+from ..models import EncoderDecoder
 from ..registry import DATASETS
 from ..weights import find
 from .images import ImageInput, find_images, read_image, tensor_images
@@ -219,22 +220,26 @@ class Segmentor:
         }
         return (self._tile_pipeline if tile else self._pipeline)(sample)
 
-    def _run(self, samples: Sequence[dict[str, Any]]) -> list[Any]:
+    def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:
         """The network's outputs for inputs of one size."""
+        model = cast(Any, self.model)
         # Nothing here sets a registry's default scope: that is one for all threads.
         with torch.inference_mode():
-            return cast(Any, self.model).test_step(pseudo_collate(list(samples)))
+            batch = pseudo_collate(list(samples))
+            if scores or not isinstance(model, EncoderDecoder):
+                return model.test_step(batch)
+            return model.predict_labels(**model.data_preprocessor(batch, False))
 
     def _labels(self, samples: Sequence[dict[str, Any]]) -> list[NDArray[np.integer]]:
         return [
             output.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type)
-            for output in self._run(samples)
+            for output in self._run(samples, scores=False)
         ]
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         """(C, H, W) probabilities of each image; two classes with a model of one output."""
         summed = getattr(self.model, "test_cfg", {}).get("mode") == "multi_scale_grid"
-        for output in self._run(samples):
+        for output in self._run(samples, scores=True):
             scores = output.seg_logits.data.float()
             if len(scores) == 1:
                 one = scores[0].sigmoid()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from small_models import balanced, blobs, small_config
 
@@ -15,11 +16,13 @@ from mmseg_resnest.inference import Segmentor
 
 @pytest.fixture(scope="session")
 def pixel_model() -> Segmentor:
+    torch.manual_seed(1)
     return balanced(load_segmentor(small_config(pixel=True), None, "cpu"))
 
 
 @pytest.fixture(scope="session")
 def small_model() -> Segmentor:
+    torch.manual_seed(1)
     return balanced(load_segmentor(small_config(), None, "cpu"))
 
 

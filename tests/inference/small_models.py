@@ -72,7 +72,7 @@ def balanced(model: Segmentor) -> Segmentor:
     torch.nn.init.normal_(last.weight)
     last.bias.data.zero_()
     sample = model._prepare(blobs(64, 64, seed=99), None)
-    logits = model._run([sample])[0].seg_logits.data
+    logits = model._run([sample], scores=True)[0].seg_logits.data
     # inference tensors cannot enter a parameter
     spread = logits.std((1, 2)).clone().numpy()
     mean = logits.mean((1, 2)).clone().numpy()

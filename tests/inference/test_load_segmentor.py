@@ -128,13 +128,13 @@ def test_images_of_equal_size_share_a_batch(
     pictures = [blobs(*size, seed=i) for i, size in enumerate([(24, 32), (16, 16)] * 5)]
     alone = [small_model(p).labels for p in pictures]
     shapes: list[tuple[int, ...]] = []
-    forward = small_model.model.test_step
+    forward = small_model.model.extract_feat
 
-    def seen(data: Any) -> Any:
-        shapes.append((len(data["inputs"]), *data["inputs"][0].shape[1:]))
-        return forward(data)
+    def seen(inputs: torch.Tensor) -> Any:
+        shapes.append((len(inputs), *inputs.shape[2:]))
+        return forward(inputs)
 
-    monkeypatch.setattr(small_model.model, "test_step", seen)
+    monkeypatch.setattr(small_model.model, "extract_feat", seen)
     monkeypatch.setattr(small_model, "batch_pixels", 3 * 24 * 32)
     together = [r.labels for r in small_model.stream(iter(pictures))]
     assert all(n * h * w <= 3 * 24 * 32 for n, h, w in shapes)
