@@ -24,17 +24,18 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PI
 COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._inductor.compile_fx, \
 	torch.export, hypothesis, pytest, xdist
 
-.PHONY: help venv demo demo-nogl chaos test lint format clean
+.PHONY: help venv demo demo-nogl chaos test test-browser lint format clean
 
 help:
-	@echo 'make demo       train, evaluate and draw on the built-in data: the main job, some minutes'
-	@echo 'make test       every check: ruff, mypy, pytest'
-	@echo 'make chaos      kill a training run 60 times, resume it, compare it with one in peace'
-	@echo 'make lint       ruff and mypy only'
-	@echo 'make format     put the code into ruff format and mend what ruff can mend'
-	@echo 'make venv       only make $(VENV) (the jobs above do it by themselves)'
-	@echo 'make demo-nogl  the demo with libGL.so.1 hidden, as on a slim image (Linux, as root)'
-	@echo 'make clean      remove caches and build products; keeps $(VENV), data/ and work_dirs/'
+	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
+	@echo 'make test          every check: ruff, mypy, pytest'
+	@echo 'make chaos         kill a training run 60 times, resume it, compare it with one in peace'
+	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
+	@echo 'make lint          ruff and mypy only'
+	@echo 'make format        put the code into ruff format and mend what ruff can mend'
+	@echo 'make venv          only make $(VENV) (the jobs above do it by themselves)'
+	@echo 'make demo-nogl     the demo with libGL.so.1 hidden, as on a slim image (Linux, as root)'
+	@echo 'make clean         remove caches and build products; keeps $(VENV), data/ and work_dirs/'
 
 # The stamp holds the list and the folder it was installed in, so a changed list and a moved
 # checkout are installed again; otherwise this is instant. A stamp with the ending .part is the trace
@@ -104,6 +105,10 @@ chaos: venv
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)
+
+test-browser: venv
+	@$(PIP) --no-deps -r requirements-browser.txt
+	$(BIN)/python -m pytest -m browser $(PYTEST_FLAGS)
 
 format: venv
 	$(BIN)/python -m ruff check --fix .

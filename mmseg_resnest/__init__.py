@@ -13,6 +13,16 @@ from . import (
     weights,
 )
 from .errors import UserError
+from .inference import load_segmentor  # (last: it stands on all of them)
 from .version import __version__
 
-__all__ = ["UserError", "__version__", "datasets", "engine", "evaluation", "models", "weights"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "datasets",
+    "engine",
+    "evaluation",
+    "load_segmentor",
+    "models",
+    "weights",
+]

@@ -8,8 +8,29 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, and for what tests start
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome")
+                 if (path := shutil.which(name))), None)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, driven by Playwright."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine (apt install chromium)")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed (make test-browser)"
+    )
+    with api.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

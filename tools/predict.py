@@ -1,81 +1,39 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Segment images: a label map and an overlay for each.
+"""Segment images, videos and streams: a label map and an overlay for each.
 
     python tools/predict.py CONFIG CHECKPOINT photo.jpg --out predictions
     python tools/predict.py CONFIG CHECKPOINT folder/ --out predictions --opacity 0.7
+    python tools/predict.py CONFIG CHECKPOINT 'photos/*.jpg' --out predictions --save overlay coco
+    python tools/predict.py CONFIG CHECKPOINT drive.mp4 --out predictions
+    python tools/predict.py CONFIG CHECKPOINT 0 --out predictions         (a camera, until Ctrl-C)
 
 Writes NAME.png, a palette PNG whose pixels are class indices, and NAME_overlay.jpg (.png for
-images in a lossless format) for each image; folders inside the folder are followed and kept.
+images in a lossless format) for each image; folders inside the folder are followed and kept. The
+same command goes on where it was stopped. Large images are segmented in tiles.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import _checkout  # noqa: F401
-from tqdm import tqdm
 
 from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.hooks import describe_model, print_header
+from mmseg_resnest.engine.hooks import describe_model, duration, print_header
 from mmseg_resnest.engine.logs import shown
-from mmseg_resnest.engine.outputs import IMAGE_SUFFIXES, save_image, unique_stems
 from mmseg_resnest.engine.preflight import check_writable
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import load_segmentor
-
-_LOSSY = {".jpg", ".jpeg", ".webp"}
-
-
-def find_images(source: Path, out: Path) -> tuple[list[Path], list[Path]]:
-    """The images to segment, and the files of the folder that are none.
-
-    Args:
-        source: An image file, or a folder that is searched with its subfolders.
-        out: The folder to write to; left out of the search.
-
-    Raises:
-        UserError: ``source`` does not exist, or holds no image.
-    """
-    if source.is_file():
-        return [source], []
-    if not source.is_dir():
-        raise UserError(f"image {source}: does not exist; name an image file or a folder of images")
-    images, others = [], []
-    for folder, folders, names in os.walk(source):
-        # In place, so that walk leaves them out: hidden ones (.git, .thumbnails, ...) and ours.
-        folders[:] = sorted(
-            f for f in folders if f[0] != "." and Path(folder, f).resolve() != out.resolve()
-        )
-        for name in sorted(n for n in names if n[0] != "."):
-            file = Path(folder, name)
-            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
-    if not images:
-        raise UserError(f"folder {source}: holds no image (.jpg, .png, .tif, .webp, .bmp, ...)")
-    return images, others
-
-
-def plan_outputs(images: Sequence[Path], out: Path) -> dict[Path, tuple[Path, Path]]:
-    """Where the label map and the overlay of each image go.
-
-    Raises:
-        UserError: One of them would overwrite an image.
-    """
-    stems = unique_stems(images, endings=("_overlay",))
-    inputs = {image.resolve() for image in images}
-    plan = {}
-    for image in images:
-        stem = stems[str(image)]
-        suffix = ".jpg" if image.suffix.lower() in _LOSSY else ".png"
-        plan[image] = (out / f"{stem}.png", out / f"{stem}_overlay{suffix}")
-        for target in plan[image]:
-            if target.resolve() in inputs:
-                raise UserError(
-                    f"--out {out}: {target} would overwrite an image; use another folder"
-                )
-    return plan
+from mmseg_resnest.inference.files import (
+    OUTPUTS,
+    FileJob,
+    find_inputs,
+    model_settings,
+    plan_outputs,
+)
+from mmseg_resnest.inference.video import is_stream, is_video, predict_video
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,55 +45,106 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="weights of the whole model, in any known layout: a file, an address, or a name of "
         "tools/weights.py list",
     )
-    parser.add_argument("source", metavar="IMAGE|FOLDER", help="an image, or a folder of images")
+    parser.add_argument(
+        "source",
+        metavar="INPUT",
+        help="an image, a folder, a pattern in quotes, an address, a video, the address of a "
+        "stream (rtsp://...) or the number of a camera",
+    )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=OUTPUTS,
+        default=["labels", "overlay"],
+        help="what to write (default: labels overlay); side: image and prediction side by side; "
+        "geojson, coco: the exact outlines of all regions",
+    )
+    parser.add_argument(
         "--opacity", type=float, default=0.5, help="of the colours in the overlay (default: 0.5)"
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="cut images that are larger than this into tiles of this edge; 0 never does (default: "
+        "1024, for images of more than 16.8 million pixels)",
+    )
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop a video after N frames")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="do images again whose outputs are there"
     )
     add_config_options(parser)
     args = parser.parse_args(argv)
     if not 0 <= args.opacity <= 1:
         raise UserError(f"--opacity {args.opacity}: must lie between 0 and 1")
+    if args.max_frames is not None and args.max_frames < 1:
+        raise UserError(f"--max-frames {args.max_frames}: must be at least 1")
 
     out = Path(args.out)
-    images, others = find_images(Path(args.source), out)
-    plan = plan_outputs(images, out)
-    model = load_segmentor(
-        load_config(args.config, args.cfg_options, args.data_root), args.checkpoint, args.device
-    )
+    film = not Path(args.source).is_dir() and (is_stream(args.source) or is_video(args.source))
+    images: list[str] = []
+    others: list[Path] = []
+    if not film:
+        images, others = find_inputs(args.source, out)
+        plan_outputs(images, out, args.save)
+    elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
+        raise UserError(f"video {args.source}: does not exist")
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    settings = model_settings(cfg, args.checkpoint)
+    model = load_segmentor(cfg, args.checkpoint, args.device)
     check_writable(out, "--out")
+    what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(
         [
-            ("predicting", f"{len(images)} image{'s' if len(images) != 1 else ''}"),
+            ("predicting", what),
             ("config", args.config),
             ("checkpoint", args.checkpoint),
             ("model", describe_model(model.model, model.cfg, len(model.classes))),
             ("device", str(model.device)),
         ]
     )
+    if film:
+        live = is_stream(args.source)
+        if live:
+            print("stop with Ctrl-C; what was written by then is kept", flush=True)
+        done = predict_video(
+            model, args.source, out, args.save, args.opacity, args.max_frames, args.overwrite
+        )
+        if done["skipped"]:
+            print(f"skipped     {args.source}: is done already (--overwrite does it again)")
+            return 0
+        rate = done["frames"] / max(done["seconds"], 1e-9)
+        print(
+            f"written     {done['frames']} frames in {duration(done['seconds'])} "
+            f"({rate:.1f} frames/s): {', '.join(shown(f) for f in done['files'])}"
+        )
+        return 0
+
     if others:
         names = ", ".join(shown(file) for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         print(f"skipped     {len(others)} files that are no images: {names}{more}")
-
-    failed = []
-    for image in tqdm(images, desc="images", disable=None, leave=False):
-        try:
-            result = model(image)
-        except UserError as error:
-            if len(images) == 1:
-                raise
-            failed.append(str(error))
-            continue
-        label_map, picture = plan[image]
-        result.save(label_map)
-        save_image(result.overlay(args.opacity), picture)
-    done = len(images) - len(failed)
-    print(f"written     {done} label map{'s' if done != 1 else ''} and overlays in {shown(out)}")
-    if failed:
-        more = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
-        raise UserError(f"{failed[0]}{more}; {done} of {len(images)} images were segmented")
+    job = FileJob(model, images, out, args.save, args.opacity, args.tile, settings, args.overwrite)
+    try:
+        summary = job.run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    if summary.skipped:
+        print(f"skipped     {summary.skipped} images that are done (--overwrite does them again)")
+    print(f"written     {' + '.join(args.save)} of {summary.done} images in {shown(out)}")
+    if summary.georeferenced:
+        print(
+            f"note        {summary.georeferenced} of them are GeoTIFFs: the outputs have the same "
+            "pixels but carry no place"
+        )
+    if summary.failed:
+        number = len(summary.failed)
+        more = f" (and {number - 1} more like it)" if number > 1 else ""
+        raise UserError(
+            f"{summary.failed[0]}{more}; {len(images) - number} of {len(images)} images are done"
+        )
     return 0
 
 

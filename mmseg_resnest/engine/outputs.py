@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import cv2
 import mmcv
@@ -17,7 +20,7 @@ from PIL import Image
 
 from mmseg_resnest.errors import UserError
 
-__all__ = ["IMAGE_SUFFIXES", "read_rgb", "save_image", "unique_stems"]
+__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems", "whole_file"]
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -40,22 +43,57 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"image {path}: cannot be read ({error.strerror})") from error
+    return decode_rgb(data, os.fspath(path))
+
+
+def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode an image file that was read into memory; see :func:`read_rgb`.
+
+    Args:
+        data: The file.
+        name: What to call it in errors.
+
+    Raises:
+        UserError: It is empty or no image.
+    """
     if not data:
-        raise UserError(f"image {path}: is empty; it was not written or copied completely")
-    log = cv2.utils.logging
-    level = log.setLogLevel(log.LOG_LEVEL_SILENT)  # it would tell the same in its own words
+        raise UserError(f"image {name}: is empty; it was not written or copied completely")
     try:
-        image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
+        with _quiet_opencv():
+            image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
     except cv2.error:
         image = None
-    finally:
-        log.setLogLevel(level)
     if image is None:
         raise UserError(
-            f"image {path}: is broken or no image in a format that OpenCV reads "
+            f"image {name}: is broken or no image in a format that OpenCV reads "
             "(JPEG, PNG, WebP, TIFF, BMP, ...)"
         )
     return image
+
+
+class _Quiet:
+    """OpenCV's log is one for all threads: the first one in silences it, the last one restores."""
+
+    lock = threading.Lock()
+    users = 0
+    level = 0
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Without OpenCV's own messages: it would tell of a broken file in its own words."""
+    log = cv2.utils.logging
+    with _Quiet.lock:
+        if _Quiet.users == 0:
+            _Quiet.level = log.setLogLevel(log.LOG_LEVEL_SILENT)
+        _Quiet.users += 1
+    try:
+        yield
+    finally:
+        with _Quiet.lock:
+            _Quiet.users -= 1
+            if _Quiet.users == 0:
+                log.setLogLevel(_Quiet.level)
 
 
 def unique_stems(
@@ -90,12 +128,17 @@ def unique_stems(
     return {t: relative[t] if clashes(bare[t].lower()) else bare[t] for t in texts}
 
 
-def save_image(image: Image.Image | NDArray[np.uint8], path: str | os.PathLike[str]) -> Path:
+def save_image(
+    image: Image.Image | NDArray[np.uint8],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
     """Write a picture whole or not at all; its folder is made.
 
     Args:
         image: A PIL image, or (H, W, 3) RGB of uint8.
         path: The file; the suffix says the format.
+        metadata: More options of Pillow's ``save``: ``exif``, ``icc_profile``, ``dpi``.
 
     Returns:
         The path.
@@ -105,6 +148,22 @@ def save_image(image: Image.Image | NDArray[np.uint8], path: str | os.PathLike[s
     """
     target = Path(path)
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    options: dict[str, Any] = dict(metadata or {})
+    if target.suffix.lower() in (".jpg", ".jpeg"):
+        options["quality"] = 92
+    with whole_file(target) as file:
+        picture.save(file, format=Image.registered_extensions()[target.suffix.lower()], **options)
+    return target
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file to write bytes into, which takes its name when all is written; its folder is made.
+
+    Raises:
+        UserError: It cannot be written; nothing is left behind, as with any other error.
+    """
+    target = Path(path)
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,18 +171,14 @@ def save_image(image: Image.Image | NDArray[np.uint8], path: str | os.PathLike[s
             dir=target.parent, prefix=f".{target.stem[:50]}.", suffix=target.suffix, delete=False
         ) as file:
             temporary = file.name
-            options = {"quality": 92} if target.suffix.lower() in (".jpg", ".jpeg") else {}
-            picture.save(
-                file, format=Image.registered_extensions()[target.suffix.lower()], **options
-            )
+            yield file
         # Temporary files are private; the result is for whom the user's umask lets read.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-    return target

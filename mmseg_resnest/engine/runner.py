@@ -35,11 +35,12 @@ from mmseg_resnest.engine.saving import (
     write_checkpoint,
 )
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, DATASETS, MODELS, RUNNERS
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_training_checkpoint
 
-__all__ = ["Runner", "build_model", "check_training_checkpoint"]
+__all__ = ["Runner", "build_model", "check_training_checkpoint", "predict_labels_only"]
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -65,6 +66,36 @@ def build_model(cfg: Config) -> nn.Module:
             f"config key model: cannot be built; {type(error).__name__}: {message} "
             f"({frame.filename}:{frame.lineno})"
         ) from error
+
+
+def predict_labels_only(model: nn.Module) -> None:
+    """Let a segmentor predict labels without score maps of the image's size.
+
+    A config that sets ``model.test_cfg.keep_scores`` decides for itself. A model of another class,
+    such as test-time augmentation, which adds scores up, stays as it is.
+
+    Args:
+        model: The model; changed in place.
+    """
+    if isinstance(model, EncoderDecoder):
+        model.test_cfg.setdefault("keep_scores", False)
+
+
+def _metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
+    """Whether every metric of a config is one that is known to need no scores."""
+    for name in ("val_evaluator", "test_evaluator"):
+        metrics = cfg.get(name) or []
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            if not isinstance(metric, Mapping):
+                return False
+            kind = metric.get("type", "")
+            kind = kind if isinstance(kind, str) else kind.__name__
+            if kind.split(".")[-1] not in ("SegmentationMetric", "IoUMetric"):
+                return False
+            # The one part of SegmentationMetric that reads probabilities.
+            if "ECE" in (metric.get("metrics") or ()):
+                return False
+    return True
 
 
 @RUNNERS.register_module()
@@ -94,6 +125,13 @@ class Runner(MMEngineRunner):
         if model is not None:
             arguments["model"] = model
         return cls(cfg=cfg, **arguments)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """As MMEngine's; predicts labels only where no metric reads the scores."""
+        built = super().build_model(model)
+        if _metrics_read_labels_only(self.cfg):
+            predict_labels_only(built)
+        return built
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """As MMEngine's, quiet on the console."""

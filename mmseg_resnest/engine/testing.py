@@ -13,6 +13,7 @@ from mmengine.dist import get_world_size, is_main_process
 
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import require
+from mmseg_resnest.engine.examples import ExamplesHook
 from mmseg_resnest.engine.hooks import (
     SavePredictionsHook,
     TestProgressHook,
@@ -109,6 +110,8 @@ def evaluate(
     init_distributed(launcher)
     runner = Runner.from_cfg(cfg, model=model)
     runner.register_hook(TestProgressHook())
+    if submission is None:
+        runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
     saving = SavePredictionsHook(
         None if out_dir is None else os.fspath(out_dir),
         None if show_dir is None else os.fspath(show_dir),

@@ -6,10 +6,12 @@ from .confusion_matrix import SegmentationScores, confusion_matrix, scores_from_
 from .curves import plot_curves, read_scalars
 from .image_counts import ImageCounts, compare_counts, comparison_table
 from .metric import SegmentationMetric, class_table, write_result
+from .report import EXAMPLES_FILE, write_report
 from .submission import FORMATS, Submission
 from .visualize import default_palette, legend, overlay, palette_image, side_by_side
 
 __all__ = [
+    "EXAMPLES_FILE",
     "FORMATS",
     "CityscapesOfficialMetric",
     "ImageCounts",
@@ -30,5 +32,6 @@ __all__ = [
     "read_scalars",
     "scores_from_confusion",
     "side_by_side",
+    "write_report",
     "write_result",
 ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmseg_resnest.errors import UserError
 
-__all__ = ["Series", "plot_curves", "read_scalars"]
+__all__ = ["Series", "find_series", "plot_curves", "read_scalars"]
 
 _SCORES = ("mIoU", "pixAcc", "mAcc")
 
@@ -109,7 +109,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     return series
 
 
-def _find(series: Mapping[str, Series], name: str) -> Series | None:
+def find_series(series: Mapping[str, Series], name: str) -> Series | None:
     """The series ``name``, or the one logged under a prefix, as ``val/mIoU``."""
     if name in series:
         return series[name]
@@ -156,9 +156,9 @@ def plot_curves(
         series: Mapping[str, Series] = work_dir_or_series
     else:
         series = read_scalars(work_dir_or_series)
-    loss = _find(series, "loss")
-    rate = _find(series, "lr") or _find(series, "base_lr")
-    scores = {name: s for name in _SCORES if (s := _find(series, name)) is not None}
+    loss = find_series(series, "loss")
+    rate = find_series(series, "lr") or find_series(series, "base_lr")
+    scores = {name: s for name in _SCORES if (s := find_series(series, name)) is not None}
     panels = [name for name, s in (("loss", loss), ("lr", rate), ("scores", scores)) if s]
     if not panels:
         raise UserError(

@@ -40,6 +40,7 @@ from mmseg_resnest.evaluation.calibration import (
 from mmseg_resnest.evaluation.confusion_matrix import (
     SegmentationScores,
     confusion_matrix,
+    count_unchecked,
     scores_from_confusion,
 )
 from mmseg_resnest.evaluation.image_counts import (
@@ -192,6 +193,8 @@ class SegmentationMetric(BaseMetric):
         self._pixels = 0
         self._last_pixels = 0
         self._images = 0
+        self._wrong: Tensor | None = None  # number of the first image found out of range, or 0
+        self._names: list[str] = []  # of the images counted on a GPU
         self._kept: list[_Image] = []
 
     @property
@@ -219,8 +222,8 @@ class SegmentationMetric(BaseMetric):
                 ``gt_sem_seg.data`` of shape (1, H, W) or (H, W) each.
 
         Raises:
-            UserError: A sample has no label, its sizes differ or a value is out of range; the
-                message names the image.
+            UserError: A sample has no label, its sizes differ or a value is out of range (on a
+                GPU this is said by :meth:`evaluate`); the message names the image.
         """
         num_classes = len(self.class_names)
         for sample in data_samples:
@@ -313,6 +316,8 @@ class SegmentationMetric(BaseMetric):
                 "differ in size, or the test pipeline resizes the label: put LoadAnnotations "
                 "after Resize"
             )
+        if pred.is_cuda and not pred.is_floating_point() and not self._keeps_images:
+            return self._count_later(pred, label, str(image), num_classes), pred.numel()
         try:
             matrix = confusion_matrix(pred, label, num_classes, self.ignore_index)
         except UserError as error:
@@ -320,6 +325,30 @@ class SegmentationMetric(BaseMetric):
             where = f"{image} (label {seg_map})" if seg_map else str(image)
             raise UserError(f"{where}: {error}") from None
         return matrix, pred.numel()
+
+    def _count_later(self, pred: Tensor, label: Tensor, image: str, num_classes: int) -> Tensor:
+        """The matrix of one image on a GPU; whether classes are in range is asked in the end.
+
+        Asking makes the process wait for the GPU, which then waits for the next image.
+        """
+        matrix, wrong = count_unchecked(pred, label, num_classes, self.ignore_index)
+        self._names.append(image)
+        number = (wrong > 0) * len(self._names)
+        self._wrong = (
+            number if self._wrong is None else torch.where(self._wrong > 0, self._wrong, number)
+        )
+        return matrix
+
+    def _check_counted(self) -> None:
+        """Raise for the first image that :meth:`_count_later` found out of range."""
+        if self._wrong is not None and int(self._wrong):
+            count = len(self.class_names)
+            raise UserError(
+                f"{self._names[int(self._wrong) - 1]}: a prediction or a label is outside "
+                f"0..{count - 1} and not ignore_index ({self.ignore_index}); check that "
+                "num_classes of the heads is that of the data set, the label file and, in the "
+                "config, the data set's classes, reduce_zero_label and ignore_index"
+            )
 
     def _is_padding(self, size: int) -> bool:
         """Whether this process's last image is one that the sampler gave out a second time.
@@ -339,9 +368,10 @@ class SegmentationMetric(BaseMetric):
             ``mIoU``, ``pixAcc`` and ``mAcc`` in percent, the same on every process.
 
         Raises:
-            UserError: No image was evaluated, no pixel is labelled, or the JSON cannot be
-                written.
+            UserError: No image was evaluated, no pixel is labelled, a value on a GPU was out of
+                range, or the JSON cannot be written.
         """
+        self._check_counted()
         names = self.class_names
         num_classes = len(names)
         total = torch.zeros(num_classes * num_classes + 2, dtype=torch.int64)
@@ -552,7 +582,7 @@ def write_confusion(
     writer.writerow(["label \\ predicted", *names])
     for name, row in zip(names, matrix, strict=True):
         writer.writerow([name, *row])
-    _write_whole(buffer.getvalue(), Path(path))
+    write_text(buffer.getvalue(), Path(path))
 
 
 def _to_json(result: Mapping[str, Any]) -> str:
@@ -608,11 +638,11 @@ def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     Raises:
         UserError: The file cannot be written; the message names it.
     """
-    _write_whole(_to_json(result), Path(path))
+    write_text(_to_json(result), Path(path))
 
 
-def _write_whole(text: str, path: Path) -> None:
-    """Write a text beside ``path`` and let it take that name."""
+def write_text(text: str, path: Path) -> None:
+    """Write a text whole or not at all; see :func:`write_result`."""
     _make_parent(path)
     temporary = None
     try:

@@ -8,6 +8,7 @@ from .norm import SyncBN
 from .resnest import ARCHITECTURES, ResNeSt
 from .segmentor import EncoderDecoder
 from .split_attention import DropBlock2d, SplitAttentionConv2d
+from .view_sum import SegTTAModel
 
 __all__ = [
     "ARCHITECTURES",
@@ -21,6 +22,7 @@ __all__ = [
     "PublishedFCNHead",
     "PublishedPSPHead",
     "ResNeSt",
+    "SegTTAModel",
     "SplitAttentionConv2d",
     "SyncBN",
 ]

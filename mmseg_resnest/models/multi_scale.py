@@ -4,11 +4,13 @@
 The image is scored at several scales in square windows, each also mirrored; every scale's scores
 are resized to the image and added up. What is computed is the protocol of the authors'
 PyTorch-Encoding repository, on which the published mIoU of the ResNeSt segmentation models rests;
-how it is computed differs in two ways that change no value beyond the rounding of float32:
+how it is computed differs in ways that change no value beyond the rounding of float32:
 
 - The map of one scale is never held whole. Its rows are final as soon as the window row below
   them has been passed, so they are resized and added to the image's scores band by band.
 - Windows of one scale run through the network as batches.
+- Where the logits come at the head's resolution, those of a window and of its mirror image are
+  added there, and only the part of the window that shows the image is resized, tile by tile.
 
 The peak is therefore the image's own scores, one crop-high band of the largest scale and the
 logits of one batch of windows, whatever the number of scales.
@@ -31,13 +33,14 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..kernels.predict import Crop, Resampling, Resize, Step, add_resized
 from ..registry import MODELS
 
 LogitsFunction = Callable[[Tensor], Tensor]
-"""Windows (B, 3, crop, crop) to their logits (B, C, crop, crop)."""
+"""Windows (B, 3, crop, crop) to their logits (B, C, h, w), to be resized to the windows' size."""
 
-# Bytes of scores that are resized at a time (some six times as much is allocated for it). Small
-# next to a band of windows, large enough that the calls cost nothing.
+# Bytes of averaged scores that are resized at a time. Small next to a band of windows, large
+# enough that the calls cost nothing.
 _RESIZE_BYTES = 8 * 2**20
 
 
@@ -142,28 +145,32 @@ def add_multi_scale_scores(
     logits_function: LogitsFunction,
     settings: MultiScaleGrid,
     black: Tensor,
+    align_corners: bool = True,
 ) -> None:
     """Adds the multi-scale scores of one image to ``scores``, in place and without gradients.
 
     For every scale the image is resized (bilinear, align_corners=True) so that its long edge is
     ``ceil(base_size * scale)``, cut into windows that are padded right and bottom with black, and
-    scored as in :func:`window_scores`. Overlapping windows are averaged, and the scale's scores
-    are resized to the image and added. The label of a pixel is its arg max over the classes.
+    scored: the exponential of their logits plus, with ``flip``, those of their mirror images,
+    summed first and exponentiated then, as published. Overlapping windows are averaged, and the
+    scale's scores are resized to the image and added. The label of a pixel is its arg max over the
+    classes.
 
     Source: multi-scale evaluation of PyTorch-Encoding (the ResNeSt authors' segmentation code).
 
     Args:
         scores: (C, H, W), float32 or float64.
         image: (3, H, W), normalised, at its own size.
-        logits_function: the network; its logits have its input's height and width.
+        logits_function: the network.
         settings: scales, sizes and the number of windows in a batch.
         black: (3, 1, 1), the normalised value of a black pixel.
+        align_corners: how logits of another size than the window's are resized to it.
     """
     height, width = image.shape[1:]
     for scale in settings.scales:
         scaled_size = settings.scaled_size(height, width, scale)
         scaled = F.interpolate(image[None], scaled_size, mode="bilinear", align_corners=True)[0]
-        rows = _scored_rows(scaled, logits_function, settings, black, scores)
+        rows = _scored_rows(scaled, logits_function, settings, black, scores, align_corners)
         _add_resized_rows(scores, rows, scaled_size[0])
     # amax keeps NaN and allocates nothing, unlike isfinite over the whole map.
     if not bool(torch.isfinite(scores.amax())):
@@ -176,11 +183,12 @@ def add_multi_scale_scores(
         )
 
 
-def window_scores(logits_function: LogitsFunction, windows: Tensor, flip: bool) -> Tensor:
-    """Exponential of the logits of ``windows`` plus, if ``flip``, those of their mirror images.
+def window_logits(logits_function: LogitsFunction, windows: Tensor, flip: bool) -> Tensor:
+    """Logits of ``windows`` plus, if ``flip``, those of their mirror images.
 
-    The logits are summed first and exponentiated then, as published; half precision logits are
-    summed in float32, because their exponential leaves the range of float16 at 11.
+    A bilinear resize and a mirror image can change places, so logits that are yet to be resized
+    are summed before. Half precision logits are summed in float32, because the exponential of the
+    sum leaves the range of float16 at 11.
 
     Args:
         logits_function: the network.
@@ -188,7 +196,7 @@ def window_scores(logits_function: LogitsFunction, windows: Tensor, flip: bool) 
         flip: whether the mirror images are scored too.
 
     Returns:
-        (B, C, crop, crop), float32 (float64 for float64 logits).
+        (B, C, h, w), float32 (float64 for float64 logits), at the network's resolution.
     """
     logits = _at_least_float32(logits_function(windows))
     if flip:
@@ -196,7 +204,7 @@ def window_scores(logits_function: LogitsFunction, windows: Tensor, flip: bool) 
         # One window at a time: flip copies.
         for sums, mirrored_logits in zip(logits, mirrored, strict=True):
             sums += mirrored_logits.flip(2)
-    return logits.exp_()
+    return logits
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
@@ -223,6 +231,7 @@ def _scored_rows(
     settings: MultiScaleGrid,
     black: Tensor,
     like: Tensor,
+    align_corners: bool,
 ) -> Iterator[Tensor]:
     """Scores of one scaled image (3, h, w), in pieces (C, rows, w) from top to bottom.
 
@@ -256,8 +265,8 @@ def _scored_rows(
         for window, (top, left) in zip(windows, batch, strict=True):
             piece = scaled[:, top : top + crop, left : left + crop]
             window[:, : piece.shape[1], : piece.shape[2]] = piece
-        batch_scores = window_scores(logits_function, windows, settings.flip)
-        for window_score, (top, left) in zip(batch_scores, batch, strict=True):
+        batch_logits = window_logits(logits_function, windows, settings.flip)
+        for logits, (top, left) in zip(batch_logits, batch, strict=True):
             if top > band_top:
                 yield from average(stride)
                 # The rows kept do not overlap their new place: a stride is half a crop or more.
@@ -266,55 +275,47 @@ def _scored_rows(
                 band[:, kept:] = 0
                 band_top = top
             target = band[:, : height - top, left : left + crop]
-            target += window_score[:, : target.shape[1], : target.shape[2]]
+            rows, columns = target.shape[1:]
+            if logits.shape[1:] == (crop, crop):
+                target += logits[:, :rows, :columns].exp()
+            else:
+                steps: list[Step] = [
+                    Resize((crop, crop), align_corners),
+                    Crop(0, crop - columns, 0, crop - rows),
+                ]
+                add_resized(target, logits, steps, exponential=True)
         # Names, and views by their names, would keep this batch while the next is scored.
-        del batch_scores, window_score
+        del batch_logits, logits
     yield from average(height - band_top)
 
 
 def _add_resized_rows(scores: Tensor, pieces: Iterator[Tensor], height: int) -> None:
     """Adds a map, resized bilinearly with align_corners=True, to ``scores`` (C, H, W).
 
-    Rows of the result are made as soon as the two rows that they lie between are there. Indices
-    and weights are computed in the precision of the scores, as torch's interpolate does, so that
-    they are the same numbers.
+    Rows of the result are made as soon as the two rows that they lie between are there.
 
     Args:
         scores: (C, H, W), float32 or float64.
         pieces: the map's rows from top to bottom, as pieces (C, rows, w).
         height: number of rows of the map.
     """
-    classes, out_height, out_width = scores.shape
-    dtype, device = scores.dtype, scores.device
-    step = torch.tensor(height - 1.0, dtype=dtype) / max(out_height - 1, 1)
-    if out_height == 1:
-        step.zero_()
-    source = step * torch.arange(out_height, dtype=dtype)
-    above = source.long().clamp_(max=height - 1)
-    below = (above + 1).clamp_(max=height - 1)
-    weight = (source - above).clamp_(0, 1).to(device)[:, None]
-    out_rows = max(_RESIZE_BYTES // (classes * out_width * scores.element_size()), 1)
-
-    last_row = None  # the row before the piece, resized across
+    resampling = None
     start = 0  # row of the map at which the piece starts
     done = 0  # rows of the result that are finished
+    last_row = scores.new_empty(0)  # the row before the piece
     for piece in pieces:
+        if resampling is None:
+            steps = [Resize((scores.shape[1], scores.shape[2]), align_corners=True)]
+            size = (height, piece.shape[2])
+            resampling = Resampling(size, steps, scores.dtype, scores.device)
         end = start + piece.shape[1]
-        ready = int(torch.searchsorted(below, end))
-        wide = F.interpolate(
-            piece[None], (piece.shape[1], out_width), mode="bilinear", align_corners=True
-        )[0]
-        if last_row is not None:
-            wide = torch.cat([last_row, wide], dim=1)
-            start -= 1
-        for first in range(done, ready, out_rows):
-            last = min(first + out_rows, ready)
-            upper = wide.index_select(1, (above[first:last] - start).to(device))
-            lower = wide.index_select(1, (below[first:last] - start).to(device))
-            weights = weight[first:last]
-            scores[:, first:last] += upper.mul_(1 - weights).add_(lower.mul_(weights))
+        ready = resampling.rows.made_from(end)
+        if start:
+            piece = torch.cat([last_row, piece], dim=1)
+        if ready > done:
+            resampling.add(scores, piece, end - piece.shape[1], slice(done, ready))
         done = ready
-        last_row = wide[:, -1:].clone()
+        last_row = piece[:, -1:].clone()
         start = end
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""MMSegmentation's encoder-decoder with the published multi-scale evaluation as a test mode."""
+"""MMSegmentation's encoder-decoder with the published multi-scale evaluation, and fast labels."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
+from mmseg.models.decode_heads import EncHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..errors import UserError
+from ..kernels.predict import Crop, Mirror, Resize, Step, argmax_classes, label_map
 from ..registry import MODELS
 from .multi_scale import MultiScaleGrid, add_multi_scale_scores
 
 _MODES = ("whole", "slide", "multi_scale_grid")
-_KEYS = ("mode", "stride", *MultiScaleGrid.keys())
+_KEYS = ("mode", "stride", "keep_scores", *MultiScaleGrid.keys())
 
 
 def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
@@ -41,8 +44,13 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
                 f"config key model.test_cfg.{key} is unknown: remove it (known keys: "
                 f"{', '.join(_KEYS)})"
             )
+    if not isinstance(test_cfg.get("keep_scores", True), bool):
+        raise UserError(
+            "config key model.test_cfg.keep_scores must be True or False, not "
+            f"{test_cfg['keep_scores']!r}"
+        )
     if mode == "multi_scale_grid":
-        MultiScaleGrid.from_config(test_cfg, "model.test_cfg")
+        MultiScaleGrid.from_config(_of_the_grid(test_cfg), "model.test_cfg")
     if mode == "slide":
         for key in ("crop_size", "stride"):
             pair = test_cfg.get(key)
@@ -62,12 +70,22 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
             )
 
 
+def _of_the_grid(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a ``test_cfg`` that the multi-scale grid evaluation reads, or refuses."""
+    return {key: value for key, value in test_cfg.items() if key != "keep_scores"}
+
+
 @MODELS.register_module()
 class EncoderDecoder(StockEncoderDecoder):
     """Backbone, optional neck, head and auxiliary heads; see MMSegmentation's class.
 
     Beside 'whole' and 'slide', ``test_cfg.mode`` can be 'multi_scale_grid', the published
     evaluation, with the keys of :class:`~mmseg_resnest.models.multi_scale.MultiScaleGrid`.
+
+    ``test_cfg.keep_scores`` says whether predictions hold the scores at the image's size
+    (``seg_logits``) beside the labels. True, the default, is MMSegmentation's way. With False the
+    labels are made from the head's scores tile by tile (:mod:`mmseg_resnest.kernels.predict`), in
+    a fraction of the time and memory; this package's tools set it where they need labels only.
 
     Parts that the config names without a scope are looked for in this package first also when no
     default scope is set: MMSegmentation has a ResNeSt of its own that computes something else.
@@ -129,7 +147,7 @@ class EncoderDecoder(StockEncoderDecoder):
         Raises:
             UserError: ``test_cfg`` is wrong, or the head has a single output.
         """
-        settings = MultiScaleGrid.from_config(self.test_cfg or {}, "model.test_cfg")
+        settings = MultiScaleGrid.from_config(_of_the_grid(self.test_cfg or {}), "model.test_cfg")
         if self.out_channels == 1:
             raise UserError(
                 "config key model.test_cfg.mode: 'multi_scale_grid' compares the scores of classes "
@@ -145,11 +163,118 @@ class EncoderDecoder(StockEncoderDecoder):
         for image, score, meta in zip(inputs, scores, batch_img_metas, strict=True):
             left, right, top, bottom = _padding(meta)
             inner = (slice(None), slice(top, height - bottom), slice(left, width - right))
-            add_multi_scale_scores(score[inner], image[inner], self._logits, settings, black)
+            add_multi_scale_scores(
+                score[inner], image[inner], self._logits, settings, black, self.align_corners
+            )
         return scores
 
+    def predict(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """Predictions at the images' original sizes.
+
+        Args:
+            inputs: (N, 3, H, W), normalised.
+            data_samples: N samples with metainfo; None makes new ones of the inputs' size.
+
+        Returns:
+            N samples with ``pred_sem_seg`` (1, h, w), int64, and unless
+            ``test_cfg.keep_scores`` is False with ``seg_logits`` (C, h, w).
+
+        Raises:
+            UserError: ``test_cfg`` is wrong.
+        """
+        if (self.test_cfg or {}).get("keep_scores", True):
+            return super().predict(inputs, data_samples)
+        return self.predict_labels(inputs, data_samples)
+
+    @torch.no_grad()
+    def predict_labels(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """Predictions at the images' original sizes, without scores where those can be spared.
+
+        Args:
+            inputs: (N, 3, H, W), normalised.
+            data_samples: N samples with metainfo; None makes new ones of the inputs' size.
+
+        Returns:
+            N samples with ``pred_sem_seg`` (1, h, w), int64.
+
+        Raises:
+            UserError: ``test_cfg`` is wrong.
+        """
+        if self.out_channels == 1:
+            # A single output is compared with a threshold, as a probability: no arg max.
+            return super().predict(inputs, data_samples)
+        scores, steps = self.head_scores(inputs, data_samples)
+        if data_samples is None:
+            data_samples = [SegDataSample() for _ in inputs]
+        for score, step, data_sample in zip(scores, steps, data_samples, strict=True):
+            labels = label_map(score[None], step)
+            data_sample.set_data({"pred_sem_seg": PixelData(data=labels)})
+        return data_samples
+
+    @torch.no_grad()
+    def head_scores(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> tuple[Tensor, list[list[Step]]]:
+        """Scores before they are resized, and what leads from them to the original sizes.
+
+        Args:
+            inputs: (N, 3, H, W), normalised.
+            data_samples: N samples with metainfo; None takes the inputs' size for the original.
+
+        Returns:
+            (N, C, h, w) scores, at the head's resolution where all that follows the head is known
+            to be a bilinear resize, and at that of ``inputs`` otherwise; and N lists of steps.
+
+        Raises:
+            UserError: ``test_cfg`` is wrong.
+        """
+        test_cfg = self.test_cfg or {}
+        check_test_cfg(test_cfg)
+        if data_samples is None:
+            size = tuple(inputs.shape[2:])
+            metas = [{"ori_shape": size, "img_shape": size, "pad_shape": size} for _ in inputs]
+        else:
+            metas = [data_sample.metainfo for data_sample in data_samples]
+        steps: list[Step] = []
+        if test_cfg.get("mode", "whole") == "whole" and self._resizes_plainly():
+            scores = self._head_scores(inputs)
+            # As BaseDecodeHead.predict_by_feat does it.
+            steps.append(Resize(_size(metas[0], "pad_shape", "img_shape"), self.align_corners))
+        else:
+            scores = self.inference(inputs, metas)
+        return scores, [[*steps, *self._steps_to_original(meta)] for meta in metas]
+
+    def _steps_to_original(self, meta: Mapping[str, Any]) -> list[Step]:
+        """What BaseSegmentor.postprocess_result does to the scores of one image."""
+        steps: list[Step] = [Crop(*_padding(meta))]
+        if meta.get("flip"):
+            steps.append(Mirror({"vertical": 0, "horizontal": 1}[meta["flip_direction"]]))
+        return [*steps, Resize(_size(meta, "ori_shape"), self.align_corners)]
+
+    def _resizes_plainly(self) -> bool:
+        """Whether all that follows the head is known to be one bilinear resize."""
+        head = type(self.decode_head)
+        return (
+            type(self).encode_decode is StockEncoderDecoder.encode_decode
+            and type(self).whole_inference is StockEncoderDecoder.whole_inference
+            and getattr(head, "predict_by_feat", None) is BaseDecodeHead.predict_by_feat
+            and head.predict in (BaseDecodeHead.predict, EncHead.predict)
+        )
+
+    def _head_scores(self, images: Tensor) -> Tensor:
+        """Scores (N, C, h, w) of normalised images, at the resolution of the head."""
+        scores = self.decode_head.forward(self.extract_feat(images))
+        # EncHead adds the scores of its class branch.
+        return scores[0] if isinstance(scores, tuple) else scores
+
     def _logits(self, windows: Tensor) -> Tensor:
-        """Logits (B, C, h, w) of normalised images (B, 3, h, w)."""
+        """Logits (B, C, h, w) of normalised images, at the head's resolution where it is known."""
+        if self._resizes_plainly():
+            return self._head_scores(windows)
         size = windows.shape[2:]
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
         return self.encode_decode(windows, [dict(meta) for _ in windows])
@@ -183,11 +308,17 @@ class EncoderDecoder(StockEncoderDecoder):
         ):
             return super().postprocess_result(seg_logits, data_samples)
         for scores, data_sample in zip(seg_logits, data_samples, strict=True):
-            labels = scores.argmax(dim=0, keepdim=True)
+            labels = argmax_classes(scores)[None]
             data_sample.set_data(
                 {"seg_logits": PixelData(data=scores), "pred_sem_seg": PixelData(data=labels)}
             )
         return data_samples
+
+
+def _size(meta: Mapping[str, Any], *keys: str) -> tuple[int, int]:
+    """Height and width under the first of the keys that is there."""
+    height, width = next(meta[key] for key in keys if key in meta)[:2]
+    return int(height), int(width)
 
 
 def _padding(meta: Mapping[str, Any]) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import confusion_matrix, scores_from_confusion
+from mmseg_resnest.evaluation.confusion_matrix import count_unchecked
 
 
 def slow_matrix(pred, label, num_classes, ignore_index):
@@ -209,3 +210,21 @@ def test_precision_recall_f1_and_weighted_iou_by_hand():
         if tp + fn:
             weighted += (tp + fn) / total * tp / (tp + fp + fn)
     assert scores.frequency_weighted_iou == pytest.approx(weighted, rel=1e-14)
+
+
+@settings(max_examples=100, deadline=None)
+@given(maps(), st.integers(0, 3), st.integers(0, 3))
+def test_counting_without_waiting(drawn, wrong_preds, wrong_labels):
+    """The same matrix; pixels that are out of range are counted and left out."""
+    pred, label, num_classes, ignore_index = drawn
+    pred, label = pred.to(torch.int64), label.to(torch.int64)
+    matrix, wrong = count_unchecked(pred, label, num_classes, ignore_index)
+    assert torch.equal(matrix, confusion_matrix(pred, label, num_classes, ignore_index))
+    assert int(wrong) == 0
+    pred, label = pred.flatten(), label.flatten()
+    outside = torch.tensor([-7, num_classes + 1, 4000])  # num_classes may be ignore_index
+    bad_pred = torch.cat([pred, outside[:wrong_preds], pred[:1].expand(wrong_labels)])
+    bad_label = torch.cat([label, label[:1].expand(wrong_preds), outside[:wrong_labels]])
+    again, wrong = count_unchecked(bad_pred, bad_label, num_classes, ignore_index)
+    assert torch.equal(again, matrix)
+    assert int(wrong) == wrong_preds + wrong_labels

@@ -434,3 +434,47 @@ def test_wrong_options_are_refused():
     metric = make_metric(metrics="ECE")
     with pytest.raises(UserError, match="returned no seg_logits"):
         metric.process(None, [make_sample(0)])
+
+
+def test_counting_without_waiting_names_the_first_wrong_image(monkeypatch):
+    """What happens on a GPU: the mistake is kept until the end."""
+    monkeypatch.setattr(
+        SegmentationMetric,
+        "_count",
+        lambda self, sample, num_classes: (
+            self._count_later(
+                sample["pred_sem_seg"]["data"],
+                sample["gt_sem_seg"]["data"],
+                sample["img_path"],
+                num_classes,
+            ),
+            sample["pred_sem_seg"]["data"].numel(),
+        ),
+    )
+    good, bad = torch.tensor([[0, 1]]), torch.tensor([[0, 77]])
+    metric = make_metric()
+    metric.process(None, [sample_of(good, good, img_path=f"{i}.png") for i in range(2)])
+    assert metric.evaluate(2)["pixAcc"] == 100
+    metric.process(
+        None,
+        [
+            sample_of(good, good, img_path="0.png"),
+            sample_of(bad, good, img_path="1.png"),
+            sample_of(good, bad, img_path="2.png"),
+        ],
+    )
+    with pytest.raises(UserError, match=r"^1\.png: a prediction or a label is outside 0\.\.3"):
+        metric.evaluate(3)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_is_waited_for():
+    metric = make_metric()
+    label = torch.randint(0, 4, (64, 64), device="cuda")
+    metric.process(None, [sample_of(label, label)])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metric.process(None, [sample_of(label, label)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert metric.evaluate(2)["pixAcc"] == 100

@@ -31,7 +31,7 @@ from mmseg_resnest.models.multi_scale import (
     MultiScaleGrid,
     MultiScaleGridTTA,
     add_multi_scale_scores,
-    window_scores,
+    window_logits,
 )
 from mmseg_resnest.registry import MODELS
 
@@ -42,8 +42,9 @@ BLACK = -torch.tensor(MEAN, dtype=torch.float64) / torch.tensor(STD, dtype=torch
 class TinyNet(nn.Module):
     """A random net of output stride 8 with logits at its input's size; not mirror symmetric."""
 
-    def __init__(self, classes=3, seed=0, dtype=torch.float64):
+    def __init__(self, classes=3, seed=0, dtype=torch.float64, full_size=True):
         super().__init__()
+        self.full_size = full_size
         generator = torch.Generator().manual_seed(seed)
         shapes = [(4, 3, 3, 3), (4, 4, 3, 3), (classes, 4, 3, 3)]
         self.weights = [
@@ -57,6 +58,8 @@ class TinyNet(nn.Module):
         features = images
         for weight in self.weights:
             features = torch.tanh(F.conv2d(features, weight, stride=2, padding=1))
+        if not self.full_size:
+            return features
         return F.interpolate(features, images.shape[2:], mode="bilinear", align_corners=True)
 
 
@@ -195,6 +198,32 @@ def test_equals_the_plain_reference_in_float32(size, monkeypatch):
     assert relative_error(our_scores(net, image, **kwargs), expected) < 1e-6
 
 
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(3, 48), st.integers(3, 48)),
+    base_and_crop=base_and_crop(),
+    window_batch_size=st.integers(1, 7),
+    align_corners=st.booleans(),
+)
+def test_logits_at_the_heads_resolution(size, base_and_crop, window_batch_size, align_corners):
+    """Summed before they are resized, and resized where the image is: the same scores."""
+    base_size, crop_size = base_and_crop
+    image = seeded_image(*size)
+    low = TinyNet(full_size=False)
+
+    def full(images):
+        mode = {"mode": "bilinear", "align_corners": align_corners}
+        return F.interpolate(low(images), images.shape[2:], **mode)
+
+    scales = (1.0, 1.7)
+    grid = MultiScaleGrid(scales, True, base_size, crop_size, window_batch_size)
+    black = BLACK.to(image)[:, None, None]
+    expected, ours = (torch.zeros(3, *size, dtype=torch.float64) for _ in range(2))
+    add_multi_scale_scores(expected, image[0], full, grid, black)
+    add_multi_scale_scores(ours, image[0], low, grid, black, align_corners)
+    assert relative_error(ours, expected) < 1e-12
+
+
 def test_a_strip_too_thin_for_the_scale_is_scored_one_pixel_wide():
     image = seeded_image(1, 900)
     ours = our_scores(TinyNet(), image, scales=(0.5,), base_size=100, crop_size=24)
@@ -220,7 +249,7 @@ def test_the_sum_of_the_logits_is_exponentiated():
     def net(images):
         return (logits * torch.ones(6, 1)).repeat(len(images), 1, 1, 1)
 
-    ours = window_scores(net, windows, flip=True)
+    ours = window_logits(net, windows, flip=True).exp()
     # Column x and its mirror image 4 - x: the logits add up to 4 times the class's slope.
     assert torch.allclose(ours[0, :, 0, 0], torch.tensor([2.0, -8.0]).double().exp())
     assert torch.allclose(ours, ours[:, :, :1, :1].expand_as(ours))
@@ -230,7 +259,7 @@ def test_half_precision_logits_do_not_overflow():
     def net(images):
         return torch.full((1, 2, *images.shape[2:]), 9.0, dtype=torch.float16)
 
-    scores = window_scores(net, seeded_image(4, 4), flip=True)
+    scores = window_logits(net, seeded_image(4, 4), flip=True).exp()
     assert scores.dtype == torch.float32
     assert torch.allclose(scores, torch.tensor(18.0).exp())
 

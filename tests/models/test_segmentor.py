@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import PixelData
+from mmseg.models.decode_heads import FCNHead
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import nn
@@ -62,11 +63,10 @@ def built(test_cfg=None, preprocessor=None, head=None, **kwargs):
             "in_channels": 8,
             "in_index": 0,
             "channels": 8,
-            "num_convs": 1,
-            "concat_input": False,
             "num_classes": 4,
             "norm_cfg": {"type": "BN"},
             "align_corners": True,
+            **({"num_convs": 1, "concat_input": False} if "num_codes" not in (head or {}) else {}),
             **(head or {}),
         },
         "test_cfg": test_cfg,
@@ -277,6 +277,7 @@ def test_padding_of_the_data_preprocessor_takes_no_part():
     [
         ({"mode": "multi_scale"}, "mode"),
         ({"mode": None}, "mode"),
+        ({"mode": "whole", "keep_scores": 1}, "keep_scores"),
         ({"mode": "whole", "strid": 3}, "strid"),
         ({**MULTI, "crop": 480}, "crop"),
         ({**MULTI, "crop_size": 0}, "crop_size"),
@@ -312,6 +313,73 @@ def test_a_single_output_has_no_multi_scale_evaluation():
     labels = result.pred_sem_seg.data
     assert labels.shape == (1, 37, 53)
     assert torch.equal(labels, (result.seg_logits.data > 0.5).to(labels))
+
+
+@pytest.mark.parametrize("test_cfg", [{"mode": "whole"}, SLIDE, MULTI])
+@pytest.mark.parametrize("align_corners", [True, False])
+@torch.no_grad()
+def test_labels_without_scores_are_the_same(test_cfg, align_corners):
+    """With padding at the right and below, mirrored, at another size, and without any of it."""
+    preprocessor = {"test_cfg": {"size_divisor": 32}}
+    model = built(test_cfg, preprocessor, head={"align_corners": align_corners})
+    for ori_shape in [(37, 53), (74, 100)]:
+        for flip in ({}, {"flip": True, "flip_direction": "horizontal"}):
+            batch = batch_of(37, 53, count=2, ori_shape=ori_shape)
+            for sample in batch["data_samples"]:
+                sample.set_metainfo(flip)
+            model.test_cfg = {**test_cfg, "keep_scores": True}
+            expected = model.test_step(copy.deepcopy(batch))
+            model.test_cfg = {**test_cfg, "keep_scores": False}
+            results = model.test_step(batch)
+            for result, stock in zip(results, expected, strict=True):
+                assert "seg_logits" not in result
+                assert torch.equal(result.pred_sem_seg.data, stock.pred_sem_seg.data)
+                assert result.pred_sem_seg.data.dtype == stock.pred_sem_seg.data.dtype
+
+
+@pytest.mark.parametrize("use_se_loss", [True, False])
+@torch.no_grad()
+def test_labels_of_a_head_with_a_second_output(use_se_loss):
+    head = {
+        "type": "EncHead",
+        "in_channels": [8],
+        "in_index": [0],
+        "num_codes": 4,
+        "use_se_loss": use_se_loss,
+    }
+    model = built(head=head)
+    batch = batch_of(37, 53, ori_shape=(50, 70))
+    (expected,) = model.test_step(copy.deepcopy(batch))
+    model.test_cfg.keep_scores = False
+    (result,) = model.test_step(batch)
+    assert torch.equal(result.pred_sem_seg.data, expected.pred_sem_seg.data)
+
+
+class DoublingHead(FCNHead):
+    """A head that does something of its own between its scores and the image."""
+
+    def predict_by_feat(self, seg_logits, batch_img_metas):
+        return super().predict_by_feat(seg_logits, batch_img_metas).flip(1)
+
+
+@torch.no_grad()
+def test_a_head_with_a_way_of_its_own_keeps_it():
+    model = built(head={"type": DoublingHead})
+    batch = batch_of(37, 53, ori_shape=(50, 70))
+    (expected,) = model.test_step(copy.deepcopy(batch))
+    model.test_cfg.keep_scores = False
+    (result,) = model.test_step(batch)
+    assert torch.equal(result.pred_sem_seg.data, expected.pred_sem_seg.data)
+
+
+@torch.no_grad()
+def test_labels_without_data_samples():
+    model = built({"mode": "whole", "keep_scores": False})
+    images = seeded_images(2)
+    for label, score in zip(
+        model.predict(images), model.inference(images, metas_of(images)), strict=True
+    ):
+        assert torch.equal(label.pred_sem_seg.data[0], score.argmax(0))
 
 
 def test_parts_are_found_here_first_without_a_default_scope(monkeypatch):

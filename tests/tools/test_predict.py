@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def test_a_folder(trained: Trained, run_tool: RunTool, photos: Path, tmp_path: P
         "a.png_overlay.png",
         "grey.png",
         "grey_overlay.png",
+        "predictions.jsonl",
         "sub/alpha.png",
         "sub/alpha_overlay.png",
     ]
@@ -76,7 +78,7 @@ def test_a_broken_image_does_not_stop_the_others(
     out = tmp_path / "out"
     error = _predict(trained, run_tool, photos, out).error()
     assert "b.png" in error
-    assert "4 of 5 images" in error
+    assert "4 of 5 images are done" in error
     assert (out / "grey.png").is_file()
     assert not (out / "b.png").exists()
 
@@ -86,6 +88,23 @@ def test_inputs_are_never_overwritten(trained: Trained, run_tool: RunTool, photo
     error = _predict(trained, run_tool, photos / "a.png", photos).error()
     assert "would overwrite an image" in error
     assert (photos / "a.png").read_bytes() == before
+
+
+def test_patterns_outlines_and_going_on(
+    trained: Trained, run_tool: RunTool, photos: Path, tmp_path: Path
+) -> None:
+    out, pattern = tmp_path / "out", Path(f"{photos}/a.*")
+    more = ("--save", "labels", "coco", "--tile", "64")
+    first = _predict(trained, run_tool, pattern, out, *more).check()
+    assert "labels + coco of 2 images" in first.stdout
+    (out / "a.jpg.png").unlink()
+    second = _predict(trained, run_tool, pattern, out, *more).check()
+    assert "skipped     1 images that are done" in second.stdout
+    assert "labels + coco of 1 images" in second.stdout
+    names = {i["file_name"] for i in json.loads((out / "coco.json").read_text())["images"]}
+    assert names == {"a.jpg", "a.png"}
+    error = _predict(trained, run_tool, photos / "none.mp4", out).error()
+    assert "none.mp4: does not exist" in error
 
 
 @pytest.fixture(scope="module")

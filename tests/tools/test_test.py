@@ -99,3 +99,25 @@ def test_weights_alone_are_enough(trained: Trained, toy: Toy, run_tool: RunTool)
     torch.save(state_dict, toy.folder / "weights.pth")
     run_tool("test.py", "toy.py", "weights.pth", "--work-dir", "w", cwd=toy.folder).check()
     assert (toy.folder / "w" / "results.json").is_file()
+
+
+def test_examples_and_the_report_of_them(tested: dict[str, Any], run_tool: RunTool) -> None:
+    """What the test kept to look at is what it predicted, and stands in the report."""
+    folder = tested["folder"]
+    place = folder / "work_dirs" / "toy" / "test" / "examples"
+    examples = json.loads((place / "examples.json").read_text())
+    assert len(examples["images"]) == 3
+    for entry in examples["images"]:
+        stem = Path(entry["name"]).stem
+        pred = np.asarray(Image.open(folder / "labels" / f"{stem}.png"))
+        assert np.array_equal(np.asarray(Image.open(place / f"{entry['file']}_pred.png")), pred)
+        label = np.asarray(Image.open(place / f"{entry['file']}_label.png"))
+        right = (label == pred)[label != 255]
+        assert entry["pixAcc"] == pytest.approx(100 * right.mean())
+        i, j, count = entry["pairs"][0]
+        assert count == ((label == i) & (pred == j)).sum() > 0
+        assert {"best", "worst", "random"} <= set(entry["kinds"])
+    run = run_tool("report.py", "work_dirs/toy", "--out", "out/r.html", cwd=folder).check()
+    assert "examples    3" in run.stdout
+    assert (folder / "out" / "r.html").stat().st_size < 10e6
+    assert "no such folder" in run_tool("report.py", "nothing", cwd=folder).error()

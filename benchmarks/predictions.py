@@ -1,0 +1,123 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""From head scores to the confusion matrix: two resizes, arg max, metric.
+
+The stack's way is its own code: ``BaseDecodeHead.predict_by_feat``,
+``BaseSegmentor.postprocess_result`` and ``IoUMetric``. Scores are made up: "regions" are one
+class each with noise and broad borders, as after training; in "noise" every class can win
+anywhere, so that nothing can be left out.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from harness import Comparison, Work
+from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+import mmseg_resnest  # noqa: F401
+from mmseg_resnest.evaluation import SegmentationMetric
+from mmseg_resnest.kernels.predict import Crop, Resize, label_map
+
+# classes, scores, network input, image
+SIZES = {
+    "ade20k": (150, (64, 86), (512, 683), (512, 683)),
+    "ade20k, published": (150, (49, 65), (390, 520), (512, 683)),
+    "cityscapes": (19, (128, 256), (1024, 2048), (1024, 2048)),
+    "cityscapes, published": (19, (33, 65), (260, 520), (1024, 2048)),
+}
+KINDS = ("regions", "noise")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _made_up(case: str) -> tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]]:
+    """Scores (1, C, h, w), label (H, W), size of the network's input and of the image."""
+    name, _, kind = case.rpartition(", ")
+    classes, (height, width), network, image = SIZES[name]
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, classes, height, width, generator=generator)
+    if kind == "regions":
+        # Places nearest to one of 20 points belong to that point's class.
+        points = torch.rand(20, 2, generator=generator) * torch.tensor([height, width])
+        owner = torch.randint(0, classes, (20,), generator=generator)
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places = torch.stack([rows, columns], 2).reshape(-1, 2).float()
+        region = owner[torch.cdist(places, points).argmin(1)].reshape(height, width)
+        sure = F.one_hot(region, classes).permute(2, 0, 1)[None].float()
+        sure = F.avg_pool2d(sure, 5, stride=1, padding=2, count_include_pad=False)
+        scores = scores + 10 * sure
+    label = torch.randint(0, classes, image, generator=generator)
+    label[::7] = 255
+    return scores.to(DEVICE), label, network, image
+
+
+def _sample(label: Tensor, network: tuple[int, int], image: tuple[int, int]) -> SegDataSample:
+    sample = SegDataSample(
+        metainfo={"ori_shape": image, "img_shape": network, "pad_shape": network}
+    )
+    sample.gt_sem_seg = PixelData(data=label[None])
+    return sample
+
+
+def _names(count: int) -> dict[str, list[str]]:
+    return {"classes": [str(i) for i in range(count)]}
+
+
+def stack(case: str) -> Work:
+    scores, label, network, image = _made_up(case)
+    head = SimpleNamespace(align_corners=True)
+    metric = IoUMetric()
+    metric.dataset_meta = _names(scores.shape[1])
+
+    @torch.no_grad()
+    def work() -> Tensor:
+        sample = _sample(label, network, image)
+        full = BaseDecodeHead.predict_by_feat(head, scores, [sample.metainfo])
+        StockEncoderDecoder.postprocess_result(head, full, [sample])
+        metric.process({}, [sample.to_dict()])
+        metric.results.clear()
+        return sample.pred_sem_seg.data[0].cpu()
+
+    return work
+
+
+def ours(case: str) -> Work:
+    scores, label, network, image = _made_up(case)
+    metric = SegmentationMetric()
+    metric.dataset_meta = _names(scores.shape[1])
+
+    @torch.no_grad()
+    def work() -> Tensor:
+        sample = _sample(label, network, image)
+        steps = [Resize(network, True), Crop(0, 0, 0, 0), Resize(image, True)]
+        sample.pred_sem_seg = PixelData(data=label_map(scores, steps))
+        metric.process({}, [sample.to_dict()])
+        return sample.pred_sem_seg.data[0].cpu()
+
+    return work
+
+
+def agree(expected: Tensor, labels: Tensor) -> float:
+    return float((expected == labels).double().mean())
+
+
+COMPARISON = Comparison(
+    title="Predictions: head scores to confusion matrix",
+    reference="MMSegmentation",
+    cases={
+        f"{name}, {kind}": f"{c} classes, scores {s[0]}x{s[1]}, network {n[0]}x{n[1]}, "
+        f"image {i[0]}x{i[1]}"
+        for name, (c, s, n, i) in SIZES.items()
+        for kind in KINDS
+    },
+    ways={"MMSegmentation": stack, "mmseg-resnest": ours},
+    agree=agree,
+    least={"mmseg-resnest": 6.0},
+    note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
+)

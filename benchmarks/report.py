@@ -1,0 +1,119 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Tables of the results of benchmarks/run.py; makes docs/benchmarks.md of the committed ones.
+
+python benchmarks/report.py            write docs/benchmarks.md
+python benchmarks/report.py --check    only say whether it is what the results give
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results"
+HEAD = """# Benchmarks
+
+Made by `python benchmarks/report.py` from the files in `benchmarks/results/`, which
+`python benchmarks/run.py [NAME ...]` writes. Each way of doing the work runs in its own process,
+the processes take turns, and a turn's ratio compares the two runs next to each other. Times are the
+median and, in brackets, the quartiles; memory is the peak beyond what was there before the work;
+"equal" is the share of labels that are those of the reference.
+"""
+
+
+def _seconds(summary: dict[str, Any]) -> str:
+    middle, low, high = (1e3 * summary[key] for key in ("median", "low", "high"))
+    if middle >= 1e4:
+        return f"{middle / 1e3:.1f} s ({low / 1e3:.1f} to {high / 1e3:.1f})"
+    return f"{middle:.0f} ms ({low:.0f} to {high:.0f})"
+
+
+def _ratio(summary: dict[str, Any]) -> str:
+    return f"{summary['median']:.2f} ({summary['low']:.2f} to {summary['high']:.2f})"
+
+
+def _bytes(count: int | None) -> str:
+    return "not known" if count is None else f"{count / 2**20:.1f} MiB"
+
+
+def _equal(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.4f} %"
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """One comparison as a section."""
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [f"## {result['title']}", "", f"`python benchmarks/run.py {result['name']}`.", ""]
+    lines += [result["note"], ""]
+    lines += [
+        "| case | way | time | CPU time | times as fast | by CPU time | extra memory | equal |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case, measured in result["cases"].items():
+        for way, figures in measured["ways"].items():
+            reference = way == result["reference"]
+            cells = [
+                case,
+                way,
+                _seconds(figures["seconds"]),
+                _seconds(figures["cpu_seconds"]),
+                "1" if reference else _ratio(figures["speed"]),
+                "1" if reference else _ratio(figures["cpu_speed"]),
+                _bytes(figures["peak_bytes"]),
+                _equal(figures.get("agreement")),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for case, measured in result["cases"].items():
+        lines.append(f"- {case}: {measured['what']}; {measured['repeats']} turns.")
+    for way, least in result["least"].items():
+        speeds = {
+            case: measured["ways"][way]["speed"]["median"]
+            for case, measured in result["cases"].items()
+            if way in measured["ways"]
+        }
+        short = [f"{case} ({speed:.2f})" for case, speed in speeds.items() if speed < least]
+        reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
+        lines.append(f"- Aim: {least:g} times as fast; {reached}.")
+    for what, why in result["not_run"].items():
+        lines.append(f"- Not run: {what}: {why}.")
+    load = ", ".join(f"{value:.1f}" for value in machine["load"])
+    threads = machine["threads"]
+    gpu = machine["gpu"] or "none"
+    lines.append(
+        f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['instructions']}, "
+        f"{threads} thread{'' if threads == 1 else 's'}, GPU {gpu}; load {load}"
+        f"{'; ' + machine['remark'] if machine['remark'] else ''}. {versions}. Commit "
+        f"{machine['commit'][:12]}{' with changes' if machine['changed_files'] else ''}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def page(folder: Path = RESULTS) -> str:
+    """The page of docs/."""
+    results = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+    sections = [markdown(result) for result in results] or ["No results are committed yet.\n"]
+    return "\n".join([HEAD, *sections])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is old")
+    args = parser.parse_args(argv)
+    text = page()
+    current = PAGE.exists() and PAGE.read_text("utf-8") == text
+    if args.check:
+        print(f"{PAGE.relative_to(ROOT)} is {'current' if current else 'old'}")
+        return int(not current)
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

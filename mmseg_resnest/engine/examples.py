@@ -1,0 +1,188 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Keeps images of an evaluation that are worth looking at, for the report of the run."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+
+from mmseg_resnest.engine.outputs import read_rgb, save_image
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation import (
+    EXAMPLES_FILE,
+    confusion_matrix,
+    default_palette,
+    palette_image,
+    write_result,
+)
+from mmseg_resnest.registry import HOOKS
+
+__all__ = ["ExamplesHook"]
+
+
+@HOOKS.register_module()
+class ExamplesHook(Hook):
+    """Writes the best, the worst and some random images of a test, and images of confusions.
+
+    ``folder/examples.json`` lists them with their scores; ``NUMBER.jpg``, ``NUMBER_label.png``
+    and ``NUMBER_pred.png`` are image, label and prediction, reduced to ``edge`` pixels.
+
+    Args:
+        folder: Where they go; an earlier one is replaced.
+        number: Images of each kind.
+        pairs: The confusions (label, prediction) with most pixels that get images.
+        edge: The longest edge of the pictures, in pixels.
+        ignore_index: The label that is left out.
+    """
+
+    priority = "LOW"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        number: int = 6,
+        pairs: int = 24,
+        edge: int = 480,
+        ignore_index: int = 255,
+    ) -> None:
+        self.folder = Path(folder)
+        self.number = number
+        self.pairs = pairs
+        self.edge = edge
+        self.ignore_index = ignore_index
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Start anew."""
+        if is_main_process():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        barrier()
+        dataset = runner.test_dataloader.dataset
+        self._classes = list(dataset.metainfo.get("classes") or [])
+        palette = dataset.metainfo.get("palette") or []
+        if len(palette) != len(self._classes):
+            palette = default_palette(len(self._classes))
+        self._palette = [list(map(int, colour)) for colour in palette]
+        chosen = np.random.default_rng(0).permutation(len(dataset))[: self.number]
+        self._random = {dataset.get_data_info(int(i))["img_path"] for i in chosen}
+        self._best: list[float] = []
+        self._worst: list[float] = []
+        self._records: dict[tuple[int, int], int] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Write the images of a batch that are worth it so far."""
+        if not 0 < len(self._classes) <= 255:  # what a palette image can show
+            return
+        for sample in outputs or []:
+            if "gt_sem_seg" not in sample or sample.img_path in self._seen:
+                continue
+            label, pred = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
+            matrix = confusion_matrix(pred, label, len(self._classes), self.ignore_index)
+            counts = matrix.cpu().numpy()
+            if not counts.sum():
+                continue
+            entry = self._entry(sample.img_path, counts)
+            if self._is_worth_it(entry):
+                entry["file"] = f"{len(self._seen) * get_world_size() + get_rank():05d}"
+                try:
+                    self._write(entry, label.cpu().numpy(), pred.cpu().numpy())
+                except UserError as error:  # no reason to end an evaluation
+                    runner.logger.warning("no example image: %s", error)
+                    continue
+                self._seen[sample.img_path] = entry
+
+    def _entry(self, path: str, counts: np.ndarray) -> dict[str, Any]:
+        both = counts.diagonal()
+        union = counts.sum(0) + counts.sum(1) - both
+        present = union > 0
+        wrong = counts.copy()
+        np.fill_diagonal(wrong, 0)
+        top = np.argsort(-wrong, axis=None)[:5]
+        pairs = [(*divmod(int(k), len(counts)), int(wrong.flat[k])) for k in top if wrong.flat[k]]
+        return {
+            "path": path,
+            "name": os.path.basename(path),
+            "mIoU": 100 * float((both[present] / union[present]).mean()),
+            "pixAcc": 100 * float(both.sum() / counts.sum()),
+            "pairs": pairs,
+        }
+
+    def _is_worth_it(self, entry: dict[str, Any]) -> bool:
+        """Whether an image is among the best or worst so far, random, or shows a confusion most."""
+        worth = entry["path"] in self._random
+        for heap, score in ((self._best, entry["mIoU"]), (self._worst, -entry["mIoU"])):
+            if len(heap) < self.number:
+                heapq.heappush(heap, score)
+                worth = True
+            elif score > heap[0]:
+                heapq.heapreplace(heap, score)
+                worth = True
+        for i, j, count in entry["pairs"]:
+            if count > self._records.get((i, j), 0):
+                self._records[i, j] = count
+                worth = True
+        return worth
+
+    def _write(self, entry: dict[str, Any], label: np.ndarray, pred: np.ndarray) -> None:
+        height, width = label.shape
+        scale = min(1.0, self.edge / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = Image.fromarray(read_rgb(entry["path"])).resize(size, Image.Resampling.LANCZOS)
+        save_image(picture, self.folder / f"{entry['file']}.jpg")
+        for name, values in (("label", label), ("pred", pred)):
+            values = np.where(values == self.ignore_index, 255, values)
+            small = palette_image(values, self._palette).resize(size, Image.Resampling.NEAREST)
+            save_image(small, self.folder / f"{entry['file']}_{name}.png")
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Choose among what every process wrote, and remove the rest."""
+        part = self.folder / f"part{get_rank()}.json"
+        part.write_text(json.dumps(list(self._seen.values())), encoding="utf-8")
+        barrier()
+        if not is_main_process():
+            return
+        parts = sorted(self.folder.glob("part*.json"))
+        seen = [e for p in parts for e in json.loads(p.read_text(encoding="utf-8"))]
+        ranked = sorted(seen, key=lambda e: -e["mIoU"])
+        kinds: dict[str, list[str]] = {}
+
+        def choose(entry: dict[str, Any], kind: str) -> None:
+            kinds.setdefault(entry["file"], []).append(kind)
+
+        for entry in ranked[: self.number]:
+            choose(entry, "best")
+        for entry in ranked[::-1][: self.number]:
+            choose(entry, "worst")
+        for entry in seen:
+            if entry["path"] in self._random:
+                choose(entry, "random")
+        most: dict[tuple[int, int], tuple[int, dict[str, Any]]] = {}
+        for entry in seen:
+            for i, j, count in entry["pairs"]:
+                if count > most.get((i, j), (0, {}))[0]:
+                    most[i, j] = (count, entry)
+        for _, entry in sorted(most.values(), key=lambda m: -m[0])[: self.pairs]:
+            choose(entry, "confusion")
+        for file in self.folder.iterdir():
+            if file.stem.split("_")[0] not in kinds:
+                file.unlink()
+        images = [
+            {k: v for k, v in entry.items() if k != "path"} | {"kinds": kinds[entry["file"]]}
+            for entry in ranked
+            if entry["file"] in kinds
+        ]
+        result = {"classes": self._classes, "palette": self._palette, "images": images}
+        write_result(result, self.folder / EXAMPLES_FILE)

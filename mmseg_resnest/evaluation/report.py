@@ -1,0 +1,305 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""One self-contained HTML file about a run, or several beside each other."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation.curves import find_series, read_scalars
+from mmseg_resnest.evaluation.metric import write_text
+from mmseg_resnest.version import __version__
+from mmseg_resnest.weights import catalogue
+
+__all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
+
+EXAMPLES_FILE = "examples.json"
+MAX_BYTES = 9_500_000  # of the file
+_TEMPLATE = Path(__file__).with_name("report.html")
+_MOST_POINTS = 600  # of a curve: more cannot be told apart
+_PROTOCOLS = {False: "single scale", True: "multi-scale + flip"}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or nothing where there is no file.
+
+    Raises:
+        UserError: The file is there but is none.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); evaluate the run again") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds no results; evaluate the run again")
+    return data
+
+
+def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Everything that a report shows of a run, ready to be written as JSON.
+
+    Args:
+        work_dir: The work folder of a training (with its ``test`` and ``test_tta`` folders, where
+            it was evaluated), or that of an evaluation alone.
+
+    Returns:
+        ``name``, ``evaluations`` (per evaluation the scores, the classes and the confusion
+        matrix), ``curves``, ``published``, ``speed``, ``config``, ``environment``, ``examples``.
+
+    Raises:
+        UserError: The folder is missing, or holds neither a log nor results.
+    """
+    folder = Path(work_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the work folder of a run")
+    train = _read_json(folder / "results.json")
+    tests = {}
+    if train.get("task") == "test":
+        tests["test"], train = (folder, train), {}
+    else:
+        for place in ("test", "test_tta"):
+            result = _read_json(folder / place / "results.json")
+            if result:
+                tests[place] = (folder / place, result)
+    try:
+        series = read_scalars(folder)
+    except UserError:
+        series = {}
+    if not train and not tests and not series:
+        raise UserError(
+            f"{folder}: holds neither results.json nor a training log; give the work folder of a "
+            "run that was trained or evaluated"
+        )
+    evaluations = [
+        _evaluation("test with augmentation" if r.get("tta") else "test", r)
+        for _, r in tests.values()
+        if "mIoU" in r
+    ]
+    if "mIoU" in train:
+        note = f"best validation, iteration {train.get('iteration', '?')}"
+        evaluations.append(_evaluation(note, train))
+    config = str((train or next((r for _, r in tests.values()), {})).get("config") or "")
+    name = Path(config).stem or folder.name
+    speed = _speed(series, tests)
+    return {
+        "name": name,
+        "folder": os.fspath(work_dir),
+        "evaluations": evaluations,
+        "published": _published(config),
+        "curves": _curves(series, train),
+        "speed": speed,
+        "config": _config_text(folder),
+        "environment": _environment(folder),
+        "examples": _examples([place for place, _ in tests.values()]),
+    }
+
+
+def _evaluation(title: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("mIoU", "pixAcc", "mAcc", "mIoU_interval", "images", "checkpoint", "labelled_pixels")
+    return {
+        "title": title,
+        "tta": bool(result.get("tta")),
+        **{k: result[k] for k in keys if result.get(k) is not None},
+        "classes": [
+            {k: row.get(k) for k in ("name", "IoU", "Acc", "label")}
+            for row in result.get("classes", [])
+        ],
+        "confusion": result.get("confusion_matrix"),
+    }
+
+
+def _published(config: str) -> list[dict[str, Any]]:
+    """The published numbers of the models of a config, by protocol."""
+    stem, found = Path(config).stem, []
+    for entry in catalogue().values():
+        if stem and entry.config is not None and Path(entry.config).stem == stem:
+            for protocol, numbers in entry.metrics.items():
+                row = {"name": entry.name, "protocol": protocol, "source": entry.source, **numbers}
+                if row["protocol"] in _PROTOCOLS.values():
+                    found.append(row)
+    return found
+
+
+def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
+    curves = {}
+    for name in ("loss", "lr", "mIoU", "pixAcc"):
+        points = find_series(series, name)
+        if points is None and name == "lr":
+            points = find_series(series, "base_lr")
+        if points is None:
+            continue
+        steps, values = points.steps, points.values
+        if len(steps) > _MOST_POINTS:  # the mean of each piece
+            pieces = np.array_split(np.arange(len(steps)), _MOST_POINTS)
+            values = np.array([values[p].mean() for p in pieces])
+            steps = np.array([steps[p[-1]] for p in pieces])
+        good = np.isfinite(values)
+        curves[name] = {
+            "x": steps[good].tolist(),
+            "y": [float(f"{v:.5g}") for v in values[good]],
+        }
+    if "mIoU" not in curves and train.get("history"):
+        history = [e for e in train["history"] if e.get("mIoU") is not None]
+        curves["mIoU"] = {
+            "x": [e["iteration"] for e in history],
+            "y": [round(e["mIoU"], 3) for e in history],
+        }
+    return curves
+
+
+def _speed(series: Mapping[str, Any], tests: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    times, memory = find_series(series, "time"), find_series(series, "memory")
+    if times is not None and np.isfinite(times.values).any():
+        rows.append(["seconds an iteration, median", f"{np.nanmedian(times.values):.3f}"])
+    data = find_series(series, "data_time")
+    if data is not None and np.isfinite(data.values).any():
+        rows.append(["of these waiting for data", f"{np.nanmedian(data.values):.3f}"])
+    if times is not None and len(times.steps):
+        total = float(np.nanmedian(times.values)) * int(times.steps[-1])
+        rows.append(["iterations", f"{int(times.steps[-1]):,}"])
+        rows.append(["hours of training, without validation", f"{total / 3600:.2f}"])
+    if memory is not None and np.isfinite(memory.values).any():
+        rows.append(["GPU memory in training, largest", f"{np.nanmax(memory.values):,.0f} MiB"])
+    for place, (_, result) in tests.items():
+        if result.get("seconds") and result.get("images"):
+            what = "images/s, " + ("test with augmentation" if place == "test_tta" else "test")
+            rows.append([what, f"{result['images'] / result['seconds']:.2f}"])
+    return rows
+
+
+def _newest(folder: Path, pattern: str) -> Path | None:
+    found = sorted(folder.glob(pattern))
+    return found[-1] if found else None
+
+
+def _config_text(folder: Path) -> str:
+    path = _newest(folder, "*/vis_data/config.py") or _newest(folder, "*.py")
+    return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
+
+
+def _environment(folder: Path) -> str:
+    """The block that the runner writes at the head of its log."""
+    path = _newest(folder, "*/*.log")
+    if path is None:
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.read(20_000)
+    match = re.search(r"System environment:\n(.*?)\n-{20,}", head, re.S)
+    return match[1].strip("\n") if match else ""
+
+
+def _examples(folders: Sequence[Path]) -> dict[str, Any] | None:
+    for folder in folders:
+        data = _read_json(folder / "examples" / EXAMPLES_FILE)
+        if data:
+            data["folder"] = folder / "examples"
+            return data
+    return None
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _layers(folder: Path, entry: Mapping[str, Any], edge: int) -> dict[str, str]:
+    """Image, label, prediction and error of an example as data URIs, at most ``edge`` pixels."""
+    layers = {}
+    maps = {}
+    with Image.open(folder / f"{entry['file']}.jpg") as image:
+        scale = min(1.0, edge / max(image.size))
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        data = io.BytesIO()
+        image.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=80)
+        layers["image"] = _data_uri(data.getvalue(), "jpeg")
+    for name in ("label", "pred"):
+        with Image.open(folder / f"{entry['file']}_{name}.png") as image:
+            small = image.resize(size, Image.Resampling.NEAREST)
+            maps[name] = np.asarray(small)
+            data = io.BytesIO()
+            small.save(data, "PNG", optimize=True)
+            layers[name] = _data_uri(data.getvalue(), "png")
+    error = (maps["label"] != maps["pred"]).astype(np.uint8)
+    error[maps["label"] == 255] = 2
+    picture = Image.fromarray(error)
+    picture.putpalette([222, 226, 230, 214, 40, 40, 40, 44, 52])
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    layers["error"] = _data_uri(data.getvalue(), "png")
+    return layers
+
+
+def _embed(runs: Sequence[dict[str, Any]], room: int) -> None:
+    """Put the examples' pictures into the runs, smaller or fewer where there is little room."""
+    wanted = [run for run in runs if run["examples"]]
+    for run in wanted:
+        share = room // len(wanted)
+        examples = run["examples"]
+        folder, rank = examples.pop("folder"), {"worst": 0, "best": 1, "random": 2, "confusion": 3}
+        order = sorted(examples["images"], key=lambda e: min(rank[k] for k in e["kinds"]))
+        kept, used = [], 0
+        for entry in order:
+            layers = _layers(folder, entry, 480 if len(wanted) == 1 else 360)
+            used += sum(len(v) for v in layers.values())
+            if used > share:
+                break
+            kept.append({**entry, **layers})
+        examples["images"] = kept
+
+
+def write_report(
+    work_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Write the report of one or several runs.
+
+    Args:
+        work_dirs: See :func:`read_run`; the first is the one that others are compared with.
+        out: The file, ``.html``; its folder is made.
+
+    Returns:
+        ``runs`` (their names), ``bytes``, ``examples`` (number of images).
+
+    Raises:
+        UserError: A folder holds no run, or the file cannot be written.
+    """
+    if not work_dirs:
+        raise UserError("name at least one work folder")
+    if Path(out).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out}: must end in .html")
+    runs = [read_run(folder) for folder in work_dirs]
+    names = [run["name"] for run in runs]
+    for run in runs:
+        if names.count(run["name"]) > 1:
+            run["name"] = f"{run['name']} ({Path(run['folder']).resolve().name})"
+    bare = [{**run, "examples": None} for run in runs]
+    room = MAX_BYTES - len(_page(bare).encode())
+    _embed(runs, max(room, 0))
+    page = _page(runs)
+    write_text(page, Path(out))
+    return {
+        "runs": [run["name"] for run in runs],
+        "bytes": len(page.encode()),
+        "examples": sum(len(run["examples"]["images"]) for run in runs if run["examples"]),
+    }
+
+
+def _page(runs: Sequence[Mapping[str, Any]]) -> str:
+    data = json.dumps({"runs": runs, "version": __version__}, allow_nan=False, default=str)
+    # "</script>" within the data would end the element; "<!--" would change how it is read.
+    data = data.replace("<", "\\u003c")
+    title = ", ".join(str(run["name"]) for run in runs)
+    safe = title.replace("&", "&amp;").replace("<", "&lt;")
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    return template.replace("{{title}}", safe).replace("{{data}}", data)

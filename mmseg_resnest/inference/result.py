@@ -1,0 +1,183 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a model says about one image, and ways to look at it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..engine.outputs import save_image
+from ..errors import UserError
+from ..evaluation import overlay, palette_image
+
+if TYPE_CHECKING:
+    from .segmentor import Segmentor
+
+__all__ = ["Area", "Segmentation", "class_indices"]
+
+_SHOWN_EDGE = 960  # pixels, in a notebook
+IGNORE = 255
+
+
+class Area(NamedTuple):
+    """How much of an image a class covers.
+
+    Attributes:
+        pixels: Number of pixels.
+        share: Their fraction of the image, 0..1.
+    """
+
+    pixels: int
+    share: float
+
+
+def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[str]) -> list[int]:
+    """Indices of classes that are given by name or index.
+
+    Raises:
+        UserError: There is no such class.
+    """
+    items = [wanted] if isinstance(wanted, str | int) else list(wanted)
+    indices = []
+    for item in items:
+        if isinstance(item, str):
+            if item not in classes:
+                raise UserError(f"class {item!r}: there is none; there are {', '.join(classes)}")
+            indices.append(list(classes).index(item))
+        else:
+            if not 0 <= int(item) < len(classes):
+                raise UserError(f"class {item}: is outside 0..{len(classes) - 1}")
+            indices.append(int(item))
+    return indices
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The segmentation of one image.
+
+    In a notebook it shows itself as its overlay with a legend.
+
+    Attributes:
+        labels: (H, W) class indices, uint8 (uint16 with more than 255 classes), at the size of
+            the image.
+        image: (H, W, 3) the image, RGB, uint8.
+        classes: Names of the classes, by index.
+        palette: ``[r, g, b]`` in 0..255 for each class.
+        path: Where the image came from, if from a file or an address.
+    """
+
+    labels: NDArray[np.integer]
+    image: NDArray[np.uint8] = field(repr=False)
+    classes: Sequence[str] = field(repr=False)
+    palette: Sequence[Sequence[int]] = field(repr=False)
+    path: str | None = None
+    _model: Segmentor | None = field(default=None, repr=False, compare=False)
+    _tile: int | None = field(default=None, repr=False, compare=False)
+
+    def scores(self, classes: Collection[str | int] | str | int | None = None) -> NDArray:
+        """Probabilities of classes at each pixel.
+
+        They are not kept with the labels, because those of all classes are many times as large:
+        each call runs the model on the image once more. Ask for all the classes you need at once.
+
+        Args:
+            classes: Names or indices; None is all, in order.
+
+        Returns:
+            float32 in [0, 1], (K, H, W) for K classes; (H, W) where one class is given by itself.
+            Over all classes they sum to 1, except with a model of one output, whose score is the
+            probability of class 1.
+
+        Raises:
+            UserError: There is no such class, or the result was not made by a model.
+        """
+        if self._model is None:
+            raise UserError("scores: this result was not made by a model, so it has none")
+        wanted = range(len(self.classes)) if classes is None else classes
+        scores = self._model.class_scores(
+            self.image, class_indices(wanted, self.classes), self._tile
+        )
+        return scores[0] if isinstance(classes, str | int) else scores
+
+    def areas(self) -> dict[str, Area]:
+        """Pixels and share of each class, by name, in class order; 0 for those that are absent."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.classes))
+        return {
+            name: Area(int(counts[i]), float(counts[i] / self.labels.size))
+            for i, name in enumerate(self.classes)
+        }
+
+    def overlay(
+        self, opacity: float = 0.5, classes: Collection[str | int] | str | int | None = None
+    ) -> Image.Image:
+        """The image under the colours of its classes.
+
+        Args:
+            opacity: Weight of the colours, 0 (the image alone) to 1 (the colours alone).
+            classes: Names or indices of those to colour; None is all.
+
+        Raises:
+            UserError: ``opacity`` is outside [0, 1], or there is no such class.
+        """
+        labels = self.labels
+        if classes is not None:
+            chosen = np.isin(labels, class_indices(classes, self.classes))
+            labels = np.where(chosen, labels, IGNORE)
+        return Image.fromarray(overlay(self.image, labels, self.palette, opacity))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the label map as a palette PNG: its pixels are the class indices.
+
+        Args:
+            path: The file, ``.png``; its folder is made.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: The name does not end in ``.png``, or the file cannot be written.
+        """
+        if Path(path).suffix.lower() != ".png":
+            raise UserError(f"{path}: a label map is written as .png, which changes no value")
+        return save_image(palette_image(self.labels, self.palette), path)
+
+    def _small(self) -> Image.Image:
+        """The overlay, reduced for a notebook."""
+        step = max(1, -(-max(self.labels.shape) // _SHOWN_EDGE))
+        small = overlay(self.image[::step, ::step], self.labels[::step, ::step], self.palette, 0.5)
+        return Image.fromarray(small)
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self._small().save(data, "PNG")
+        return data.getvalue()
+
+    def _repr_html_(self) -> str:
+        data = io.BytesIO()
+        self._small().save(data, "JPEG", quality=88)
+        picture = base64.b64encode(data.getvalue()).decode()
+        areas = sorted(self.areas().items(), key=lambda item: -item[1].pixels)
+        colours = dict(zip(self.classes, self.palette, strict=False))
+        keys = "".join(
+            '<span style="white-space:nowrap;margin-right:1em"><span style="display:inline-block;'
+            "width:.8em;height:.8em;border-radius:.2em;margin-right:.35em;background:rgb("
+            f'{",".join(map(str, colours[name]))})"></span>{html.escape(name)} '
+            f"{100 * area.share:.1f}%</span>"
+            for name, area in areas
+            if area.pixels
+        )
+        return (
+            f'<figure style="margin:0"><img alt="overlay" style="max-width:100%" '
+            f'src="data:image/jpeg;base64,{picture}">'
+            f'<figcaption style="line-height:1.7;margin-top:.4em">{keys}</figcaption></figure>'
+        )

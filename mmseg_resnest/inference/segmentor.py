@@ -1,0 +1,413 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A model ready to segment images: loading it, batches, tiles of large images."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, overload
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..engine.checkpoint import load_weights
+from ..engine.config import load_config, require
+from ..engine.preflight import check_checkpoint, check_device
+from ..engine.runner import build_model
+from ..errors import UserError
+from ..evaluation import default_palette
+from ..models import EncoderDecoder
+from ..registry import DATASETS
+from ..weights import find
+from .images import ImageInput, find_images, read_image, tensor_images
+from .result import Segmentation
+from .tiles import Tiling, tiled
+
+__all__ = ["Segmentor", "load_segmentor", "predict_image"]
+
+#: The most pixels of the images that go through the network together.
+BATCH_PIXELS = 1 << 20
+#: Images of more pixels are segmented in tiles.
+TILE_ABOVE = 1 << 24
+#: Edge of a tile and what two of them share, in pixels.
+TILE = 1024
+OVERLAP = 128
+_LOOK_AHEAD = 4  # batches: images of one size need not stand side by side
+
+
+@dataclass
+class _Prepared:
+    """An image on its way into the network."""
+
+    image: NDArray[np.uint8]
+    path: str | None
+    data: dict[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return cast(Any, tuple(self.data["inputs"].shape[1:]))
+
+
+class Segmentor:
+    """A model ready to segment images: ``model(image)`` returns a :class:`Segmentation`.
+
+    Made by :func:`load_segmentor`. Images are prepared as the config's test pipeline prepares
+    those of the data set. Several threads may call one model at the same time.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        cfg: Its config.
+        classes: Names of the classes.
+        palette: ``[r, g, b]`` in 0..255 for each class.
+        device: Where it computes.
+        batch_pixels: Images of equal size go through the network together, as long as they have
+            no more pixels than this in all: the bound on memory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cfg: Config,
+        device: torch.device,
+        batch_pixels: int = BATCH_PIXELS,
+    ) -> None:
+        if batch_pixels < 1:
+            raise UserError(f"batch_pixels {batch_pixels}: must be at least 1")
+        self.model = model.to(device)
+        self.model.eval()
+        self.cfg = cfg
+        self.device = device
+        self.batch_pixels = batch_pixels
+        self.classes, self.palette = _classes(cfg, model)
+        self._pipeline = _image_pipeline(cfg)
+        self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
+
+    @overload
+    def __call__(
+        self, image: Sequence[ImageInput], *, tile: int | None = None
+    ) -> list[Segmentation]: ...
+
+    @overload
+    def __call__(self, image: ImageInput, *, tile: int | None = None) -> Any: ...
+
+    def __call__(self, image: Any, *, tile: int | None = None) -> Any:
+        """Segment an image, or all images of a list or a folder.
+
+        Args:
+            image: A path, an address (http, https), a PIL image, an array of uint8, or a tensor
+                (3, H, W), see :data:`ImageInput`; or a list of them, a tensor (N, 3, H, W), or a
+                folder, whose images are taken with those of its subfolders, by name.
+            tile: Edge of the tiles that an image is cut into when it is larger than that;
+                0 takes each image as a whole; None cuts images of more than 16.8 million pixels
+                into tiles of 1024. Tiles overlap by an eighth and are blended; they keep
+                the image's own resolution, whatever the test pipeline resizes images to.
+
+        Returns:
+            The result for one image; for several, a list in their order.
+
+        Raises:
+            UserError: An image cannot be read, or is none.
+        """
+        if isinstance(image, str | os.PathLike) and os.path.isdir(image):
+            return list(self.stream(find_images(image)[0], tile=tile))
+        if isinstance(image, list | tuple):
+            return list(self.stream(image, tile=tile))
+        if isinstance(image, Tensor) and image.ndim == 4:
+            return list(self.stream(tensor_images(image), tile=tile))
+        return next(self.stream([image], tile=tile))
+
+    def stream(
+        self, images: Iterable[ImageInput], *, tile: int | None = None
+    ) -> Iterator[Segmentation]:
+        """Segment any number of images, a few at a time, and yield the results in their order.
+
+        Args:
+            images: Read as they are needed.
+            tile: See :meth:`__call__`.
+
+        Raises:
+            UserError: An image cannot be read, or is none.
+        """
+        waiting = iter(images)
+        while chunk := self._next_chunk(waiting, tile):
+            results: dict[int, Segmentation] = {}
+            sizes: dict[tuple[int, int], list[int]] = {}
+            for i, item in enumerate(chunk):
+                if isinstance(item, Segmentation):
+                    results[i] = item
+                else:
+                    sizes.setdefault(item.size, []).append(i)
+            for (height, width), indices in sizes.items():
+                each = max(1, self.batch_pixels // (height * width))
+                for start in range(0, len(indices), each):
+                    batch = indices[start : start + each]
+                    items = [cast(_Prepared, chunk[i]) for i in batch]
+                    labels = self._labels([item.data for item in items])
+                    for i, item, label in zip(batch, items, labels, strict=True):
+                        results[i] = self._result(label, item.image, item.path, 0)
+            yield from (results[i] for i in range(len(chunk)))
+
+    def _next_chunk(
+        self, images: Iterator[ImageInput], tile: int | None
+    ) -> list[_Prepared | Segmentation]:
+        """The next images, up to some batches of pixels; those in tiles are finished at once."""
+        chunk: list[_Prepared | Segmentation] = []
+        pixels = 0
+        for image in images:
+            array, path = read_image(image)
+            tiling = self.tiling(array.shape[:2], tile)
+            if tiling is None:
+                chunk.append(_Prepared(array, path, self._prepare(array, path)))
+            else:
+                labels = np.empty(array.shape[:2], self.label_type)
+                for top, band in tiled(_rows_of(array), self.tile_votes, tiling):
+                    labels[top : top + len(band)] = band
+                chunk.append(self._result(labels, array, path, tiling.tile))
+            pixels += array.shape[0] * array.shape[1]
+            if pixels >= _LOOK_AHEAD * self.batch_pixels:
+                break
+        return chunk
+
+    def _result(
+        self, labels: NDArray, image: NDArray[np.uint8], path: str | None, tile: int
+    ) -> Segmentation:
+        return Segmentation(labels, image, self.classes, self.palette, path, self, tile)
+
+    @property
+    def label_type(self) -> type[np.integer]:
+        """The type of label maps: 255 is kept free in uint8."""
+        return np.uint8 if len(self.classes) <= 255 else np.uint16
+
+    def tiling(self, size: Sequence[int], tile: int | None = None) -> Tiling | None:
+        """How an image is cut into tiles; None if it is segmented as a whole.
+
+        Args:
+            size: Its height and width.
+            tile: See :meth:`__call__`.
+
+        Raises:
+            UserError: Tiles would be smaller than 64 pixels.
+        """
+        height, width = size[0], size[1]
+        if tile == 0 or (tile is None and height * width <= TILE_ABOVE):
+            return None
+        edge = TILE if tile is None else tile
+        if edge < 64:
+            raise UserError(f"tile {edge}: must be 0 (no tiles) or at least 64 pixels")
+        if max(height, width) <= edge:
+            return None
+        return Tiling(height, width, edge, edge // 8)
+
+    def _prepare(
+        self, pixels: NDArray[np.uint8], path: str | None, tile: bool = False
+    ) -> dict[str, Any]:
+        height, width = pixels.shape[:2]
+        sample = {
+            # The stack reads images as BGR; the data preprocessor turns them as training did.
+            "img": np.ascontiguousarray(pixels[:, :, ::-1]),
+            "img_shape": (height, width),
+            "ori_shape": (height, width),
+            "img_path": path,
+        }
+        return (self._tile_pipeline if tile else self._pipeline)(sample)
+
+    def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:
+        """The network's outputs for inputs of one size."""
+        model = cast(Any, self.model)
+        # Nothing here sets a registry's default scope: that is one for all threads.
+        with torch.inference_mode():
+            batch = pseudo_collate(list(samples))
+            if scores or not isinstance(model, EncoderDecoder):
+                return model.test_step(batch)
+            return model.predict_labels(**model.data_preprocessor(batch, False))
+
+    def _labels(self, samples: Sequence[dict[str, Any]]) -> list[NDArray[np.integer]]:
+        return [
+            output.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type)
+            for output in self._run(samples, scores=False)
+        ]
+
+    def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+        """(C, H, W) probabilities of each image; two classes with a model of one output."""
+        summed = getattr(self.model, "test_cfg", {}).get("mode") == "multi_scale_grid"
+        for output in self._run(samples, scores=True):
+            scores = output.seg_logits.data.float()
+            if len(scores) == 1:
+                one = scores[0].sigmoid()
+                yield torch.stack([1 - one, one])
+            elif summed:
+                yield scores / scores.sum(0, keepdim=True)  # exponentials already
+            else:
+                yield scores.softmax(0)
+
+    def _tile_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(C, h, w) probabilities of a tile."""
+        sample = self._prepare(pixels, None, tile=True)
+        return next(self._probabilities([sample])).cpu().numpy()
+
+    def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(C, h, w) scores of a tile of which the highest decides."""
+        scores = self._tile_scores(pixels)
+        head = cast(Any, self.model).decode_head
+        if head.out_channels == 1:  # the stack takes class 1 above the head's threshold
+            scores[0] = head.threshold
+        return scores
+
+    def class_scores(
+        self, pixels: NDArray[np.uint8], classes: Sequence[int], tile: int | None = None
+    ) -> NDArray[np.float32]:
+        """Probabilities of some classes, see :meth:`Segmentation.scores`.
+
+        Args:
+            pixels: (H, W, 3) RGB, uint8.
+            classes: Indices of K classes.
+            tile: As in :meth:`__call__`.
+
+        Returns:
+            (K, H, W) float32.
+        """
+        height, width = pixels.shape[:2]
+        chosen = list(classes)
+        tiling = self.tiling((height, width), tile)
+        if tiling is None:
+            scores = next(self._probabilities([self._prepare(pixels, None)]))
+            return scores[chosen].cpu().numpy()
+        result = np.empty((len(chosen), height, width), np.float32)
+        for top, band in tiled(
+            _rows_of(pixels), lambda x: self._tile_scores(x)[chosen], tiling, labels=False
+        ):
+            result[:, top : top + band.shape[1]] = band
+        return result
+
+
+def _rows_of(array: NDArray[np.uint8]) -> Callable[[int, int], NDArray[np.uint8]]:
+    return lambda top, bottom: array[top:bottom]
+
+
+def load_segmentor(
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+    batch_pixels: int = BATCH_PIXELS,
+) -> Segmentor:
+    """Load a model to segment images with.
+
+    Args:
+        config: A config file, or a config that was loaded; or, alone, the name of a published
+            segmentation model (``python tools/weights.py list``), for its config and its weights.
+        checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
+            of the catalogue. None leaves the weights untrained, which is of use only to measure
+            speed.
+        device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
+        batch_pixels: The most pixels of images that go through the network together, which
+            bounds the memory that several images take. A larger image goes alone.
+
+    Returns:
+        The model; call it with an image.
+
+    Raises:
+        UserError: The config, the checkpoint or the device is missing or does not fit.
+    """
+    chosen = check_device(device)
+    if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
+        config, checkpoint = _published(config)
+    cfg = config if isinstance(config, Config) else load_config(config)
+    require(cfg, ("model", "test_dataloader"), "segmenting images")
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, "checkpoint")
+    with _scope(cfg):
+        model = build_model(cfg)
+        if checkpoint is not None:
+            load_weights(model, checkpoint)
+        return Segmentor(model, cfg, chosen, batch_pixels)
+
+
+def _published(name: str) -> tuple[Path, str]:
+    """The config of a published model, and the name of its weights."""
+    entry = find(name)
+    if entry.config is None:
+        raise UserError(
+            f"{name}: an ImageNet backbone without a head, which cannot segment; train from it "
+            f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})"
+        )
+    config = Path(__file__).resolve().parents[2] / entry.config
+    if not config.is_file():
+        raise UserError(
+            f"{name}: its config {entry.config} is not installed with the package; give the path "
+            "of it in a clone of the repository, and the name as the checkpoint"
+        )
+    return config, name
+
+
+def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
+    """Segment one image: ``model(image)`` as a function.
+
+    Args:
+        model: What :func:`load_segmentor` returned.
+        image: A path, an address, a PIL image, an RGB array of uint8 or a tensor, of any size.
+
+    Returns:
+        The label map at the image's own size, with what is needed to show it.
+
+    Raises:
+        UserError: The image cannot be read, or is none.
+    """
+    return next(model.stream([image]))
+
+
+def _scope(cfg: Config) -> Any:
+    return DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg"))
+
+
+def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
+    """The config's test pipeline without the steps that read the image and its labels.
+
+    Args:
+        cfg: The config.
+        without: Names of further steps to leave out.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while "pipeline" not in dataset and "dataset" in dataset:
+        dataset = dataset.dataset
+    steps = copy.deepcopy(list(dataset.get("pipeline", [])))
+    names = [
+        step["type"] if isinstance(step["type"], str) else step["type"].__name__ for step in steps
+    ]
+    kept = [
+        step
+        for step, name in zip(steps, names, strict=True)
+        if not name.split(".")[-1].startswith(("LoadImageFrom", "LoadAnnotations", *without))
+    ]
+    if "PackSegInputs" not in [name.split(".")[-1] for name in names]:
+        raise UserError(
+            f"{cfg.filename}: the test pipeline does not end in PackSegInputs, so its output is no "
+            "input of a segmentor"
+        )
+    return Compose(kept)
+
+
+def _classes(cfg: Config, model: nn.Module) -> tuple[list[str], list[list[int]]]:
+    """Names and colours of the classes, from the config's data set, or made up."""
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    kind = dataset["type"]
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    info = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+    count = int(cast(Any, model).decode_head.num_classes)
+    classes = [str(name) for name in info.get("classes") or ()]
+    if len(classes) != count:
+        classes = [f"class {i}" for i in range(count)]
+    palette = [list(map(int, colour)) for colour in info.get("palette") or ()]
+    if len(palette) != count:
+        palette = default_palette(count)
+    return classes, palette

@@ -1,0 +1,214 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Segmenting videos and live streams frame by frame."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..engine.outputs import save_image
+from ..errors import UserError
+from ..evaluation import overlay, palette_image
+from .segmentor import Segmentor
+
+__all__ = ["VIDEO_SUFFIXES", "is_stream", "is_video", "predict_video"]
+
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+)
+_STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "rtp://")
+_DEFAULT_RATE = 25.0
+
+
+def _suffix(source: str) -> str:
+    return os.path.splitext(source.split("?")[0])[1].lower()
+
+
+def is_stream(source: str) -> bool:
+    """Whether it is live: the number of a camera, or an address of a stream."""
+    if source.startswith(("http://", "https://")):
+        return _suffix(source) in (".m3u8", ".mjpg", ".mjpeg", ".sdp")
+    return source.isdecimal() or source.startswith(_STREAM_SCHEMES)
+
+
+def is_video(source: str) -> bool:
+    """Whether it is a video, from a file or an address."""
+    return _suffix(source) in VIDEO_SUFFIXES
+
+
+class _Writer:
+    """A video file that takes its name when it is complete. It has no sound."""
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, self._part = tempfile.mkstemp(".mp4", f".{path.stem[:50]}.", path.parent)
+        os.close(handle)
+        self.path = path
+        # Encoders of MPEG-4 take even edges only.
+        self._size = (size[1] // 2 * 2 or 2, size[0] // 2 * 2 or 2)
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(self._part, code, rate, self._size)
+        if not self._writer.isOpened():
+            self.discard()
+            raise UserError(f"{path}: OpenCV cannot write MPEG-4 videos here")
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        width, height = self._size
+        if frame.shape[0] < height or frame.shape[1] < width:
+            frame = cv2.resize(frame, self._size)  # type: ignore[assignment]
+        self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+
+    def finish(self) -> None:
+        self._writer.release()
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(self._part, 0o666 & ~umask)
+        os.replace(self._part, self.path)
+
+    def discard(self) -> None:
+        self._writer.release()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._part)
+
+
+def _frames(capture: cv2.VideoCapture, most: int | None) -> Iterator[NDArray[np.uint8]]:
+    number = 0
+    while most is None or number < most:
+        good, frame = capture.read()
+        if not good:
+            return
+        number += 1
+        yield np.ascontiguousarray(frame[:, :, ::-1])
+
+
+def predict_video(
+    model: Segmentor,
+    source: str,
+    out: str | os.PathLike[str],
+    outputs: Sequence[str] = ("labels", "overlay"),
+    opacity: float = 0.5,
+    max_frames: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Segment a video or a stream.
+
+    ``NAME_overlay.mp4`` and ``NAME_side.mp4`` (image and overlay) have the video's size and rate;
+    ``NAME/000001.png`` ... are label maps. A stream goes on until it ends, ``max_frames`` is
+    reached, or Ctrl-C; what was written by then is kept. A video that is interrupted leaves no
+    ``.mp4``.
+
+    Args:
+        model: The model.
+        source: A file, an address, or the number of a camera.
+        out: The folder to write to.
+        outputs: ``labels``, ``overlay``, ``side``.
+        opacity: Of the colours.
+        max_frames: The most frames to read.
+        overwrite: Do a video again whose outputs are there and newer than it.
+
+    Returns:
+        ``frames``, ``seconds``, ``skipped`` (whether all was there already), ``stopped`` (by
+        Ctrl-C) and ``files``.
+
+    Raises:
+        UserError: It cannot be opened, holds no frame, or an output is not one for videos.
+    """
+    wrong = [name for name in outputs if name not in ("labels", "overlay", "side")]
+    if wrong:
+        raise UserError(f"outputs {', '.join(wrong)}: a video has labels, overlay and side only")
+    live = is_stream(source)
+    stem = Path(source.split("?")[0]).stem
+    if live:
+        kind = f"camera{source}" if source.isdecimal() else "stream"
+        stem = f"{kind}_{time.strftime('%Y%m%d_%H%M%S')}"
+    folder = Path(out)
+    videos = {kind: folder / f"{stem}_{kind}.mp4" for kind in outputs if kind != "labels"}
+    done = folder / stem / "complete" if "labels" in outputs else None
+    files = [*videos.values(), *([done.parent] if done else [])]
+    newer = _modified(source)
+    marks = [*videos.values(), *([done] if done else [])]
+    if not live and not overwrite and all(_modified(os.fspath(p)) > newer for p in marks):
+        return {"frames": 0, "seconds": 0.0, "skipped": True, "stopped": False, "files": files}
+
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+    if not capture.isOpened():
+        what = f"camera {source}" if source.isdecimal() else f"video {source}"
+        raise UserError(f"{what}: cannot be opened, or is in no format that OpenCV reads")
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate <= 240 else _DEFAULT_RATE
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not live else 0
+    total = min(total, max_frames) if max_frames and total > 0 else total
+    writers: dict[str, _Writer] = {}
+    begin, number, stopped = time.monotonic(), 0, False
+    if done is not None:
+        done.unlink(missing_ok=True)
+    frames = _frames(capture, max_frames)
+    # A live frame is shown when it comes; those of a file go through the network together.
+    results = (model(f, tile=0) for f in frames) if live else model.stream(frames, tile=0)
+    try:
+        with (
+            tqdm(total=max(total, 0) or None, desc="frames", disable=None, leave=False) as bar,
+            _stoppable(live) as stop,
+        ):
+            for result in results:
+                number += 1
+                drawn = overlay(result.image, result.labels, model.palette, opacity)
+                for kind, path in videos.items():
+                    pair = [result.image, drawn]
+                    picture = drawn if kind == "overlay" else np.concatenate(pair, axis=1)
+                    if kind not in writers:
+                        writers[kind] = _Writer(path, rate, picture.shape[:2])
+                    writers[kind].write(picture)
+                if done is not None:
+                    label_map = palette_image(result.labels, model.palette)
+                    save_image(label_map, done.parent / f"{number:06d}.png")
+                bar.update()
+        stopped = stop.interrupted
+        if not number:
+            raise UserError(f"video {source}: holds no frame that OpenCV can read")
+        for writer in writers.values():
+            writer.finish()
+        writers = {}
+        if done is not None:
+            done.write_text(f"{number} frames\n", encoding="utf-8")
+    finally:
+        capture.release()
+        for writer in writers.values():
+            writer.discard()
+    seconds = time.monotonic() - begin
+    return {
+        "frames": number, "seconds": seconds, "skipped": False, "stopped": stopped, "files": files
+    }  # fmt: skip
+
+
+class _Stop:
+    interrupted = False
+
+
+@contextlib.contextmanager
+def _stoppable(live: bool) -> Iterator[_Stop]:
+    """Ctrl-C ends a stream as its own end would; it still interrupts a video."""
+    stop = _Stop()
+    try:
+        yield stop
+    except KeyboardInterrupt:
+        if not live:
+            raise
+        stop.interrupted = True
+
+
+def _modified(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,66 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""MMSegmentation's test-time augmentation without a full-size score map for every view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import SegTTAModel as StockSegTTAModel
+from mmseg.structures import SegDataSample
+
+from ..kernels.predict import summed_label_map
+from ..registry import MODELS
+from .segmentor import EncoderDecoder
+
+__all__ = ["SegTTAModel"]
+
+
+@MODELS.register_module()
+class SegTTAModel(StockSegTTAModel):
+    """Mean of the softmax of several views' scores, as MMSegmentation's class computes it.
+
+    The stock class resizes the scores of every view to the image, keeps them all, and adds their
+    softmax up. Here each view's scores stay at the head's resolution and the sum is made and
+    reduced to labels tile by tile. Models with a single output, models of another class than this
+    package's ``EncoderDecoder``, and those whose ``test_cfg.keep_scores`` is set to True are
+    evaluated the stock way.
+    """
+
+    @torch.no_grad()
+    def test_step(self, data: dict | tuple | list) -> list[SegDataSample]:
+        """Predictions of a batch.
+
+        Args:
+            data: ``inputs`` and ``data_samples``, each a list of views, each a list of images.
+
+        Returns:
+            One SegDataSample an image, the last view's with the labels of the sum, as the stock
+            class returns it, and without ``seg_logits``.
+        """
+        model: Any = self.module.module if is_model_wrapper(self.module) else self.module
+        plain = not isinstance(model, EncoderDecoder) or model.out_channels == 1
+        if plain or (model.test_cfg or {}).get("keep_scores", False):
+            return super().test_step(data)
+        inputs, samples = (data["inputs"], data["data_samples"]) if isinstance(data, dict) else data
+        count = len(inputs[0])
+        views: list[list] = [[] for _ in range(count)]
+        results: list[SegDataSample] = []
+        for i, (images, view_samples) in enumerate(zip(inputs, samples, strict=True)):
+            batch = model.data_preprocessor({"inputs": images, "data_samples": view_samples})
+            scores, steps = model.head_scores(batch["inputs"], batch["data_samples"])
+            for view, score, step in zip(views, scores, steps, strict=True):
+                view.append((score, step))
+            if i == 0:
+                first = batch["data_samples"]
+            results = batch["data_samples"]
+        for sample, first_sample, view in zip(results, first, views, strict=True):
+            labels = summed_label_map(view, softmax=True)
+            sample.set_data({"pred_sem_seg": PixelData(data=labels)})
+            if "gt_sem_seg" in first_sample:
+                sample.set_data({"gt_sem_seg": first_sample.gt_sem_seg})
+            if "img_path" in first_sample:
+                sample.set_metainfo({"img_path": first_sample.img_path})
+        return results

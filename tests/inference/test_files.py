@@ -1,0 +1,289 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Images to files: what is written, kept, skipped and never written by halves."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms
+from small_models import blobs
+
+from mmseg_resnest import UserError
+from mmseg_resnest.inference import Segmentor, files, rasterize, video
+from mmseg_resnest.inference.files import FileJob, find_inputs, read_metadata
+from mmseg_resnest.inference.images import open_rows
+from mmseg_resnest.inference.video import is_stream, is_video, predict_video
+
+
+def labels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        return np.asarray(image)
+
+
+def test_patterns(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png", "sub/c.jpg", "out/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found, _ = find_inputs(f"{tmp_path}/**/*.jpg", tmp_path / "out")
+    assert [Path(f).name for f in found] == ["a.jpg", "c.jpg"]
+    with pytest.raises(UserError, match="no file matches"):
+        find_inputs(f"{tmp_path}/*.bmp")
+    assert find_inputs("https://example.org/a.jpg")[0] == ["https://example.org/a.jpg"]
+
+
+def test_metadata_stays(small_model: Segmentor, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, "A. Author"
+    exif.get_ifd(0x8825).update({1: "N", 2: (47.0, 22.0, 12.5)})
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = tmp_path / "in" / "photo.jpg"
+    source.parent.mkdir()
+    Image.fromarray(blobs(24, 40)).save(source, exif=exif, dpi=(300, 150), icc_profile=profile)
+    FileJob(small_model, [str(source)], tmp_path, ["labels", "overlay"]).run()
+    for name in ("photo.png", "photo_overlay.jpg"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (24, 40)  # upright
+            kept = image.getexif()
+            assert 0x0112 not in kept
+            assert kept[0x013B] == "A. Author"
+            assert [float(v) for v in kept.get_ifd(0x8825)[2]] == [47.0, 22.0, 12.5]
+            assert [round(float(d)) for d in image.info["dpi"]] == [300, 150]
+            assert image.info.get("icc_profile") == (profile if "overlay" in name else None)
+
+
+def test_geotiffs_are_told(small_model: Segmentor, tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    scale = (33550, "d", 3, (0.5, 0.5, 0.0), True)
+    tifffile.imwrite(path, blobs(24, 32), extratags=[scale], photometric="rgb")
+    assert read_metadata(path).georeferenced
+    summary = FileJob(small_model, [str(path)], tmp_path / "out").run()
+    assert (summary.done, summary.georeferenced) == (1, 1)
+    record = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
+    assert record["georeferenced"] is True
+
+
+def test_a_stopped_job_goes_on(
+    small_model: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = []
+    for i in range(4):
+        sources.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(blobs(16, 16, seed=i)).save(sources[-1])
+    out = tmp_path / "out"
+    assert FileJob(small_model, sources, out).run().done == 4
+    (out / "2_overlay.png").unlink()  # lost
+    (out / "1.png").write_bytes(b"cut off")
+    with (out / "predictions.jsonl").open("a") as file:
+        file.write('{"input": "half a li')
+    before = (out / "0.png").stat().st_mtime_ns
+    summary = FileJob(small_model, sources, out).run()
+    assert (summary.done, summary.skipped) == (2, 2)
+    assert (out / "0.png").stat().st_mtime_ns == before
+    labels_of(out / "1.png")
+    assert FileJob(small_model, sources, out).run().skipped == 4
+    Image.fromarray(blobs(16, 16, seed=9)).save(sources[0])  # another image of the same name
+    assert FileJob(small_model, sources, out).run().done == 1
+    assert FileJob(small_model, sources, out, settings="another checkpoint").run().done == 4
+    assert FileJob(small_model, sources, out, overwrite=True).run().done == 4
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.Image.Image, "save", full)
+    with pytest.raises(UserError, match="No space left"):
+        FileJob(small_model, sources, out, overwrite=True).run()
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+def test_outlines_give_the_labels_back(small_model: Segmentor, tmp_path: Path, tile: int) -> None:
+    sources = []
+    for i, size in enumerate([(70, 90), (80, 66)]):
+        path = tmp_path / "in" / "deep" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(blobs(*size, seed=i)).save(path)
+        sources.append(str(path))
+    out = tmp_path / "out"
+    job = FileJob(small_model, sources, out, ["labels", "geojson", "coco", "side"], tile=tile)
+    assert job.run().done == 2
+    coco = json.loads((out / "coco.json").read_text())
+    assert [i["file_name"] for i in coco["images"]] == ["0.png", "1.png"]
+    assert len({a["id"] for a in coco["annotations"]}) == len(coco["annotations"])
+    for i, image in enumerate(coco["images"]):
+        labels = labels_of(out / f"{i}.png")
+        assert len(np.unique(labels)) > 1
+        rings = [
+            (a["category_id"] - 1, [np.reshape(s, (-1, 2)) for s in a["segmentation"]])
+            for a in coco["annotations"]
+            if a["image_id"] == image["id"]
+        ]
+        assert np.array_equal(rasterize(rings, *labels.shape), labels)
+        features = json.loads((out / f"{i}.geojson").read_text())["features"]
+        rings = [(f["properties"]["class"], f["geometry"]["coordinates"]) for f in features]
+        assert np.array_equal(rasterize(rings, *labels.shape), labels)
+    assert Image.open(out / "0_side.png").width > 2 * 90
+
+
+# --- large files
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rowsperstrip": 16},
+        {"tile": (32, 48)},
+        {"compression": "zlib", "rowsperstrip": 16},
+        {"compression": "zlib", "tile": (32, 48), "predictor": True},
+        {"byteorder": ">"},
+    ],
+)
+@pytest.mark.parametrize("kind", ["rgb", "grey", "rgba", "sixteen"])
+def test_rows_of_tiffs(tmp_path: Path, options: dict, kind: str) -> None:
+    pixels = blobs(101, 130)
+    stored = {
+        "rgb": pixels,
+        "grey": pixels[:, :, 0],
+        "rgba": np.dstack([pixels, pixels[:, :, 0]]),
+        "sixteen": pixels.astype(np.uint16) * 256 + 3,
+    }[kind]
+    photometric = "minisblack" if kind == "grey" else "rgb"
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stored, photometric=photometric, **options)
+    rows = open_rows(path)
+    expected = np.repeat(pixels[:, :, :1], 3, axis=2) if kind == "grey" else pixels
+    assert rows.in_parts
+    for top, bottom in ((0, 101), (0, 1), (15, 17), (33, 90), (100, 101)):
+        assert np.array_equal(rows.read(top, bottom), expected[top:bottom])
+
+
+def test_a_broken_large_file_is_told(pixel_model: Segmentor, tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, blobs(200, 200), photometric="rgb", compression="zlib", rowsperstrip=64)
+    with tifffile.TiffFile(path) as file:
+        third = file.pages.first.dataoffsets[2]
+    data = bytearray(path.read_bytes())
+    data[third : third + 500] = bytes(500)
+    path.write_bytes(bytes(data))
+    summary = FileJob(pixel_model, [str(path)], tmp_path / "out", tile=96).run()
+    assert (summary.done, len(summary.failed)) == (0, 1)
+    assert "is broken around row 128" in summary.failed[0]
+    assert not [f for f in (tmp_path / "out").iterdir() if f.suffix == ".png"]
+
+
+def test_rows_of_other_files(tmp_path: Path) -> None:
+    pixels = blobs(50, 60)
+    for name in ("a.ppm", "a.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+        rows = open_rows(tmp_path / name)
+        assert rows.in_parts == (name == "a.ppm")
+        assert np.array_equal(rows.read(7, 33), pixels[7:33])
+    data = (tmp_path / "a.ppm").read_bytes()
+    (tmp_path / "b.ppm").write_bytes(data[:-100])
+    with pytest.raises(UserError, match=r"b\.ppm"):
+        open_rows(tmp_path / "b.ppm")
+
+
+def test_a_large_image_in_bounded_memory(pixel_model: Segmentor, tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    pixels = np.kron(blobs(250, 250), np.ones((8, 8, 1), np.uint8))
+    tifffile.imwrite(path, pixels, photometric="rgb", rowsperstrip=64)
+    expected = pixel_model(pixels, tile=0).labels
+    size = pixels.nbytes
+    del pixels
+    job = FileJob(pixel_model, [str(path)], tmp_path / "out", ["labels"], tile=160)
+    tracemalloc.start()  # counts what NumPy and Pillow's buffers take, not torch's tiles
+    job.run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * size
+    assert np.array_equal(labels_of(tmp_path / "out" / "large.png"), expected)
+
+
+def test_pictures_of_a_large_image_are_reduced(
+    pixel_model: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_REDUCED_EDGE", 100)
+    pixels = blobs(250, 333)
+    Image.fromarray(pixels).save(tmp_path / "a.png", dpi=(200, 200))
+    out = tmp_path / "out"
+    FileJob(pixel_model, [str(tmp_path / "a.png")], out, ["labels", "overlay"], 0, 96).run()
+    labels = labels_of(out / "a.png")
+    assert np.array_equal(labels, pixel_model(pixels).labels)
+    assert [round(float(d)) for d in Image.open(out / "a.png").info["dpi"]] == [200, 200]
+    assert np.array_equal(np.asarray(Image.open(out / "a_overlay.png")), pixels[::4, ::4])
+
+
+# --- videos
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12, (48, 32))
+    for i in range(6):
+        writer.write(blobs(32, 48, seed=i))
+    writer.release()
+    return path
+
+
+def test_a_video(small_model: Segmentor, film: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = predict_video(small_model, str(film), out, ["labels", "overlay", "side"])
+    assert done["frames"] == 6
+    capture = cv2.VideoCapture(str(out / "film_side.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 96
+    assert len(list((out / "film").glob("*.png"))) == 6
+    frame = cv2.VideoCapture(str(film)).read()[1][:, :, ::-1]
+    assert np.array_equal(
+        labels_of(out / "film" / "000001.png"), small_model(np.ascontiguousarray(frame)).labels
+    )
+    assert predict_video(small_model, str(film), out, ["overlay"])["skipped"]
+    (out / "film_overlay.mp4").unlink()
+    assert predict_video(small_model, str(film), out, ["overlay"], max_frames=2)["frames"] == 2
+
+
+def test_an_interrupted_video_leaves_no_half(
+    small_model: Segmentor, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def drawn(*args: object) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return np.zeros((32, 48, 3), np.uint8)
+
+    monkeypatch.setattr(video, "overlay", drawn)
+    with pytest.raises(KeyboardInterrupt):
+        predict_video(small_model, str(film), tmp_path / "out", ["overlay"])
+    assert not list((tmp_path / "out").glob("*.mp4"))
+    assert not list((tmp_path / "out").glob(".*"))
+    # a stream that is stopped keeps what it has
+    calls.clear()
+    monkeypatch.setattr(video, "is_stream", lambda source: True)
+    done = predict_video(small_model, str(film), tmp_path / "out", ["overlay"])
+    assert (done["frames"], done["stopped"]) == (3, True)
+    assert cv2.VideoCapture(str(done["files"][0])).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+
+
+def test_what_is_a_video(small_model: Segmentor, tmp_path: Path) -> None:
+    assert is_stream("0")
+    assert is_stream("rtsp://camera/1")
+    assert not is_stream("https://example.org/a.jpg")
+    assert is_video("a.MP4")
+    assert not is_video("a.jpg")
+    (tmp_path / "no.mp4").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"no\.mp4: cannot be opened"):
+        predict_video(small_model, str(tmp_path / "no.mp4"), tmp_path)
+    with pytest.raises(UserError, match="labels, overlay and side only"):
+        predict_video(small_model, "a.mp4", tmp_path, ["coco"])

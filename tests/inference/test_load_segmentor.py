@@ -1,0 +1,275 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""model(image): every kind of input, batches, threads, tiles."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_models import blobs, small_config
+
+from mmseg_resnest import UserError
+from mmseg_resnest.inference import Segmentation, Segmentor, images, load_segmentor
+from mmseg_resnest.inference.tiles import Tiling, _weights, tiled
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """A server of the folder, on this machine only."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_every_kind_of_input_agrees(small_model: Segmentor, photo: Path, address: str) -> None:
+    array = np.asarray(Image.open(photo))
+    expected = small_model(photo).labels
+    assert expected.shape == (40, 56)
+    assert len(np.unique(expected)) > 1
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    kinds = [
+        str(photo),
+        f"{address}/photo.png",
+        Image.open(photo),
+        Image.open(photo).convert("RGBA"),
+        array,
+        tensor,
+        tensor.float() / 255,
+        tensor[None].double() / 255,
+    ]
+    for kind in kinds:
+        result = small_model(kind)
+        result = result[0] if isinstance(result, list) else result
+        assert np.array_equal(result.labels, expected), type(kind)
+    listed = small_model([photo, array, tensor])
+    assert [r.path for r in listed] == [str(photo), None, None]
+    folder = small_model(photo.parent)
+    assert len(folder) == 1
+    assert np.array_equal(folder[0].labels, expected)
+
+
+def test_files_and_pil_images_are_turned_alike(small_model: Segmentor, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(blobs(40, 56)).save(tmp_path / "turned.png", exif=exif)
+    by_path = small_model(tmp_path / "turned.png")
+    assert by_path.labels.shape == (56, 40)
+    assert np.array_equal(by_path.labels, small_model(Image.open(tmp_path / "turned.png")).labels)
+
+
+def test_sixteen_bits_become_eight(small_model: Segmentor, tmp_path: Path) -> None:
+    grey = blobs(24, 24)[:, :, 0]
+    Image.fromarray(grey.astype(np.uint16) * 256 + 7).save(tmp_path / "deep.png")
+    expected = small_model(grey).labels
+    assert np.array_equal(small_model(tmp_path / "deep.png").labels, expected)
+    assert np.array_equal(small_model(Image.open(tmp_path / "deep.png")).labels, expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 4, 4), r"\(3, H, W\)"),
+        (torch.full((3, 4, 4), 1.5), r"\[0, 1\]"),
+        (torch.zeros((3, 4, 4), dtype=torch.int64), "int64"),
+        (Image.new("F", (4, 4)), "mode F"),
+        ("http://127.0.0.1:9/x.png", "cannot be fetched"),
+    ],
+)
+def test_what_is_no_image(small_model: Segmentor, image: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        small_model(image)
+
+
+def test_addresses_that_do_not_work(
+    small_model: Segmentor, photo: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="404"):
+        small_model(f"{address}/none.png")
+    (photo.parent / "page.html").write_text("<html>")
+    with pytest.raises(UserError, match="no image"):
+        small_model(f"{address}/page.html")
+    monkeypatch.setattr(images, "MAX_DOWNLOAD", 100)
+    with pytest.raises(UserError, match="has more than"):
+        small_model(f"{address}/photo.png")
+
+
+def test_bombs_are_refused_by_their_header(
+    small_model: Segmentor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "read_rgb", lambda path: pytest.fail("was decoded"))
+    with pytest.raises(UserError, match="56x40 pixels are more"):
+        small_model(photo)
+    limit = Image.MAX_IMAGE_PIXELS
+    assert limit is not None  # Pillow's own stays for everyone else
+
+
+def test_images_of_equal_size_share_a_batch(
+    small_model: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = [blobs(*size, seed=i) for i, size in enumerate([(24, 32), (16, 16)] * 5)]
+    alone = [small_model(p).labels for p in pictures]
+    shapes: list[tuple[int, ...]] = []
+    forward = small_model.model.extract_feat
+
+    def seen(inputs: torch.Tensor) -> Any:
+        shapes.append((len(inputs), *inputs.shape[2:]))
+        return forward(inputs)
+
+    monkeypatch.setattr(small_model.model, "extract_feat", seen)
+    monkeypatch.setattr(small_model, "batch_pixels", 3 * 24 * 32)
+    together = [r.labels for r in small_model.stream(iter(pictures))]
+    assert all(n * h * w <= 3 * 24 * 32 for n, h, w in shapes)
+    assert max(n for n, _, _ in shapes) >= 3
+    assert sum(n for n, _, _ in shapes) == 10
+    for a, b in zip(alone, together, strict=True):  # batched convolutions round differently
+        assert a.shape == b.shape
+        assert (a != b).mean() < 0.01
+
+
+def test_a_stream_reads_as_it_goes(small_model: Segmentor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_model, "batch_pixels", 16 * 16)
+    taken = 0
+
+    def endless() -> Iterator[Any]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield blobs(16, 16)
+
+    next(small_model.stream(endless()))
+    assert taken <= 4
+
+
+def test_threads_share_a_model(small_model: Segmentor) -> None:
+    pictures = [blobs(24 + 8 * (i % 3), 32, seed=i) for i in range(12)]
+    expected = [small_model(p).labels for p in pictures]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            results = list(pool.map(small_model, pictures))
+            for result, labels in zip(results, expected, strict=True):
+                assert np.array_equal(result.labels, labels)
+
+
+def test_scores_are_probabilities_of_the_labels(small_model: Segmentor, photo: Path) -> None:
+    result = small_model(photo)
+    scores = result.scores()
+    assert scores.shape == (4, 40, 56)
+    assert np.allclose(scores.sum(0), 1, atol=1e-5)
+    assert np.array_equal(scores.argmax(0), result.labels)
+    assert np.array_equal(result.scores(["c2", 0]), scores[[2, 0]])
+    assert np.array_equal(result.scores("c1"), scores[1])
+    with pytest.raises(UserError, match="'road': there is none; there are c0, c1"):
+        result.scores("road")
+    with pytest.raises(UserError, match=r"outside 0\.\.3"):
+        result.scores(4)
+    bare = Segmentation(result.labels, result.image, result.classes, result.palette)
+    with pytest.raises(UserError, match="not made by a model"):
+        bare.scores()
+
+
+def test_areas_and_pictures(small_model: Segmentor, photo: Path) -> None:
+    result = small_model(photo)
+    areas = result.areas()
+    assert list(areas) == ["c0", "c1", "c2", "c3"]
+    assert sum(a.pixels for a in areas.values()) == 40 * 56
+    assert areas["c1"].pixels == (result.labels == 1).sum()
+    assert areas["c1"].share == pytest.approx((result.labels == 1).mean())
+    only = np.asarray(result.overlay(1.0, classes="c1"))
+    assert (only[result.labels != 1] == 0).mean() > 0.5
+    page = result._repr_html_()
+    assert "data:image/jpeg;base64," in page
+    assert "c1" in page
+    assert result._repr_png_().startswith(b"\x89PNG")
+
+
+# --- tiles
+
+
+@pytest.mark.parametrize("length", [64, 65, 100, 127, 128, 129, 1000, 1023, 4096])
+def test_tiles_cover_and_weights_sum_to_one(length: int) -> None:
+    tiling = Tiling(length, length, 64, 8)
+    spans = tiling.spans(length)
+    total = np.zeros(length)
+    for (start, end), weight in zip(spans, _weights(spans), strict=True):
+        assert end - start <= 64
+        assert len(weight) == end - start
+        total[start:end] += weight
+    assert (spans[0][0], spans[-1][1]) == (0, length)
+    assert np.allclose(total, 1)
+    for (_, end), (start, _) in pairwise(spans):
+        assert end - start >= 8
+        assert end - start <= 8 + 16
+
+
+def test_what_sees_single_pixels_does_not_see_tiles(pixel_model: Segmentor) -> None:
+    picture = blobs(300, 421)
+    whole, cut = pixel_model(picture, tile=0), pixel_model(picture, tile=96)
+    assert len(np.unique(whole.labels)) > 1
+    assert np.array_equal(whole.labels, cut.labels)
+    assert np.allclose(whole.scores(), cut.scores(), atol=1e-5)
+
+
+def test_blending_is_the_weighted_mean_of_the_tiles() -> None:
+    tiling = Tiling(150, 170, 64, 16)
+    picture = np.zeros((150, 170, 3), np.uint8)
+    picture[:, :, 0], picture[:, :, 1] = np.arange(150)[:, None], np.arange(170)
+
+    def score(tile: np.ndarray) -> np.ndarray:  # differs from tile to tile at the same pixel
+        y, x = tile[0, 0, :2]
+        return np.stack([np.full(tile.shape[:2], v, np.float32) for v in (y, x, 1)])
+
+    rows, columns = tiling.spans(150), tiling.spans(170)
+    expected = np.zeros((3, 150, 170))
+    for (y0, y1), wy in zip(rows, _weights(rows), strict=True):
+        for (x0, x1), wx in zip(columns, _weights(columns), strict=True):
+            weight = wy[:, None] * wx
+            expected[:, y0:y1, x0:x1] += weight * np.array([y0, x0, 1])[:, None, None]
+    bands = list(tiled(lambda a, b: picture[a:b], score, tiling, labels=False))
+    assert [top for top, _ in bands] == [y0 for y0, _ in rows]
+    assert np.allclose(np.concatenate([b for _, b in bands], axis=1), expected, atol=1e-3)
+
+
+def test_borders_of_tiles_do_not_show(small_model: Segmentor) -> None:
+    """Scores change no more across the borders of tiles than elsewhere at the network's stride."""
+    picture = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    spans = Tiling(256, 256, 128, 16).spans(256)
+    edges = sorted({x for span in spans for x in span} - {0, 256})
+    assert len(edges) == 4
+    scores = small_model(picture, tile=128).scores()
+    change = np.abs(np.diff(scores, axis=2)).mean((0, 1))
+    others = [x for x in range(8, 256, 8) if x not in edges]
+    assert change[np.array(edges) - 1].mean() < 1.3 * change[np.array(others) - 1].mean()
+
+
+def test_large_images_are_cut_by_themselves(
+    pixel_model: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pixel_model.tiling((4096, 4096)) is None
+    assert pixel_model.tiling((4096, 4097)) == Tiling(4096, 4097, 1024, 128)
+    assert pixel_model.tiling((9000, 9000), 0) is None
+    with pytest.raises(UserError, match="tile 10"):
+        pixel_model(blobs(16, 16), tile=10)
+
+
+def test_bad_bound() -> None:
+    with pytest.raises(UserError, match="batch_pixels 0"):
+        load_segmentor(small_config(pixel=True), None, "cpu", batch_pixels=0)

@@ -1,0 +1,113 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The sum of several views against MMSegmentation's class, which keeps every view's scores."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModule
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import SegTTAModel as StockSegTTAModel
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from mmseg_resnest.models import SegTTAModel
+from mmseg_resnest.registry import MODELS
+
+
+class TinyBackbone(BaseModule):
+    """Features (N, 8, H/4, W/4)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+
+    def forward(self, images):
+        return (torch.relu(self.conv2(torch.relu(self.conv1(images)))),)
+
+
+def built(head=None):
+    init_default_scope("mmseg_resnest")
+    torch.manual_seed(0)
+    config = {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "mean": [120.0] * 3,
+            "std": [60.0] * 3,
+        },
+        "backbone": {"type": TinyBackbone},
+        "decode_head": {
+            "type": "FCNHead",
+            "in_channels": 8,
+            "in_index": 0,
+            "channels": 8,
+            "num_convs": 1,
+            "concat_input": False,
+            "num_classes": 6,
+            "norm_cfg": {"type": "BN"},
+            **(head or {}),
+        },
+    }
+    return MODELS.build(ConfigDict(config)).eval()
+
+
+def views(count=2):
+    """Three sizes of ``count`` images, each also mirrored, as the data loader gives them."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, samples = [], []
+    label = torch.randint(0, 6, (1, 37, 53), generator=generator)
+    for height, width in [(19, 27), (37, 53), (50, 72)]:
+        for flip in (False, True):
+            images = torch.randint(0, 256, (count, 3, height, width), generator=generator)
+            inputs.append(list(images.to(torch.uint8)))
+            size = (height, width)
+            samples.append([])
+            for i in range(count):
+                meta = {"ori_shape": (37, 53), "img_shape": size, "img_path": f"{i}.jpg"}
+                meta |= {"flip": flip, "flip_direction": "horizontal" if flip else None}
+                sample = SegDataSample(metainfo=meta)
+                sample.gt_sem_seg = PixelData(data=label.flip(2) if flip else label)
+                samples[-1].append(sample)
+    return {"inputs": inputs, "data_samples": samples}
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_labels_are_those_of_the_stock_class(align_corners):
+    model = built({"align_corners": align_corners})
+    data = views()
+    with torch.no_grad():
+        expected = StockSegTTAModel(model).test_step(copy.deepcopy(data))
+    results = SegTTAModel(model).test_step(data)
+    assert len(results) == len(expected) == 2
+    for result, stock in zip(results, expected, strict=True):
+        assert torch.equal(result.pred_sem_seg.data, stock.pred_sem_seg.data)
+        assert torch.equal(result.gt_sem_seg.data, stock.gt_sem_seg.data)
+        assert result.img_path == stock.img_path
+        assert "seg_logits" not in result
+    assert len(results[0].pred_sem_seg.data.unique()) > 1
+
+
+def test_scores_that_are_asked_for_are_kept():
+    model = built()
+    model.test_cfg.keep_scores = True
+    with torch.no_grad():
+        results = SegTTAModel(model).test_step(views())
+    assert results[0].seg_logits.data.shape == (6, 37, 53)
+
+
+def test_a_single_output_is_evaluated_the_stock_way():
+    loss = {"type": "CrossEntropyLoss", "use_sigmoid": True}
+    model = built({"num_classes": 2, "out_channels": 1, "threshold": 0.5, "loss_decode": loss})
+    with torch.no_grad():
+        expected = StockSegTTAModel(model).test_step(views())
+        results = SegTTAModel(model).test_step(views())
+    assert torch.equal(results[0].pred_sem_seg.data, expected[0].pred_sem_seg.data)
+
+
+def test_a_config_of_this_scope_finds_it():
+    init_default_scope("mmseg_resnest")
+    assert MODELS.get("SegTTAModel") is SegTTAModel
