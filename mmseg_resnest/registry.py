@@ -21,7 +21,7 @@ def _child(name: str, room: str) -> Registry:
 MODULE2PACKAGE.setdefault("mmseg_resnest", "mmseg-resnest")
 
 MODELS = _child("MODELS", "models")
-MODEL_WRAPPERS = _child("MODEL_WRAPPERS", "models")
+MODEL_WRAPPERS = _child("MODEL_WRAPPERS", "engine")
 WEIGHT_INITIALIZERS = _child("WEIGHT_INITIALIZERS", "models")
 DATASETS = _child("DATASETS", "datasets")
 TRANSFORMS = _child("TRANSFORMS", "datasets")

@@ -142,13 +142,15 @@ class CheckpointHook(MMEngineHook):
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         if validation_pending is None and isinstance(runner.train_loop, IterBasedTrainLoop):
             validation_pending = runner.train_loop.validation_due(meta["iter"])
-        if not is_main_process():
+        if not (is_main_process() or runner.sharded):
             return
         record = runner.checkpoint_record(
             {**meta, "validation_pending": bool(validation_pending)},
             self.save_optimizer,
             self.save_param_scheduler,
         )
+        if not is_main_process():
+            return
 
         def done() -> None:
             point_to(path, Path(runner.work_dir))
@@ -183,8 +185,9 @@ class CheckpointHook(MMEngineHook):
             runner.logger.info(
                 "The best checkpoint with %.4f %s at %d is saved to %s", score, key, step, path.name
             )
-            if is_main_process():
+            if is_main_process() or runner.sharded:
                 record = runner.checkpoint_record({"epoch": runner.epoch, "iter": runner.iter})
+            if is_main_process():
                 runner.checkpoint_writer.submit(
                     f"best {key}", snapshot(record), path, _remover(before, path)
                 )

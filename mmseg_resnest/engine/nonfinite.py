@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
+from mmseg_resnest.engine.sharding import local
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import write_result
 from mmseg_resnest.registry import HOOKS
@@ -90,7 +91,8 @@ class NonFiniteHook(Hook):
     def _is_finite(self, wrapper: OptimWrapper) -> bool:
         values = [loss.float().abs().max() for loss in self._losses]
         gradients = [p.grad for group in wrapper.param_groups for p in group["params"]]
-        gradients = [g for g in gradients if g is not None and g.numel()]
+        gradients = [local(g) for g in gradients if g is not None]
+        gradients = [g for g in gradients if g.numel()]
         if gradients and not hasattr(wrapper, "loss_scaler"):
             values += torch._foreach_norm(gradients, float("inf"))
         if not values:
@@ -116,7 +118,7 @@ class NonFiniteHook(Hook):
         bad = [
             name
             for name, p in runner.model.named_parameters()
-            if p.grad is not None and not p.grad.isfinite().all()
+            if p.grad is not None and not local(p.grad).isfinite().all()
         ]
         folder = Path(runner.work_dir) / f"nonfinite_iter_{runner.iter + 1}"
         what = f"the loss is {losses[0]:g}" if len(losses) == 1 else f"the losses are {losses}"
@@ -154,9 +156,10 @@ class NonFiniteHook(Hook):
         write_result({**about, **found}, folder / f"process_{rank}.json")
         write_checkpoint(snapshot({"batches": [_tensors(b) for b in self._batches]}),
                          folder / f"process_{rank}.pth")  # fmt: skip
-        if rank == 0:
+        if rank == 0 or runner.sharded:
             meta = {"epoch": runner.epoch, "iter": runner.iter}
             state = runner.checkpoint_record(meta, True, True)
+        if rank == 0:
             write_checkpoint(snapshot(state), folder / "state.pth")
 
 

@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
@@ -34,9 +35,10 @@ from mmseg_resnest.engine.saving import (
     snapshot,
     write_checkpoint,
 )
+from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.models import EncoderDecoder
-from mmseg_resnest.registry import DATA_SAMPLERS, DATASETS, MODELS, RUNNERS
+from mmseg_resnest.registry import DATA_SAMPLERS, DATASETS, MODEL_WRAPPERS, MODELS, RUNNERS
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_training_checkpoint
 
@@ -163,6 +165,23 @@ class Runner(MMEngineRunner):
         loader.worker_init_fn = functools.partial(spare_workers, loader.worker_init_fn)
         return loader
 
+    @functools.cached_property
+    def sharded(self) -> bool:
+        """Whether the processes share out the model (:mod:`mmseg_resnest.engine.sharding`)."""
+        return is_sharded(self.model)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """As MMEngine's, which does not look for the wrapper in the default scope."""
+        kind = (model_wrapper_cfg or {}).get("type")
+        if model_wrapper_cfg and isinstance(kind, str):
+            found = MODEL_WRAPPERS.get(kind)
+            model_wrapper_cfg = {**model_wrapper_cfg, "type": found or kind}
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        if not self.sharded:  # that was done while the weights were whole
+            super()._init_model_weights()
+
     @property
     def checkpoint_writer(self) -> CheckpointWriter:
         """Writes this run's checkpoints in the background."""
@@ -200,6 +219,8 @@ class Runner(MMEngineRunner):
         save_param_scheduler: bool = False,
     ) -> dict[str, Any]:
         """What a checkpoint of this moment holds; tensors are the run's own, not copies.
+
+        With a sharded model all processes must call it.
 
         Args:
             meta: Holds ``iter`` and ``epoch``.
@@ -241,7 +262,7 @@ class Runner(MMEngineRunner):
                 else [s.state_dict() for s in schedulers]
             )
         self.call_hook("before_save_checkpoint", checkpoint=record)
-        return record
+        return whole(record) if self.sharded else record
 
     def save_checkpoint(
         self,
@@ -255,13 +276,14 @@ class Runner(MMEngineRunner):
         backend_args: dict | None = None,
     ) -> None:
         """As MMEngine's, but the file appears whole or not at all; on the first process only."""
-        if not is_main_process():
+        if not (is_main_process() or self.sharded):
             return
         meta = dict(meta or {})
         meta.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
         meta.setdefault("iter", self.iter if by_epoch else self.iter + 1)
         record = self.checkpoint_record(meta, save_optimizer, save_param_scheduler)
-        write_checkpoint(snapshot(record), Path(out_dir) / filename)
+        if is_main_process():
+            write_checkpoint(snapshot(record), Path(out_dir) / filename)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue from a training checkpoint.
@@ -306,6 +328,8 @@ class Runner(MMEngineRunner):
         restore_histories(checkpoint["message_hub"])
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(self.model, checkpoint["state_dict"])
+        if self.sharded and isinstance(self.optim_wrapper, OptimWrapper):
+            shard_optimizer_state(checkpoint["optimizer"], self.optim_wrapper.optimizer)
         self._validation_pending = bool(checkpoint["meta"].get("validation_pending", False))
         return checkpoint
 

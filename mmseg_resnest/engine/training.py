@@ -38,6 +38,7 @@ from mmseg_resnest.engine.preflight import (
 )
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
+from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, plot_curves
@@ -113,6 +114,7 @@ def _train(
     if auto_scale_lr:
         _enable_auto_scale_lr(cfg)
     cfg.setdefault("default_hooks", {}).setdefault("nonfinite", dict(type="NonFiniteHook"))
+    check_sharding(cfg)
     check_data(cfg, ("train_dataloader", "val_dataloader"))
     rank, world_size = join_launcher(launcher)
     checkpoint = _set_start(cfg, resume, notes)

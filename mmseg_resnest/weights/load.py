@@ -529,7 +529,11 @@ def load_into(
         raise UserError(
             f"{label} does not fit {type(inner).__name__}; {'; '.join(found)}. {advice}.{why_not}"
         )
-    kept = {key: value for key, value in state_dict.items() if key not in dropped}
+    kept = {
+        key: sharded_like(value, target[key])
+        for key, value in state_dict.items()
+        if key not in dropped
+    }
     inner.load_state_dict(kept, strict=not dropped)
     if dropped:
         print_log(
@@ -574,3 +578,22 @@ def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | N
             if key.startswith("backbone.")
         }
     load_into(backbone, state_dict, source=name_or_path)
+
+
+def sharded_like(value: Tensor, target: Tensor) -> Tensor:
+    """A whole tensor as the parts of a ``DTensor`` like another one; as it is for a plain one.
+
+    Args:
+        value: Whole, and the same on every process.
+        target: Of the same shape.
+    """
+    if not hasattr(target, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = cast(Any, target)
+    mesh = sharded.device_mesh
+    # Without a source: nothing is sent, every process has it.
+    return distribute_tensor(
+        value.to(mesh.device_type), mesh, sharded.placements, src_data_rank=None
+    )

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from run_state import differences, final_state, logged
+import torch
+from run_state import differences, final_state, load, logged
 from tool_runs import ROOT, TOOLS, Toy, make_toy
 
 ITERATIONS = 6
@@ -23,7 +24,7 @@ CONFIG = f"""
 train_dataloader = dict(sampler=dict(type="ExactSampler"))
 model = dict(decode_head=dict(dropout_ratio=0))  # processes do not drop the same as one does
 train_cfg = dict(max_iters={ITERATIONS}, val_interval=3)
-default_hooks = dict(checkpoint=dict(interval=2))
+default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
 """
 # Imports once; each job is a run of train.py as several forked processes.
 _HELPER = """
@@ -129,6 +130,36 @@ def test_another_number_of_processes_goes_on(runs: Toy, train: Train) -> None:
     for step in (5, 6):
         mine, theirs = two[f"train {step}"]["loss"], elastic[f"train {step}"]["loss"]
         assert theirs == pytest.approx(mine, rel=2e-5)
+
+
+def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
+    """FSDP in place of DDP: the losses of DDP, whole checkpoints, which DDP continues as well."""
+    folder = runs.folder
+    sharded = ["--cfg-options", "+model_wrapper_cfg.type=FSDP"]
+    first = str(folder / "two" / "iter_2.pth")
+    assert train(runs, 2, "sharded", "--resume", first, *sharded) == [0, 0], (
+        folder / "log.0.err"
+    ).read_text()[-3000:]
+    two, fsdp = (logged(folder / name) for name in ("two", "sharded"))
+    for step in range(3, ITERATIONS + 1):
+        assert fsdp[f"train {step}"]["loss"] == pytest.approx(two[f"train {step}"]["loss"], 2e-5)
+    theirs, ours = (load(folder / name / "iter_4.pth") for name in ("two", "sharded"))
+    for name, value in theirs["state_dict"].items():
+        assert type(ours["state_dict"][name]) is torch.Tensor
+        torch.testing.assert_close(ours["state_dict"][name], value, rtol=1e-4, atol=1e-6)
+    for index, state in theirs["optimizer"]["state"].items():
+        found = ours["optimizer"]["state"][index]["momentum_buffer"]
+        torch.testing.assert_close(found, state["momentum_buffer"], rtol=1e-3, atol=1e-6)
+    # On with one process, and with the same two: exactly the same run.
+    last = str(folder / "sharded" / "iter_4.pth")
+    assert train(runs, 1, "alone", "--resume", last) == [0]
+    assert train(runs, 2, "again", "--resume", last, *sharded) == [0, 0]
+    alone, again = (logged(folder / name) for name in ("alone", "again"))
+    for step in (5, 6):
+        assert alone[f"train {step}"]["loss"] == pytest.approx(two[f"train {step}"]["loss"], 2e-5)
+        assert again[f"train {step}"]["loss"] == fsdp[f"train {step}"]["loss"]
+    states = [load(folder / name / "iter_6.pth") for name in ("sharded", "again")]
+    assert differences(*[{k: s[k] for k in ("state_dict", "optimizer")} for s in states]) == []
 
 
 def test_a_lost_process_restarts_all(runs: Toy) -> None:

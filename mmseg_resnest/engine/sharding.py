@@ -1,0 +1,137 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Fully sharded data parallel training, as a choice of the config.
+
+``model_wrapper_cfg=dict(type="FSDP")`` in place of MMEngine's default, DistributedDataParallel:
+weights, gradients and optimiser state are shared out over the processes (``fully_shard`` of
+:mod:`torch.distributed.fsdp`; https://arxiv.org/abs/2304.11277). Checkpoints are whole, the same
+files that one process writes, so that either choice and any number of processes continues them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import broadcast, get_world_size
+from torch import Tensor, nn
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import MODEL_WRAPPERS
+
+__all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "whole"]
+
+
+@MODEL_WRAPPERS.register_module()
+class FSDP:
+    """Shards a model in place and gives it back; no wrapper around it is left.
+
+    The weights are initialised first, while they are whole, and are process 0's. The units that are
+    gathered and freed together are the backbone's blocks; the rest is one more.
+
+    Args:
+        module: The model.
+        reshard_after_forward: Free the gathered weights after the forward pass and gather them
+            again for the backward pass: less memory, more traffic.
+
+    Returns:
+        The model; its parameters are ``DTensor``s.
+    """
+
+    def __new__(cls, module: nn.Module, reshard_after_forward: bool = True) -> Any:
+        """Shard the model."""
+        # Importing them costs a second, which only those who shard should pay.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        if hasattr(module, "init_weights"):
+            cast(Any, module).init_weights()
+        for value in module.state_dict().values():
+            broadcast(value)
+        mesh = init_device_mesh(get_device(), (get_world_size(),))
+        for block in _blocks(module):
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
+        return fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward)
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks of the backbone's stages; what is called in another way than as a module stays."""
+    return [
+        block
+        for stage in getattr(module, "backbone", module).children()
+        if isinstance(stage, nn.Sequential)
+        for block in stage.children()
+        if any(True for _ in block.children())
+    ]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the parameters of a model are shared out over the processes."""
+    return any(_is_shard(parameter) for parameter in model.parameters())
+
+
+def _is_shard(value: Any) -> bool:
+    # A plain tensor has no full_tensor; torch.distributed.tensor need not be imported to know.
+    return isinstance(value, Tensor) and hasattr(value, "full_tensor")
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a tensor."""
+    return cast(Any, value).to_local() if _is_shard(value) else value
+
+
+def whole(value: Any) -> Any:
+    """Nested dicts, lists and tuples with every shared-out tensor gathered.
+
+    All processes must call it with the same structure.
+    """
+    if _is_shard(value):
+        return cast(Any, value).detach().full_tensor()
+    if isinstance(value, dict):
+        copy = type(value)((key, whole(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # of a state dict
+            copy._metadata = value._metadata  # type: ignore[attr-defined]
+        return copy
+    if type(value) in (list, tuple):
+        return type(value)(whole(item) for item in value)
+    return value
+
+
+def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Share out the tensors of a whole optimiser state as its parameters are; in place.
+
+    Args:
+        state: What the optimiser's ``load_state_dict`` takes.
+        optimizer: The optimiser of a sharded model, with the parameters of ``state``.
+    """
+    from mmseg_resnest.weights.load import sharded_like
+
+    for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        for index, parameter in zip(theirs["params"], ours["params"], strict=True):
+            for name, value in state["state"].get(index, {}).items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+                    state["state"][index][name] = sharded_like(value, parameter)
+
+
+def check_sharding(cfg: Mapping[str, Any]) -> None:
+    """Refuse what a sharded model cannot do.
+
+    Raises:
+        UserError: A config key does not go with ``FSDP``.
+    """
+    wrapper = cfg.get("model_wrapper_cfg") or {}
+    kind = wrapper.get("type")
+    if kind is not FSDP and str(kind).rsplit(".", 1)[-1] != "FSDP":
+        return
+    hooks = cfg.get("custom_hooks") or []
+    if any(str(hook.get("type")).rsplit(".", 1)[-1] == "EMAHook" for hook in hooks):
+        raise UserError(
+            "config key custom_hooks: EMAHook keeps a whole copy of the model on every process, "
+            "which FSDP shares out; take the hook out, or model_wrapper_cfg"
+        )
+    if str((cfg.get("optim_wrapper") or {}).get("type")) == "AmpOptimWrapper":
+        raise UserError(
+            "config key optim_wrapper.type: AmpOptimWrapper scales the loss of each process by "
+            "itself; with FSDP use BFloat16OptimWrapper"
+        )
