@@ -89,6 +89,7 @@ class Chaos:
     skipped: int = 0
     compared: int = 0
     problems: list[str] = field(default_factory=list)
+    spoilt: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -148,23 +149,26 @@ class Chaos:
             self.skipped += 1
         if "Traceback" in run.stderr or run.returncode not in (*hit.codes, 0):
             self.problems.append(f"{hit.name}: exit code {run.returncode}: {run.stderr[-1500:]}")
-        self.look(hit.name, before)
+        began = re.search(rf"^ *\d+/{ITERATIONS} ", run.stdout, re.M) is not None
+        self.look(hit.name, before, began)
         hit.after(self)
         self.rows.append((hit.name, run.returncode, self.newest(), int(bool(struck))))
         if run.returncode == 0:
             self.compare(hit.name)
 
-    def look(self, name: str, before: int) -> None:
+    def look(self, name: str, before: int, began: bool) -> None:
         """No whole checkpoint is lost, and the pointer names a whole one.
 
-        (A start that saw a broken one there has put it right.)
+        What it names may have been spoilt on purpose, after it was written: a start puts that right
+        before its first step (``began``).
         """
         if self.newest() < before:
             self.problems.append(f"{name}: checkpoint {before} is gone")
         pointer = self.work_dir / "last_checkpoint"
         if pointer.is_file():
-            wrong = what_is_wrong(Path(pointer.read_text()))
-            if wrong:
+            named = Path(pointer.read_text())
+            wrong = what_is_wrong(named)
+            if wrong and (began or named not in self.spoilt):
                 self.problems.append(f"{name}: last_checkpoint names a file that {wrong}")
 
     def compare(self, name: str) -> None:
@@ -211,12 +215,14 @@ def _a_worker(chaos: Chaos, pid: int) -> bool:
 def _truncate_newest(chaos: Chaos) -> None:
     whole = [path for _, path in chaos.checkpoints() if what_is_wrong(path) is None]
     if len(whole) > 1:
+        chaos.spoilt.add(whole[-1])
         os.truncate(whole[-1], chaos.random.randrange(whole[-1].stat().st_size))
 
 
 def _damage_newest(chaos: Chaos) -> None:
     whole = [path for _, path in chaos.checkpoints() if what_is_wrong(path) is None]
     if len(whole) > 1:
+        chaos.spoilt.add(whole[-1])
         with whole[-1].open("r+b") as file:
             file.seek(chaos.random.randrange(whole[-1].stat().st_size - 1000))
             file.write(b"power was lost here")
