@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner as MMEngineRunner
+from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -43,6 +45,8 @@ from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_training_checkpoint
 
 __all__ = ["Runner", "build_model", "check_training_checkpoint", "predict_labels_only"]
+
+_numbers = itertools.count(1)
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -138,6 +142,13 @@ class Runner(MMEngineRunner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """As MMEngine's, quiet on the console."""
         return quiet_console(super().build_logger(*args, **kwargs))
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """As MMEngine's, but never that of an earlier runner in this process, nor its folder."""
+        if isinstance(visualizer, dict):
+            name = visualizer.get("name", "visualizer")
+            visualizer = {**visualizer, "name": f"{name}_{next(_numbers)}"}
+        return super().build_visualizer(visualizer)
 
     @staticmethod
     def build_dataloader(

@@ -87,6 +87,7 @@ def make_runner(
     accumulate: int = 1,
     hooks: list | None = None,
     on_nonfinite: str = "stop",
+    visualizer_name: str | None = None,
     **checkpoint: Any,
 ) -> Runner:
     global _count
@@ -125,6 +126,10 @@ def make_runner(
         randomness={"seed": 5},
         resume=resume is not None,
         load_from=None if resume is None else str(resume),
+        visualizer=visualizer_name and {
+            "type": "Visualizer", "vis_backends": [{"type": "LocalVisBackend"}],
+            "name": visualizer_name,
+        },
         log_level="ERROR",
         default_scope="mmseg_resnest",
         experiment_name=f"tiny_{_count}",
