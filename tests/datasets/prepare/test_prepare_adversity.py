@@ -34,6 +34,12 @@ from mmseg_resnest.registry import DATASETS
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configs made here name their own."""
+    monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
+
+
 @functools.cache
 def base() -> Config:
     return load_config(ROOT / "configs/fcn_resnest14_scenes.py")
@@ -104,8 +110,7 @@ def test_names_that_no_list_can_hold(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["my data (1)", "c++ [x]", "dätä", 'quo"te', "plain"])
-def test_any_data_root(tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
+def test_any_data_root(tmp_path: Path, root: str) -> None:
     report = custom(tmp_path, root, **index_options(tmp_path, ["x", "y", "z"]))
     assert len(samples_of(report.config)) == 3
     (tmp_path / root).rename(tmp_path / "moved")
@@ -115,7 +120,6 @@ def test_any_data_root(tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_relative_paths_and_windows_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     index_options(tmp_path, ["d/x", "y", "z"])
     Path("classes.txt").write_bytes("\ufeffa\r\nb\r\nc\r\n".encode())

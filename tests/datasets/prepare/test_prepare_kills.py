@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from mmcv.transforms import LoadImageFromFile as PlainImage
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, sbd_mat, tree, write_folder, write_tar
+from tqdm import tqdm
 
 from mmseg_resnest.datasets.cache import FOLDER, read_entry
 from mmseg_resnest.datasets.prepare import (
@@ -49,7 +51,13 @@ def slowed(module: object, name: str) -> None:
 
 def killed(run: Callable[[], object], seconds: float) -> bool:
     """Runs a function in a process and kills that; False where it came to its end before."""
-    process = multiprocessing.get_context("fork").Process(target=run)
+
+    def alone() -> None:
+        # tqdm's lock is one with the parent's: who is killed with it would never give it back.
+        tqdm.set_lock(threading.RLock())
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
     process.start()
     process.join(seconds)
     assert process.pid is not None
