@@ -38,7 +38,7 @@ def whole_file(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Bin
     part = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "xb") as file:
+        with open(part, "x+b") as file:
             yield file
             if sync:
                 file.flush()
