@@ -249,8 +249,8 @@ def check_label_use(
     if reduced and {0, 255} <= inside and number not in inside:
         problems.append(_needless_reduce(name, split, number, "both 0 and 255 occur", files))
     elif reduced and number not in inside and set(range(number)) <= inside:
-        # Or the last class is rare. With two classes it comes to the same: one is learnt.
-        sure = files >= _ENOUGH_FILES or (whole and number == 2)
+        # Or the last class is rare. With two classes it comes to the same: one is trained on.
+        sure = files >= _ENOUGH_FILES or (whole and number == 2 and split == "train")
         what = f"every label from 0 to {number - 1} occurs"
         gravity = "" if sure else "warning"
         problems.append(_needless_reduce(name, split, number, what, files, gravity))
