@@ -22,6 +22,7 @@ import yaml
 from mmseg_resnest.engine.cli import ArgumentParser, run_tool
 from mmseg_resnest.engine.reproduce import PROTOCOLS
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.files import write_whole
 from mmseg_resnest.weights import Entry, catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,9 +276,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
     }
     for name, text in changed.items():
         if not args.check:
-            part = root / f"{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(root / name)
+            write_whole(root / name, text)
         print(f"{name}: {'not current' if args.check else 'written'}")
     if not changed:
         print("all current")

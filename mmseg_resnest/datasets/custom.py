@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,10 @@ from mmseg.datasets import BaseSegDataset
 from ..errors import UserError
 from ..registry import DATASETS
 from .layout import FolderCheck
+from .walk import walk
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_LOWER = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_SUFFIXES = (*_LOWER, *(suffix.upper() for suffix in _LOWER))  # cameras write .JPG
 
 
 @DATASETS.register_module()
@@ -77,8 +78,9 @@ class CustomDataset(FolderCheck, BaseSegDataset):
                 )
             images[stem] = file
         if self.ann_file:
-            lines = Path(self.ann_file).read_text(encoding="utf-8").splitlines()
-            listed = [line.strip() for line in lines if line.strip()]
+            # Editors on Windows put a mark before the first line, others leave spaces at the end.
+            lines = Path(self.ann_file).read_text(encoding="utf-8-sig").splitlines()
+            listed = [line if line in images else line.strip() for line in lines if line.strip()]
             absent = [stem for stem in listed if stem not in images]
             if absent:
                 raise UserError(
@@ -107,7 +109,7 @@ def _stems(top: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
     A folder with such a name is listed too: it is a mistake, which passing it over would hide.
     """
     found = []
-    for where, folders, names in os.walk(top, followlinks=True):
+    for where, folders, names in walk(top):
         for name in (*folders, *names):
             suffix = next((s for s in suffixes if name.endswith(s)), None)
             if suffix is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..registry import DATASETS
+from .walk import walk
 
 _HINT = "see data/README.md for where it comes from and how its folders must lie"
 
@@ -25,7 +26,7 @@ class EmptyDataError(UserError):
 
 def _files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
     """Names of the files below a folder that end in one of the suffixes, links followed."""
-    for _, _, names in os.walk(folder, followlinks=True):
+    for _, _, names in walk(folder):
         yield from (name for name in names if name.endswith(tuple(suffixes)))
 
 

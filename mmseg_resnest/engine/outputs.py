@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import mmcv
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.files import whole_file
 
 __all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems", "whole_file"]
 
@@ -154,31 +154,3 @@ def save_image(
     with whole_file(target) as file:
         picture.save(file, format=Image.registered_extensions()[target.suffix.lower()], **options)
     return target
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A file to write bytes into, which takes its name when all is written; its folder is made.
-
-    Raises:
-        UserError: It cannot be written; nothing is left behind, as with any other error.
-    """
-    target = Path(path)
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.stem[:50]}.", suffix=target.suffix, delete=False
-        ) as file:
-            temporary = file.name
-            yield file
-        # Temporary files are private; the result is for whom the user's umask lets read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.files import whole_file
 
 __all__ = ["Series", "find_series", "plot_curves", "read_scalars"]
 
@@ -240,12 +241,9 @@ def plot_curves(
             spine.set_color(faint)
 
     out = Path(out_png)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as file:
         # No date or version inside: the same log draws the same bytes.
-        figure.savefig(out, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise UserError(f"{out}: the picture cannot be written ({error.strerror})") from error
+        figure.savefig(file, format="png", metadata={"Software": None})
     return out
 
 

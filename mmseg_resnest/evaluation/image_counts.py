@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from prettytable import PrettyTable
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.files import whole_file
 
 __all__ = [
     "Comparison",
@@ -57,24 +58,15 @@ class ImageCounts:
         Raises:
             UserError: It cannot be written.
         """
-        target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    images=np.array(self.images, dtype=np.str_),
-                    classes=np.array(self.classes, dtype=np.str_),
-                    intersection=self.intersection.astype(np.uint32),
-                    label=self.label.astype(np.uint32),
-                    predicted=self.predicted.astype(np.uint32),
-                )
-            part.replace(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({error.strerror})") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            np.savez_compressed(
+                file,
+                images=np.array(self.images, dtype=np.str_),
+                classes=np.array(self.classes, dtype=np.str_),
+                intersection=self.intersection.astype(np.uint32),
+                label=self.label.astype(np.uint32),
+                predicted=self.predicted.astype(np.uint32),
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImageCounts:

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +47,7 @@ from mmseg_resnest.evaluation.image_counts import (
     bootstrap_interval,
     image_mean_iou,
 )
+from mmseg_resnest.files import write_whole
 from mmseg_resnest.registry import METRICS
 
 __all__ = ["MORE_METRICS", "SegmentationMetric", "class_table", "write_result"]
@@ -582,7 +582,7 @@ def write_confusion(
     writer.writerow(["label \\ predicted", *names])
     for name, row in zip(names, matrix, strict=True):
         writer.writerow([name, *row])
-    write_text(buffer.getvalue(), Path(path))
+    write_whole(path, buffer.getvalue())
 
 
 def _to_json(result: Mapping[str, Any]) -> str:
@@ -632,34 +632,9 @@ def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
 
     Args:
         result: ``SegmentationMetric.last_result``, or it with more entries.
-        path: The file; its folder is made. A reader sees the old file or the new one, never a
-            part: the text goes to a temporary file beside it, which then takes its name.
+        path: The file; its folder is made.
 
     Raises:
         UserError: The file cannot be written; the message names it.
     """
-    write_text(_to_json(result), Path(path))
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a text whole or not at all; see :func:`write_result`."""
-    _make_parent(path)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        # Temporary files are private; the result is for whom the user's umask lets read.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose another place or make room"
-        ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    write_whole(path, _to_json(result))

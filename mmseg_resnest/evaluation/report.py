@@ -17,7 +17,7 @@ from PIL import Image
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation.curves import find_series, read_scalars
-from mmseg_resnest.evaluation.metric import write_text
+from mmseg_resnest.files import write_whole
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import catalogue
 
@@ -287,7 +287,7 @@ def write_report(
     room = MAX_BYTES - len(_page(bare).encode())
     _embed(runs, max(room, 0))
     page = _page(runs)
-    write_text(page, Path(out))
+    write_whole(out, page)
     return {
         "runs": [run["name"] for run in runs],
         "bytes": len(page.encode()),

@@ -17,6 +17,7 @@ from PIL import Image
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation.cityscapes import label_ids
 from mmseg_resnest.evaluation.visualize import palette_image
+from mmseg_resnest.files import whole_file
 
 __all__ = ["FORMATS", "Submission"]
 
@@ -192,21 +193,16 @@ class Submission:
             UserError: It cannot be written.
         """
         root, target = Path(folder), Path(archive)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
+        with whole_file(target) as part:
             # PNGs do not get smaller.
             with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as packed:
                 for file in sorted(self.files.values()):
                     info = zipfile.ZipInfo(file, (1980, 1, 1, 0, 0, 0))
                     info.external_attr = 0o644 << 16
                     packed.writestr(info, (root / file).read_bytes())
-            with zipfile.ZipFile(part) as packed:
+            part.flush()
+            with zipfile.ZipFile(part.name) as packed:
                 bad = packed.testzip()
                 if bad or sorted(packed.namelist()) != sorted(self.files.values()):
                     raise UserError(f"{target}: was not written correctly ({bad}); try again")
-            part.replace(target)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({error.strerror})") from error
-        finally:
-            part.unlink(missing_ok=True)
         return target

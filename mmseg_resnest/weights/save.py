@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..files import whole_file
 
 SUFFIXES = (".pth", ".safetensors")
 
@@ -57,26 +56,11 @@ def save_state_dict(
     target = check_target(path, force)
     # a tensor of its own, so that no file carries the rest of a storage of which it was a view
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "wb") as file:
-            if target.suffix == ".safetensors":
-                file.write(_safetensors_bytes(tensors, target))
-            else:
-                torch.save(tensors, file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's files are for the owner only
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    with whole_file(target, sync=True) as file:
+        if target.suffix == ".safetensors":
+            file.write(_safetensors_bytes(tensors, target))
+        else:
+            torch.save(tensors, file)
     return target
 
 

@@ -579,6 +579,50 @@ def test_reduce_zero_label_that_contradicts_the_labels(data: Path) -> None:
         check_start(base_config(data, reduce_zero_label=True))
 
 
+def test_labels_without_a_zero_that_start_at_one(data: Path) -> None:
+    relabel(data, {**{k: k + 1 for k in range(11)}, 11: 255})
+    found = check(base_config(data)).by_kind["reduce_zero_label"]
+    assert "the labels run from 1 to 11" in found[0].what
+    assert "set reduce_zero_label=True" in found[0].fix
+    assert check(base_config(data, reduce_zero_label=True)).problems == []
+
+
+def test_a_needless_reduce_zero_label_without_255(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Either 0 is a class, or the last class occurs in none of these few files: no error.
+    relabel(data, {11: 0})
+    cfg = base_config(data, reduce_zero_label=True)
+    found = check(cfg).by_kind["reduce_zero_label"]
+    assert {p.gravity for p in found} == {"warning"}
+    assert "every label from 0 to 10 occurs and 11 never does" in found[0].what
+    check_start(cfg)
+    # More files, which the start looks at only where a sample leaves doubts, make it one.
+    monkeypatch.setattr("mmseg_resnest.datasets.check.labels._ENOUGH_FILES", 5)
+    with pytest.raises(UserError, match=r"in 6 files every label from 0 to 10 occurs"):
+        check_start(cfg, files=2)
+    monkeypatch.undo()
+    path = first(data, "trainannot", 0)
+    labels = np.array(Image.open(path))
+    labels[-1, -1] = 11  # the last class after all
+    Image.fromarray(labels).save(path)
+    assert "reduce_zero_label" not in check(cfg, splits=["train"]).by_kind
+
+
+def test_a_needless_reduce_zero_label_with_two_classes(data: Path) -> None:
+    relabel(data, {k: k % 2 for k in range(12)})
+    cfg = base_config(data, reduce_zero_label=True)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.metainfo = {"classes": ["no", "yes"], "palette": [[0] * 3, [255] * 3]}
+    cfg.model.decode_head.num_classes = 2
+    found = check(cfg).by_kind["reduce_zero_label"]
+    # In so few images to validate on, the second class may be missing rightly.
+    assert [(p.split, p.gravity) for p in found] == [("train", "error"), ("val", "warning")]
+    with pytest.raises(UserError, match="set reduce_zero_label=False"):
+        check_start(cfg)
+    check_start(cfg, files=1)  # nor does a part of the files tell: five of six
+
+
 def test_a_config_that_turns_the_data_sets_own_setting_around(data: Path) -> None:
     cfg = base_config(data)
     cfg.train_dataloader.dataset.update(

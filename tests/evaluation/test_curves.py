@@ -90,7 +90,7 @@ def test_errors(tmp_path):
         plot_curves(time, tmp_path / "curve.png")
     log(tmp_path, "20260101_000000", [10, 20])
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"curve\.png: the picture cannot be written"):
+    with pytest.raises(UserError, match=r"curve\.png: cannot be written"):
         plot_curves(tmp_path, tmp_path / "file" / "curve.png")
 
 

@@ -125,5 +125,6 @@ def test_what_cannot_be_submitted():
 
 def test_a_zip_that_cannot_be_written(tmp_path):
     submission, _, _ = make(tmp_path, "ade20k")
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"out\.zip: cannot be written"):
-        submission.pack(tmp_path / "out", tmp_path / "nowhere" / "out.zip")
+        submission.pack(tmp_path / "out", tmp_path / "file" / "out.zip")

@@ -164,7 +164,7 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"b\.pth: cannot be written: No space left on device"):
+    with pytest.raises(UserError, match=r"b\.pth: cannot be written \(No space left on device\)"):
         save_state_dict(backbone(), target, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["b.pth"]
     assert target.read_text() == "precious"

@@ -189,7 +189,11 @@ def _check_default_reduce(
 
 
 def check_label_use(
-    counts: Sequence[NDArray[np.int64]], plan: ReadPlan, name: str, split: str
+    counts: Sequence[NDArray[np.int64]],
+    plan: ReadPlan,
+    name: str,
+    split: str,
+    whole: bool = True,
 ) -> list[Problem]:
     """Whether ``reduce_zero_label``, ``ignore_index`` and the classes fit the labels of a split.
 
@@ -198,6 +202,7 @@ def check_label_use(
         plan: How they are read.
         name: Of the data set.
         split: Its split.
+        whole: Whether the counts are those of all its label files.
     """
     if not counts:
         return []
@@ -210,14 +215,17 @@ def check_label_use(
     reduced = plan.maps_zero_away
     identity = bool((plan.table[: number + 1] == np.arange(number + 1)).all())
     problems = []
-    if wrong == [number] and 0 in inside and identity:
+    # Without a 0 nothing is unlabelled: then all the others must be there to tell.
+    shifted = 0 in inside or set(range(1, number)) <= inside
+    if wrong == [number] and shifted and identity:
         share = int(table[:, number].sum())
+        low, says = (0, "0 seems to be unlabelled and ") if 0 in inside else (1, "")
         problems.append(
             Problem(
                 "reduce_zero_label",
                 f"reduce_zero_label of {name} ({split})",
-                f"is False, but the labels run from 0 to {number} ({number} in {share} of {files} "
-                f"files) with {number} classes: 0 seems to be unlabelled and 1 the first class",
+                f"is False, but the labels run from {low} to {number} ({number} in {share} of "
+                f"{files} files) with {number} classes: {says}1 the first class",
                 "training stops with an index error or a CUDA assert",
                 f"set reduce_zero_label=True; if {number} is the void label, give the data set a "
                 f"label_map {{{number}: 255}}",
@@ -240,11 +248,12 @@ def check_label_use(
         )
     if reduced and {0, 255} <= inside and number not in inside:
         problems.append(_needless_reduce(name, split, number, "both 0 and 255 occur", files))
-    elif (
-        reduced and files >= _ENOUGH_FILES and number not in inside and set(range(number)) <= inside
-    ):
+    elif reduced and number not in inside and set(range(number)) <= inside:
+        # Or the last class is rare. With two classes it comes to the same: one is trained on.
+        sure = files >= _ENOUGH_FILES or (whole and number == 2 and split == "train")
         what = f"every label from 0 to {number - 1} occurs"
-        problems.append(_needless_reduce(name, split, number, what, files))
+        gravity = "" if sure else "warning"
+        problems.append(_needless_reduce(name, split, number, what, files, gravity))
     if inside == {0, 255} and not reduced and number > 1:
         problems.append(
             Problem(
@@ -260,7 +269,9 @@ def check_label_use(
     return problems
 
 
-def _needless_reduce(name: str, split: str, number: int, what: str, files: int) -> Problem:
+def _needless_reduce(
+    name: str, split: str, number: int, what: str, files: int, gravity: str = ""
+) -> Problem:
     return Problem(
         "reduce_zero_label",
         f"reduce_zero_label of {name} ({split})",
@@ -268,6 +279,7 @@ def _needless_reduce(name: str, split: str, number: int, what: str, files: int) 
         "training ignores the first class and learns every other one as the one before it",
         "set reduce_zero_label=False",
         split,
+        gravity,
     )
 
 

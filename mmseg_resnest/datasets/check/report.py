@@ -9,14 +9,13 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...errors import UserError
+from ...files import write_whole
 from .files import SampleFacts
 from .problems import KINDS, printable
 from .run import DataReport, Part
@@ -88,7 +87,6 @@ def write_report(
     Raises:
         UserError: The page cannot be written.
     """
-    target = Path(path)
     page = _PAGE.format(
         title=html.escape(title),
         problems=_problem_list(report),
@@ -96,15 +94,7 @@ def write_report(
         sizes=_size_plot(report),
         samples=_contact_sheet(report, draw, samples),
     )
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        part.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, page)
 
 
 def _problem_list(report: DataReport, limit: int = 200) -> str:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...files import whole_file
 from ...registry import DATASETS, TRANSFORMS
 from ..forking import opencv_on_one_thread
 from ..layout import EmptyDataError, FolderCheck, check_dataset_folders
+from ..walk import walk
 from .files import ReadPlan, SampleFacts, check_sample, make_plan
 from .labels import (
     check_class_counts,
@@ -51,6 +52,7 @@ __all__ = [
 
 SPLITS = ("train", "val", "test")
 _CHUNK = 16  # samples a task
+_MORE = 5  # times as many files are looked at before training where a sample leaves doubts
 _IMAGES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -288,8 +290,8 @@ def _unlisted(
 
 
 def _below(folder: str) -> Iterator[str]:
-    for root, _, names in os.walk(folder, followlinks=True):
-        for name in sorted(names):
+    for root, _, names in walk(folder):
+        for name in names:
             yield os.path.normpath(os.path.join(root, name))
 
 
@@ -437,7 +439,7 @@ def check_data(
     for part in parts:
         for facts in part.facts:
             problems += facts.problems
-        problems += check_label_use(part.counts, part.plan, part.name, part.split)
+        problems += _label_use(part)
     problems += _duplicates(parts)
     by_classes: dict[tuple[str, ...], dict[str, NDArray[np.int64]]] = {}
     for part in parts:
@@ -558,9 +560,13 @@ def check_start(
                 continue
             part.plan.with_pixels = False
             part.facts = _read_some(part, files, seconds)
+            of_all = _label_use(part)
+            if any(p.gravity == "warning" for p in of_all):  # more files will tell
+                part.facts = _read_some(part, _MORE * files, 2 * seconds)
+                of_all = _label_use(part)
             for facts in part.facts:
                 errors += facts.problems
-            errors += check_label_use(part.counts, part.plan, part.name, split)
+            errors += of_all
     order = {"num_classes": 0, "reduce_zero_label": 1, "ignore_index": 2}
     told = [p.message for p in sorted(dict.fromkeys(errors), key=lambda p: order.get(p.kind, 3))
             if p.gravity == "error"]  # fmt: skip
@@ -568,6 +574,11 @@ def check_start(
         more = [f"and {len(told) - limit} more like these"] if len(told) > limit else []
         hint = "tools/check_data.py CONFIG checks every file and lists what to mend"
         raise UserError("\n".join(["the data do not fit:", *told[:limit], *more, hint]))
+
+
+def _label_use(part: Part) -> list[Problem]:
+    whole = len(part.facts) == len(part.samples)
+    return check_label_use(part.counts, part.plan, part.name, part.split, whole)
 
 
 def guard_labels(dataset_cfg: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
@@ -629,17 +640,8 @@ def write_fix_list(report: DataReport, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            for problem in report.problems:
-                name = problem.file.replace("\n", "\\n").replace("\t", "\\t")
-                line = f"{problem.kind}\t{name}\t{printable(problem.fix)}\n"
-                file.write(line.encode("utf-8", "surrogateescape"))
-        part.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        for problem in report.problems:
+            name = problem.file.replace("\n", "\\n").replace("\t", "\\t")
+            line = f"{problem.kind}\t{name}\t{printable(problem.fix)}\n"
+            file.write(line.encode("utf-8", "surrogateescape"))

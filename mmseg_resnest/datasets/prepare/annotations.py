@@ -31,6 +31,7 @@ from .sources import Place, file_stamp, list_folder
 FORMATS = ("labelme", "coco", "colour", "index")
 IGNORED = 255
 IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
+_LINE_SHAPES = ("line", "linestrip", "point", "points")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Renders a label map (H, W) from the label of each class name.
@@ -209,6 +210,7 @@ def read_samples(
         raise UserError(f"{', '.join(map(str, sources))}: holds no {what} with samples")
     names: dict[str, Sample] = {}
     for sample in samples:
+        _check_name(sample)
         if sample.name in names:
             raise UserError(
                 f"{sample.name}: is the name of two images ({_where(names[sample.name])},"
@@ -216,6 +218,22 @@ def read_samples(
             )
         names[sample.name] = sample
     return sorted(samples, key=lambda sample: sample.name)
+
+
+def _check_name(sample: Sample) -> None:
+    """Makes sure that a list can name the image, one a line, in UTF-8."""
+    name = sample.name
+    try:
+        name.encode()
+        fits = len(name.splitlines()) == 1
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        shown = name.encode("utf-8", "backslashreplace").decode().encode("unicode_escape").decode()
+        raise UserError(
+            f"{shown}: no list of images can hold this name (it has a line break or is not"
+            " UTF-8); rename the image and its labels"
+        )
 
 
 def _where(sample: Sample) -> str:
@@ -253,7 +271,7 @@ def _find_image(candidates: Iterable[Path]) -> Path | None:
         if candidate.is_file():
             return candidate
         if candidate.suffix.lower() not in IMAGE_SUFFIXES:
-            for suffix in IMAGE_SUFFIXES:
+            for suffix in (*IMAGE_SUFFIXES, *(s.upper() for s in IMAGE_SUFFIXES)):
                 other = candidate.with_name(candidate.name + suffix)
                 if other.is_file():
                     return other
@@ -277,7 +295,12 @@ def _labelme(source: Path, images: Path | None) -> list[Sample]:
         stamp = file_stamp(file)
         suffix = ""
         if image is None and data.get("imageData"):
-            image = base64.b64decode(data["imageData"])
+            try:
+                image = base64.b64decode(data["imageData"])
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{file}: imageData is not base64 ({error}); label it anew"
+                ) from error
             opened = open_image(image, f"{file}: imageData")
             suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(opened.format or "", "")
             if not suffix:
@@ -286,15 +309,21 @@ def _labelme(source: Path, images: Path | None) -> list[Sample]:
             raise UserError(f"{file}: its image {path or relative} is not there; see --images")
         names = set()
         for number, shape in enumerate(data["shapes"]):
-            if not isinstance(shape, dict) or "label" not in shape or "points" not in shape:
-                raise UserError(f"{file}: shape {number} has no label or no points")
+            label = (
+                str(shape["label"] or "") if isinstance(shape, dict) and "label" in shape else ""
+            )
+            if not label.strip() or not isinstance(shape.get("points"), list):
+                raise UserError(
+                    f"{file}: shape {number} has no label or no points; mend or remove it"
+                )
             kind = shape.get("shape_type") or "polygon"
             if kind not in _LABELME_SHAPES:
+                why = "which has no area" if kind in _LINE_SHAPES else "which is not known here"
                 raise UserError(
-                    f"{file}: shape {number} ({shape['label']!r}) is a {kind}, which has no area;"
-                    " make it a polygon or remove it"
+                    f"{file}: shape {number} ({label!r}) is a {kind}, {why}; make it a polygon or"
+                    " remove it"
                 )
-            names.add(str(shape["label"]))
+            names.add(label)
         samples.append(
             Sample(
                 relative.as_posix(),
@@ -383,9 +412,10 @@ def _coco(source: Path, images: Path | None) -> list[Sample]:
                 )
             listed = [(entry["id"], str(entry["file_name"])) for entry in data["images"]]
             sizes = {e["id"]: (e.get("height"), e.get("width")) for e in data["images"]}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{file}: is no COCO file of `images`, `annotations`, `categories` (at {error})"
+                f"{file}: is no COCO file of `images`, `annotations` with `segmentation`, and"
+                f" `categories` (at {error})"
             ) from error
         stamp = file_stamp(file)
         for image_id, file_name in listed:
@@ -432,6 +462,8 @@ def _render_coco(
                 if list(segmentation["size"]) != [height, width]:
                     raise ValueError(f"its size is {segmentation['size']}, not {[height, width]}")
                 mask = decode_rle(segmentation["counts"], height, width)
+            elif not segmentation:
+                raise ValueError("it has no outline, only a box")
             else:
                 mask = np.zeros((height, width), dtype=np.bool_)
                 for polygon in segmentation:
@@ -463,24 +495,19 @@ def _masks(
     if form == "index" and not classes:
         raise UserError("--format index: give the names of labels 0, 1, ... with --classes FILE")
     names = frozenset(classes) or frozenset(colour.name for colour in colours)
+    masks: dict[str, Place] = {}
+    for place in list_folder(source):
+        path = Path(place.name)
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.endswith(label_suffix):
+            _only_one(masks, path.with_suffix("").as_posix(), place)
+    own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
     pictures: dict[str, Place] = {}
     for place in list_folder(images):
         path = Path(place.name)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            stem = path.with_suffix("").as_posix()
-            if stem in pictures:
-                raise UserError(
-                    f"{place.file} and {pictures[stem].file} share a name; remove one of them"
-                )
-            pictures[stem] = place
+        if path.suffix.lower() in IMAGE_SUFFIXES and place.file.resolve() not in own:
+            _only_one(pictures, path.with_suffix("").as_posix(), place)
     samples = []
-    for place in list_folder(source):
-        path = Path(place.name)
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        stem = path.with_suffix("").as_posix()
-        if not stem.endswith(label_suffix):
-            continue
+    for stem, place in masks.items():
         stem = stem.removesuffix(label_suffix)
         if stem not in pictures:
             raise UserError(
@@ -504,6 +531,12 @@ def _masks(
             " take these images out of the folder"
         )
     return samples
+
+
+def _only_one(places: dict[str, Place], stem: str, place: Place) -> None:
+    if stem in places:
+        raise UserError(f"{place.file} and {places[stem].file} share a name; remove one of them")
+    places[stem] = place
 
 
 def _check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:

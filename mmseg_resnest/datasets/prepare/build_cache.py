@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from ...files import whole_file, write_whole
 from ..cache import (
     FOLDER,
     SUFFIX,
@@ -25,7 +26,7 @@ from ..cache import (
     read_entry,
 )
 from .annotations import image_size
-from .work import cores, in_parallel, write_whole
+from .work import cores, in_parallel
 
 _DECODE = {"image": decode_image, "label": decode_label}
 _CHANNELS = {"image": 3, "label": 1}
@@ -99,7 +100,7 @@ def build_cache(
             # A data set that was moved takes its cache along: paths in it are relative.
             if old is not None and cache is not None:
                 raise UserError(f"--cache {folder}: is the cache of another data set; name another")
-            write_whole(marker, index.encode())
+            write_whole(marker, index)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); name another place with --cache DIR"
@@ -138,28 +139,22 @@ def _write(data: Path, folder: Path, job: tuple[str, str]) -> str:
     kept = read_entry(entry, source, check=True)
     if kept is not None and np.array_equal(kept, pixels):
         return "kept"
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.with_name(f"{entry.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(entry_bytes(pixels, status))
-        back = read_entry(part, source, check=True)
+    with whole_file(entry) as part:
+        part.write(entry_bytes(pixels, status))
+        part.flush()
+        back = read_entry(part.name, source, check=True)
         if back is None or not np.array_equal(back, pixels):
             raise UserError(
                 f"{entry}: what was written does not read back as {source}; check the disk, or"
                 " whether the file is being changed"
             )
-        part.replace(entry)
-    except OSError as error:
-        raise UserError(f"{entry}: cannot be written ({error.strerror})") from error
-    finally:
-        part.unlink(missing_ok=True)
     return "made"
 
 
 def _remove_others(folder: Path, names: set[str]) -> int:
     """Removes entries of files that are gone, and half-written ones; returns how many entries."""
     removed = 0
-    for file in [*folder.rglob(f"*{SUFFIX}"), *folder.rglob(f"*{SUFFIX}.*.part")]:
+    for file in [*folder.rglob(f"*{SUFFIX}"), *folder.rglob("*.part")]:
         name = file.relative_to(folder).as_posix().removesuffix(SUFFIX)
         if name not in names:
             file.unlink(missing_ok=True)

@@ -55,7 +55,11 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
 CITYSCAPES = DataSet(
     name="cityscapes",
     folder="cityscapes",
-    archives=(Archive("leftImg8bit_trainvaltest.zip"), Archive("gtFine_trainvaltest.zip")),
+    # As its download page, behind the login, gives them.
+    archives=(
+        Archive("leftImg8bit_trainvaltest.zip", md5="0a6e97e94b616a514066c9e2adb0c97f"),
+        Archive("gtFine_trainvaltest.zip", md5="4237c19de34c8a376e9ba46b495d6f66"),
+    ),
     where="log in at cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and"
     " gtFine_trainvaltest.zip, and name them or their folder with --source",
     expected={"train": 2975, "val": 500, "test": 1525},

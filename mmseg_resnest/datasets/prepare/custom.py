@@ -8,6 +8,7 @@ ignored), ``classes.txt`` (name and colour a line) and ``splits/{train,val}.txt`
 from __future__ import annotations
 
 import hashlib
+import json
 import keyword
 import math
 import os
@@ -23,11 +24,12 @@ import numpy as np
 from mmengine.config import Config
 
 from ...errors import UserError
+from ...files import write_whole
 from .annotations import IGNORED, IGNORED_NAME, Colour, Sample, read_samples, read_table
 from .dataset import VERSION, Plan
 from .labels import bit_palette, indices, png
 from .sources import Place
-from .work import Workspace, cores, in_parallel, write_whole
+from .work import Workspace, cores, in_parallel
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
 GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
@@ -222,12 +224,13 @@ def split_by_groups(
 
 def _listed(file: Path, names: Sequence[str]) -> list[str]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--val-list {file}: cannot be read ({error})") from error
-    known = {**{f"{name}": name for name in names}}
+    known = set(names)
     chosen = []
     for line in filter(None, lines):
+        line = line.replace("\\", "/")
         name = line if line in known else os.path.splitext(line)[0]
         if name not in known:
             raise UserError(f"--val-list {file}: names {line}, and there is no such image")
@@ -274,6 +277,8 @@ def prepare_custom(
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", options.name) or keyword.iskeyword(options.name):
         raise UserError(f"--name {options.name}: must be letters, digits and _, a letter first")
+    if epochs < 1:
+        raise UserError(f"--epochs {epochs}: must be at least 1")
     processes = cores() if jobs is None else jobs
     root = Path(root)
     rows = read_table(options.classes) if options.classes is not None else []
@@ -302,7 +307,7 @@ def prepare_custom(
     # One key for the table: another order of the classes makes every label map anew.
     table_key = hashlib.sha1(repr((sorted(table.items()), uncovered)).encode()).hexdigest()[:12]
     for sample in all_samples:
-        target = f"images/{sample.name}{sample.suffix}"
+        target = f"images/{sample.name}{sample.suffix.lower()}"
         if isinstance(sample.image, Path):
             size = sample.image.stat().st_size
             stamp = f"{size}-{sample.image.stat().st_mtime_ns}"
@@ -326,6 +331,11 @@ def prepare_custom(
     folder = root / options.name
     with Workspace(folder) as work:
         record = work.record()
+        if record and record.get("facts", {}).get("data_set") != "custom":
+            raise UserError(
+                f"--name {options.name}: {folder} is the folder of another data set; choose another"
+                " name"
+            )
         written = record["report"]["config"] if record else None
         if old is not None and old != text and not force and _sha(old) != written:
             raise UserError(
@@ -335,16 +345,18 @@ def prepare_custom(
         done = work.run(plan.items, processes, link, options.name)
         unchanged = done["kept"] == len(plan.items) and record is not None and old == text
         if unchanged and record is not None:
-            pixels = record["report"]["pixels"]
+            pixels, unlabelled = record["report"]["pixels"], record["report"].get("unlabelled", [])
         else:
-            pixels = {
-                split: _count_pixels(folder, chosen, len(palette), processes, split)
-                for split, chosen in (("train", train), ("val", val))
-            }
-            config.parent.mkdir(parents=True, exist_ok=True)
+            pixels, unlabelled = {}, []
+            for split, chosen in (("train", train), ("val", val)):
+                pixels[split], nothing = _count_pixels(
+                    folder, chosen, len(palette), processes, split
+                )
+                unlabelled += nothing
             write_whole(config, text)
             facts = {"data_set": "custom", "version": VERSION, "name": options.name}
-            work.finish(facts, plan.items, {"config": _sha(text), "pixels": pixels})
+            found = {"config": _sha(text), "pixels": pixels, "unlabelled": unlabelled}
+            work.finish(facts, plan.items, found)
     report = CustomReport(
         folder,
         config,
@@ -363,6 +375,11 @@ def prepare_custom(
                 split for split, count in (("train", in_train), ("val", in_val)) if not count
             )
             report.notes.append(f"class {name!r} has no pixel in {where}")
+    if unlabelled:
+        report.notes.append(
+            f"{len(unlabelled):,} images have no labelled pixel, e.g. {min(unlabelled)}: training"
+            " learns nothing from them"
+        )
     return report
 
 
@@ -390,17 +407,22 @@ def _render(sample: Sample, table: dict[str, int], uncovered: int) -> bytes:
 
 def _count_pixels(
     folder: Path, names: Sequence[str], classes: int, processes: int, split: str
-) -> list[int]:
+) -> tuple[list[int], list[str]]:
+    """Pixels of each class, and the names of images that have none of any."""
     total: Counter[int] = Counter()
-    files = [folder / "annotations" / f"{name}.png" for name in names]
-    for counts in in_parallel(_histogram, files, processes, f"count {split}"):
+    unlabelled = []
+    work = partial(_histogram, folder / "annotations")
+    for name, counts in in_parallel(work, names, processes, f"count {split}"):
         total.update(counts)
-    return [total[label] for label in range(classes)]
+        if set(counts) <= {IGNORED}:
+            unlabelled.append(name)
+    return [total[label] for label in range(classes)], sorted(unlabelled)
 
 
-def _histogram(file: Path) -> dict[int, int]:
+def _histogram(folder: Path, name: str) -> tuple[str, dict[int, int]]:
+    file = folder / f"{name}.png"
     counts = np.bincount(indices(file.read_bytes(), file).reshape(-1), minlength=256)
-    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
+    return name, {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -469,11 +491,18 @@ def config_text(
     )
     relative = Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
     colours = "\n".join(f"    ({name!r}, [{r}, {g}, {b}])," for name, (r, g, b) in palette)
-    place = f"{{{{$MMSEG_RESNEST_DATA:{root.as_posix()}}}}}/{name}"
+    place = root.as_posix()
+    if re.fullmatch(r"[\w./-]+", place):
+        data_root, before = f'"{{{{$MMSEG_RESNEST_DATA:{place}}}}}/{name}"', ""
+    else:  # MMEngine takes the default for a pattern without spaces
+        data_root = f'root + "/{name}"'
+        before = 'root = "{{$MMSEG_RESNEST_DATA:unset}}"\n'
+        before += f'root = {place!r} if root == "unset" else root\n'
     return f"""\
 # {name}: {num_train} / {num_val} images, {len(palette)} classes.
 # Written by tools/prepare_data.py custom.
-_base_ = "{relative}"
+_base_ = {json.dumps(relative, ensure_ascii=False)}
+{before}\
 classes_and_colours = [
 {colours}
 ]
@@ -485,7 +514,7 @@ model = dict(
 dataset = dict(
     _delete_=True,
     type="CustomDataset",
-    data_root="{place}",
+    data_root={data_root},
     data_prefix=dict(img_path="images", seg_map_path="annotations"),
     metainfo=dict(
         classes=[name for name, _ in classes_and_colours],

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...files import write_whole
 from .fetch import fetch
 from .sources import Archive, Files, Place, file_stamp, is_archive, list_archive, list_folder
-from .work import Item, Workspace, cores, write_whole
+from .work import Item, Workspace, cores
 
 # Raise when a data set's files would come out differently: what was made before is made again.
 VERSION = 1
@@ -162,6 +163,11 @@ def prepare(
             "sources": "download" if download else [_fingerprint(p, folder, own) for p in paths],
         }
         record = work.record()
+        if record and record.get("facts", {}).get("data_set") != dataset.name:
+            raise UserError(
+                f"{folder}: holds another data set, {record.get('facts', {}).get('name')!r}, made"
+                " by `prepare_data.py custom`; name another place with --root"
+            )
         if record and (allow_incomplete or not record["report"]["incomplete"]):
             if not download and not paths:
                 facts = record["facts"]
@@ -177,8 +183,15 @@ def prepare(
             raise UserError(
                 f"{folder}: has changed since it was prepared; give --source PATH to mend it"
             )
-        places = [place for path in paths for place in _expand(dataset, path, work, own)]
+        unhashed: list[str] = []
+        places = [place for path in paths for place in _expand(dataset, path, work, own, unhashed)]
         plan = dataset.plan(Files(places, paths), allow_incomplete)
+        for name in dict.fromkeys(unhashed):
+            how = "the CRC-32 of each of its files and " if name.endswith(".zip") else ""
+            plan.notes.append(
+                f"{name}: its publisher gives no hash that is known here; {how}the counts were"
+                " checked"
+            )
         incomplete = _check_counts(dataset, plan, allow_incomplete, paths)
         done = work.run(plan.items, cores() if jobs is None else jobs, link, dataset.name)
         if dataset.check is not None and not incomplete:
@@ -221,28 +234,39 @@ def _fingerprint(path: Path, folder: Path, own: set[str]) -> list[str]:
     return [str(path.resolve()), digest.hexdigest()]
 
 
-def _expand(dataset: DataSet, path: Path, work: Workspace, own: set[str]) -> Iterator[Place]:
-    """The files of a source; archives are hashed, once, and looked into."""
+def _expand(
+    dataset: DataSet, path: Path, work: Workspace, own: set[str], unhashed: list[str]
+) -> Iterator[Place]:
+    """The files of a source; archives are hashed, once, and looked into.
+
+    The names of official archives that have no known hash are added to ``unhashed``.
+    """
     official = {archive.name: archive for archive in dataset.archives}
     if path.is_dir():
         for place in _list_source(path, work.folder, own):
             if is_archive(place.file):
                 if place.file.name in official:
-                    yield from _expand(dataset, place.file, work, own)
+                    yield from _expand(dataset, place.file, work, own, unhashed)
             else:
                 if place.file.name in official:
                     _check_hash(official[place.file.name], place.file, work)
                 yield place
         return
+    hashed = False
     if path.name in official:
-        _check_hash(official[path.name], path, work)
+        hashed = _check_hash(official[path.name], path, work)
+        if not hashed:
+            unhashed.append(path.name)
     if is_archive(path):
-        yield from list_archive(path, work.staging, dataset.wanted)
+        yield from list_archive(path, work.staging, dataset.wanted, hashed)
     else:
         yield Place(path.name, path.stat().st_size, file_stamp(path), path)
 
 
-def _check_hash(archive: Archive, file: Path, work: Workspace) -> None:
+def _check_hash(archive: Archive, file: Path, work: Workspace) -> bool:
+    """Compares a file with its published hash, once; False where none is known."""
+    if not (archive.sha1 or archive.md5):
+        return False
     known_file = work.hidden / "hashes.json"
     try:
         known = json.loads(known_file.read_text(encoding="utf-8"))
@@ -251,7 +275,8 @@ def _check_hash(archive: Archive, file: Path, work: Workspace) -> None:
     key = f"{file.resolve()} {file_stamp(file)} {archive.sha1 or archive.md5}"
     if key not in known:
         known[key] = archive.check(file)
-        write_whole(known_file, json.dumps(known, indent=1).encode())
+        write_whole(known_file, json.dumps(known, indent=1))
+    return True
 
 
 def _check_counts(

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
+from ...files import write_whole
 from .annotations import IGNORED_NAME, IMAGE_SUFFIXES, Colour, image_size, read_table
 from .labels import Labels, bit_palette, indices, png
 from .shapes import compress_rle, encode_rle, outlines
 from .sources import Place, list_folder
-from .work import cores, in_parallel, put_link, write_whole
+from .work import cores, in_parallel, put_link
 
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 
@@ -67,6 +68,8 @@ def export_labels(
     }
     pairs = []
     for place in list_folder(labels):
+        if Path(place.name).suffix.lower() not in IMAGE_SUFFIXES:
+            continue
         stem = Path(place.name).with_suffix("").as_posix()
         if stem not in pictures:
             raise UserError(f"{place.file}: there is no image {stem} in {images}")
@@ -84,7 +87,7 @@ def export_labels(
         _write_coco(out / "annotations.json", rows, sorted(parts, key=lambda part: part[0]))
     if form == "colour":
         lines = [f"{row.name} {' '.join(map(str, row.rgb or ()))}\n" for row in rows]
-        write_whole(out / "colours.txt", "".join(lines).encode())
+        write_whole(out / "colours.txt", "".join(lines))
     return len(pairs)
 
 
@@ -125,7 +128,6 @@ def _export_one(
             }
             for value, corners in outlines(labels)
         ]
-        target = out / f"{stem}.json"
         data: Mapping[str, Any] = {
             "version": "5.0.0",
             "flags": {},
@@ -135,12 +137,10 @@ def _export_one(
             "imageHeight": height,
             "imageWidth": width,
         }
-        write_whole(target, json.dumps(data).encode())
+        write_whole(out / f"{stem}.json", json.dumps(data))
     elif form == "colour":
         palette = np.array([row.rgb for row in rows], dtype=np.uint8)
-        target = out / "masks" / f"{stem}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, png(palette[labels]))
+        write_whole(out / "masks" / f"{stem}.png", png(palette[labels]))
     areas: list[dict[str, Any]] = []
     if form == "coco":
         for value, corners in outlines(labels):
@@ -176,4 +176,4 @@ def _write_coco(
             )
     categories = [{"id": n, "name": row.name} for n, row in enumerate(rows, start=1)]
     data = {"images": images, "annotations": annotations, "categories": categories}
-    write_whole(file, json.dumps(data).encode())
+    write_whole(file, json.dumps(data))

@@ -44,8 +44,10 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
         UserError: It is no such image.
     """
     image = open_image(data, name)
-    if image.mode == "1":
-        image = image.convert("L").point(lambda value: value // 255)
+    bits = data[24] if image.format == "PNG" and image.mode in ("1", "L") else 8
+    if image.mode == "1" or bits < 8:  # Pillow spreads few bits over 0..255
+        step = 255 // (2**bits - 1) if image.format == "PNG" else 255
+        image = image.convert("L").point(lambda value: value // step)
     if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
         raise UserError(
             f"{name}: has colours (mode {image.mode}) where label numbers are expected; take"

@@ -33,8 +33,13 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
 
     Returns:
         (height, width).
+
+    Raises:
+        ValueError: A coordinate is infinite or no number.
     """
     corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    if not np.isfinite(corners).all():
+        raise ValueError("a coordinate is not a number")
     start, end = corners, np.roll(corners, -1, axis=0)
     flips = np.zeros((height, width + 1), dtype=np.bool_)
     # Rows whose centre y + 0.5 lies in [lower, upper): the half-open interval counts a corner once.
@@ -55,6 +60,8 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
 
 def fill_circle(centre: Sequence[float], edge: Sequence[float], height: int, width: int) -> Mask:
     """The pixels whose centres lie in a circle, given its centre and a point on it, each (x, y)."""
+    if not np.isfinite([*centre, *edge]).all():
+        raise ValueError("a coordinate is not a number")
     y, x = np.ogrid[0.5:height, 0.5:width]
     radius = (edge[0] - centre[0]) ** 2 + (edge[1] - centre[1]) ** 2
     inside: Mask = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius

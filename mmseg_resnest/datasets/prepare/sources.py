@@ -22,6 +22,7 @@ from typing import IO, cast
 from tqdm import tqdm
 
 from ...errors import UserError
+from ..walk import walk
 
 _ZIP = (".zip",)
 _TAR = (".tar",)
@@ -144,7 +145,7 @@ def check_names(names: Sequence[str], archive: Path) -> None:
 
     Raises:
         UserError: A name is absolute, climbs with ``..``, has a drive, a backslash or a control
-            character, or occurs twice.
+            character, or is the name of two files.
     """
     seen = set()
     for name in names:
@@ -161,51 +162,72 @@ def check_names(names: Sequence[str], archive: Path) -> None:
                 f"{archive}: holds the unsafe path {name!r}; it is no official archive and is not"
                 " unpacked"
             )
-        if name in seen:
+        if name in seen and not name.endswith("/"):
             raise UserError(f"{archive}: holds {name!r} twice; it is not unpacked")
         seen.add(name)
 
 
-def list_archive(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
-    """The files of an archive.
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is not the user's: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def list_archive(file: Path, staging: Path, wanted: str, official: bool = False) -> Iterator[Place]:
+    """The files of an archive, hidden ones left out.
 
     A compressed tar file can be read from its start only, so those of its files whose names match
     ``wanted`` are unpacked into ``staging`` first; what an interrupted run unpacked is kept.
 
+    Args:
+        file: The archive.
+        staging: A folder to unpack into.
+        wanted: Regular expression, searched in the names.
+        official: Its hash is the publisher's: links in it are passed over rather than refused.
+            Nothing is unpacked through a link in either case.
+
     Raises:
         UserError: It is no archive, is damaged or has unsafe paths.
     """
-    stamp = file_stamp(file)
     name = file.name.lower()
     try:
         if name.endswith(_ZIP):
-            yield from _list_zip(file)
+            places = _list_zip(file, official)
         elif name.endswith(_TAR):
-            with tarfile.open(file, "r:") as archive:
-                members = _safe_members(archive.getmembers(), file)
-                _check_end(file, archive.offset)
-            for member in members:
-                yield Place(
-                    member.name, member.size, f"{stamp}+{member.offset_data}", file, "tar",
-                    member.offset_data,
-                )  # fmt: skip
+            places = _list_tar(file, official)
         else:
-            yield from _unpack_stream(file, staging, wanted)
+            places = _unpack_stream(file, staging, wanted, official)
+        for place in places:
+            if not any(_is_hidden(part) for part in PurePosixPath(place.name).parts):
+                yield place
     except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{file}: cannot be read as an archive ({error}); get it again") from error
 
 
-def _list_zip(file: Path) -> Iterator[Place]:
+def _list_zip(file: Path, official: bool) -> Iterator[Place]:
     with zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
     check_names([info.filename for info in infos], file)
     for info in infos:
         if stat.S_ISLNK(info.external_attr >> 16):
+            if official:
+                continue
             raise UserError(f"{file}: {info.filename!r} is a link; the archive is not unpacked")
         if info.flag_bits & 1:
             raise UserError(f"{file}: is encrypted; unpack it and name the folder with --source")
         if not info.is_dir():
             yield Place(info.filename, info.file_size, f"crc{info.CRC:08x}", file, "zip")
+
+
+def _list_tar(file: Path, official: bool) -> Iterator[Place]:
+    stamp = file_stamp(file)
+    with tarfile.open(file, "r:") as archive:
+        members = _safe_members(archive.getmembers(), file, official)
+        _check_end(file, archive.offset)
+    for member in members:
+        yield Place(
+            member.name, member.size, f"{stamp}+{member.offset_data}", file, "tar",
+            member.offset_data,
+        )  # fmt: skip
 
 
 def _check_end(file: Path, offset: int) -> None:
@@ -217,17 +239,20 @@ def _check_end(file: Path, offset: int) -> None:
         raise UserError(f"{file}: ends early; get it again")
 
 
-def _safe_members(members: list[tarfile.TarInfo], file: Path) -> list[tarfile.TarInfo]:
-    check_names([member.name for member in members], file)
+def _safe_members(
+    members: Sequence[tarfile.TarInfo], file: Path, official: bool
+) -> list[tarfile.TarInfo]:
+    # Folders may be named twice: an archive that was added to names them again.
+    check_names([f"{m.name}/" if m.isdir() else m.name for m in members], file)
     for member in members:
-        if not (member.isfile() or member.isdir()):
+        if not (member.isfile() or member.isdir() or official):
             raise UserError(
                 f"{file}: {member.name!r} is a link or device; the archive is not unpacked"
             )
     return [member for member in members if member.isfile()]
 
 
-def _unpack_stream(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
+def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> Iterator[Place]:
     folder = staging / f"{file.name}-{file_stamp(file)}"
     complete = folder / ".complete"
     pattern = re.compile(wanted)
@@ -238,10 +263,10 @@ def _unpack_stream(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
             disable=None,
         )  # fmt: skip
         with bar, open(file, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
-            seen: list[str] = []
+            seen: list[tarfile.TarInfo] = []
             for member in archive:
-                seen.append(member.name)
-                check_names([member.name], file)
+                seen.append(member)
+                _safe_members([member], file, official)
                 bar.update(raw.tell() - bar.n)
                 if member.isfile() and pattern.search(member.name):
                     target = folder / member.name
@@ -251,11 +276,7 @@ def _unpack_stream(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
                     part = folder / ".part"
                     part.write_bytes(cast(IO[bytes], archive.extractfile(member)).read())
                     part.replace(target)
-                elif not (member.isfile() or member.isdir()):
-                    raise UserError(
-                        f"{file}: {member.name!r} is a link or device; the archive is not unpacked"
-                    )
-            check_names(seen, file)
+            _safe_members(seen, file, official)
         complete.touch()
     for place in list_folder(folder):
         yield Place(
@@ -265,16 +286,10 @@ def _unpack_stream(file: Path, staging: Path, wanted: str) -> Iterator[Place]:
 
 def list_folder(folder: Path) -> Iterator[Place]:
     """The files below a folder, links followed, hidden ones left out, in order of their names."""
-    seen = set()
-    for where, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:  # a link to a folder above
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):
+    for where, folders, names in walk(folder):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in names:
+            if _is_hidden(name):
                 continue
             path = Path(where, name)
             try:

@@ -62,7 +62,7 @@ def sbd_map(place: Place) -> bytes:
 
 def names_in(place: Place | None) -> list[str]:
     """The names of a list file; none when there is no file."""
-    return place.read().decode("utf-8", "replace").split() if place is not None else []
+    return place.read().decode("utf-8-sig", "replace").split() if place is not None else []
 
 
 def _plan(files: Files, allow_incomplete: bool) -> Plan:
@@ -73,14 +73,20 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
     sbd = files.by_name(r"cls/([^/]+)\.mat")
     lists = {
         split: names_in(files.one(rf"ImageSets/Segmentation/{split}\.txt"))
-        for split in ("train", "val")
+        for split in ("train", "val", "trainaug")
     }
     extra = [name for split in ("train", "val") for name in names_in(_sbd_list(files, split))]
     held_out = set(lists["val"])
     if sbd and not extra:  # unpacked without its lists
         extra = sorted(sbd)
     # SBD's training and validation images and VOC's training images, less VOC's validation images.
-    wanted = sorted(({*extra, *lists["train"], *ready}) - held_out)
+    # Ready labels are those that a list names, or all of them: copies hold VOC's validation too.
+    wanted = sorted({*extra, *lists["train"], *(lists["trainaug"] or ready)} - held_out)
+    if wanted and not held_out and not lists["trainaug"]:
+        plan.notes.append(
+            "no ImageSets/Segmentation/val.txt: trainaug may hold images of VOC's validation set;"
+            " scores on that set would be too good"
+        )
 
     def usable(name: str, there: bool, split: str) -> bool:
         if name in images and there:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...files import write_whole
 from ..forking import opencv_on_one_thread
 
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
@@ -289,8 +290,8 @@ class Workspace:
         lines = "".join(_line(done) for _, done in sorted(self.journal.items()))
         record = {"facts": facts, "files": len(self.journal), "report": report}
         # The journal first: a record without its journal would say what is not known.
-        write_whole(self._journal, lines.encode())
-        write_whole(self._record, (json.dumps(record, indent=1) + "\n").encode())
+        write_whole(self._journal, lines)
+        write_whole(self._record, json.dumps(record, indent=1) + "\n")
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def _mend_journal(self) -> None:
@@ -321,16 +322,6 @@ def _is_unchanged(folder: Path, done: _Done) -> bool:
     except OSError:
         return False
     return (status.st_size, status.st_mtime_ns) == (done.size, done.mtime_ns)
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Writes a file beside its place and renames it, so that it is never half there."""
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        part.write_bytes(data)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class _Maker:

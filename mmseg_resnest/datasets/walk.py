@@ -1,0 +1,45 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Walking through folders, links followed, without going round in circles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+__all__ = ["walk"]
+
+
+def walk(
+    top: str | os.PathLike[str], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As ``os.walk`` with ``followlinks``, but a link to a folder above itself ends there.
+
+    Args:
+        top: A folder; what cannot be listed is passed over.
+        above: Real paths of the folders that led here.
+
+    Yields:
+        Folder, names of the folders in it (sorted; remove one to leave it out), and names of the
+        other things in it (sorted).
+    """
+    real = os.path.realpath(top)
+    if real in above:
+        return
+    try:
+        with os.scandir(top) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return
+    where = os.fspath(top)
+    folders = [entry.name for entry in entries if _is_folder(entry)]
+    inside = set(folders)
+    yield where, folders, [entry.name for entry in entries if entry.name not in inside]
+    for name in folders:
+        yield from walk(os.path.join(where, name), (*above, real))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

@@ -1,0 +1,60 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import UserError
+
+__all__ = ["whole_file", "write_whole"]
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], sync: bool = False) -> Iterator[BinaryIO]:
+    """A new file to write into, beside ``path``; it takes that name at the end of the ``with``.
+
+    A reader sees the old file or the new one, never a part. Whoever is killed meanwhile leaves a
+    hidden ``.NAME.*.part``. What is written can be read back, by ``file.name`` after
+    ``file.flush()``, before it gets its name: an exception within the ``with`` discards it.
+
+    Args:
+        path: The file; its folder is made.
+        sync: Whether to wait for the disk first, so that a power cut does no harm either.
+
+    Yields:
+        The file, binary, with the permissions that the user's umask gives.
+
+    Raises:
+        UserError: It cannot be written; nothing is left behind.
+    """
+    target = Path(path)
+    # Names have at most 255 bytes; a part of a long one tells enough.
+    part = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "x+b") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror or error}); choose another place or"
+            " make room"
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Writes a file whole or not at all; a text as UTF-8. See :func:`whole_file`."""
+    with whole_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)

@@ -1,0 +1,212 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Processes that are killed at any moment: the next run goes on and the result is the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile as PlainImage
+from PIL import Image
+from tiny_archives import jpeg, labels_of, png_of, sbd_mat, tree, write_folder, write_tar
+from tqdm import tqdm
+
+from mmseg_resnest.datasets.cache import FOLDER, read_entry
+from mmseg_resnest.datasets.prepare import (
+    CustomOptions,
+    DataSet,
+    build_cache,
+    prepare,
+    sources,
+    work,
+)
+from mmseg_resnest.datasets.prepare.custom import prepare_custom
+from mmseg_resnest.datasets.prepare.voc12aug import VOC12AUG
+from mmseg_resnest.engine.config import load_config
+
+ROOT = Path(__file__).resolve().parents[3]
+PAUSE = 0.004  # added to each file, so that there is a middle to be killed in
+
+
+def slowed(module: object, name: str) -> None:
+    """In a process that will be killed: let a function take its time."""
+    fast = getattr(module, name)
+
+    def slow(*args: object, **options: object) -> object:
+        time.sleep(PAUSE)
+        return fast(*args, **options)
+
+    setattr(module, name, slow)
+
+
+def killed(run: Callable[[], object], seconds: float) -> bool:
+    """Runs a function in a process and kills that; False where it came to its end before."""
+
+    def alone() -> None:
+        # tqdm's lock is one with the parent's: who is killed with it would never give it back.
+        tqdm.set_lock(threading.RLock())
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
+    process.start()
+    process.join(seconds)
+    assert process.pid is not None
+    alive = process.is_alive()
+    if alive:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert alive or process.exitcode == 0
+    return alive
+
+
+def kill_at_many_moments(run: Callable[[], object], step: float) -> int:
+    """Kills a function a little later each time, until it comes to its end; returns how often."""
+    for times in range(40):
+        if not killed(run, step * (1 + times / 4)):
+            return times
+    raise AssertionError("never came to its end: it does not go on where it was")
+
+
+def left_over(folder: Path) -> list[str]:
+    """Half-made things, hidden ones too."""
+    names = [path.name for path in folder.rglob("*")]
+    return [n for n in names if n.endswith(".part") or n in ("tmp", "staging")]
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> tuple[DataSet, list[Path]]:
+    """Both archives, the second one of those that are unpacked first."""
+    top, lists = "VOCdevkit/VOC2012", "ImageSets/Segmentation"
+    names = [f"2007_{number:06d}" for number in range(30)]
+    main = {f"{top}/JPEGImages/{name}.jpg": jpeg(n) for n, name in enumerate(names)}
+    for n, name in enumerate(names[:12]):
+        main[f"{top}/SegmentationClass/{name}.png"] = png_of(labels_of(n, 21))
+    main[f"{top}/{lists}/train.txt"] = "\n".join(names[:6]).encode()
+    main[f"{top}/{lists}/val.txt"] = "\n".join(names[6:12]).encode()
+    sbd = "benchmark_RELEASE/dataset"
+    extra = {f"{sbd}/cls/{n}.mat": sbd_mat(labels_of(9, 21)) for n in names[12:]}
+    extra[f"{sbd}/train.txt"] = "\n".join(names[12:20]).encode()
+    extra[f"{sbd}/val.txt"] = "\n".join(names[20:]).encode()
+    (tmp_path / "source").mkdir()
+    files = [
+        write_tar(tmp_path / "source/VOCtrainval.tar", main),
+        write_tar(tmp_path / "source/sbd.tgz", extra),
+    ]
+    return replace(VOC12AUG, expected={"trainaug": 24, "train": 6, "val": 6}), files
+
+
+def test_prepare(tmp_path: Path, voc: tuple[DataSet, list[Path]]) -> None:
+    """While it unpacks, reads, converts and writes, with two processes of its own."""
+    dataset, files = voc
+    before = tree(tmp_path / "source")
+
+    def run() -> None:
+        slowed(sources, "_safe_members")
+        slowed(sources.Place, "read")
+        slowed(work._Maker, "_done")
+        prepare(dataset, tmp_path / "killed", files, jobs=2)
+
+    assert kill_at_many_moments(run, 0.12) >= 3
+    prepare(dataset, tmp_path / "whole", files, jobs=1)
+    made, wanted = (
+        {name: digest for name, (_, digest) in tree(tmp_path / root).items()}
+        for root in ("killed", "whole")
+    )
+    assert made == wanted
+    assert len(made) == 30 + 24 + 12 + 3
+    assert not left_over(tmp_path / "killed")
+    assert prepare(dataset, tmp_path / "killed", files, jobs=1).unchanged
+    assert tree(tmp_path / "source") == before
+
+
+def test_labels_of_ones_own(tmp_path: Path) -> None:
+    for n in range(40):
+        write_folder(tmp_path / "images", {f"a_{n}.jpg": jpeg(n)})
+        write_folder(tmp_path / "labels", {f"a_{n}.png": png_of(labels_of(n, 3))})
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    base = load_config(ROOT / "configs/fcn_resnest14_scenes.py")
+    options = CustomOptions(
+        name="mine", form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
+        classes=tmp_path / "classes.txt", group_pattern="(.*)",
+    )  # fmt: skip
+
+    def run(root: str = "killed", jobs: int = 2) -> None:
+        slowed(work._Maker, "_done")
+        prepare_custom(options, tmp_path / root, tmp_path / f"{root}_configs", base, jobs=jobs)
+
+    assert kill_at_many_moments(run, 0.08) >= 2
+    config = load_config(tmp_path / "killed_configs/mine.py")
+    assert config.num_classes == 3
+    made = tree(tmp_path / "killed/mine")
+    assert len(made) == 40 + 40 + 3
+    for n in range(40):
+        pixels = np.asarray(Image.open(tmp_path / f"killed/mine/annotations/a_{n}.png"))
+        np.testing.assert_array_equal(pixels, labels_of(n, 3))
+    assert not left_over(tmp_path / "killed")
+
+
+def test_cache(tmp_path: Path) -> None:
+    module = sys.modules[build_cache.__module__]
+    images = write_folder(tmp_path / "data", {f"{n}.jpg": jpeg(n, (40, 30)) for n in range(40)})
+    patterns = (("image", "*.jpg"),)
+
+    def run() -> None:
+        slowed(module, "whole_file")
+        slowed(module, "read_entry")
+        build_cache(images, patterns, jobs=2)
+
+    assert kill_at_many_moments(run, 0.08) >= 2
+    cache = images / FOLDER
+    assert len(list(cache.rglob("*.raw"))) == 40
+    assert not left_over(cache)
+    for n in range(40):
+        file = images / f"{n}.jpg"
+        expected = PlainImage().transform(dict(img_path=str(file)))
+        found = read_entry(cache / f"{n}.jpg.raw", file, check=True)
+        assert found is not None
+        np.testing.assert_array_equal(found, expected["img"])
+    assert build_cache(images, patterns, jobs=1).done == {"made": 0, "kept": 40, "removed": 0}
+
+
+class Terminal(StringIO):
+    """What a progress bar is drawn on."""
+
+    def isatty(self) -> bool:
+        """As a terminal says."""
+        return True
+
+
+def test_progress_is_shown_and_all_cores_are_used(
+    tmp_path: Path, voc: tuple[DataSet, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    original = work.in_parallel
+
+    def in_parallel(function, jobs, processes, label):  # type: ignore[no-untyped-def]
+        asked.append(processes)
+        return original(function, jobs, 1, label)
+
+    module = sys.modules[build_cache.__module__]
+    for place in (work, module):
+        monkeypatch.setattr(place, "in_parallel", in_parallel)
+        monkeypatch.setattr(place, "cores", lambda: 7)
+    monkeypatch.setattr(sys.modules[prepare.__module__], "cores", lambda: 7)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    dataset, files = voc
+    folder = prepare(dataset, tmp_path, files).folder
+    build_cache(folder, dataset.cached)
+    assert asked == [7, 7]
+    said = screen.getvalue()
+    for bar in ("unpack sbd.tgz", "voc12aug: 100%", "cache: 100%"):
+        assert bar in said

@@ -1,0 +1,62 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A file that breaks while training reads it, in a data loading worker."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tool_runs import RunTool, Toy
+
+
+def _truncate(scenes: Path) -> Path:
+    file = sorted((scenes / "images/training").iterdir())[2]
+    file.write_bytes(file.read_bytes()[:2000])
+    return file
+
+
+def _spoil(scenes: Path) -> Path:
+    file = sorted((scenes / "annotations/training").iterdir())[3]
+    labels = np.array(Image.open(file))
+    labels[5:9, 7] = 99
+    Image.fromarray(labels).save(file)
+    return file
+
+
+def _remove(scenes: Path) -> Path:
+    file = sorted((scenes / "annotations/training").iterdir())[1]
+    file.unlink()
+    return file
+
+
+BREAK = {
+    "truncated image": (_truncate, "this image is a truncated or damaged PNG"),
+    "label out of range": (_spoil, "holds 99 (4 pixels), which is neither a class (1..12)"),
+    "label map gone": (_remove, "this label map is missing"),
+}
+
+
+@pytest.mark.parametrize("name", BREAK)
+def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -> None:
+    breaks, message = BREAK[name]
+    source = toy.scenes.resolve()
+    toy.scenes.unlink()
+    shutil.copytree(source, toy.scenes)
+    broken: list[Path] = []
+
+    def when(pid: int, stdout: str) -> None:
+        if "2/9000" in stdout and not broken:
+            broken.append(breaks(toy.scenes))
+
+    long = ("train_cfg.max_iters=9000", "train_cfg.val_interval=9000")
+    workers = ("train_dataloader.num_workers=2", "train_dataloader.persistent_workers=True")
+    run = run_tool(
+        "train.py", "toy.py", "--cfg-options", *long, *workers, cwd=toy.folder, when=when
+    )
+    error = run.error()  # exit code 2, one line `error: ...`, no traceback
+    assert str(broken[0].relative_to(toy.folder)) in error
+    assert message in error
+    assert "tools/check_data.py" in error
