@@ -29,7 +29,7 @@ from mmseg_resnest.engine.config import require
 from mmseg_resnest.engine.hooks import describe_model, print_header
 from mmseg_resnest.engine.launch import enable_amp, fit_to_machine
 from mmseg_resnest.engine.preflight import check_checkpoint, check_device
-from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.engine.runner import build_model, predict_labels_only
 from mmseg_resnest.errors import UserError
 
 __all__ = ["benchmark", "count_flops", "count_parameters", "default_shape", "print_benchmark"]
@@ -196,6 +196,7 @@ def benchmark(
             "parameters": count_parameters(model),
             "flops": count_flops(model, (height, width)),
         }
+        predict_labels_only(model)
         model.to(where).eval()
         inputs = list(torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8))
         classes = int(cast(Any, model).decode_head.num_classes)

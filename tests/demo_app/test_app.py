@@ -189,7 +189,9 @@ def test_in_a_browser(browser: Any, site: Site, tmp_path: Path) -> None:
     assert np.abs(shown(tab) - colours).max() <= 1
     slider.evaluate(slide, 0)
     bare = shown(tab)
-    assert np.abs(bare - pixels).mean() < 12  # JPEG
+    # JPEG: by the means of parts.
+    means = [p.astype(float).reshape(3, 20, 4, 20, 3).mean((1, 3)) for p in (bare, pixels)]
+    assert np.abs(means[0] - means[1]).max() < 3
     slider.evaluate(slide, 100)
     tab.locator("#list input").first.uncheck()
     largest = site.model.classes.index(names[0])

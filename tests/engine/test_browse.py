@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmseg_resnest.datasets.scenes import write_scenes
@@ -32,7 +33,8 @@ def cfg(scenes: Path) -> Config:
 
 
 def test_what_is_shown_is_what_training_gets(cfg: Config) -> None:
-    dataset: Any = DATASETS.build(cfg.train_dataloader.dataset)
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        dataset: Any = DATASETS.build(cfg.train_dataloader.dataset)
     mirrored = 0
     for seed in range(6):
         steps = draw_sample(dataset, 1, seed)
