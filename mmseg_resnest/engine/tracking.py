@@ -222,6 +222,7 @@ class Tracker(BaseVisBackend):
         else:
             self._try(self._inner.close)
         self._env_initialized = False
+        self._goes_on = True  # whoever writes once more writes there
 
     def _try(self, write: Callable[[], object]) -> None:
         """Write; what goes wrong is told once and ends nothing."""
