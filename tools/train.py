@@ -4,6 +4,7 @@
     python tools/train.py configs/fcn_resnest14_scenes.py
     python tools/train.py configs/fcn_resnest14_camvid.py --data-root /data --amp
     python tools/train.py configs/fcn_resnest14_camvid.py --resume
+    python tools/train.py configs/fcn_resnest14_camvid.py --log-to tensorboard wandb
     bash tools/dist_train.sh configs/deeplabv3_resnest101_ade20k.py 8
 
 The config's batch is the total one: it is shared out over the processes.
@@ -24,6 +25,7 @@ from mmseg_resnest.engine.cli import (
     run_tool,
 )
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.tracking import SERVICES, log_to
 from mmseg_resnest.engine.training import print_training_summary, train
 
 
@@ -45,11 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
     )
     parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument(
+        "--log-to",
+        nargs="+",
+        default=[],
+        choices=SERVICES,
+        metavar="SERVICE",
+        help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
+        "option after the config)",
+    )
     add_config_options(parser)
     add_launcher_option(parser)
     args = parser.parse_args(argv)
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
+    log_to(cfg, args.log_to)
     summary = train(
         cfg,
         work_dir=args.work_dir,

@@ -10,6 +10,7 @@ from . import (  # noqa: F401  (register their parts)
     runner,
     sampler,
     sharding,
+    tracking,
 )
 from .config import load_config
 from .runner import Runner

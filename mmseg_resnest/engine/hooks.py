@@ -39,6 +39,9 @@ __all__ = [
 
 _HEADER_WIDTH = 11
 _SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_TEXTS = 0.3
+# Without tqdm's own guess of what is left, which knows of no validations.
+_TRAINING_BAR = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}"
 
 
 def print_header(rows: Sequence[tuple[str, str]]) -> None:
@@ -108,7 +111,7 @@ class ConsoleHook(Hook):
     A line stands for the iterations since the one before it: their mean loss, the learning rate,
     the seconds an iteration takes and the time left (validations included). Lines come at the
     logger's interval, but no more than 50 in all, or one a minute. On a terminal there is a bar
-    below them.
+    below them, with the loss, images a second, the newest mIoU and the time left.
 
     Args:
         title: What is trained, for the header.
@@ -135,7 +138,8 @@ class ConsoleHook(Hook):
         self._train_seconds = 0.0
         self._val_seconds: float | None = None
         self._pending = 0
-        self._since = self._last_line = time.monotonic()
+        self._since = self._last_line = self._last_text = time.monotonic()
+        self._miou: float | None = None
         if not self._on:
             return
         train = runner.train_dataloader
@@ -148,6 +152,7 @@ class ConsoleHook(Hook):
         if runner.val_loop is not None:
             rows.append(("", f"{describe_dataset(runner.val_dataloader.dataset)} to validate on"))
         batch = (train.batch_size or train.batch_sampler.batch_size) * runner.world_size
+        self._batch = batch
         epochs = runner.max_iters * batch / max(len(train.dataset), 1)
         optimizer = type(runner.optim_wrapper.optimizer).__name__
         rows += [
@@ -160,6 +165,8 @@ class ConsoleHook(Hook):
             *self.notes,
             ("work dir", shown(runner.work_dir)),
         ]
+        backends = getattr(runner.visualizer, "_vis_backends", {}).values()
+        rows += [("curves", where) for b in backends if (where := getattr(b, "where", ""))]
         if runner.iter:
             rows.append(("resumed", f"at iteration {runner.iter:,}"))
         print_header(rows)
@@ -169,7 +176,7 @@ class ConsoleHook(Hook):
             f"{'left':>12}  {'mIoU':>6}  {'pixAcc':>6}",
             flush=True,
         )
-        self._bar = _bar(runner.max_iters, runner.iter, "training")
+        self._bar = _bar(runner.max_iters, runner.iter, "training", form=_TRAINING_BAR)
 
     def after_train_iter(
         self,
@@ -193,8 +200,11 @@ class ConsoleHook(Hook):
         late = now - self._last_line > _SECONDS_BETWEEN_LINES
         if done % step == 0 or (late and done % _logger_interval(runner) == 0):
             self._line(runner, done)
-        elif not self._bar.disable and outputs and "loss" in outputs:
-            self._bar.set_postfix_str(f"loss {float(outputs['loss']):.3f}", refresh=False)
+        elif now - self._last_text > _SECONDS_BETWEEN_TEXTS and not self._bar.disable:
+            # Seldom: reading the loss waits for the GPU.
+            loss = None if outputs is None or "loss" not in outputs else float(outputs["loss"])
+            self._bar.set_postfix_str(self._text(runner, done, loss), refresh=False)
+            self._last_text = now
 
     def before_val(self, runner: Runner) -> None:
         """Start the clock of the validation."""
@@ -221,6 +231,7 @@ class ConsoleHook(Hook):
         best = runner.message_hub.runtime_info.get("best_score")
         shown = {k.rsplit("/", 1)[-1]: v for k, v in (metrics or {}).items()}
         miou, accuracy = shown.get("mIoU", math.nan), shown.get("pixAcc", math.nan)
+        self._miou = miou
         mark = "  best so far" if best is None or miou > float(best) else ""
         blank = "  ".join(" " * n for n in (8, 9, 7))
         took = f"took {duration(self._val_seconds)}"
@@ -237,8 +248,17 @@ class ConsoleHook(Hook):
             self._bar.close()
             print(flush=True)
 
-    def _line(self, runner: Runner, done: int) -> None:
-        loss = runner.message_hub.get_scalar("train/loss").mean(self._pending)
+    def _text(self, runner: Runner, done: int, loss: float | None) -> str:
+        """E.g. ``loss 0.412, 31.5 images/s, mIoU 48.12, 3 min 05 s left``."""
+        each = self._train_seconds / self._iterations
+        parts = [] if loss is None else [f"loss {loss:.3f}"]
+        parts.append(f"{self._batch / each:.1f} images/s")
+        if self._miou is not None:
+            parts.append(f"mIoU {self._miou:.2f}")
+        return ", ".join([*parts, f"{duration(self._left(runner, done))} left"])
+
+    def _left(self, runner: Runner, done: int) -> float:
+        """Seconds until the end, validations included."""
         each = self._train_seconds / self._iterations
         left = each * (runner.max_iters - done)
         if runner.val_loop is not None:
@@ -249,10 +269,15 @@ class ConsoleHook(Hook):
                 batch = runner.train_dataloader.batch_size or 1
                 once = each * len(runner.val_dataloader.dataset) / batch / 3
             left += once * (math.ceil(runner.max_iters / every) - done // every)
+        return left
+
+    def _line(self, runner: Runner, done: int) -> None:
+        loss = runner.message_hub.get_scalar("train/loss").mean(self._pending)
+        each = self._train_seconds / self._iterations
         rate = _learning_rate(runner)
         self._write(
             f"{_position(done, runner.max_iters):>{self._width}}  {float(loss):8.4f}  "
-            f"{rate:9.3e}  {each:7.3f}  {duration(left):>12}"
+            f"{rate:9.3e}  {each:7.3f}  {duration(self._left(runner, done)):>12}"
         )
         self._pending = 0
         self._last_line = time.monotonic()
@@ -287,7 +312,7 @@ def _num_classes(dataset: Any) -> int | None:
     return len(classes) if classes else None
 
 
-def _bar(total: int, initial: int, what: str, leave: bool = False) -> tqdm:
+def _bar(total: int, initial: int, what: str, leave: bool = False, form: str | None = None) -> tqdm:
     """A progress bar on stderr, when that is a terminal."""
     return tqdm(
         total=total,
@@ -296,6 +321,7 @@ def _bar(total: int, initial: int, what: str, leave: bool = False) -> tqdm:
         leave=leave,
         disable=None if is_main_process() else True,
         dynamic_ncols=True,
+        bar_format=form,
         file=sys.stderr,
     )
 

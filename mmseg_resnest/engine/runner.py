@@ -202,6 +202,7 @@ class Runner(MMEngineRunner):
 
     def close(self) -> None:
         """End the background work of this process: writing, and data loading that still runs."""
+        self.visualizer.close()  # what services have not been sent yet; a second time does nothing
         if self._writer is not None:
             self._writer.wait()
         for loop in (self._train_loop, self._val_loop):

@@ -1,0 +1,245 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The page and what it asks for: an image goes in, its label map and the classes' areas come back.
+
+Images are held in memory while they are segmented and then dropped: nothing that is sent is
+written, logged or kept, and nothing of it is run.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from ..engine.outputs import decode_rgb
+from ..errors import UserError
+from ..inference import Segmentor
+from ..inference.images import image_size
+
+__all__ = ["Choice", "Limits", "create_app"]
+
+_SHOWN_EDGE = 1600  # pixels of what the page shows; areas are those of the whole image
+_PAGE = Path(__file__).with_name("page.html")
+
+
+@dataclass
+class Choice:
+    """A model to choose, loaded when it is first chosen.
+
+    Attributes:
+        name: What the page calls it.
+        load: Makes it.
+    """
+
+    name: str
+    load: Callable[[], Segmentor]
+    _model: Segmentor | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def model(self) -> Segmentor:
+        """The model; one thread loads, others wait for it."""
+        with self._lock:
+            if self._model is None:
+                self._model = self.load()
+            return self._model
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes.
+
+    Attributes:
+        bytes: Of a file.
+        pixels: Of an image, by its header, before it is decoded.
+        waiting: Images that wait or are computed; one more is refused.
+        seconds: For a file to arrive.
+    """
+
+    bytes: int = 20 << 20
+    pixels: int = 16_000_000
+    waiting: int = 4
+    seconds: float = 30
+
+
+class _Refused(Exception):
+    """A request that gets an error as its answer."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.detail = status, detail
+
+
+def _data_url(kind: str, image: Image.Image, **options: Any) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _label_picture(labels: NDArray[np.integer]) -> Image.Image:
+    """Indices as colours that browsers read back exactly; red the low byte, green the high."""
+    low, high = labels & 255, labels >> 8
+    return Image.fromarray(np.stack([low, high, np.zeros_like(low)], axis=2).astype(np.uint8))
+
+
+def _answer(choice: Choice, data: bytes, name: str) -> dict[str, Any]:
+    """Decode, segment, and pack what the page draws.
+
+    Raises:
+        UserError: The file is no image, or the model cannot be loaded.
+    """
+    pixels = decode_rgb(data, name)
+    model = choice.model()
+    begin = time.perf_counter()
+    result = model(pixels)
+    seconds = time.perf_counter() - begin
+    height, width = result.labels.shape
+    factor = min(1.0, _SHOWN_EDGE / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    labels = _label_picture(result.labels).resize(size, Image.Resampling.NEAREST)
+    areas = [
+        {"index": i, "name": str(n), "colour": list(c), "pixels": area.pixels, "share": area.share}
+        for i, ((n, area), c) in enumerate(zip(result.areas().items(), model.palette, strict=True))
+        if area.pixels
+    ]
+    return {
+        "model": choice.name,
+        "width": width,
+        "height": height,
+        "seconds": round(seconds, 3),
+        "classes": len(model.classes),
+        "areas": sorted(areas, key=lambda a: -a["pixels"]),
+        "image": _data_url("JPEG", picture, quality=90),
+        "labels": _data_url("PNG", labels, compress_level=3),
+    }
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The file that was sent, within the limits."""
+    too_large = f"The file has more than {limits.bytes >> 20} MiB."
+    if int(request.headers.get("content-length") or 0) > limits.bytes:
+        raise _Refused(413, too_large)
+    data = bytearray()
+    try:
+        with anyio.fail_after(limits.seconds):
+            async for part in request.stream():
+                data += part
+                if len(data) > limits.bytes:
+                    raise _Refused(413, too_large)
+    except TimeoutError:
+        raise _Refused(408, f"The file did not arrive in {limits.seconds:g} seconds.") from None
+    return bytes(data)
+
+
+def _check_image(data: bytes, limits: Limits) -> None:
+    size = image_size(io.BytesIO(data))
+    if size is None:
+        raise _Refused(400, "This is no image in a format that can be read (JPEG, PNG, WebP, ...).")
+    if size[0] * size[1] > limits.pixels:
+        raise _Refused(
+            413,
+            f"The image has {size[1]} x {size[0]} pixels; the page takes up to "
+            f"{limits.pixels / 1e6:g} million. tools/predict.py segments larger ones.",
+        )
+
+
+def _headers(nonce: str = "none") -> dict[str, str]:
+    return {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+            "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        ),
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def create_app(
+    choices: Sequence[Choice], hosts: Sequence[str] = ("*",), limits: Limits | None = None
+) -> Starlette:
+    """The application, for any ASGI server.
+
+    ``GET /`` is the page, ``GET /models`` the names to choose from, ``POST /segment?model=NAME``
+    takes an image file as the request's body.
+
+    Args:
+        choices: The models; at least one.
+        hosts: The names under which the page may be asked for; any other is refused, so that no
+            other page can reach this one through a name that it points here.
+        limits: What the page takes.
+    """
+    bounds = limits or Limits()
+    by_name = {choice.name: choice for choice in choices}
+    one_at_a_time = anyio.Semaphore(1)
+    busy = 0
+
+    async def page(request: Request) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        text = _PAGE.read_text(encoding="utf-8").replace("{{nonce}}", nonce)
+        return HTMLResponse(text, headers=_headers(nonce))
+
+    async def models(request: Request) -> Response:
+        names = {"models": list(by_name), "bytes": bounds.bytes}
+        return JSONResponse(names, headers=_headers())
+
+    async def segment(request: Request) -> Response:
+        nonlocal busy
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise _Refused(403, "Only the page itself may send images.")
+        choice = by_name.get(request.query_params.get("model", ""))
+        if choice is None:
+            raise _Refused(404, f"There is no such model; there are {', '.join(by_name)}.")
+        if busy >= bounds.waiting:
+            raise _Refused(429, "Other images are waiting; try again in a moment.")
+        busy += 1
+        try:
+            data = await _body(request, bounds)
+            _check_image(data, bounds)
+            async with one_at_a_time:
+                answer = await anyio.to_thread.run_sync(_answer, choice, data, "you sent")
+        except UserError as error:
+            raise _Refused(400, f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
+        except ClientDisconnect:
+            return Response(status_code=499)
+        finally:
+            busy -= 1
+        return JSONResponse(answer, headers=_headers())
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, _Refused)
+        headers = _headers()
+        if error.status in (408, 413, 429, 403):
+            headers["Connection"] = "close"  # the rest of the body is not read
+        return JSONResponse({"detail": error.detail}, error.status, headers)
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/models", models),
+            Route("/segment", segment, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        exception_handlers={_Refused: refuse},
+    )

@@ -1,0 +1,280 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a config's model costs: parameters, floating-point operations, memory, images a second."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from mmseg_resnest.engine.checkpoint import load_weights
+from mmseg_resnest.engine.config import require
+from mmseg_resnest.engine.hooks import describe_model, print_header
+from mmseg_resnest.engine.launch import enable_amp, fit_to_machine
+from mmseg_resnest.engine.preflight import check_checkpoint, check_device
+from mmseg_resnest.engine.runner import build_model, predict_labels_only
+from mmseg_resnest.errors import UserError
+
+__all__ = ["benchmark", "count_flops", "count_parameters", "default_shape", "print_benchmark"]
+
+_WARM_UP = 2
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Numbers of parameters: ``all``, of each part, and ``trained``."""
+    counts = {"all": sum(p.numel() for p in model.parameters())}
+    for name, part in model.named_children():
+        counts[name] = sum(p.numel() for p in part.parameters())
+    counts["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {name: count for name, count in counts.items() if count or name == "all"}
+
+
+def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
+    """Floating-point operations of one image through backbone and head, in inference.
+
+    Matrix products and convolutions are counted, with a multiplication and an addition as two
+    operations, as the formula has them: whatever way a kernel computes them. Nothing is computed.
+
+    Args:
+        model: A segmentor; not changed.
+        shape: Height and width of the image.
+
+    Returns:
+        The count; half of it is the number of multiply-adds that papers often call FLOPs.
+    """
+    bare = copy.deepcopy(model).to("meta").eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        bare(torch.empty(1, 3, *shape, device="meta"), mode="tensor")
+    return counter.get_total_flops()
+
+
+def default_shape(cfg: Config) -> tuple[int, int]:
+    """The size that a config trains on: its crop's, or 512 x 512 where it does not crop."""
+    for step in (cfg.get("train_dataloader") or {}).get("dataset", {}).get("pipeline", []):
+        if str(step.get("type", "")).endswith("RandomCrop"):
+            height, width = step["crop_size"]
+            return int(height), int(width)
+    return 512, 512
+
+
+class _Memory:
+    """The largest amount of memory since the start: of the GPU, or of this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with contextlib.suppress(OSError):  # proc(5): the peak is what is resident now
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """In bytes."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _measure(
+    step: Callable[[], object], images: int, device: torch.device, seconds: float, what: str
+) -> dict[str, Any]:
+    """Run a step over and over; images a second from the median of the runs' times."""
+
+    def timed() -> float:
+        begin = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+
+    for _ in range(_WARM_UP):
+        timed()
+    memory = _Memory(device)
+    times: list[float] = []
+    end = time.monotonic() + seconds
+    with tqdm(desc=what, disable=None, leave=False, unit=" runs", file=sys.stderr) as bar:
+        for _ in itertools.count():
+            times.append(timed())
+            bar.update()
+            if time.monotonic() > end and len(times) >= 3:
+                break
+    each = statistics.median(times)
+    return {
+        "batch": images,
+        "runs": len(times),
+        "images_per_second": images / each,
+        "slowest_images_per_second": images / max(times),
+        "fastest_images_per_second": images / min(times),
+        "memory_bytes": memory.peak(),
+    }
+
+
+def benchmark(
+    cfg: Config,
+    shape: tuple[int, int] | None = None,
+    batch_size: int = 1,
+    device: str | None = None,
+    amp: bool = False,
+    training: bool = False,
+    seconds: float = 10,
+    checkpoint: str | None = None,
+) -> dict[str, Any]:
+    """Measure a config's model.
+
+    Images are random ones in memory: reading and augmenting files is not in the times. Testing is
+    all that is done with an image from its pixels to its label map, by the config's
+    ``model.test_cfg`` (with several scales or windows where that says so). A training step is
+    forward, backward and the optimizer's step.
+
+    Args:
+        cfg: A checked config.
+        shape: Height and width of the images; None: :func:`default_shape`.
+        batch_size: Images that go through the network together.
+        device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
+        amp: Train in mixed precision, as ``train.py --amp`` does.
+        training: Measure training steps too.
+        seconds: How long each of the two is measured; at least three runs.
+        checkpoint: Weights; None: random ones, which take the same time.
+
+    Returns:
+        ``parameters``, ``flops``, ``shape``, ``device``, ``testing`` and ``training`` (None if
+        not measured) with ``images_per_second`` (the median run's; also the slowest and the
+        fastest), ``memory_bytes`` (the peak: on a GPU what tensors took there, on a CPU all that
+        the process took), ``precision``, ``batch`` and ``runs``.
+
+    Raises:
+        UserError: The config, the device or an argument does not fit.
+    """
+    require(cfg, ("model",), "measuring a model")
+    if batch_size < 1:
+        raise UserError(f"--batch-size {batch_size}: must be at least 1")
+    height, width = shape or default_shape(cfg)
+    if min(height, width) < 32:
+        raise UserError(f"--shape {height} {width}: must be at least 32 x 32 pixels")
+    where = check_device(device)
+    if training:
+        require(cfg, ("optim_wrapper",), "measuring training")
+        if batch_size < 2:
+            raise UserError("--train: batch norm needs at least two images; --batch-size 2 or more")
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, "--checkpoint")
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
+        fit_to_machine(cfg, "none")
+        precision = "float32"
+        if amp:
+            precision = enable_amp(cfg)
+        model = build_model(cfg)
+        if checkpoint is not None:
+            load_weights(model, checkpoint)
+        result: dict[str, Any] = {
+            "config": cfg.filename,
+            "model": describe_model(model, cfg, None),
+            "shape": [height, width],
+            "device": _name(where),
+            "parameters": count_parameters(model),
+            "flops": count_flops(model, (height, width)),
+        }
+        predict_labels_only(model)
+        model.to(where).eval()
+        inputs = list(torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8))
+        classes = int(cast(Any, model).decode_head.num_classes)
+        samples = [_sample(height, width, classes) for _ in inputs]
+        batch = {"inputs": inputs, "data_samples": samples}
+
+        def test() -> None:
+            with torch.inference_mode():
+                # Copies: predictions are written into the samples.
+                cast(Any, model).test_step({**batch, "data_samples": [s.clone() for s in samples]})
+
+        result["testing"] = _measure(test, batch_size, where, seconds, "testing")
+        result["testing"]["precision"] = "float32"
+        result["training"] = None
+        if training:
+            optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+            model.train()
+            result["training"] = _measure(
+                lambda: cast(Any, model).train_step(batch, optimizer),
+                batch_size,
+                where,
+                seconds,
+                "training",
+            )
+            result["training"]["precision"] = precision
+    return result
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def _sample(height: int, width: int, classes: int) -> SegDataSample:
+    """A label map of random classes, with what the stack wants to know of an image."""
+    size = (height, width)
+    sample = SegDataSample(metainfo={"ori_shape": size, "img_shape": size, "pad_shape": size})
+    labels = torch.randint(0, max(classes, 2), (1, *size))
+    sample.gt_sem_seg = PixelData(data=labels)
+    return sample
+
+
+def print_benchmark(result: Mapping[str, Any]) -> None:
+    """Print what :func:`benchmark` returned."""
+    counts = dict(result["parameters"])
+    total, trained = counts.pop("all"), counts.pop("trained", 0)
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
+    height, width = result["shape"]
+    flops = result["flops"]
+    rows = [
+        ("model", result["model"]),
+        ("config", str(result["config"])),
+        ("device", result["device"]),
+        (
+            "parameters",
+            f"{total:,}" + (f", {trained:,} of them trained" if trained < total else ""),
+        ),
+        ("", parts),
+        (
+            "FLOPs",
+            f"{flops / 1e9:.2f} G for an image of {height} x {width} "
+            f"({flops / 2e9:.2f} G multiply-adds)",
+        ),
+    ]
+    for what in ("testing", "training"):
+        run = result[what]
+        if run is None:
+            continue
+        rows += [
+            (
+                what,
+                f"{run['images_per_second']:.2f} images/s in batches of {run['batch']}, "
+                f"{run['precision']} (median of {run['runs']} runs; "
+                f"{run['slowest_images_per_second']:.2f} to "
+                f"{run['fastest_images_per_second']:.2f})",
+            ),
+            ("", f"{run['memory_bytes'] / 2**20:,.0f} MiB of memory at the most"),
+        ]
+    print_header(rows)

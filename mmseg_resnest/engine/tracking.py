@@ -1,0 +1,237 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Curves of a run in TensorBoard, Weights & Biases or MLflow, while it trains."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.visualization import (
+    MLflowVisBackend,
+    TensorboardVisBackend,
+    WandbVisBackend,
+)
+from mmengine.visualization.vis_backend import BaseVisBackend, force_init_env
+
+from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import VISBACKENDS
+
+__all__ = ["SERVICES", "Tracker", "log_to"]
+
+SERVICES = ("tensorboard", "wandb", "mlflow")
+PROJECT = "mmseg-resnest"  # what the services group runs by, unless their own variables say else
+
+
+def log_to(cfg: Config, services: Sequence[str]) -> None:
+    """Let a run write its scalars to these services as well.
+
+    Args:
+        cfg: A config; changed in place.
+        services: Some of :data:`SERVICES`.
+
+    Raises:
+        UserError: A service is unknown, or its package is not installed.
+    """
+    for service in dict.fromkeys(services):
+        if service not in SERVICES:
+            raise UserError(f"--log-to {service}: choose of {', '.join(SERVICES)}")
+        if importlib.util.find_spec(service) is None:
+            raise UserError(
+                f"--log-to {service}: the package {service} is not installed; pip install {service}"
+            )
+        visualizer = cfg.setdefault("visualizer", dict(type="SegLocalVisualizer"))
+        backends = visualizer.get("vis_backends") or [dict(type="LocalVisBackend")]
+        tracker = dict(type="Tracker", service=service)
+        if tracker not in backends:
+            visualizer.vis_backends = [*backends, tracker]
+
+
+@VISBACKENDS.register_module()
+class Tracker(BaseVisBackend):
+    """MMEngine's back end of a service, made to fit runs that stop and go on.
+
+    A run that is resumed in its work folder goes on in the same run of the service. Scalars stand
+    over the iteration. A service that fails at the start ends the run with one sentence; one that
+    fails later is told of once, and training goes on without it. No source code is uploaded.
+
+    TensorBoard's files go into ``WORK_DIR/tensorboard``. Weights & Biases and MLflow take project
+    and server from their own environment variables (``WANDB_PROJECT``, ``WANDB_MODE``,
+    ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME``); without a server MLflow writes into
+    ``WORK_DIR/mlflow.db``.
+
+    Args:
+        save_dir: The folder ``WORK_DIR/TIME/vis_data`` of the run; MMEngine's visualizer gives it.
+        service: One of :data:`SERVICES`.
+    """
+
+    def __init__(self, save_dir: str, service: str) -> None:
+        super().__init__(save_dir)
+        self.service = service
+        self.root = Path(save_dir).absolute().parents[1]
+        self.where = ""  # what to open to see the curves
+        self._goes_on = False
+        self._failed = False
+
+    # --- the start
+
+    def _init_env(self) -> None:
+        start = {
+            "tensorboard": self._start_tensorboard,
+            "wandb": self._start_wandb,
+            "mlflow": self._start_mlflow,
+        }[self.service]
+        try:
+            start()
+        except KeyboardInterrupt:
+            raise
+        # wandb leaves with SystemExit where it finds no terminal to ask on.
+        except (Exception, SystemExit) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"--log-to {self.service}: cannot be started ({first})") from error
+
+    def _start_tensorboard(self) -> None:
+        folder = self.root / "tensorboard"
+        self._inner = TensorboardVisBackend(os.fspath(folder))
+        _ = self._inner.experiment
+        self.where = f"tensorboard --logdir {shown(folder)}"
+
+    def _start_wandb(self) -> None:
+        import wandb
+
+        self._inner = WandbVisBackend(
+            os.fspath(self.root),
+            init_kwargs={
+                "project": os.environ.get("WANDB_PROJECT", PROJECT),
+                "name": os.environ.get("WANDB_NAME", self.root.name),
+                "id": os.environ.get("WANDB_RUN_ID", self._known_run()),
+                "resume": "allow",
+                # Otherwise it puts itself between the progress bar and the terminal.
+                "settings": wandb.Settings(console="off", silent=True),
+            },
+            define_metric_cfg=[
+                {"name": "iteration"},
+                {"name": "*", "step_metric": "iteration"},
+            ],
+        )
+        run = self._inner.experiment.run
+        self._keep_run(run.id)
+        offline = f"wandb sync {shown(Path(run.dir).parent)}" if run.dir else "offline"
+        self.where = getattr(run, "url", None) or offline
+
+    def _start_mlflow(self) -> None:
+        import mlflow
+
+        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        local = self.root / "mlflow"
+        self._inner = MLflowVisBackend(
+            os.fspath(local),
+            exp_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+            tracking_uri=address,
+            artifact_location=local.as_uri() if address.startswith("sqlite:") else None,
+        )
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel("ERROR")  # MMEngine warns that a server must be running, always
+        try:
+            experiment = self._inner.experiment
+        finally:
+            logger.setLevel(level)
+        run = mlflow.start_run(run_id=self._known_run(), run_name=self.root.name)
+        self._keep_run(run.info.run_id)
+        assert experiment is mlflow
+        self.where = (
+            f"mlflow ui --backend-store-uri sqlite:///{shown(self.root / 'mlflow.db')}"
+            if address.startswith("sqlite:")
+            else address
+        )
+
+    def _known_run(self) -> str | None:
+        """The service's name of the run that is resumed."""
+        file = self.root / f".{self.service}_run"
+        return file.read_text().strip() if self._goes_on and file.is_file() else None
+
+    def _keep_run(self, name: str) -> None:
+        (self.root / f".{self.service}_run").write_text(f"{name}\n")
+
+    # --- what MMEngine calls
+
+    @property
+    @force_init_env
+    def experiment(self) -> Any:
+        """The service's own object."""
+        return self._inner.experiment
+
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        """Start, and record the config."""
+        self._goes_on = bool(config.get("resume"))
+        experiment = self.experiment
+        if self.service == "wandb":
+            values = config.to_dict()
+            self._try(lambda: experiment.config.update(values, allow_val_change=True))
+        elif self.service == "mlflow":
+            self._try(lambda: experiment.log_text(config.pretty_text, "config.py"))
+        else:
+            self._try(lambda: self._inner.add_config(config))
+
+    @force_init_env
+    def add_image(self, name: str, image: Any, step: int = 0, **kwargs: Any) -> None:
+        """Record an image, (H, W, 3) RGB of uint8."""
+        if self.service == "mlflow":
+            name = f"{name}_{step}.png"
+        self._try(lambda: self._inner.add_image(name, image, step))
+
+    def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
+        """Record a number."""
+        self.add_scalars({name: value}, step)
+
+    @force_init_env
+    def add_scalars(
+        self,
+        scalar_dict: Mapping[str, Any],
+        step: int = 0,
+        file_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Record numbers of an iteration."""
+        values = {k: float(v) for k, v in scalar_dict.items() if k not in ("step", "iter")}
+        if self.service == "wandb":
+            self._try(lambda: self.experiment.log({**values, "iteration": step}))
+        elif self.service == "mlflow":
+            # Not the back end's own method, which hides failures in a warning for each line.
+            self._try(lambda: self.experiment.log_metrics(values, step))
+        else:
+            self._try(lambda: self._inner.add_scalars(values, step))
+
+    def close(self) -> None:
+        """End the service's run."""
+        if not self._env_initialized:
+            return
+        if self.service == "wandb":
+            self._try(lambda: self.experiment.finish())
+        elif self.service == "mlflow":
+            results = self.root / "results.json"
+            if results.is_file():
+                self._try(lambda: self.experiment.log_artifact(os.fspath(results)))
+            self._try(lambda: self.experiment.end_run())
+        else:
+            self._try(self._inner.close)
+        self._env_initialized = False
+        self._goes_on = True  # whoever writes once more writes there
+
+    def _try(self, write: Callable[[], object]) -> None:
+        """Write; what goes wrong is told once and ends nothing."""
+        try:
+            write()
+        except Exception as error:  # each service has errors of its own, of the network and disk
+            if not self._failed:
+                first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                MMLogger.get_current_instance().warning(
+                    "%s: %s; training goes on, the curves there may have gaps", self.service, first
+                )
+            self._failed = True

@@ -1,0 +1,80 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Sheets of augmented images: what they show is what training gets."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
+
+from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.browse import browse, draw_sample
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.registry import DATASETS
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fcn_resnest14_scenes.py"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 3, 2, progress=False)
+
+
+@pytest.fixture
+def cfg(scenes: Path) -> Config:
+    return load_config(CONFIG, data_root=scenes.parent)
+
+
+def test_what_is_shown_is_what_training_gets(cfg: Config) -> None:
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        dataset: Any = DATASETS.build(cfg.train_dataloader.dataset)
+    mirrored = 0
+    for seed in range(6):
+        steps = draw_sample(dataset, 1, seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        sample = dataset[1]
+        assert np.array_equal(steps[-1].image[:, :, ::-1], sample["inputs"].permute(1, 2, 0))
+        labels = sample["data_samples"].gt_sem_seg.data[0].numpy()
+        assert np.array_equal(steps[-1].labels, labels)
+        mirrored += "mirrored" in steps[-1].text
+        assert [s.name for s in steps] == ["LoadImageFromFile", "RandomFlip", "RandomCrop"]
+    path = dataset.get_data_info(1)["img_path"]
+    assert np.array_equal(steps[0].image, np.asarray(Image.open(path)))
+    assert steps[0].text == "160 x 128"
+    assert 0 < mirrored < 6
+
+
+def test_sheets(cfg: Config, tmp_path: Path) -> None:
+    done = browse(cfg, tmp_path / "a", images=2, draws=3)
+    assert done["images"] == 2
+    browse(cfg, tmp_path / "b", images=2, draws=3)
+    browse(cfg, tmp_path / "c", images=1, draws=3, seed=1)
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert len(names) == 2
+    assert [(tmp_path / "a" / n).read_bytes() for n in names] == [
+        (tmp_path / "b" / n).read_bytes() for n in names
+    ]
+    assert (tmp_path / "a" / names[0]).read_bytes() != (tmp_path / "c" / names[0]).read_bytes()
+    browse(cfg, tmp_path / "d", split="val", images=9, draws=1, steps=True, shuffle=True)
+    assert len(list((tmp_path / "d").iterdir())) == 2
+    with Image.open(tmp_path / "a" / names[0]) as sheet:
+        # As it is and a draw beside each other, each with its labels.
+        assert sheet.width == 2 * 16 + 4 * 288 + 3 * 12
+
+
+def test_mistakes(cfg: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--images"):
+        browse(cfg, tmp_path, images=0)
+    with pytest.raises(UserError, match="--opacity"):
+        browse(cfg, tmp_path, opacity=2)
+    cfg.train_dataloader.dataset.pipeline = [dict(type="PackSegInputs")]
+    with pytest.raises(UserError, match="loads no image"):
+        browse(cfg, tmp_path)

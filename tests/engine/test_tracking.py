@@ -1,0 +1,153 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Curves elsewhere: what is written there, going on, and services that fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmseg_resnest.engine.hooks import ConsoleHook
+from mmseg_resnest.engine.tracking import Tracker, log_to
+from mmseg_resnest.errors import UserError
+
+
+def test_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = Config(dict(visualizer=dict(type="V", vis_backends=[dict(type="LocalVisBackend")])))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    log_to(cfg, ["wandb", "wandb", "mlflow"])
+    log_to(cfg, ["wandb"])
+    assert [b.get("service", b["type"]) for b in cfg.visualizer.vis_backends] == [
+        "LocalVisBackend",
+        "wandb",
+        "mlflow",
+    ]
+    with pytest.raises(UserError, match="choose of tensorboard, wandb, mlflow"):
+        log_to(cfg, ["clearml"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install mlflow"):
+        log_to(cfg, ["mlflow"])
+
+
+class Calls(list):
+    """What a service was told."""
+
+    def named(self, name: str) -> list[Any]:
+        return [arguments for called, arguments in self if called == name]
+
+
+def fake_wandb(calls: Calls) -> ModuleType:
+    module = ModuleType("wandb")
+    run = SimpleNamespace(id="run1", dir="/x/files", url=None)
+    note = lambda name: lambda *a, **k: calls.append((name, (*a, k)))  # noqa: E731
+    module.__dict__.update(
+        init=note("init"),
+        define_metric=note("define_metric"),
+        log=note("log"),
+        finish=note("finish"),
+        Settings=lambda **k: k,
+        run=run,
+        config=SimpleNamespace(update=note("config")),
+    )
+    return module
+
+
+def fake_mlflow(calls: Calls) -> ModuleType:
+    module = ModuleType("mlflow")
+    note = lambda name: lambda *a, **k: calls.append((name, (*a, k)))  # noqa: E731
+
+    def start_run(**options: Any) -> Any:
+        calls.append(("start_run", options))
+        return SimpleNamespace(info=SimpleNamespace(run_id=options["run_id"] or "run1"))
+
+    module.__dict__.update(
+        {n: note(n) for n in ("set_tracking_uri", "create_experiment", "set_experiment",
+                              "log_metrics", "log_text", "log_artifact", "end_run")},
+        get_experiment_by_name=lambda name: None,
+        start_run=start_run,
+    )  # fmt: skip
+    return module
+
+
+@pytest.mark.parametrize("service", ["wandb", "mlflow"])
+def test_a_run_goes_on_where_it_was(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_RUN_ID", "WANDB_PROJECT", "WANDB_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    calls = Calls()
+    fake = {"wandb": fake_wandb, "mlflow": fake_mlflow}[service](calls)
+    monkeypatch.setitem(sys.modules, service, fake)
+
+    def start(resume: bool) -> Any:
+        calls.clear()
+        tracker = Tracker(str(tmp_path / "run" / "time" / "vis_data"), service)
+        tracker.add_config(Config(dict(resume=resume, lr=0.1)))
+        tracker.add_scalars({"loss": 0.5, "step": 20, "iter": 20}, 20)
+        tracker.close()
+        if service == "wandb":
+            assert calls.named("log") == [({"loss": 0.5, "iteration": 20}, {})]
+            assert len(calls.named("finish")) == 1
+            return calls.named("init")[0][0]["id"]
+        assert calls.named("log_metrics") == [({"loss": 0.5}, 20, {})]
+        assert len(calls.named("end_run")) == 1
+        assert calls.named("start_run")[0]["run_name"] == "run"
+        return calls.named("start_run")[0]["run_id"]
+
+    (tmp_path / "run").mkdir()
+    assert [start(False), start(True), start(False)] == [None, "run1", None]
+
+
+def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = Calls()
+    fake = fake_wandb(calls)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    tracker = Tracker(str(tmp_path / "time" / "vis_data"), "wandb")
+    tracker.add_config(Config(dict()))
+
+    def fail(*a: Any, **k: Any) -> None:
+        raise OSError("the network is gone\nmore")
+
+    said: list[str] = []
+    monkeypatch.setattr(
+        MMLogger.get_current_instance(), "warning", lambda text, *a: said.append(text % a)
+    )
+    fake.log = fail  # type: ignore[attr-defined]
+    tracker.add_scalar("a", 1.0, 1)
+    tracker.add_scalar("a", 1.0, 2)
+    assert said == ["wandb: the network is gone; training goes on, the curves there may have gaps"]
+    fake.init = fail  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"--log-to wandb: cannot be started .the network is gone"):
+        Tracker(str(tmp_path / "time" / "vis_data"), "wandb").add_config(Config(dict()))
+
+
+def test_tensorboard_reads_it_back(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="no tensorboard here"
+    )
+    for start, resume in ((0, False), (40, True)):
+        tracker = Tracker(str(tmp_path / f"t{start}" / "vis_data"), "tensorboard")
+        tracker.add_config(Config(dict(resume=resume)))
+        for step in (start + 20, start + 40):
+            tracker.add_scalars({"loss": 1 / step, "iter": step}, step)
+        tracker.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = [(e.step, e.value) for e in events.Scalars("loss")]
+    assert found == [(s, pytest.approx(1 / s)) for s in (20, 40, 60, 80)]
+
+
+def test_text_behind_the_bar() -> None:
+    hook = ConsoleHook()
+    hook._train_seconds, hook._iterations, hook._batch, hook._miou = 10.0, 20, 16, 48.124
+    runner: Any = SimpleNamespace(max_iters=220, val_loop=None)
+    assert (
+        hook._text(runner, 20, 0.4119) == "loss 0.412, 32.0 images/s, mIoU 48.12, 1 min 40 s left"
+    )
+    hook._miou = None
+    assert hook._text(runner, 20, None) == "32.0 images/s, 1 min 40 s left"
