@@ -35,10 +35,10 @@ class LostProcessError(UserError):
 class _Pulse(threading.Thread):
     """Tells the other processes, through the launcher's store, what this one is doing."""
 
-    def __init__(self, store: Any, rank: int) -> None:
+    def __init__(self, store: Any, rank: int, what: str = "starting") -> None:
         super().__init__(name="pulse", daemon=True)
         self._store, self._rank = store, rank
-        self._doing, self._since = "starting", time.monotonic()
+        self._doing, self._since = what, time.monotonic()
 
     def doing(self, what: str) -> None:
         self._doing, self._since = what, time.monotonic()
@@ -89,13 +89,20 @@ def doing(what: str) -> None:
         store = dist.distributed_c10d._get_default_store()
         if hasattr(store, "clone"):
             store = store.clone()  # a connection of its own: the other may be waiting
-        _pulse = _Pulse(store, get_rank())
+        _pulse = _Pulse(store, get_rank(), what)
         _pulse.start()
     _pulse.doing(what)
 
 
-def explain_lost_processes(error: BaseException) -> LostProcessError | None:
-    """The error in words when a collective failed because of another process, otherwise None."""
+def explain_lost_processes(
+    error: BaseException, then: str = "started again with --resume the run goes on"
+) -> LostProcessError | None:
+    """The error in words when a collective failed because of another process, otherwise None.
+
+    Args:
+        error: What was raised.
+        then: What to do, to end the message.
+    """
     if isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return None
     if get_world_size() == 1 or not _LOST.search(str(error)):
@@ -105,5 +112,5 @@ def explain_lost_processes(error: BaseException) -> LostProcessError | None:
     known = "; ".join(others[:4]) or "nothing is known of the others"
     return LostProcessError(
         f"a collective failed, another process hangs or is gone ({first}): {known}. Its own "
-        "message, if it had one, says more; started again with --resume the run goes on"
+        f"message, if it had one, says more; {then}"
     )
