@@ -100,9 +100,17 @@ class ExportedNetwork(EncoderDecoder):
     def predict(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> list[SegDataSample]:
-        """As the stack's; a file that gives labels gives no scores."""
+        """As the stack's; of a file that gives labels, they come without scores."""
+        if self.gives_labels:
+            return self.predict_labels(inputs, data_samples)
+        return super().predict(inputs, data_samples)
+
+    def predict_labels(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """See the base class; inputs are RGB images 0..255 where the file takes pixels."""
         if not self.gives_labels:
-            return super().predict(inputs, data_samples)
+            return super().predict_labels(inputs, data_samples)
         pixels = inputs.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
         labels = self.run(pixels)
         samples = data_samples or [SegDataSample() for _ in labels]

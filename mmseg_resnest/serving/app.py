@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import time
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ from prometheus_client import (
     generate_latest,
 )
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import ClientDisconnect
 
 from ..engine.outputs import decode_rgb
 from ..errors import UserError
@@ -41,6 +43,7 @@ from .limits import Limits
 __all__ = ["create_app"]
 
 _MEDIA = ("application/octet-stream", "image/jpeg", "image/png", "image/webp", "image/tiff")
+_DISCARD_SECONDS = 1.0
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -250,6 +253,8 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
             return response
         except _Refused as refused:
             status = refused.status
+            if status in (413, 429):
+                await _discard(request)
             raise
         finally:
             metrics.requests.labels(str(status)).inc()
@@ -317,10 +322,13 @@ class _State:
         if told.isdecimal() and int(told) > most:
             raise too_much
         data = bytearray()
-        async for part in request.stream():
-            data += part
-            if len(data) > most:
-                raise too_much
+        try:
+            async for part in request.stream():
+                data += part
+                if len(data) > most:
+                    raise too_much
+        except ClientDisconnect:
+            raise _Refused(400, "the client left before its image had arrived") from None
         return bytes(data)
 
     def _decode(self, body: bytes) -> NDArray[np.uint8]:
@@ -350,6 +358,22 @@ class _State:
             raise
         except Exception as error:
             raise _Refused(500, f"segmenting failed ({type(error).__name__})") from error
+
+
+async def _discard(request: Request) -> None:
+    """Read on for a moment without keeping anything.
+
+    A connection that is closed while its client still sends is reset, and the answer with it.
+    """
+    if "expect" in request.headers:
+        return  # this client waits to be asked for the body
+
+    async def read() -> None:
+        async for _ in request.stream():
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError):
+        await asyncio.wait_for(read(), _DISCARD_SECONDS)
 
 
 def _threaded(function: Callable[..., Any], *arguments: Any) -> Any:
