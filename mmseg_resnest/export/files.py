@@ -156,7 +156,7 @@ def export_onnx(
             torch.onnx.export(
                 network, (network.sample(),), os.fspath(part), dynamo=False, opset_version=version,
                 input_names=["images"], output_names=[got],
-                dynamic_axes={"images": axes[0], got: axes[1]},
+                dynamic_axes={"images": axes[0], got: axes[1]}, autograd_inlining=False,
             )  # fmt: skip
         else:
             torch.onnx.export(

@@ -90,47 +90,42 @@ class _ImageResize(nn.Module):
         super().__init__()
         self.scale, self.keep_ratio, self.pillow = scale, keep_ratio, backend == "pillow"
 
-    @staticmethod
-    def _edges(x: Tensor) -> Tensor:
-        """Height and width in float64."""
-        return torch._shape_as_tensor(x)[2:].to(x.device).double()
-
-    def _size(self, x: Tensor) -> Tensor:
+    def _size(self, edges: Tensor) -> Tensor:
+        """Height and width of the target, int64, for those of the source."""
         if not self.keep_ratio:
-            return torch.tensor(self.scale[::-1], dtype=torch.int64, device=x.device)
-        edges = self._edges(x)
+            return torch.tensor(self.scale[::-1], dtype=torch.int64, device=edges.device)
+        wide = edges.double()
         bounds = torch.tensor([max(self.scale), min(self.scale)], dtype=torch.float64)
-        factor = _divide(bounds.to(x.device), torch.stack([edges.amax(), edges.amin()])).amin()
-        return (edges * factor + 0.5).floor().to(torch.int64)
+        factor = _divide(bounds.to(wide.device), torch.stack([wide.amax(), wide.amin()])).amin()
+        return (wide * factor + 0.5).floor().to(torch.int64)
 
     @staticmethod
-    def _places(target: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the target's pixels lie on the source's axis, and pixels of the source to one."""
-        index = torch.arange(target, device=target.device).double()
-        step = _divide(length, target.double())
-        return (index + 0.5) * step, step
-
-    def _triangle(self, target: Tensor, length: Tensor) -> Tensor:
+    def _triangle(target: Tensor, length: Tensor) -> Tensor:
         """(target, length) weights along one axis, in units of 2**-22."""
-        centre, step = self._places(target, length)
-        source = torch.arange(length.to(torch.int64), device=target.device).double()
-        # Not clamp: exporters write it for float32.
-        width = torch.maximum(step, torch.ones_like(step))
-        weights = torch.relu(1 - _divide((source + 0.5 - centre[:, None]).abs(), width))
+        # The filter 1 - |source + 0.5 - (target + 0.5) * step| / max(step, 1) with
+        # step = length / target, times 2 * target * max(step, 1): whole numbers.
+        place = 2 * torch.arange(target, device=target.device) + 1
+        source = 2 * torch.arange(length, device=target.device) + 1
+        distance = (source * target - place[:, None] * length).abs()
+        inside = 2 * torch.maximum(length, target) - distance
+        weights = torch.maximum(inside, torch.zeros_like(inside)).double()
         return (_divide(weights, weights.sum(1, keepdim=True)) * 2.0**22 + 0.5).floor()
 
-    def _neighbours(self, target: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @staticmethod
+    def _neighbours(target: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both neighbours along one axis, and their weights in units of 2**-11."""
-        place = torch.relu((self._places(target, length)[0] - 0.5).float())
-        last = (length - 1.0).to(torch.int64)
-        first = torch.minimum(place.floor().to(torch.int64), last)
-        share = (place - first.float()) * (first < last).float()
+        index = torch.arange(target, device=target.device).double()
+        step = _divide(length.double(), target.double())
+        place = torch.relu(((index + 0.5) * step - 0.5).float())
+        first = torch.minimum(place.floor().to(torch.int64), length - 1)
+        share = (place - first.float()) * (first < length - 1).float()
         weights = [(w * 2048.0).round().double() for w in (1 - share, share)]
-        return first, torch.minimum(first + 1, last), weights[0], weights[1]
+        return first, torch.minimum(first + 1, length - 1), weights[0], weights[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Resizes ``x`` (N, 3, H, W) of whole numbers 0..255, float."""
-        size, edges = self._size(x), self._edges(x)
+        edges = torch._shape_as_tensor(x)[2:].to(x.device)
+        size = self._size(edges)
         wide = x.double()
         if self.pillow:
             across = wide @ self._triangle(size[1], edges[1]).t()
