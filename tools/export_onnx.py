@@ -31,7 +31,7 @@ from mmseg_resnest.engine.preflight import check_data
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.export import compare, export_model
 from mmseg_resnest.export.check import check_images, require_agreement
-from mmseg_resnest.export.files import DEFAULT_OPSET, EXPORTERS, whole_files
+from mmseg_resnest.export.files import DEFAULT_OPSET, whole_files
 from mmseg_resnest.export.int8 import quantise, score
 from mmseg_resnest.inference import load_segmentor
 from mmseg_resnest.inference.runtimes import SUFFIXES
@@ -53,14 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="put preparation and labels into the file: uint8 images in, label maps out",
     )
     parser.add_argument(
-        "--opset", type=int, metavar="N", help=f"of ONNX (default: {DEFAULT_OPSET['torchscript']})"
-    )
-    parser.add_argument(
-        "--exporter",
-        choices=EXPORTERS,
-        default="torchscript",
-        help="what follows the graph for ONNX (default: torchscript; dynamo takes several times as "
-        "long and writes opsets up to 23)",
+        "--opset", type=int, metavar="N", help=f"of ONNX, 11 to 20 (default: {DEFAULT_OPSET})"
     )
     parser.add_argument(
         "--images",
@@ -120,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     print_header(rows)
     with whole_files(out) as part:
-        export_model(model, part, args.processing, args.opset, args.exporter)
+        export_model(model, part, args.processing, args.opset)
         agreement = compare(model, load_segmentor(part), images)
         require_agreement(agreement, str(out))
         print(f"checked     {agreement}")
@@ -145,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _describe(out: Path, args: Any) -> str:
     kind = SUFFIXES[out.suffix.lower()]
     if out.suffix.lower() == ".onnx":
-        kind = f"ONNX, opset {args.opset or DEFAULT_OPSET[args.exporter]}"
+        kind = f"ONNX, opset {args.opset or DEFAULT_OPSET}"
     what = "uint8 images in, labels out" if args.processing else "normalised images in, scores out"
     return f"{kind}; {what}"
 

@@ -100,7 +100,7 @@ class _ImageResize(nn.Module):
         return (wide * factor + 0.5).floor().to(torch.int64)
 
     @staticmethod
-    def _triangle(target: Tensor, length: Tensor) -> Tensor:
+    def _triangle(target: Any, length: Any) -> Tensor:
         """(target, length) weights along one axis, in units of 2**-22."""
         # The filter 1 - |source + 0.5 - (target + 0.5) * step| / max(step, 1) with
         # step = length / target, times 2 * target * max(step, 1): whole numbers.
@@ -112,7 +112,7 @@ class _ImageResize(nn.Module):
         return (_divide(weights, weights.sum(1, keepdim=True)) * 2.0**22 + 0.5).floor()
 
     @staticmethod
-    def _neighbours(target: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _neighbours(target: Any, length: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both neighbours along one axis, and their weights in units of 2**-11."""
         index = torch.arange(target, device=target.device).double()
         step = _divide(length.double(), target.double())
@@ -154,6 +154,9 @@ class ExportNetwork(nn.Module):
     Raises:
         UserError: The model cannot be exported so; says why.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: Segmentor, processing: bool = False) -> None:
         super().__init__()

@@ -69,6 +69,6 @@ def serve(
             ) from error
         shown = f"[{host}]" if ":" in host else host
         server = _Server(config)
-        server.ready = lambda: ready(f"http://{shown}:{listener.getsockname()[1]}")  # type: ignore[method-assign]
+        server.ready = lambda: ready(f"http://{shown}:{listener.getsockname()[1]}")
         with contextlib.suppress(KeyboardInterrupt):
             server.run([listener])

@@ -98,11 +98,14 @@ def test_a_file_with_processing_takes_images_and_gives_labels(
 
 
 @pytest.mark.parametrize("suffix", [".torchscript", ".pt2"])
-def test_torch_formats(
-    suffix: str, small_segmentor: Segmentor, pictures: list[NDArray[np.uint8]], tmp_path: Path
-) -> None:
-    path = export_model(small_segmentor, tmp_path / f"model{suffix}")
-    agreement = compare(small_segmentor, load_segmentor(path), pictures)
+def test_torch_formats(suffix: str, pictures: list[NDArray[np.uint8]], tmp_path: Path) -> None:
+    """Of a head with all that sizes go into; torch.export takes long for each further layer."""
+    cfg = small_config(pixel=True)
+    cfg.model.decode_head = head_config("psp").model.decode_head
+    cfg.model.decode_head.update(in_channels=3, in_index=0)
+    model = balanced(load_segmentor(cfg, None, "cpu"))
+    path = export_model(model, tmp_path / f"model{suffix}")
+    agreement = compare(model, load_segmentor(path), pictures)
     assert agreement.good, agreement
 
 
@@ -116,11 +119,12 @@ def test_openvino(
         assert agreement.good, agreement
 
 
-def test_the_dynamo_exporter(small_segmentor: Segmentor, tmp_path: Path) -> None:
-    path = export_model(small_segmentor, tmp_path / "model.onnx", opset=21, exporter="dynamo")
-    assert [o.version for o in onnx.load(path).opset_import if not o.domain] == [21]
-    agreement = compare(small_segmentor, load_segmentor(path), [blobs(70, 91, 3)])
-    assert agreement.good, agreement
+def test_the_opset_is_chosen(small_segmentor: Segmentor, tmp_path: Path) -> None:
+    for opset in (11, 20):
+        path = export_model(small_segmentor, tmp_path / f"{opset}.onnx", opset=opset)
+        assert [o.version for o in onnx.load(path).opset_import if not o.domain] == [opset]
+        agreement = compare(small_segmentor, load_segmentor(path), [blobs(70, 91, 3)])
+        assert agreement.good, agreement
 
 
 def test_results_are_those_of_the_model(
@@ -162,13 +166,18 @@ def test_a_model_of_one_output(tmp_path: Path) -> None:
     cfg = small_config(classes=2)
     cfg.model.decode_head.update(out_channels=1, threshold=0.4)
     cfg.model.decode_head.loss_decode = dict(type="CrossEntropyLoss", use_sigmoid=True)
-    model = balanced(load_segmentor(cfg, None, "cpu"))
-    images = [blobs(60, 70, 1)]
+    model = load_segmentor(cfg, None, "cpu")
+    image = blobs(60, 70, 1)
+    net = model.model
+    with torch.inference_mode():
+        data = net.data_preprocessor({"inputs": [torch.from_numpy(image.transpose(2, 0, 1))]})
+        middle = net.encode_decode(data["inputs"], [dict(img_shape=(60, 70))]).median().item()
+    net.decode_head.conv_seg.bias.data -= middle + np.log(1 / 0.4 - 1)
     for processing in (False, True):
         path = export_model(model, tmp_path / f"{processing}.onnx", processing)
         other = load_segmentor(path)
-        assert compare(model, other, images).good
-        assert set(np.unique(other(images[0]).labels)) == {0, 1}
+        np.testing.assert_array_equal(other(image).labels, model(image).labels)
+        assert set(np.unique(other(image).labels)) == {0, 1}
 
 
 def test_a_file_that_differs_is_refused(
@@ -213,9 +222,7 @@ def test_records_are_checked(
 def test_mistakes_are_told(small_segmentor: Segmentor, tmp_path: Path) -> None:
     for name, options, message in [
         ("a.engine", {}, "must end in"),
-        ("a.onnx", dict(opset=22), "--exporter dynamo has it"),
-        ("a.onnx", dict(opset=5), "writes 11 to 20"),
-        ("a.onnx", dict(exporter="x"), "must be one of"),
+        ("a.onnx", dict(opset=21), "writes 11 to 20"),
     ]:
         with pytest.raises(UserError, match=message):
             export_model(small_segmentor, tmp_path / name, **options)
