@@ -42,6 +42,7 @@ DISTRIBUTIONS = {
     "mmcv": "onedl-mmcv",
     "mmengine": "onedl-mmengine",
     "mmseg": "onedl-mmsegmentation",
+    "yaml": "pyyaml",
 }
 
 

@@ -109,9 +109,9 @@ def _sheet(
     """Rows of pictures with a line of text above each; a legend below."""
     font, bold = ImageFont.load_default(13), ImageFont.load_default(17)
     scaled = []
-    for row in rows:
+    for some in rows:
         pictures = []
-        for text, pixels in row:
+        for text, pixels in some:
             factor = _EDGE / max(pixels.shape[:2])
             size = (
                 max(1, round(pixels.shape[1] * factor)),

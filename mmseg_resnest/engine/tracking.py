@@ -210,7 +210,7 @@ class Tracker(BaseVisBackend):
 
     def close(self) -> None:
         """End the service's run."""
-        if not self._env_initialized:
+        if not bool(getattr(self, "_env_initialized", False)):
             return
         if self.service == "wandb":
             self._try(lambda: self.experiment.finish())

@@ -303,7 +303,9 @@ def load_segmentor(
 
     Args:
         config: A config file, or a config that was loaded; or, alone, the name of a published
-            segmentation model (``python tools/weights.py list``), for its config and its weights.
+            segmentation model (``python tools/weights.py list``), for its config and its weights,
+            an exported model (``.onnx``, ``.xml``, ``.pt2``, ``.torchscript``), or a folder that
+            ``tools/publish_model.py`` wrote.
         checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
             of the catalogue. None leaves the weights untrained, which is of use only to measure
             speed.
@@ -317,6 +319,14 @@ def load_segmentor(
     Raises:
         UserError: The config, the checkpoint or the device is missing or does not fit.
     """
+    if checkpoint is None and not isinstance(config, Config):
+        from .published import is_published, load_published  # both stand on this file
+        from .runtimes import is_exported, load_exported
+
+        if is_exported(config):
+            return load_exported(config, device, batch_pixels)
+        if is_published(config):
+            return load_published(config, device, batch_pixels)
     chosen = check_device(device)
     if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
         config, checkpoint = _published(config)

@@ -1,0 +1,143 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Whether an exported model says what the model says, on images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from numpy.typing import NDArray
+
+from ..engine.preflight import check_data
+from ..errors import UserError
+from ..inference import Segmentor
+from ..inference.files import find_inputs
+from ..inference.images import ImageInput, read_image
+from ..registry import DATASETS
+
+__all__ = ["Agreement", "check_images", "compare", "require_agreement"]
+
+LABELS_EQUAL = 0.9999
+SCORES_WITHIN = 1e-3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two models agree.
+
+    Attributes:
+        images: Number of images.
+        pixels: Number of their pixels, over which ``labels`` is taken.
+        labels: Share of pixels with the same label.
+        scores: The largest difference of a probability; None where one of them gives none.
+    """
+
+    images: int
+    pixels: int
+    labels: float
+    scores: float | None
+
+    @property
+    def good(self) -> bool:
+        """Whether it is within the bounds: 99.99% of the labels, 1e-3 in the probabilities."""
+        within = self.scores is None or self.scores <= SCORES_WITHIN
+        return self.labels >= LABELS_EQUAL and within
+
+    def __str__(self) -> str:
+        scores = "" if self.scores is None else f", probabilities within {self.scores:.1e}"
+        return (
+            f"{100 * self.labels:.4f}% of the labels equal{scores} ({self.images} images, "
+            f"{self.pixels:,} pixels)"
+        )
+
+
+def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[str]:
+    """Real images to compare models on.
+
+    Args:
+        cfg: A config; those of its test split, if ``source`` is None.
+        source: A file, a folder or a pattern.
+        most: Their number, spread evenly.
+
+    Raises:
+        UserError: There is none.
+    """
+    if source is not None:
+        found = find_inputs(source)[0]
+    else:
+        try:
+            check_data(cfg, ("test_dataloader",))
+        except UserError as error:
+            raise UserError(
+                f"no images to check on: {error}; or name some with --images"
+            ) from error
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        found = [os.fspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
+    number = min(most, len(found))
+    return [found[i * len(found) // number] for i in range(number)]
+
+
+def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) -> Agreement:
+    """Segment images with two models and count.
+
+    Each image is taken at its own size, and once more, together with its mirror image, as a batch
+    of two at three quarters of its size, so that no size can be fixed in a file unnoticed.
+
+    Args:
+        model: The model.
+        other: What was exported from it.
+        images: At least one.
+
+    Raises:
+        UserError: There is no image.
+    """
+    count = equal = total = 0
+    worst: float | None = None if _labels_only(other) or _labels_only(model) else 0.0
+    for image in images:
+        count += 1
+        pixels = read_image(image)[0]
+        small = _three_quarters(pixels)
+        for batch in ([pixels], [small, np.ascontiguousarray(small[:, ::-1])]):
+            ours, theirs = model(batch), other(batch)
+            for a, b in zip(ours, theirs, strict=True):
+                equal += int((a.labels == b.labels).sum())
+                total += a.labels.size
+        if worst is not None:
+            worst = max(worst, _score_difference(model, other, pixels))
+    if not count:
+        raise UserError("images: there is none to compare the models on")
+    return Agreement(count, total, equal / total, worst)
+
+
+def _labels_only(model: Segmentor) -> bool:
+    return bool(getattr(model.model, "gives_labels", False))
+
+
+def _three_quarters(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = (max(32, edge * 3 // 4) for edge in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[:height, :width])
+
+
+def _score_difference(model: Segmentor, other: Segmentor, pixels: NDArray[np.uint8]) -> float:
+    classes: Sequence[int] = range(len(model.classes))
+    scores: list[Any] = [m.class_scores(pixels, classes, tile=0) for m in (model, other)]
+    return float(np.abs(scores[0] - scores[1]).max())
+
+
+def require_agreement(agreement: Agreement, what: str) -> None:
+    """Raise unless the models agree.
+
+    Raises:
+        UserError: They do not; says by how much.
+    """
+    if not agreement.good:
+        raise UserError(
+            f"{what}: differs from the model: {agreement}; at least {100 * LABELS_EQUAL}% of the "
+            f"labels must be equal and probabilities within {SCORES_WITHIN:g}; it was not written"
+        )

@@ -1,0 +1,195 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Writing a model as ONNX, OpenVINO, torch.export or TorchScript."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..inference import Segmentor
+from ..inference.runtimes import RECORD_KEY, SUFFIXES
+from .network import ExportNetwork, free_sizes, make_record
+
+__all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "whole_files"]
+
+OPSETS = (11, 20)  # what the exporter writes
+DEFAULT_OPSET = 17
+_AXES: dict[str, dict[int, str | None]] = {
+    "float32": {0: "batch", 2: "height", 3: "width"},
+    "logits": {0: "batch", 1: None, 2: "height", 3: "width"},
+    "uint8": {0: "batch", 1: "height", 2: "width"},
+    "labels": {0: "batch", 1: "height", 2: "width"},
+}
+
+
+@contextmanager
+def whole_files(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to; what was written there takes its name when the block ends without error.
+
+    Files that lie beside it under its stem (OpenVINO's ``.bin``) go along.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:50]}.") as folder:
+            yield Path(folder) / path.name
+            # The file that is named goes last: when it is there, so is all that it needs.
+            written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)
+            for file in written:
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def export_model(
+    model: Segmentor,
+    path: str | os.PathLike[str],
+    processing: bool = False,
+    opset: int | None = None,
+) -> Path:
+    """Write a model in the format that the suffix of the file names.
+
+    Batch, height and width of the input are free in each of them. Beside the network the file
+    holds a record with which :func:`~mmseg_resnest.load_segmentor` loads it.
+
+    Args:
+        model: The model.
+        path: ``.onnx``, ``.xml`` (OpenVINO), ``.pt2`` (torch.export) or ``.torchscript``.
+        processing: Images in, labels out, see :class:`ExportNetwork`.
+        opset: Of ONNX, 11 to 20; None is 17.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: The model, the suffix or the opset does not fit, or the file cannot be written.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{target}: the name must end in {', '.join(SUFFIXES)}")
+    if suffix == ".onnx":
+        return export_onnx(model, target, processing, opset)
+    if suffix == ".xml":
+        return _export_openvino(model, target, processing)
+    network = ExportNetwork(model, processing)
+    if suffix == ".pt2" and network.resize is not None:
+        raise UserError(
+            "--processing: torch.export cannot follow the test pipeline's Resize to sizes that it "
+            "does not know; export .pt2 without it"
+        )
+    record = make_record(model, processing)
+    with whole_files(target) as part, free_sizes(), torch.no_grad():
+        if suffix == ".torchscript":
+            torch.jit.save(_trace(network), part, _extra_files={RECORD_KEY: record})
+        else:
+            torch.export.save(_program(network), part, extra_files={RECORD_KEY: record})
+    return target
+
+
+def _trace(network: ExportNetwork) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that tracing will go, and what it could not know
+        # Its own check would trace once more; the files are checked against the model, see check.
+        return torch.jit.trace(network, (network.sample(),), check_trace=False)
+
+
+def _program(network: ExportNetwork) -> torch.export.ExportedProgram:
+    free = torch.export.Dim.DYNAMIC
+    axes = (0, 1, 2) if network.processing else (0, 2, 3)
+    return torch.export.export(
+        network,
+        (network.sample(),),
+        dynamic_shapes={"images": dict.fromkeys(axes, free)},
+        strict=False,
+    )
+
+
+def export_onnx(
+    model: Segmentor,
+    path: str | os.PathLike[str],
+    processing: bool = False,
+    opset: int | None = None,
+) -> Path:
+    """Write a model as ONNX; see :func:`export_model`.
+
+    By tracing. PyTorch's other exporter (``dynamo=True``) gives the same outputs with sizes just as
+    free, and took 81 s instead of 5 s for PSPNet on ResNeSt-50.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise UserError("needs the package onnx: pip install 'mmseg-resnest[deploy]'") from error
+    version = DEFAULT_OPSET if opset is None else opset
+    low, high = OPSETS
+    if not low <= version <= high:
+        raise UserError(f"opset {version}: PyTorch's exporter writes {low} to {high}")
+    network = ExportNetwork(model, processing)
+    record = make_record(model, processing)
+    given, got = ("uint8", "labels") if processing else ("float32", "logits")
+    axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
+    with whole_files(path) as part, free_sizes(), torch.no_grad(), _quiet_exporters():
+        torch.onnx.export(
+            network, (network.sample(),), os.fspath(part), dynamo=False, opset_version=version,
+            input_names=["images"], output_names=[got], autograd_inlining=False,
+            dynamic_axes={"images": axes[0], got: axes[1]},
+        )  # fmt: skip
+        graph = onnx.load(part)
+        _name_sizes(graph.graph.input[0], _AXES[given])
+        _name_sizes(graph.graph.output[0], _AXES[got], network.net.out_channels)
+        del graph.metadata_props[:]
+        onnx.helper.set_model_props(graph, {RECORD_KEY: record})
+        graph.doc_string = ""
+        onnx.checker.check_model(graph)
+        onnx.save(graph, part)
+    return Path(path)
+
+
+def _name_sizes(value: Any, axes: dict[int, str | None], channels: int | None = None) -> None:
+    """Give the free sizes of a graph's input or output names that say what they are."""
+    for axis, name in axes.items():
+        size = value.type.tensor_type.shape.dim[axis]
+        size.Clear()
+        if name is None:
+            size.dim_value = channels
+        else:
+            size.dim_param = name
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Without what the exporter says of itself and of what it could not know."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(f"{path}: needs OpenVINO: pip install 'mmseg-resnest[openvino]'") from error
+    with tempfile.TemporaryDirectory() as folder, whole_files(path) as part:
+        source = export_onnx(model, Path(folder) / "model.onnx", processing)
+        network = openvino.convert_model(source)
+        network.set_rt_info(make_record(model, processing), RECORD_KEY)
+        openvino.save_model(network, part, compress_to_fp16=False)
+    return path

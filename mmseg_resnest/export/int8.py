@@ -1,0 +1,190 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""An ONNX file in 8 bits: static quantisation with ranges seen on calibration images."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DefaultScope
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..engine.preflight import check_data
+from ..errors import UserError
+from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confusion
+from ..inference import Segmentor
+from ..inference.images import ImageInput, read_image
+from ..inference.runtimes import RECORD_KEY, load_exported
+from ..registry import DATASETS
+from .files import whole_files
+
+__all__ = ["quantise", "score"]
+
+# The pixels' weighted sums, which take the time. What joins them (attention, sums, resizing) stays
+# in float32: it is cheap and loses most.
+_OPERATIONS = ["Conv"]
+
+
+class _Inputs:
+    """The network's inputs for some images, one at a time, as ONNX Runtime's calibration asks.
+
+    Args:
+        model: The file in float32, loaded.
+        name: Its input.
+        images: The images.
+    """
+
+    def __init__(self, model: Segmentor, name: str, images: Sequence[ImageInput]) -> None:
+        self._name = name
+        self._inputs = self._collect(model, images)
+
+    @staticmethod
+    def _collect(model: Segmentor, images: Sequence[ImageInput]) -> Iterator[NDArray]:
+        network = cast(Any, model.model)
+        for image in tqdm(images, desc="calibrating", unit="image", disable=None, leave=False):
+            seen: list[NDArray] = []
+            run = network.run
+
+            def look(inputs: torch.Tensor, run: Any = run, seen: Any = seen) -> torch.Tensor:
+                seen.append(inputs.numpy().copy())
+                return run(inputs)
+
+            network.run = look
+            try:
+                model([read_image(image)[0]])
+            finally:
+                network.run = run
+            yield from seen
+
+    def get_next(self) -> dict[str, NDArray] | None:
+        """The next input by name; None after the last."""
+        inputs = next(self._inputs, None)
+        return None if inputs is None else {self._name: inputs}
+
+    def __iter__(self) -> _Inputs:
+        return self
+
+    def __next__(self) -> dict[str, NDArray]:
+        found = self.get_next()
+        if found is None:
+            raise StopIteration
+        return found
+
+
+def quantise(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    images: Sequence[ImageInput],
+    skip_last: bool = True,
+) -> Path:
+    """Quantise an exported ONNX file to 8 bits.
+
+    Convolutions get signed 8-bit weights, with a scale for each output channel, and unsigned 8-bit
+    inputs with the smallest and largest value seen on the images; written as pairs of
+    QuantizeLinear and DequantizeLinear (QDQ), which runtimes fuse.
+
+    Args:
+        source: ``.onnx`` in float32, of :func:`~mmseg_resnest.export.export_model`.
+        target: ``.onnx`` to write.
+        images: Images like those that will be segmented; some dozens to hundreds, not the ones to
+            evaluate on.
+        skip_last: Leave the classifier in float32.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: There is no image, a package is missing, or a file cannot be read or written.
+    """
+    try:
+        import onnx
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise UserError("needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'") from error
+    if Path(target).suffix.lower() != ".onnx":
+        raise UserError(f"{target}: only ONNX files are quantised; the name must end in .onnx")
+    if not images:
+        raise UserError("calibration images: there is none")
+    model = load_exported(source)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        whole_files(target) as part,
+        _quiet_quantiser(),
+    ):
+        prepared = os.path.join(folder, "prepared.onnx")
+        # Its symbolic shape inference fails on free sizes and is not needed for convolutions.
+        quant_pre_process(os.fspath(source), prepared, skip_symbolic_shape=True)
+        graph = onnx.load(prepared)
+        last = [n.name for n in graph.graph.node if n.op_type == "Conv"][-1:]
+        quantization.quantize_static(
+            prepared,
+            os.fspath(part),
+            cast(Any, _Inputs(model, graph.graph.input[0].name, images)),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=_OPERATIONS,
+            nodes_to_exclude=last if skip_last else [],
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"ActivationSymmetric": False},
+        )
+        written = onnx.load(part)
+        record = next(p.value for p in onnx.load(source).metadata_props if p.key == RECORD_KEY)
+        del written.metadata_props[:]
+        onnx.helper.set_model_props(written, {RECORD_KEY: record})
+        onnx.save(written, part)
+    return Path(target)
+
+
+@contextmanager
+def _quiet_quantiser() -> Iterator[None]:
+    """Without its advice on pre-processing, which has been followed."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[SegmentationScores]:
+    """Scores of models on the config's test split, image by image, in one pass over the files.
+
+    Args:
+        models: The models.
+        cfg: The config.
+        most: The first so many images; 0 is all.
+
+    Returns:
+        Scores for each model.
+
+    Raises:
+        UserError: The data are not there.
+    """
+    check_data(cfg, ("test_dataloader",))
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
+        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    number = min(most, len(dataset)) if most else len(dataset)
+    classes = len(models[0].classes)
+    matrices = [np.zeros((classes, classes), np.int64) for _ in models]
+    for i in tqdm(range(number), desc="evaluating", unit="image", disable=None, leave=False):
+        data = pseudo_collate([dataset[i]])
+        sample = data["data_samples"][0]
+        label = sample.gt_sem_seg.data[0].long()
+        pixels = read_image(sample.img_path)[0]
+        for model, matrix in zip(models, matrices, strict=True):
+            predicted = torch.from_numpy(model([pixels])[0].labels.astype(np.int64))
+            matrix += confusion_matrix(predicted, label, classes).numpy()
+    return [scores_from_confusion(matrix) for matrix in matrices]

@@ -1,0 +1,353 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The part of a model that an exported file holds, in a form whose sizes stay free."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from mmseg.models.utils import resize as stack_resize
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..inference import Segmentor
+from ..version import __version__
+
+__all__ = ["ExportNetwork", "free_sizes", "make_record", "pipeline_steps"]
+
+_LOADS = ("LoadImageFrom", "LoadAnnotations")
+
+
+class _BinPool(nn.Module):
+    """``nn.AdaptiveAvgPool2d`` for maps of any size.
+
+    Exporters take the size of the sample for the sizes of the bins. Here the bins' bounds,
+    floor(i * H / n) to ceil((i + 1) * H / n) as in PyTorch, are part of the graph.
+
+    Args:
+        rows: Bins from top to bottom.
+        columns: Bins from left to right.
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+
+    @staticmethod
+    def _shares(bins: int, length: Any, like: Tensor) -> Tensor:
+        """(bins, length): the share of each place in the mean of each bin."""
+        index = torch.arange(bins, device=like.device)
+        # No negative numbers: exporters differ in which way they round those.
+        start = torch.div(index * length, bins, rounding_mode="floor")
+        end = torch.div((index + 1) * length + (bins - 1), bins, rounding_mode="floor")
+        place = torch.arange(length, device=like.device)
+        inside = (place >= start[:, None]) & (place < end[:, None])
+        return inside.to(like.dtype) / (end - start)[:, None].to(like.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, rows, columns) means of ``x`` (N, C, H, W)."""
+        rows = self._shares(self.rows, x.shape[2], x)
+        columns = self._shares(self.columns, x.shape[3], x)
+        return rows @ x @ columns.t()
+
+
+class _Quotient(torch.autograd.Function):
+    """A quotient for the ONNX exporter, which computes those of sizes in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        return a / b
+
+    @staticmethod
+    def symbolic(g: Any, a: Any, b: Any) -> Any:
+        return g.op("Div", a, b)
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    return _Quotient.apply(a, b) if torch.onnx.is_in_onnx_export() else a / b
+
+
+class _ImageResize(nn.Module):
+    """The test pipeline's ``Resize`` of 8-bit images, bilinear, to the last bit.
+
+    Both libraries compute with whole numbers, which float64 holds exactly. Pillow's triangle
+    filter widens with the scale, its weights have 22 bits and each of its two passes rounds to 8
+    (Pillow, ``Resample.c``). OpenCV interpolates between two neighbours with weights of 11 bits
+    and drops bits on the way (OpenCV, ``resize.cpp``, ``VResizeLinear``).
+
+    Args:
+        scale: ``(width, height)``, or the long and the short edge with ``keep_ratio``.
+        keep_ratio: Fit into ``scale`` (mmcv's ``rescale_size``).
+        backend: ``pillow`` or ``cv2``.
+    """
+
+    def __init__(self, scale: tuple[int, int], keep_ratio: bool, backend: str) -> None:
+        super().__init__()
+        self.scale, self.keep_ratio, self.pillow = scale, keep_ratio, backend == "pillow"
+
+    def _size(self, edges: Tensor) -> Tensor:
+        """Height and width of the target, int64, for those of the source."""
+        if not self.keep_ratio:
+            return torch.tensor(self.scale[::-1], dtype=torch.int64, device=edges.device)
+        wide = edges.double()
+        bounds = torch.tensor([max(self.scale), min(self.scale)], dtype=torch.float64)
+        factor = _divide(bounds.to(wide.device), torch.stack([wide.amax(), wide.amin()])).amin()
+        return (wide * factor + 0.5).floor().to(torch.int64)
+
+    @staticmethod
+    def _triangle(target: Any, length: Any) -> Tensor:
+        """(target, length) weights along one axis, in units of 2**-22."""
+        # The filter 1 - |source + 0.5 - (target + 0.5) * step| / max(step, 1) with
+        # step = length / target, times 2 * target * max(step, 1): whole numbers.
+        place = 2 * torch.arange(target, device=target.device) + 1
+        source = 2 * torch.arange(length, device=target.device) + 1
+        distance = (source * target - place[:, None] * length).abs()
+        inside = 2 * torch.maximum(length, target) - distance
+        weights = torch.maximum(inside, torch.zeros_like(inside)).double()
+        return (_divide(weights, weights.sum(1, keepdim=True)) * 2.0**22 + 0.5).floor()
+
+    @staticmethod
+    def _neighbours(target: Any, length: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both neighbours along one axis, and their weights in units of 2**-11."""
+        index = torch.arange(target, device=target.device).double()
+        step = _divide(length.double(), target.double())
+        place = torch.relu(((index + 0.5) * step - 0.5).float())
+        first = torch.minimum(place.floor().to(torch.int64), length - 1)
+        share = (place - first.float()) * (first < length - 1).float()
+        weights = [(w * 2048.0).round().double() for w in (1 - share, share)]
+        return first, torch.minimum(first + 1, length - 1), weights[0], weights[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Resizes ``x`` (N, 3, H, W) of whole numbers 0..255, float."""
+        edges = torch._shape_as_tensor(x)[2:].to(x.device)
+        size = self._size(edges)
+        wide = x.double()
+        if self.pillow:
+            across = wide @ self._triangle(size[1], edges[1]).t()
+            across = (across * 2.0**-22 + 0.5).floor()
+            down = self._triangle(size[0], edges[0]) @ across
+            return (down * 2.0**-22 + 0.5).floor().clamp(0.0, 255.0).to(x.dtype)
+        left, right, near, far = self._neighbours(size[1], edges[1])
+        across = wide.index_select(3, left) * near + wide.index_select(3, right) * far
+        across = (across * 2.0**-4).floor()
+        upper, lower, near, far = self._neighbours(size[0], edges[0])
+        down = (across.index_select(2, upper) * near[:, None] * 2.0**-16).floor()
+        down = down + (across.index_select(2, lower) * far[:, None] * 2.0**-16).floor()
+        return ((down + 2.0) * 0.25).floor().clamp(0.0, 255.0).to(x.dtype)
+
+
+class ExportNetwork(nn.Module):
+    """What goes into the file: a copy of a model's backbone, neck and head.
+
+    Args:
+        model: The model.
+        processing: Put preparation and labels into it: it takes images as they are, (N, H, W, 3)
+            RGB of uint8, and gives label maps (N, H, W), uint8 (int32 with more than 255 classes).
+            Without, it takes normalised images (N, 3, H, W), float32, and gives scores
+            (N, C, H, W).
+
+    Raises:
+        UserError: The model cannot be exported so; says why.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Segmentor, processing: bool = False) -> None:
+        super().__init__()
+        net = cast(Any, model.model)
+        if not hasattr(net, "decode_head") or isinstance(net.decode_head, nn.ModuleList):
+            raise UserError("a model of several heads in a row (cascade) cannot be exported")
+        _check_preprocessor(net.data_preprocessor)
+        self.processing = processing
+        self.net = copy.deepcopy(net).cpu().float().eval()
+        self.net.data_preprocessor = nn.Identity()
+        if getattr(self.net, "auxiliary_head", None) is not None:
+            del self.net.auxiliary_head
+        self.resize: nn.Module | None = None
+        if processing:
+            self._take_preprocessor(net)
+            self.resize = _resize_step(model)
+        self.threshold = net.decode_head.threshold if net.out_channels == 1 else None
+        self.many = len(model.classes) > 255
+        for module in list(self.net.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.AdaptiveAvgPool2d):
+                    setattr(module, name, _pool(child))
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def _take_preprocessor(self, net: Any) -> None:
+        mode = net.test_cfg.get("mode", "whole")
+        if mode != "whole":
+            raise UserError(
+                f"--processing: the file would score the image at once and model.test_cfg.mode is "
+                f"{mode!r}: export without it, or set --cfg-options model.test_cfg.mode=whole"
+            )
+        pre = net.data_preprocessor
+        if pre.test_cfg:
+            raise UserError(
+                "--processing: model.data_preprocessor.test_cfg pads images, which the file would "
+                "not: export without --processing"
+            )
+        self.to_bgr = not pre._channel_conversion  # pipelines read BGR, the file takes RGB
+        self.normalise = bool(pre._enable_normalize)
+        if self.normalise:
+            self.register_buffer("mean", pre.mean.detach().clone().cpu().float())
+            self.register_buffer("std", pre.std.detach().clone().cpu().float())
+
+    def scores(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) scores of normalised images (N, 3, H, W)."""
+        size = images.shape[2:]
+        features = self.net.extract_feat(images)
+        metas = [{"img_shape": size, "pad_shape": size}]
+        return self.net.decode_head.predict(features, metas, self.net.test_cfg)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores, or labels with ``processing``; see the class."""
+        if not self.processing:
+            return self.scores(images)
+        x = images.permute(0, 3, 1, 2).float()
+        if self.resize is not None:
+            x = self.resize(x)
+        if self.to_bgr:
+            x = x[:, [2, 1, 0]]
+        if self.normalise:
+            x = (x - self.mean) / self.std
+        scores = self.scores(x)
+        if self.resize is not None:
+            scores = F.interpolate(
+                scores, images.shape[1:3], mode="bilinear", align_corners=self.net.align_corners
+            )
+        if self.threshold is not None:
+            labels = (scores[:, 0].sigmoid() > self.threshold).to(torch.int64)
+        else:
+            labels = scores.argmax(1)
+        return labels.to(torch.int32 if self.many else torch.uint8)
+
+    def sample(self) -> Tensor:
+        """An input to follow through the graph; no edge is like another."""
+        generator = torch.Generator().manual_seed(0)
+        if self.processing:
+            return torch.randint(0, 256, (2, 136, 168, 3), dtype=torch.uint8, generator=generator)
+        return torch.randn(2, 3, 136, 168, generator=generator)
+
+
+def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
+    size = pool.output_size
+    rows, columns = size if isinstance(size, tuple) else (size, size)
+    if rows is None or columns is None or (rows, columns) == (1, 1):
+        return pool  # a mean over all, which exporters know
+    return _BinPool(rows, columns)
+
+
+def _check_preprocessor(pre: Any) -> None:
+    from mmseg.models.data_preprocessor import SegDataPreProcessor
+
+    if type(pre) is not SegDataPreProcessor:
+        raise UserError(
+            f"config key model.data_preprocessor: a {type(pre).__name__} cannot be exported, "
+            "only a SegDataPreProcessor"
+        )
+
+
+def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:
+    """The steps of the test pipeline between reading an image and the network."""
+    dataset = model.cfg.test_dataloader.dataset
+    while "pipeline" not in dataset and "dataset" in dataset:
+        dataset = dataset.dataset
+    steps = []
+    for step in dataset.get("pipeline", []):
+        kind = step["type"] if isinstance(step["type"], str) else step["type"].__name__
+        kind = kind.split(".")[-1]
+        if not kind.startswith(_LOADS):
+            options = {k: v for k, v in step.items() if k not in ("type", "_scope_")}
+            steps.append({"type": kind, **options})
+    return steps
+
+
+def _resize_step(model: Segmentor) -> _ImageResize | None:
+    """The test pipeline's resizing as part of the graph.
+
+    Raises:
+        UserError: It does something else as well.
+    """
+    found: _ImageResize | None = None
+    for step in pipeline_steps(model):
+        if step["type"] == "PackSegInputs":
+            continue
+        known = {"type", "scale", "keep_ratio", "backend", "interpolation"}
+        simple = (
+            step["type"] == "Resize"
+            and found is None
+            and set(step) <= known
+            and isinstance(step.get("scale"), list | tuple)
+            and step.get("interpolation", "bilinear") == "bilinear"
+        )
+        if not simple:
+            raise UserError(
+                f"--processing: the test pipeline's step {step['type']} has no counterpart in the "
+                "file: export without --processing, or take it out of the pipeline"
+            )
+        width, height = (int(edge) for edge in step["scale"])
+        found = _ImageResize(
+            (width, height), bool(step.get("keep_ratio", False)), step.get("backend", "cv2")
+        )
+    return found
+
+
+def make_record(model: Segmentor, processing: bool) -> str:
+    """The JSON record that goes with the network, see :mod:`mmseg_resnest.inference.runtimes`.
+
+    Raises:
+        UserError: The config holds what JSON cannot.
+    """
+    net = cast(Any, model.model)
+    pre = net.data_preprocessor
+    record = {
+        "format": 1,
+        "version": __version__,
+        "name": str(model.cfg.filename or "model").rsplit("/", 1)[-1].removesuffix(".py"),
+        "input": "uint8" if processing else "float32",
+        "output": "labels" if processing else "logits",
+        "classes": list(model.classes),
+        "palette": [list(colour) for colour in model.palette],
+        "align_corners": bool(net.align_corners),
+        "out_channels": int(net.out_channels),
+        "threshold": getattr(net.decode_head, "threshold", None),
+        "data_preprocessor": {
+            "mean": pre.mean.flatten().tolist() if pre._enable_normalize else None,
+            "std": pre.std.flatten().tolist() if pre._enable_normalize else None,
+            "bgr_to_rgb": bool(pre._channel_conversion),
+            "pad_val": pre.pad_val,
+            "seg_pad_val": pre.seg_pad_val,
+            "test_cfg": pre.test_cfg,
+        },
+        "test_cfg": dict(net.test_cfg),
+        "pipeline": pipeline_steps(model),
+    }
+    try:
+        return json.dumps(record)
+    except TypeError as error:
+        raise UserError(
+            f"the test pipeline or model.test_cfg holds what cannot be written as JSON ({error})"
+        ) from error
+
+
+@contextmanager
+def free_sizes() -> Iterator[None]:
+    """Keeps the stack's ``resize`` from reading sizes as numbers, which would fix them.
+
+    It does so only to warn about sizes that do not fit ``align_corners``.
+    """
+    before = stack_resize.__defaults__
+    stack_resize.__defaults__ = (*before[:-1], False)
+    try:
+        yield
+    finally:
+        stack_resize.__defaults__ = before

@@ -1,0 +1,243 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A trained model as a folder for a hub: weights, config, classes, metrics and a model card."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from mmengine.config import Config
+
+from ..engine.outputs import whole_file
+from ..errors import UserError
+from ..inference import Segmentor, load_segmentor
+from ..inference.published import CONFIG_FILE, FORMAT, WEIGHTS_FILE, plain_config
+from ..version import __version__
+from ..weights import save_state_dict
+from ..weights.hashes import hex_digests
+from .network import pipeline_steps
+
+__all__ = ["CARD_FILE", "TRAINING_CONFIG_FILE", "publish", "read_results"]
+
+CARD_FILE = "README.md"
+TRAINING_CONFIG_FILE = "training_config.py"
+_OF_THIS_MACHINE = ("work_dir", "load_from", "resume")
+_METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accuracy"}
+
+
+def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Scores from a ``results.json`` of ``tools/test.py``.
+
+    Returns:
+        ``mIoU``, ``pixAcc``, ``mAcc`` in percent, as far as they are there, ``images``, ``tta``
+        and ``IoU``, the IoU of each class by name.
+
+    Raises:
+        UserError: It cannot be read, or is none.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
+        classes = {c["name"]: c["IoU"] for c in result["classes"]}
+    except OSError as error:
+        raise UserError(f"results {path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"results {path}: is no results.json that tools/test.py wrote ({error})"
+        ) from error
+    more = {"images": result.get("images"), "tta": bool(result.get("tta"))}
+    return {**scores, **more, "IoU": classes}
+
+
+def publish(
+    model: Segmentor,
+    folder: str | os.PathLike[str],
+    name: str | None = None,
+    licence: str = "other",
+    results: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a folder that can be uploaded to a hub and loaded with ``load_segmentor(folder)``.
+
+    ``model.safetensors`` has what segmenting needs: no optimiser, no auxiliary head.
+    ``config.json`` says what to build, with classes, colours, metrics and the weights' SHA-256;
+    ``README.md`` is the model card, with the front matter that hubs read;
+    ``training_config.py`` is the whole config, to train from.
+
+    Args:
+        model: The model.
+        folder: Its folder; made.
+        name: In the card; the folder's name if None.
+        licence: Identifier of the weights' licence in the card, e.g. ``apache-2.0``.
+        results: What :func:`read_results` returned.
+        force: Replace a folder that :func:`publish` wrote.
+
+    Returns:
+        ``folder``, ``files`` (name to bytes) and ``sha256``.
+
+    Raises:
+        UserError: The folder exists, or cannot be written; or the model cannot be published.
+    """
+    target = Path(folder)
+    if target.exists() and not (force and (target / CONFIG_FILE).is_file()):
+        raise UserError(
+            f"{target} exists: give another name, or --force to replace a folder of this tool"
+        )
+    title = name or target.name
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:50]}.") as part:
+            built = Path(part) / "model"
+            built.mkdir()
+            digest = _write(model, built, title, licence, results)
+            files = {file.name: file.stat().st_size for file in sorted(built.iterdir())}
+            if target.exists():
+                shutil.move(target, Path(part) / "old")
+            os.replace(built, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    return {"folder": target, "files": files, "sha256": digest}
+
+
+def _write(
+    model: Segmentor, folder: Path, title: str, licence: str, results: Mapping[str, Any] | None
+) -> str:
+    state = {
+        key: value
+        for key, value in model.model.state_dict().items()
+        if not key.startswith("auxiliary_head.")
+    }
+    weights = save_state_dict(state, folder / WEIGHTS_FILE)
+    with open(weights, "rb") as file:
+        digest = hex_digests(file, "sha256")[0]
+    parameters = sum(p.numel() for k, p in model.model.named_parameters() if k in state)
+    record = {
+        "format": FORMAT,
+        "library_name": "mmseg-resnest",
+        "version": __version__,
+        "name": title,
+        "sha256": digest,
+        "parameters": parameters,
+        "classes": list(model.classes),
+        "palette": [list(colour) for colour in model.palette],
+        "metrics": dict(results or {}),
+        "model": plain_config(_model_config(model.cfg)),
+        "pipeline": pipeline_steps(model),
+    }
+    try:
+        text = json.dumps(record, indent=1)
+    except TypeError as error:
+        raise UserError(f"config key model: holds what JSON cannot ({error})") from error
+    _write_text(folder / CONFIG_FILE, text + "\n")
+    training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
+    _write_text(folder / TRAINING_CONFIG_FILE, training.pretty_text)
+    _write_text(folder / CARD_FILE, model_card(model, title, licence, record))
+    return digest
+
+
+def _write_text(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def _model_config(cfg: Config) -> dict[str, Any]:
+    model = Config(dict(model=cfg.model)).to_dict()["model"]
+    if cfg.get("data_preprocessor") is not None:
+        model.setdefault("data_preprocessor", Config(dict(cfg.data_preprocessor)).to_dict())
+    return model
+
+
+def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, Any]) -> str:
+    """The text of ``README.md``: YAML front matter, and a page for people."""
+    metrics = record["metrics"]
+    dataset = _dataset_name(model.cfg)
+    front: dict[str, Any] = {
+        "library_name": "mmseg-resnest",
+        "pipeline_tag": "image-segmentation",
+        "license": licence,
+        "tags": ["semantic-segmentation", "resnest", "mmsegmentation", "pytorch"],
+    }
+    scores = [k for k in _METRICS if k in metrics]
+    if scores:
+        measured = [{"type": _METRICS[k], "name": k, "value": round(metrics[k], 2)} for k in scores]
+        front["model-index"] = [
+            {
+                "name": title,
+                "results": [
+                    {
+                        "task": {"type": "image-segmentation"},
+                        "dataset": {"name": dataset, "type": dataset.lower().replace(" ", "-")},
+                        "metrics": measured,
+                    }
+                ],
+            }
+        ]
+    backbone = model.cfg.model.get("backbone", {})
+    arch = backbone.get("arch") or backbone.get("depth") or ""
+    head = model.cfg.model.decode_head["type"]
+    lines = [
+        "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {title}", "",
+        f"Semantic segmentation into {len(model.classes)} classes: {head} on "
+        f"{backbone.get('type', 'a backbone')} {arch}".rstrip() + f", trained on {dataset}. "
+        f"{record['parameters'] / 1e6:.1f} million parameters.", "",
+        "## Use", "", "```python", "from mmseg_resnest import load_segmentor", "",
+        'model = load_segmentor("path/to/this/folder")', 'result = model("photo.jpg")',
+        "result.labels     # (H, W) class indices", "result.overlay()  # a PIL image", "```", "",
+        "Loading runs no code from this folder: `config.json` names known parts only and the",
+        f"weights are safetensors. `{TRAINING_CONFIG_FILE}` is the whole config, to train from.",
+        "",
+    ]  # fmt: skip
+    if scores:
+        how = "with the config's test-time augmentation" if metrics["tta"] else "single scale"
+        number = f"{metrics['images']} images, " if metrics.get("images") else ""
+        lines += [
+            "## Scores", "", f"On the test split of the config ({dataset}), {number}{how}:", "",
+            "| metric | % |", "|---|---|", *(f"| {k} | {metrics[k]:.2f} |" for k in scores), "",
+        ]  # fmt: skip
+    else:
+        lines += ["## Scores", "", "None were recorded when this folder was written.", ""]
+    per_class = metrics.get("IoU", {})
+    lines += ["## Classes", "", "| index | class | colour | IoU |", "|---|---|---|---|"]
+    for i, (label, colour) in enumerate(zip(model.classes, model.palette, strict=True)):
+        iou = per_class.get(label)
+        shown = "" if iou is None or math.isnan(iou) else f"{iou:.2f}"
+        lines.append(f"| {i} | {label} | `#{''.join(f'{c:02x}' for c in colour)}` | {shown} |")
+    lines += [
+        "", "## Limits", "",
+        "It gives every pixel one of these classes, whatever is in the picture, and was trained on",
+        f"{dataset} alone; on other pictures its labels and its probabilities are unproven.",
+        "", "## Files", "",
+        f"`{WEIGHTS_FILE}`: SHA-256 `{record['sha256']}`. Written by mmseg-resnest {__version__}.",
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _dataset_name(cfg: Config) -> str:
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    kind = dataset["type"]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return name.split(".")[-1].removesuffix("Dataset") or name
+
+
+def check_loads_back(model: Segmentor, folder: str | os.PathLike[str]) -> None:
+    """Load the folder and compare what it says with what the model says.
+
+    Raises:
+        UserError: They differ in a single label.
+    """
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (96, 128, 3), np.uint8)
+    again = load_segmentor(os.fspath(folder), device="cpu")
+    if not np.array_equal(model(image).labels, again(image).labels):
+        raise UserError(f"{folder}: the model that loads from it differs from the one published")

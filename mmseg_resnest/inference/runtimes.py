@@ -1,0 +1,336 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Exported models (ONNX, OpenVINO, torch.export, TorchScript) behind the Python API.
+
+An exported file holds the network and, as JSON, a record of what stands around it: classes,
+colours, how images are prepared, how scores become labels. :func:`load_exported` puts a stand-in
+for the network into the same :class:`~mmseg_resnest.inference.Segmentor` that holds a PyTorch
+model, so that tiles, batches, sliding windows and multi-scale evaluation are the same code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.models.segmentors import BaseSegmentor
+from mmseg.structures import SegDataSample
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..engine.preflight import check_device
+from ..errors import UserError
+from ..models.segmentor import EncoderDecoder
+from ..registry import TRANSFORMS
+from .segmentor import BATCH_PIXELS, Segmentor
+
+__all__ = ["RECORD_KEY", "SUFFIXES", "ExportedNetwork", "is_exported", "load_exported"]
+
+#: The name of the record among a file's metadata.
+RECORD_KEY = "mmseg_resnest"
+#: Suffix -> what runs such a file.
+SUFFIXES = {
+    ".onnx": "ONNX Runtime",
+    ".xml": "OpenVINO",
+    ".pt2": "torch.export",
+    ".torchscript": "TorchScript",
+}
+_FORMAT = 1
+_PREPROCESSOR_KEYS = {
+    "mean", "std", "bgr_to_rgb", "rgb_to_bgr", "pad_val", "seg_pad_val", "size", "size_divisor",
+    "test_cfg",
+}  # fmt: skip
+
+Run = Callable[[Tensor], Tensor]
+
+
+def is_exported(path: object) -> bool:
+    """Whether a path names an exported model, by its suffix."""
+    return isinstance(path, str | os.PathLike) and Path(path).suffix.lower() in SUFFIXES
+
+
+class _Head(nn.Module):
+    """What the code around a network asks its head for."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        super().__init__()
+        self.num_classes = len(record["classes"])
+        self.out_channels = int(record["out_channels"])
+        self.threshold = record["threshold"]
+        self.align_corners = bool(record["align_corners"])
+
+
+class ExportedNetwork(EncoderDecoder):
+    """A segmentor whose backbone and head are an exported file.
+
+    Args:
+        run: The file: inputs to outputs. Called from several threads.
+        record: Its record.
+    """
+
+    def __init__(self, run: Run, record: dict[str, Any]) -> None:
+        # Past the constructor that would build a backbone and a head.
+        options = {k: v for k, v in record["data_preprocessor"].items() if v is not None}
+        self.takes_pixels = record["input"] == "uint8"
+        self.gives_labels = record["output"] == "labels"
+        if self.takes_pixels:
+            options = {"bgr_to_rgb": True}  # the rest is in the file
+        super(BaseSegmentor, self).__init__(data_preprocessor=SegDataPreProcessor(**options))
+        self.run = run
+        self.record = record
+        self.test_cfg = ConfigDict(record["test_cfg"])
+        self.decode_head = _Head(record)
+        self.align_corners = self.decode_head.align_corners
+        self.num_classes = self.decode_head.num_classes
+        self.out_channels = self.decode_head.out_channels
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
+        """Scores (N, C, H, W) of normalised images (N, 3, H, W)."""
+        return self.run(inputs.contiguous())
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """As the stack's; of a file that gives labels, they come without scores."""
+        if self.gives_labels:
+            return self.predict_labels(inputs, data_samples)
+        return super().predict(inputs, data_samples)
+
+    def predict_labels(
+        self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
+    ) -> list[SegDataSample]:
+        """See the base class; inputs are RGB images 0..255 where the file takes pixels."""
+        if not self.gives_labels:
+            return super().predict_labels(inputs, data_samples)
+        pixels = inputs.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        labels = self.run(pixels)
+        samples = data_samples or [SegDataSample() for _ in labels]
+        for sample, label in zip(samples, labels, strict=True):
+            sample.set_data({"pred_sem_seg": PixelData(data=label[None].long())})
+        return samples
+
+
+class _LabelSegmentor(Segmentor):
+    """A model that says which class a pixel has and not how sure it is."""
+
+    def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+        raise UserError(
+            "scores: this exported model gives labels only; export it without --processing to "
+            "have scores"
+        )
+
+    def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(C, h, w): 1 for the class of a pixel, 0 for the others."""
+        label = self._labels([self._prepare(pixels, None, tile=True)])[0]
+        classes = np.arange(len(self.classes))[:, None, None]
+        return (label[None] == classes).astype(np.float32)
+
+
+def load_exported(
+    path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    batch_pixels: int = BATCH_PIXELS,
+) -> Segmentor:
+    """Load an exported model.
+
+    Args:
+        path: ``.onnx`` (ONNX Runtime), ``.xml`` (OpenVINO), ``.pt2`` (torch.export) or
+            ``.torchscript``, as ``tools/export_onnx.py`` writes them.
+        device: Where it computes: ``cpu``, or ``cuda`` where the runtime has it (ONNX Runtime,
+            TorchScript); None is the CPU.
+        batch_pixels: See :func:`load_segmentor`.
+
+    Returns:
+        The model; call it with an image.
+
+    Raises:
+        UserError: The file cannot be read, holds no record, or the runtime is not installed.
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{file}: is no exported model; known are {', '.join(SUFFIXES)}")
+    if not file.is_file():
+        raise UserError(f"{file}: does not exist")
+    chosen = check_device(device or "cpu")
+    open_file = {
+        ".onnx": _open_onnx,
+        ".xml": _open_openvino,
+        ".pt2": _open_pt2,
+        ".torchscript": _open_torchscript,
+    }[suffix]
+    run, text = open_file(file, chosen)
+    record = _read_record(text, file)
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        network = ExportedNetwork(run, record)
+        kind = _LabelSegmentor if network.gives_labels else Segmentor
+        return kind(network, _config(record, file), chosen, batch_pixels)
+
+
+def _read_record(text: str | None, file: Path) -> dict[str, Any]:
+    """The record of a file, checked: it may come from anywhere.
+
+    Raises:
+        UserError: There is none, or it names something that is not a known transform.
+    """
+    if not text:
+        raise UserError(
+            f"{file}: has no record of classes and preparation; it was not written by "
+            "tools/export_onnx.py"
+        )
+    try:
+        record = json.loads(text)
+        if record["format"] != _FORMAT:
+            raise UserError(
+                f"{file}: is of format {record['format']}; this version reads {_FORMAT}"
+            )
+        classes, palette = record["classes"], record["palette"]
+        if not classes or len(classes) != len(palette):
+            raise ValueError("classes and palette differ in number")
+        if record["input"] not in ("float32", "uint8"):
+            raise ValueError(f"input {record['input']!r}")
+        if record["output"] not in ("logits", "labels"):
+            raise ValueError(f"output {record['output']!r}")
+        if not set(record["data_preprocessor"]) <= _PREPROCESSOR_KEYS:
+            raise ValueError("unknown keys in data_preprocessor")
+        for key in ("align_corners", "out_channels", "threshold", "test_cfg"):
+            record[key]
+        _check_steps(record["pipeline"])
+        record["test_cfg"] = _with_tuples(record["test_cfg"])
+        record["pipeline"] = [_with_tuples(step) for step in record["pipeline"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: its record is broken ({error})") from error
+    return cast(dict[str, Any], record)
+
+
+def _check_steps(steps: Any) -> None:
+    """Only registered transforms: the registry would import and call any other name."""
+    if isinstance(steps, list):
+        for step in steps:
+            _check_steps(step)
+    elif isinstance(steps, dict):
+        if "type" in steps:
+            kind = str(steps["type"])
+            registry = TRANSFORMS
+            while registry is not None and kind not in registry.module_dict:
+                registry = registry.parent
+            if registry is None:
+                raise ValueError(f"unknown transform {kind!r}")
+        for value in steps.values():
+            _check_steps(value)
+
+
+def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with tuples where JSON has lists of plain values; the stack insists on them."""
+    return {
+        key: tuple(value)
+        if isinstance(value, list) and not any(isinstance(v, list | dict) for v in value)
+        else value
+        for key, value in options.items()
+    }
+
+
+def _config(record: dict[str, Any], file: Path) -> Config:
+    """What :class:`Segmentor` asks a config for."""
+    metainfo = {"classes": record["classes"], "palette": record["palette"]}
+    pipeline = [dict(type="PackSegInputs")] if record["input"] == "uint8" else record["pipeline"]
+    dataset = dict(type="BaseSegDataset", metainfo=metainfo, pipeline=pipeline)
+    return Config(
+        dict(
+            default_scope="mmseg_resnest",
+            model=dict(type=SUFFIXES[file.suffix.lower()], test_cfg=record["test_cfg"]),
+            test_dataloader=dict(dataset=dataset),
+        )
+    )
+
+
+def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"{file}: needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'"
+        ) from error
+    onnxruntime.set_default_logger_severity(3)
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise UserError(
+                f"device {device}: this ONNX Runtime computes on the CPU only; install "
+                "onnxruntime-gpu, or use device cpu"
+            )
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
+    except Exception as error:  # its own kinds, which are no public names
+        raise UserError(f"{file}: ONNX Runtime cannot load it ({error})") from error
+    name = session.get_inputs()[0].name
+    record = session.get_modelmeta().custom_metadata_map.get(RECORD_KEY)
+
+    def run(inputs: Tensor) -> Tensor:
+        output = session.run(None, {name: inputs.cpu().numpy()})[0]
+        return torch.from_numpy(output).to(device)
+
+    return run, record
+
+
+def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(f"{file}: needs OpenVINO: pip install 'mmseg-resnest[openvino]'") from error
+    if device.type != "cpu":
+        raise UserError(f"device {device}: OpenVINO files run on the CPU here; use device cpu")
+    try:
+        network = openvino.Core().read_model(file)
+        compiled = openvino.compile_model(
+            network, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        )
+    except RuntimeError as error:
+        raise UserError(f"{file}: OpenVINO cannot load it ({error})") from error
+    found = network.get_rt_info(RECORD_KEY).astype(str) if RECORD_KEY in network.rt_info else None
+    own = threading.local()  # a request is for one thread at a time
+
+    def run(inputs: Tensor) -> Tensor:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        # A copy: the request's output is overwritten by its next call.
+        return torch.from_numpy(own.request.infer([inputs.numpy()])[0].copy())
+
+    return run, found
+
+
+def _open_pt2(file: Path, device: torch.device) -> tuple[Run, str | None]:
+    extra = {RECORD_KEY: ""}
+    try:
+        program = torch.export.load(file, extra_files=extra)
+    except Exception as error:  # whatever a broken archive raises
+        raise UserError(f"{file}: torch.export cannot load it ({error})") from error
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    module = program.module()
+    # Behind a function: such a module refuses train() and eval().
+    return (lambda inputs: module(inputs)), extra[RECORD_KEY] or None
+
+
+def _open_torchscript(file: Path, device: torch.device) -> tuple[Run, str | None]:
+    extra = {RECORD_KEY: ""}
+    try:
+        module = torch.jit.load(file, map_location=device, _extra_files=extra)
+    except RuntimeError as error:
+        raise UserError(f"{file}: TorchScript cannot load it ({error})") from error
+    text = extra[RECORD_KEY]
+    return module, (text.decode() if isinstance(text, bytes) else text) or None

@@ -1,0 +1,403 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The service: an image in a request's body; a label map, an overlay or areas in the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from enum import Enum
+from functools import partial
+from typing import Annotated, Any
+
+import anyio.to_thread
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import ClientDisconnect
+
+from ..engine.outputs import decode_rgb
+from ..errors import UserError
+from ..evaluation import palette_image
+from ..inference import Segmentation, Segmentor
+from ..inference.images import image_size
+from ..inference.result import class_indices
+from ..version import __version__
+from .batcher import Batcher, Busy
+from .limits import Limits
+
+__all__ = ["create_app"]
+
+_MEDIA = ("application/octet-stream", "image/jpeg", "image/png", "image/webp", "image/tiff")
+_DISCARD_SECONDS = 1.0
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+class Output(str, Enum):
+    """What ``/predict`` answers with."""
+
+    labels = "labels"
+    overlay = "overlay"
+    areas = "areas"
+
+
+class Problem(BaseModel):
+    """Why a request was not served."""
+
+    detail: str
+
+
+class Health(BaseModel):
+    """Whether the service takes requests, and what it has to do."""
+
+    status: str
+    version: str
+    waiting: int
+    limit: int
+
+
+class ModelInfo(BaseModel):
+    """The model, and what the service takes on."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    classes: list[str]
+    palette: list[list[int]]
+    max_bytes: int
+    max_pixels: int
+    max_waiting: int
+    max_seconds: float
+    max_batch: int
+
+
+class ClassArea(BaseModel):
+    """How much of an image a class covers."""
+
+    name: str
+    pixels: int
+    share: float
+
+
+class Areas(BaseModel):
+    """The classes of an image."""
+
+    height: int
+    width: int
+    areas: list[ClassArea]
+
+
+class _Refused(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, detail: str, retry: float | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.retry = status, detail, retry
+
+
+class _Metrics:
+    """What ``/metrics`` tells; a registry for each application."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "segmentation_requests", "Requests to /predict, by status", ["status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.seconds = Histogram(
+            "segmentation_request_seconds", "From a request to its answer, served ones",
+            registry=self.registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+        )  # fmt: skip
+        self.batches = Histogram(
+            "segmentation_batch_images", "Images that went through the network together",
+            registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64),
+        )  # fmt: skip
+        self.pixels = Counter(
+            "segmentation_pixels", "Pixels of the images served", registry=self.registry
+        )
+        self.waiting = Gauge(
+            "segmentation_waiting", "Requests that are read, wait or are computed",
+            registry=self.registry,
+        )  # fmt: skip
+
+
+def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
+    """The application, for any ASGI server.
+
+    Endpoints: ``POST /predict`` (an image file as the body), ``GET /model``, ``GET /health``,
+    ``GET /metrics`` (Prometheus' text format), ``GET /openapi.json`` and ``GET /docs``. Nothing
+    that is sent is kept or written.
+
+    Args:
+        model: What segments; one thread calls it.
+        limits: What the service takes on.
+    """
+    bounds = limits or Limits()
+    metrics = _Metrics()
+    batcher = Batcher(
+        lambda images: model(list(images)), bounds.batch, bounds.gather, metrics.batches.observe
+    )
+    state = _State(bounds, batcher, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        batcher.start()
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(batcher.close)
+
+    app = FastAPI(
+        title="mmseg-resnest",
+        version=__version__,
+        description="Semantic segmentation of images.",
+        lifespan=lifespan,
+    )
+
+    @app.exception_handler(_Refused)
+    async def refuse(request: Request, error: _Refused) -> JSONResponse:
+        headers = {} if error.retry is None else {"Retry-After": str(max(1, round(error.retry)))}
+        if error.status in (408, 413, 429):
+            headers["Connection"] = "close"  # the rest of the body is not read
+        return JSONResponse({"detail": error.detail}, error.status, headers)
+
+    @app.get("/health", response_model=Health, summary="Whether the service takes requests")
+    async def health() -> Health:
+        return Health(status="ok", version=__version__, waiting=state.waiting, limit=bounds.waiting)
+
+    @app.get("/model", response_model=ModelInfo, summary="Classes, colours and limits")
+    async def info() -> ModelInfo:
+        return ModelInfo(
+            classes=list(model.classes),
+            palette=[list(colour) for colour in model.palette],
+            max_bytes=bounds.bytes,
+            max_pixels=bounds.pixels,
+            max_waiting=bounds.waiting,
+            max_seconds=bounds.seconds,
+            max_batch=bounds.batch,
+        )
+
+    @app.get(
+        "/metrics",
+        summary="Counters in Prometheus' text format",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def tell() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def problem(text: str) -> dict[str, Any]:
+        return {"model": Problem, "description": text}
+
+    @app.post(
+        "/predict",
+        summary="Segment an image",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "A palette PNG whose pixels are class indices; a JPEG; or areas",
+                "content": {
+                    "image/png": _BINARY,
+                    "image/jpeg": _BINARY,
+                    "application/json": {"schema": Areas.model_json_schema()},
+                },
+            },
+            400: problem("The body is no image, or there is no such class"),
+            408: problem("The body did not arrive in time"),
+            413: problem("The body has too many bytes, or the image too many pixels"),
+            429: problem("Too many requests at a time; try again after Retry-After seconds"),
+            500: problem("A fault of the service"),
+            503: problem("The service is being stopped"),
+            504: problem("The result did not come in time"),
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "description": "An image file: JPEG, PNG, WebP, TIFF, BMP, ...",
+                "content": dict.fromkeys(_MEDIA, _BINARY),
+            }
+        },
+    )
+    async def predict(
+        request: Request,
+        output: Annotated[
+            Output, Query(description="a label map (PNG), an overlay (JPEG) or areas (JSON)")
+        ] = Output.labels,
+        opacity: Annotated[float, Query(ge=0, le=1, description="of the overlay")] = 0.5,
+        classes: Annotated[
+            list[str] | None, Query(description="names of those to colour in the overlay")
+        ] = None,
+    ) -> Response:
+        began = time.monotonic()
+        status = 500
+        try:
+            names = _known(classes, model.classes)
+            pixels, response = await state.serve(request, began, output, opacity, names)
+            status = 200
+            metrics.seconds.observe(time.monotonic() - began)
+            metrics.pixels.inc(pixels)
+            return response
+        except _Refused as refused:
+            status = refused.status
+            if status in (413, 429):
+                await _discard(request)
+            raise
+        finally:
+            metrics.requests.labels(str(status)).inc()
+
+    return app
+
+
+def _known(names: list[str] | None, classes: list[str]) -> list[str] | None:
+    try:
+        if names:
+            class_indices(names, classes)
+    except UserError as error:
+        raise _Refused(400, str(error)) from error
+    return names or None
+
+
+class _State:
+    """What requests share."""
+
+    def __init__(self, limits: Limits, batcher: Batcher, metrics: _Metrics) -> None:
+        self.limits, self.batcher, self.metrics = limits, batcher, metrics
+        self.waiting = 0
+
+    async def serve(
+        self,
+        request: Request,
+        began: float,
+        output: Output,
+        opacity: float,
+        classes: list[str] | None,
+    ) -> tuple[int, Response]:
+        """Serve one request; its place is taken before a byte of its body is read."""
+        if self.waiting >= self.limits.waiting:
+            raise _Refused(
+                429, f"{self.waiting} requests are being served; try again later", retry=1.0
+            )
+        self.waiting += 1
+        self.metrics.waiting.set(self.waiting)
+        try:
+            end = began + self.limits.seconds
+            body = await self._before(end, self._body(request), 408, "the image did not arrive")
+            image = await self._before(end, _threaded(self._decode, body), 504, "decoding")
+            del body
+            result = await self._segment(image, end)
+            work = partial(_answer, result, output, opacity, classes)
+            return image.shape[0] * image.shape[1], await self._before(
+                end, _threaded(work), 504, "drawing"
+            )
+        finally:
+            self.waiting -= 1
+            self.metrics.waiting.set(self.waiting)
+
+    async def _before(self, end: float, work: Any, status: int, what: str) -> Any:
+        try:
+            return await asyncio.wait_for(work, max(0.0, end - time.monotonic()))
+        except asyncio.TimeoutError:
+            raise _Refused(
+                status, f"{what} took longer than {self.limits.seconds:g} seconds"
+            ) from None
+
+    async def _body(self, request: Request) -> bytes:
+        most = self.limits.bytes
+        told = request.headers.get("content-length", "")
+        too_much = _Refused(413, f"the image has more than {most:,} bytes")
+        if told.isdecimal() and int(told) > most:
+            raise too_much
+        data = bytearray()
+        try:
+            async for part in request.stream():
+                data += part
+                if len(data) > most:
+                    raise too_much
+        except ClientDisconnect:
+            raise _Refused(400, "the client left before its image had arrived") from None
+        return bytes(data)
+
+    def _decode(self, body: bytes) -> NDArray[np.uint8]:
+        size = image_size(io.BytesIO(body))
+        if size is not None and size[0] * size[1] > self.limits.pixels:
+            raise _Refused(
+                413,
+                f"the image has {size[1]} x {size[0]} pixels, more than {self.limits.pixels:,}",
+            )
+        if size is None:
+            # Without a header that says how large it is, decoding it could take any memory.
+            raise _Refused(400, "the body is no image in a known format (JPEG, PNG, WebP, ...)")
+        try:
+            return decode_rgb(body, "in the body")
+        except UserError as error:
+            raise _Refused(400, str(error)) from error
+
+    async def _segment(self, image: NDArray[np.uint8], end: float) -> Segmentation:
+        try:
+            future = self.batcher.submit(image)
+        except Busy as busy:
+            raise _Refused(503, str(busy), retry=5.0) from busy
+        try:
+            return await self._before(end, asyncio.wrap_future(future), 504, "segmenting")
+        except _Refused:
+            future.cancel()
+            raise
+        except Exception as error:
+            raise _Refused(500, f"segmenting failed ({type(error).__name__})") from error
+
+
+async def _discard(request: Request) -> None:
+    """Read on for a moment without keeping anything.
+
+    A connection that is closed while its client still sends is reset, and the answer with it.
+    """
+    if "expect" in request.headers:
+        return  # this client waits to be asked for the body
+
+    async def read() -> None:
+        async for _ in request.stream():
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError):
+        await asyncio.wait_for(read(), _DISCARD_SECONDS)
+
+
+def _threaded(function: Callable[..., Any], *arguments: Any) -> Any:
+    return anyio.to_thread.run_sync(partial(function, *arguments), abandon_on_cancel=True)
+
+
+def _answer(
+    result: Segmentation, output: Output, opacity: float, classes: list[str] | None
+) -> Response:
+    if output is Output.areas:
+        height, width = result.labels.shape
+        areas = [
+            ClassArea(name=name, pixels=area.pixels, share=area.share)
+            for name, area in result.areas().items()
+            if area.pixels
+        ]
+        return Response(
+            Areas(height=height, width=width, areas=areas).model_dump_json(),
+            media_type="application/json",
+        )
+    data = io.BytesIO()
+    if output is Output.overlay:
+        result.overlay(opacity, classes).save(data, "JPEG", quality=90)
+        return Response(data.getvalue(), media_type="image/jpeg")
+    picture: Image.Image = palette_image(result.labels, result.palette)
+    picture.save(data, "PNG")
+    return Response(data.getvalue(), media_type="image/png")

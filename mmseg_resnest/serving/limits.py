@@ -1,0 +1,45 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the service takes on, and no more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import UserError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the service.
+
+    Its memory is bounded by ``waiting`` images of ``bytes`` bytes and ``3 * pixels`` bytes, and
+    what the network needs for a batch.
+
+    Attributes:
+        bytes: Of a request's body; more is answered with 413.
+        pixels: Of an image; more is answered with 413 before it is decoded.
+        waiting: Requests that are read, wait or are computed at a time; one more is answered with
+            429.
+        seconds: From a request's first byte to its answer: a body that takes longer to arrive is
+            answered with 408, a result that does with 504.
+        batch: Images that go through the network together at most.
+        gather: Seconds that the first image of a batch waits for others.
+    """
+
+    bytes: int = 20 << 20
+    pixels: int = 1 << 24
+    waiting: int = 32
+    seconds: float = 30.0
+    batch: int = 8
+    gather: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name in ("bytes", "pixels", "waiting", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"limit {name} {getattr(self, name)}: must be at least 1")
+        if self.seconds <= 0:
+            raise UserError(f"limit seconds {self.seconds}: must be above 0")
+        if self.gather < 0:
+            raise UserError(f"limit gather {self.gather}: must not be negative")

@@ -1,0 +1,130 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A published folder holds what it says, loads back, and runs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from export_models import head_config
+from safetensors import safe_open
+from small_models import balanced, blobs
+
+from mmseg_resnest import UserError, load_segmentor
+from mmseg_resnest.export.publish import check_loads_back, publish, read_results
+from mmseg_resnest.inference import Segmentor
+
+RESULTS = {
+    "mIoU": 45.29,
+    "pixAcc": 78.75,
+    "images": 101,
+    "tta": False,
+    "classes": [{"name": f"c{i}", "IoU": iou} for i, iou in enumerate([92.04, None, 0.1, 50.0])],
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Segmentor:
+    cfg = head_config("psp")
+    resize = dict(type="Resize", scale=(90, 90), keep_ratio=True, backend="pillow")
+    cfg.test_dataloader.dataset.pipeline.insert(1, resize)
+    cfg.model.auxiliary_head = dict(
+        type="FCNHead", in_channels=16, channels=8, num_convs=1, num_classes=4, in_index=2,
+        norm_cfg=dict(type="BN"), align_corners=False,
+    )  # fmt: skip
+    return balanced(load_segmentor(cfg, None, "cpu"))
+
+
+@pytest.fixture
+def folder(model: Segmentor, tmp_path: Path) -> Path:
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    results = read_results(tmp_path / "results.json")
+    done = publish(model, tmp_path / "my-model", licence="apache-2.0", results=results)
+    assert done["files"].keys() == {
+        "README.md", "config.json", "model.safetensors", "training_config.py"
+    }  # fmt: skip
+    return tmp_path / "my-model"
+
+
+def test_it_loads_back(model: Segmentor, folder: Path) -> None:
+    again = load_segmentor(folder, device="cpu")
+    assert (again.classes, again.palette) == (model.classes, model.palette)
+    image = blobs(97, 133, 3)
+    np.testing.assert_array_equal(again(image).labels, model(image).labels)
+    np.testing.assert_array_equal(again(image).scores(), model(image).scores())
+    check_loads_back(model, folder)
+
+
+def test_weights_are_stripped_and_hashed(model: Segmentor, folder: Path) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert record["sha256"] == digest
+    with safe_open(folder / "model.safetensors", "np") as file:
+        names = set(file.keys())
+    own = set(model.model.state_dict())
+    assert names == {n for n in own if not n.startswith("auxiliary_head.")} < own
+
+
+def test_the_card_is_what_hubs_read(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    _, front, page = text.split("---\n", 2)
+    meta = yaml.safe_load(front)
+    assert meta["license"] == "apache-2.0"
+    assert meta["pipeline_tag"] == "image-segmentation"
+    metrics = meta["model-index"][0]["results"][0]["metrics"]
+    assert {m["name"]: m["value"] for m in metrics} == {"mIoU": 45.29, "pixAcc": 78.75}
+    assert "| 0 | c0 | `#" in page
+    assert "| 92.04 |" in page
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in page
+
+
+@pytest.mark.parametrize("kind", ["os.system", "builtins.exec", "this", "subprocess.run"])
+@pytest.mark.parametrize("place", ["model", "pipeline"])
+def test_nothing_but_registered_parts_is_built(kind: str, place: str, folder: Path) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    if place == "model":
+        record["model"]["backbone"]["type"] = kind
+    else:
+        record["pipeline"].insert(0, dict(type=kind, command="touch /tmp/ran"))
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="no known part"):
+        load_segmentor(folder)
+
+
+def test_what_would_read_other_files_is_left_out(folder: Path) -> None:
+    record = json.loads((folder / "config.json").read_text())
+    assert "auxiliary_head" not in record["model"]
+    assert not [k for k in record["model"]["decode_head"] if k.startswith("loss_")]
+    record["model"]["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint="no_such.pth")
+    record["model"]["decode_head"]["loss_decode"] = dict(
+        type="CrossEntropyLoss", class_weight="evil.pkl"
+    )
+    (folder / "config.json").write_text(json.dumps(record))
+    load_segmentor(folder, device="cpu")
+
+
+def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists"):
+        publish(model, folder)
+    publish(model, folder, force=True)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match="SHA-256"):
+        load_segmentor(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match="not copied completely"):
+        load_segmentor(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no config of a published model"):
+        load_segmentor(folder)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="other exists"):
+        publish(model, tmp_path / "other", force=True)
+    with pytest.raises(UserError, match=r"no results\.json"):
+        read_results(folder / "config.json")

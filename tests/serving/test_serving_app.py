@@ -1,0 +1,303 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The service answers with what the model says, and refuses what is too much in so many words."""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from services import Gate, running
+from small_models import blobs
+
+from mmseg_resnest import UserError
+from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.serving import Limits
+
+Service = Callable[..., httpx.Client]
+
+
+def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, kind)
+    return data.getvalue()
+
+
+def counted(client: httpx.Client, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = [s for f in families for s in f.samples if s.name == name and s.labels == labels]
+    return sum(s.value for s in samples)
+
+
+PHOTO = blobs(64, 80, 1)
+
+
+def test_answers_are_the_models(client: httpx.Client, small_model: Segmentor) -> None:
+    want = small_model(PHOTO)
+    answer = client.post("/predict", content=encoded(PHOTO))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    with Image.open(io.BytesIO(answer.content)) as labels:
+        assert labels.mode == "P"
+        np.testing.assert_array_equal(np.asarray(labels), want.labels)
+
+    answer = client.post("/predict", params={"output": "areas"}, content=encoded(PHOTO))
+    found = {a["name"]: a["pixels"] for a in answer.json()["areas"]}
+    assert found == {n: a.pixels for n, a in want.areas().items() if a.pixels}
+
+    params = {"output": "overlay", "opacity": 1, "classes": ["c1"]}
+    answer = client.post("/predict", params=params, content=encoded(PHOTO))
+    with Image.open(io.BytesIO(answer.content)) as drawn:
+        got = np.asarray(drawn.convert("RGB")).astype(int)
+    want_drawn = np.asarray(want.overlay(1, ["c1"])).astype(int)
+    assert np.abs(got - want_drawn).mean() < 12  # JPEG
+
+
+def test_it_tells_of_itself(client: httpx.Client, small_model: Segmentor) -> None:
+    health = client.get("/health").json()
+    assert (health["status"], health["waiting"]) == ("ok", 0)
+    info = client.get("/model").json()
+    assert (info["classes"], info["palette"]) == (small_model.classes, small_model.palette)
+    assert info["max_bytes"] == 200_000
+    before = counted(client, "segmentation_requests_total", status="200")
+    client.post("/predict", content=encoded(PHOTO))
+    assert counted(client, "segmentation_requests_total", status="200") == before + 1
+    assert counted(client, "segmentation_request_seconds_count") == before + 1
+    assert counted(client, "segmentation_waiting") == 0
+    page = client.get("/openapi.json").json()
+    assert {"400", "408", "413", "422", "429", "503", "504"} <= page["paths"]["/predict"]["post"][
+        "responses"
+    ].keys()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_what_is_too_large_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/predict", content=b"x" * 200_001)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        413, "the image has more than 200,000 bytes"
+    )  # fmt: skip
+    # The same without a length told beforehand.
+    answer = client.post("/predict", content=(b"x" * 50_000 for _ in range(5)))
+    assert answer.status_code == 413
+    # A small file of very many pixels is not decoded.
+    rows = zlib.compress(bytes(60_001 * 100), 9)
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    bomb += chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    answer = client.post("/predict", content=bomb)
+    assert (answer.status_code, "60000 x 60000" in answer.json()["detail"]) == (413, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "params", "status"),
+    [
+        (b"", {}, 400),
+        (b"no image", {}, 400),
+        (encoded(PHOTO)[:300], {}, 400),
+        (encoded(PHOTO), {"output": "overlay", "classes": "unicorn"}, 400),
+        (encoded(PHOTO), {"output": "song"}, 422),
+        (encoded(PHOTO), {"opacity": "2"}, 422),
+    ],
+)
+def test_mistakes_are_told(
+    client: httpx.Client, content: bytes, params: dict[str, str], status: int
+) -> None:
+    answer = client.post("/predict", params=params, content=content)
+    assert (answer.status_code, "detail" in answer.json()) == (status, True)
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+
+
+def test_one_too_many_is_refused_and_nobody_else(service: Service) -> None:
+    gate = Gate()
+    gate.open.clear()
+    client = service(gate, waiting=3, seconds=20)
+    with ThreadPoolExecutor(3) as pool:
+        served = [pool.submit(client.post, "/predict", content=encoded(PHOTO)) for _ in range(3)]
+        while client.get("/health").json()["waiting"] < 3:
+            time.sleep(0.01)
+        refused = client.post("/predict", content=encoded(PHOTO))
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        gate.open.set()
+        assert [future.result().status_code for future in served] == [200] * 3
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    assert counted(client, "segmentation_requests_total", status="429") == 1
+
+
+def test_images_that_wait_go_together(service: Service) -> None:
+    gate = Gate()
+    gate.open.clear()
+    client = service(gate, batch=4, gather=0.2)
+    with ThreadPoolExecutor(7) as pool:
+        futures = [pool.submit(client.post, "/predict", content=encoded(PHOTO))]
+        assert gate.entered.acquire(timeout=10)
+        futures += [pool.submit(client.post, "/predict", content=encoded(PHOTO)) for _ in range(6)]
+        while client.get("/health").json()["waiting"] < 7:
+            time.sleep(0.01)
+        time.sleep(0.1)  # decoded as well
+        gate.open.set()
+        assert [f.result().status_code for f in futures] == [200] * 7
+    assert sum(gate.batches) == 7
+    assert max(gate.batches) == 4
+
+
+def test_what_takes_too_long_is_answered_and_not_computed(service: Service) -> None:
+    gate = Gate()
+    gate.open.clear()
+    client = service(gate, seconds=0.4, batch=1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.post, "/predict", content=encoded(PHOTO))
+        assert gate.entered.acquire(timeout=10)
+        second = pool.submit(client.post, "/predict", content=encoded(PHOTO))
+        answers = [first.result(), second.result()]
+    assert [a.status_code for a in answers] == [504, 504]
+    assert "longer than 0.4 seconds" in answers[0].json()["detail"]
+    gate.open.set()
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    assert gate.batches == [1, 1]  # the second one had been given up
+
+
+def test_a_body_that_does_not_come_is_given_up(service: Service) -> None:
+    client = service(Gate(), seconds=0.3)
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        slow.settimeout(10)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+    assert client.get("/health").json()["waiting"] == 0
+
+
+def test_a_client_that_leaves_gives_its_place_back(service: Service) -> None:
+    client = service(Gate(), waiting=1)
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
+        gone.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+        while client.get("/health").json()["waiting"] == 0:
+            time.sleep(0.01)
+    end = time.monotonic() + 10
+    while client.get("/health").json()["waiting"] and time.monotonic() < end:
+        time.sleep(0.01)
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+
+
+def test_a_fault_of_the_model_ends_nothing(service: Service) -> None:
+    gate = Gate()
+    gate.fault = RuntimeError("secret path /root")
+    client = service(gate)
+    answer = client.post("/predict", content=encoded(PHOTO))
+    assert (answer.status_code, "secret" in answer.text) == (500, False)
+    gate.fault = None
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+
+
+def test_many_at_once_get_their_own_answers(client: httpx.Client, small_model: Segmentor) -> None:
+    photos = [blobs(40 + 8 * (i % 3), 64, i) for i in range(12)]
+    want = [r.labels for r in small_model(photos)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda p: client.post("/predict", content=encoded(p)), photos))
+    for answer, labels in zip(answers, want, strict=True):
+        with Image.open(io.BytesIO(answer.content)) as got:
+            np.testing.assert_array_equal(np.asarray(got), labels)
+
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+FUZZ = settings(
+    max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize("name", ["GET /health", "GET /model", "GET /metrics", "POST /predict"])
+def test_requests_drawn_from_its_own_openapi(client: httpx.Client, name: str) -> None:
+    method, path = name.split()
+    schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
+    operation = schema[path][method]
+
+    @settings(FUZZ, max_examples=40 if method == "POST" else 5)
+    @given(case=operation.as_strategy())
+    def one(case: schemathesis.Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    one()
+
+
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"]),
+    places=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=12),
+    length=st.floats(0.1, 1),
+)
+@FUZZ
+def test_damaged_files(
+    client: httpx.Client, kind: str, places: list[tuple[float, int]], length: float
+) -> None:
+    data = bytearray(encoded(PHOTO, kind))
+    for place, value in places:
+        data[int(place * (len(data) - 1))] = value
+    answer = client.post("/predict", content=bytes(data[: int(length * len(data))]))
+    assert answer.status_code in (200, 400, 413), answer.text
+
+
+def test_memory_stays_flat(service: Service) -> None:
+    """Small, so that it takes a second; benchmarks/load_test.py sends ten thousand requests."""
+    resource = pytest.importorskip("resource", reason="Linux and macOS only")
+    client = service(Gate())
+    body = encoded(np.zeros((1024, 1024, 3), np.uint8))
+
+    def send(number: int) -> None:
+        for _ in range(number):
+            answer = client.post("/predict", params={"output": "areas"}, content=body)
+            assert answer.status_code == 200
+
+    send(10)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    send(40)
+    # 40 images are 120 MiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 1024
+
+
+def test_limits_are_checked() -> None:
+    for wrong in ({"bytes": 0}, {"pixels": 0}, {"waiting": 0}, {"seconds": 0}, {"gather": -1}):
+        with pytest.raises(UserError, match=f"limit {next(iter(wrong))}"):
+            Limits(**wrong)
+
+
+def test_stopping_answers_what_was_taken_on() -> None:
+    gate = Gate()
+    gate.open.clear()
+    answers: list[int] = []
+
+    def ask(address: httpx.URL) -> None:
+        answers.append(httpx.post(f"{address}/predict", content=encoded(PHOTO)).status_code)
+
+    with running(gate, Limits()) as client:
+        thread = threading.Thread(target=ask, args=(client.base_url,))
+        thread.start()
+        assert gate.entered.acquire(timeout=10)
+        threading.Timer(0.3, gate.open.set).start()
+        # Leaving the block stops the service while that image is in the network.
+    thread.join()
+    assert answers == [200]

@@ -1,0 +1,72 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Pack a trained model into a folder that can be uploaded to a hub.
+
+    python tools/publish_model.py CONFIG CHECKPOINT FOLDER
+    python tools/publish_model.py CONFIG CHECKPOINT FOLDER --results work_dirs/run/test/results.json
+
+Writes model.safetensors (what segmenting needs), config.json (what to build, classes, colours,
+metrics, the weights' SHA-256), README.md (the model card, with the front matter that hubs read) and
+training_config.py. load_segmentor("FOLDER") loads it; nothing in it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import _checkout  # noqa: F401
+
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.hooks import describe_model, print_header
+from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.export.publish import check_loads_back, publish, read_results
+from mmseg_resnest.inference import load_segmentor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns its exit code."""
+    parser = ArgumentParser(prog="publish_model.py", description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the whole model, in any known layout: a file, an address, or a name of "
+        "tools/weights.py list",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write")
+    parser.add_argument("--name", help="of the model, in the card (default: the folder's name)")
+    parser.add_argument(
+        "--license",
+        default="other",
+        metavar="ID",
+        help="of the weights, as hubs name it, e.g. apache-2.0, cc-by-nc-4.0 (default: other)",
+    )
+    parser.add_argument(
+        "--results", metavar="FILE", help="results.json of tools/test.py, for the card's scores"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a folder of this tool")
+    add_config_options(parser)
+    args = parser.parse_args(argv)
+
+    results = None if args.results is None else read_results(args.results)
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    model = load_segmentor(cfg, args.checkpoint, "cpu")
+    print_header(
+        [
+            ("publishing", args.config),
+            ("checkpoint", args.checkpoint),
+            ("model", describe_model(model.model, model.cfg, len(model.classes))),
+        ]
+    )
+    done = publish(model, args.folder, args.name, args.license, results, args.force)
+    check_loads_back(model, done["folder"])
+    for name, size in done["files"].items():
+        print(f"written     {shown(done['folder'] / name)} ({size:,} bytes)")
+    print(f"sha256      {done['sha256']} (model.safetensors)")
+    if results is None:
+        print("note        the card has no scores: give --results FILE of tools/test.py")
+    print(f"use         load_segmentor({args.folder!r})")
+    return 0
+
+
+if __name__ == "__main__":
+    run_tool(main)
