@@ -24,13 +24,14 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PI
 COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._inductor.compile_fx, \
 	torch.export, hypothesis, pytest, xdist
 
-.PHONY: help venv demo demo-nogl chaos nodes test test-browser lint format clean
+.PHONY: help venv demo demo-nogl chaos bad-input nodes test test-browser lint format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
 	@echo 'make test          every check: ruff, mypy, pytest'
 	@echo 'make chaos         kill a training run 60 times, resume it, compare it with one in peace'
 	@echo 'make nodes         two machines in network namespaces: one is lost and comes back (root)'
+	@echo 'make bad-input     write docs/bad_input.md: what the tools say to bad input, from the tests'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
 	@echo 'make lint          ruff and mypy only'
 	@echo 'make format        put the code into ruff format and mend what ruff can mend'
@@ -106,6 +107,9 @@ chaos: venv
 
 nodes: venv
 	@$(BIN)/python tests/tools/nodes.py
+
+bad-input: venv
+	@$(BIN)/python tests/tools/bad_input.py
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)

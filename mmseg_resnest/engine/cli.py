@@ -95,8 +95,7 @@ def run_tool(
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone (``train.py ... | head``): nobody is left to tell.
-        # Point stdout at nothing so that the interpreter's last flush cannot fail as well.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         code = EXIT_BROKEN_PIPE
     except Preempted as stop:
         if os.environ.get("RANK", "0") == "0":
@@ -107,7 +106,7 @@ def run_tool(
         print(f"interrupted{': ' + hint if hint else ''}", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except Exception as error:
-        told = explain_error(error)
+        told = _explain_stdout(error) or explain_error(error)
         if told is None:
             raise
         _note_traceback(error)
@@ -115,6 +114,24 @@ def run_tool(
         if isinstance(told, LostProcessError):
             code = EXIT_AGAIN
     sys.exit(code or 0)
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush cannot fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_stdout(error: BaseException) -> UserError | None:
+    """The error in words when it is the console, or the file in its place, that takes nothing."""
+    try:
+        sys.stdout.flush()
+    except OSError as problem:
+        _silence_stdout()
+        if isinstance(error, OSError) and error.errno == problem.errno and error.filename is None:
+            return UserError(
+                f"standard output: cannot be written ({problem.strerror}); look where it is sent"
+            )
+    return None
 
 
 def _report(error: UserError) -> int:
@@ -146,6 +163,9 @@ def _note_traceback(error: BaseException) -> None:
 
 _WORKER_FAILED = re.compile(r"^Caught (?P<kind>\w+) in (?P<where>[^\n]+?)\.?\nOriginal Traceback")
 _WORKER_GONE = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pid>[\d, ]+)\) (?P<how>[^\n]*)")
+_CHANNELS = re.compile(
+    r"Given groups=.* to have (?P<wants>\d+) channels, but got (?P<gets>\d+) channels"
+)
 _WORKER_HELP = (
     "Set train_dataloader.num_workers=0 (and val_, test_) through --cfg-options to see the cause "
     "in the main process; if memory ran out, use fewer workers; in a container, give it more "
@@ -186,6 +206,19 @@ def explain_error(error: BaseException) -> UserError | None:
             "crop, activation checkpointing (model.backbone.with_cp=True), or more GPUs; "
             "evaluate: a smaller model.test_cfg.window_batch_size or crop_size"
         )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return UserError(
+            f"this machine's memory ran out ({_first_line(text)}). Train: a smaller "
+            "train_dataloader.batch_size or crop, fewer workers; predict: a smaller --tile; "
+            "otherwise a smaller model, or more memory"
+        )
+    channels = _CHANNELS.search(text)
+    if channels and isinstance(error, RuntimeError):
+        return UserError(
+            f"two parts of the model do not fit together: a layer takes {channels['wants']} "
+            f"channels and gets {channels['gets']}; compare in_channels and in_index of "
+            "model.decode_head and model.auxiliary_head with what model.backbone puts out"
+        )
     if "PytorchStreamWriter failed" in text:
         return UserError(
             f"the disk ran full while writing ({_first_line(text)}): make room, or choose another "
@@ -225,7 +258,7 @@ def _explain_failed_worker(failed: re.Match[str], text: str) -> UserError:
 def _explain_os_error(error: OSError) -> UserError | None:
     where = error.filename if error.filename is not None else "a file"
     reason = (error.strerror or str(error)).lower()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"{where}: {reason}; make room, or choose another place with --work-dir")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(

@@ -210,6 +210,8 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
                 f"config {where}, line {syntax.lineno}: {syntax.msg}{f': {line}' if line else ''}"
             )
         return UserError(f"config {path}: {error.msg}")
+    if isinstance(error, UnicodeDecodeError):
+        return UserError(f"config {path}: is no text file, or one that it inherits from is none")
     if isinstance(error, FileNotFoundError):
         return UserError(f"config {path}: a file it inherits from in _base_ is missing: {error}")
     reason = f"{type(error).__name__}: {error.args[0] if error.args else error}".splitlines()[0]

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 
+from mmseg_resnest.engine.watch import LostProcessError
 from mmseg_resnest.errors import UserError
 
 __all__ = [
@@ -43,7 +44,18 @@ def cpu_count() -> int:
 
 def local_world_size() -> int:
     """Processes of the run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _number("LOCAL_WORLD_SIZE", "1")
+
+
+def _number(name: str, default: str = "") -> int:
+    """What an environment variable says, a number that is not negative."""
+    text = os.environ.get(name, default)
+    if not text.isdecimal():
+        raise UserError(
+            f"environment variable {name}={text}: is no number; set it to one, or let torchrun or "
+            "srun set it"
+        )
+    return int(text)
 
 
 def default_work_dir(cfg: Config) -> str:
@@ -61,8 +73,8 @@ def join_launcher(launcher: str) -> tuple[int, int]:
         Rank of this process and number of processes.
 
     Raises:
-        UserError: The launcher's environment variables are missing, or there are fewer GPUs than
-            processes on this machine.
+        UserError: The launcher's environment variables are missing or no numbers, or there are
+            fewer GPUs than processes on this machine.
     """
     if launcher == "none":
         return 0, 1
@@ -75,13 +87,19 @@ def join_launcher(launcher: str) -> tuple[int, int]:
             f"--launcher {launcher}: {missing[0]} is not set, so no launcher started this process; "
             "start it with tools/dist_train.sh, dist_test.sh or slurm_train.sh, or torchrun"
         )
-    local_rank = int(os.environ["LOCAL_RANK"])
+    local_rank, rank, world_size = map(_number, ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
+    _number("MASTER_PORT")
+    if rank >= world_size:
+        raise UserError(
+            f"environment variables RANK={rank} and WORLD_SIZE={world_size}: ranks count from 0 to "
+            f"{world_size - 1}"
+        )
     if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
         raise UserError(
             f"process {local_rank} of this machine has no GPU: there are "
             f"{torch.cuda.device_count()}; start as many processes as there are GPUs"
         )
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return rank, world_size
 
 
 def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
@@ -92,6 +110,10 @@ def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
     Args:
         launcher: ``none``, ``pytorch`` or ``slurm``; :func:`join_launcher` has been called.
         timeout: Seconds that a collective may take before it counts as hung.
+
+    Raises:
+        UserError: The port that the launcher has chosen is taken.
+        LostProcessError: The others have not come in that time.
     """
     if launcher == "none" or dist.is_initialized():
         return
@@ -99,9 +121,29 @@ def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # MMEngine wraps models with an argument whose name torch means to change.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-    dist.init_process_group(
-        backend="nccl" if torch.cuda.is_available() else "gloo",
-        timeout=datetime.timedelta(seconds=timeout),
+    try:
+        dist.init_process_group(
+            backend="nccl" if torch.cuda.is_available() else "gloo",
+            timeout=datetime.timedelta(seconds=timeout),
+        )
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        raise _explain_meeting(error, timeout) from error
+
+
+def _explain_meeting(error: RuntimeError, timeout: float) -> UserError:
+    """Why the processes of a run have not met."""
+    place = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in str(error):
+        return UserError(
+            f"{place}: another program has this port; choose another one (PORT=29501 "
+            "tools/dist_train.sh ...), or end what is left of an earlier run"
+        )
+    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    reason = str(error).strip().splitlines()[0][:200]
+    return LostProcessError(
+        f"process {rank} has not met the others within {timeout:g} s ({place}, WORLD_SIZE={size}; "
+        f"{reason}): look whether all {size} were started, and whether their machines reach "
+        "MASTER_ADDR; env_cfg.dist_cfg.timeout sets the seconds"
     )
 
 
@@ -208,7 +250,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     if not cuda:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.set_num_threads(max(1, _number("OMP_NUM_THREADS")))
         if cfg.get("model_wrapper_cfg") is None:
             cfg.model_wrapper_cfg = dict(
                 type="MMDistributedDataParallel",

@@ -33,6 +33,7 @@ from mmseg_resnest.engine.launch import (
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model
+from mmseg_resnest.engine.watch import doing, explain_lost_processes
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import (
     FORMATS,
@@ -107,7 +108,8 @@ def evaluate(
             if path is not None:
                 check_writable(path, argument)
 
-    init_distributed(launcher)
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
     runner = Runner.from_cfg(cfg, model=model)
     runner.register_hook(TestProgressHook())
     if submission is None:
@@ -133,7 +135,14 @@ def evaluate(
             ]
         )
     start = time.monotonic()
-    metrics = runner.test()
+    doing("testing")
+    try:
+        metrics = runner.test()
+    except Exception as error:
+        told = explain_lost_processes(error, "start the test again")
+        if told is None:
+            raise
+        raise told from error
     seconds = time.monotonic() - start
     result = {
         "task": "test",

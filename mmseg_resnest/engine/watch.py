@@ -94,8 +94,15 @@ def doing(what: str) -> None:
     _pulse.doing(what)
 
 
-def explain_lost_processes(error: BaseException) -> LostProcessError | None:
-    """The error in words when a collective failed because of another process, otherwise None."""
+def explain_lost_processes(
+    error: BaseException, then: str = "started again with --resume the run goes on"
+) -> LostProcessError | None:
+    """The error in words when a collective failed because of another process, otherwise None.
+
+    Args:
+        error: What was raised.
+        then: What to do, to end the message.
+    """
     if isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return None
     if get_world_size() == 1 or not _LOST.search(str(error)):
@@ -105,5 +112,5 @@ def explain_lost_processes(error: BaseException) -> LostProcessError | None:
     known = "; ".join(others[:4]) or "nothing is known of the others"
     return LostProcessError(
         f"a collective failed, another process hangs or is gone ({first}): {known}. Its own "
-        "message, if it had one, says more; started again with --resume the run goes on"
+        f"message, if it had one, says more; {then}"
     )

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +131,39 @@ def test_gradients_that_are_gathered_are_finished_first(tmp_path: Path) -> None:
     make_runner(tmp_path / "hit", resume=path, accumulate=5).train()
     states = [state(tmp_path / d / "iter_12.pth") for d in ("whole", "hit")]
     assert _differ(*states) == []
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    make_runner(tmp_path, interval=2).train()
+    assert {p.name for p in tmp_path.glob("iter_*")} == {"iter_10.pth", "iter_12.pth"}
+    lines = next(tmp_path.glob("*/vis_data/scalars.json")).read_text().splitlines()
+    scores = {v["step"]: v["score"] for v in map(json.loads, lines) if "score" in v}
+    assert sorted(scores) == [4, 8, 12]
+    best = min(scores, key=lambda step: scores[step])
+    assert [p.name for p in tmp_path.glob("best_*")] == [f"best_score_iter_{best}.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "iter_12.pth")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk takes the first checkpoint, of iteration 3, only when the last step is done."""
+    gate = threading.Event()
+    fsync = os.fsync
+    waited = []
+    monkeypatch.setattr(os, "fsync", lambda file: (waited.append(gate.wait(60)), fsync(file)))
+
+    class AtTheEnd(Hook):
+        def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+            if runner.iter == 11:
+                written.extend(p.name for p in tmp_path.glob("*.pth"))
+                gate.set()
+
+    written: list[str] = []
+    make_runner(tmp_path, hooks=[AtTheEnd()]).train()
+    assert written == []
+    assert all(waited)
+    assert find_newest(tmp_path) == (tmp_path / "iter_12.pth", [])
 
 
 def test_resuming_late_costs_what_resuming_early_does(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,39 @@ model = dict(decode_head=dict(dropout_ratio=0))  # processes do not drop the sam
 train_cfg = dict(max_iters={ITERATIONS}, val_interval=3)
 default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
 """
+# All that has a state, for what must be exact.
+EVERYTHING = """
+_base_ = "dist.py"
+model = dict(decode_head=dict(dropout_ratio=0.1))
+custom_hooks = [dict(type="EMAHook", momentum=0.1)]
+optim_wrapper = dict(type="BFloat16OptimWrapper", accumulative_counts=2)
+"""
+# One of two processes is struck in a step.
+STRUCK = """
+_base_ = "dist.py"
+custom_imports = dict(imports=["strike"])
+custom_hooks = [dict(type="Strike", code={code!r})]
+env_cfg = dict(dist_cfg=dict(timeout=10))
+"""
+STRIKE = """
+import os
+import signal
+import time
+
+from mmengine.hooks import Hook
+from mmseg_resnest.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Strike(Hook):
+    def __init__(self, code):
+        self.code = code
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == 2:
+            exec(self.code)
+"""
+_LIMIT = 200  # seconds of a run, after which it counts as hung
 # Imports once; each job is a run of train.py as several forked processes.
 _HELPER = """
 import json, os, runpy, sys
@@ -69,8 +104,16 @@ def train() -> Iterator[Train]:
     while helper.stdout.readline() != "ready\n":
         pass
 
-    def run(toy: Toy, world: int, work_dir: str, *options: str, stop: str = "") -> list[int]:
-        """Exit codes; ``stop``: SIGTERM for the last process once this is on the console."""
+    def run(
+        toy: Toy,
+        world: int,
+        work_dir: str,
+        *options: str,
+        config: str = "dist.py",
+        stop: str = "",
+        number: int = signal.SIGTERM,
+    ) -> list[int]:
+        """Exit codes; ``stop``: a signal for the last process once the first has said this."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -79,16 +122,23 @@ def train() -> Iterator[Train]:
         job = {
             "world": world, "cwd": str(toy.folder), "port": port, "log": log,
             "tool": str(TOOLS / "train.py"),
-            "args": ["dist.py", "--work-dir", work_dir, *launcher, *options],
+            "args": [config, "--work-dir", work_dir, *launcher, *options],
         }  # fmt: skip
+        said = [Path(f"{log}.0.{name}") for name in ("out", "err")]
+        for path in said:
+            path.write_text("")
         helper.stdin.write(json.dumps(job) + "\n")
         helper.stdin.flush()
         pids = json.loads(helper.stdout.readline())
-        while stop and stop not in Path(f"{log}.0.out").read_text():
+        limit = threading.Timer(_LIMIT, _end, [pids])
+        limit.start()
+        while stop and limit.is_alive() and not any(stop in path.read_text() for path in said):
             time.sleep(0.05)
         if stop:
-            os.kill(pids[-1], signal.SIGTERM)
-        return json.loads(helper.stdout.readline())
+            os.kill(pids[-1], number)
+        codes = json.loads(helper.stdout.readline())
+        limit.cancel()
+        return codes
 
     yield run
     helper.kill()
@@ -113,23 +163,58 @@ def test_losses_are_those_of_one_process(runs: Toy) -> None:
 
 
 def test_a_stopped_pair_goes_on_exactly(runs: Toy, train: Train) -> None:
-    """One of two processes is told to stop; both save and end after the same step."""
-    assert train(runs, 2, "stopped", stop="     1/6 ") == [75, 75]
+    """One of two processes is told to stop; both save and end after the same step.
+
+    With mixed precision, averaged weights, accumulated gradients and dropout, all at once.
+    """
+    (runs.folder / "all.py").write_text(EVERYTHING)
+    assert train(runs, 2, "peace", config="all.py") == [0, 0]
+    assert train(runs, 2, "stopped", config="all.py", stop="     1/6 ") == [75, 75]
     text = (runs.folder / "log.0.err").read_text()
     assert re.search(r"stopped by another process; saved at iteration \d", text)
-    assert train(runs, 2, "stopped", "--resume") == [0, 0]
-    states = [final_state(runs.folder / name) for name in ("two", "stopped")]
+    assert train(runs, 2, "stopped", "--resume", config="all.py") == [0, 0]
+    states = [final_state(runs.folder / name) for name in ("peace", "stopped")]
     assert differences(*states) == []
+    assert "ema_state_dict" in states[0]
 
 
-def test_another_number_of_processes_goes_on(runs: Toy, train: Train) -> None:
-    """A checkpoint of two processes, continued by one: the same batches, the same losses."""
-    checkpoint = str(runs.folder / "two" / "iter_4.pth")
-    assert train(runs, 1, "elastic", "--resume", checkpoint) == [0]
-    two, elastic = (logged(runs.folder / name) for name in ("two", "elastic"))
+@pytest.mark.parametrize(("before", "now", "name"), [(2, 1, "two"), (1, 2, "one")])
+def test_another_number_of_processes_goes_on(
+    runs: Toy, train: Train, before: int, now: int, name: str
+) -> None:
+    """A checkpoint of N processes, continued by M: the same batches, the same losses."""
+    checkpoint = str(runs.folder / name / "iter_4.pth")
+    assert train(runs, now, f"elastic_{now}", "--resume", checkpoint) == [0] * now
+    whole, elastic = (logged(runs.folder / run) for run in (name, f"elastic_{now}"))
     for step in (5, 6):
-        mine, theirs = two[f"train {step}"]["loss"], elastic[f"train {step}"]["loss"]
+        mine, theirs = whole[f"train {step}"]["loss"], elastic[f"train {step}"]["loss"]
         assert theirs == pytest.approx(mine, rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "stop"),
+    [
+        ("time.sleep(600)", r"process 1 \(pid \d+ on .+\) was at iteration 2, for \d+ s", "error"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", r"process 1 \(pid \d+ on .+\) was at itera", ""),
+    ],
+    ids=["hangs", "is gone"],
+)
+def test_a_process_that_hangs_or_is_gone_is_named(
+    runs: Toy, train: Train, code: str, said: str, stop: str
+) -> None:
+    """The other one ends within the set time, and with a code that starts all again."""
+    (runs.folder / "strike.py").write_text(STRIKE)
+    (runs.folder / "struck.py").write_text(STRUCK.format(code=code))
+    start = time.monotonic()
+    codes = train(
+        runs, 2, "struck", config="struck.py", stop=stop, number=signal.SIGKILL
+    )  # what hangs is ended by the launcher, in real life
+    text = (runs.folder / "log.0.err").read_text()
+    assert codes == [75, -signal.SIGKILL], text[-3000:]
+    assert re.search(said, text), text
+    assert "a collective failed, another process hangs or is gone" in text
+    assert "Traceback" not in text
+    assert time.monotonic() - start < 90
 
 
 def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
@@ -185,6 +270,12 @@ def test_a_lost_process_restarts_all(runs: Toy) -> None:
     assert re.search(r"continue from lost/iter_[24]\.pth", text)
     states = [final_state(folder / name) for name in ("two", "lost")]
     assert differences(*states) == []
+
+
+def _end(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _child(pid: int) -> int:

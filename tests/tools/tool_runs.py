@@ -44,6 +44,8 @@ for line in sys.stdin:
         sys.argv = [job["tool"], *job["args"]]
         sys.path[0] = os.path.dirname(job["tool"])
         sys.path[1:1] = [p for p in [job["env"].get("PYTHONPATH")] if p]
+        before = {}  # stays as long as the tool runs, and what was opened with it
+        exec(job["before"], before)
         runpy.run_path(job["tool"], run_name="__main__")
         sys.exit(0)
     print(pid, flush=True)
@@ -88,7 +90,8 @@ def _alive(pid: int) -> bool:
 def tool_runner() -> Iterator[RunTool]:
     """Yields ``run_tool("train.py", *args, cwd=..., env={...})``, which returns a :class:`Run`.
 
-    ``when(pid, stdout)`` is called every 0.1 s while it runs.
+    ``when(pid, stdout)`` is called every 0.1 s while it runs; ``before`` is Python that its process
+    executes first.
     """
     helper = subprocess.Popen(
         [sys.executable, "-c", _HELPER, str(ROOT)],
@@ -110,6 +113,7 @@ def tool_runner() -> Iterator[RunTool]:
         env: dict[str, str] | None = None,
         timeout: float = 400,
         when: Callable[[int, str], None] | None = None,
+        before: str = "",
     ) -> Run:
         with tempfile.TemporaryDirectory() as folder:
             out, err = Path(folder, "out"), Path(folder, "err")
@@ -118,6 +122,7 @@ def tool_runner() -> Iterator[RunTool]:
                 "args": [str(a) for a in args],
                 "cwd": str(cwd),
                 "env": env or {},
+                "before": before,
                 "stdout": str(out),
                 "stderr": str(err),
             }
