@@ -123,11 +123,13 @@ def _silence_stdout() -> None:
 
 def _explain_stdout(error: BaseException) -> UserError | None:
     """The error in words when it is the console, or the file in its place, that takes nothing."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return None
     try:
-        sys.stdout.flush()
+        print(flush=True)  # what failed may have been dropped: only another line tells
     except OSError as problem:
         _silence_stdout()
-        if isinstance(error, OSError) and error.errno == problem.errno and error.filename is None:
+        if error.errno == problem.errno:
             return UserError(
                 f"standard output: cannot be written ({problem.strerror}); look where it is sent"
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import errno
 import inspect
 import os
 import textwrap
@@ -210,6 +211,12 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
                 f"config {where}, line {syntax.lineno}: {syntax.msg}{f': {line}' if line else ''}"
             )
         return UserError(f"config {path}: {error.msg}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(
+            f"config {path}: cannot be read, for it is copied to the folder for temporary files "
+            f"first, and that takes nothing more ({os.strerror(error.errno)}); make room there, or "
+            "name another one with TMPDIR"
+        )
     if isinstance(error, UnicodeDecodeError):
         return UserError(f"config {path}: is no text file, or one that it inherits from is none")
     if isinstance(error, FileNotFoundError):

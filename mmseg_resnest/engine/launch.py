@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import os
 import subprocess
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing
 from mmengine.config import Config
 
 from mmseg_resnest.engine.watch import LostProcessError
 from mmseg_resnest.errors import UserError
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None
 
 __all__ = [
     "cpu_count",
@@ -32,6 +41,8 @@ __all__ = [
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
+#: Open files of a run beside those of its batches, about.
+_OTHER_FILES = 40
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -218,6 +229,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     * data loading workers: no more than the cores of this machine's processes;
     * a worker that delivers no batch for ten minutes counts as hung, unless ``timeout`` says
       otherwise;
+    * as many open files as this user may have, for each tensor that a worker sends is one;
     * ``pin_memory`` only with a GPU, ``persistent_workers`` only with workers;
     * on a CPU under a launcher: the cores are shared out over the processes as threads, and the
       model is wrapped for CPU tensors;
@@ -227,6 +239,10 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     Args:
         cfg: Changed in place.
         launcher: ``none``, ``pytorch`` or ``slurm``.
+
+    Raises:
+        UserError: The workers' batches are more open files than this user may have: the run would
+            hang, for a worker cannot tell.
     """
     cuda = torch.cuda.is_available()
     cores = max(1, cpu_count() // local_world_size())
@@ -241,6 +257,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
         else:
             loader.setdefault("timeout", WORKER_TIMEOUT)
         loader["pin_memory"] = bool(loader.get("pin_memory", cuda)) and cuda
+    _allow_open_files(cfg)
     cfg.launcher = launcher
     if not cuda:
         keep_freed_memory()
@@ -257,6 +274,30 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
                 broadcast_buffers=False,
                 find_unused_parameters=cfg.get("find_unused_parameters", False),
                 device_ids=None,  # MMEngine would name a GPU
+            )
+
+
+def _allow_open_files(cfg: Config) -> None:
+    """Raise the limit of open files to what this user may have, and check that it is enough."""
+    if resource is None or torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return
+    for name in _LOADERS:
+        loader = cfg.get(name)
+        if loader is None or not loader["num_workers"]:
+            continue
+        batches = loader["num_workers"] * (loader.get("prefetch_factor") or 2)
+        need = _OTHER_FILES + batches * (loader.get("batch_size") or 1)
+        if soft < need:
+            raise UserError(
+                f"this user may open {soft} files, and the data loading workers need {need}: raise "
+                f"the limit (ulimit -n {2 * need}), or set {name}.num_workers=0 through "
+                "--cfg-options"
             )
 
 

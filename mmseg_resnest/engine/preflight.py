@@ -19,6 +19,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmseg_resnest.engine.saving import what_is_wrong
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import check_remote, did_you_mean, is_remote
 
@@ -52,19 +53,25 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
             check_dataset_folders(loader["dataset"])
 
 
-def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:
+def check_checkpoint(source: str | os.PathLike[str], what: str, content: bool = True) -> None:
     """Check that a checkpoint can be read or fetched; nothing is fetched.
 
     Args:
         source: A path, an address, or a name of the catalogue of published weights.
         what: What it is for, to begin the message with: an argument or a config key.
+        content: Compare a file with the checksum that our runs write into it: torch reads changed
+            numbers without a word.
 
     Raises:
-        UserError: There is no such file or name, or the address has no file name.
+        UserError: There is no such file or name, the address has no file name, or the file is not
+            what was saved.
     """
     text = os.fspath(source)
     if not is_remote(text):
         check_file(source, what)
+        wrong = what_is_wrong(Path(source), foreign=False) if content else None
+        if wrong:
+            raise UserError(f"{what} {text}: {wrong}; take another one, or copy it again")
         return
     try:
         check_remote(text)

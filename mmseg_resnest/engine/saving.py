@@ -196,17 +196,21 @@ def _read_comment(file: BinaryIO) -> tuple[int, dict[str, Any]] | None:
     return start + at + _END.size - 2, record
 
 
-def what_is_wrong(path: Path) -> str | None:
+def what_is_wrong(path: Path, foreign: bool = True) -> str | None:
     """Why a checkpoint is not whole, or None when it is.
 
     Its checksum is compared; a file that has none, because something else wrote it, is whole when
     all parts of the archive pass the .zip format's own check.
+
+    Args:
+        path: The file.
+        foreign: Check files without a checksum too, which must then be archives.
     """
     try:
         with path.open("rb") as file:
             found = _read_comment(file)
             if found is None:
-                return _check_archive(file)
+                return _check_archive(file) if foreign else None
             length, record = found
             digest = hashlib.sha256()
             file.seek(0)

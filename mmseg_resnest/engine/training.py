@@ -209,7 +209,7 @@ def _set_start(
             return None
         resume = str(latest)
     elif resume is not None:
-        check_checkpoint(resume, "--resume")
+        check_checkpoint(resume, "--resume", content=False)
         if is_remote(resume):
             resume = str(resolve_checkpoint(resume))
         wrong = what_is_wrong(Path(resume))

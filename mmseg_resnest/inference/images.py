@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..engine.outputs import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from ..errors import UserError
+from ..weights.download import short_reason
 
 __all__ = [
     "ImageInput",
@@ -225,7 +226,7 @@ def _fetch(address: str) -> bytes:
                         "file and name that"
                     )
     except requests.RequestException as error:
-        raise UserError(f"image {address}: cannot be fetched ({error})") from error
+        raise UserError(f"image {address}: cannot be fetched ({short_reason(error)})") from error
     return bytes(data)
 
 

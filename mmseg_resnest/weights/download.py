@@ -550,21 +550,23 @@ def _ask(
         raise _Transient(f"does not answer within {limits.timeout:g} s", cost=2) from error
     except requests.exceptions.ConnectionError as error:
         if "NameResolutionError" in repr(error) or isinstance(error, requests.exceptions.SSLError):
-            raise _Unusable(f"cannot be reached ({_reason(error)})") from error
-        raise _Transient(f"cannot be reached ({_reason(error)})") from error
+            raise _Unusable(f"cannot be reached ({short_reason(error)})") from error
+        raise _Transient(f"cannot be reached ({short_reason(error)})") from error
     except (requests.exceptions.RequestException, ValueError) as error:
-        raise _Unusable(f"cannot be asked ({_reason(error)})") from error
+        raise _Unusable(f"cannot be asked ({short_reason(error)})") from error
     with answer:
         yield answer
 
 
-def _reason(error: BaseException) -> str:
+def short_reason(error: BaseException) -> str:
     """The innermost cause in a few words."""
     while True:
         inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
         if not isinstance(inner, BaseException):
             break
         error = inner
+    if len(error.args) > 1 and isinstance(error.args[1], BaseException):
+        return f"{error.args[0]}: {short_reason(error.args[1])}"
     return re.sub(r"^<?[\w.]+\(.*?\)>?: |^HTTPS?ConnectionPool\(.*?\): ", "", str(error))[:200]
 
 
@@ -638,7 +640,7 @@ def _copy(source: Any, target: BinaryIO, bar: tqdm, limits: Limits) -> None:
         except urllib3.exceptions.ProtocolError as error:
             raise _Transient(_cut_off(target.tell(), bar.total)) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Transient(f"cut off ({_reason(error)})") from error
+            raise _Transient(f"cut off ({short_reason(error)})") from error
         if not data:
             return
         target.write(data)

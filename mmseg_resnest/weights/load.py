@@ -262,6 +262,8 @@ def _read_torch(file: BinaryIO, label: str) -> Any:
                 "or have whoever made the file save the state dict alone"
             ) from error
         first_line = str(error).partition("\n")[0][:200] or type(error).__name__
+        if first_line.startswith("Weights only load failed"):  # and advice not to load safely
+            first_line = "it does not begin as one"
         raise UserError(
             f"{label}: the file is truncated, damaged or no checkpoint ({first_line}): {AGAIN}"
         ) from error

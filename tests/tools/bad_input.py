@@ -10,6 +10,7 @@ from __future__ import annotations
 # ruff: noqa: E402 (runs as a script: its neighbours are found only then)
 import os
 import re
+import resource
 import shutil
 import struct
 import sys
@@ -120,7 +121,7 @@ DATA = [
         "an empty folder of images",
         "part = dict(img_path='none')\n"
         "train_dataloader = dict(dataset=dict(data_root='data', data_prefix=part))",
-        "data/none", "empty",
+        "data/none", "holds no *.png",
     ),
     Case(
         "`--data-root` that does not exist", "train.py toy.py --data-root nowhere",
@@ -429,8 +430,8 @@ ENVIRONMENT = [
         "train.py toy.py --work-dir /proc/w", ("--work-dir /proc/w",),
     ),
     Case(
-        "a disk that is full from the start (files end at 1 kB)",
-        "predict.py toy.py CKPT a.png --out o", ("--out o", "File too large"),
+        "a folder for temporary files that is full (files end at 1 kB)",
+        "predict.py toy.py CKPT a.png --out o", ("temporary files", "File too large"),
         before=_LIMIT.format("FSIZE", 1000, 1000),
     ),
     Case(
@@ -492,8 +493,8 @@ ENVIRONMENT = [
         ("OMP_NUM_THREADS",), env={**_LAUNCHED, "OMP_NUM_THREADS": "many"},
     ),
     Case(
-        "no network, and weights to fetch", "test.py toy.py resnest50",
-        ("resnest50", "by hand"),
+        "no network, and weights to fetch", "test.py toy.py fcn_resnest50_ade",
+        ("cannot be reached", "Put the file"),
         env={
             "https_proxy": _REFUSED, "http_proxy": _REFUSED, "no_proxy": "",
             "MMSEG_RESNEST_CACHE": "cache", "MMSEG_RESNEST_TIMEOUT": "1",
@@ -512,7 +513,7 @@ ENVIRONMENT = [
     Case(
         "24 file descriptors (`ulimit -n 24`)",
         "train.py toy.py --cfg-options train_dataloader.num_workers=2", ("ulimit -n",),
-        before=_LIMIT.format("NOFILE", 24, 24), leaves=True,
+        before=_LIMIT.format("NOFILE", 24, 24),
     ),
     _config(
         "too little memory for the model", "model = dict(decode_head=dict(channels=10**8))",
@@ -703,6 +704,7 @@ def message(case: Case, run: Run, folder: Path) -> str:
     for place in (os.path.realpath(folder), str(folder), str(ROOT)):
         text = text.replace(f"{place}/", "")
     text = re.sub(r"/\S*/site-packages/", "", text)
+    text = re.sub(r"(\w\.(?:py|cpp)):\d+", r"\1:N", text)  # lines of code
     text = re.sub(r"\b(process|pid) \d+(?=\)| on )", r"\1 N", text)
     text = re.sub(r"[\d.]+ [MG]B are free", "N GB are free", text)
     text = re.sub(r"\b(MASTER_PORT=|port:? |127\.0\.0\.1[,:] ?)\d{4,5}\b", r"\1PORT", text)
@@ -761,7 +763,8 @@ def main() -> int:
                 print(f"{time.monotonic() - start:6.1f} {row_of(*rows[title][-1])}", flush=True)
     runner.close()
     count = sum(map(len, rows.values()))
-    print(f"{count} rows, {problems} not as wanted")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{count} rows, {problems} not as wanted; {used.ru_utime + used.ru_stime:.0f} s of CPU")
     if not only and not problems:
         write_document(rows)
     return int(problems > 0)

@@ -272,6 +272,18 @@ def _unlisted(
     shown = " or ".join([suffixes] if isinstance(suffixes, str) else suffixes)
     for path in _below(images):
         image = os.path.splitext(path)[1].lower() in _IMAGES
+        if image and path not in listed and os.path.islink(path) and not os.path.exists(path):
+            problems.append(
+                Problem(
+                    "missing_image",
+                    path,
+                    "is a link to a file that is not there",
+                    "training never sees it",
+                    "bring the file back, or remove the link",
+                    split,
+                )
+            )
+            continue
         label = labels is not None and path.endswith(dataset.seg_map_suffix)
         if image and path not in listed and not (label and labels == images):
             problems.append(
