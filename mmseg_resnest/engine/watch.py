@@ -35,10 +35,10 @@ class LostProcessError(UserError):
 class _Pulse(threading.Thread):
     """Tells the other processes, through the launcher's store, what this one is doing."""
 
-    def __init__(self, store: Any, rank: int) -> None:
+    def __init__(self, store: Any, rank: int, what: str = "starting") -> None:
         super().__init__(name="pulse", daemon=True)
         self._store, self._rank = store, rank
-        self._doing, self._since = "starting", time.monotonic()
+        self._doing, self._since = what, time.monotonic()
 
     def doing(self, what: str) -> None:
         self._doing, self._since = what, time.monotonic()
@@ -89,7 +89,7 @@ def doing(what: str) -> None:
         store = dist.distributed_c10d._get_default_store()
         if hasattr(store, "clone"):
             store = store.clone()  # a connection of its own: the other may be waiting
-        _pulse = _Pulse(store, get_rank())
+        _pulse = _Pulse(store, get_rank(), what)
         _pulse.start()
     _pulse.doing(what)
 
