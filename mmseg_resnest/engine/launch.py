@@ -10,7 +10,6 @@ import os
 import subprocess
 import warnings
 from pathlib import Path
-from types import ModuleType
 
 import torch
 import torch.distributed as dist
@@ -19,12 +18,6 @@ from mmengine.config import Config
 
 from mmseg_resnest.engine.watch import LostProcessError
 from mmseg_resnest.errors import UserError
-
-resource: ModuleType | None
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None
 
 __all__ = [
     "cpu_count",
@@ -279,7 +272,11 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
 
 def _allow_open_files(cfg: Config) -> None:
     """Raise the limit of open files to what this user may have, and check that it is enough."""
-    if resource is None or torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    if torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
@@ -292,7 +289,8 @@ def _allow_open_files(cfg: Config) -> None:
         if loader is None or not loader["num_workers"]:
             continue
         batches = loader["num_workers"] * (loader.get("prefetch_factor") or 2)
-        need = _OTHER_FILES + batches * (loader.get("batch_size") or 1)
+        size = loader.get("batch_size")
+        need = _OTHER_FILES + batches * (size if isinstance(size, int) else 1)
         if soft < need:
             raise UserError(
                 f"this user may open {soft} files, and the data loading workers need {need}: raise "

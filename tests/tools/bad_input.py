@@ -512,7 +512,7 @@ ENVIRONMENT = [
     ),
     Case(
         "24 file descriptors (`ulimit -n 24`)",
-        "train.py toy.py --cfg-options train_dataloader.num_workers=2", ("ulimit -n",),
+        "train.py toy.py --cfg-options train_dataloader.num_workers=1", ("ulimit -n",),
         before=_LIMIT.format("NOFILE", 24, 24),
     ),
     _config(
