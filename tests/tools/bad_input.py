@@ -694,7 +694,7 @@ def run_case(case: Case, toy: Toy, trained: Trained, run_tool: RunTool) -> Run:
     env = {
         "CUDA_VISIBLE_DEVICES": "", "TERM": "dumb", "PYTHONPATH": str(toy.folder), **case.env
     }  # fmt: skip
-    return run_tool(tool, *args, cwd=toy.folder, env=env, timeout=60, before=case.before)
+    return run_tool(tool, *args, cwd=toy.folder, env=env, timeout=240, before=case.before)
 
 
 def message(case: Case, run: Run, folder: Path) -> str:
