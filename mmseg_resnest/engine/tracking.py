@@ -72,6 +72,7 @@ class Tracker(BaseVisBackend):
 
     def __init__(self, save_dir: str, service: str) -> None:
         super().__init__(save_dir)
+        self._env_initialized = False  # MMEngine's name for: was started
         self.service = service
         self.root = Path(save_dir).absolute().parents[1]
         self.where = ""  # what to open to see the curves
