@@ -121,14 +121,14 @@ def _sheet(
         scaled.append(pictures)
     columns = max(len(row) for row in scaled)
     width = 2 * _MARGIN + columns * (_EDGE + _GAP) - _GAP
-    heights = [_LINE + max(p.height for _, p in row) + _GAP for row in scaled]
+    heights = [_LINE + max(p.height for _, p in line) + _GAP for line in scaled]
     below = 0 if key is None else key.shape[0]
     sheet = Image.new("RGB", (width, 40 + sum(heights) + below + _MARGIN), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, 20), title, font=bold, fill=(32, 33, 36), anchor="lm")
     top = 40
-    for row, height in zip(scaled, heights, strict=True):
-        for n, (text, picture) in enumerate(row):
+    for line, height in zip(scaled, heights, strict=True):
+        for n, (text, picture) in enumerate(line):
             left = _MARGIN + n * (_EDGE + _GAP)
             draw.text((left, top + _LINE / 2), text, font=font, fill=(95, 99, 104), anchor="lm")
             sheet.paste(picture, (left, top + _LINE))

@@ -45,11 +45,12 @@ def log_to(cfg: Config, services: Sequence[str]) -> None:
             raise UserError(
                 f"--log-to {service}: the package {service} is not installed; pip install {service}"
             )
-        visualizer = cfg.setdefault("visualizer", dict(type="SegLocalVisualizer"))
-        backends = visualizer.get("vis_backends") or [dict(type="LocalVisBackend")]
+        if cfg.get("visualizer") is None:
+            cfg.visualizer = dict(type="SegLocalVisualizer")
+        backends = cfg.visualizer.get("vis_backends") or [dict(type="LocalVisBackend")]
         tracker = dict(type="Tracker", service=service)
         if tracker not in backends:
-            visualizer.vis_backends = [*backends, tracker]
+            cfg.visualizer.vis_backends = [*backends, tracker]
 
 
 @VISBACKENDS.register_module()
@@ -72,6 +73,7 @@ class Tracker(BaseVisBackend):
 
     def __init__(self, save_dir: str, service: str) -> None:
         super().__init__(save_dir)
+        self._env_initialized = False  # MMEngine's name for: was started
         self.service = service
         self.root = Path(save_dir).absolute().parents[1]
         self.where = ""  # what to open to see the curves

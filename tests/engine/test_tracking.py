@@ -28,6 +28,9 @@ def test_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
         "wandb",
         "mlflow",
     ]
+    bare = Config(dict(a=1))
+    log_to(bare, ["mlflow"])
+    assert [b["type"] for b in bare.visualizer.vis_backends] == ["LocalVisBackend", "Tracker"]
     with pytest.raises(UserError, match="choose of tensorboard, wandb, mlflow"):
         log_to(cfg, ["clearml"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -205,7 +205,7 @@ def test_in_a_browser(browser: Any, site: Site, tmp_path: Path) -> None:
     assert np.abs(shown(tab) - colours).max() <= 1
 
     tab.select_option("#model", LONG)  # the same image again
-    tab.wait_for_function("document.getElementById('note').textContent.includes('of 12 classes')")
+    tab.wait_for_selector("#note:has-text('of 12 classes')")
     assert said == []
 
     (tmp_path / "b.png").write_text("no image")
@@ -215,7 +215,7 @@ def test_in_a_browser(browser: Any, site: Site, tmp_path: Path) -> None:
     assert tab.locator("#list li").count() > 0  # what was there stays
     (tmp_path / "c.png").write_bytes(bytes((1 << 20) + 1))
     tab.set_input_files("#file", tmp_path / "c.png")
-    tab.wait_for_function("document.getElementById('error').textContent.includes('1 MiB')")
+    tab.wait_for_selector("#error:has-text('1 MiB')")
     tab.set_input_files("#file", tmp_path / "a.png")
     tab.wait_for_selector("#error[hidden]", state="attached")
     # The browser itself notes the answer 400; the page says nothing.
