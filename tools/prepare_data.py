@@ -8,7 +8,7 @@
     python tools/prepare_data.py export --format coco --images DIR --labels DIR --classes FILE ...
 
 Archives or unpacked folders do. Sources are only read. A run that was killed goes on where it was;
-one that finds everything done changes nothing. `prepare_data.py DATASET --help` tells more.
+one that finds everything done changes nothing. DATASET --help tells more.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ from mmseg_resnest.datasets.prepare import (
 from mmseg_resnest.datasets.prepare.annotations import FORMATS
 from mmseg_resnest.datasets.prepare.custom import GROUP_PATTERN
 from mmseg_resnest.datasets.prepare.work import LINKS
-from mmseg_resnest.engine.cli import ArgumentParser, run_tool
-from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.cli import ArgumentParser, as_invoked, run_tool
+from mmseg_resnest.engine.config import config_folder, load_config
 from mmseg_resnest.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CUSTOM_CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 
 
@@ -181,10 +180,16 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         " number at its end)",
     )
     add("--seed", type=int, default=0, help="another seed gives another split")
-    add("--config-dir", default=CONFIGS / "custom", metavar="DIR", help="default: configs/custom")
+    in_clone = config_folder().parent.joinpath("pyproject.toml").is_file()
+    add(
+        "--config-dir",
+        default=config_folder() / "custom" if in_clone else Path("configs", "custom"),
+        metavar="DIR",
+        help="default: configs/custom",
+    )
     add(
         "--base",
-        default=CONFIGS / "fcn_resnest50_ade20k.py",
+        default=config_folder() / "fcn_resnest50_ade20k.py",
         metavar="CONFIG",
         help="the config to inherit from (default: configs/fcn_resnest50_ade20k.py)",
     )
@@ -255,7 +260,8 @@ def _print_custom(report: CustomReport, root: str) -> None:
     named = os.environ.get("MMSEG_RESNEST_DATA")
     elsewhere = named is not None and Path(named).resolve() != Path(root).resolve()
     option = f" --data-root {root}" if elsewhere else ""
-    print(f"train: python tools/train.py {os.path.relpath(report.config)}{option}")
+    command = f"python tools/train.py {os.path.relpath(report.config)}{option}"
+    print(f"train: {as_invoked(command)}")
 
 
 def _cache(args: argparse.Namespace, folder: Path, patterns: Iterable[tuple[str, str]]) -> None:
