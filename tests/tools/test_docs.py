@@ -13,6 +13,7 @@ import ast
 import functools
 import importlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from markdown_it import MarkdownIt
 from PIL import Image
 from tool_runs import ROOT, RunTool, Trained
@@ -97,6 +99,10 @@ def test_every_block_is_of_a_known_kind() -> None:
     assert len(PYTHON) > 10 and len(COMMANDS) > 30
     for block in BLOCKS:
         assert block.kind in ("python", *SHELL, *OTHER), f"{block.name}: {block.kind}"
+        if block.kind == "yaml":
+            assert list(yaml.safe_load_all(block.text))
+        if block.kind == "json":
+            json.loads(block.text)
 
 
 # ------------------------------------------------------------------------------------------------
