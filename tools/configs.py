@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.words:
             raise UserError("--copy: copies all configs, because they inherit from one another")
         number = copy_configs(args.copy)
-        print(f"{number} configs in {args.copy}")
+        print(f'{number} configs in {args.copy}; inherit from them with _base_ = "{args.copy}/..."')
         return 0
     names = [name for name in list_configs() if all(word in name for word in args.words)]
     if not names:

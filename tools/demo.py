@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mmseg_resnest.datasets import write_scenes
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, as_invoked, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
 from mmseg_resnest.engine.config import command_name, config_folder, load_config
 from mmseg_resnest.engine.hooks import duration, print_header
 from mmseg_resnest.engine.logs import shown
@@ -163,13 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_header(rows)
     config = command_name(CONFIG)
     model_here = f"{config} {shown(work_dir / best)}"
-    print("try next")
-    for command in (
+    print_next(
         f"python tools/predict.py {model_here} YOUR_IMAGE --out predictions",
         "python tools/train.py configs/fcn_resnest14_camvid.py --data-root DIR   (real images)",
         f"python tools/train.py {config} --cfg-options train_cfg.max_iters=2000",
-    ):
-        print(f"  {as_invoked(command)}")
+    )
     if not result["mIoU"] >= GOOD_ENOUGH:
         print(f"\nmIoU is below {GOOD_ENOUGH:.0f}: that is not what this demo should end with")
         return 1

@@ -33,6 +33,7 @@ __all__ = [
     "as_invoked",
     "explain_error",
     "parser_of",
+    "print_next",
     "run_tool",
 ]
 
@@ -54,6 +55,14 @@ def as_invoked(text: str) -> str:
     if not sys.argv[0].startswith(f"{_COMMAND} "):
         return text
     return _A_TOOL.sub(lambda found: f"{_COMMAND} {found[1].replace('_', '-')}", text)
+
+
+def print_next(*commands: str) -> None:
+    """Print what to run next, one command a line, as :func:`as_invoked` names it."""
+    print("next")
+    for command in commands:
+        print(f"  {as_invoked(command)}")
+    sys.stdout.flush()
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from mmengine.dist import get_world_size, is_main_process
 from torch import nn
 
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.cli import as_invoked
+from mmseg_resnest.engine.cli import print_next
 from mmseg_resnest.engine.config import command_name, require
 from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook, duration, print_header
 from mmseg_resnest.engine.launch import (
@@ -359,9 +359,7 @@ def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
     if checkpoint:
         model = f"{command_name(summary['config'])} {folder / checkpoint}"
         more = f" {options}" if options else ""
-        print("next")
-        for command in (
+        print_next(
             f"python tools/test.py {model} --show-dir {folder / 'pictures'}{more}",
             f"python tools/predict.py {model} IMAGE_OR_FOLDER --out {folder / 'predictions'}",
-        ):
-            print(f"  {as_invoked(command)}")
+        )

@@ -105,7 +105,7 @@ def test_configs_are_found_anywhere(command: Command, tmp_path: Path) -> None:
     for name in ("fcn_resnest14_scenes", "configs/fcn_resnest14_scenes.py"):
         text = command("print-config", name, cwd=tmp_path).check().stdout
         assert "arch='resnest14'" in text
-    assert command("configs", "--copy", "mine", cwd=tmp_path).check().stdout.endswith("in mine\n")
+    assert " configs in mine;" in command("configs", "--copy", "mine", cwd=tmp_path).check().stdout
     own = tmp_path / "own.py"
     own.write_text('_base_ = "mine/fcn_resnest14_scenes.py"\ntrain_cfg = dict(max_iters=7)\n')
     diff = ["--diff", "mine/fcn_resnest14_scenes.py"]
