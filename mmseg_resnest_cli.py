@@ -139,7 +139,7 @@ def completion(shell: str) -> str:
         sys.argv = [f"{PROGRAM} {name}"]
         parser = parser_of(load_tool(tool).main)
         commands.add_parser(name, help=about, add_help=False)
-        commands.choices[name] = parser  # type: ignore[index]
+        commands.choices[name] = parser
         _complete_paths(parser, shtab)
     commands.add_parser(_COMPLETION, help="print a completion script").add_argument(
         "shell", choices=SHELLS

@@ -45,6 +45,7 @@ autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # a NamedTuple's fields would be described twice
 
 html_theme = "furo"
 html_title = "mmseg-resnest"
