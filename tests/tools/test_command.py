@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import sys
@@ -49,14 +50,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def command(installed: Path) -> Iterator[Command]:
-    """Runs ``mmseg-resnest ARGUMENTS`` of the installed package in a folder."""
+def run_script(installed: Path) -> Iterator[Command]:
+    """Runs a script with the installed package in a folder."""
     runner = tool_runner(installed)
     run = next(runner)
     environment = {"PYTHONPATH": str(installed)}
-    script = str(installed / "bin" / "mmseg-resnest")
-    yield lambda *args, cwd: run(script, *args, cwd=cwd, env=environment)
+    yield lambda script, *args, cwd: run(str(script), *args, cwd=cwd, env=environment)
     runner.close()
+
+
+@pytest.fixture(scope="module")
+def command(installed: Path, run_script: Command) -> Command:
+    """Runs ``mmseg-resnest ARGUMENTS`` in a folder."""
+    return functools.partial(run_script, installed / "bin" / "mmseg-resnest")
 
 
 def test_the_wheel_has_the_configs_and_the_tools(installed: Path) -> None:
@@ -141,14 +147,15 @@ def test_train_and_go_on_as_it_says(command: Command, toy: Toy) -> None:
 
 def test_mistakes(command: Command, tmp_path: Path) -> None:
     said = command("tran", cwd=tmp_path).error()
-    assert said == "error: tran is no command; did you mean train? (see: mmseg-resnest --help)\n"
+    assert said.startswith("error: tran is no command; did you mean train")
+    assert said.endswith("(see: mmseg-resnest --help)\n")
     assert "mmseg-resnest train --help" in command("train", "--x", "y", cwd=tmp_path).error()
     assert "mmseg-resnest weights list" in command("weights", "info", "x", cwd=tmp_path).error()
     assert "usage: dist_train.sh" in command("dist-train", cwd=tmp_path).error()
     assert command("completion", "fish", cwd=tmp_path).returncode == 2
 
 
-def test_a_published_name_is_enough(command: Command, installed: Path, tmp_path: Path) -> None:
+def test_a_published_name_is_enough(run_script: Command, installed: Path, tmp_path: Path) -> None:
     """``load_segmentor(name)`` takes the installed config; without a network only that."""
     script = tmp_path / "load.py"
     script.write_text(
@@ -160,11 +167,7 @@ def test_a_published_name_is_enough(command: Command, installed: Path, tmp_path:
         "assert load.call_args.args[1] == 'fcn_resnest50_ade'\n"
         "print(model.cfg.filename, len(model.classes))\n"
     )
-    runner = tool_runner(installed)
-    try:
-        said = next(runner)(str(script), cwd=tmp_path).check().stdout.split()
-    finally:
-        runner.close()
+    said = run_script(script, cwd=tmp_path).check().stdout.split()
     inside = installed / "mmseg_resnest" / ".mim" / "configs"
     assert said == [str(inside / "fcn_resnest50_ade20k.py"), "150"]
 

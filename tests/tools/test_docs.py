@@ -106,6 +106,48 @@ def test_every_block_is_of_a_known_kind() -> None:
 
 
 # ------------------------------------------------------------------------------------------------
+# Links
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """What ``#...`` can point at: the headings, as GitHub and the site name them."""
+    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
+    titles = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
+    texts = ["".join(part.content for part in title.children) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+def links(page: Path) -> Iterator[str]:
+    for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8")):
+        for part in token.children or []:
+            target = part.attrGet("href") or part.attrGet("src")
+            if target:
+                yield str(target)
+
+
+def broken(page: Path, target: str) -> bool:
+    if re.match(r"[a-z]+:", target):
+        return not re.fullmatch(r"https?://[\w.-]+\.\w+(/\S*)?", target)
+    file, _, anchor = target.partition("#")
+    path = page.parent / file if file else page
+    return not path.exists() or bool(anchor and anchor not in anchors(path))
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES])
+def test_links(page: Path) -> None:
+    """Files and headings exist; addresses are whole (nothing is fetched)."""
+    assert not [target for target in links(page) if broken(page, target)]
+
+
+def test_broken_links_are_found() -> None:
+    page = ROOT / "docs" / "faq.md"
+    assert not broken(page, "metrics.md#two-runs-compared")
+    for target in ("metrics.md#no-such", "no_such.md", "#no-such", "https:/x.y/z"):
+        assert broken(page, target)
+
+
+# ------------------------------------------------------------------------------------------------
 # Python
 
 
