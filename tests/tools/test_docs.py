@@ -53,6 +53,7 @@ PROGRAMS = (
 SHELL = ("", "bash", "sh", "shell", "console")
 OTHER = ("json", "text", "yaml", "toml", "{toctree}", "{eval-rst}", "dockerfile", "html")
 _MARK = re.compile(r"<!-- not run: (.+?) -->")
+FILE_NAME = re.compile(r"# (\w+\.py)\b")
 SYNOPSIS = re.compile(r"\[-|[\w\]]\|\w|\.\.\.(?!py)")
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_0-9]*$")
 
@@ -170,7 +171,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("last.pth", "best.pth"):
             torch.save({"state_dict": model.state_dict()}, work_dir / name)
     for block in PYTHON:  # files that a page has written down, by the name in their first line
-        first = re.match(r"# (\w+\.py)\b", block.text)
+        first = FILE_NAME.match(block.text)
         if first:
             (folder / first[1]).write_text(block.text, encoding="utf-8")
     return folder
@@ -192,6 +193,8 @@ def test_python(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         path = folder / f"block_{abs(hash(block.name))}.py"
         path.write_text(block.text, encoding="utf-8")
         load_config(path)
+    elif (first := FILE_NAME.match(block.text)) is not None:
+        importlib.import_module(Path(first[1]).stem)
     else:
         exec(code, {"__name__": "block"})
 
