@@ -48,7 +48,7 @@ QUICK = ("configs", "print-config", "weights list", "weights info")
 #: What else a page may tell its reader to type.
 PROGRAMS = (
     *("export", "git", "grep", "ln", "mkdir", "pip", "pre-commit", "source", ".", "cd", "curl"),
-    *("docker", "apt", "sbatch", "tensorboard", "jupyter"),
+    *("docker", "apt", "sbatch", "tensorboard", "jupyter", "mim"),
 )
 SHELL = ("", "bash", "sh", "shell", "console")
 OTHER = ("json", "text", "yaml", "toml", "{toctree}", "{eval-rst}", "dockerfile", "html")
