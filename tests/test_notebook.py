@@ -55,4 +55,4 @@ def test_it_runs(
     assert any("<figure" in o.get("data", {}).get("text/html", "") for o in outputs)
     run = tmp_path / "work_dirs" / "first_steps" / "run"
     results = json.loads((run / "test" / "results.json").read_text())
-    assert results["mIoU"] > 15
+    assert results["mIoU"] > 8
