@@ -24,7 +24,8 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PI
 COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._inductor.compile_fx, \
 	torch.export, hypothesis, pytest, xdist
 
-.PHONY: help venv demo demo-nogl chaos bad-input nodes test test-browser lint format clean
+.PHONY: help venv demo demo-nogl chaos bad-input nodes test test-browser test-notebook docs lint \
+	format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
@@ -33,6 +34,8 @@ help:
 	@echo 'make nodes         two machines in network namespaces: one is lost and comes back (root)'
 	@echo 'make bad-input     write docs/bad_input.md: what the tools say to bad input, from the tests'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
+	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
+	@echo 'make docs          the documentation as a site, in build/docs'
 	@echo 'make lint          ruff and mypy only'
 	@echo 'make format        put the code into ruff format and mend what ruff can mend'
 	@echo 'make venv          only make $(VENV) (the jobs above do it by themselves)'
@@ -99,7 +102,7 @@ demo-nogl: venv
 lint: venv
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy mmseg_resnest
+	$(BIN)/python -m mypy mmseg_resnest mmseg_resnest_cli.py
 
 # 60 times a run is killed, or loses its disk, and resumed; some minutes.
 chaos: venv
@@ -117,6 +120,15 @@ test: lint
 test-browser: venv
 	@$(PIP) --no-deps -r requirements-browser.txt
 	$(BIN)/python -m pytest -m browser $(PYTEST_FLAGS)
+
+test-notebook: venv
+	@$(PIP) --no-deps -r requirements-docs.txt
+	$(BIN)/python -m pytest -m notebook $(PYTEST_FLAGS)
+
+docs: venv
+	@$(PIP) --no-deps -r requirements-docs.txt
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/docs
+	@echo 'build/docs/index.html'
 
 format: venv
 	$(BIN)/python -m ruff check --fix .

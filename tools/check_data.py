@@ -10,6 +10,7 @@ Exit code: 0 clean, 1 problems, 2 could not run.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from mmseg_resnest.datasets.check import (
     write_fix_list,
     write_report,
 )
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import overlay, write_result
@@ -76,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for what, file in (("JSON", args.json), ("list", args.fix_list), ("page", args.report)):
         if file:
             print(f"{what:<5} {file}")
+    if not report.problems:
+        root = f" --data-root {shlex.quote(args.data_root)}" if args.data_root else ""
+        print_next(f"python tools/train.py {shlex.quote(args.config)}{root}")
+    elif not args.fix_list:
+        print("--fix-list FILE writes every file with what to do")
     return 1 if report.problems else 0
 
 

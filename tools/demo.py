@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mmseg_resnest.datasets import write_scenes
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
-from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
+from mmseg_resnest.engine.config import command_name, config_folder, load_config
 from mmseg_resnest.engine.hooks import duration, print_header
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import save_image
@@ -35,7 +35,7 @@ from mmseg_resnest.evaluation import legend, overlay
 from mmseg_resnest.inference import Segmentor, load_segmentor
 from mmseg_resnest.registry import DATASETS
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "fcn_resnest14_scenes.py"
+CONFIG = config_folder() / "fcn_resnest14_scenes.py"
 GOOD_ENOUGH = 60.0  # mIoU in percent
 NUM_PICTURES = 8
 _LEFTOVERS = {"results.json", "last_checkpoint", "fcn_resnest14_scenes.py", "overlays"}
@@ -161,13 +161,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("checkpoint", shown(work_dir / best)),
     ]
     print_header(rows)
-    config = shown(CONFIG)
-    print("try next")
-    print(
-        f"  python tools/predict.py {config} {shown(work_dir / best)} YOUR_IMAGE --out predictions"
+    config = command_name(CONFIG)
+    model_here = f"{config} {shown(work_dir / best)}"
+    print_next(
+        f"python tools/predict.py {model_here} YOUR_IMAGE --out predictions",
+        "python tools/train.py configs/fcn_resnest14_camvid.py --data-root DIR   (real images)",
+        f"python tools/train.py {config} --cfg-options train_cfg.max_iters=2000",
     )
-    print("  python tools/train.py configs/fcn_resnest14_camvid.py --data-root DIR   (real images)")
-    print(f"  python tools/train.py {config} --cfg-options train_cfg.max_iters=2000")
     if not result["mIoU"] >= GOOD_ENOUGH:
         print(f"\nmIoU is below {GOOD_ENOUGH:.0f}: that is not what this demo should end with")
         return 1

@@ -8,7 +8,7 @@
     python tools/prepare_data.py export --format coco --images DIR --labels DIR --classes FILE ...
 
 Archives or unpacked folders do. Sources are only read. A run that was killed goes on where it was;
-one that finds everything done changes nothing. `prepare_data.py DATASET --help` tells more.
+one that finds everything done changes nothing. DATASET --help tells more.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ from mmseg_resnest.datasets.prepare import (
 from mmseg_resnest.datasets.prepare.annotations import FORMATS
 from mmseg_resnest.datasets.prepare.custom import GROUP_PATTERN
 from mmseg_resnest.datasets.prepare.work import LINKS
-from mmseg_resnest.engine.cli import ArgumentParser, run_tool
-from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.cli import ArgumentParser, print_next, run_tool
+from mmseg_resnest.engine.config import config_folder, load_config
 from mmseg_resnest.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 CUSTOM_CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 
 
@@ -58,13 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = args.root or os.environ.get("MMSEG_RESNEST_DATA") or "data"
     if args.what == "custom":
         custom = _custom(args, root)
-        _print_custom(custom, root)
+        _print_custom(custom)
         _cache(args, custom.folder, CUSTOM_CACHED)
+        _print_next(os.path.relpath(custom.config), root)
     elif args.what == "scenes":
         named = None if args.root else os.environ.get("MMSEG_RESNEST_SCENES")
         report = prepare_scenes(named or Path(args.root or "data", "scenes"))
         _print_report("scenes", report)
         _cache(args, report.folder, SCENES_CACHED)
+        _print_next("configs/fcn_resnest14_scenes.py", args.root or "data")
     else:
         dataset = DATA_SETS[args.what]
         report = prepare(
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         _print_report(dataset.name, report)
         _cache(args, report.folder, dataset.cached)
+        size = 14 if dataset.name == "camvid" else 50
+        _print_next(f"configs/fcn_resnest{size}_{dataset.name}.py", root)
     return 0
 
 
@@ -181,10 +184,16 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         " number at its end)",
     )
     add("--seed", type=int, default=0, help="another seed gives another split")
-    add("--config-dir", default=CONFIGS / "custom", metavar="DIR", help="default: configs/custom")
+    in_clone = config_folder().parent.joinpath("pyproject.toml").is_file()
+    add(
+        "--config-dir",
+        default=config_folder() / "custom" if in_clone else Path("configs", "custom"),
+        metavar="DIR",
+        help="default: configs/custom",
+    )
     add(
         "--base",
-        default=CONFIGS / "fcn_resnest50_ade20k.py",
+        default=config_folder() / "fcn_resnest50_ade20k.py",
         metavar="CONFIG",
         help="the config to inherit from (default: configs/fcn_resnest50_ade20k.py)",
     )
@@ -239,7 +248,7 @@ def _print_done(done: dict[str, int], unchanged: bool) -> None:
         print("files: " + ", ".join(f"{number:,} {how}" for how, number in sorted(done.items())))
 
 
-def _print_custom(report: CustomReport, root: str) -> None:
+def _print_custom(report: CustomReport) -> None:
     width = max(len(name) for name, *_ in report.classes)
     print(f"{'label':>5}  {'class':<{width}}  {'train pixels':>14}  {'val pixels':>14}")
     for label, (name, _, train, val) in enumerate(report.classes):
@@ -251,11 +260,16 @@ def _print_custom(report: CustomReport, root: str) -> None:
     for note in report.notes:
         print(f"note: {note}")
     print(f"{report.folder}")
-    # The config reads the environment variable first, and its own --root only without it.
-    named = os.environ.get("MMSEG_RESNEST_DATA")
-    elsewhere = named is not None and Path(named).resolve() != Path(root).resolve()
+
+
+def _print_next(config: str, root: str) -> None:
+    # A config reads the environment variable first, and its own root only without it.
+    named = os.environ.get("MMSEG_RESNEST_DATA", "data")
+    elsewhere = Path(named).resolve() != Path(root).resolve()
     option = f" --data-root {root}" if elsewhere else ""
-    print(f"train: python tools/train.py {os.path.relpath(report.config)}{option}")
+    print_next(
+        f"python tools/check_data.py {config}{option}", f"python tools/train.py {config}{option}"
+    )
 
 
 def _cache(args: argparse.Namespace, folder: Path, patterns: Iterable[tuple[str, str]]) -> None:

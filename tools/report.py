@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import _checkout  # noqa: F401
 
-from mmseg_resnest.engine.cli import ArgumentParser, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, as_invoked, run_tool
 from mmseg_resnest.engine.hooks import print_header
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.evaluation import write_report
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     print_header(rows)
     if not done["examples"]:
-        print("for example images evaluate the run first: python tools/test.py CONFIG CHECKPOINT")
+        command = as_invoked("python tools/test.py CONFIG CHECKPOINT")
+        print(f"for example images evaluate the run first: {command}")
     return 0
 
 

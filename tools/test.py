@@ -12,6 +12,7 @@ bash tools/dist_test.sh CONFIG CHECKPOINT 8
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import _checkout  # noqa: F401
@@ -21,9 +22,11 @@ from mmseg_resnest.engine.cli import (
     ArgumentParser,
     add_config_options,
     add_launcher_option,
+    print_next,
     run_tool,
 )
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
 
 
@@ -78,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)
+        if args.format is None:
+            model = shlex.join([args.config, args.checkpoint])
+            folder = shlex.quote(shown(result["work_dir"]))
+            print_next(
+                f"python tools/report.py {folder} --out report.html",
+                f"python tools/predict.py {model} IMAGE_OR_FOLDER --out predictions",
+            )
     return 0
 
 

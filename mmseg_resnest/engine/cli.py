@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import torch
@@ -29,7 +30,10 @@ __all__ = [
     "ArgumentParser",
     "add_config_options",
     "add_launcher_option",
+    "as_invoked",
     "explain_error",
+    "parser_of",
+    "print_next",
     "run_tool",
 ]
 
@@ -39,16 +43,74 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 _SECONDS_FOR_THE_FIRST = 10.0
 
 
+_COMMAND = "mmseg-resnest"
+_A_TOOL = re.compile(r"(?:(?:python|bash) )?\btools/([a-z]\w*)\.(?:py|sh)\b")
+
+
+def as_invoked(text: str) -> str:
+    """``python tools/test.py`` in a text becomes ``mmseg-resnest test`` when that command runs.
+
+    For help, hints and errors: who has installed the package has no ``tools/``.
+    """
+    if not sys.argv[0].startswith(f"{_COMMAND} "):
+        return text
+    return _A_TOOL.sub(lambda found: f"{_COMMAND} {found[1].replace('_', '-')}", text)
+
+
+def print_next(*commands: str) -> None:
+    """Print what to run next, one command a line, as :func:`as_invoked` names it."""
+    print("next")
+    for command in commands:
+        print(f"  {as_invoked(command)}")
+    sys.stdout.flush()
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose complaints look like every other error of the tools."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**kwargs)
+        self.prog = as_invoked(f"tools/{self.prog}").removeprefix("tools/")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse; inside :func:`parser_of` hand out the parser instead."""
+        if _asked_for_parser.get():
+            raise _Parser(self)
+        return super().parse_args(args, namespace)
+
+    def format_help(self) -> str:
+        """The help, with the tools named as they were called."""
+        return as_invoked(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise the complaint as UserError."""
-        raise UserError(f"{message} (see: python tools/{self.prog} --help)")
+        program = self.prog if self.prog.startswith(_COMMAND) else f"python tools/{self.prog}"
+        raise UserError(f"{message} (see: {program} --help)")
+
+
+_asked_for_parser: ContextVar[bool] = ContextVar("asked_for_parser", default=False)
+
+
+class _Parser(Exception):
+    """The parser that a tool's ``main`` made."""
+
+
+def parser_of(main: Callable[[Sequence[str] | None], int | None]) -> argparse.ArgumentParser:
+    """The argument parser that a tool's ``main`` makes, without running the tool.
+
+    Args:
+        main: Makes an :class:`ArgumentParser` and calls its ``parse_args`` before all else.
+    """
+    token = _asked_for_parser.set(True)
+    try:
+        main([])
+    except _Parser as found:
+        parser: argparse.ArgumentParser = found.args[0]
+        return parser
+    finally:
+        _asked_for_parser.reset(token)
+    raise TypeError(f"{main} parses no arguments")
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +204,7 @@ def _report(error: UserError) -> int:
     Before the processes of a distributed job have met, all of them find the same mistake: the
     first on each machine tells it. After that, whoever meets one tells it, with its rank.
     """
-    lines = str(error).strip().splitlines() or ["unknown error"]
+    lines = as_invoked(str(error)).strip().splitlines() or ["unknown error"]
     who = ""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         rank = torch.distributed.get_rank()

@@ -13,6 +13,7 @@ import difflib
 import errno
 import inspect
 import os
+import shutil
 import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,17 @@ import mmseg_resnest.registry as our_registry
 from mmseg_resnest.engine.logs import quiet_console, shown
 from mmseg_resnest.errors import UserError
 
-__all__ = ["check_config", "load_config", "parse_cfg_options", "require"]
+__all__ = [
+    "check_config",
+    "command_name",
+    "config_folder",
+    "copy_configs",
+    "find_config",
+    "list_configs",
+    "load_config",
+    "parse_cfg_options",
+    "require",
+]
 
 DATA_VARIABLE = "MMSEG_RESNEST_DATA"
 SCENES_VARIABLE = "MMSEG_RESNEST_SCENES"
@@ -80,6 +91,77 @@ _BUILD_KEYS = {
 
 
 # ------------------------------------------------------------------------------------------------
+# Finding
+
+
+def config_folder() -> Path:
+    """The folder of the configs that come with the package: in a clone, its ``configs/``."""
+    return (Path(__file__).parents[1] / ".mim" / "configs").resolve()
+
+
+def find_config(path: str | os.PathLike[str]) -> Path:
+    """The file of a config.
+
+    Args:
+        path: A file; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
+            ``openmmlab/...``) or as a clone has it (``configs/fcn_resnest50_ade20k.py``). A file
+            that exists goes first.
+
+    Returns:
+        The file, or ``path`` itself if there is none.
+    """
+    given = Path(path)
+    if given.exists() or given.is_absolute():
+        return given
+    parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
+    if not parts or ".." in parts:
+        return given
+    name = Path(*parts)
+    found = config_folder() / (name if name.suffix == ".py" else f"{name}.py")
+    return found if found.is_file() else given
+
+
+def command_name(path: str | os.PathLike[str]) -> str:
+    """How to write a config in a command: its file, or ``configs/...`` where that finds it."""
+    file = Path(path).resolve()
+    if file.is_relative_to(config_folder()):
+        name = Path("configs", file.relative_to(config_folder()))
+        if find_config(name).resolve() == file:
+            return str(name)
+    return shown(path)
+
+
+def list_configs() -> list[str]:
+    """The names of the configs that come with the package, see :func:`find_config`."""
+    folder = config_folder()
+    files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("openmmlab/*.py"))]
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+
+
+def copy_configs(folder: str | os.PathLike[str]) -> int:
+    """Copy the configs that come with the package.
+
+    Args:
+        folder: A folder that does not exist yet.
+
+    Returns:
+        How many configs, without the parts that they inherit from.
+
+    Raises:
+        UserError: The folder exists.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise UserError(f"{target}: exists; name a new folder to copy the configs to")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(config_folder(), part, ignore=shutil.ignore_patterns("__pycache__", "custom"))
+    part.rename(target)
+    return len(list_configs())
+
+
+# ------------------------------------------------------------------------------------------------
 # Reading
 
 
@@ -91,7 +173,8 @@ def load_config(
     """Read a config file, apply the changes asked for, and check it.
 
     Args:
-        path: A ``.py``, ``.json`` or ``.yaml`` config.
+        path: A ``.py``, ``.json`` or ``.yaml`` config; or the name of one that comes with the
+            package (see :func:`find_config`).
         cfg_options: Changes, as ``KEY=VALUE`` strings (see :func:`parse_cfg_options`) or as a
             mapping of dotted keys. A key that does not exist is an error unless the class it
             belongs to takes it, or ``+`` stands before it. ``data_root`` is put into every data
@@ -107,7 +190,7 @@ def load_config(
             names an unknown key or has an unfit value; ``data_root`` is no folder or is not read
             by the config.
     """
-    path = Path(path)
+    path = find_config(path)
     _check_config_file(path)
     options = (
         dict(cfg_options)
@@ -161,7 +244,7 @@ def _check_config_file(path: Path) -> None:
 
 def _similar_configs(path: Path) -> str:
     """``; did you mean ...`` with the nearest names in configs/, or where to look."""
-    folders = [Path("configs"), Path(__file__).parents[2] / "configs", path.parent]
+    folders = [Path("configs"), config_folder(), path.parent]
     found: dict[str, Path] = {}
     for folder in folders:
         if folder.is_dir():

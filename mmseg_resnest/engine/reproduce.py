@@ -14,7 +14,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import DefaultScope
 from prettytable import PrettyTable
 
-from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.config import config_folder, load_config
 from mmseg_resnest.engine.hooks import print_header
 from mmseg_resnest.engine.launch import describe_device, join_launcher
 from mmseg_resnest.engine.logs import shown
@@ -58,14 +58,13 @@ def config_of(entry: Entry) -> Path:
         UserError: The configs are not there.
     """
     assert entry.config is not None
-    package = Path(__file__).parents[1]
-    for folder in (package.parent, package / ".mim"):  # a clone; an installed package
-        if (folder / entry.config).is_file():
-            return folder / entry.config
-    raise UserError(
-        f"{entry.name}: its config {entry.config} is neither beside the package nor in it: run the "
-        "tool from a clone of the repository"
-    )
+    config = config_folder().parent / entry.config
+    if not config.is_file():
+        raise UserError(
+            f"{entry.name}: its config {entry.config} is neither in a clone nor in the installed "
+            "package: install the package again"
+        )
+    return config
 
 
 def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:

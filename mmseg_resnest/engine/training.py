@@ -16,7 +16,8 @@ from mmengine.dist import get_world_size, is_main_process
 from torch import nn
 
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.config import require
+from mmseg_resnest.engine.cli import print_next
+from mmseg_resnest.engine.config import command_name, require
 from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook, duration, print_header
 from mmseg_resnest.engine.launch import (
     default_work_dir,
@@ -356,8 +357,9 @@ def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
     rows.append(("took", duration(summary["seconds"])))
     print_header(rows)
     if checkpoint:
-        command = f"{summary['config']} {folder / checkpoint}"
+        model = f"{command_name(summary['config'])} {folder / checkpoint}"
         more = f" {options}" if options else ""
-        print("next")
-        print(f"  python tools/test.py {command} --show-dir {folder / 'pictures'}{more}")
-        print(f"  python tools/predict.py {command} IMAGE_OR_FOLDER --out {folder / 'predictions'}")
+        print_next(
+            f"python tools/test.py {model} --show-dir {folder / 'pictures'}{more}",
+            f"python tools/predict.py {model} IMAGE_OR_FOLDER --out {folder / 'predictions'}",
+        )

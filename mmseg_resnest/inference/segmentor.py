@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..engine.checkpoint import load_weights
 from ..engine.config import load_config, require
 from ..engine.preflight import check_checkpoint, check_device
+from ..engine.reproduce import config_of
 from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
@@ -349,13 +350,7 @@ def _published(name: str) -> tuple[Path, str]:
             f"{name}: an ImageNet backbone without a head, which cannot segment; train from it "
             f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})"
         )
-    config = Path(__file__).resolve().parents[2] / entry.config
-    if not config.is_file():
-        raise UserError(
-            f"{name}: its config {entry.config} is not installed with the package; give the path "
-            "of it in a clone of the repository, and the name as the checkpoint"
-        )
-    return config, name
+    return config_of(entry), name
 
 
 def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:

@@ -91,8 +91,8 @@ class EncoderDecoder(StockEncoderDecoder):
     default scope is set: MMSegmentation has a ResNeSt of its own that computes something else.
 
     Args:
-        *args, **kwargs: those of MMSegmentation's EncoderDecoder. Without ``test_cfg`` the whole
-            image is scored at once.
+        *args: Those of MMSegmentation's EncoderDecoder.
+        **kwargs: The same, by name. Without ``test_cfg`` the whole image is scored at once.
 
     Raises:
         UserError: ``test_cfg`` is wrong.

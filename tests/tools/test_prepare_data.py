@@ -93,7 +93,8 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     code, out, err = run(*args)
     assert code == 0, err
     assert "train: 2 images in 1 groups" in out and "val: 2 images in 1 groups" in out
-    assert "train: python tools/train.py configs/mine.py" in out
+    assert "next\n  python tools/check_data.py configs/mine.py" in out
+    assert "  python tools/train.py configs/mine.py" in out
     for name in ("a_1", "b_2"):
         made = np.asarray(Image.open(pairs / f"data/mine/annotations/{name}.png"))
         np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / f"labels/{name}.png")))

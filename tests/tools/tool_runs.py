@@ -87,14 +87,14 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def tool_runner() -> Iterator[RunTool]:
+def tool_runner(root: Path = ROOT) -> Iterator[RunTool]:
     """Yields ``run_tool("train.py", *args, cwd=..., env={...})``, which returns a :class:`Run`.
 
     ``when(pid, stdout)`` is called every 0.1 s while it runs; ``before`` is Python that its process
-    executes first.
+    executes first. The package is that of ``root``.
     """
     helper = subprocess.Popen(
-        [sys.executable, "-c", _HELPER, str(ROOT)],
+        [sys.executable, "-c", _HELPER, str(root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
