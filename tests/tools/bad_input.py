@@ -530,7 +530,7 @@ ENVIRONMENT = [
     ),
     Case(
         "a transform that fails in a worker", "train.py wrong.py",
-        ("worker", "ValueError: bad pixel", "broken_step"),
+        ("worker", "ValueError: bad pixel"),
         config=_step("raise ValueError('bad pixel')"), leaves=True,
     ),
     Case(
