@@ -137,7 +137,11 @@ def completion(shell: str) -> str:
             parser.add_argument("arguments", nargs="*", help="see --help").complete = shtab.FILE  # type: ignore[attr-defined]
             continue
         sys.argv = [f"{PROGRAM} {name}"]
-        parser = parser_of(load_tool(tool).main)
+        try:
+            parser = parser_of(load_tool(tool).main)
+        except ImportError:  # of an extra that is not installed: complete its name only
+            commands.add_parser(name, help=about)
+            continue
         commands.add_parser(name, help=about, add_help=False)
         commands.choices[name] = parser
         _complete_paths(parser, shtab)
