@@ -243,7 +243,7 @@ class Segmentor:
         for output in self._run(samples, scores=True):
             scores = output.seg_logits.data.float()
             if len(scores) == 1:
-                one = scores[0].sigmoid()
+                one = scores[0]  # MMSegmentation has turned it into a probability
                 yield torch.stack([1 - one, one])
             elif summed:
                 yield scores / scores.sum(0, keepdim=True)  # exponentials already

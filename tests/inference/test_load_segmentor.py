@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from PIL import Image
 from small_models import blobs, small_config
 
@@ -273,3 +274,23 @@ def test_large_images_are_cut_by_themselves(
 def test_bad_bound() -> None:
     with pytest.raises(UserError, match="batch_pixels 0"):
         load_segmentor(small_config(pixel=True), None, "cpu", batch_pixels=0)
+
+
+def test_probabilities_of_a_model_of_one_output() -> None:
+    """One output is the logit of class 1, which the head compares with its threshold."""
+    cfg = small_config(pixel=True)
+    cfg.model.decode_head.update(out_channels=1, num_classes=2, threshold=0.4)
+    torch.manual_seed(3)
+    model = load_segmentor(cfg, None, "cpu")
+    picture = blobs(32, 48)
+    with torch.inference_mode():
+        batch = model.model.data_preprocessor(
+            pseudo_collate([model._prepare(picture, None)]), False
+        )
+        logits = model.model.decode_head.forward(model.model.extract_feat(batch["inputs"]))
+    expected = torch.nn.functional.interpolate(logits, (32, 48), mode="bilinear")[0, 0].sigmoid()
+    result = model(picture)
+    scores = result.scores()
+    np.testing.assert_allclose(scores[1], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(scores.sum(0), 1, atol=1e-6)
+    assert np.array_equal(result.labels == 1, scores[1] > 0.4)
