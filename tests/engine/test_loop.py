@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -144,9 +143,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
     make_runner(tmp_path, interval=2, hooks=[Patient()]).train()
     assert {p.name for p in tmp_path.glob("iter_*")} == {"iter_10.pth", "iter_12.pth"}
-    lines = next(tmp_path.glob("*/vis_data/scalars.json")).read_text().splitlines()
-    scores = {v["step"]: v["score"] for v in map(json.loads, lines) if "score" in v}
-    assert sorted(scores) == [4, 8, 12]
+    history = state(tmp_path / "iter_12.pth")["message_hub"]["log_scalars"]["val/score"]
+    scores = dict(zip((4, 8, 12), history["log_history"].tolist(), strict=True))
     best = min(scores, key=lambda step: scores[step])
     assert [p.name for p in tmp_path.glob("best_*")] == [f"best_score_iter_{best}.pth"]
     assert (tmp_path / "last_checkpoint").read_text() == str(tmp_path / "iter_12.pth")

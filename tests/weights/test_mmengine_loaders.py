@@ -170,7 +170,7 @@ def test_a_wrong_name_of_a_segmentor():
 
 def test_a_config_that_is_not_installed(published):
     published({}, config="configs/no_such.py")
-    with pytest.raises(UserError, match=r"configs/no_such\.py is not installed"):
+    with pytest.raises(UserError, match=r"configs/no_such\.py is neither in a clone nor in"):
         load_segmentor("tiny")
 
 
