@@ -48,7 +48,7 @@ def log_to(cfg: Config, services: Sequence[str]) -> None:
         if cfg.get("visualizer") is None:
             cfg.visualizer = dict(type="SegLocalVisualizer")
         backends = cfg.visualizer.get("vis_backends") or [dict(type="LocalVisBackend")]
-        tracker = dict(type="Tracker", service=service)
+        tracker = dict(type="Tracker", name=service, service=service)  # names must differ
         if tracker not in backends:
             cfg.visualizer.vis_backends = [*backends, tracker]
 

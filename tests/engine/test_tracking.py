@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 from mmseg_resnest.engine.hooks import ConsoleHook
 from mmseg_resnest.engine.tracking import Tracker, log_to
@@ -31,6 +33,9 @@ def test_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     bare = Config(dict(a=1))
     log_to(bare, ["mlflow"])
     assert [b["type"] for b in bare.visualizer.vis_backends] == ["LocalVisBackend", "Tracker"]
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        visualizer = Visualizer(vis_backends=cfg.visualizer.vis_backends, save_dir="run/time")
+    assert list(visualizer._vis_backends) == ["LocalVisBackend", "wandb", "mlflow"]
     with pytest.raises(UserError, match="choose of tensorboard, wandb, mlflow"):
         log_to(cfg, ["clearml"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
