@@ -150,8 +150,12 @@ DATA = [
         "train_dataloader = dict(dataset=dict(data_root='data/lists', ann_file='empty.txt'))",
         "empty.txt",
     ),
-    _data("a test image that is cut short", "data/cut_image", "scenes_", split="test", leaves=True),
-    _data("a test image without a label map", "data/no_label", "scenes_", split="test", leaves=True),
+    _data(
+        "a test image that is cut short", "data/cut_image", "scenes_", split="test", leaves=True
+    ),
+    _data(
+        "a test image without a label map", "data/no_label", "scenes_", split="test", leaves=True
+    ),
     Case("an image that does not exist", "predict.py toy.py CKPT no.jpg --out o", ("no.jpg",)),
     Case(
         "a folder without images", "predict.py toy.py CKPT nothing --out o", ("holds no image",)
@@ -557,10 +561,10 @@ CASES = [case for part in TABLE.values() for case in part]
 PREFACE = """\
 # What the tools say to bad input
 
-Made by `make bad-input` from the cases in `tests/tools/bad_input.py`; the tests run a third of them, and
-fail when this page says something else. No row ends in a traceback, and nothing is written before
-the mistake is found, unless only running shows it. Paths of the machine are left out; N and PORT
-stand for numbers that differ from run to run.
+Made by `make bad-input` from the cases in `tests/tools/bad_input.py`; the tests run a third of
+them, and fail when this page says something else. No row ends in a traceback, and nothing is
+written before the mistake is found, unless only running shows it. Paths of the machine are left out; N and
+PORT stand for numbers that differ from run to run.
 """
 
 

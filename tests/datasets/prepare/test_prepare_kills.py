@@ -46,6 +46,7 @@ def slowed(module: object, name: str) -> None:
         time.sleep(PAUSE)
         return fast(*args, **options)
 
+    slow.__name__ = name  # a bound method is sent to a process by its name
     setattr(module, name, slow)
 
 
