@@ -563,8 +563,8 @@ PREFACE = """\
 
 Made by `make bad-input` from the cases in `tests/tools/bad_input.py`; the tests run a third of
 them, and fail when this page says something else. No row ends in a traceback, and nothing is
-written before the mistake is found, unless only running shows it. Paths of the machine are left out; N and
-PORT stand for numbers that differ from run to run.
+written before the mistake is found, unless only running shows it. Paths of the machine are left
+out; N and PORT stand for numbers that differ from run to run.
 """
 
 
