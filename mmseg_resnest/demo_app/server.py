@@ -61,6 +61,7 @@ def run_app(
     names = _LOCAL_NAMES if is_local(host) else ("*",)
     config = uvicorn.Config(
         create_app(choices, names, limits),
+        log_config=None,  # its own would close the log files of this process
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=3,

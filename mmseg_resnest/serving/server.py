@@ -51,6 +51,7 @@ def serve(
         create_app(model, limits),
         host=host,
         port=port,
+        log_config=None,  # its own would close the log files of this process
         log_level="warning",
         access_log=False,
         timeout_keep_alive=5,

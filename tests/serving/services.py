@@ -54,7 +54,10 @@ def running(model: Any, limits: Limits) -> Iterator[httpx.Client]:
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            create_app(model, limits), log_level="error", timeout_graceful_shutdown=5
+            create_app(model, limits),
+            log_config=None,
+            log_level="error",
+            timeout_graceful_shutdown=5,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))

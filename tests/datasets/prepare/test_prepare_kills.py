@@ -73,7 +73,7 @@ def killed(run: Callable[[], object], seconds: float) -> bool:
 def kill_at_many_moments(run: Callable[[], object], step: float) -> int:
     """Kills a function a little later each time, until it comes to its end; returns how often."""
     for times in range(40):
-        if not killed(run, step * (1 + times / 4)):
+        if not killed(run, step * 1.15**times):
             return times
     raise AssertionError("never came to its end: it does not go on where it was")
 
