@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,46 +36,60 @@ from mmseg_resnest.datasets.prepare.voc12aug import VOC12AUG
 from mmseg_resnest.engine.config import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
-PAUSE = 0.004  # added to each file, so that there is a middle to be killed in
+Point = tuple[object, str]  # a function, by what it is in and its name
 
 
-def slowed(module: object, name: str) -> None:
-    """In a process that will be killed: let a function take its time."""
-    fast = getattr(module, name)
+def strike(point: Point, calls: Any, at: int) -> None:
+    """In a process that will be killed: it dies in the ``at``-th of the calls that are counted."""
+    main = os.getpid()
+    plain = getattr(*point)
 
-    def slow(*args: object, **options: object) -> object:
-        time.sleep(PAUSE)
-        return fast(*args, **options)
+    def struck(*args: object, **options: object) -> object:
+        with calls.get_lock():
+            calls.value += 1
+            last = calls.value == at
+        result = None if last and at % 2 else plain(*args, **options)  # before it, or after it
+        if last:
+            os.kill(main, signal.SIGKILL)
+            time.sleep(60)  # a worker dies with its parent
+        return result
 
-    slow.__name__ = name  # a bound method is sent to a process by its name
-    setattr(module, name, slow)
+    struck.__name__ = point[1]  # a bound method is sent to a process by its name
+    setattr(*point, struck)
 
 
-def killed(run: Callable[[], object], seconds: float) -> bool:
-    """Runs a function in a process and kills that; False where it came to its end before."""
+def killed(run: Callable[[], object], points: list[Point], at: int) -> tuple[bool, int]:
+    """Runs a function in a process that is killed in the ``at``-th call of those counted.
+
+    Returns:
+        Whether it was, rather than coming to its end before; and how many calls there were.
+    """
+    context = multiprocessing.get_context("fork")
+    calls = context.Value("i", 0)
 
     def alone() -> None:
         # tqdm's lock is one with the parent's: who is killed with it would never give it back.
         tqdm.set_lock(threading.RLock())
+        for point in points:
+            strike(point, calls, at)
         run()
 
-    process = multiprocessing.get_context("fork").Process(target=alone)
+    process = context.Process(target=alone)
     process.start()
-    process.join(seconds)
-    assert process.pid is not None
-    alive = process.is_alive()
-    if alive:
-        os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert alive or process.exitcode == 0
-    return alive
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0, calls.value
 
 
-def kill_at_many_moments(run: Callable[[], object], step: float) -> int:
+def kill_at_many_moments(run: Callable[[], object], points: list[Point]) -> int:
     """Kills a function a little later each time, until it comes to its end; returns how often."""
+    at = 1
     for times in range(40):
-        if not killed(run, step * 1.15**times):
+        was_killed, calls = killed(run, points, at)
+        if not was_killed:
             return times
+        assert calls >= at
+        at += times + 1
     raise AssertionError("never came to its end: it does not go on where it was")
 
 
@@ -112,12 +127,10 @@ def test_prepare(tmp_path: Path, voc: tuple[DataSet, list[Path]]) -> None:
     before = tree(tmp_path / "source")
 
     def run() -> None:
-        slowed(sources, "_safe_members")
-        slowed(sources.Place, "read")
-        slowed(work._Maker, "_done")
         prepare(dataset, tmp_path / "killed", files, jobs=2)
 
-    assert kill_at_many_moments(run, 0.12) >= 3
+    points = [(sources, "_safe_members"), (sources.Place, "read"), (work._Maker, "_done")]
+    assert kill_at_many_moments(run, points) >= 3
     prepare(dataset, tmp_path / "whole", files, jobs=1)
     made, wanted = (
         {name: digest for name, (_, digest) in tree(tmp_path / root).items()}
@@ -141,11 +154,10 @@ def test_labels_of_ones_own(tmp_path: Path) -> None:
         classes=tmp_path / "classes.txt", group_pattern="(.*)",
     )  # fmt: skip
 
-    def run(root: str = "killed", jobs: int = 2) -> None:
-        slowed(work._Maker, "_done")
-        prepare_custom(options, tmp_path / root, tmp_path / f"{root}_configs", base, jobs=jobs)
+    def run() -> None:
+        prepare_custom(options, tmp_path / "killed", tmp_path / "killed_configs", base, jobs=2)
 
-    assert kill_at_many_moments(run, 0.08) >= 2
+    assert kill_at_many_moments(run, [(work._Maker, "_done")]) >= 3
     config = load_config(tmp_path / "killed_configs/mine.py")
     assert config.num_classes == 3
     made = tree(tmp_path / "killed/mine")
@@ -162,11 +174,9 @@ def test_cache(tmp_path: Path) -> None:
     patterns = (("image", "*.jpg"),)
 
     def run() -> None:
-        slowed(module, "whole_file")
-        slowed(module, "read_entry")
         build_cache(images, patterns, jobs=2)
 
-    assert kill_at_many_moments(run, 0.08) >= 2
+    assert kill_at_many_moments(run, [(module, "whole_file"), (module, "read_entry")]) >= 3
     cache = images / FOLDER
     assert len(list(cache.rglob("*.raw"))) == 40
     assert not left_over(cache)
