@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 p
 TORCH ?= $(shell grep '^torch==' requirements.txt)
 PIP_FLAGS ?= -qq
 # Test files side by side, one thread each (tests/conftest.py): most of them wait, not compute.
-PYTEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
+PYTEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PIP_FLAGS)
 
 # pip would compile every module of every package, most of which nothing here imports; these import

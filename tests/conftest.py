@@ -8,6 +8,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, and for what tests start
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import gc
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +28,13 @@ def memory_goes_back() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def old_objects_are_not_searched() -> None:
+    """Every data set collects garbage when it is made; what the imports left is none."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window, driven by Playwright."""
@@ -41,7 +49,14 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+# What takes longest comes first, or one worker would be busy with it when the others are done.
+LONG = ("test_distributed", "test_configs", "test_resnest", "test_bad_input", "test_chaos",
+        "test_command", "test_docs", "test_stack")  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
     if torch.cuda.is_available():
         return
     for item in items:

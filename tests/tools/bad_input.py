@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import numpy as np
 import torch
 from PIL import Image
-from tool_runs import ROOT, Run, RunTool, Toy, Trained, make_toy, tool_runner
+from tool_runs import ROOT, Run, RunTool, Toy, Trained, make_toy
 
 DOCUMENT = ROOT / "docs" / "bad_input.md"
 
@@ -736,8 +736,7 @@ def row_of(case: Case, said: str, code: int) -> str:
 def main() -> int:
     from mmseg_resnest.datasets.scenes import write_scenes
 
-    runner = tool_runner()
-    run_tool = next(runner)
+    run_tool = RunTool()
     problems = 0
     start = time.monotonic()
     only = sys.argv[1:]
@@ -765,7 +764,7 @@ def main() -> int:
                     print(f"NOT AS WANTED: {case}\n{run.stdout[-500:]}\n{run.stderr[-3000:]}")
                 rows.setdefault(title, []).append((case, said, run.returncode))
                 print(f"{time.monotonic() - start:6.1f} {row_of(*rows[title][-1])}", flush=True)
-    runner.close()
+    run_tool.close()
     count = sum(map(len, rows.values()))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{count} rows, {problems} not as wanted; {used.ru_utime + used.ru_stime:.0f} s of CPU")

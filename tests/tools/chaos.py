@@ -29,7 +29,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from run_state import differences, final_state
-from tool_runs import RunTool, Toy, make_toy, tool_runner
+from tool_runs import RunTool, Toy, make_toy
 
 from mmseg_resnest.engine.saving import what_is_wrong
 
@@ -328,8 +328,8 @@ def main() -> int:
         folder = Path(name)
         scenes = write_scenes(folder / "data" / "scenes", 10, 3, progress=False)
         (folder / "runs").mkdir()
-        runner = tool_runner()
-        chaos = Chaos(make_toy(folder / "runs", scenes), next(runner), args.seed)
+        runner = RunTool()
+        chaos = Chaos(make_toy(folder / "runs", scenes), runner, args.seed)
         chaos.in_peace()
         print(f"in peace: {ITERATIONS} iterations, {chaos.duration:.1f} s", flush=True)
         kinds = list(HITS.values())

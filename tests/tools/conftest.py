@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tool_runs import RunTool, Toy, Trained, make_toy, tool_runner
+from tool_runs import RunTool, Toy, Trained, make_toy
 
 
 @pytest.fixture(scope="session")
 def run_tool() -> Iterator[RunTool]:
-    """Runs a tool as a process, see :func:`tool_runs.tool_runner`."""
-    yield from tool_runner()
+    """Runs a tool as processes of its own."""
+    runner = RunTool()
+    yield runner
+    runner.close()
 
 
 @pytest.fixture(scope="session")

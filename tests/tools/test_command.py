@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tool_runs import ROOT, Run, Toy, tool_runner
+from tool_runs import ROOT, Run, RunTool, Toy
 
 import mmseg_resnest_cli
 from mmseg_resnest.engine.cli import parser_of
@@ -52,11 +52,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run_script(installed: Path) -> Iterator[Command]:
     """Runs a script with the installed package in a folder."""
-    runner = tool_runner(installed)
-    run = next(runner)
+    run = RunTool(installed)
     environment = {"PYTHONPATH": str(installed)}
     yield lambda script, *args, cwd: run(str(script), *args, cwd=cwd, env=environment)
-    runner.close()
+    run.close()
 
 
 @pytest.fixture(scope="module")

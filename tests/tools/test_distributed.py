@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from run_state import differences, final_state, load, logged
-from tool_runs import ROOT, TOOLS, Toy, make_toy
+from tool_runs import TOOLS, Run, RunTool, Toy, make_toy
 
 ITERATIONS = 6
 CONFIG = f"""
@@ -31,8 +28,9 @@ default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
 # All that has a state, for what must be exact.
 EVERYTHING = """
 _base_ = "dist.py"
+custom_imports = dict(imports=["strike"])
 model = dict(decode_head=dict(dropout_ratio=0.1))
-custom_hooks = [dict(type="EMAHook", momentum=0.1)]
+custom_hooks = [dict(type="EMAHook", momentum=0.1), dict(type="Strike", code={code!r})]
 optim_wrapper = dict(type="BFloat16OptimWrapper", accumulative_counts=2)
 """
 # One of two processes is struck in a step.
@@ -40,7 +38,7 @@ STRUCK = """
 _base_ = "dist.py"
 custom_imports = dict(imports=["strike"])
 custom_hooks = [dict(type="Strike", code={code!r})]
-env_cfg = dict(dist_cfg=dict(timeout=10))
+env_cfg = dict(dist_cfg=dict(timeout=6))
 """
 STRIKE = """
 import os
@@ -61,48 +59,12 @@ class Strike(Hook):
             exec(self.code)
 """
 _LIMIT = 200  # seconds of a run, after which it counts as hung
-# Imports once; each job is a run of train.py as several forked processes.
-_HELPER = """
-import json, os, runpy, sys
-sys.path.insert(0, sys.argv[1])
-import mmseg_resnest, mmseg_resnest.inference, matplotlib.figure, mmseg_resnest.engine.training
-print("ready", flush=True)
-for line in sys.stdin:
-    job = json.loads(line)
-    pids = []
-    for rank in range(job["world"]):
-        pid = os.fork()
-        if pid == 0:
-            os.chdir(job["cwd"])
-            os.environ.update(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job["world"]),
-                LOCAL_WORLD_SIZE=str(job["world"]), MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(job["port"]), OMP_NUM_THREADS="1",
-            )
-            for number, name in ((1, "out"), (2, "err")):
-                file = f"{job['log']}.{rank}.{name}"
-                os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-            sys.argv = [job["tool"], *job["args"]]
-            sys.path[0] = os.path.dirname(job["tool"])
-            runpy.run_path(job["tool"], run_name="__main__")
-            sys.exit(0)
-        pids.append(pid)
-    print(json.dumps(pids), flush=True)
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids]), flush=True)
-"""
-Train = Callable[..., list[int]]
+Train = Callable[..., list[Run]]
 
 
 @pytest.fixture(scope="module")
-def train() -> Iterator[Train]:
-    helper = subprocess.Popen(
-        [sys.executable, "-c", _HELPER, str(ROOT)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert helper.stdin is not None
-    assert helper.stdout is not None
-    while helper.stdout.readline() != "ready\n":
-        pass
+def train(run_tool: RunTool) -> Train:
+    """Trains in as many processes; each ends with 0 unless ``codes`` says otherwise."""
 
     def run(
         toy: Toy,
@@ -110,39 +72,24 @@ def train() -> Iterator[Train]:
         work_dir: str,
         *options: str,
         config: str = "dist.py",
-        stop: str = "",
-        number: int = signal.SIGTERM,
-    ) -> list[int]:
-        """Exit codes; ``stop``: a signal for the last process once the first has said this."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        launcher = ["--launcher", "pytorch"] if world > 1 else []
-        log = str(toy.folder / "log")
-        job = {
-            "world": world, "cwd": str(toy.folder), "port": port, "log": log,
-            "tool": str(TOOLS / "train.py"),
-            "args": [config, "--work-dir", work_dir, *launcher, *options],
-        }  # fmt: skip
-        said = [Path(f"{log}.0.{name}") for name in ("out", "err")]
-        for path in said:
-            path.write_text("")
-        helper.stdin.write(json.dumps(job) + "\n")
-        helper.stdin.flush()
-        pids = json.loads(helper.stdout.readline())
-        limit = threading.Timer(_LIMIT, _end, [pids])
-        limit.start()
-        while stop and limit.is_alive() and not any(stop in path.read_text() for path in said):
-            time.sleep(0.05)
-        if stop:
-            os.kill(pids[-1], number)
-        codes = json.loads(helper.stdout.readline())
-        limit.cancel()
-        return codes
+        kill: str = "",
+        codes: tuple[int, ...] = (),
+    ) -> list[Run]:
+        """``kill``: the last process is killed once the first has said this."""
 
-    yield run
-    helper.kill()
-    helper.wait()
+        def when(pid: int, said: str) -> None:
+            nonlocal kill
+            if kill and kill in said:
+                os.kill(pid, signal.SIGKILL)
+                kill = ""
+
+        args = (config, "--work-dir", work_dir, *options)
+        runs = run_tool.ranks(world, "train.py", *args, cwd=toy.folder, timeout=_LIMIT, when=when)
+        found = [run.returncode for run in runs]
+        assert found == list(codes or [0] * world), runs[0].stdout[-2000:] + runs[0].stderr[-4000:]
+        return runs
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +97,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, scenes: Path, train: Train) -
     """The same training in one process (``one``) and in two (``two``)."""
     toy = make_toy(tmp_path_factory.mktemp("distributed"), scenes)
     toy.variant("dist", CONFIG)
-    assert train(toy, 1, "one") == [0]
-    assert train(toy, 2, "two") == [0, 0], (toy.folder / "log.0.err").read_text()[-3000:]
+    (toy.folder / "strike.py").write_text(STRIKE)
+    train(toy, 1, "one")
+    both = train(toy, 2, "two")
+    assert "4 images a step = 2 processes x 2" in both[0].stdout
+    assert [run.stdout.count("training    dist") for run in both] == [1, 0]
+    results = json.loads((toy.folder / "two" / "results.json").read_text())
+    assert (results["images"], results["pixels"]) == (3, 3 * 128 * 160)
     return toy
 
 
@@ -167,12 +119,12 @@ def test_a_stopped_pair_goes_on_exactly(runs: Toy, train: Train) -> None:
 
     With mixed precision, averaged weights, accumulated gradients and dropout, all at once.
     """
-    (runs.folder / "all.py").write_text(EVERYTHING)
-    assert train(runs, 2, "peace", config="all.py") == [0, 0]
-    assert train(runs, 2, "stopped", config="all.py", stop="     1/6 ") == [75, 75]
-    text = (runs.folder / "log.0.err").read_text()
-    assert re.search(r"stopped by another process; saved at iteration \d", text)
-    assert train(runs, 2, "stopped", "--resume", config="all.py") == [0, 0]
+    for name, code in (("all", "pass"), ("stop", "os.kill(os.getpid(), signal.SIGTERM)")):
+        (runs.folder / f"{name}.py").write_text(EVERYTHING.format(code=code))
+    train(runs, 2, "peace", config="all.py")
+    stopped = train(runs, 2, "stopped", config="stop.py", codes=(75, 75))
+    assert re.search(r"stopped by another process; saved at iteration \d", stopped[0].stderr)
+    train(runs, 2, "stopped", "--resume", config="stop.py")
     states = [final_state(runs.folder / name) for name in ("peace", "stopped")]
     assert differences(*states) == []
     assert "ema_state_dict" in states[0]
@@ -184,7 +136,7 @@ def test_another_number_of_processes_goes_on(
 ) -> None:
     """A checkpoint of N processes, continued by M: the same batches, the same losses."""
     checkpoint = str(runs.folder / name / "iter_4.pth")
-    assert train(runs, now, f"elastic_{now}", "--resume", checkpoint) == [0] * now
+    train(runs, now, f"elastic_{now}", "--resume", checkpoint)
     whole, elastic = (logged(runs.folder / run) for run in (name, f"elastic_{now}"))
     for step in (5, 6):
         mine, theirs = whole[f"train {step}"]["loss"], elastic[f"train {step}"]["loss"]
@@ -192,7 +144,7 @@ def test_another_number_of_processes_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "stop"),
+    ("code", "said", "kill"),
     [
         ("time.sleep(600)", r"was at iteration 2, for \d+ s", "error"),
         ("os.kill(os.getpid(), signal.SIGKILL)", r"was .*iteration \d", ""),
@@ -200,17 +152,13 @@ def test_another_number_of_processes_goes_on(
     ids=["hangs", "is gone"],
 )
 def test_a_process_that_hangs_or_is_gone_is_named(
-    runs: Toy, train: Train, code: str, said: str, stop: str
+    runs: Toy, train: Train, code: str, said: str, kill: str
 ) -> None:
     """The other one ends within the set time, and with a code that starts all again."""
-    (runs.folder / "strike.py").write_text(STRIKE)
     (runs.folder / "struck.py").write_text(STRUCK.format(code=code))
     start = time.monotonic()
-    codes = train(
-        runs, 2, "struck", config="struck.py", stop=stop, number=signal.SIGKILL
-    )  # what hangs is ended by the launcher, in real life
-    text = (runs.folder / "log.0.err").read_text()
-    assert codes == [75, -signal.SIGKILL], text[-3000:]
+    codes = (75, -signal.SIGKILL)  # what hangs is killed by the launcher, in real life
+    text = train(runs, 2, "struck", config="struck.py", kill=kill, codes=codes)[0].stderr
     assert re.search(rf"process 1 \(pid \d+ on .+\) {said}", text), text
     assert "a collective failed, another process hangs or is gone" in text
     assert "Traceback" not in text
@@ -222,9 +170,7 @@ def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
     folder = runs.folder
     sharded = ["--cfg-options", "+model_wrapper_cfg.type=FSDP"]
     first = str(folder / "two" / "iter_2.pth")
-    assert train(runs, 2, "sharded", "--resume", first, *sharded) == [0, 0], (
-        folder / "log.0.err"
-    ).read_text()[-3000:]
+    train(runs, 2, "sharded", "--resume", first, *sharded)
     two, fsdp = (logged(folder / name) for name in ("two", "sharded"))
     for step in range(3, ITERATIONS + 1):
         assert fsdp[f"train {step}"]["loss"] == pytest.approx(two[f"train {step}"]["loss"], 2e-5)
@@ -237,8 +183,8 @@ def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
         torch.testing.assert_close(found, state["momentum_buffer"], rtol=1e-3, atol=1e-6)
     # On with one process, and with the same two: exactly the same run.
     last = str(folder / "sharded" / "iter_4.pth")
-    assert train(runs, 1, "alone", "--resume", last) == [0]
-    assert train(runs, 2, "again", "--resume", last, *sharded) == [0, 0]
+    train(runs, 1, "alone", "--resume", last)
+    train(runs, 2, "again", "--resume", last, *sharded)
     alone, again = (logged(folder / name) for name in ("alone", "again"))
     for step in (5, 6):
         assert alone[f"train {step}"]["loss"] == pytest.approx(two[f"train {step}"]["loss"], 2e-5)
@@ -270,12 +216,6 @@ def test_a_lost_process_restarts_all(runs: Toy) -> None:
     assert re.search(r"continue from lost/iter_[24]\.pth", text)
     states = [final_state(folder / name) for name in ("two", "lost")]
     assert differences(*states) == []
-
-
-def _end(pids: list[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 def _child(pid: int) -> int:

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tool_runs import TOOLS, RunTool, Toy, Trained
+from tool_runs import RunTool, Toy, Trained
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +71,15 @@ def test_tta_uses_the_configs_augmentation(trained: Trained, run_tool: RunTool) 
     assert results["images"] == 3
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_same_numbers(tested: dict[str, Any], trained: Trained) -> None:
+def test_two_processes_give_the_same_numbers(
+    tested: dict[str, Any], trained: Trained, run_tool: RunTool
+) -> None:
     """Three images over two processes: one of them gets an image twice, which counts once."""
-    run = subprocess.run(
-        ["bash", TOOLS / "dist_test.sh", "toy.py", trained.checkpoint, "2", "--work-dir", "two"],
-        cwd=trained.toy.folder,
-        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
-    results = json.loads((trained.toy.folder / "two" / "results.json").read_text())
+    folder = trained.toy.folder
+    args = ("toy.py", trained.checkpoint, "--work-dir", "two")
+    for run in run_tool.ranks(2, "test.py", *args, cwd=folder):
+        run.check()
+    results = json.loads((folder / "two" / "results.json").read_text())
     assert results["confusion_matrix"] == tested["results"]["confusion_matrix"]
 
 

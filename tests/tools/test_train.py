@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -153,25 +152,6 @@ def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
     assert "Traceback" not in run.stderr
 
 
-def test_two_processes_share_the_batch(toy: Toy) -> None:
-    """dist_train.sh with Gloo: 2 x 2 images a step; the results are those of all images."""
-    run = subprocess.run(
-        ["bash", TOOLS / "dist_train.sh", "toy.py", "2", "--cfg-options", "train_cfg.max_iters=3"],
-        cwd=toy.folder,
-        env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-3000:]
-    assert "4 images a step = 2 processes x 2" in run.stdout
-    assert run.stdout.count("training    toy") == 1
-    results = json.loads((toy.folder / "work_dirs" / "toy" / "results.json").read_text())
-    assert results["images"] == 3
-    assert results["pixels"] == 3 * 128 * 160
-
-
 @pytest.mark.parametrize(
     ("script", "args"),
     [
@@ -187,6 +167,40 @@ def test_launchers_explain_their_arguments(script: str, args: list[str]) -> None
     )
     assert run.returncode == 2
     assert run.stderr.startswith(f"error: usage: {script} ")
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "restarts", "passed"),
+    [
+        (
+            "dist_train.sh", ["toy.py", "2", "--amp"], 3,
+            ["toy.py", "--launcher", "pytorch", "--amp"],
+        ),
+        (
+            "dist_test.sh", ["toy.py", "a.pth", "2", "--tta"], 0,
+            ["toy.py", "a.pth", "--launcher", "pytorch", "--tta"],
+        ),
+    ],
+)  # fmt: skip
+def test_launchers_start_torchrun(
+    tmp_path: Path, script: str, given: list[str], restarts: int, passed: list[str]
+) -> None:
+    """A stand-in for Python records the command line."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python), "PORT": "29511"}
+    run = subprocess.run(
+        ["bash", TOOLS / script, *given],
+        capture_output=True, text=True, timeout=20, env=env, check=True,
+    )  # fmt: skip
+    launcher, *words = run.stdout.split()
+    assert launcher == str(TOOLS / "_torchrun.py")
+    options = words[: -len(passed) - 1]
+    assert {"--nproc-per-node=2", "--nnodes=1", f"--max-restarts={restarts}"} <= set(options)
+    assert "--rdzv-endpoint=127.0.0.1:29511" in options
+    tool = f"{TOOLS}/{script[5:-3]}.py"
+    assert words[-len(passed) - 1 :] == [tool, *passed]
 
 
 def test_slurm_asks_for_what_was_asked(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,31 +26,37 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
 
 _HELPER = """
-import json, os, runpy, signal, sys
+import gc, json, os, runpy, signal, sys
 sys.path.insert(0, sys.argv[1])
 import mmseg_resnest, mmseg_resnest.inference, matplotlib.figure, mmseg_resnest.engine.training
+import matplotlib.backends.backend_agg, setuptools, torch._dynamo, yapf
+gc.collect()
+gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        os.setpgid(0, 0)
-        # a shell's background jobs ignore Ctrl-C, and so would what they start
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.chdir(job["cwd"])
-        os.environ.update(job["env"])
-        for number, name in ((1, job["stdout"]), (2, job["stderr"])):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.argv = [job["tool"], *job["args"]]
-        sys.path[0] = os.path.dirname(job["tool"])
-        sys.path[1:1] = [p for p in [job["env"].get("PYTHONPATH")] if p]
-        before = {}  # stays as long as the tool runs, and what was opened with it
-        exec(job["before"], before)
-        runpy.run_path(job["tool"], run_name="__main__")
-        sys.exit(0)
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    pids = []
+    for env, stdout, stderr in job["processes"]:
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, 0)
+            # a shell's background jobs ignore Ctrl-C, and so would what they start
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.chdir(job["cwd"])
+            os.environ.update(env)
+            for number, name in ((1, stdout), (2, stderr)):
+                os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            sys.argv = [job["tool"], *job["args"]]
+            sys.path[0] = os.path.dirname(job["tool"])
+            sys.path[1:1] = [p for p in [env.get("PYTHONPATH")] if p]
+            before = {}  # stays as long as the tool runs, and what was opened with it
+            exec(job["before"], before)
+            runpy.run_path(job["tool"], run_name="__main__")
+            sys.exit(0)
+        pids.append(pid)
+    print(json.dumps(pids), flush=True)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids]), flush=True)
 """
 
 
@@ -76,9 +83,6 @@ class Run:
         return self.stderr[self.stderr.index("error") :]
 
 
-RunTool = Callable[..., Run]
-
-
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -87,63 +91,102 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def tool_runner(root: Path = ROOT) -> Iterator[RunTool]:
-    """Yields ``run_tool("train.py", *args, cwd=..., env={...})``, which returns a :class:`Run`.
+def _ranks(world: int) -> list[dict[str, str]]:
+    """What a launcher tells each of its processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    return [
+        dict(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
+            LOCAL_WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            OMP_NUM_THREADS="1",
+        )
+        for rank in range(world)
+    ]  # fmt: skip
 
-    ``when(pid, stdout)`` is called every 0.1 s while it runs; ``before`` is Python that its process
-    executes first. The package is that of ``root``.
-    """
-    helper = subprocess.Popen(
-        [sys.executable, "-c", _HELPER, str(root)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )
-    assert helper.stdin is not None
-    assert helper.stdout is not None
-    for line in helper.stdout:
-        if line == "ready\n":
-            break
 
-    def run(
+class RunTool:
+    """Runs tools; the package is that of ``root``."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._helper = subprocess.Popen(
+            [sys.executable, "-c", _HELPER, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
+        )
+        assert self._helper.stdin is not None
+        assert self._helper.stdout is not None
+        while self._helper.stdout.readline() != "ready\n":
+            assert self._helper.poll() is None
+
+    def __call__(self, tool: str, *args: Any, **options: Any) -> Run:
+        """One process of a tool, ``run_tool("train.py", *args, cwd=..., env={...})``.
+
+        ``when(pid, said)`` is called every 0.1 s while it runs, with all its output; ``before`` is
+        Python that its process executes first; after ``timeout`` seconds the test fails.
+        """
+        return self._run(tool, args, [{}], **options)[0]
+
+    def ranks(self, world: int, tool: str, *args: Any, **options: Any) -> list[Run]:
+        """Several processes of one run; ``when`` has the last one and what the first said."""
+        if world > 1:
+            args = (*args, "--launcher", "pytorch")
+        return self._run(tool, args, _ranks(world), **options)
+
+    def _run(
+        self,
         tool: str,
-        *args: Any,
+        args: tuple[Any, ...],
+        ranks: list[dict[str, str]],
+        *,
         cwd: Path,
         env: dict[str, str] | None = None,
         timeout: float = 400,
         when: Callable[[int, str], None] | None = None,
         before: str = "",
-    ) -> Run:
+    ) -> list[Run]:
         with tempfile.TemporaryDirectory() as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
+            files = [
+                (Path(folder, f"{n}.out"), Path(folder, f"{n}.err")) for n in range(len(ranks))
+            ]
+            processes = [
+                ({**(env or {}), **rank}, *map(str, pair))
+                for rank, pair in zip(ranks, files, strict=True)
+            ]
             job = {
                 "tool": str(TOOLS / tool),
                 "args": [str(a) for a in args],
                 "cwd": str(cwd),
-                "env": env or {},
                 "before": before,
-                "stdout": str(out),
-                "stderr": str(err),
+                "processes": processes,
             }
-            helper.stdin.write(json.dumps(job) + "\n")
-            helper.stdin.flush()
-            pid = int(helper.stdout.readline())
+            self._helper.stdin.write(json.dumps(job) + "\n")
+            self._helper.stdin.flush()
+            pids = json.loads(self._helper.stdout.readline())
             deadline = time.monotonic() + timeout
-            while _alive(pid):
+            while any(_alive(pid) for pid in pids):
                 if time.monotonic() > deadline:
-                    os.killpg(pid, signal.SIGKILL)
-                    helper.stdout.readline()
-                    pytest.fail(f"{tool} ran longer than {timeout} s: {out.read_text()[-2000:]}")
-                if when is not None and out.exists():
-                    when(pid, out.read_text())
+                    for pid in filter(_alive, pids):
+                        os.killpg(pid, signal.SIGKILL)
+                    self._helper.stdout.readline()
+                    said = [path.read_text()[-2000:] for pair in files for path in pair]
+                    pytest.fail(f"{tool} ran longer than {timeout} s: {said}")
+                if when is not None:
+                    when(pids[-1], "".join(p.read_text() for p in files[0] if p.exists()))
                 time.sleep(0.1)
-            code = int(helper.stdout.readline())
-            return Run(code, out.read_text(), err.read_text())
+            codes = json.loads(self._helper.stdout.readline())
+            return [
+                Run(code, out.read_text(), err.read_text())
+                for code, (out, err) in zip(codes, files, strict=True)
+            ]
 
-    yield run
-    helper.kill()  # it is between two runs, and has nothing to finish
-    helper.wait()
+    def close(self) -> None:
+        """The helper is between two runs, and has nothing to finish."""
+        self._helper.kill()
+        self._helper.wait()
 
 
 TOY = """
