@@ -705,9 +705,9 @@ def message(case: Case, run: Run, folder: Path) -> str:
     """What was said, without what differs between two machines or two runs."""
     found = re.search(r"^error.*", run.stderr, re.M | re.S)
     text = " ".join((found[0] if found else run.stderr).split())
+    text = re.sub(r"/\S*/site-packages/", "", text)
     for place in (os.path.realpath(folder), str(folder), str(ROOT)):
         text = text.replace(f"{place}/", "")
-    text = re.sub(r"/\S*/site-packages/", "", text)
     text = re.sub(r"(\w\.(?:py|cpp)):\d+", r"\1:N", text)  # lines of code
     text = re.sub(r"\b(process|pid) \d+(?=\)| on )", r"\1 N", text)
     text = re.sub(r"[\d.]+ [MG]B are free", "N GB are free", text)
