@@ -6,6 +6,8 @@ from .check import check_start, guard_labels, leaf_datasets
 from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .loading import LoadAnnotations, LoadImageFromFile
+from .photometric import PackSegInputs, PhotoMetricDistortion
+from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 from .scenes import ScenesDataset, write_scenes
 from .transforms import RandomLongEdgeResize
 
@@ -14,7 +16,12 @@ __all__ = [
     "CustomDataset",
     "LoadAnnotations",
     "LoadImageFromFile",
+    "PackSegInputs",
+    "PhotoMetricDistortion",
+    "RandomCrop",
+    "RandomLongEdgeCrop",
     "RandomLongEdgeResize",
+    "RandomResizeCrop",
     "ScenesDataset",
     "check_dataset_folders",
     "check_start",

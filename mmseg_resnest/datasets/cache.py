@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ SUFFIX = ".raw"
 _INDEX = "cache.json"
 _VERSION = 1
 _MAGIC = b"mmsegraw"
+_PNG = b"\x89PNG\r\n\x1a\n"
 # Magic, version, height, width, channels (0: a label map), CRC-32 of the pixels, and size and
 # modification time in ns of the file; the pixels start at a multiple of a cache line.
 _HEADER = struct.Struct("<8sIIIIIQQ")
@@ -48,10 +50,23 @@ def decode_image(data: bytes) -> Pixels:
 
 
 def decode_label(data: bytes) -> Pixels:
-    """A label file's numbers (H, W), as ``LoadAnnotations`` reads them by default."""
+    """A label file's numbers (H, W), as ``LoadAnnotations`` reads them by default.
+
+    An 8-bit grey PNG is read by OpenCV, in half the time of Pillow; what it refuses and every other
+    file by Pillow.
+    """
+    if data[:8] == _PNG and data[12:16] == b"IHDR" and data[24:26] == b"\x08\x00" and _whole(data):
+        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if grey is not None and grey.ndim == 2 and grey.dtype == np.uint8:
+            return grey
     loaded = mmcv.imfrombytes(data, flag="unchanged", backend="pillow")
     pixels: Pixels = loaded.squeeze().astype(np.uint8)
     return pixels
+
+
+def _whole(data: bytes) -> bool:
+    """Whether a PNG file has its end: OpenCV shows what there is of one that is cut off."""
+    return data.rstrip(b"\0")[-8:-4] == b"IEND"
 
 
 def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
@@ -228,6 +243,17 @@ def label_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None) ->
     return table
 
 
+def relabelled(
+    pixels: Pixels, reduce_zero_label: bool, label_map: Mapping[int, int] | None
+) -> Pixels:
+    """The numbers of a label file (H, W) as ``LoadAnnotations`` changes them."""
+    if not (reduce_zero_label or label_map):
+        return pixels
+    table = label_table(reduce_zero_label, label_map)
+    changed: Pixels = cv2.LUT(pixels, table)
+    return changed
+
+
 class LabelsFromCache:
     """Mixin before a ``LoadAnnotations``: takes the labels from the cache where they are there.
 
@@ -254,9 +280,7 @@ class LabelsFromCache:
             return loaded
         if self.reduce_zero_label is None:
             self.reduce_zero_label = results["reduce_zero_label"]
-        table = label_table(self.reduce_zero_label, results.get("label_map"))
-        if not np.array_equal(table, np.arange(256)):
-            pixels = table[pixels]
+        pixels = relabelled(pixels, self.reduce_zero_label, results.get("label_map"))
         results["gt_seg_map"] = pixels
         results["seg_fields"].append("gt_seg_map")
         return results

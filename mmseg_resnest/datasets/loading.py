@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 import mmcv.transforms
 import mmseg.datasets.transforms
 import numpy as np
+from mmengine import fileio
 
 from ..errors import UserError
 from ..registry import TRANSFORMS
-from .cache import ImageFromCache, LabelsFromCache
+from .cache import ImageFromCache, LabelsFromCache, decode_label, relabelled
 
 __all__ = ["LoadAnnotations", "LoadImageFromFile"]
 
@@ -92,6 +93,20 @@ class LoadAnnotations(LabelsFromCache, mmseg.datasets.transforms.LoadAnnotations
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+
+    def _load_seg_map(self, results: dict) -> None:
+        """Read the file; as the stack does, with fewer passes over the pixels."""
+        if self.imdecode_backend != "pillow":
+            super()._load_seg_map(results)
+            return
+        if self.reduce_zero_label is None:
+            self.reduce_zero_label = results["reduce_zero_label"]
+        if self.reduce_zero_label != results["reduce_zero_label"]:
+            super()._load_seg_map(results)  # the stack's words about that
+        data = fileio.get(results["seg_map_path"], backend_args=self.backend_args)
+        pixels = decode_label(data)
+        results["gt_seg_map"] = relabelled(pixels, self.reduce_zero_label, results.get("label_map"))
+        results["seg_fields"].append("gt_seg_map")
 
     def transform(self, results: dict) -> dict:
         """Load ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""

@@ -101,13 +101,17 @@ class RandomLongEdgeResize(BaseTransform):
         low, high = (int(self.base_size * ratio) for ratio in self.ratio_range)
         return int(np.random.randint(low, high + 1))
 
-    def transform(self, results: dict) -> dict:
-        """Resizes ``results['img']`` (H, W[, C]) and its label maps (H, W)."""
-        height, width = results["img"].shape[:2]
+    def _new_size(self, height: int, width: int) -> tuple[int, int]:
+        """Width and height to resize an image of this size to."""
         long_edge = self._draw_long_edge()
         # max(1, ...): an image a thousand times longer than wide keeps one pixel.
         short_edge = max(1, int(1.0 * min(height, width) * long_edge / max(height, width) + 0.5))
-        size = (short_edge, long_edge) if height > width else (long_edge, short_edge)
+        return (short_edge, long_edge) if height > width else (long_edge, short_edge)
+
+    def transform(self, results: dict) -> dict:
+        """Resizes ``results['img']`` (H, W[, C]) and its label maps (H, W)."""
+        height, width = results["img"].shape[:2]
+        size = self._new_size(height, width)
         results["img"] = resize_image(results["img"], size)
         for key in results.get("seg_fields", []):
             results[key] = resize_labels(results[key], size)

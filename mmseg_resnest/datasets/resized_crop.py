@@ -1,0 +1,293 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Random resize and crop as one step, which computes the pixels of the crop alone.
+
+A crop of an enlarged image shows a small part of it, and one of a reduced image is made from few of
+its pixels: the rest of the resized image, which the stack computes and throws away, is never made.
+Both classes draw the same numbers in the same order as the transforms that they replace, so that
+the same seed gives the same sample.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import mmcv
+import mmcv.transforms
+import mmseg.datasets.transforms
+import numpy as np
+import numpy.typing as npt
+from mmcv.transforms.utils import cache_randomness
+from PIL import Image
+
+from ..errors import UserError
+from ..registry import TRANSFORMS
+from .transforms import RandomLongEdgeResize, resize_image, resize_labels
+
+__all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop"]
+
+Box = tuple[int, int, int, int]  # top, bottom, left, right
+
+
+def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
+    """Where the crop lies in an image; numbers are drawn as mmseg's ``RandomCrop`` draws them."""
+    top = np.random.randint(0, max(height - crop_size[0], 0) + 1)
+    left = np.random.randint(0, max(width - crop_size[1], 0) + 1)
+    return top, min(top + crop_size[0], height), left, min(left + crop_size[1], width)
+
+
+def largest_share(labels: npt.NDArray[Any], ignore_index: int = 255) -> float:
+    """The share of the most frequent class in the labelled pixels.
+
+    Args:
+        labels: (H, W) uint8.
+        ignore_index: The label that is not counted.
+
+    Returns:
+        In [0, 1]; 1 where fewer than two classes are left, as nothing else would be rejected.
+    """
+    if labels.dtype == np.uint8:
+        found = cv2.calcHist([np.ascontiguousarray(labels)], [0], None, [256], [0, 256])
+        counts = np.asarray(found).ravel().astype(np.int64)
+    else:
+        counts = np.bincount(labels.ravel().astype(np.int64))
+    if 0 <= ignore_index < len(counts):
+        counts[ignore_index] = 0
+    if np.count_nonzero(counts) < 2:
+        return 1.0
+    return float(counts.max() / counts.sum())
+
+
+@TRANSFORMS.register_module()
+class RandomCrop(mmseg.datasets.transforms.RandomCrop):
+    """mmseg's ``RandomCrop``; classes are counted by a histogram in place of sorting the labels."""
+
+    @cache_randomness
+    def crop_bbox(self, results: dict) -> tuple:
+        """Top, bottom, left and right of the crop."""
+        height, width = results["img"].shape[:2]
+        box = self._draw(height, width)
+        if self.cat_max_ratio < 1.0:
+            for _ in range(10):
+                labels = self.crop(results["gt_seg_map"], box)
+                if largest_share(labels, self.ignore_index) < self.cat_max_ratio:
+                    break
+                box = self._draw(height, width)
+        return box
+
+    def _draw(self, height: int, width: int) -> tuple[int, int, int, int]:
+        top, _, left, _ = _draw_box(height, width, self.crop_size)
+        return top, top + self.crop_size[0], left, left + self.crop_size[1]
+
+
+def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
+    """A part of an image that was resized bilinearly, as OpenCV resizes it.
+
+    Args:
+        image: (H, W, C), uint8 or float32.
+        size: (width, height) of the whole resized image.
+        box: The part of that.
+
+    Returns:
+        (bottom - top, right - left, C). 8-bit values differ by 1 at most from
+        ``cv2.resize(image, size)``, which rounds its weights otherwise.
+    """
+    height, width = image.shape[:2]
+    top, bottom, left, right = box
+    if size == (width, height):
+        return image[top:bottom, left:right]
+    across, down = width / size[0], height / size[1]
+    matrix = np.array(
+        [
+            [across, 0, (left + 0.5) * across - 0.5],
+            [0, down, (top + 0.5) * down - 0.5],
+        ]
+    )
+    return cv2.warpAffine(
+        image,
+        matrix,
+        (right - left, bottom - top),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def labels_part(labels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
+    """A part of a label map that was resized by OpenCV's nearest neighbour.
+
+    Args:
+        labels: (H, W).
+        size: (width, height) of the whole resized map.
+        box: The part of that.
+
+    Returns:
+        (bottom - top, right - left), equal to that part of ``cv2.resize(labels, size, ...)``.
+    """
+    height, width = labels.shape
+    top, bottom, left, right = box
+    if size == (width, height):
+        return labels[top:bottom, left:right]
+    rows = _nearest(top, bottom, height, size[1])
+    columns = _nearest(left, right, width, size[0])
+    near = labels[:, columns[0] : columns[-1] + 1].take(rows, axis=0)
+    return near.take(columns - columns[0], axis=1)
+
+
+def _nearest(first: int, last: int, length: int, resized: int) -> npt.NDArray[np.intp]:
+    """The places that the resized places ``first`` to ``last`` are taken from."""
+    # OpenCV's order of operations: a float that rounds otherwise would be another pixel.
+    places = np.floor(np.arange(first, last) * (1.0 / (resized / length))).astype(np.intp)
+    return np.minimum(places, length - 1)
+
+
+@TRANSFORMS.register_module()
+class RandomResizeCrop(mmcv.transforms.RandomResize):
+    """``RandomResize(keep_ratio=True)`` followed by ``RandomCrop``.
+
+    Changes ``img`` and every key named in ``seg_fields``; sets ``img_shape``, ``scale``,
+    ``scale_factor`` and ``keep_ratio`` as those two do.
+
+    Args:
+        scale: As of ``RandomResize``.
+        crop_size: (height, width) of the crop, or one number for both.
+        ratio_range: As of ``RandomResize``.
+        cat_max_ratio: A crop in which one class has this share of the labelled pixels or more is
+            drawn again, ten times at most.
+        ignore_index: The label that is not counted.
+    """
+
+    def __init__(
+        self,
+        scale: tuple[int, int] | list[tuple[int, int]],
+        crop_size: int | tuple[int, int],
+        ratio_range: tuple[float, float] | None = None,
+        cat_max_ratio: float = 1.0,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__(scale, ratio_range, keep_ratio=True)
+        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
+        if len(self.crop_size) != 2 or min(self.crop_size) < 1:
+            raise UserError(
+                f"RandomResizeCrop: crop_size={crop_size!r} must be one positive number or two"
+            )
+        self.cat_max_ratio = cat_max_ratio
+        self.ignore_index = ignore_index
+
+    @cache_randomness
+    def _draw_crop(self, labels: npt.NDArray[Any] | None, size: tuple[int, int]) -> Box:
+        box = _draw_box(size[1], size[0], self.crop_size)
+        if self.cat_max_ratio < 1.0 and labels is not None:
+            for _ in range(10):
+                share = largest_share(labels_part(labels, size, box), self.ignore_index)
+                if share < self.cat_max_ratio:
+                    break
+                box = _draw_box(size[1], size[0], self.crop_size)
+        return box
+
+    def transform(self, results: dict) -> dict:
+        """Resizes and crops ``results['img']`` (H, W[, C]) and its label maps (H, W)."""
+        height, width = results["img"].shape[:2]
+        results["scale"] = self._random_scale()
+        size = mmcv.rescale_size((width, height), results["scale"])
+        box = self._draw_crop(results.get("gt_seg_map"), size)
+        results["img"] = resized_part(results["img"], size, box)
+        for key in results.get("seg_fields", []):
+            results[key] = labels_part(results[key], size, box)
+        results["img_shape"] = results["img"].shape[:2]
+        results["scale_factor"] = (size[0] / width, size[1] / height)
+        results["keep_ratio"] = True
+        return results
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(scale={self.scale}, ratio_range={self.ratio_range}, "
+            f"crop_size={self.crop_size}, cat_max_ratio={self.cat_max_ratio})"
+        )
+
+
+@TRANSFORMS.register_module()
+class RandomLongEdgeCrop(RandomLongEdgeResize):
+    """``RandomLongEdgeResize``, then ``Pad`` to the crop's size, then ``RandomCrop``.
+
+    Sets what those set, and equals them bit by bit.
+
+    Args:
+        crop_size: (height, width).
+        base_size: As of ``RandomLongEdgeResize``.
+        ratio_range: As of ``RandomLongEdgeResize``.
+        pad_val: Value of the padding of ``img`` and of the label maps, ``img`` and ``seg``.
+    """
+
+    def __init__(
+        self,
+        crop_size: tuple[int, int],
+        base_size: int = 520,
+        ratio_range: tuple[float, float] = (0.5, 2.0),
+        pad_val: dict[str, int] | None = None,
+    ) -> None:
+        super().__init__(base_size, ratio_range)
+        if len(crop_size) != 2 or min(crop_size) < 1:
+            raise UserError(f"RandomLongEdgeCrop: crop_size={crop_size!r} must be two numbers")
+        self.crop_size = tuple(crop_size)
+        self.pad_val = {"img": 0, "seg": 255, **(pad_val or {})}
+
+    @cache_randomness
+    def _draw_crop(self, height: int, width: int) -> Box:
+        return _draw_box(height, width, self.crop_size)
+
+    def transform(self, results: dict) -> dict:
+        """Resizes, pads and crops ``results['img']`` (H, W[, C]) and its label maps (H, W)."""
+        height, width = results["img"].shape[:2]
+        size = self._new_size(height, width)
+        padded = max(size[1], self.crop_size[0]), max(size[0], self.crop_size[1])
+        top, bottom, left, right = self._draw_crop(*padded)
+        box = top, min(bottom, size[1]), left, min(right, size[0])
+        missing = (bottom - box[1], right - box[3])
+        image = _pillow_part(results["img"], size, box, Image.Resampling.BILINEAR)
+        results["img"] = _padded(image, missing, self.pad_val["img"])
+        for key in results.get("seg_fields", []):
+            labels = _pillow_part(results[key], size, box, Image.Resampling.NEAREST)
+            results[key] = _padded(labels, missing, self.pad_val["seg"])
+        results["img_shape"] = results["img"].shape[:2]
+        results["pad_shape"] = (*padded, *results["img"].shape[2:])
+        results["pad_fixed_size"] = self.crop_size[::-1]
+        results["pad_size_divisor"] = None
+        results["scale"] = size
+        results["scale_factor"] = (size[0] / width, size[1] / height)
+        results["keep_ratio"] = True
+        return results
+
+
+def _padded(pixels: npt.NDArray[Any], missing: tuple[int, int], value: int) -> npt.NDArray[Any]:
+    """Pixels added at the bottom and at the right."""
+    if not any(missing):
+        return pixels
+    shape = (pixels.shape[0] + missing[0], pixels.shape[1] + missing[1], *pixels.shape[2:])
+    out = np.full(shape, value, pixels.dtype)
+    out[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return out
+
+
+def _pillow_part(
+    pixels: npt.NDArray[Any], size: tuple[int, int], box: Box, how: Image.Resampling
+) -> npt.NDArray[Any]:
+    """A part of what Pillow's resize to ``size`` (width, height) makes of an array."""
+    top, bottom, left, right = box
+    height, width = pixels.shape[:2]
+    colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or colour):
+        resize = resize_image if how is Image.Resampling.BILINEAR else resize_labels
+        return resize(pixels, size)[top:bottom, left:right]
+    across, down = width / size[0], height / size[1]
+    # The rows and columns that the part is made from, with all that the filter reaches.
+    reach = [int(max(scale, 1.0)) + 2 for scale in (down, across)]
+    first = max(int(top * down) - reach[0], 0), max(int(left * across) - reach[1], 0)
+    last = int(bottom * down) + reach[0], int(right * across) + reach[1]
+    near = np.ascontiguousarray(pixels[first[0] : last[0], first[1] : last[1]])
+    part = (
+        max(left * across - first[1], 0.0),
+        max(top * down - first[0], 0.0),
+        min(right * across - first[1], near.shape[1]),
+        min(bottom * down - first[0], near.shape[0]),
+    )
+    return np.array(Image.fromarray(near).resize((right - left, bottom - top), how, box=part))

@@ -1,0 +1,245 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The form of a model for inference on a CPU: the same scores in less time.
+
+Batch norms become part of the convolutions before them, feature maps lie channels last, the splits
+of split attention are weighted in one pass, and 3x3 convolutions of stride 1 are made from fewer
+products (:mod:`~mmseg_resnest.kernels.winograd`). Scores differ from the plain model's by rounding,
+about 1e-5 of the largest one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ..kernels.winograd import Form, choose_form, convolve, transform_weight
+from .resnest import Bottleneck, ResNeSt
+from .split_attention import SplitAttentionConv2d
+
+__all__ = ["FoldedConv2d", "fold_for_inference"]
+
+# Below these the transforms take longer than the products that they save: channels of a group, and
+# tiles, which share the reading of the transformed weights.
+_LEAST_CHANNELS = 32
+_LEAST_TILES = 32
+# Transformed weights take up to four times the weights' memory: those of the last two shapes stay.
+_KEPT_FORMS = 2
+
+
+class FoldedConv2d(nn.Module):
+    """A convolution with the batch norm and the ReLU that follow it.
+
+    Args:
+        conv: The convolution.
+        norm: Its batch norm, whose running statistics are used; None or an identity is none.
+        relu: Whether a ReLU follows.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, relu: bool = False) -> None:
+        super().__init__()
+        weight, bias = conv.weight, conv.bias
+        if isinstance(norm, _BatchNorm):
+            assert norm.running_mean is not None and norm.running_var is not None
+            weight, bias = fuse_conv_bn_weights(
+                weight.double(),
+                None if bias is None else bias.double(),
+                norm.running_mean.double(), norm.running_var.double(), norm.eps,
+                None if norm.weight is None else norm.weight.double(),
+                None if norm.bias is None else norm.bias.double(),
+            )  # fmt: skip
+        dtype = conv.weight.dtype
+        channels_last = torch.channels_last
+        weight = weight.detach().to(dtype).contiguous(memory_format=channels_last)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", None if bias is None else bias.detach().to(dtype))
+        self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
+        self.groups = conv.groups
+        self.relu = relu
+        size = self.dilation[0]
+        self._can_save = (
+            conv.kernel_size == (3, 3)
+            and self.stride == (1, 1)
+            and self.dilation == self.padding == (size, size)
+            and min(weight.shape[1], len(weight) // self.groups) >= _LEAST_CHANNELS
+        )
+        self._transformed: dict[tuple[Form, Form], Tensor] = {}
+
+    def _forms(self, x: Tensor) -> tuple[Form, Form] | None:
+        """The forms to convolve ``x`` with, or None where direct convolution is to be used."""
+        if not (
+            self._can_save
+            and x.device.type == "cpu"
+            and x.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            return None
+        down, across = (choose_form(length, self.dilation[0]) for length in x.shape[2:])
+        tiles = x.shape[2] * x.shape[3] / (down.outputs * across.outputs)
+        return (down, across) if tiles >= _LEAST_TILES else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``x`` (N, C, H, W) to (N, O, H', W'), channels last."""
+        forms = self._forms(x)
+        if forms is not None:
+            weight = self._transformed.get(forms)
+            if weight is None:
+                if len(self._transformed) >= _KEPT_FORMS:
+                    del self._transformed[next(iter(self._transformed))]
+                weight = transform_weight(self.weight, self.groups, *forms)
+                self._transformed[forms] = weight
+            return convolve(x, weight, self.bias, self.dilation[0], *forms, relu=self.relu)
+        out = F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+        return out.relu_() if self.relu else out
+
+    def extra_repr(self) -> str:
+        """What ``print(module)`` shows."""
+        out, inner = self.weight.shape[:2]
+        return f"{inner * self.groups}, {out}, kernel={tuple(self.weight.shape[2:])}" + (
+            ", relu" if self.relu else ""
+        )
+
+
+class FoldedSplitAttention(nn.Module):
+    """:class:`SplitAttentionConv2d` with its norms folded.
+
+    Args:
+        split: The module.
+    """
+
+    def __init__(self, split: SplitAttentionConv2d) -> None:
+        super().__init__()
+        self.radix, self.groups = split.radix, split.groups
+        self.conv = FoldedConv2d(split.conv, split.bn0, relu=True)
+        self.fc1 = FoldedConv2d(split.fc1, split.bn1, relu=True)
+        self.fc2 = FoldedConv2d(split.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
+        x = self.conv(x)
+        count, channels = x.shape[0], x.shape[1] // self.radix
+        # The mean of the sum of the splits is the sum of their means: one pass, no sum in memory.
+        means = x.mean((2, 3)).view(count, self.radix, channels).sum(1)
+        weights = self.fc2(self.fc1(means.view(count, channels, 1, 1)))
+        if self.radix == 1:
+            return x * torch.sigmoid(weights)
+        weights = weights.view(count, self.groups, self.radix, -1).transpose(1, 2)
+        weights = F.softmax(weights, dim=1).reshape(count, -1, 1, 1)
+        splits, shares = x.chunk(self.radix, dim=1), weights.chunk(self.radix, dim=1)
+        if self.radix == 2:  # the shares add up to one
+            return torch.lerp(splits[1], splits[0], shares[0])
+        out = splits[0] * shares[0]
+        for split, share in zip(splits[1:], shares[1:], strict=True):
+            out.addcmul_(split, share)
+        return out
+
+
+class FoldedBottleneck(nn.Module):
+    """:class:`Bottleneck` with its norms folded.
+
+    Args:
+        block: The block.
+    """
+
+    def __init__(self, block: Bottleneck) -> None:
+        super().__init__()
+        self.conv1 = FoldedConv2d(block.conv1, block.bn1, relu=True)
+        self.avd_first, self.avd = block.avd_first, block.avd
+        self.conv2 = FoldedSplitAttention(block.conv2)
+        self.conv3 = FoldedConv2d(block.conv3, block.bn3)
+        self.downsample: nn.Module = nn.Identity()
+        if isinstance(block.downsample, nn.Sequential):
+            pool, conv, norm = block.downsample
+            self.downsample = nn.Sequential(pool, FoldedConv2d(conv, norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``x`` (N, C, H, W) to (N, C', H', W')."""
+        out = self.conv1(x)
+        out = self.conv2(self.avd(out)) if self.avd_first else self.avd(self.conv2(out))
+        return self.conv3(out).add_(self.downsample(x)).relu_()
+
+
+def fold_for_inference(model: nn.Module) -> nn.Module:
+    """Brings a model into the form for inference, in place.
+
+    Changed are every :class:`ResNeSt` with batch norms and every ``ConvModule`` of a convolution, a
+    batch norm and a ReLU; what is none of these stays as it is. The model's parameters have other
+    names then, and it cannot be trained any more.
+
+    Args:
+        model: A model in evaluation mode, with its weights.
+
+    Returns:
+        The model.
+    """
+    for name, child in model.named_children():
+        if isinstance(child, ResNeSt):
+            if _folds(child):
+                _fold_backbone(child)
+        elif type(child) is ConvModule:
+            folded = _fold_conv_module(child)
+            if folded is not None:
+                setattr(model, name, folded)
+        else:
+            fold_for_inference(child)
+    return model
+
+
+def _is_fixed(norm: Any) -> bool:
+    """Whether a norm is a batch norm that uses its running statistics."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None and not norm.training
+
+
+def _folds(backbone: ResNeSt) -> bool:
+    return all(
+        _is_fixed(module)
+        for module in backbone.modules()
+        if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
+    ) and all(
+        isinstance(block, Bottleneck) and isinstance(block.conv2, SplitAttentionConv2d)
+        for stage in range(len(backbone.stage_channels))
+        for block in getattr(backbone, f"layer{stage + 1}")
+    )
+
+
+def _fold_backbone(backbone: ResNeSt) -> None:
+    first, norm1, _, second, norm2, _, third = backbone.conv1
+    backbone.conv1 = nn.Sequential(
+        FoldedConv2d(first, norm1, relu=True),
+        FoldedConv2d(second, norm2, relu=True),
+        FoldedConv2d(third, backbone.bn1, relu=True),
+    )
+    backbone.bn1 = nn.Identity()
+    backbone.relu = nn.Identity()
+    for stage in range(len(backbone.stage_channels)):
+        blocks = getattr(backbone, f"layer{stage + 1}")
+        folded = nn.Sequential(*(FoldedBottleneck(block) for block in blocks))
+        setattr(backbone, f"layer{stage + 1}", folded)
+
+
+def _fold_conv_module(module: ConvModule) -> FoldedConv2d | None:
+    activation = module.activate if module.with_activation else None
+    plain = (
+        type(module.conv) is nn.Conv2d
+        and module.conv.padding_mode == "zeros"
+        and not isinstance(module.conv.padding, str)
+        and not module.with_explicit_padding
+        and not module.with_spectral_norm
+        and module.order == ("conv", "norm", "act")
+        and (not module.with_norm or _is_fixed(module.norm))
+        and (activation is None or type(activation) is nn.ReLU)
+    )
+    if not plain:
+        return None
+    norm = module.norm if module.with_norm else None
+    return FoldedConv2d(module.conv, norm, relu=activation is not None)
