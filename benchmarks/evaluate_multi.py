@@ -18,7 +18,7 @@ from models import SIZE, Images, evaluate, our_model, stock_model
 
 from mmseg_resnest.engine.launch import keep_freed_memory
 from mmseg_resnest.evaluation import SegmentationMetric
-from mmseg_resnest.models import SegTTAModel
+from mmseg_resnest.models import SegTTAModel, fold_for_inference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PIPELINE: list[dict[str, Any]] = [
@@ -53,6 +53,8 @@ def stack(case: str) -> Work:
 def ours(case: str) -> Work:
     keep_freed_memory()
     model, images = SegTTAModel(our_model()).to(DEVICE).eval(), Images(PIPELINE)
+    if DEVICE == "cpu":
+        fold_for_inference(model)
     return lambda: evaluate(model, images, SegmentationMetric())
 
 

@@ -41,7 +41,7 @@ class Comparison:
             compared: an array, or None.
         agree: (reference's result, a way's result) to the share of equal values, or a reason why
             they differ by more than is allowed.
-        least: The ratio to reach, by way.
+        least: The ratio to reach, by way: one number, or one for each case.
         missing: Ways that this machine cannot run, and why.
         repeats: Turns, unless the command says otherwise.
         note: What a reader has to know of the inputs.
@@ -53,7 +53,7 @@ class Comparison:
     ways: Mapping[str, Callable[[str], Work]]
     agree: Callable[[Any, Any], float] | None = None
     at_least_equal: float = 0.9999
-    least: Mapping[str, float] = field(default_factory=dict)
+    least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     repeats: int = 7
     note: str = ""

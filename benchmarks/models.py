@@ -24,7 +24,7 @@ NORM = {"type": "BN"}
 
 
 def _config(backbone: dict[str, Any], kind: str) -> dict[str, Any]:
-    """DeepLabV3 as MMSegmentation has it, of ResNeSt-50 at output stride 8."""
+    """DeepLabV3 as MMSegmentation has it, at output stride 8."""
     return {
         "type": kind,
         "data_preprocessor": {
@@ -48,14 +48,14 @@ def _config(backbone: dict[str, Any], kind: str) -> dict[str, Any]:
     }
 
 
-def stock_model() -> nn.Module:
-    """The stack's own segmentor and ResNeSt, with seeded weights."""
+def stock_model(depth: int = 50) -> nn.Module:
+    """The stack's own segmentor and ResNeSt of 50 or 101 layers, with seeded weights."""
     init_default_scope("mmseg_resnest")
     torch.manual_seed(0)
     backbone = {
         "type": "mmseg.ResNeSt",
-        "depth": 50,
-        "stem_channels": 64,
+        "depth": depth,
+        "stem_channels": {50: 64, 101: 128}[depth],
         "radix": 2,
         "reduction_factor": 4,
         "avg_down_stride": True,
@@ -76,12 +76,12 @@ def stock_model() -> nn.Module:
     return model
 
 
-def our_model() -> nn.Module:
+def our_model(depth: int = 50) -> nn.Module:
     """This package's, with the same weights."""
-    weights = stock_model().state_dict()
+    weights = stock_model(depth).state_dict()
     backbone = {
         "type": "ResNeSt",
-        "arch": "resnest50",
+        "arch": f"resnest{depth}",
         "output_stride": 8,
         "avd_in_dilated": False,
         "norm_cfg": NORM,

@@ -78,9 +78,14 @@ def markdown(result: dict[str, Any]) -> str:
             for case, measured in result["cases"].items()
             if way in measured["ways"]
         }
-        short = [f"{case} ({speed:.2f})" for case, speed in speeds.items() if speed < least]
+        aims = least if isinstance(least, dict) else dict.fromkeys(speeds, least)
+        short = [f"{case} ({speed:.2f})" for case, speed in speeds.items() if speed < aims[case]]
         reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
-        lines.append(f"- Aim: {least:g} times as fast; {reached}.")
+        if isinstance(least, dict):
+            aim = ", ".join(f"{case} {value:g}" for case, value in least.items())
+        else:
+            aim = f"{least:g}"
+        lines.append(f"- Aim, times as fast: {aim}; {reached}.")
     for what, why in result["not_run"].items():
         lines.append(f"- Not run: {what}: {why}.")
     load = ", ".join(f"{value:.1f}" for value in machine["load"])

@@ -23,7 +23,17 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
-NAMES = ("predictions", "evaluate_single", "evaluate_multi", "memory_reuse", "deploy")
+NAMES = (
+    "predictions",
+    "evaluate_single",
+    "evaluate_multi",
+    "inference",
+    "training",
+    "pipeline",
+    "start_up",
+    "memory_reuse",
+    "deploy",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

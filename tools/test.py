@@ -62,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="Cityscapes: run the official evaluation as well (IoU and iIoU)",
     )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="on a CPU: do not fold the model for speed (scores differ by rounding only)",
+    )
     add_config_options(parser)
     add_launcher_option(parser)
     args = parser.parse_args(argv)
@@ -78,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show_dir=args.show_dir,
         launcher=args.launcher,
         submission=args.format,
+        plain=args.plain,
     )
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)

@@ -7,7 +7,7 @@ from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .loading import LoadAnnotations, LoadImageFromFile
 from .photometric import PackSegInputs, PhotoMetricDistortion
-from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
+from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
 from .scenes import ScenesDataset, write_scenes
 from .transforms import RandomLongEdgeResize
 
@@ -27,5 +27,6 @@ __all__ = [
     "check_start",
     "guard_labels",
     "leaf_datasets",
+    "merge_steps",
     "write_scenes",
 ]

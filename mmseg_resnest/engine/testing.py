@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size, is_main_process
 
@@ -42,6 +43,7 @@ from mmseg_resnest.evaluation import (
     official_table,
     write_result,
 )
+from mmseg_resnest.models import fold_for_inference
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_checkpoint
 
@@ -57,6 +59,7 @@ def evaluate(
     show_dir: str | os.PathLike[str] | None = None,
     launcher: str = "none",
     submission: str | None = None,
+    plain: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a config's test split, or predict it for a benchmark's server.
 
@@ -73,6 +76,8 @@ def evaluate(
         launcher: ``none``, ``pytorch`` or ``slurm``.
         submission: ``cityscapes``, ``ade20k`` or ``voc``: write into ``out_dir`` what that server
             takes, check it and pack it. Nothing is scored and no labels are read.
+        plain: Compute with the model's layers as they are; otherwise on a CPU the model is folded,
+            see :func:`~mmseg_resnest.models.fold_for_inference`.
 
     Returns:
         What ``results.json`` holds, and ``work_dir``; on every process. With ``submission`` also
@@ -134,6 +139,8 @@ def evaluate(
                 ("device", describe_device(get_world_size())),
             ]
         )
+    if not plain and not torch.cuda.is_available():
+        fold_for_inference(runner.model.eval())
     start = time.monotonic()
     doing("testing")
     try:

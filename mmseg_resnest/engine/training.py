@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from torch import nn
 
+from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.cli import print_next
 from mmseg_resnest.engine.config import command_name, require
@@ -123,6 +124,7 @@ def _train(
     if note:
         notes.append(("batch", note))
     fit_to_machine(cfg, launcher)
+    _merge_pipelines(cfg.train_dataloader.dataset)
     check_labels(cfg, ("train", "val"))
     if checkpoint is None:
         _fetch_pretrained(cfg.model, "model")
@@ -169,6 +171,18 @@ def _is_interrupt(error: BaseException) -> bool:
     while chain is not None and not isinstance(chain, KeyboardInterrupt):
         chain = chain.__cause__ or chain.__context__
     return chain is not None
+
+
+def _merge_pipelines(node: Any) -> None:
+    """Have every data set's resize and crop done in one step; the samples stay the same."""
+    if isinstance(node, dict):
+        for value in node.values():
+            _merge_pipelines(value)
+        if isinstance(node.get("pipeline"), list):
+            node["pipeline"] = merge_steps(node["pipeline"])
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _merge_pipelines(value)
 
 
 def _enable_auto_scale_lr(cfg: Config) -> None:

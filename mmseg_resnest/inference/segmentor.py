@@ -25,7 +25,7 @@ from ..engine.reproduce import config_of
 from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
-from ..models import EncoderDecoder
+from ..models import EncoderDecoder, fold_for_inference
 from ..registry import DATASETS
 from ..weights import find
 from .images import ImageInput, find_images, read_image, tensor_images
@@ -65,7 +65,8 @@ class Segmentor:
     those of the data set. Several threads may call one model at the same time.
 
     Attributes:
-        model: The network, in evaluation mode.
+        model: The network, in evaluation mode; on a CPU folded, see
+            :func:`~mmseg_resnest.models.fold_for_inference`.
         cfg: Its config.
         classes: Names of the classes.
         palette: ``[r, g, b]`` in 0..255 for each class.
@@ -85,6 +86,8 @@ class Segmentor:
             raise UserError(f"batch_pixels {batch_pixels}: must be at least 1")
         self.model = model.to(device)
         self.model.eval()
+        if device.type == "cpu":
+            fold_for_inference(self.model)
         self.cfg = cfg
         self.device = device
         self.batch_pixels = batch_pixels

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Models: they turn images into scores."""
 
+from .folding import fold_for_inference
 from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from .losses import CrossEntropyLoss
 from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
@@ -25,4 +26,5 @@ __all__ = [
     "SegTTAModel",
     "SplitAttentionConv2d",
     "SyncBN",
+    "fold_for_inference",
 ]

@@ -92,9 +92,10 @@ class FoldedConv2d(nn.Module):
         if forms is not None:
             weight = self._transformed.get(forms)
             if weight is None:
-                if len(self._transformed) >= _KEPT_FORMS:
-                    del self._transformed[next(iter(self._transformed))]
                 weight = transform_weight(self.weight, self.groups, *forms)
+                # Several threads may be here; each has its own weight in hand.
+                for oldest in tuple(self._transformed)[: 1 - _KEPT_FORMS]:
+                    self._transformed.pop(oldest, None)
                 self._transformed[forms] = weight
             return convolve(x, weight, self.bias, self.dilation[0], *forms, relu=self.relu)
         out = F.conv2d(

@@ -17,7 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 
-from mmseg_resnest.datasets.resized_crop import labels_part, largest_share, resized_part
+from mmseg_resnest.datasets.resized_crop import (
+    labels_part,
+    largest_share,
+    merge_steps,
+    resized_part,
+)
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import TRANSFORMS
 
@@ -197,6 +202,38 @@ def test_packing_gives_the_stacks_tensors(flip):
     for image in (before["img"].astype(np.float32), before["img"][:, :, 0]):
         grey = {**before, "img": image}
         assert torch.equal(ours(dict(grey))["inputs"], stock(dict(grey))["inputs"])
+
+
+def test_pipelines_are_merged_where_nothing_is_lost():
+    resize = dict(type="RandomResize", scale=(160, 96), ratio_range=(0.5, 2.0), keep_ratio=True)
+    crop = dict(type="RandomCrop", crop_size=(40, 50))
+    counted = dict(type="mmseg.RandomCrop", crop_size=(40, 50), cat_max_ratio=0.75)
+    flip = dict(type="RandomFlip", prob=0.5)
+    merged = merge_steps([flip, resize, counted, flip])
+    assert [step["type"] for step in merged] == [
+        "RandomFlip",
+        "mmseg_resnest.RandomResizeCrop",
+        "RandomFlip",
+    ]
+    one = build(merged[1])[0]
+    assert (one.scale, one.ratio_range) == ((160, 96), (0.5, 2.0))
+    assert (one.crop_size, one.cat_max_ratio) == ((40, 50), 0.75)
+
+    long_edge = dict(type="RandomLongEdgeResize", base_size=60, ratio_range=(0.5, 2.0))
+    pad = dict(type="Pad", size=(50, 40), pad_val=dict(img=0, seg=0))
+    (step,) = merge_steps([long_edge, pad, crop])
+    one = build(step)[0]
+    assert (one.crop_size, one.base_size, one.pad_val) == ((40, 50), 60, dict(img=0, seg=0))
+    for kept in (
+        [resize, flip, crop],
+        [{**resize, "keep_ratio": False}, crop],
+        [{**resize, "backend": "pillow"}, crop],
+        [long_edge, {**pad, "size": (40, 50)}, crop],
+        [long_edge, pad, {**crop, "cat_max_ratio": 0.5}],
+        [crop, resize],
+        [],
+    ):
+        assert merge_steps(kept) == kept
 
 
 def test_wrong_sizes_are_named():

@@ -1,0 +1,156 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The training pipeline of one core: from the files to what the model is given.
+
+MMSegmentation's augmentation: random resize from 0.5 to 2, random crop with at most 75% of one
+class, mirroring, colour jitter. Images and label maps are those of the data sets where
+MMSEG_RESNEST_DATA has some, and made up otherwise; they are in the page cache. Each way draws the
+same random numbers; compared are the labels of all samples. From the cache means decoded once by
+tools/prepare_data.py --cache; the stack, which has none, decodes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from harness import Comparison, Work
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+import mmseg_resnest  # noqa: F401
+from mmseg_resnest.datasets import merge_steps
+from mmseg_resnest.datasets.prepare.build_cache import build_cache
+from mmseg_resnest.registry import TRANSFORMS
+
+# Scale, crop, size of a made-up image, where the labels' numbers start, folders of the data set.
+SETS: dict[str, dict[str, Any]] = {
+    "ADE20K": dict(
+        scale=(2048, 512), crop=(512, 512), size=(512, 683), reduce=True, classes=151,
+        images="ade20k/ADEChallengeData2016/images/validation/*.jpg",
+        label=("images/validation", "annotations/validation"), suffix=(".jpg", ".png"),
+    ),
+    "Cityscapes": dict(
+        scale=(2048, 1024), crop=(512, 1024), size=(1024, 2048), reduce=False, classes=19,
+        images="cityscapes/leftImg8bit/train/*/*.png",
+        label=("leftImg8bit", "gtFine"), suffix=("_leftImg8bit.png", "_gtFine_labelIds.png"),
+    ),
+}  # fmt: skip
+SAMPLES = 12
+
+
+def _pairs(settings: dict[str, Any], folder: Path) -> list[tuple[Path, Path]]:
+    """Images and label maps, copied into ``folder`` or made there."""
+    root = Path(os.environ.get("MMSEG_RESNEST_DATA", "data"))
+    pairs = []
+    for image in sorted(root.glob(settings["images"]))[:4]:
+        path = str(image)
+        for before, after in (settings["label"], settings["suffix"]):
+            path = path.replace(before, after)
+        if not Path(path).is_file():
+            continue
+        copies = folder / f"{len(pairs)}{image.suffix}", folder / f"{len(pairs)}_label.png"
+        shutil.copyfile(image, copies[0])
+        shutil.copyfile(path, copies[1])
+        pairs.append(copies)
+    if pairs:
+        return pairs
+    rng = np.random.default_rng(0)
+    width, height = settings["size"][::-1]
+    for i in range(2):
+        coarse = rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        photo = np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+        regions = rng.integers(0, settings["classes"], (16, 20), dtype=np.uint8)
+        regions = cv2.resize(regions, (width, height), interpolation=cv2.INTER_NEAREST)
+        suffix = settings["suffix"][0][-4:]
+        copies = folder / f"{i}{suffix}", folder / f"{i}_label.png"
+        Image.fromarray(photo).save(copies[0])
+        Image.fromarray(regions).save(copies[1])
+        pairs.append(copies)
+    return pairs
+
+
+def _steps(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations"},
+        {
+            "type": "RandomResize",
+            "scale": settings["scale"],
+            "ratio_range": (0.5, 2.0),
+            "keep_ratio": True,
+        },
+        {"type": "RandomCrop", "crop_size": settings["crop"], "cat_max_ratio": 0.75},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+        {"type": "PackSegInputs"},
+    ]
+
+
+def _work(case: str, stack: bool) -> Work:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    init_default_scope("mmseg_resnest")
+    settings = SETS[case.split()[0]]
+    folder = tempfile.TemporaryDirectory()
+    pairs = _pairs(settings, Path(folder.name))
+    if "cache" in case and not stack:
+        images, labels = (pair.name for pair in pairs[0])
+        patterns = [("image", f"[0-9]{images[1:]}"), ("label", f"[0-9]{labels[1:]}")]
+        build_cache(folder.name, patterns, jobs=1)
+    steps = _steps(settings)
+    if stack:
+        mmcv_own = ("LoadImageFromFile", "RandomResize", "RandomFlip")
+        for step in steps:
+            step["type"] = f"{'mmcv' if step['type'] in mmcv_own else 'mmseg'}.{step['type']}"
+    transforms = [TRANSFORMS.build(step) for step in (steps if stack else merge_steps(steps))]
+
+    def work() -> torch.Tensor:
+        folder.name  # noqa: B018  (keeps the files)
+        np.random.seed(0)
+        random.seed(0)
+        labels = []
+        for i in range(SAMPLES):
+            image, label = pairs[i % len(pairs)]
+            sample: Any = {
+                "img_path": str(image),
+                "seg_map_path": str(label),
+                "reduce_zero_label": settings["reduce"],
+                "label_map": None,
+                "seg_fields": [],
+            }
+            for transform in transforms:
+                sample = transform(sample)
+            labels.append(sample["data_samples"].gt_sem_seg.data.flatten().to(torch.uint8))
+        return torch.cat(labels)
+
+    return work
+
+
+def agree(expected: torch.Tensor, labels: torch.Tensor) -> float:
+    return float((expected == labels).double().mean())
+
+
+COMPARISON = Comparison(
+    title="Training pipeline, one core",
+    reference="MMSegmentation",
+    cases={
+        case: f"{SAMPLES} samples{', decoded once before' if 'cache' in case else ''}"
+        for case in ("ADE20K", "Cityscapes", "Cityscapes from the cache")
+    },
+    ways={
+        "MMSegmentation": lambda case: _work(case, True),
+        "mmseg-resnest": lambda case: _work(case, False),
+    },
+    agree=agree,
+    least={"mmseg-resnest": {"ADE20K": 2.5, "Cityscapes": 1.3, "Cityscapes from the cache": 6.0}},
+    repeats=7,
+    note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
+)
