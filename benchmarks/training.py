@@ -24,6 +24,7 @@ SIZE = (480, 480)
 
 def _step(model: Any) -> Work:
     model = model.to(DEVICE).train()
+    model.data_preprocessor.size = SIZE
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, *SIZE), generator=generator, dtype=torch.uint8)
     samples = []

@@ -23,11 +23,12 @@ from PIL import Image
 
 from ..errors import UserError
 from ..registry import TRANSFORMS
-from .transforms import RandomLongEdgeResize, resize_image, resize_labels
+from .transforms import RandomLongEdgeResize, resize_image
 
 __all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop", "merge_steps"]
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
+_SEARCH = 64
 
 
 def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
@@ -37,26 +38,29 @@ def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
     return top, min(top + crop_size[0], height), left, min(left + crop_size[1], width)
 
 
-def largest_share(labels: npt.NDArray[Any], ignore_index: int = 255) -> float:
-    """The share of the most frequent class in the labelled pixels.
+def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255) -> bool:
+    """Whether one class has ``limit`` or more of the labelled pixels, or there is but one class.
+
+    The class to look at is the most frequent one of a few pixels. Its exact number decides, unless
+    it is so small that another class may be over the limit: then all are counted.
 
     Args:
-        labels: (H, W) uint8.
+        labels: (H, W), integers.
+        limit: A share, above 0.5.
         ignore_index: The label that is not counted.
-
-    Returns:
-        In [0, 1]; 1 where fewer than two classes are left, as nothing else would be rejected.
     """
-    if labels.dtype == np.uint8:
-        found = cv2.calcHist([np.ascontiguousarray(labels)], [0], None, [256], [0, 256])
-        counts = np.asarray(found).ravel().astype(np.int64)
-    else:
-        counts = np.bincount(labels.ravel().astype(np.int64))
+    few = labels[:: max(1, labels.shape[0] // 32), :: max(1, labels.shape[1] // 32)].ravel()
+    counts = np.bincount(few, minlength=256)
     if 0 <= ignore_index < len(counts):
         counts[ignore_index] = 0
-    if np.count_nonzero(counts) < 2:
-        return 1.0
-    return float(counts.max() / counts.sum())
+    often = int(np.count_nonzero(labels == counts.argmax()))
+    labelled = labels.size - int(np.count_nonzero(labels == ignore_index))
+    if often > (1 - limit) * labelled or not labelled:
+        return often == labelled or often / labelled >= limit
+    counts = np.bincount(labels.ravel(), minlength=256)
+    if 0 <= ignore_index < len(counts):
+        counts[ignore_index] = 0
+    return np.count_nonzero(counts) < 2 or bool(counts.max() / labelled >= limit)
 
 
 @TRANSFORMS.register_module()
@@ -71,7 +75,7 @@ class RandomCrop(mmseg.datasets.transforms.RandomCrop):
         if self.cat_max_ratio < 1.0:
             for _ in range(10):
                 labels = self.crop(results["gt_seg_map"], box)
-                if largest_share(labels, self.ignore_index) < self.cat_max_ratio:
+                if not is_dominated(labels, self.cat_max_ratio, self.ignore_index):
                     break
                 box = self._draw(height, width)
         return box
@@ -90,27 +94,30 @@ def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> np
         box: The part of that.
 
     Returns:
-        (bottom - top, right - left, C). 8-bit values differ by 1 at most from
-        ``cv2.resize(image, size)``, which rounds its weights otherwise.
+        (bottom - top, right - left, C), the part of ``cv2.resize(image, size)`` with its pixels
+        moved by 1/64 of a pixel of the image at most.
     """
     height, width = image.shape[:2]
     top, bottom, left, right = box
     if size == (width, height):
         return image[top:bottom, left:right]
-    across, down = width / size[0], height / size[1]
-    matrix = np.array(
-        [
-            [across, 0, (left + 0.5) * across - 0.5],
-            [0, down, (top + 0.5) * down - 0.5],
-        ]
-    )
-    return cv2.warpAffine(
-        image,
-        matrix,
-        (right - left, bottom - top),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    parts = []
+    for length, resized, first, last in (
+        (height, size[1], top, bottom),
+        (width, size[0], left, right),
+    ):
+        scale = length / resized
+        # The part's own resize begins at a whole pixel of the image, and at one of the result that
+        # lies (nearly) there: the best of the last few.
+        starts = np.arange(max(first - _SEARCH, 0) if first > _SEARCH else 0, first + 1)
+        places = starts * scale
+        best = int(np.abs(places - np.rint(places)).argmin())
+        source = int(np.rint(places[best]))
+        end = min(int(np.ceil(last * scale)) + 2, length)
+        parts.append((source, end, first - int(starts[best]), last - first, resized / length))
+    (y0, y1, skip_down, rows, fy), (x0, x1, skip_across, columns, fx) = parts
+    out = cv2.resize(image[y0:y1, x0:x1], None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
+    return out[skip_down : skip_down + rows, skip_across : skip_across + columns]
 
 
 def labels_part(labels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
@@ -130,8 +137,7 @@ def labels_part(labels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> np
         return labels[top:bottom, left:right]
     rows = _nearest(top, bottom, height, size[1])
     columns = _nearest(left, right, width, size[0])
-    near = labels[:, columns[0] : columns[-1] + 1].take(rows, axis=0)
-    return near.take(columns - columns[0], axis=1)
+    return _gathered(labels, rows, columns)
 
 
 def _nearest(first: int, last: int, length: int, resized: int) -> npt.NDArray[np.intp]:
@@ -179,8 +185,8 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         box = _draw_box(size[1], size[0], self.crop_size)
         if self.cat_max_ratio < 1.0 and labels is not None:
             for _ in range(10):
-                share = largest_share(labels_part(labels, size, box), self.ignore_index)
-                if share < self.cat_max_ratio:
+                part = labels_part(labels, size, box)
+                if not is_dominated(part, self.cat_max_ratio, self.ignore_index):
                     break
                 box = _draw_box(size[1], size[0], self.crop_size)
         return box
@@ -210,7 +216,8 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
 class RandomLongEdgeCrop(RandomLongEdgeResize):
     """``RandomLongEdgeResize``, then ``Pad`` to the crop's size, then ``RandomCrop``.
 
-    Sets what those set, and equals them bit by bit.
+    Sets what those set. Labels are equal; few values of the image differ, by 1, as Pillow takes the
+    place of a part in float32.
 
     Args:
         crop_size: (height, width).
@@ -244,10 +251,10 @@ class RandomLongEdgeCrop(RandomLongEdgeResize):
         top, bottom, left, right = self._draw_crop(*padded)
         box = top, min(bottom, size[1]), left, min(right, size[0])
         missing = (bottom - box[1], right - box[3])
-        image = _pillow_part(results["img"], size, box, Image.Resampling.BILINEAR)
+        image = _pillow_part(results["img"], size, box)
         results["img"] = _padded(image, missing, self.pad_val["img"])
         for key in results.get("seg_fields", []):
-            labels = _pillow_part(results[key], size, box, Image.Resampling.NEAREST)
+            labels = _pillow_labels_part(results[key], size, box)
             results[key] = _padded(labels, missing, self.pad_val["seg"])
         results["img_shape"] = results["img"].shape[:2]
         results["pad_shape"] = (*padded, *results["img"].shape[2:])
@@ -269,16 +276,39 @@ def _padded(pixels: npt.NDArray[Any], missing: tuple[int, int], value: int) -> n
     return out
 
 
-def _pillow_part(
-    pixels: npt.NDArray[Any], size: tuple[int, int], box: Box, how: Image.Resampling
+def _pillow_labels_part(
+    labels: npt.NDArray[Any], size: tuple[int, int], box: Box
 ) -> npt.NDArray[Any]:
-    """A part of what Pillow's resize to ``size`` (width, height) makes of an array."""
+    """A part of what Pillow's nearest neighbour makes of a label map, value by value."""
+    top, bottom, left, right = box
+    rows = _pillow_nearest(labels.shape[0], size[1])[top:bottom]
+    columns = _pillow_nearest(labels.shape[1], size[0])[left:right]
+    return _gathered(labels, rows, columns)
+
+
+def _pillow_nearest(length: int, resized: int) -> npt.NDArray[np.intp]:
+    """The places that Pillow takes; it adds the step up, rounding each time."""
+    if length == resized:
+        return np.arange(length)
+    steps = np.full(resized, length / resized)
+    steps[0] /= 2
+    return np.minimum(np.floor(np.cumsum(steps)).astype(np.intp), length - 1)
+
+
+def _gathered(
+    labels: npt.NDArray[Any], rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
+) -> npt.NDArray[Any]:
+    """Rows and columns, each in ascending order, of a label map."""
+    near = labels[:, columns[0] : columns[-1] + 1].take(rows, axis=0)
+    return near.take(columns - columns[0], axis=1)
+
+
+def _pillow_part(pixels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
+    """A part of what Pillow's bilinear resize to ``size`` (width, height) makes of an image."""
     top, bottom, left, right = box
     height, width = pixels.shape[:2]
-    colour = pixels.ndim == 3 and pixels.shape[2] == 3
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or colour):
-        resize = resize_image if how is Image.Resampling.BILINEAR else resize_labels
-        return resize(pixels, size)[top:bottom, left:right]
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.shape[2] == 3):
+        return resize_image(pixels, size)[top:bottom, left:right]
     across, down = width / size[0], height / size[1]
     # The rows and columns that the part is made from, with all that the filter reaches.
     reach = [int(max(scale, 1.0)) + 2 for scale in (down, across)]
@@ -291,7 +321,10 @@ def _pillow_part(
         min(right * across - first[1], near.shape[1]),
         min(bottom * down - first[0], near.shape[0]),
     )
-    return np.array(Image.fromarray(near).resize((right - left, bottom - top), how, box=part))
+    resized = Image.fromarray(near).resize(
+        (right - left, bottom - top), Image.Resampling.BILINEAR, box=part
+    )
+    return np.array(resized)
 
 
 def merge_steps(pipeline: Sequence[Any]) -> list[Any]:

@@ -18,6 +18,7 @@ plain reference.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -150,10 +151,10 @@ def transform_weight(weight: Tensor, groups: int, down: Form, across: Form) -> T
     Returns:
         (groups, products of both forms, C / groups, O / groups), float32.
     """
-    transform = torch.kron(_matrix(down.weight), _matrix(across.weight)).to(weight.device)
+    transform = torch.kron(_matrix(down.weight), _matrix(across.weight))
     out, inner = weight.shape[:2]
-    made = torch.empty(groups, len(transform), inner, out // groups, device=weight.device)
-    for group, part in enumerate(weight.chunk(groups)):
+    made = torch.empty(groups, len(transform), inner, out // groups)
+    for group, part in enumerate(weight.detach().chunk(groups)):
         flat = part.double().permute(2, 3, 1, 0).reshape(9, -1)
         made[group] = (transform @ flat).view(len(transform), inner, out // groups)
     return made
@@ -182,48 +183,25 @@ def convolve(
     Returns:
         (N, O, H, W), channels last.
     """
-    groups, products, inner, outer = weight.shape
+    groups, _, inner, outer = weight.shape
     count, _, height, width = images.shape
-    tiles_down = -(-height // (dilation * down.outputs))
-    tiles_across = -(-width // (dilation * across.outputs))
-    # What the tiles cover; results beyond the map are thrown away.
-    full = (tiles_down * down.outputs * dilation, tiles_across * across.outputs * dilation)
+    grid = _Grid(height, width, dilation, down, across)
     data, output = _transforms(down, across)
     bias_place = down.bias * across.products + across.bias
-    result = images.new_empty(count, *full, groups * outer)
-    padded = images.new_zeros(
-        full[0] + (down.taken - down.outputs) * dilation,
-        full[1] + (across.taken - across.outputs) * dilation,
-        groups * inner,
-    )
-    first, left = down.before * dilation, across.before * dilation
-    row_bytes = 4 * products * dilation * dilation * tiles_across * inner
-    step = max(1, _CHUNK_BYTES // row_bytes)
+    result = images.new_empty(count, *grid.covered, groups * outer)
+    padded = grid.frame(images.new_zeros, groups * inner)
     for image, out in zip(images.permute(0, 2, 3, 1), result, strict=True):
-        padded[first : first + height, left : left + width] = image
-        for start in range(0, tiles_down, step):
-            rows = min(step, tiles_down - start)
-            shape = (rows, dilation, tiles_across, dilation)
+        grid.inside(padded)[...] = image
+        for start, rows in grid.steps(inner):
             for group in range(groups):
-                windows = _windows(
-                    padded[:, :, group * inner : (group + 1) * inner],
-                    (down.taken, across.taken), (down.outputs, across.outputs),
-                    dilation, start, shape,
-                )  # fmt: skip
-                flat = windows.reshape(down.taken * across.taken, -1)
-                made = (data @ flat).view(products, -1, inner)
+                made = grid.transformed(padded, data, start, rows, group, inner)
                 sums = torch.bmm(made, weight[group])
                 if bias is not None:
                     sums[bias_place] += bias[group * outer : (group + 1) * outer]
-                tiles = (output @ sums.view(products, -1)).view(
-                    down.outputs, across.outputs, *shape, outer
+                tiles = (output @ sums.flatten(1)).view(
+                    down.outputs, across.outputs, *grid.shape(rows), outer
                 )
-                place = (
-                    out[:, :, group * outer : (group + 1) * outer]
-                    .unflatten(1, (tiles_across, across.outputs, dilation))
-                    .unflatten(0, (tiles_down, down.outputs, dilation))[start : start + rows]
-                )
-                tiles = tiles.permute(2, 0, 3, 4, 1, 5, 6)
+                place = grid.tiles(out[:, :, group * outer : (group + 1) * outer], start, rows)
                 if relu:
                     torch.clamp_min(tiles, 0, out=place)
                 else:
@@ -231,21 +209,79 @@ def convolve(
     return result[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
 
-def _windows(
-    padded: Tensor,
-    taken: tuple[int, int],
-    outputs: tuple[int, int],
-    dilation: int,
-    start: int,
-    shape: tuple[int, int, int, int],
-) -> Tensor:
-    """A view of what the tiles read: (taken down, taken across, *shape, C)."""
-    row, column, channel = padded.stride()
-    tiles_down, _, tiles_across, _ = shape
-    strides = (
-        dilation * row, dilation * column, outputs[0] * dilation * row, row,
-        outputs[1] * dilation * column, column, channel,
-    )  # fmt: skip
-    offset = padded.storage_offset() + start * outputs[0] * dilation * row
-    size = (*taken, tiles_down, dilation, tiles_across, dilation, padded.shape[2])
-    return padded.as_strided(size, strides, offset)
+class _Grid:
+    """How the tiles of both forms lie on a map.
+
+    Args:
+        height: Of the map.
+        width: Of the map.
+        dilation: Of the convolution.
+        down: Form of the height.
+        across: Form of the width.
+
+    Attributes:
+        covered: Height and width of what the tiles make; it is no smaller than the map.
+    """
+
+    def __init__(self, height: int, width: int, dilation: int, down: Form, across: Form) -> None:
+        self.size = (height, width)
+        self.dilation, self.down, self.across = dilation, down, across
+        self.tiles_down = -(-height // (dilation * down.outputs))
+        self.tiles_across = -(-width // (dilation * across.outputs))
+        self.covered = (
+            self.tiles_down * down.outputs * dilation,
+            self.tiles_across * across.outputs * dilation,
+        )
+
+    def shape(self, rows: int) -> tuple[int, int, int, int]:
+        """Tiles of some rows of tiles: down, remainder, across, remainder."""
+        return rows, self.dilation, self.tiles_across, self.dilation
+
+    def frame(self, new_zeros: Callable[..., Tensor], channels: int) -> Tensor:
+        """Room for a map with the padding around it, (height, width, C)."""
+        return new_zeros(
+            self.covered[0] + (self.down.taken - self.down.outputs) * self.dilation,
+            self.covered[1] + (self.across.taken - self.across.outputs) * self.dilation,
+            channels,
+        )
+
+    def inside(self, padded: Tensor) -> Tensor:
+        """The map's own place in the frame."""
+        top, left = self.down.before * self.dilation, self.across.before * self.dilation
+        return padded[top : top + self.size[0], left : left + self.size[1]]
+
+    def steps(self, channels: int) -> Iterator[tuple[int, int]]:
+        """First row of tiles and number of rows, few enough to be made at a time."""
+        products = self.down.products * self.across.products
+        row_bytes = 4 * products * self.dilation**2 * self.tiles_across * channels
+        step = max(1, _CHUNK_BYTES // row_bytes)
+        for start in range(0, self.tiles_down, step):
+            yield start, min(step, self.tiles_down - start)
+
+    def transformed(
+        self, padded: Tensor, data: Tensor, start: int, rows: int, group: int, channels: int
+    ) -> Tensor:
+        """The transformed input of some rows of tiles, (products, tiles, channels)."""
+        part = padded[:, :, group * channels : (group + 1) * channels]
+        row, column, channel = part.stride()
+        d = self.dilation
+        windows = part.as_strided(
+            (self.down.taken, self.across.taken, *self.shape(rows), channels),
+            (
+                d * row, d * column, self.down.outputs * d * row, row,
+                self.across.outputs * d * column, column, channel,
+            ),
+            part.storage_offset() + start * self.down.outputs * d * row,
+        )  # fmt: skip
+        flat = windows.reshape(self.down.taken * self.across.taken, -1)
+        return (data @ flat).view(len(data), -1, channels)
+
+    def tiles(self, out: Tensor, start: int, rows: int) -> Tensor:
+        """A view of a covered map (height, width, C) as tiles.
+
+        Returns:
+            (outputs down, outputs across, *shape(rows), C).
+        """
+        split = out.unflatten(1, (self.tiles_across, self.across.outputs, self.dilation))
+        split = split.unflatten(0, (self.tiles_down, self.down.outputs, self.dilation))
+        return split[start : start + rows].permute(1, 4, 0, 2, 3, 5, 6)

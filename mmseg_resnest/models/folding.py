@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ..kernels.winograd import Form, choose_form, convolve, transform_weight
+from ..kernels.winograd import (
+    Form,
+    choose_form,
+    convolve,
+    transform_weight,
+)
 from .resnest import Bottleneck, ResNeSt
 from .split_attention import SplitAttentionConv2d
 
@@ -64,13 +69,7 @@ class FoldedConv2d(nn.Module):
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
         self.groups = conv.groups
         self.relu = relu
-        size = self.dilation[0]
-        self._can_save = (
-            conv.kernel_size == (3, 3)
-            and self.stride == (1, 1)
-            and self.dilation == self.padding == (size, size)
-            and min(weight.shape[1], len(weight) // self.groups) >= _LEAST_CHANNELS
-        )
+        self._can_save = _saves(conv)
         self._transformed: dict[tuple[Form, Form], Tensor] = {}
 
     def _forms(self, x: Tensor) -> tuple[Form, Form] | None:
@@ -244,3 +243,15 @@ def _fold_conv_module(module: ConvModule) -> FoldedConv2d | None:
         return None
     norm = module.norm if module.with_norm else None
     return FoldedConv2d(module.conv, norm, relu=activation is not None)
+
+
+def _saves(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is one whose products can be saved, and has enough channels."""
+    size = conv.dilation[0]
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == (1, 1)
+        and conv.dilation == conv.padding == (size, size)
+        and conv.padding_mode == "zeros"
+        and min(conv.in_channels, conv.out_channels) // conv.groups >= _LEAST_CHANNELS
+    )

@@ -8,7 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmseg_resnest.kernels import winograd
-from mmseg_resnest.kernels.winograd import choose_form, convolve, transform_weight
+from mmseg_resnest.kernels.winograd import (
+    choose_form,
+    convolve,
+    transform_weight,
+)
 
 
 def both_ways(shape, out, groups, dilation, bias, relu, seed=0):
