@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The fast cache: written by prepare, read by the transforms."""
 
+import io
 import os
 from pathlib import Path
 
@@ -195,3 +196,43 @@ def test_only_needed_rows_are_read(tmp_path: Path) -> None:
     found = read_entry(tmp_path / "x.raw", source)
     assert found is not None and not found.flags.owndata
     np.testing.assert_array_equal(found[50:60, 7:9], pixels[50:60, 7:9])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_label_files_are_read_as_pillow_reads_them(mode):
+    """Grey PNGs by another library; palette numbers and bits stay numbers, damage an error."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 2 if mode == "1" else 151, (37, 53), dtype=np.uint8)
+    picture = Image.fromarray(numbers * 255 if mode == "1" else numbers).convert(
+        "1" if mode == "1" else "L"
+    )
+    if mode == "P":
+        picture = Image.fromarray(numbers)
+        picture.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    data = stream.getvalue()
+    assert np.array_equal(cache.decode_label(data), numbers)
+    assert np.array_equal(cache.decode_label(data), np.array(Image.open(io.BytesIO(data))))
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 16
+    for broken in (data[: len(data) // 2], data[:-14], bytes(damaged)):
+        with pytest.raises((OSError, SyntaxError, ValueError)):
+            cache.decode_label(broken)
+
+
+def test_labels_are_renumbered_as_the_stack_renumbers_them():
+    rng = np.random.default_rng(1)
+    numbers = rng.integers(0, 256, (20, 30), dtype=np.uint8)
+    for reduce_zero_label in (False, True):
+        for label_map in (None, {0: 3, 3: 255, 7: 0}):
+            expected = numbers.copy()
+            if reduce_zero_label:
+                expected[expected == 0] = 255
+                expected = expected - 1
+                expected[expected == 254] = 255
+            before = expected.copy()
+            for old, new in (label_map or {}).items():
+                expected[before == old] = new
+            ours = cache.relabelled(numbers, reduce_zero_label, label_map)
+            assert np.array_equal(ours, expected)
