@@ -46,16 +46,18 @@ def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255
 
     Args:
         labels: (H, W), integers.
-        limit: A share, above 0.5.
+        limit: A share.
         ignore_index: The label that is not counted.
     """
     few = labels[:: max(1, labels.shape[0] // 32), :: max(1, labels.shape[1] // 32)].ravel()
     counts = np.bincount(few, minlength=256)
     if 0 <= ignore_index < len(counts):
         counts[ignore_index] = 0
-    often = int(np.count_nonzero(labels == counts.argmax()))
     labelled = labels.size - int(np.count_nonzero(labels == ignore_index))
-    if often > (1 - limit) * labelled or not labelled:
+    if not labelled:
+        return True
+    often = int(np.count_nonzero(labels == counts.argmax())) if counts.any() else 0
+    if limit > 0.5 and often > (1 - limit) * labelled:
         return often == labelled or often / labelled >= limit
     counts = np.bincount(labels.ravel(), minlength=256)
     if 0 <= ignore_index < len(counts):
