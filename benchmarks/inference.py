@@ -67,7 +67,7 @@ def plain(case: str) -> Work:
 
 
 def ours(case: str) -> Work:
-    """What tools/test.py and load_segmentor compute on a CPU."""
+    """What tools/test.py and tools/predict.py compute on a CPU."""
     keep_freed_memory()
     model = our_model(101).to(DEVICE)
     return _work(_Scores(fold_for_inference(model) if DEVICE == "cpu" else model).eval(), case)

@@ -65,8 +65,7 @@ class Segmentor:
     those of the data set. Several threads may call one model at the same time.
 
     Attributes:
-        model: The network, in evaluation mode; on a CPU folded, see
-            :func:`~mmseg_resnest.models.fold_for_inference`.
+        model: The network, in evaluation mode.
         cfg: Its config.
         classes: Names of the classes.
         palette: ``[r, g, b]`` in 0..255 for each class.
@@ -86,14 +85,25 @@ class Segmentor:
             raise UserError(f"batch_pixels {batch_pixels}: must be at least 1")
         self.model = model.to(device)
         self.model.eval()
-        if device.type == "cpu":
-            fold_for_inference(self.model)
         self.cfg = cfg
         self.device = device
         self.batch_pixels = batch_pixels
         self.classes, self.palette = _classes(cfg, model)
         self._pipeline = _image_pipeline(cfg)
         self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
+
+    def fold(self) -> Segmentor:
+        """Fold the network for speed, where it computes on a CPU; on a GPU nothing changes.
+
+        See :func:`~mmseg_resnest.models.fold_for_inference`: the network's parameters have other
+        names afterwards, so that it can be neither saved nor exported.
+
+        Returns:
+            The same model.
+        """
+        if self.device.type == "cpu":
+            fold_for_inference(self.model)
+        return self
 
     @overload
     def __call__(
