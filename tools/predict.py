@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"video {args.source}: does not exist")
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     settings = model_settings(cfg, args.checkpoint)
-    model = load_segmentor(cfg, args.checkpoint, args.device).fold()
+    model = load_segmentor(cfg, args.checkpoint, args.device)
     check_writable(out, "--out")
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(
@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("device", str(model.device)),
         ]
     )
+    model.fold()
     if film:
         live = is_stream(args.source)
         if live:
