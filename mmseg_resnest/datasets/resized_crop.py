@@ -28,7 +28,8 @@ from .transforms import RandomLongEdgeResize, resize_image
 __all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop", "merge_steps"]
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
-_SEARCH = 64
+# How far a part's pixels may be moved, in pixels of the image.
+_SHIFT = 1 / 64
 
 
 def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
@@ -97,7 +98,8 @@ def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> np
 
     Returns:
         (bottom - top, right - left, C), the part of ``cv2.resize(image, size)`` with its pixels
-        moved by 1/64 of a pixel of the image at most.
+        moved by 1/64 of a pixel of the image at most, along each axis: values differ by 1/64 of the
+        difference between neighbours along each, and by rounding.
     """
     height, width = image.shape[:2]
     top, bottom, left, right = box
@@ -108,18 +110,29 @@ def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> np
         (height, size[1], top, bottom),
         (width, size[0], left, right),
     ):
-        scale = length / resized
-        # The part's own resize begins at a whole pixel of the image, and at one of the result that
-        # lies (nearly) there: the best of the last few.
-        starts = np.arange(max(first - _SEARCH, 0) if first > _SEARCH else 0, first + 1)
-        places = starts * scale
-        best = int(np.abs(places - np.rint(places)).argmin())
-        source = int(np.rint(places[best]))
-        end = min(int(np.ceil(last * scale)) + 2, length)
-        parts.append((source, end, first - int(starts[best]), last - first, resized / length))
+        source, start = _start_of_part(length, resized, first)
+        end = min(int(np.ceil(last * length / resized)) + 2, length)
+        parts.append((source, end, first - start, last - first, resized / length))
     (y0, y1, skip_down, rows, fy), (x0, x1, skip_across, columns, fx) = parts
     out = cv2.resize(image[y0:y1, x0:x1], None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
     return out[skip_down : skip_down + rows, skip_across : skip_across + columns]
+
+
+def _start_of_part(length: int, resized: int, first: int) -> tuple[int, int]:
+    """Where the resize of a part begins: the image's place and the result's that lies there.
+
+    A resize begins at whole pixels of both, and those seldom meet. Taken is the last place of the
+    result which is (nearly) at a whole pixel and from which on ``first`` is made of the part's own
+    pixels, not of the repeated ones at its edge. The beginning of the image is such a place.
+    """
+    scale = length / resized
+    nearest = first if scale >= 1 else first - int(np.ceil(0.5 / scale))
+    starts = np.arange(max(nearest, 0) + 1)
+    places = starts * scale
+    # A shift that is large beside a pixel of the result would change the part's number of pixels.
+    near = np.abs(places - np.rint(places)) <= min(_SHIFT, 0.25 * scale)
+    start = int(starts[near][-1])
+    return int(np.rint(places[start])), start
 
 
 def labels_part(labels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
@@ -218,8 +231,9 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
 class RandomLongEdgeCrop(RandomLongEdgeResize):
     """``RandomLongEdgeResize``, then ``Pad`` to the crop's size, then ``RandomCrop``.
 
-    Sets what those set. Labels are equal; few values of the image differ, by 1, as Pillow takes the
-    place of a part in float32.
+    Sets what those set. Labels are equal. Values of the image differ by 2 of 255 at most and by
+    nothing on average: Pillow rounds between its two passes, whose order depends on the size, and
+    takes the place of a part in float32.
 
     Args:
         crop_size: (height, width).
@@ -330,7 +344,9 @@ def _pillow_part(pixels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> n
 
 
 def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
-    """A pipeline whose resize and crop are one step; the samples are the same.
+    """A pipeline whose resize and crop are one step.
+
+    The same numbers are drawn and labels are equal; images differ as the two classes say.
 
     ``RandomResize`` and ``RandomCrop`` become :class:`RandomResizeCrop`; ``RandomLongEdgeResize``,
     ``Pad`` to the crop's size and ``RandomCrop`` become :class:`RandomLongEdgeCrop`. Steps with
