@@ -65,8 +65,16 @@ def decode_label(data: bytes) -> Pixels:
 
 
 def _whole(data: bytes) -> bool:
-    """Whether a PNG file has its end: OpenCV shows what there is of one that is cut off."""
-    return data.rstrip(b"\0")[-8:-4] == b"IEND"
+    """Whether a PNG file has its end and right check sums: OpenCV shows what it finds."""
+    place = len(_PNG)
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if data[place + 4 : place + 8] == b"IEND":
+            return True
+        place = end + 4
+    return False
 
 
 def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
