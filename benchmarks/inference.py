@@ -1,10 +1,10 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Inference of DeepLabV3 with ResNeSt-101, from normalised images to the head's scores.
 
-MMSegmentation's variant at output stride 8, 150 classes, seeded weights, the same in every way. In
-the first three ways the model is that of the stack; torch.compile and ONNX Runtime are given this
-package's plain one. Compared are labels; every way's scores are held to the reference's by 1e-4 of
-the largest score.
+MMSegmentation's variant at output stride 8, 150 classes, seeded weights, the same in every way. Of
+this package are measured the layers as they are (plain) and what its tools compute on a CPU;
+torch.compile and ONNX Runtime are given the plain layers. Compared are the labels of all pixels of
+the images; besides, every score has to be the reference's to 1e-4 of the largest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from harness import Comparison, Work
 from models import our_model, stock_model
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from mmseg_resnest.engine.launch import keep_freed_memory
 from mmseg_resnest.models import fold_for_inference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SIZE = (512, 512)
 CASES = {
     "batch 1": "1 image of 512x512",
     "batch 8": "8 images of 512x512",
@@ -43,7 +45,7 @@ class _Scores(nn.Module):
 
 def _images(case: str) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(int(case.split()[1]), 3, 512, 512, generator=generator).to(DEVICE)
+    return torch.randn(int(case.split()[1]), 3, *SIZE, generator=generator).to(DEVICE)
 
 
 def _work(model: Callable[[Tensor], Tensor], case: str) -> Work:
@@ -98,17 +100,20 @@ def onnx_runtime(case: str) -> Work:
 
 
 def agree(expected: Tensor, scores: Tensor) -> float:
-    """Share of equal labels; none where a score is off by more than 1e-4 of the largest.
-
-    Untrained scores are close to one another: where the reference's two scores differ by less than
-    rounding, either label counts as equal.
-    """
-    expected, scores = expected.cpu(), scores.cpu()
-    largest = expected.abs().max()
-    if (scores - expected).abs().max() > 1e-4 * largest:
+    """Share of equal labels of the images' pixels; none where a score is off by more than 1e-4."""
+    if (scores - expected).abs().max() > 1e-4 * expected.abs().max():
         return 0.0
-    chosen = expected.gather(1, scores.argmax(1, keepdim=True))
-    return float((expected.amax(1, keepdim=True) - chosen <= 1e-5 * largest).double().mean())
+    equal = [
+        (_labels(one) == _labels(other)).double().mean()
+        for one, other in zip(expected.split(1), scores.split(1), strict=True)
+    ]
+    return float(sum(equal) / len(equal))
+
+
+def _labels(scores: Tensor) -> Tensor:
+    """Labels (N, 512, 512): scores resized as the stack resizes them, and the largest."""
+    full = F.interpolate(scores.cpu(), size=SIZE, mode="bilinear", align_corners=False)
+    return full.argmax(1)
 
 
 WAYS: dict[str, Callable[[str], Work]] = {
@@ -137,6 +142,8 @@ COMPARISON = Comparison(
     agree=agree,
     least={"mmseg-resnest": 1.5},
     missing=MISSING,
+    # With eight images a turn of each takes minutes.
+    left_out={"batch 8": ("mmseg-resnest, plain", "torch.compile, frozen", "ONNX Runtime")},
     repeats=3,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
 )

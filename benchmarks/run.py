@@ -102,6 +102,9 @@ def run(
     for case in cases or comparison.cases:
         if case not in comparison.cases:
             continue
+        if left_out := [way for way in comparison.left_out.get(case, ()) if way in comparison.ways]:
+            why = "left out to keep the time in bounds"
+            result["not_run"][f"{case}: {', '.join(left_out)}"] = why
         try:
             result["cases"][case] = measure(
                 name, case, repeats or comparison.repeats, lambda text: print(text, file=sys.stderr)

@@ -35,6 +35,9 @@ from mmseg_resnest.inference.files import (
 )
 from mmseg_resnest.inference.video import is_stream, is_video, predict_video
 
+# With fewer images, folding the model takes longer than it saves.
+FOLDED_FROM = 4
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
@@ -105,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("device", str(model.device)),
         ]
     )
-    model.fold()
+    if film or len(images) >= FOLDED_FROM:
+        model.fold()
     if film:
         live = is_stream(args.source)
         if live:

@@ -350,7 +350,7 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
 
     ``RandomResize`` and ``RandomCrop`` become :class:`RandomResizeCrop`; ``RandomLongEdgeResize``,
     ``Pad`` to the crop's size and ``RandomCrop`` become :class:`RandomLongEdgeCrop`. Steps with
-    arguments that those do not take stay as they are.
+    arguments that those do not take, or named with a scope (``mmseg.RandomCrop``), stay the same.
 
     Args:
         pipeline: Configs of transforms.
@@ -374,12 +374,7 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
 
 def _takes(step: Any, kind: str, keys: set[str]) -> bool:
     """Whether a step is of this kind and has no other arguments than these."""
-    return (
-        isinstance(step, Mapping)
-        and isinstance(step.get("type"), str)
-        and step["type"].rsplit(".", 1)[-1] == kind
-        and set(step) <= keys | {"type"}
-    )
+    return isinstance(step, Mapping) and step.get("type") == kind and set(step) <= keys | {"type"}
 
 
 _CROP_KEYS = {"crop_size", "cat_max_ratio", "ignore_index"}

@@ -139,7 +139,8 @@ def evaluate(
                 ("device", describe_device(get_world_size())),
             ]
         )
-    if not plain and not torch.cuda.is_available():
+    folded = not plain and not torch.cuda.is_available()
+    if folded:
         fold_for_inference(runner.model.eval())
     start = time.monotonic()
     doing("testing")
@@ -156,6 +157,7 @@ def evaluate(
         "config": cfg.filename,
         "checkpoint": os.fspath(checkpoint),
         "tta": tta,
+        "folded": folded,
         "version": __version__,
         "seconds": round(seconds, 3),
         **evaluation_result(runner.test_evaluator, metrics),

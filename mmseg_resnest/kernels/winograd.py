@@ -27,15 +27,13 @@ from torch import Tensor
 
 __all__ = ["Form", "choose_form", "convolve", "transform_weight"]
 
-# Points of the polynomials, by the number of outputs; the last one is infinity. The point 1 comes
-# second: its column of the output transform is all ones, which makes it the place for the bias.
-_POINTS = {
-    2: (Fraction(0), Fraction(1), Fraction(-1)),
-    3: (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2)),
-    4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2)),
-}
+# Points of the polynomials for four outputs; the last one is infinity. The point 1 comes second:
+# its column of the output transform is all ones, which makes it the place for the bias.
+_POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
 # Bytes of the transformed input that are made at a time.
 _CHUNK_BYTES = 2**26
+# Bytes of the float64 weights that are made at a time.
+_CACHED_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,9 @@ def _polynomial(roots: list[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-@functools.cache
-def _tile(outputs: int) -> Form:
+def _tile(points: tuple[Fraction, ...]) -> Form:
     """Cook and Toom's construction: interpolation of a product of polynomials at the points."""
-    points = _POINTS[outputs]
-    count = outputs + 2
+    outputs, count = len(points) - 1, len(points) + 1
     data = []
     weight = []
     for i, point in enumerate(points):
@@ -115,16 +111,17 @@ _TWO = Form(
 )  # fmt: skip
 
 
-@functools.cache
+_FOUR = _tile(_POINTS)
+
+
 def choose_form(length: int, dilation: int) -> Form:
-    """The form with the fewest products along an axis of ``length`` pixels."""
+    """The form for an axis of ``length`` pixels.
+
+    Tiles of two or three outputs would save some products where four do not divide the length. They
+    are not used: one form for nearly all sizes means one set of transformed weights.
+    """
     part = -(-length // dilation)
-    if part <= 2:
-        return _ONE if part == 1 else _TWO
-    # Of equals the larger tile, which has the smaller transforms.
-    return min(
-        (_tile(m) for m in (4, 3, 2)), key=lambda form: -(-part // form.outputs) * form.products
-    )
+    return {1: _ONE, 2: _TWO}.get(part, _FOUR)
 
 
 def _matrix(rows: tuple[tuple[Fraction, ...], ...]) -> Tensor:
@@ -153,10 +150,15 @@ def transform_weight(weight: Tensor, groups: int, down: Form, across: Form) -> T
     """
     transform = torch.kron(_matrix(down.weight), _matrix(across.weight))
     out, inner = weight.shape[:2]
-    made = torch.empty(groups, len(transform), inner, out // groups)
+    outer = out // groups
+    made = torch.empty(groups, len(transform), inner, outer)
+    step = max(1, _CACHED_BYTES // (8 * len(transform) * outer))
     for group, part in enumerate(weight.detach().chunk(groups)):
-        flat = part.double().permute(2, 3, 1, 0).reshape(9, -1)
-        made[group] = (transform @ flat).view(len(transform), inner, out // groups)
+        for start in range(0, inner, step):  # few enough that the float64 values stay in the cache
+            some = part[:, start : start + step].permute(2, 3, 1, 0).reshape(9, -1).double()
+            made[group, :, start : start + step] = (transform @ some).view(
+                len(transform), -1, outer
+            )
     return made
 
 

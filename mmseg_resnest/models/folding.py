@@ -33,8 +33,9 @@ __all__ = ["FoldedConv2d", "fold_for_inference"]
 # tiles, which share the reading of the transformed weights.
 _LEAST_CHANNELS = 32
 _LEAST_TILES = 32
-# Transformed weights take up to four times the weights' memory: those of the last two shapes stay.
-_KEPT_FORMS = 2
+# Maps of all sizes share one form, but for parts of one and two pixels; those of the last four
+# combinations stay, which take up to seven times the weights' memory (most convolutions: four).
+_KEPT_FORMS = 4
 
 
 class FoldedConv2d(nn.Module):

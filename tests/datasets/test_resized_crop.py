@@ -228,7 +228,7 @@ def test_packing_gives_the_stacks_tensors(flip):
 def test_pipelines_are_merged_where_nothing_is_lost():
     resize = dict(type="RandomResize", scale=(160, 96), ratio_range=(0.5, 2.0), keep_ratio=True)
     crop = dict(type="RandomCrop", crop_size=(40, 50))
-    counted = dict(type="mmseg.RandomCrop", crop_size=(40, 50), cat_max_ratio=0.75)
+    counted = dict(type="RandomCrop", crop_size=(40, 50), cat_max_ratio=0.75)
     flip = dict(type="RandomFlip", prob=0.5)
     merged = merge_steps([flip, resize, counted, flip])
     assert [step["type"] for step in merged] == [
@@ -249,6 +249,7 @@ def test_pipelines_are_merged_where_nothing_is_lost():
         [resize, flip, crop],
         [{**resize, "keep_ratio": False}, crop],
         [{**resize, "backend": "pillow"}, crop],
+        [resize, {**crop, "type": "mmseg.RandomCrop"}],
         [long_edge, {**pad, "size": (40, 50)}, crop],
         [long_edge, pad, {**crop, "cat_max_ratio": 0.5}],
         [crop, resize],

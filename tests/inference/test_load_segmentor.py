@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import http.server
 import threading
@@ -22,6 +23,7 @@ from small_models import blobs, small_config
 from mmseg_resnest import UserError
 from mmseg_resnest.inference import Segmentation, Segmentor, images, load_segmentor
 from mmseg_resnest.inference.tiles import Tiling, _weights, tiled
+from mmseg_resnest.models.folding import FoldedConv2d
 
 
 @pytest.fixture
@@ -65,6 +67,18 @@ def test_every_kind_of_input_agrees(small_model: Segmentor, photo: Path, address
     folder = small_model(photo.parent)
     assert len(folder) == 1
     assert np.array_equal(folder[0].labels, expected)
+
+
+def test_a_folded_model_gives_the_same(small_model: Segmentor, photo: Path) -> None:
+    """Also twice folded; the model that it was copied from stays."""
+    before = small_model(photo)
+    folded = copy.deepcopy(small_model)
+    assert folded.fold() is folded
+    assert any(isinstance(m, FoldedConv2d) for m in folded.model.modules())
+    after = folded.fold()(photo)
+    assert np.array_equal(after.labels, before.labels)
+    np.testing.assert_allclose(after.scores(), before.scores(), atol=1e-5)
+    assert not any(isinstance(m, FoldedConv2d) for m in small_model.model.modules())
 
 
 def test_files_and_pil_images_are_turned_alike(small_model: Segmentor, tmp_path: Path) -> None:

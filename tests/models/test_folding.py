@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmseg_resnest.kernels.winograd import choose_form
 from mmseg_resnest.models import ResNeSt, folding
 from mmseg_resnest.models.folding import FoldedConv2d, fold_for_inference
 from mmseg_resnest.registry import MODELS
@@ -103,15 +104,19 @@ def test_what_cannot_be_folded_stays():
     assert list(holder.state_dict()) == before
 
 
-def test_maps_of_many_sizes_keep_two_transformed_weights():
-    conv = FoldedConv2d(nn.Conv2d(32, 32, 3, padding=12, dilation=12, bias=False))
+def test_maps_of_many_sizes_share_transformed_weights():
     plain = nn.Conv2d(32, 32, 3, padding=12, dilation=12, bias=False)
-    plain.load_state_dict({"weight": conv.weight})
+    conv = FoldedConv2d(plain)
+    sizes = ((64, 64), (72, 40), (97, 70), (33, 64), (12, 90), (24, 64), (24, 20), (20, 90))
     with torch.inference_mode():
-        for height, width in ((64, 64), (72, 20), (97, 70), (33, 64), (20, 90)):
+        for height, width in sizes:
             x = torch.randn(1, 32, height, width)
             assert_close(plain(x), conv(x))
-            assert len(conv._transformed) <= 2
+            if len(conv._transformed) == 1:
+                four = next(iter(conv._transformed.values()))
+            assert len(conv._transformed) <= 4
+            if min(height, width) > 24:
+                assert conv._transformed[tuple(choose_form(n, 12) for n in (64, 64))] is four
 
 
 def test_small_maps_and_other_types_are_convolved_directly(monkeypatch):

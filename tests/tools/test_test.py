@@ -83,14 +83,22 @@ def test_two_processes_give_the_same_numbers(
     assert results["confusion_matrix"] == tested["results"]["confusion_matrix"]
 
 
-def test_weights_alone_are_enough(trained: Trained, toy: Toy, run_tool: RunTool) -> None:
-    """A bare state dict, as published weights are."""
+def test_weights_alone_are_enough_and_plain_layers_agree(
+    tested: dict[str, Any], trained: Trained, toy: Toy, run_tool: RunTool
+) -> None:
+    """A bare state dict, as published weights are; what the folded model says but for rounding."""
     import torch
 
     state_dict = torch.load(trained.checkpoint, weights_only=False)["state_dict"]
     torch.save(state_dict, toy.folder / "weights.pth")
-    run_tool("test.py", "toy.py", "weights.pth", "--work-dir", "w", cwd=toy.folder).check()
-    assert (toy.folder / "w" / "results.json").is_file()
+    run_tool(
+        "test.py", "toy.py", "weights.pth", "--plain", "--work-dir", "w", cwd=toy.folder
+    ).check()
+    results = json.loads((toy.folder / "w" / "results.json").read_text())
+    assert results["folded"] is False
+    assert tested["results"]["folded"] is not torch.cuda.is_available()
+    plain, folded = (np.array(r["confusion_matrix"]) for r in (results, tested["results"]))
+    assert np.abs(plain - folded).sum() <= 1e-4 * plain.sum()
 
 
 def test_examples_and_the_report_of_them(tested: dict[str, Any], run_tool: RunTool) -> None:
