@@ -58,7 +58,7 @@ def decode_label(data: bytes) -> Pixels:
     if data[:8] == _PNG and data[12:16] == b"IHDR" and data[24:26] == b"\x08\x00" and _whole(data):
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if grey is not None and grey.ndim == 2 and grey.dtype == np.uint8:
-            return grey
+            return grey.astype(np.uint8, copy=False)
     loaded = mmcv.imfrombytes(data, flag="unchanged", backend="pillow")
     pixels: Pixels = loaded.squeeze().astype(np.uint8)
     return pixels
@@ -258,8 +258,7 @@ def relabelled(
     if not (reduce_zero_label or label_map):
         return pixels
     table = label_table(reduce_zero_label, label_map)
-    changed: Pixels = cv2.LUT(pixels, table)
-    return changed
+    return cv2.LUT(pixels, table).astype(np.uint8, copy=False)
 
 
 class LabelsFromCache:

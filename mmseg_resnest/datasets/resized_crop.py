@@ -63,7 +63,7 @@ def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255
     counts = np.bincount(labels.ravel(), minlength=256)
     if 0 <= ignore_index < len(counts):
         counts[ignore_index] = 0
-    return np.count_nonzero(counts) < 2 or bool(counts.max() / labelled >= limit)
+    return bool(np.count_nonzero(counts) < 2 or counts.max() / labelled >= limit)
 
 
 @TRANSFORMS.register_module()
@@ -187,11 +187,12 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         ignore_index: int = 255,
     ) -> None:
         super().__init__(scale, ratio_range, keep_ratio=True)
-        self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else tuple(crop_size)
-        if len(self.crop_size) != 2 or min(self.crop_size) < 1:
+        edges = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
+        if len(edges) != 2 or min(edges) < 1:
             raise UserError(
                 f"RandomResizeCrop: crop_size={crop_size!r} must be one positive number or two"
             )
+        self.crop_size = (edges[0], edges[1])
         self.cat_max_ratio = cat_max_ratio
         self.ignore_index = ignore_index
 
@@ -252,7 +253,7 @@ class RandomLongEdgeCrop(RandomLongEdgeResize):
         super().__init__(base_size, ratio_range)
         if len(crop_size) != 2 or min(crop_size) < 1:
             raise UserError(f"RandomLongEdgeCrop: crop_size={crop_size!r} must be two numbers")
-        self.crop_size = tuple(crop_size)
+        self.crop_size = (crop_size[0], crop_size[1])
         self.pad_val = {"img": 0, "seg": 255, **(pad_val or {})}
 
     @cache_randomness

@@ -33,7 +33,7 @@ _POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
 # Bytes of the transformed input that are made at a time.
 _CHUNK_BYTES = 2**26
 # Bytes of the float64 weights that are made at a time.
-_CACHED_BYTES = 2**20
+_CACHED_BYTES = 2**22
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ class FoldedBottleneck(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         if isinstance(block.downsample, nn.Sequential):
             pool, conv, norm = block.downsample
+            assert isinstance(conv, nn.Conv2d)
             self.downsample = nn.Sequential(pool, FoldedConv2d(conv, norm))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,13 +216,13 @@ def _folds(backbone: ResNeSt) -> bool:
 
 def _fold_backbone(backbone: ResNeSt) -> None:
     first, norm1, _, second, norm2, _, third = backbone.conv1
-    backbone.conv1 = nn.Sequential(
-        FoldedConv2d(first, norm1, relu=True),
-        FoldedConv2d(second, norm2, relu=True),
-        FoldedConv2d(third, backbone.bn1, relu=True),
-    )
-    backbone.bn1 = nn.Identity()
-    backbone.relu = nn.Identity()
+    stem = []
+    for conv, norm in ((first, norm1), (second, norm2), (third, backbone.bn1)):
+        assert isinstance(conv, nn.Conv2d)
+        stem.append(FoldedConv2d(conv, norm, relu=True))
+    backbone.conv1 = nn.Sequential(*stem)
+    for name in ("bn1", "relu"):
+        setattr(backbone, name, nn.Identity())
     for stage in range(len(backbone.stage_channels)):
         blocks = getattr(backbone, f"layer{stage + 1}")
         folded = nn.Sequential(*(FoldedBottleneck(block) for block in blocks))
