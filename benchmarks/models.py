@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -23,9 +24,9 @@ SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack's way takes
 NORM = {"type": "BN"}
 
 
-def _config(backbone: dict[str, Any], kind: str) -> dict[str, Any]:
+def _config(backbone: dict[str, Any], kind: str) -> ConfigDict:
     """DeepLabV3 as MMSegmentation has it, at output stride 8."""
-    return {
+    model = {
         "type": kind,
         "data_preprocessor": {
             "type": "SegDataPreProcessor",
@@ -46,6 +47,7 @@ def _config(backbone: dict[str, Any], kind: str) -> dict[str, Any]:
         },
         "test_cfg": {"mode": "whole"},
     }
+    return ConfigDict(model)
 
 
 def stock_model(depth: int = 50) -> nn.Module:
