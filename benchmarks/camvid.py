@@ -10,8 +10,9 @@
 A run times some iterations, chooses max_iters so that training and its validations end within the
 minutes, trains, takes the weights of the best validation and evaluates them on the validation
 images and, where they are in the data folder, on the 233 test images: single-scale and, for this
-package's models, multi-scale. It writes DIR/RECIPE-SEED.json; weights stay in a temporary folder
-unless --weights names a place.
+package's models, multi-scale. It writes DIR/RECIPE-SEED.json at its end and nothing before, so a
+run that was interrupted leaves no result and starts anew. Weights stay in a temporary folder unless
+--weights names a place; then the file that goes there is what is evaluated.
 
 Recipes: resnest50 and resnet50 differ in the backbone alone; stack is resnest50 in the stack's own
 model, transforms, metric and runner (benchmarks/camvid_stack.py).
@@ -20,6 +21,7 @@ model, transforms, metric and runner (benchmarks/camvid_stack.py).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -51,6 +53,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     },
 }
 VALIDATIONS = 12
+_TOY_SIZES = {"size": (64, 48), "crop_size": (48, 64), "base_size": 64, "scale": (64, 48)}
 
 
 # --- a config of the right length
@@ -78,6 +81,8 @@ def prepare(recipe: str, args: argparse.Namespace, options: dict[str, Any]) -> A
         _shrink(cfg, recipe)
     fit_to_machine(cfg, "none")
     cfg.visualizer = None
+    # A runner writes its config several times, and yapf takes most of a second for each.
+    object.__setattr__(cfg, "_format_python_code", False)
     return cfg
 
 
@@ -102,32 +107,33 @@ def _shrink(cfg: Any, recipe: str) -> None:
     """A model and images with which some iterations take seconds on a CPU."""
     import torch
 
-    backbone = cfg.model.backbone
+    backbone, head, auxiliary = (
+        cfg.model[name] for name in ("backbone", "decode_head", "auxiliary_head")
+    )
     if recipe == "resnest50":
-        backbone.arch = "resnest14"
-    elif recipe == "stack":
-        import gpu_models  # noqa: F401  (registers it)
+        from mmseg_resnest.models import ARCHITECTURES
 
-        backbone.update(type="DeepStockResNeSt", depth=14)
+        backbone.arch = {**ARCHITECTURES["resnest14"], "base_width": 8}
+    else:
+        import gpu_models  # noqa: F401  (registers the stack's ResNeSt-14)
+
+        kind = {"type": "DeepStockResNeSt", "depth": 14} if recipe == "stack" else {"depth": 50}
+        backbone.update(base_channels=8, **kind)
+        head.update(in_channels=256, c1_in_channels=32)
+        auxiliary.in_channels = 128
     if not torch.cuda.is_available():
         cfg.optim_wrapper["type"] = "OptimWrapper"  # a CPU's bfloat16 is slow
-    cfg.model.decode_head.channels = 32
-    cfg.model.auxiliary_head.channels = 32
+    head.channels = auxiliary.channels = 32
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg[name]
-        loader.update(num_workers=0, batch_size=2 if name[0] == "t" and "train" in name else 1)
+        loader.update(num_workers=0, batch_size=2 if name == "train_dataloader" else 1)
         for step in loader.dataset.pipeline:
-            if step.get("size"):
-                step["size"] = (128, 96)
-            if step.get("crop_size"):
-                step["crop_size"] = (96, 128)
-            if step.get("base_size"):
-                step["base_size"] = 128
-            if step.get("scale"):
-                step["scale"] = (128, 96)
+            for key, size in _TOY_SIZES.items():
+                if step.get(key):
+                    step[key] = size
         loader.dataset.indices = 2
     if cfg.get("tta_model"):
-        cfg.tta_model.update(base_size=128, crop_size=128, scales=(0.75, 1.0))
+        cfg.tta_model.update(base_size=64, crop_size=64, scales=(0.75, 1.0))
 
 
 def set_length(cfg: Any, iterations: int, validations: int = VALIDATIONS) -> None:
@@ -287,18 +293,26 @@ def train(recipe: str, args: argparse.Namespace, options: dict[str, Any]) -> dic
         best = next((folder / "run").glob("best_mIoU_iter_*.pth"))
         record["best_iteration"] = int(best.stem.rsplit("_", 1)[1])
         del runner
-        record["evaluations"] = evaluate(cfg, recipe, best, folder, args.toy)
+        weights = best
         if args.weights is not None:
-            record["weights"] = pack_weights(best, args.weights, f"{recipe}-{args.seed}")
+            weights = folder / f"{recipe}-{args.seed}.safetensors"
+            record["weights"] = pack_weights(best, weights)
+            for key in ("auxiliary_head", "pretrained"):
+                cfg.model.pop(key, None)
+        record["evaluations"] = evaluate(cfg, recipe, weights, folder)
+        if args.weights is not None:
+            record["weights"]["parts"] = write_parts(weights, args.weights)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     record["all_seconds"] = time.monotonic() - began
     return record
 
 
-def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path, toy: bool) -> dict[str, Any]:
+def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path) -> dict[str, Any]:
     """The chosen weights on the validation images, and on the test images where they are there."""
     import copy
+
+    from mmseg_resnest.engine.checkpoint import load_weights
 
     results: dict[str, Any] = {}
     root = Path(cfg.val_dataloader.dataset.data_root)
@@ -320,7 +334,7 @@ def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path, toy: bool) -> d
                 one.custom_hooks = None
                 one.load_from = None
                 runner = make_runner(one, recipe)
-                runner.model.load_state_dict(_load(weights)["state_dict"])
+                load_weights(runner.model, weights)
                 result = {key: float(value) for key, value in runner.test().items()}
             else:
                 from mmseg_resnest.engine.testing import evaluate as evaluate_ours
@@ -336,30 +350,36 @@ def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path, toy: bool) -> d
     return results
 
 
-def _load(path: Path) -> dict[str, Any]:
-    from mmseg_resnest.weights import load_training_checkpoint
+def pack_weights(checkpoint: Path, target: Path) -> dict[str, Any]:
+    """The weights without the auxiliary head, in float16; batch norms stay float32.
 
-    return load_training_checkpoint(str(path))
-
-
-def pack_weights(checkpoint: Path, folder: Path, name: str, limit: int = 15 * 2**20) -> list[str]:
-    """The weights without the auxiliary head in bfloat16, as a file in parts below a limit.
-
-    ``cat NAME.safetensors.*`` puts it together; batch norms' statistics stay float32.
+    Returns:
+        ``bytes`` and ``sha256`` of the file.
     """
     import torch
-    from safetensors.torch import save
+
+    from mmseg_resnest.weights import load_training_checkpoint, save_state_dict
 
     state = {
-        key: value.bfloat16() if value.dim() > 1 else value
-        for key, value in _load(checkpoint)["state_dict"].items()
+        key: value.half() if value.dim() > 1 else value
+        for key, value in load_training_checkpoint(str(checkpoint))["state_dict"].items()
         if isinstance(value, torch.Tensor) and not key.startswith("auxiliary_head.")
     }
-    data = save({key: value.contiguous() for key, value in state.items()})
+    save_state_dict(state, target)
+    data = target.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_parts(file: Path, folder: Path, limit: int = 15 * 2**20) -> list[str]:
+    """A file as FILE.0, FILE.1, ... below a limit each, for places that take no large files."""
+    data = file.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
+    # ``cat FILE.*`` would take a longer file's last parts along.
+    for old in folder.glob(f"{file.name}.*"):
+        old.unlink()
     names = []
     for index, first in enumerate(range(0, len(data), limit)):
-        names.append(f"{name}.safetensors.{index}")
+        names.append(f"{file.name}.{index}")
         (folder / names[-1]).write_bytes(data[first : first + limit])
     return names
 
@@ -392,8 +412,9 @@ def main(argv: list[str] | None = None) -> int:
         from camvid_report import write_page
 
         return write_page(args.results, args.page)
-    if args.minutes <= 0 or (args.iterations is not None and args.iterations < VALIDATIONS):
-        parser.error(f"--minutes must be above 0, --iterations at least {VALIDATIONS}")
+    least = 2 if args.toy else VALIDATIONS
+    if args.minutes <= 0 or (args.iterations is not None and args.iterations < least):
+        parser.error(f"--minutes must be above 0, --iterations at least {least}")
     from gpu_report import write
 
     words = argv if argv is not None else sys.argv[1:]

@@ -9,7 +9,8 @@
     python benchmarks/gpu.py --table DIR                the tables of what is in DIR
 
 A part writes DIR/PART.json and DIR/PART.md after each of its cases (with --case, DIR/PART-CASE.*).
-Cases that the time did not suffice for are named in it; run them with --case. docs/gpu.md lists the
+It starts anew each time, so a file holds what one command has measured; one that was interrupted
+says so. What the time did not suffice for is named; run it with --case. docs/gpu.md lists the
 commands of the whole table.
 """
 
@@ -79,6 +80,7 @@ def run(name: str, args: argparse.Namespace, left: Any) -> bool:
     from gpu_measure import CUDA, ceilings, measure
     from gpu_parts import PARTS
     from gpu_report import described_machine, markdown, write
+    from mmengine.logging import MMLogger
 
     if not CUDA and not args.toy:
         sys.exit("error: torch finds no GPU here; --toy runs everything at toy size on a CPU")
@@ -86,6 +88,8 @@ def run(name: str, args: argparse.Namespace, left: Any) -> bool:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     words = "-".join(args.case or [])
     stem = f"{name}{'-' if words else ''}{''.join(c if c.isalnum() else '_' for c in words)}"
+    # The stack prints a table of all classes with every evaluation.
+    MMLogger.get_current_instance().setLevel("WARNING")
     bounds = ceilings(args.toy)
     memory = torch.cuda.get_device_properties(0).total_memory if CUDA else None
     result: dict[str, Any] = {
@@ -96,15 +100,18 @@ def run(name: str, args: argparse.Namespace, left: Any) -> bool:
         "ceilings": bounds,
         "turns": args.turns,
         "cases": {},
-        "not_run": {},
+        "not_run": {"what may follow": "the command was interrupted here"},
     }
-    agreed = True
+
+    def save() -> None:
+        write(args.out / f"{stem}.json", json.dumps(result, indent=1) + "\n")
+        write(args.out / f"{stem}.md", markdown(result))
+
+    agreed, over = True, False
     cases = iter(PARTS[name](args.toy, args))
     while True:
         if left() <= 0 and result["cases"]:
-            result["not_run"]["further cases"] = (
-                f"{args.minutes:g} minutes were over; name them with --case"
-            )
+            over = True
             break
         make = next(cases, None)
         if make is None:
@@ -113,7 +120,7 @@ def run(name: str, args: argparse.Namespace, left: Any) -> bool:
         if args.case and not any(chosen(case.name, word) for word in args.case):
             continue
         print(f"{name}: {case.name}", file=sys.stderr, flush=True)
-        turns, least = (2, 0.0) if args.toy else (args.turns, 0.3)
+        turns, least = (1, 0.0) if args.toy else (args.turns, 0.3)
         measured = measure(case, bounds, turns, least, left)
         if name == "loader" and args.rate:
             measured["cores"] = {
@@ -125,10 +132,14 @@ def run(name: str, args: argparse.Namespace, left: Any) -> bool:
             way.get("compared", {}).get("agrees", 1.0) == 1.0 for way in measured["ways"].values()
         )
         agreed &= measured["reference"] in measured["ways"] or bool(case.missing)
-        write(args.out / f"{stem}.json", json.dumps(result, indent=1) + "\n")
-        write(args.out / f"{stem}.md", markdown(result))
-    write(args.out / f"{stem}.json", json.dumps(result, indent=1) + "\n")
-    write(args.out / f"{stem}.md", markdown(result))
+        save()
+    if not result["cases"] and args.case:
+        sys.exit(f"error: --case {' --case '.join(args.case)}: names no case of the part {name}")
+    result["not_run"] = (
+        {"further cases": f"{args.minutes:g} minutes were over; name them with --case"}
+        if over else {}
+    )  # fmt: skip
+    save()
     print(markdown(result), flush=True)
     return agreed
 

@@ -13,6 +13,7 @@ import contextlib
 import gc
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ def synchronise() -> None:
 def clear() -> None:
     """Give back what the last case has left."""
     gc.collect()
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # importing it for nothing takes seconds
+        torch.compiler.reset()
     if CUDA:
         torch.cuda.empty_cache()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -80,6 +81,12 @@ def _config(backbone: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def stock(arch: str) -> nn.Module:
     """The stack's own segmentor and ResNeSt, with seeded weights, in evaluation mode."""
+    return copy.deepcopy(_stock(arch, *CHANNELS.values()))
+
+
+# Seconds for the large ones, and each way of each case asks for one.
+@functools.lru_cache(maxsize=2)
+def _stock(arch: str, *channels: int) -> nn.Module:
     init_default_scope("mmseg_resnest")
     torch.manual_seed(0)
     backbone = {
@@ -107,7 +114,11 @@ def stock(arch: str) -> nn.Module:
 
 def ours(arch: str) -> nn.Module:
     """This package's, with the same weights."""
-    weights = stock(arch).state_dict()
+    return copy.deepcopy(_ours(arch, *CHANNELS.values()))
+
+
+@functools.lru_cache(maxsize=2)
+def _ours(arch: str, *channels: int) -> nn.Module:
     backbone = {
         "type": "ResNeSt",
         "arch": arch,
@@ -116,7 +127,7 @@ def ours(arch: str) -> nn.Module:
         "norm_cfg": NORM,
     }
     model = MODELS.build(ConfigDict(_config(backbone, "mmseg_resnest.EncoderDecoder")))
-    model.load_state_dict(convert_state_dict(weights))
+    model.load_state_dict(convert_state_dict(_stock(arch, *channels).state_dict()))
     return model.eval()
 
 

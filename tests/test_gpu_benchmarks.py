@@ -1,6 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The scripts that wait for a GPU run at toy size, count right, and say what was seen."""
 
+import gc
+import hashlib
 import importlib
 import json
 import os
@@ -27,7 +29,10 @@ def bench():
     """Imports a module of benchmarks/, whose names others may use too."""
     before = sys.path[:]
     sys.path.insert(0, str(ROOT / "benchmarks"))
+    importlib.import_module("gpu_parts")
+    gc.freeze()  # what is imported: every data set collects garbage, for half a second
     yield importlib.import_module
+    gc.unfreeze()
     sys.path[:] = before
     for name in MODULES:
         sys.modules.pop(name, None)
@@ -137,6 +142,38 @@ def test_cases_are_chosen_by_name(bench):
     assert not chosen("resnest50, batch 16", "batch 1")
 
 
+def test_an_interrupted_part_holds_its_own_cases_alone(bench, tmp_path, monkeypatch):
+    """It starts anew, says that it was interrupted, and a whole one no longer does."""
+    gpu, parts, measure = bench("gpu"), bench("gpu_parts"), bench("gpu_measure")
+
+    def cases(*names, then=None):
+        def make(toy, options):
+            for name in names:
+                work = lambda: torch.ones(1)  # noqa: E731
+                yield lambda name=name: measure.Case(name, "", "plain", {"plain": lambda: work})
+            if then is not None:
+                raise then
+
+        return make
+
+    def run(*names, then=None, more=()):
+        monkeypatch.setitem(parts.PARTS, "latency", cases(*names, then=then))
+        gpu.main(["--toy", "--part", "latency", "--out", str(tmp_path), *more])
+
+    def written():
+        result = json.loads((tmp_path / "latency.json").read_text())
+        return sorted(result["cases"]), result["not_run"], (tmp_path / "latency.md").read_text()
+
+    run("one", "two")
+    assert written()[:2] == (["one", "two"], {})
+    with pytest.raises(KeyboardInterrupt):
+        run("one", then=KeyboardInterrupt())
+    names, not_run, text = written()
+    assert names == ["one"] and "interrupted" in text and list(not_run.values())[0] in text
+    with pytest.raises(SystemExit, match="names no case"):
+        run("one", more=["--case", "three"])
+
+
 def test_without_a_gpu_it_says_so(bench, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -151,7 +188,7 @@ def test_without_a_gpu_it_says_so(bench, tmp_path):
 def camvid_root(tmp_path_factory):
     """Two images of each split: real ones where they are, else made ones; the test split made."""
     root = tmp_path_factory.mktemp("data")
-    real = Path(os.environ.get("MMSEG_RESNEST_DATA", root)) / "camvid"
+    real = Path(os.environ.get("MMSEG_RESNEST_DATA", ROOT / "data")) / "camvid"
     rng = np.random.default_rng(0)
     for split in ("train", "val", "test"):
         found = sorted((real / split).glob("*.jpg"))[:2] if split != "test" else []
@@ -161,12 +198,12 @@ def camvid_root(tmp_path_factory):
             image = root / "camvid" / split / f"{index}.png"
             label = root / "camvid" / f"{split}annot" / f"{index}.png"
             if found:
-                Image.open(found[index]).resize((128, 96)).save(image)
+                Image.open(found[index]).resize((64, 48)).save(image)
                 labels = Image.open(real / f"{split}annot" / f"{found[index].stem}.png")
-                labels.resize((128, 96), Image.Resampling.NEAREST).save(label)
+                labels.resize((64, 48), Image.Resampling.NEAREST).save(label)
             else:
-                Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(image)
-                Image.fromarray(rng.integers(0, 12, (96, 128), dtype=np.uint8)).save(label)
+                Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(image)
+                Image.fromarray(rng.integers(0, 12, (48, 64), dtype=np.uint8)).save(label)
     return root
 
 
@@ -178,7 +215,7 @@ def runs(bench, camvid_root, tmp_path_factory):
     camvid = bench("camvid")
     try:
         camvid.main([*words, "--recipe", "resnest50", "--weights", str(out / "weights")])
-        camvid.main([*words, "--recipe", "stack"])
+        camvid.main([*words, "--recipe", "stack", "--iterations", "2"])
     finally:
         os.environ.pop("MMSEG_RESNEST_DATA")
         if before is not None:
@@ -201,15 +238,49 @@ def test_a_recipe_trains_and_is_evaluated_on_both_splits(bench, runs):
     )
     stack = json.loads((runs / "stack-0.json").read_text())
     assert set(stack["evaluations"]) == {"validation, single-scale", "test, single-scale"}
-    assert len(stack["history"]) == 2
+    assert [one["iteration"] for one in stack["history"]] == [1, 2]
     # Put together, the parts are the weights.
     from safetensors.torch import load
 
-    data = b"".join((runs / "weights" / name).read_bytes() for name in record["weights"])
+    weights = record["weights"]
+    data = b"".join((runs / "weights" / name).read_bytes() for name in weights["parts"])
+    assert len(data) == weights["bytes"] and hashlib.sha256(data).hexdigest() == weights["sha256"]
     state = load(data)
-    assert state["backbone.conv1.0.weight"].dtype == torch.bfloat16
+    assert state["backbone.conv1.0.weight"].dtype == torch.float16
     assert state["backbone.layer1.0.bn1.running_mean"].dtype == torch.float32
     assert not any(key.startswith("auxiliary_head") for key in state)
+
+
+def test_parts_of_a_longer_file_do_not_stay(bench, tmp_path):
+    """Put together by a pattern, they would be taken for this one's."""
+    file = tmp_path / "model.safetensors"
+    for size, names in ((25, ["0", "1", "2"]), (12, ["0", "1"])):
+        data = bytes(range(size))
+        file.write_bytes(data)
+        parts = bench("camvid").write_parts(file, tmp_path / "parts", limit=10)
+        assert parts == [f"model.safetensors.{name}" for name in names]
+        found = sorted((tmp_path / "parts").iterdir())
+        assert b"".join(path.read_bytes() for path in found) == data
+
+
+def test_an_interrupted_run_leaves_no_result(bench, camvid_root, tmp_path, monkeypatch):
+    """Nor its folder; and what an earlier run has written stays whole."""
+    camvid = bench("camvid")
+    (tmp_path / "resnest50-0.json").write_text("earlier")
+    made = []
+
+    def interrupted(cfg, recipe):
+        made.append(Path(cfg.work_dir).parent)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(camvid, "make_runner", interrupted)
+    monkeypatch.setenv("MMSEG_RESNEST_DATA", "")  # put back afterwards
+    words = ["run", "--toy", "--data-root", str(camvid_root), "--out", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        camvid.main(words)
+    assert made and not made[0].exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["resnest50-0.json"]
+    assert (tmp_path / "resnest50-0.json").read_text() == "earlier"
 
 
 def test_the_page_of_toy_runs(bench, runs, tmp_path):
