@@ -324,6 +324,7 @@ def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path) -> dict[str, An
         for way in ways:
             one = copy.deepcopy(cfg)
             one.test_dataloader.dataset.data_prefix = {"img_path": images, "seg_map_path": labels}
+            one.custom_hooks = []  # the weights are the averaged ones
             start = time.monotonic()
             if recipe == "stack":
                 one.work_dir = str(folder / split)
@@ -331,7 +332,6 @@ def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path) -> dict[str, An
                     one[f"val_{key}"] = None
                 for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
                     one[key] = None
-                one.custom_hooks = None
                 one.load_from = None
                 runner = make_runner(one, recipe)
                 load_weights(runner.model, weights)

@@ -198,7 +198,7 @@ def timm_with_smp(arch: str) -> nn.Module:
 class Classifier(nn.Module):
     """A backbone for classification of 1000 classes, at output stride 32."""
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str | dict[str, Any]) -> None:
         super().__init__()
         init_default_scope("mmseg_resnest")
         torch.manual_seed(0)

@@ -230,9 +230,8 @@ def _latency_case(name: str, make: Callable[[], nn.Module], size: int, batch: in
 
 def latency(toy: bool, options: Any) -> Cases:
     if toy:
-        yield partial(
-            _latency_case, "resnest14", partial(models.Classifier, "resnest14"), 64, 2, False
-        )
+        make = partial(models.Classifier, {**models.ARCHITECTURES["resnest14"], "base_width": 8})
+        yield partial(_latency_case, "narrow resnest14", make, 64, 2, False)
         return
     sizes = {"resnest50": 224, "resnest101": 256, "resnest200": 320, "resnest269": 416}
     for arch, size in sizes.items():
@@ -537,8 +536,7 @@ def _evaluation_case(arch: str, name: str, size: tuple[int, int], count: int,
 def evaluation(toy: bool, options: Any) -> Cases:
     if toy:
         models.CHANNELS.update(decode_head=32, auxiliary_head=32)
-        for ratios in (None, (0.5,)):
-            yield partial(_evaluation_case, "resnest14", "toy", (32, 48), 1, ratios, 0)
+        yield partial(_evaluation_case, "resnest14", "toy", (32, 48), 1, (0.5, 1.0), 0)
         return
     workers = min(8, len(os.sched_getaffinity(0)))
     for ratios in (None, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)):
