@@ -177,10 +177,8 @@ def count(work: Work) -> dict[str, int]:
     }
 
 
-def peak_bytes(work: Work) -> tuple[Any, int | None, int | None]:
+def peak_bytes(work: Work) -> tuple[Any, int, int]:
     """What the work returns, the bytes beyond those there before, and the peak in all."""
-    if not CUDA:
-        return work(), None, None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -243,10 +241,11 @@ def measure(
         with _telling(result["not_run"], name), _at_most(left() + 30):
             start, held = time.perf_counter(), allocated()
             work = make()
-            work()  # compiles, or chooses its kernels
+            output, extra, peak = work(), None, None  # compiles, or chooses its kernels
             synchronise()
             ready = time.perf_counter() - start
-            output, extra, peak = peak_bytes(work)
+            if CUDA:
+                output, extra, peak = peak_bytes(work)
             output = getattr(work, "check", lambda result=output: result)()
             figures: dict[str, Any] = {
                 "ready_seconds": ready,

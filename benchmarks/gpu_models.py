@@ -24,8 +24,12 @@ CLASSES = 150
 # Changed by the toy runs, for which the head would be most of the work.
 CHANNELS = {"decode_head": 512, "auxiliary_head": 256}
 NORM = {"type": "BN"}
+# The published ones, and one for toy runs that both packages can build.
+COLUMNS = {
+    **ARCHITECTURES,
+    "toy": {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 4, "stem_width": 8},
+}
 TIMM = {
-    "resnest14": "resnest14d",
     "resnest50": "resnest50d",
     "resnest101": "resnest101e",
     "resnest200": "resnest200e",
@@ -89,10 +93,13 @@ def stock(arch: str) -> nn.Module:
 def _stock(arch: str, *channels: int) -> nn.Module:
     init_default_scope("mmseg_resnest")
     torch.manual_seed(0)
+    columns = COLUMNS[arch]
     backbone = {
         "type": "DeepStockResNeSt",
-        "depth": int(arch.removeprefix("resnest")),
-        "stem_channels": 2 * ARCHITECTURES[arch]["stem_width"],
+        "depth": 14 if arch == "toy" else int(arch.removeprefix("resnest")),
+        "stem_channels": 2 * columns["stem_width"],
+        "groups": columns["groups"],
+        "base_width": columns["base_width"],
         "radix": 2,
         "reduction_factor": 4,
         "avg_down_stride": True,
@@ -121,7 +128,7 @@ def ours(arch: str) -> nn.Module:
 def _ours(arch: str, *channels: int) -> nn.Module:
     backbone = {
         "type": "ResNeSt",
-        "arch": arch,
+        "arch": COLUMNS[arch],
         "output_stride": 8,
         "avd_in_dilated": False,
         "norm_cfg": NORM,
@@ -198,12 +205,12 @@ def timm_with_smp(arch: str) -> nn.Module:
 class Classifier(nn.Module):
     """A backbone for classification of 1000 classes, at output stride 32."""
 
-    def __init__(self, arch: str | dict[str, Any]) -> None:
+    def __init__(self, arch: str) -> None:
         super().__init__()
         init_default_scope("mmseg_resnest")
         torch.manual_seed(0)
         self.backbone = MODELS.build(
-            {"type": "ResNeSt", "arch": arch, "output_stride": 32, "norm_cfg": NORM}
+            {"type": "ResNeSt", "arch": COLUMNS[arch], "output_stride": 32, "norm_cfg": NORM}
         )
         self.fc = nn.Linear(2048, 1000)
 

@@ -165,8 +165,8 @@ def _inference_case(arch: str, batch: int, size: int, compiled: bool) -> Case:
 
 def inference(toy: bool, options: Any) -> Cases:
     if toy:
-        models.CHANNELS.update(decode_head=32, auxiliary_head=32)
-        yield partial(_inference_case, "resnest14", 2, 64, False)
+        models.CHANNELS.update(decode_head=16, auxiliary_head=16)
+        yield partial(_inference_case, "toy", 2, 64, False)
         return
     for arch in ("resnest50", "resnest101", "resnest269"):
         for batch in (1, 16, 64):
@@ -230,8 +230,7 @@ def _latency_case(name: str, make: Callable[[], nn.Module], size: int, batch: in
 
 def latency(toy: bool, options: Any) -> Cases:
     if toy:
-        make = partial(models.Classifier, {**models.ARCHITECTURES["resnest14"], "base_width": 8})
-        yield partial(_latency_case, "narrow resnest14", make, 64, 2, False)
+        yield partial(_latency_case, "toy", partial(models.Classifier, "toy"), 64, 2, False)
         return
     sizes = {"resnest50": 224, "resnest101": 256, "resnest200": 320, "resnest269": 416}
     for arch, size in sizes.items():
@@ -369,8 +368,8 @@ def _training_case(arch: str, size: int, batch: int, names: list[str], compiled:
 
 def training(toy: bool, options: Any) -> Cases:
     if toy:
-        models.CHANNELS.update(decode_head=32, auxiliary_head=32)
-    arches, size = (("resnest14",), 32) if toy else (("resnest50", "resnest101"), 480)
+        models.CHANNELS.update(decode_head=16, auxiliary_head=16)
+    arches, size = (("toy",), 32) if toy else (("resnest50", "resnest101"), 480)
     candidates = (2,) if toy else (8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 160, 192)
     for arch in arches:
         if options.case and arch not in options.case:
@@ -535,8 +534,8 @@ def _evaluation_case(arch: str, name: str, size: tuple[int, int], count: int,
 
 def evaluation(toy: bool, options: Any) -> Cases:
     if toy:
-        models.CHANNELS.update(decode_head=32, auxiliary_head=32)
-        yield partial(_evaluation_case, "resnest14", "toy", (32, 48), 1, (0.5, 1.0), 0)
+        models.CHANNELS.update(decode_head=16, auxiliary_head=16)
+        yield partial(_evaluation_case, "toy", "toy", (32, 48), 1, (0.5, 1.0), 0)
         return
     workers = min(8, len(os.sched_getaffinity(0)))
     for ratios in (None, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)):
