@@ -52,6 +52,8 @@ FROM_SCRATCH = (
     "fcn_resnest14_camvid",
     "deeplabv3_resnest26_camvid",
     "deeplabv3_resnest50_camvid",
+    "deeplabv3plus_resnest50_camvid",
+    "deeplabv3plus_resnet50_camvid",
 )
 
 
@@ -199,7 +201,7 @@ def test_model_forward_and_loss(name):
         head, backbone, data = parts(name)
         output_stride = 32 if head == "upernet" else 8
         if name in FROM_SCRATCH:  # no published model
-            output_stride = cfg.model.backbone.output_stride
+            output_stride = cfg.model.backbone.get("output_stride", 8)
         classes = dict(
             ade20k=150, cityscapes=19, voc12aug=21, pascal_context=59, camvid=11, scenes=12
         )[data]
@@ -544,6 +546,7 @@ DATA_CONFIGS = [
     "fcn_resnest50_pascal_context",
     "fcn_resnest14_camvid",
     "deeplabv3_resnest26_camvid",
+    "deeplabv3plus_resnest50_camvid",
     "fcn_resnest14_scenes",
     "openmmlab/resnest_s101-d8_fcn_4xb4-160k_ade20k-512x512",
     "openmmlab/resnest_s101-d8_fcn_4xb2-80k_cityscapes-512x1024",
