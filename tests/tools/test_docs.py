@@ -268,6 +268,8 @@ def check_command(words: list[str], folder: Path, run: bool) -> None:
         jobs = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
         for word in words[1:]:
             assert "=" in word or word in jobs, f"make has no job {word}"
+    elif words[0] == "bash":
+        assert (ROOT / words[1]).is_file(), f"there is no {words[1]}"
     elif words[0] == "python":
         if words[1] == "-c":
             compile(words[2], "python -c", "exec")

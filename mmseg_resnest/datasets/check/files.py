@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ...registry import TRANSFORMS
+from ..loading import LoadAnnotations as OurLoadAnnotations
 from .problems import Problem
 
 __all__ = ["MAX_PIXELS", "MIN_SIDE", "ReadPlan", "SampleFacts", "check_sample", "make_plan"]
@@ -137,7 +138,8 @@ def make_plan(
             image = _silent(TRANSFORMS.build(dict(step)))
     image = image or LoadImageFromFile()
     raw: Any = None
-    if label is not None and type(label)._load_seg_map is LoadAnnotations._load_seg_map:
+    known = (LoadAnnotations._load_seg_map, OurLoadAnnotations._load_seg_map)
+    if label is not None and type(label)._load_seg_map in known:
         raw = copy.copy(label)
         raw.reduce_zero_label = None
     table = np.arange(256, dtype=np.uint8)
