@@ -60,8 +60,8 @@ def _train_part(rank: int, world_size: int, sizes: list[int], folder: str) -> No
                 parameter -= 1e-3 * parameter.grad
                 parameter.grad = None
     torch.save(model.module.state_dict(), f"{folder}/{rank}.pth")
-    # Before the group: a reducer that lets the last one go waits, with the interpreter's lock, for a
-    # thread of Gloo that waits for the lock.
+    # Before the group: a reducer that lets the last one go waits, holding the GIL, for a thread of
+    # Gloo that waits for the GIL.
     del model
     dist.destroy_process_group()
 
