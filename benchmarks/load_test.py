@@ -121,7 +121,8 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     total = int(max(memory, key=int))
     rows = [
-        f"{total:,} images of {height} x {width}, {result['clients']} clients "
+        f"`{' '.join(result['model'])}`, {total:,} images of {height} x {width}, "
+        f"{result['clients']} clients "
         f"({machine['cpu']}, {result['cores']} cores"
         f"{', ' + machine['remark'] if machine['remark'] else ''}):",
         "",
