@@ -120,15 +120,14 @@ def table(result: Mapping[str, Any]) -> str:
         for case, answers in result["limits"].items()
     ]
     total = int(max(memory, key=int))
+    remark = f", {machine['remark']}" if machine["remark"] else ""
     rows = [
-        f"`{' '.join(result['model'])}`, {total:,} images of {height} x {width}, "
-        f"{result['clients']} clients "
-        f"({machine['cpu']}, {result['cores']} cores"
-        f"{', ' + machine['remark'] if machine['remark'] else ''}):",
-        "",
         "| figure | value |",
         "|---|---|",
-        f"| served | {result['statuses'].get('200', 0):,} of {total:,} |",
+        f"| model | {' '.join(result['model'])} |",
+        f"| images | {total:,} of {height} x {width}, sent by {result['clients']} clients |",
+        f"| machine | {machine['cpu']}, {result['cores']} cores{remark} |",
+        f"| served | {result['statuses'].get('200', 0):,} |",
         f"| requests/s | {result['requests_per_second']:.1f} |",
         f"| median, 99th percentile, longest | {result['p50_ms']:.0f}, {result['p99_ms']:.0f}, "
         f"{result['max_ms']:.0f} ms |",
