@@ -5,8 +5,10 @@
 
 The service is a process of its own, started here on a free port. Clients send one request after
 the other, each on its own connection that stays open. After a warm-up the service's memory (RSS) is
-read every half second. Then follow the limits, on a second service with small ones: more clients
-than it takes on, bodies and images that are too large, and less time than an image takes.
+read every half second, and at each quarter of the requests. Then follow the limits, on a second
+service with small ones: more clients than it takes on, bodies and images that are too large, and
+less time than an image takes. `--out FILE.json` keeps the figures, `--table FILE.json` prints the
+table that docs/deployment.md has of them.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+from harness import machine
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,9 +71,13 @@ def resident(pid: int) -> float:
 
 
 def send(
-    address: str, bodies: list[bytes], number: int, clients: int, query: str = ""
+    address: str,
+    bodies: list[bytes],
+    number: int,
+    clients: int,
+    at: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[float], Counter[str], float]:
-    """Latencies of the served ones, statuses, and seconds in all."""
+    """Latencies of the served ones, statuses, and seconds in all; ``at`` is told each number."""
     turn = itertools.count()
     times: list[float] = []
     statuses: Counter[str] = Counter()
@@ -77,11 +85,11 @@ def send(
     def work() -> None:
         with httpx.Client(base_url=address, timeout=120) as client:
             while (i := next(turn)) < number:
+                at(i)
                 begin = time.perf_counter()
                 try:
-                    status = str(
-                        client.post(f"/predict{query}", content=bodies[i % len(bodies)]).status_code
-                    )
+                    answer = client.post("/predict", content=bodies[i % len(bodies)])
+                    status = str(answer.status_code)
                 except httpx.HTTPError as error:
                     status = type(error).__name__
                 if status == "200":
@@ -103,17 +111,54 @@ def encoded(pixels: np.ndarray) -> bytes:
     return data.getvalue()
 
 
+def table(result: Mapping[str, Any]) -> str:
+    """The figures for docs/deployment.md."""
+    machine, memory = result["machine"], result["rss_mib"]
+    width, height = result["image"]
+    refused = [
+        f"| {case} | {', '.join(f'{n:,} x {status}' for status, n in sorted(answers.items()))} |"
+        for case, answers in result["limits"].items()
+    ]
+    total = int(max(memory, key=int))
+    remark = f", {machine['remark']}" if machine["remark"] else ""
+    rows = [
+        "| figure | value |",
+        "|---|---|",
+        f"| model | {' '.join(result['model'])} |",
+        f"| images | {total:,} of {height} x {width}, sent by {result['clients']} clients |",
+        f"| machine | {machine['cpu']}, {result['cores']} cores{remark} |",
+        f"| served | {result['statuses'].get('200', 0):,} |",
+        f"| requests/s | {result['requests_per_second']:.1f} |",
+        f"| median, 99th percentile, longest | {result['p50_ms']:.0f}, {result['p99_ms']:.0f}, "
+        f"{result['max_ms']:.0f} ms |",
+        f"| memory after {', '.join(f'{int(n):,}' for n in memory)} requests | "
+        f"{', '.join(f'{mib:.0f}' for mib in memory.values())} MiB |",
+        "",
+        "| past the limit | answers |",
+        "|---|---|",
+        *refused,
+    ]
+    return "\n".join(rows) + "\n"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="+", help="what tools/serve.py takes")
+    parser.add_argument("model", nargs="*", help="what tools/serve.py takes")
     parser.add_argument("--images", type=Path, help="folder of images (default: made-up ones)")
     parser.add_argument("--edge", type=int, default=0, help="reduce images to this long edge")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--remark", default="", help="about the machine, kept with the figures")
+    parser.add_argument("--table", type=Path, metavar="JSON", help="print its table and end")
     args = parser.parse_args()
+    if args.table is not None:
+        print(table(json.loads(args.table.read_text(encoding="utf-8"))), end="")
+        return 0
+    if not args.model:
+        parser.error("name a model")
 
     if args.images is None:
         rng = np.random.default_rng(0)
@@ -125,8 +170,12 @@ def main() -> int:
         for picture in pictures:
             picture.thumbnail((args.edge, args.edge))
     bodies = [encoded(np.asarray(picture)) for picture in pictures]
-    result: dict[str, object] = {"model": args.model, "image": list(pictures[0].size)}
+    model = [Path(part).name for part in args.model]  # no folders of this machine
+    result: dict[str, object] = {"model": model, "image": list(pictures[0].size)}
     result |= {"requests": args.requests, "clients": args.clients, "cores": os.cpu_count()}
+    result["machine"] = {**machine(), "remark": args.remark}
+    quarters = {args.requests * part // 4 for part in range(5)}
+    memory_at: dict[int, float] = {}
 
     with service(args.model) as (address, pid):
         send(address, bodies, max(200, args.requests // 20), args.clients)
@@ -137,9 +186,14 @@ def main() -> int:
             while not done.wait(0.5):
                 memory.append(resident(pid))
 
+        def at(number: int) -> None:
+            if number in quarters:
+                memory_at[number] = round(resident(pid), 1)
+
         watcher = threading.Thread(target=watch)
         watcher.start()
-        times, statuses, seconds = send(address, bodies, args.requests, args.clients)
+        times, statuses, seconds = send(address, bodies, args.requests, args.clients, at)
+        at(args.requests)
         done.set()
         watcher.join()
         memory.append(resident(pid))
@@ -150,8 +204,7 @@ def main() -> int:
             "p50_ms": round(1e3 * statistics.median(ranked), 1),
             "p99_ms": round(1e3 * ranked[int(0.99 * (len(ranked) - 1))], 1),
             "max_ms": round(1e3 * ranked[-1], 1),
-            "rss_start_mib": round(memory[0], 1),
-            "rss_end_mib": round(memory[-1], 1),
+            "rss_mib": dict(sorted(memory_at.items())),
             "rss_max_mib": round(max(memory), 1),
         }
     limits: dict[str, object] = {}

@@ -50,6 +50,8 @@ napoleon_use_ivar = True  # a NamedTuple's fields would be described twice
 html_theme = "furo"
 html_title = "mmseg-resnest"
 html_extra_path = ["site"]  # index.html, which leads to docs/index.html
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 copybutton_exclude = ".linenos, .gp, .go"
 

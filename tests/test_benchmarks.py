@@ -55,7 +55,7 @@ def bench(monkeypatch, tmp_path):
     import run
 
     yield harness, report, run
-    for name in ("harness", "report", "run", "toy_comparison"):
+    for name in ("harness", "report", "run", "toy_comparison", "load_test"):
         sys.modules.pop(name, None)
 
 
@@ -85,6 +85,15 @@ def test_a_comparison_is_measured_and_written(bench, monkeypatch, tmp_path, caps
     assert "| same | fast |" in text
     assert "Not run: wrong" in text
     assert "reached by every case" in text
+
+
+def test_the_load_tests_table_is_what_its_figures_give(bench):
+    import load_test
+
+    figures = ROOT / "benchmarks" / "results" / "service" / "load_test.json"
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    table = load_test.table(json.loads(figures.read_text("utf-8")))
+    assert table in page, f"run: python benchmarks/load_test.py --table {figures}"
 
 
 def test_names_and_numbers_are_checked(bench, capsys):

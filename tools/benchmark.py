@@ -32,12 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar=("HEIGHT", "WIDTH"),
         help="of the images (default: the config's training crop)",
     )
-    parser.add_argument("--batch-size", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="images in a batch (default: 1)"
+    )
     parser.add_argument("--train", action="store_true", help="measure training steps too")
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument(
-        "--seconds", type=float, default=10, metavar="S", help="to measure for (default: 10)"
+        "--seconds", type=float, default=10, metavar="S", help="how long to measure (default: 10)"
     )
     parser.add_argument("--out", metavar="FILE.json", help="write the numbers there as well")
     add_config_options(parser)

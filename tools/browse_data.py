@@ -10,13 +10,14 @@ labels; with --steps after each step of the pipeline. The same seed makes the sa
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import _checkout  # noqa: F401
 
 from mmseg_resnest.engine.browse import browse
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.hooks import print_header
 from mmseg_resnest.engine.logs import shown
@@ -26,17 +27,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     parser = ArgumentParser(prog="browse_data.py", description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--out", metavar="DIR", help="default: work_dirs/<config name>/browse")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="train")
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="default: 8")
     parser.add_argument(
-        "--draws", type=int, default=3, metavar="N", help="of the augmentation, default: 3"
+        "--out",
+        metavar="DIR",
+        help="folder of the sheets (default: work_dirs/<config name>/browse)",
     )
-    parser.add_argument("--steps", action="store_true", help="a picture after each step")
-    parser.add_argument("--shuffle", action="store_true", help="images at random")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
-        "--opacity", type=float, default=0.5, metavar="X", help="of the labels, default: 0.5"
+        "--split", choices=["train", "val", "test"], default="train", help="default: train"
+    )
+    parser.add_argument(
+        "--images", type=int, default=8, metavar="N", help="number of sheets (default: 8)"
+    )
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=3,
+        metavar="N",
+        help="how often each image is augmented (default: 3)",
+    )
+    parser.add_argument("--steps", action="store_true", help="show each step of the pipeline")
+    parser.add_argument(
+        "--shuffle", action="store_true", help="images drawn at random, not the first"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument(
+        "--opacity",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="of the labels, 0 to 1 (default: 0.5)",
     )
     add_config_options(parser)
     args = parser.parse_args(argv)
@@ -60,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("sheets", f"{done['images']} in {shown(done['out'])}"),
         ]
     )
+    print_next(f"python tools/train.py {shlex.quote(args.config)}")
     return 0
 
 

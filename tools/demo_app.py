@@ -48,12 +48,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="demo_app.py", description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a name, or CONFIG CHECKPOINT")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: this machine only)",
     )
-    parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: a free one")
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one"
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument(
-        "--max-mib", type=int, default=20, metavar="N", help="of an image file, default: 20"
+        "--max-mib", type=int, default=20, metavar="N", help="largest image file, MiB (default: 20)"
     )
     args = parser.parse_args(argv)
     try:

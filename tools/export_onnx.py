@@ -17,13 +17,14 @@ images, and prints what that costs in mIoU on the config's test split.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import _checkout  # noqa: F401
 
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.hooks import describe_model, print_header
 from mmseg_resnest.engine.logs import shown
@@ -132,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     print(f"written     {shown(out)} ({out.stat().st_size / 2**20:.1f} MiB)")
     print(f"use         load_segmentor({str(out)!r})")
+    print()
+    print_next(f"python tools/serve.py {shlex.quote(args.out)}")
     return 0
 
 

@@ -14,12 +14,13 @@ same command goes on where it was stopped. Large images are segmented in tiles.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import _checkout  # noqa: F401
 
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.hooks import describe_model, duration, print_header
 from mmseg_resnest.engine.logs import shown
@@ -61,11 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         choices=OUTPUTS,
         default=["labels", "overlay"],
-        help="what to write (default: labels overlay); side: image and prediction side by side; "
-        "geojson, coco: the exact outlines of all regions",
+        metavar="OUTPUT",
+        help="what to write: labels, overlay, side (image and prediction side by side), geojson, "
+        "coco (the exact outlines of all regions); default: labels overlay",
     )
     parser.add_argument(
-        "--opacity", type=float, default=0.5, help="of the colours in the overlay (default: 0.5)"
+        "--opacity",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="of the colours in the overlay, 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
         "--tile",
@@ -130,7 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others:
         names = ", ".join(shown(file) for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        print(f"skipped     {len(others)} files that are no images: {names}{more}")
+        what = "1 file that is no image" if len(others) == 1 else f"{len(others)} files, no images"
+        print(f"skipped     {what}: {names}{more}")
     job = FileJob(model, images, out, args.save, args.opacity, args.tile, settings, args.overwrite)
     try:
         summary = job.run()
@@ -150,6 +157,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"{summary.failed[0]}{more}; {len(images) - number} of {len(images)} images are done"
         )
+    if summary.done:
+        print()
+        model_words = shlex.join([args.config, args.checkpoint])
+        print_next(f"python tools/demo_app.py {model_words}")
     return 0
 
 

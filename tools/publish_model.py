@@ -11,11 +11,12 @@ training_config.py. load_segmentor("FOLDER") loads it; nothing in it is run.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import _checkout  # noqa: F401
 
-from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
+from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, print_next, run_tool
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.hooks import describe_model, print_header
 from mmseg_resnest.engine.logs import shown
@@ -65,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if results is None:
         print("note        the card has no scores: give --results FILE of tools/test.py")
     print(f"use         load_segmentor({args.folder!r})")
+    print()
+    print_next(f"python tools/serve.py {shlex.quote(args.folder)}")
     return 0
 
 

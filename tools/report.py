@@ -11,6 +11,7 @@ folder is in it: scores, the confusion matrix, example images.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import _checkout  # noqa: F401
 
@@ -26,13 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "work_dirs", metavar="WORK_DIR", nargs="+", help="work folder of a run (or its test folder)"
     )
-    parser.add_argument("--out", metavar="FILE", default="report.html", help="the HTML file")
+    parser.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
     args = parser.parse_args(argv)
     done = write_report(args.work_dirs, args.out)
     rows = [
         ("report", f"{shown(args.out)}, {done['bytes'] / 1e6:.1f} MB"),
         ("runs", ", ".join(done["runs"])),
         ("examples", str(done["examples"])),
+        ("open", Path(args.out).resolve().as_uri()),
     ]
     print_header(rows)
     if not done["examples"]:

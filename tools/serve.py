@@ -36,21 +36,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         "checkpoint", nargs="?", help="weights of the whole model, with a config file"
     )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: local)")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 takes a free one")
     parser.add_argument(
-        "--max-mbytes", type=float, default=20, help="largest request body, MiB (default: 20)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: this machine only)",
     )
     parser.add_argument(
-        "--max-mpixels", type=float, default=16.8, help="largest image, million pixels"
+        "--port", type=int, default=8000, metavar="N", help="default: 8000; 0: a free one"
     )
     parser.add_argument(
-        "--max-waiting", type=int, default=32, help="requests at a time (default: 32)"
+        "--max-mbytes",
+        type=float,
+        default=20,
+        metavar="N",
+        help="largest request body, MiB (default: 20)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=30, metavar="S", help="seconds a request (default: 30)"
+        "--max-mpixels",
+        type=float,
+        default=16.8,
+        metavar="N",
+        help="largest image, million pixels (default: 16.8)",
     )
-    parser.add_argument("--batch", type=int, default=8, help="images in a batch (default: 8)")
+    parser.add_argument(
+        "--max-waiting",
+        type=int,
+        default=32,
+        metavar="N",
+        help="requests at a time (default: 32)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30,
+        metavar="S",
+        help="seconds that a request may take (default: 30)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="images in a batch (default: 8)"
+    )
     parser.add_argument(
         "--gather",
         type=float,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -124,7 +125,8 @@ class Tracker(BaseVisBackend):
         run = self._inner.experiment.run
         self._keep_run(run.id)
         offline = f"wandb sync {shown(Path(run.dir).parent)}" if run.dir else "offline"
-        self.where = getattr(run, "url", None) or offline
+        # Asked for its address, a run that has none prints a warning.
+        self.where = (None if getattr(run, "offline", False) else run.url) or offline
 
     def _start_mlflow(self) -> None:
         import mlflow
@@ -137,13 +139,16 @@ class Tracker(BaseVisBackend):
             tracking_uri=address,
             artifact_location=local.as_uri() if address.startswith("sqlite:") else None,
         )
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel("ERROR")  # MMEngine warns that a server must be running, always
+        # MMEngine warns that a server must be running, always; MLflow tells of each table it makes.
+        loggers = (MMLogger.get_current_instance(), logging.getLogger("mlflow"))
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel("ERROR")
         try:
             experiment = self._inner.experiment
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
         run = mlflow.start_run(run_id=self._known_run(), run_name=self.root.name)
         self._keep_run(run.info.run_id)
         assert experiment is mlflow

@@ -294,8 +294,14 @@ def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
         raise UserError(f"device {device}: OpenVINO files run on the CPU here; use device cpu")
     try:
         network = openvino.Core().read_model(file)
+        # Without being told, it computes in bfloat16 where the processor has that.
         compiled = openvino.compile_model(
-            network, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+            network,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_PRECISION_HINT": "f32",
+            },
         )
     except RuntimeError as error:
         raise UserError(f"{file}: OpenVINO cannot load it ({error})") from error

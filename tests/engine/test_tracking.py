@@ -52,7 +52,7 @@ class Calls(list):
 
 def fake_wandb(calls: Calls) -> ModuleType:
     module = ModuleType("wandb")
-    run = SimpleNamespace(id="run1", dir="/x/files", url=None)
+    run = SimpleNamespace(id="run1", dir="/x/files", offline=True)  # its address is not asked for
     note = lambda name: lambda *a, **k: calls.append((name, (*a, k)))  # noqa: E731
     module.__dict__.update(
         init=note("init"),

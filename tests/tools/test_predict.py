@@ -52,7 +52,7 @@ def test_a_folder(trained: Trained, run_tool: RunTool, photos: Path, tmp_path: P
         "sub/alpha.png",
         "sub/alpha_overlay.png",
     ]
-    assert "skipped     1 files that are no images" in run.stdout
+    assert "skipped     1 file that is no image" in run.stdout
     assert "notes.txt" in run.stdout
     with Image.open(out / "grey.png") as label:
         assert label.mode == "P"
