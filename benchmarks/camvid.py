@@ -370,7 +370,7 @@ def pack_weights(checkpoint: Path, target: Path) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_parts(file: Path, folder: Path, limit: int = 15 * 2**20) -> list[str]:
+def write_parts(file: Path, folder: Path, limit: int = 31 * 2**19) -> list[str]:
     """A file as FILE.0, FILE.1, ... below a limit each, for places that take no large files."""
     data = file.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)

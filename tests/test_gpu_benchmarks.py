@@ -299,6 +299,29 @@ def test_the_page_of_toy_runs(bench, runs, tmp_path):
     assert (tmp_path / "docs" / "images" / "camvid_gpu.png").stat().st_size > 1000
 
 
+def test_runs_that_do_not_belong_together_make_no_page(bench, tmp_path, capsys):
+    report = bench("camvid_report")
+
+    def run(seed=0, toy=False, gpu="one"):
+        machine = {"gpu": gpu, "cpu": "x"}
+        return {"recipe": "stack", "seed": seed, "toy": toy, "machine": machine, "history": []}
+
+    assert report.what_does_not_belong([run(), run(seed=1)]) is None
+    for runs, words in (
+        ([run(), run()], "two runs of stack, seed 0"),
+        ([run(), run(seed=1, toy=True)], "toy"),
+        ([run(), run(seed=1, gpu="other")], "one, other"),
+        ([], "no run"),
+    ):
+        for path in tmp_path.glob("*.json"):
+            path.unlink()
+        for index, one in enumerate(runs):
+            (tmp_path / f"{index}.json").write_text(json.dumps(one))
+        page = tmp_path / "page.md"
+        assert bench("camvid").main(["report", str(tmp_path), "--page", str(page)]) == 2
+        assert words in capsys.readouterr().err and not page.exists()
+
+
 def test_comparisons_of_runs(bench):
     """Time to the lower of the two mean finals, and how many never got there."""
     report = bench("camvid_report")
