@@ -117,8 +117,10 @@ def test_the_floor_is_the_larger_bound_and_a_failing_way_is_told(bench):
     assert result["ways"]["plain"]["bound_by"] == "operations"
     (line,) = bench("gpu_report")._aims(result)
     assert "missed" in line and "the operations allow no more than" in line
-    result = measure.measure(case, bounds, turns=1, least=0, left=lambda: 0)
+    result = measure.measure(case, bounds, turns=3, least=0, left=lambda: 0)
     assert list(result["ways"]) == ["plain"] and "time" in result["not_run"]["other"]
+    assert len(result["ways"]["plain"]["seconds"]["all"]) == 1
+    assert "after 1 of 3" in result["not_run"]["the last turns"]
 
 
 def test_the_largest_batch_is_found(bench):
@@ -132,8 +134,10 @@ def test_the_largest_batch_is_found(bench):
 
         return work
 
-    assert bench("gpu_parts").largest_batch(step, (8, 16, 24, 32, 64)) == 24
-    assert tried == [8, 16, 24, 32]
+    largest_batch = bench("gpu_parts").largest_batch
+    assert largest_batch(step, (8, 16, 24, 32, 64)) == 24
+    assert tried == [24, 64, 32]
+    assert largest_batch(step, (8, 24)) == 24 and largest_batch(step, (32, 64)) == 0
 
 
 def test_cases_are_chosen_by_name(bench):
