@@ -31,7 +31,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 NAMES = ("inference", "latency", "training", "predictions", "evaluation", "loader")
 
 
-def main(argv: list[str] | None = None) -> int | str:
+def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,8 +65,10 @@ def main(argv: list[str] | None = None) -> int | str:
             json.loads(path.read_text("utf-8")) for path in sorted(args.table.glob("*.json"))
         ]
         results = [result for result in results if "part" in result]  # CamVid's runs have none
-        print("\n".join(markdown(result) for result in results), end="")
-        return 0 if results else f"error: --table {args.table}: no results of a part in it"
+        if not results:
+            parser.error(f"--table {args.table}: no results of a part in it")
+        print("\n".join(["# Speed on one GPU\n", *map(markdown, results)]), end="")
+        return 0
 
     def left() -> float:
         return 60 * args.minutes - (time.monotonic() - start)

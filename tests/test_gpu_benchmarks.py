@@ -74,6 +74,15 @@ def test_every_part_runs_and_agrees(bench, parts):
     assert "mmseg-resnest, deterministic" in case["ways"]
 
 
+def test_the_page_of_all_parts(bench, parts, tmp_path, capsys):
+    assert bench("gpu").main(["--table", str(parts[2])]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# Speed on one GPU\n") and text.count("\n## ") == 6
+    with pytest.raises(SystemExit):
+        bench("gpu").main(["--table", str(tmp_path)])
+    assert "no results of a part" in capsys.readouterr().err
+
+
 def test_operations_and_bytes_are_counted(bench):
     """One convolution by hand: operations, and each operand once."""
     measure = bench("gpu_measure")
