@@ -299,7 +299,7 @@ def train(recipe: str, args: argparse.Namespace, options: dict[str, Any]) -> dic
             record["weights"] = pack_weights(best, weights)
             for key in ("auxiliary_head", "pretrained"):
                 cfg.model.pop(key, None)
-        record["evaluations"] = evaluate(cfg, recipe, weights, folder)
+        record["evaluations"] = evaluate(cfg, recipe, weights, folder, args.command == "search")
         if args.weights is not None:
             record["weights"]["parts"] = write_parts(weights, args.weights)
     finally:
@@ -308,8 +308,11 @@ def train(recipe: str, args: argparse.Namespace, options: dict[str, Any]) -> dic
     return record
 
 
-def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path) -> dict[str, Any]:
-    """The chosen weights on the validation images, and on the test images where they are there."""
+def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path, searching: bool) -> dict[str, Any]:
+    """The chosen weights on the validation images, and on the test images where they are there.
+
+    A search sees the validation images alone, in one scale.
+    """
     import copy
 
     from mmseg_resnest.engine.checkpoint import load_weights
@@ -317,9 +320,10 @@ def evaluate(cfg: Any, recipe: str, weights: Path, folder: Path) -> dict[str, An
     results: dict[str, Any] = {}
     root = Path(cfg.val_dataloader.dataset.data_root)
     splits = {"validation": ("val", "valannot")}
-    if (root / "test").is_dir() and (root / "testannot").is_dir():
+    if not searching and (root / "test").is_dir() and (root / "testannot").is_dir():
         splits["test"] = ("test", "testannot")
-    ways = ["single-scale"] if recipe == "stack" else ["single-scale", "multi-scale"]
+    one_way = searching or recipe == "stack"
+    ways = ["single-scale"] if one_way else ["single-scale", "multi-scale"]
     for split, (images, labels) in splits.items():
         for way in ways:
             one = copy.deepcopy(cfg)
@@ -370,7 +374,7 @@ def pack_weights(checkpoint: Path, target: Path) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def write_parts(file: Path, folder: Path, limit: int = 15 * 2**20) -> list[str]:
+def write_parts(file: Path, folder: Path, limit: int = 31 * 2**19) -> list[str]:
     """A file as FILE.0, FILE.1, ... below a limit each, for places that take no large files."""
     data = file.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,22 @@ def read(folders: list[Path]) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: (list(TITLES).index(run["recipe"]), run["seed"]))
 
 
+def what_does_not_belong(runs: list[dict[str, Any]]) -> str | None:
+    """Why runs cannot be compared with one another, or None."""
+    if not runs:
+        return "no run in it"
+    names = [f"{run['recipe']}, seed {run['seed']}" for run in runs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        return f"two runs of {twice}; leave one out"
+    if len({run["toy"] for run in runs}) > 1:
+        return "runs of toy size among others; leave them out"
+    machines = sorted({str(run["machine"]["gpu"] or run["machine"]["cpu"]) for run in runs})
+    if len(machines) > 1:
+        return f"runs of several devices ({', '.join(machines)}); compare those of one"
+    return None
+
+
 def seconds_to(run: dict[str, Any], score: float) -> float | None:
     """Seconds until a validation first reached a mIoU, validations included."""
     return next((one["seconds"] for one in run["history"] if one["mIoU"] >= score), None)
@@ -125,14 +141,16 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
 
 
 def write_page(folders: list[Path], page: Path) -> int:
-    """Write the page and, beside it in images/, the curves; 2 without a run."""
+    """Write the page and, beside it in images/, the curves; 2 if the runs do not make one."""
     runs = read(folders)
-    if not runs:
-        print(f"error: {', '.join(map(str, folders))}: no run in it", file=sys.stderr)
+    reason = what_does_not_belong(runs)
+    if reason:
+        print(f"error: {', '.join(map(str, folders))}: {reason}", file=sys.stderr)
         return 2
     image = page.parent / "images" / f"{page.stem}.png"
     draw(runs, image)
     machine = runs[0]["machine"]
+    commits = dict.fromkeys(run["machine"]["commit"][:12] or "not known" for run in runs)
     lines = [
         "# CamVid from scratch on a GPU",
         "",
@@ -167,7 +185,7 @@ def write_page(folders: list[Path], page: Path) -> int:
         "",
         f"{machine['gpu'] or 'No GPU'}, {machine['cpu']}, {machine['cores']} cores; "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-        + ".",
+        + f". Commit {' and '.join(commits)}.",
     ]
     write(page, "\n".join(lines) + "\n")
     print(page)

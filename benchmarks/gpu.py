@@ -61,8 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(NAMES))
         return 0
     if args.table:
-        for path in sorted(args.table.glob("*.json")):
-            print(markdown(json.loads(path.read_text("utf-8"))))
+        results = [
+            json.loads(path.read_text("utf-8")) for path in sorted(args.table.glob("*.json"))
+        ]
+        results = [result for result in results if "part" in result]  # CamVid's runs have none
+        if not results:
+            parser.error(f"--table {args.table}: no results of a part in it")
+        print("\n".join(["# Speed on one GPU\n", *map(markdown, results)]), end="")
         return 0
 
     def left() -> float:

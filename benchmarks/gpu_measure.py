@@ -211,7 +211,8 @@ def measure(
         bounds: What :func:`ceilings` returned.
         turns: How often each way is timed.
         least: Seconds that one timing takes at least.
-        left: Seconds after which no new way is begun; one that is being made then is given up.
+        left: Seconds after which no new way and no second turn is begun; a way that is being made
+            then is given up half a minute later.
 
     Returns:
         ``what``, ``items``, ``unit``, ``counted`` and for each way ``seconds``, ``per_second``,
@@ -262,6 +263,9 @@ def measure(
             result["ways"][name] = figures
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(turns):
+        if turn and left() <= 0:
+            result["not_run"]["the last turns"] = f"the time was over after {turn} of {turns}"
+            break
         order = list(works) if turn % 2 == 0 else list(works)[::-1]
         for name in order:
             times[name].append(seconds(*works[name]))

@@ -15,8 +15,7 @@ from mmseg.models.backbones.resnest import ResNeSt as StockResNeSt
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import mmseg_resnest
-from mmseg_resnest.models import ARCHITECTURES
+from mmseg_resnest.models import ARCHITECTURES, fold_for_inference
 from mmseg_resnest.registry import MODELS
 from mmseg_resnest.weights import convert_state_dict
 
@@ -139,13 +138,10 @@ def _ours(arch: str, *channels: int) -> nn.Module:
 
 
 def fast(arch: str) -> nn.Module:
-    """This package's form for inference: norms folded where it can, channels last, bfloat16."""
+    """This package's form for inference: norms folded, channels last, bfloat16."""
     model = ours(arch)
     model.test_cfg["keep_scores"] = False
-    fold = getattr(mmseg_resnest.models, "fold_for_inference", None)
-    if fold is not None:
-        model = fold(model) or model
-    return half(model).to(memory_format=torch.channels_last)
+    return half(fold_for_inference(model)).to(memory_format=torch.channels_last)
 
 
 def half(model: nn.Module) -> nn.Module:

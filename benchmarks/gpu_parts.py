@@ -328,25 +328,37 @@ def _steps(arch: str, size: int, compiled: bool) -> dict[str, Callable[[int], Wo
 
 
 def largest_batch(step: Callable[[int], Work], candidates: tuple[int, ...]) -> int:
-    """The largest batch of the candidates, in ascending order, that a step fits the memory with."""
-    best = 0
+    """The largest batch of the candidates, in ascending order, that a step fits the memory with.
+
+    Found by halving; 0 where not even the first fits.
+    """
     # What the weights of the other ways take when they are timed in turns.
     reserve = torch.empty(4 * 2**30 if CUDA else 0, dtype=torch.uint8, device=DEVICE)
-    for batch in candidates:
-        try:
-            work = step(batch)
-            work()
-            synchronise()
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            break
-        finally:
-            work = None  # type: ignore[assignment]
-            clear()
-        best = batch
+    fitting, too_large = 0, len(candidates)
+    while fitting < too_large:
+        middle = (fitting + too_large) // 2
+        if _fits(step, candidates[middle]):
+            fitting = middle + 1
+        else:
+            too_large = middle
     del reserve
-    return best
+    return candidates[fitting - 1] if fitting else 0
+
+
+def _fits(step: Callable[[int], Work], batch: int) -> bool:
+    work = None
+    try:
+        work = step(batch)
+        work()
+        synchronise()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    finally:
+        del work
+        clear()
+    return True
 
 
 def _training_case(arch: str, size: int, batch: int, names: list[str], compiled: bool,

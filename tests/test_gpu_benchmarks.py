@@ -74,6 +74,15 @@ def test_every_part_runs_and_agrees(bench, parts):
     assert "mmseg-resnest, deterministic" in case["ways"]
 
 
+def test_the_page_of_all_parts(bench, parts, tmp_path, capsys):
+    assert bench("gpu").main(["--table", str(parts[2])]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# Speed on one GPU\n") and text.count("\n## ") == 6
+    with pytest.raises(SystemExit):
+        bench("gpu").main(["--table", str(tmp_path)])
+    assert "no results of a part" in capsys.readouterr().err
+
+
 def test_operations_and_bytes_are_counted(bench):
     """One convolution by hand: operations, and each operand once."""
     measure = bench("gpu_measure")
@@ -117,8 +126,10 @@ def test_the_floor_is_the_larger_bound_and_a_failing_way_is_told(bench):
     assert result["ways"]["plain"]["bound_by"] == "operations"
     (line,) = bench("gpu_report")._aims(result)
     assert "missed" in line and "the operations allow no more than" in line
-    result = measure.measure(case, bounds, turns=1, least=0, left=lambda: 0)
+    result = measure.measure(case, bounds, turns=3, least=0, left=lambda: 0)
     assert list(result["ways"]) == ["plain"] and "time" in result["not_run"]["other"]
+    assert len(result["ways"]["plain"]["seconds"]["all"]) == 1
+    assert "after 1 of 3" in result["not_run"]["the last turns"]
 
 
 def test_the_largest_batch_is_found(bench):
@@ -132,8 +143,10 @@ def test_the_largest_batch_is_found(bench):
 
         return work
 
-    assert bench("gpu_parts").largest_batch(step, (8, 16, 24, 32, 64)) == 24
-    assert tried == [8, 16, 24, 32]
+    largest_batch = bench("gpu_parts").largest_batch
+    assert largest_batch(step, (8, 16, 24, 32, 64)) == 24
+    assert tried == [24, 64, 32]
+    assert largest_batch(step, (8, 24)) == 24 and largest_batch(step, (32, 64)) == 0
 
 
 def test_cases_are_chosen_by_name(bench):
@@ -297,6 +310,29 @@ def test_the_page_of_toy_runs(bench, runs, tmp_path):
     assert "Toy size" in text
     assert "## ResNeSt-50 and MMSegmentation's ResNeSt-50" in text
     assert (tmp_path / "docs" / "images" / "camvid_gpu.png").stat().st_size > 1000
+
+
+def test_runs_that_do_not_belong_together_make_no_page(bench, tmp_path, capsys):
+    report = bench("camvid_report")
+
+    def run(seed=0, toy=False, gpu="one"):
+        machine = {"gpu": gpu, "cpu": "x"}
+        return {"recipe": "stack", "seed": seed, "toy": toy, "machine": machine, "history": []}
+
+    assert report.what_does_not_belong([run(), run(seed=1)]) is None
+    for runs, words in (
+        ([run(), run()], "two runs of stack, seed 0"),
+        ([run(), run(seed=1, toy=True)], "toy"),
+        ([run(), run(seed=1, gpu="other")], "one, other"),
+        ([], "no run"),
+    ):
+        for path in tmp_path.glob("*.json"):
+            path.unlink()
+        for index, one in enumerate(runs):
+            (tmp_path / f"{index}.json").write_text(json.dumps(one))
+        page = tmp_path / "page.md"
+        assert bench("camvid").main(["report", str(tmp_path), "--page", str(page)]) == 2
+        assert words in capsys.readouterr().err and not page.exists()
 
 
 def test_comparisons_of_runs(bench):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ import mmseg_resnest  # noqa: F401
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.training import train
 from mmseg_resnest.kernels.predict import Crop, Mirror, Resize, label_map, plain_label_map
+from mmseg_resnest.models import fold_for_inference
 from mmseg_resnest.registry import MODELS
 
 pytestmark = [
@@ -103,10 +105,13 @@ def test_the_network_computes_what_it_does_on_a_cpu():
         expected = model.decode_head(model.extract_feat(images.double()))
         model = model.float().cuda()
         scores = model.decode_head(model.extract_feat(images.cuda())).cpu().double()
+        folded = fold_for_inference(copy.deepcopy(model))
+        fast = folded.decode_head(folded.extract_feat(images.cuda())).cpu().double()
         half = model.to(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.bfloat16):
             rough = half.decode_head(half.extract_feat(images.cuda())).cpu().double()
     assert (scores - expected).norm() <= 1e-4 * expected.norm()
+    assert (fast - expected).norm() <= 1e-4 * expected.norm()
     assert (rough - expected).norm() <= 0.05 * expected.norm()
 
 
