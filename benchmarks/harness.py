@@ -217,7 +217,7 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
                 server.ask("time")
             expected = outputs[comparison.reference]
             for way, output in outputs.items():
-                if comparison.agree is None or way == comparison.reference:
+                if comparison.agree is None or output is None or way == comparison.reference:
                     continue
                 share = comparison.agree(expected, output)
                 result["ways"][way]["agreement"] = share
