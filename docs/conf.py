@@ -12,7 +12,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from mmcv.transforms.utils import cache_randomness  # noqa: E402
+
 import mmseg_resnest  # noqa: E402
+
+# mmcv's decorator of methods can be asked for by an instance only; autodoc asks the class.
+_of_instance = cache_randomness.__get__
+cache_randomness.__get__ = lambda self, instance, owner=None: (
+    self if instance is None else _of_instance(self, instance, owner)
+)
 
 project = "mmseg-resnest"
 author = "mmseg-resnest authors"
