@@ -151,7 +151,8 @@ class Chaos:
             self.problems.append(f"{hit.name}: exit code {run.returncode}: {run.stderr[-1500:]}")
         began = re.search(rf"^ *\d+/{ITERATIONS} ", run.stdout, re.M) is not None
         self.look(hit.name, before, began)
-        hit.after(self)
+        if run.returncode != 0:  # files are spoilt for a start that is to come
+            hit.after(self)
         self.rows.append((hit.name, run.returncode, self.newest(), int(bool(struck))))
         if run.returncode == 0:
             self.compare(hit.name)

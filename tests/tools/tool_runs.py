@@ -174,8 +174,8 @@ class RunTool:
                     self._helper.stdout.readline()
                     said = [path.read_text()[-2000:] for pair in files for path in pair]
                     pytest.fail(f"{tool} ran longer than {timeout} s: {said}")
-                if when is not None:
-                    when(pids[-1], "".join(p.read_text() for p in files[0] if p.exists()))
+                if when is not None and all(p.exists() for p in (*files[0], *files[-1])):
+                    when(pids[-1], "".join(p.read_text() for p in files[0]))
                 time.sleep(0.1)
             codes = json.loads(self._helper.stdout.readline())
             return [
