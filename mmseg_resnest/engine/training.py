@@ -29,7 +29,7 @@ from mmseg_resnest.engine.launch import (
     share_batch,
 )
 from mmseg_resnest.engine.logs import shown
-from mmseg_resnest.engine.preemption import StopSignals
+from mmseg_resnest.engine.preemption import Preempted, StopSignals
 from mmseg_resnest.engine.preflight import (
     check_checkpoint,
     check_data,
@@ -90,8 +90,11 @@ def train(
                 cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, signals=signals
             )
         except Exception as error:
-            if not _is_interrupt(error):
+            behind = _interrupt_behind(error)
+            if behind is None or behind is error:
                 raise
+            if isinstance(behind, Preempted):
+                raise behind from None
             raise KeyboardInterrupt("before the first iteration: nothing was trained") from None
 
 
@@ -165,12 +168,12 @@ def _train(
     return summary
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    """Whether Ctrl-C is behind an error: libraries turn what interrupts them into errors."""
+def _interrupt_behind(error: BaseException) -> BaseException | None:
+    """A signal or Ctrl-C behind an error: libraries turn what interrupts them into errors."""
     chain: BaseException | None = error
-    while chain is not None and not isinstance(chain, KeyboardInterrupt):
+    while chain is not None and not isinstance(chain, KeyboardInterrupt | Preempted):
         chain = chain.__cause__ or chain.__context__
-    return chain is not None
+    return chain
 
 
 def _merge_pipelines(node: Any) -> None:
