@@ -7,13 +7,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,15 +39,19 @@ ROOT = Path(__file__).resolve().parents[3]
 Point = tuple[object, str]  # a function, by what it is in and its name
 
 
-def strike(point: Point, calls: Any, at: int) -> None:
-    """In a process that will be killed: it dies in the ``at``-th of the calls that are counted."""
+def strike(point: Point, calls: str, at: int) -> None:
+    """In a process that will be killed: it dies in the ``at``-th of the calls that are counted.
+
+    The length of the file ``calls`` is the count: no lock that is lost with who holds it.
+    """
     main = os.getpid()
     plain = getattr(*point)
 
     def struck(*args: object, **options: object) -> object:
-        with calls.get_lock():
-            calls.value += 1
-            last = calls.value == at
+        file = os.open(calls, os.O_WRONLY | os.O_APPEND)
+        os.write(file, b".")
+        last = os.lseek(file, 0, os.SEEK_CUR) == at
+        os.close(file)
         result = None if last and at % 2 else plain(*args, **options)  # before it, or after it
         if last:
             os.kill(main, signal.SIGKILL)
@@ -65,20 +69,20 @@ def killed(run: Callable[[], object], points: list[Point], at: int) -> tuple[boo
         Whether it was, rather than coming to its end before; and how many calls there were.
     """
     context = multiprocessing.get_context("fork")
-    calls = context.Value("i", 0)
+    with tempfile.NamedTemporaryFile() as calls:
+        process = context.Process(target=_alone, args=(run, points, calls.name, at))
+        process.start()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return process.exitcode != 0, os.stat(calls.name).st_size
 
-    def alone() -> None:
-        # tqdm's lock is one with the parent's: who is killed with it would never give it back.
-        tqdm.set_lock(threading.RLock())
-        for point in points:
-            strike(point, calls, at)
-        run()
 
-    process = context.Process(target=alone)
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0, calls.value
+def _alone(run: Callable[[], object], points: list[Point], calls: str, at: int) -> None:
+    # tqdm's lock is one with the parent's: who is killed with it would never give it back.
+    tqdm.set_lock(threading.RLock())
+    for point in points:
+        strike(point, calls, at)
+    run()
 
 
 def kill_at_many_moments(run: Callable[[], object], points: list[Point]) -> int:
