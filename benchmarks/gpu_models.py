@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmseg.models.backbones.resnest import Bottleneck as StockBottleneck
 from mmseg.models.backbones.resnest import ResNeSt as StockResNeSt
+from models import CLASSES, NORM, deeplabv3, our_backbone, seed_weights, stock_backbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,10 +20,8 @@ from mmseg_resnest.models import ARCHITECTURES, fold_for_inference
 from mmseg_resnest.registry import MODELS
 from mmseg_resnest.weights import convert_state_dict
 
-CLASSES = 150
 # Changed by the toy runs, for which the head would be most of the work.
 CHANNELS = {"decode_head": 512, "auxiliary_head": 256}
-NORM = {"type": "BN"}
 # The published ones, and one for toy runs that both packages can build.
 COLUMNS = {
     **ARCHITECTURES,
@@ -47,39 +46,25 @@ class DeepStockResNeSt(StockResNeSt):
     }
 
 
-def _config(backbone: dict[str, Any], kind: str) -> dict[str, Any]:
+def _config(backbone: dict[str, Any], kind: str) -> ConfigDict:
     """MMSegmentation's DeepLabV3. No dropout: its mask differs with the order in memory."""
-    head = {"num_classes": CLASSES, "norm_cfg": NORM, "align_corners": False, "dropout_ratio": 0.0}
-    return {
-        "type": kind,
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "mean": [123.675, 116.28, 103.53],
-            "std": [58.395, 57.12, 57.375],
-            "bgr_to_rgb": True,
-            "size_divisor": 1,
-        },
-        "backbone": backbone,
-        "decode_head": {
-            "type": "mmseg.ASPPHead",
-            "in_channels": 2048,
-            "in_index": 3,
-            "channels": CHANNELS["decode_head"],
-            "dilations": (1, 12, 24, 36),
-            **head,
-        },
-        "auxiliary_head": {
-            "type": "mmseg.FCNHead",
-            "in_channels": 1024,
-            "in_index": 2,
-            "channels": CHANNELS["auxiliary_head"],
-            "num_convs": 1,
-            "concat_input": False,
-            "loss_decode": {"type": "mmseg.CrossEntropyLoss", "loss_weight": 0.4},
-            **head,
-        },
-        "test_cfg": {"mode": "whole"},
+    cfg = deeplabv3(backbone, kind, CHANNELS["decode_head"])
+    cfg.data_preprocessor.size_divisor = 1
+    cfg.decode_head.dropout_ratio = 0.0
+    cfg.auxiliary_head = {
+        "type": "mmseg.FCNHead",
+        "in_channels": 1024,
+        "in_index": 2,
+        "channels": CHANNELS["auxiliary_head"],
+        "num_convs": 1,
+        "concat_input": False,
+        "loss_decode": {"type": "mmseg.CrossEntropyLoss", "loss_weight": 0.4},
+        "num_classes": CLASSES,
+        "norm_cfg": NORM,
+        "align_corners": False,
+        "dropout_ratio": 0.0,
     }
+    return cfg
 
 
 def stock(arch: str) -> nn.Module:
@@ -92,30 +77,9 @@ def stock(arch: str) -> nn.Module:
 def _stock(arch: str, *channels: int) -> nn.Module:
     init_default_scope("mmseg_resnest")
     torch.manual_seed(0)
-    columns = COLUMNS[arch]
-    backbone = {
-        "type": "DeepStockResNeSt",
-        "depth": 14 if arch == "toy" else int(arch.removeprefix("resnest")),
-        "stem_channels": 2 * columns["stem_width"],
-        "groups": columns["groups"],
-        "base_width": columns["base_width"],
-        "radix": 2,
-        "reduction_factor": 4,
-        "avg_down_stride": True,
-        "contract_dilation": True,
-        "strides": (1, 2, 1, 1),
-        "dilations": (1, 1, 2, 4),
-        "norm_cfg": NORM,
-    }
-    model = MODELS.build(ConfigDict(_config(backbone, "mmseg.EncoderDecoder")))
-    generator = torch.Generator().manual_seed(0)
-    for name, tensor in model.state_dict().items():
-        # Weights that keep activations of order one through the whole network.
-        if tensor.dim() == 4:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
-        elif name.endswith("bn3.weight"):
-            tensor.fill_(0.2)
-    return model.eval()
+    depth = 14 if arch == "toy" else int(arch.removeprefix("resnest"))
+    backbone = stock_backbone(COLUMNS[arch], depth, "DeepStockResNeSt")
+    return seed_weights(MODELS.build(_config(backbone, "mmseg.EncoderDecoder")))
 
 
 def ours(arch: str) -> nn.Module:
@@ -125,14 +89,8 @@ def ours(arch: str) -> nn.Module:
 
 @functools.lru_cache(maxsize=2)
 def _ours(arch: str, *channels: int) -> nn.Module:
-    backbone = {
-        "type": "ResNeSt",
-        "arch": COLUMNS[arch],
-        "output_stride": 8,
-        "avd_in_dilated": False,
-        "norm_cfg": NORM,
-    }
-    model = MODELS.build(ConfigDict(_config(backbone, "mmseg_resnest.EncoderDecoder")))
+    backbone = our_backbone(COLUMNS[arch])
+    model = MODELS.build(_config(backbone, "mmseg_resnest.EncoderDecoder"))
     model.load_state_dict(convert_state_dict(_stock(arch, *channels).state_dict()))
     return model.eval()
 

@@ -1,21 +1,26 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The model, the images and the data set of the evaluations that are compared."""
+"""The models, the training step, and the images and data set of what is compared."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from harness import Work
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
 
-import mmseg_resnest  # noqa: F401
+from mmseg_resnest.models import ARCHITECTURES
 from mmseg_resnest.registry import DATASETS, MODELS
 from mmseg_resnest.weights import convert_state_dict
 
@@ -24,8 +29,8 @@ SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack's way takes
 NORM = {"type": "BN"}
 
 
-def _config(backbone: dict[str, Any], kind: str) -> ConfigDict:
-    """DeepLabV3 as MMSegmentation has it, at output stride 8."""
+def deeplabv3(backbone: dict[str, Any], kind: str, channels: int = 512) -> ConfigDict:
+    """DeepLabV3 as MMSegmentation has it, at output stride 8, without its auxiliary head."""
     model = {
         "type": kind,
         "data_preprocessor": {
@@ -39,7 +44,7 @@ def _config(backbone: dict[str, Any], kind: str) -> ConfigDict:
             "type": "mmseg.ASPPHead",
             "in_channels": 2048,
             "in_index": 3,
-            "channels": 512,
+            "channels": channels,
             "dilations": (1, 12, 24, 36),
             "num_classes": CLASSES,
             "norm_cfg": NORM,
@@ -50,14 +55,20 @@ def _config(backbone: dict[str, Any], kind: str) -> ConfigDict:
     return ConfigDict(model)
 
 
-def stock_model(depth: int = 50) -> nn.Module:
-    """The stack's own segmentor and ResNeSt of 50 or 101 layers, with seeded weights."""
-    init_default_scope("mmseg_resnest")
-    torch.manual_seed(0)
-    backbone = {
-        "type": "mmseg.ResNeSt",
+def stock_backbone(columns: Mapping[str, Any], depth: int, kind: str) -> dict[str, Any]:
+    """The stack's own ResNeSt at output stride 8.
+
+    Args:
+        columns: The architecture's line of ``mmseg_resnest.models.ARCHITECTURES``.
+        depth: The stack's name for its number of blocks.
+        kind: Name of the class.
+    """
+    return {
+        "type": kind,
         "depth": depth,
-        "stem_channels": {50: 64, 101: 128}[depth],
+        "stem_channels": 2 * columns["stem_width"],
+        "groups": columns["groups"],
+        "base_width": columns["base_width"],
         "radix": 2,
         "reduction_factor": 4,
         "avg_down_stride": True,
@@ -66,32 +77,90 @@ def stock_model(depth: int = 50) -> nn.Module:
         "dilations": (1, 1, 2, 4),
         "norm_cfg": NORM,
     }
-    model = MODELS.build(_config(backbone, "mmseg.EncoderDecoder"))
+
+
+def our_backbone(arch: Any) -> dict[str, Any]:
+    """This package's, which computes what :func:`stock_backbone` does.
+
+    Args:
+        arch: Name or line of the architecture.
+    """
+    return {
+        "type": "ResNeSt",
+        "arch": arch,
+        "output_stride": 8,
+        "avd_in_dilated": False,
+        "norm_cfg": NORM,
+    }
+
+
+def seed_weights(model: nn.Module) -> nn.Module:
+    """Weights that keep activations of order one through the whole network."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in model.state_dict().items():
-        # Weights that keep activations of order one through the whole network.
         if tensor.dim() == 4:
             tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
         elif name.endswith("bn3.weight"):
             tensor.fill_(0.2)
-    model.eval()
-    return model
+    return model.eval()
+
+
+def stock_model(depth: int = 50) -> nn.Module:
+    """The stack's own segmentor and ResNeSt of 50 or 101 layers, with seeded weights."""
+    init_default_scope("mmseg_resnest")
+    torch.manual_seed(0)
+    backbone = stock_backbone(ARCHITECTURES[f"resnest{depth}"], depth, "mmseg.ResNeSt")
+    return seed_weights(MODELS.build(deeplabv3(backbone, "mmseg.EncoderDecoder")))
 
 
 def our_model(depth: int = 50) -> nn.Module:
     """This package's, with the same weights."""
     weights = stock_model(depth).state_dict()
-    backbone = {
-        "type": "ResNeSt",
-        "arch": f"resnest{depth}",
-        "output_stride": 8,
-        "avd_in_dilated": False,
-        "norm_cfg": NORM,
-    }
-    model = MODELS.build(_config(backbone, "mmseg_resnest.EncoderDecoder"))
+    backbone = our_backbone(f"resnest{depth}")
+    model = MODELS.build(deeplabv3(backbone, "mmseg_resnest.EncoderDecoder"))
     model.load_state_dict(convert_state_dict(weights))
     model.eval()
     return model
+
+
+def training_step(model: Any, size: tuple[int, int], count: int) -> Work:
+    """Forward, backward and a step of SGD that leaves the weights as they are.
+
+    Args:
+        model: A segmentor, on its device.
+        size: Height and width of the crops.
+        count: Crops of a batch; images and labels are made up.
+
+    Returns:
+        The work; it returns the loss and the gradient's norm.
+    """
+    model.train()
+    if model.data_preprocessor.size_divisor is None:
+        model.data_preprocessor.size = size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
+    samples = []
+    for _ in range(count):
+        sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": size, "pad_shape": size})
+        coarse = torch.randint(0, model.num_classes, (1, 1, 8, 8), generator=generator)
+        regions = F.interpolate(coarse.float(), size, mode="nearest")[0].long()
+        sample.gt_sem_seg = PixelData(data=regions)
+        samples.append(sample)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+
+    def work() -> torch.Tensor:
+        data = model.data_preprocessor({"inputs": list(images), "data_samples": samples}, True)
+        # The same dropout each time.
+        torch.manual_seed(0)
+        losses = model(**data, mode="loss")
+        loss = sum(value for name, value in losses.items() if "loss" in name)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        return torch.stack([loss.detach(), torch.stack(norms).norm()]).cpu()
+
+    return work
 
 
 class Images:

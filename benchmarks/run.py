@@ -27,6 +27,7 @@ NAMES = (
     "predictions",
     "evaluate_single",
     "evaluate_multi",
+    "backbone",
     "inference",
     "training",
     "pipeline",

@@ -21,7 +21,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
     "gpu", "gpu_measure", "gpu_models", "gpu_parts", "gpu_report", "camvid", "camvid_report",
-    "offline", "harness", "predictions",
+    "offline", "harness", "models", "predictions",
 )  # fmt: skip
 
 

@@ -1,0 +1,222 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The loss of a training run's first iterations, in MMSegmentation's way and in this package's.
+
+    MMSEG_RESNEST_DATA=DIR python benchmarks/loss_curve.py [--iterations 200] [--seeds 5]
+
+A small ResNeSt under DeepLabV3 at output stride 8 learns CamVid's images (DIR/camvid) with
+MMSegmentation's augmentation: random resize, crop with at most 75% of one class, mirroring, colour
+jitter. One way is the stack's network, transforms and loss; the other is this package's network,
+transforms, loss and kept memory. Runs of the same seed begin with the same weights, and see the
+same images in the same order with the same random numbers, so that they differ by rounding and by
+what the two ways compute differently; runs of two seeds differ by chance, which is the noise that
+the difference is compared with. Written are OUT/loss_curve.json and OUT/loss_curve.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import gpu_models  # noqa: F401  (registers the stack's ResNeSt-14)
+import numpy as np
+import torch
+from harness import machine
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from models import deeplabv3, our_backbone, stock_backbone
+from numpy.typing import NDArray
+from run import write
+from tqdm import tqdm
+
+from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.models import ARCHITECTURES
+from mmseg_resnest.registry import DATASETS, MODELS
+from mmseg_resnest.weights import convert_state_dict
+
+FOLDER = Path(__file__).resolve().parent
+CROP, BATCH, CLASSES, WINDOW = (96, 128), 4, 11, 20
+WAYS = ("MMSegmentation", "mmseg-resnest")
+# Half the channels of ResNeSt-14; the stack has a width for more than one group only.
+COLUMNS = {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 16, "stem_width": 16}
+
+
+def make_model(way: str, seed: int) -> Any:
+    """The same weights in both ways."""
+
+    def build(backbone: dict[str, Any], kind: str, loss: str) -> Any:
+        cfg = deeplabv3(backbone, kind, channels=64)
+        cfg.data_preprocessor.size = CROP
+        cfg.decode_head.update(num_classes=CLASSES, loss_decode={"type": loss})
+        return MODELS.build(cfg)
+
+    init_default_scope("mmseg_resnest")
+    torch.manual_seed(seed)
+    stock = build(
+        stock_backbone(COLUMNS, 14, "DeepStockResNeSt"),
+        "mmseg.EncoderDecoder",
+        "mmseg.CrossEntropyLoss",
+    )
+    stock.init_weights()
+    if way == "MMSegmentation":
+        return stock.train()
+    model = build(our_backbone(COLUMNS), "mmseg_resnest.EncoderDecoder", "CrossEntropyLoss")
+    model.load_state_dict(convert_state_dict(stock.state_dict()))
+    return model.train()
+
+
+def make_data(way: str, root: Path) -> Any:
+    """CamVid's training images in one of the two pipelines."""
+    scope = "mmseg." if way == "MMSegmentation" else ""
+    steps: list[dict[str, Any]] = [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations"),
+        dict(type="RandomResize", scale=(240, 180), ratio_range=(0.5, 2.0), keep_ratio=True),
+        dict(type="RandomCrop", crop_size=CROP, cat_max_ratio=0.75),
+        dict(type="RandomFlip", prob=0.5),
+        dict(type="PhotoMetricDistortion"),
+        dict(type="PackSegInputs"),
+    ]
+    for step in steps:
+        step["type"] = scope + step["type"]
+    prefix = {"img_path": "train", "seg_map_path": "trainannot"}
+    return DATASETS.build(
+        {
+            "type": "CamVidDataset",
+            "data_root": str(root / "camvid"),
+            "data_prefix": prefix,
+            "pipeline": steps,
+        }
+    )
+
+
+def curve(way: str, seed: int, iterations: int, root: Path, bar: Any) -> list[float]:
+    """The loss of each iteration."""
+    model, data = make_model(way, seed), make_data(way, root)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    order = np.random.default_rng(seed)
+    losses = []
+    for i in range(iterations):
+        share = min((i + 1) / 20, 1.0) * (1 - i / (iterations + 1)) ** 0.9
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * share
+        samples = []
+        for j, index in enumerate(order.choice(len(data), BATCH, replace=False)):
+            np.random.seed(1_000_000 * seed + BATCH * i + j)
+            random.seed(1_000_000 * seed + BATCH * i + j)
+            samples.append(data[int(index)])
+        batch = model.data_preprocessor(pseudo_collate(samples), True)
+        torch.manual_seed(1_000_000 * seed + i)  # dropout
+        terms = model(**batch, mode="loss")
+        loss = sum(value for name, value in terms.items() if "loss" in name)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        bar.update()
+    return losses
+
+
+def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
+    """What the difference of the ways is beside that of the seeds.
+
+    Args:
+        curves: (2 ways, seeds, iterations).
+
+    Returns:
+        For windows of iterations the mean loss of each way, the root mean square difference of two
+        runs of the same seed, and that of two runs of different seeds in the same way; the
+        difference of the ways' means and its standard error, from the spread of the seeds.
+    """
+    ways, seeds, iterations = curves.shape
+    windows = curves[:, :, : iterations // WINDOW * WINDOW]
+    means = windows.reshape(ways, seeds, -1, WINDOW).mean(3)
+    spread = means.std(1, ddof=1)  # (ways, windows)
+    return {
+        "window": WINDOW,
+        "means": means.mean(1).tolist(),
+        "same_seed": np.sqrt(((means[0] - means[1]) ** 2).mean(0)).tolist(),
+        # The mean square difference of two draws is twice their variance.
+        "other_seed": np.sqrt(2 * (spread**2).mean(0)).tolist(),
+        "difference": (means[1].mean(0) - means[0].mean(0)).tolist(),
+        "standard_error": np.sqrt((spread**2).sum(0) / seeds).tolist(),
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a table."""
+    found = result["comparison"]
+    lines = [
+        f"| iterations | {' | '.join(result['ways'])} | difference of the means | standard error "
+        "| two runs of one seed | two runs of different seeds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for i, (difference, error, same, other) in enumerate(
+        zip(
+            found["difference"],
+            found["standard_error"],
+            found["same_seed"],
+            found["other_seed"],
+            strict=True,
+        )
+    ):
+        first = i * found["window"]
+        means = " | ".join(f"{mean[i]:.4f}" for mean in found["means"])
+        lines.append(
+            f"| {first + 1} to {first + found['window']} | {means} | {difference:+.4f} "
+            f"| {error:.4f} | {same:.4f} | {other:.4f} |"
+        )
+    versions = ", ".join(
+        f"{name} {number}" for name, number in result["machine"]["versions"].items()
+    )
+    lines += [
+        "",
+        f"{result['seeds']} seeds; mean loss of {found['window']} iterations; in the last two "
+        "columns the root mean square difference of the windows' means. "
+        f"{result['machine']['cpu']}, {versions}, commit {result['machine']['commit'][:12]}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=FOLDER / "results" / "curves", metavar="DIR")
+    args = parser.parse_args(argv)
+    if args.seeds < 2:
+        parser.error(f"--seeds {args.seeds}: must be at least 2, which show the noise")
+    if args.iterations < WINDOW:
+        parser.error(f"--iterations {args.iterations}: must be at least {WINDOW}")
+    root = Path(os.environ.get("MMSEG_RESNEST_DATA", ""))
+    if not (root / "camvid" / "trainannot").is_dir():
+        parser.error("MMSEG_RESNEST_DATA: must name a folder that holds camvid/ (data/README.md)")
+    keep_freed_memory()
+    curves = np.empty((2, args.seeds, args.iterations))
+    with tqdm(total=curves.size, unit="it") as bar:
+        for seed in range(args.seeds):
+            for i, way in enumerate(WAYS):
+                curves[i, seed] = curve(way, seed, args.iterations, root, bar)
+    result = {
+        "ways": WAYS,
+        "seeds": args.seeds,
+        "iterations": args.iterations,
+        "comparison": compare(curves),
+        "curves": np.round(curves, 5).tolist(),
+        "machine": machine(),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write(args.out / "loss_curve.json", json.dumps(result) + "\n")
+    write(args.out / "loss_curve.md", markdown(result))
+    print(markdown(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
