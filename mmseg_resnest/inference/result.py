@@ -8,7 +8,7 @@ import html
 import io
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,7 +61,7 @@ def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[s
     return indices
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor print in a line
 class Segmentation:
     """The segmentation of one image.
 
@@ -77,12 +77,21 @@ class Segmentation:
     """
 
     labels: NDArray[np.integer]
-    image: NDArray[np.uint8] = field(repr=False)
-    classes: Sequence[str] = field(repr=False)
-    palette: Sequence[Sequence[int]] = field(repr=False)
+    image: NDArray[np.uint8]
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
     path: str | None = None
-    _model: Segmentor | None = field(default=None, repr=False, compare=False)
-    _tile: int | None = field(default=None, repr=False, compare=False)
+    _model: Segmentor | None = None
+    _tile: int | None = None
+
+    def __repr__(self) -> str:
+        """Size, file, and the classes that cover most of it."""
+        height, width = self.labels.shape
+        shares = sorted(((area.share, name) for name, area in self.areas().items()), reverse=True)
+        words = [f"{name} {share:.1%}" for share, name in shares if share > 0]
+        largest = ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
+        source = f" of {self.path}" if self.path else ""
+        return f"<Segmentation{source}, {width} x {height} pixels: {largest}>"
 
     def scores(self, classes: Collection[str | int] | str | int | None = None) -> NDArray:
         """Probabilities of classes at each pixel.

@@ -208,6 +208,10 @@ def test_areas_and_pictures(small_model: Segmentor, photo: Path) -> None:
     assert sum(a.pixels for a in areas.values()) == 40 * 56
     assert areas["c1"].pixels == (result.labels == 1).sum()
     assert areas["c1"].share == pytest.approx((result.labels == 1).mean())
+    largest = max(areas, key=lambda name: areas[name].pixels)
+    words = f"of {photo}, 56 x 40 pixels: {largest} {areas[largest].share:.1%}"
+    assert words in repr(result)
+    assert len({result, result}) == 1
     only = np.asarray(result.overlay(1.0, classes="c1"))
     assert (only[result.labels != 1] == 0).mean() > 0.5
     page = result._repr_html_()
