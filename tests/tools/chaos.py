@@ -78,11 +78,16 @@ class Hit:
 
 @dataclass
 class Chaos:
-    """A run that is disturbed, and what happened to it."""
+    """A run that is disturbed, and what happened to it.
+
+    Disturbances at random come at any moment of a run, start and end included; ``by_iteration`` at
+    any iteration that it has before it, so that none comes too late on a loaded machine.
+    """
 
     toy: Toy
     run_tool: RunTool
     seed: int = 0
+    by_iteration: bool = False
     work_dir: Path = field(init=False)
     runs: int = 0
     rows: list[tuple[str, int, int, int]] = field(default_factory=list)
@@ -135,9 +140,12 @@ class Chaos:
         struck: list[float] = []
         self.started = time.monotonic()
         self.strike_at = self.random.uniform(0.05, 1.0) * self.duration
+        self.iteration = self.random.randint(before, max(before, ITERATIONS - 4))
 
         def when(pid: int, stdout: str) -> None:
             if not struck:
+                self.reached = max(map(int, re.findall(rf"^ *(\d+)/{ITERATIONS} ", stdout, re.M)),
+                                   default=-1)  # fmt: skip
                 try:
                     if hit.act(self, pid):
                         struck.append(time.monotonic())
@@ -158,6 +166,12 @@ class Chaos:
         self.rows.append((hit.name, run.returncode, self.newest(), int(bool(struck))))
         if run.returncode == 0:
             self.compare(hit.name)
+
+    def due(self) -> bool:
+        """Whether it is time to strike."""
+        if self.by_iteration:
+            return self.reached >= self.iteration
+        return time.monotonic() - self.started >= self.strike_at
 
     def look(self, name: str, before: int, began: bool) -> None:
         """No whole checkpoint is lost, and the pointer names a whole one.
@@ -191,7 +205,7 @@ class Chaos:
 
 def _at_random(number: int) -> Callable[[Chaos, int], bool]:
     def act(chaos: Chaos, pid: int) -> bool:
-        if time.monotonic() - chaos.started < chaos.strike_at:
+        if not chaos.due():
             return False
         os.kill(pid, number)
         return True
@@ -209,7 +223,7 @@ def _while_saving(chaos: Chaos, pid: int) -> bool:
 def _a_worker(chaos: Chaos, pid: int) -> bool:
     """Kill a data loading worker, once there has been a checkpoint of this start."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    if not children or time.monotonic() - chaos.started < chaos.strike_at:
+    if not children or not chaos.due():
         return False
     os.kill(int(chaos.random.choice(children)), signal.SIGKILL)
     return True
@@ -283,7 +297,7 @@ def full_disk(chaos: Chaos, size: int) -> None:
                     while file.write(b"0" * 10_000):
                         pass
                 self.strike_at = time.monotonic() - self.started + 2
-            if not filler.exists() or time.monotonic() - self.started < self.strike_at:
+            if not filler.exists() or not self.due():
                 return False
             os.kill(pid, signal.SIGKILL)
             return True
