@@ -184,13 +184,13 @@ def test_resuming_late_costs_what_resuming_early_does(tmp_path: Path) -> None:
         runner = make_runner(
             tmp_path / str(iteration), iterations=iteration + 2, interval=-1, resume=path, data=data
         )
-        start = time.perf_counter()
+        start = time.process_time()
         runner.train()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         made.append(len(data.made))
         assert runner.iter == iteration + 2
     assert made == [8, 8]
-    assert seconds[1] < seconds[0] + 1
+    assert seconds[1] < seconds[0] + 5  # 100,000 iterations would take minutes
 
 
 def test_the_seed_of_the_resumed_run_counts(tmp_path: Path, whole: dict) -> None:

@@ -183,20 +183,21 @@ def test_killed_and_continued(tmp_path: Path, ade_members: Members) -> None:
     file = write_zip(tmp_path / "ADEChallengeData2016.zip", members)
     dataset = _small(ADE20K, [file], training=65, validation=3)
 
-    def slowly() -> None:
-        fast = Place.read
+    def not_beyond(wanted: int) -> None:
+        plain = Place.read
 
         def read(self: Place) -> bytes:
-            time.sleep(0.01)
-            return fast(self)
+            if len(tree(tmp_path / "data")) >= wanted:
+                time.sleep(600)
+            return plain(self)
 
         Place.read = read  # type: ignore[method-assign]
         prepare(dataset, tmp_path / "data", [file], jobs=2)
 
     for wanted in (5, 40):  # killed twice
-        process = multiprocessing.get_context("fork").Process(target=slowly)
+        process = multiprocessing.get_context("fork").Process(target=not_beyond, args=(wanted,))
         process.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(tree(tmp_path / "data")) < wanted:
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -19,8 +19,13 @@ def _content(number: int, pause: float = 0.0) -> bytes:
     return b"%d" % number * 1000
 
 
-def _items(count: int, pause: float = 0.0) -> list[Item]:
-    return [Item(f"d/{n:03d}", f"k{n}", make=partial(_content, n, pause)) for n in range(count)]
+def _items(count: int, endless: int | None = None) -> list[Item]:
+    """``endless``: the first of those that are never made, within the test's time."""
+    last = count if endless is None else endless
+    return [
+        Item(f"d/{n:03d}", f"k{n}", make=partial(_content, n, 0 if n < last else 600))
+        for n in range(count)
+    ]
 
 
 def _run(folder: Path, items: list[Item], jobs: int = 2, link: str = "auto") -> dict[str, int]:
@@ -57,10 +62,10 @@ def test_a_new_key_makes_a_file_anew(tmp_path: Path) -> None:
 
 
 def test_killed_and_continued(tmp_path: Path) -> None:
-    items = _items(60, pause=0.01)
+    items = _items(60, endless=45)
     process = multiprocessing.get_context("fork").Process(target=_run, args=(tmp_path, items))
     process.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("d/*"))) < 30:
         assert time.monotonic() < deadline
         time.sleep(0.01)
