@@ -21,7 +21,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
     "gpu", "gpu_measure", "gpu_models", "gpu_parts", "gpu_report", "camvid", "camvid_report",
-    "offline", "harness", "models", "predictions",
+    "offline", "harness", "loss_curve", "models", "predictions", "run",
 )  # fmt: skip
 
 
@@ -269,6 +269,30 @@ def test_a_recipe_trains_and_is_evaluated_on_both_splits(bench, runs):
     assert state["backbone.conv1.0.weight"].dtype == torch.float16
     assert state["backbone.layer1.0.bn1.running_mean"].dtype == torch.float32
     assert not any(key.startswith("auxiliary_head") for key in state)
+
+
+def test_both_ways_learn_alike(bench, camvid_root, monkeypatch, tmp_path):
+    """Two runs of one seed are closer than two of different seeds, in the figures written."""
+    loss_curve = bench("loss_curve")
+    monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
+    monkeypatch.setattr(loss_curve, "keep_freed_memory", lambda: None)  # of the whole process
+    monkeypatch.setattr(loss_curve, "WINDOW", 2)
+    monkeypatch.setattr(loss_curve, "BATCH", 2)
+    monkeypatch.setattr(loss_curve, "CROP", (48, 64))
+    arguments = ["--iterations", "2", "--seeds", "2", "--out", str(tmp_path)]
+    assert loss_curve.main(arguments) == 0
+    result = json.loads((tmp_path / "loss_curve.json").read_text())
+    curves = np.array(result["curves"])
+    assert curves.shape == (2, 2, 2)
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-2)
+    found = result["comparison"]
+    windows = curves.mean(2)
+    difference = windows[1].mean() - windows[0].mean()
+    np.testing.assert_allclose(found["difference"], [difference], atol=2e-5)  # curves are rounded
+    between = np.sqrt(((windows[:, 0] - windows[:, 1]) ** 2).mean())
+    np.testing.assert_allclose(found["other_seed"], [between], atol=2e-5)
+    assert found["same_seed"][0] < between / 3
+    assert "| 1 to 2 |" in (tmp_path / "loss_curve.md").read_text()
 
 
 def test_parts_of_a_longer_file_do_not_stay(bench, tmp_path):
