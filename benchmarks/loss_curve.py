@@ -6,10 +6,10 @@
 A small ResNeSt under DeepLabV3 at output stride 8 learns CamVid's images (DIR/camvid) with
 MMSegmentation's augmentation: random resize, crop with at most 75% of one class, mirroring, colour
 jitter. One way is the stack's network, transforms and loss; the other is this package's network,
-transforms, loss and kept memory. Runs of the same seed begin with the same weights, and see the
-same images in the same order with the same random numbers, so that they differ by rounding and by
-what the two ways compute differently; runs of two seeds differ by chance, which is the noise that
-the difference is compared with. Written are OUT/loss_curve.json and OUT/loss_curve.md.
+transforms, loss, kept memory and order in memory. Runs of the same seed begin with the same
+weights, and see the same images in the same order with the same random numbers, so that they differ
+by rounding and by what the two ways compute differently; runs of two seeds differ by chance, which
+is the noise that the difference is compared with. Written are OUT/loss_curve.json and OUT/loss_curve.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from run import write
 from tqdm import tqdm
 
 from mmseg_resnest.engine.launch import keep_freed_memory
-from mmseg_resnest.models import ARCHITECTURES
+from mmseg_resnest.models import ARCHITECTURES, lay_channels_last
 from mmseg_resnest.registry import DATASETS, MODELS
 from mmseg_resnest.weights import convert_state_dict
 
@@ -66,6 +66,7 @@ def make_model(way: str, seed: int) -> Any:
         return stock.train()
     model = build(our_backbone(COLUMNS), "mmseg_resnest.EncoderDecoder", "CrossEntropyLoss")
     model.load_state_dict(convert_state_dict(stock.state_dict()))
+    lay_channels_last(model)
     return model.train()
 
 

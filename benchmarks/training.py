@@ -2,8 +2,10 @@
 """A training step of DeepLabV3 with ResNeSt-50: crops of 480, batch 2.
 
 MMSegmentation's variant at output stride 8, 150 classes, batch norm, the same seeded weights and
-the same dropout; forward, backward and the step of SGD. Compared are the loss and the gradient's
-norm, to a thousandth.
+the same dropout; forward, backward and the step of SGD. Compared are the loss, to a ten-thousandth,
+and the gradient's norm, to a hundredth: rounding alone moves the gradient of these weights by 0.9%
+in MMSegmentation's order of sums and by 0.8% in this package's (float32 beside float64, crops of
+120).
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from harness import Comparison, Work
 from models import our_model, stock_model, training_step
 
 from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.models import lay_channels_last
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE = (480, 480)
+BOUNDS = torch.tensor([1e-4, 1e-2])
 
 
 def stack(case: str) -> Work:
@@ -24,7 +28,14 @@ def stack(case: str) -> Work:
 
 def ours(case: str) -> Work:
     keep_freed_memory()  # as tools/train.py does
-    return training_step(our_model(50).to(DEVICE), SIZE, 2)
+    model = our_model(50).to(DEVICE)
+    lay_channels_last(model)
+    return training_step(model, SIZE, 2)
+
+
+def agree(expected: torch.Tensor, result: torch.Tensor) -> float:
+    """1 where loss and norm of the gradient are the reference's, otherwise 0."""
+    return float(bool(((result - expected).abs() <= BOUNDS * expected.abs()).all()))
 
 
 COMPARISON = Comparison(
@@ -32,7 +43,7 @@ COMPARISON = Comparison(
     reference="MMSegmentation",
     cases={"480x480, batch 2": "DeepLabV3 with ResNeSt-50, 2 crops of 480x480"},
     ways={"MMSegmentation": stack, "mmseg-resnest": ours},
-    agree=lambda expected, result: float(torch.allclose(expected, result, rtol=1e-3)),
+    agree=agree,
     least={"mmseg-resnest": 1.15},
     repeats=3,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),

@@ -44,6 +44,7 @@ from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table, plot_curves
+from mmseg_resnest.models import lay_channels_last
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import is_remote, load_checkpoint, resolve_checkpoint
 
@@ -142,6 +143,8 @@ def _train(
     init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
     _check_same_start(cfg)
     runner = Runner.from_cfg(cfg)
+    if world_size == 1:
+        lay_channels_last(runner.model)
     name = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
     extra = {"task": "train", "config": cfg.filename, "version": __version__}
     results = ResultsHook(extra=extra)

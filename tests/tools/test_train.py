@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from run_state import differences, final_state, load
 from tool_runs import TOOLS, RunTool, Toy, Trained
 
 SCORES = ("mIoU", "pixAcc", "mAcc")
@@ -58,6 +59,38 @@ def test_results_are_written(trained: Trained) -> None:
     assert sum(map(sum, results["confusion_matrix"])) == results["labelled_pixels"]
     with Image.open(trained.work_dir / "curves.png") as curves:
         assert curves.format == "PNG"
+
+
+RESNEST = """
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type="ResNeSt",
+        arch=dict(
+            blocks=(1, 1, 1, 1), radix=2, groups=1, base_width=4, stem_width=4, avd_first=False
+        ),
+        norm_cfg=norm_cfg,
+    ),
+    decode_head=dict(in_channels=2048),
+)
+train_dataloader = dict(sampler=dict(_delete_=True, type="ExactSampler"))
+train_cfg = dict(max_iters=4, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+
+
+def test_a_resnest_continues_bit_for_bit(toy: Toy, run_tool: RunTool) -> None:
+    """On a CPU its feature maps lie channels last, which a checkpoint of either order goes with."""
+    toy.variant("split", RESNEST.replace("norm_cfg=norm_cfg", "norm_cfg=dict(type='BN')"))
+    whole, halves = (toy.folder / name for name in ("whole", "halves"))
+    run_tool("train.py", "split.py", "--work-dir", whole, cwd=toy.folder).check()
+    options = ["--work-dir", halves, "--cfg-options", "train_cfg.max_iters=2"]
+    run_tool("train.py", "split.py", *options, cwd=toy.folder).check()
+    run_tool("train.py", "split.py", *options[:2], "--resume", cwd=toy.folder).check()
+    assert differences(final_state(whole), final_state(halves)) == []
+    weight = load(whole / "iter_4.pth")["state_dict"]["backbone.layer2.0.conv2.conv.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
 
 
 def _numbers(path: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,55 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The order in memory of what is trained on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from mmseg.models.decode_heads import (
+    ASPPHead,
+    DepthwiseSeparableASPPHead,
+    EncHead,
+    FCNHead,
+    PSPHead,
+    UPerHead,
+)
+from torch import nn
+
+from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from .resnest import ResNeSt
+from .segmentor import EncoderDecoder
+
+__all__ = ["lay_channels_last"]
+
+# Those that are tested with it. A module that takes the usual order for granted would fail.
+_HEADS = (
+    *(DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead),
+    *(ASPPHead, DepthwiseSeparableASPPHead, EncHead, FCNHead, PSPHead, UPerHead),
+)
+
+
+def lay_channels_last(model: nn.Module) -> bool:
+    """Lays a segmentor's weights, and with them its feature maps, channels last, on a CPU.
+
+    A training step takes some tenths less time then. Numbers are the same up to rounding, for sums
+    are taken in another order, and up to the places of single dropped activations, which are drawn
+    in the order of memory. What is saved loads into a model of either order.
+
+    Args:
+        model: Changed in place if it is an :class:`EncoderDecoder` on a CPU of a :class:`ResNeSt`
+            and heads that are known to work with it; otherwise left as it is.
+
+    Returns:
+        Whether it was changed.
+    """
+    if not isinstance(model, EncoderDecoder) or type(model.backbone) is not ResNeSt:
+        return False
+    heads = [model.decode_head, getattr(model, "auxiliary_head", None)]
+    flat = [head for one in heads for head in (one if isinstance(one, nn.ModuleList) else [one])]
+    if any(head is not None and type(head) not in _HEADS for head in flat):
+        return False
+    if getattr(model, "neck", None) is not None:
+        return False
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return False
+    model.to(memory_format=torch.channels_last)
+    return True
