@@ -9,7 +9,8 @@ jitter. One way is the stack's network, transforms and loss; the other is this p
 transforms, loss, kept memory and order in memory. Runs of the same seed begin with the same
 weights, and see the same images in the same order with the same random numbers, so that they differ
 by rounding and by what the two ways compute differently; runs of two seeds differ by chance, which
-is the noise that the difference is compared with. Written are OUT/loss_curve.json and OUT/loss_curve.md.
+is the noise that the difference is compared with. Written are OUT/loss_curve.json and
+OUT/loss_curve.md.
 """
 
 from __future__ import annotations
