@@ -34,12 +34,14 @@ from torch.utils.data import DataLoader
 from mmseg_resnest.datasets.prepare.build_cache import build_cache
 from mmseg_resnest.engine.runner import predict_labels_only
 from mmseg_resnest.evaluation import SegmentationMetric
+from mmseg_resnest.kernels import gpu as kernels
 from mmseg_resnest.models import SegTTAModel
 from mmseg_resnest.registry import DATASETS
 
 init_default_scope("mmseg_resnest")
 ROOT = Path(__file__).resolve().parents[1]
 STACK, OURS = "MMSegmentation", "mmseg-resnest"
+PLAIN = f"{OURS}, without Triton"
 Cases = Iterator[Callable[[], Case]]
 
 
@@ -47,6 +49,32 @@ def _installed(*packages: str) -> str | None:
     """Why something cannot run, or None."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     return f"{', '.join(missing)} not installed" if missing else None
+
+
+class _Plainly:
+    """Work with the kernels in Triton off."""
+
+    def __init__(self, work: Any) -> None:
+        self.work = work
+
+    def __call__(self) -> Any:
+        with kernels.turned_off():
+            return self.work()
+
+    def check(self) -> Any:
+        with kernels.turned_off():
+            return self.work.check() if hasattr(self.work, "check") else self.work()
+
+
+def _with_plain(
+    ways: dict[str, Callable[..., Work]], missing: dict[str, str]
+) -> tuple[dict[str, Callable[..., Work]], dict[str, str]]:
+    """Ours once more without the kernels in Triton, where ours is with them."""
+    reason = _installed("triton") if CUDA else "kernels in Triton need a GPU"
+    if reason:
+        return ways, {**missing, PLAIN: reason}
+    plain = {PLAIN: lambda *args: _Plainly(ways[OURS](*args))}
+    return {**ways, **plain}, missing
 
 
 def _autocast(dtype: torch.dtype | None) -> Any:
@@ -150,6 +178,7 @@ def _inference_case(arch: str, batch: int, size: int, compiled: bool) -> Case:
             else:
                 ways[name] = partial(_plain_network, partial(make, arch), images)
     reference = f"{STACK}, float32"
+    ways, missing = _with_plain(ways, missing)
     return Case(
         name=f"{arch}, batch {batch}",
         what=f"DeepLabV3 {arch}, {batch} images of {size}x{size}, 150 classes, to labels",
@@ -309,12 +338,14 @@ def _compare_loss(expected: Tensor, result: Tensor) -> dict[str, float]:
     return {"loss_error": error, "agrees": float(error <= 0.02)}
 
 
-def _steps(arch: str, size: int, compiled: bool) -> dict[str, Callable[[int], Work]]:
-    """Ways of a training step by the batch."""
+def _steps(
+    arch: str, size: int, compiled: bool
+) -> tuple[dict[str, Callable[..., Work]], dict[str, str]]:
+    """Ways of a training step by the batch, and those that cannot run here."""
     stock, ours = partial(models.stock, arch), partial(models.ours, arch)
     # A CPU's bfloat16 is slow, and there is nothing to see in it.
     amp, half = (torch.float16, torch.bfloat16) if CUDA else (None, None)
-    ways = {
+    ways: dict[str, Callable[..., Work]] = {
         f"{STACK}, AMP": lambda batch: _step(stock, batch, size, amp, False),
         OURS: lambda batch: _step(ours, batch, size, half, True),
         f"{OURS}, deterministic": lambda batch: _step(
@@ -324,7 +355,7 @@ def _steps(arch: str, size: int, compiled: bool) -> dict[str, Callable[[int], Wo
     if compiled:
         ways[f"{STACK}, compiled"] = lambda batch: _step(stock, batch, size, half, False, True)
         ways[f"{OURS}, compiled"] = lambda batch: _step(ours, batch, size, half, True, True)
-    return ways
+    return _with_plain(ways, {})
 
 
 def largest_batch(step: Callable[[int], Work], candidates: tuple[int, ...]) -> int:
@@ -363,7 +394,8 @@ def _fits(step: Callable[[int], Work], batch: int) -> bool:
 
 def _training_case(arch: str, size: int, batch: int, names: list[str], compiled: bool,
                    what: str) -> Case:  # fmt: skip
-    steps = {name: way for name, way in _steps(arch, size, compiled).items() if name in names}
+    steps, missing = _steps(arch, size, compiled)
+    steps = {name: way for name, way in steps.items() if name in names}
     reference = names[0]
     least = {(OURS, reference): 2.0} if OURS in names and reference != OURS else {}
     return Case(
@@ -375,6 +407,7 @@ def _training_case(arch: str, size: int, batch: int, names: list[str], compiled:
         compare=_compare_loss,
         count=partial(steps[names[0]], batch),
         least=least,
+        missing=missing if len(names) > 1 else {},
     )
 
 
@@ -387,7 +420,7 @@ def training(toy: bool, options: Any) -> Cases:
         if options.case and arch not in options.case:
             continue
         compiled = options.compiled and not toy
-        steps = _steps(arch, size, compiled)
+        steps, _ = _steps(arch, size, compiled)
         largest = {name: largest_batch(steps[name], candidates) for name in list(steps)[:2]}
         (stack, most), (ours, our_most) = largest.items()
         both = min(largest.values())
@@ -410,15 +443,16 @@ def predictions_(toy: bool, options: Any) -> Cases:
         predictions.SIZES["toy"] = (5, (8, 10), (64, 80), (60, 75))
     names = ["toy, regions"] if toy else list(predictions.COMPARISON.cases)
     for name in names:
+        ways, missing = _with_plain(
+            {STACK: partial(predictions.stack, name), OURS: partial(predictions.ours, name)}, {}
+        )
         yield partial(
             Case,
             name=name,
             what=predictions.COMPARISON.cases.get(name, "a toy"),
             reference=STACK,
-            ways={
-                STACK: partial(predictions.stack, name),
-                OURS: partial(predictions.ours, name),
-            },
+            ways=ways,
+            missing=missing,
             compare=lambda a, b: {"labels_equal": (share := predictions.agree(a, b)),
                                   "agrees": float(share >= 0.9999)},
             least={(OURS, STACK): 5.0},
@@ -528,16 +562,21 @@ def _evaluation_case(arch: str, name: str, size: tuple[int, int], count: int,
     data = MadeUp(count, size, models.CLASSES, ".jpg")
     make = partial(_evaluation, arch, data, size, ratios)
     views = f"{2 * len(ratios)} views" if ratios else "1 view"
+    ways, missing = _with_plain(
+        {
+            STACK: partial(make, False, None, workers),
+            OURS: partial(make, True, None, workers),
+            f"{OURS}, bfloat16": partial(make, True, torch.bfloat16, workers),
+        },
+        {},
+    )
     return Case(
         name=f"{name}, {'multi-scale + flip' if ratios else 'single scale'}",
         what=f"{count} images of {size[1]}x{size[0]}, {views} each, "
         f"DeepLabV3 {arch}, {workers} loading workers",
         reference=STACK,
-        ways={
-            STACK: partial(make, False, None, workers),
-            OURS: partial(make, True, None, workers),
-            f"{OURS}, bfloat16": partial(make, True, torch.bfloat16, workers),
-        },
+        ways=ways,
+        missing=missing,
         items=count,
         compare=_compare_labels,
         least={(OURS, STACK): 4.0 if ratios else 3.0},

@@ -34,7 +34,8 @@ case $job in
 gpu.py | camvid.py) ;;
 tests)
 	# Not the repository's settings: they ask for one version of pytest and its plugins.
-	"$python" -m pytest -c /dev/null --rootdir "$PWD" -p no:cacheprovider -q -rs tests/gpu "$@" \
+	"$python" -m pytest -c /dev/null --rootdir "$PWD" -p no:cacheprovider -q -rs \
+		tests/gpu tests/kernels/triton_checks.py "$@" \
 		2>&1 | tee "$out/tests.log"
 	exit
 	;;

@@ -6,7 +6,8 @@ the rest to the image and takes the arg max: two maps of classes x height x widt
 steps is linear and works along rows and columns separately, so that all of them together are one
 matrix for the rows and one for the columns, with at most four numbers other than 0 in a line for
 two enlargements. Here these matrices are applied block by block, and a block's scores are reduced
-to labels while they are in the cache.
+to labels while they are in the cache. On a GPU a kernel in Triton (:mod:`.triton_labels`) makes
+them pixel by pixel, where it runs (:mod:`.gpu`).
 
 A resized score is a weighted mean of the scores around it. A class that lies below one and the
 same other class at every place that a block is made from is therefore below it in the whole block,
@@ -29,6 +30,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from . import gpu
 
 __all__ = [
     "Crop",
@@ -164,6 +167,9 @@ def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
         for step in steps:
             scores = step(scores)
         return torch.stack([argmax_classes(image) for image in scores])
+    fast = _on_a_gpu([(scores, steps)])
+    if fast is not None:
+        return fast
     operator = Resampling(scores.shape[2:], steps, _at_least_float32(scores), scores.device)
     labels = scores.new_empty((len(scores), height, width), dtype=torch.int64)
     for image, out in zip(scores, labels, strict=True):
@@ -223,6 +229,9 @@ def summed_label_map(
     Returns:
         (H, W) int64.
     """
+    fast = _on_a_gpu([(scores[None], steps) for scores, steps in views], softmax)
+    if fast is not None:
+        return fast[0]
     operators = [
         Resampling(scores.shape[1:], steps, _at_least_float32(scores), scores.device)
         for scores, steps in views
@@ -245,6 +254,20 @@ def summed_label_map(
                     total[i] += tile
         labels[rows, columns] = torch.cat([_best(tile, 1) for tile in total])
     return labels
+
+
+def _on_a_gpu(
+    views: Sequence[tuple[Tensor, Sequence[Step]]], softmax: bool = False
+) -> Tensor | None:
+    """The labels by a kernel in Triton, or None where it does not run."""
+    first = views[0][0]
+    alike = all((scores.dtype, scores.device) == (first.dtype, first.device) for scores, _ in views)
+    if alike and first.is_floating_point() and gpu.usable(first):
+        with gpu.falling_back():
+            from .triton_labels import view_labels
+
+            return view_labels(views, softmax)
+    return None
 
 
 def _effective(steps: Sequence[Step], height: int, width: int) -> tuple[list[Step], int, int]:
@@ -313,8 +336,9 @@ class Resampling:
         self.dtype = dtype
         self.rows = Axis(size[0], steps, 0, dtype)
         self.columns = Axis(size[1], steps, 1, dtype)
-        self._down = self.rows.matrix.to(device)
-        self._across = self.columns.matrix.t().contiguous().to(device)
+        # From memory that is not pinned the copy is staged at once, and nothing is waited for.
+        self._down = self.rows.matrix.to(device, non_blocking=True)
+        self._across = self.columns.matrix.t().contiguous().to(device, non_blocking=True)
 
     def tiles(self, block: Tensor, rows: slice, columns: slice) -> Iterator[tuple[slice, Tensor]]:
         """The resulting scores of a block, some rows at a time.

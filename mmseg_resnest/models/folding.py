@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..kernels import gpu
+from ..kernels.split_attention import Norm, fits, no_norm, split_attention
 from ..kernels.winograd import (
     Form,
     choose_form,
@@ -98,10 +100,15 @@ class FoldedConv2d(nn.Module):
                     self._transformed.pop(oldest, None)
                 self._transformed[forms] = weight
             return convolve(x, weight, self.bias, self.dilation[0], *forms, relu=self.relu)
-        out = F.conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        out = self._direct(x, self.bias)
         return out.relu_() if self.relu else out
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The convolution of ``x`` alone, without bias and ReLU."""
+        return self._direct(x, None)
+
+    def _direct(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """What ``print(module)`` shows."""
@@ -127,15 +134,17 @@ class FoldedSplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
+        if gpu.usable(x):
+            y = self.conv.linear(x)
+            if fits(y):
+                return split_attention(y, self._norm(y), self.radix, self._gate)
         x = self.conv(x)
         count, channels = x.shape[0], x.shape[1] // self.radix
         # The mean of the sum of the splits is the sum of their means: one pass, no sum in memory.
         means = x.mean((2, 3)).view(count, self.radix, channels).sum(1)
-        weights = self.fc2(self.fc1(means.view(count, channels, 1, 1)))
+        weights = self._gate(means.view(count, channels, 1, 1))
         if self.radix == 1:
-            return x * torch.sigmoid(weights)
-        weights = weights.view(count, self.groups, self.radix, -1).transpose(1, 2)
-        weights = F.softmax(weights, dim=1).reshape(count, -1, 1, 1)
+            return x * weights
         splits, shares = x.chunk(self.radix, dim=1), weights.chunk(self.radix, dim=1)
         if self.radix == 2:  # the shares add up to one
             return torch.lerp(splits[1], splits[0], shares[0])
@@ -143,6 +152,20 @@ class FoldedSplitAttention(nn.Module):
         for split, share in zip(splits[1:], shares[1:], strict=True):
             out.addcmul_(split, share)
         return out
+
+    def _gate(self, means: Tensor) -> Tensor:
+        """Shares (N, radix * channels, 1, 1) by the means (N, channels, 1, 1)."""
+        weights = self.fc2(self.fc1(means))
+        if self.radix == 1:
+            return torch.sigmoid(weights)
+        count = len(means)
+        weights = weights.view(count, self.groups, self.radix, -1).transpose(1, 2)
+        return F.softmax(weights, dim=1).reshape(count, -1, 1, 1)
+
+    def _norm(self, y: Tensor) -> Norm:
+        """The bias of the convolution, added by the kernel that needs the sum."""
+        zeros, ones = no_norm(y.shape[1], y.device)
+        return Norm(zeros, ones, ones, zeros if self.conv.bias is None else self.conv.bias, False)
 
 
 class FoldedBottleneck(nn.Module):

@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .norm import build_norm
+from ..kernels import gpu
+from ..kernels.split_attention import fits, split_attention
+from .norm import as_numbers, build_norm
 
 
 class DropBlock2d(nn.Module):
@@ -62,7 +64,9 @@ class SplitAttentionConv2d(nn.Module):
 
     A grouped convolution makes ``radix`` splits; their sum, pooled over the image, decides through
     two 1x1 convolutions and a softmax over the splits (a sigmoid when there is one) how the splits
-    are weighted in the sum that leaves the block.
+    are weighted in the sum that leaves the block. On a GPU, kernels in Triton do all of it but the
+    convolutions (:mod:`mmseg_resnest.kernels.split_attention`), where they run and the block has a
+    batch norm of one process and drops nothing.
 
     Args:
         in_channels: Channels of the input.
@@ -136,16 +140,26 @@ class SplitAttentionConv2d(nn.Module):
         weights = weights.view(batch, self.groups, self.radix, -1).transpose(1, 2)
         return F.softmax(weights, dim=1).reshape(batch, -1, 1, 1)
 
+    def _drops(self) -> bool:
+        return self.training and isinstance(self.dropblock, DropBlock2d)
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
-        x = self.relu(self.dropblock(self.bn0(self.conv(x))))
+        x = self.conv(x)
+        if gpu.usable(x) and fits(x) and not self._drops():
+            norm = as_numbers(self.bn0, x)
+            if norm is not None:
+                return split_attention(x, norm, self.radix, self.attention)
+        x = self.relu(self.dropblock(self.bn0(x)))
         if self.radix == 1:
             return x * self.attention(F.adaptive_avg_pool2d(x, 1))
         splits = x.chunk(self.radix, dim=1)
         total = splits[0] + splits[1]
         for split in splits[2:]:
             total = total + split
-        weights = self.attention(F.adaptive_avg_pool2d(total, 1)).chunk(self.radix, dim=1)
+        weights = self.attention(F.adaptive_avg_pool2d(total, 1))
+        # Under autocast softmax returns float32, and so would all that is made with it.
+        weights = weights.to(x.dtype).chunk(self.radix, dim=1)
         out = splits[0] * weights[0]
         for split, weight in zip(splits[1:], weights[1:], strict=True):
             out = out + split * weight
