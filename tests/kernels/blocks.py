@@ -12,7 +12,7 @@ from mmseg_resnest.models.split_attention import SplitAttentionConv2d
 def block(radix, groups=1, dtype=torch.float64, device="cpu", **options):
     """One with norms that do something."""
     torch.manual_seed(radix)
-    made = SplitAttentionConv2d(4, 6, groups=groups, radix=radix, **options)
+    made = SplitAttentionConv2d(24, 6, groups=groups, radix=radix, **options)
     for norm in (made.bn0, made.bn1):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)

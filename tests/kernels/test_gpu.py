@@ -67,7 +67,7 @@ def _plainly(made, images):
 
 def _images(layout=torch.contiguous_format):
     draw = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 4, 5, 6, generator=draw, dtype=torch.float64)
+    images = torch.randn(2, 24, 5, 6, generator=draw, dtype=torch.float64)
     return images.to(memory_format=layout)
 
 
