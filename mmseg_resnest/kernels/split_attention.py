@@ -244,7 +244,8 @@ def sums_dtype(y: Tensor) -> torch.dtype:
 @functools.lru_cache(maxsize=64)
 def no_norm(channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Zeros and ones (K,), for a norm that is a bias alone."""
-    return torch.zeros(channels, device=device), torch.ones(channels, device=device)
+    with torch.inference_mode(False):  # they outlive the mode, and gradients may need them then
+        return torch.zeros(channels, device=device), torch.ones(channels, device=device)
 
 
 def _layout(y: Tensor) -> torch.memory_format:
