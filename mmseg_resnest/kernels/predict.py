@@ -31,8 +31,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import gpu
-
 __all__ = [
     "Crop",
     "Mirror",
@@ -52,6 +50,8 @@ _BLOCK = (64, 128)
 # Bytes of the scores of the rows that are reduced at a time: they stay in a core's cache. On a GPU
 # nothing is gained by small pieces and a call costs more.
 _TILE_BYTES = {"cpu": 2**19, "cuda": 2**26}
+# Where a kernel in Triton may make the labels.
+_KERNEL_DEVICES = ("cuda",)
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,10 @@ def _on_a_gpu(
 ) -> Tensor | None:
     """The labels by a kernel in Triton, or None where it does not run."""
     first = views[0][0]
+    if first.device.type not in _KERNEL_DEVICES:
+        return None
+    from . import gpu  # on a CPU this file needs nothing but torch
+
     alike = all((scores.dtype, scores.device) == (first.dtype, first.device) for scores, _ in views)
     if alike and first.is_floating_point() and gpu.usable(first):
         with gpu.falling_back():

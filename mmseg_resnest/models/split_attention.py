@@ -157,9 +157,9 @@ class SplitAttentionConv2d(nn.Module):
         total = splits[0] + splits[1]
         for split in splits[2:]:
             total = total + split
-        weights = self.attention(F.adaptive_avg_pool2d(total, 1))
         # Under autocast softmax returns float32, and so would all that is made with it.
-        weights = weights.to(x.dtype).chunk(self.radix, dim=1)
+        shares = self.attention(F.adaptive_avg_pool2d(total, 1)).to(x.dtype)
+        weights = shares.chunk(self.radix, dim=1)
         out = splits[0] * weights[0]
         for split, weight in zip(splits[1:], weights[1:], strict=True):
             out = out + split * weight

@@ -31,6 +31,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 def _on(monkeypatch):
     """Kernels are used, and a failing one is an error."""
     monkeypatch.setattr(gpu, "_on_gpu", lambda x: True)
+    monkeypatch.setattr(predict, "_KERNEL_DEVICES", (DEVICE,))
     monkeypatch.setattr(gpu, "_on", True)
 
     def fail(reason):
