@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CHECKS = Path(__file__).with_name("triton_checks.py")
+CHECKS, COMPILES = map(Path(__file__).with_name, ("triton_checks.py", "triton_compiles.py"))
 
 pytestmark = [
     pytest.mark.triton,
@@ -33,3 +33,17 @@ def test_every_kernel_is_the_plain_code(device):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert re.search(r"\d\d passed", done.stdout) and "skipped" not in done.stdout
+
+
+def test_every_kernel_compiles_for_a_gpu(tmp_path):
+    """Without one: to machine code, with wide loads, by the compiler that Triton brings."""
+    environment = {
+        **os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(CHECKS.parents[2]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(COMPILES)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "33 compiled" in done.stdout
