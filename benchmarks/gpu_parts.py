@@ -39,6 +39,7 @@ from mmseg_resnest.models import SegTTAModel
 from mmseg_resnest.registry import DATASETS
 
 init_default_scope("mmseg_resnest")
+os.environ.setdefault(kernels.SWITCH, "1")  # measured with and without
 ROOT = Path(__file__).resolve().parents[1]
 STACK, OURS = "MMSegmentation", "mmseg-resnest"
 PLAIN = f"{OURS}, without Triton"

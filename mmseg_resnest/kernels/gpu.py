@@ -1,7 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Whether kernels in Triton run: on a CUDA device, where Triton is installed, until one fails.
+"""Whether kernels in Triton run: on a CUDA device, when asked for, until one fails.
 
-Where they cannot, the plain code of torch does the same, and one line in the log says why.
+They have to be asked for as long as nobody has measured them on a GPU. Where they cannot run, the
+plain code of torch does the same, and one line in the log says why.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..errors import UserError
 __all__ = ["SWITCH", "falling_back", "turned_off", "usable", "why_not"]
 
 SWITCH = "MMSEG_RESNEST_TRITON"
-"""The environment variable: 0 turns the kernels off."""
+"""The environment variable: 1 turns the kernels on."""
 
 # None until the first tensor on a GPU is met; a process does not change its mind back.
 _on: bool | None = None
@@ -42,7 +43,7 @@ def usable(x: Tensor) -> bool:
         return False
     if _on is None:
         _on = _wanted()
-        _reason = None if _on else f"{SWITCH}=0"
+        _reason = None if _on else f"{SWITCH} is not 1"
         if _on and importlib.util.find_spec("triton") is None:
             _give_up("Triton is not installed")
     return _on
@@ -94,11 +95,11 @@ def _on_gpu(x: Tensor) -> bool:
 
 
 def _wanted() -> bool:
-    value = os.environ.get(SWITCH, "1")
+    value = os.environ.get(SWITCH, "0")
     if value not in ("0", "1"):
         raise UserError(
-            f"environment variable {SWITCH}={value}: is neither 0 nor 1; set it to 0 to run "
-            "without kernels in Triton, or remove it"
+            f"environment variable {SWITCH}={value}: is neither 0 nor 1; set it to 1 to run "
+            "with kernels in Triton, or remove it"
         )
     return value == "1"
 

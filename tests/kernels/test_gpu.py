@@ -24,7 +24,7 @@ def said(monkeypatch):
     monkeypatch.setattr(gpu, "print_log", lambda text, **options: lines.append(text))
     monkeypatch.setattr(gpu, "_on", None)
     monkeypatch.setattr(gpu, "_reason", None)
-    monkeypatch.delenv(gpu.SWITCH, raising=False)
+    monkeypatch.setenv(gpu.SWITCH, "1")
     return lines
 
 
@@ -95,13 +95,14 @@ def test_without_triton_one_line_says_so(on_a_gpu, monkeypatch):
 
 
 def test_the_switch(on_a_gpu, monkeypatch):
-    monkeypatch.setenv(gpu.SWITCH, "0")
-    assert not gpu.usable(torch.zeros(1)) and not on_a_gpu
-    assert gpu.why_not() == "MMSEG_RESNEST_TRITON=0"
-    for value in ("1", None):
+    for value in ("0", None):
         monkeypatch.setattr(gpu, "_on", None)
         monkeypatch.setenv(gpu.SWITCH, value) if value else monkeypatch.delenv(gpu.SWITCH)
-        assert gpu.usable(torch.zeros(1)) and gpu.why_not() is None
+        assert not gpu.usable(torch.zeros(1)) and not on_a_gpu
+        assert gpu.why_not() == "MMSEG_RESNEST_TRITON is not 1"
+    monkeypatch.setattr(gpu, "_on", None)
+    monkeypatch.setenv(gpu.SWITCH, "1")
+    assert gpu.usable(torch.zeros(1)) and gpu.why_not() is None
     monkeypatch.setattr(gpu, "_on", None)
     monkeypatch.setenv(gpu.SWITCH, "off")
     with pytest.raises(UserError, match="MMSEG_RESNEST_TRITON=off"):

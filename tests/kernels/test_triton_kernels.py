@@ -25,7 +25,6 @@ pytestmark = [
 def test_every_kernel_is_the_plain_code(device):
     """In a process of its own: Triton decides at its import whether it interprets."""
     environment = {**os.environ, "TRITON_INTERPRET": "1" if device == "interpreter" else "0"}
-    environment.pop("MMSEG_RESNEST_TRITON", None)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
          str(CHECKS)],
