@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -144,7 +144,7 @@ def evaluate(
     if folded:
         fold_for_inference(runner.model.eval())
     if plain:
-        model.compiled_labels = False
+        cast(Any, model).compiled_labels = False
     start = time.monotonic()
     doing("testing")
     try:

@@ -57,13 +57,18 @@ class Loops:
     """The compiled loops. Made by :func:`load_loops`.
 
     Raises:
-        ImportError: There is no Numba, or it does not go with what else is installed.
+        Exception: There is no Numba, or it does not work: with what else is installed, or at all.
     """
 
     def __init__(self) -> None:
+        from numba import config
+
         from . import loops
 
-        self._label_bands, self._count_pairs = map(_compile, loops.SIGNATURES.items())
+        if config.DISABLE_JIT:
+            raise RuntimeError("NUMBA_DISABLE_JIT is set")
+        self._label_bands = _compile(loops.label_bands, loops.LABEL_BANDS)
+        self._count_pairs = _compile(loops.count_pairs, loops.COUNT_PAIRS)
         self._band_count = loops.band_count
 
     def label_map(self, scores: Tensor, steps: Sequence[Any], labels: Tensor) -> None:
@@ -134,13 +139,12 @@ class Loops:
         return None if wrong else torch.from_numpy(total).view(num_classes, num_classes)
 
 
-def _compile(item: tuple[Callable[..., Any], Any]) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], signature: Any) -> Callable[..., Any]:
     """A loop for the types of its signature; from Numba's cache, if it is there."""
     from numba import njit
 
     from .loops import OPTIONS
 
-    function, signature = item
     try:
         return njit(signature, nogil=True, cache=True, **OPTIONS)(function)
     except Exception:  # no place for the cache, a full disk, a broken file: Numba says many things
@@ -158,7 +162,7 @@ def load_loops() -> Loops | None:
         if not _tried:
             try:
                 _loops = Loops()
-            except ImportError as error:
+            except Exception as error:  # versions that do not fit end in errors of all kinds
                 if isinstance(error, ModuleNotFoundError) and error.name == "numba":
                     reason = "Numba is not installed (pip install 'mmseg-resnest[fast]')"
                 else:

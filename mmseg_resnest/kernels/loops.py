@@ -319,21 +319,19 @@ def count_pairs(pred: Any, label: Any, classes: int, ignore_index: int, counts: 
     return wrong
 
 
-SIGNATURES = {
-    label_bands: types.void(
-        _floats_3d,
-        _floats_3d,
-        _places,
-        _floats_2d,
-        _ints,
-        _places,
-        _floats_2d,
-        _ints_2d,
-        types.int64,
-        types.int64,
-    ),
-    count_pairs: types.int64(_ints, _ints, types.int64, types.int64, _ints),
-}
+LABEL_BANDS = types.void(
+    _floats_3d,
+    _floats_3d,
+    _places,
+    _floats_2d,
+    _ints,
+    _places,
+    _floats_2d,
+    _ints_2d,
+    types.int64,
+    types.int64,
+)
+COUNT_PAIRS = types.int64(_ints, _ints, types.int64, types.int64, _ints)
 
 
 def band_count(height: int) -> int:

@@ -102,7 +102,7 @@ class EncoderDecoder(StockEncoderDecoder):
     """
 
     test_cfg: Any
-    compiled_labels = False
+    compiled_labels: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         unset = DefaultScope.get_current_instance() is None

@@ -120,7 +120,7 @@ def test_after_a_fork(loops, monkeypatch):
     assert child.exitcode == 0
 
 
-@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("missing", [True, False], ids=["missing", "broken"])
 def test_without_numba_torch_works_and_says_so_once(missing, nothing_loaded, told, monkeypatch):
     if missing:
         monkeypatch.setitem(sys.modules, "numba", None)
@@ -177,12 +177,12 @@ def test_a_cache_that_cannot_be_used(fault, numba, monkeypatch, tmp_path):
 
         monkeypatch.setattr(caching.IndexDataCacheFile, "save", full)
     else:
-        assert compiled._compile((_add, signature))(2, 3) == 5
+        assert compiled._compile(_add, signature)(2, 3) == 5
         files = [file for file in tmp_path.rglob("*") if file.suffix in (".nbi", ".nbc")]
         assert len(files) == 2
         for file in files:
             file.write_bytes(file.read_bytes()[:50])
-    assert compiled._compile((_add, signature))(2, 3) == 5
+    assert compiled._compile(_add, signature)(2, 3) == 5
 
 
 @pytest.mark.parametrize("pixels", [0, 1000, 3 * 2**18 + 1])
