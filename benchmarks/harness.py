@@ -257,7 +257,7 @@ def machine() -> dict[str, Any]:
                 words = line.split(":", 1)[1].strip()
                 break
     versions = {"python": platform.python_version()}
-    for name in ("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy"):
+    for name in ("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy", "numba"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {

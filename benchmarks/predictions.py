@@ -4,11 +4,13 @@
 The stack's way is its own code: ``BaseDecodeHead.predict_by_feat``,
 ``BaseSegmentor.postprocess_result`` and ``IoUMetric``. Scores are made up: "regions" are one
 class each with noise and broad borders, as after training; in "noise" every class can win
-anywhere, so that nothing can be left out.
+anywhere, so that nothing can be left out. Compiled loops are what ``tools/test.py`` and validation
+use on a CPU where Numba is installed; "torch alone" is the way without it.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import torch
@@ -33,6 +35,7 @@ SIZES = {
     "cityscapes, published": (19, (33, 65), (260, 520), (1024, 2048)),
 }
 KINDS = ("regions", "noise")
+ALONE = "mmseg-resnest, torch alone"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -87,7 +90,7 @@ def stack(case: str) -> Work:
     return work
 
 
-def ours(case: str) -> Work:
+def ours(case: str, compiled: bool = True) -> Work:
     scores, label, network, image = _made_up(case)
     metric = SegmentationMetric()
     metric.dataset_meta = _names(scores.shape[1])
@@ -96,11 +99,15 @@ def ours(case: str) -> Work:
     def work() -> Tensor:
         sample = _sample(label, network, image)
         steps = [Resize(network, True), Crop(0, 0, 0, 0), Resize(image, True)]
-        sample.pred_sem_seg = PixelData(data=label_map(scores, steps))
+        sample.pred_sem_seg = PixelData(data=label_map(scores, steps, compiled))
         metric.process({}, [sample.to_dict()])
         return sample.pred_sem_seg.data[0].cpu()
 
     return work
+
+
+def ours_by_torch(case: str) -> Work:
+    return ours(case, compiled=False)
 
 
 def agree(expected: Tensor, labels: Tensor) -> float:
@@ -116,7 +123,10 @@ COMPARISON = Comparison(
         for name, (c, s, n, i) in SIZES.items()
         for kind in KINDS
     },
-    ways={"MMSegmentation": stack, "mmseg-resnest": ours},
+    ways={"MMSegmentation": stack, "mmseg-resnest": ours, ALONE: ours_by_torch},
+    missing={}
+    if DEVICE == "cpu" and find_spec("numba")
+    else {ALONE: "mmseg-resnest is torch alone, on a GPU and where there is no Numba"},
     agree=agree,
     least={"mmseg-resnest": 6.0},
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),

@@ -35,6 +35,7 @@ from mmseg_resnest.inference.files import (
     plan_outputs,
 )
 from mmseg_resnest.inference.video import is_stream, is_video, predict_video
+from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
 
 # With fewer images, folding the model takes longer than it saves.
 FOLDED_FROM = 4
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
     )
     if film or len(images) >= FOLDED_FROM:
-        model.fold()
+        model.fold(compiled=film or len(images) >= WORTHWHILE_FROM)
     if film:
         live = is_stream(args.source)
         if live:

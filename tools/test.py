@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plain",
         action="store_true",
-        help="on a CPU: do not fold the model for speed (scores differ by rounding only)",
+        help="on a CPU: neither fold the model nor make labels by compiled loops (results differ "
+        "by rounding only)",
     )
     add_config_options(parser)
     add_launcher_option(parser)

@@ -21,6 +21,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -39,6 +40,7 @@ from mmseg_resnest.engine.saving import (
 )
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, DATASETS, MODEL_WRAPPERS, MODELS, RUNNERS
 from mmseg_resnest.version import __version__
@@ -138,6 +140,22 @@ class Runner(MMEngineRunner):
         if _metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
         return built
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As MMEngine's; compiled loops make the labels of many images."""
+        return self._compile_labels(super().build_val_loop(loop))
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As MMEngine's; compiled loops make the labels of many images."""
+        return self._compile_labels(super().build_test_loop(loop))
+
+    def _compile_labels(self, loop: BaseLoop) -> BaseLoop:
+        # By the number of images, which is that of the run it is resumed from as well.
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        many = len(getattr(loop.dataloader, "dataset", ())) >= WORTHWHILE_FROM
+        if many and isinstance(model, EncoderDecoder):
+            model.compiled_labels = True
+        return loop
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """As MMEngine's, quiet on the console."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -76,8 +76,9 @@ def evaluate(
         launcher: ``none``, ``pytorch`` or ``slurm``.
         submission: ``cityscapes``, ``ade20k`` or ``voc``: write into ``out_dir`` what that server
             takes, check it and pack it. Nothing is scored and no labels are read.
-        plain: Compute with the model's layers as they are; otherwise on a CPU the model is folded,
-            see :func:`~mmseg_resnest.models.fold_for_inference`.
+        plain: Compute with the model's layers as they are, and make labels by torch; otherwise on
+            a CPU the model is folded, see :func:`~mmseg_resnest.models.fold_for_inference`, and
+            compiled loops make the labels (:mod:`mmseg_resnest.kernels.compiled`).
 
     Returns:
         What ``results.json`` holds, and ``work_dir``; on every process. With ``submission`` also
@@ -142,6 +143,8 @@ def evaluate(
     folded = not plain and not torch.cuda.is_available()
     if folded:
         fold_for_inference(runner.model.eval())
+    if plain:
+        cast(Any, model).compiled_labels = False
     start = time.monotonic()
     doing("testing")
     try:

@@ -52,6 +52,9 @@ _BLOCK = (64, 128)
 _TILE_BYTES = {"cpu": 2**19, "cuda": 2**26}
 # Where a kernel in Triton may make the labels.
 _KERNEL_DEVICES = ("cuda",)
+# Scores at the size of the labels from which on the compiled loops are used: fewer are a matter of
+# milliseconds anyway.
+_LEAST_COMPILED = 2**20
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def plain_label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
 
 
 @torch.no_grad()
-def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
+def label_map(scores: Tensor, steps: Sequence[Step] = (), compiled: bool = False) -> Tensor:
     """What :func:`plain_label_map` returns, without maps of scores at the size of the labels.
 
     Half precision scores are resized in float32.
@@ -158,6 +161,9 @@ def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
     Args:
         scores: (N, C, h, w), on any device.
         steps: What is done to the scores, in order.
+        compiled: Whether compiled loops (:mod:`mmseg_resnest.kernels.compiled`) make the labels
+            where they can: on a CPU, in float32, where Numba is installed and the image is not
+            tiny. The first use on a machine compiles them, for some seconds.
 
     Returns:
         (N, H, W) int64, the class of the highest score, on the device of the scores.
@@ -170,8 +176,22 @@ def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
     fast = _on_a_gpu([(scores, steps)])
     if fast is not None:
         return fast
-    operator = Resampling(scores.shape[2:], steps, _at_least_float32(scores), scores.device)
     labels = scores.new_empty((len(scores), height, width), dtype=torch.int64)
+    dtype = _at_least_float32(scores)
+    loops = None
+    if (
+        compiled
+        and (scores.device.type, dtype) == ("cpu", torch.float32)
+        and scores.shape[1] * height * width >= _LEAST_COMPILED
+    ):
+        from .compiled import load_loops  # this file alone needs nothing but torch
+
+        loops = load_loops()
+    if loops is not None:
+        for image, out in zip(scores, labels, strict=True):
+            loops.label_map(image.to(dtype), steps, out)
+        return labels
+    operator = Resampling(scores.shape[2:], steps, dtype, scores.device)
     for image, out in zip(scores, labels, strict=True):
         image = image.to(operator.dtype)
         for rows, columns in _blocks(height, width):
