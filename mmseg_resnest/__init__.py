@@ -4,17 +4,20 @@
 Importing the package registers all of its parts in scope ``mmseg_resnest``.
 """
 
-from . import (
-    _stack,  # noqa: F401  (first: imports the OpenMMLab stack quietly)
-    datasets,
-    engine,
-    evaluation,
-    models,
-    weights,
-)
-from .errors import UserError
-from .inference import load_segmentor  # (last: it stands on all of them)
-from .version import __version__
+from ._late import importing
+
+with importing():
+    from . import (
+        _stack,  # noqa: F401  (first: imports the OpenMMLab stack quietly)
+        datasets,
+        engine,
+        evaluation,
+        models,
+        weights,
+    )
+    from .errors import UserError
+    from .inference import load_segmentor  # (last: it stands on all of them)
+    from .version import __version__
 
 __all__ = [
     "UserError",

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import _checkout  # noqa: F401
-from mmengine.dist import is_main_process
 
 from mmseg_resnest.engine.cli import (
     ArgumentParser,
@@ -23,6 +22,7 @@ from mmseg_resnest.engine.cli import (
     add_launcher_option,
     run_tool,
 )
+from mmseg_resnest.engine.launch import is_main_process
 from mmseg_resnest.engine.reproduce import print_reproduction, reproduce
 
 

@@ -16,7 +16,6 @@ import shlex
 from collections.abc import Sequence
 
 import _checkout  # noqa: F401
-from mmengine.dist import is_main_process
 
 from mmseg_resnest.engine.cli import (
     ArgumentParser,
@@ -26,6 +25,7 @@ from mmseg_resnest.engine.cli import (
     run_tool,
 )
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.launch import is_main_process
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
 

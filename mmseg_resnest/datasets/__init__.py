@@ -5,6 +5,7 @@ from .camvid import CamVidDataset
 from .check import check_start, guard_labels, leaf_datasets
 from .custom import CustomDataset
 from .layout import check_dataset_folders
+from .listing import build_dataset
 from .loading import LoadAnnotations, LoadImageFromFile
 from .photometric import PackSegInputs, PhotoMetricDistortion
 from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
@@ -23,6 +24,7 @@ __all__ = [
     "RandomLongEdgeResize",
     "RandomResizeCrop",
     "ScenesDataset",
+    "build_dataset",
     "check_dataset_folders",
     "check_start",
     "guard_labels",

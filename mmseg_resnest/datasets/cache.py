@@ -257,6 +257,10 @@ def relabelled(
     """The numbers of a label file (H, W) as ``LoadAnnotations`` changes them."""
     if not (reduce_zero_label or label_map):
         return pixels
+    if not label_map:  # 0 becomes 255, which stays, and 254 is only made of 255
+        less = pixels - np.uint8(1)
+        less += (less == 254).view(np.uint8)
+        return less
     table = label_table(reduce_zero_label, label_map)
     return cv2.LUT(pixels, table).astype(np.uint8, copy=False)
 

@@ -30,6 +30,15 @@ def _files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
         yield from (name for name in names if name.endswith(tuple(suffixes)))
 
 
+def _has_file(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Whether one of the suffixes is that of a file in the folder itself; looks no further."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.endswith(suffixes) and entry.is_file() for entry in entries)
+    except OSError:  # a link to itself
+        return False
+
+
 def require_folder(
     path: str | os.PathLike[str], dataset_name: str, suffixes: Sequence[str] = ("",)
 ) -> Path:
@@ -53,7 +62,7 @@ def require_folder(
         raise UserError(f"{dataset_name}: {folder} is not a folder; {_HINT}")
     if not os.access(folder, os.R_OK | os.X_OK):
         raise UserError(f"{dataset_name}: folder {folder} cannot be read: check its permissions")
-    if next(_files(folder, suffixes), None) is None:
+    if not _has_file(folder, tuple(suffixes)) and next(_files(folder, suffixes), None) is None:
         what = " or ".join(f"*{suffix}" for suffix in suffixes if suffix)
         raise EmptyDataError(
             f"{dataset_name}: folder {folder} holds no {what + ' ' if what else ''}file; {_HINT}"

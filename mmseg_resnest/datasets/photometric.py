@@ -10,6 +10,7 @@ import mmseg.datasets.transforms
 import numpy as np
 import numpy.typing as npt
 import torch
+from mmengine.structures import PixelData
 from numpy import random
 
 from ..registry import TRANSFORMS
@@ -19,7 +20,7 @@ __all__ = ["PackSegInputs", "PhotoMetricDistortion", "contiguous"]
 
 def contiguous(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The same pixels in the usual order; a mirrored view is turned by OpenCV, which is quick."""
-    if image.ndim == 3 and image.dtype == np.uint8 and image.shape[2] == 3:
+    if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         if image.strides[1] < 0 < image.strides[0]:
             return cv2.flip(np.ascontiguousarray(image[:, ::-1]), 1)
         if image.strides[0] < 0 < image.strides[1]:
@@ -47,29 +48,31 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         contrast_first = random.randint(2) == 1
         if contrast_first:
             before = self.contrast(before)
-        saturation = random.randint(2)
-        if saturation:
+        saturated = turned = None
+        if random.randint(2):
             factor = random.uniform(self.saturation_lower, self.saturation_upper)
             saturated = self.convert(values, alpha=factor)
-        hue = random.randint(2)
-        if hue:
+        if random.randint(2):
             turn = random.randint(-self.hue_delta, self.hue_delta)
+            turned = values.copy()
+            turned[:180] = (values[:180].astype(int) + turn) % 180
         after = values if contrast_first else self.contrast(values)
 
         image = contiguous(image)
-        if before is not values:
-            image = cv2.LUT(image, before)
-        if saturation or hue:
-            table = np.stack([values] * 3, axis=1)
-            if saturation:
-                table[:, 1] = saturated
-            if hue:
-                table[:180, 0] = (values[:180].astype(int) + turn) % 180
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-            image = cv2.LUT(image, table[None])
-            image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
-        if after is not values:
-            image = cv2.LUT(image, after)
+        if saturated is not None or turned is not None:
+            if before is not values:
+                image = cv2.LUT(image, before)
+            changed = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+            plane = np.empty(changed.shape[:2], np.uint8)
+            for channel, table in ((0, turned), (1, saturated)):
+                if table is not None:  # a table for one channel is quicker than one for three
+                    cv2.extractChannel(changed, channel, plane)
+                    cv2.insertChannel(cv2.LUT(plane, table, dst=plane), changed, channel)
+            image = cv2.cvtColor(changed, cv2.COLOR_HSV2BGR)
+            if after is not values:
+                cv2.LUT(image, after, dst=image)
+        elif before is not values or after is not values:
+            image = cv2.LUT(image, after[before])
         results["img"] = image
         return results
 
@@ -85,9 +88,14 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
             stock: dict = super().transform(results)
             return stock
         planes = np.empty((3, *image.shape[:2]), np.uint8)
-        source = contiguous(image)
-        for i in range(3):
-            cv2.extractChannel(source, i, planes[i])
+        cv2.split(contiguous(image), list(planes))
         rest = {key: value for key, value in results.items() if key != "img"}
+        labels = rest.get("gt_seg_map")
+        usual = getattr(labels, "dtype", None) == np.uint8 and labels.ndim == 2
+        if usual:
+            del rest["gt_seg_map"]
         packed: dict = super().transform(rest)
+        if usual:
+            numbers = torch.from_numpy(contiguous(labels)[None].astype(np.int64))
+            packed["data_samples"].gt_sem_seg = PixelData(data=numbers)
         return {"inputs": torch.from_numpy(planes), **packed}

@@ -197,12 +197,14 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         self.ignore_index = ignore_index
 
     @cache_randomness
-    def _draw_crop(self, labels: npt.NDArray[Any] | None, size: tuple[int, int]) -> Box:
+    def _draw_crop(
+        self, labels: npt.NDArray[Any] | None, size: tuple[int, int], parts: dict[Box, Any]
+    ) -> Box:
         box = _draw_box(size[1], size[0], self.crop_size)
         if self.cat_max_ratio < 1.0 and labels is not None:
             for _ in range(10):
-                part = labels_part(labels, size, box)
-                if not is_dominated(part, self.cat_max_ratio, self.ignore_index):
+                parts[box] = labels_part(labels, size, box)
+                if not is_dominated(parts[box], self.cat_max_ratio, self.ignore_index):
                     break
                 box = _draw_box(size[1], size[0], self.crop_size)
         return box
@@ -212,10 +214,12 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         height, width = results["img"].shape[:2]
         results["scale"] = self._random_scale()
         size = mmcv.rescale_size((width, height), results["scale"])
-        box = self._draw_crop(results.get("gt_seg_map"), size)
+        parts: dict[Box, Any] = {}  # of the label map, made to look at them
+        box = self._draw_crop(results.get("gt_seg_map"), size, parts)
         results["img"] = resized_part(results["img"], size, box)
         for key in results.get("seg_fields", []):
-            results[key] = labels_part(results[key], size, box)
+            part = parts.get(box) if key == "gt_seg_map" else None
+            results[key] = labels_part(results[key], size, box) if part is None else part
         results["img_shape"] = results["img"].shape[:2]
         results["scale_factor"] = (size[0] / width, size[1] / height)
         results["keep_ratio"] = True
@@ -316,8 +320,15 @@ def _gathered(
     labels: npt.NDArray[Any], rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
 ) -> npt.NDArray[Any]:
     """Rows and columns, each in ascending order, of a label map."""
-    near = labels[:, columns[0] : columns[-1] + 1].take(rows, axis=0)
-    return near.take(columns - columns[0], axis=1)
+    top, left = rows[0], columns[0]
+    near = labels[top : rows[-1] + 1, left : columns[-1] + 1]
+    if labels.dtype != np.uint8:
+        return near.take(rows - top, axis=0).take(columns - left, axis=1)
+    # Rows are copied as a whole, columns pixel by pixel: OpenCV turns the ones into the others.
+    few = len(near) < len(rows)
+    near = near if few else near.take(rows - top, axis=0)
+    near = cv2.transpose(cv2.transpose(near).take(columns - left, axis=0))
+    return near.take(rows - top, axis=0) if few else near
 
 
 def _pillow_part(pixels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import re
 import sys
@@ -152,6 +153,9 @@ def run_tool(
         argv: Passed to ``main``.
     """
     code: int | None
+    # What the imports have made stays: no search for garbage need look at it again, and forked
+    # workers share its memory.
+    gc.freeze()
     try:
         code = main(argv)
         sys.stdout.flush()

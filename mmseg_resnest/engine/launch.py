@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
 from mmseg_resnest.engine.watch import LostProcessError
 from mmseg_resnest.errors import UserError
@@ -26,6 +27,7 @@ __all__ = [
     "enable_amp",
     "fit_to_machine",
     "init_distributed",
+    "is_main_process",
     "join_launcher",
     "keep_freed_memory",
     "local_world_size",

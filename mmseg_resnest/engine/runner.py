@@ -27,10 +27,12 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmseg_resnest.datasets import build_dataset
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.logs import quiet_console
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
+from mmseg_resnest.engine.quick_start import start_quickly
 from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
 from mmseg_resnest.engine.saving import (
     CheckpointWriter,
@@ -42,7 +44,7 @@ from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, who
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
 from mmseg_resnest.models import EncoderDecoder
-from mmseg_resnest.registry import DATA_SAMPLERS, DATASETS, MODEL_WRAPPERS, MODELS, RUNNERS
+from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_training_checkpoint
 
@@ -127,6 +129,7 @@ class Runner(MMEngineRunner):
             cfg: The config; copied.
             model: A built model to use in place of ``cfg.model``.
         """
+        start_quickly()
         cfg = copy.deepcopy(cfg)
         names = set(inspect.signature(MMEngineRunner.__init__).parameters) - {"self", "cfg"}
         arguments = {name: cfg[name] for name in names if name in cfg}
@@ -180,16 +183,13 @@ class Runner(MMEngineRunner):
         if isinstance(dataloader, DataLoader):
             return dataloader
         cfg = copy.deepcopy(dataloader)
+        if isinstance(cfg["dataset"], dict):
+            cfg["dataset"] = build_dataset(cfg["dataset"])
         sampler = cfg.get("sampler")
         kind = sampler.get("type") if isinstance(sampler, dict) else type(sampler)
         kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
         if isinstance(kind, type) and issubclass(kind, ExactSampler):
-            dataset = cfg["dataset"]
-            if isinstance(dataset, dict):
-                dataset = DATASETS.build(dataset)
-                if hasattr(dataset, "full_init"):
-                    dataset.full_init()
-            cfg["dataset"] = SeededDataset(dataset)
+            cfg["dataset"] = SeededDataset(cfg["dataset"])
         loader = MMEngineRunner.build_dataloader(cfg, seed, diff_rank_seed)
         loader.worker_init_fn = functools.partial(spare_workers, loader.worker_init_fn)
         return loader

@@ -28,7 +28,8 @@ from ...errors import UserError
 from ...files import whole_file
 from ...registry import DATASETS, TRANSFORMS
 from ..forking import opencv_on_one_thread
-from ..layout import EmptyDataError, FolderCheck, check_dataset_folders
+from ..layout import EmptyDataError, check_dataset_folders
+from ..listing import list_samples, remember
 from ..walk import walk
 from .files import ReadPlan, SampleFacts, check_sample, make_plan
 from .labels import (
@@ -199,10 +200,7 @@ def _build_part(
         raise UserError(f"{name} ({split}): is no BaseSegDataset; its files cannot be listed")
     problems = check_config_numbers(cfg, leaf, dataset, split)
     try:
-        if isinstance(dataset, FolderCheck):
-            samples = dataset._list_samples()
-        else:
-            samples = dataset.load_data_list()
+        samples = list_samples(dataset)
     except UserError as error:
         file, _, what = str(error).partition(": ")
         problems.append(
@@ -254,9 +252,9 @@ def _unlisted(
     problems = []
     labels = dataset.data_prefix.get("seg_map_path")
     if plan.label is not None and labels is not None:
-        listed = {os.path.normpath(s["seg_map_path"]) for s in samples if "seg_map_path" in s}
-        for path in _below(labels):
-            if path.endswith(dataset.seg_map_suffix) and path not in listed:
+        listed = {s["seg_map_path"] for s in samples if "seg_map_path" in s}
+        for path in _unlisted_below(labels, listed):
+            if path.endswith(dataset.seg_map_suffix):
                 problems.append(
                     Problem(
                         "missing_image",
@@ -269,12 +267,11 @@ def _unlisted(
                     )
                 )
     images = dataset.data_prefix["img_path"]
-    listed = {os.path.normpath(s["img_path"]) for s in samples}
     suffixes = dataset.img_suffix
     shown = " or ".join([suffixes] if isinstance(suffixes, str) else suffixes)
-    for path in _below(images):
+    for path in _unlisted_below(images, {s["img_path"] for s in samples}):
         image = os.path.splitext(path)[1].lower() in _IMAGES
-        if image and path not in listed and os.path.islink(path) and not os.path.exists(path):
+        if image and os.path.islink(path) and not os.path.exists(path):
             problems.append(
                 Problem(
                     "missing_image",
@@ -287,7 +284,7 @@ def _unlisted(
             )
             continue
         label = labels is not None and path.endswith(dataset.seg_map_suffix)
-        if image and path not in listed and not (label and labels == images):
+        if image and not (label and labels == images):
             problems.append(
                 Problem(
                     "left_out",
@@ -301,10 +298,18 @@ def _unlisted(
     return problems
 
 
-def _below(folder: str) -> Iterator[str]:
+def _unlisted_below(folder: str, listed: set[str]) -> Iterator[str]:
+    """Paths below a folder, normalised, less those listed."""
+    normalised: set[str] = set()
     for root, _, names in walk(folder):
         for name in names:
-            yield os.path.normpath(os.path.join(root, name))
+            path = os.path.join(root, name)
+            if path in listed:  # nearly all
+                continue
+            normalised = normalised or set(map(os.path.normpath, listed))
+            path = os.path.normpath(path)
+            if path not in normalised:
+                yield path
 
 
 # ------------------------------------------------------------------------------------------------
@@ -570,6 +575,8 @@ def check_start(
             errors += found
             if part is None:
                 continue
+            if leaf is dataset_cfg:
+                remember(leaf, part.samples)
             part.plan.with_pixels = False
             part.facts = _read_some(part, files, seconds)
             of_all = _label_use(part)

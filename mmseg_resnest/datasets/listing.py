@@ -1,0 +1,92 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Listing the samples of a data set: quickly, and once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmseg.datasets import BaseSegDataset
+
+from ..registry import DATASETS
+from .layout import FolderCheck
+
+__all__ = ["build_dataset", "list_samples", "remember"]
+
+# What the check before training has listed and training lists next.
+_listed: dict[str, list[dict[str, Any]]] = {}
+
+
+def list_samples(dataset: BaseSegDataset) -> list[dict[str, Any]]:
+    """What ``dataset.load_data_list()`` returns, but for our own checks that each file is there.
+
+    MMSegmentation's own listing of folders is done in a fifth of its time.
+    """
+    if isinstance(dataset, FolderCheck):
+        return dataset._list_samples()
+    own = type(dataset).load_data_list is not BaseSegDataset.load_data_list
+    images = dataset.data_prefix.get("img_path")
+    suffix = dataset.img_suffix
+    if own or dataset.ann_file or dataset.backend_args or not isinstance(suffix, str):
+        return dataset.load_data_list()
+    if not isinstance(images, str) or not os.path.isdir(images):
+        return dataset.load_data_list()
+    labels = dataset.data_prefix.get("seg_map_path")
+    samples = []
+    for name in sorted(_names(images, "", suffix)):
+        sample: dict[str, Any] = {"img_path": os.path.join(images, name)}
+        if labels is not None:
+            label = name[: -len(suffix)] + dataset.seg_map_suffix
+            sample["seg_map_path"] = os.path.join(labels, label)
+        sample["label_map"] = dataset.label_map
+        sample["reduce_zero_label"] = dataset.reduce_zero_label
+        sample["seg_fields"] = []
+        samples.append(sample)
+    return samples
+
+
+def _names(folder: str, above: str, suffix: str) -> Iterator[str]:
+    """Paths below a folder that end in a suffix, as MMEngine lists them."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.is_file():
+                name = above + entry.name
+                if name.endswith(suffix):
+                    yield name
+            elif os.path.isdir(entry.path):
+                yield from _names(entry.path, f"{above}{entry.name}/", suffix)
+
+
+def remember(dataset_cfg: Mapping[str, Any], samples: list[dict[str, Any]]) -> None:
+    """Keep what :func:`list_samples` has listed for the next :func:`build_dataset`."""
+    _listed[_key(dataset_cfg)] = samples
+
+
+def build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
+    """Build a data set, ready to use; what was remembered is not listed again.
+
+    Args:
+        dataset_cfg: The ``dataset`` of a data loader.
+
+    Raises:
+        UserError: A file of one of the package's own data sets is missing.
+    """
+    samples = _listed.pop(_key(dataset_cfg), None)
+    if samples is None or dataset_cfg.get("lazy_init"):
+        dataset = DATASETS.build(dict(dataset_cfg))
+    else:
+        dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
+        name = "_list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
+        setattr(dataset, name, lambda: samples)
+        try:
+            dataset.full_init()
+        finally:
+            delattr(dataset, name)
+    if hasattr(dataset, "full_init"):
+        dataset.full_init()
+    return dataset
+
+
+def _key(dataset_cfg: Mapping[str, Any]) -> str:
+    return repr(sorted((k, v) for k, v in dataset_cfg.items() if k != "pipeline"))

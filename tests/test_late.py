@@ -1,0 +1,109 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the stack imports late is the same thing when it is there."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import gc
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+
+import pytest
+from test_stack import run_python
+
+from mmseg_resnest import _late
+
+CODE = """
+import builtins, gc, inspect, json, sys
+before = builtins.__import__, inspect.getframeinfo
+import mmseg_resnest
+said = {"restored": before == (builtins.__import__, inspect.getframeinfo) and gc.isenabled()}
+late = ("scipy.ndimage", "scipy.optimize", "scipy.interpolate", "mmseg.utils.tokenizer",
+        "torch._dynamo", "torch.distributed.optim", "matplotlib.figure", "sympy", "requests")
+said["there"] = [name for name in late if name in sys.modules]
+
+import numpy as np, scipy.interpolate, scipy.ndimage, scipy.optimize, torch
+from mmseg.datasets.transforms import transforms
+from mmseg.models.assigners import hungarian_assigner
+from mmseg.models.backbones import beit
+from mmseg.models.losses import huasdorff_distance_loss
+noise = np.random.default_rng(0).random((9, 9))
+pairs = [
+    (transforms.gaussian_filter(noise, 2), scipy.ndimage.gaussian_filter(noise, 2)),
+    (huasdorff_distance_loss.distance(noise > 0.3),
+     scipy.ndimage.distance_transform_edt(noise > 0.3)),
+    (hungarian_assigner.linear_sum_assignment(noise),
+     scipy.optimize.linear_sum_assignment(noise)),
+]
+said["equal"] = [bool(np.array_equal(*pair)) for pair in pairs]
+said["module"] = beit.interpolate.interp1d is scipy.interpolate.interp1d
+import mmseg.utils
+text = mmseg.utils.tokenize("a street with cars")
+from mmseg.utils.tokenizer import tokenize
+said["text"] = torch.equal(text, tokenize("a street with cars")) and int((text > 0).sum()) == 6
+
+from mmengine.optim import ZeroRedundancyOptimizer
+from mmengine.registry import OPTIMIZERS
+said["registered"] = OPTIMIZERS.get("ZeroRedundancyOptimizer") is ZeroRedundancyOptimizer
+class Below(ZeroRedundancyOptimizer):
+    pass
+store = torch.distributed.HashStore()
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+values = []
+for make in (lambda p: Below([p], "SGD", lr=0.5),
+             lambda p: OPTIMIZERS.build(dict(type="ZeroRedundancyOptimizer", params=[p],
+                                             optimizer_type="SGD", lr=0.5))):
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = make(weight)
+    weight.sum().backward()
+    optimizer.step()
+    values.append(weight.tolist())
+from torch.distributed.optim import ZeroRedundancyOptimizer as Torch
+said["steps"], said["below"] = values, isinstance(optimizer, Torch)
+print(json.dumps(said))
+"""
+
+
+def test_what_is_imported_late_is_the_real_thing() -> None:
+    result = run_python(CODE)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {
+        "restored": True,
+        "there": [],
+        "equal": [True, True, True],
+        "module": True,
+        "text": True,
+        "registered": True,
+        "steps": [[0.5, 0.5], [0.5, 0.5]],
+        "below": True,
+    }
+
+
+def test_only_the_named_statements_get_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = "mmseg.models.losses.huasdorff_distance_loss"
+    given = _late._stand_in(loss, "scipy.ndimage", ["distance_transform_edt"])
+    assert given.distance_transform_edt.__module__ == "scipy.ndimage"
+    assert _late._stand_in(loss, "scipy.ndimage", ["gaussian_filter"]) is None
+    assert _late._stand_in(loss, "scipy", ["ndimage"]) is None
+    assert _late._stand_in("somebody.elses", "scipy.ndimage", ["gaussian_filter"]) is None
+    # Without the package the statement is to fail as it always did.
+    monkeypatch.setattr(_late.importlib.util, "find_spec", lambda name: None)
+    assert _late._stand_in(loss, "scipy.ndimage", ["distance_transform_edt"]) is None
+
+
+@contextlib.contextmanager
+def all_contexts() -> Iterator[None]:
+    with _late._no_collections(), _late._no_source_lines(), _late._stand_ins():
+        assert inspect.getframeinfo(sys._getframe(0)).code_context is None
+        yield
+
+
+def test_an_import_that_fails_leaves_everything_as_it_was() -> None:
+    before = builtins.__import__, inspect.getframeinfo, gc.isenabled()
+    with pytest.raises(ImportError, match="no_such_module"), all_contexts():
+        importlib.import_module("no_such_module")
+    assert (builtins.__import__, inspect.getframeinfo, gc.isenabled()) == before
