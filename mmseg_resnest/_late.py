@@ -133,7 +133,7 @@ def _no_source_lines() -> Iterator[None]:
     ``inspect`` looks up the text of the line as well.
     """
     real = inspect.getframeinfo
-    inspect.getframeinfo = lambda frame, context=0: real(frame, 0)  # type: ignore[assignment]
+    inspect.getframeinfo = lambda frame, context=0: real(frame, 0)
     try:
         yield
     finally:

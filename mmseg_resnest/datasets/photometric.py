@@ -28,6 +28,23 @@ def contiguous(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.ascontiguousarray(image)
 
 
+def _planes(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(3, H, W), the channels of an image (H, W, 3)."""
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes))
+    return planes
+
+
+def _mapped(image: npt.NDArray[np.uint8], table: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The values of an image (H, W, 3) as a table has them; a shift needs no table."""
+    shift = int(table[128]) - 128
+    if np.array_equal(table, np.clip(np.arange(256) + shift, 0, 255)):
+        change: Any = cv2.subtract if shift < 0 else cv2.add
+        shifted: npt.NDArray[np.uint8] = change(image, (abs(shift),) * 3 + (0,))
+        return shifted
+    return cv2.LUT(image, table).astype(np.uint8, copy=False)
+
+
 @TRANSFORMS.register_module()
 class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
     """mmseg's ``PhotoMetricDistortion``: brightness, contrast, saturation and hue at random.
@@ -61,18 +78,17 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         image = contiguous(image)
         if saturated is not None or turned is not None:
             if before is not values:
-                image = cv2.LUT(image, before)
+                image = _mapped(image, before)
             changed = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-            plane = np.empty(changed.shape[:2], np.uint8)
-            for channel, table in ((0, turned), (1, saturated)):
-                if table is not None:  # a table for one channel is quicker than one for three
-                    cv2.extractChannel(changed, channel, plane)
-                    cv2.insertChannel(cv2.LUT(plane, table, dst=plane), changed, channel)
-            image = cv2.cvtColor(changed, cv2.COLOR_HSV2BGR)
+            planes = _planes(changed)
+            for plane, table in zip(planes, (turned, saturated), strict=False):
+                if table is not None:
+                    cv2.LUT(plane, table, dst=plane)
+            image = cv2.cvtColor(cv2.merge(list(planes), dst=changed), cv2.COLOR_HSV2BGR)
             if after is not values:
                 cv2.LUT(image, after, dst=image)
         elif before is not values or after is not values:
-            image = cv2.LUT(image, after[before])
+            image = _mapped(image, after[before])
         results["img"] = image
         return results
 
@@ -87,10 +103,9 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             stock: dict = super().transform(results)
             return stock
-        planes = np.empty((3, *image.shape[:2]), np.uint8)
-        cv2.split(contiguous(image), list(planes))
+        planes = _planes(contiguous(image))
         rest = {key: value for key, value in results.items() if key != "img"}
-        labels = rest.get("gt_seg_map")
+        labels: Any = rest.get("gt_seg_map")
         usual = getattr(labels, "dtype", None) == np.uint8 and labels.ndim == 2
         if usual:
             del rest["gt_seg_map"]

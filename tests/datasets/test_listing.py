@@ -34,12 +34,9 @@ def config(root: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("prefix", ["images", "images/", "./images/../images", "images/x"])
 def test_it_lists_as_the_stack_does(root: Path, prefix: str) -> None:
-    for labels in ("labels", None):
-        dataset = ADE20KDataset(
-            data_root=str(root),
-            data_prefix={"img_path": prefix, "seg_map_path": labels},
-            lazy_init=True,
-        )
+    for labels in ({"seg_map_path": "labels"}, {}):
+        folders = {"img_path": prefix, **labels}
+        dataset = ADE20KDataset(data_root=str(root), data_prefix=folders, lazy_init=True)
         expected = dataset.load_data_list()
         assert listing.list_samples(dataset) == expected and expected
 
