@@ -40,7 +40,7 @@ def _spare_compiler() -> None:
     for name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
         _unless_compiled(getattr(Optimizer, name))
     for kind in vars(torch.optim).values():
-        step = vars(kind).get("step") if isinstance(kind, type) else None
+        step: Any = vars(kind).get("step") if isinstance(kind, type) else None
         if getattr(getattr(step, "__code__", None), "co_name", "") == "_use_grad":
             kind.step = _step(step)
 
