@@ -63,6 +63,7 @@ def _zero_redundancy_optimizer() -> type:
     return ZeroRedundancyOptimizer
 
 
+_VOCABULARIES = ("get_classes", "get_predefined_templates")
 # Importing module and name of what it imports: packages that must be there; what it is given.
 _LATE: dict[tuple[str, str], tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
     ("mmseg.datasets.transforms.transforms", "scipy.ndimage"): (
@@ -84,6 +85,13 @@ _LATE: dict[tuple[str, str], tuple[tuple[str, ...], Callable[[], dict[str, Any]]
     ("mmseg.utils", "tokenizer"): (
         ("ftfy", "regex"),
         lambda: {"tokenize": _function("mmseg.utils.tokenizer", "tokenize")},
+    ),
+    ("mmseg.models.text_encoder.clip_text_encoder", "mmseg.utils"): (
+        ("ftfy", "regex"),
+        lambda: {
+            **{name: _function("mmseg.utils", name) for name in _VOCABULARIES},
+            "tokenizer": _Module("mmseg.utils.tokenizer"),
+        },
     ),
     ("mmengine.optim.optimizer.zero_optimizer", "torch.distributed.optim"): (
         ("torch",),

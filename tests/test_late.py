@@ -23,7 +23,7 @@ before = builtins.__import__, inspect.getframeinfo
 import mmseg_resnest
 said = {"restored": before == (builtins.__import__, inspect.getframeinfo) and gc.isenabled()}
 late = ("scipy.ndimage", "scipy.optimize", "scipy.interpolate", "torch._dynamo",
-        "torch.distributed.optim", "matplotlib.figure")
+        "torch.distributed.optim", "matplotlib.figure", "mmseg.utils.tokenizer")
 said["there"] = [name for name in late if name in sys.modules]
 
 import numpy as np, scipy.interpolate, scipy.ndimage, scipy.optimize, torch
