@@ -117,6 +117,8 @@ class Runner(MMEngineRunner):
     :func:`mmseg_resnest.weights.convert_state_dict` knows.
     """
 
+    #: Whether compiled loops may make the labels of many images.
+    may_compile: bool = True
     _resuming = False
     _writer: CheckpointWriter | None = None
     _validation_pending = False
@@ -156,7 +158,7 @@ class Runner(MMEngineRunner):
         # By the number of images, which is that of the run it is resumed from as well.
         model = self.model.module if is_model_wrapper(self.model) else self.model
         many = len(getattr(loop.dataloader, "dataset", ())) >= WORTHWHILE_FROM
-        if many and isinstance(model, EncoderDecoder):
+        if many and self.may_compile and isinstance(model, EncoderDecoder):
             model.compiled_labels = True
         return loop
 

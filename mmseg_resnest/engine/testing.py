@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
@@ -117,6 +117,7 @@ def evaluate(
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
     runner = Runner.from_cfg(cfg, model=model)
+    runner.may_compile = not plain
     runner.register_hook(TestProgressHook())
     if submission is None:
         runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
@@ -143,8 +144,6 @@ def evaluate(
     folded = not plain and not torch.cuda.is_available()
     if folded:
         fold_for_inference(runner.model.eval())
-    if plain:
-        cast(Any, model).compiled_labels = False
     start = time.monotonic()
     doing("testing")
     try:

@@ -214,10 +214,12 @@ def test_what_is_out_of_range_is_said(loops, pred, label, words):
         confusion_matrix(torch.tensor(pred), torch.tensor(label), 7)
 
 
-@pytest.mark.parametrize(("images", "expected"), [(49, False), (50, True)])
-def test_loops_of_many_images_are_compiled(images, expected):
+@pytest.mark.parametrize(
+    ("images", "allowed", "expected"), [(49, True, False), (50, True, True), (50, False, False)]
+)
+def test_labels_of_many_images_are_compiled(images, allowed, expected):
     model = EncoderDecoder.__new__(EncoderDecoder)
     nn.Module.__init__(model)
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(images)))
-    assert Runner._compile_labels(SimpleNamespace(model=model), loop) is loop
+    assert Runner._compile_labels(SimpleNamespace(model=model, may_compile=allowed), loop) is loop
     assert model.compiled_labels is expected
