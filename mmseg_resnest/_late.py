@@ -1,11 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Importing the OpenMMLab stack in less time: what hardly anyone needs is imported when needed.
 
-Half of the time goes into six import statements, for functions that one loss, one transform, two
-models, one optimizer and the text encoders use: SciPy three times, a vocabulary that is unpacked,
-and torch's distributed optimizers with its compiler behind them. In their place those statements,
-and no others, are given stand-ins that import the real thing when they are called. Where a package
-is missing, the statement runs as it stands, with its own error.
+More than half of the time goes into eight import statements, for what one loss, one transform, two
+models, one optimizer, sharded training and the text encoders use: SciPy three times, a vocabulary
+that is unpacked, and parts of torch.distributed with SymPy and torch's compiler behind them. In
+their place those statements, and no others, are given stand-ins that import the real thing when
+they are used. Where a package is missing, the statement runs as it stands, with its own error.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from abc import ABCMeta
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["importing"]
+__all__ = ["importing", "stand_ins"]
 
 
 def _function(module: str, name: str) -> Callable[..., Any]:
@@ -46,21 +45,59 @@ class _Module:
         return getattr(importlib.import_module(self.__name__), name)
 
 
-def _zero_redundancy_optimizer() -> type:
-    """A base class that gives its place to torch's when an object of a class below it is made."""
-    from torch.optim import Optimizer
+class _LateClass(type):
+    """A class whose module is imported when an object or a class below it is made.
 
-    class ZeroRedundancyOptimizer(Optimizer, metaclass=ABCMeta):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            from torch.distributed.optim import ZeroRedundancyOptimizer as Real
+    Until then it stands in the registry, under the real one's name.
+    """
 
-            for below in ZeroRedundancyOptimizer.__subclasses__():
-                below.__bases__ = tuple(
-                    Real if base is ZeroRedundancyOptimizer else base for base in below.__bases__
-                )
-            Real.__init__(self, *args, **kwargs)  # type: ignore[arg-type]
+    _path: tuple[str, str]
+    _registry: Any
 
-    return ZeroRedundancyOptimizer
+    def __new__(
+        meta, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        late = [isinstance(base, _LateClass) for base in bases]
+        if not any(late):
+            return super().__new__(meta, name, bases, namespace)
+        real = tuple(base._real() if isinstance(base, _LateClass) else base for base in bases)
+        return type(real[late.index(True)])(name, real, namespace, **kwargs)
+
+    def _real(cls) -> Any:
+        module, name = cls._path
+        registered = cls._registry.module_dict
+        if registered.get(name) is cls:
+            del registered[name]  # the real one is going to be registered
+        real = getattr(importlib.import_module(module), name)
+        package = module.partition(".")[0]
+        for path, loaded in list(sys.modules.items()):
+            if path.startswith(package) and vars(loaded).get(name) is cls:
+                setattr(loaded, name, real)
+        return real
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls._real()(*args, **kwargs)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # Python itself is asking
+        return getattr(cls._real(), name)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return cls._path[0] in sys.modules and isinstance(instance, cls._real())
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        if subclass is cls:
+            return True
+        return cls._path[0] in sys.modules and issubclass(subclass, cls._real())
+
+
+def _class(module: str, name: str, registry: str) -> type:
+    """A class that stands in for the one of a module, in one of MMEngine's registries, too."""
+    late = _LateClass(name, (), {"__module__": module, "_path": (module, name)})
+    late._registry = getattr(importlib.import_module("mmengine.registry"), registry)
+    late._registry.module_dict[name] = late
+    return late
 
 
 _VOCABULARIES = ("get_classes", "get_predefined_templates")
@@ -93,9 +130,32 @@ _LATE: dict[tuple[str, str], tuple[tuple[str, ...], Callable[[], dict[str, Any]]
             "tokenizer": _Module("mmseg.utils.tokenizer"),
         },
     ),
-    ("mmengine.optim.optimizer.zero_optimizer", "torch.distributed.optim"): (
+    # setuptools behind it: asked for the name of an error that a C compiler may raise.
+    ("mmengine.utils.dl_utils.collect_env", "distutils"): (
+        (),
+        lambda: {"errors": _Module("distutils.errors")},
+    ),
+    ("mmengine.optim.optimizer", "zero_optimizer"): (
         ("torch",),
-        lambda: {"ZeroRedundancyOptimizer": _zero_redundancy_optimizer()},
+        lambda: {
+            "ZeroRedundancyOptimizer": _class(
+                "mmengine.optim.optimizer.zero_optimizer", "ZeroRedundancyOptimizer", "OPTIMIZERS"
+            )
+        },
+    ),
+    ("mmengine.model.wrappers", "fully_sharded_distributed"): (
+        ("torch",),
+        lambda: {
+            "MMFullyShardedDataParallel": _class(
+                "mmengine.model.wrappers.fully_sharded_distributed",
+                "MMFullyShardedDataParallel",
+                "MODEL_WRAPPERS",
+            )
+        },
+    ),
+    ("mmengine._strategy", "fsdp"): (
+        ("torch",),
+        lambda: {"FSDPStrategy": _class("mmengine._strategy.fsdp", "FSDPStrategy", "STRATEGIES")},
     ),
 }
 
@@ -113,7 +173,8 @@ def _stand_in(importer: str, name: str, wanted: Sequence[str]) -> Any:
 
 
 @contextlib.contextmanager
-def _stand_ins() -> Iterator[None]:
+def stand_ins() -> Iterator[None]:
+    """The context in which the named import statements are given their stand-ins."""
     real = builtins.__import__
 
     @functools.wraps(real)
@@ -169,5 +230,5 @@ def importing() -> Iterator[None]:
     if "mmseg.models" in sys.modules:
         yield
         return
-    with _no_collections(), _no_source_lines(), _stand_ins():
+    with _no_collections(), _no_source_lines(), stand_ins():
         yield

@@ -23,7 +23,8 @@ before = builtins.__import__, inspect.getframeinfo
 import mmseg_resnest
 said = {"restored": before == (builtins.__import__, inspect.getframeinfo) and gc.isenabled()}
 late = ("scipy.ndimage", "scipy.optimize", "scipy.interpolate", "torch._dynamo",
-        "torch.distributed.optim", "matplotlib.figure", "mmseg.utils.tokenizer")
+        "torch.distributed.optim", "matplotlib.figure", "mmseg.utils.tokenizer",
+        "torch.distributed.fsdp", "torch.distributed.tensor", "sympy", "requests", "setuptools")
 said["there"] = [name for name in late if name in sys.modules]
 
 import numpy as np, scipy.interpolate, scipy.ndimage, scipy.optimize, torch
@@ -64,6 +65,29 @@ for make in (lambda p: Below([p], "SGD", lr=0.5),
     values.append(weight.tolist())
 from torch.distributed.optim import ZeroRedundancyOptimizer as Torch
 said["steps"], said["below"] = values, isinstance(optimizer, Torch)
+said["optimizer"] = isinstance(optimizer, ZeroRedundancyOptimizer) and issubclass(
+    Below, ZeroRedundancyOptimizer) and not isinstance(weight, ZeroRedundancyOptimizer)
+
+from mmengine._strategy import FSDPStrategy
+from mmengine.model import MMFullyShardedDataParallel, is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS, STRATEGIES
+layer = torch.nn.Linear(2, 1)
+said["wrapped"] = [is_model_wrapper(layer), isinstance(layer, MMFullyShardedDataParallel)]
+said["late"] = "mmengine.model.wrappers.fully_sharded_distributed" not in sys.modules
+sharded = MODEL_WRAPPERS.build(
+    dict(type="MMFullyShardedDataParallel", module=layer, device_id=torch.device("cpu")))
+said["wrapped"] += [is_model_wrapper(sharded), isinstance(sharded, MMFullyShardedDataParallel)]
+from torch.distributed.fsdp import FullyShardedDataParallel
+said["sharded"] = isinstance(sharded, FullyShardedDataParallel) and float(
+    sharded(torch.zeros(1, 2))) == float(layer.bias)
+import mmengine.model
+real = mmengine.model.MMFullyShardedDataParallel
+said["real"] = issubclass(real, FullyShardedDataParallel) and (
+    MODEL_WRAPPERS.get("MMFullyShardedDataParallel") is real)
+class Own(FSDPStrategy):
+    pass
+from mmengine._strategy.fsdp import FSDPStrategy as Real
+said["own"] = issubclass(Own, Real) and STRATEGIES.get("FSDPStrategy") is Real
 print(json.dumps(said))
 """
 
@@ -80,6 +104,12 @@ def test_what_is_imported_late_is_the_real_thing() -> None:
         "registered": True,
         "steps": [[0.5, 0.5], [0.5, 0.5]],
         "below": True,
+        "optimizer": True,
+        "wrapped": [False, False, True, True],
+        "late": True,
+        "sharded": True,
+        "real": True,
+        "own": True,
     }
 
 
@@ -97,7 +127,7 @@ def test_only_the_named_statements_get_a_stand_in(monkeypatch: pytest.MonkeyPatc
 
 @contextlib.contextmanager
 def all_contexts() -> Iterator[None]:
-    with _late._no_collections(), _late._no_source_lines(), _late._stand_ins():
+    with _late._no_collections(), _late._no_source_lines(), _late.stand_ins():
         assert inspect.getframeinfo(sys._getframe(0)).code_context is None
         yield
 

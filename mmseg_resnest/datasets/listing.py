@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,12 +35,14 @@ def list_samples(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     if not isinstance(images, str) or not os.path.isdir(images):
         return dataset.load_data_list()
     labels = dataset.data_prefix.get("seg_map_path")
+    # The folders with the separator that belongs between them and a name.
+    images = os.path.join(images, "")
+    labels = labels if labels is None else os.path.join(labels, "")
     samples = []
     for name in sorted(_names(images, "", suffix)):
-        sample: dict[str, Any] = {"img_path": os.path.join(images, name)}
+        sample: dict[str, Any] = {"img_path": images + name}
         if labels is not None:
-            label = name[: -len(suffix)] + dataset.seg_map_suffix
-            sample["seg_map_path"] = os.path.join(labels, label)
+            sample["seg_map_path"] = labels + name[: -len(suffix)] + dataset.seg_map_suffix
         sample["label_map"] = dataset.label_map
         sample["reduce_zero_label"] = dataset.reduce_zero_label
         sample["seg_fields"] = []
@@ -80,12 +84,26 @@ def build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
         name = "_list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
         setattr(dataset, name, lambda: samples)
         try:
-            dataset.full_init()
+            with _no_garbage_so_far():
+                dataset.full_init()
         finally:
             delattr(dataset, name)
     if hasattr(dataset, "full_init"):
         dataset.full_init()
     return dataset
+
+
+@contextlib.contextmanager
+def _no_garbage_so_far() -> Iterator[None]:
+    """MMEngine packs a list and then has Python look for garbage: not in what was there before."""
+    if gc.get_freeze_count():  # somebody's own arrangement
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _key(dataset_cfg: Mapping[str, Any]) -> str:

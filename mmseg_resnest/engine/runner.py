@@ -27,6 +27,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.logs import quiet_console
@@ -208,6 +209,10 @@ class Runner(MMEngineRunner):
             found = MODEL_WRAPPERS.get(kind)
             model_wrapper_cfg = {**model_wrapper_cfg, "type": found or kind}
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        with stand_ins():
+            super()._log_env(env_cfg)
 
     def _init_model_weights(self) -> None:
         if not self.sharded:  # that was done while the weights were whole

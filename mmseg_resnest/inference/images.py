@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import requests
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -211,6 +210,8 @@ def tensor_images(tensor: Tensor) -> list[NDArray[np.uint8]]:
 
 def _fetch(address: str) -> bytes:
     """What lies at an address, whole, within :data:`MAX_DOWNLOAD`."""
+    import requests
+
     try:
         with requests.get(address, stream=True, timeout=_TIMEOUT) as answer:
             if not answer.ok:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The order in memory of what is trained on a CPU."""
+"""The order in memory of what is trained on a CPU, and the convolutions that profit by it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmseg.models.decode_heads import (
 )
 from torch import nn
 
+from .convolution import ProductConv2d
 from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from .resnest import ResNeSt
 from .segmentor import EncoderDecoder
@@ -53,4 +54,7 @@ def lay_channels_last(model: nn.Module) -> bool:
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return False
     model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if type(module) is nn.Conv2d:
+            module.__class__ = ProductConv2d
     return True

@@ -24,12 +24,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import mmengine.hub
-import requests
-import urllib3
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -38,6 +36,9 @@ from ..version import __version__
 from .archive import open_archive, unpack
 from .catalogue import Entry, catalogue, find
 from .hashes import difference, promised_digits
+
+if TYPE_CHECKING:  # imported when something is fetched: most runs fetch nothing
+    import requests
 
 CACHE_VARIABLE = "MMSEG_RESNEST_CACHE"
 TIMEOUT_VARIABLE = "MMSEG_RESNEST_TIMEOUT"
@@ -495,6 +496,8 @@ def _transfer(wanted: _Wanted, url: str, part: Path, limits: Limits) -> bool:
         _Unusable: The server refuses, or sends something else.
         OSError: The part cannot be written.
     """
+    import requests
+
     notes = _read_notes(part, url)
     have = part.stat().st_size if notes and part.exists() else 0
     if not (notes.get("validator") or wanted.digest):
@@ -542,6 +545,8 @@ def _transfer(wanted: _Wanted, url: str, part: Path, limits: Limits) -> bool:
 def _ask(
     session: requests.Session, url: str, headers: dict[str, str], limits: Limits
 ) -> Iterator[requests.Response]:
+    import requests
+
     try:
         answer = session.get(
             url, headers=headers, stream=True, timeout=(limits.timeout, limits.timeout)
@@ -630,6 +635,8 @@ def _cut_off(size: int, total: int | None) -> str:
 
 def _copy(source: Any, target: BinaryIO, bar: tqdm, limits: Limits) -> None:
     """Copies what a server sends; what arrived before an error is in the target."""
+    import urllib3
+
     window, received = time.monotonic(), 0
     while True:
         try:

@@ -302,8 +302,9 @@ def _unlisted_below(folder: str, listed: set[str]) -> Iterator[str]:
     """Paths below a folder, normalised, less those listed."""
     normalised: set[str] = set()
     for root, _, names in walk(folder):
+        above = os.path.join(root, "")
         for name in names:
-            path = os.path.join(root, name)
+            path = above + name
             if path in listed:  # nearly all
                 continue
             normalised = normalised or set(map(os.path.normpath, listed))

@@ -1,0 +1,199 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Convolutions as matrix products, for training on a CPU with feature maps channels last.
+
+Channels last, a 1x1 convolution is one matrix product, and the gradient of a 3x3 convolution's
+weights is one for each of the nine taps, of the pixels where the tap does not lie in the padding.
+An atrous rate of 36 on maps of 60 pixels leaves 36% of them. oneDNN's own gradient of the weights
+makes all products, and less quickly; with many channels the matrices are quicker even without
+dilation. ``conv2d`` of torch is the plain reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["ProductConv2d", "conv3x3"]
+
+# Input channels from which on the gradient of 3x3 weights is quicker by taps: below, copying the
+# pixels of each tap takes what the products save.
+_MANY_CHANNELS = 1024
+# Share of the products that lie on the map below which output and input's gradient are quicker
+# by taps as well.
+_FEW_PRODUCTS = 0.45
+
+Tap = tuple[int, int, tuple[slice, slice], tuple[slice, slice]]
+
+
+def taps(height: int, width: int, dilation: int) -> Iterator[Tap]:
+    """The taps of a 3x3 convolution with ``padding=dilation`` that reach the map, the centre first.
+
+    Args:
+        height: Of the map.
+        width: Of the map.
+        dilation: Of the convolution.
+
+    Yields:
+        Row and column of the tap's weight, the part of the input (rows, columns) that it is
+        multiplied with, and the part of the output that this goes to, of the same size.
+    """
+    for row, column in ((1, 1), *((i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1))):
+        down, across = (row - 1) * dilation, (column - 1) * dilation
+        if abs(down) < height and abs(across) < width:
+            yield (
+                row,
+                column,
+                (_part(height, down), _part(width, across)),
+                (_part(height, -down), _part(width, -across)),
+            )
+
+
+def _part(length: int, shift: int) -> slice:
+    """Places below ``length`` that are still places when ``shift`` is taken away."""
+    return slice(max(shift, 0), length + min(shift, 0))
+
+
+def _few_products(x: Tensor, dilation: int) -> bool:
+    """Whether most products of a 3x3 convolution of ``x`` (N, C, H, W) are with padding."""
+    share = 1.0
+    for length in x.shape[2:]:
+        share *= (length + 2 * max(length - dilation, 0)) / (3 * length)
+    return share < _FEW_PRODUCTS
+
+
+def _rows(maps: Tensor, part: tuple[slice, slice]) -> Tensor:
+    """(pixels, C), some pixels of maps (N, H, W, C)."""
+    return maps[:, part[0], part[1]].reshape(-1, maps.shape[3])
+
+
+class _Conv3x3(torch.autograd.Function):
+    """A 3x3 convolution of stride 1 with ``padding=dilation``, in one group."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        if not _few_products(x, dilation):
+            return F.conv2d(x, weight, bias, 1, dilation, dilation)
+        maps, matrices = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
+        out = _sum_of_taps(maps, matrices, dilation, forward=True)
+        if bias is not None:
+            out += bias
+        return out.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        dilation = ctx.dilation
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _gradient_of_input(gradient, x, weight, dilation)
+        if ctx.needs_input_grad[1]:
+            of_weight = _gradient_of_weight(gradient, x, weight, dilation)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None
+
+
+def _sum_of_taps(maps: Tensor, matrices: Tensor, dilation: int, forward: bool) -> Tensor:
+    """Maps (N, H, W, I) times the matrices (3, 3, I, J) of the taps, each at its place."""
+    count, height, width = maps.shape[:3]
+    out = None
+    for row, column, source, target in taps(height, width, dilation):
+        if not forward:
+            source, target = target, source
+        made = _rows(maps, source) @ matrices[row, column]
+        if out is None:  # the centre, which is first, reaches every pixel
+            out = made.view(count, height, width, -1)
+        else:
+            place = out[:, target[0], target[1]]
+            place += made.view(place.shape)
+    assert out is not None
+    return out
+
+
+def _gradient_of_input(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    if _few_products(x, dilation):
+        maps, matrices = gradient.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1)
+        return _sum_of_taps(maps, matrices, dilation, forward=False).permute(0, 3, 1, 2)
+    edges = [dilation, dilation]
+    made: Tensor = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [1, 1], edges, edges, False, [0, 0], 1, [True, False, False]
+    )[0]
+    return made
+
+
+def _gradient_of_weight(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    made = torch.zeros_like(weight, memory_format=torch.channels_last)
+    matrices = made.permute(2, 3, 0, 1)  # (3, 3, O, C), the rows apart from each other in memory
+    inputs, outputs = x.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    for row, column, source, target in taps(x.shape[2], x.shape[3], dilation):
+        torch.mm(_rows(outputs, target).t(), _rows(inputs, source), out=matrices[row, column])
+    return made
+
+
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    """``conv2d`` of stride 1 with ``padding=dilation``, whose gradients are matrix products.
+
+    Sums are taken in another order; that is all that differs. Gradients of the gradients are not
+    to be had.
+
+    Args:
+        x: (N, C, H, W), channels last to be quick.
+        weight: (O, C, 3, 3).
+        bias: (O,).
+        dilation: Dilation and padding.
+
+    Returns:
+        (N, O, H, W), channels last.
+    """
+    made: Tensor = _Conv3x3.apply(x, weight, bias, dilation)
+    return made
+
+
+class ProductConv2d(nn.Conv2d):
+    """A convolution that is trained by matrix products where those are quicker.
+
+    Parameters, names and numbers are ``nn.Conv2d``'s, numbers up to rounding. What is not on a CPU,
+    float32 or float64, and without autocast, is computed by ``nn.Conv2d``; so is what has groups,
+    a stride or another padding than its dilation, and what needs no gradient.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, O, H', W')."""
+        if (
+            self._suits
+            and input.requires_grad | self.weight.requires_grad
+            and input.dim() == 4
+            and torch.is_grad_enabled()
+            and input.device.type == "cpu"
+            and input.dtype == self.weight.dtype
+            and input.dtype in (torch.float32, torch.float64)
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+        ):
+            if self.kernel_size == (1, 1):
+                # Channels last, no pixel is moved.
+                out = F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+                return out.permute(0, 3, 1, 2)
+            return conv3x3(input, self.weight, self.bias, self.dilation[0])
+        return super().forward(input)
+
+    @property
+    def _suits(self) -> bool:
+        if self.groups != 1 or self.stride != (1, 1) or self.padding_mode != "zeros":
+            return False
+        if self.kernel_size == (1, 1):
+            return self.padding == (0, 0)
+        edges = (self.dilation[0],) * 2
+        return (
+            self.kernel_size == (3, 3)
+            and self.padding == self.dilation == edges
+            and self.in_channels >= _MANY_CHANNELS
+        )
