@@ -7,7 +7,7 @@ from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .listing import build_dataset
 from .loading import LoadAnnotations, LoadImageFromFile
-from .photometric import PackSegInputs, PhotoMetricDistortion
+from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip
 from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
 from .scenes import ScenesDataset, write_scenes
 from .transforms import RandomLongEdgeResize
@@ -20,6 +20,7 @@ __all__ = [
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",
+    "RandomFlip",
     "RandomLongEdgeCrop",
     "RandomLongEdgeResize",
     "RandomResizeCrop",

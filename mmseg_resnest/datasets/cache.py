@@ -22,59 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
-import numpy.typing as npt
 from mmengine.logging import print_log
 
 from ..errors import UserError
+from .decode import Pixels, decode_image, read_local
 
 FOLDER = ".mmseg_cache"
 SUFFIX = ".raw"
 _INDEX = "cache.json"
 _VERSION = 1
 _MAGIC = b"mmsegraw"
-_PNG = b"\x89PNG\r\n\x1a\n"
 # Magic, version, height, width, channels (0: a label map), CRC-32 of the pixels, and size and
 # modification time in ns of the file; the pixels start at a multiple of a cache line.
 _HEADER = struct.Struct("<8sIIIIIQQ")
 _OFFSET = 64
-
-Pixels = npt.NDArray[np.uint8]
-
-
-def decode_image(data: bytes) -> Pixels:
-    """An image file's pixels (H, W, 3), BGR, as ``LoadImageFromFile`` gives them by default."""
-    pixels: Pixels = mmcv.imfrombytes(data, flag="color", backend="cv2")
-    return pixels
-
-
-def decode_label(data: bytes) -> Pixels:
-    """A label file's numbers (H, W), as ``LoadAnnotations`` reads them by default.
-
-    An 8-bit grey PNG is read by OpenCV, in half the time of Pillow; what it refuses and every other
-    file by Pillow.
-    """
-    if data[:8] == _PNG and data[12:16] == b"IHDR" and data[24:26] == b"\x08\x00" and _whole(data):
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if grey is not None and grey.ndim == 2 and grey.dtype == np.uint8:
-            return grey.astype(np.uint8, copy=False)
-    loaded = mmcv.imfrombytes(data, flag="unchanged", backend="pillow")
-    pixels: Pixels = loaded.squeeze().astype(np.uint8)
-    return pixels
-
-
-def _whole(data: bytes) -> bool:
-    """Whether a PNG file has its end and right check sums: OpenCV shows what it finds."""
-    place = len(_PNG)
-    while place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return False
-        if data[place + 4 : place + 8] == b"IEND":
-            return True
-        place = end + 4
-    return False
 
 
 def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
@@ -228,7 +190,11 @@ class ImageFromCache:
             and not self.backend_args
             and not self.file_client_args
         )
-        pixels = find_pixels(results["img_path"], self.cache_dir) if usable else None
+        path = results["img_path"]
+        pixels = find_pixels(path, self.cache_dir) if usable else None
+        if usable and pixels is None:
+            data = read_local(path)
+            pixels = None if data is None else decode_image(data)
         if pixels is None or pixels.ndim != 3:
             loaded: dict | None = super().transform(results)  # type: ignore[misc]
             return loaded

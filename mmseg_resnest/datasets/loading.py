@@ -17,7 +17,8 @@ from mmengine import fileio
 
 from ..errors import UserError
 from ..registry import TRANSFORMS
-from .cache import ImageFromCache, LabelsFromCache, decode_label, relabelled
+from .cache import ImageFromCache, LabelsFromCache, relabelled
+from .decode import decode_label, read_local
 
 __all__ = ["LoadAnnotations", "LoadImageFromFile"]
 
@@ -103,7 +104,10 @@ class LoadAnnotations(LabelsFromCache, mmseg.datasets.transforms.LoadAnnotations
             self.reduce_zero_label = results["reduce_zero_label"]
         if self.reduce_zero_label != results["reduce_zero_label"]:
             super()._load_seg_map(results)  # the stack's words about that
-        data = fileio.get(results["seg_map_path"], backend_args=self.backend_args)
+        path = results["seg_map_path"]
+        data = None if self.backend_args else read_local(path)
+        if data is None:
+            data = fileio.get(path, backend_args=self.backend_args)
         pixels = decode_label(data)
         results["gt_seg_map"] = relabelled(pixels, self.reduce_zero_label, results.get("label_map"))
         results["seg_fields"].append("gt_seg_map")

@@ -9,6 +9,7 @@ the same seed gives the same sample.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,10 +61,17 @@ def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255
     often = int(np.count_nonzero(labels == counts.argmax())) if counts.any() else 0
     if limit > 0.5 and often > (1 - limit) * labelled:
         return often == labelled or often / labelled >= limit
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = _counts(labels)
     if 0 <= ignore_index < len(counts):
         counts[ignore_index] = 0
     return bool(np.count_nonzero(counts) < 2 or counts.max() / labelled >= limit)
+
+
+def _counts(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How often each label occurs; OpenCV counts bytes in a third of the time."""
+    if labels.dtype != np.uint8 or labels.size >= 2**24:  # above, its float32 may not be exact
+        return np.bincount(labels.ravel(), minlength=256)
+    return cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
 
 
 @TRANSFORMS.register_module()
@@ -361,8 +369,10 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
     The same numbers are drawn and labels are equal; images differ as the two classes say.
 
     ``RandomResize`` and ``RandomCrop`` become :class:`RandomResizeCrop`; ``RandomLongEdgeResize``,
-    ``Pad`` to the crop's size and ``RandomCrop`` become :class:`RandomLongEdgeCrop`. Steps with
-    arguments that those do not take, or named with a scope (``mmseg.RandomCrop``), stay the same.
+    ``Pad`` to the crop's size and ``RandomCrop`` become :class:`RandomLongEdgeCrop`.
+    ``PhotoMetricDistortion`` before ``PackSegInputs`` leaves the colours apart, as that one needs
+    them. Steps with arguments that those do not take, or named with a scope (``mmseg.RandomCrop``),
+    stay the same.
 
     Args:
         pipeline: Configs of transforms.
@@ -381,6 +391,11 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
                 break
         else:
             merged.append(rest.pop(0))
+    for i, (step, following) in enumerate(itertools.pairwise(merged)):
+        jitter = isinstance(step, Mapping) and step.get("type") == "PhotoMetricDistortion"
+        if jitter and _takes(following, "PackSegInputs", {"meta_keys"}):
+            # Named with its scope: the stack's has no such argument.
+            merged[i] = {**step, "type": "mmseg_resnest.PhotoMetricDistortion", "planar": True}
     return merged
 
 

@@ -229,7 +229,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     * on a CPU under a launcher: the cores are shared out over the processes as threads, and the
       model is wrapped for CPU tensors;
     * a single process leaves the number of threads to torch (all cores, or OMP_NUM_THREADS);
-    * on a CPU: freed memory is kept, see :func:`keep_freed_memory`.
+    * freed memory is kept, by the data loading workers too, see :func:`keep_freed_memory`.
 
     Args:
         cfg: Changed in place.
@@ -254,8 +254,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
         loader["pin_memory"] = bool(loader.get("pin_memory", cuda)) and cuda
     _allow_open_files(cfg)
     cfg.launcher = launcher
-    if not cuda:
-        keep_freed_memory()
+    keep_freed_memory()
     if launcher == "none":
         return
     # MMEngine would set these to 1, with a warning.
@@ -302,11 +301,12 @@ def _allow_open_files(cfg: Config) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library keep the memory that tensors free, for the next ones.
+    """Makes the C library keep the memory that tensors and images free, for the next ones.
 
-    glibc gives every block above some megabytes back to the system when it is freed; each step
-    then gets its activations as new pages, which the system must first fill with zeros. The peak
-    stays as it is; between the steps the process keeps what the largest one took.
+    glibc gives large blocks back to the system when they are freed; each step then gets its
+    activations, and each image its pixels, as new pages, which the system must first fill with
+    zeros. The peak stays as it is; between the steps the process keeps what the largest one took.
+    A process that is forked later has the setting as well.
 
     Returns:
         Whether the C library took the setting; others than glibc have none.

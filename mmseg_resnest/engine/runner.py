@@ -43,7 +43,7 @@ from mmseg_resnest.engine.saving import (
 )
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
+from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS
 from mmseg_resnest.version import __version__
@@ -52,6 +52,8 @@ from mmseg_resnest.weights import load_training_checkpoint
 __all__ = ["Runner", "build_model", "check_training_checkpoint", "predict_labels_only"]
 
 _numbers = itertools.count(1)
+# Samples of a run from which on loading Numba, for half a second, is made up for.
+_MANY_SAMPLES = 5_000
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -145,6 +147,19 @@ class Runner(MMEngineRunner):
         built = super().build_model(model)
         if _metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
+        return built
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As MMEngine's; compiled loops read the PNG files of many samples.
+
+        They are loaded before the workers of the data loader are forked, which then share them.
+        """
+        built = super().build_train_loop(loop)
+        loader = built.dataloader
+        samples = built.max_iters * (getattr(loader, "batch_size", None) or 1)
+        forked = not loader.num_workers or torch.multiprocessing.get_start_method() == "fork"
+        if self.may_compile and forked and samples >= _MANY_SAMPLES:
+            load_loops()
         return built
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Labels and confusion matrices by compiled loops (Numba), where it is installed.
+"""Labels, confusion matrices, PNG files and colours by compiled loops (Numba), if installed.
 
 The loops are compiled once on a machine, for some seconds, and kept by Numba: beside the source
 file, or where that cannot be written in the user's cache folder (``NUMBA_CACHE_DIR`` names
@@ -69,6 +69,8 @@ class Loops:
             raise RuntimeError("NUMBA_DISABLE_JIT is set")
         self._label_bands = _compile(loops.label_bands, loops.LABEL_BANDS)
         self._count_pairs = _compile(loops.count_pairs, loops.COUNT_PAIRS)
+        self._unfilter = _compile(loops.unfilter, loops.UNFILTER)
+        self._change_colours = _compile(loops.change_colours, loops.CHANGE_COLOURS)
         self._band_count = loops.band_count
 
     def label_map(self, scores: Tensor, steps: Sequence[Any], labels: Tensor) -> None:
@@ -103,6 +105,35 @@ class Loops:
             )
 
         _share(band, self._band_count(len(labels)))
+
+    def unfilter(self, filtered: bytes, rows: NDArray[np.uint8], channels: int) -> bool:
+        """Takes back the filters of the rows of a PNG file.
+
+        Args:
+            filtered: Of each row its filter's number, and ``width * channels`` bytes.
+            rows: (H, width * channels), contiguous, written; three channels from RGB to BGR.
+            channels: 1 or 3.
+
+        Returns:
+            False if a row's filter is none.
+        """
+        return bool(self._unfilter(np.frombuffer(filtered, np.uint8), rows, channels))
+
+    def change_colours(
+        self, planes: NDArray[np.uint8], turn: int, factor: float, contrast: float
+    ) -> None:
+        """Changes hue and saturation and converts to BGR, as OpenCV converts; then the contrast.
+
+        Each product is cut to 255, and its fraction dropped.
+
+        Args:
+            planes: (3, H, W), contiguous: hue from 0 to 179, saturation and value; written: blue,
+                green and red.
+            turn: Added to the hue.
+            factor: The saturation is multiplied by it; 0 or more.
+            contrast: What comes out is multiplied by it; 0 or more.
+        """
+        self._change_colours(planes.reshape(3, -1), turn % 180, factor, contrast)
 
     def confusion_matrix(
         self, pred: Tensor, label: Tensor, num_classes: int, ignore_index: int
@@ -168,7 +199,7 @@ def load_loops() -> Loops | None:
                 else:
                     reason = f"Numba cannot be used ({' '.join(str(error).split())})"
                 print_log(
-                    f"labels are made by torch, which takes longer: {reason}",
+                    f"torch makes labels and OpenCV reads PNG files, which takes longer: {reason}",
                     logger="current",
                     level=logging.WARNING,
                 )

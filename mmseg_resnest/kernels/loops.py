@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Loops that Numba compiles: labels from head scores, and the confusion matrix.
+"""Loops that Numba compiles: labels from head scores, confusion matrix, PNG rows, colour jitter.
 
 :mod:`mmseg_resnest.kernels.compiled` compiles them and is what others import; this file needs
 Numba. They are written so that LLVM makes vector code of the innermost ones: contiguous along the
@@ -19,6 +19,8 @@ from numba import njit, types
 # Pixels of a block. A higher one shares more of the rows that its pixels lie between; a lower one
 # leaves more classes out.
 BLOCK_ROWS, BLOCK_COLUMNS = 64, 64
+# Pixels whose colours are changed at a time.
+COLOURS = 2048
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 
@@ -319,6 +321,185 @@ def count_pairs(pred: Any, label: Any, classes: int, ignore_index: int, counts: 
     return wrong
 
 
+@njit(**OPTIONS)
+def _paeth(left: Any, up: Any, corner: Any) -> Any:
+    """Of three neighbours the one nearest to left + up - corner (PNG specification, 9.4)."""
+    to_left, to_up, to_corner = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
+    near = left if to_left <= to_up else up
+    distance = to_left if to_left <= to_up else to_up
+    return near if distance <= to_corner else corner
+
+
+@njit(**OPTIONS)
+def _grey_row(kind: int, filtered: Any, above: Any, row: Any) -> None:
+    """A row of a file of one byte a pixel from its filtered bytes and the row above."""
+    left = corner = np.int32(0)
+    if kind == 0:
+        for x in range(row.size):
+            row[x] = filtered[x]
+    elif kind == 1:
+        for x in range(row.size):
+            left = (left + filtered[x]) & 255
+            row[x] = left
+    elif kind == 2:
+        for x in range(row.size):
+            row[x] = filtered[x] + above[x]
+    elif kind == 3:
+        for x in range(row.size):
+            left = (filtered[x] + ((left + np.int32(above[x])) >> 1)) & 255
+            row[x] = left
+    else:
+        for x in range(row.size):
+            up = np.int32(above[x])
+            if filtered[x] == 0 and left == corner:  # within a region, nearly always
+                left = up
+            else:
+                left = (filtered[x] + _paeth(left, up, corner)) & 255
+            corner = up
+            row[x] = left
+
+
+@njit(**OPTIONS)
+def _colour_row(kind: int, filtered: Any, above: Any, row: Any) -> None:
+    """As :func:`_grey_row`, of red, green and blue; the row has them the other way round."""
+    red = green = blue = np.int32(0)
+    if kind == 0:
+        for x in range(row.size // 3):
+            row[3 * x], row[3 * x + 1] = filtered[3 * x + 2], filtered[3 * x + 1]
+            row[3 * x + 2] = filtered[3 * x]
+    elif kind == 1:
+        for x in range(row.size // 3):
+            red = (red + filtered[3 * x]) & 255
+            green = (green + filtered[3 * x + 1]) & 255
+            blue = (blue + filtered[3 * x + 2]) & 255
+            row[3 * x], row[3 * x + 1], row[3 * x + 2] = blue, green, red
+    elif kind == 2:
+        for x in range(row.size // 3):
+            row[3 * x] = filtered[3 * x + 2] + above[3 * x]
+            row[3 * x + 1] = filtered[3 * x + 1] + above[3 * x + 1]
+            row[3 * x + 2] = filtered[3 * x] + above[3 * x + 2]
+    elif kind == 3:
+        for x in range(row.size // 3):
+            blue = (filtered[3 * x + 2] + ((blue + np.int32(above[3 * x])) >> 1)) & 255
+            green = (filtered[3 * x + 1] + ((green + np.int32(above[3 * x + 1])) >> 1)) & 255
+            red = (filtered[3 * x] + ((red + np.int32(above[3 * x + 2])) >> 1)) & 255
+            row[3 * x], row[3 * x + 1], row[3 * x + 2] = blue, green, red
+    else:
+        blue_corner = green_corner = red_corner = np.int32(0)
+        for x in range(row.size // 3):
+            blue_up, green_up = np.int32(above[3 * x]), np.int32(above[3 * x + 1])
+            red_up = np.int32(above[3 * x + 2])
+            blue = (filtered[3 * x + 2] + _paeth(blue, blue_up, blue_corner)) & 255
+            green = (filtered[3 * x + 1] + _paeth(green, green_up, green_corner)) & 255
+            red = (filtered[3 * x] + _paeth(red, red_up, red_corner)) & 255
+            blue_corner, green_corner, red_corner = blue_up, green_up, red_up
+            row[3 * x], row[3 * x + 1], row[3 * x + 2] = blue, green, red
+
+
+def unfilter(filtered: Any, rows: Any, channels: int) -> bool:
+    """Takes back the filters of a PNG file (W3C PNG specification, section 9).
+
+    Args:
+        filtered: (H * (1 + W * channels),) uint8: of each row its filter's number, and its bytes.
+        rows: (H, W * channels) uint8, written; three channels from RGB to BGR.
+        channels: 1 or 3.
+
+    Returns:
+        False if a row's filter is none.
+    """
+    height, width = rows.shape
+    above = np.zeros(width, np.uint8)
+    for y in range(height):
+        start = y * (width + 1)
+        kind = filtered[start]
+        if kind > 4:
+            return False
+        if channels == 1:
+            _grey_row(kind, filtered[start + 1 : start + 1 + width], above, rows[y])
+        else:
+            _colour_row(kind, filtered[start + 1 : start + 1 + width], above, rows[y])
+        above = rows[y]
+    return True
+
+
+@njit(**OPTIONS)
+def _saturate(
+    hue: Any,
+    saturation: Any,
+    value: Any,
+    turn: Any,
+    factor: Any,
+    sector: Any,
+    within: Any,
+    strength: Any,
+    light: Any,
+) -> None:
+    for i in range(hue.size):
+        turned = np.int32(hue[i]) + turn
+        turned = turned - np.int32(180) if turned >= 180 else turned
+        sixth = np.float32(turned) * np.float32(6.0 / 180.0)
+        number = np.int32(sixth)
+        sector[i] = number
+        within[i] = sixth - np.float32(number)
+        strong = np.float32(saturation[i]) * factor
+        strong = strong if strong < np.float32(255) else np.float32(255)
+        strength[i] = np.float32(np.int32(strong)) * np.float32(1 / 255.0)
+        light[i] = np.float32(value[i]) * np.float32(1 / 255.0)
+
+
+@njit(**OPTIONS)
+def _byte(value: Any, contrast: Any) -> Any:
+    """A colour from 0 to 1 as OpenCV makes it a byte, then times the contrast."""
+    most = np.float32(255)
+    more = np.float32(np.int32(value * most)) * contrast
+    return np.uint8(np.int32(more if more < most else most))
+
+
+@njit(**OPTIONS)
+def _mix(
+    sector: Any,
+    within: Any,
+    strength: Any,
+    light: Any,
+    contrast: Any,
+    blue: Any,
+    green: Any,
+    red: Any,
+) -> None:
+    one = np.float32(1)
+    for i in range(blue.size):
+        k, h, s, v = sector[i], within[i], strength[i], light[i]
+        low = v * (one - s)
+        falling = v * (one - s * h)
+        rising = v * (one - s * (one - h))
+        r = v if (k == 0) | (k == 5) else (falling if k == 1 else (rising if k == 4 else low))
+        g = v if (k == 1) | (k == 2) else (rising if k == 0 else (falling if k == 3 else low))
+        b = v if (k == 3) | (k == 4) else (rising if k == 2 else (falling if k == 5 else low))
+        blue[i] = _byte(b, contrast)
+        green[i] = _byte(g, contrast)
+        red[i] = _byte(r, contrast)
+
+
+def change_colours(planes: Any, turn: int, factor: float, contrast: float) -> None:
+    """From HSV, changed, to BGR, as OpenCV does the conversion, and times a contrast.
+
+    Args:
+        planes: (3, n) uint8: hue from 0 to 179, saturation, value; written: blue, green, red.
+        turn: Added to the hue, from 0 to 179.
+        factor: The saturation is multiplied by it.
+        contrast: What comes out is multiplied by it.
+    """
+    sector = np.empty(COLOURS, np.int32)
+    within = np.empty(COLOURS, np.float32)
+    strength = np.empty(COLOURS, np.float32)
+    light = np.empty(COLOURS, np.float32)
+    for start in range(0, planes.shape[1], COLOURS):
+        stop = min(start + COLOURS, planes.shape[1])
+        a, b, c = planes[0, start:stop], planes[1, start:stop], planes[2, start:stop]
+        _saturate(a, b, c, turn, factor, sector, within, strength, light)
+        _mix(sector, within, strength, light, contrast, a, b, c)
+
+
 LABEL_BANDS = types.void(
     _floats_3d,
     _floats_3d,
@@ -331,6 +512,10 @@ LABEL_BANDS = types.void(
     types.int64,
     types.int64,
 )
+UNFILTER = types.boolean(
+    types.Array(types.uint8, 1, "C", readonly=True), types.uint8[:, ::1], types.int64
+)
+CHANGE_COLOURS = types.void(types.uint8[:, ::1], types.int32, types.float32, types.float32)
 COUNT_PAIRS = types.int64(_ints, _ints, types.int64, types.int64, _ints)
 
 

@@ -1,7 +1,6 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The fast cache: written by prepare, read by the transforms."""
 
-import io
 import os
 from pathlib import Path
 
@@ -196,34 +195,6 @@ def test_only_needed_rows_are_read(tmp_path: Path) -> None:
     found = read_entry(tmp_path / "x.raw", source)
     assert found is not None and not found.flags.owndata
     np.testing.assert_array_equal(found[50:60, 7:9], pixels[50:60, 7:9])
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "1"])
-def test_label_files_are_read_as_pillow_reads_them(mode):
-    """Grey PNGs by another library; palette numbers and bits stay numbers, damage is no secret."""
-    rng = np.random.default_rng(0)
-    numbers = rng.integers(0, 2 if mode == "1" else 151, (37, 53), dtype=np.uint8)
-    picture = Image.fromarray(numbers * 255 if mode == "1" else numbers).convert(
-        "1" if mode == "1" else "L"
-    )
-    if mode == "P":
-        picture = Image.fromarray(numbers)
-        picture.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    data = stream.getvalue()
-    assert np.array_equal(cache.decode_label(data), numbers)
-    assert np.array_equal(cache.decode_label(data), np.array(Image.open(io.BytesIO(data))))
-    damaged = bytearray(data)
-    damaged[len(data) // 2] ^= 16
-    for broken in (data[: len(data) // 2], data[:-14], bytes(damaged)):
-        try:
-            expected = np.array(Image.open(io.BytesIO(broken)))
-        except (OSError, SyntaxError) as error:
-            with pytest.raises(type(error)):
-                cache.decode_label(broken)
-        else:
-            assert np.array_equal(cache.decode_label(broken), expected)
 
 
 def test_labels_are_renumbered_as_the_stack_renumbers_them():

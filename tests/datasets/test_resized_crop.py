@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 
+from mmseg_resnest.datasets.photometric import contiguous
 from mmseg_resnest.datasets.resized_crop import (
     is_dominated,
     labels_part,
@@ -24,6 +25,7 @@ from mmseg_resnest.datasets.resized_crop import (
     resized_part,
 )
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.kernels import compiled
 from mmseg_resnest.registry import TRANSFORMS
 
 
@@ -184,10 +186,19 @@ def test_the_published_augmentation_in_one_step_is_the_same(flipped):
     assert abs(np.mean(bias)) <= 0.01
 
 
+@pytest.fixture
+def loops():
+    if compiled.load_loops() is None:
+        pytest.skip("Numba is not installed")
+
+
 @pytest.mark.parametrize("flip", [None, "horizontal", "vertical"])
-def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip):
+@pytest.mark.parametrize("planar", [False, True])
+def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip, planar, request):
+    if planar:
+        request.getfixturevalue("loops")
     stock = build(dict(type="mmseg.PhotoMetricDistortion"))
-    ours = build(dict(type="PhotoMetricDistortion"))
+    ours = build(dict(type="PhotoMetricDistortion", planar=planar))
     assert type(ours[0]).__module__.startswith("mmseg_resnest")
     moments, far = [], []
     for seed in range(60):
@@ -207,6 +218,78 @@ def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip):
     assert np.abs(np.diff(np.mean(moments, 0), axis=0)).max() < 0.2
 
 
+def test_compiled_colours_are_opencvs(loops):
+    """Every hue, saturation and value; OpenCV's own ways to multiply and add differ by machine."""
+    axes = (np.arange(n, dtype=np.uint8) for n in (180, 256, 256))
+    colours = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, 180, -1)
+    expected = cv2.cvtColor(cv2.merge(list(colours)), cv2.COLOR_HSV2BGR).astype(np.int16)
+    made = colours.copy()
+    compiled.load_loops().change_colours(made, 0, 1.0, 1.0)
+    difference = np.abs(made.transpose(1, 2, 0) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("turn", "factor", "contrast"),
+    [(0, 1.0, 1.3), (17, 0.6, 1.0), (-18, 1.5, 0.5), (200, 0.0, 0.0)],
+)
+def test_compiled_changes_are_those_of_the_tables(loops, turn, factor, contrast):
+    jitter = build(dict(type="PhotoMetricDistortion"))[0]
+    values = np.arange(256, dtype=np.uint8)
+    # A multiple of OpenCV's vectors: it rounds what is left over in another way.
+    hsv = cv2.cvtColor(photo(61, 128), cv2.COLOR_BGR2HSV)
+    planes = np.ascontiguousarray(hsv.transpose(2, 0, 1))
+    hsv[..., 0] = (hsv[..., 0].astype(int) + turn) % 180
+    hsv[..., 1] = jitter.convert(values, alpha=factor)[hsv[..., 1]]
+    expected = jitter.convert(values, alpha=contrast)[cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)]
+    compiled.load_loops().change_colours(planes, turn, factor, contrast)
+    difference = np.abs(planes.transpose(1, 2, 0).astype(int) - expected)
+    assert difference.max() <= max(1, np.ceil(contrast)) and (difference > 0).mean() < 1e-2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(prob=0.5),
+        dict(prob=0.0),
+        dict(prob=1.0),
+        dict(prob=0.7, direction="vertical"),
+        dict(prob=0.6, direction=["horizontal", "vertical", "diagonal"]),
+        dict(prob=[0.1, 0.2, 0.4], direction=["horizontal", "vertical", "diagonal"]),
+    ],
+)
+def test_mirroring_is_the_stacks(options):
+    stock, ours = (
+        build(dict(type="mmcv.RandomFlip", **options)),
+        build(dict(type="RandomFlip", **options)),
+    )
+    assert type(ours[0]).__module__.startswith("mmseg_resnest")
+    directions = set()
+    for seed in range(60):
+        expected, results = run(stock, sample(), seed), run(ours, sample(), seed)
+        assert np.array_equal(results["img"], expected["img"])
+        assert np.array_equal(results["gt_seg_map"], expected["gt_seg_map"])
+        assert results["flip"] is expected["flip"]
+        assert results["flip_direction"] == expected["flip_direction"]
+        assert np.random.random() == (run(stock, sample(), seed), np.random.random())[1]
+        directions.add(results["flip_direction"])
+    assert len(directions) > 1 or options["prob"] in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("view", ["planar", "mirrored part", "upside down", "turned", "part"])
+def test_pixels_are_put_in_order(view):
+    image = photo(40, 50)
+    seen = {
+        "planar": np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0),
+        "mirrored part": image[3:30, 5:44][:, ::-1],
+        "upside down": image[::-1],
+        "turned": image[::-1, ::-1],
+        "part": image[3:30, 5:44],
+    }[view]
+    made = contiguous(seen)
+    assert made.flags.c_contiguous and np.array_equal(made, seen)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_packing_gives_the_stacks_tensors(flip):
     before = {**sample(), "flip": flip, "reduce_zero_label": True}
@@ -220,9 +303,25 @@ def test_packing_gives_the_stacks_tensors(flip):
     assert torch.equal(*labels)
     assert labels[0].dtype == labels[1].dtype == torch.int64
     assert packed["data_samples"].metainfo == expected["data_samples"].metainfo
+    planar = np.ascontiguousarray(before["img"].transpose(2, 0, 1)).transpose(1, 2, 0)
+    assert torch.equal(ours({**before, "img": planar})["inputs"], expected["inputs"])
     for image in (before["img"].astype(np.float32), before["img"][:, :, 0]):
         grey = {**before, "img": image}
         assert torch.equal(ours(dict(grey))["inputs"], stock(dict(grey))["inputs"])
+
+
+def test_colours_stay_apart_for_the_packing_that_follows():
+    jitter, pack = dict(type="PhotoMetricDistortion", hue_delta=9), dict(type="PackSegInputs")
+    flip = dict(type="RandomFlip", prob=0.5)
+    (step, other) = merge_steps([jitter, pack])
+    assert other == pack and build(step)[0].planar and build(step)[0].hue_delta == 9
+    for kept in (
+        [jitter, flip, pack],
+        [{**jitter, "type": "mmseg.PhotoMetricDistortion"}, pack],
+        [jitter, {**pack, "type": "mmseg.PackSegInputs"}],
+        [jitter],
+    ):
+        assert merge_steps(kept) == kept
 
 
 def test_pipelines_are_merged_where_nothing_is_lost():

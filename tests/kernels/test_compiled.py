@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
 from mmseg_resnest import kernels
+from mmseg_resnest.engine import runner as runner_module
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import confusion_matrix
@@ -136,7 +138,7 @@ def test_without_numba_torch_works_and_says_so_once(missing, nothing_loaded, tol
         labels = label_map(scores(), STEPS, compiled=True)
     assert torch.equal(labels, label_map(scores(), STEPS))
     assert told == [
-        "labels are made by torch, which takes longer: "
+        "torch makes labels and OpenCV reads PNG files, which takes longer: "
         + (
             "Numba is not installed (pip install 'mmseg-resnest[fast]')"
             if missing
@@ -223,3 +225,28 @@ def test_labels_of_many_images_are_compiled(images, allowed, expected):
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=range(images)))
     assert Runner._compile_labels(SimpleNamespace(model=model, may_compile=allowed), loop) is loop
     assert model.compiled_labels is expected
+
+
+@pytest.mark.parametrize(
+    ("iterations", "workers", "method", "allowed", "expected"),
+    [
+        (625, 2, "fork", True, True),
+        (624, 2, "fork", True, False),  # 4,992 samples
+        (625, 2, "spawn", True, False),  # its workers would not have them
+        (625, 0, "spawn", True, True),
+        (625, 2, "fork", False, False),
+    ],
+)
+def test_a_long_training_loads_the_loops_before_its_workers_start(
+    iterations, workers, method, allowed, expected, monkeypatch
+):
+    loader = SimpleNamespace(batch_size=8, num_workers=workers)
+    loop = SimpleNamespace(max_iters=iterations, dataloader=loader)
+    monkeypatch.setattr(MMEngineRunner, "build_train_loop", lambda self, loop: loop)
+    monkeypatch.setattr(torch.multiprocessing, "get_start_method", lambda: method)
+    loaded = []
+    monkeypatch.setattr(runner_module, "load_loops", lambda: loaded.append(1))
+    runner = Runner.__new__(Runner)
+    runner.may_compile = allowed
+    assert runner.build_train_loop(loop) is loop
+    assert bool(loaded) is expected

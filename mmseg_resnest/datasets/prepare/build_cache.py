@@ -18,13 +18,12 @@ from ...files import whole_file, write_whole
 from ..cache import (
     FOLDER,
     SUFFIX,
-    decode_image,
-    decode_label,
     entry_bytes,
     entry_path,
     index_text,
     read_entry,
 )
+from ..decode import decode_image, decode_label
 from .annotations import image_size
 from .work import cores, in_parallel
 
