@@ -44,6 +44,8 @@ class Comparison:
         least: The ratio to reach, by way: one number, or one for each case.
         missing: Ways that this machine cannot run, and why.
         left_out: Ways that are not measured for a case, by case, to keep its time in bounds.
+        warmed: Whether memory is measured at the second time of doing the work. The first one also
+            brings in code, which stays; but a model's preparations, too.
         repeats: Turns, unless the command says otherwise.
         note: What a reader has to know of the inputs.
     """
@@ -57,6 +59,7 @@ class Comparison:
     least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
+    warmed: bool = False
     repeats: int = 7
     note: str = ""
 
@@ -109,6 +112,8 @@ def serve(module: str, case: str, way: str) -> None:
     for line in sys.stdin:
         command, _, path = line.strip().partition(" ")
         if command == "save":
+            if comparison.warmed:
+                work()
             result, peak = _peak_of(work)
             if result is not None:
                 torch.save(result, path)
