@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
@@ -316,13 +317,24 @@ def _fetch_pretrained(node: Any, key: str) -> None:
             _fetch_pretrained(value, f"{key}[{index}]")
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out drawing random numbers for weights, most of the time of building a large model."""
+
+    _DRAWS = frozenset((Tensor.normal_, Tensor.uniform_))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
+
+
 def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
     """Build the model once, and load what it starts from, before the run writes anything.
 
-    The random state is put back, so that the run itself is as if this had not been.
+    The random state is put back, so that the run itself is as if this had not been. The weights
+    that are not loaded are no numbers to compute with.
     """
     with torch.random.fork_rng():
-        model = build_model(cfg)
+        with _NoDraws():
+            model = build_model(cfg)
         if checkpoint is not None:
             try:
                 load_weights(model, checkpoint["state_dict"])

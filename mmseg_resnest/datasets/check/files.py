@@ -340,7 +340,8 @@ def _check_header(
         return True, None
     width, height = header.size
     suffix = os.path.splitext(path)[1].lower()
-    named = Image.registered_extensions().get(suffix)
+    # The usual endings are there; for the others Pillow imports forty modules.
+    named = Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix)
     same = named is None or named == header.kind or {named, header.kind} <= {"JPEG", "MPO"}
     if not same and not (what == "label map" and header.kind in _LOSSY):
         found(
