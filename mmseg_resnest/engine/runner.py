@@ -52,8 +52,8 @@ from mmseg_resnest.weights import load_training_checkpoint
 __all__ = ["Runner", "build_model", "check_training_checkpoint", "predict_labels_only"]
 
 _numbers = itertools.count(1)
-# Samples of a run from which on loading Numba, for half a second, is made up for.
-_MANY_SAMPLES = 5_000
+# Samples of a run from which on loading Numba, for a second, is made up for.
+_MANY_SAMPLES = 20_000
 
 
 def build_model(cfg: Config) -> nn.Module:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ WORTHWHILE_FROM = 50
 _MOST_THREADS = 8
 # Pixels that are counted at a time by a thread.
 _PIECE = 2**18
+# Seconds after which compiling is told of; loading what was compiled takes less.
+_LONG = 3.0
 # Unit vectors that are resized at a time, to find the weights.
 _LINES = 64
 
@@ -191,6 +194,9 @@ def load_loops() -> Loops | None:
     global _loops, _tried
     with _lock:
         if not _tried:
+            waiting = threading.Timer(_LONG, _say_compiling)
+            waiting.daemon = True
+            waiting.start()
             try:
                 _loops = Loops()
             except Exception as error:  # versions that do not fit end in errors of all kinds
@@ -203,8 +209,15 @@ def load_loops() -> Loops | None:
                     logger="current",
                     level=logging.WARNING,
                 )
+            finally:
+                waiting.cancel()
             _tried = True
     return _loops
+
+
+def _say_compiling() -> None:
+    text = "compiling loops, once on this machine: some ten seconds"
+    print(text, file=sys.stderr, flush=True)
 
 
 def loaded_loops() -> Loops | None:

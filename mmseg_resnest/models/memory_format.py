@@ -31,10 +31,11 @@ _HEADS = (
 def lay_channels_last(model: nn.Module) -> bool:
     """Lays a segmentor's weights, and with them its feature maps, channels last, on a CPU.
 
-    A training step was measured to take 6 to 12% less time then. Numbers are the same up to
-    rounding, for sums are taken in another order, and up to the places of single dropped
-    activations, which are drawn in the order of memory. What is saved loads into a model of either
-    order.
+    Convolutions become matrix products where those are quicker (:class:`ProductConv2d`). The order
+    was measured to save 6 to 12% of a training step of DeepLabV3, both together a quarter. Numbers
+    are the same up to rounding, for sums are taken in another order, and up to the places of single
+    dropped activations, which are drawn in the order of memory. What is saved loads into a model of
+    either order.
 
     Args:
         model: Changed in place if it is an :class:`EncoderDecoder` on a CPU of a :class:`ResNeSt`

@@ -5,6 +5,7 @@ Numba, no place for its cache."""
 import multiprocessing
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -227,14 +228,23 @@ def test_labels_of_many_images_are_compiled(images, allowed, expected):
     assert model.compiled_labels is expected
 
 
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_compilation_that_takes_long_is_said(slow, nothing_loaded, monkeypatch, capsys):
+    monkeypatch.setattr(compiled, "_LONG", 0.01 if slow else 60.0)
+    monkeypatch.setattr(compiled, "Loops", lambda: time.sleep(0.3) or "the loops")
+    assert compiled.load_loops() == "the loops"
+    said = "compiling loops, once on this machine: some ten seconds\n" if slow else ""
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize(
     ("iterations", "workers", "method", "allowed", "expected"),
     [
-        (625, 2, "fork", True, True),
-        (624, 2, "fork", True, False),  # 4,992 samples
-        (625, 2, "spawn", True, False),  # its workers would not have them
-        (625, 0, "spawn", True, True),
-        (625, 2, "fork", False, False),
+        (2500, 2, "fork", True, True),
+        (2499, 2, "fork", True, False),  # 19,992 samples
+        (2500, 2, "spawn", True, False),  # its workers would not have them
+        (2500, 0, "spawn", True, True),
+        (2500, 2, "fork", False, False),
     ],
 )
 def test_a_long_training_loads_the_loops_before_its_workers_start(
