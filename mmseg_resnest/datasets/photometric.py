@@ -68,14 +68,15 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
     the stack converts twice and rounds between.
 
     Args:
+        *args: As of mmseg's.
         planar: Whether blue, green and red may lie one after the other in memory, as
             ``PackSegInputs`` wants them: the result is then a view (H, W, 3) that is not
             contiguous. Training sets it where that step follows.
         **kwargs: As of mmseg's.
     """
 
-    def __init__(self, planar: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *args: Any, planar: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.planar = planar
 
     def transform(self, results: dict) -> dict:
@@ -176,7 +177,7 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             stock: dict = super().transform(results)
             return stock
-        planar = _is_planar(image)
+        planar = _is_planar(image) and image.flags.writeable
         planes = image.transpose(2, 0, 1) if planar else _planes(contiguous(image))
         rest = {key: value for key, value in results.items() if key != "img"}
         labels: Any = rest.get("gt_seg_map")

@@ -26,6 +26,7 @@ from ..kernels.winograd import (
     convolve,
     transform_weight,
 )
+from .convolution import ProductConv2d
 from .resnest import Bottleneck, ResNeSt
 from .split_attention import SplitAttentionConv2d
 
@@ -255,7 +256,7 @@ def _fold_backbone(backbone: ResNeSt) -> None:
 def _fold_conv_module(module: ConvModule) -> FoldedConv2d | None:
     activation = module.activate if module.with_activation else None
     plain = (
-        type(module.conv) is nn.Conv2d
+        type(module.conv) in (nn.Conv2d, ProductConv2d)
         and module.conv.padding_mode == "zeros"
         and not isinstance(module.conv.padding, str)
         and not module.with_explicit_padding

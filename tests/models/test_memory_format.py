@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.runner import build_model
-from mmseg_resnest.models import ARCHITECTURES, convolution, lay_channels_last
+from mmseg_resnest.models import (
+    ARCHITECTURES,
+    convolution,
+    fold_for_inference,
+    lay_channels_last,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {**ARCHITECTURES["resnest14"], "base_width": 8, "stem_width": 4}
@@ -77,6 +82,18 @@ def test_it_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(other_loss, loss, rtol=1e-10, atol=0)
     assert (other_gradient - gradient).norm() < 1e-8 * gradient.norm()
     plain.load_state_dict(other.state_dict())  # in either order of memory
+
+
+def test_what_was_trained_is_folded_as_any_other() -> None:
+    plain = model_of("deeplabv3_resnest26_camvid").float().eval()
+    other = copy.deepcopy(plain)
+    assert lay_channels_last(other)
+    names = [name for name, _ in fold_for_inference(plain).named_buffers()]
+    assert [name for name, _ in fold_for_inference(other).named_buffers()] == names
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, scores = (model(images, mode="tensor") for model in (plain, other))
+    torch.testing.assert_close(scores, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_not_known_to_work_stays_as_it_is() -> None:
