@@ -320,10 +320,16 @@ def _fetch_pretrained(node: Any, key: str) -> None:
 class _NoDraws(TorchFunctionMode):
     """Leaves out drawing random numbers for weights, most of the time of building a large model."""
 
-    _DRAWS = frozenset((Tensor.normal_, Tensor.uniform_))
+    _NAMES = (
+        *("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"),
+        *("xavier_normal_", "xavier_uniform_"),
+    )
+    _DRAWS = frozenset([Tensor.normal_, Tensor.uniform_, *map(vars(nn.init).get, _NAMES)])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in self._DRAWS else func(*args, **(kwargs or {}))
+        if func in self._DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
