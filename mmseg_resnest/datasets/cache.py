@@ -11,6 +11,7 @@ changed since is not used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import mmap
@@ -194,7 +195,8 @@ class ImageFromCache:
         pixels = find_pixels(path, self.cache_dir) if usable else None
         if usable and pixels is None:
             data = read_local(path)
-            pixels = None if data is None else decode_image(data)
+            with contextlib.suppress(Exception):  # the class below has its own words, or none
+                pixels = None if data is None else decode_image(data)
         if pixels is None or pixels.ndim != 3:
             loaded: dict | None = super().transform(results)  # type: ignore[misc]
             return loaded

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmcv.transforms import LoadImageFromFile as PlainImage
 from PIL import Image, PngImagePlugin
 
 from mmseg_resnest.datasets import LoadImageFromFile, decode
 from mmseg_resnest.datasets.decode import decode_image, decode_label, decode_png
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.kernels import compiled
 
 
@@ -201,6 +203,28 @@ def test_what_a_file_says_of_its_colours_changes_no_pixel(colours, loops):
     flag = cv2.IMREAD_COLOR if colours else cv2.IMREAD_UNCHANGED
     assert np.array_equal(made, cv2.imdecode(np.frombuffer(data, np.uint8), flag))
     assert np.array_equal(made[..., ::-1] if colours else made, Image.open(io.BytesIO(data)))
+
+
+def ending(load, path: str):
+    """What comes of an image: None, or the error's words."""
+    try:
+        return load({"img_path": path})
+    except AssertionError as error:
+        return str(error)
+
+
+def test_a_broken_image_ends_as_before(way, tmp_path):
+    path = tmp_path / "a.png"
+    for data in (b"", b"no image", png(np.zeros((4, 5, 3), np.uint8), [0])[:40]):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"a\.png"):
+            LoadImageFromFile()({"img_path": str(path)})
+        lenient = LoadImageFromFile(ignore_empty=True)
+        lenient.explains = False
+        stock = PlainImage(ignore_empty=True)
+        assert ending(lenient, str(path)) == ending(stock, str(path))
+    missing = {"img_path": str(tmp_path / "b.png")}
+    assert LoadImageFromFile(ignore_empty=True)(missing) is None
 
 
 @given(st.data())
