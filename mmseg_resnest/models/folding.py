@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..kernels import gpu
+from ..kernels.convolution import ProductConv2d
 from ..kernels.split_attention import Norm, fits, no_norm, split_attention
 from ..kernels.winograd import (
     Form,
@@ -26,7 +27,6 @@ from ..kernels.winograd import (
     convolve,
     transform_weight,
 )
-from .convolution import ProductConv2d
 from .resnest import Bottleneck, ResNeSt
 from .split_attention import SplitAttentionConv2d
 

@@ -14,7 +14,7 @@ from mmseg.models.decode_heads import (
 )
 from torch import nn
 
-from .convolution import ProductConv2d
+from ..kernels.convolution import ProductConv2d
 from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from .resnest import ResNeSt
 from .segmentor import EncoderDecoder

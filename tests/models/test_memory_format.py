@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.kernels import convolution
 from mmseg_resnest.models import (
     ARCHITECTURES,
-    convolution,
     fold_for_inference,
     lay_channels_last,
 )

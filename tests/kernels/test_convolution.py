@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmseg_resnest.models import convolution
-from mmseg_resnest.models.convolution import ProductConv2d, conv3x3, taps
+from mmseg_resnest.kernels import convolution
+from mmseg_resnest.kernels.convolution import ProductConv2d, conv3x3, taps
 
 MANY = convolution._MANY_CHANNELS
 
