@@ -52,7 +52,6 @@ class _LateClass(type):
     """
 
     _path: tuple[str, str]
-    _registry: Any
 
     def __new__(
         meta, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
@@ -65,9 +64,6 @@ class _LateClass(type):
 
     def _real(cls) -> Any:
         module, name = cls._path
-        registered = cls._registry.module_dict
-        if registered.get(name) is cls:
-            del registered[name]  # the real one is going to be registered
         real = getattr(importlib.import_module(module), name)
         package = module.partition(".")[0]
         for path, loaded in list(sys.modules.items()):
@@ -95,8 +91,17 @@ class _LateClass(type):
 def _class(module: str, name: str, registry: str) -> type:
     """A class that stands in for the one of a module, in one of MMEngine's registries, too."""
     late = _LateClass(name, (), {"__module__": module, "_path": (module, name)})
-    late._registry = getattr(importlib.import_module("mmengine.registry"), registry)
-    late._registry.module_dict[name] = late
+    holder = getattr(importlib.import_module("mmengine.registry"), registry)
+    holder.module_dict[name] = late
+    register = holder._register_module
+
+    def give_way(module: Any, *args: Any, **kwargs: Any) -> None:
+        """Registers; the real class, however it came to be imported, takes its place back."""
+        if getattr(module, "__name__", "") == name and holder.module_dict.get(name) is late:
+            del holder.module_dict[name]
+        register(module, *args, **kwargs)
+
+    holder._register_module = give_way
     return late
 
 

@@ -113,6 +113,29 @@ def test_what_is_imported_late_is_the_real_thing() -> None:
     }
 
 
+DIRECT = """
+import importlib, json
+import mmseg_resnest
+from mmengine import registry
+found = []
+for module, name, holder in (
+    ("mmengine.model.wrappers.fully_sharded_distributed", "MMFullyShardedDataParallel",
+     "MODEL_WRAPPERS"),
+    ("mmengine._strategy.fsdp", "FSDPStrategy", "STRATEGIES"),
+    ("mmengine.optim.optimizer.zero_optimizer", "ZeroRedundancyOptimizer", "OPTIMIZERS"),
+):
+    real = getattr(importlib.import_module(module), name)
+    found.append(getattr(registry, holder).get(name) is real and real.__module__ == module)
+print(json.dumps(found))
+"""
+
+
+def test_the_module_itself_can_be_imported_first() -> None:
+    result = run_python(DIRECT)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [True, True, True]
+
+
 def test_only_the_named_statements_get_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = "mmseg.models.losses.huasdorff_distance_loss"
     given = _late._stand_in(loss, "scipy.ndimage", ["distance_transform_edt"])
