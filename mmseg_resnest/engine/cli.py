@@ -159,10 +159,6 @@ def run_tool(
     try:
         code = main(argv)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone (``train.py ... | head``): nobody is left to tell.
-        _silence_stdout()
-        code = EXIT_BROKEN_PIPE
     except Preempted as stop:
         if os.environ.get("RANK", "0") == "0":
             print(stop, file=sys.stderr, flush=True)
@@ -172,6 +168,10 @@ def run_tool(
         print(f"interrupted{': ' + hint if hint else ''}", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not _lost_worker(error):
+            # Whoever read our output has gone (``train.py ... | head``): nobody is left to tell.
+            _silence_stdout()
+            sys.exit(EXIT_BROKEN_PIPE)
         told = _explain_stdout(error) or explain_error(error)
         if told is None:
             raise
@@ -239,6 +239,7 @@ _WORKER_HELP = (
     "in the main process; if memory ran out, use fewer workers; in a container, give it more "
     "shared memory (docker run --shm-size=8g)"
 )
+_TOO_MANY_FILES = "too many open files: raise the limit (ulimit -n) or use fewer workers"
 
 
 def explain_error(error: BaseException) -> UserError | None:
@@ -257,6 +258,11 @@ def explain_error(error: BaseException) -> UserError | None:
         return UserError(
             f"the data loading worker (process {gone['pid'].strip()}) {gone['how'].strip(' .')}. "
             + _WORKER_HELP
+        )
+    if _lost_worker(error) or "Pin memory thread exited unexpectedly" in text:
+        return UserError(
+            f"a data loading worker ended while it handed over a batch ({type(error).__name__}: "
+            f"{_first_line(text)}). " + _WORKER_HELP
         )
     if "DataLoader timed out" in text:
         return UserError(
@@ -292,11 +298,25 @@ def explain_error(error: BaseException) -> UserError | None:
             f"the disk ran full while writing ({_first_line(text)}): make room, or choose another "
             "place with --work-dir"
         )
+    if "received 0 items of ancdata" in text or text.startswith("Too many open files"):
+        return UserError(_TOO_MANY_FILES)
     if isinstance(error, OSError) and error.errno is not None:
         return _explain_os_error(error)
     if isinstance(error, KeyError) and " is not in the " in text and "registry" in text:
         return UserError(_first_line(text.strip("\"'")).split(" Please check")[0])
     return None
+
+
+def _lost_worker(error: BaseException) -> bool:
+    """Whether a loader met this while it took a batch from a worker that had just ended.
+
+    Tensors come through a socket of the worker. A process that is being ended loses its sockets
+    before its parent can see it: torch then passes on the error of the connection.
+    """
+    return isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and any(
+        frame.f_code.co_name == "_try_get_data"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _first_line(text: str) -> str:
@@ -343,5 +363,5 @@ def _explain_os_error(error: OSError) -> UserError | None:
     ):
         return UserError(f"{where}: {reason}")
     if error.errno == errno.EMFILE:
-        return UserError("too many open files: raise the limit (ulimit -n) or use fewer workers")
+        return UserError(_TOO_MANY_FILES)
     return None

@@ -2,11 +2,17 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
+import os
 import re
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_sharer
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from mmseg_resnest.engine.cli import ArgumentParser, explain_error, run_tool
 from mmseg_resnest.errors import UserError
@@ -65,9 +71,69 @@ def test_arguments_are_refused_like_everything_else() -> None:
             RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"),
             "12, 13.*exited unexpectedly",
         ),
+        (RuntimeError("Pin memory thread exited unexpectedly"), "worker ended.*num_workers=0"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit"),
+        (RuntimeError("Too many open files. Communication with the workers is no"), "ulimit"),
     ],
 )
 def test_late_mistakes_are_explained(error: Exception, message: str) -> None:
     told = explain_error(error)
     assert told is not None
     assert re.search(message, str(told))
+
+
+class _EndsOnItsSecond(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 1:
+            time.sleep(0.5)  # the first is on its way
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(2)
+
+
+@pytest.fixture
+def _unseen_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A worker's end that the system has not told its parent of."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", True)
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "is_alive", lambda self: True)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("_unseen_ends")
+@pytest.mark.parametrize(
+    "met",
+    [None, ConnectionResetError(errno.ECONNRESET, "reset"), BrokenPipeError(errno.EPIPE, "pipe"),
+     FileNotFoundError(errno.ENOENT, "no such file"), EOFError()],
+    ids=lambda met: type(met).__name__,
+)  # fmt: skip
+def test_a_worker_that_ends_while_it_hands_over(
+    met: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loader = torch.utils.data.DataLoader(_EndsOnItsSecond(), batch_size=1, num_workers=1)
+
+    def main(argv: object) -> int:
+        batches = iter(loader)
+        pid = batches._workers[0].pid
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        if met is not None:
+            monkeypatch.setattr(resource_sharer._resource_sharer, "get_connection", _fail(met))
+        try:
+            return len(list(batches))
+        finally:
+            monkeypatch.undo()
+
+    assert _exit_code(main) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: a data loading worker ended while it handed over a batch (")
+    assert "num_workers=0" in err
+
+
+def _fail(error: Exception) -> Callable:
+    def fail(*args: object) -> None:
+        raise error
+
+    return fail
