@@ -4,16 +4,20 @@
 The authors' network is their package's, with seeded weights, which all the others were given.
 torch.compile, ONNX Runtime and OpenVINO run this package's layers as they are (plain). What
 MMSegmentation computes is another network once it is dilated (benchmarks/exactness.py): its outputs
-are not compared.
+are not compared. segmentation_models_pytorch takes timm's network as its encoder, with weights of
+its own, and is not compared either.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from exactness import published, timm
+from gpu_models import timm_with_smp
 from harness import Comparison, Work
 from models import stock_backbone
 from runtimes import in_torch, ways
@@ -24,6 +28,7 @@ from mmseg_resnest.models import ARCHITECTURES, ResNeSt, fold_for_inference
 from mmseg_resnest.registry import MODELS
 
 ARCH = "resnest50"
+AUTHORS = f"resnest {version('resnest')}"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -86,10 +91,20 @@ def stack(case: str) -> Work:
 
 
 def of_timm(case: str) -> Work:
-    network = timm(ARCH, 8, _state())
+    network = timm(ARCH, 8, _state(), DEVICE)
     if isinstance(network, str):
         raise RuntimeError(network)
     return in_torch(lambda images: network(images)[-1], _images(case))
+
+
+def of_smp(case: str) -> Work:
+    network = timm_with_smp(ARCH).encoder.to(DEVICE)
+    run = in_torch(lambda images: network(images)[-1], _images(case))
+
+    def work() -> None:
+        run()
+
+    return work
 
 
 def plain(case: str) -> Work:
@@ -112,28 +127,26 @@ def agree(expected: Tensor, result: Tensor) -> float:
 
 _found, MISSING = ways(lambda: _Last(_ours()).eval(), _images)
 WAYS: dict[str, Callable[[str], Work]] = {
-    "resnest 0.0.5": authors,
+    AUTHORS: authors,
     "MMSegmentation": stack,
     "mmseg-resnest, plain": plain,
     "mmseg-resnest": folded,
     **_found,
 }
-try:
-    import timm as _timm  # noqa: F401
-except ImportError as error:
-    MISSING["timm"] = f"cannot be imported ({error})"
-else:
-    WAYS["timm"] = of_timm
-try:
-    import segmentation_models_pytorch as _smp  # noqa: F401
-except ImportError as error:
-    MISSING["segmentation_models_pytorch, whose encoder is timm's"] = (
-        f"cannot be imported ({error})"
-    )
+for _name, _package, _way in (
+    ("timm", "timm", of_timm),
+    ("segmentation_models_pytorch", "segmentation_models_pytorch", of_smp),
+):
+    try:
+        importlib.import_module(_package)
+    except ImportError as error:
+        MISSING[_name] = f"cannot be imported ({error})"
+    else:
+        WAYS[_name] = _way
 
 COMPARISON = Comparison(
     title="Backbone",
-    reference="resnest 0.0.5",
+    reference=AUTHORS,
     cases={"512x512": "1 image of 512x512, float32"},
     ways=WAYS,
     agree=agree,

@@ -111,7 +111,9 @@ def stock(arch: str, output_stride: int, state: dict[str, Tensor]) -> Callable |
     return model
 
 
-def timm(arch: str, output_stride: int, state: dict[str, Tensor]) -> Callable | str:
+def timm(
+    arch: str, output_stride: int, state: dict[str, Tensor], device: str = "cpu"
+) -> Callable | str:
     try:
         import timm as package
     except ImportError as error:
@@ -120,7 +122,7 @@ def timm(arch: str, output_stride: int, state: dict[str, Tensor]) -> Callable | 
         return NOT_OFFERED
     model = package.create_model(TIMM_NAMES[arch], output_stride=output_stride, num_classes=0)
     model.load_state_dict(state)
-    model.eval()
+    model.eval().to(device)
     return lambda images: stages_of_timm(model, images)
 
 

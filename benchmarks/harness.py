@@ -42,6 +42,7 @@ class Comparison:
         agree: (reference's result, a way's result) to the share of equal values, or a reason why
             they differ by more than is allowed.
         least: The ratio to reach, by way: one number, or one for each case.
+        most_memory: The share of the reference's extra memory to keep to, by way.
         missing: Ways that this machine cannot run, and why.
         left_out: Ways that are not measured for a case, by case, to keep its time in bounds.
         warmed: Whether memory is measured at the second time of doing the work. The first one also
@@ -57,6 +58,7 @@ class Comparison:
     agree: Callable[[Any, Any], float] | None = None
     at_least_equal: float = 0.9999
     least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
+    most_memory: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
     warmed: bool = False
@@ -77,16 +79,29 @@ def _memory(name: str) -> int | None:
 
 
 def _peak_of(work: Work) -> tuple[Any, int | None]:
-    """What the work returns, and the bytes that it took beyond what was there."""
+    """What the work returns, and the bytes that it took beyond what was there.
+
+    Work that other processes do has a method ``measured``, which returns both.
+    """
     import torch
+
+    if hasattr(work, "measured"):
+        result, peak = work.measured()
+        return result, peak
 
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        result = work()
+        result, resident = _resident_peak_of(work)
         torch.cuda.synchronize()
-        return result, torch.cuda.max_memory_allocated() - before
+        used = torch.cuda.max_memory_allocated()
+        # What uses no GPU, such as the decoding of files, is measured as without one.
+        return result, used - before if used else resident
+    return _resident_peak_of(work)
+
+
+def _resident_peak_of(work: Work) -> tuple[Any, int | None]:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
@@ -105,6 +120,8 @@ def serve(module: str, case: str, way: str) -> None:
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints
+    # Products of rounded numbers are no float32 products: outputs could not be compared.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     comparison: Comparison = importlib.import_module(module).COMPARISON
     torch.manual_seed(0)
     work = comparison.ways[way](case)
@@ -159,7 +176,8 @@ class _Server:
 
     def ask(self, command: str) -> dict[str, Any]:
         assert self.process.stdin is not None
-        print(command, file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # it has ended: the answer says why
+            print(command, file=self.process.stdin, flush=True)
         return self.answer()
 
     def close(self) -> None:
@@ -195,51 +213,84 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
         say: Told what is going on.
 
     Returns:
-        For each way ``seconds``, ``cpu_seconds`` and ``speed`` (the reference's seconds over its
-        own), each with median, low and high quartile; ``peak_bytes``; ``agreement``.
+        ``ways``: for each of them ``seconds``, ``cpu_seconds`` and ``speed`` (the reference's
+        seconds over its own), each with median, low and high quartile; ``peak_bytes``;
+        ``agreement``; ``threads`` of torch. ``failed``: name of each way that ended with an error,
+        or does not agree, and why.
 
     Raises:
-        RuntimeError: A way ended with an error, or the results do not agree.
+        RuntimeError: The reference ended with an error, or nothing is left to compare with it.
     """
     import torch
 
     comparison: Comparison = importlib.import_module(module).COMPARISON
-    result: dict[str, Any] = {"what": comparison.cases[case], "repeats": repeats, "ways": {}}
-    servers: list[_Server] = []
+    failed: dict[str, str] = {}
+    result: dict[str, Any] = {
+        "what": comparison.cases[case],
+        "repeats": repeats,
+        "ways": {},
+        "failed": failed,
+    }
+    servers: dict[str, _Server] = {}
+
+    def ask(way: str, question: Callable[[_Server], dict[str, Any]]) -> dict[str, Any] | None:
+        """The answer of a way; None, and an end of it, where it fails."""
+        try:
+            return question(servers[way])
+        except RuntimeError as error:
+            leave_out(way, str(error))
+            return None
+
+    def leave_out(way: str, why: str) -> None:
+        servers.pop(way).close()
+        result["ways"].pop(way, None)
+        if way == comparison.reference:
+            raise RuntimeError(f"{case}: {why}")
+        failed[way] = why
+
     with tempfile.TemporaryDirectory() as folder:
         try:
             for way in comparison.ways:
                 if way in comparison.left_out.get(case, ()):
                     continue
-                servers.append(_Server(module, case, way))
-                result["threads"] = servers[-1].answer()["threads"]
-            outputs = {}
-            for server in servers:
-                path = Path(folder) / str(len(outputs))
-                peak = server.ask(f"save {path}")["peak"]
-                outputs[server.name] = torch.load(path) if path.exists() else None
-                result["ways"][server.name] = {"peak_bytes": peak}
-                server.ask("time")
-            expected = outputs[comparison.reference]
-            for way, output in outputs.items():
-                if comparison.agree is None or output is None or way == comparison.reference:
+                servers[way] = _Server(module, case, way)
+                if ready := ask(way, _Server.answer):
+                    result["ways"][way] = {"threads": ready["threads"]}
+            expected = None
+            for way in sorted(servers, key=lambda way: way != comparison.reference):
+                path = Path(folder) / "result"
+                answer = ask(way, lambda server, path=path: server.ask(f"save {path}"))
+                if answer is None:
                     continue
-                share = comparison.agree(expected, output)
-                result["ways"][way]["agreement"] = share
-                if share < comparison.at_least_equal:
-                    raise RuntimeError(
-                        f"{case}: {way} agrees with {comparison.reference} on {share:.4%} only"
-                    )
-            times: dict[str, list[dict[str, float]]] = {server.name: [] for server in servers}
+                result["ways"][way]["peak_bytes"] = answer["peak"]
+                # On the CPU, where every peer's result can be.
+                output = torch.load(path, map_location="cpu") if path.exists() else None
+                path.unlink(missing_ok=True)
+                if way == comparison.reference:
+                    expected = output
+                elif comparison.agree is not None and output is not None:
+                    share = comparison.agree(expected, output)
+                    result["ways"][way]["agreement"] = share
+                    if share < comparison.at_least_equal:
+                        reference = comparison.reference
+                        leave_out(way, f"{way} agrees with {reference} on {share:.4%} only")
+                        continue
+                ask(way, lambda server: server.ask("time"))
+            if len(servers) == 1 and failed:
+                raise RuntimeError(f"{case}: {'; '.join(failed.values())}")
+            times: dict[str, list[dict[str, float]]] = {way: [] for way in servers}
             for turn in range(repeats):
-                for server in servers if turn % 2 == 0 else servers[::-1]:
-                    times[server.name].append(server.ask("time"))
+                for way in list(servers) if turn % 2 == 0 else list(servers)[::-1]:
+                    if measured := ask(way, lambda server: server.ask("time")):
+                        times[way].append(measured)
                 say(f"{case}: turn {turn + 1} of {repeats}")
         finally:
-            for server in servers:
+            for server in servers.values():
                 server.close()
     reference = times[comparison.reference]
     for way, turns in times.items():
+        if way in failed:
+            continue
         ratios = [r["wall"] / t["wall"] for r, t in zip(reference, turns, strict=True)]
         cpu_ratios = [r["cpu"] / max(t["cpu"], 1e-9) for r, t in zip(reference, turns, strict=True)]
         result["ways"][way].update(
@@ -249,6 +300,21 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
             cpu_speed=_summary(cpu_ratios),
         )
     return result
+
+
+# Whose version a figure may depend on, peers among them.
+_PACKAGES = (
+    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy", "numba", "isal"),
+    *("opencv-python-headless", "opencv-python", "pillow", "resnest", "onnxruntime", "openvino"),
+    *("timm", "segmentation-models-pytorch", "torchvision", "triton"),
+)
+
+
+def _memory_of_the_machine() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return None
 
 
 def machine() -> dict[str, Any]:
@@ -262,7 +328,7 @@ def machine() -> dict[str, Any]:
                 words = line.split(":", 1)[1].strip()
                 break
     versions = {"python": platform.python_version()}
-    for name in ("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy", "numba"):
+    for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
@@ -273,8 +339,15 @@ def machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": list(os.getloadavg()),
         "versions": versions,
+        "memory_bytes": _memory_of_the_machine(),
+        "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
         "commit": _git("rev-parse", "HEAD"),
-        "changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
+        # What the runs before have written changes no figure.
+        "changed_files": [
+            line
+            for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()
+            if "benchmarks/results/" not in line and "docs/" not in line
+        ],
     }
 
 

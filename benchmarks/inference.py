@@ -98,7 +98,7 @@ COMPARISON = Comparison(
     least={"mmseg-resnest": 1.5},
     missing=MISSING,
     # With eight images a turn of each takes minutes.
-    left_out={"batch 8": ("mmseg-resnest, plain", *_found)},
+    left_out={"batch 8": ("mmseg-resnest, plain", "torch.compile, frozen", "ONNX Runtime")},
     repeats=3,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
 )

@@ -199,8 +199,8 @@ class Images:
             yield pseudo_collate([self.dataset[i]])
 
 
-def evaluate(model: Any, images: Images, metric: Any) -> torch.Tensor:
-    """Labels of all images, after they were scored too."""
+def evaluate(model: Any, images: Images, metric: Any) -> dict[str, torch.Tensor]:
+    """Labels of all images, and their mIoU in percent."""
     metric.dataset_meta = images.dataset.metainfo
     labels = []
     with torch.inference_mode():
@@ -208,5 +208,13 @@ def evaluate(model: Any, images: Images, metric: Any) -> torch.Tensor:
             samples = model.test_step(batch)
             metric.process(batch, [sample.to_dict() for sample in samples])
             labels += [sample.pred_sem_seg.data.reshape(SIZE).cpu() for sample in samples]
-    metric.evaluate(len(images.dataset))
-    return torch.stack(labels)
+    scores = metric.evaluate(len(images.dataset))
+    score = next(value for name, value in scores.items() if name.endswith("mIoU"))
+    return {"labels": torch.stack(labels), "mIoU": torch.tensor(float(score))}
+
+
+def same_evaluation(expected: dict[str, torch.Tensor], result: dict[str, torch.Tensor]) -> float:
+    """Share of equal labels; 0 if the mIoU is off by more than 0.01."""
+    if (expected["mIoU"] - result["mIoU"]).abs() > 0.0101:  # the stack rounds to 0.01
+        return 0.0
+    return float((expected["labels"] == result["labels"]).double().mean())

@@ -22,7 +22,8 @@ Made by `python benchmarks/report.py` from the files in `benchmarks/results/`, w
 `python benchmarks/run.py [NAME ...]` writes. Each way of doing the work runs in its own process,
 the processes take turns, and a turn's ratio compares the two runs next to each other. Times are the
 median and, in brackets, the quartiles; memory is the peak beyond what was there before the work;
-"equal" is the share of labels that are those of the reference.
+"equal" is the share of labels that are those of the reference, or 100 % where the sections compare
+something else and it agrees.
 """
 
 
@@ -43,6 +44,19 @@ def _bytes(count: int | None) -> str:
 
 def _equal(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.4f} %"
+
+
+def _memory(count: int | None) -> str:
+    return "memory not known" if count is None else f"{count / 2**30:.0f} GiB"
+
+
+def _threads(ways: dict[str, Any]) -> str:
+    """The threads of torch, of which most ways have the same number."""
+    numbers = [figures["threads"] for figures in ways.values()]
+    usual = max(set(numbers), key=numbers.count)
+    others = [f"{way} {one['threads']}" for way, one in ways.items() if one["threads"] != usual]
+    text = f"{usual} thread{'' if usual == 1 else 's'}"
+    return f"{text} ({', '.join(others)})" if others else text
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -71,13 +85,18 @@ def markdown(result: dict[str, Any]) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for case, measured in result["cases"].items():
-        lines.append(f"- {case}: {measured['what']}; {measured['repeats']} turns.")
+        lines.append(
+            f"- {case}: {measured['what']}; {_threads(measured['ways'])}; "
+            f"{measured['repeats']} turns."
+        )
     for way, least in result["least"].items():
         speeds = {
             case: measured["ways"][way]["speed"]["median"]
             for case, measured in result["cases"].items()
             if way in measured["ways"]
         }
+        if not speeds:
+            continue
         aims = least if isinstance(least, dict) else dict.fromkeys(speeds, least)
         short = [f"{case} ({speed:.2f})" for case, speed in speeds.items() if speed < aims[case]]
         reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
@@ -86,14 +105,25 @@ def markdown(result: dict[str, Any]) -> str:
         else:
             aim = f"{least:g}"
         lines.append(f"- Aim, times as fast: {aim}; {reached}.")
+    for way, most in result["most_memory"].items():
+        shares = {
+            case: measured["ways"][way]["peak_bytes"]
+            / max(measured["ways"][result["reference"]]["peak_bytes"], 1)
+            for case, measured in result["cases"].items()
+            if measured["ways"].get(way, {}).get("peak_bytes") is not None
+        }
+        if not shares:
+            continue
+        short = [f"{case} (1/{1 / share:.1f})" for case, share in shares.items() if share > most]
+        reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
+        lines.append(f"- Aim, extra memory: 1/{1 / most:g} of the reference's; {reached}.")
     for what, why in result["not_run"].items():
         lines.append(f"- Not run: {what}: {why}.")
     load = ", ".join(f"{value:.1f}" for value in machine["load"])
-    threads = machine["threads"]
     gpu = machine["gpu"] or "none"
     lines.append(
         f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['instructions']}, "
-        f"{threads} thread{'' if threads == 1 else 's'}, GPU {gpu}; load {load}"
+        f"{_memory(machine['memory_bytes'])}, {machine['system']}, GPU {gpu}; load {load}"
         f"{'; ' + machine['remark'] if machine['remark'] else ''}. {versions}. Commit "
         f"{machine['commit'][:12]}{' with changes' if machine['changed_files'] else ''}."
     )

@@ -7,8 +7,10 @@
     python benchmarks/run.py --threads 1 --out DIR
 
 Each way of a comparison runs in its own process, in turns, after a warm-up. Written are
-DIR/NAME.json and DIR/NAME.md, each when its comparison is done; docs/benchmarks.md is made from the
-committed ones by `python benchmarks/report.py`.
+DIR/NAME.json and DIR/NAME.md, as soon as a case is done; docs/benchmarks.md is made from the
+committed ones by `python benchmarks/report.py`. With --case nothing is written unless --out says
+where to. On two cores all of them take about an hour: inference and evaluate_multi a quarter of an
+hour each, the others a few minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +45,19 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--out", type=Path, default=FOLDER / "results", metavar="DIR")
-    parser.add_argument("--case", action="append", metavar="CASE", help="only these cases")
-    parser.add_argument("--repeats", type=int, help="turns that are timed")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where results are written over older ones (default: benchmarks/results, whose are "
+        "committed)",
+    )
+    parser.add_argument(
+        "--case", action="append", metavar="CASE", help="only these cases (see --list)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, help="turns that are timed (default: 3 to 7, the comparison's own)"
+    )
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--remark", default="", help="about the machine, kept with the results")
     parser.add_argument("--list", action="store_true", help="say what there is and end")
@@ -52,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.names:
         if name not in NAMES:
             parser.error(f"{name}: no such comparison; there are {', '.join(NAMES)}")
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out}: is a file; name a folder")
     if args.repeats is not None and args.repeats < 1:
         parser.error(f"--repeats {args.repeats}: must be at least 1")
     if args.threads is not None:
@@ -69,21 +84,38 @@ def main(argv: list[str] | None = None) -> int:
             for case, what in comparison.cases.items():
                 print(f"    {case}: {what}")
         return 0
-    args.out.mkdir(parents=True, exist_ok=True)
-    failed = False
-    for name in args.names or NAMES:
-        result, complete = run(name, args.case, args.repeats, args.remark)
-        failed |= not complete
-        write(args.out / f"{name}.json", json.dumps(result, indent=1) + "\n")
-        write(args.out / f"{name}.md", markdown(result))
+    names = args.names or NAMES
+    if args.case:
+        cases = {name: importlib.import_module(name).COMPARISON.cases for name in names}
+        for case in args.case:
+            if not any(case in known for known in cases.values()):
+                known = ", ".join(f"'{one}'" for found in cases.values() for one in found)
+                parser.error(f"--case {case}: no such case; there are {known}")
+        names = [name for name in names if any(case in cases[name] for case in args.case)]
+    out = args.out or (None if args.case else FOLDER / "results")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    complete = True
+    for name in names:
+        result: dict[str, Any] = {}
+        try:
+            for result in run(name, args.case, args.repeats, args.remark):
+                if out is not None and result["cases"]:
+                    write(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
+                    write(out / f"{name}.md", markdown(result))
+        except KeyboardInterrupt:
+            done = ", ".join(result.get("cases", ())) or "no case"
+            print(f"interrupted: of {name} {done} was measured", file=sys.stderr)
+            return 130
+        complete &= result["complete"]
         print(markdown(result), flush=True)
-    return int(failed)
+    return int(not complete)
 
 
 def run(
     name: str, cases: list[str] | None, repeats: int | None, remark: str
-) -> tuple[dict[str, Any], bool]:
-    """The result of one comparison, and whether every case was measured."""
+) -> Iterator[dict[str, Any]]:
+    """The result of one comparison, after each of its cases; ``complete`` if nothing failed."""
     from harness import machine, measure
 
     comparison = importlib.import_module(name).COMPARISON
@@ -93,28 +125,35 @@ def run(
         "note": comparison.note,
         "reference": comparison.reference,
         "least": dict(comparison.least),
+        "most_memory": dict(comparison.most_memory),
         "machine": {**machine(), "remark": remark},
+        "complete": True,
         "cases": {},
         "not_run": dict(comparison.missing),
     }
     if result["machine"]["gpu"] is None:
         result["not_run"]["on a GPU"] = "torch finds none on this machine"
-    complete = True
     for case in cases or comparison.cases:
         if case not in comparison.cases:
             continue
         if left_out := [way for way in comparison.left_out.get(case, ()) if way in comparison.ways]:
             why = "left out to keep the time in bounds"
             result["not_run"][f"{case}: {', '.join(left_out)}"] = why
+        errors = {}
         try:
-            result["cases"][case] = measure(
+            measured = measure(
                 name, case, repeats or comparison.repeats, lambda text: print(text, file=sys.stderr)
             )
         except RuntimeError as error:
-            complete = False
-            result["not_run"][case] = str(error)
-            print(f"error: {name}, {error}", file=sys.stderr)
-    return result, complete
+            errors = {case: str(error)}
+        else:
+            errors = {f"{case}: {way}": why for way, why in measured.pop("failed").items()}
+            result["cases"][case] = measured
+        for what, why in errors.items():
+            result["complete"] = False
+            result["not_run"][what] = why
+            print(f"error: {name}, {what}: {why}", file=sys.stderr)
+        yield result
 
 
 def write(path: Path, text: str) -> None:

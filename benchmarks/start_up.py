@@ -7,26 +7,31 @@ tools/train.py, which looks through the data and tries the model first. Each tur
 it is ended after the first iteration. Python may keep what it compiles: an installed package, as
 the stack's are, comes compiled. "Imports alone" is a process that imports torch, the stack's
 runner, models, data sets and metrics, and ends: the stack's way cannot be quicker. "import torch"
-is a process that does that: nothing can be quicker.
+is a process that does that: nothing can be quicker. Compared is the loss of the first iteration:
+the same seed, so the same weights, samples and crops. Memory is that of the process and its two
+workers after it, a page that several share counted once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from harness import ROOT, Comparison, Work
+import torch
+from harness import ROOT, Comparison
 from PIL import Image
 
 IMAGES = 20_000
-DONE = "first iteration done"
+DONE = re.compile(r"first iteration done, loss (\S+)")
 CONFIG = """
 custom_imports = dict(imports=["start_up_hook"])
 custom_hooks = [dict(type="EndAfterFirstIteration")]
@@ -59,6 +64,7 @@ param_scheduler = []
 default_hooks = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=100))
 log_processor = dict(by_epoch=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
+randomness = dict(seed=0)
 work_dir = "{work_dir}"
 """
 STACK = """
@@ -86,53 +92,91 @@ def _data(folder: Path) -> None:
             os.link(first, folder / part / f"{i}{suffix}")
 
 
-def _only(code: str) -> Work:
-    command = [sys.executable, "-W", "ignore", "-c", code]
+class _Command:
+    """A process that is ended when it has said that it is there."""
 
-    def work() -> None:
-        subprocess.run(command, capture_output=True, check=True)
+    def __init__(self, command: list[str]) -> None:
+        self.command = [sys.executable, "-W", "ignore", *command]
+        self.holder = tempfile.TemporaryDirectory()  # kept as long as this
+        self.folder = Path(self.holder.name)
 
-    return work
+    def __call__(self) -> None:
+        self._run(lambda pid: None)
 
+    def measured(self) -> tuple[torch.Tensor | None, int | None]:
+        """The loss that it told, if any, and its memory in bytes."""
+        found: list[int | None] = []
+        loss = self._run(lambda pid: found.append(_resident(pid)))
+        return (None if loss is None else torch.tensor([loss])), found[0]
 
-def _work(ours: bool) -> Work:
-    holder = tempfile.TemporaryDirectory()
-    folder = Path(holder.name)
-    _data(folder)
-    config, work_dir = folder / "config.py", folder / "work"
-    scope = "mmseg_resnest" if ours else "mmseg"
-    text = CONFIG.format(scope=scope, root=folder.as_posix(), work_dir=work_dir.as_posix())
-    config.write_text(text, encoding="utf-8")
-    command = [sys.executable, "-W", "ignore"]
-    command += [str(ROOT / "tools" / "train.py")] if ours else ["-c", STACK]
-    # Where this is set, only the checkout would be compiled again in every process.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-
-    def work() -> None:
-        shutil.rmtree(work_dir, ignore_errors=True)
+    def _run(self, there: Callable[[int], None]) -> float | None:
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        # Where this is set, only the checkout would be compiled again in every process.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         process = subprocess.Popen(
-            [*command, str(config)],
+            self.command,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=holder.name,
+            cwd=self.folder,
             env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,
         )
         assert process.stdout is not None
         lines = []
+        done = None
         for line in process.stdout:
             lines.append(line)
-            if DONE in line:
+            done = DONE.search(line)
+            if done:
+                there(process.pid)
                 break
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        if not lines or DONE not in lines[-1]:
-            raise RuntimeError("".join(lines[-5:]) or "no word from the run")
+        if not done:
+            raise RuntimeError("".join(lines[-5:]) or "no word from the process")
+        return None if done[1] == "none" else float(done[1])
 
+
+def _resident(pid: int) -> int | None:
+    """Bytes that a process and its children hold, what n processes share counted 1/n of."""
+    total = 0
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in [str(pid), *children]:
+            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
+            total += 1024 * int(re.search(r"^Pss: +(\d+) kB", rollup, re.M)[1])
+    except OSError:
+        return None
+    return total
+
+
+def _only(code: str) -> _Command:
+    # It waits to be ended, as a run does.
+    wait = "print('first iteration done, loss none', flush=True); time.sleep(60)"
+    return _Command(["-c", f"import time; {code}; {wait}"])
+
+
+def _training(ours: bool) -> _Command:
+    work = _Command([str(ROOT / "tools" / "train.py")] if ours else ["-c", STACK])
+    _data(work.folder)
+    scope = "mmseg_resnest" if ours else "mmseg"
+    config = work.folder / "config.py"
+    config.write_text(
+        CONFIG.format(
+            scope=scope, root=work.folder.as_posix(), work_dir=(work.folder / "work").as_posix()
+        ),
+        encoding="utf-8",
+    )
+    work.command.append(str(config))
     return work
+
+
+def _agree(expected: torch.Tensor, loss: torch.Tensor) -> float:
+    return float(torch.isclose(expected, loss, rtol=1e-4).float().mean())
 
 
 COMPARISON = Comparison(
@@ -140,11 +184,12 @@ COMPARISON = Comparison(
     reference="MMSegmentation",
     cases={"20,000 images": "one image and one label map under 20,000 names"},
     ways={
-        "MMSegmentation": lambda case: _work(False),
-        "mmseg-resnest": lambda case: _work(True),
+        "MMSegmentation": lambda case: _training(False),
+        "mmseg-resnest": lambda case: _training(True),
         "imports alone": lambda case: _only(IMPORTS),
         "import torch": lambda case: _only("import torch"),
     },
+    agree=_agree,
     least={"mmseg-resnest": 2.0},
     repeats=5,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
