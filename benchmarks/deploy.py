@@ -124,6 +124,6 @@ COMPARISON = Comparison(
     agree=agree,
     missing=MISSING,
     repeats=5,
-    note="Random weights, so more pixels are close calls than after training. Equal is not measured "
-    "for the 8-bit file.",
+    note="Random weights, so more pixels are close calls than after training. Equal is not "
+    "measured for the 8-bit file.",
 )

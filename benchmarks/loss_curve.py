@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from run import write
 from tqdm import tqdm
 
-from mmseg_resnest.datasets import merge_steps
+from mmseg_resnest.datasets import compile_pipeline, merge_steps
 from mmseg_resnest.engine.launch import keep_freed_memory
 from mmseg_resnest.kernels.compiled import load_loops
 from mmseg_resnest.models import ARCHITECTURES, lay_channels_last
@@ -91,7 +91,7 @@ def make_data(way: str, root: Path) -> Any:
     if not scope:
         steps = merge_steps(steps)
     prefix = {"img_path": "train", "seg_map_path": "trainannot"}
-    return DATASETS.build(
+    dataset = DATASETS.build(
         {
             "type": "CamVidDataset",
             "data_root": str(root / "camvid"),
@@ -99,6 +99,8 @@ def make_data(way: str, root: Path) -> Any:
             "pipeline": steps,
         }
     )
+    compile_pipeline(dataset)  # this package's jitter, if it is there
+    return dataset
 
 
 def curve(way: str, seed: int, iterations: int, root: Path, bar: Any) -> list[float]:

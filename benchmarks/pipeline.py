@@ -22,21 +22,22 @@ import shutil
 import tempfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from harness import Comparison, Work
+from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from PIL import Image
 
 import mmseg_resnest  # noqa: F401
-from mmseg_resnest.datasets import decode, merge_steps
+from mmseg_resnest.datasets import compile_pipeline, decode, merge_steps
 from mmseg_resnest.datasets.prepare.build_cache import build_cache
 from mmseg_resnest.engine.launch import keep_freed_memory
 from mmseg_resnest.kernels.compiled import load_loops
-from mmseg_resnest.registry import TRANSFORMS
 
 # Scale, crop, size of a made-up image, where the labels' numbers start, folders of the data set.
 SETS: dict[str, dict[str, Any]] = {
@@ -132,7 +133,9 @@ def _work(case: str, stack: bool, fast: bool = True) -> Work:
         mmcv_own = ("LoadImageFromFile", "RandomResize", "RandomFlip")
         for step in steps:
             step["type"] = f"{'mmcv' if step['type'] in mmcv_own else 'mmseg'}.{step['type']}"
-    transforms = [TRANSFORMS.build(step) for step in (steps if stack else merge_steps(steps))]
+    pipeline = Compose(steps if stack else merge_steps(steps))
+    if not stack and fast:
+        compile_pipeline(SimpleNamespace(pipeline=pipeline))
 
     compared: dict[str, list[torch.Tensor]] = {"labels": [], "images": []}
 
@@ -150,8 +153,7 @@ def _work(case: str, stack: bool, fast: bool = True) -> Work:
                 "label_map": None,
                 "seg_fields": [],
             }
-            for transform in transforms:
-                sample = transform(sample)
+            sample = pipeline(sample)
             if kept:
                 labels = sample["data_samples"].gt_sem_seg.data
                 compared["labels"].append(labels.flatten().to(torch.uint8))

@@ -48,7 +48,8 @@ class _Module:
 class _LateClass(type):
     """A class whose module is imported when an object or a class below it is made.
 
-    Until then it stands in the registry, under the real one's name.
+    Until then it stands in the registry, under the real one's name. Who looks that up there is
+    given the real one.
     """
 
     _path: tuple[str, str]
@@ -67,7 +68,10 @@ class _LateClass(type):
         real = getattr(importlib.import_module(module), name)
         package = module.partition(".")[0]
         for path, loaded in list(sys.modules.items()):
-            if path.startswith(package) and vars(loaded).get(name) is cls:
+            if (
+                path.partition(".")[0] == package
+                and getattr(loaded, "__dict__", {}).get(name) is cls
+            ):
                 setattr(loaded, name, real)
         return real
 
@@ -88,17 +92,26 @@ class _LateClass(type):
         return cls._path[0] in sys.modules and issubclass(subclass, cls._real())
 
 
+class _Classes(dict[str, Any]):
+    """What a registry holds; a class that stands in for another is not handed out."""
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        return found._real() if isinstance(found, _LateClass) else found
+
+
 def _class(module: str, name: str, registry: str) -> type:
     """A class that stands in for the one of a module, in one of MMEngine's registries, too."""
     late = _LateClass(name, (), {"__module__": module, "_path": (module, name)})
     holder = getattr(importlib.import_module("mmengine.registry"), registry)
-    holder.module_dict[name] = late
+    classes = holder._module_dict = _Classes(holder._module_dict)
+    classes[name] = late
     register = holder._register_module
 
     def give_way(module: Any, *args: Any, **kwargs: Any) -> None:
         """Registers; the real class, however it came to be imported, takes its place back."""
-        if getattr(module, "__name__", "") == name and holder.module_dict.get(name) is late:
-            del holder.module_dict[name]
+        if getattr(module, "__name__", "") == name and classes.get(name) is late:
+            del classes[name]
         register(module, *args, **kwargs)
 
     holder._register_module = give_way

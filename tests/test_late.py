@@ -49,7 +49,7 @@ said["text"] = torch.equal(text, tokenize("a street with cars")) and int((text >
 
 from mmengine.optim import ZeroRedundancyOptimizer
 from mmengine.registry import OPTIMIZERS
-said["registered"] = OPTIMIZERS.get("ZeroRedundancyOptimizer") is ZeroRedundancyOptimizer
+stand_in = ZeroRedundancyOptimizer
 class Below(ZeroRedundancyOptimizer):
     pass
 store = torch.distributed.HashStore()
@@ -67,6 +67,10 @@ from torch.distributed.optim import ZeroRedundancyOptimizer as Torch
 said["steps"], said["below"] = values, isinstance(optimizer, Torch)
 said["optimizer"] = isinstance(optimizer, ZeroRedundancyOptimizer) and issubclass(
     Below, ZeroRedundancyOptimizer) and not isinstance(weight, ZeroRedundancyOptimizer)
+
+import mmengine.optim
+real = mmengine.optim.ZeroRedundancyOptimizer
+said["registered"] = OPTIMIZERS.get("ZeroRedundancyOptimizer") is real is not stand_in
 
 from mmengine._strategy import FSDPStrategy
 from mmengine.model import MMFullyShardedDataParallel, is_model_wrapper
@@ -128,6 +132,30 @@ for module, name, holder in (
     found.append(getattr(registry, holder).get(name) is real and real.__module__ == module)
 print(json.dumps(found))
 """
+
+
+CONFIG = """
+import inspect, json, torch
+import mmseg_resnest
+from mmengine.optim import build_optim_wrapper
+from mmseg_resnest.registry import MODEL_WRAPPERS, OPTIMIZERS
+store = torch.distributed.HashStore()
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+kind = dict(type="ZeroRedundancyOptimizer", optimizer_type="SGD", lr=0.1)
+wrapper = build_optim_wrapper(torch.nn.Linear(2, 2), dict(type="OptimWrapper", optimizer=kind))
+from torch.distributed.optim import ZeroRedundancyOptimizer
+found = [isinstance(wrapper.optimizer, ZeroRedundancyOptimizer)]
+for registry, name, option in ((OPTIMIZERS, "ZeroRedundancyOptimizer", "optimizer_type"),
+                               (MODEL_WRAPPERS, "MMFullyShardedDataParallel", "cpu_offload")):
+    found.append(option in inspect.signature(registry.get(name).__init__).parameters)
+print(json.dumps(found))
+"""
+
+
+def test_a_config_may_name_a_late_class() -> None:
+    result = run_python(CONFIG)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [True, True, True]
 
 
 def test_the_module_itself_can_be_imported_first() -> None:

@@ -56,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
         "option after the config)",
     )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="compute with the model's layers and the pipeline's steps as they are, by torch and "
+        "OpenCV alone: slower, for comparisons",
+    )
     add_config_options(parser)
     add_launcher_option(parser)
     args = parser.parse_args(argv)
@@ -70,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         auto_scale_lr=args.auto_scale_lr,
         seed=args.seed,
         launcher=args.launcher,
+        plain=args.plain,
     )
     if is_main_process():
         root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""

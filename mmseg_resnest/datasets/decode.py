@@ -9,6 +9,8 @@ Pillow's.
 
 from __future__ import annotations
 
+import logging
+import os
 import struct
 import zlib
 from types import ModuleType
@@ -17,6 +19,7 @@ import cv2
 import mmcv
 import numpy as np
 import numpy.typing as npt
+from mmengine.logging import print_log
 
 from ..kernels.compiled import loaded_loops
 
@@ -26,7 +29,7 @@ try:
 except ImportError:
     inflate = zlib
 
-__all__ = ["decode_image", "decode_label", "decode_png", "read_local"]
+__all__ = ["decode_image", "decode_label", "decode_png", "read_local", "tell_what_unpacks"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -37,8 +40,20 @@ _HARMLESS = frozenset(b"IHDR PLTE IDAT IEND tEXt zTXt iTXt tIME pHYs sRGB gAMA c
 _LARGEST = 2**28
 
 
-def read_local(path: str) -> bytes | None:
+def tell_what_unpacks() -> None:
+    """Says in one line if zlib unpacks PNG files, because ISA-L is not installed."""
+    if inflate is zlib:
+        print_log(
+            "zlib unpacks PNG files, which takes longer: isal is not installed "
+            "(pip install 'mmseg-resnest[fast]')",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+
+def read_local(path: str | os.PathLike[str]) -> bytes | None:
     """A file's bytes, or None where MMEngine's ways to files have to look, or fail, themselves."""
+    path = os.fspath(path)
     if "://" in path:
         return None
     try:
@@ -130,7 +145,7 @@ def _pixel_parts(data: bytes) -> list[bytes] | None:
     parts = []
     place = len(_PNG)
     while place + 12 <= len(data):
-        name = data[place + 4 : place + 8]
+        name = bytes(data[place + 4 : place + 8])
         end = place + 8 + int.from_bytes(data[place : place + 4], "big")
         if name not in _HARMLESS:
             return None

@@ -20,7 +20,13 @@ from numpy import random
 from ..kernels.compiled import loaded_loops
 from ..registry import TRANSFORMS
 
-__all__ = ["PackSegInputs", "PhotoMetricDistortion", "RandomFlip", "contiguous"]
+__all__ = [
+    "PackSegInputs",
+    "PhotoMetricDistortion",
+    "RandomFlip",
+    "compile_pipeline",
+    "contiguous",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -73,7 +79,14 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
             ``PackSegInputs`` wants them: the result is then a view (H, W, 3) that is not
             contiguous. Training sets it where that step follows.
         **kwargs: As of mmseg's.
+
+    Attributes:
+        compiled: Whether hue and saturation are changed by compiled loops, where ``planar`` is set
+            and the process has loaded them. Some rows' last pixels are rounded in another way, so
+            that a run has to do it from its first sample to its last, or not at all.
     """
+
+    compiled = False
 
     def __init__(self, *args: Any, planar: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -132,9 +145,9 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         """
         changed: Any = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
         planes = _planes(changed)
-        loops = loaded_loops()
+        loops = loaded_loops() if self.planar and self.compiled else None
         numbers = [1.0 if number is None else number for number in (factor, contrast)]
-        if self.planar and loops is not None and min(numbers) >= 0:
+        if loops is not None and min(numbers) >= 0:
             loops.change_colours(planes, turn or 0, *numbers)
             return planes.transpose(1, 2, 0)
         if turn is not None:
@@ -148,6 +161,20 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         if contrast is not None:
             cv2.LUT(back, after, dst=back)
         return back
+
+
+def compile_pipeline(dataset: Any) -> None:
+    """Have the colour jitter of a data set, or of those that it is made of, use compiled loops.
+
+    Args:
+        dataset: Has ``pipeline.transforms``, or holds others as ``dataset`` or ``datasets``.
+    """
+    for step in getattr(getattr(dataset, "pipeline", None), "transforms", ()):
+        if isinstance(step, PhotoMetricDistortion):
+            step.compiled = True
+    for held in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
+        if held is not None:
+            compile_pipeline(held)
 
 
 @TRANSFORMS.register_module()

@@ -28,7 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmseg_resnest._late import stand_ins
-from mmseg_resnest.datasets import build_dataset
+from mmseg_resnest.datasets import build_dataset, compile_pipeline
+from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.logs import quiet_console
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
@@ -156,10 +157,12 @@ class Runner(MMEngineRunner):
         """
         built = super().build_train_loop(loop)
         loader = built.dataloader
+        # By the length of the run, which is that of the run it is resumed from as well.
         samples = built.max_iters * (getattr(loader, "batch_size", None) or 1)
         forked = not loader.num_workers or torch.multiprocessing.get_start_method() == "fork"
-        if self.may_compile and forked and samples >= _MANY_SAMPLES:
-            load_loops()
+        if self.may_compile and forked and samples >= _MANY_SAMPLES and load_loops() is not None:
+            compile_pipeline(loader.dataset)
+            tell_what_unpacks()
         return built
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:

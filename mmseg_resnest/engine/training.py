@@ -60,6 +60,7 @@ def train(
     auto_scale_lr: bool = False,
     seed: int | None = None,
     launcher: str = "none",
+    plain: bool = False,
 ) -> dict[str, Any]:
     """Train as a config says; everything that can be checked is checked before anything is written.
 
@@ -76,6 +77,8 @@ def train(
             ``auto_scale_lr.base_batch_size``.
         seed: In place of the config's.
         launcher: ``none``, ``pytorch`` or ``slurm``.
+        plain: Compute with the layers, their order in memory and the pipeline's steps as the config
+            has them, by torch and OpenCV alone: docs/performance.md says what is done otherwise.
 
     Returns:
         On every process: ``work_dir``, ``seconds``; on the first one also what
@@ -89,7 +92,7 @@ def train(
     with StopSignals() as signals:
         try:
             return _train(
-                cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, signals=signals
+                cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals=signals
             )
         except Exception as error:
             behind = _interrupt_behind(error)
@@ -108,6 +111,7 @@ def _train(
     auto_scale_lr: bool,
     seed: int | None,
     launcher: str,
+    plain: bool,
     signals: StopSignals,
 ) -> dict[str, Any]:
     start = time.monotonic()
@@ -129,7 +133,8 @@ def _train(
     if note:
         notes.append(("batch", note))
     fit_to_machine(cfg, launcher)
-    _merge_pipelines(cfg.train_dataloader.dataset)
+    if not plain:
+        _merge_pipelines(cfg.train_dataloader.dataset)
     check_labels(cfg, ("train", "val"))
     if checkpoint is None:
         _fetch_pretrained(cfg.model, "model")
@@ -144,7 +149,8 @@ def _train(
     init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
     _check_same_start(cfg)
     runner = Runner.from_cfg(cfg)
-    if world_size == 1:
+    runner.may_compile = not plain
+    if world_size == 1 and not plain:
         lay_channels_last(runner.model)
     name = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
     extra = {"task": "train", "config": cfg.filename, "version": __version__}

@@ -13,6 +13,7 @@ survive a fork, and several threads can ask at once. Results do not depend on th
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -196,8 +197,9 @@ def load_loops() -> Loops | None:
         if not _tried:
             waiting = threading.Timer(_LONG, _say_compiling)
             waiting.daemon = True
-            waiting.start()
             try:
+                importlib.import_module("numba")  # which is no compiling, however long it takes
+                waiting.start()
                 _loops = Loops()
             except Exception as error:  # versions that do not fit end in errors of all kinds
                 if isinstance(error, ModuleNotFoundError) and error.name == "numba":

@@ -68,7 +68,7 @@ def _few_products(x: Tensor, dilation: int) -> bool:
 
 def _rows(maps: Tensor, part: tuple[slice, slice]) -> Tensor:
     """(pixels, C), some pixels of maps (N, H, W, C)."""
-    return maps[:, part[0], part[1]].reshape(-1, maps.shape[3])
+    return maps[:, part[0], part[1]].flatten(0, 2)
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -83,8 +83,8 @@ class _Conv3x3(torch.autograd.Function):
         maps, matrices = x.permute(0, 2, 3, 1), weight.permute(2, 3, 1, 0)
         out = _sum_of_taps(maps, matrices, dilation, forward=True)
         if bias is not None:
-            out += bias
-        return out.permute(0, 3, 1, 2)
+            out += bias.view(-1, 1, 1)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -102,26 +102,33 @@ class _Conv3x3(torch.autograd.Function):
 
 
 def _sum_of_taps(maps: Tensor, matrices: Tensor, dilation: int, forward: bool) -> Tensor:
-    """Maps (N, H, W, I) times the matrices (3, 3, I, J) of the taps, each at its place."""
+    """Maps (N, H, W, I) times the matrices (3, 3, I, J) of the taps, each at its place.
+
+    Returns:
+        (N, J, H, W), channels last, and no view of another tensor: what follows may change it.
+    """
     count, height, width = maps.shape[:3]
-    out = None
+    channels = matrices.shape[3]
+    out = torch.empty(
+        (count, channels, height, width), dtype=maps.dtype, memory_format=torch.channels_last
+    )
+    pixels = out.permute(0, 2, 3, 1)
     for row, column, source, target in taps(height, width, dilation):
         if not forward:
             source, target = target, source
-        made = _rows(maps, source) @ matrices[row, column]
-        if out is None:  # the centre, which is first, reaches every pixel
-            out = made.view(count, height, width, -1)
+        if (row, column) == (1, 1):  # the first, which reaches every pixel
+            whole = pixels.view(count * height * width, channels)
+            torch.mm(_rows(maps, source), matrices[row, column], out=whole)
         else:
-            place = out[:, target[0], target[1]]
-            place += made.view(place.shape)
-    assert out is not None
+            place = pixels[:, target[0], target[1]]
+            place += (_rows(maps, source) @ matrices[row, column]).view(place.shape)
     return out
 
 
 def _gradient_of_input(gradient: Tensor, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     if _few_products(x, dilation):
         maps, matrices = gradient.permute(0, 2, 3, 1), weight.permute(2, 3, 0, 1)
-        return _sum_of_taps(maps, matrices, dilation, forward=False).permute(0, 3, 1, 2)
+        return _sum_of_taps(maps, matrices, dilation, forward=False)
     edges = [dilation, dilation]
     made: Tensor = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], edges, edges, False, [0, 0], 1, [True, False, False]
@@ -162,13 +169,15 @@ class ProductConv2d(nn.Conv2d):
 
     Parameters, names and numbers are ``nn.Conv2d``'s, numbers up to rounding. What is not on a CPU,
     float32 or float64, and without autocast, is computed by ``nn.Conv2d``; so is what has groups,
-    a stride or another padding than its dilation, and what needs no gradient.
+    a stride or another padding than its dilation, and what needs no gradient or is traced.
+    Gradients of its gradients are not to be had.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, O, H', W')."""
         if (
-            self._suits
+            isinstance(input, Tensor)  # and no stand-in, with which torch.fx traces
+            and self._suits
             and input.requires_grad | self.weight.requires_grad
             and input.dim() == 4
             and torch.is_grad_enabled()
@@ -177,6 +186,7 @@ class ProductConv2d(nn.Conv2d):
             and input.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
         ):
             if self.kernel_size == (1, 1):
                 # Channels last, no pixel is moved.

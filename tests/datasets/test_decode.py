@@ -6,6 +6,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from mmcv.transforms import LoadImageFromFile as PlainImage
 from PIL import Image, PngImagePlugin
 
-from mmseg_resnest.datasets import LoadImageFromFile, decode
+from mmseg_resnest.datasets import LoadAnnotations, LoadImageFromFile, decode
 from mmseg_resnest.datasets.decode import decode_image, decode_label, decode_png
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.kernels import compiled
@@ -31,6 +32,35 @@ def way(request, monkeypatch):
     if request.param == "no ISA-L":
         monkeypatch.setattr(decode, "inflate", zlib)
     return request.param
+
+
+@pytest.mark.parametrize("kind", [Path, str])
+def test_paths_of_both_kinds_are_read(way, kind, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    Image.fromarray(pixels[..., ::-1]).save(tmp_path / "image.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "label.png")
+    image = LoadImageFromFile()(dict(img_path=kind(tmp_path / "image.png")))["img"]
+    assert np.array_equal(image, pixels)
+    sample = dict(seg_map_path=kind(tmp_path / "label.png"), reduce_zero_label=False, seg_fields=[])
+    assert np.array_equal(LoadAnnotations()(sample)["gt_seg_map"], pixels[..., 0])
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda b: memoryview(bytearray(b))])
+def test_what_a_storage_backend_may_give_is_read(way, kind, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "label.png")
+    data = kind((tmp_path / "label.png").read_bytes())
+    assert np.array_equal(decode_label(data), pixels)
+    assert decode_image(data).shape == (9, 11, 3)
+
+
+def test_the_way_without_isal_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(decode, "inflate", SimpleNamespace())  # another than the standard library's
+    decode.tell_what_unpacks()
+    monkeypatch.setattr(decode, "inflate", zlib)
+    decode.tell_what_unpacks()
+    said = "".join(capsys.readouterr())
+    assert said.count("isal is not installed") == 1
 
 
 @pytest.fixture

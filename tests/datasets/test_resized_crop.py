@@ -199,6 +199,7 @@ def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip, planar,
         request.getfixturevalue("loops")
     stock = build(dict(type="mmseg.PhotoMetricDistortion"))
     ours = build(dict(type="PhotoMetricDistortion", planar=planar))
+    ours[0].compiled = planar
     assert type(ours[0]).__module__.startswith("mmseg_resnest")
     moments, far = [], []
     for seed in range(60):
@@ -216,6 +217,17 @@ def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip, planar,
     # Rounding once in place of twice: below one value of 255 on average, in every single image.
     assert max(far) < 1.5
     assert np.abs(np.diff(np.mean(moments, 0), axis=0)).max() < 0.2
+
+
+def test_loops_that_something_else_has_loaded_change_no_sample(loops, monkeypatch):
+    """A validation loads them amid a run: what comes after has to be what a resumed run makes."""
+    jitter = build(dict(type="PhotoMetricDistortion", planar=True))[0]
+    made = []
+    for there in (compiled.load_loops(), None):
+        monkeypatch.setattr(compiled, "_loops", there)
+        np.random.seed(3)
+        made.append([jitter(dict(img=photo(37, 73, i)))["img"] for i in range(8)])
+    assert all(np.array_equal(one, other) for one, other in zip(*made, strict=True))
 
 
 def test_compiled_colours_are_opencvs(loops):

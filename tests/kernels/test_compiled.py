@@ -14,6 +14,7 @@ from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
 from mmseg_resnest import kernels
+from mmseg_resnest.datasets import PhotoMetricDistortion
 from mmseg_resnest.engine import runner as runner_module
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.errors import UserError
@@ -230,6 +231,7 @@ def test_labels_of_many_images_are_compiled(images, allowed, expected):
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_a_compilation_that_takes_long_is_said(slow, nothing_loaded, monkeypatch, capsys):
+    pytest.importorskip("numba")
     monkeypatch.setattr(compiled, "_LONG", 0.01 if slow else 60.0)
     monkeypatch.setattr(compiled, "Loops", lambda: time.sleep(0.3) or "the loops")
     assert compiled.load_loops() == "the loops"
@@ -250,13 +252,17 @@ def test_a_compilation_that_takes_long_is_said(slow, nothing_loaded, monkeypatch
 def test_a_long_training_loads_the_loops_before_its_workers_start(
     iterations, workers, method, allowed, expected, monkeypatch
 ):
-    loader = SimpleNamespace(batch_size=8, num_workers=workers)
+    jitter = PhotoMetricDistortion(planar=True)
+    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[jitter]))
+    held = SimpleNamespace(datasets=[SimpleNamespace(dataset=dataset)])
+    loader = SimpleNamespace(batch_size=8, num_workers=workers, dataset=held)
     loop = SimpleNamespace(max_iters=iterations, dataloader=loader)
     monkeypatch.setattr(MMEngineRunner, "build_train_loop", lambda self, loop: loop)
     monkeypatch.setattr(torch.multiprocessing, "get_start_method", lambda: method)
     loaded = []
-    monkeypatch.setattr(runner_module, "load_loops", lambda: loaded.append(1))
+    monkeypatch.setattr(runner_module, "load_loops", lambda: loaded.append(1) or loaded)
     runner = Runner.__new__(Runner)
     runner.may_compile = allowed
     assert runner.build_train_loop(loop) is loop
     assert bool(loaded) is expected
+    assert jitter.compiled is expected

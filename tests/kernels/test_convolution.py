@@ -148,3 +148,30 @@ def test_what_is_for_torch_stays_with_torch(monkeypatch: pytest.MonkeyPatch) -> 
         wide.float()(x)
         point(few)
     assert point(few[0].detach().requires_grad_()).shape == (2, 4, 4)  # one image, no batch
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(5, 3, 1),
+        nn.Conv2d(MANY, 3, 3, padding=1),
+        nn.Conv2d(MANY, 3, 3, padding=4, dilation=4),  # few of its products are on the map
+    ],
+    ids=str,
+)
+def test_what_follows_may_be_anything_that_may_follow_a_convolution(conv: nn.Conv2d) -> None:
+    other = as_products(conv)
+    x = torch.randn(2, conv.in_channels, 6, 6).contiguous(memory_format=torch.channels_last)
+    grads = []
+    for module in (conv, other):
+        module.zero_grad()
+        torch.relu_(module(x)).square().sum().backward()  # an activation in place
+        grads.append([parameter.grad.clone() for parameter in module.parameters()])
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-3)
+    assert other(x[:0]).shape == conv(x[:0]).shape
+    other(x[:0]).sum().backward()
+    for traced in (
+        torch.jit.trace(other, x),
+        torch.fx.symbolic_trace(nn.Sequential(other)),
+    ):
+        torch.testing.assert_close(traced(x), conv(x), rtol=1e-4, atol=1e-4)
