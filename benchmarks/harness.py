@@ -39,8 +39,8 @@ class Comparison:
         cases: Name of each input to what it is, for people.
         ways: Name to a function of the case that returns the work. The work returns what is
             compared: an array, or None.
-        agree: (reference's result, a way's result) to the share of equal values, or a reason why
-            they differ by more than is allowed.
+        agree: (reference's result, a way's result) to the share of equal values.
+        at_least_equal: The share that is asked for: one number, or one for each case.
         least: The ratio to reach, by way: one number, or one for each case.
         most_memory: The share of the reference's extra memory to keep to, by way.
         missing: Ways that this machine cannot run, and why.
@@ -56,7 +56,7 @@ class Comparison:
     cases: Mapping[str, str]
     ways: Mapping[str, Callable[[str], Work]]
     agree: Callable[[Any, Any], float] | None = None
-    at_least_equal: float = 0.9999
+    at_least_equal: float | Mapping[str, float] = 0.9999
     least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     most_memory: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -271,7 +271,8 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
                 elif comparison.agree is not None and output is not None:
                     share = comparison.agree(expected, output)
                     result["ways"][way]["agreement"] = share
-                    if share < comparison.at_least_equal:
+                    least = comparison.at_least_equal
+                    if share < (least[case] if isinstance(least, Mapping) else least):
                         reference = comparison.reference
                         leave_out(way, f"{way} agrees with {reference} on {share:.4%} only")
                         continue

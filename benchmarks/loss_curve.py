@@ -139,12 +139,15 @@ def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
     Returns:
         For windows of iterations the mean loss of each way, the root mean square difference of two
         runs of the same seed, and that of two runs of different seeds in the same way; the
-        difference of the ways' means and its standard error, from the spread of the seeds.
+        difference of the ways' means and its standard error, from the spread of the seeds. For
+        all iterations together ``paired``: the mean difference of the two runs of a seed, and its
+        standard error, which the chance of the seeds does not add to.
     """
     ways, seeds, iterations = curves.shape
     windows = curves[:, :, : iterations // WINDOW * WINDOW]
     means = windows.reshape(ways, seeds, -1, WINDOW).mean(3)
     spread = means.std(1, ddof=1)  # (ways, windows)
+    pairs = (curves[1] - curves[0]).mean(1)  # (seeds,)
     return {
         "window": WINDOW,
         "means": means.mean(1).tolist(),
@@ -153,6 +156,7 @@ def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
         "other_seed": np.sqrt(2 * (spread**2).mean(0)).tolist(),
         "difference": (means[1].mean(0) - means[0].mean(0)).tolist(),
         "standard_error": np.sqrt((spread**2).sum(0) / seeds).tolist(),
+        "paired": [float(pairs.mean()), float(pairs.std(ddof=1) / np.sqrt(seeds))],
     }
 
 
@@ -185,7 +189,9 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"{result['seeds']} seeds; mean loss of {found['window']} iterations; in the last two "
-        "columns the root mean square difference of the windows' means. "
+        "columns the root mean square difference of the windows' means. Over all iterations the "
+        f"two runs of a seed differ by {found['paired'][0]:+.4f}, with a standard error of "
+        f"{found['paired'][1]:.4f}. "
         f"{result['machine']['cpu']}, {versions}, commit {result['machine']['commit'][:12]}.",
     ]
     return "\n".join(lines) + "\n"

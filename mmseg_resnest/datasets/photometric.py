@@ -70,8 +70,7 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
     """mmseg's ``PhotoMetricDistortion``: brightness, contrast, saturation and hue at random.
 
     It draws the same numbers. Brightness and contrast, of which each 8-bit value becomes another,
-    are one table; saturation and hue are changed between one conversion to HSV and one back, where
-    the stack converts twice and rounds between.
+    are one table.
 
     Args:
         *args: As of mmseg's.
@@ -115,6 +114,10 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         if factor is not None or turn is not None:
             if before is not values:
                 image = _mapped(image, before)
+            if factor is not None and turn is not None:
+                # Two conversions, as the stack's: each rounds to one of 180 hues.
+                image = contiguous(self._change(image, factor, None, None, values))
+                factor = None
             image = self._change(image, factor, turn, contrast, after)
         elif before is not values or after is not values:
             image = _mapped(image, after[before])

@@ -71,7 +71,7 @@ def _counts(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """How often each label occurs; OpenCV counts bytes in a third of the time."""
     if labels.dtype != np.uint8 or labels.size >= 2**24:  # above, its float32 may not be exact
         return np.bincount(labels.ravel(), minlength=256)
-    return cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
+    return cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
 @TRANSFORMS.register_module()

@@ -125,6 +125,21 @@ def test_bfloat16_scores_are_resized_in_float32(compiled):
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize(("classes", "size", "image"), [(150, 24, 200), (19, 48, 380)])
+def test_bfloat16_labels_of_regions_are_the_stacks(compiled, classes, size, image):
+    """Regions of one class each, as after training: 99.9% are those of scores resized in it."""
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.randint(0, classes, (1, 1, 4, 4), generator=generator)
+    region = F.interpolate(owner.float(), (size, size))[0, 0].long()
+    sure = F.one_hot(region, classes).permute(2, 0, 1)[None].float()
+    sure = F.avg_pool2d(sure, 5, stride=1, padding=2, count_include_pad=False)
+    scores = (10 * sure + torch.randn(sure.shape, generator=generator)).bfloat16()
+    expected = F.interpolate(scores, (image, image), mode="bilinear").argmax(1)
+    labels = label_map(scores, [Resize((image, image), False)], compiled)
+    assert (labels == expected).double().mean() >= 0.999
+
+
+@BOTH_WAYS
 def test_equal_scores_have_the_lowest_class(compiled):
     """Two classes are the same map: the lower one, everywhere, as by argmax."""
     scores = head_scores(1, 6, 9, 11)
