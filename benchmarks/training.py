@@ -45,6 +45,6 @@ COMPARISON = Comparison(
     ways={"MMSegmentation": stack, "mmseg-resnest": ours},
     agree=agree,
     least={"mmseg-resnest": 1.15},
-    repeats=3,
+    repeats=5,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
 )
