@@ -164,6 +164,7 @@ class _Server:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self.name = way
+        self.threads = 0  # of torch, for who keeps it
 
     def answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -181,7 +182,7 @@ class _Server:
         return self.answer()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self.process.communicate(timeout=20)
         if self.process.poll() is None:
             self.process.kill()
@@ -219,7 +220,8 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
         or does not agree, and why.
 
     Raises:
-        RuntimeError: The reference ended with an error, or nothing is left to compare with it.
+        RuntimeError: The reference ended with an error, or nothing is left to compare with it; the
+            message does not name the case.
     """
     import torch
 
@@ -245,8 +247,12 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
         servers.pop(way).close()
         result["ways"].pop(way, None)
         if way == comparison.reference:
-            raise RuntimeError(f"{case}: {why}")
+            raise RuntimeError(why)
         failed[way] = why
+
+    def check_that_some_are_left() -> None:
+        if len(servers) == 1 and failed:
+            raise RuntimeError("; ".join(failed.values()))
 
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -269,7 +275,13 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
                 if way == comparison.reference:
                     expected = output
                 elif comparison.agree is not None and output is not None:
-                    share = comparison.agree(expected, output)
+                    try:
+                        share = comparison.agree(expected, output)
+                    except Exception as error:  # another shape, say
+                        leave_out(
+                            way, f"{way}: cannot be compared: {type(error).__name__}: {error}"
+                        )
+                        continue
                     result["ways"][way]["agreement"] = share
                     least = comparison.at_least_equal
                     if share < (least[case] if isinstance(least, Mapping) else least):
@@ -277,14 +289,14 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
                         leave_out(way, f"{way} agrees with {reference} on {share:.4%} only")
                         continue
                 ask(way, lambda server: server.ask("time"))
-            if len(servers) == 1 and failed:
-                raise RuntimeError(f"{case}: {'; '.join(failed.values())}")
+            check_that_some_are_left()
             times: dict[str, list[dict[str, float]]] = {way: [] for way in servers}
             for turn in range(repeats):
                 for way in list(servers) if turn % 2 == 0 else list(servers)[::-1]:
                     if measured := ask(way, lambda server: server.ask("time")):
                         times[way].append(measured)
                 say(f"{case}: turn {turn + 1} of {repeats}")
+            check_that_some_are_left()
         finally:
             for server in servers.values():
                 server.close()

@@ -95,8 +95,9 @@ def count(module: str, case: str) -> int:
     return counter.operations
 
 
-def rates() -> dict[str, float]:
-    """``operations`` and ``bytes`` a second that this machine can do, on all cores, just now."""
+def rates(threads: int) -> dict[str, float]:
+    """``operations`` and ``bytes`` a second that this machine can do with so many threads."""
+    torch.set_num_threads(threads)
     a, b = torch.randn(2, 3072, 3072, generator=torch.Generator().manual_seed(0))
     source = torch.ones(2**28, dtype=torch.uint8)
     target = torch.zeros_like(source)
@@ -167,7 +168,7 @@ ROWS = (
 def _serving(row: Row, way: str) -> Iterator[_Server]:
     server = _Server(row.module, row.case, way)
     try:
-        server.answer()
+        server.threads = server.answer()["threads"]
         server.ask("time")
         yield server
     finally:
@@ -183,7 +184,7 @@ def measure(row: Row, turns: int) -> dict[str, Any]:
         ours = stack.enter_context(_serving(row, OURS))
         other = stack.enter_context(_serving(row, row.other)) if row.other else None
         for _ in range(turns):
-            rate = rates()
+            rate = rates(ours.threads)
             wall = ours.ask("time")["wall"]
             if other is not None:
                 floor = other.ask("time")["wall"]
@@ -198,6 +199,7 @@ def measure(row: Row, turns: int) -> dict[str, Any]:
         "floor": row.floor,
         "operations": operations,
         "bytes": moved,
+        "threads": ours.threads,
         "seconds": statistics.median(walls),
         "floor_seconds": statistics.median(floors),
         "share": statistics.median(f / w for f, w in zip(floors, walls, strict=True)),
@@ -219,7 +221,8 @@ def table(result: dict[str, Any]) -> str:
         words = {
             "products": f"{row['operations'] / 1e9:.0f} GFLOP at "
             f"{rate['operations'] / 1e9:.0f} GFLOP/s",
-            "bytes": f"{row['bytes'] / 1e6:.0f} MB at {rate['bytes'] / 1e9:.0f} GB/s",
+            "bytes": f"{row['bytes'] / 1e6:.0f} MB at {rate['bytes'] / 1e9:.0f} GB/s"
+            f"{', one core' if row['threads'] == 1 else ''}",
         }
         lines.append(
             f"| {row['title']}: {row['case']} | {_time(row['seconds'])} "
@@ -259,9 +262,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.turns < 1:
         parser.error(f"--turns {args.turns}: must be at least 1")
-    if torch.cuda.is_available():
-        parser.error("a GPU is there: benchmarks/gpu.py measures its floors")
     if not args.table:
+        if torch.cuda.is_available():
+            parser.error("a GPU is there: benchmarks/gpu.py measures its floors")
         described = machine()
         rows = [measure(row, args.turns) for row in tqdm(ROWS, unit="row")]
         result = {"machine": described, "turns": args.turns, "rows": rows}

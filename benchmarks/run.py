@@ -40,6 +40,9 @@ NAMES = (
 )
 
 
+_INTERRUPTED = "interrupted before it was measured"
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -105,6 +108,8 @@ def main(argv: list[str] | None = None) -> int:
                     write(out / f"{name}.md", markdown(result))
         except KeyboardInterrupt:
             done = ", ".join(result.get("cases", ())) or "no case"
+            if result.get("cases"):
+                print(markdown(result))
             print(f"interrupted: of {name} {done} was measured", file=sys.stderr)
             return 130
         complete &= result["complete"]
@@ -127,19 +132,20 @@ def run(
         "least": dict(comparison.least),
         "most_memory": dict(comparison.most_memory),
         "machine": {**machine(), "remark": remark},
-        "complete": True,
+        "complete": False,
         "cases": {},
         "not_run": dict(comparison.missing),
     }
     if result["machine"]["gpu"] is None:
         result["not_run"]["on a GPU"] = "torch finds none on this machine"
-    for case in cases or comparison.cases:
-        if case not in comparison.cases:
-            continue
+    wanted = [case for case in cases or comparison.cases if case in comparison.cases]
+    result["not_run"].update(dict.fromkeys(wanted, _INTERRUPTED))
+    complete = True
+    for case in wanted:
         if left_out := [way for way in comparison.left_out.get(case, ()) if way in comparison.ways]:
             why = "left out to keep the time in bounds"
             result["not_run"][f"{case}: {', '.join(left_out)}"] = why
-        errors = {}
+        del result["not_run"][case]
         try:
             measured = measure(
                 name, case, repeats or comparison.repeats, lambda text: print(text, file=sys.stderr)
@@ -150,9 +156,10 @@ def run(
             errors = {f"{case}: {way}": why for way, why in measured.pop("failed").items()}
             result["cases"][case] = measured
         for what, why in errors.items():
-            result["complete"] = False
+            complete = False
             result["not_run"][what] = why
             print(f"error: {name}, {what}: {why}", file=sys.stderr)
+        result["complete"] = complete and _INTERRUPTED not in result["not_run"].values()
         yield result
 
 

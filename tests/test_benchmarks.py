@@ -75,7 +75,10 @@ def test_a_comparison_is_measured_and_written(bench, monkeypatch, tmp_path, caps
     assert run.main(["--out", str(out), "--repeats", "2", "--remark", "a toy"]) == 1
     said = capsys.readouterr().err
     assert "fast agrees with slow on 98.0000% only" in said
-    assert "same: broken: broken ended: ValueError: a runtime that does not run" in said
+    assert (
+        "toy_comparison, same: broken: broken ended: ValueError: a runtime that does not run"
+        in said
+    )
     result = json.loads((out / "toy_comparison.json").read_text())
     assert list(result["cases"]) == ["same"]
     assert "98.0000%" in result["not_run"]["wrong"]
@@ -161,6 +164,7 @@ def test_what_was_measured_before_an_interruption_is_kept(bench, monkeypatch, tm
     assert "of toy_comparison same was measured" in capsys.readouterr().err
     result = json.loads((tmp_path / "out" / "toy_comparison.json").read_text())
     assert list(result["cases"]) == ["same"]
+    assert not result["complete"] and "interrupted" in result["not_run"]["wrong"]
 
 
 @pytest.mark.parametrize("groups", [1, 2])

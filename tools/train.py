@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--plain",
         action="store_true",
-        help="compute with the model's layers and the pipeline's steps as they are, by torch and "
-        "OpenCV alone: slower, for comparisons",
+        help="on a CPU neither lay the model channels last nor use matrix products, and everywhere "
+        "neither merge the pipeline's steps nor use compiled loops: slower, for comparisons "
+        "(results differ by rounding, interpolation and the places of dropout)",
     )
     add_config_options(parser)
     add_launcher_option(parser)

@@ -121,7 +121,7 @@ class Runner(MMEngineRunner):
     :func:`mmseg_resnest.weights.convert_state_dict` knows.
     """
 
-    #: Whether compiled loops may make the labels of many images.
+    #: Whether compiled loops may make the labels of many images, and read and colour many samples.
     may_compile: bool = True
     _resuming = False
     _writer: CheckpointWriter | None = None
@@ -151,7 +151,7 @@ class Runner(MMEngineRunner):
         return built
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As MMEngine's; compiled loops read the PNG files of many samples.
+        """As MMEngine's; compiled loops read and colour the images of many samples.
 
         They are loaded before the workers of the data loader are forked, which then share them.
         """

@@ -77,8 +77,8 @@ def train(
             ``auto_scale_lr.base_batch_size``.
         seed: In place of the config's.
         launcher: ``none``, ``pytorch`` or ``slurm``.
-        plain: Compute with the layers, their order in memory and the pipeline's steps as the config
-            has them, by torch and OpenCV alone: docs/performance.md says what is done otherwise.
+        plain: Neither lay the model channels last, nor use matrix products, merged steps of the
+            pipeline and compiled loops; docs/performance.md says what those are.
 
     Returns:
         On every process: ``work_dir``, ``seconds``; on the first one also what

@@ -110,7 +110,10 @@ def _sum_of_taps(maps: Tensor, matrices: Tensor, dilation: int, forward: bool) -
     count, height, width = maps.shape[:3]
     channels = matrices.shape[3]
     out = torch.empty(
-        (count, channels, height, width), dtype=maps.dtype, memory_format=torch.channels_last
+        (count, channels, height, width),
+        dtype=maps.dtype,
+        device=maps.device,
+        memory_format=torch.channels_last,
     )
     pixels = out.permute(0, 2, 3, 1)
     for row, column, source, target in taps(height, width, dilation):

@@ -194,7 +194,7 @@ def loops():
 
 @pytest.mark.parametrize("flip", [None, "horizontal", "vertical"])
 @pytest.mark.parametrize("planar", [False, True])
-def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip, planar, request):
+def test_colour_jitter_is_the_stacks(flip, planar, request):
     if planar:
         request.getfixturevalue("loops")
     stock = build(dict(type="mmseg.PhotoMetricDistortion"))
@@ -214,9 +214,9 @@ def test_colour_jitter_has_the_draws_and_the_moments_of_the_stacks(flip, planar,
         assert results.shape == expected.shape
         far.append(np.abs(results - expected).mean())
         moments.append([[x.mean(), x.std()] for x in (expected, results)])
-    # Rounding once in place of twice: below one value of 255 on average, in every single image.
-    assert max(far) < 1.5
-    assert np.abs(np.diff(np.mean(moments, 0), axis=0)).max() < 0.2
+    # Compiled, the last pixels of rows of 50 are rounded in another way than OpenCV's.
+    assert max(far) <= (0.1 if planar else 0)
+    assert np.abs(np.diff(np.mean(moments, 0), axis=0)).max() < 0.02
 
 
 def test_loops_that_something_else_has_loaded_change_no_sample(loops, monkeypatch):
