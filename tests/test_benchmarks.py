@@ -63,7 +63,8 @@ def bench(monkeypatch, tmp_path):
     import run
 
     yield harness, report, run
-    for name in ("harness", "report", "run", "toy_comparison", "load_test", "limits"):
+    for name in ("harness", "report", "run", "toy_comparison", "load_test", "limits", "models",
+                 "pipeline", "predictions"):  # fmt: skip
         sys.modules.pop(name, None)
 
 
@@ -165,6 +166,33 @@ def test_what_was_measured_before_an_interruption_is_kept(bench, monkeypatch, tm
     result = json.loads((tmp_path / "out" / "toy_comparison.json").read_text())
     assert list(result["cases"]) == ["same"]
     assert not result["complete"] and "interrupted" in result["not_run"]["wrong"]
+
+
+def test_results_that_differ_do_not_agree(bench):
+    import models
+    import pipeline
+    import predictions
+
+    ones = torch.ones(100, 100, dtype=torch.int64)
+    counts = {name: torch.tensor([5000, 5000]) for name in ("both", "found", "true")}
+    expected = {"labels": ones, **counts}
+    assert predictions.agree(expected, expected) == 1
+    one_off = ones.clone()
+    one_off[0, 0] = 0
+    moved = {**counts, "found": torch.tensor([5001, 4999])}
+    assert predictions.agree(expected, {"labels": one_off, **moved}) == 0.9999
+    assert predictions.agree(expected, {"labels": ones, **moved}) == 0
+
+    scored = {"labels": ones, "mIoU": torch.tensor(40.0)}
+    assert models.same_evaluation(scored, {**scored, "mIoU": torch.tensor(40.01)}) == 1
+    assert models.same_evaluation(scored, {**scored, "mIoU": torch.tensor(40.1)}) == 0
+
+    images = torch.zeros(pipeline.SAMPLES, 10, dtype=torch.uint8)
+    drawn = {"labels": ones, "images": images.flatten()}
+    assert pipeline.agree(drawn, drawn) == 1
+    images = images.clone()
+    images[3] = 1  # one of them by 1
+    assert pipeline.agree(drawn, {"labels": ones, "images": images.flatten()}) == 0
 
 
 @pytest.mark.parametrize("groups", [1, 2])
