@@ -99,6 +99,7 @@ def markdown(result: dict[str, Any]) -> str:
             continue
         aims = least if isinstance(least, dict) else dict.fromkeys(speeds, least)
         short = [f"{case} ({speed:.2f})" for case, speed in speeds.items() if speed < aims[case]]
+        short += [f"{case} (not measured)" for case in result["cases"] if case not in speeds]
         reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
         if isinstance(least, dict):
             aim = ", ".join(f"{case} {value:g}" for case, value in least.items())

@@ -2,6 +2,7 @@
 """The bench measures in turns, compares results, and the page in docs/ is made from the results."""
 
 import json
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -187,12 +188,12 @@ def test_results_that_differ_do_not_agree(bench):
     assert models.same_evaluation(scored, {**scored, "mIoU": torch.tensor(40.01)}) == 1
     assert models.same_evaluation(scored, {**scored, "mIoU": torch.tensor(40.1)}) == 0
 
-    images = torch.zeros(pipeline.SAMPLES, 10, dtype=torch.uint8)
-    drawn = {"labels": ones, "images": images.flatten()}
+    images = torch.zeros(90, dtype=torch.uint8)
+    drawn = {"labels": ones, "images": images, "sizes": torch.tensor([50, 10, 30])}
     assert pipeline.agree(drawn, drawn) == 1
     images = images.clone()
-    images[3] = 1  # one of them by 1
-    assert pipeline.agree(drawn, {"labels": ones, "images": images.flatten()}) == 0
+    images[50:60] = 1  # one of the three by 1
+    assert pipeline.agree(drawn, {**drawn, "images": images}) == 0
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -227,6 +228,24 @@ def test_the_table_of_limits_is_what_its_figures_give(bench):
     text = limits.PAGE.read_text("utf-8")
     assert limits.page(text, result) == text, "run: python benchmarks/limits.py --table"
     assert [row["case"] for row in result["rows"]] == [row.case for row in limits.ROWS]
+
+
+def test_the_readmes_ratios_are_those_of_the_results(bench):
+    _, report, run = bench
+    lines = (ROOT / "README.md").read_text("utf-8").splitlines()
+    rows = [line.split("|") for line in lines if line.startswith("| `benchmarks/run.py ")]
+    named = [name for row in rows for name in row[1].split("`")[1].split()[1:]]
+    assert set(named) == set(run.NAMES) - {"memory_reuse", "deploy"}
+    for row in rows:
+        speeds = set()
+        for name in row[1].split("`")[1].split()[1:]:
+            result = json.loads((report.RESULTS / f"{name}.json").read_text("utf-8"))
+            for case in result["cases"].values():
+                for figures in case["ways"].values():
+                    median = figures["speed"]["median"]
+                    speeds |= {f"{median:.1f}", f"{median:.0f}"}
+        told = re.findall(r"\b\d+(?:\.\d)?\b", row[3])
+        assert told and set(told) <= speeds, row
 
 
 def test_the_page_is_what_the_results_give(bench):
