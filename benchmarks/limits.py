@@ -249,7 +249,7 @@ def page(text: str, result: dict[str, Any]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"error: {PAGE}: the lines that enclose the table are gone")
-    return before + begin + table(result) + end + after
+    return before + begin + "\n" + table(result) + "\n" + end + after
 
 
 def main(argv: list[str] | None = None) -> int:
