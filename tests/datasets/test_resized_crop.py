@@ -216,7 +216,7 @@ def test_colour_jitter_is_the_stacks(flip, planar, request):
         moments.append([[x.mean(), x.std()] for x in (expected, results)])
     # Compiled, the last pixels of rows of 50 are rounded in another way than OpenCV's.
     assert max(far) <= (0.5 if planar else 0)
-    assert np.abs(np.diff(np.mean(moments, 0), axis=0)).max() < 0.1
+    assert np.abs(np.diff(np.mean(moments, 0), axis=0)).max() < (0.2 if planar else 1e-9)
 
 
 def test_loops_that_something_else_has_loaded_change_no_sample(loops, monkeypatch):
