@@ -88,7 +88,7 @@ class _EndsOnItsSecond(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         if index == 1:
-            time.sleep(0.5)  # the first is on its way
+            time.sleep(1.0)  # the first is on its way
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.zeros(2)
 
@@ -113,7 +113,7 @@ def _unseen_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_worker_that_ends_while_it_hands_over(
     met: Exception | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loader = torch.utils.data.DataLoader(_EndsOnItsSecond(), batch_size=1, num_workers=1)
+    loader = torch.utils.data.DataLoader(_EndsOnItsSecond(), num_workers=1, timeout=60)
 
     def main(argv: object) -> int:
         batches = iter(loader)
