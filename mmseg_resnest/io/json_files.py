@@ -1,0 +1,81 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""JSON that a stranger may have written: bounded in size and depth, with errors in words."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["parse_json", "read_json"]
+
+#: Levels of lists and objects; the records of this package and annotation files have below 20.
+MAX_DEPTH = 200
+
+
+def parse_json(text: str | bytes, subject: str) -> Any:
+    """Parse a JSON document.
+
+    Args:
+        text: The document; bytes are UTF-8, with or without a byte order mark.
+        subject: What to call it in errors, such as ``annotations a.json``.
+
+    Returns:
+        Objects as dictionaries, arrays as lists.
+
+    Raises:
+        UserError: It is not JSON, is nested deeper than 200 levels, or holds a number that is too
+            long to read.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        value = json.loads(text)
+    except RecursionError:
+        raise UserError(_too_deep(subject)) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{subject}: not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+    except ValueError as error:  # also a number of more than 4300 digits
+        raise UserError(f"{subject}: not a JSON file ({error})") from error
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise UserError(_too_deep(subject))
+        level = [child for item in level for child in _children(item)]
+    return value
+
+
+def read_json(path: str | os.PathLike[str], subject: str, max_bytes: int | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        subject: What to call it in errors; usually holds the path.
+        max_bytes: A larger file is refused before it is read.
+
+    Raises:
+        UserError: It cannot be read, is larger than ``max_bytes``, or as in :func:`parse_json`.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(-1 if max_bytes is None else max_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{subject}: cannot be read ({error.strerror})") from error
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UserError(f"{subject}: larger than {max_bytes:,} bytes, which is the limit here")
+    return parse_json(data, subject)
+
+
+def _too_deep(subject: str) -> str:
+    return f"{subject}: nested deeper than {MAX_DEPTH} levels; no file of this kind is"
+
+
+def _children(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
