@@ -1,0 +1,75 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Which process wrote a record, and whether it still runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["is_alive", "this_process"]
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process apart, as plain data for a file.
+
+    Returns:
+        ``host``, ``pid``, ``machine`` (this start of the system, and the set of processes that is
+        seen in it; None if not on Linux) and ``process_start`` (in ticks since the system started;
+        None if not on Linux).
+    """
+    try:
+        start = _start_of(os.getpid())
+    except OSError:
+        start = None
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine": _machine(),
+        "process_start": start,
+    }
+
+
+def is_alive(record: Mapping[str, Any]) -> bool | None:
+    """Whether the process that wrote a record still runs.
+
+    Args:
+        record: What :func:`this_process` returned, from a file; it may be anything.
+
+    Returns:
+        None where that cannot be found out: the process is of another host or another container.
+        False for this process itself: it has replaced itself (exec), or forgotten the record.
+    """
+    pid, start, machine = (record.get(key) for key in ("pid", "process_start", "machine"))
+    if machine is None or machine != _machine():
+        return None
+    if type(pid) is not int or type(start) is not int or not 0 < pid < 1 << 31:
+        return None
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is another user's
+    try:
+        return _start_of(pid) == start
+    except OSError:
+        return None  # it is hidden from this user
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process started, in ticks since the system did; None if it has ended (zombie)."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _machine() -> str | None:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
