@@ -31,17 +31,13 @@ from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset, compile_pipeline
 from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
+from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter
 from mmseg_resnest.engine.logs import quiet_console
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
 from mmseg_resnest.engine.quick_start import start_quickly
 from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
-from mmseg_resnest.engine.saving import (
-    CheckpointWriter,
-    restore_histories,
-    snapshot,
-    write_checkpoint,
-)
+from mmseg_resnest.engine.saving import restore_histories, snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops

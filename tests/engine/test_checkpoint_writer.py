@@ -1,0 +1,90 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The thread that writes checkpoints gives nothing up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmseg_resnest.engine import checkpoint_writer
+from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter
+from mmseg_resnest.engine.saving import what_is_wrong, write_checkpoint
+
+RECORD = {"meta": {"iter": 7}, "state_dict": {"w": torch.arange(3000.0)}, "text": "as it was"}
+
+
+class Told:
+    def __init__(self, **kw) -> None:
+        self.warnings, self.news = [], []
+        self.writer = CheckpointWriter(
+            self.warnings.append, self.news.append, pauses=(0.02, 0.05), **kw
+        )
+
+
+def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk holds nothing up; of what waits, the newest is written."""
+    gate = threading.Event()
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (gate.wait(10), fsync(descriptor)))
+    told = Told()
+    start = time.perf_counter()
+    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth")
+    while not list(tmp_path.glob(".*.part")):
+        time.sleep(0.001)
+    for number in (2, 3, 4):
+        told.writer.submit("newest", RECORD, tmp_path / f"iter_{number}.pth")
+    assert time.perf_counter() - start < 5
+    assert not list(tmp_path.glob("*.pth"))
+    gate.set()
+    assert told.writer.wait() == []
+    assert sorted(os.listdir(tmp_path)) == ["iter_1.pth", "iter_4.pth"]
+    assert told.warnings == []
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT", "EACCES", "ESTALE"])
+def test_a_failed_save_is_told_once_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    failures, freed = [0], []
+
+    def fail(record: dict, path: Path) -> None:
+        if failures[0] < 3:
+            failures[0] += 1
+            code = getattr(errno, number)
+            raise OSError(code, os.strerror(code))
+        write(record, path)
+
+    write = write_checkpoint
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", fail)
+    told = Told()
+    told.writer.use(lambda: freed.append(1))
+    done = threading.Event()
+    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", done.set)
+    assert done.wait(10)
+    assert what_is_wrong(tmp_path / "iter_1.pth") is None
+    assert len(told.warnings) == 1 and "earlier checkpoints are kept" in told.warnings[0]
+    assert len(freed) == 3
+    told.writer.wait()
+    assert len(told.news) == 1 and "works again" in told.news[0]
+
+
+def test_what_cannot_be_saved_in_the_end_is_said(tmp_path: Path) -> None:
+    told = Told(last_tries=2)
+    told.writer.submit("newest", RECORD, tmp_path / "no" / "such" / "iter_1.pth")
+    problems = told.writer.wait()
+    assert len(problems) == 1 and "iter_1.pth: could not be saved" in problems[0]
+    assert told.writer.wait() == []
+
+
+def test_a_fault_of_the_code_is_not_hidden(tmp_path: Path) -> None:
+    told = Told()
+    told.writer.submit("newest", {"bad": threading.Lock()}, tmp_path / "iter_1.pth")
+    with pytest.raises(TypeError, match="pickle"):
+        told.writer.wait()
+    assert not os.listdir(tmp_path)
