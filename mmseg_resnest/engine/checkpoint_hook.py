@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineHook
 
+from mmseg_resnest.engine.checkpoint_names import CheckpointNames, remove_file, remove_parts
+from mmseg_resnest.engine.checkpoint_writer import Step
 from mmseg_resnest.engine.loop import IterBasedTrainLoop, between_updates
 from mmseg_resnest.engine.runner import Runner
-from mmseg_resnest.engine.saving import POINTER, point_to, remove_parts, snapshot
+from mmseg_resnest.engine.saving import POINTER, point_to, snapshot
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import HOOKS
 
@@ -24,7 +27,9 @@ class CheckpointHook(MMEngineHook):
     """Saves a run as MMEngine's hook of this name does, in the background and atomically.
 
     * A file appears whole (:func:`mmseg_resnest.engine.saving.write_checkpoint`), and only then
-      does ``last_checkpoint`` name it, and only then are older ones removed.
+      does ``last_checkpoint`` name it, and only then are older ones removed. Each of the three
+      that fails is told and tried again by itself.
+    * Nothing is removed but files in its folder with the names that it gives itself.
     * Training goes on while it is written. When the disk cannot take it, the older ones stay, one
       warning says so, and it is tried again.
     * With gradient accumulation it waits for the update: gradients are not saved.
@@ -43,7 +48,9 @@ class CheckpointHook(MMEngineHook):
             )
         self.max_keep_ckpts: int
         self.best_ckpt_path: str | None
-        self._kept: list[Path] = []
+        self._names = CheckpointNames(self.filename_tmpl)
+        self._kept: dict[str, list[Path]] = {}  # oldest first, by kind
+        self._pointed: Path | None = None
         self._owed = False
         self._saved_step: int | None = None
 
@@ -60,23 +67,31 @@ class CheckpointHook(MMEngineHook):
         super().before_train(runner)
         self.max_keep_ckpts = keep
         self._folder = Path(self.out_dir)
+        self._take_over_best()
         # What was saved before a validation is saved again after it, by a run resumed there too.
         pending = getattr(runner.train_loop, "validation_pending", False)
         self._saved_step = runner.iter if pending and not self.by_epoch else None
         if not is_main_process():
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        removed = remove_parts(self._folder)
+        removed = remove_parts([self._folder, Path(runner.work_dir)], self._names)
         if removed:
             runner.logger.info("removed what an interrupted save has left: %s", ", ".join(removed))
         step = runner.epoch if self.by_epoch else runner.iter
-        self._kept = self._checkpoints_up_to(step) if step else []
+        if step:
+            self._kept["newest"] = self._checkpoints_up_to(step)
         runner.checkpoint_writer.use(free=self._free)
-        with contextlib.suppress(OSError):
+        pointer = Path(runner.work_dir) / POINTER
+        try:
             if not step:  # those of an earlier run in this folder are not this run's
-                (Path(runner.work_dir) / POINTER).unlink(missing_ok=True)
+                remove_file(pointer)
             elif runner._load_from:  # it may have named a broken one
-                point_to(Path(runner._load_from), Path(runner.work_dir))
+                self._point_to(Path(runner._load_from), pointer.parent)
+        except OSError as error:
+            runner.logger.warning(
+                "%s: could not be updated (%s), and names a checkpoint of before this start",
+                *(pointer, error.strerror or error),
+            )
 
     def after_train_iter(
         self,
@@ -115,13 +130,10 @@ class CheckpointHook(MMEngineHook):
 
     def after_train(self, runner: Runner) -> None:
         """Wait until all is written."""
-        problems = runner.finish_saving()
-        if problems:
-            raise UserError(
-                f"{'; '.join(problems)}: make room or mend the access, then the same command with "
-                "--resume goes on from the newest checkpoint that is whole"
-            )
-        super().after_train(runner)
+        unsaved = runner.finish_saving()
+        runner.report_unsaved(unsaved)
+        if not any(one.checkpoint for one in unsaved):
+            super().after_train(runner)
 
     # --- what ---
 
@@ -135,9 +147,11 @@ class CheckpointHook(MMEngineHook):
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict, validation_pending: bool | None = None
     ) -> None:
+        if runner.before_saving is not None:
+            runner.before_saving()
         self._owed = False
         self._saved_step = None if self.by_epoch else step
-        path = self._folder / self.filename_tmpl.format(step)
+        path = self._folder / self._names.numbered(step)
         self.last_ckpt = str(path)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         if validation_pending is None and isinstance(runner.train_loop, IterBasedTrainLoop):
@@ -152,17 +166,19 @@ class CheckpointHook(MMEngineHook):
         if not is_main_process():
             return
 
-        def done() -> None:
-            point_to(path, Path(runner.work_dir))
-            self._rotate(path)
-
-        runner.checkpoint_writer.submit("newest", snapshot(record), path, done)
+        folder = Path(runner.work_dir)
+        point = Step(
+            f"{folder / POINTER} could not be updated",
+            lambda: self._point_to(path, folder, free=True),
+            needed=True,
+        )
+        steps = [point, self._removal("newest", path)]
+        runner.checkpoint_writer.submit("newest", snapshot(record), path, steps)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
             return
         step = runner.epoch if self.by_epoch else runner.iter
-        name = self.filename_tmpl.format(step)
         if "auto" in self.key_indicators:
             self._init_rule(self.rules, [next(iter(metrics))])
         single = len(self.key_indicators) == 1
@@ -175,8 +191,7 @@ class CheckpointHook(MMEngineHook):
             if score is None or not self.is_better_than[key](score, best):
                 continue
             hub.update_info(f"best_score{suffix}", score)
-            before = self.best_ckpt_path if single else self.best_ckpt_path_dict[key]
-            path = self._folder / f"best_{key}_{name}".replace("/", "_")
+            path = self._folder / self._names.best(key, step)
             if single:
                 self.best_ckpt_path = str(path)
             else:
@@ -188,38 +203,72 @@ class CheckpointHook(MMEngineHook):
             if is_main_process() or runner.sharded:
                 record = runner.checkpoint_record({"epoch": runner.epoch, "iter": runner.iter})
             if is_main_process():
-                runner.checkpoint_writer.submit(
-                    f"best {key}", snapshot(record), path, _remover(before, path)
-                )
+                kind = "best" if single else f"best {key}"
+                steps = [self._removal(kind, path)]
+                runner.checkpoint_writer.submit(kind, snapshot(record), path, steps)
 
-    def _rotate(self, newest: Path) -> None:
-        """Remove what is older than the newest k; in the writer's thread."""
-        self._kept = [*(path for path in self._kept if path != newest), newest]
-        self._free()
+    def _point_to(self, path: Path, folder: Path, free: bool = False) -> None:
+        point_to(path, folder)
+        self._pointed = Path(os.path.abspath(path))
+        if free:  # what it named before was kept for it
+            with contextlib.suppress(OSError):
+                self._free()
+
+    def _removal(self, kind: str, newest: Path) -> Step:
+        """Removes the checkpoints that a whole one takes the place of."""
+
+        def run() -> None:
+            kept = self._kept.get(kind, [])
+            self._kept[kind] = [*(path for path in kept if path != newest), newest]
+            self._free()
+
+        return Step("older checkpoints could not be removed", run)
 
     def _free(self) -> None:
-        """Remove checkpoints beyond the newest k, which a failed removal may have left."""
-        while 0 < self.max_keep_ckpts < len(self._kept):
-            self._kept[0].unlink(missing_ok=True)
-            del self._kept[0]
+        """Remove what is older than the newest k, and than the best; in the writer's thread.
+
+        What ``last_checkpoint`` names stays until that names another one.
+        """
+        failure: OSError | None = None
+        for kind, kept in self._kept.items():
+            number = self.max_keep_ckpts if kind == "newest" else 1
+            for path in kept[: max(0, len(kept) - number) if number > 0 else 0]:
+                if Path(os.path.abspath(path)) == self._pointed:
+                    continue
+                try:
+                    remove_file(path)
+                    kept.remove(path)
+                except OSError as error:
+                    failure = error
+        if failure is not None:
+            raise failure
 
     def _checkpoints_up_to(self, step: int) -> list[Path]:
         """The numbered checkpoints in the folder up to a step, in order."""
-        start, _, end = self.filename_tmpl.partition("{}")
         found = []
-        for path in self._folder.glob(f"{start}*{end}"):
-            number = path.name[len(start) : len(path.name) - len(end)]
-            if number.isdigit() and int(number) <= step:
-                found.append((int(number), path))
+        for path in self._folder.iterdir():
+            number = self._names.step_of(path.name)
+            if number is not None and number <= step and path.is_file() and not path.is_symlink():
+                found.append((number, path))
         return [path for _, path in sorted(found)]
 
+    def _take_over_best(self) -> None:
+        """Take over the best checkpoints of the run that is resumed, if their names are ours.
 
-def _remover(before: str | None, new: Path) -> Any:
-    """Removes the previous best checkpoint once the new one is whole."""
-
-    def done() -> None:
-        if before and Path(before) != new:
-            old = new.parent / Path(before).name  # the folder may have been moved
-            old.unlink(missing_ok=True)
-
-    return done
+        The names come from a checkpoint: whatever else they are, such files are left alone.
+        """
+        if not self.save_best:
+            return
+        single = len(self.key_indicators) == 1
+        for key in self.key_indicators:
+            before = self.best_ckpt_path if single else self.best_ckpt_path_dict[key]
+            path = None
+            if isinstance(before, str):
+                name = Path(before).name  # the folder may have been moved
+                path = self._folder / name if self._names.is_best(name, key) else None
+            if path is not None:
+                self._kept["best" if single else f"best {key}"] = [path]
+            if single:
+                self.best_ckpt_path = str(path) if path else None
+            else:
+                self.best_ckpt_path_dict[key] = str(path) if path else None

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,13 +20,11 @@ from mmseg_resnest.engine.checkpoint import bare_model
 from mmseg_resnest.engine.launch import describe_device
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import Submission, palette_image, side_by_side, write_result
+from mmseg_resnest.evaluation import Submission, palette_image, side_by_side
 from mmseg_resnest.registry import HOOKS
 
 __all__ = [
     "ConsoleHook",
-    "ResultsHook",
     "SavePredictionsHook",
     "describe_dataset",
     "describe_model",
@@ -324,96 +320,6 @@ def _bar(total: int, initial: int, what: str, leave: bool = False, form: str | N
         bar_format=form,
         file=sys.stderr,
     )
-
-
-@HOOKS.register_module()
-class ResultsHook(Hook):
-    """Keeps ``results.json`` of a work folder up to date while a run trains.
-
-    It holds the scores and the per-class table of the best validation so far, where the best and
-    the newest checkpoint are, and the scores of every validation. It is written whole or not at
-    all, by the first process, after each validation.
-
-    Args:
-        file: Name of the file in the work folder.
-        extra: More entries for it.
-    """
-
-    priority = "LOWEST"  # after CheckpointHook, which says where the best checkpoint is
-
-    def __init__(self, file: str = "results.json", extra: Mapping[str, Any] | None = None) -> None:
-        self.file = file
-        self.extra = dict(extra or {})
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Any] = {}
-        self._resumed = False
-        self._record: dict[str, Any] | None = None
-        self._told = False
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Put the validations so far into the checkpoint."""
-        checkpoint["results"] = {"history": self.history, "best": self.best}
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Resuming: take them over."""
-        results = checkpoint.get("results")
-        if isinstance(results, dict):
-            self.history = list(results["history"])
-            self.best = dict(results["best"])
-            self._resumed = True
-
-    def before_train(self, runner: Runner) -> None:
-        """Resuming from a checkpoint without validations: take them over from the file."""
-        path = Path(runner.work_dir) / self.file
-        if self._resumed:
-            return
-        if not runner.iter or not path.is_file():
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
-            kept = before["iteration"] <= runner.iter
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
-            return
-        self.history = history
-        self.best = before if kept else {}
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Add a validation and write the file."""
-        if not is_main_process():
-            return
-        result = evaluation_result(runner.val_evaluator, metrics or {})
-        scores: dict[str, float] = {k: result[k] for k in ("mIoU", "pixAcc", "mAcc") if k in result}
-        self.history = [e for e in self.history if e["iteration"] != runner.iter]
-        self.history.append({"iteration": runner.iter, **scores})
-        # Strictly better, as CheckpointHook decides.
-        if result.get("mIoU", 0.0) > self.best.get("mIoU", -1.0):
-            self.best = {"iteration": runner.iter, **result}
-        hub = runner.message_hub.runtime_info
-        places = {
-            "best_checkpoint": _name(hub.get("best_ckpt")),
-            "last_checkpoint": _name(hub.get("last_ckpt")),
-        }
-        record = {**self.extra, **places, **self.best, "history": self.history}
-        self._record = {**record, **places}
-        try:
-            write_result(self._record, Path(runner.work_dir) / self.file)
-        except UserError as error:  # a full disk ends no run; the next validation tries again
-            if not self._told:
-                runner.logger.warning("%s; training goes on", error)
-            self._told = True
-        else:
-            self._record = None
-
-    def after_train(self, runner: Runner) -> None:
-        """Write what could not be written before."""
-        if self._record is not None:
-            write_result(self._record, Path(runner.work_dir) / self.file)
-
-
-def _name(path: Any) -> str | None:
-    return None if path is None else os.path.basename(str(path))
 
 
 @HOOKS.register_module()

@@ -6,15 +6,23 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from mmengine.fileio import dump
 from mmengine.logging import MMLogger
 from mmengine.visualization import LocalVisBackend as MMEngineBackend
 
+from mmseg_resnest.io.line_file import LineFile
 from mmseg_resnest.registry import VISBACKENDS
 
-__all__ = ["LocalVisBackend", "log_file", "quiet_console", "shown", "write_to_log_file"]
+__all__ = [
+    "LocalVisBackend",
+    "log_file",
+    "quiet_console",
+    "shown",
+    "tell_lost_lines",
+    "write_to_log_file",
+]
 
 
 class _ConsoleFormatter(logging.Formatter):
@@ -63,20 +71,43 @@ def quiet_console(logger: MMLogger | None = None) -> MMLogger:
     """
     if logger is None:
         logger = MMLogger.get_instance("mmengine")
-    logger.handlers = [
-        _Console(max(handler.level, logging.WARNING))
-        if type(handler) is logging.StreamHandler
-        else handler
-        for handler in logger.handlers
-    ]
-    for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handleError = _lose_line  # type: ignore[method-assign]
+    logger.handlers = [_replaced(handler) for handler in logger.handlers]
     return logger
 
 
-def _lose_line(record: logging.LogRecord) -> None:
-    """A log file that cannot be written, as on a full disk, loses the line and stops no run."""
+def _replaced(handler: logging.Handler) -> logging.Handler:
+    if type(handler) is logging.StreamHandler:
+        return _Console(max(handler.level, logging.WARNING))
+    if type(handler) is logging.FileHandler:
+        return _LogFile(handler)
+    return handler
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that stops no run: on a full disk the messages wait for the next one."""
+
+    def __init__(self, handler: logging.FileHandler) -> None:
+        super().__init__(handler.baseFilename, delay=True)
+        handler.close()
+        self.setLevel(handler.level)
+        self.setFormatter(handler.formatter)
+        self.filters = handler.filters
+        self.lines = LineFile(self.baseFilename)
+        self.stream = self._open()  # MMEngine writes to it, too
+
+    def _open(self) -> Any:
+        return self.lines
+
+
+def tell_lost_lines(logger: logging.Logger) -> None:
+    """Warn, at the end of a run, of messages that the logger's files lack."""
+    for handler in logger.handlers:
+        if isinstance(handler, _LogFile) and (lost := handler.lines.give_up()):
+            _tell_loss(handler.lines, lost, "messages", logger)
+
+
+def _tell_loss(file: LineFile, lost: int, what: str, logger: logging.Logger) -> None:
+    logger.warning("%s: %d %s were lost (%s)", shown(file.path), lost, what, file.reason)
 
 
 @VISBACKENDS.register_module()
@@ -87,20 +118,17 @@ class LocalVisBackend(MMEngineBackend):
     """
 
     def _dump(self, value_dict: dict, file_path: str, file_format: str) -> None:
-        if not hasattr(self, "_waiting"):
-            self._waiting: dict[str, list[str]] = {}
-        lines = self._waiting.setdefault(file_path, [])
-        lines.append(dump(value_dict, file_format=file_format) + "\n")
-        try:
-            with open(file_path, "ab", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                text = "".join(lines).encode()
-                if file.write(text) != len(text):
-                    file.truncate(size)  # a part of a line is worse than none
-                    return
-        except OSError:
-            return
-        lines.clear()
+        if not hasattr(self, "_files"):
+            self._files: dict[str, LineFile] = {}
+        file = self._files.setdefault(file_path, LineFile(file_path))
+        file.write(dump(value_dict, file_format=file_format) + "\n")
+
+    def close(self) -> None:
+        """Warn of lines that could not be written."""
+        super().close()
+        for file in getattr(self, "_files", {}).values():
+            if lost := file.give_up():
+                _tell_loss(file, lost, "lines", MMLogger.get_current_instance())
 
 
 def log_file() -> str | None:

@@ -205,10 +205,14 @@ class IterBasedTrainLoop(MMEngineLoop):
 
     def _leave(self) -> None:
         """Wait for the checkpoint and end the run."""
-        problems = self.runner.finish_saving()
+        unsaved = self.runner.finish_saving()
+        lost = [one.text for one in unsaved if one.checkpoint]
+        texts = "; ".join(lost or [one.text for one in unsaved])
         name = stop_signal() or "another process"
         hint = "the same command with --resume continues from it"
         saved = f"stopped by {name}; saved at iteration {self._iter:,}; {hint}"
-        if problems:
-            saved = f"stopped by {name} at iteration {self._iter:,}, but {'; '.join(problems)}"
+        if lost:
+            saved = f"stopped by {name} at iteration {self._iter:,}, but {texts}"
+        elif texts:
+            saved = f"{saved}; {texts}"
         raise Preempted(saved)

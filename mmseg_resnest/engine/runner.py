@@ -9,7 +9,7 @@ import inspect
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset, compile_pipeline
 from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter
-from mmseg_resnest.engine.logs import quiet_console
+from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
+from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
 from mmseg_resnest.engine.quick_start import start_quickly
@@ -119,6 +119,8 @@ class Runner(MMEngineRunner):
 
     #: Whether compiled loops may make the labels of many images, and read and colour many samples.
     may_compile: bool = True
+    #: Called before each checkpoint; an error of its ends the run.
+    before_saving: Callable[[], None] | None = None
     _resuming = False
     _writer: CheckpointWriter | None = None
     _validation_pending = False
@@ -243,7 +245,12 @@ class Runner(MMEngineRunner):
         """End the background work of this process: writing, and data loading that still runs."""
         self.visualizer.close()  # what services have not been sent yet; a second time does nothing
         if self._writer is not None:
-            self._writer.wait()
+            for unsaved in self._writer.wait():
+                self.logger.warning(unsaved.text)
+        for hook in self.hooks:
+            if isinstance(lost := getattr(hook, "not_written", None), str):
+                self.logger.warning(lost)
+        tell_lost_lines(self.logger)
         for loop in (self._train_loop, self._val_loop):
             loader = getattr(loop, "dataloader", None)
             for source in (loader, loop):
@@ -254,7 +261,40 @@ class Runner(MMEngineRunner):
                         if worker.is_alive():  # it hangs
                             worker.kill()
 
-    def finish_saving(self) -> list[str]:
+    @functools.cached_property
+    def _failures(self) -> list[Unsaved]:
+        return []
+
+    def train(self) -> nn.Module:
+        """As MMEngine's.
+
+        Raises:
+            UserError: Training is complete, and something of it could not be written.
+        """
+        self._failures.clear()
+        model = super().train()
+        texts = "; ".join(failure.text for failure in self._failures)
+        if any(failure.checkpoint for failure in self._failures):
+            raise UserError(
+                f"{texts}: make room or mend the access, then the same command with --resume goes "
+                "on from the newest checkpoint that is whole"
+            )
+        if texts:
+            raise UserError(
+                f"training is complete and its checkpoints are whole, but {texts}: make room or "
+                "mend the access, then the same command with --resume writes what is missing"
+            )
+        return model
+
+    def report_unsaved(self, unsaved: Iterable[Unsaved]) -> None:
+        """Say at the end of the training what could not be written, and fail if it is needed."""
+        for one in unsaved:
+            if one.needed:
+                self._failures.append(one)
+            else:
+                self.logger.warning(one.text)
+
+    def finish_saving(self) -> list[Unsaved]:
         """Wait, on every process, until what was to be saved is; returns what could not be."""
         problems = [] if self._writer is None else self._writer.wait()
         if self.world_size > 1:

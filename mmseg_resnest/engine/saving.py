@@ -28,9 +28,9 @@ from mmengine.logging import HistoryBuffer
 __all__ = [
     "find_newest",
     "point_to",
-    "remove_parts",
     "restore_histories",
     "snapshot",
+    "sync_folder",
     "what_is_wrong",
     "write_checkpoint",
 ]
@@ -97,15 +97,18 @@ class _HashedFile:
             data = data[os.write(self._file, data) :]
 
 
-def write_checkpoint(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write_checkpoint(
+    record: Mapping[str, Any], path: str | os.PathLike[str], sync: bool = True
+) -> None:
     """Write a checkpoint whole or not at all.
 
     Args:
         record: What ``torch.save`` takes.
         path: The file; its folder exists. A file of that name stays until the new one is whole.
+        sync: Sync its folder too, so that the file keeps its name through a loss of power.
 
     Raises:
-        OSError: It cannot be written; no part of it is left.
+        OSError: It cannot be written; no part of it is left. Or the folder cannot be synced.
     """
     path = Path(path)
     with _beside(path) as (part, descriptor):
@@ -113,17 +116,20 @@ def write_checkpoint(record: Mapping[str, Any], path: str | os.PathLike[str]) ->
         torch.save(record, cast(BinaryIO, file))
         file.finish(int(record.get("meta", {}).get("iter", 0)))
         os.replace(part, path)
-    _sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def point_to(path: Path, folder: Path) -> None:
     """Let ``last_checkpoint`` of a folder, which MMEngine's tools read, name a whole checkpoint."""
     pointer = folder / POINTER
     with _beside(pointer) as (part, descriptor):
-        os.write(descriptor, os.fspath(path).encode())
+        data = os.fsencode(path)
+        while data:
+            data = data[os.write(descriptor, data) :]
         os.fsync(descriptor)
         os.replace(part, pointer)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 @contextlib.contextmanager
@@ -141,9 +147,16 @@ def _beside(path: Path) -> Any:
             part.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a loss of power, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power, where the file system can.
+
+    Raises:
+        OSError: The folder is gone, or the disk fails.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it may be written and not read
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -151,15 +164,6 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def remove_parts(folder: Path) -> list[str]:
-    """Remove what interrupted writes have left in a folder; returns their names."""
-    found = [path for path in folder.glob(".*.part") if path.is_file()]
-    for path in found:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return [path.name for path in found]
 
 
 # --- which are whole ------------------------------------------------------------------------

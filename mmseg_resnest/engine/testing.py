@@ -31,7 +31,7 @@ from mmseg_resnest.engine.launch import (
     init_distributed,
     join_launcher,
 )
-from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.logs import shown, tell_lost_lines
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.engine.watch import doing, explain_lost_processes
@@ -153,6 +153,8 @@ def evaluate(
         if told is None:
             raise
         raise told from error
+    finally:
+        tell_lost_lines(runner.logger)
     seconds = time.monotonic() - start
     result = {
         "task": "test",

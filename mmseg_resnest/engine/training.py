@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.cli import print_next
 from mmseg_resnest.engine.config import command_name, require
-from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook, duration, print_header
+from mmseg_resnest.engine.hooks import ConsoleHook, duration, print_header
 from mmseg_resnest.engine.launch import (
     default_work_dir,
     enable_amp,
@@ -36,15 +37,16 @@ from mmseg_resnest.engine.preflight import (
     check_data,
     check_disk_space,
     check_labels,
-    check_writable,
     checkpoint_folder,
 )
+from mmseg_resnest.engine.results_hook import ResultsHook
+from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
 from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import class_table, plot_curves
+from mmseg_resnest.evaluation import class_table, plot_curves, read_scalars
 from mmseg_resnest.models import lay_channels_last
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import is_remote, load_checkpoint, resolve_checkpoint
@@ -89,10 +91,10 @@ def train(
             run, in words.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
-    with StopSignals() as signals:
+    with StopSignals() as signals, contextlib.ExitStack() as held:
         try:
             return _train(
-                cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals=signals
+                cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals, held
             )
         except Exception as error:
             behind = _interrupt_behind(error)
@@ -113,6 +115,7 @@ def _train(
     launcher: str,
     plain: bool,
     signals: StopSignals,
+    held: contextlib.ExitStack,
 ) -> dict[str, Any]:
     start = time.monotonic()
     require(cfg, ("model", "train_dataloader", "train_cfg", "optim_wrapper"), "training")
@@ -126,8 +129,12 @@ def _train(
         _enable_auto_scale_lr(cfg)
     cfg.setdefault("default_hooks", {}).setdefault("nonfinite", dict(type="NonFiniteHook"))
     check_sharding(cfg)
+    check_checkpoint_hook(cfg)
     check_data(cfg, ("train_dataloader", "val_dataloader"))
     rank, world_size = join_launcher(launcher)
+    folders = RunFolders(cfg, held) if rank == 0 else None
+    if folders is not None:  # before it is looked which checkpoint is the newest
+        notes += folders.hold(make=False)
     checkpoint = _set_start(cfg, resume, notes)
     note = share_batch(cfg, world_size)
     if note:
@@ -140,8 +147,8 @@ def _train(
         _fetch_pretrained(cfg.model, "model")
     model = _try_model(cfg, checkpoint)
     del checkpoint
-    if rank == 0:
-        check_writable(cfg.work_dir, "--work-dir")
+    if folders is not None:
+        notes += folders.hold(make=True)
         check_disk_space(cfg, model)
     del model
 
@@ -150,6 +157,8 @@ def _train(
     _check_same_start(cfg)
     runner = Runner.from_cfg(cfg)
     runner.may_compile = not plain
+    if folders is not None:
+        runner.before_saving = folders.check
     if world_size == 1 and not plain:
         lay_channels_last(runner.model)
     name = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
@@ -174,7 +183,7 @@ def _train(
     summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - start}
     if is_main_process():
         summary.update(_read_results(runner, results))
-        summary["curves"] = _draw_curves(cfg.work_dir, name)
+        summary["curves"] = _draw_curves(cfg.work_dir, name, runner)
     return summary
 
 
@@ -367,10 +376,15 @@ def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _draw_curves(work_dir: str, title: str) -> str | None:
+def _draw_curves(work_dir: str, title: str, runner: Runner) -> str | None:
     try:
-        return os.fspath(plot_curves(work_dir, Path(work_dir) / "curves.png", title))
+        series = read_scalars(work_dir)
     except UserError:  # too short a run to have logged anything
+        return None
+    try:
+        return os.fspath(plot_curves(series, Path(work_dir) / "curves.png", title))
+    except UserError as error:
+        runner.logger.warning("no picture of the curves: %s", error)
         return None
 
 

@@ -18,7 +18,6 @@ from mmengine.logging import HistoryBuffer
 from mmseg_resnest.engine.saving import (
     find_newest,
     point_to,
-    remove_parts,
     restore_histories,
     snapshot,
     what_is_wrong,
@@ -124,13 +123,6 @@ def test_files_of_other_programs_count_too(tmp_path: Path) -> None:
     content[5000] ^= 1
     (tmp_path / "iter_3.pth").write_bytes(content)
     assert "is damaged" in str(what_is_wrong(tmp_path / "iter_3.pth"))
-
-
-def test_traces_of_an_interrupted_write_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".iter_4.pth.123.part").write_bytes(b"half")
-    assert find_newest(tmp_path) == (None, [])
-    assert remove_parts(tmp_path) == [".iter_4.pth.123.part"]
-    assert not os.listdir(tmp_path)
 
 
 def test_a_snapshot_is_a_copy_of_plain_data() -> None:

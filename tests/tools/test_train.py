@@ -16,6 +16,8 @@ from PIL import Image
 from run_state import differences, final_state, load
 from tool_runs import TOOLS, RunTool, Toy, Trained
 
+from mmseg_resnest.io.folder_lock import LOCK_FILE, FolderLock
+
 SCORES = ("mIoU", "pixAcc", "mAcc")
 
 
@@ -279,3 +281,35 @@ def test_slurm_goes_on_where_a_run_was_stopped(tmp_path: Path, batch: bool) -> N
     else:
         assert run.returncode == 0
         assert ["--resume auto" in line for line in lines] == [False, True, True]
+
+
+def test_a_folder_of_another_run_is_refused(toy: Toy, run_tool: RunTool) -> None:
+    """Before anything is changed: not even the pointer of the earlier run is gone."""
+    work_dir = toy.folder / "work"
+    work_dir.mkdir()
+    (work_dir / "last_checkpoint").write_text("iter_3.pth")
+    with FolderLock(work_dir):
+        before = sorted(os.listdir(work_dir))
+        error = run_tool("train.py", "toy.py", "--work-dir", "work", cwd=toy.folder).error()
+        assert sorted(os.listdir(work_dir)) == before
+    assert f"--work-dir work: is in use by process {os.getpid()} on host" in error
+
+
+_KILLED_ONCE_IT_HAS_SAVED = """
+import os, signal
+_replace = os.replace
+def replace(source, target):
+    _replace(source, target)
+    if str(target).endswith("iter_3.pth"):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+"""
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(toy: Toy, run_tool: RunTool) -> None:
+    run = run_tool("train.py", "toy.py", cwd=toy.folder, before=_KILLED_ONCE_IT_HAS_SAVED)
+    assert run.returncode == -signal.SIGKILL
+    assert (toy.folder / "work_dirs" / "toy" / LOCK_FILE).is_file()
+    again = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder).check()
+    assert re.search(r"^lock +taken over from process \d+ on host", again.stdout, re.MULTILINE)
+    assert not (toy.folder / "work_dirs" / "toy" / LOCK_FILE).exists()

@@ -1,0 +1,116 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The results of a training run, as a file that is kept up to date."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+
+from ..errors import UserError
+from ..evaluation import write_result
+from ..registry import HOOKS
+from .checkpoint_writer import Unsaved
+from .hooks import evaluation_result
+from .runner import Runner
+
+__all__ = ["ResultsHook"]
+
+
+@HOOKS.register_module()
+class ResultsHook(Hook):
+    """Keeps ``results.json`` of a work folder up to date while a run trains.
+
+    It holds the scores and the per-class table of the best validation so far, where the best and
+    the newest checkpoint are, and the scores of every validation. It is written whole or not at
+    all, by the first process, after each validation.
+
+    Args:
+        file: Name of the file in the work folder.
+        extra: More entries for it.
+    """
+
+    priority = "LOWEST"  # after CheckpointHook, which says where the best checkpoint is
+
+    def __init__(self, file: str = "results.json", extra: Mapping[str, Any] | None = None) -> None:
+        self.file = file
+        self.extra = dict(extra or {})
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+        self.not_written: str | None = None  # why the file lacks something, or None
+        self._resumed = False
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Put the validations so far into the checkpoint."""
+        checkpoint["results"] = {"history": self.history, "best": self.best}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Resuming: take them over."""
+        results = checkpoint.get("results")
+        if isinstance(results, dict):
+            self.history = list(results["history"])
+            self.best = dict(results["best"])
+            self._resumed = True
+
+    def before_train(self, runner: Runner) -> None:
+        """Resuming from a checkpoint without validations: take them over from the file."""
+        path = Path(runner.work_dir) / self.file
+        if self._resumed:
+            return
+        if not runner.iter or not path.is_file():
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
+            kept = before["iteration"] <= runner.iter
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
+            return
+        self.history = history
+        self.best = before if kept else {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add a validation and write the file."""
+        if not is_main_process():
+            return
+        result = evaluation_result(runner.val_evaluator, metrics or {})
+        scores: dict[str, float] = {k: result[k] for k in ("mIoU", "pixAcc", "mAcc") if k in result}
+        self.history = [e for e in self.history if e["iteration"] != runner.iter]
+        self.history.append({"iteration": runner.iter, **scores})
+        # Strictly better, as CheckpointHook decides.
+        if result.get("mIoU", 0.0) > self.best.get("mIoU", -1.0):
+            self.best = {"iteration": runner.iter, **result}
+        told = self.not_written is not None
+        self._write(runner)
+        if self.not_written is not None and not told:  # the next validation tries again
+            runner.logger.warning("%s; training goes on", self.not_written)
+
+    def after_train(self, runner: Runner) -> None:
+        """Write it again, with the last checkpoint and what could not be written before."""
+        if self.history and is_main_process():
+            self._write(runner)
+            if self.not_written is not None:
+                runner.report_unsaved([Unsaved(self.not_written, checkpoint=False, needed=True)])
+                self.not_written = None
+
+    def _write(self, runner: Runner) -> None:
+        hub = runner.message_hub.runtime_info
+        places = {
+            "best_checkpoint": _name(hub.get("best_ckpt")),
+            "last_checkpoint": _name(hub.get("last_ckpt")),
+        }
+        record = {**self.extra, **places, **self.best, "history": self.history, **places}
+        try:
+            write_result(record, Path(runner.work_dir) / self.file)
+            self.not_written = None
+        except UserError as error:
+            self.not_written = f"the newest results are not in it: {error}"
+
+
+def _name(path: Any) -> str | None:
+    return None if path is None else os.path.basename(str(path))

@@ -1,0 +1,86 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The folders that a run writes into, which no other run may use at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..errors import UserError
+from ..io.folder_lock import FolderLock
+from .checkpoint_names import CheckpointNames
+from .preflight import check_writable, checkpoint_folder
+
+__all__ = ["RunFolders", "check_checkpoint_hook"]
+
+
+def check_checkpoint_hook(cfg: Config) -> None:
+    """Check how a config names its checkpoints.
+
+    Raises:
+        UserError: ``filename_tmpl`` is no template of a file name.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if hook.get("filename_tmpl") is not None:
+        CheckpointNames(hook["filename_tmpl"])
+
+
+class RunFolders:
+    """The work folder and the folder of the checkpoints; held by one run at a time.
+
+    Args:
+        cfg: The config of the run, with its work folder.
+        held: Gives the folders back when it is closed.
+    """
+
+    def __init__(self, cfg: Config, held: contextlib.ExitStack) -> None:
+        self._stack = held
+        self._locks: dict[Path, FolderLock] = {}
+        checkpoints = checkpoint_folder(cfg)
+        self._arguments = {
+            checkpoints: "config key default_hooks.checkpoint.out_dir",
+            Path(cfg.work_dir): "--work-dir",
+        }
+
+    def hold(self, make: bool) -> list[tuple[str, str]]:
+        """Hold the folders that are not held yet.
+
+        Args:
+            make: Make those that do not exist; otherwise they are left for the next call.
+
+        Returns:
+            Rows for the header of the run: which folder was taken over from a dead process.
+
+        Raises:
+            UserError: Another run uses one of them, or nothing can be written there.
+        """
+        notes = []
+        for folder, argument in self._arguments.items():
+            if folder.resolve() in self._locks or not (make or folder.is_dir()):
+                continue
+            check_writable(folder, argument)
+            lock = FolderLock(folder, f"{argument} {folder}", tell=_tell)
+            self._locks[folder.resolve()] = self._stack.enter_context(lock)
+            if lock.taken_over is not None:
+                notes.append(("lock", f"taken over from {lock.taken_over}, which has ended"))
+        return notes
+
+    def check(self) -> None:
+        """Check that the folders are still held.
+
+        Raises:
+            UserError: Another run has taken one of them while this process stood still.
+        """
+        for lock in self._locks.values():
+            if lock.lost is not None:
+                raise UserError(
+                    f"{lock.lost} while this run stood still; it ends, so that their checkpoints "
+                    "do not mix"
+                )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
