@@ -33,6 +33,7 @@ from mmseg_resnest.engine.training import train
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import legend, overlay
 from mmseg_resnest.inference import Segmentor, load_segmentor
+from mmseg_resnest.io.folder_lock import LOCK_FILE, FolderLock
 from mmseg_resnest.registry import DATASETS
 
 CONFIG = config_folder() / "fcn_resnest14_scenes.py"
@@ -54,13 +55,14 @@ def start_over(work_dir: Path) -> None:
         return
     if not work_dir.is_dir():
         raise UserError(f"--work-dir {work_dir}: is a file; remove it or choose another folder")
-    names = {path.name for path in work_dir.iterdir()}
+    names = {path.name for path in work_dir.iterdir()} - {LOCK_FILE}
     started = any((path / "vis_data").is_dir() for path in work_dir.iterdir() if path.is_dir())
     if names and not started and not names & _LEFTOVERS:
         raise UserError(
             f"--work-dir {work_dir}: is not empty and no demo wrote it; choose another folder"
         )
-    shutil.rmtree(work_dir)
+    with FolderLock(work_dir, f"--work-dir {work_dir}"):  # not under a run that goes on
+        shutil.rmtree(work_dir)
 
 
 def draw_pictures(model: Segmentor, cfg: Config, folder: Path) -> list[Row]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -167,8 +168,9 @@ def write_scenes(
                 return root
             prefix = f".{target.name}.partial-"
             if alone:  # whatever lies there was left by a process that died
-                for stale in target.parent.glob(f"{prefix}*"):
-                    shutil.rmtree(stale, ignore_errors=True)
+                for stale in target.parent.iterdir():
+                    if re.fullmatch(re.escape(prefix) + "[0-9a-f]{12}", stale.name):
+                        shutil.rmtree(stale, ignore_errors=True)
             partial = target.parent / f"{prefix}{secrets.token_hex(6)}"
             try:
                 _write(partial, facts, progress)

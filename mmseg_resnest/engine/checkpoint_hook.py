@@ -11,12 +11,13 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineHook
 
-from mmseg_resnest.engine.checkpoint_names import CheckpointNames, remove_file, remove_parts
+from mmseg_resnest.engine.checkpoint_names import CheckpointNames, remove_parts
 from mmseg_resnest.engine.checkpoint_writer import Step
 from mmseg_resnest.engine.loop import IterBasedTrainLoop, between_updates
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.engine.saving import POINTER, point_to, snapshot
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.remove import remove_file
 from mmseg_resnest.registry import HOOKS
 
 __all__ = ["CheckpointHook"]

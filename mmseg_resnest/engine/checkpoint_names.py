@@ -6,16 +6,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.remove import remove_file
 from .saving import POINTER
 
-__all__ = ["CheckpointNames", "remove_file", "remove_parts"]
+__all__ = ["CheckpointNames", "remove_parts"]
 
 _KEY = "config key default_hooks.checkpoint.filename_tmpl"
 _FIELD = re.compile(r"(0[1-9])?d?")  # {} or e.g. {:06d}
@@ -95,24 +95,6 @@ class CheckpointNames:
 
 def _best(key: str) -> str:
     return f"best_{key}_".replace("/", "_")
-
-
-def remove_file(path: Path) -> bool:
-    """Remove a regular file; links, folders and all else stay.
-
-    Returns:
-        Whether it was removed.
-
-    Raises:
-        OSError: It cannot be removed.
-    """
-    try:
-        if not stat.S_ISREG(os.lstat(path).st_mode):
-            return False
-        os.unlink(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def remove_parts(folders: Iterable[Path], names: CheckpointNames) -> list[str]:

@@ -14,6 +14,7 @@ import errno
 import inspect
 import os
 import shutil
+import tempfile
 import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -154,10 +155,10 @@ def copy_configs(folder: str | os.PathLike[str]) -> int:
     if target.exists():
         raise UserError(f"{target}: exists; name a new folder to copy the configs to")
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(config_folder(), part, ignore=shutil.ignore_patterns("__pycache__", "custom"))
-    part.rename(target)
+    ignore = shutil.ignore_patterns("__pycache__", "custom")
+    with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as folder:
+        shutil.copytree(config_folder(), part := Path(folder, "configs"), ignore=ignore)
+        part.rename(target)
     return len(list_configs())
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ from mmseg_resnest.evaluation import (
     palette_image,
     write_result,
 )
+from mmseg_resnest.io.remove import remove_file
 from mmseg_resnest.registry import HOOKS
 
 __all__ = ["ExamplesHook"]
+
+# What an evaluation writes into its folder; whatever else is in there is not its own.
+_OWN = re.compile(rf"[0-9]{{5,}}(\.jpg|_(label|pred)\.png)|part[0-9]+\.json|{EXAMPLES_FILE}")
 
 
 @HOOKS.register_module()
@@ -38,7 +42,7 @@ class ExamplesHook(Hook):
     and ``NUMBER_pred.png`` are image, label and prediction, reduced to ``edge`` pixels.
 
     Args:
-        folder: Where they go; an earlier one is replaced.
+        folder: Where they go; those of an earlier evaluation are replaced.
         number: Images of each kind.
         pairs: The confusions (label, prediction) with most pixels that get images.
         edge: The longest edge of the pictures, in pixels.
@@ -64,8 +68,10 @@ class ExamplesHook(Hook):
     def before_test_epoch(self, runner: Runner) -> None:
         """Start anew."""
         if is_main_process():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                if _OWN.fullmatch(path.name):
+                    remove_file(path)
         barrier()
         dataset = runner.test_dataloader.dataset
         self._classes = list(dataset.metainfo.get("classes") or [])
@@ -177,8 +183,8 @@ class ExamplesHook(Hook):
         for _, entry in sorted(most.values(), key=lambda m: -m[0])[: self.pairs]:
             choose(entry, "confusion")
         for file in self.folder.iterdir():
-            if file.stem.split("_")[0] not in kinds:
-                file.unlink()
+            if _OWN.fullmatch(file.name) and file.stem.split("_")[0] not in kinds:
+                remove_file(file)
         images = [
             {k: v for k, v in entry.items() if k != "path"} | {"kinds": kinds[entry["file"]]}
             for entry in ranked

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
@@ -14,7 +15,7 @@ from ..io.folder_lock import FolderLock
 from .checkpoint_names import CheckpointNames
 from .preflight import check_writable, checkpoint_folder
 
-__all__ = ["RunFolders", "check_checkpoint_hook"]
+__all__ = ["RunFolders", "check_checkpoint_hook", "folders_of_training"]
 
 
 def check_checkpoint_hook(cfg: Config) -> None:
@@ -28,22 +29,26 @@ def check_checkpoint_hook(cfg: Config) -> None:
         CheckpointNames(hook["filename_tmpl"])
 
 
+def folders_of_training(cfg: Config) -> dict[Path, str]:
+    """Where a training writes, and what says so: its work folder and that of its checkpoints."""
+    return {
+        checkpoint_folder(cfg): "config key default_hooks.checkpoint.out_dir",
+        Path(cfg.work_dir): "--work-dir",
+    }
+
+
 class RunFolders:
-    """The work folder and the folder of the checkpoints; held by one run at a time.
+    """Folders that one run at a time writes into.
 
     Args:
-        cfg: The config of the run, with its work folder.
+        arguments: For each folder the argument or config key that names it.
         held: Gives the folders back when it is closed.
     """
 
-    def __init__(self, cfg: Config, held: contextlib.ExitStack) -> None:
+    def __init__(self, arguments: Mapping[Path, str], held: contextlib.ExitStack) -> None:
+        self._arguments = arguments
         self._stack = held
         self._locks: dict[Path, FolderLock] = {}
-        checkpoints = checkpoint_folder(cfg)
-        self._arguments = {
-            checkpoints: "config key default_hooks.checkpoint.out_dir",
-            Path(cfg.work_dir): "--work-dir",
-        }
 
     def hold(self, make: bool) -> list[tuple[str, str]]:
         """Hold the folders that are not held yet.

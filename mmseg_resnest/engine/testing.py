@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -32,7 +33,8 @@ from mmseg_resnest.engine.launch import (
     join_launcher,
 )
 from mmseg_resnest.engine.logs import shown, tell_lost_lines
-from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
+from mmseg_resnest.engine.preflight import check_checkpoint, check_data
+from mmseg_resnest.engine.run_folders import RunFolders
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.engine.watch import doing, explain_lost_processes
 from mmseg_resnest.errors import UserError
@@ -87,6 +89,24 @@ def evaluate(
     Raises:
         UserError: A mistake in the config, the checkpoint, the data or the arguments.
     """
+    with contextlib.ExitStack() as held:
+        return _evaluate(
+            cfg, checkpoint, work_dir, tta, out_dir, show_dir, launcher, submission, plain, held
+        )
+
+
+def _evaluate(
+    cfg: Config,
+    checkpoint: str | os.PathLike[str],
+    work_dir: str | os.PathLike[str] | None,
+    tta: bool,
+    out_dir: str | os.PathLike[str] | None,
+    show_dir: str | os.PathLike[str] | None,
+    launcher: str,
+    submission: str | None,
+    plain: bool,
+    held: contextlib.ExitStack,
+) -> dict[str, Any]:
     require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
     folder = os.path.join(default_work_dir(cfg), "test_tta" if tta else "test")
     cfg.work_dir = os.fspath(work_dir or folder)
@@ -108,11 +128,11 @@ def evaluate(
     except UserError as error:
         raise UserError(str(error).replace("the state dict", str(checkpoint), 1)) from error
     del weights
+    notes: list[tuple[str, str]] = []
     if rank == 0:
-        check_writable(cfg.work_dir, "--work-dir")
-        for path, argument in ((out_dir, "--out"), (show_dir, "--show-dir")):
-            if path is not None:
-                check_writable(path, argument)
+        arguments = {"--work-dir": cfg.work_dir, "--out": out_dir, "--show-dir": show_dir}
+        folders = {Path(path): name for name, path in arguments.items() if path is not None}
+        notes = RunFolders(folders, held).hold(make=True)
 
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
@@ -139,6 +159,7 @@ def evaluate(
                 ("model", describe_model(runner.model, cfg, len(dataset.metainfo["classes"]))),
                 ("data", describe_dataset(dataset)),
                 ("device", describe_device(get_world_size())),
+                *notes,
             ]
         )
     folded = not plain and not torch.cuda.is_available()

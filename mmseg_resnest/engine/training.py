@@ -40,7 +40,7 @@ from mmseg_resnest.engine.preflight import (
     checkpoint_folder,
 )
 from mmseg_resnest.engine.results_hook import ResultsHook
-from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook
+from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
 from mmseg_resnest.engine.sharding import check_sharding
@@ -132,7 +132,7 @@ def _train(
     check_checkpoint_hook(cfg)
     check_data(cfg, ("train_dataloader", "val_dataloader"))
     rank, world_size = join_launcher(launcher)
-    folders = RunFolders(cfg, held) if rank == 0 else None
+    folders = RunFolders(folders_of_training(cfg), held) if rank == 0 else None
     if folders is not None:  # before it is looked which checkpoint is the newest
         notes += folders.hold(make=False)
     checkpoint = _set_start(cfg, resume, notes)

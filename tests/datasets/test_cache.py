@@ -19,6 +19,7 @@ from mmseg_resnest.datasets.cache import (
 )
 from mmseg_resnest.datasets.prepare import build_cache
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.folder_lock import FolderLock
 
 PATTERNS = (("image", "images/*/*.*"), ("label", "labels/*.png"))
 
@@ -152,9 +153,13 @@ def test_damaged_entries_are_not_used(data: Path) -> None:
     assert read_entry(entry, file, check=True) is None
     assert build_cache(data, PATTERNS, jobs=1, verify=True).done["made"] == 1
     np.testing.assert_array_equal(_load_image(file)["img"], expected)
-    (data / FOLDER / "labels/0.png.raw.77.part").write_bytes(b"half")  # a process that was killed
+    # Of a process that was killed, and of somebody else.
+    for name in (".0.png.raw.0123abcd.part", ".download.zip.part"):
+        (data / FOLDER / "labels" / name).write_bytes(b"half")
     build_cache(data, PATTERNS, jobs=1)
-    assert not list((data / FOLDER).rglob("*.part"))
+    assert [p.name for p in (data / FOLDER).rglob("*.part")] == [".download.zip.part"]
+    with FolderLock(data / FOLDER), pytest.raises(UserError, match=r"mmseg_cache.* is in use by"):
+        build_cache(data, PATTERNS, jobs=1)
 
 
 def test_a_cache_elsewhere(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmseg_resnest.engine.checkpoint_names import CheckpointNames, remove_file, remove_parts
+from mmseg_resnest.engine.checkpoint_names import CheckpointNames, remove_parts
 from mmseg_resnest.errors import UserError
 
 NAMES = CheckpointNames("iter_{}.pth")
@@ -85,12 +85,3 @@ def test_only_own_left_over_parts_are_removed(tmp_path: Path) -> None:
     assert sorted(remove_parts([tmp_path, tmp_path], NAMES)) == sorted(ours)
     left = {*others, ".iter_5.pth.1.part", "precious", ".iter_6.pth.1.part"}
     assert set(os.listdir(tmp_path)) == left
-
-
-def test_only_files_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    (tmp_path / "folder").mkdir()
-    found = [remove_file(tmp_path / name) for name in ("none", "folder", "link", "file")]
-    assert found == [False, False, False, True]
-    assert sorted(os.listdir(tmp_path)) == ["folder", "link"]

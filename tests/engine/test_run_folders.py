@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook
+from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.folder_lock import LOCK_FILE, FolderLock
 
@@ -19,13 +19,17 @@ def _config(folder: Path, **checkpoint: str) -> Config:
     return Config({"work_dir": str(folder / "run"), "default_hooks": {"checkpoint": checkpoint}})
 
 
+def _folders(cfg: Config, held: contextlib.ExitStack) -> RunFolders:
+    return RunFolders(folders_of_training(cfg), held)
+
+
 def _locks(folder: Path) -> list[str]:
     return sorted(p.parent.relative_to(folder).as_posix() for p in folder.rglob(LOCK_FILE))
 
 
 def test_the_work_folder_is_held_until_the_end(tmp_path: Path) -> None:
     with contextlib.ExitStack() as held:
-        folders = RunFolders(_config(tmp_path), held)
+        folders = _folders(_config(tmp_path), held)
         assert folders.hold(make=False) == []
         assert os.listdir(tmp_path) == []
         assert folders.hold(make=True) == []
@@ -38,7 +42,7 @@ def test_the_work_folder_is_held_until_the_end(tmp_path: Path) -> None:
 def test_the_folder_of_the_checkpoints_is_held_too(tmp_path: Path) -> None:
     cfg = _config(tmp_path, out_dir=str(tmp_path / "out"))
     with contextlib.ExitStack() as held:
-        RunFolders(cfg, held).hold(make=True)
+        _folders(cfg, held).hold(make=True)
         assert _locks(tmp_path) == ["out/run", "run"]
         # Another work folder of the same name would get its checkpoints into the same place.
         other = Config({**cfg, "work_dir": str(tmp_path / "elsewhere" / "run")})
@@ -46,19 +50,26 @@ def test_the_folder_of_the_checkpoints_is_held_too(tmp_path: Path) -> None:
             contextlib.ExitStack() as stack,
             pytest.raises(UserError, match=r"default_hooks\.checkpoint\.out_dir .*out/run"),
         ):
-            RunFolders(other, stack).hold(make=True)
+            _folders(other, stack).hold(make=True)
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     refused = pytest.raises(UserError, match=f"--work-dir .*run: is in use by .*{os.getpid()}")
     with FolderLock(tmp_path / "run"), contextlib.ExitStack() as held, refused:
-        RunFolders(_config(tmp_path), held).hold(make=False)
+        _folders(_config(tmp_path), held).hold(make=False)
+
+
+def test_a_folder_that_is_named_twice_is_held_once(tmp_path: Path) -> None:
+    names = {tmp_path: "--out", tmp_path / "x" / "..": "--work-dir"}
+    with contextlib.ExitStack() as held:
+        RunFolders(names, held).hold(make=True)
+        assert _locks(tmp_path) == ["."]
 
 
 def test_a_folder_that_is_lost_is_told(tmp_path: Path) -> None:
     with contextlib.ExitStack() as held:
-        folders = RunFolders(_config(tmp_path), held)
+        folders = _folders(_config(tmp_path), held)
         folders.hold(make=True)
         next(iter(folders._locks.values())).lost = "--work-dir run: another process has it"
         with pytest.raises(UserError, match="--work-dir run"):

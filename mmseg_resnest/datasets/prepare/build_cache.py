@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import whole_file, write_whole
+from ...io.folder_lock import FolderLock
+from ...io.remove import remove_file
 from ..cache import (
     FOLDER,
     SUFFIX,
@@ -28,6 +31,7 @@ from .annotations import image_size
 from .work import cores, in_parallel
 
 _DECODE = {"image": decode_image, "label": decode_label}
+_PART = re.compile(r"\..{1,50}\.[0-9a-f]{8}\.part", re.DOTALL)  # of whole_file
 _CHANNELS = {"image": 3, "label": 1}
 
 
@@ -104,9 +108,16 @@ def build_cache(
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); name another place with --cache DIR"
         ) from error
+    with FolderLock(folder, f"--cache {folder}"):  # another one would remove what this one writes
+        return _fill(data, folder, files, jobs, verify)
+
+
+def _fill(
+    data: Path, folder: Path, files: Sequence[tuple[str, str]], jobs: int | None, verify: bool
+) -> CacheReport:
     done: Counter[str] = Counter(removed=_remove_others(folder, {name for _, name in files}))
     done.update(dict.fromkeys(("made", "kept"), 0))
-    todo = files
+    todo: Sequence[tuple[str, str]] = files
     if not verify:
         todo = [job for job in files if read_entry(*_ends(data, folder, job)) is None]
         done["kept"] = len(files) - len(todo)
@@ -117,7 +128,7 @@ def build_cache(
             done[how] += 1
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to go on") from None
-    linked = _link(inside, folder)
+    linked = _link(data / FOLDER, folder)
     size = sum(_ends(data, folder, job)[0].stat().st_size for job in files)
     source_size = sum((data / name).stat().st_size for _, name in files)
     return CacheReport(folder, len(files), size, source_size, dict(done), linked)
@@ -155,9 +166,10 @@ def _remove_others(folder: Path, names: set[str]) -> int:
     removed = 0
     for file in [*folder.rglob(f"*{SUFFIX}"), *folder.rglob("*.part")]:
         name = file.relative_to(folder).as_posix().removesuffix(SUFFIX)
-        if name not in names:
-            file.unlink(missing_ok=True)
-            removed += file.suffix == SUFFIX
+        if file.suffix == SUFFIX and name not in names:
+            removed += remove_file(file)
+        elif _PART.fullmatch(file.name):
+            remove_file(file)
     return removed
 
 
