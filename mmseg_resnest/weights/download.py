@@ -33,9 +33,10 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..version import __version__
-from .archive import open_archive, unpack
+from .archive import unpack
 from .catalogue import Entry, catalogue, find
 from .hashes import difference, promised_digits
+from .zip_directory import read_directory
 
 if TYPE_CHECKING:  # imported when something is fetched: most runs fetch nothing
     import requests
@@ -459,8 +460,7 @@ def _place_member(wanted: _Wanted, packed: Path) -> None:
     try:
         with packed.open("rb") as file, temporary.open("w+b") as target:
             try:
-                with open_archive(file, wanted.path.with_suffix(".zip").name) as archive:
-                    unpack(archive, packed.stat().st_size, "the .zip", target)
+                unpack(file, read_directory(file, "the .zip"), "the .zip", target)
             except UserError as error:
                 raise _Unusable(f"sent an archive that is of no use: {error}") from error
             target.flush()
