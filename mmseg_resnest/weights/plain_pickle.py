@@ -328,7 +328,7 @@ def _size(budget: Budget, args: tuple) -> torch.Size:
 
 def _versions(budget: Budget, state: dict[Any, Any]) -> dict[str, Any]:
     """The one attribute that a module's state dict has: the versions of the module's parts."""
-    found = state.get("_metadata")
+    found: Any = state.get("_metadata")
     if type(found) not in (dict, OrderedDict):
         return {}
     budget.spend(300 * len(found))

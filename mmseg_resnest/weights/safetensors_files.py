@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def _read(file: BinaryIO, label: str) -> dict[str, Tensor]:
     for name, (dtype, shape, start, end) in places.items():
         data = torch.empty(end - start, dtype=torch.uint8)
         file.seek(8 + length + start)
-        if data.numel() and file.readinto(memoryview(data.numpy())) != end - start:  # type: ignore[attr-defined]
+        if data.numel() and cast(Any, file).readinto(data.numpy()) != end - start:
             raise _Unusable("it ends early")
         try:
             tensors[name] = data.view(dtype).reshape(shape)

@@ -127,7 +127,7 @@ class _Storages:
 def _fill(file: BinaryIO, data: torch.Tensor) -> int:
     """Reads a tensor's bytes from a file; returns their CRC-32."""
     crc = 0
-    view = memoryview(data.numpy())
+    view = memoryview(cast(Any, data.numpy()))
     while view:
         count = cast(io.BufferedReader, file).readinto(view[:_CHUNK])
         if not count:
