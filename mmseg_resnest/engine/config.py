@@ -30,6 +30,12 @@ from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 import mmseg_resnest.registry as our_registry
+from mmseg_resnest.engine.data_config import (
+    DATA_SUFFIXES,
+    load_data_config,
+    read_config_text,
+    refuse_data_bases,
+)
 from mmseg_resnest.engine.logs import quiet_console, shown
 from mmseg_resnest.errors import UserError
 
@@ -175,7 +181,8 @@ def load_config(
 
     Args:
         path: A ``.py``, ``.json`` or ``.yaml`` config; or the name of one that comes with the
-            package (see :func:`find_config`).
+            package (see :func:`find_config`). Python is run; JSON and YAML are data, see
+            :func:`~mmseg_resnest.engine.data_config.load_data_config`.
         cfg_options: Changes, as ``KEY=VALUE`` strings (see :func:`parse_cfg_options`) or as a
             mapping of dotted keys. A key that does not exist is an error unless the class it
             belongs to takes it, or ``+`` stands before it. ``data_root`` is put into every data
@@ -201,7 +208,11 @@ def load_config(
     quiet_console()  # MMEngine would print each environment variable that it fills in
     with _data_root_variables(data_root):
         try:
-            cfg = Config.fromfile(path)
+            if path.suffix in DATA_SUFFIXES:
+                cfg = load_data_config(path, find_config, config_folder())
+            else:
+                refuse_data_bases(path)
+                cfg = Config.fromfile(path)
         except Exception as error:
             raise _explain_parse_error(path, error) from error
     if data_root is not None and not {DATA_VARIABLE, SCENES_VARIABLE} & set(cfg.env_variables):
@@ -229,18 +240,11 @@ def require(cfg: Config, keys: Iterable[str], task: str) -> None:
 
 
 def _check_config_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"config {path}: is a folder; name a config file, e.g. configs/*.py")
     if not path.exists():
         raise UserError(f"config {path}: does not exist{_similar_configs(path)}")
-    if path.suffix not in (".py", ".json", ".yaml", ".yml"):
+    if not path.is_dir() and path.suffix not in (".py", *DATA_SUFFIXES):
         raise UserError(f"config {path}: is no config; its name must end in .py, .json or .yaml")
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"config {path}: is not a text file in UTF-8 ({error.reason})") from error
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from error
+    read_config_text(path)
 
 
 def _similar_configs(path: Path) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..engine.outputs import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from ..errors import UserError
-from ..weights.download import short_reason
+from ..io.http import fetch_bytes
 
 __all__ = [
     "ImageInput",
@@ -43,6 +43,8 @@ MAX_PIXELS = 1 << 29
 #: The most bytes that are fetched from an address.
 MAX_DOWNLOAD = 256 << 20
 _TIMEOUT = 30.0
+#: Seconds that fetching an image may take.
+_LONGEST = 300.0
 
 
 def is_address(source: object) -> bool:
@@ -131,7 +133,7 @@ def read_image(image: ImageInput) -> tuple[NDArray[np.uint8], str | None]:
     """
     if is_address(image):
         address = str(image)
-        data = _fetch(address)
+        data = fetch_bytes(address, f"image {address}", MAX_DOWNLOAD, _TIMEOUT, _LONGEST)
         _check_size(image_size(io.BytesIO(data)), address)
         return decode_rgb(data, address), address
     if isinstance(image, str | os.PathLike):
@@ -206,29 +208,6 @@ def tensor_images(tensor: Tensor) -> list[NDArray[np.uint8]]:
         raise UserError(f"an image tensor holds uint8 or floating values, not {batch.dtype}")
     arrays = batch.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return list(arrays)
-
-
-def _fetch(address: str) -> bytes:
-    """What lies at an address, whole, within :data:`MAX_DOWNLOAD`."""
-    import requests
-
-    try:
-        with requests.get(address, stream=True, timeout=_TIMEOUT) as answer:
-            if not answer.ok:
-                raise UserError(
-                    f"image {address}: the server answers {answer.status_code} {answer.reason}"
-                )
-            data = bytearray()
-            for part in answer.iter_content(1 << 16):
-                data += part
-                if len(data) > MAX_DOWNLOAD:
-                    raise UserError(
-                        f"image {address}: has more than {MAX_DOWNLOAD >> 20} MiB; fetch it to a "
-                        "file and name that"
-                    )
-    except requests.RequestException as error:
-        raise UserError(f"image {address}: cannot be fetched ({short_reason(error)})") from error
-    return bytes(data)
 
 
 # --- rows of large files ---------------------------------------------------------------------

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import stat
-import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UserError
 from .convert import list_keys
 from .hashes import AGAIN
+from .zip_directory import DEFLATED, STORED, Member
 
 #: The most that a checkpoint inside a .zip may be, bytes. The largest published one is 0.6 GB.
 MAX_UNPACKED_BYTES = 8 << 30
@@ -23,21 +23,9 @@ _CHUNK = 1 << 20
 _IN_ZIP = (".pth", ".pt", ".params", ".safetensors")
 
 
-def open_archive(file: BinaryIO, label: str) -> zipfile.ZipFile:
-    """Opens a .zip.
-
-    Raises:
-        UserError: It is none, or damaged.
-    """
-    try:
-        return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{label}: the file is truncated or damaged ({error}): {AGAIN}") from error
-
-
-def is_torch_archive(archive: zipfile.ZipFile) -> bool:
+def is_torch_archive(members: Sequence[Member]) -> bool:
     """Whether a .zip is what ``torch.save`` writes."""
-    return any(name.count("/") == 1 and name.endswith("/data.pkl") for name in archive.namelist())
+    return any(m.name.count("/") == 1 and m.name.endswith("/data.pkl") for m in members)
 
 
 def _safe_member(name: str) -> bool:
@@ -50,12 +38,12 @@ def _safe_member(name: str) -> bool:
     )
 
 
-def unpack(archive: zipfile.ZipFile, size: int, label: str, target: BinaryIO) -> str:
+def unpack(file: BinaryIO, members: Sequence[Member], label: str, target: BinaryIO) -> str:
     """Writes the one checkpoint of a .zip to an open file; no name of the archive becomes a path.
 
     Args:
-        archive: The open archive.
-        size: Its size, bytes.
+        file: The open archive.
+        members: What :func:`~mmseg_resnest.weights.zip_directory.read_directory` found in it.
         label: How errors call it.
         target: Where the checkpoint goes; what was written before an error stays there.
 
@@ -67,40 +55,65 @@ def unpack(archive: zipfile.ZipFile, size: int, label: str, target: BinaryIO) ->
             password, an archive that unpacks to far more than its size, damage.
         OSError: ``target`` cannot be written.
     """
-    entries = archive.infolist()
-    unsafe = [entry.filename for entry in entries if not _safe_member(entry.filename)]
-    unsafe += [entry.filename for entry in entries if stat.S_ISLNK(entry.external_attr >> 16)]
+    unsafe = [member.name for member in members if not _safe_member(member.name) or member.link]
     if unsafe:
         raise UserError(
             f"{label}: refused, it would unpack outside its folder: "
             f"{list_keys(map(repr, unsafe))}; {AGAIN}"
         )
-    files = [e for e in entries if not e.is_dir() and not e.filename.startswith("__MACOSX/")]
-    if len(files) != 1 or Path(files[0].filename).suffix not in _IN_ZIP:
+    files = [m for m in members if not m.is_folder and not m.name.startswith("__MACOSX/")]
+    if len(files) != 1 or Path(files[0].name).suffix not in _IN_ZIP:
         raise UserError(
             f"{label}: a .zip must hold one checkpoint ({', '.join(_IN_ZIP)}) and nothing else, "
-            f"this one holds {list_keys(e.filename for e in files) or 'nothing'}: unpack it and "
+            f"this one holds {list_keys(m.name for m in files) or 'nothing'}: unpack it and "
             "give the path of the checkpoint"
         )
-    entry = files[0]
-    if entry.flag_bits & 1:
+    member = files[0]
+    if member.encrypted:
         raise UserError(f"{label}: it is locked with a password: unpack it first")
-    limit = max(RATIO_FLOOR, MAX_RATIO * min(size, max(entry.compress_size, 1)))
-    if entry.file_size > min(limit, MAX_UNPACKED_BYTES):
+    limit = max(RATIO_FLOOR, MAX_RATIO * max(member.packed, 1))
+    if member.size > min(limit, MAX_UNPACKED_BYTES):
         raise UserError(
-            f"{label}: refused, {size} bytes would unpack to {entry.file_size}, which weights do "
-            f"not; {AGAIN}"
+            f"{label}: refused, {member.packed} bytes would unpack to {member.size}, which "
+            f"weights do not; {AGAIN}"
         )
+    if member.method not in (STORED, DEFLATED):
+        raise UserError(f"{label}: packed in a way that is not supported: unpack it first")
+    problem = _copy(file, member, target)
+    if problem:
+        raise UserError(f"{label}: the archive is damaged ({problem}): {AGAIN}")
+    return member.name
+
+
+def _copy(file: BinaryIO, member: Member, target: BinaryIO) -> str | None:
+    """Unpacks one member; returns what is wrong with it, None if it is whole."""
+    file.seek(member.offset)
+    written = crc = 0
     try:
-        with archive.open(entry) as source:
-            written = 0
-            while chunk := source.read(_CHUNK):
-                written += len(chunk)
-                if written > entry.file_size:
-                    raise zipfile.BadZipFile("more data than announced")
-                target.write(chunk)
-        if written != entry.file_size:
-            raise zipfile.BadZipFile("less data than announced")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{label}: the archive is damaged ({error}): {AGAIN}") from error
-    return entry.filename
+        for piece in _pieces(file, member):
+            written += len(piece)
+            if written > member.size:
+                return "more data than announced"
+            crc = zlib.crc32(piece, crc)
+            target.write(piece)
+    except zlib.error as error:
+        return str(error)
+    if written != member.size:
+        return "less data than announced"
+    return None if crc == member.crc else "its checksum does not fit"
+
+
+def _pieces(file: BinaryIO, member: Member) -> Iterator[bytes]:
+    """The data of a member, unpacked, in pieces of bounded size."""
+    decompress = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
+    left = member.packed
+    while data := file.read(min(_CHUNK, left)):
+        left -= len(data)
+        if decompress is None:
+            yield data
+            continue
+        while data and not decompress.eof:
+            yield decompress.decompress(data, _CHUNK)
+            data = decompress.unconsumed_tail
+    if decompress is not None:
+        yield decompress.flush()

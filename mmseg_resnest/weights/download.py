@@ -32,10 +32,11 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..version import __version__
-from .archive import open_archive, unpack
+from ..io.http import UnusableAnswerError, open_address, short_reason, status_text
+from .archive import unpack
 from .catalogue import Entry, catalogue, find
 from .hashes import difference, promised_digits
+from .zip_directory import read_directory
 
 if TYPE_CHECKING:  # imported when something is fetched: most runs fetch nothing
     import requests
@@ -48,6 +49,10 @@ _CHUNK = 1 << 16
 _LEAST_SPEED = 1024
 #: An attempt that brings this much, bytes, is not counted as a failed one.
 _PROGRESS = 1 << 20
+#: The largest file that is fetched, bytes; data sets have 20 GB.
+_MAX_BYTES = 64 << 30
+#: Files that a server may say are compressed, for they are.
+_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zip")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_PAUSE = 60.0
 _PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
@@ -459,8 +464,7 @@ def _place_member(wanted: _Wanted, packed: Path) -> None:
     try:
         with packed.open("rb") as file, temporary.open("w+b") as target:
             try:
-                with open_archive(file, wanted.path.with_suffix(".zip").name) as archive:
-                    unpack(archive, packed.stat().st_size, "the .zip", target)
+                unpack(file, read_directory(file, "the .zip"), "the .zip", target)
             except UserError as error:
                 raise _Unusable(f"sent an archive that is of no use: {error}") from error
             target.flush()
@@ -496,18 +500,16 @@ def _transfer(wanted: _Wanted, url: str, part: Path, limits: Limits) -> bool:
         _Unusable: The server refuses, or sends something else.
         OSError: The part cannot be written.
     """
-    import requests
-
     notes = _read_notes(part, url)
     have = part.stat().st_size if notes and part.exists() else 0
     if not (notes.get("validator") or wanted.digest):
         have = 0  # nothing could tell that the two halves belong together
-    headers = {"Accept-Encoding": "identity", "User-Agent": f"mmseg-resnest/{__version__}"}
+    headers = {}
     if have:
         headers["Range"] = f"bytes={have}-"
         if notes.get("validator"):
             headers["If-Range"] = notes["validator"]
-    with requests.Session() as session, _ask(session, url, headers, limits) as answer:
+    with _ask(url, headers, limits) as answer:
         status = answer.status_code
         if status == 416 and have:
             if notes.get("size") == have:
@@ -515,12 +517,14 @@ def _transfer(wanted: _Wanted, url: str, part: Path, limits: Limits) -> bool:
             _forget(part)
             raise _Transient("no longer has the rest of the file")
         if status in _PASSING:
-            raise _Transient(f"answers {status} {answer.reason}", pause=_retry_after(answer))
+            raise _Transient(f"answers {status_text(answer)}", pause=_retry_after(answer))
         if status != 200 and not (status == 206 and have):
-            raise _Unusable(f"answers {status} {answer.reason}")
+            raise _Unusable(f"answers {status_text(answer)}")
         if "html" in answer.headers.get("Content-Type", "").lower():
             raise _Unusable("sent a web page, not a checkpoint")
         total = _total_size(answer, have)
+        if (total or 0) > _MAX_BYTES:
+            raise _Unusable(f"announces more than {_MAX_BYTES >> 30} GiB")
         if status == 206 and (total is None or notes.get("size") not in (None, total)):
             _forget(part)
             raise _Transient("has changed the file meanwhile")
@@ -542,37 +546,27 @@ def _transfer(wanted: _Wanted, url: str, part: Path, limits: Limits) -> bool:
 
 
 @contextlib.contextmanager
-def _ask(
-    session: requests.Session, url: str, headers: dict[str, str], limits: Limits
-) -> Iterator[requests.Response]:
+def _ask(url: str, headers: dict[str, str], limits: Limits) -> Iterator[requests.Response]:
     import requests
 
-    try:
-        answer = session.get(
-            url, headers=headers, stream=True, timeout=(limits.timeout, limits.timeout)
-        )
-    except requests.exceptions.Timeout as error:
-        raise _Transient(f"does not answer within {limits.timeout:g} s", cost=2) from error
-    except requests.exceptions.ConnectionError as error:
-        if "NameResolutionError" in repr(error) or isinstance(error, requests.exceptions.SSLError):
-            raise _Unusable(f"cannot be reached ({short_reason(error)})") from error
-        raise _Transient(f"cannot be reached ({short_reason(error)})") from error
-    except (requests.exceptions.RequestException, ValueError) as error:
-        raise _Unusable(f"cannot be asked ({short_reason(error)})") from error
-    with answer:
+    packed = urlsplit(url).path.lower().endswith(_PACKED)
+    with contextlib.ExitStack() as stack:
+        try:
+            answer = stack.enter_context(open_address(url, limits.timeout, headers, packed))
+        except UnusableAnswerError as error:
+            raise _Unusable(str(error)) from error
+        except requests.exceptions.Timeout as error:
+            raise _Transient(f"does not answer within {limits.timeout:g} s", cost=2) from error
+        except requests.exceptions.ConnectionError as error:
+            reason = f"cannot be reached ({short_reason(error)})"
+            if "NameResolutionError" in repr(error) or isinstance(
+                error, requests.exceptions.SSLError
+            ):
+                raise _Unusable(reason) from error
+            raise _Transient(reason) from error
+        except (requests.exceptions.RequestException, ValueError) as error:
+            raise _Unusable(f"cannot be asked ({short_reason(error)})") from error
         yield answer
-
-
-def short_reason(error: BaseException) -> str:
-    """The innermost cause in a few words."""
-    while True:
-        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
-        if not isinstance(inner, BaseException):
-            break
-        error = inner
-    if len(error.args) > 1 and isinstance(error.args[1], BaseException):
-        return f"{error.args[0]}: {short_reason(error.args[1])}"
-    return re.sub(r"^<?[\w.]+\(.*?\)>?: |^HTTPS?ConnectionPool\(.*?\): ", "", str(error))[:200]
 
 
 def _retry_after(answer: requests.Response) -> float:
@@ -586,8 +580,6 @@ def _total_size(answer: requests.Response, have: int) -> int | None:
         pattern = r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})"
         match = re.fullmatch(pattern, answer.headers.get("Content-Range", "").strip())
         return int(match[2]) if match and int(match[1]) == have else None
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
-        return None
     text = answer.headers.get("Content-Length", "")
     return int(text) if re.fullmatch(r"\d{1,18}", text) else None
 
@@ -641,7 +633,7 @@ def _copy(source: Any, target: BinaryIO, bar: tqdm, limits: Limits) -> None:
     while True:
         try:
             # read1: read would wait for a full chunk, however slowly it comes
-            data = source.read1(_CHUNK, decode_content=True)
+            data = source.read1(_CHUNK, decode_content=False)
         except urllib3.exceptions.TimeoutError as error:
             raise _Transient(f"sends nothing for {limits.timeout:g} s", cost=2) from error
         except urllib3.exceptions.ProtocolError as error:
@@ -650,6 +642,8 @@ def _copy(source: Any, target: BinaryIO, bar: tqdm, limits: Limits) -> None:
             raise _Transient(f"cut off ({short_reason(error)})") from error
         if not data:
             return
+        if target.tell() + len(data) > _MAX_BYTES:
+            raise _Unusable(f"sends more than {_MAX_BYTES >> 30} GiB")
         target.write(data)
         bar.update(len(data))
         received += len(data)

@@ -1,203 +1,39 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Reads checkpoint files without ever running code that is in them.
 
-PyTorch's files are pickles. They are read with its restricted unpickler only, there is no way
-back to the unrestricted one, and of the constructors that a training checkpoint needs beyond
-tensors none is the real one: while a file is read, their names stand for the small classes below,
-which check what they are given and are turned into arrays and histories afterwards. MMEngine's
-own list would let files call ``getattr``, with which they could reach anything.
+PyTorch's files are pickles. Nothing that can run one is used, neither PyTorch's reader nor
+Python's: see :mod:`~mmseg_resnest.weights.plain_pickle`.
 """
 
 from __future__ import annotations
 
-import math
-import pickle
 import re
 import stat
 import tempfile
-import threading
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .archive import is_torch_archive, open_archive, unpack
+from .archive import is_torch_archive, unpack
 from .catalogue import did_you_mean
 from .convert import as_tensor, convert_state_dict, list_keys, unwrap_state_dict
 from .download import download, is_address, is_remote
 from .hashes import AGAIN, check_promise, promised_digits
 from .mxnet_params import FILE_MAGIC, read_params
+from .safetensors_files import read_safetensors
+from .torch_files import read_torch
+from .zip_directory import Member, read_directory
 
 _CLASSIFIER = re.compile(
     r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
 )
-
-
-# --- what a pickle may build ----------------------------------------------------------------
-
-
-class _DType:
-    """Stands for ``numpy.dtype``: numbers, booleans and strings only, no objects or records."""
-
-    def __init__(self, spec: Any, align: Any = False, copy: Any = True) -> None:
-        if not isinstance(spec, str) or not re.fullmatch(r"[biufcSU]\d{1,6}", spec):
-            raise pickle.UnpicklingError(f"array type {spec!r} is not plain data")
-        self.dtype = np.dtype(spec)
-
-    def __setstate__(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "|", "=")):
-            raise pickle.UnpicklingError("damaged array type")
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array:
-    """Stands for ``numpy.ndarray``."""
-
-    value: np.ndarray | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("damaged array")
-        _, shape, kind, fortran, data = state
-        if (
-            not isinstance(kind, _DType)
-            or not isinstance(data, bytes)
-            or not isinstance(shape, tuple)
-            or len(shape) > 32
-            or not all(isinstance(size, int) and size >= 0 for size in shape)
-            or math.prod(shape) * kind.dtype.itemsize != len(data)
-        ):
-            raise pickle.UnpicklingError("an array's type, shape and data do not fit")
-        flat = np.frombuffer(data, kind.dtype) if data else np.zeros(0, kind.dtype)
-        array = flat.reshape(shape, order="F" if fortran else "C")
-        self.value = array.astype(kind.dtype.newbyteorder("="))  # a copy: writable
-
-
-class _History:
-    """Stands for MMEngine's ``HistoryBuffer``, the record of one logged number."""
-
-    state: Mapping[str, Any] | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, dict):
-            raise pickle.UnpicklingError("damaged HistoryBuffer")
-        self.state = state
-
-    def buffer(self) -> HistoryBuffer:
-        state = self.state or {}
-        log, count = _plain(state.get("_log_history")), _plain(state.get("_count_history"))
-        length = state.get("max_length")
-        arrays = isinstance(log, np.ndarray) and isinstance(count, np.ndarray)
-        if (
-            not arrays
-            or not isinstance(length, int)
-            or log.ndim != 1
-            or log.shape != count.shape
-            or log.dtype.kind not in "biuf"
-            or count.dtype.kind not in "biuf"
-        ):
-            raise pickle.UnpicklingError("damaged HistoryBuffer")
-        buffer = HistoryBuffer(max_length=length)
-        buffer._log_history, buffer._count_history = log, count
-        return buffer
-
-
-def _reconstruct(kind: Any, shape: Any, dtype: Any) -> _Array:
-    """Stands for NumPy's function of this name: the start of an array."""
-    if kind is not _Array:
-        raise pickle.UnpicklingError("only plain arrays can be read")
-    return _Array()
-
-
-def _scalar(kind: Any, data: Any = b"") -> np.generic:
-    """Stands for NumPy's function of this name: a number of a NumPy type."""
-    if not isinstance(kind, _DType) or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("damaged number")
-    if len(data) != kind.dtype.itemsize:
-        raise pickle.UnpicklingError("a number's type and data do not fit")
-    return np.frombuffer(data, kind.dtype)[0]
-
-
-def _statistic(owner: Any, name: Any) -> None:
-    """Stands for ``getattr``, by which HistoryBuffers name their methods; they have them anyway."""
-    if owner is not _History or not isinstance(name, str):
-        raise pickle.UnpicklingError("a call of getattr")
-
-
-def _empty_bytes() -> bytes:
-    """Stands for ``bytes``, by which old pickles write empty ones."""
-    return b""
-
-
-_STAND_INS: list[tuple[Callable, str]] = [
-    (_Array, "numpy.ndarray"),
-    (_DType, "numpy.dtype"),
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),
-    (_reconstruct, "numpy._core.multiarray._reconstruct"),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    (_History, "mmengine.logging.history_buffer.HistoryBuffer"),
-    (_statistic, "builtins.getattr"),
-    (_empty_bytes, "builtins.bytes"),
-]
-_GLOBALS_LOCK = threading.RLock()
-
-
-@contextmanager
-def _only_stand_ins() -> Iterator[None]:
-    """PyTorch's list of allowed names is one for the process: ours takes its place meanwhile."""
-    with _GLOBALS_LOCK:
-        before = torch.serialization.get_safe_globals()
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(_STAND_INS)  # type: ignore[arg-type]
-        try:
-            yield
-        finally:
-            # what was added meanwhile (a module of PyTorch that was imported) stays
-            added = [g for g in torch.serialization.get_safe_globals() if g not in _STAND_INS]
-            torch.serialization.clear_safe_globals()
-            torch.serialization.add_safe_globals([*before, *added])
-
-
-def _plain(value: Any, memo: dict[int, tuple[Any, Any]] | None = None) -> Any:
-    """``value`` with every stand-in replaced by what it stands for.
-
-    ``memo`` maps ids to (object, result); it keeps the objects, so that no id is used again.
-    """
-    memo = {} if memo is None else memo
-    if id(value) in memo:
-        return memo[id(value)][1]
-    result: Any = value
-    if isinstance(value, _Array):
-        if value.value is None:
-            raise pickle.UnpicklingError("an array without a value")
-        result = value.value
-    elif isinstance(value, _History):
-        result = value.buffer()
-    elif isinstance(value, _DType):
-        result = value.dtype
-    elif isinstance(value, dict):
-        memo[id(value)] = value, value  # in place, so that what holds it holds the result
-        for key in list(value):
-            if isinstance(key, (_Array, _History, _DType)):
-                raise pickle.UnpicklingError("a mapping with a damaged key")
-            value[key] = _plain(value[key], memo)
-    elif isinstance(value, list):
-        memo[id(value)] = value, value
-        value[:] = [_plain(item, memo) for item in value]
-    elif type(value) is tuple:
-        result = tuple(_plain(item, memo) for item in value)
-    memo[id(value)] = value, result
-    return result
 
 
 # --- files ----------------------------------------------------------------------------------
@@ -234,57 +70,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     return path
 
 
-def _read_torch(file: BinaryIO, label: str) -> Any:
-    """The record of a file written by ``torch.save``, in its present or its old format."""
-    file.seek(0, 2)
-    size = file.tell()
-    file.seek(0)
-    if zipfile.is_zipfile(file):
-        with open_archive(file, label) as archive:
-            entries = archive.infolist()
-        # torch.save does not pack
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
-            sum(entry.file_size for entry in entries) > size
-        ):
-            raise UserError(f"{label}: refused, it unpacks to more than the file; {AGAIN}")
-    file.seek(0)
-    try:
-        with _only_stand_ins(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            record = torch.load(file, map_location="cpu", weights_only=True)
-        return _plain(record)
-    except Exception as error:  # a damaged pickle can fail in any way
-        asked = re.search(r"(?:GLOBAL|function) <?(?:built-in function )?([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and asked:
-            raise UserError(
-                f"{label}: refused, nothing was run: beyond tensors and plain data it asks for "
-                f"{asked[1]!r}, which could be any program. Get the weights from their publisher, "
-                "or have whoever made the file save the state dict alone"
-            ) from error
-        first_line = str(error).partition("\n")[0][:200] or type(error).__name__
-        if first_line.startswith("Weights only load failed"):  # and advice not to load safely
-            first_line = "it does not begin as one"
-        raise UserError(
-            f"{label}: the file is truncated, damaged or no checkpoint ({first_line}): {AGAIN}"
-        ) from error
-
-
-def _read_safetensors(file: BinaryIO, label: str) -> dict[str, Tensor]:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise UserError(
-            f"{label}: reading .safetensors needs the package 'safetensors': "
-            "pip install safetensors"
-        ) from error
-    file.seek(0)
-    try:
-        return safetensors.torch.load(file.read())
-    except Exception as error:
-        raise UserError(f"{label}: not a usable .safetensors file ({error}): {AGAIN}") from error
-
-
-def _unpack(archive: zipfile.ZipFile, size: int, label: str) -> tuple[BinaryIO, str]:
+def _unpack(file: BinaryIO, members: Sequence[Member], label: str) -> tuple[BinaryIO, str]:
     """The one checkpoint in a .zip, unpacked into a file that no folder lists.
 
     Returns:
@@ -292,7 +78,7 @@ def _unpack(archive: zipfile.ZipFile, size: int, label: str) -> tuple[BinaryIO, 
     """
     target = tempfile.TemporaryFile(prefix="mmseg-resnest-")  # noqa: SIM115 (given back open)
     try:
-        return target, unpack(archive, size, label, target)
+        return target, unpack(file, members, label, target)
     except OSError as error:
         target.close()
         raise UserError(
@@ -310,19 +96,18 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     head = file.read(64)
     file.seek(0)
     if head.startswith(b"PK"):
-        with open_archive(file, label) as archive:
-            if not is_torch_archive(archive):
-                if nested:
-                    raise UserError(f"{label}: an archive in an archive: unpack it first")
-                file.seek(0, 2)
-                member, inner = _unpack(archive, file.tell(), label)
-                with member:
-                    return _read(member, inner, f"{label} ({inner})", nested=True)
-        return _read_torch(file, label)
+        members = read_directory(file, label)
+        if not is_torch_archive(members):
+            if nested:
+                raise UserError(f"{label}: an archive in an archive: unpack it first")
+            member, inner = _unpack(file, members, label)
+            with member:
+                return _read(member, inner, f"{label} ({inner})", nested=True)
+        return read_torch(file, label)
     if head[:8] == FILE_MAGIC.to_bytes(8, "little"):
         return read_params(file, label)
     if name.endswith(".safetensors") or head[8:10] == b'{"':
-        return _read_safetensors(file, label)
+        return read_safetensors(file, label)
     text = head.lstrip()
     if text.startswith((b"<", b"version https://git-lfs")):
         what = "a web page" if text.startswith(b"<") else "a Git LFS pointer"
@@ -331,7 +116,7 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
         )
     if name.endswith(".params"):
         return read_params(file, label)  # says what is wrong with it
-    return _read_torch(file, label)
+    return read_torch(file, label)
 
 
 def _read_path(name_or_path: str | Path) -> tuple[Any, str]:

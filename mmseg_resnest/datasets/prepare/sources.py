@@ -7,17 +7,22 @@ Data sets look for the ends of these names, so that it does not matter how deep 
 
 from __future__ import annotations
 
+import bz2
 import functools
+import gzip
 import hashlib
+import lzma
 import os
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from tqdm import tqdm
 
@@ -28,6 +33,10 @@ _ZIP = (".zip",)
 _TAR = (".tar",)
 _STREAMS = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # readable from the start only
 _BLOCK = 1 << 20
+#: A member that unpacks to more than this, bytes, and to more than RATIO times its packed size, is
+#: a bomb; so is a compressed tar file. Images and labels pack by less, and are smaller.
+FLOOR = 256 << 20
+RATIO = 200
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,10 @@ def list_archive(file: Path, staging: Path, wanted: str, official: bool = False)
         for place in places:
             if not any(_is_hidden(part) for part in PurePosixPath(place.name).parts):
                 yield place
-    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (
+        *(OSError, tarfile.TarError, zipfile.BadZipFile, EOFError),
+        *(zlib.error, lzma.LZMAError, ValueError, NotImplementedError, RecursionError),
+    ) as error:
         raise UserError(f"{file}: cannot be read as an archive ({error}); get it again") from error
 
 
@@ -214,6 +226,11 @@ def _list_zip(file: Path, official: bool) -> Iterator[Place]:
             raise UserError(f"{file}: {info.filename!r} is a link; the archive is not unpacked")
         if info.flag_bits & 1:
             raise UserError(f"{file}: is encrypted; unpack it and name the folder with --source")
+        if info.file_size > max(FLOOR, RATIO * info.compress_size):
+            raise UserError(
+                f"{file}: {info.filename!r} would unpack from {info.compress_size} bytes to "
+                f"{info.file_size}, which no image does; the archive is not unpacked"
+            )
         if not info.is_dir():
             yield Place(info.filename, info.file_size, f"crc{info.CRC:08x}", file, "zip")
 
@@ -252,6 +269,36 @@ def _safe_members(
     return [member for member in members if member.isfile()]
 
 
+class _Bounded:
+    """A decompressed stream that ends with an error when it is far larger than its file."""
+
+    def __init__(self, stream: IO[bytes], raw: IO[bytes], file: Path) -> None:
+        self._stream, self._raw, self._file = stream, raw, file
+        self._count = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._count += len(data)
+        if self._count > max(FLOOR, RATIO * self._raw.tell()):
+            raise UserError(
+                f"{self._file}: unpacks to more than {RATIO} times its size, which no data set "
+                "does; it is not unpacked further"
+            )
+        return data
+
+
+def _decompressed(raw: IO[bytes], file: Path) -> IO[bytes]:
+    head = raw.read(6)
+    raw.seek(0)
+    if head.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+    if head.startswith(b"BZh"):
+        return cast(IO[bytes], bz2.BZ2File(raw))
+    if head.startswith(b"\xfd7zXZ"):
+        return cast(IO[bytes], lzma.LZMAFile(raw))
+    return raw  # a plain tar file with another name
+
+
 def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> Iterator[Place]:
     folder = staging / f"{file.name}-{file_stamp(file)}"
     complete = folder / ".complete"
@@ -262,7 +309,12 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
             total=file.stat().st_size, unit="B", unit_scale=True, desc=f"unpack {file.name}",
             disable=None,
         )  # fmt: skip
-        with bar, open(file, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
+        with (
+            bar,
+            open(file, "rb") as raw,
+            _decompressed(raw, file) as stream,
+            tarfile.open(fileobj=cast(Any, _Bounded(stream, raw, file)), mode="r|") as archive,
+        ):
             seen: list[tarfile.TarInfo] = []
             for member in archive:
                 seen.append(member)
@@ -274,7 +326,10 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
                         continue
                     target.parent.mkdir(parents=True, exist_ok=True)
                     part = folder / ".part"
-                    part.write_bytes(cast(IO[bytes], archive.extractfile(member)).read())
+                    with part.open("wb") as unpacked:
+                        shutil.copyfileobj(
+                            cast(IO[bytes], archive.extractfile(member)), unpacked, _BLOCK
+                        )
                     part.replace(target)
             _safe_members(seen, file, official)
         complete.touch()

@@ -1,0 +1,382 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Configs in JSON and YAML: data, which a stranger may have written and which runs nothing.
+
+A config in Python is a program and is trusted. One in JSON or YAML is read here and not by
+MMEngine, whose YAML loader runs what a file tells it to and which fills in templates, imports
+modules that a config names and inherits from Python files beside it.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mmengine.registry as mmengine_registry
+import mmseg.registry as mmseg_registry
+import yaml
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+import mmseg_resnest.registry as our_registry
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.json_files import parse_json
+
+__all__ = ["DATA_SUFFIXES", "load_data_config", "read_config_text", "refuse_data_bases"]
+
+DATA_SUFFIXES = (".json", ".yaml", ".yml")
+#: The largest config file, bytes; those of the package have some thousand.
+MAX_BYTES = 1 << 20
+#: The same for YAML, which is slow to parse.
+MAX_YAML_BYTES = 1 << 18
+MAX_DEPTH = 50
+MAX_VALUES = 200_000
+MAX_BASES = 20
+
+_SCOPES = ("mmseg_resnest", "mmseg", "mmengine")
+#: Keys whose value is looked up in a registry.
+_TYPE_KEYS = ("type", "constructor", "runner_type")
+_KEY = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./ -]{0,199}")
+_ALL: tuple[str, ...] = ("*",)
+#: The modules whose registered parts a config that is data may name, and which of them. The nearest
+#: entry above a module counts. Left out is what unpickles, imports what it is told, runs other
+#: programs, or sends data elsewhere.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "mmcv.cnn.bricks": _ALL,
+    "mmcv.transforms": _ALL,
+    "mmengine.dataset": _ALL,
+    "mmengine.evaluator.evaluator": _ALL,
+    "mmengine.hooks": _ALL,
+    "mmengine.hooks.profiler_hook": (),
+    "mmengine.model": _ALL,
+    "mmengine.optim": _ALL,
+    "mmengine.runner.log_processor": _ALL,
+    "mmengine.runner.loops": _ALL,
+    "mmengine.utils.dl_utils.parrots_wrapper": _ALL,
+    "mmengine.visualization.vis_backend": ("LocalVisBackend", "TensorboardVisBackend"),
+    "mmengine.visualization.visualizer": _ALL,
+    "mmseg.datasets": _ALL,
+    "mmseg.datasets.decathlon": (),  # its annotation file may be a pickle
+    "mmseg.datasets.dsdl": (),
+    "mmseg.datasets.transforms.loading": ("LoadAnnotations", "LoadImageFromNDArray"),
+    "mmseg.datasets.transforms.transforms": _ALL,
+    "mmseg.engine": _ALL,
+    "mmseg.evaluation.metrics.iou_metric": _ALL,
+    "mmseg.models": _ALL,
+    "mmseg.models.backbones.timm_backbone": (),  # fetches and unpickles in its own way
+    "mmseg.models.backbones.vpd": (),  # imports what its options name
+    "mmseg.models.text_encoder": (),
+    "mmseg.structures": _ALL,
+    "mmseg.visualization": _ALL,
+    "mmseg_resnest": _ALL,
+    "mmseg_resnest.engine.tracking": (),
+    "torch.nn": _ALL,
+    "torch.optim": _ALL,
+}
+#: Parts that are left out although their module is not.
+_LEFT_OUT = frozenset({"Albu"})  # makes whatever albumentations has under a name
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+def read_config_text(path: Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        UserError: It is no regular file, too large, or not UTF-8.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(f"config {path}: is a folder; name a config file, e.g. configs/*.py")
+        if not stat.S_ISREG(mode):
+            raise UserError(f"config {path}: is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"config {path}: cannot be read ({error.strerror})") from error
+    most = MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_BYTES
+    if len(data) > most:
+        raise UserError(f"config {path}: is larger than {most:,} bytes, which no config is")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"config {path}: is not a text file in UTF-8 ({error.reason})") from error
+
+
+def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Config:
+    """Read a config in JSON or YAML, and what it inherits from.
+
+    Args:
+        path: The file.
+        find: :func:`~mmseg_resnest.engine.config.find_config`.
+        ours: The folder of the configs that come with the package.
+
+    Returns:
+        The config. Its ``_base_`` files are merged as MMEngine does it, with ``_delete_``.
+
+    Raises:
+        UserError: The file does not parse, names a part that a config of this kind may not name,
+            uses templates or imports, or inherits from a Python file that is not the package's.
+    """
+    reader = _Reader(find, ours)
+    values = reader.read(path, ())
+    return Config(
+        values, cfg_text=reader.text, filename=str(path), env_variables=reader.env_variables
+    )
+
+
+def refuse_data_bases(path: Path) -> None:
+    """Check that a Python config, and what it inherits from, does not inherit from JSON or YAML.
+
+    MMEngine would read those with a loader that runs what they tell it to.
+
+    Raises:
+        UserError: It does.
+    """
+    todo, seen = [path], set()
+    while todo:
+        file = todo.pop()
+        if file in seen or file.suffix != ".py" or not file.is_file():
+            continue
+        seen.add(file)
+        for base in _bases_in_python(file):
+            if base.lower().endswith(DATA_SUFFIXES):
+                raise UserError(
+                    f"config {file}: _base_ names {base!r}: a Python config inherits from Python "
+                    "configs only; turn that one into Python"
+                )
+            todo.append(file.parent / base)
+
+
+def _bases_in_python(file: Path) -> list[str]:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError, RecursionError):
+        return []  # MMEngine says what is wrong with it
+    found: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "_base_" for target in node.targets
+        ):
+            constants = (n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant))
+            found += [value for value in constants if isinstance(value, str)]
+    return found
+
+
+class _Reader:
+    """Reads one config with its bases."""
+
+    def __init__(self, find: Callable[[str], Path], ours: Path) -> None:
+        self._find, self._ours = find, ours
+        self._files = 0
+        self.text = ""
+        self.env_variables: dict[str, str] = {}
+
+    def read(self, path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+        """The values of a file, merged over those of its bases; ``above`` are what inherits it."""
+        self._files += 1
+        if path.resolve() in above or self._files > MAX_BASES:
+            raise UserError(
+                f"config {path}: _base_ goes round in a circle, or through more than {MAX_BASES} "
+                "files"
+            )
+        values = _parse(path)
+        bases = values.pop("_base_", [])
+        if isinstance(bases, str):
+            bases = [bases]
+        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+            raise UserError(f"config {path}: _base_ must be a file name or a list of them")
+        merged: dict[str, Any] = {}
+        for base in bases:
+            inherited = self._base(path, base, (*above, path.resolve()))
+            twice = merged.keys() & inherited.keys()
+            if twice:
+                raise UserError(f"config {path}: two files in _base_ have the key {min(twice)}")
+            merged.update(inherited)
+        _check(path, values)
+        self.text += f"{path}\n{read_config_text(path)}\n"
+        return _merge(path, (), merged, values)
+
+    def _base(self, path: Path, base: str, above: tuple[Path, ...]) -> dict[str, Any]:
+        file = path.parent / base
+        if file.suffix in DATA_SUFFIXES and file.is_file():
+            return self.read(file, above)
+        candidates = [self._find(base).resolve(), file.resolve()]
+        ours = [f for f in candidates if f.is_relative_to(self._ours) and f.is_file()]
+        if not ours or ours[0].suffix != ".py":
+            raise UserError(
+                f"config {path}: _base_ names {base!r}; a config in JSON or YAML inherits from "
+                "JSON and YAML files that exist, or from a config that comes with the package, by "
+                "its name"
+            )
+        config = Config.fromfile(ours[0])
+        self.text += config.text
+        self.env_variables.update(config.env_variables)
+        return config.to_dict()
+
+
+def _merge(path: Path, place: tuple[str, ...], base: Any, change: Any) -> Any:
+    """``change`` over ``base``: mappings key by key, everything else replaced."""
+    if not isinstance(change, Mapping):
+        return change
+    change = dict(change)
+    delete = change.pop("_delete_", False)
+    if not isinstance(base, Mapping) or delete:
+        if base is not None and not isinstance(base, Mapping) and not delete:
+            raise UserError(
+                f"config {path}: {'.'.join(place)} is a mapping, in what it inherits it is a "
+                f'{type(base).__name__}; put "_delete_": true into it to replace that'
+            )
+        base = {}
+    result = dict(base)
+    for key, value in change.items():
+        result[key] = _merge(path, (*place, key), base.get(key), value)
+    return result
+
+
+# --- parsing --------------------------------------------------------------------------------
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain data only, without keys that are twice there or merged in from elsewhere."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if "<<" in keys:
+            raise yaml.YAMLError("merge keys (<<) are not supported")
+        if len(set(keys)) != len(keys):
+            raise yaml.YAMLError(f"the key {next(k for k in keys if keys.count(k) > 1)} is twice")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    text = read_config_text(path)
+    if path.suffix == ".json":
+        values = parse_json(text, f"config {path}")
+    else:
+        loader = _PlainLoader(text)
+        try:
+            values = loader.get_single_data()
+        except RecursionError as error:
+            raise UserError(f"config {path}: is nested too deep") from error
+        except Exception as error:  # of the parser, and of numbers and dates that are none
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"config {path}: is not a YAML file ({reason})") from error
+        finally:
+            loader.dispose()
+    if not isinstance(values, dict):
+        raise UserError(f"config {path}: must be a mapping from keys to values")
+    return values
+
+
+# --- what it may say ------------------------------------------------------------------------
+
+
+def _check(path: Path, values: Mapping[str, Any]) -> None:
+    """Check every key and value of a config that is data."""
+    names = _registered()
+    count = 0
+    todo: list[tuple[tuple[str, ...], Any]] = [((), values)]
+    while todo:
+        place, value = todo.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise UserError(f"config {path}: has more than {MAX_VALUES:,} values")
+        if len(place) > MAX_DEPTH:
+            raise UserError(f"config {path}: is nested deeper than {MAX_DEPTH} levels")
+        where = f"config {path}: config key {'.'.join(place)}"
+        if type(value) is dict:
+            for key, item in value.items():
+                _check_key(path, place, key)
+                _check_entry(
+                    f"config {path}: config key {'.'.join((*place, key))}", key, item, names
+                )
+                todo.append(((*place, key), item))
+        elif type(value) is list:
+            todo += [((*place, str(index)), item) for index, item in enumerate(value)]
+        elif isinstance(value, str):
+            if "{{" in value:
+                raise UserError(
+                    f"{where}: holds '{{{{': templates are filled in in Python configs only"
+                )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}: is not a finite number")
+        elif not (value is None or type(value) in (bool, int, float)):
+            raise UserError(
+                f"{where}: is a {type(value).__name__}; a config holds mappings, lists, texts, "
+                "numbers, true, false and null (quote a date)"
+            )
+
+
+def _check_key(path: Path, place: Sequence[str], key: Any) -> None:
+    if key == "_delete_":
+        return
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        inside = f" in {'.'.join(place)}" if place else ""
+        raise UserError(
+            f"config {path}: {str(key)[:80]!r}{inside} is not accepted as a key: in JSON and YAML "
+            "keys are letters, digits and . _ / -, without _ in front"
+        )
+
+
+def _check_entry(where: str, key: str, value: Any, names: Mapping[str, Sequence[Any]]) -> None:
+    """Check the keys by which a config could reach beyond itself."""
+    if key in ("custom_imports", "custom_import"):
+        raise UserError(f"{where}: modules are imported by Python configs only")
+    if key == "default_scope" and value not in _SCOPES:
+        raise UserError(f"{where}: must be one of {', '.join(_SCOPES)}")
+    if key == "_delete_" and not isinstance(value, bool):
+        raise UserError(f"{where}: must be true or false")
+    if key == "compile" and not isinstance(value, bool):
+        raise UserError(f"{where}: must be true or false; its options choose a compiler to run")
+    if key in ("backend_args", "file_client_args") and value not in (None, {"backend": "local"}):
+        raise UserError(f"{where}: a config in JSON or YAML reads local files only: leave it out")
+    if key in _TYPE_KEYS:
+        _check_type(where, value, names)
+
+
+def _check_type(where: str, value: Any, names: Mapping[str, Sequence[Any]]) -> None:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: must be the name of a part")
+    if "." in value:
+        raise UserError(
+            f"{where}: {value[:80]!r}: in JSON and YAML a part is named without its module or scope"
+        )
+    found = names.get(value, ())
+    if not found:
+        raise UserError(f"{where}: there is no part called {value[:80]!r}")
+    if value in _LEFT_OUT or not all(_is_allowed(part) for part in found):
+        raise UserError(f"{where}: {value} is for Python configs only; see docs/security.md")
+
+
+def _registered() -> dict[str, list[Any]]:
+    """Everything that the registries of this package and its stack hold, by name.
+
+    Looked up without the registries' ``get``, which imports a module of that name.
+    """
+    names: dict[str, list[Any]] = {}
+    for registry in _registries():
+        registry.import_from_location()
+        for name, part in registry.module_dict.items():
+            names.setdefault(name, []).append(part)
+    return names
+
+
+def _registries() -> Iterator[Registry]:
+    for module in (our_registry, mmseg_registry, mmengine_registry):
+        for value in vars(module).values():
+            if isinstance(value, Registry):
+                yield value
+
+
+def _is_allowed(part: Any) -> bool:
+    module, name = getattr(part, "__module__", ""), getattr(part, "__name__", "")
+    while module and module not in _PARTS:
+        module = module.rpartition(".")[0]
+    rule = _PARTS.get(module, ())
+    return rule == _ALL or name in rule

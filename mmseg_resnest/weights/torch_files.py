@@ -1,0 +1,226 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Reads what ``torch.save`` writes, in its present format (a .zip) and its old one.
+
+PyTorch's own reader takes the sizes of storages from the pickle without comparing them with the
+file, so that a file can make it read memory that is not its own. Here a storage is exactly what the
+file has for it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from ..errors import UserError
+from .hashes import AGAIN
+from .plain_pickle import Budget, Damaged, NotAllowed, Storage, StorageType, read_pickle
+from .zip_directory import STORED, Member, read_directory
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_CHUNK = 16 << 20
+#: Tensors that share memory may, each counted, take this many times the size of the file ...
+_MOST_USES = 8
+#: ... and this much more, bytes.
+_FLOOR = 64 << 20
+
+
+def read_torch(file: BinaryIO, label: str) -> Any:
+    """The record of a file written by ``torch.save``; nothing in the file is ever run.
+
+    Args:
+        file: The open file.
+        label: How errors call it.
+
+    Returns:
+        As :func:`~mmseg_resnest.weights.plain_pickle.read_pickle`, on the CPU.
+
+    Raises:
+        UserError: The file is truncated, damaged, of another format, asks for more than tensors
+            and plain data, or would take far more memory than its size.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(512)
+    try:
+        if head.startswith(b"PK"):
+            return _read_zip(file, read_directory(file, label), label)
+        if head[257:262] == b"ustar":
+            raise UserError(
+                f"{label}: a .tar file, which PyTorch wrote before version 0.2 and which is not "
+                "read: load it with an old PyTorch and save it again"
+            )
+        file.seek(0)
+        return _read_legacy(file, size)
+    except UserError:
+        raise
+    except NotAllowed as error:
+        if error.name.startswith("torch._utils._rebuild_"):
+            raise UserError(
+                f"{label}: holds a sparse, quantised or nested tensor, or one without values; only "
+                "dense tensors with values are supported"
+            ) from error
+        raise UserError(
+            f"{label}: refused, nothing was run: beyond tensors and plain data it asks for "
+            f"{error.name[:100]!r}, which could be any program. Get the weights from their "
+            "publisher, or have whoever made the file save the state dict alone"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = str(error).partition("\n")[0][:200]
+        if not isinstance(error, Damaged):
+            reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise UserError(
+            f"{label}: the file is truncated, damaged or no checkpoint ({reason}): {AGAIN}"
+        ) from error
+
+
+def _budget(size: int) -> Budget:
+    return Budget(_MOST_USES * size + _FLOOR)
+
+
+def _reference(reference: tuple) -> tuple[StorageType, str, int]:
+    """Type, key and number of elements of a reference to a storage."""
+    if len(reference) < 5 or reference[0] != "storage":
+        raise Damaged("a damaged reference to a storage")
+    kind, key, _location, count = reference[1:5]
+    if (
+        not isinstance(kind, StorageType)
+        or not isinstance(key, str)
+        or not re.fullmatch(r"[\w.-]{1,100}", key)
+        or type(count) is not int
+        or count < 0
+    ):
+        raise Damaged("a damaged reference to a storage")
+    if any(item is not None for item in reference[5:]):
+        raise Damaged("a storage that is part of another one")
+    return kind, key, count
+
+
+class _Storages:
+    """The storages of a file, each made once.
+
+    Args:
+        make: Gives the memory, (number of bytes,) of uint8, for a key and a number of bytes.
+    """
+
+    def __init__(self, make: Callable[[str, int], torch.Tensor]) -> None:
+        self._make = make
+        self.found: dict[str, Storage] = {}
+
+    def __call__(self, reference: tuple) -> Storage:
+        kind, key, count = _reference(reference)
+        size = count * kind.dtype.itemsize
+        storage = self.found.get(key)
+        if storage is None:
+            storage = self.found[key] = Storage(self._make(key, size), kind.dtype)
+        elif storage.dtype != kind.dtype or storage.untyped.nbytes() != size:
+            raise Damaged(f"storage {key} has two types or sizes")
+        return storage
+
+
+def _fill(file: BinaryIO, data: torch.Tensor) -> int:
+    """Reads a tensor's bytes from a file; returns their CRC-32."""
+    crc = 0
+    view = memoryview(cast(Any, data.numpy()))
+    while view:
+        count = cast(io.BufferedReader, file).readinto(view[:_CHUNK])
+        if not count:
+            raise Damaged("it ends early")
+        crc = zlib.crc32(view[:count], crc)
+        view = view[count:]
+    return crc
+
+
+# --- the present format ---------------------------------------------------------------------
+
+
+def _read_zip(file: BinaryIO, members: Sequence[Member], label: str) -> Any:
+    if any(member.method != STORED or member.encrypted for member in members):
+        raise UserError(
+            f"{label}: refused, it is packed, which torch.save does not do, and perhaps unpacks to "
+            f"more than the file; {AGAIN}"
+        )
+    named = {member.name: member for member in members}
+    roots = {name.partition("/")[0] for name in named}
+    if len(roots) != 1:
+        raise Damaged("an archive of several records")
+    root = roots.pop()
+    if f"{root}/constants.pkl" in named or any(n.startswith(f"{root}/code/") for n in named):
+        raise UserError(
+            f"{label}: a TorchScript program, not a checkpoint; save the model's state_dict instead"
+        )
+    if f"{root}/data.pkl" not in named:
+        raise Damaged("it has no data.pkl")
+
+    def content(member: Member) -> torch.Tensor:
+        data = torch.empty(member.size, dtype=torch.uint8)
+        file.seek(member.offset)
+        crc = _fill(file, data)
+        # torch.serialization.set_crc32_options(False) writes 0
+        if member.crc not in (0, crc):
+            raise Damaged(f"the checksum of {member.name} does not fit")
+        return data
+
+    def storage(key: str, size: int) -> torch.Tensor:
+        member = named.get(f"{root}/data/{key}")
+        if member is None or member.size != size:
+            raise Damaged(f"storage {key} is not there in the size that is asked for")
+        return content(member)
+
+    if f"{root}/byteorder" in named:
+        member = named[f"{root}/byteorder"]
+        order = content(member).numpy().tobytes() if member.size < 100 else b""
+        if order != sys.byteorder.encode():
+            raise Damaged(f"its byte order is {order[:20]!r}")
+    record = content(named[f"{root}/data.pkl"]).numpy().tobytes()
+    budget = _budget(file.seek(0, 2))
+    return read_pickle(io.BytesIO(record), len(record), budget, _Storages(storage))
+
+
+# --- the old format -------------------------------------------------------------------------
+
+
+def _read_legacy(file: BinaryIO, size: int) -> Any:
+    """Pickles of a magic number, a version, the machine, the record, the keys; then storages."""
+    budget = _budget(size)
+    left = size
+
+    def nothing(reference: tuple) -> Storage:
+        raise Damaged("a storage in the header")
+
+    def allocate(key: str, count: int) -> torch.Tensor:
+        nonlocal left
+        left -= count
+        if left < 0:
+            raise Damaged("its storages are larger than the file")
+        return torch.zeros(count, dtype=torch.uint8)
+
+    if read_pickle(file, size, budget, nothing) != _LEGACY_MAGIC:
+        raise Damaged("it does not begin as one")
+    if read_pickle(file, size, budget, nothing) != _LEGACY_PROTOCOL:
+        raise Damaged("an unknown version of the format")
+    machine = read_pickle(file, size, budget, nothing)
+    if not isinstance(machine, dict) or machine.get("little_endian") is not (
+        sys.byteorder == "little"
+    ):
+        raise Damaged("its byte order is another one")
+    storages = _Storages(allocate)
+    record = read_pickle(file, size, budget, storages)
+    keys = read_pickle(file, size, budget, nothing)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise Damaged("a damaged list of storages")
+    if len(set(keys)) != len(keys) or set(keys) != set(storages.found):
+        raise Damaged("it does not have each storage once")
+    for key in keys:
+        storage = storages.found[key]
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        if count * storage.dtype.itemsize != storage.untyped.nbytes():
+            raise Damaged(f"storage {key} is not there in the size that is asked for")
+        _fill(file, storage.bytes)
+    return record

@@ -1,0 +1,251 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Configs in JSON and YAML run nothing, whatever is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmseg_resnest.engine import data_config
+from mmseg_resnest.engine.config import list_configs, load_config
+from mmseg_resnest.errors import UserError
+
+SMALL = "fcn_resnest14_scenes"
+
+
+@pytest.fixture(autouse=True)
+def evil_module(tmp_path, monkeypatch):
+    """A package and a module in the current folder, each of which leaves a file when imported."""
+    folder = tmp_path / "here"
+    package = folder / "evil_package"
+    package.mkdir(parents=True)
+    code = f"open({str(tmp_path / 'marker')!r}, 'w')\n"
+    for file in (folder / "evil.py", package / "__init__.py", package / "registry.py"):
+        file.write_text(code)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    yield
+    assert not (tmp_path / "marker").exists()
+    assert "evil" not in sys.modules and "evil_package" not in sys.modules
+
+
+def refused(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=path.name) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
+def test_a_config_inherits_and_changes(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    base = tmp_path / "base.json"
+    base.write_text(json.dumps({"_base_": SMALL, "train_cfg": {"max_iters": 7, "val_interval": 3}}))
+    path.write_text(
+        json.dumps(
+            {
+                "_base_": "base.json",
+                "train_cfg": {"max_iters": 3},
+                "model": {"decode_head": {"loss_decode": {"_delete_": True, "type": "DiceLoss"}}},
+            }
+        )
+    )
+    cfg = load_config(path, ["model.decode_head.num_classes=5"])
+    assert cfg.train_cfg.max_iters == 3 and cfg.train_cfg.val_interval == 3
+    assert cfg.model.decode_head.loss_decode == dict(type="DiceLoss")
+    assert cfg.model.decode_head.num_classes == 5
+    assert cfg.model.backbone == load_config(SMALL).model.backbone
+    assert cfg.filename == str(path)
+
+
+@pytest.mark.parametrize("name", [n for n in list_configs() if "50" in n][::4])
+def test_what_the_package_ships_can_be_written_as_data(tmp_path, name):
+    whole = load_config(name)
+    path = tmp_path / "whole.json"
+    path.write_text(json.dumps(whole.to_dict()))
+    assert load_config(path).to_dict() == json.loads(json.dumps(whole.to_dict()))
+
+
+def test_the_data_root(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"_base_: {SMALL}\n")
+    cfg = load_config(path, data_root=tmp_path)
+    assert cfg.train_dataloader.dataset.data_root.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!python/object/apply:os.system ['touch MARKER']",
+        "a: !!python/object/new:evil.Thing {}",
+        "a: !!python/module:evil",
+        "a: !!python/name:evil.thing",
+        "!!python/object/apply:exec [import evil]",
+        "a: !evil 3",
+        "a: {x: &x [1, *x]}",
+        "base: &b {a: 1}\nmodel: {<<: *b}",
+        "work_dir: a\nwork_dir: b",
+        "a: 2026-11-21",
+        "a: !!binary aGVsbG8=",
+        "a: !!set {b, c}",
+        "a: .inf",
+        "a: .nan",
+        "1: 2",
+        "[1]: 2",
+        "- 1",
+        "text",
+        "",
+        "a: b: c",
+        "a: [",
+        "a: \x07",
+        "a: 1\n---\na: 2",
+        "a: " + "[" * 5000,
+        "a: " + "9" * 5000,
+        "? " * 3000,
+        "a: &a [x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b]\n"
+        + "".join(
+            f"d{i}: &d{i} [{', '.join([f'*d{i - 1}' if i else '*c'] * 9)}]\n" for i in range(9)
+        ),
+    ],
+)
+def test_yaml_is_data(tmp_path, text):
+    refused(tmp_path / "mine.yaml", text.replace("MARKER", str(tmp_path / "marker")))
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"custom_imports": {"imports": ["evil"]}}, "custom_imports"),
+        ({"model": {"custom_imports": {"imports": ["evil"]}}}, "custom_imports"),
+        ({"default_scope": "evil_package"}, "default_scope"),
+        ({"default_scope": ["mmseg"]}, "default_scope"),
+        ({"_scope_": "evil_package"}, "_scope_"),
+        ({"model": {"_scope_": "evil_package"}}, "_scope_"),
+        ({"model": {"decode_head": {"type": "evil"}}}, "model.decode_head.type"),
+        ({"model": {"type": "evil.thing"}}, "model.type"),
+        ({"model": {"type": "evil_package.Thing"}}, "model.type"),
+        ({"model": {"type": "subprocess.Popen"}}, "model.type"),
+        ({"model": {"type": "mmengine.load"}}, "model.type"),
+        ({"model": {"type": "mmseg.EncoderDecoder"}}, "model.type"),
+        ({"model": {"type": ["evil"]}}, "model.type"),
+        ({"somewhere": [{"deep": {"type": "os"}}]}, "somewhere.0.deep.type"),
+        ({"optim_wrapper": {"constructor": "evil"}}, "optim_wrapper.constructor"),
+        ({"optim_wrapper": {"constructor": "evil.thing"}}, "optim_wrapper.constructor"),
+        ({"runner_type": "evil"}, "runner_type"),
+        ({"custom_hooks": [{"type": "ProfilerHook"}]}, "ProfilerHook"),
+        ({"test_evaluator": {"type": "DumpResults", "out_file_path": "a.pkl"}}, "DumpResults"),
+        ({"train_pipeline": [{"type": "LoadBiomedicalData"}]}, "LoadBiomedicalData"),
+        ({"train_pipeline": [{"type": "Albu", "transforms": []}]}, "Albu"),
+        ({"model": {"backbone": {"type": "VPD"}}}, "VPD"),
+        ({"model": {"backbone": {"type": "TIMMBackbone"}}}, "TIMMBackbone"),
+        ({"visualizer": {"vis_backends": [{"type": "WandbVisBackend"}]}}, "WandbVisBackend"),
+        ({"compile": {"options": {"cpp.cxx": ["touch"]}}}, "compile"),
+        ({"train_pipeline": [{"backend_args": {"backend": "petrel"}}]}, "backend_args"),
+        ({"data_root": "{{$HOME:x}}"}, "data_root"),
+        ({"data_root": "{{ fileDirname }}"}, "data_root"),
+        ({"data_root": "{{ _base_.model }}"}, "data_root"),
+        ({"a');__import__('evil')#": 1}, "key"),
+        ({"model": {"a\nb": 1}}, "key"),
+        ({"model": {"": 1}}, "key"),
+        ({"model": {"__class__": 1}}, "__class__"),
+        ({"model": {"_delete_": "yes"}}, "_delete_"),
+        ({"model": "EncoderDecoder", "_base_": 3}, "_base_"),
+        ({"_base_": "missing.json"}, "missing.json"),
+        ({"_base_": ["../here/evil.py"]}, "evil.py"),
+        ({"_base_": "evil.py"}, "evil.py"),
+        ({"_base_": "/etc/passwd"}, "passwd"),
+        ({"_base_": "mine.json"}, "circle"),
+        ({"_base_": [SMALL, SMALL]}, "_base_"),
+        ({"_base_": SMALL, "train_cfg": {"type": {"x": 1}}}, "train_cfg.type"),
+        (
+            {"_base_": SMALL, "work_dir": {"x": 1}, "train_cfg": {"max_iters": {"a": 1}}},
+            "max_iters",
+        ),
+        ({"a": float("nan")}, "finite"),
+    ],
+)
+def test_a_config_that_is_data_reaches_nothing_else(tmp_path, values, key):
+    for suffix in (".json", ".yaml"):
+        path = tmp_path / f"mine{suffix}"
+        if key == "circle":
+            values = {"_base_": path.name}
+        if key != "finite" or suffix == ".json":  # YAML writes it otherwise
+            assert key in refused(path, json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"a": ' * 100_000, "{", "\ufeff{", "[1]", "7" * 5000]
+)
+def test_json_that_is_no_config(tmp_path, text):
+    refused(tmp_path / "mine.json", text)
+
+
+def test_a_python_config_does_not_inherit_from_data(tmp_path):
+    """MMEngine's YAML loader would run it."""
+    marker = tmp_path / "marker"
+    (tmp_path / "base.yaml").write_text(f"a: !!python/object/apply:os.system ['touch {marker}']")
+    (tmp_path / "middle.py").write_text("_base_ = ['base.yaml']\n")
+    (tmp_path / "leaf.py").write_text("_base_ = './middle.py'\n")
+    for name in ("middle.py", "leaf.py"):
+        with pytest.raises(UserError, match=r"middle\.py: _base_ names 'base\.yaml'"):
+            load_config(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".py", ".json", ".yaml"])
+def test_what_is_no_regular_file_or_has_no_size_of_a_config(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    path.mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        load_config(path)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        load_config(path)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(10 << 30)
+    with pytest.raises(UserError, match="larger than"):
+        load_config(path)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["type", "_base_", "_scope_", "model", "default_scope", "_delete_", "a.b"]
+            )
+            | st.text(max_size=4),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(values=values, suffix=st.sampled_from([".json", ".yaml"]))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_data_is_read_or_refused_in_words(tmp_path, values, suffix):
+    path = tmp_path / f"any{suffix}"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with contextlib.suppress(UserError):
+        load_config(path)
+
+
+def test_the_parts_that_data_may_name_exist():
+    """A module that the stack has moved would silently be refused."""
+    modules = {part.__module__ for found in data_config._registered().values() for part in found}
+    for module in data_config._PARTS:
+        assert any(m == module or m.startswith(f"{module}.") for m in modules), module
