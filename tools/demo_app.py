@@ -24,7 +24,9 @@ from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import load_segmentor
 
 
-def find_choices(arguments: Sequence[str], device: str | None) -> dict[str, Any]:
+def find_choices(
+    arguments: Sequence[str], device: str | None, trust: bool = False
+) -> dict[str, Any]:
     """Name -> what loads the model, of names and of configs with checkpoints behind them."""
     loaders: dict[str, Any] = {}
     rest = list(arguments)
@@ -39,7 +41,7 @@ def find_choices(arguments: Sequence[str], device: str | None) -> dict[str, Any]
             name = f"{Path(first).stem} ({Path(checkpoint).name})"
         if name in loaders:
             raise UserError(f"{name}: is named twice")
-        loaders[name] = partial(load_segmentor, first, checkpoint, device)
+        loaders[name] = partial(load_segmentor, first, checkpoint, device, trust=trust)
     return loaders
 
 
@@ -56,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one"
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load .pt2 and .torchscript files, which are programs that run with your rights",
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument(
         "--max-mib", type=int, default=20, metavar="N", help="largest image file, MiB (default: 20)"
@@ -69,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"the page needs the package {error.name}: pip install starlette uvicorn"
         ) from error
 
-    loaders = find_choices(args.models, args.device)
+    loaders = find_choices(args.models, args.device, args.trust)
     choices = [Choice(name, load) for name, load in loaders.items()]
     if args.max_mib < 1:
         raise UserError(f"--max-mib {args.max_mib}: must be at least 1")

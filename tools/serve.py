@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "checkpoint", nargs="?", help="weights of the whole model, with a config file"
     )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load .pt2 and .torchscript files, which are programs that run with your rights",
+    )
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
     parser.add_argument(
         "--host",
@@ -104,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.checkpoint is None:
         if args.config.endswith(".py"):
             raise UserError(f"CHECKPOINT is missing: {args.config} is a config file")
-        model = load_segmentor(args.config, device=args.device)
+        model = load_segmentor(args.config, device=args.device, trust=args.trust)
     else:
         cfg = load_config(args.config, args.cfg_options, args.data_root)
         model = load_segmentor(cfg, args.checkpoint, args.device)

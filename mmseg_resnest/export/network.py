@@ -16,11 +16,18 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..inference import Segmentor
+from ..inference.checks import NotAllowed
+from ..inference.record import check_exported, plain_pipeline
 from ..version import __version__
 
 __all__ = ["ExportNetwork", "free_sizes", "make_record", "pipeline_steps"]
 
 _LOADS = ("LoadImageFrom", "LoadAnnotations")
+_PLACES = {
+    "pipeline": "test_dataloader.dataset.pipeline",
+    "test_cfg": "model.test_cfg",
+    "data_preprocessor": "model.data_preprocessor",
+}
 
 
 class _BinPool(nn.Module):
@@ -257,18 +264,14 @@ def _check_preprocessor(pre: Any) -> None:
 
 
 def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:
-    """The steps of the test pipeline between reading an image and the network."""
+    """The steps of the test pipeline between reading an image and the network, as JSON has them."""
     dataset = model.cfg.test_dataloader.dataset
     while "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset.dataset
-    steps = []
-    for step in dataset.get("pipeline", []):
-        kind = step["type"] if isinstance(step["type"], str) else step["type"].__name__
-        kind = kind.split(".")[-1]
-        if not kind.startswith(_LOADS):
-            options = {k: v for k, v in step.items() if k not in ("type", "_scope_")}
-            steps.append({"type": kind, **options})
-    return steps
+    steps = plain_pipeline(
+        list(dataset.get("pipeline", [])), model.cfg.get("default_scope", "mmseg")
+    )
+    return [step for step in steps if not str(step["type"]).split(".")[-1].startswith(_LOADS)]
 
 
 def _resize_step(model: Segmentor) -> _ImageResize | None:
@@ -305,7 +308,7 @@ def make_record(model: Segmentor, processing: bool) -> str:
     """The JSON record that goes with the network, see :mod:`mmseg_resnest.inference.runtimes`.
 
     Raises:
-        UserError: The config holds what JSON cannot.
+        UserError: The test pipeline or ``model.test_cfg`` has what a record may not have.
     """
     net = cast(Any, model.model)
     pre = net.data_preprocessor
@@ -331,12 +334,17 @@ def make_record(model: Segmentor, processing: bool) -> str:
         "test_cfg": dict(net.test_cfg),
         "pipeline": pipeline_steps(model),
     }
+    # As JSON has it: lists for tuples. What JSON has no type for is refused as a text.
+    record = json.loads(json.dumps(record, default=repr))
     try:
-        return json.dumps(record)
-    except TypeError as error:
+        check_exported(record)
+    except NotAllowed as error:
         raise UserError(
-            f"the test pipeline or model.test_cfg holds what cannot be written as JSON ({error})"
+            f"config key {_PLACES.get(error.key.partition('.')[0].partition('[')[0], 'model')}: "
+            f"{error}; an exported file has the steps of this package alone, since it is loaded "
+            "without trust: take it out, or share the config and the checkpoint instead"
         ) from error
+    return json.dumps(record)
 
 
 @contextmanager

@@ -19,7 +19,9 @@ from mmengine.config import Config
 from ..engine.outputs import whole_file
 from ..errors import UserError
 from ..inference import Segmentor, load_segmentor
-from ..inference.published import CONFIG_FILE, FORMAT, WEIGHTS_FILE, plain_config
+from ..inference.checks import NotAllowed
+from ..inference.published import CONFIG_FILE, WEIGHTS_FILE
+from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_model
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
@@ -84,7 +86,8 @@ def publish(
         ``folder``, ``files`` (name to bytes) and ``sha256``.
 
     Raises:
-        UserError: The folder exists, or cannot be written; or the model cannot be published.
+        UserError: The folder exists, or cannot be written; or the model has a part or an argument
+            that a published model may not have.
     """
     target = Path(folder)
     if target.exists() and not (force and (target / CONFIG_FILE).is_file()):
@@ -115,31 +118,39 @@ def _write(
         for key, value in model.model.state_dict().items()
         if not key.startswith("auxiliary_head.")
     }
-    weights = save_state_dict(state, folder / WEIGHTS_FILE)
-    with open(weights, "rb") as file:
-        digest = hex_digests(file, "sha256")[0]
     parameters = sum(p.numel() for k, p in model.model.named_parameters() if k in state)
     record = {
         "format": FORMAT,
         "library_name": "mmseg-resnest",
         "version": __version__,
         "name": title,
-        "sha256": digest,
+        "sha256": "0" * 64,
         "parameters": parameters,
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
         "metrics": dict(results or {}),
-        "model": plain_config(_model_config(model.cfg)),
+        "model": plain_model(_model_config(model.cfg), model.cfg.get("default_scope", "mmseg")),
         "pipeline": pipeline_steps(model),
     }
     try:
-        text = json.dumps(record, indent=1)
-    except TypeError as error:
-        raise UserError(f"config key model: holds what JSON cannot ({error})") from error
-    _write_text(folder / CONFIG_FILE, text + "\n")
+        check_published(record)
+    except NotAllowed as error:
+        place = "test_dataloader.dataset." if error.key.startswith("pipeline") else ""
+        raise UserError(
+            f"config key {place}{error.key}: {error.reason}; a published model has the parts of this package "
+            "alone, since it is loaded without trust: share the config and the checkpoint instead, "
+            "which load with load_segmentor(CONFIG, CHECKPOINT)"
+        ) from error
+    weights = save_state_dict(state, folder / WEIGHTS_FILE)
+    with open(weights, "rb") as file:
+        digest = hex_digests(file, "sha256")[0]
+    text = json.dumps(record | {"sha256": digest}, indent=1) + "\n"
+    if len(text.encode()) > MAX_RECORD_BYTES:
+        raise UserError(f"{CONFIG_FILE}: would have more than {MAX_RECORD_BYTES:,} bytes")
+    _write_text(folder / CONFIG_FILE, text)
     training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
     _write_text(folder / TRAINING_CONFIG_FILE, training.pretty_text)
-    _write_text(folder / CARD_FILE, model_card(model, title, licence, record))
+    _write_text(folder / CARD_FILE, model_card(model, title, licence, record | {"sha256": digest}))
     return digest
 
 
@@ -182,7 +193,7 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         ]
     backbone = model.cfg.model.get("backbone", {})
     arch = backbone.get("arch") or backbone.get("depth") or ""
-    head = model.cfg.model.decode_head["type"]
+    head = type(model.model.decode_head).__name__
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {title}", "",
         f"Semantic segmentation into {len(model.classes)} classes: {head} on "
@@ -191,8 +202,9 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         "## Use", "", "```python", "from mmseg_resnest import load_segmentor", "",
         'model = load_segmentor("path/to/this/folder")', 'result = model("photo.jpg")',
         "result.labels     # (H, W) class indices", "result.overlay()  # a PIL image", "```", "",
-        "Loading runs no code from this folder: `config.json` names known parts only and the",
-        f"weights are safetensors. `{TRAINING_CONFIG_FILE}` is the whole config, to train from.",
+        "Loading runs no code from this folder: `config.json` is checked against a list of parts",
+        f"and arguments, and the weights are safetensors. `{TRAINING_CONFIG_FILE}` is the whole",
+        "config, to train from. It is Python, which loading does not run: read it before you do.",
         "",
     ]  # fmt: skip
     if scores:

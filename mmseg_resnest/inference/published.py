@@ -2,52 +2,36 @@
 """Loading a folder that ``tools/publish_model.py`` wrote, or that was fetched from a hub.
 
 ``config.json`` says what to build and ``model.safetensors`` holds the weights. Neither can run
-code: the JSON may name registered parts only, and nothing in it that would read another file is
-taken over. A ``config.py`` beside them is for training and is not read here.
+code: the JSON may name the parts and arguments of :mod:`mmseg_resnest.inference.record` only, and
+no memory is asked for before the weights are known to fill the network. Every other file in the
+folder is left alone.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import Registry
 
-from .. import registry as registries
+from ..engine.runner import build_model
 from ..errors import UserError
 from ..weights.hashes import AGAIN, difference
-from .segmentor import BATCH_PIXELS, Segmentor, load_segmentor
+from .record import read_published
+from .segmentor import BATCH_PIXELS, Segmentor, load_config_model
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "is_published", "load_published", "plain_config"]
+__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "is_published", "load_published"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 1
-# Parts that matter to training alone, or that name files and addresses to load from.
-_TRAINING = ("init_cfg", "pretrained", "train_cfg", "sampler", "auxiliary_head")
 
 
 def is_published(path: object) -> bool:
     """Whether a path is a folder with a published model."""
     return isinstance(path, str | os.PathLike) and os.path.isfile(os.path.join(path, CONFIG_FILE))
-
-
-def plain_config(value: Any) -> Any:
-    """A part of a config without what only training needs."""
-    if isinstance(value, dict):
-        return {
-            key: plain_config(item)
-            for key, item in value.items()
-            if key not in _TRAINING and not str(key).startswith("loss_")
-        }
-    if isinstance(value, list | tuple):
-        return [plain_config(item) for item in value]
-    return value
 
 
 def load_published(
@@ -63,73 +47,87 @@ def load_published(
         batch_pixels: See :func:`~mmseg_resnest.load_segmentor`.
 
     Raises:
-        UserError: A file is missing, broken, or not the one that ``config.json`` was written for.
+        UserError: A file is missing or broken, holds what a published model may not, or is not the
+            one that ``config.json`` was written for.
     """
     root = Path(folder)
     file, weights = root / CONFIG_FILE, root / WEIGHTS_FILE
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise UserError(f"{file}: is of format {record['format']}; this version reads {FORMAT}")
-        classes, palette = list(record["classes"]), list(record["palette"])
-        model, pipeline = plain_config(record["model"]), plain_config(record["pipeline"])
-        for kind in _types([model, pipeline]):
-            if not _is_registered(kind):
-                raise ValueError(f"{kind!r} is no known part")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no config of a published model ({error})") from error
+    if not file.is_file():
+        raise UserError(f"{file}: does not exist, or is not a regular file")
+    record, checked = read_published(file)
+    if not re.fullmatch("[0-9a-f]{64}", checked["sha256"]):
+        raise UserError(f"{file}: key sha256: not a SHA-256 of 64 hexadecimal digits")
     if not weights.is_file():
         raise UserError(f"{weights}: does not exist; the folder was not copied completely")
     with open(weights, "rb") as opened:
-        wrong = difference(opened, str(record.get("sha256")), "sha256")
+        wrong = difference(opened, checked["sha256"], "sha256")
     if wrong:
         raise UserError(f"{weights}: is not the file that {CONFIG_FILE} names: {wrong}: {AGAIN}")
+
+    def fits(cfg: Config) -> None:
+        _check_weights(cfg, weights, file)
+
+    cfg = _config(checked, checked["model"], checked["pipeline"], file)
+    model = load_config_model(cfg, weights, device, batch_pixels, fits)
+    # From here on with the names of its parts, for people and for publishing it again.
+    model.cfg = _config(checked, record["model"], record["pipeline"], file)
+    return model
+
+
+def _config(record: dict[str, Any], model: Any, pipeline: Any, file: Path) -> Config:
     dataset = dict(
         type="BaseSegDataset",
-        metainfo=dict(classes=classes, palette=palette),
-        pipeline=_tuples(pipeline),
+        metainfo=dict(classes=list(record["classes"]), palette=list(record["palette"])),
+        pipeline=list(pipeline),
     )
-    cfg = Config(
+    return Config(
         dict(
             default_scope="mmseg_resnest",
-            model=_tuples(model),
+            model=model,
             test_dataloader=dict(dataset=dataset),
         ),
         filename=os.fspath(file),
     )
-    return load_segmentor(cfg, weights, device, batch_pixels)
 
 
-def _types(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        if "type" in value:
-            yield value["type"]
-        for item in value.values():
-            yield from _types(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _types(item)
+def _check_weights(cfg: Config, weights: Path, file: Path) -> None:
+    """Compare the network that a record asks for with the tensors that the weights have.
+
+    It is built without memory for its tensors. Afterwards it takes as much as the file is large.
+
+    Raises:
+        UserError: It cannot be built, or differs in a name or a shape.
+    """
+    try:
+        with torch.device("meta"):
+            network = build_model(cfg)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    except Exception as error:  # whatever arguments that do not fit each other lead to
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: key model: cannot be built ({reason})") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = _shapes(weights)
+    for name in [*wanted, *found]:
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{weights}: does not hold the model of {CONFIG_FILE}: {name[:200]!r} is "
+                f"{_size(found.get(name))} in the file and {_size(wanted.get(name))} in the model"
+            )
 
 
-def _is_registered(kind: Any) -> bool:
-    """Whether a name is that of a registered part; the registry would import any other."""
-    if not isinstance(kind, str):
-        return False
-    name = kind.removeprefix("mmseg_resnest.").removeprefix("mmseg.").removeprefix("mmengine.")
-    for start in (registries.MODELS, registries.TRANSFORMS):
-        registry: Registry | None = start
-        while registry is not None:
-            if name in registry.module_dict:
-                return True
-            registry = registry.parent
-    return False
+def _size(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else str(list(shape))
 
 
-def _tuples(value: Any) -> Any:
-    """Tuples where JSON has lists of plain values; configs are written so and parts insist."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
-        items = [_tuples(item) for item in value]
-        return items if any(isinstance(item, dict) for item in items) else tuple(items)
-    return value
+def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file, from its header."""
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise UserError(f"{weights}: needs safetensors: pip install safetensors") from error
+    try:
+        with safe_open(weights, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # its own kind, and those of memory mapping
+        raise UserError(f"{weights}: not a usable .safetensors file ({error}): {AGAIN}") from error

@@ -5,16 +5,19 @@ An exported file holds the network and, as JSON, a record of what stands around 
 colours, how images are prepared, how scores become labels. :func:`load_exported` puts a stand-in
 for the network into the same :class:`~mmseg_resnest.inference.Segmentor` that holds a PyTorch
 model, so that tiles, batches, sliding windows and multi-scale evaluation are the same code.
+
+ONNX and OpenVINO files are graphs of known operations. torch.export and TorchScript files are
+programs: the first holds a pickle, the second code of its own, which run with the rights of whoever
+loads them. Those are loaded only where the caller says so.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +30,15 @@ from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..datasets.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..models.segmentor import EncoderDecoder
-from ..registry import TRANSFORMS
+from .onnx_check import check_onnx
+from .record import read_exported
 from .segmentor import BATCH_PIXELS, Segmentor
 
-__all__ = ["RECORD_KEY", "SUFFIXES", "ExportedNetwork", "is_exported", "load_exported"]
+__all__ = ["PROGRAMS", "RECORD_KEY", "SUFFIXES", "ExportedNetwork", "is_exported", "load_exported"]
 
 #: The name of the record among a file's metadata.
 RECORD_KEY = "mmseg_resnest"
@@ -44,11 +49,8 @@ SUFFIXES = {
     ".pt2": "torch.export",
     ".torchscript": "TorchScript",
 }
-_FORMAT = 1
-_PREPROCESSOR_KEYS = {
-    "mean", "std", "bgr_to_rgb", "rgb_to_bgr", "pad_val", "seg_pad_val", "size", "size_divisor",
-    "test_cfg",
-}  # fmt: skip
+#: Suffixes of files that are programs.
+PROGRAMS = (".pt2", ".torchscript")
 
 Run = Callable[[Tensor], Tensor]
 
@@ -139,6 +141,7 @@ def load_exported(
     path: str | os.PathLike[str],
     device: str | torch.device | None = None,
     batch_pixels: int = BATCH_PIXELS,
+    trust: bool = False,
 ) -> Segmentor:
     """Load an exported model.
 
@@ -148,19 +151,29 @@ def load_exported(
         device: Where it computes: ``cpu``, or ``cuda`` where the runtime has it (ONNX Runtime,
             TorchScript); None is the CPU.
         batch_pixels: See :func:`load_segmentor`.
+        trust: Whether to load ``.pt2`` and ``.torchscript`` files, which are programs.
 
     Returns:
         The model; call it with an image.
 
     Raises:
-        UserError: The file cannot be read, holds no record, or the runtime is not installed.
+        UserError: The file cannot be read, is a program and ``trust`` is False, holds no record or
+            one that is not allowed, or the runtime is not installed.
     """
     file = Path(path)
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{file}: is no exported model; known are {', '.join(SUFFIXES)}")
     if not file.is_file():
-        raise UserError(f"{file}: does not exist")
+        raise UserError(f"{file}: does not exist, or is not a regular file")
+    if suffix not in PROGRAMS:
+        _check_no_archive(file)
+    elif not trust:
+        raise UserError(
+            f"{file}: a {SUFFIXES[suffix]} file is a program that would run with your rights: load "
+            "it with trust=True (--trust) if you made it or trust who did; .onnx files and "
+            "published folders are data and need no trust"
+        )
     chosen = check_device(device or "cpu")
     open_file = {
         ".onnx": _open_onnx,
@@ -169,81 +182,56 @@ def load_exported(
         ".torchscript": _open_torchscript,
     }[suffix]
     run, text = open_file(file, chosen)
-    record = _read_record(text, file)
-    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
-        network = ExportedNetwork(run, record)
-        kind = _LabelSegmentor if network.gives_labels else Segmentor
-        return kind(network, _config(record, file), chosen, batch_pixels)
-
-
-def _read_record(text: str | None, file: Path) -> dict[str, Any]:
-    """The record of a file, checked: it may come from anywhere.
-
-    Raises:
-        UserError: There is none, or it names something that is not a known transform.
-    """
     if not text:
         raise UserError(
             f"{file}: has no record of classes and preparation; it was not written by "
             "tools/export_onnx.py"
         )
-    try:
-        record = json.loads(text)
-        if record["format"] != _FORMAT:
+    record = read_exported(text, os.fspath(file))
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        network = ExportedNetwork(_checked(run, record, file), record)
+        kind = _LabelSegmentor if network.gives_labels else Segmentor
+        return kind(network, _config(record, file), chosen, batch_pixels)
+
+
+def _check_no_archive(file: Path) -> None:
+    """Raise if the content is that of a torch.export or a TorchScript file, whatever the name."""
+    with file.open("rb") as opened:
+        if opened.read(4) == b"PK\x03\x04":
             raise UserError(
-                f"{file}: is of format {record['format']}; this version reads {_FORMAT}"
+                f"{file}: holds an archive such as torch.export and TorchScript write, not "
+                f"{SUFFIXES[file.suffix.lower()]}'s format"
             )
-        classes, palette = record["classes"], record["palette"]
-        if not classes or len(classes) != len(palette):
-            raise ValueError("classes and palette differ in number")
-        if record["input"] not in ("float32", "uint8"):
-            raise ValueError(f"input {record['input']!r}")
-        if record["output"] not in ("logits", "labels"):
-            raise ValueError(f"output {record['output']!r}")
-        if not set(record["data_preprocessor"]) <= _PREPROCESSOR_KEYS:
-            raise ValueError("unknown keys in data_preprocessor")
-        for key in ("align_corners", "out_channels", "threshold", "test_cfg"):
-            record[key]
-        _check_steps(record["pipeline"])
-        record["test_cfg"] = _with_tuples(record["test_cfg"])
-        record["pipeline"] = [_with_tuples(step) for step in record["pipeline"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: its record is broken ({error})") from error
-    return cast(dict[str, Any], record)
 
 
-def _check_steps(steps: Any) -> None:
-    """Only registered transforms: the registry would import and call any other name."""
-    if isinstance(steps, list):
-        for step in steps:
-            _check_steps(step)
-    elif isinstance(steps, dict):
-        if "type" in steps:
-            kind = str(steps["type"])
-            registry = TRANSFORMS
-            while registry is not None and kind not in registry.module_dict:
-                registry = registry.parent
-            if registry is None:
-                raise ValueError(f"unknown transform {kind!r}")
-        for value in steps.values():
-            _check_steps(value)
+def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
+    """The network of a file, whose outputs are checked against its record."""
+    classes, outputs = len(record["classes"]), record["out_channels"]
+    labels = record["output"] == "labels"
 
+    def checked(inputs: Tensor) -> Tensor:
+        output = run(inputs)
+        size = inputs.shape[1:3] if record["input"] == "uint8" else inputs.shape[2:]
+        shape = (len(inputs), *size) if labels else (len(inputs), outputs, *size)
+        if tuple(output.shape) != shape or output.is_floating_point() == labels:
+            raise UserError(
+                f"{file}: gave {tuple(output.shape)} {output.dtype} where its record promises "
+                f"{shape} {record['output']}"
+            )
+        if labels and output.numel() and not 0 <= int(output.min()) <= int(output.max()) < classes:
+            raise UserError(f"{file}: gave a label that is none of its {classes} classes")
+        return output
 
-def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with tuples where JSON has lists of plain values; the stack insists on them."""
-    return {
-        key: tuple(value)
-        if isinstance(value, list) and not any(isinstance(v, list | dict) for v in value)
-        else value
-        for key, value in options.items()
-    }
+    return checked
 
 
 def _config(record: dict[str, Any], file: Path) -> Config:
     """What :class:`Segmentor` asks a config for."""
-    metainfo = {"classes": record["classes"], "palette": record["palette"]}
-    pipeline = [dict(type="PackSegInputs")] if record["input"] == "uint8" else record["pipeline"]
-    dataset = dict(type="BaseSegDataset", metainfo=metainfo, pipeline=pipeline)
+    metainfo = {"classes": list(record["classes"]), "palette": list(record["palette"])}
+    pipeline: Any = record["pipeline"]
+    if record["input"] == "uint8":
+        pipeline = [step for step in pipeline if step["type"] is PackSegInputs]
+    dataset = dict(type="BaseSegDataset", metainfo=metainfo, pipeline=list(pipeline))
     return Config(
         dict(
             default_scope="mmseg_resnest",
@@ -269,6 +257,7 @@ def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
                 "onnxruntime-gpu, or use device cpu"
             )
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    check_onnx(file)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:

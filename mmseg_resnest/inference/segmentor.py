@@ -319,43 +319,75 @@ def load_segmentor(
     checkpoint: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     batch_pixels: int = BATCH_PIXELS,
+    trust: bool = False,
 ) -> Segmentor:
     """Load a model to segment images with.
+
+    A config that is Python runs, as any program. Published models, published folders, ``.onnx``
+    and ``.xml`` are data, of which nothing runs.
 
     Args:
         config: A config file, or a config that was loaded; or, alone, the name of a published
             segmentation model (``python tools/weights.py list``), for its config and its weights,
-            an exported model (``.onnx``, ``.xml``, ``.pt2``, ``.torchscript``), or a folder that
-            ``tools/publish_model.py`` wrote.
+            an exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``,
+            ``.torchscript``), or a folder that ``tools/publish_model.py`` wrote.
         checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
             of the catalogue. None leaves the weights untrained, which is of use only to measure
             speed.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
         batch_pixels: The most pixels of images that go through the network together, which
             bounds the memory that several images take. A larger image goes alone.
+        trust: Whether to load ``.pt2`` and ``.torchscript`` files. They are programs, which run
+            with your rights: only files of your own, or of people whose programs you would run.
 
     Returns:
         The model; call it with an image.
 
     Raises:
-        UserError: The config, the checkpoint or the device is missing or does not fit.
+        UserError: The config, the checkpoint or the device is missing or does not fit, or the file
+            is a program and ``trust`` is False.
     """
     if checkpoint is None and not isinstance(config, Config):
         from .published import is_published, load_published  # both stand on this file
         from .runtimes import is_exported, load_exported
 
         if is_exported(config):
-            return load_exported(config, device, batch_pixels)
+            return load_exported(config, device, batch_pixels, trust)
         if is_published(config):
             return load_published(config, device, batch_pixels)
     chosen = check_device(device)
     if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
         config, checkpoint = _published(config)
     cfg = config if isinstance(config, Config) else load_config(config)
+    return load_config_model(cfg, checkpoint, chosen, batch_pixels)
+
+
+def load_config_model(
+    cfg: Config,
+    checkpoint: str | os.PathLike[str] | None,
+    device: str | torch.device | None,
+    batch_pixels: int = BATCH_PIXELS,
+    check: Callable[[Config], None] | None = None,
+) -> Segmentor:
+    """Build the model of a loaded config.
+
+    Args:
+        cfg: The config.
+        checkpoint: See :func:`load_segmentor`.
+        device: See :func:`load_segmentor`.
+        batch_pixels: See :func:`load_segmentor`.
+        check: Called with the config before the model is built, in the config's scope.
+
+    Raises:
+        UserError: As :func:`load_segmentor`.
+    """
+    chosen = check_device(device)
     require(cfg, ("model", "test_dataloader"), "segmenting images")
     if checkpoint is not None:
         check_checkpoint(checkpoint, "checkpoint")
     with _scope(cfg):
+        if check is not None:
+            check(cfg)
         model = build_model(cfg)
         if checkpoint is not None:
             load_weights(model, checkpoint)

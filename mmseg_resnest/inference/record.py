@@ -1,0 +1,245 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a published folder and an exported file may say: a list of parts and of their arguments.
+
+``config.json`` of a published folder and the record in an exported file may come from anywhere, and
+the stack would import, fetch or read whatever they named. So nothing of them reaches the stack but
+what these tables allow, with names of parts replaced by the classes themselves. The same tables
+check what is written, so that what was published can be loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import Registry
+
+from ..errors import UserError
+from ..io.json_files import parse_json, read_json
+from ..registry import MODELS, TRANSFORMS
+from .checks import (
+    Check,
+    NotAllowed,
+    Part,
+    fields,
+    flag,
+    number,
+    one_of,
+    optional,
+    part,
+    several,
+    text,
+    whole,
+)
+from .parts import (
+    ACTIVATIONS,
+    BACKBONES,
+    CONVOLUTIONS,
+    HEADS,
+    MAX_CLASSES,
+    NORMS,
+    PREPARATION,
+    PREPROCESSORS,
+    SEGMENTORS,
+    STEPS,
+    scoring,
+)
+
+__all__ = [
+    "FORMAT", "MAX_RECORD_BYTES", "check_exported", "check_published", "plain_model",
+    "plain_pipeline", "read_exported", "read_published",
+]  # fmt: skip
+
+FORMAT = 1
+#: A record larger than this is refused unread.
+MAX_RECORD_BYTES = 4 << 20
+# Parts that matter to training alone, or that name files and addresses to load from.
+_TRAINING = ("init_cfg", "pretrained", "train_cfg", "sampler", "auxiliary_head", "batch_augments")
+
+# --- whole records --------------------------------------------------------------------------
+
+_CLASSES: dict[str, Check] = {
+    "classes": several(text(1024), 1, MAX_CLASSES),
+    "palette": several(several(whole(0, 255), 3, 3), 1, MAX_CLASSES),
+}
+_LABEL = optional(text(1024))
+_ANYTHING: Check = lambda value, key: value  # noqa: E731 (read by people alone)
+_PUBLISHED = fields(
+    {
+        **_CLASSES,
+        "format": one_of(FORMAT),
+        "library_name": _LABEL,
+        "version": _LABEL,
+        "name": _LABEL,
+        "sha256": text(64),
+        "parameters": whole(0, 1 << 60),
+        "metrics": _ANYTHING,
+        "model": part(SEGMENTORS),
+        "pipeline": several(part(STEPS), 1, 32),
+    },
+    ("format", "classes", "palette", "sha256", "model", "pipeline"),
+)
+_EXPORTED_KEYS: dict[str, Check] = {
+    **_CLASSES,
+    "format": one_of(FORMAT),
+    "version": _LABEL,
+    "name": _LABEL,
+    "input": one_of("float32", "uint8"),
+    "output": one_of("logits", "labels"),
+    "align_corners": flag,
+    "out_channels": whole(1, MAX_CLASSES),
+    "threshold": optional(number(0.0, 1.0)),
+    "data_preprocessor": fields(PREPARATION),
+    "test_cfg": scoring,
+    "pipeline": several(part(STEPS), 1, 32),
+}
+_EXPORTED = fields(_EXPORTED_KEYS, tuple(k for k in _EXPORTED_KEYS if k not in ("version", "name")))
+
+
+def check_published(record: Any) -> dict[str, Any]:
+    """Check the content of a published ``config.json``.
+
+    Args:
+        record: As JSON gives it.
+
+    Returns:
+        The same with classes in place of names of parts, and tuples in place of lists.
+
+    Raises:
+        NotAllowed: Something in it is not on the list; has the path of the key.
+    """
+    _check_format(record)
+    checked = _PUBLISHED(record, "")
+    _check_numbers(checked, checked["model"]["decode_head"]["num_classes"])
+    return checked
+
+
+def check_exported(record: Any) -> dict[str, Any]:
+    """Check the record of an exported file, as :func:`check_published` does.
+
+    Raises:
+        NotAllowed: Something in it is not on the list; has the path of the key.
+    """
+    _check_format(record)
+    checked = _EXPORTED(record, "")
+    number_of_classes = len(checked["classes"])
+    _check_numbers(checked, number_of_classes)
+    if (checked["input"] == "uint8") != (checked["output"] == "labels"):
+        raise NotAllowed("output", f"{checked['output']} does not fit input {checked['input']}")
+    outputs = checked["out_channels"]
+    if outputs != number_of_classes and (outputs, number_of_classes) != (1, 2):
+        raise NotAllowed("out_channels", f"{outputs} do not fit {number_of_classes} classes")
+    if outputs == 1 and checked["threshold"] is None:
+        raise NotAllowed("threshold", "a model of one output needs one")
+    return checked
+
+
+def _check_format(record: Any) -> None:
+    found = record.get("format") if isinstance(record, dict) else None
+    if type(found) is int and found != FORMAT:
+        raise NotAllowed("format", f"is {found}; this version reads {FORMAT}")
+
+
+def _check_numbers(record: Mapping[str, Any], number_of_classes: int) -> None:
+    for key in ("classes", "palette"):
+        if len(record[key]) != number_of_classes:
+            raise NotAllowed(
+                key, f"has {len(record[key])} entries for a model of {number_of_classes} classes"
+            )
+
+
+def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read and check a published ``config.json``.
+
+    Returns:
+        The record as it stands, and as :func:`check_published` returns it.
+
+    Raises:
+        UserError: It cannot be read, or holds something that is not allowed; names the key.
+    """
+    record = read_json(path, f"{path}", MAX_RECORD_BYTES)
+    try:
+        return record, check_published(record)
+    except NotAllowed as error:
+        raise UserError(f"{path}: not a config of a published model: {error}") from error
+
+
+def read_exported(content: str, subject: str) -> dict[str, Any]:
+    """Read and check the record in an exported file.
+
+    Args:
+        content: The JSON text.
+        subject: The file, for messages.
+
+    Raises:
+        UserError: It is too large, no JSON, or holds something that is not allowed.
+    """
+    if len(content) > MAX_RECORD_BYTES:
+        raise UserError(f"{subject}: its record is larger than {MAX_RECORD_BYTES:,} characters")
+    record = parse_json(content, f"record of {subject}")
+    try:
+        return check_exported(record)
+    except NotAllowed as error:
+        raise UserError(f"{subject}: its record cannot be used: {error}") from error
+
+
+# --- writing --------------------------------------------------------------------------------
+
+
+def plain_model(config: Any, scope: str | None = None) -> Any:
+    """A model's config as a record has it: without what only training needs, in JSON's types.
+
+    Args:
+        config: The config's ``model``, or a part of it.
+        scope: Scope in which the config names its parts.
+
+    Returns:
+        Objects, lists and plain values. Parts of the tables have their names there; any other part
+        has its full name, with dots, which the tables refuse.
+    """
+    return _plain(config, MODELS, scope, _MODEL_PARTS, training=False)
+
+
+def plain_pipeline(steps: Any, scope: str | None = None) -> Any:
+    """The steps of a test pipeline as a record has them, see :func:`plain_model`."""
+    return _plain(steps, TRANSFORMS, scope, STEPS, training=True)
+
+
+_MODEL_PARTS = {
+    **SEGMENTORS, **BACKBONES, **HEADS, **PREPROCESSORS, **NORMS, **ACTIVATIONS,
+    **CONVOLUTIONS,
+}  # fmt: skip
+
+
+def _plain(
+    value: Any, registry: Registry, scope: str | None, parts: Mapping[str, Part], training: bool
+) -> Any:
+    if isinstance(value, Mapping):
+        scope = value.get("_scope_", scope)
+        result = {}
+        for key, item in value.items():
+            left_out = key in _TRAINING or str(key).startswith("loss_")
+            if key == "type":
+                result[key] = _part_name(item, registry, scope, parts)
+            elif key != "_scope_" and (training or not left_out):
+                result[key] = _plain(item, registry, scope, parts, training)
+        return result
+    if isinstance(value, list | tuple):
+        return [_plain(item, registry, scope, parts, training) for item in value]
+    return value
+
+
+def _part_name(kind: Any, registry: Registry, scope: str | None, parts: Mapping[str, Part]) -> Any:
+    """The name in the tables of what a config names, or its full name if it is not in them."""
+    made_by = kind
+    if isinstance(kind, str):
+        try:
+            with registry.switch_scope_and_registry(scope) as found:
+                made_by = found.get(kind)
+        except Exception:  # the config was built from, so this is a part of another family
+            return kind
+    for name, known in parts.items():
+        if made_by is not None and (made_by is known.made_by or made_by in known.others):
+            return name
+    return f"{getattr(made_by, '__module__', '')}.{getattr(made_by, '__qualname__', made_by)}"
