@@ -1,0 +1,253 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Changes that make a training checkpoint hostile; all of them are plain data."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sandbox import Sandbox
+
+Record = dict[str, Any]
+Change = Callable[[Record, Sandbox], None]
+
+
+def _set(*place_and_value: Any) -> Change:
+    *place, key, value = place_and_value
+
+    def change(record: Record, box: Sandbox) -> None:
+        part: Any = record
+        for step in place:
+            part = part[step]
+        part[key] = copy.deepcopy(value)
+
+    return change
+
+
+def _drop(*place: Any) -> Change:
+    *above, key = place
+
+    def change(record: Record, box: Sandbox) -> None:
+        part: Any = record
+        for step in above:
+            part = part[step]
+        del part[key]
+
+    return change
+
+
+def _config(key: str) -> Change:
+    def change(record: Record, box: Sandbox) -> None:
+        record["meta"][key] = f"{box.code}\ngpu_ids = [0]\n"
+
+    return change
+
+
+def _config_mapping(record: Record, box: Sandbox) -> None:
+    record["meta"]["config"] = {"custom_imports": {"imports": [box.module]}}
+
+
+def _hub_config(record: Record, box: Sandbox) -> None:
+    """Text that a resumed run would put into its own checkpoints as its config."""
+    record["message_hub"].setdefault("runtime_info", {})["cfg"] = box.code
+
+
+def _imports_in_config(record: Record, box: Sandbox) -> None:
+    record["meta"]["config"] = f"custom_imports = dict(imports=['{box.module}'])\n"
+
+
+def _other_groups(record: Record, box: Sandbox) -> None:
+    groups = record["optimizer"]["param_groups"]
+    groups.append(copy.deepcopy(groups[0]))
+
+
+def _no_groups(record: Record, box: Sandbox) -> None:
+    record["optimizer"]["param_groups"] = []
+
+
+def _other_shapes(record: Record, box: Sandbox) -> None:
+    for state in record["optimizer"]["state"].values():
+        state["exp_avg"] = torch.zeros(7, 7)
+
+
+def _terabyte_of_moments(record: Record, box: Sandbox) -> None:
+    for state in record["optimizer"]["state"].values():
+        state["exp_avg"] = torch.zeros(1).expand(1 << 20, 1 << 18)
+
+
+def _text_of_moments(record: Record, box: Sandbox) -> None:
+    for state in record["optimizer"]["state"].values():
+        state["exp_avg"] = "text"
+
+
+def _step_of_text(record: Record, box: Sandbox) -> None:
+    for state in record["optimizer"]["state"].values():
+        state["step"] = "5"
+
+
+def _history(value: Any) -> Change:
+    def change(record: Record, box: Sandbox) -> None:
+        record["message_hub"]["log_scalars"]["train/loss"] = copy.deepcopy(value)
+
+    return change
+
+
+def _scheduler(key: str, value: Any) -> Change:
+    def change(record: Record, box: Sandbox) -> None:
+        record["param_schedulers"][0][key] = copy.deepcopy(value)
+
+    return change
+
+
+def _more_schedulers(record: Record, box: Sandbox) -> None:
+    record["param_schedulers"] = record["param_schedulers"] * 3
+
+
+#: Fields of the wrong type or size: the run must be refused, by name.
+REFUSED: dict[str, Change] = {
+    "iteration of text": _set("meta", "iter", "6"),
+    "negative iteration": _set("meta", "iter", -6),
+    "iteration NaN": _set("meta", "iter", math.nan),
+    "iteration of truth": _set("meta", "iter", True),
+    "iteration of a list": _set("meta", "iter", [6]),
+    "iteration null": _set("meta", "iter", None),
+    "iteration 2^70": _set("meta", "iter", 2**70),
+    "iteration of a fraction": _set("meta", "iter", 6.5),
+    "no iteration": _drop("meta", "iter"),
+    "epoch of text": _set("meta", "epoch", "0"),
+    "epoch of a mapping": _set("meta", "epoch", {}),
+    "seed of text": _set("meta", "seed", "5"),
+    "negative seed": _set("meta", "seed", -5),
+    "seed 2^70": _set("meta", "seed", 2**70),
+    "seed of a list": _set("meta", "seed", [5]),
+    "meta of a list": _set("meta", [1]),
+    "meta null": _set("meta", None),
+    "weights of text": _set("state_dict", "layers.0.weight", "text"),
+    "weights of another shape": _set("state_dict", "layers.0.weight", torch.zeros(9, 9)),
+    "weights on no device": _set(
+        "state_dict", "layers.0.weight", torch.empty(6, 4, device="meta")
+    ),
+    "weights without one": _drop("state_dict", "layers.0.weight"),
+    "state dict of a list": _set("state_dict", [torch.ones(2)]),
+    "optimiser of text": _set("optimizer", "AdamW"),
+    "optimiser empty": _set("optimizer", {}),
+    "optimiser of other groups": _other_groups,
+    "optimiser of no groups": _no_groups,
+    "optimiser groups null": _set("optimizer", "param_groups", None),
+    "optimiser of other shapes": _other_shapes,
+    "optimiser of a terabyte": _terabyte_of_moments,
+    "optimiser of text as moments": _text_of_moments,
+    "optimiser step of text": _step_of_text,
+    "learning rate of text": _set("optimizer", "param_groups", 0, "lr", "0.1"),
+    "learning rate NaN": _set("optimizer", "param_groups", 0, "lr", math.nan),
+    "learning rate null": _set("optimizer", "param_groups", 0, "lr", None),
+    "betas of text": _set("optimizer", "param_groups", 0, "betas", "ab"),
+    "message hub of a list": _set("message_hub", []),
+    "message hub null": _set("message_hub", None),
+    "runtime info of text": _set("message_hub", "runtime_info", "iter"),
+    "histories of a list": _set("message_hub", "log_scalars", [1]),
+    "history of text": _history("0.5"),
+    "history of two lengths": _history(
+        {"log_history": torch.zeros(5), "count": torch.zeros(3), "max_length": 10}
+    ),
+    "history of text as tensor": _history(
+        {"log_history": "text", "count": torch.zeros(3), "max_length": 10}
+    ),
+    "history of endless length": _history(
+        {"log_history": torch.zeros(3), "count": torch.zeros(3), "max_length": "10"}
+    ),
+    "history of a terabyte": _history(
+        {"log_history": torch.zeros(1).expand(1 << 37), "count": torch.zeros(1).expand(1 << 37),
+         "max_length": 1 << 40}
+    ),
+    "schedules of text": _set("param_schedulers", "PolyLR"),
+    "schedules of a number": _set("param_schedulers", 5),
+    "schedules in a mapping": _set("param_schedulers", {"optimizer": [{}]}),
+    "schedule of a list": _set("param_schedulers", 0, [1, 2]),
+    "schedule position of text": _scheduler("last_step", "6"),
+    "schedule position NaN": _scheduler("last_step", math.nan),
+    "schedule values of text": _scheduler("base_values", "ab"),
+    "more schedules": _more_schedulers,
+}  # fmt: skip
+
+#: Fields that a run does not need: refused by name, or dropped.
+DROPPED: dict[str, Change] = {
+    "config of Python": _config("config"),
+    "cfg of Python": _config("cfg"),
+    "cfg of Python in the hub": _hub_config,
+    "config of a mapping": _config_mapping,
+    "config that imports": _imports_in_config,
+    "config of a number": _set("meta", "config", 5),
+    "experiment name that climbs": _set("meta", "experiment_name", "../../outside/x"),
+    "time of a list": _set("meta", "time", [1]),
+    "world size of text": _set("meta", "world_size", "2"),
+    "batch of text": _set("meta", "total_batch", "4"),
+    "batch of 10^30": _set("meta", "total_batch", 10**30),
+    "validation of text": _set("meta", "validation_pending", "yes"),
+    "versions of a mapping": _set("meta", "mmengine_version", {"a": 1}),
+    "data set of text": _set("meta", "dataset_meta", "text"),
+    "data set of numbers": _set("meta", "dataset_meta", {"classes": 5, "palette": "x"}),
+    "unknown keys": _set("evil", {"__class__": "os.system"}),
+    "unknown meta": _set("meta", "__class__", "os.system"),
+    "hub attributes": _set("message_hub", "__class__", "os.system"),
+    "hub runtime attributes": _set("message_hub", "runtime_info", "__class__", "os.system"),
+    "hub iteration of text": _set("message_hub", "runtime_info", "iter", "6"),
+    "hub limits of text": _set("message_hub", "runtime_info", "max_iters", "12"),
+    "hub best of text": _set("message_hub", "runtime_info", "best_score", "0.1"),
+    "hub best NaN": _set("message_hub", "runtime_info", "best_score", math.nan),
+    "hub best null": _set("message_hub", "runtime_info", "best_score", None),
+    "hub resumed keys": _set("message_hub", "resumed_keys", {"train/loss": "os.system"}),
+    "hub resumed keys of a list": _set("message_hub", "resumed_keys", [1]),
+    "hub last checkpoint of a number": _set("message_hub", "runtime_info", "last_ckpt", 5),
+    "hub best checkpoint of a list": _set("message_hub", "runtime_info", "best_ckpt", [1]),
+    "optimiser attributes": _set("optimizer", "param_groups", 0, "__class__", "os.system"),
+    "optimiser switches": _set("optimizer", "param_groups", 0, "fused", "yes"),
+    "optimiser keys": _set("optimizer", "base_param_settings", {"params": "x"}),
+    "optimiser scaler": _set("optimizer", "loss_scaler", {"scale": "x", "_growth_tracker": None}),
+    "schedule method": _scheduler("step", "os.system"),
+    "schedule value method": _scheduler("_get_value", "os.system"),
+    "schedule class": _scheduler("__class__", "os.system"),
+    "schedule optimiser": _scheduler("optimizer", "os.system"),
+    "schedule end": _scheduler("end", 10**30),
+    "schedule power": _scheduler("power", "0.9"),
+    "schedule total": _scheduler("total_iters", 0),
+    "no schedules": _drop("param_schedulers"),
+    "averaged weights of text": _set("ema_state_dict", {"module.layers.0.weight": "text"}),
+    "averaged weights of a list": _set("ema_state_dict", [1]),
+}
+
+
+def checkpoint_with(box: Sandbox, valid: Path, change: Change, name: str = "evil.pth") -> Path:
+    """A copy of a training checkpoint with a change."""
+    record = torch.load(valid, weights_only=True)
+    change(record, box)
+    torch.save(record, box.files / name)
+    return box.files / name
+
+
+#: File names that a checkpoint may claim as its own earlier files, to have them deleted.
+DELETIONS = [
+    "{outside}/weights.pth",
+    "../outside/weights.pth",
+    "../../outside/weights.pth",
+    "run/../../outside/weights.pth",
+    "run/notes.txt",
+    "notes.txt",
+    "run/my_weights.pth",
+    "my_weights.pth",
+    "run/best_other.pth",
+    "run/link.pth",
+    "run/.hidden.part",
+    "run/evil.pth",
+    "",
+    ".",
+    "..",
+    "run/*",
+    "run/iter_*.pth",
+    "run/\0",
+    "x" * 5000,
+]

@@ -1,0 +1,203 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Runs a loader on a hostile file and checks everything that the file must not be able to do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmseg_resnest.engine.cli import explain_error
+from mmseg_resnest.errors import UserError
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+#: Address space that a loader may add to what the process has: all legitimate files here are tiny.
+HEADROOM = 1536 << 20
+
+# Python reports these actions to audit hooks. A hook cannot be taken away, so there is one.
+_PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn")
+_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
+_active: list[Sandbox] = []
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _active:
+        return
+    if event in _PROGRAMS or event in _NETWORK:
+        _active[-1].events.append(f"{event} {args[:2]}")
+    elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+        path = os.path.realpath(os.fsdecode(args[0]))
+        if path.startswith(f"{_active[-1].outside}{os.sep}"):
+            _active[-1].events.append(f"open {path}")
+
+
+sys.addaudithook(_audit)
+
+
+@dataclass
+class Outcome:
+    """What a loader did: the message of its UserError, or what it returned."""
+
+    error: str | None = None
+    value: Any = None
+
+
+@dataclass
+class Sandbox:
+    """A folder for hostile files, and files outside of it that no loader may touch.
+
+    Attributes:
+        files: Where hostile files are made.
+        outside: Precious files: ``secret.txt``, ``photo.png``, ``photo_label.png``, ``weights.pth``.
+        canary: Hostile code would make this file.
+        module: Name of a module in ``files`` whose import makes the canary.
+    """
+
+    files: Path
+    outside: Path
+    canary: Path
+    module: str
+    events: list[str] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, folder: Path) -> Sandbox:
+        files, outside, canary = folder / "hostile", folder / "outside", folder / "canary"
+        for made in (files, outside):
+            made.mkdir()
+        (outside / "secret.txt").write_text("secret of the user\n")
+        picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+        Image.fromarray(picture).save(outside / "photo.png")
+        Image.fromarray(picture).save(outside / "photo.jpg")
+        for name in ("photo_label.png", "photo_pred.png"):
+            Image.fromarray(picture[..., 0] % 3).save(outside / name)
+        (outside / "weights.pth").write_bytes(b"precious weights")
+        name = f"hostile_module_{folder.name.replace('-', '_')}"
+        code = f"import pathlib\npathlib.Path({str(canary)!r}).touch()\nThing = dict\n"
+        (files / f"{name}.py").write_text(code)
+        package = files / f"{name}_package"
+        package.mkdir()
+        for part in ("__init__", "registry", "models", "datasets", "engine"):
+            (package / f"{part}.py").write_text(code)
+        return cls(files, Path(os.path.realpath(outside)), canary, name)
+
+    @property
+    def package(self) -> str:
+        """Name of a package in ``files``; importing it or its ``registry`` makes the canary."""
+        return f"{self.module}_package"
+
+    @property
+    def code(self) -> str:
+        """A statement that makes the canary."""
+        return f"__import__('pathlib').Path({str(self.canary)!r}).touch()"
+
+    @contextmanager
+    def watched(self, headroom: int = HEADROOM) -> Iterator[None]:
+        """Fails the test if anything ran, was imported, was read outside, or was changed there."""
+        before = _tree(self.outside)
+        modules, paths = set(sys.modules), list(sys.path)
+        place, environment = os.getcwd(), dict(os.environ)
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        self.events.clear()
+        _active.append(self)
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + headroom, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+            _active.remove(self)
+        ours = os.path.realpath(self.files.parent)
+        imported = [
+            name
+            for name in sorted(set(sys.modules) - modules)
+            if os.path.realpath(str(getattr(sys.modules[name], "__file__", None))).startswith(ours)
+        ]
+        for name in imported:
+            del sys.modules[name]
+        assert not self.canary.exists(), "code of the file ran"
+        assert not imported, "a module of the hostile folder was imported"
+        assert not self.events
+        assert sys.path == paths
+        assert os.getcwd() == place
+        assert dict(os.environ) == environment
+        assert _tree(self.outside) == before, "files outside of the given folders were changed"
+
+    def run(self, loader: Callable[[], Any], headroom: int = HEADROOM) -> Outcome:
+        """Run a loader; any error but UserError fails the test, and so does what is watched."""
+        outcome = Outcome()
+        with self.watched(headroom):
+            try:
+                outcome.value = loader()
+            except UserError as error:
+                outcome.error = str(error)
+        if outcome.error is not None:
+            low = outcome.error.lower()
+            # Whoever asks for the memory first has no bound.
+            assert "alloc" not in low and "memory ran out" not in low, outcome.error
+        return outcome
+
+    def refused(self, loader: Callable[[], Any], *names: str, headroom: int = HEADROOM) -> str:
+        """The loader raises a UserError that holds one of the names; returns its message."""
+        outcome = self.run(loader, headroom)
+        assert outcome.error is not None, f"it was not refused, but gave a {type(outcome.value)}"
+        assert any(name in outcome.error for name in names), outcome.error
+        return outcome.error
+
+    def harmless(self, loader: Callable[[], Any], *names: str, headroom: int = HEADROOM) -> Outcome:
+        """As :meth:`refused`, or the loader ends without error."""
+        outcome = self.run(loader, headroom)
+        if outcome.error is not None:
+            assert any(name in outcome.error for name in names), outcome.error
+        return outcome
+
+    def holds_a_secret(self, folder: Path) -> list[str]:
+        """Files below a folder that are, or have the content of, a file outside."""
+        secrets = {path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}
+        return [
+            str(path)
+            for path in folder.rglob("*")
+            if path.is_file()
+            and (
+                path.resolve().is_relative_to(self.outside.resolve())
+                or path.read_bytes() in secrets
+            )
+        ]
+
+
+def tool(name: str, *args: object) -> int | None:
+    """Run a tool's ``main`` in this process; raises the UserError that ends it with exit code 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)
+        main = runpy.run_path(str(TOOLS / name))["main"]
+    try:
+        code: int | None = main([str(arg) for arg in args])
+    except Exception as error:
+        told = explain_error(error)
+        if told is None:
+            raise
+        raise told from error
+    return code
+
+
+def _address_space() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _tree(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Kind, content, links and times of all that is below a folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else None
+        found[str(path)] = (status.st_mode, status.st_nlink, status.st_mtime_ns, content)
+    return found

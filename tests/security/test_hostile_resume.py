@@ -1,0 +1,268 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Hostile training checkpoints through ``--resume``."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile_runs
+import pytest
+import torch
+from hostile_runs import Record, checkpoint_with
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sandbox import Sandbox, _active
+from tiny_runs import make_runner
+from tool_runs import RunTool, make_toy
+
+from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.runner import check_training_checkpoint
+from mmseg_resnest.engine.saving import find_newest
+from mmseg_resnest.errors import UserError
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(autouse=True)
+def the_run_itself_starts_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner asks compilers for their versions; what matters here is the canary."""
+    monkeypatch.setattr("mmseg_resnest.engine.runner.Runner._log_env", lambda self, cfg: None)
+
+
+def resume(path: Path, work_dir: Path, **options: Any) -> Any:
+    """A resumed run to its end, at iteration 12."""
+    check_training_checkpoint(str(path))
+    runner = make_runner(work_dir, resume=path, **options)
+    try:
+        runner.train()
+    finally:
+        runner.close()
+    assert runner.iter == 12
+    weights = [value for value in runner.model.state_dict().values() if value.is_floating_point()]
+    assert all(bool(value.isfinite().all()) for value in weights)
+    return runner
+
+
+def test_the_valid_checkpoint_resumes(training_checkpoint: Path, sandbox: Sandbox) -> None:
+    path = checkpoint_with(sandbox, training_checkpoint, lambda record, box: None)
+    assert sandbox.run(lambda: resume(path, sandbox.files / "run")).error is None
+
+
+@pytest.mark.parametrize("change", hostile_runs.REFUSED)
+def test_wrong_fields_are_refused(
+    change: str, training_checkpoint: Path, sandbox: Sandbox
+) -> None:
+    path = checkpoint_with(sandbox, training_checkpoint, hostile_runs.REFUSED[change])
+    sandbox.refused(lambda: resume(path, sandbox.files / "run"), path.name)
+
+
+@pytest.mark.parametrize("change", hostile_runs.DROPPED)
+def test_what_no_run_needs_is_refused_or_dropped(
+    change: str, training_checkpoint: Path, sandbox: Sandbox
+) -> None:
+    path = checkpoint_with(sandbox, training_checkpoint, hostile_runs.DROPPED[change])
+    work_dir = sandbox.files / "run"
+    done = sandbox.harmless(lambda: resume(path, work_dir), path.name)
+    if done.error is None:
+        saved = torch.load(work_dir / "iter_12.pth", weights_only=True)
+        assert str(sandbox.canary) not in repr(saved["meta"]), "the text was passed on"
+        assert "evil" not in saved and "config" not in saved["meta"]
+        assert "os.system" not in repr({**saved, "state_dict": None})
+
+
+def _texts(value: Any) -> Iterator[tuple[Any, Any]]:
+    items: Any = ()
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    for key, item in items:
+        yield value, key
+        yield from _texts(item)
+
+
+_VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5),
+    st.sampled_from([[], {}, [[]], {"a": 1}, "__class__", 2**80, -(2**80)]),
+    st.sampled_from([torch.zeros(0), torch.zeros(2, 2), torch.tensor(float("nan"))]),
+)  # fmt: skip
+
+
+@settings(
+    max_examples=25, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(data=st.data())
+def test_any_field_of_any_type(
+    data: st.DataObject, training_checkpoint: Path, sandbox: Sandbox
+) -> None:
+    """One field anywhere gets any value: an error that names the file, or a run to the end."""
+    record = torch.load(training_checkpoint, weights_only=True)
+    part, key = data.draw(st.sampled_from(list(_texts(record))), label="place")
+    part[key] = copy.deepcopy(data.draw(_VALUES, label="value"))
+    path = sandbox.files / "evil.pth"
+    torch.save(record, path)
+    work_dir = sandbox.files / "run"
+    shutil.rmtree(work_dir, ignore_errors=True)
+    with sandbox.watched():
+        try:
+            check_training_checkpoint(str(path))
+            runner = make_runner(work_dir, resume=path)
+            runner.train()
+            runner.close()
+        except UserError as error:
+            # A run whose weights are not numbers stops by itself, with its own words.
+            assert path.name in str(error) or "nan" in str(error).lower(), error
+
+
+# --- deletions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["best_ckpt", "last_ckpt"])
+@pytest.mark.parametrize("name", hostile_runs.DELETIONS, ids=range(len(hostile_runs.DELETIONS)))
+def test_a_name_in_a_checkpoint_deletes_nothing(
+    name: str, field: str, training_checkpoint: Path, sandbox: Sandbox
+) -> None:
+    work_dir = sandbox.files / "run"
+    work_dir.mkdir()
+    kept = ["notes.txt", "my_weights.pth", "best_other.pth", "sub/iter_3.pth"]
+    for file in kept:
+        (work_dir / file).parent.mkdir(exist_ok=True)
+        (work_dir / file).write_bytes(b"precious")
+        (sandbox.files / Path(file).name).write_bytes(b"precious")
+    (work_dir / "link.pth").symlink_to(sandbox.outside / "weights.pth")
+
+    def claim(record: Record, box: Sandbox) -> None:
+        info = record["message_hub"].setdefault("runtime_info", {})
+        info[field] = name.replace("{outside}", str(box.outside)).replace(
+            "run/", f"{work_dir}{os.sep}" if name.startswith("run/") else "run/"
+        )
+        info["best_score"] = 1e9  # any score is better: the file claimed is the one to replace
+
+    path = checkpoint_with(sandbox, training_checkpoint, claim)
+    shutil.copy(path, work_dir / "evil.pth")
+    done = sandbox.harmless(lambda: resume(path, work_dir), path.name)
+    for file in (*kept, "evil.pth"):
+        assert (work_dir / file).exists(), f"{file} was deleted"
+    for file in kept:
+        assert (sandbox.files / Path(file).name).exists(), f"{file} was deleted"
+    assert (work_dir / "link.pth").is_symlink()
+    if done.error is None:  # and it has saved a best one
+        assert [file for file in work_dir.glob("best_score_*.pth")]
+
+
+# --- what a work folder holds ---------------------------------------------------------------------
+
+
+def _pointer(text: bytes) -> Callable[[Sandbox, Path], None]:
+    def make(box: Sandbox, folder: Path) -> None:
+        outside = str(box.outside).encode()
+        (folder / "last_checkpoint").write_bytes(text.replace(b"{outside}", outside))
+
+    return make
+
+
+def _fifo(box: Sandbox, folder: Path) -> None:
+    """Reading a pipe that nobody writes to would wait for ever."""
+    os.mkfifo(folder / "iter_7.pth")
+
+
+def _device(box: Sandbox, folder: Path) -> None:
+    """Reading this device would never end."""
+    (folder / "iter_7.pth").symlink_to("/dev/zero")
+
+
+def _loop(box: Sandbox, folder: Path) -> None:
+    (folder / "iter_7.pth").symlink_to(folder / "iter_7.pth")
+
+
+def _a_folder(box: Sandbox, folder: Path) -> None:
+    (folder / "iter_7.pth").mkdir()
+
+
+def _no_zip(box: Sandbox, folder: Path) -> None:
+    (folder / "iter_9.pth").write_bytes(b"\x80\x04" + os.urandom(100))
+
+
+def _many_comments(box: Sandbox, folder: Path) -> None:
+    """End records that announce comments beyond the file, with records that are no records."""
+    for number, text in enumerate((b"{}", b"[]", b"\xff", b"[" * 3000, b'{"saved": 1e999}')):
+        data = b"PK\5\6" + bytes(16) + len(text).to_bytes(2, "little") + text
+        (folder / f"iter_{number}.pth").write_bytes(data)
+
+
+FOLDERS: dict[str, Callable[[Sandbox, Path], None]] = {
+    "pointer outside": _pointer(b"{outside}/weights.pth"),
+    "pointer to a secret": _pointer(b"{outside}/secret.txt"),
+    "pointer to a device": _pointer(b"/dev/zero"),
+    "pointer of NUL": _pointer(b"iter_7.pth\0"),
+    "pointer of many lines": _pointer(b"iter_7.pth\n" * 10_000),
+    "pointer of no UTF-8": _pointer(b"\xff\xfe\xfd"),
+    "pointer of a long name": _pointer(b"x" * 100_000),
+    "pointer of a megabyte": _pointer(b"/" * (1 << 20)),
+    "pipe": _fifo,
+    "device": _device,
+    "link to itself": _loop,
+    "folder": _a_folder,
+    "no checkpoint": _no_zip,
+    "broken records": _many_comments,
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_the_newest_whole_checkpoint_is_found(
+    kind: str, training_checkpoint: Path, sandbox: Sandbox
+) -> None:
+    folder = sandbox.files / "run"
+    folder.mkdir()
+    shutil.copy(training_checkpoint, folder / "iter_6.pth")
+    FOLDERS[kind](sandbox, folder)
+    found = sandbox.run(lambda: find_newest(folder))
+    assert found.error is None
+    assert found.value[0] == folder / "iter_6.pth"
+
+
+# --- the tool -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_train_resume_runs_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A real run of a segmentor: with a hostile file named, found in the folder, and wrong."""
+    scenes = write_scenes(tmp_path / "scenes", 6, 3, progress=False)
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    toy = make_toy(folder, scenes)
+    run_tool = RunTool()
+    try:
+        run_tool("train.py", "toy.py", cwd=toy.folder).check()
+        work_dir = toy.folder / "work_dirs" / "toy"
+        valid = torch.load(work_dir / "iter_6.pth", weights_only=True)
+
+        def evil(**meta: Any) -> Path:
+            record = {**valid, "meta": {**valid["meta"], **meta}}
+            torch.save(record, sandbox.files / "evil.pth")
+            return sandbox.files / "evil.pth"
+
+        path = evil(config=sandbox.code, iter=4)
+        run = run_tool("train.py", "toy.py", "--resume", path, cwd=toy.folder)
+        assert not sandbox.canary.exists()
+        assert run.returncode == 0 or "evil.pth" in run.error()
+        path = evil(iter="4")
+        error = run_tool("train.py", "toy.py", "--resume", path, cwd=toy.folder).error()
+        assert "evil.pth" in error and "iter" in error
+        for file in work_dir.glob("iter_*.pth"):
+            shutil.copy(evil(config=sandbox.code, iter=5), file)
+        run = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder)
+        assert not sandbox.canary.exists()
+        assert run.returncode == 0 or "iter_" in run.error()
+    finally:
+        run_tool.close()
+
+
+def test_nothing_is_watched_between_tests() -> None:
+    assert not _active
