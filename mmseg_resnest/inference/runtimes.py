@@ -19,7 +19,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.segmentors import BaseSegmentor
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..models.segmentor import EncoderDecoder
-from ..registry import TRANSFORMS
+from ..registry import TRANSFORMS, building
 from .segmentor import BATCH_PIXELS, Segmentor
 
 __all__ = ["RECORD_KEY", "SUFFIXES", "ExportedNetwork", "is_exported", "load_exported"]
@@ -170,7 +169,7 @@ def load_exported(
     }[suffix]
     run, text = open_file(file, chosen)
     record = _read_record(text, file)
-    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+    with building("mmseg_resnest"):
         network = ExportedNetwork(run, record)
         kind = _LabelSegmentor if network.gives_labels else Segmentor
         return kind(network, _config(record, file), chosen, batch_pixels)
