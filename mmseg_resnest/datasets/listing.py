@@ -84,7 +84,7 @@ def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     else:
         dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
         name = "_list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
-        setattr(dataset, name, lambda: samples)
+        setattr(dataset, name, lambda: list(samples))  # MMEngine empties it
         try:
             with _no_garbage_so_far():
                 dataset.full_init()

@@ -139,18 +139,19 @@ def differences(mine: RunRecord, theirs: RunRecord) -> list[str]:
     for section, (label, tells, one_sided) in _SECTIONS.items():
         here, there = mine.facts.get(section, {}), theirs.facts.get(section, {})
         skipped: list[str] = []
-        for name in dict.fromkeys((*there, *here)):
+        for name in sorted({*here, *there}):  # a list, and then its items
             a, b = here.get(name), there.get(name)
             if a == b or any(name.startswith(prefix) for prefix in skipped):
                 continue
-            if a is None or b is None:
-                if not one_sided:
-                    continue
-                state = "is missing" if a is None else "is there, and missing in the other"
-            elif tells and len(a) <= _SHORT and len(b) <= _SHORT:
-                state = f"is {a}, not {b}"
+            if not one_sided and None in (a, b):
+                continue
+            short = tells and max(len(a or ""), len(b or "")) <= _SHORT
+            if a is None:
+                state = f"is missing, not {b}" if short else "is missing"
+            elif b is None:
+                state = f"is {a}, not missing" if short else "is there, not missing"
             else:
-                state = "has another content"
+                state = f"is {a}, not {b}" if short else "has another content"
             found.append(f"{label.format(name)} {state}")
             skipped.append(f"{name}.")  # the items of a list of another length, and the like
         if section == "data":
