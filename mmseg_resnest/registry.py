@@ -5,9 +5,32 @@ A config with ``default_scope = 'mmseg_resnest'`` finds the parts registered her
 every part of MMSegmentation and MMEngine behind them, without a prefix.
 """
 
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 from mmseg import registry as mmseg_registry
+
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def building(scope: str | None = None) -> Iterator[None]:
+    """The context in which configs are read and their parts are built: one thread at a time.
+
+    MMEngine has one default scope for all threads, and reads configs through variables of the
+    process (environment, ``sys.modules``, Python's parser of source code). The default scope is
+    put back at the end, also after an error.
+
+    Args:
+        scope: The default scope meanwhile; None leaves it as it is.
+    """
+    with _lock, DefaultScope.overwrite_default_scope(scope):
+        yield
 
 
 def _child(name: str, room: str) -> Registry:

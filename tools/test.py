@@ -27,6 +27,7 @@ from mmseg_resnest.engine.cli import (
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.launch import is_main_process
 from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.same_run import failing_together
 from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
 
 
@@ -72,9 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_launcher_option(parser)
     args = parser.parse_args(argv)
 
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
-    if args.official:
-        add_official_metric(cfg)
+    with failing_together(args.launcher):
+        cfg = load_config(args.config, args.cfg_options, args.data_root)
+        if args.official:
+            add_official_metric(cfg)
     result = evaluate(
         cfg,
         args.checkpoint,

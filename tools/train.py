@@ -25,6 +25,7 @@ from mmseg_resnest.engine.cli import (
 )
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.launch import is_main_process
+from mmseg_resnest.engine.same_run import failing_together
 from mmseg_resnest.engine.tracking import SERVICES, log_to
 from mmseg_resnest.engine.training import print_training_summary, train
 
@@ -67,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_launcher_option(parser)
     args = parser.parse_args(argv)
 
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
-    log_to(cfg, args.log_to)
+    with failing_together(args.launcher):
+        cfg = load_config(args.config, args.cfg_options, args.data_root)
+        log_to(cfg, args.log_to)
     summary = train(
         cfg,
         work_dir=args.work_dir,

@@ -67,22 +67,24 @@ def remember(dataset_cfg: Mapping[str, Any], samples: list[dict[str, Any]]) -> N
     _listed[_key(dataset_cfg)] = samples
 
 
-def build_dataset(dataset_cfg: Mapping[str, Any]) -> Any:
+def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     """Build a data set, ready to use; what was remembered is not listed again.
 
     Args:
         dataset_cfg: The ``dataset`` of a data loader.
+        keep: Remember it for the next time as well.
 
     Raises:
         UserError: A file of one of the package's own data sets is missing.
     """
-    samples = _listed.pop(_key(dataset_cfg), None)
+    key = _key(dataset_cfg)
+    samples = _listed.get(key) if keep else _listed.pop(key, None)
     if samples is None or dataset_cfg.get("lazy_init"):
         dataset = DATASETS.build(dict(dataset_cfg))
     else:
         dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
         name = "_list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
-        setattr(dataset, name, lambda: samples)
+        setattr(dataset, name, lambda: list(samples))  # MMEngine empties it
         try:
             with _no_garbage_so_far():
                 dataset.full_init()

@@ -177,7 +177,7 @@ def load_config(
     cfg_options: Sequence[str] | Mapping[str, Any] | None = None,
     data_root: str | os.PathLike[str] | None = None,
 ) -> Config:
-    """Read a config file, apply the changes asked for, and check it.
+    """Read a config file, apply the changes asked for, and check it; from any thread.
 
     Args:
         path: A ``.py``, ``.json`` or ``.yaml`` config; or the name of one that comes with the
@@ -198,7 +198,15 @@ def load_config(
             names an unknown key or has an unfit value; ``data_root`` is no folder or is not read
             by the config.
     """
-    path = find_config(path)
+    with our_registry.building():
+        return _load_config(find_config(path), cfg_options, data_root)
+
+
+def _load_config(
+    path: Path,
+    cfg_options: Sequence[str] | Mapping[str, Any] | None,
+    data_root: str | os.PathLike[str] | None,
+) -> Config:
     _check_config_file(path)
     options = (
         dict(cfg_options)

@@ -32,6 +32,7 @@ __all__ = [
     "keep_freed_memory",
     "local_world_size",
     "share_batch",
+    "timeout_of",
 ]
 
 #: Seconds after which a data loading worker counts as hung.
@@ -106,6 +107,12 @@ def join_launcher(launcher: str) -> tuple[int, int]:
             f"{torch.cuda.device_count()}; start as many processes as there are GPUs"
         )
     return rank, world_size
+
+
+def timeout_of(cfg: Config) -> float:
+    """Seconds that a collective may take: ``env_cfg.dist_cfg.timeout``, or half an hour."""
+    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
+    return dist_cfg.get("timeout", 30 * 60)
 
 
 def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.registry import DefaultScope
 from prettytable import PrettyTable
 
 from mmseg_resnest.engine.config import config_folder, load_config
@@ -22,7 +21,7 @@ from mmseg_resnest.engine.preflight import check_data, check_file
 from mmseg_resnest.engine.testing import evaluate
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import write_result
-from mmseg_resnest.registry import DATASETS
+from mmseg_resnest.registry import DATASETS, building
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import Entry, catalogue, find
 from mmseg_resnest.weights.load import resolve_checkpoint
@@ -75,7 +74,7 @@ def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
             published.
     """
     check_data(cfg, ("test_dataloader",))
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg_resnest")):
+    with building(cfg.get("default_scope", "mmseg_resnest")):
         # Without a pipeline: only the files are listed.
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
     samples = [dataset.get_data_info(i) for i in range(len(dataset))]

@@ -20,7 +20,6 @@ from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import init_default_scope
 from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
@@ -42,7 +41,7 @@ from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, who
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
-from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS
+from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS, building
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_training_checkpoint
 
@@ -56,6 +55,8 @@ _MANY_SAMPLES = 20_000
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a config, on the CPU, without initialising or loading weights.
 
+    Several threads may build at the same time; the default scope of MMEngine stays as it is.
+
     Args:
         cfg: A checked config, see :func:`~mmseg_resnest.engine.config.load_config`.
 
@@ -66,9 +67,9 @@ def build_model(cfg: Config) -> nn.Module:
     model = copy.deepcopy(cfg.model)
     if cfg.get("data_preprocessor") is not None:
         model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    init_default_scope(cfg.get("default_scope", "mmseg"))
     try:
-        return MODELS.build(model)
+        with building(cfg.get("default_scope", "mmseg")):
+            return MODELS.build(model)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         message = error.args[0] if error.args else "no reason given"

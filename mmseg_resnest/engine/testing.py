@@ -31,11 +31,14 @@ from mmseg_resnest.engine.launch import (
     fit_to_machine,
     init_distributed,
     join_launcher,
+    timeout_of,
 )
 from mmseg_resnest.engine.logs import shown, tell_lost_lines
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data
 from mmseg_resnest.engine.run_folders import RunFolders
+from mmseg_resnest.engine.run_record import describe_model_state, record_run
 from mmseg_resnest.engine.runner import Runner, build_model
+from mmseg_resnest.engine.same_run import check_same_run, failing_together
 from mmseg_resnest.engine.watch import doing, explain_lost_processes
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import (
@@ -107,35 +110,38 @@ def _evaluate(
     plain: bool,
     held: contextlib.ExitStack,
 ) -> dict[str, Any]:
-    require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
-    folder = os.path.join(default_work_dir(cfg), "test_tta" if tta else "test")
-    cfg.work_dir = os.fspath(work_dir or folder)
-    cfg.load_from, cfg.resume = None, False
-    if tta:
-        _use_tta(cfg)
-    if submission is not None:
-        _use_submission(cfg, submission, out_dir)
-    else:
-        _keep_image_counts(cfg, tta)
-    check_checkpoint(checkpoint, "checkpoint")
-    check_data(cfg, ("test_dataloader",))  # before what may be a long download
-    weights = load_checkpoint(os.fspath(checkpoint))
-    rank, _ = join_launcher(launcher)
-    fit_to_machine(cfg, launcher)
-    model = build_model(cfg)
-    try:
-        load_weights(model, weights)
-    except UserError as error:
-        raise UserError(str(error).replace("the state dict", str(checkpoint), 1)) from error
-    del weights
     notes: list[tuple[str, str]] = []
-    if rank == 0:
-        arguments = {"--work-dir": cfg.work_dir, "--out": out_dir, "--show-dir": show_dir}
-        folders = {Path(path): name for name, path in arguments.items() if path is not None}
-        notes = RunFolders(folders, held).hold(make=True)
+    with failing_together(launcher, timeout_of(cfg)):
+        require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
+        folder = os.path.join(default_work_dir(cfg), "test_tta" if tta else "test")
+        cfg.work_dir = os.fspath(work_dir or folder)
+        cfg.load_from, cfg.resume = None, False
+        if tta:
+            _use_tta(cfg)
+        if submission is not None:
+            _use_submission(cfg, submission, out_dir)
+        else:
+            _keep_image_counts(cfg, tta)
+        check_checkpoint(checkpoint, "checkpoint")
+        check_data(cfg, ("test_dataloader",))  # before what may be a long download
+        weights = load_checkpoint(os.fspath(checkpoint))
+        rank, _ = join_launcher(launcher)
+        fit_to_machine(cfg, launcher)
+        model = build_model(cfg)
+        try:
+            load_weights(model, weights)
+        except UserError as error:
+            raise UserError(str(error).replace("the state dict", str(checkpoint), 1)) from error
+        del weights
+        if rank == 0:
+            arguments = {"--work-dir": cfg.work_dir, "--out": out_dir, "--show-dir": show_dir}
+            folders = {Path(path): name for name, path in arguments.items() if path is not None}
+            notes = RunFolders(folders, held).hold(make=True)
 
-    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
-    init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
+    init_distributed(launcher, timeout_of(cfg))
+    state = describe_model_state(model)
+    options = dict(plain=plain, submission=submission)
+    check_same_run(lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **options))
     runner = Runner.from_cfg(cfg, model=model)
     runner.may_compile = not plain
     runner.register_hook(TestProgressHook())

@@ -6,14 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import is_main_process
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +28,7 @@ from mmseg_resnest.engine.launch import (
     init_distributed,
     join_launcher,
     share_batch,
+    timeout_of,
 )
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
@@ -41,7 +41,9 @@ from mmseg_resnest.engine.preflight import (
 )
 from mmseg_resnest.engine.results_hook import ResultsHook
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
+from mmseg_resnest.engine.run_record import describe_model_state, record_run
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
+from mmseg_resnest.engine.same_run import check_same_run, failing_together
 from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
 from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
@@ -93,9 +95,10 @@ def train(
     """
     with StopSignals() as signals, contextlib.ExitStack() as held:
         try:
-            return _train(
-                cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals, held
-            )
+            with failing_together(launcher, timeout_of(cfg)):
+                return _train(
+                    cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals, held
+                )
         except Exception as error:
             behind = _interrupt_behind(error)
             if behind is None or behind is error:
@@ -150,11 +153,13 @@ def _train(
     if folders is not None:
         notes += folders.hold(make=True)
         check_disk_space(cfg, model)
+    state = describe_model_state(model)
     del model
 
-    dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
-    init_distributed(launcher, dist_cfg.get("timeout", 30 * 60))
-    _check_same_start(cfg)
+    init_distributed(launcher, timeout_of(cfg))
+    loaders = ("train_dataloader", "val_dataloader")
+    start_from = cfg.get("load_from")
+    check_same_run(lambda: record_run(cfg, loaders, state, start_from, plain=plain))
     runner = Runner.from_cfg(cfg)
     runner.may_compile = not plain
     if folders is not None:
@@ -290,22 +295,6 @@ def _compare_with_run(cfg: Config, meta: dict[str, Any], notes: list[tuple[str, 
             ("batch", f"{total} images a step; the resumed run had {meta['total_batch']}, so the "
              "data go on at another place")
         )  # fmt: skip
-
-
-def _check_same_start(cfg: Config) -> None:
-    """Every process must have found the same checkpoint: their work folder is one and the same."""
-    if get_world_size() == 1:
-        return
-    mine = Path(cfg.load_from).name if cfg.get("resume") else "none"
-    found: list[Any] = [None] * get_world_size()
-    torch.distributed.all_gather_object(found, (mine, socket.gethostname()))
-    for rank, (name, host) in enumerate(found):
-        if name != found[0][0]:
-            raise UserError(
-                f"--resume: process 0 on {found[0][1]} finds checkpoint {found[0][0]}, process "
-                f"{rank} on {host} finds {name}; the work folder {cfg.work_dir} must be on a file "
-                "system that all machines share"
-            )
 
 
 def _drop_pretrained(node: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 
 from ..engine.preflight import check_data
@@ -18,7 +17,7 @@ from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.files import find_inputs
 from ..inference.images import ImageInput, read_image
-from ..registry import DATASETS
+from ..registry import DATASETS, building
 
 __all__ = ["Agreement", "check_images", "compare", "require_agreement"]
 
@@ -76,7 +75,7 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
             raise UserError(
                 f"no images to check on: {error}; or name some with --images"
             ) from error
-        with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
+        with building(cfg.get("default_scope", "mmseg")):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         found = [os.fspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
     number = min(most, len(found))

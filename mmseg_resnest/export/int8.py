@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confu
 from ..inference import Segmentor
 from ..inference.images import ImageInput, read_image
 from ..inference.runtimes import RECORD_KEY, load_exported
-from ..registry import DATASETS
+from ..registry import DATASETS, building
 from .files import whole_files
 
 __all__ = ["quantise", "score"]
@@ -174,7 +173,7 @@ def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[Segme
         UserError: The data are not there.
     """
     check_data(cfg, ("test_dataloader",))
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
+    with building(cfg.get("default_scope", "mmseg")):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
     number = min(most, len(dataset)) if most else len(dataset)
     classes = len(models[0].classes)

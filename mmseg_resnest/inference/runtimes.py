@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.segmentors import BaseSegmentor
@@ -34,6 +33,7 @@ from ..datasets.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..models.segmentor import EncoderDecoder
+from ..registry import building
 from .onnx_check import check_onnx
 from .record import read_exported
 from .segmentor import BATCH_PIXELS, Segmentor
@@ -188,7 +188,7 @@ def load_exported(
             "tools/export_onnx.py"
         )
     record = read_exported(text, os.fspath(file))
-    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+    with building("mmseg_resnest"):
         network = ExportedNetwork(_checked(run, record, file), record)
         kind = _LabelSegmentor if network.gives_labels else Segmentor
         return kind(network, _config(record, file), chosen, batch_pixels)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
 from ..models import EncoderDecoder, fold_for_inference
-from ..registry import DATASETS
+from ..registry import DATASETS, building
 from ..weights import find
 from .images import ImageInput, find_images, read_image, tensor_images
 from .result import Segmentation
@@ -88,9 +87,10 @@ class Segmentor:
         self.cfg = cfg
         self.device = device
         self.batch_pixels = batch_pixels
-        self.classes, self.palette = _classes(cfg, model)
-        self._pipeline = _image_pipeline(cfg)
-        self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
+        with building(cfg.get("default_scope", "mmseg")):
+            self.classes, self.palette = _classes(cfg, model)
+            self._pipeline = _image_pipeline(cfg)
+            self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
 
     def fold(self, compiled: bool = False) -> Segmentor:
         """Fold the network for speed, where it computes on a CPU; on a GPU nothing changes.
@@ -326,6 +326,10 @@ def load_segmentor(
     A config that is Python runs, as any program. Published models, published folders, ``.onnx``
     and ``.xml`` are data, of which nothing runs.
 
+    Several threads may load models at the same time, while others predict: configs are read and
+    networks are built by one thread after the other, files are read and images are segmented
+    side by side. Nothing of the process is changed: the default scope of MMEngine is put back.
+
     Args:
         config: A config file, or a config that was loaded; or, alone, the name of a published
             segmentation model (``python tools/weights.py list``), for its config and its weights,
@@ -385,13 +389,12 @@ def load_config_model(
     require(cfg, ("model", "test_dataloader"), "segmenting images")
     if checkpoint is not None:
         check_checkpoint(checkpoint, "checkpoint")
-    with _scope(cfg):
-        if check is not None:
-            check(cfg)
-        model = build_model(cfg)
-        if checkpoint is not None:
-            load_weights(model, checkpoint)
-        return Segmentor(model, cfg, chosen, batch_pixels)
+    if check is not None:
+        check(cfg)
+    model = build_model(cfg)
+    if checkpoint is not None:
+        load_weights(model, checkpoint)
+    return Segmentor(model, cfg, chosen, batch_pixels)
 
 
 def _published(name: str) -> tuple[Path, str]:
@@ -419,10 +422,6 @@ def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
         UserError: The image cannot be read, or is none.
     """
     return next(model.stream([image]))
-
-
-def _scope(cfg: Config) -> Any:
-    return DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg"))
 
 
 def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:

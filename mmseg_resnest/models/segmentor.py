@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..kernels.predict import Crop, Mirror, Resize, Step, argmax_classes, label_map
-from ..registry import MODELS
+from ..registry import MODELS, building
 from .multi_scale import MultiScaleGrid, add_multi_scale_scores
 
 _MODES = ("whole", "slide", "multi_scale_grid")
@@ -105,9 +104,10 @@ class EncoderDecoder(StockEncoderDecoder):
     compiled_labels: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        unset = DefaultScope.get_current_instance() is None
-        with DefaultScope.overwrite_default_scope(MODELS.scope) if unset else nullcontext():
-            super().__init__(*args, **kwargs)
+        with building():
+            unset = DefaultScope.get_current_instance() is None
+            with building(MODELS.scope if unset else None):
+                super().__init__(*args, **kwargs)
         self.test_cfg = ConfigDict(self.test_cfg or {"mode": "whole"})
         check_test_cfg(self.test_cfg)
 

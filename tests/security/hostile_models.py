@@ -377,12 +377,12 @@ class Writes(nn.Module):
         self.path = path
 
     @torch.jit.export
-    def __getstate__(self):  # noqa: ANN204 (TorchScript reads the types below)
+    def __getstate__(self):
         # type: () -> Tuple[str, bool]
         return (self.path, self.training)
 
     @torch.jit.export
-    def __setstate__(self, state):  # noqa: ANN001, ANN204
+    def __setstate__(self, state):
         # type: (Tuple[str, bool]) -> None
         self.path = state[0]
         self.training = state[1]

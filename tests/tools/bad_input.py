@@ -474,7 +474,8 @@ ENVIRONMENT = [
         ("RANK", "first"), env={**_LAUNCHED, "RANK": "first"},
     ),
     Case(
-        "`WORLD_SIZE=3` and a batch of 4", "train.py toy.py --launcher pytorch",
+        "`WORLD_SIZE=3` and a batch of 4",
+        "train.py toy.py --launcher pytorch --cfg-options +env_cfg.dist_cfg.timeout=2",
         ("train_dataloader.batch_size", "3 processes"), env={**_LAUNCHED, "WORLD_SIZE": "3"},
     ),
     Case(

@@ -1,0 +1,150 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The processes of a run do the same run, or none of them starts.
+
+Each process has its own files and installation. When one of them has another config, other data or
+other code, the gradients that they average belong to different runs, and nothing fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch.distributed as dist
+from mmengine.dist import get_rank, get_world_size
+
+from ..errors import UserError
+from .launch import init_distributed, join_launcher
+from .preemption import Preempted
+from .run_record import RunRecord, differences
+from .watch import doing, explain_lost_processes
+
+__all__ = ["check_same_run", "describe_differences", "failing_together"]
+
+_MOST = 4  # differences that are told of one process
+_GROUPS = 3  # kinds of processes that are told of
+_PATIENCE = 60.0  # seconds in which others are told of a failure before the processes have met
+_ADVICE = (
+    "start every process with the same config, data, checkpoint, code and versions "
+    "(docs/distributed.md)"
+)
+
+
+def check_same_run(record: Callable[[], RunRecord]) -> None:
+    """Compare what the processes of a run are about to do; with one process nothing is done.
+
+    All processes must call it. It costs each a digest, and only where they differ the records.
+
+    Args:
+        record: Describes this process's run; a failure in one process ends them all.
+
+    Raises:
+        UserError: On every process: names the processes that differ from process 0, their hosts
+            and what differs; or what failed in one of them.
+        LostProcessError: Another process is gone.
+    """
+    if get_world_size() == 1:
+        return
+    doing("comparing the processes")
+    mine, problem = RunRecord(), None
+    try:
+        mine = record()
+    except Exception as error:
+        problem = error
+    try:
+        states = _gather((socket.gethostname(), mine.digest(), problem and _words(problem)))
+        _raise_failure(states, problem)
+        if len({digest for _, digest, _ in states}) == 1:
+            return
+        first: list[Any] = [mine if get_rank() == 0 else None]
+        dist.broadcast_object_list(first, src=0)
+        found = _gather((socket.gethostname(), differences(mine, first[0])))
+    except RuntimeError as error:
+        told = explain_lost_processes(error)
+        if told is None:
+            raise
+        raise told from error
+    text = describe_differences(found)
+    if text is not None:
+        raise UserError(text)
+
+
+def describe_differences(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
+    """What a user is told about processes that differ from process 0.
+
+    Args:
+        found: For each process its host and how it differs.
+
+    Returns:
+        One line for each kind of difference, or None where there is none.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for rank, (host, these) in enumerate(found):
+        if these:
+            groups.setdefault((host, tuple(these)), []).append(rank)
+    if not groups:
+        return None
+    lines = []
+    for (host, these), ranks in list(groups.items())[:_GROUPS]:
+        more = f"; and {len(these) - _MOST:,} more differences" if len(these) > _MOST else ""
+        also = f" (and {len(ranks) - 1} more there)" if len(ranks) > 1 else ""
+        lines.append(
+            f"process {ranks[0]} on {host}{also} differs from process 0 on {found[0][0]}: "
+            f"{'; '.join(these[:_MOST])}{more}"
+        )
+    others = sum(len(ranks) for ranks in list(groups.values())[_GROUPS:])
+    if others:
+        lines.append(f"and {others} more processes differ")
+    lines[-1] += f"; {_ADVICE}"
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def failing_together(launcher: str, timeout: float | None = None) -> Iterator[None]:
+    """The context of what each process does before they meet: when one fails, the others end too.
+
+    They learn of it in :func:`check_same_run`, instead of waiting for the one that does not come.
+
+    Args:
+        launcher: ``none``, ``pytorch`` or ``slurm``.
+        timeout: Seconds to wait for the others, at most a minute; None is a minute.
+    """
+    try:
+        yield
+    except Preempted:
+        raise
+    except Exception as error:
+        with contextlib.suppress(Exception):  # the others do not come: this error is what counts
+            _tell(error, launcher, min(_PATIENCE, timeout or _PATIENCE))
+        raise
+
+
+def _tell(error: Exception, launcher: str, timeout: float) -> None:
+    if launcher == "none" or dist.is_initialized() or join_launcher(launcher)[1] == 1:
+        return
+    init_distributed(launcher, timeout)
+    states = _gather((socket.gethostname(), "", _words(error)))
+    if len({problem for _, _, problem in states}) == 1:
+        # All have found the same mistake, and the first of each machine tells it, as when they
+        # have not met (run_tool).
+        dist.destroy_process_group()
+
+
+def _gather(mine: Any) -> list[Any]:
+    every: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(every, mine)
+    return every
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _raise_failure(states: Sequence[tuple[str, str, str | None]], mine: Exception | None) -> None:
+    if mine is not None:
+        raise mine
+    for rank, (host, _, problem) in enumerate(states):
+        if problem is not None:
+            raise UserError(f"process {rank} on {host}: {problem}")

@@ -1,0 +1,340 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What must be the same in every process of a run, and what may differ."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.config import Config
+from torch import nn
+from torch.utils.data import Subset
+
+from mmseg_resnest import UserError
+from mmseg_resnest.engine import run_record
+from mmseg_resnest.engine.run_record import (
+    RunRecord,
+    describe_model_state,
+    differences,
+    flatten,
+    record_run,
+)
+
+_CLASSES = ("road", "sky")
+
+
+def _make_files(root: Path, names: tuple[str, ...] = ("a", "b", "deep/c")) -> Path:
+    for name in names:
+        for folder, suffix in (("img", ".jpg"), ("lab", ".png")):
+            path = root / folder / f"{name}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return root
+
+
+def _dataset(root: Path, **options: Any) -> dict[str, Any]:
+    return dict(
+        type="BaseSegDataset",
+        data_root=str(root),
+        data_prefix=dict(img_path="img", seg_map_path="lab"),
+        metainfo=dict(classes=_CLASSES, palette=[[0, 0, 0], [9, 9, 9]]),
+        pipeline=[],
+        **options,
+    )
+
+
+def _config(root: Path) -> Config:
+    return Config(
+        dict(
+            default_scope="mmseg_resnest",
+            work_dir=str(root / "work"),
+            model=dict(type="Anything", layers=(1, 2), norm_cfg=dict(type="BN")),
+            train_dataloader=dict(
+                batch_size=2, num_workers=4, sampler=dict(type="InfiniteSampler"),
+                dataset=_dataset(root),
+            ),
+            val_dataloader=dict(batch_size=1, dataset=_dataset(root)),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)),
+            randomness=dict(seed=3),
+            env_cfg=dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method="fork")),
+        )
+    )  # fmt: skip
+
+
+def _record(cfg: Config, **options: Any) -> RunRecord:
+    model = describe_model_state(nn.Linear(2, 3))
+    return record_run(cfg, ("train_dataloader", "val_dataloader"), model, **options)
+
+
+# --- configs --------------------------------------------------------------------------------
+
+
+def _set(key: str, value: Any) -> Callable[[Config], None]:
+    return lambda cfg: cfg.merge_from_dict({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_set("optim_wrapper.optimizer.lr", 0.02), "optim_wrapper.optimizer.lr is 0.02, not 0.01"),
+        (_set("optim_wrapper.optimizer.type", "Adam"), "type is 'Adam', not 'SGD'"),
+        (_set("randomness.seed", 4), "key randomness.seed is 4, not 3"),
+        (_set("train_dataloader.batch_size", 1), "key train_dataloader.batch_size is 1, not 2"),
+        (_set("model.layers", (1, 3)), "key model.layers is [1, 3], not [1, 2]"),
+        (_set("model.layers", (1, 2, 3)), "key model.layers is [1, 2, 3], not [1, 2]"),
+        (_set("model.layers", [dict(a=1)]), "key model.layers is 1 items, not [1, 2]"),
+        (_set("model.norm_cfg.eps", 0.1), "key model.norm_cfg.eps is 0.1, not missing"),
+        (lambda cfg: cfg.model.pop("norm_cfg"), "key model.norm_cfg.type is missing, not 'BN'"),
+        (_set("model.norm_cfg", None), "key model.norm_cfg is None, not missing"),
+        (_set("model.type", nn.Linear), "is torch.nn.modules.linear.Linear, not 'Anything'"),
+        (_set("model.text", "x" * 100), "key model.text is there, not missing"),
+        (_set("train_dataloader.dataset.metainfo.classes", ("road", "cat")), "['road', 'cat']"),
+        (_set("env_cfg.cudnn_benchmark", False), "cudnn_benchmark is False, not True"),
+    ],
+)  # fmt: skip
+def test_a_key_that_differs_is_named(
+    change: Callable[[Config], None], said: str, tmp_path: Path
+) -> None:
+    cfg = _config(_make_files(tmp_path))
+    other = copy.deepcopy(cfg)
+    change(other)
+    mine, theirs = _record(other), _record(cfg)
+    assert mine.digest() != theirs.digest()
+    found = differences(mine, theirs)
+    assert found[0].startswith("config key "), found
+    assert said in found[0]
+    assert differences(theirs, mine)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("work_dir", "elsewhere"),
+        _set("train_dataloader.num_workers", 0),
+        _set("train_dataloader.pin_memory", True),
+        _set("val_dataloader.timeout", 3),
+        _set("env_cfg.mp_cfg.mp_start_method", "spawn"),
+        _set("visualizer", dict(type="SegLocalVisualizer")),
+        _set("resume", True),
+        _set("launcher", "slurm"),
+    ],
+)
+def test_keys_of_a_machine_may_differ(change: Callable[[Config], None], tmp_path: Path) -> None:
+    cfg = _config(_make_files(tmp_path))
+    other = copy.deepcopy(cfg)
+    change(other)
+    assert _record(other).digest() == _record(cfg).digest()
+
+
+def test_the_place_of_data_and_files_may_differ(tmp_path: Path) -> None:
+    records = []
+    for name in ("here", "there"):
+        root = _make_files(tmp_path / name)
+        cfg = _config(root)
+        cfg.val_dataloader.dataset.data_root = None  # the folders are absolute paths
+        prefix = dict(img_path=str(root / "img"), seg_map_path=str(root / "lab"))
+        cfg.val_dataloader.dataset.data_prefix = prefix
+        cfg.model.teacher = str(root / "teacher.pth")
+        cfg.model.cache = str(root)
+        records.append(_record(cfg))
+    assert differences(*records) == []
+    assert records[0].digest() == records[1].digest()
+    cfg.model.teacher = str(root / "another.pth")
+    assert differences(_record(cfg), records[0]) == [
+        "config key model.teacher is a file another.pth, not a file teacher.pth"
+    ]
+
+
+_LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))
+_TREES = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=10),
+        st.dictionaries(st.text("abcd", min_size=1, max_size=2), inner, max_size=3),
+    ),
+    max_leaves=20,
+)
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_is_same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_is_same, a, b))
+    return bool(a == b)
+
+
+@given(_TREES, _TREES)
+def test_values_have_equal_texts_only_when_they_are_equal(a: Any, b: Any) -> None:
+    paths = [value for value in (a, b) if "/" in repr(value) or "~" in repr(value)]
+    if paths:
+        return
+    same = dict(flatten(a, "key")) == dict(flatten(b, "key"))
+    assert same == _is_same(a, b)
+    assert dict(flatten(a, "key")) == dict(flatten(copy.deepcopy(a), "key"))
+
+
+@pytest.mark.parametrize(
+    ("value", "same", "other"),
+    [
+        (np.float64(0.5), 0.5, 0.25),
+        (np.arange(3), np.arange(3), np.arange(3.0)),
+        (torch.ones(2), torch.ones(2), torch.zeros(2)),
+        (Path("/a/w.pth"), "/b/w.pth", "/b/v.pth"),
+        ({"b", "a"}, {"a", "b"}, {"a"}),
+        ((1, 2), [1, 2], (2, 1)),
+        (object(), object(), RunRecord()),
+        (b"a", b"a", b"b"),
+    ],
+)
+def test_values_of_other_kinds(value: Any, same: Any, other: Any) -> None:
+    texts = [dict(flatten({"key": one})) for one in (value, same, other)]
+    assert texts[0] == texts[1]
+    assert texts[0] != texts[2]
+
+
+# --- data -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a", "b"), "train_dataloader.dataset has 2 images, not 3, without deep/c.jpg"),
+        (("a", "b", "deep/c", "d"), "has 4 images, not 3, with d.jpg"),
+        (("a", "b", "c"), "has other images, without deep/c.jpg, with c.jpg"),
+    ],
+)
+def test_samples_that_differ_are_named(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    cfg, other = _config(_make_files(there)), _config(_make_files(here, names))
+    other.val_dataloader = cfg.val_dataloader
+    (found,) = differences(_record(other), _record(cfg))
+    assert said in found
+
+
+def test_label_maps_and_the_order_of_samples(tmp_path: Path) -> None:
+    cfg = _config(_make_files(tmp_path))
+    theirs, mine = _record(cfg), _record(cfg)
+    name = "train_dataloader.dataset"
+    mine.labels[name][1] = "other.png"
+    (found,) = differences(mine, theirs)
+    assert "has other label maps, without b.png, with other.png" in found
+    mine.labels[name] = theirs.labels[name]
+    mine.images[name] = [theirs.images[name][i] for i in (0, 2, 1)]
+    (found,) = differences(mine, theirs)
+    assert "another order, from number 1 on" in found
+
+
+class _Numbers(torch.utils.data.Dataset):
+    """A data set without names."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def _wrapped(kind: str, dataset: dict[str, Any]) -> Any:
+    if kind == "repeat":
+        return dict(type="RepeatDataset", dataset=dataset, times=3)
+    if kind == "concat":
+        return dict(type="ConcatDataset", datasets=[copy.deepcopy(dataset), dataset])
+    if kind == "mix":
+        return dict(type="MultiImageMixDataset", dataset=dataset, pipeline=[])
+    return dict(type="RepeatDataset", dataset=_wrapped("concat", dataset), times=2)
+
+
+@pytest.mark.parametrize("kind", ["repeat", "concat", "mix", "repeat of concat"])
+def test_wrappers_are_looked_into(kind: str, tmp_path: Path) -> None:
+    roots = [_make_files(tmp_path / "1"), _make_files(tmp_path / "2", ("a", "b", "x"))]
+    records = []
+    for root in (roots[0], roots[0], roots[1]):
+        cfg = _config(root)
+        cfg.train_dataloader.dataset = _wrapped(kind, _dataset(root))
+        cfg.val_dataloader = None
+        records.append(_record(cfg))
+    assert records[0].digest() == records[1].digest()
+    assert any("with x.jpg" in text for text in differences(records[2], records[0]))
+
+
+def test_data_sets_that_are_objects(tmp_path: Path) -> None:
+    """Without names their length counts; of a selection which samples it takes."""
+
+    def facts(dataset: Any) -> RunRecord:
+        record = RunRecord({"data": {}})
+        run_record._describe_dataset(dataset, "set", record)
+        return record
+
+    assert differences(facts(_Numbers(3)), facts(_Numbers(4))) == ["set length is 3, not 4"]
+    some = [facts(Subset(_Numbers(9), chosen)) for chosen in ([1, 2], [1, 2], [1, 3])]
+    assert some[0].digest() == some[1].digest()
+    assert "set indices" in differences(some[0], some[2])[0]
+    kinds = [facts(kind) for kind in (_Numbers(3), [1, 2, 3], iter([1]))]
+    assert all(differences(kinds[i], kinds[i - 1]) for i in range(3))
+
+
+# --- code, versions, model, checkpoint ------------------------------------------------------
+
+
+def test_code_versions_model_and_checkpoint(tmp_path: Path) -> None:
+    cfg = _config(_make_files(tmp_path))
+    weights = [tmp_path / str(i) / "w.pth" for i in range(3)]
+    for i, path in enumerate(weights):
+        path.parent.mkdir()
+        path.write_bytes(b"same" if i < 2 else b"other")
+    theirs = _record(cfg, checkpoint=weights[0], plain=True)
+    assert _record(cfg, checkpoint=weights[1], plain=True).digest() == theirs.digest()
+    mine = _record(cfg, checkpoint=weights[2], plain=False)
+    mine.facts["version"]["torch"] = "1.0"
+    mine.facts["code"]["mmseg_resnest/engine/loop.py"] = "x"
+    del mine.facts["code"]["mmseg_resnest/errors.py"]
+    mine.facts["module"]["mmseg.models.builder"] = "x"
+    mine.facts["module"]["mmseg.loaded_here_alone"] = "x"
+    mine.facts["model"] |= {"weight": "float32 (4, 2)", "more": "float32 ()"}
+    found = "\n".join(differences(mine, theirs))
+    for text in (
+        "argument plain is False, not True",
+        "the checkpoint's SHA-256 is ",
+        f"torch is 1.0, not {torch.__version__}",
+        "source file mmseg_resnest/engine/loop.py has another content",
+        "source file mmseg_resnest/errors.py is missing",
+        "source of module mmseg.models.builder has another content",
+        "model weight is float32 (4, 2), not float32 (3, 2)",
+        "model more is float32 (), not missing",
+    ):
+        assert text in found
+    assert "loaded_here_alone" not in found
+    with pytest.raises(UserError, match=r"nothing\.pth"):
+        _record(cfg, checkpoint=tmp_path / "nothing.pth")
+
+
+def test_frozen_parameters_differ_from_trained_ones() -> None:
+    models = [nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3, dtype=torch.float64)]
+    models[1].bias.requires_grad_(False)
+    states = [RunRecord({"model": describe_model_state(model)}) for model in models]
+    (found,) = differences(states[1], states[0])
+    assert found.startswith("model bias is float32 (3,) not trained, not ")
+    assert len(differences(states[2], states[0])) == 2
+
+
+def test_what_is_compared_of_this_installation(tmp_path: Path) -> None:
+    facts = _record(_config(_make_files(tmp_path))).facts
+    assert {"Python", "torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv", "mmseg_resnest"} <= set(
+        facts["version"]
+    )
+    assert "mmseg_resnest/models/resnest.py" in facts["code"]
+    assert not [name for name in facts["code"] if ".mim" in name or "pycache" in name]
+    assert "mmseg.models.segmentors.encoder_decoder" in facts["module"]

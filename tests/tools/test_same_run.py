@@ -1,0 +1,151 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Two processes that would do different runs: both say so and end, before the first step."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import pytest
+from tool_runs import RunTool, Toy, Trained
+
+_LIMIT = 120  # seconds, after which a process counts as hung
+_DATA = 'train_dataloader = dict(dataset=dict(data_root="data{{$RANK:0}}"))\n'
+_OWN = """
+custom_imports = dict(imports=["own_part"])
+custom_hooks = [dict(type="OwnHook")]
+"""
+_HOOK = """
+import own_helper
+from mmengine.hooks import Hook
+from mmseg_resnest.registry import HOOKS
+
+
+@HOOKS.register_module()
+class OwnHook(Hook):
+    pass
+"""
+
+
+def _two_roots(toy: Toy) -> None:
+    """The same data at another place for each process."""
+    for rank in (0, 1):
+        shutil.copytree(toy.scenes, toy.folder / f"data{rank}")
+
+
+def _without(toy: Toy, kind: str) -> str:
+    """Take an image, a label map or both away from the second process."""
+    _two_roots(toy)
+    folders = [toy.folder / "data1" / k / "training" for k in ("images", "annotations")]
+    name = sorted(p.name for p in folders[0].iterdir())[2]
+    for folder in folders:
+        if kind in (folder.parent.name, "both"):
+            (folder / name).unlink()
+    return name
+
+
+def _both_end(toy: Toy, run_tool: RunTool, *args: str, before: str = "") -> list[str]:
+    """What two processes say that end with exit code 2 and one error each."""
+    listing = {p for p in toy.folder.rglob("*") if p.is_file()}
+    runs = run_tool.ranks(2, *args, cwd=toy.folder, timeout=_LIMIT, before=before)
+    errors = [run.error() for run in runs]
+    new = {p for p in toy.folder.rglob("*") if p.is_file()} - listing
+    assert not [p for p in new if p.suffix != ".pyc"]
+    return errors
+
+
+def _difference(errors: list[str]) -> str:
+    host = socket.gethostname()
+    for error in errors:
+        assert f"process 1 on {host} differs from process 0 on {host}: " in error
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            "optim_wrapper = dict(optimizer=dict(lr=0.01 + 0.01 * int('{{$RANK:0}}')))",
+            "config key optim_wrapper.optimizer.lr is 0.02, not 0.01",
+        ),
+        (
+            "model = dict(decode_head=dict(channels=8 + 8 * int('{{$RANK:0}}')))",
+            "config key model.decode_head.channels is 16, not 8",
+        ),
+    ],
+    ids=["learning rate", "model"],
+)
+def test_another_config(toy: Toy, run_tool: RunTool, config: str, said: str) -> None:
+    toy.variant("differs", config)
+    assert said in _difference(_both_end(toy, run_tool, "train.py", "differs.py"))
+
+
+def test_another_sample(toy: Toy, run_tool: RunTool) -> None:
+    toy.variant("differs", _DATA)
+    name = _without(toy, "both")
+    error = _difference(_both_end(toy, run_tool, "train.py", "differs.py"))
+    assert f"train_dataloader.dataset has 5 images, not 6, without {name}" in error
+
+
+def test_other_data_to_test_on(toy: Toy, trained: Trained, run_tool: RunTool) -> None:
+    toy.variant("differs", _DATA.replace("train_", "test_"))
+    _two_roots(toy)
+    for kind in ("images", "annotations"):
+        file = min((toy.folder / "data1" / kind / "validation").iterdir())
+        file.rename(file.with_name(f"another_{file.name}"))
+    args = ("test.py", "differs.py", str(trained.checkpoint))
+    error = _difference(_both_end(toy, run_tool, *args))
+    assert "test_dataloader.dataset has other images, without" in error
+
+
+def test_a_file_that_one_process_misses(toy: Toy, run_tool: RunTool) -> None:
+    """It fails before the processes have met, and the other one does not wait for it."""
+    toy.variant("differs", _DATA)
+    name = _without(toy, "annotations")
+    for error in _both_end(toy, run_tool, "train.py", "differs.py"):
+        assert name in error
+
+
+def test_a_config_that_one_process_misses(toy: Toy, run_tool: RunTool) -> None:
+    before = "import os; os.chdir('/') if os.environ['RANK'] == '1' else None"
+    for error in _both_end(toy, run_tool, "train.py", "toy.py", before=before):
+        assert "config toy.py: does not exist" in error
+
+
+def test_another_checkpoint(toy: Toy, trained: Trained, run_tool: RunTool) -> None:
+    for rank, source in enumerate(("iter_6.pth", "iter_3.pth")):
+        (toy.folder / f"from{rank}").mkdir()
+        shutil.copy(trained.work_dir / source, toy.folder / f"from{rank}" / "start.pth")
+    toy.variant("differs", f'load_from = "{toy.folder}/from{{{{$RANK:0}}}}/start.pth"')
+    error = _difference(_both_end(toy, run_tool, "train.py", "differs.py"))
+    assert "the checkpoint's SHA-256" in error
+
+
+def test_another_module_of_the_user(toy: Toy, run_tool: RunTool) -> None:
+    """The module that the config names is the same, and imports another one."""
+    toy.variant("differs", _OWN)
+    for rank in (0, 1):
+        folder = toy.folder / f"code{rank}"
+        folder.mkdir()
+        (folder / "own_part.py").write_text(_HOOK)
+        (folder / "own_helper.py").write_text(f"FACTOR = {rank}\n")
+    before = f"import os, sys; sys.path.insert(0, '{toy.folder}/code' + os.environ['RANK'])"
+    error = _difference(_both_end(toy, run_tool, "train.py", "differs.py", before=before))
+    assert "source of module own_helper" in error
+    assert "own_part" not in error
+
+
+def test_places_may_differ(toy: Toy, trained: Trained, run_tool: RunTool) -> None:
+    """The same files elsewhere, and other numbers of workers."""
+    _two_roots(toy)
+    for rank in (0, 1):
+        (toy.folder / f"from{rank}").mkdir()
+        shutil.copy(trained.checkpoint, toy.folder / f"from{rank}" / "start.pth")
+    text = _DATA.replace("data{{", f"{toy.folder}/data{{{{") + (
+        "train_dataloader['num_workers'] = int('{{$RANK:0}}')\n"
+        f'load_from = "{toy.folder}/from{{{{$RANK:0}}}}/start.pth"\n'
+        "train_cfg = dict(max_iters=1, val_interval=1)\n"
+    )
+    toy.variant("places", text)
+    for run in run_tool.ranks(2, "train.py", "places.py", cwd=toy.folder, timeout=_LIMIT):
+        run.check()
