@@ -259,7 +259,7 @@ def _check_averages(averages: Any, weights: Mapping[str, Tensor], refuse: Refusa
             refuse(f"ema_state_dict.{name}", value, describe(other))
     missing = [name for name in weights if f"module.{name}" not in averages]
     if missing:
-        refuse.because(f"ema_state_dict holds no average of {missing[0]}")
+        refuse.because(f"ema_state_dict holds no module.{missing[0]}")
     if "steps" not in averages:
         refuse.because("ema_state_dict holds no steps")
     return averages
@@ -276,7 +276,10 @@ _RUNTIME_INFO: dict[str, tuple[_Check, str]] = {
     "max_epochs": _COUNT,
     "seed": _SEED,
     "eta": (lambda value: is_number(value) and value >= 0, "a number of seconds"),
-    "loop_stage": (lambda value: value in ("train", "val", "test"), "train, val or test"),
+    "loop_stage": (
+        lambda value: isinstance(value, str) and value in ("train", "val", "test"),
+        "train, val or test",
+    ),
     "last_ckpt": (_is_text, "the path of a checkpoint"),
     "keep_ckpt_ids": (
         lambda value: isinstance(value, list) and all(map(is_integer, value)),

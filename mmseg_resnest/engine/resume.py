@@ -15,6 +15,7 @@ they come. The values of the checkpoint count, not those of the config, as in MM
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,9 @@ def _check_types(checkpoint: dict[str, Any], model: nn.Module, refuse: Refusal) 
 
 # --- optimizer ------------------------------------------------------------------------------
 
+# Powers of it, which schedules take, are still finite.
+_LARGEST = 1e30
+
 #: Options of a group that say how to compute, not what.
 _OWN_OPTIONS = ("foreach", "fused")
 #: Entries beside those of torch's optimizers.
@@ -189,8 +193,19 @@ def _fit_options(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal)
         if name in _OWN_OPTIONS:
             continue
         _fit(value, own[name], f"{key}.{name}", refuse)
+        _check_option(name, value, f"{key}.{name}", refuse)
         result[name] = value
     return result
+
+
+def _check_option(name: str, value: Any, key: str, refuse: Refusal) -> None:
+    """The ranges that torch's optimizers ask of their arguments; a state sets them unasked."""
+    values = value if isinstance(value, list | tuple) else [value]
+    numbers = [one for one in values if isinstance(one, int | float)]
+    if name == "betas" and not all(0 <= one < 1 for one in numbers):
+        refuse(key, value, "numbers from 0 up to below 1")
+    if not name.endswith("lr") and not all(one >= 0 for one in numbers):
+        refuse(key, value, "a number from 0")
 
 
 def _fit_state(
@@ -237,17 +252,23 @@ def _fit_tensor(value: Any, own: Any, key: str, refuse: Refusal) -> None:
         if value is not None:
             refuse(key, value, "None")
         return
-    single = not isinstance(own, Tensor) or own.numel() == 1
-    if single and not isinstance(value, Tensor):  # an older torch counted in plain numbers
-        if not is_number(value):
-            refuse(key, value, "a number")
+    # The trial step keeps counters as numbers, or with the CPU.
+    counter = not isinstance(own, Tensor) or (own.ndim == 0 and own.device.type == "cpu")
+    if counter and not isinstance(value, Tensor):  # an older torch counted in plain numbers
+        _check_counter(value, key, refuse)
         return
     if not isinstance(own, Tensor):
         refuse(key, value, "a number")
     if not plain_tensor(value) or value.shape != own.shape or value.dtype != own.dtype:
         refuse(key, value, describe(own))
-    if own.ndim == 0 and not is_number(value.item()):
-        refuse(key, value.item(), "a number")
+    if counter:
+        _check_counter(value.item(), key, refuse)
+
+
+def _check_counter(value: Any, key: str, refuse: Refusal) -> None:
+    """The number of steps and the like, by which optimizers divide."""
+    if not is_number(value) or value < 0:
+        refuse(key, value, "a number from 0")
 
 
 def _fit_unknown_state(
@@ -337,7 +358,10 @@ def _fit_schedule(theirs: Any, scheduler: Any, key: str, refuse: Refusal) -> dic
         elif name == "best":  # infinite before the first score
             if not isinstance(value, float) and not is_number(value):
                 refuse(place, value, "a number")
-        elif own[name] != value or not isinstance(own[name], float):  # equal: may be infinite
+        elif isinstance(own[name], float) and not math.isfinite(own[name]):  # the worst score
+            if not isinstance(value, float) or value != own[name]:
+                refuse(place, value, repr(own[name]))
+        else:
             _fit(value, own[name], place, refuse)
             if name not in _VALUES:
                 _same_sign(value, own[name], place, refuse)
@@ -348,10 +372,10 @@ def _fit_schedule(theirs: Any, scheduler: Any, key: str, refuse: Refusal) -> dic
 
 def _fit_milestones(value: Any, own: Counter, key: str, refuse: Refusal) -> Counter:
     fits = isinstance(value, dict) and all(
-        is_integer(step) and is_integer(times, 1, 1000) for step, times in value.items()
+        is_integer(step) and is_integer(times, 1, 10) for step, times in value.items()
     )
     if not fits or len(value) != len(own):
-        refuse(key, value, f"a mapping from {len(own)} steps to numbers from 1")
+        refuse(key, value, f"a mapping from {len(own)} steps to numbers from 1 to 10")
     return Counter(value)
 
 
@@ -393,13 +417,13 @@ def _fit(value: Any, own: Any, key: str, refuse: Refusal) -> None:
         if not isinstance(value, bool) or value != own:
             refuse(key, value, f"{own}, as the config has it")
     elif isinstance(own, int | float):
-        if not is_number(value):
-            refuse(key, value, "a number")
+        if not is_number(value) or abs(value) > _LARGEST:
+            refuse(key, value, f"a number up to {_LARGEST:g}")
     elif own is None:
-        if value is not None and not is_number(value):
-            refuse(key, value, "None or a number")
+        if value is not None and not (is_number(value) and abs(value) <= _LARGEST):
+            refuse(key, value, f"None or a number up to {_LARGEST:g}")
     elif isinstance(own, str):
-        if value != own or not isinstance(value, str):
+        if not isinstance(value, str) or value != own:
             refuse(key, value, f"{own!r}, as the config has it")
     elif isinstance(own, Tensor):
         if not plain_tensor(value) or value.shape != own.shape or value.dtype != own.dtype:
