@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmseg_resnest.engine.saving import what_is_wrong
+from mmseg_resnest.engine.latest import verify_checkpoint
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import check_remote, did_you_mean, is_remote
 
@@ -69,7 +69,7 @@ def check_checkpoint(source: str | os.PathLike[str], what: str, content: bool = 
     text = os.fspath(source)
     if not is_remote(text):
         check_file(source, what)
-        wrong = what_is_wrong(Path(source), foreign=False) if content else None
+        wrong = verify_checkpoint(Path(source), foreign=False) if content else None
         if wrong:
             raise UserError(f"{what} {text}: {wrong}; take another one, or copy it again")
         return

@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 import itertools
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -30,22 +32,29 @@ from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset, compile_pipeline
 from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
+from mmseg_resnest.engine.checkpoint_schema import Refusal, check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
+from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
 from mmseg_resnest.engine.quick_start import start_quickly
+from mmseg_resnest.engine.resume import (
+    fit_to_run,
+    keep_own_names,
+    restore_schedules,
+    states_of_schedules,
+)
 from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
-from mmseg_resnest.engine.saving import restore_histories, snapshot, write_checkpoint
+from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS, building
 from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import load_training_checkpoint
 
-__all__ = ["Runner", "build_model", "check_training_checkpoint", "predict_labels_only"]
+__all__ = ["Runner", "build_model", "predict_labels_only"]
 
 _numbers = itertools.count(1)
 # Samples of a run from which on loading Numba, for a second, is made up for.
@@ -122,9 +131,13 @@ class Runner(MMEngineRunner):
     may_compile: bool = True
     #: Called before each checkpoint; an error of its ends the run.
     before_saving: Callable[[], None] | None = None
-    _resuming = False
+    #: The number of this start of the run; those of later starts in a folder are higher.
+    start: int = 0
     _writer: CheckpointWriter | None = None
-    _validation_pending = False
+    _has_loaded: bool
+    _load_from: str | None
+    optim_wrapper: Any
+    param_schedulers: Any
 
     @classmethod
     def from_cfg(cls, cfg: Config, model: nn.Module | None = None) -> Runner:
@@ -213,6 +226,11 @@ class Runner(MMEngineRunner):
         loader = MMEngineRunner.build_dataloader(cfg, seed, diff_rank_seed)
         loader.worker_init_fn = functools.partial(spare_workers, loader.worker_init_fn)
         return loader
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """What identifies the run, 32 hex digits; resuming sets that of the checkpoint."""
+        return secrets.token_hex(16)
 
     @functools.cached_property
     def sharded(self) -> bool:
@@ -320,7 +338,7 @@ class Runner(MMEngineRunner):
             save_param_scheduler: Put in the schedules.
 
         Returns:
-            What MMEngine's runner would save, and the total batch.
+            What MMEngine's runner would save, the total batch, and which run this is.
         """
         hub = self.message_hub
         about = {
@@ -332,6 +350,8 @@ class Runner(MMEngineRunner):
             "mmseg_resnest_version": __version__,
             "world_size": self.world_size,
             "total_batch": total_batch(self.train_dataloader, self.world_size),
+            "run_id": self.run_id,
+            "start": self.start,
         }
         metainfo = getattr(self.train_dataloader.dataset, "metainfo", None)
         if metainfo is not None:
@@ -347,12 +367,7 @@ class Runner(MMEngineRunner):
         if save_optimizer:
             record["optimizer"] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers is not None:
-            schedulers = self.param_schedulers
-            record["param_schedulers"] = (
-                {name: [s.state_dict() for s in some] for name, some in schedulers.items()}
-                if isinstance(schedulers, dict)
-                else [s.state_dict() for s in schedulers]
-            )
+            record["param_schedulers"] = states_of_schedules(self.param_schedulers)
         self.call_hook("before_save_checkpoint", checkpoint=record)
         return whole(record) if self.sharded else record
 
@@ -377,19 +392,111 @@ class Runner(MMEngineRunner):
         if is_main_process():
             write_checkpoint(snapshot(record), Path(out_dir) / filename)
 
-    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Continue from a training checkpoint.
+    def load_or_resume(self) -> None:
+        """Load what the run starts from, and decide who the run is.
+
+        A run has an identity, made at its first start and kept when it is resumed. Each of its
+        starts has a number above those of all checkpoints in its folder.
+        """
+        if self._has_loaded:
+            return
+        folder = self.checkpoint_folder
+        source = self._load_from
+        if self._resume and source is None:
+            newest, skipped = latest_valid_checkpoint(folder, Path(self.work_dir))
+            for path, reason in skipped:
+                self.logger.warning("%s: passed over, it %s", path, reason)
+            source = self._load_from = None if newest is None else str(newest)
+        if source is not None and self._resume:
+            self.resume(source)
+        elif source is not None:
+            self.load_checkpoint(source)
+        self.start = max(self.start + 1, next_start(folder))
+        self._has_loaded = True
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: str | Callable = "default",
+    ) -> None:
+        """Continue from a training checkpoint, of which nothing is parsed or executed.
+
+        Args:
+            filename: The checkpoint.
+            resume_optimizer: Take over the state of the optimizer.
+            resume_param_scheduler: Take over the state of the schedules.
+            map_location: Not used: tensors go to where the run's own are.
 
         Raises:
-            UserError: The file cannot be read safely, or is no training checkpoint.
+            UserError: The file cannot be read safely, is no training checkpoint, or does not fit
+                this run; nothing has been taken over then.
         """
-        self._resuming = True
-        try:
-            super().resume(filename, *args, **kwargs)
-        finally:
-            self._resuming = False
-        if isinstance(self.train_loop, IterBasedTrainLoop):
-            self.train_loop.validation_pending = self._validation_pending
+        loop: Any = self.train_loop
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        checkpoint = fit_to_run(
+            check_training_checkpoint(filename),
+            Refusal(filename),
+            self.model,
+            self.optim_wrapper,
+            self.param_schedulers,
+        )
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        load_weights(self.model, checkpoint["state_dict"])
+        meta = checkpoint["meta"]
+        loop._epoch, loop._iter = meta["epoch"], meta["iter"]
+        if isinstance(loop, IterBasedTrainLoop):
+            loop.validation_pending = meta.get("validation_pending", False)
+        self._resume_seed(meta.get("seed"))
+        classes = (getattr(self.train_dataloader.dataset, "metainfo", None) or {}).get("classes")
+        if "classes" in meta and meta["classes"] != (classes and tuple(classes)):
+            self.logger.warning("%s: was trained with classes of other names", filename)
+        hub = checkpoint["message_hub"]
+        keep_own_names(hub["runtime_info"], self.checkpoint_folder, self._checkpoint_template())
+        self.message_hub.load_state_dict(hub)
+        if resume_optimizer:
+            if self.sharded and isinstance(self.optim_wrapper, OptimWrapper):
+                shard_optimizer_state(checkpoint["optimizer"], self.optim_wrapper.optimizer)
+            self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        if resume_param_scheduler and self.param_schedulers:
+            restore_schedules(self.param_schedulers, checkpoint["param_schedulers"])
+        self.run_id = meta.get("run_id", self.run_id)
+        self.start = meta.get("start", 0)
+        self._has_loaded = True
+        self.logger.info("resumed at iteration %d, epoch %d", self.iter, self.epoch)
+
+    def _resume_seed(self, seed: int | None) -> None:
+        """Go on with the seed of the run that is resumed."""
+        ours = self._randomness_cfg.get("seed")
+        if seed is None or seed == ours:
+            return
+        if ours is not None:
+            self.logger.warning("the seed is %d, that of the resumed run, not %s", seed, ours)
+        self._randomness_cfg.update(seed=seed)
+        self.set_randomness(**self._randomness_cfg)
+
+    @functools.cached_property
+    def _checkpoint_hook(self) -> CheckpointHook | None:
+        return next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
+
+    @functools.cached_property
+    def checkpoint_folder(self) -> Path:
+        """Where this run saves its checkpoints."""
+        # Once: when training begins, MMEngine puts the name of the work folder behind out_dir.
+        out_dir = getattr(self._checkpoint_hook, "out_dir", None)
+        if not out_dir or out_dir == self.work_dir:
+            return Path(self.work_dir)
+        return Path(out_dir) / Path(self.work_dir).name
+
+    def _checkpoint_template(self) -> str:
+        """The name of a checkpoint, with ``{}`` for its number."""
+        hook = self._checkpoint_hook
+        by_epoch = getattr(hook, "by_epoch", False)
+        named = getattr(hook, "filename_tmpl", None)
+        return named or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
 
     def load_checkpoint(
         self,
@@ -398,7 +505,7 @@ class Runner(MMEngineRunner):
         strict: bool = False,
         revise_keys: list | None = None,
     ) -> Mapping[str, Any]:
-        """Load weights to start from, or when resuming the state of a run.
+        """Load weights to start from.
 
         Args:
             filename: The checkpoint.
@@ -407,23 +514,14 @@ class Runner(MMEngineRunner):
             revise_keys: Not used: the layout is recognised from the keys.
 
         Returns:
-            When resuming the checkpoint, otherwise nothing.
+            Nothing: what else the file holds is not read.
 
         Raises:
             UserError: The file cannot be read, or does not fit the model.
         """
-        if not self._resuming:
-            done = load_weights(self.model, filename, start_training=True)
-            self.logger.info("loaded %s", done)
-            return {}
-        checkpoint = check_training_checkpoint(filename)
-        restore_histories(checkpoint["message_hub"])
-        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_weights(self.model, checkpoint["state_dict"])
-        if self.sharded and isinstance(self.optim_wrapper, OptimWrapper):
-            shard_optimizer_state(checkpoint["optimizer"], self.optim_wrapper.optimizer)
-        self._validation_pending = bool(checkpoint["meta"].get("validation_pending", False))
-        return checkpoint
+        done = load_weights(self.model, filename, start_training=True)
+        self.logger.info("loaded %s", done)
+        return {}
 
 
 def total_batch(loader: DataLoader, world_size: int) -> int:
@@ -431,20 +529,3 @@ def total_batch(loader: DataLoader, world_size: int) -> int:
     if loader.batch_size is not None:
         return loader.batch_size * world_size
     return getattr(loader.batch_sampler, "batch_size", 0) * world_size
-
-
-def check_training_checkpoint(filename: str) -> dict[str, Any]:
-    """Read a checkpoint that training can continue from.
-
-    Raises:
-        UserError: It cannot be read, or something that resuming needs is not in it.
-    """
-    checkpoint = load_training_checkpoint(filename)
-    needed = ("meta", "state_dict", "optimizer", "message_hub")
-    missing = [key for key in needed if key not in checkpoint]
-    if missing:
-        raise UserError(
-            f"--resume {filename}: holds no {missing[0]}, so training cannot continue from it; "
-            "to start from its weights use --cfg-options load_from=FILE"
-        )
-    return checkpoint

@@ -2,8 +2,9 @@
 """Checkpoint files that are there whole or not at all.
 
 A file is written beside its place, synced, and then takes its name. It is an ordinary
-``torch.save`` archive: the record with its SHA-256 stands in the archive's comment, which every
-reader of .zip files, torch among them, passes over.
+``torch.save`` archive: which run it is of, its iteration and its SHA-256 stand in the archive's
+comment, which every reader of .zip files, torch among them, passes over. It is read in
+:mod:`mmseg_resnest.engine.latest`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import json
 import os
 import struct
 import time
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,19 +26,17 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 __all__ = [
-    "find_newest",
     "point_to",
-    "restore_histories",
     "snapshot",
     "sync_folder",
-    "what_is_wrong",
     "write_checkpoint",
 ]
 
 POINTER = "last_checkpoint"
-_MAGIC = b"mmseg-resnest checkpoint "
-_END = struct.Struct("<4s4H2LH")  # the end of a .zip file, up to the comment
-_CHUNK = 1 << 20
+#: How the comment of our archives begins.
+MAGIC = b"mmseg-resnest checkpoint "
+#: The key of the numbers in a history that :func:`snapshot` has made plain data.
+HISTORY = "log_history"
 
 
 # --- one file -------------------------------------------------------------------------------
@@ -77,14 +75,16 @@ class _HashedFile:
     def flush(self) -> None:
         """Nothing is kept back but the last two bytes."""
 
-    def finish(self, iteration: int) -> None:
-        """Write the comment with the checksum, and sync."""
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Write the comment, which ends with the checksum of all that is before it, and sync."""
         if self._error is not None:
             raise self._error
         if self._held != b"\0\0":
             raise RuntimeError("torch.save did not end its file with an archive without a comment")
-        record = {"sha256": self._digest.hexdigest(), "iteration": iteration, "saved": time.time()}
-        comment = _MAGIC + json.dumps(record).encode()
+        record = json.dumps({**about, "saved": time.time()})
+        comment = MAGIC + f'{record[:-1]}, "sha256": "'.encode()
+        self._digest.update(comment)
+        comment += f'{self._digest.hexdigest()}"}}'.encode()
         self._all(memoryview(struct.pack("<H", len(comment)) + comment))
         os.fsync(self._file)
 
@@ -103,7 +103,8 @@ def write_checkpoint(
     """Write a checkpoint whole or not at all.
 
     Args:
-        record: What ``torch.save`` takes.
+        record: What ``torch.save`` takes. ``iter``, ``run_id`` and ``start`` of its ``meta`` are
+            written into the comment, where they are read without the rest.
         path: The file; its folder exists. A file of that name stays until the new one is whole.
         sync: Sync its folder too, so that the file keeps its name through a loss of power.
 
@@ -114,7 +115,9 @@ def write_checkpoint(
     with _beside(path) as (part, descriptor):
         file = _HashedFile(descriptor)
         torch.save(record, cast(BinaryIO, file))
-        file.finish(int(record.get("meta", {}).get("iter", 0)))
+        meta = record.get("meta", {})
+        about = {"iteration": int(meta.get("iter", 0))}
+        file.finish({**about, **{key: meta[key] for key in ("run_id", "start") if key in meta}})
         os.replace(part, path)
     if sync:
         sync_folder(path.parent)
@@ -166,131 +169,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# --- which are whole ------------------------------------------------------------------------
-
-
-def _read_comment(file: BinaryIO) -> tuple[int, dict[str, Any]] | None:
-    """Length of what the checksum covers, and the record; None where there is none."""
-    size = file.seek(0, os.SEEK_END)
-    start = max(0, size - 4096)
-    file.seek(start)
-    tail = file.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) < at + _END.size:
-        return None
-    comment = tail[at + _END.size :]
-    if _END.unpack_from(tail, at)[-1] != len(comment) or not comment.startswith(_MAGIC):
-        return None
-    try:
-        record = json.loads(comment[len(_MAGIC) :])
-        float(record["saved"]), str(record["sha256"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return start + at + _END.size - 2, record
-
-
-def what_is_wrong(path: Path, foreign: bool = True) -> str | None:
-    """Why a checkpoint is not whole, or None when it is.
-
-    Its checksum is compared; a file that has none, because something else wrote it, is whole when
-    all parts of the archive pass the .zip format's own check.
-
-    Args:
-        path: The file.
-        foreign: Check files without a checksum too, which must then be archives.
-    """
-    try:
-        with path.open("rb") as file:
-            found = _read_comment(file)
-            if found is None:
-                return _check_archive(file) if foreign else None
-            length, record = found
-            digest = hashlib.sha256()
-            file.seek(0)
-            while length:
-                chunk = file.read(min(length, _CHUNK))
-                if not chunk:
-                    return "is cut short"
-                digest.update(chunk)
-                length -= len(chunk)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if digest.hexdigest() != record["sha256"]:
-        return "does not have the content that its checksum was made of"
-    return None
-
-
-def _check_archive(file: BinaryIO) -> str | None:
-    file.seek(0)
-    if not file.read(1):
-        return "is empty"
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _END.size))
-    end = file.read()  # torch writes no comment; ours was looked for before
-    if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0" or not zipfile.is_zipfile(file):
-        return "is cut short, damaged at its end, or no checkpoint"
-    try:
-        with zipfile.ZipFile(file) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        return f"is damaged ({error})"
-    return None if bad is None else f"is damaged in {bad}"
-
-
-def _written(path: Path) -> float:
-    """When a file was written: as its record says, which copying does not change."""
-    try:
-        with path.open("rb") as file:
-            found = _read_comment(file)
-        return float(found[1]["saved"]) if found else path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def find_newest(folder: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest whole checkpoint of a run, and those that were passed over for it, with reasons.
-
-    Args:
-        folder: Where the run writes its checkpoints. What ``last_checkpoint`` names counts too;
-            those of the best scores (``best_*``), which hold weights only, do not.
-    """
-    found = {path for path in folder.glob("*.pth") if not path.name.startswith("best_")}
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        named = Path((folder / POINTER).read_text(encoding="utf-8").strip())
-        beside = folder / named.name  # the folder may have been moved
-        if beside.is_file() or named.is_file():
-            found.add(beside if beside.is_file() else named)
-    skipped: list[tuple[Path, str]] = []
-    for path in sorted(found, key=lambda p: (_written(p), p.name), reverse=True):
-        reason = what_is_wrong(path)
-        if reason is None:
-            return path, skipped
-        skipped.append((path, reason))
-    return None, skipped
-
-
-# --- what is in them ------------------------------------------------------------------------
-
-
-_HISTORY = "log_history"
-
-
-def restore_histories(message_hub: dict[str, Any]) -> None:
-    """Turn the histories in the state of a message hub back into MMEngine's; in place."""
-    scalars = message_hub.get("log_scalars", {})
-    for name, value in scalars.items():
-        if isinstance(value, dict) and _HISTORY in value:
-            buffer = HistoryBuffer(max_length=value["max_length"])
-            buffer._log_history = value[_HISTORY].numpy().copy()
-            buffer._count_history = value["count"].numpy().copy()
-            scalars[name] = buffer
-
-
 def snapshot(value: Any, memo: dict[int, Any] | None = None) -> Any:
     """A copy on the CPU that training does not change; tensors that occur twice stay one.
 
     It is plain data, which ``torch.load(weights_only=True)`` reads: MMEngine's histories of logged
-    numbers become tensors, which :func:`restore_histories` turns back.
+    numbers become tensors, which
+    :func:`mmseg_resnest.engine.checkpoint_schema.restore_histories` turns back.
     """
     memo = {} if memo is None else memo
     if id(value) in memo:
@@ -304,7 +188,7 @@ def snapshot(value: Any, memo: dict[int, Any] | None = None) -> Any:
     elif isinstance(value, HistoryBuffer):
         log, count = value.data
         copy = {
-            _HISTORY: torch.from_numpy(log.copy()),
+            HISTORY: torch.from_numpy(log.copy()),
             "count": torch.from_numpy(count.copy()),
             "max_length": int(value.max_length),
         }

@@ -18,9 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
+from mmseg_resnest.engine.checkpoint_schema import Refusal, check_training_checkpoint
 from mmseg_resnest.engine.cli import print_next
 from mmseg_resnest.engine.config import command_name, require
 from mmseg_resnest.engine.hooks import ConsoleHook, duration, print_header
+from mmseg_resnest.engine.latest import latest_valid_checkpoint, verify_checkpoint
 from mmseg_resnest.engine.launch import (
     default_work_dir,
     enable_amp,
@@ -39,12 +41,14 @@ from mmseg_resnest.engine.preflight import (
     check_labels,
     checkpoint_folder,
 )
+from mmseg_resnest.engine.quick_start import start_quickly
 from mmseg_resnest.engine.results_hook import ResultsHook
+from mmseg_resnest.engine.resume import build_optimization, fit_to_run
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from mmseg_resnest.engine.run_record import describe_model_state, record_run
-from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
+from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.engine.same_run import check_same_run, failing_together
-from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
+from mmseg_resnest.engine.saving import POINTER
 from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
@@ -242,7 +246,7 @@ def _set_start(
         resume = "auto" if (Path(cfg.work_dir) / POINTER).is_file() else None
     if resume == "auto":
         folder = checkpoint_folder(cfg)
-        latest, skipped = find_newest(folder) if folder.is_dir() else (None, [])
+        latest, skipped = latest_valid_checkpoint(folder, Path(cfg.work_dir))
         notes += [("skipped", f"{shown(path)} {reason}") for path, reason in skipped]
         if latest is None:
             cfg.resume = False
@@ -254,7 +258,7 @@ def _set_start(
         check_checkpoint(resume, "--resume", content=False)
         if is_remote(resume):
             resume = str(resolve_checkpoint(resume))
-        wrong = what_is_wrong(Path(resume))
+        wrong = verify_checkpoint(Path(resume))
         if wrong:
             raise UserError(
                 f"--resume {resume}: {wrong}; --resume without a file takes the newest whole "
@@ -351,6 +355,8 @@ def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
             except UserError as error:
                 text = str(error).replace("the state dict", str(cfg.load_from), 1)
                 raise UserError(text) from error
+            start_quickly()  # otherwise the first optimizer imports torch's compiler
+            fit_to_run(checkpoint, Refusal(cfg.load_from), model, *build_optimization(cfg, model))
         elif cfg.get("load_from"):
             load_weights(model, cfg.load_from, start_training=True)
     return model

@@ -12,8 +12,8 @@ import torch
 from mmengine.hooks import Hook
 from tiny_runs import make_runner
 
+from mmseg_resnest.engine.latest import verify_checkpoint
 from mmseg_resnest.engine.results_hook import ResultsHook
-from mmseg_resnest.engine.saving import what_is_wrong
 from mmseg_resnest.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_a_pointer_that_cannot_be_written_is_told_apart(tmp_path: Path) -> None:
         assert part in str(failure.value)
     assert "could not be saved" not in str(failure.value)
     assert _numbered(tmp_path) == ["iter_12.pth", "iter_9.pth"]  # rotated all the same
-    assert all(what_is_wrong(tmp_path / name) is None for name in _numbered(tmp_path))
+    assert all(verify_checkpoint(tmp_path / name) is None for name in _numbered(tmp_path))
 
 
 def test_what_the_pointer_names_stays_until_it_names_another(tmp_path: Path) -> None:

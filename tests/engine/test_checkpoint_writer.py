@@ -14,7 +14,8 @@ import torch
 
 from mmseg_resnest.engine import checkpoint_writer
 from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Step
-from mmseg_resnest.engine.saving import what_is_wrong, write_checkpoint
+from mmseg_resnest.engine.latest import verify_checkpoint
+from mmseg_resnest.engine.saving import write_checkpoint
 
 RECORD = {"meta": {"iter": 7}, "state_dict": {"w": torch.arange(3000.0)}, "text": "as it was"}
 
@@ -66,7 +67,7 @@ def test_a_failed_save_is_told_once_and_tried_again(
     done = threading.Event()
     told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", [Step("", done.set)])
     assert done.wait(10)
-    assert what_is_wrong(tmp_path / "iter_1.pth") is None
+    assert verify_checkpoint(tmp_path / "iter_1.pth") is None
     assert len(told.warnings) == 1 and "earlier checkpoints are kept" in told.warnings[0]
     assert len(freed) == 3
     told.writer.wait()
@@ -130,7 +131,7 @@ def test_steps_that_fail_in_the_end_are_named_apart(tmp_path: Path) -> None:
     unsaved = told.writer.wait()
     assert [(one.checkpoint, one.needed) for one in unsaved] == [(False, True), (False, False)]
     assert all("iter_1.pth is saved" in one.text for one in unsaved)
-    assert what_is_wrong(tmp_path / "iter_1.pth") is None
+    assert verify_checkpoint(tmp_path / "iter_1.pth") is None
 
 
 def test_a_folder_that_cannot_be_synced_is_its_own_outcome(

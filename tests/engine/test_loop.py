@@ -16,8 +16,8 @@ import torch
 from mmengine.hooks import Hook
 from tiny_runs import Data, make_runner, state
 
+from mmseg_resnest.engine.latest import latest_valid_checkpoint
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
-from mmseg_resnest.engine.saving import find_newest
 
 TIMES = ("time", "data_time", "eta")
 
@@ -83,7 +83,7 @@ def _stopped(folder: Path, hook: Hook, **kw: Any) -> Path:
     with pytest.raises(Preempted, match="stopped by SIG"):
         _train(runner)
     runner.close()
-    path, skipped = find_newest(folder)
+    path, skipped = latest_valid_checkpoint(folder)
     assert path is not None and not skipped
     assert (folder / "last_checkpoint").read_text() == str(path)
     return path
@@ -169,7 +169,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     make_runner(tmp_path, hooks=[AtTheEnd()]).train()
     assert written == []
     assert all(waited)
-    assert find_newest(tmp_path) == (tmp_path / "iter_12.pth", [])
+    assert latest_valid_checkpoint(tmp_path) == (tmp_path / "iter_12.pth", [])
 
 
 def test_resuming_late_costs_what_resuming_early_does(tmp_path: Path) -> None:

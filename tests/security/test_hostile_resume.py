@@ -22,7 +22,7 @@ from tool_runs import RunTool, make_toy
 
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.runner import check_training_checkpoint
-from mmseg_resnest.engine.saving import find_newest
+from mmseg_resnest.engine.latest import latest_valid_checkpoint
 from mmseg_resnest.errors import UserError
 
 pytestmark = pytest.mark.timeout(120)
@@ -54,9 +54,7 @@ def test_the_valid_checkpoint_resumes(training_checkpoint: Path, sandbox: Sandbo
 
 
 @pytest.mark.parametrize("change", hostile_runs.REFUSED)
-def test_wrong_fields_are_refused(
-    change: str, training_checkpoint: Path, sandbox: Sandbox
-) -> None:
+def test_wrong_fields_are_refused(change: str, training_checkpoint: Path, sandbox: Sandbox) -> None:
     path = checkpoint_with(sandbox, training_checkpoint, hostile_runs.REFUSED[change])
     sandbox.refused(lambda: resume(path, sandbox.files / "run"), path.name)
 
@@ -222,7 +220,7 @@ def test_the_newest_whole_checkpoint_is_found(
     folder.mkdir()
     shutil.copy(training_checkpoint, folder / "iter_6.pth")
     FOLDERS[kind](sandbox, folder)
-    found = sandbox.run(lambda: find_newest(folder))
+    found = sandbox.run(lambda: latest_valid_checkpoint(folder, folder))
     assert found.error is None
     assert found.value[0] == folder / "iter_6.pth"
 

@@ -31,7 +31,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 from run_state import differences, final_state
 from tool_runs import RunTool, Toy, make_toy
 
-from mmseg_resnest.engine.saving import what_is_wrong
+from mmseg_resnest.engine.latest import verify_checkpoint
 
 ITERATIONS = 16
 # Everything that has a state: averaged weights, accumulated gradients, mixed precision, dropout,
@@ -124,7 +124,7 @@ class Chaos:
 
     def newest(self) -> int:
         """Iteration of the newest whole checkpoint."""
-        return max((n for n, p in self.checkpoints() if what_is_wrong(p) is None), default=0)
+        return max((n for n, p in self.checkpoints() if verify_checkpoint(p) is None), default=0)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         found = [
@@ -184,7 +184,7 @@ class Chaos:
         pointer = self.work_dir / "last_checkpoint"
         if pointer.is_file():
             named = Path(pointer.read_text())
-            wrong = what_is_wrong(named)
+            wrong = verify_checkpoint(named)
             if wrong and (began or named not in self.spoilt):
                 self.problems.append(f"{name}: last_checkpoint names a file that {wrong}")
 
@@ -230,14 +230,14 @@ def _a_worker(chaos: Chaos, pid: int) -> bool:
 
 
 def _truncate_newest(chaos: Chaos) -> None:
-    whole = [path for _, path in chaos.checkpoints() if what_is_wrong(path) is None]
+    whole = [path for _, path in chaos.checkpoints() if verify_checkpoint(path) is None]
     if len(whole) > 1:
         chaos.spoilt.add(whole[-1])
         os.truncate(whole[-1], chaos.random.randrange(whole[-1].stat().st_size))
 
 
 def _damage_newest(chaos: Chaos) -> None:
-    whole = [path for _, path in chaos.checkpoints() if what_is_wrong(path) is None]
+    whole = [path for _, path in chaos.checkpoints() if verify_checkpoint(path) is None]
     if len(whole) > 1:
         chaos.spoilt.add(whole[-1])
         with whole[-1].open("r+b") as file:

@@ -127,6 +127,40 @@ def test_resuming_continues_the_run(trained: Trained, toy: Toy, run_tool: RunToo
     assert last["param_schedulers"][0]["last_step"] == 6
 
 
+PARAMWISE = """
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"decode_head": dict(lr_mult=10)}))
+train_cfg = dict(max_iters=6)
+"""
+
+
+def test_a_checkpoint_to_resume_from_is_data(toy: Toy, run_tool: RunTool) -> None:
+    """Texts in it are never executed; a wrong value is told before anything is written."""
+    toy.variant("groups", PARAMWISE)
+    short = ["--work-dir", "first", "--cfg-options", "train_cfg.max_iters=3"]
+    run_tool("train.py", "groups.py", *short, cwd=toy.folder).check()
+    record = load(toy.folder / "first" / "iter_3.pth")
+    for key in ("config", "cfg"):
+        record["meta"][key] = "open('executed', 'w')\n"
+        record["message_hub"]["runtime_info"][key] = "open('executed', 'w')\n"
+    torch.save(record, toy.folder / "hostile.pth")
+    args = ["train.py", "groups.py", "--work-dir", "on", "--resume"]
+    run = run_tool(*args, "hostile.pth", cwd=toy.folder).check()
+    assert run.stderr == ""
+    assert "mmengine" not in run.stdout and "paramwise" not in run.stdout
+    assert load(toy.folder / "on" / "iter_6.pth")["meta"]["iter"] == 6
+    assert not (toy.folder / "executed").exists()
+    args[3] = "nothing"
+    wrong = {
+        "meta.iter": {"meta": {**record["meta"], "iter": "3"}},
+        "param_groups": {"optimizer": {**record["optimizer"], "param_groups": []}},
+    }
+    for key, change in wrong.items():
+        torch.save({**record, **change}, toy.folder / "wrong.pth")
+        error = run_tool(*args, "wrong.pth", cwd=toy.folder).error()
+        assert "--resume wrong.pth" in error and key in error
+    assert not (toy.folder / "nothing").exists()
+
+
 def test_resume_without_a_checkpoint_starts(toy: Toy, run_tool: RunTool) -> None:
     run = run_tool(
         "train.py", "toy.py", "--resume", "auto", "--cfg-options", "train_cfg.max_iters=1",

@@ -1,0 +1,541 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The state of a training checkpoint, compared with the run that takes it over.
+
+A state is loaded only when it has the names, types and shapes that the run's own model, optimizer
+and schedules have: torch's and MMEngine's ``load_state_dict`` take over attributes and options as
+they come. The values of the checkpoint count, not those of the config, as in MMEngine.
+
+* Refused by name: tensors that the model or the optimizer does not have, has in another shape or
+  type; unknown or differing options of a group of parameters; another number of groups,
+  parameters or schedules; unknown attributes of a schedule.
+* Dropped: the state of a loss scaler where this run scales nothing, averaged weights where this
+  run keeps none, and ``foreach`` and ``fused``, which say how this run computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import Tensor, nn
+
+from mmseg_resnest.engine.checkpoint import bare_model
+from mmseg_resnest.engine.checkpoint_schema import (
+    Refusal,
+    describe,
+    is_integer,
+    is_number,
+    plain_tensor,
+)
+
+__all__ = [
+    "build_optimization",
+    "fit_to_run",
+    "keep_own_names",
+    "restore_schedules",
+    "states_of_schedules",
+]
+
+
+def fit_to_run(
+    checkpoint: dict[str, Any],
+    refuse: Refusal,
+    model: nn.Module,
+    optim_wrapper: OptimWrapper | OptimWrapperDict,
+    schedulers: Any,
+) -> dict[str, Any]:
+    """Check a checkpoint against what it will be loaded into; nothing is loaded.
+
+    Args:
+        checkpoint: What :func:`~.checkpoint_schema.check_training_checkpoint` returned.
+        refuse: Called with what does not fit.
+        model: The model of the run, wrapped or not.
+        optim_wrapper: Its optimizer, or optimizers by name, with the schedules built on them.
+        schedulers: Its schedules: a list, or lists by optimizer; None without.
+
+    Returns:
+        The checkpoint with ``optimizer`` and ``param_schedulers`` as the run loads them.
+
+    Raises:
+        UserError: Something does not fit; names the key, what it holds and what was expected.
+    """
+    checkpoint = dict(checkpoint)
+    _check_types(checkpoint, bare_model(model), refuse)
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        theirs, ours = checkpoint["optimizer"], dict(optim_wrapper.items())
+        _same_names(theirs, ours, "optimizer", refuse)
+        checkpoint["optimizer"] = {
+            name: _fit_optimizer(theirs[name], one, f"optimizer.{name}", refuse)
+            for name, one in ours.items()
+        }
+    else:
+        checkpoint["optimizer"] = _fit_optimizer(
+            checkpoint["optimizer"], optim_wrapper, "optimizer", refuse
+        )
+    key = "param_schedulers"
+    theirs = checkpoint.get(key)
+    if isinstance(schedulers, dict):
+        if not isinstance(theirs, dict):
+            refuse(key, theirs, "a mapping from optimizers to lists")
+        _same_names(theirs, schedulers, key, refuse)
+        checkpoint[key] = {
+            name: _fit_schedules(theirs[name], some, f"{key}.{name}", refuse)
+            for name, some in schedulers.items()
+        }
+    elif schedulers or theirs:
+        checkpoint[key] = _fit_schedules(theirs, schedulers or [], key, refuse)
+    return checkpoint
+
+
+def _same_names(theirs: Any, ours: Mapping[str, Any], key: str, refuse: Refusal) -> None:
+    if not isinstance(theirs, dict) or set(theirs) != set(ours):
+        refuse(key, theirs, f"a mapping with the keys {', '.join(map(str, ours))}")
+
+
+def _check_types(checkpoint: dict[str, Any], model: nn.Module, refuse: Refusal) -> None:
+    """Types of the weights; names and shapes are compared where they are loaded."""
+    own = model.state_dict()
+    weights = checkpoint["state_dict"]
+    for name, value in weights.items():
+        if name in own and value.dtype != own[name].dtype:
+            refuse(f"state_dict.{name}", value, f"a tensor of type {own[name].dtype}")
+    if "ema_state_dict" in checkpoint and set(weights) != set(own):
+        name = next(iter(set(weights) ^ set(own)))
+        refuse.because(f"ema_state_dict and the config's model differ in {name}")
+
+
+# --- optimizer ------------------------------------------------------------------------------
+
+# Powers of it, which schedules take, are still finite.
+_LARGEST = 1e30
+
+#: Options of a group that say how to compute, not what.
+_OWN_OPTIONS = ("foreach", "fused")
+#: Entries beside those of torch's optimizers.
+_OF_THE_WRAPPER = ("loss_scaler", "base_param_settings")
+
+
+def _fit_optimizer(theirs: Any, wrapper: OptimWrapper, key: str, refuse: Refusal) -> dict:
+    if not isinstance(theirs, dict):
+        refuse(key, theirs, "a mapping")
+    for name in theirs:
+        if name not in ("state", "param_groups", *_OF_THE_WRAPPER):
+            refuse.because(f"{key} holds {describe(name)}, which no optimizer of this run has")
+    groups, ours = theirs.get("param_groups"), wrapper.optimizer.param_groups
+    if not isinstance(groups, list) or len(groups) != len(ours):
+        refuse(f"{key}.param_groups", groups, f"a list of {len(ours)} groups of parameters")
+    fitted = [
+        _fit_group(group, own, f"{key}.param_groups[{index}]", refuse)
+        for index, (group, own) in enumerate(zip(groups, ours, strict=True))
+    ]
+    numbers = [number for group in fitted for number in group["params"]]
+    if len(set(numbers)) != len(numbers):
+        refuse.because(f"{key}.param_groups name a parameter twice")
+    result = {
+        "state": _fit_state(theirs.get("state"), fitted, wrapper.optimizer, f"{key}.state", refuse),
+        "param_groups": fitted,
+    }
+    settings = wrapper.base_param_settings
+    if settings is not None and "base_param_settings" in theirs:
+        name = f"{key}.base_param_settings"
+        result["base_param_settings"] = _fit_options(
+            theirs["base_param_settings"], settings, name, refuse
+        )
+    scaler = getattr(wrapper, "loss_scaler", None)
+    if scaler is not None and "loss_scaler" in theirs:
+        name = f"{key}.loss_scaler"
+        result["loss_scaler"] = _fit_scaler(
+            theirs["loss_scaler"], scaler.state_dict(), name, refuse
+        )
+    return result
+
+
+def _fit_scaler(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
+    _fit(theirs, dict(own), key, refuse)
+    for name, value in theirs.items():
+        if isinstance(own[name], int) and not is_integer(value):
+            refuse(f"{key}.{name}", value, "a whole number from 0")
+        if isinstance(own[name], float) and value <= 0:
+            refuse(f"{key}.{name}", value, "a number above 0")
+    return dict(theirs)
+
+
+def _fit_group(theirs: Any, own: dict[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
+    if not isinstance(theirs, dict):
+        refuse(key, theirs, "a mapping")
+    params, count = theirs.get("params"), len(own["params"])
+    if not isinstance(params, list) or len(params) != count or not all(map(is_integer, params)):
+        refuse(f"{key}.params", params, f"a list of {count} whole numbers, one a parameter")
+    ours = {name: value for name, value in own.items() if name != "params"}
+    options = {name: value for name, value in theirs.items() if name != "params"}
+    return {**_fit_options(options, ours, key, refuse), "params": list(params)}
+
+
+def _fit_options(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
+    """Options of a group; those that an older torch did not write are the run's own."""
+    if not isinstance(theirs, dict):
+        refuse(key, theirs, "a mapping")
+    result = dict(own)
+    if "lr" not in theirs:
+        refuse.because(f"{key} holds no lr")
+    for name, value in theirs.items():
+        if name not in own:
+            refuse.because(f"{key} holds {describe(name)}, an option that this run does not have")
+        if name in _OWN_OPTIONS:
+            continue
+        _fit(value, own[name], f"{key}.{name}", refuse)
+        _check_option(name, value, f"{key}.{name}", refuse)
+        result[name] = value
+    return result
+
+
+def _check_option(name: str, value: Any, key: str, refuse: Refusal) -> None:
+    """The ranges that torch's optimizers ask of their arguments; a state sets them unasked."""
+    values = value if isinstance(value, list | tuple) else [value]
+    numbers = [one for one in values if isinstance(one, int | float)]
+    if name == "betas" and not all(0 <= one < 1 for one in numbers):
+        refuse(key, value, "numbers from 0 up to below 1")
+    if not name.endswith("lr") and not all(one >= 0 for one in numbers):
+        refuse(key, value, "a number from 0")
+
+
+def _fit_state(
+    theirs: Any,
+    groups: Sequence[dict[str, Any]],
+    optimizer: torch.optim.Optimizer,
+    key: str,
+    refuse: Refusal,
+) -> dict[int, dict[str, Any]]:
+    """The state of each parameter: what a step of this optimizer makes of it, and nothing else."""
+    if not isinstance(theirs, dict):
+        refuse(key, theirs, "a mapping from the numbers of parameters")
+    result = {}
+    known = {number for group in groups for number in group["params"]}
+    for number, state in theirs.items():
+        if not is_integer(number) or number not in known:
+            refuse.because(f"{key} holds {describe(number)}, the number of no parameter")
+        if not isinstance(state, dict):
+            refuse(f"{key}[{number}]", state, "a mapping")
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        expected = _states_after_a_step(optimizer, group, own["params"])
+        for index, number in enumerate(group["params"]):
+            if number not in theirs:
+                continue  # a parameter that has had no gradient
+            state, place = theirs[number], f"{key}[{number}]"
+            if expected is None:
+                result[number] = _fit_unknown_state(state, own["params"][index], place, refuse)
+                continue
+            model = expected[index]
+            # None stands for nothing: an older torch wrote it for a momentum of 0.
+            state = {name: v for name, v in state.items() if v is not None or name in model}
+            if set(state) != set(model):
+                name = next(iter(set(state) ^ set(model)))
+                what = "lacks" if name in model else "holds"
+                refuse.because(f"{place} {what} {describe(name)}: the optimizer is another one")
+            for name, value in state.items():
+                _fit_tensor(value, model[name], f"{place}.{name}", refuse)
+            result[number] = state
+    return result
+
+
+def _fit_tensor(value: Any, own: Any, key: str, refuse: Refusal) -> None:
+    if own is None:
+        if value is not None:
+            refuse(key, value, "None")
+        return
+    # The trial step keeps counters as numbers, or with the CPU.
+    counter = not isinstance(own, Tensor) or (own.ndim == 0 and own.device.type == "cpu")
+    if counter and not isinstance(value, Tensor):  # an older torch counted in plain numbers
+        _check_counter(value, key, refuse)
+        return
+    if not isinstance(own, Tensor):
+        refuse(key, value, "a number")
+    if not plain_tensor(value) or value.shape != own.shape or value.dtype != own.dtype:
+        refuse(key, value, describe(own))
+    if counter:
+        _check_counter(value.item(), key, refuse)
+
+
+def _check_counter(value: Any, key: str, refuse: Refusal) -> None:
+    """The number of steps and the like, by which optimizers divide."""
+    if not is_number(value) or value < 0:
+        refuse(key, value, "a number from 0")
+
+
+def _fit_unknown_state(
+    state: Mapping[Any, Any], parameter: Tensor, key: str, refuse: Refusal
+) -> dict[str, Any]:
+    """The state of an optimizer that cannot be tried: tensors like the parameter, and numbers."""
+    for name, value in state.items():
+        if not isinstance(name, str):
+            refuse(f"a key of {key}", name, "a text")
+        if isinstance(value, Tensor):
+            if not plain_tensor(value) or value.shape not in (parameter.shape, (), (1,)):
+                refuse(f"{key}.{name}", value, f"a tensor of shape {list(parameter.shape)}")
+        elif value is not None and not is_number(value) and not isinstance(value, bool):
+            refuse(f"{key}.{name}", value, "a tensor or a number")
+    return dict(state)
+
+
+def _states_after_a_step(
+    optimizer: torch.optim.Optimizer, options: Mapping[str, Any], parameters: Sequence[Tensor]
+) -> list[dict[str, Any]] | None:
+    """What the optimizer keeps of each parameter, found by a step with tensors without values.
+
+    Returns:
+        By parameter, names and tensors on the device ``meta``; None where the optimizer needs more
+        than gradients, or numbers to compute with.
+    """
+    stand_ins = []
+    for parameter in parameters:
+        one = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"))
+        one.grad = torch.empty_like(one)
+        stand_ins.append(one)
+    trial = copy.copy(optimizer)
+    trial.state = defaultdict(dict)
+    how = {name: False for name in _OWN_OPTIONS if name in options}
+    trial.param_groups = [{**options, **how, "params": stand_ins}]
+    try:
+        type(optimizer).step(trial)  # not the one that schedules have put around it
+    except Exception:  # an optimizer of any library, in any way
+        return None
+    return [dict(trial.state[one]) for one in stand_ins]
+
+
+# --- schedules ------------------------------------------------------------------------------
+
+#: Attributes that count steps; -1 is before the first one.
+_COUNTERS = ("last_step", "_global_step", "total_iters", "begin", "end", "num_bad_epochs")
+_NEEDED = ("last_step", "_global_step", "base_values", "_last_value")
+#: Numbers that change while a schedule goes on, and may be 0.
+_VALUES = ("base_values", "_last_value", "cooldown_counter")
+
+
+def _fit_schedules(theirs: Any, ours: Sequence[Any], key: str, refuse: Refusal) -> list[dict]:
+    if not isinstance(theirs, list) or len(theirs) != len(ours):
+        held = "missing" if theirs is None else describe(theirs)
+        refuse.because(f"{key} is {held}, expected a list of {len(ours)} schedules")
+    return [
+        _fit_schedule(state, own, f"{key}[{index}]", refuse)
+        for index, (state, own) in enumerate(zip(theirs, ours, strict=True))
+    ]
+
+
+def _fit_schedule(theirs: Any, scheduler: Any, key: str, refuse: Refusal) -> dict[str, Any]:
+    """The attributes of a schedule that are numbers, texts, or lists of them.
+
+    ``load_state_dict`` of MMEngine's schedules sets every attribute that it is given, methods too.
+    """
+    if not isinstance(theirs, dict):
+        refuse(key, theirs, "a mapping")
+    own = scheduler.state_dict()
+    result = {}
+    for name in _NEEDED:
+        if name in own and name not in theirs:
+            refuse.because(f"{key} holds no {name}")
+    for name, value in theirs.items():
+        if name not in own:
+            refuse.because(
+                f"{key} holds {describe(name)}, which {type(scheduler).__name__} does not have"
+            )
+        if name == "verbose" or not _is_plain(own[name]):
+            continue  # the run's own; functions above all
+        place = f"{key}.{name}"
+        if name in _COUNTERS:
+            if not is_integer(value, -1):
+                refuse(place, value, "a whole number from -1")
+        elif isinstance(own[name], Counter):  # milestones, and how often each is given
+            value = _fit_milestones(value, own[name], place, refuse)
+        elif name == "best":  # infinite before the first score
+            if not isinstance(value, float) and not is_number(value):
+                refuse(place, value, "a number")
+        elif isinstance(own[name], float) and not math.isfinite(own[name]):  # the worst score
+            if not isinstance(value, float) or value != own[name]:
+                refuse(place, value, repr(own[name]))
+        else:
+            _fit(value, own[name], place, refuse)
+            if name not in _VALUES:
+                _same_sign(value, own[name], place, refuse)
+        result[name] = value
+    _check_steps({**own, **result}, key, refuse)
+    return result
+
+
+def _fit_milestones(value: Any, own: Counter, key: str, refuse: Refusal) -> Counter:
+    fits = isinstance(value, dict) and all(
+        is_integer(step) and is_integer(times, 1, 10) for step, times in value.items()
+    )
+    if not fits or len(value) != len(own):
+        refuse(key, value, f"a mapping from {len(own)} steps to numbers from 1 to 10")
+    return Counter(value)
+
+
+def _same_sign(value: Any, own: Any, key: str, refuse: Refusal) -> None:
+    """What is above 0 in the config divides, or is a factor, and never becomes 0."""
+    if isinstance(own, dict):
+        for name, item in own.items():
+            _same_sign(value[name], item, f"{key}.{name}", refuse)
+    elif isinstance(own, list | tuple):
+        for index, (one, item) in enumerate(zip(value, own, strict=True)):
+            _same_sign(one, item, f"{key}[{index}]", refuse)
+    elif isinstance(own, int | float) and own > 0 and value <= 0:
+        refuse(key, value, "a number above 0")
+
+
+def _check_steps(state: Mapping[str, Any], key: str, refuse: Refusal) -> None:
+    """The counters of a schedule must agree: it divides by what is left of its steps."""
+    length = state["end"] - state["begin"]
+    if length <= 0:
+        refuse(f"{key}.end", state["end"], f"a whole number above {state['begin']}, its begin")
+    if state.get("total_iters", length - 1) != length - 1:
+        refuse(f"{key}.total_iters", state["total_iters"], f"{length - 1}, one less than its steps")
+    last = min(state["_global_step"], length - 1)
+    if "base_values" in state and state["last_step"] > last:  # others count validations
+        refuse(f"{key}.last_step", state["last_step"], f"at most {last}")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | Tensor)
+
+
+def _fit(value: Any, own: Any, key: str, refuse: Refusal) -> None:
+    """Check that a value is of the run's own kind; numbers may differ, texts and flags not."""
+    if isinstance(own, bool):
+        if not isinstance(value, bool) or value != own:
+            refuse(key, value, f"{own}, as the config has it")
+    elif isinstance(own, int | float):
+        if not is_number(value) or abs(value) > _LARGEST:
+            refuse(key, value, f"a number up to {_LARGEST:g}")
+    elif own is None:
+        if value is not None and not (is_number(value) and abs(value) <= _LARGEST):
+            refuse(key, value, f"None or a number up to {_LARGEST:g}")
+    elif isinstance(own, str):
+        if not isinstance(value, str) or value != own:
+            refuse(key, value, f"{own!r}, as the config has it")
+    elif isinstance(own, Tensor):
+        if not plain_tensor(value) or value.shape != own.shape or value.dtype != own.dtype:
+            refuse(key, value, describe(own))
+    elif isinstance(own, dict):
+        if not isinstance(value, dict) or set(value) != set(own):
+            refuse(key, value, f"a mapping with the keys {', '.join(map(str, own))}")
+        for name, item in own.items():
+            _fit(value[name], item, f"{key}.{name}", refuse)
+    elif isinstance(own, list | tuple):
+        if not isinstance(value, list | tuple) or len(value) != len(own):
+            refuse(key, value, f"a list of {len(own)}")
+        for index, (item, expected) in enumerate(zip(value, own, strict=True)):
+            _fit(item, expected, f"{key}[{index}]", refuse)
+    else:
+        refuse(key, value, f"a {type(own).__name__}")
+
+
+def states_of_schedules(schedulers: Any) -> Any:
+    """What a checkpoint holds of schedules: their attributes, without functions.
+
+    Args:
+        schedulers: A list of them, or lists by optimizer.
+    """
+    if isinstance(schedulers, dict):
+        return {name: states_of_schedules(some) for name, some in schedulers.items()}
+    return [
+        {name: value for name, value in one.state_dict().items() if _is_plain(value)}
+        for one in schedulers
+    ]
+
+
+def restore_schedules(schedulers: Any, states: Any) -> None:
+    """Load states that :func:`fit_to_run` has checked.
+
+    Args:
+        schedulers: A list of schedules, or lists by optimizer; changed in place.
+        states: Of the same form.
+    """
+    if isinstance(schedulers, dict):
+        for name, some in schedulers.items():
+            restore_schedules(some, states[name])
+        return
+    for one, state in zip(schedulers, states, strict=True):
+        one.load_state_dict(state)
+
+
+# --- before the run -------------------------------------------------------------------------
+
+
+def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
+    """The optimizer and the schedules of a config, to compare a checkpoint with.
+
+    Their numbers are not those of the run, which knows the length of an epoch; their kinds, names
+    and sizes are.
+
+    Args:
+        cfg: A checked config.
+        model: The built model.
+
+    Returns:
+        As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
+    """
+    optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+    configs = cfg.get("param_scheduler")
+    if configs is None:
+        return optim_wrapper, None
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return optim_wrapper, {
+            name: _build_schedules(
+                configs[name] if isinstance(configs, dict) and name in configs else configs, one
+            )
+            for name, one in optim_wrapper.items()
+        }
+    return optim_wrapper, _build_schedules(configs, optim_wrapper)
+
+
+def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
+    built = []
+    for config in configs if isinstance(configs, list | tuple) else [configs]:
+        config = copy.deepcopy(config)
+        config.setdefault("end", 1_000_000)
+        built.append(
+            PARAM_SCHEDULERS.build(
+                config, default_args={"optimizer": optim_wrapper, "epoch_length": 1}
+            )
+        )
+    return built
+
+
+# --- names of files -------------------------------------------------------------------------
+
+
+def keep_own_names(info: dict[str, Any], folder: Path, template: str) -> None:
+    """Keep of the paths of a checkpoint only the names of the run's own files, in its folder.
+
+    A path of a checkpoint is where its run was, on any machine. What is left of it names files
+    that this run may replace and remove.
+
+    Args:
+        info: The checked ``runtime_info`` of a message hub; changed in place.
+        folder: Where this run saves its checkpoints.
+        template: Name of a checkpoint with ``{}`` for its number.
+    """
+    start, _, end = template.partition("{}")
+    numbered = rf"{re.escape(start)}\d+{re.escape(end)}"
+    for key in [key for key in info if key == "last_ckpt" or key.startswith("best_ckpt")]:
+        if info[key] is None:
+            continue
+        pattern = numbered if key == "last_ckpt" else rf"best_[^\x00-\x1f]+_{numbered}"
+        name = re.split(r"[/\\]", info[key])[-1]
+        if re.fullmatch(pattern, name):
+            info[key] = str(folder / name)
+        else:
+            del info[key]

@@ -1,0 +1,234 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The checkpoint that a run continues from: by progress, whatever the clock says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import make_runner
+
+from mmseg_resnest.engine import saving
+from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start, verify_checkpoint
+from mmseg_resnest.engine.saving import MAGIC, point_to, write_checkpoint
+
+A, B = "a" * 32, "b" * 32
+CLOCKS = st.floats(-1e9, 4e9)
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch):
+    """Sets the clock."""
+    return lambda now: monkeypatch.setattr(saving.time, "time", lambda: now)
+
+
+def write(folder: Path, name: str, iteration: int, run: str | None = A, start: int = 1) -> Path:
+    meta = (
+        {"iter": iteration} if run is None else {"iter": iteration, "run_id": run, "start": start}
+    )
+    folder.mkdir(exist_ok=True)
+    write_checkpoint({"meta": meta, "state_dict": {"w": torch.ones(9)}}, folder / name)
+    return folder / name
+
+
+def latest(folder: Path) -> str | None:
+    path = latest_valid_checkpoint(folder)[0]
+    return path and path.name
+
+
+def test_within_a_run_the_iteration_decides(tmp_path: Path, at) -> None:
+    for number, now in ((2, 5e9), (10, 1e9), (4, 2e9)):
+        at(now)
+        write(tmp_path, f"iter_{number}.pth", number)
+    assert latest(tmp_path) == "iter_10.pth"
+    point_to(tmp_path / "iter_4.pth", tmp_path)  # a pointer that could not be written since
+    assert latest(tmp_path) == "iter_10.pth"
+
+
+def test_names_by_epoch_count_by_iteration(tmp_path: Path) -> None:
+    write(tmp_path, "epoch_2.pth", 200)
+    write(tmp_path, "epoch_10.pth", 1000)
+    write(tmp_path, "iter_999.pth", 999)
+    assert latest(tmp_path) == "epoch_10.pth"
+
+
+def test_a_new_run_in_the_folder_of_an_old_one_goes_on(tmp_path: Path, at) -> None:
+    """Its clock is behind the old one's, and its pointer may be missing."""
+    at(4e9)
+    write(tmp_path, "iter_10.pth", 10)
+    point_to(tmp_path / "iter_10.pth", tmp_path)
+    at(1e9)
+    (tmp_path / "last_checkpoint").unlink()
+    write(tmp_path, "iter_2.pth", 2, B, next_start(tmp_path))
+    assert latest(tmp_path) == "iter_2.pth"
+    point_to(tmp_path / "iter_2.pth", tmp_path)
+    assert latest(tmp_path) == "iter_2.pth"
+    # Unless the older one is continued by name: the pointer says so before its first checkpoint.
+    point_to(tmp_path / "iter_10.pth", tmp_path)
+    assert latest(tmp_path) == "iter_10.pth"
+
+
+def test_a_run_that_was_taken_back_stays_so(tmp_path: Path) -> None:
+    """Continued by name from an older checkpoint, it does not go on from what came after that."""
+    for number in (4, 8):
+        write(tmp_path, f"iter_{number}.pth", number, start=1)
+    write(tmp_path, "iter_6.pth", 6, start=2)
+    assert latest(tmp_path) == "iter_6.pth"
+
+
+def test_without_numbers_time_decides_between_runs(tmp_path: Path, at) -> None:
+    at(3e9)
+    write(tmp_path, "x_4.pth", 4, A)
+    at(2e9)
+    write(tmp_path, "x_6.pth", 6, B)
+    assert latest(tmp_path) == "x_4.pth"
+
+
+def test_what_is_not_whole_is_passed_over_with_reasons(tmp_path: Path) -> None:
+    for number in (2, 4, 6, 8, 10):
+        write(tmp_path, f"iter_{number}.pth", number)
+    point_to(tmp_path / "iter_10.pth", tmp_path)
+    write(tmp_path, "best_mIoU_iter_12.pth", 12)
+    os.truncate(tmp_path / "iter_10.pth", 900)
+    content = bytearray((tmp_path / "iter_8.pth").read_bytes())
+    content[500] ^= 1
+    (tmp_path / "iter_8.pth").write_bytes(content)
+    (tmp_path / "iter_11.pth").mkdir()
+    newest, skipped = latest_valid_checkpoint(tmp_path)
+    assert newest == tmp_path / "iter_6.pth"
+    reasons = {path.name: reason for path, reason in skipped}
+    assert "checksum" in reasons["iter_8.pth"]
+    assert all(name == "iter_8.pth" or "cut short" in reason for name, reason in reasons.items())
+    assert latest_valid_checkpoint(tmp_path / "nothing") == (None, [])
+
+
+def test_files_of_other_programs_count_too(tmp_path: Path) -> None:
+    for number in (3, 12):
+        torch.save({"n": torch.ones(3000)}, tmp_path / f"iter_{number}.pth")
+    assert latest(tmp_path) == "iter_12.pth"
+    # Of which run they are is not known: the pointer is their best witness.
+    point_to(tmp_path / "iter_3.pth", tmp_path)
+    assert latest(tmp_path) == "iter_3.pth"
+    content = bytearray((tmp_path / "iter_3.pth").read_bytes())
+    content[5000] ^= 1
+    (tmp_path / "iter_3.pth").write_bytes(content)
+    assert "is damaged" in str(verify_checkpoint(tmp_path / "iter_3.pth"))
+    assert latest(tmp_path) == "iter_12.pth"
+    # A run of this version began after them.
+    write(tmp_path, "iter_1.pth", 1)
+    (tmp_path / "last_checkpoint").unlink()
+    assert latest(tmp_path) == "iter_1.pth"
+
+
+def _with_comment(path: Path, record: object, content: bytes) -> None:
+    comment = MAGIC + (record if isinstance(record, bytes) else json.dumps(record).encode())
+    path.write_bytes(content[:-2] + struct.pack("<H", len(comment)) + comment)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"sha256": "0" * 64, "saved": 1.0, "iteration": 10**400},
+        {"sha256": "0" * 64, "saved": "1", "iteration": 1},
+        {"sha256": 5, "saved": 1.0},
+        {"sha256": "0" * 64, "saved": 1.0, "iteration": 9, "run_id": "../x", "start": 9},
+        {"sha256": "0" * 64, "saved": 1.0, "iteration": -1},
+        {"sha256": "0" * 64, "saved": float("nan")},
+        [],
+        b"[" * 1000,
+        b"\xff",
+    ],
+)
+def test_a_comment_of_another_kind_is_no_checkpoint(tmp_path: Path, record: object) -> None:
+    torch.save({"n": torch.ones(9)}, tmp_path / "iter_3.pth")
+    _with_comment(tmp_path / "iter_9.pth", record, (tmp_path / "iter_3.pth").read_bytes())
+    newest, skipped = latest_valid_checkpoint(tmp_path)
+    assert newest == tmp_path / "iter_3.pth"
+    assert [path.name for path, _ in skipped] == ["iter_9.pth"]
+
+
+def test_files_of_older_versions_are_whole_and_ordered_by_iteration(tmp_path: Path) -> None:
+    torch.save({"n": torch.ones(9)}, tmp_path / "plain.pth")
+    content = (tmp_path / "plain.pth").read_bytes()
+    (tmp_path / "plain.pth").unlink()
+    digest = hashlib.sha256(content[:-2]).hexdigest()
+    for number, saved in ((4, 9.0), (12, 3.0)):
+        record = {"sha256": digest, "iteration": number, "saved": saved}
+        _with_comment(tmp_path / f"iter_{number}.pth", record, content)
+        assert verify_checkpoint(tmp_path / f"iter_{number}.pth") is None
+    assert latest(tmp_path) == "iter_12.pth"
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_under_any_clocks_a_run_that_is_killed_again_and_again_ends(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A folder with an old run; each start saves a few times under a clock of its own."""
+    folder = tmp_path_factory.mktemp("run")
+    clock = saving.time
+    goal, run, reached = 12, "", 0
+
+    class Clock:
+        now = 0.0
+
+        @classmethod
+        def time(cls) -> float:
+            return cls.now
+
+    saving.time = Clock
+    try:
+        Clock.now = data.draw(CLOCKS)
+        for number in data.draw(st.lists(st.integers(1, 30), max_size=3)):
+            write(folder, f"iter_{number}.pth", number, A, 1)
+        starts = 0
+        while reached < goal:
+            starts += 1
+            assert starts <= 30
+            start, iteration = next_start(folder), 0
+            if run:
+                newest, skipped = latest_valid_checkpoint(folder)
+                assert newest is not None and not skipped
+                record = torch.load(newest, weights_only=True)["meta"]
+                assert (record["run_id"], record["iter"]) == (run, reached)
+                iteration = reached
+            else:  # begun anew: CheckpointHook takes the pointer away
+                (folder / "last_checkpoint").unlink(missing_ok=True)
+                run = B
+            for _ in range(data.draw(st.integers(1, 3))):
+                Clock.now = data.draw(CLOCKS)
+                iteration += 1
+                path = write(folder, f"iter_{iteration}.pth", iteration, run, start)
+                if data.draw(st.booleans()):  # killed in between, or the pointer fails
+                    point_to(path, folder)
+                reached = iteration
+    finally:
+        saving.time = clock
+
+
+def test_a_run_keeps_its_identity_and_numbers_its_starts(tmp_path: Path, at) -> None:
+    def meta(name: str) -> dict:
+        return torch.load(tmp_path / name, weights_only=True)["meta"]
+
+    at(4e9)
+    make_runner(tmp_path, iterations=3).train()
+    first = meta("iter_3.pth")
+    at(1e9)
+    make_runner(tmp_path, iterations=6, resume=tmp_path / "iter_3.pth").train()
+    second = meta("iter_6.pth")
+    assert second["run_id"] == first["run_id"]
+    assert (first["start"], second["start"]) == (1, 2)
+    assert latest(tmp_path) == "iter_6.pth"
+    at(5e8)
+    make_runner(tmp_path, iterations=3).train()
+    third = meta("iter_3.pth")
+    assert third["run_id"] != first["run_id"]
+    assert third["start"] == 3
+    assert latest(tmp_path) == "iter_3.pth"
