@@ -39,6 +39,7 @@ from mmseg_resnest.datasets.prepare.work import LINKS
 from mmseg_resnest.engine.cli import ArgumentParser, print_next, run_tool
 from mmseg_resnest.engine.config import config_folder, load_config
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.text import printable
 
 CUSTOM_CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 
@@ -249,9 +250,10 @@ def _print_done(done: dict[str, int], unchanged: bool) -> None:
 
 
 def _print_custom(report: CustomReport) -> None:
-    width = max(len(name) for name, *_ in report.classes)
+    names = [printable(name) for name, *_ in report.classes]
+    width = max(map(len, names))
     print(f"{'label':>5}  {'class':<{width}}  {'train pixels':>14}  {'val pixels':>14}")
-    for label, (name, _, train, val) in enumerate(report.classes):
+    for label, (name, (_, _, train, val)) in enumerate(zip(names, report.classes, strict=True)):
         print(f"{label:>5}  {name:<{width}}  {train:>14,}  {val:>14,}")
     for split, names in report.splits.items():
         groups = f" in {report.groups[split]} groups" if report.groups else ""

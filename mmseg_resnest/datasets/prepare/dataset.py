@@ -35,12 +35,16 @@ class Plan:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def take(self, target: str, place: Place) -> None:
-        """Adds a file of a source as it is."""
+    def take(
+        self, target: str, place: Place, check: Callable[[Path], object] | None = None
+    ) -> None:
+        """Adds a file of a source as it is; ``check`` raises where a file is not what it is."""
         if place.size == 0:
             raise UserError(f"{place}: is empty; get it again")
         if place.kind == "file":  # what is staged or packed cannot be linked to
-            self.items.append(Item(target, place.stamp, link=place.file, size=place.size))
+            self.items.append(
+                Item(target, place.stamp, link=place.file, size=place.size, check=check)
+            )
         else:
             self.items.append(Item(target, place.stamp, make=place.read, size=place.size))
 
@@ -50,7 +54,10 @@ class Plan:
 
     def write(self, target: str, lines: Sequence[str]) -> None:
         """Adds a text file."""
-        data = "".join(f"{line}\n" for line in lines).encode()
+        self.put(target, "".join(f"{line}\n" for line in lines).encode())
+
+    def put(self, target: str, data: bytes) -> None:
+        """Adds a file of a known content."""
         self.items.append(Item(target, hashlib.sha1(data).hexdigest(), make=_Constant(data)))
 
 

@@ -49,6 +49,7 @@ class Item:
         target: Its path below the data set's folder, with forward slashes.
         key: Changes when what it is made from changes.
         link: The file that it is the same as; linked where possible.
+        check: Called with ``link`` first; raises where the file is not what it should be.
         make: Returns its content otherwise; it must be possible to send it to another process.
         size: About how many bytes it takes, to see whether there is room; 0 for small ones.
     """
@@ -58,6 +59,7 @@ class Item:
     link: Path | None = None
     make: Callable[[], bytes] | None = None
     size: int = 0
+    check: Callable[[Path], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -336,6 +338,8 @@ class _Maker:
         item, ours = job
         target = self.folder / item.target
         there = os.path.lexists(target)
+        if item.link is not None and item.check is not None:
+            item.check(item.link)
         if there and item.link and target.exists() and os.path.samefile(target, item.link):
             return self._done(item, "kept")
         part = self.tmp / secrets.token_hex(8)
