@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import Submission, palette_image, side_by_side, write_result
+from mmseg_resnest.io.json_files import read_json
 from mmseg_resnest.registry import HOOKS
 
 __all__ = [
@@ -370,10 +370,10 @@ class ResultsHook(Hook):
         if not runner.iter or not path.is_file():
             return
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path, str(path))
             history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
             kept = before["iteration"] <= runner.iter
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (UserError, ValueError, KeyError, TypeError) as error:
             runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
             return
         self.history = history

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -343,16 +344,17 @@ def prepare_custom(
                 f"--name {options.name}: {folder} is the folder of another data set; choose another"
                 " name"
             )
-        written = record["report"]["config"] if record else None
+        written = record["report"].get("config") if record else None
+        counted = _counted(record, len(palette))
         if old is not None and old != text and not force and _sha(old) != written:
             raise UserError(
                 f"{config}: is there already and was changed or made by hand; move it away, or"
                 " replace it with --force"
             )
         done = work.run(plan.items, processes, link, options.name)
-        unchanged = done["kept"] == len(plan.items) and record is not None and old == text
-        if unchanged and record is not None:
-            pixels, unlabelled = record["report"]["pixels"], record["report"].get("unlabelled", [])
+        unchanged = done["kept"] == len(plan.items) and counted is not None and old == text
+        if unchanged and counted is not None:
+            pixels, unlabelled = counted
         else:
             pixels, unlabelled = {}, []
             for split, chosen in (("train", train), ("val", val)):
@@ -388,6 +390,21 @@ def prepare_custom(
             " learns nothing from them"
         )
     return report
+
+
+def _counted(
+    record: dict[str, Any] | None, classes: int
+) -> tuple[dict[str, list[int]], list[str]] | None:
+    """What an earlier run counted, see :func:`_count_pixels`; None where it is not there."""
+    report = record["report"] if record else {}
+    pixels, unlabelled = report.get("pixels"), report.get("unlabelled", [])
+    if not isinstance(pixels, dict) or not isinstance(unlabelled, list):
+        return None
+    for split in ("train", "val"):
+        counts = pixels.get(split)
+        if not isinstance(counts, list) or [type(n) for n in counts] != [int] * classes:
+            return None
+    return pixels, list(map(str, unlabelled))
 
 
 def _sha(data: bytes) -> str:

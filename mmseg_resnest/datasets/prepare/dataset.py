@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import write_whole
+from ...io.json_files import read_json
 from .fetch import fetch
 from .sources import Archive, Files, Place, file_stamp, is_archive, list_archive, list_folder
 from .work import Item, Workspace, cores
@@ -170,6 +171,8 @@ def prepare(
             "sources": "download" if download else [_fingerprint(p, folder, own) for p in paths],
         }
         record = work.record()
+        if record and record["facts"].get("data_set") == dataset.name:
+            record = work.record("incomplete", "counts", "notes")
         if record and record.get("facts", {}).get("data_set") != dataset.name:
             raise UserError(
                 f"{folder}: holds another data set, {record.get('facts', {}).get('name')!r}, made"
@@ -276,8 +279,10 @@ def _check_hash(archive: Archive, file: Path, work: Workspace) -> bool:
         return False
     known_file = work.hidden / "hashes.json"
     try:
-        known = json.loads(known_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = read_json(known_file, str(known_file))
+    except UserError:
+        known = {}
+    if not isinstance(known, dict):
         known = {}
     key = f"{file.resolve()} {file_stamp(file)} {archive.sha1 or archive.md5}"
     if key not in known:

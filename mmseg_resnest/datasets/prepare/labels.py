@@ -130,7 +130,8 @@ def map_values(
 
 def occurring(values: npt.NDArray[Any]) -> list[int]:
     """The numbers that occur in an array of numbers from 0 on, in order."""
-    if values.size and values.min() < 0:
+    # Counting takes an entry for every number up to the largest.
+    if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         return np.unique(values).tolist()
     return [int(value) for value in np.flatnonzero(np.bincount(values.reshape(-1)))]
 

@@ -114,7 +114,7 @@ def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> 
     if runs.ndim != 1 or not runs.size or runs.dtype.kind not in "iu":
         raise ValueError("the run lengths are not a list of whole numbers")
     if runs.min() < 0 or runs.max() > height * width:
-        raise ValueError(f"a run length is not in 0..{height * width}")
+        raise ValueError(f"the run lengths are not all in 0..{height * width}")
     runs = runs.astype(np.int64)
     if runs.sum() != height * width:
         raise ValueError(f"the run lengths add up to {runs.sum()}, not to {height} x {width}")

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_whole
+from ...io.json_files import parse_json, read_json
 from ..forking import opencv_on_one_thread
 
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
@@ -207,14 +208,16 @@ class Workspace:
 
     def _read_journal(self) -> Iterator[tuple[str, _Done]]:
         try:
-            text = self._journal.read_text(encoding="utf-8")
+            text = self._journal.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return
         for line in text.splitlines():
             try:
-                done = _Done(*json.loads(line))
-            except (ValueError, TypeError):
+                done = _Done(*parse_json(line, str(self._journal)))
+            except (UserError, TypeError):
                 continue  # the line that was being written when the process died
+            if [type(value) for value in astuple(done)] != [str, str, int, int, str]:
+                continue
             yield done.target, done
 
     def is_as_recorded(self, facts: dict[str, Any]) -> bool:
@@ -226,13 +229,22 @@ class Workspace:
             _is_unchanged(self.folder, done) for done in self.journal.values()
         )
 
-    def record(self) -> dict[str, Any] | None:
-        """What the last finished run wrote about itself, or None."""
+    def record(self, *keys: str) -> dict[str, Any] | None:
+        """What the last finished run wrote about itself, or None; damaged ones count as none.
+
+        Args:
+            *keys: What its report must have.
+        """
         try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            record = read_json(self._record, str(self._record))
+        except UserError:
             return None
-        return record if isinstance(record, dict) else None
+        if not isinstance(record, dict) or type(record.get("files")) is not int:
+            return None
+        facts, report = record.get("facts"), record.get("report")
+        if not isinstance(facts, dict) or not isinstance(report, dict):
+            return None
+        return record if set(keys) <= set(report) else None
 
     def run(self, items: Sequence[Item], processes: int, link: str, label: str) -> Counter[str]:
         """Makes the files that are not there yet.
