@@ -150,7 +150,8 @@ class _Matrix:
 
 def _whole(matrix: _Matrix) -> npt.NDArray[np.int64]:
     numbers = matrix.numbers()
-    whole = numbers.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        whole = numbers.astype(np.int64)
     if numbers.dtype.kind == "f" and not (whole == numbers).all():
         raise ValueError("a label is not a whole number")
     return whole

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Annotations of a stranger: names that try to become code, paths that lead outside, huge claims."""
+"""Annotations of a stranger: names that would be code, paths that lead outside, huge claims."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, write_folder
 
+from mmseg_resnest.datasets.check import check_data
 from mmseg_resnest.datasets.class_names import classes_json, dataset_metainfo, read_classes
 from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
 from mmseg_resnest.datasets.prepare.custom import prepare_custom
@@ -26,6 +27,10 @@ from mmseg_resnest.datasets.prepare.custom_config import config_text
 from mmseg_resnest.datasets.prepare.tables import read_table
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation import class_table
+from mmseg_resnest.evaluation.visualize import legend
+from mmseg_resnest.export.publish import publish
+from mmseg_resnest.inference import load_segmentor
 from mmseg_resnest.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -194,6 +199,29 @@ def test_any_data_root_of_the_command_line(
     assert cfg.val_dataloader.dataset.data_root == f"{folder}/camvid"
 
 
+def test_a_model_has_the_names_of_the_classes_file(tmp_path: Path) -> None:
+    options = labelme(tmp_path, BREAKOUTS[:4])
+    report = custom(tmp_path, **options)
+    expected = [name for name, *_ in report.classes]
+    model = load_segmentor(report.config)
+    assert model.classes == expected
+    assert model.palette == [list(colour) for _, colour, *_ in report.classes]
+    result = model(tmp_path / "lm/x.jpg")
+    assert list(result.areas()) == expected
+    assert repr(result).isprintable()
+    publish(model, tmp_path / "published")
+    assert load_segmentor(tmp_path / "published").classes == expected
+    rows = [
+        dict(name=name, IoU=1.0, Acc=1.0, label=1, intersection=1, union=1) for name in expected
+    ]
+    means = dict(mIoU=1.0, mAcc=1.0, pixAcc=1.0)
+    table = class_table({"classes": rows, "labelled_pixels": 4, **means})
+    assert len(table.splitlines()) == len(expected) + 7
+    assert legend(expected, model.palette).shape[2] == 3
+    checked = check_data(load_config(report.config))
+    assert not [p for p in checked.problems if p.kind in ("num_classes", "label_out_of_range")]
+
+
 NO_NAMES: dict[str, tuple[Any, str]] = {
     "blank": (" \t\n", "no label"),
     "nothing": (None, "no label"),
@@ -238,7 +266,7 @@ def test_classes_files_that_are_none(tmp_path: Path, rows: Any) -> None:
 def test_a_data_set_without_its_classes_file(tmp_path: Path) -> None:
     cfg = load_config(custom(tmp_path, **labelme(tmp_path, ["a", "b"])).config)
     both = {**cfg.val_dataloader.dataset, "metainfo": dict(classes=["a", "b"])}
-    with pytest.raises(UserError, match="classes_file .*metainfo"):
+    with pytest.raises(UserError, match=r"classes_file .*metainfo"):
         dataset_metainfo(both)
     (tmp_path / "data/mine/classes.json").unlink()
     with pytest.raises(UserError, match=r"classes\.json: does not exist"):
@@ -272,9 +300,7 @@ OUTSIDE = ["../secret.jpg", "/etc/passwd", "..\\secret.jpg", "C:\\secret.jpg", "
 
 @pytest.mark.parametrize("path", OUTSIDE)
 @pytest.mark.parametrize("form", ["labelme", "coco"])
-def test_a_path_outside_of_the_source_is_not_followed(
-    tmp_path: Path, path: str, form: str
-) -> None:
+def test_a_path_outside_of_the_source_is_not_followed(tmp_path: Path, path: str, form: str) -> None:
     write_folder(tmp_path, {"secret.jpg": jpeg(9)})
     if form == "labelme":
         options = labelme(tmp_path, ["a", "b"], imagePath=path)
@@ -307,7 +333,7 @@ def test_paths_of_windows_inside_of_the_source(tmp_path: Path) -> None:
             {f"ann/{name}.json": json.dumps(data).encode(), f"imgs/photo {name}.JPG": jpeg(n)},
         )
     report = custom(tmp_path, form="labelme", sources=(tmp_path / "lm",))
-    assert sorted(sum(report.splits.values(), [])) == ["ann/x", "ann/y"]
+    assert sorted(report.splits["train"] + report.splits["val"]) == ["ann/x", "ann/y"]
     assert (tmp_path / "data/mine/images/ann/x.jpg").read_bytes() == jpeg(0)
 
 
@@ -344,6 +370,7 @@ def test_a_link_to_an_image_on_another_disk_is_the_users(tmp_path: Path) -> None
 # ---- claims
 
 
+@functools.cache
 def _claims() -> dict[str, tuple[dict[str, Any], str]]:
     def shape(**change: Any) -> dict[str, Any]:
         return {"shapes": [dict(label="a", **{"points": [[0, 0], [8, 0], [8, 6]], **change})]}
