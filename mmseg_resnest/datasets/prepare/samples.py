@@ -76,8 +76,8 @@ def check_image(file: Path) -> None:
 
 
 def _not_an_image(name: object, error: Exception) -> UserError:
-    kinds = ", ".join(IMAGE_FORMATS)
-    return UserError(f"{name}: is no image ({kinds}) or is damaged ({error}); mend or remove it")
+    kinds = " or ".join(IMAGE_FORMATS)
+    return UserError(f"{name}: is no image or is damaged ({error}); it must be {kinds}")
 
 
 def json_files(source: Path) -> list[Path]:
