@@ -16,7 +16,7 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -31,6 +31,7 @@ from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset, compile_pipeline
 from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
+from mmseg_resnest.engine.config_text import config_as_text
 from mmseg_resnest.engine.logs import quiet_console
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
@@ -44,6 +45,7 @@ from mmseg_resnest.engine.saving import (
 )
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.files import write_whole
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS
@@ -142,6 +144,15 @@ class Runner(MMEngineRunner):
         if model is not None:
             arguments["model"] = model
         return cls(cfg=cfg, **arguments)
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config to the work folder, so that it reads back as it is."""
+        name = Path(self.cfg.filename or f"{self.timestamp}.py").name
+        if name.endswith(".py"):
+            write_whole(Path(self.work_dir) / name, config_as_text(self.cfg))
+        else:
+            super().dump_config()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """As MMEngine's; predicts labels only where no metric reads the scores."""
