@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -268,7 +269,8 @@ def _print_next(config: str, root: str) -> None:
     # A config reads the environment variable first, and its own root only without it.
     named = os.environ.get("MMSEG_RESNEST_DATA", "data")
     elsewhere = Path(named).resolve() != Path(root).resolve()
-    option = f" --data-root {root}" if elsewhere else ""
+    option = f" --data-root {shlex.quote(root)}" if elsewhere else ""
+    config = shlex.quote(config)
     print_next(
         f"python tools/check_data.py {config}{option}", f"python tools/train.py {config}{option}"
     )
