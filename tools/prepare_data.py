@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from mmseg_resnest.datasets.prepare.work import LINKS
 from mmseg_resnest.engine.cli import ArgumentParser, print_next, run_tool
 from mmseg_resnest.engine.config import config_folder, load_config
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.text import printable
 
 CUSTOM_CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 
@@ -249,9 +251,10 @@ def _print_done(done: dict[str, int], unchanged: bool) -> None:
 
 
 def _print_custom(report: CustomReport) -> None:
-    width = max(len(name) for name, *_ in report.classes)
+    names = [printable(name) for name, *_ in report.classes]
+    width = max(map(len, names))
     print(f"{'label':>5}  {'class':<{width}}  {'train pixels':>14}  {'val pixels':>14}")
-    for label, (name, _, train, val) in enumerate(report.classes):
+    for label, (name, (_, _, train, val)) in enumerate(zip(names, report.classes, strict=True)):
         print(f"{label:>5}  {name:<{width}}  {train:>14,}  {val:>14,}")
     for split, names in report.splits.items():
         groups = f" in {report.groups[split]} groups" if report.groups else ""
@@ -266,7 +269,8 @@ def _print_next(config: str, root: str) -> None:
     # A config reads the environment variable first, and its own root only without it.
     named = os.environ.get("MMSEG_RESNEST_DATA", "data")
     elsewhere = Path(named).resolve() != Path(root).resolve()
-    option = f" --data-root {root}" if elsewhere else ""
+    option = f" --data-root {shlex.quote(root)}" if elsewhere else ""
+    config = shlex.quote(config)
     print_next(
         f"python tools/check_data.py {config}{option}", f"python tools/train.py {config}{option}"
     )

@@ -22,6 +22,7 @@ from pygments.lexers import DiffLexer, PythonLexer
 
 from mmseg_resnest.engine.cli import ArgumentParser, add_config_options, run_tool
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.config_text import config_as_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
-    text = load_config(args.config, args.cfg_options, args.data_root).pretty_text
+    text = config_as_text(load_config(args.config, args.cfg_options, args.data_root))
     lexer = PythonLexer()
     if args.diff is not None:
-        base = load_config(args.diff, data_root=args.data_root).pretty_text
+        base = config_as_text(load_config(args.diff, data_root=args.data_root))
         lines = difflib.unified_diff(
             base.splitlines(), text.splitlines(), args.diff, args.config, lineterm=""
         )

@@ -27,6 +27,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from ..errors import UserError
+from ..io.json_files import read_json
 from .decode import Pixels, decode_image, read_local
 
 FOLDER = ".mmseg_cache"
@@ -115,9 +116,8 @@ def _cache_of_folder(folder: str) -> tuple[str, str] | None:
 @functools.lru_cache(maxsize=64)
 def _root_of_cache(cache: str) -> str:
     try:
-        index = json.loads(Path(cache, _INDEX).read_text(encoding="utf-8"))
-        return str(index["root"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(read_json(Path(cache, _INDEX), cache)["root"])
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"cache_dir {cache}: is no cache; write one with tools/prepare_data.py DATASET --cache"
         ) from error

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmseg.datasets import BaseSegDataset
 
 from ..errors import UserError
 from ..registry import DATASETS
+from .class_names import read_classes_of
 from .layout import FolderCheck
 from .walk import walk
 
@@ -28,13 +29,17 @@ class CustomDataset(FolderCheck, BaseSegDataset):
     Args:
         img_suffix: Suffixes that images may have.
         seg_map_suffix: Suffix of label maps.
-        **kwargs: As ``mmseg.datasets.BaseSegDataset``; ``metainfo`` gives ``classes`` and
-            ``palette``. With ``ann_file`` (one name without suffix a line) only the images it
-            lists are taken.
+        classes_file: JSON file with the names and colours of the classes
+            (:mod:`~mmseg_resnest.datasets.class_names`), absolute or relative to ``data_root``.
+            None leaves them to ``metainfo``.
+        metainfo: ``classes`` and ``palette``, where there is no ``classes_file``.
+        data_root: The data set's folder.
+        **kwargs: As ``mmseg.datasets.BaseSegDataset``. With ``ann_file`` (one name without suffix
+            a line) only the images it lists are taken.
 
     Raises:
-        UserError: A folder is missing or empty, an image or a label map lacks its partner, two
-            images share a name, or a listed image is not there.
+        UserError: The classes file cannot be read, a folder is missing or empty, an image or a
+            label map lacks its partner, two images share a name, or a listed image is not there.
     """
 
     METAINFO: dict[str, Any] = dict()
@@ -43,10 +48,19 @@ class CustomDataset(FolderCheck, BaseSegDataset):
         self,
         img_suffix: str | Sequence[str] = _SUFFIXES,
         seg_map_suffix: str = ".png",
+        classes_file: str | None = None,
+        metainfo: Mapping[str, Any] | None = None,
+        data_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         suffixes = (img_suffix,) if isinstance(img_suffix, str) else tuple(img_suffix)
-        super().__init__(img_suffix=suffixes, seg_map_suffix=seg_map_suffix, **kwargs)
+        super().__init__(
+            img_suffix=suffixes,
+            seg_map_suffix=seg_map_suffix,
+            metainfo=read_classes_of(classes_file, data_root, metainfo),
+            data_root=data_root,
+            **kwargs,
+        )
 
     def image_suffixes(self) -> tuple[str, ...]:
         """The suffixes that an image may have."""

@@ -21,6 +21,7 @@ from mmseg.datasets import BaseSegDataset
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..io.json_files import read_json
 from ..registry import DATASETS
 from . import scene_painter
 from .layout import FolderCheck
@@ -195,8 +196,8 @@ def _is_written(root: Path, facts: dict[str, Any]) -> bool:
         return False
     advice = "remove it or choose another folder"
     try:
-        found = json.loads((root / "scenes.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(root / "scenes.json", str(root / "scenes.json"))
+    except UserError:
         raise UserError(f"{root} exists but does not hold the demo scenes; {advice}") from None
     if found != facts:
         changed = [

@@ -8,7 +8,6 @@ parses, names only types that exist, and gives them only options that they take.
 from __future__ import annotations
 
 import ast
-import contextlib
 import difflib
 import errno
 import inspect
@@ -30,6 +29,7 @@ from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 import mmseg_resnest.registry as our_registry
+from mmseg_resnest.engine.config_roots import plain_roots, restore_roots
 from mmseg_resnest.engine.data_config import (
     DATA_SUFFIXES,
     load_data_config,
@@ -214,7 +214,7 @@ def _load_config(
         else parse_cfg_options(cfg_options or [])
     )
     quiet_console()  # MMEngine would print each environment variable that it fills in
-    with _data_root_variables(data_root):
+    with plain_roots(_data_root_variables(data_root)) as roots:
         try:
             if path.suffix in DATA_SUFFIXES:
                 cfg = load_data_config(path, find_config, config_folder())
@@ -223,6 +223,7 @@ def _load_config(
                 cfg = Config.fromfile(path)
         except Exception as error:
             raise _explain_parse_error(path, error) from error
+    restore_roots(cfg, roots)
     if data_root is not None and not {DATA_VARIABLE, SCENES_VARIABLE} & set(cfg.env_variables):
         raise UserError(
             f"--data-root has no effect on {path}: it does not read {{{{${DATA_VARIABLE}:...}}}}; "
@@ -269,29 +270,18 @@ def _similar_configs(path: Path) -> str:
     return "; did you mean " + " or ".join(shown(found[name]) for name in names) + "?"
 
 
-@contextlib.contextmanager
-def _data_root_variables(data_root: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Set the environment variables that configs read the data root from, while one is parsed."""
+def _data_root_variables(data_root: str | os.PathLike[str] | None) -> dict[str, str]:
+    """The environment variables that configs read the data root from, as they are to be."""
     if data_root is None:
-        yield
-        return
+        names = (DATA_VARIABLE, SCENES_VARIABLE)
+        return {name: os.environ[name] for name in names if name in os.environ}
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(
             f"--data-root {root}: is no folder; it must hold the data sets' folders (camvid/, "
             "ade20k/, ...) as data/README.md shows"
         )
-    values = {DATA_VARIABLE: str(root), SCENES_VARIABLE: str(root / "scenes")}
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return {DATA_VARIABLE: str(root), SCENES_VARIABLE: str(root / "scenes")}
 
 
 def _explain_parse_error(path: Path, error: Exception) -> UserError:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from mmseg_resnest.engine.preflight import check_data, check_file
 from mmseg_resnest.engine.testing import evaluate
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import write_result
+from mmseg_resnest.io.json_files import read_json
 from mmseg_resnest.registry import DATASETS, building
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import Entry, catalogue, find
@@ -194,10 +194,10 @@ def _known(file: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     check_file(file, "--json")
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = read_json(file, str(file))
         same = earlier["task"] == "reproduce"
         protocols = dict(earlier["protocols"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--json {file}: is there and no report of this tool; choose another file"
         ) from error

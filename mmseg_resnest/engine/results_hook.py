@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +64,7 @@ class ResultsHook(Hook):
         if not runner.iter or not path.is_file():
             return
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_json(path, str(path))
             history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
             kept = before["iteration"] <= runner.iter
         except (ValueError, KeyError, TypeError, OSError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -34,6 +34,7 @@ from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.checkpoint_schema import Refusal, check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
+from mmseg_resnest.engine.config_text import config_as_text
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
@@ -49,6 +50,7 @@ from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.files import write_whole
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS, building
@@ -154,6 +156,15 @@ class Runner(MMEngineRunner):
         if model is not None:
             arguments["model"] = model
         return cls(cfg=cfg, **arguments)
+
+    @master_only
+    def dump_config(self) -> None:
+        """Write the config to the work folder, so that it reads back as it is."""
+        name = Path(self.cfg.filename or f"{self.timestamp}.py").name
+        if name.endswith(".py"):
+            write_whole(Path(self.work_dir) / name, config_as_text(self.cfg))
+        else:
+            super().dump_config()
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """As MMEngine's; predicts labels only where no metric reads the scores."""

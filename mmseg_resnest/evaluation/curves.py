@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.files import whole_file
+from mmseg_resnest.io.json_files import parse_json
 
 __all__ = ["Series", "find_series", "plot_curves", "read_scalars"]
 
@@ -42,8 +42,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line, str(path))
+        except UserError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("step"), int | float):
             lines.append(entry)

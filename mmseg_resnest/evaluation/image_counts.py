@@ -20,6 +20,7 @@ from prettytable import PrettyTable
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.files import whole_file
+from mmseg_resnest.io.text import printable
 
 __all__ = [
     "Comparison",
@@ -91,7 +92,7 @@ class ImageCounts:
             with np.load(file, allow_pickle=False) as data:
                 arrays = [data[k].astype(np.int64) for k in ("intersection", "label", "predicted")]
                 counts = cls(data["images"].tolist(), data["classes"].tolist(), *arrays)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{file}: does not hold the counts of images that tools/test.py writes ({error})"
             ) from error
@@ -325,7 +326,7 @@ def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: flo
     def cells(row: Comparison) -> list[Any]:
         interval = "-" if np.isnan(row.low) else f"{row.low:+.2f} .. {row.high:+.2f}"
         return [
-            row.name,
+            printable(row.name),
             number(row.a),
             number(row.b),
             number(row.difference, "+.2f"),

@@ -48,6 +48,7 @@ from mmseg_resnest.evaluation.image_counts import (
     image_mean_iou,
 )
 from mmseg_resnest.files import write_whole
+from mmseg_resnest.io.text import printable
 from mmseg_resnest.registry import METRICS
 
 __all__ = ["MORE_METRICS", "SegmentationMetric", "class_table", "write_result"]
@@ -546,7 +547,8 @@ def class_table(result: Mapping[str, Any]) -> str:
     for row in result["classes"]:
         share = 100 * row["label"] / labelled
         extra = [number(row[name]) for name in more]
-        table.add_row([row["name"], number(row["IoU"]), number(row["Acc"]), number(share), *extra])
+        name = printable(str(row["name"]))
+        table.add_row([name, number(row["IoU"]), number(row["Acc"]), number(share), *extra])
     table.add_divider()
     means = [number(result[name]) for name in more]
     table.add_row(["mean", number(result["mIoU"]), number(result["mAcc"]), "", *means])

@@ -18,6 +18,8 @@ from PIL import Image
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation.curves import find_series, read_scalars
 from mmseg_resnest.files import write_whole
+from mmseg_resnest.io.contained import contained
+from mmseg_resnest.io.json_files import read_json
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import catalogue
 
@@ -27,6 +29,7 @@ EXAMPLES_FILE = "examples.json"
 MAX_BYTES = 9_500_000  # of the file
 _TEMPLATE = Path(__file__).with_name("report.html")
 _MOST_POINTS = 600  # of a curve: more cannot be told apart
+_KINDS = ("worst", "best", "random", "confusion")  # of examples, the first ones first
 _PROTOCOLS = {False: "single scale", True: "multi-scale + flip"}
 
 
@@ -36,12 +39,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is there but is none.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); evaluate the run again") from error
+    data = read_json(path, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: holds no results; evaluate the run again")
     return data
@@ -203,11 +203,24 @@ def _environment(folder: Path) -> str:
 
 def _examples(folders: Sequence[Path]) -> dict[str, Any] | None:
     for folder in folders:
-        data = _read_json(folder / "examples" / EXAMPLES_FILE)
+        file = folder / "examples" / EXAMPLES_FILE
+        data = _read_json(file)
         if data:
+            _check_examples(file, data)
             data["folder"] = folder / "examples"
             return data
     return None
+
+
+def _check_examples(file: Path, data: Mapping[str, Any]) -> None:
+    """Refuse records whose pictures are not those of the folder; a run may be a stranger's."""
+    images = data.get("images")
+    for entry in images if isinstance(images, list) else [None]:
+        entry = entry if isinstance(entry, dict) else {}
+        kinds = entry.get("kinds")
+        if not isinstance(kinds, list) or not kinds or not all(k in _KINDS for k in kinds):
+            raise UserError(f"{file}: is not a list of example images; evaluate the run again")
+        contained(entry.get("file"), f"{file}: file", hint="evaluate the run again")
 
 
 def _data_uri(data: bytes, kind: str) -> str:
@@ -247,8 +260,8 @@ def _embed(runs: Sequence[dict[str, Any]], room: int) -> None:
     for run in wanted:
         share = room // len(wanted)
         examples = run["examples"]
-        folder, rank = examples.pop("folder"), {"worst": 0, "best": 1, "random": 2, "confusion": 3}
-        order = sorted(examples["images"], key=lambda e: min(rank[k] for k in e["kinds"]))
+        folder = examples.pop("folder")
+        order = sorted(examples["images"], key=lambda e: min(map(_KINDS.index, e["kinds"])))
         kept, used = [], 0
         for entry in order:
             layers = _layers(folder, entry, 480 if len(wanted) == 1 else 360)

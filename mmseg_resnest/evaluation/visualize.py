@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.text import printable
 
 __all__ = ["default_palette", "legend", "overlay", "palette_image", "side_by_side"]
 
@@ -198,7 +199,7 @@ def legend(
             entries.append(("unlabelled", (0, 0, 0)))
         elif 0 <= i < len(classes):
             red, green, blue = palette[i]
-            entries.append((str(classes[i]), (int(red), int(green), int(blue))))
+            entries.append((printable(str(classes[i])), (int(red), int(green), int(blue))))
         else:
             raise UserError(f"class {i} is outside 0..{len(classes) - 1}")
 

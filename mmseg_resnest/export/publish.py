@@ -22,6 +22,7 @@ from ..inference import Segmentor, load_segmentor
 from ..inference.checks import NotAllowed
 from ..inference.published import CONFIG_FILE, WEIGHTS_FILE
 from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_model
+from ..io.json_files import read_json
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
@@ -46,12 +47,10 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         UserError: It cannot be read, or is none.
     """
     try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result = read_json(path, f"results {path}")
         scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
         classes = {c["name"]: c["IoU"] for c in result["classes"]}
-    except OSError as error:
-        raise UserError(f"results {path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"results {path}: is no results.json that tools/test.py wrote ({error})"
         ) from error

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from ..engine.outputs import save_image, unique_stems, whole_file
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
+from ..io.json_files import parse_json, read_json
 from .images import find_images, image_size, is_address, open_rows, read_image, unlimited_headers
 from .polygons import coco_json, geojson, region_polygons
 from .segmentor import Segmentor
@@ -268,9 +269,10 @@ class FileJob:
         record = {}
         with contextlib.suppress(FileNotFoundError):
             for line in (self.out / RECORD).read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # cut off by a crash
-                    entry = json.loads(line)
-                    record[entry["input"]] = entry
+                with contextlib.suppress(UserError, TypeError, KeyError, AttributeError):
+                    entry = parse_json(line, str(self.out / RECORD))
+                    if isinstance(entry.get("outputs", {}), dict):
+                        record[entry["input"]] = entry
         return record
 
     def _identity(self, image: str) -> dict[str, Any]:
@@ -471,7 +473,7 @@ class FileJob:
         for image, plan in self.plan.items():
             if not self._is_done(image):
                 continue
-            part = json.loads(plan["coco"].read_text(encoding="utf-8"))
+            part = read_json(plan["coco"], str(plan["coco"]))
             image_id = len(joined["images"]) + 1
             name = self._relative(plan["coco"]).removesuffix("_coco.json")
             folder = os.path.dirname(name)

@@ -19,6 +19,7 @@ from PIL import Image
 from ..engine.outputs import save_image
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
+from ..io.text import printable
 
 if TYPE_CHECKING:
     from .segmentor import Segmentor
@@ -52,7 +53,9 @@ def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[s
     for item in items:
         if isinstance(item, str):
             if item not in classes:
-                raise UserError(f"class {item!r}: there is none; there are {', '.join(classes)}")
+                raise UserError(
+                    f"class {item!r}: there is none; there are {', '.join(map(printable, classes))}"
+                )
             indices.append(list(classes).index(item))
         else:
             if not 0 <= int(item) < len(classes):
@@ -88,7 +91,7 @@ class Segmentation:
         """Size, file, and the classes that cover most of it."""
         height, width = self.labels.shape
         shares = sorted(((area.share, name) for name, area in self.areas().items()), reverse=True)
-        words = [f"{name} {share:.1%}" for share, name in shares if share > 0]
+        words = [f"{printable(name)} {share:.1%}" for share, name in shares if share > 0]
         largest = ", ".join(words[:3]) + (", ..." if len(words) > 3 else "")
         source = f" of {self.path}" if self.path else ""
         return f"<Segmentation{source}, {width} x {height} pixels: {largest}>"

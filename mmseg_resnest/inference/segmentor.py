@@ -17,6 +17,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..datasets.class_names import dataset_metainfo
 from ..engine.checkpoint import load_weights
 from ..engine.config import load_config, require
 from ..engine.preflight import check_checkpoint, check_device
@@ -25,7 +26,7 @@ from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
 from ..models import EncoderDecoder, fold_for_inference
-from ..registry import DATASETS, building
+from ..registry import building
 from ..weights import find
 from .images import ImageInput, find_images, read_image, tensor_images
 from .result import Segmentation
@@ -456,9 +457,7 @@ def _classes(cfg: Config, model: nn.Module) -> tuple[list[str], list[list[int]]]
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
-    kind = dataset["type"]
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    info = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
+    info = dataset_metainfo(dataset)
     count = int(cast(Any, model).decode_head.num_classes)
     classes = [str(name) for name in info.get("classes") or ()]
     if len(classes) != count:

@@ -161,11 +161,28 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.html"):
         write_report([tmp_path], tmp_path / "r.txt")
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"results\.json: not a JSON file"):
         write_report([tmp_path], tmp_path / "r.html")
 
 
 # --- in a browser
+
+
+@pytest.mark.parametrize("file", ["../secret", "/etc/passwd", 7, None])
+def test_pictures_of_another_folder_are_refused(tmp_path: Path, file: object) -> None:
+    folder = make_run(tmp_path / "run")
+    (path,) = folder.rglob("examples.json")
+    examples = json.loads(path.read_text())
+    examples["images"][0]["file"] = file
+    path.write_text(json.dumps(examples))
+    with pytest.raises(UserError, match=r"examples\.json: file"):
+        write_report([folder], tmp_path / "r.html")
+    path.write_text('{"images": [{"kinds": ["none"]}]}')
+    with pytest.raises(UserError, match=r"examples\.json"):
+        write_report([folder], tmp_path / "r.html")
+    path.write_text('{"images":' + "[" * 200_000)
+    with pytest.raises(UserError, match="nested deeper"):
+        write_report([folder], tmp_path / "r.html")
 
 
 def open_page(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Checks a config's data before they cost a night."""
 
-from .problems import KINDS, Problem, printable
+from .problems import KINDS, Problem
 from .report import print_report, write_report
 from .run import DataReport, check_data, check_start, guard_labels, leaf_datasets, write_fix_list
 
@@ -14,7 +14,6 @@ __all__ = [
     "guard_labels",
     "leaf_datasets",
     "print_report",
-    "printable",
     "write_fix_list",
     "write_report",
 ]

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-__all__ = ["KINDS", "Problem", "printable"]
+from ...io.text import printable
+
+__all__ = ["KINDS", "Problem"]
 
 ERROR, WARNING = "error", "warning"
 
@@ -44,12 +45,6 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 
 
-def printable(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed and encoded whatever bytes its name holds."""
-    text = os.fspath(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong.
@@ -80,7 +75,7 @@ class Problem:
     @property
     def message(self) -> str:
         """The problem in one line."""
-        return f"{printable(self.file)}: {self.what}; {self.effect}; {self.fix}"
+        return printable(f"{self.file}: {self.what}; {self.effect}; {self.fix}")
 
     def as_dict(self) -> dict[str, str]:
         """The problem as plain data."""

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...files import write_whole
+from ...io.text import printable
 from .files import SampleFacts
-from .problems import KINDS, printable
+from .problems import KINDS
 from .run import DataReport, Part
 
 __all__ = ["print_report", "write_report"]

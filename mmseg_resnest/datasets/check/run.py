@@ -26,7 +26,9 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import whole_file
+from ...io.text import printable
 from ...registry import DATASETS, TRANSFORMS
+from ..class_names import dataset_metainfo
 from ..forking import opencv_on_one_thread
 from ..layout import EmptyDataError, check_dataset_folders
 from ..listing import list_samples, remember
@@ -39,7 +41,7 @@ from .labels import (
     class_counts,
     loss_ignore_index,
 )
-from .problems import KINDS, Problem, printable
+from .problems import KINDS, Problem
 
 __all__ = [
     "DataReport",
@@ -217,7 +219,7 @@ def _build_part(
     if not classes:
         raise UserError(f"{name} ({split}): names no classes; give it metainfo=dict(classes=(...))")
     palette = [[int(v) for v in colour] for colour in dataset.metainfo["palette"]]
-    own = "palette" in dataset.METAINFO or "palette" in (leaf.get("metainfo") or {})
+    own = "palette" in dataset_metainfo(leaf)
     plan = make_plan(
         leaf.get("pipeline", ()),
         dataset.label_map,
@@ -609,10 +611,7 @@ def guard_labels(dataset_cfg: Mapping[str, Any], cfg: Mapping[str, Any]) -> None
         cfg: The whole config.
     """
     for leaf in leaf_datasets(dataset_cfg):
-        kind = leaf.get("type")
-        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-        classes = (leaf.get("metainfo") or {}).get("classes")
-        classes = classes or getattr(kind, "METAINFO", {}).get("classes")
+        classes = dataset_metainfo(leaf).get("classes")
         if not classes or isinstance(classes, str):  # a file of names
             continue
         for step in leaf.get("pipeline", ()):

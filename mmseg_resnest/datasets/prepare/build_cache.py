@@ -27,7 +27,7 @@ from ..cache import (
     read_entry,
 )
 from ..decode import decode_image, decode_label
-from .annotations import image_size
+from .samples import image_size
 from .work import cores, in_parallel
 
 _DECODE = {"image": decode_image, "label": decode_label}

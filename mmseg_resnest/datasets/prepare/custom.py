@@ -2,15 +2,14 @@
 """A data set of one's own: to index PNGs, a class list, a split by groups and a config.
 
 Layout below ``root/NAME``: ``images/*``, ``annotations/*.png`` (8-bit, 0..K-1 = class, 255 =
-ignored), ``classes.txt`` (name and colour a line) and ``splits/{train,val}.txt``.
+ignored), ``classes.json`` (names and colours) and ``splits/{train,val}.txt``. The config, whose
+text holds nothing but numbers and escaped paths (``custom_config``), names that file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import keyword
-import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -25,10 +24,15 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ...files import write_whole
-from .annotations import IGNORED, IGNORED_NAME, Colour, Sample, read_samples, read_table
+from ...io.text import printable
+from ..class_names import CLASSES_FILE, check_class_name, classes_json
+from .annotations import read_samples
+from .custom_config import config_text
 from .dataset import VERSION, Plan
 from .labels import bit_palette, indices, png
+from .samples import IGNORED, IGNORED_NAME, Sample, check_image
 from .sources import Place
+from .tables import Colour, read_table
 from .work import Workspace, cores, in_parallel
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
@@ -111,6 +115,8 @@ def class_list(
         UserError: A name occurs that the list does not have, an option names none of them, or
             there are too many.
     """
+    if options.background is not None:
+        check_class_name(options.background, "--background")
     ignored = {IGNORED_NAME, *options.ignore}
     occurring = set().union(*(sample.names for sample in samples))
     if rows:
@@ -120,7 +126,7 @@ def class_list(
         if options.background is not None and options.background not in names:
             names.insert(0, options.background)
     if options.background is not None and options.background not in names:
-        raise UserError(f"--background {options.background}: is not in {options.classes}")
+        raise UserError(f"--background {options.background!r}: is not in {options.classes}")
     unknown = sorted(occurring - set(names) - ignored)
     if unknown:
         where = next(sample for sample in samples if unknown[0] in sample.names)
@@ -130,13 +136,11 @@ def class_list(
         )
     for name in options.ignore:
         if name not in names and name not in occurring:
-            raise UserError(
-                f"--ignore {name}: no class has that name; there are {', '.join(names)}"
-            )
+            raise UserError(f"--ignore {name!r}: no class has that name; there are {_shown(names)}")
     classes = [name for name in names if name not in ignored]
     if not 1 < len(classes) <= _MOST_CLASSES:
         raise UserError(
-            f"{options.name}: has {len(classes)} classes ({', '.join(classes[:5])}), and there can"
+            f"{options.name}: has {len(classes)} classes ({_shown(classes[:5])}), and there can"
             f" be 2 to {_MOST_CLASSES}; for one class against the rest, name the rest with"
             " --background"
         )
@@ -150,6 +154,10 @@ def class_list(
     table = dict.fromkeys(occurring | ignored | set(names), IGNORED)
     table.update({name: label for label, name in enumerate(classes)})
     return palette, table
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(map(printable, names))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -311,7 +319,7 @@ def prepare_custom(
         if isinstance(sample.image, Path):
             size = sample.image.stat().st_size
             stamp = f"{size}-{sample.image.stat().st_mtime_ns}"
-            plan.take(target, Place(sample.name, size, stamp, sample.image))
+            plan.take(target, Place(sample.name, size, stamp, sample.image), check_image)
         else:
             plan.make(target, sample.key, partial(bytes, sample.image))
         plan.make(
@@ -319,13 +327,13 @@ def prepare_custom(
             f"{sample.key} {table_key}",
             partial(_render, sample, table, uncovered),
         )
-    plan.write("classes.txt", [f"{name} {r} {g} {b}" for name, (r, g, b) in palette])
+    plan.put(CLASSES_FILE, classes_json(palette))
     plan.write("splits/train.txt", train)
     plan.write("splits/val.txt", val)
 
     config = Path(config_dir) / f"{options.name}.py"
     text = config_text(
-        options.name, root, palette, len(train), len(val), config, base, epochs
+        options.name, root, len(palette), len(train), len(val), config, base, epochs
     ).encode()
     old = config.read_bytes() if config.is_file() else None
     folder = root / options.name
@@ -336,16 +344,17 @@ def prepare_custom(
                 f"--name {options.name}: {folder} is the folder of another data set; choose another"
                 " name"
             )
-        written = record["report"]["config"] if record else None
+        written = record["report"].get("config") if record else None
+        counted = _counted(record, len(palette))
         if old is not None and old != text and not force and _sha(old) != written:
             raise UserError(
                 f"{config}: is there already and was changed or made by hand; move it away, or"
                 " replace it with --force"
             )
         done = work.run(plan.items, processes, link, options.name)
-        unchanged = done["kept"] == len(plan.items) and record is not None and old == text
-        if unchanged and record is not None:
-            pixels, unlabelled = record["report"]["pixels"], record["report"].get("unlabelled", [])
+        unchanged = done["kept"] == len(plan.items) and counted is not None and old == text
+        if unchanged and counted is not None:
+            pixels, unlabelled = counted
         else:
             pixels, unlabelled = {}, []
             for split, chosen in (("train", train), ("val", val)):
@@ -381,6 +390,21 @@ def prepare_custom(
             " learns nothing from them"
         )
     return report
+
+
+def _counted(
+    record: dict[str, Any] | None, classes: int
+) -> tuple[dict[str, list[int]], list[str]] | None:
+    """What an earlier run counted, see :func:`_count_pixels`; None where it is not there."""
+    report = record["report"] if record else {}
+    pixels, unlabelled = report.get("pixels"), report.get("unlabelled", [])
+    if not isinstance(pixels, dict) or not isinstance(unlabelled, list):
+        return None
+    for split in ("train", "val"):
+        counts = pixels.get(split)
+        if not isinstance(counts, list) or [type(n) for n in counts] != [int] * classes:
+            return None
+    return pixels, list(map(str, unlabelled))
 
 
 def _sha(data: bytes) -> str:
@@ -423,117 +447,3 @@ def _histogram(folder: Path, name: str) -> tuple[str, dict[int, int]]:
     file = folder / f"{name}.png"
     counts = np.bincount(indices(file.read_bytes(), file).reshape(-1), minlength=256)
     return name, {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
-
-
-# ------------------------------------------------------------------------------------------------
-# The config
-
-
-def config_text(
-    name: str,
-    root: Path,
-    palette: Sequence[tuple[str, tuple[int, int, int]]],
-    num_train: int,
-    num_val: int,
-    config: Path,
-    parent: Config,
-    epochs: int,
-) -> str:
-    """A config that inherits from ``parent`` and trains on the data set.
-
-    Args:
-        name: Of the data set.
-        root: The data root.
-        palette: Names and colours of the classes.
-        num_train: Images to train on.
-        num_val: Images to validate on.
-        config: Where the config will be.
-        parent: The config to inherit from, with the variables of the published data sets' files.
-        epochs: How often training sees each image.
-
-    Returns:
-        The text of a Python file.
-    """
-    base = Path(parent.filename)
-    heads: dict[str, Any] = {
-        key: parent.model[key] for key in ("decode_head", "auxiliary_head") if parent.model.get(key)
-    }
-    for variable in ("train_pipeline", "test_pipeline"):
-        if variable not in parent:
-            raise UserError(
-                f"--base {base}: has no {variable}; take one of the configs in configs/"
-            )
-    lines = []
-    for key, head in heads.items():
-        if not isinstance(head, dict) or "num_classes" not in head:
-            raise UserError(f"--base {base}: model.{key} has no num_classes; take another config")
-        loss = head.get("loss_decode")
-        weights = isinstance(loss, dict) and loss.get("class_weight") is not None
-        # The base's class weights are of its own classes.
-        extra = ", loss_decode=dict(class_weight=None, avg_non_ignore=True)" if weights else ""
-        lines.append(f"    {key}=dict(num_classes=num_classes{extra}),")
-    batch = int(parent.get("total_batch_size") or parent.train_dataloader["batch_size"])
-    per_epoch = max(1, math.ceil(num_train / batch))
-    max_iters = epochs * per_epoch
-    interval = max(1, max_iters // 10)
-    warm = [s for s in parent.get("param_scheduler", []) if s.get("type") == "LinearLR"]
-    warmup = min(int(warm[0]["end"]), max_iters // 10) if warm else 0
-    schedule = []
-    if warmup:
-        factor = warm[0].get("start_factor", 1 / 3)
-        schedule.append(
-            f'    dict(type="LinearLR", start_factor={factor}, begin=0, end={warmup},'
-            " by_epoch=False),"
-        )
-    schedule.append(
-        f'    dict(type="PolyLR", power=0.9, eta_min=0.0, begin={warmup}, end=max_iters + 1,'
-        " by_epoch=False),"
-    )
-    relative = Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
-    colours = "\n".join(f"    ({name!r}, [{r}, {g}, {b}])," for name, (r, g, b) in palette)
-    place = root.as_posix()
-    if re.fullmatch(r"[\w./-]+", place):
-        data_root, before = f'"{{{{$MMSEG_RESNEST_DATA:{place}}}}}/{name}"', ""
-    else:  # MMEngine takes the default for a pattern without spaces
-        data_root = f'root + "/{name}"'
-        before = 'root = "{{$MMSEG_RESNEST_DATA:unset}}"\n'
-        before += f'root = {place!r} if root == "unset" else root\n'
-    return f"""\
-# {name}: {num_train} / {num_val} images, {len(palette)} classes.
-# Written by tools/prepare_data.py custom.
-_base_ = {json.dumps(relative, ensure_ascii=False)}
-{before}\
-classes_and_colours = [
-{colours}
-]
-num_classes = len(classes_and_colours)
-model = dict(
-{chr(10).join(lines)}
-)
-
-dataset = dict(
-    _delete_=True,
-    type="CustomDataset",
-    data_root={data_root},
-    data_prefix=dict(img_path="images", seg_map_path="annotations"),
-    metainfo=dict(
-        classes=[name for name, _ in classes_and_colours],
-        palette=[colour for _, colour in classes_and_colours],
-    ),
-)
-train_dataloader = dict(
-    dataset=dict(ann_file="splits/train.txt", pipeline=_base_.train_pipeline, **dataset)
-)
-val_dataloader = dict(
-    dataset=dict(ann_file="splits/val.txt", pipeline=_base_.test_pipeline, **dataset)
-)
-test_dataloader = val_dataloader
-
-# {epochs} epochs of {per_epoch} batches of {batch}
-max_iters, val_interval = {max_iters}, {interval}
-train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
-param_scheduler = [
-{chr(10).join(schedule)}
-]
-default_hooks = dict(checkpoint=dict(interval=val_interval))
-"""

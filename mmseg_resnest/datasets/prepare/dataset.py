@@ -13,6 +13,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...files import write_whole
+from ...io.json_files import read_json
 from .fetch import fetch
 from .sources import Archive, Files, Place, file_stamp, is_archive, list_archive, list_folder
 from .work import Item, Workspace, cores
@@ -35,12 +36,16 @@ class Plan:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def take(self, target: str, place: Place) -> None:
-        """Adds a file of a source as it is."""
+    def take(
+        self, target: str, place: Place, check: Callable[[Path], object] | None = None
+    ) -> None:
+        """Adds a file of a source as it is; ``check`` raises where a file is not what it is."""
         if place.size == 0:
             raise UserError(f"{place}: is empty; get it again")
         if place.kind == "file":  # what is staged or packed cannot be linked to
-            self.items.append(Item(target, place.stamp, link=place.file, size=place.size))
+            self.items.append(
+                Item(target, place.stamp, link=place.file, size=place.size, check=check)
+            )
         else:
             self.items.append(Item(target, place.stamp, make=place.read, size=place.size))
 
@@ -50,7 +55,10 @@ class Plan:
 
     def write(self, target: str, lines: Sequence[str]) -> None:
         """Adds a text file."""
-        data = "".join(f"{line}\n" for line in lines).encode()
+        self.put(target, "".join(f"{line}\n" for line in lines).encode())
+
+    def put(self, target: str, data: bytes) -> None:
+        """Adds a file of a known content."""
         self.items.append(Item(target, hashlib.sha1(data).hexdigest(), make=_Constant(data)))
 
 
@@ -163,6 +171,8 @@ def prepare(
             "sources": "download" if download else [_fingerprint(p, folder, own) for p in paths],
         }
         record = work.record()
+        if record and record["facts"].get("data_set") == dataset.name:
+            record = work.record("incomplete", "counts", "notes")
         if record and record.get("facts", {}).get("data_set") != dataset.name:
             raise UserError(
                 f"{folder}: holds another data set, {record.get('facts', {}).get('name')!r}, made"
@@ -269,8 +279,10 @@ def _check_hash(archive: Archive, file: Path, work: Workspace) -> bool:
         return False
     known_file = work.hidden / "hashes.json"
     try:
-        known = json.loads(known_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = read_json(known_file, str(known_file))
+    except UserError:
+        known = {}
+    if not isinstance(known, dict):
         known = {}
     key = f"{file.resolve()} {file_stamp(file)} {archive.sha1 or archive.md5}"
     if key not in known:

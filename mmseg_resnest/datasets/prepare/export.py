@@ -14,10 +14,12 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import write_whole
-from .annotations import IGNORED_NAME, IMAGE_SUFFIXES, Colour, image_size, read_table
+from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
+from .samples import IGNORED_NAME, IMAGE_SUFFIXES, check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
 from .sources import Place, list_folder
+from .tables import Colour, read_table
 from .work import cores, in_parallel, put_link
 
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
@@ -42,7 +44,7 @@ def export_labels(
         classes: Class list: the name of label 0, 1, ..., and colours for ``colour``.
         form: One of ``EXPORTS``: LabelMe files beside the images; ``annotations.json`` with
             polygons or with compressed or plain run lengths; colour masks in ``masks/`` and their
-            table ``colours.txt``.
+            table ``colours.json``.
         out: A new or empty folder; the images go there, or to ``images/`` in it.
         jobs: Processes; None is one a core.
 
@@ -78,6 +80,7 @@ def export_labels(
         raise UserError(f"--labels {labels}: holds no label map")
     picture_folder = out if form == "labelme" else out / "images"
     for _, picture, _ in pairs:
+        check_image(picture.file)
         target = picture_folder / picture.name
         target.parent.mkdir(parents=True, exist_ok=True)
         put_link(picture.file, target)
@@ -86,8 +89,8 @@ def export_labels(
     if form.startswith("coco"):
         _write_coco(out / "annotations.json", rows, sorted(parts, key=lambda part: part[0]))
     if form == "colour":
-        lines = [f"{row.name} {' '.join(map(str, row.rgb or ()))}\n" for row in rows]
-        write_whole(out / "colours.txt", "".join(lines))
+        table = [(row.name, row.rgb) for row in rows if row.rgb is not None]
+        write_whole(out / "colours.json", classes_json(table))
     return len(pairs)
 
 

@@ -15,6 +15,10 @@ from ...errors import UserError
 
 Labels = npt.NDArray[np.uint8]
 
+# Formats of images and label maps, told by the content: Pillow has decoders for many more, which
+# nobody needs here and a stranger might.
+IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+
 
 def png(labels: Labels) -> bytes:
     """An 8-bit PNG, grey of a label map (H, W), which every reader takes for indices."""
@@ -30,7 +34,7 @@ def open_image(data: bytes, name: object) -> Image.Image:
         UserError: It is no image or is damaged.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         image.load()
     except Exception as error:  # Pillow's decoders raise whatever they please
         raise UserError(f"{name}: is no image or is damaged ({error}); get it again") from error
@@ -126,7 +130,8 @@ def map_values(
 
 def occurring(values: npt.NDArray[Any]) -> list[int]:
     """The numbers that occur in an array of numbers from 0 on, in order."""
-    if values.size and values.min() < 0:
+    # Counting takes an entry for every number up to the largest.
+    if values.size and (values.min() < 0 or values.max() > 0xFFFF):
         return np.unique(values).tolist()
     return [int(value) for value in np.flatnonzero(np.bincount(values.reshape(-1)))]
 

@@ -13,8 +13,6 @@ All become 0 = background and 1..59 in alphabetical order.
 
 from __future__ import annotations
 
-import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -23,11 +21,12 @@ from typing import Any
 
 import numpy as np
 from mmseg.datasets import PascalContextDataset59
-from scipy.io import loadmat
 
 from ...errors import UserError
+from ...io.json_files import parse_json
 from .dataset import DataSet, Plan
 from .labels import check_range, indices, map_values, png
+from .mat_files import read_label_matrix
 from .shapes import decode_rle
 from .sources import Archive, Files, Place, twice
 from .voc12aug import names_in
@@ -40,6 +39,7 @@ NUMBERS_OF_459 = (
     115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
+_LONGEST_EDGE = 10_000  # pixels; the images have at most 500
 _OTHER_NAMES = {"diningtable": "table"}  # VOC's name for it
 
 
@@ -76,15 +76,8 @@ def _table_459(names: Mapping[int, str] | None, where: object) -> dict[int, int]
 
 def mat_map(place: Place, table: Mapping[int, int]) -> bytes:
     """The label map of a ``LabelMap`` file."""
-    try:
-        labels = loadmat(io.BytesIO(place.read()))["LabelMap"]
-    except UserError:
-        raise
-    except Exception as error:  # scipy raises whatever the bytes lead it to
-        raise UserError(
-            f"{place}: is no label file of Pascal Context ({type(error).__name__}: {error})"
-        ) from error
-    return png(map_values(np.asarray(labels).astype(np.int64), table, place, "label"))
+    labels = read_label_matrix(place.read(), place, "LabelMap")
+    return png(map_values(labels, table, place, "label"))
 
 
 def png_map(place: Place, table: Mapping[int, int] | None) -> bytes:
@@ -99,20 +92,26 @@ def detail_map(
     areas: list[tuple[int, Any]], height: int, width: int, name: str, table: Mapping[int, int]
 ) -> bytes:
     """The label map of an image of the Detail API: its areas, later ones over earlier ones."""
+    if not (_is_edge(height) and _is_edge(width)):
+        raise UserError(f"{name}: {height!r:.40} x {width!r:.40} is not the size of an image of it")
     labels = np.zeros((height, width), dtype=np.uint8)
     for category, runs in areas:
         try:
             mask = decode_rle(runs["counts"], height, width)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{name}: an area of it cannot be read ({error})") from error
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise UserError(f"{name}: an area of it cannot be read ({error!s:.300})") from error
         labels[mask] = table.get(category, 0)
     return png(labels)
 
 
+def _is_edge(value: object) -> bool:
+    return type(value) is int and 0 < value <= _LONGEST_EDGE
+
+
 def _detail(files: Files, place: Place) -> tuple[dict[str, partial[bytes]], dict[str, list[str]]]:
     """What makes each label map of a Detail file, and its splits."""
+    data = parse_json(place.read(), str(place))
     try:
-        data = json.loads(place.read())
         categories = {int(c["category_id"]): str(c["name"]) for c in data.get("categories", ())}
         table = _table_459(categories, place)
         areas = defaultdict(list)
@@ -126,10 +125,10 @@ def _detail(files: Files, place: Place) -> tuple[dict[str, partial[bytes]], dict
                 f"{place}: {stem}", table,
             )  # fmt: skip
             splits[image["phase"]].append(stem)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{place}: is not the annotation file of the Detail API ({type(error).__name__}:"
-            f" {error}); get it again"
+            f" {error!s:.300}); get it again"
         ) from error
     return makers, splits
 

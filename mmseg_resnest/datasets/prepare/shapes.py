@@ -18,6 +18,9 @@ from scipy import ndimage
 
 Mask = npt.NDArray[np.bool_]
 
+_FARTHEST = 1e9  # pixels from the image's corner: beyond, sums of squares would lose pixels
+_CROSSINGS_AT_ONCE = 1 << 20  # bounds the memory that a polygon of many corners takes
+
 
 def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
     """The pixels of a polygon.
@@ -35,11 +38,9 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
         (height, width).
 
     Raises:
-        ValueError: A coordinate is infinite or no number.
+        ValueError: A coordinate is not a number, or is beyond a billion pixels.
     """
-    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(corners).all():
-        raise ValueError("a coordinate is not a number")
+    corners = _coordinates(points).reshape(-1, 2)
     start, end = corners, np.roll(corners, -1, axis=0)
     flips = np.zeros((height, width + 1), dtype=np.bool_)
     # Rows whose centre y + 0.5 lies in [lower, upper): the half-open interval counts a corner once.
@@ -48,20 +49,39 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
     first = np.clip(np.ceil(lower - 0.5), 0, height).astype(np.int64)
     last = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64)
     lengths = last - first
-    edge = np.repeat(np.arange(len(corners)), lengths)
-    row = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths) + first[edge]
-    dy = end[edge, 1] - start[edge, 1]
-    share = (row + 0.5 - start[edge, 1]) / dy
-    x = start[edge, 0] + share * (end[edge, 0] - start[edge, 0])
-    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    np.logical_xor.at(flips, (row, column), True)
+    ends = np.cumsum(lengths)
+    done = 0
+    while done < len(corners):
+        bound = (ends[done - 1] if done else 0) + _CROSSINGS_AT_ONCE
+        upto = max(done + 1, int(np.searchsorted(ends, bound, side="right")))
+        some = lengths[done:upto]
+        edge = np.repeat(np.arange(done, upto), some)
+        row = np.arange(some.sum()) - np.repeat(np.cumsum(some) - some, some) + first[edge]
+        dy = end[edge, 1] - start[edge, 1]
+        share = (row + 0.5 - start[edge, 1]) / dy
+        x = start[edge, 0] + share * (end[edge, 0] - start[edge, 0])
+        column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+        np.logical_xor.at(flips, (row, column), True)
+        done = upto
     return np.logical_xor.accumulate(flips, axis=1)[:, :width]
 
 
-def fill_circle(centre: Sequence[float], edge: Sequence[float], height: int, width: int) -> Mask:
-    """The pixels whose centres lie in a circle, given its centre and a point on it, each (x, y)."""
-    if not np.isfinite([*centre, *edge]).all():
-        raise ValueError("a coordinate is not a number")
+def _coordinates(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    numbers = np.asarray(values)
+    if numbers.dtype.kind not in "iuf" or not (np.abs(numbers) <= _FARTHEST).all():
+        raise ValueError(f"a coordinate is not a number within {_FARTHEST:.0e}")
+    return numbers.astype(np.float64)
+
+
+def fill_circle(centre: npt.ArrayLike, edge: npt.ArrayLike, height: int, width: int) -> Mask:
+    """The pixels whose centres lie in a circle, given its centre and a point on it, each (x, y).
+
+    Raises:
+        ValueError: As :func:`fill_polygon`.
+    """
+    centre, edge = _coordinates(centre), _coordinates(edge)
+    if len(centre) != 2 or len(edge) != 2:
+        raise ValueError("a point is not a pair of x and y")
     y, x = np.ogrid[0.5:height, 0.5:width]
     radius = (edge[0] - centre[0]) ** 2 + (edge[1] - centre[1]) ** 2
     inside: Mask = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius
@@ -89,8 +109,14 @@ def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> 
     """
     if isinstance(counts, str | bytes):
         counts = _numbers(counts.encode("ascii") if isinstance(counts, str) else counts)
-    runs = np.asarray(counts, dtype=np.int64)
-    if (runs.size and runs.min() < 0) or runs.sum() != height * width:
+    runs = np.asarray(counts)
+    # Each by itself first: the sum of a few huge ones wraps round to any number.
+    if runs.ndim != 1 or not runs.size or runs.dtype.kind not in "iu":
+        raise ValueError("the run lengths are not a list of whole numbers")
+    if runs.min() < 0 or runs.max() > height * width:
+        raise ValueError(f"the run lengths are not all in 0..{height * width}")
+    runs = runs.astype(np.int64)
+    if runs.sum() != height * width:
         raise ValueError(f"the run lengths add up to {runs.sum()}, not to {height} x {width}")
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(width, height).T
@@ -105,6 +131,8 @@ def _numbers(text: bytes) -> list[int]:
             raise ValueError(f"the character {chr(byte)!r} does not occur in run lengths")
         value |= (group & 31) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError("a run length has too many digits")
         if not group & 32:
             if group & 16:
                 value -= 1 << shift

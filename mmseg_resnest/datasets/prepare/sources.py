@@ -27,6 +27,7 @@ from typing import IO, Any, cast
 from tqdm import tqdm
 
 from ...errors import UserError
+from ...io.contained import is_contained_member
 from ..walk import walk
 
 _ZIP = (".zip",)
@@ -37,6 +38,9 @@ _BLOCK = 1 << 20
 #: a bomb; so is a compressed tar file. Images and labels pack by less, and are smaller.
 FLOOR = 256 << 20
 RATIO = 200
+_LARGEST = 1 << 30  # bytes of a file in an archive, which is read as a whole
+_LARGEST_HEADER = 1 << 20  # bytes of the names and attributes before a file in a tar archive
+_MOST_FILES = 1_000_000  # of an archive
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Place:
         Raises:
             UserError: It is damaged or cannot be read.
         """
+        if self.kind in ("zip", "tar"):
+            _check_size(self.size, self)
         try:
             if self.kind == "zip":
                 return _open_zip(str(self.file), os.getpid()).read(self.name)
@@ -81,6 +87,15 @@ class Place:
 
     def __str__(self) -> str:
         return str(self.file) if self.kind in ("file", "staged") else f"{self.file}: {self.name}"
+
+
+def _check_size(size: int, name: object) -> None:
+    """Refuse a file that would take the memory or the disk; archives may claim any size."""
+    if not 0 <= size <= _LARGEST:
+        raise UserError(
+            f"{name}: has {size:,} bytes, and the files of data sets have at most {_LARGEST:,};"
+            " get the archive again"
+        )
 
 
 @functools.lru_cache(maxsize=4)
@@ -156,17 +171,11 @@ def check_names(names: Sequence[str], archive: Path) -> None:
         UserError: A name is absolute, climbs with ``..``, has a drive, a backslash or a control
             character, or is the name of two files.
     """
+    if len(names) > _MOST_FILES:
+        raise UserError(f"{archive}: holds more than {_MOST_FILES:,} files; it is not unpacked")
     seen = set()
     for name in names:
-        parts = PurePosixPath(name).parts
-        unsafe = (
-            name.startswith("/")
-            or ".." in parts
-            or "\\" in name
-            or re.match(r"[A-Za-z]:", name) is not None
-            or any(ord(character) < 32 for character in name)
-        )
-        if unsafe:
+        if not is_contained_member(name):
             raise UserError(
                 f"{archive}: holds the unsafe path {name!r}; it is no official archive and is not"
                 " unpacked"
@@ -237,7 +246,7 @@ def _list_zip(file: Path, official: bool) -> Iterator[Place]:
 
 def _list_tar(file: Path, official: bool) -> Iterator[Place]:
     stamp = file_stamp(file)
-    with tarfile.open(file, "r:") as archive:
+    with tarfile.open(file, "r:", tarinfo=_Member) as archive:
         members = _safe_members(archive.getmembers(), file, official)
         _check_end(file, archive.offset)
     for member in members:
@@ -262,6 +271,8 @@ def _safe_members(
     # Folders may be named twice: an archive that was added to names them again.
     check_names([f"{m.name}/" if m.isdir() else m.name for m in members], file)
     for member in members:
+        if member.issparse():
+            raise UserError(f"{file}: {member.name!r} has holes; the archive is not unpacked")
         if not (member.isfile() or member.isdir() or official):
             raise UserError(
                 f"{file}: {member.name!r} is a link or device; the archive is not unpacked"
@@ -299,6 +310,36 @@ def _decompressed(raw: IO[bytes], file: Path) -> IO[bytes]:
     return raw  # a plain tar file with another name
 
 
+class _Member(tarfile.TarInfo):
+    """A header of a tar file, within bounds: the library reads names of any claimed size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        """Read a header."""
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type in _ATTRIBUTES and member.size > _LARGEST_HEADER):
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
+
+
+_ATTRIBUTES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+def _check_room(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{folder}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
+            " or name another place with --root"
+        )
+
+
 def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> Iterator[Place]:
     folder = staging / f"{file.name}-{file_stamp(file)}"
     complete = folder / ".complete"
@@ -313,14 +354,21 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
             bar,
             open(file, "rb") as raw,
             _decompressed(raw, file) as stream,
-            tarfile.open(fileobj=cast(Any, _Bounded(stream, raw, file)), mode="r|") as archive,
+            tarfile.open(
+                fileobj=cast(Any, _Bounded(stream, raw, file)), mode="r|", tarinfo=_Member
+            ) as archive,
         ):
             seen: list[tarfile.TarInfo] = []
             for member in archive:
                 seen.append(member)
                 _safe_members([member], file, official)
                 bar.update(raw.tell() - bar.n)
-                if member.isfile() and pattern.search(member.name):
+                if len(seen) > _MOST_FILES:
+                    check_names([one.name for one in seen], file)
+                hidden = any(_is_hidden(part) for part in PurePosixPath(member.name).parts)
+                if member.isfile() and not hidden and pattern.search(member.name):
+                    _check_size(member.size, f"{file}: {member.name}")
+                    _check_room(folder, member.size)
                     target = folder / member.name
                     if target.is_file() and target.stat().st_size == member.size:
                         continue

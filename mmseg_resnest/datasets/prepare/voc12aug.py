@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 
 import numpy as np
-from scipy.io import loadmat
 
 from ...errors import UserError
 from .dataset import DataSet, Plan
 from .labels import bit_palette, check_range, colours_to_labels, open_image, png
+from .mat_files import read_label_matrix
 from .sources import Archive, Files, Place
 
 _INSIDE = "VOCdevkit/VOC2012"
@@ -49,15 +48,8 @@ def index_map(place: Place) -> bytes:
 
 def sbd_map(place: Place) -> bytes:
     """The label map of an SBD file: field ``GTcls.Segmentation``, 0..20."""
-    try:
-        labels = loadmat(io.BytesIO(place.read()))["GTcls"]["Segmentation"][0, 0]
-    except UserError:
-        raise
-    except Exception as error:  # scipy raises whatever the bytes lead it to
-        raise UserError(
-            f"{place}: is no SBD label file ({type(error).__name__}: {error}); get it again"
-        ) from error
-    return png(check_range(np.asarray(labels).astype(np.int64), range(21), place))
+    labels = read_label_matrix(place.read(), place, "GTcls", "Segmentation")
+    return png(check_range(labels, range(21), place))
 
 
 def names_in(place: Place | None) -> list[str]:

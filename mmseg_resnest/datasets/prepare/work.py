@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_whole
+from ...io.json_files import parse_json, read_json
 from ..forking import opencv_on_one_thread
 
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
@@ -49,6 +50,7 @@ class Item:
         target: Its path below the data set's folder, with forward slashes.
         key: Changes when what it is made from changes.
         link: The file that it is the same as; linked where possible.
+        check: Called with ``link`` first; raises where the file is not what it should be.
         make: Returns its content otherwise; it must be possible to send it to another process.
         size: About how many bytes it takes, to see whether there is room; 0 for small ones.
     """
@@ -58,6 +60,7 @@ class Item:
     link: Path | None = None
     make: Callable[[], bytes] | None = None
     size: int = 0
+    check: Callable[[Path], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,14 +208,16 @@ class Workspace:
 
     def _read_journal(self) -> Iterator[tuple[str, _Done]]:
         try:
-            text = self._journal.read_text(encoding="utf-8")
+            text = self._journal.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return
         for line in text.splitlines():
             try:
-                done = _Done(*json.loads(line))
-            except (ValueError, TypeError):
+                done = _Done(*parse_json(line, str(self._journal)))
+            except (UserError, TypeError):
                 continue  # the line that was being written when the process died
+            if [type(value) for value in astuple(done)] != [str, str, int, int, str]:
+                continue
             yield done.target, done
 
     def is_as_recorded(self, facts: dict[str, Any]) -> bool:
@@ -224,13 +229,22 @@ class Workspace:
             _is_unchanged(self.folder, done) for done in self.journal.values()
         )
 
-    def record(self) -> dict[str, Any] | None:
-        """What the last finished run wrote about itself, or None."""
+    def record(self, *keys: str) -> dict[str, Any] | None:
+        """What the last finished run wrote about itself, or None; damaged ones count as none.
+
+        Args:
+            *keys: What its report must have.
+        """
         try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            record = read_json(self._record, str(self._record))
+        except UserError:
             return None
-        return record if isinstance(record, dict) else None
+        if not isinstance(record, dict) or type(record.get("files")) is not int:
+            return None
+        facts, report = record.get("facts"), record.get("report")
+        if not isinstance(facts, dict) or not isinstance(report, dict):
+            return None
+        return record if set(keys) <= set(report) else None
 
     def run(self, items: Sequence[Item], processes: int, link: str, label: str) -> Counter[str]:
         """Makes the files that are not there yet.
@@ -336,6 +350,8 @@ class _Maker:
         item, ours = job
         target = self.folder / item.target
         there = os.path.lexists(target)
+        if item.link is not None and item.check is not None:
+            item.check(item.link)
         if there and item.link and target.exists() and os.path.samefile(target, item.link):
             return self._done(item, "kept")
         part = self.tmp / secrets.token_hex(8)

@@ -17,9 +17,10 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 
+from mmseg_resnest.datasets.class_names import dataset_metainfo, read_classes
 from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
-from mmseg_resnest.datasets.prepare.annotations import Colour, read_table
 from mmseg_resnest.datasets.prepare.custom import GROUP_PATTERN, prepare_custom, split_by_groups
+from mmseg_resnest.datasets.prepare.tables import Colour, read_table
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import DATASETS
@@ -70,7 +71,7 @@ FORMS = {
     "coco": ("coco", dict(sources="annotations.json")),
     "coco-rle": ("coco", dict(sources="annotations.json")),
     "coco-rle-list": ("coco", dict(sources="annotations.json")),
-    "colour": ("colour", dict(sources="masks", images="images", classes="colours.txt")),
+    "colour": ("colour", dict(sources="masks", images="images", classes="colours.json")),
 }
 
 
@@ -190,7 +191,7 @@ def test_coco(tmp_path: Path) -> None:
     expected[1, 1] = 0  # the later annotation lies over the earlier; names are sorted: road, sky
     np.testing.assert_array_equal(_made(tmp_path, "a_0"), expected)
     assert (_made(tmp_path, "a_1") == 0).all()
-    assert (tmp_path / "data/mine/classes.txt").read_text().startswith("road ")
+    assert read_classes(tmp_path / "data/mine/classes.json")["classes"] == ["road", "sky"]
 
 
 BAD_COCO = {
@@ -285,7 +286,7 @@ def test_class_lists_without_colours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is given to 'a' and to 'b'"):
         read_table(tmp_path / "c.txt")
     (tmp_path / "d.json").write_text("{")
-    with pytest.raises(UserError, match=r"d\.json: is not a JSON list"):
+    with pytest.raises(UserError, match=r"d\.json: not a JSON file"):
         read_table(tmp_path / "d.json")
 
 
@@ -351,7 +352,10 @@ def test_the_config_trains_as_it_is(tmp_path: Path, truth: dict[str, np.ndarray]
     report = _prepare(tmp_path, **options)
     cfg = load_config(report.config, data_root=tmp_path / "data")
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 3
-    assert cfg.train_dataloader.dataset.metainfo.palette[2] == [70, 80, 90]
+    assert dataset_metainfo(cfg.train_dataloader.dataset) == {
+        "classes": ["sky", "road", "car"],
+        "palette": [[10, 20, 30], [40, 50, 60], [70, 80, 90]],
+    }
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end - 1 == 80
     for split in ("train", "val"):
         with DefaultScope.overwrite_default_scope("mmseg_resnest"):
@@ -399,7 +403,7 @@ def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     classes.write_text("".join(f"{name}\n" for name in names))
     out = tmp_path / "out"
     export_labels(camvid / "val", tmp_path / "labels", classes, form, out, 1)
-    _prepare(tmp_path, **_options(form, out, out / "colours.txt" if form == "colour" else classes))
+    _prepare(tmp_path, **_options(form, out, out / "colours.json" if form == "colour" else classes))
     for file in files:
         labels = np.asarray(Image.open(file))
         expected = np.where(labels == 11, 255, labels)

@@ -411,7 +411,7 @@ def test_voc_without_sbd_or_an_image(
         prepare(dataset, tmp_path, [folder])
     damaged = {"benchmark_RELEASE/dataset/cls/2007_000006.mat": b"no"}
     folder = write_folder(tmp_path / "damaged", main | extra | damaged)
-    with pytest.raises(UserError, match=r"2007_000006\.mat: is no SBD label file"):
+    with pytest.raises(UserError, match=r"2007_000006\.mat: is no MATLAB file of labels"):
         prepare(dataset, tmp_path, [folder])
 
 

@@ -1,4 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+import gzip
 import hashlib
 import io
 import tarfile
@@ -139,3 +140,37 @@ def test_a_tar_that_ends_early_is_found_when_read(tmp_path: Path) -> None:
     file.write_bytes(stream.getvalue()[:2000])
     with pytest.raises(UserError, match="ends early"):
         place.read()
+
+
+def test_archives_that_claim_huge_files(tmp_path: Path) -> None:
+    file = write_zip(tmp_path / "a.zip", {"x.txt": bytes(100)})
+    data = bytearray(file.read_bytes())
+    at = data.index(b"PK\x01\x02") + 24  # the size in the list of files
+    data[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
+    file.write_bytes(data)
+    (place,) = list_archive(file, tmp_path, wanted="")
+    with pytest.raises(UserError, match=r"x\.txt: has 4,294,967,294 bytes"):
+        place.read()
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tgz"])
+@pytest.mark.parametrize("type_", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+def test_tar_archives_that_claim_huge_headers_and_files(
+    tmp_path: Path, kind: str, type_: bytes
+) -> None:
+    info = tarfile.TarInfo("x.txt")
+    info.type, info.size = type_, 1 << 40
+    data = info.tobuf(tarfile.GNU_FORMAT) + bytes(10240)
+    file = tmp_path / kind
+    file.write_bytes(gzip.compress(data) if kind == "a.tgz" else data)
+    with pytest.raises(UserError, match=r"a\.t"):
+        [place.read() for place in list_archive(file, tmp_path / "staging", wanted="")]
+    assert not list((tmp_path).rglob("x.txt"))
+
+
+def test_tar_archives_with_holes_are_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x.txt")
+    info.type = tarfile.GNUTYPE_SPARSE
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(UserError, match=r"a\.tar"):
+        list(list_archive(tmp_path / "a.tar", tmp_path, wanted=""))

@@ -1,0 +1,167 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Names and colours of classes in a data file, so that no name enters a config's code.
+
+``classes.json`` is a list of ``{"name": "road", "color": [128, 64, 128]}``, in the order of the
+labels. Configs name it with ``classes_file``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import UserError
+from ..io.json_files import read_json
+from ..registry import DATASETS
+
+__all__ = [
+    "CLASSES_FILE",
+    "check_class_name",
+    "classes_json",
+    "dataset_metainfo",
+    "read_classes",
+    "read_classes_of",
+]
+
+CLASSES_FILE = "classes.json"
+LONGEST_NAME = 200  # characters
+_MOST_BYTES = 1 << 24
+
+
+def check_class_name(name: object, where: str) -> str:
+    """Check that a value can be the name of a class.
+
+    Any text can, with quotes, braces or line breaks, but for what is refused below.
+
+    Args:
+        name: The value.
+        where: Where it was found, for the message.
+
+    Returns:
+        The name as it is.
+
+    Raises:
+        UserError: It is not text, is blank, holds a null character or half of a surrogate pair,
+            which no UTF-8 file can hold, or is longer than 200 characters.
+    """
+    if not isinstance(name, str):
+        raise UserError(f"{where}: the class name {name!r:.80} is not text; write it as text")
+    if not name.strip():
+        raise UserError(f"{where}: the class name {name!r:.80} is empty; give the class a name")
+    wrong = ""
+    if len(name) > LONGEST_NAME:
+        wrong = f"is longer than {LONGEST_NAME} characters"
+    elif "\0" in name:
+        wrong = "holds a null character"
+    elif any("\ud800" <= character <= "\udfff" for character in name):
+        wrong = "holds half of a surrogate pair, which UTF-8 cannot encode"
+    if wrong:
+        raise UserError(f"{where}: the class name {name!r:.80} {wrong}; rename the class")
+    return name
+
+
+def classes_json(palette: Sequence[tuple[str, tuple[int, int, int]]]) -> bytes:
+    """The content of ``classes.json``.
+
+    Args:
+        palette: Name and red, green and blue (0..255) of each class, in the order of the labels.
+    """
+    lines = [
+        json.dumps({"name": name, "color": list(colour)}, ensure_ascii=False)
+        for name, colour in palette
+    ]
+    return ("[\n" + ",\n".join(lines) + "\n]\n").encode()
+
+
+def read_classes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read ``classes.json``.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``classes``, the names, and ``palette``, ``[r, g, b]`` of each.
+
+    Raises:
+        UserError: It cannot be read, or is not such a list; or a name cannot be one, or is there
+            twice.
+    """
+    where = f"classes file {os.fspath(path)}"
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{where}: does not exist; it lists the classes of the data set: copy it there, or name"
+            " it with classes_file in the data set's config"
+        )
+    rows = read_json(path, where, _MOST_BYTES)
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f'{where}: is not a list of {{"name": ..., "color": [r, g, b]}}')
+    classes: list[str] = []
+    palette: list[list[int]] = []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != {"name", "color"}:
+            raise UserError(f'{where}: entry {number} is not {{"name": ..., "color": [r, g, b]}}')
+        colour = row["color"]
+        if (
+            not isinstance(colour, list)
+            or len(colour) != 3
+            or not all(type(value) is int and 0 <= value <= 255 for value in colour)
+        ):
+            raise UserError(f"{where}: entry {number}: color is not three numbers of 0 to 255")
+        classes.append(check_class_name(row["name"], where))
+        palette.append(colour)
+    twice = [name for number, name in enumerate(classes) if name in set(classes[:number])]
+    if twice:
+        raise UserError(f"{where}: names the class {twice[0]!r} twice; rename one of them")
+    return {"classes": classes, "palette": palette}
+
+
+def read_classes_of(
+    classes_file: str | os.PathLike[str] | None,
+    data_root: str | os.PathLike[str] | None,
+    metainfo: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The ``metainfo`` of a data set's config, with what its classes file says.
+
+    Args:
+        classes_file: The file, absolute or relative to ``data_root``; None reads none.
+        data_root: The data set's folder.
+        metainfo: What the config gives besides.
+
+    Raises:
+        UserError: As :func:`read_classes`; or the config names the classes in both.
+    """
+    given = dict(metainfo or {})
+    if classes_file is None:
+        return given
+    if not isinstance(classes_file, str | os.PathLike) or not os.fspath(classes_file):
+        raise UserError(f"config key classes_file: {classes_file!r} is not the name of a file")
+    path = os.path.join(data_root or "", classes_file)
+    if "classes" in given or "palette" in given:
+        raise UserError(
+            f"config keys classes_file ({path}) and metainfo: both name the classes; give one of"
+            " them, e.g. classes_file=None"
+        )
+    return {**read_classes(path), **given}
+
+
+def dataset_metainfo(dataset_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What a data set's ``metainfo`` will say, without building the data set.
+
+    Args:
+        dataset_cfg: Its config; no wrapper.
+
+    Returns:
+        ``classes``, ``palette`` and so on, as far as the class, the classes file and the config's
+        ``metainfo`` give them.
+
+    Raises:
+        UserError: The classes file cannot be read.
+    """
+    kind = dataset_cfg.get("type")
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    own = read_classes_of(
+        dataset_cfg.get("classes_file"), dataset_cfg.get("data_root"), dataset_cfg.get("metainfo")
+    )
+    return {**getattr(kind, "METAINFO", {}), **own}

@@ -1,0 +1,116 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""COCO's files: images, categories, and annotations as polygons or run lengths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...io.contained import contained
+from ...io.json_files import read_json
+from ..class_names import check_class_name
+from .labels import Labels
+from .samples import Sample, find_image, image_size, json_files
+from .shapes import decode_rle, fill_polygon
+from .sources import file_stamp
+
+MAX_BYTES = 1 << 32  # of a JSON file
+
+
+def read_coco(source: Path, images: Path | None) -> list[Sample]:
+    """The samples of a JSON file, or of those of a folder.
+
+    Args:
+        source: JSON file, or a folder of them.
+        images: Folder of the images; None looks beside the JSON file and in ``images/`` there.
+
+    Raises:
+        UserError: A file is not one of COCO, or one of its images is not there or outside.
+    """
+    samples = []
+    for file in json_files(source):
+        data = read_json(file, str(file), MAX_BYTES)
+        areas = defaultdict(list)
+        try:
+            categories = {
+                entry["id"]: check_class_name(entry["name"], f"{file}: category {entry['id']}")
+                for entry in data["categories"]
+            }
+            for entry in data["annotations"]:
+                areas[entry["image_id"]].append(
+                    (categories[entry["category_id"]], entry["segmentation"], entry.get("id"))
+                )
+            listed = [(entry["id"], entry["file_name"]) for entry in data["images"]]
+            sizes = {e["id"]: (e.get("height"), e.get("width")) for e in data["images"]}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{file}: is no COCO file of `images`, `annotations` with `segmentation`, and"
+                f" `categories` (at {error!s:.300})"
+            ) from error
+        stamp = file_stamp(file)
+        folders = [images] if images else [file.parent, file.parent / "images"]
+        for image_id, file_name in listed:
+            relative = contained(file_name, f"{file}: the file name", hint="make it relative")
+            image = find_image(
+                candidate for folder in folders
+                for candidate in (folder / relative, folder / relative.name)
+            )  # fmt: skip
+            if image is None:
+                raise UserError(f"{file}: its image {file_name} is not there; see --images")
+            samples.append(
+                Sample(
+                    relative.with_suffix("").as_posix(),
+                    image,
+                    f"{stamp} {file_stamp(image)}",
+                    partial(_render, file, image, areas[image_id], sizes[image_id]),
+                    frozenset(name for name, _, _ in areas[image_id]),
+                    image.suffix,
+                )
+            )
+    return samples
+
+
+def _render(
+    file: Path,
+    image: Path,
+    areas: list[tuple[str, Any, Any]],
+    given: tuple[Any, Any],
+    table: Mapping[str, int],
+    uncovered: int,
+) -> Labels:
+    height, width = image_size(image, image)
+    if None not in given and given != (height, width):
+        raise UserError(
+            f"{file}: says that {image.name} is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
+            f" {width}x{height}"
+        )
+    labels = np.full((height, width), uncovered, dtype=np.uint8)
+    for name, segmentation, number in areas:
+        try:
+            if isinstance(segmentation, dict):
+                if list(segmentation["size"]) != [height, width]:
+                    raise ValueError(
+                        f"its size is {segmentation['size']!s:.80}, not {[height, width]}"
+                    )
+                mask = decode_rle(segmentation["counts"], height, width)
+            elif not segmentation:
+                raise ValueError("it has no outline, only a box")
+            else:
+                mask = np.zeros((height, width), dtype=np.bool_)
+                for polygon in segmentation:
+                    if len(polygon) < 6 or len(polygon) % 2:
+                        raise ValueError(f"a polygon has {len(polygon)} numbers")
+                    mask |= fill_polygon(polygon, height, width)
+        except Exception as error:
+            raise UserError(
+                f"{file}: annotation {number!s:.80} of {image.name} cannot be drawn"
+                f" ({error!s:.300})"
+            ) from error
+        labels[mask] = table[name]
+    return labels

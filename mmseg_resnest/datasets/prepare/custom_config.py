@@ -1,0 +1,155 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The config of a data set of one's own.
+
+A config is Python, and MMEngine replaces ``{{...}}`` in its text before that runs. So nothing that
+people name enters it: names of classes are in the data set's ``classes.json``, and paths are
+written with all but letters, digits and ``_ . / - space`` escaped.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ...errors import UserError
+from ..class_names import CLASSES_FILE
+
+__all__ = ["config_text", "text_literal"]
+
+
+def text_literal(text: str) -> str:
+    """A Python literal of a text that is safe wherever MMEngine reads a config.
+
+    Args:
+        text: Any text, also with lone surrogates, as paths have for bytes that are not UTF-8.
+
+    Returns:
+        The text in double quotes; every character but letters, digits and ``_ . / -`` and the space
+        is an escape sequence, so that no quote, brace, dollar, backslash or line break is left.
+    """
+    return '"' + "".join(_escaped(character) for character in text) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character.isalnum() or character in "_./- ":
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def config_text(
+    name: str,
+    root: Path,
+    num_classes: int,
+    num_train: int,
+    num_val: int,
+    config: Path,
+    parent: Config,
+    epochs: int,
+) -> str:
+    """A config that inherits from ``parent`` and trains on the data set.
+
+    Args:
+        name: Of the data set: letters, digits and ``_``.
+        root: The data root.
+        num_classes: Classes of the data set.
+        num_train: Images to train on.
+        num_val: Images to validate on.
+        config: Where the config will be.
+        parent: The config to inherit from, with the variables of the published data sets' files.
+        epochs: How often training sees each image.
+
+    Returns:
+        The text of a Python file.
+
+    Raises:
+        UserError: The parent lacks what the config needs, or MMEngine cannot read its path.
+    """
+    base = Path(parent.filename)
+    for variable in ("train_pipeline", "test_pipeline"):
+        if variable not in parent:
+            raise UserError(
+                f"--base {base}: has no {variable}; take one of the configs in configs/"
+            )
+    lines = _head_lines(base, parent)
+    batch = int(parent.get("total_batch_size") or parent.train_dataloader["batch_size"])
+    per_epoch = max(1, math.ceil(num_train / batch))
+    max_iters = epochs * per_epoch
+    interval = max(1, max_iters // 10)
+    warm = [s for s in parent.get("param_scheduler", []) if s.get("type") == "LinearLR"]
+    warmup = min(int(warm[0]["end"]), max_iters // 10) if warm else 0
+    schedule = []
+    if warmup:
+        factor = float(warm[0].get("start_factor", 1 / 3))
+        schedule.append(
+            f'    dict(type="LinearLR", start_factor={factor!r}, begin=0, end={warmup},'
+            " by_epoch=False),"
+        )
+    schedule.append(
+        f'    dict(type="PolyLR", power=0.9, eta_min=0.0, begin={warmup}, end=max_iters + 1,'
+        " by_epoch=False),"
+    )
+    relative = Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
+    if "::" in relative:
+        raise UserError(
+            f"--base {base}: MMEngine takes '::' in the path from {config.parent} for the name of a"
+            " package; move or rename the folder"
+        )
+    newline = "\n"
+    return f"""\
+# {name}: {num_train} / {num_val} images, {num_classes} classes.
+# Written by tools/prepare_data.py custom.
+_base_ = {text_literal(relative)}
+root = "{{{{$MMSEG_RESNEST_DATA:unset}}}}"
+root = {text_literal(root.as_posix())} if root == "unset" else root
+num_classes = {num_classes}
+model = dict(
+{newline.join(lines)}
+)
+
+dataset = dict(
+    _delete_=True,
+    type="CustomDataset",
+    data_root=root + "/{name}",
+    data_prefix=dict(img_path="images", seg_map_path="annotations"),
+    classes_file="{CLASSES_FILE}",  # names and colours, in data_root
+)
+train_dataloader = dict(
+    dataset=dict(ann_file="splits/train.txt", pipeline=_base_.train_pipeline, **dataset)
+)
+val_dataloader = dict(
+    dataset=dict(ann_file="splits/val.txt", pipeline=_base_.test_pipeline, **dataset)
+)
+test_dataloader = val_dataloader
+
+# {epochs} epochs of {per_epoch} batches of {batch}
+max_iters, val_interval = {max_iters}, {interval}
+train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
+param_scheduler = [
+{newline.join(schedule)}
+]
+default_hooks = dict(checkpoint=dict(interval=val_interval))
+"""
+
+
+def _head_lines(base: Path, parent: Config) -> list[str]:
+    """A line for each head, with the data set's number of classes."""
+    lines = []
+    for key in ("decode_head", "auxiliary_head"):
+        head: Any = parent.model.get(key)
+        if not head:
+            continue
+        if not isinstance(head, dict) or "num_classes" not in head:
+            raise UserError(f"--base {base}: model.{key} has no num_classes; take another config")
+        loss = head.get("loss_decode")
+        weights = isinstance(loss, dict) and loss.get("class_weight") is not None
+        # The base's class weights are of its own classes.
+        extra = ", loss_decode=dict(class_weight=None, avg_non_ignore=True)" if weights else ""
+        lines.append(f"    {key}=dict(num_classes=num_classes{extra}),")
+    return lines

@@ -1,0 +1,184 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""LabelMe's files: one JSON file an image, with polygons, rectangles, circles and masks."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...errors import UserError
+from ...io.contained import contained
+from ...io.json_files import read_json
+from ..class_names import check_class_name
+from .labels import Labels, open_image
+from .samples import Sample, find_image, image_size, json_files
+from .shapes import Mask, fill_circle, fill_polygon
+from .sources import file_stamp
+
+MAX_BYTES = 1 << 29  # of a JSON file, which may hold its image
+
+_LINE_SHAPES = ("line", "linestrip", "point", "points")
+_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
+
+
+def read_labelme(source: Path, images: Path | None) -> list[Sample]:
+    """The samples of a folder of LabelMe's files, or of one of them.
+
+    An image is looked for where ``imagePath`` says, as long as that is inside of the source, and
+    beside the JSON file under its name; then in ``imageData``. With a folder of images it is looked
+    for there alone, also by the last part of ``imagePath``.
+
+    Args:
+        source: Folder, or one JSON file.
+        images: Folder of the images, or None.
+
+    Raises:
+        UserError: A file is not one of LabelMe, or its image is not there or outside.
+    """
+    samples = []
+    top = source.parent if source.is_file() else source
+    for file in json_files(source):
+        data = _read(file)
+        name = file.relative_to(top).with_suffix("").as_posix()
+        image = _image(file, data, top, images)
+        names = {_check_shape(file, number, shape) for number, shape in enumerate(data["shapes"])}
+        if isinstance(image, bytes):
+            suffix, stamp = _content_suffix(file, image), ""
+        else:
+            suffix, stamp = image.suffix, file_stamp(image)
+        render = partial(_render, file, image)
+        key = f"{file_stamp(file)} {stamp}"
+        samples.append(Sample(name, image, key, render, frozenset(names), suffix))
+    return samples
+
+
+def _read(file: Path) -> dict[str, Any]:
+    data = read_json(file, str(file), MAX_BYTES)
+    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
+        raise UserError(f"{file}: is no LabelMe file (it has no list `shapes`)")
+    return data
+
+
+def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) -> Path | bytes:
+    """The image of a JSON file: its file, or its content."""
+    given = data.get("imagePath")
+    relative = file.relative_to(top).with_suffix("")
+    subject, hint = f"{file}: imagePath", "name the folder of the images with --images"
+    inside = refusal = None
+    if given:
+        try:
+            inside = contained(given, subject, relative.parent.as_posix(), hint)
+        except UserError as error:
+            refusal = error
+    if images is None:
+        candidates = [top / inside] if inside else []
+        candidates.append(file.with_suffix(""))
+    else:
+        candidates = [images / relative]
+        if inside:
+            candidates.append(images / inside)
+        last = given.replace("\\", "/").rsplit("/", 1)[-1] if isinstance(given, str) else ""
+        if last not in ("", ".", ".."):
+            candidates.append(images / contained(last, subject, hint=hint))
+    found = find_image(candidates)
+    if found is not None:
+        return found
+    if data.get("imageData"):
+        try:
+            return base64.b64decode(data["imageData"])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{file}: imageData is not base64 ({error}); label it anew") from error
+    raise refusal or UserError(f"{file}: its image {given or relative} is not there; see --images")
+
+
+def _content_suffix(file: Path, image: bytes) -> str:
+    opened = open_image(image, f"{file}: imageData")
+    if opened.format not in _SUFFIXES:
+        raise UserError(f"{file}: imageData is neither JPEG nor PNG; save the image beside")
+    return _SUFFIXES[opened.format]
+
+
+def _check_shape(file: Path, number: int, shape: Any) -> str:
+    """The label of a shape, which can be drawn as far as its kind tells."""
+    label = shape.get("label") if isinstance(shape, dict) else None
+    blank = label is None or (isinstance(label, str) and not label.strip())
+    if blank or not isinstance(shape.get("points"), list):
+        raise UserError(f"{file}: shape {number} has no label or no points; mend or remove it")
+    label = check_class_name(label, f"{file}: shape {number}")
+    kind = shape.get("shape_type") or "polygon"
+    if not isinstance(kind, str) or kind not in _SHAPES:
+        why = "which has no area" if kind in _LINE_SHAPES else "which is not known here"
+        raise UserError(
+            f"{file}: shape {number} ({label!r}) is a {kind!s:.80}, {why}; make it a polygon or"
+            " remove it"
+        )
+    return label
+
+
+def _polygon(shape: Mapping[str, Any], height: int, width: int) -> Mask:
+    if len(shape["points"]) < 3:
+        raise ValueError("a polygon needs three points")
+    if not all(len(point) == 2 for point in shape["points"]):
+        raise ValueError("a point is not a pair of x and y")
+    return fill_polygon(shape["points"], height, width)
+
+
+def _rectangle(shape: Mapping[str, Any], height: int, width: int) -> Mask:
+    (x0, y0), (x1, y1) = shape["points"][:2]
+    return fill_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], height, width)
+
+
+def _circle(shape: Mapping[str, Any], height: int, width: int) -> Mask:
+    return fill_circle(shape["points"][0], shape["points"][1], height, width)
+
+
+def _bitmap(shape: Mapping[str, Any], height: int, width: int) -> Mask:
+    """LabelMe's ``mask``: a small picture whose upper left corner is the first point."""
+    x, y = (round(value) for value in shape["points"][0])
+    mask = np.zeros((height, width), dtype=np.bool_)
+    with Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",)) as picture:
+        # Before it is decoded: a few bytes may claim to be a huge picture.
+        if x < 0 or y < 0 or y + picture.height > height or x + picture.width > width:
+            raise ValueError("its mask leaves the image")
+        small = np.asarray(picture) != 0
+    mask[y : y + small.shape[0], x : x + small.shape[1]] = small
+    return mask
+
+
+_SHAPES: dict[str, Callable[[Mapping[str, Any], int, int], Mask]] = {
+    "polygon": _polygon,
+    "rectangle": _rectangle,
+    "circle": _circle,
+    "mask": _bitmap,
+}
+
+
+def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered: int) -> Labels:
+    data = _read(file)
+    height, width = image_size(image, file if isinstance(image, bytes) else image)
+    given = data.get("imageHeight"), data.get("imageWidth")
+    if None not in given and given != (height, width):
+        raise UserError(
+            f"{file}: says that its image is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
+            f" {width}x{height}; label the image as it is now"
+        )
+    labels = np.full((height, width), uncovered, dtype=np.uint8)
+    for number, shape in enumerate(data["shapes"]):
+        label = _check_shape(file, number, shape)
+        try:
+            mask = _SHAPES[shape.get("shape_type") or "polygon"](shape, height, width)
+        except Exception as error:
+            raise UserError(
+                f"{file}: shape {number} ({label!r}) cannot be drawn ({error})"
+            ) from error
+        if label not in table:
+            raise UserError(f"{file}: has changed while it was read; run the same command again")
+        labels[mask] = table[label]
+    return labels

@@ -1,0 +1,110 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What every form of labels has in common: samples, and the images that they name."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ...errors import UserError
+from .labels import IMAGE_FORMATS, Labels
+from .sources import list_folder
+
+IGNORED = 255
+IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+# Renders a label map (H, W) from the label of each class name.
+Render = Callable[[Mapping[str, int], int], Labels]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and how its labels are made.
+
+    Attributes:
+        name: Path without suffix, with forward slashes.
+        image: The image file, or its content.
+        key: Changes when the image or its labels change.
+        render: Returns the label map (H, W), given the label of each name and the label of
+            pixels that no shape covers.
+        names: The class names that occur, where the form tells without decoding pixels.
+        suffix: Of the image's file name.
+    """
+
+    name: str
+    image: Path | bytes
+    key: str
+    render: Render
+    names: frozenset[str]
+    suffix: str
+
+
+def image_size(image: Path | bytes, name: object) -> tuple[int, int]:
+    """Height and width as training sees them: after the rotation that the file's EXIF asks for.
+
+    Raises:
+        UserError: It is not an image.
+    """
+    try:
+        source = io.BytesIO(image) if isinstance(image, bytes) else image
+        with Image.open(source, formats=IMAGE_FORMATS) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception as error:  # Pillow's decoders raise whatever they please
+        raise _not_an_image(name, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def check_image(file: Path) -> None:
+    """Make sure, by its content, that a file is an image, before it becomes part of a data set.
+
+    Only the header is read.
+
+    Raises:
+        UserError: It is not, whatever its name says.
+    """
+    try:
+        with Image.open(file, formats=IMAGE_FORMATS):
+            pass
+    except Exception as error:  # Pillow's decoders raise whatever they please
+        raise _not_an_image(file, error) from error
+
+
+def _not_an_image(name: object, error: Exception) -> UserError:
+    kinds = " or ".join(IMAGE_FORMATS)
+    return UserError(f"{name}: is no image or is damaged ({error}); it must be {kinds}")
+
+
+def json_files(source: Path) -> list[Path]:
+    """The JSON files of a source: itself, or those of the folder."""
+    if source.is_file():
+        return [source]
+    return [place.file for place in list_folder(source) if place.name.lower().endswith(".json")]
+
+
+def find_image(candidates: Iterable[Path]) -> Path | None:
+    """The first of some files that is there and is named as an image.
+
+    A candidate whose name does not end as an image's stands for those with each such ending.
+    """
+    for candidate in candidates:
+        if candidate.suffix.lower() in IMAGE_SUFFIXES and _is_file(candidate):
+            return candidate
+        if candidate.suffix.lower() not in IMAGE_SUFFIXES:
+            for suffix in (*IMAGE_SUFFIXES, *(s.upper() for s in IMAGE_SUFFIXES)):
+                other = candidate.with_name(candidate.name + suffix)
+                if _is_file(other):
+                    return other
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False

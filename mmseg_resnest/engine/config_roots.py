@@ -1,0 +1,83 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Data roots whose names would not survive in the text of a config.
+
+Configs read the data root with ``{{$MMSEG_RESNEST_DATA:data}}``. MMEngine puts the variable's value
+into the config's code before that runs, so that a quote in the name of a folder would end the text
+it stands in. A name that is more than letters, digits and ``_ . / -`` is replaced by a plain one
+while the config is read, and put back into the values afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+__all__ = ["plain_roots", "restore_roots"]
+
+_PLAIN = re.compile(r"[\w./ -]*")
+
+
+@contextlib.contextmanager
+def plain_roots(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Set environment variables that configs read, with plain stand-ins for other names.
+
+    Args:
+        values: Values by variable.
+
+    Yields:
+        The stand-ins and what they stand for, for :func:`restore_roots`.
+    """
+    roots = {}
+    before = {name: os.environ.get(name) for name in values}
+    for name, value in values.items():
+        if not _PLAIN.fullmatch(value):
+            plain = f"root_{secrets.token_hex(8)}"
+            roots[plain] = value
+            value = plain
+        os.environ[name] = value
+    try:
+        yield roots
+    finally:
+        for name, old in before.items():
+            if old is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = old
+
+
+def restore_roots(cfg: Config, roots: Mapping[str, str]) -> None:
+    """Put the names back into every text of a config.
+
+    Args:
+        cfg: The config; changed in place.
+        roots: What :func:`plain_roots` yielded.
+    """
+    if not roots:
+        return
+    tree = cfg._cfg_dict
+    for key in list(tree):
+        tree[key] = _restored(tree[key], roots)
+    cfg._env_variables.update(_restored(dict(cfg._env_variables), roots))
+
+
+def _restored(value: Any, roots: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for plain, root in roots.items():
+            value = value.replace(plain, root)
+        return value
+    if isinstance(value, dict):
+        for key in list(value):
+            value[key] = _restored(value[key], roots)
+        return value
+    if isinstance(value, list):
+        value[:] = [_restored(item, roots) for item in value]
+        return value
+    if isinstance(value, tuple):
+        return type(value)(_restored(item, roots) for item in value)
+    return value

@@ -1,0 +1,22 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Text of users on its way to a terminal, a table or a picture."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["printable"]
+
+
+def printable(text: str | os.PathLike[str]) -> str:
+    r"""A text on one line without control characters, which UTF-8 can encode.
+
+    Args:
+        text: A name or a path, with whatever bytes it holds.
+
+    Returns:
+        The text; line breaks, escape sequences of terminals, lone surrogates and their like are
+        written as ``\n``, ``\x1b``, ``\udc80``.
+    """
+    encodable = os.fspath(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in encodable)

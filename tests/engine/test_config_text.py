@@ -1,0 +1,35 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+
+from mmseg_resnest.engine.config_text import config_as_text
+
+TEXTS = st.one_of(
+    st.text(st.sampled_from("{}$'\"\\\n:_ #()[]^~*ab"), max_size=30),
+    st.sampled_from(["{{ fileBasename }}", "{{$HOME:x}}", "{{ _base_.a }}", "{{{{", "\\{{"]),
+    st.text(st.characters(codec="utf-8"), max_size=30),
+)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+@example(["{{$X:[^~]*}}", "}}',open('canary','w')]#"])
+@example(["{{{{{", "'{{$HOME:\"}}"])
+@settings(max_examples=100, deadline=None)
+def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("config")
+    cfg = Config(dict(texts=texts, deep=dict(er=[dict(text=texts[0], number=1.5)])))
+    (folder / "c.py").write_text(config_as_text(cfg), encoding="utf-8")
+    again = Config.fromfile(folder / "c.py")
+    assert again.to_dict() == cfg.to_dict()
+    assert not Path("canary").exists()
+
+
+def test_a_text_without_braces_is_mmengines() -> None:
+    cfg = Config(dict(a=dict(b=[1, "x"])))
+    assert config_as_text(cfg) == cfg.pretty_text

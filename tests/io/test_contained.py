@@ -1,0 +1,59 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.contained import contained, is_contained_member
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "expected"),
+    [
+        ("a.jpg", "", "a.jpg"),
+        ("./b//a.jpg", "", "b/a.jpg"),
+        ("..\\imgs\\a.jpg", "ann", "imgs/a.jpg"),
+        ("../../a.jpg", "x/y", "a.jpg"),
+        ("b/../a.jpg", "", "a.jpg"),
+        ("a:b.jpg/c", "", None),
+        ("..a/...", "", "..a/..."),
+    ],
+)
+def test_names_inside(name: str, start: str, expected: str | None) -> None:
+    if expected is None:
+        with pytest.raises(UserError):
+            contained(name, "x.json", start)
+    else:
+        assert contained(name, "x.json", start).as_posix() == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/a", "\\a", "C:a", "c:\\a", "\\\\host\\a", "..", "../a", "a/../..", "a\\..\\..\\b", "", ".",
+     "a/..", "a\0b", "x" * 256, "é" * 200, None, 1, b"a", ["a"]],
+)  # fmt: skip
+def test_names_outside(name: object) -> None:
+    with pytest.raises(UserError, match=r"^x\.json: imagePath: .*; move it$") as error:
+        contained(name, "x.json: imagePath", hint="move it")
+    assert len(str(error.value)) < 500
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "b", "/", "\\", "C:", ""]), max_size=8))
+def test_whatever_is_accepted_stays_inside(parts: list[str]) -> None:
+    top = Path("/top/of/all")
+    try:
+        found = contained("/".join(parts), "x", "deep/er")
+    except UserError:
+        return
+    assert Path(os.path.normpath(top / found)).is_relative_to(top)
+    assert not {"..", "."} & set(found.parts)
+
+
+def test_members_of_archives() -> None:
+    assert all(map(is_contained_member, ("a", "a/b.txt", "a b/é", "..a", "./a")))
+    assert not any(map(is_contained_member, ("/a", "a/../b", "a\\b", "C:/a", "a\nb", "a\0")))
