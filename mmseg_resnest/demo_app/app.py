@@ -12,7 +12,9 @@ import io
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from ..engine.outputs import decode_rgb
+from ..apps.work import ClientGone, supervise, until_ended
 from ..errors import UserError
 from ..inference import Segmentor
-from ..inference.images import image_size
+from ..io.cancel import cancellable
+from ..io.decoding import DecodePool, ImageTooLarge
 
 __all__ = ["Choice", "Limits", "create_app"]
 
@@ -100,13 +103,12 @@ def _label_picture(labels: NDArray[np.integer]) -> Image.Image:
     return Image.fromarray(np.stack([low, high, np.zeros_like(low)], axis=2).astype(np.uint8))
 
 
-def _answer(choice: Choice, data: bytes, name: str) -> dict[str, Any]:
-    """Decode, segment, and pack what the page draws.
+def _answer(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+    """Segment, and pack what the page draws.
 
     Raises:
-        UserError: The file is no image, or the model cannot be loaded.
+        UserError: The model cannot be loaded.
     """
-    pixels = decode_rgb(data, name)
     model = choice.model()
     begin = time.perf_counter()
     result = model(pixels)
@@ -136,7 +138,8 @@ def _answer(choice: Choice, data: bytes, name: str) -> dict[str, Any]:
 async def _body(request: Request, limits: Limits) -> bytes:
     """The file that was sent, within the limits."""
     too_large = f"The file has more than {limits.bytes >> 20} MiB."
-    if int(request.headers.get("content-length") or 0) > limits.bytes:
+    told = request.headers.get("content-length", "")
+    if told.isdecimal() and int(told) > limits.bytes:
         raise _Refused(413, too_large)
     data = bytearray()
     try:
@@ -150,16 +153,9 @@ async def _body(request: Request, limits: Limits) -> bytes:
     return bytes(data)
 
 
-def _check_image(data: bytes, limits: Limits) -> None:
-    size = image_size(io.BytesIO(data))
-    if size is None:
-        raise _Refused(400, "This is no image in a format that can be read (JPEG, PNG, WebP, ...).")
-    if size[0] * size[1] > limits.pixels:
-        raise _Refused(
-            413,
-            f"The image has {size[1]} x {size[0]} pixels; the page takes up to "
-            f"{limits.pixels / 1e6:g} million. tools/predict.py segments larger ones.",
-        )
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _headers(nonce: str = "none") -> dict[str, str]:
@@ -191,8 +187,45 @@ def create_app(
     """
     bounds = limits or Limits()
     by_name = {choice.name: choice for choice in choices}
-    one_at_a_time = anyio.Semaphore(1)
+    pool = DecodePool(bounds.pixels)
+    network = ThreadPoolExecutor(1, "network")  # one image at a time
+    checks = ThreadPoolExecutor(1, "headers")
     busy = 0
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(pool.start)
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(pool.close)
+            for threads in (network, checks):
+                threads.shutdown(wait=False, cancel_futures=True)
+
+    def leave() -> None:
+        nonlocal busy
+        busy -= 1
+
+    async def work(choice: Choice, data: bytes) -> dict[str, Any]:
+        """From a file to what the page draws; cancelled, it ends at its next step."""
+        name = "you sent"
+        checking = checks.submit(pool.check, data, name)
+        header = await until_ended(checking, checking.cancel)
+        decoding = pool.submit(data, header, name)
+        pixels = await until_ended(decoding, lambda: pool.give_up(decoding))
+        stop = threading.Event()
+
+        def compute() -> dict[str, Any]:
+            with cancellable(stop.is_set):
+                return _answer(choice, pixels)
+
+        computing = network.submit(compute)
+
+        def give_up() -> None:
+            computing.cancel()
+            stop.set()
+
+        return await until_ended(computing, give_up)
 
     async def page(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
@@ -216,15 +249,21 @@ def create_app(
         busy += 1
         try:
             data = await _body(request, bounds)
-            _check_image(data, bounds)
-            async with one_at_a_time:
-                answer = await anyio.to_thread.run_sync(_answer, choice, data, "you sent")
+        except BaseException as error:
+            leave()
+            if isinstance(error, ClientDisconnect):
+                return Response(status_code=499)
+            raise
+        try:
+            answer = await supervise(work(choice, data), None, request.receive, leave)
+        except ImageTooLarge as error:
+            raise _Refused(
+                413, f"{_sentence(error)} tools/predict.py segments larger ones."
+            ) from error
         except UserError as error:
-            raise _Refused(400, f"{str(error)[:1].upper()}{str(error)[1:]}.") from error
-        except ClientDisconnect:
+            raise _Refused(400, _sentence(error)) from error
+        except ClientGone:
             return Response(status_code=499)
-        finally:
-            busy -= 1
         return JSONResponse(answer, headers=_headers())
 
     async def refuse(request: Request, error: Exception) -> Response:
@@ -242,4 +281,5 @@ def create_app(
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
         exception_handlers={_Refused: refuse},
+        lifespan=lifespan,
     )

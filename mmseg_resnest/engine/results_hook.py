@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 
 from ..errors import UserError
 from ..evaluation import write_result
+from ..io.json_files import read_json
 from ..registry import HOOKS
 from .checkpoint_writer import Unsaved
 from .hooks import evaluation_result
@@ -67,7 +68,7 @@ class ResultsHook(Hook):
             before = read_json(path, str(path))
             history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
             kept = before["iteration"] <= runner.iter
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (UserError, ValueError, KeyError, TypeError) as error:
             runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
             return
         self.history = history

@@ -25,8 +25,9 @@ from tqdm import tqdm
 from ..engine.outputs import save_image, unique_stems, whole_file
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
+from ..io.image_header import open_any_size
 from ..io.json_files import parse_json, read_json
-from .images import find_images, image_size, is_address, open_rows, read_image, unlimited_headers
+from .images import find_images, image_size, is_address, open_rows, read_image
 from .polygons import coco_json, geojson, region_polygons
 from .segmentor import Segmentor
 from .tiles import Tiling, tiled
@@ -118,7 +119,7 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
     if is_address(path):
         return Metadata()
     try:
-        with unlimited_headers(), Image.open(path) as image:
+        with open_any_size(path) as image:
             return _metadata_of(image)
     except Exception:  # Pillow raises many kinds; what is wrong, whoever decodes it will tell
         return Metadata()

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +17,7 @@ from torch import Tensor
 from ..engine.outputs import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from ..errors import UserError
 from ..io.http import fetch_bytes
+from ..io.image_header import read_header
 
 __all__ = [
     "ImageInput",
@@ -30,7 +28,6 @@ __all__ = [
     "open_rows",
     "read_image",
     "tensor_images",
-    "unlimited_headers",
 ]
 
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
@@ -85,28 +82,21 @@ def find_images(
     return images, others
 
 
-_PILLOW_LIMIT = threading.Lock()
-
-
-@contextmanager
-def unlimited_headers() -> Iterator[None]:
-    """Lets Pillow open files of any size; for reading headers, which decodes nothing."""
-    with _PILLOW_LIMIT:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
 def image_size(source: str | os.PathLike[str] | io.BytesIO) -> tuple[int, int] | None:
-    """Height and width as the header says, before any EXIF rotation; None if Pillow reads none."""
-    with unlimited_headers():
-        try:
-            with Image.open(source) as image:
-                return image.height, image.width
-        except (OSError, ValueError, SyntaxError):
-            return None
+    """Height and width as the header says, before any EXIF rotation.
+
+    Returns:
+        None if the file has no header of a known format, or cannot be read.
+
+    Raises:
+        UserError: The header is made of very many parts.
+    """
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "in memory"
+    try:
+        header = read_header(source, name)
+    except OSError:
+        return None
+    return None if header is None else (header.height, header.width)
 
 
 def _check_size(size: tuple[int, int] | None, name: str) -> None:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from ..datasets.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
+from ..io.cancel import raise_if_cancelled
 from ..models.segmentor import EncoderDecoder
 from ..registry import building
 from .onnx_check import check_onnx
@@ -97,6 +98,7 @@ class ExportedNetwork(EncoderDecoder):
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
         """Scores (N, C, H, W) of normalised images (N, 3, H, W)."""
+        raise_if_cancelled()
         return self.run(inputs.contiguous())
 
     def predict(

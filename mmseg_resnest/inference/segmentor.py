@@ -25,6 +25,7 @@ from ..engine.reproduce import config_of
 from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
+from ..io.cancel import raise_if_cancelled
 from ..models import EncoderDecoder, fold_for_inference
 from ..registry import building
 from ..weights import find
@@ -244,6 +245,7 @@ class Segmentor:
 
     def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:
         """The network's outputs for inputs of one size."""
+        raise_if_cancelled()
         model = cast(Any, self.model)
         # Nothing here sets a registry's default scope: that is one for all threads.
         with torch.inference_mode():

@@ -7,10 +7,11 @@ import asyncio
 import contextlib
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter as Count
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from enum import Enum
-from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -29,13 +30,15 @@ from prometheus_client import (
 )
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
+from torch import nn
 
-from ..engine.outputs import decode_rgb
+from ..apps.work import ClientGone, TooLong, supervise, until_ended
 from ..errors import UserError
 from ..evaluation import palette_image
 from ..inference import Segmentation, Segmentor
-from ..inference.images import image_size
 from ..inference.result import class_indices
+from ..io.cancel import raise_if_cancelled
+from ..io.decoding import DecodePool, ImageTooLarge
 from ..version import __version__
 from .batcher import Batcher, Busy
 from .limits import Limits
@@ -156,10 +159,15 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
+        hooks = _end_between_blocks(model)
         try:
+            await anyio.to_thread.run_sync(state.pool.start)
             yield
         finally:
             await anyio.to_thread.run_sync(batcher.close)
+            await anyio.to_thread.run_sync(state.close)
+            for hook in hooks:
+                hook.remove()
 
     app = FastAPI(
         title="mmseg-resnest",
@@ -216,7 +224,9 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
                     "application/json": {"schema": Areas.model_json_schema()},
                 },
             },
-            400: problem("The body is no image, or there is no such class"),
+            400: problem(
+                "The body is no image or one that takes long to decode, or there is no such class"
+            ),
             408: problem("The body did not arrive in time"),
             413: problem("The body has too many bytes, or the image too many pixels"),
             429: problem("Too many requests at a time; try again after Retry-After seconds"),
@@ -271,12 +281,32 @@ def _known(names: list[str] | None, classes: list[str]) -> list[str] | None:
     return names or None
 
 
+def _end_between_blocks(model: Any) -> list[Any]:
+    """Has the network end between two of its blocks when nobody waits for its result."""
+    network = getattr(model, "model", None)
+    if not isinstance(network, nn.Module):
+        return []
+    # Not single layers: those of normalisation have a faster way without hooks.
+    return [
+        block.register_forward_pre_hook(lambda *_: raise_if_cancelled())
+        for block in network.modules()
+        if any(True for _ in block.children())
+    ]
+
+
 class _State:
     """What requests share."""
 
     def __init__(self, limits: Limits, batcher: Batcher, metrics: _Metrics) -> None:
         self.limits, self.batcher, self.metrics = limits, batcher, metrics
+        self.pool = DecodePool(limits.pixels)
+        self.threads = ThreadPoolExecutor(4, "requests")  # for what takes seconds at most
         self.waiting = 0
+        self.clients: Count[str] = Count()
+
+    def close(self) -> None:
+        self.pool.close()
+        self.threads.shutdown()
 
     async def serve(
         self,
@@ -286,34 +316,48 @@ class _State:
         opacity: float,
         classes: list[str] | None,
     ) -> tuple[int, Response]:
-        """Serve one request; its place is taken before a byte of its body is read."""
-        if self.waiting >= self.limits.waiting:
-            raise _Refused(
-                429, f"{self.waiting} requests are being served; try again later", retry=1.0
-            )
-        self.waiting += 1
-        self.metrics.waiting.set(self.waiting)
-        try:
-            end = began + self.limits.seconds
-            body = await self._before(end, self._body(request), 408, "the image did not arrive")
-            image = await self._before(end, _threaded(self._decode, body), 504, "decoding")
-            del body
-            result = await self._segment(image, end)
-            work = partial(_answer, result, output, opacity, classes)
-            return image.shape[0] * image.shape[1], await self._before(
-                end, _threaded(work), 504, "drawing"
-            )
-        finally:
-            self.waiting -= 1
-            self.metrics.waiting.set(self.waiting)
+        """Serve one request.
 
-    async def _before(self, end: float, work: Any, status: int, what: str) -> Any:
+        Its place is taken before a byte of its body is read, until its work has ended.
+        """
+        client = request.client.host if request.client else ""
+        share = self.limits.waiting - self.limits.waiting // 4
+        taken = self.clients[client]
+        if self.waiting >= self.limits.waiting or taken >= share:
+            number = self.waiting if self.waiting >= self.limits.waiting else taken
+            raise _Refused(429, f"{number} requests are being served; try again later", retry=1.0)
+        self._count(client, 1)
+        doing = ["decoding"]
         try:
-            return await asyncio.wait_for(work, max(0.0, end - time.monotonic()))
-        except asyncio.TimeoutError:
-            raise _Refused(
-                status, f"{what} took longer than {self.limits.seconds:g} seconds"
-            ) from None
+            body = await asyncio.wait_for(self._body(request), self.limits.seconds)
+            work = self._work(body, doing, output, opacity, classes)
+            del body  # or it would stay until the answer is sent
+        except BaseException as error:
+            self._count(client, -1)
+            if isinstance(error, asyncio.TimeoutError):
+                raise self._late(408, "the image did not arrive") from None
+            raise
+        try:
+            return await supervise(
+                work,
+                max(0.0, began + self.limits.seconds - time.monotonic()),
+                request.receive,
+                lambda: self._count(client, -1),
+            )
+        except TooLong:
+            raise self._late(504, doing[0]) from None
+        except ClientGone:
+            raise _Refused(499, "the client left before it had its answer") from None
+
+    def _count(self, client: str, change: int) -> None:
+        self.waiting += change
+        self.metrics.waiting.set(self.waiting)
+        self.clients[client] += change
+        if not self.clients[client]:
+            del self.clients[client]
+
+    def _late(self, status: int, what: str) -> _Refused:
+        return _Refused(status, f"{what} took longer than {self.limits.seconds:g} seconds")
 
     async def _body(self, request: Request) -> bytes:
         most = self.limits.bytes
@@ -331,31 +375,39 @@ class _State:
             raise _Refused(400, "the client left before its image had arrived") from None
         return bytes(data)
 
-    def _decode(self, body: bytes) -> NDArray[np.uint8]:
-        size = image_size(io.BytesIO(body))
-        if size is not None and size[0] * size[1] > self.limits.pixels:
-            raise _Refused(
-                413,
-                f"the image has {size[1]} x {size[0]} pixels, more than {self.limits.pixels:,}",
-            )
-        if size is None:
-            # Without a header that says how large it is, decoding it could take any memory.
-            raise _Refused(400, "the body is no image in a known format (JPEG, PNG, WebP, ...)")
+    async def _work(
+        self,
+        body: bytes,
+        doing: list[str],
+        output: Output,
+        opacity: float,
+        classes: list[str] | None,
+    ) -> tuple[int, Response]:
+        """From a file to an answer; ``doing`` is told each step."""
+        name = "in the body"
         try:
-            return decode_rgb(body, "in the body")
+            checking = self.threads.submit(self.pool.check, body, name)
+            header = await until_ended(checking, checking.cancel)
+            decoding = self.pool.submit(body, header, name)
+            del body
+            image = await until_ended(decoding, lambda: self.pool.give_up(decoding))
+        except ImageTooLarge as error:
+            raise _Refused(413, str(error)) from error
         except UserError as error:
             raise _Refused(400, str(error)) from error
+        doing[0] = "segmenting"
+        result = await self._segment(image)
+        doing[0] = "drawing"
+        drawing = self.threads.submit(_answer, result, output, opacity, classes)
+        return image.shape[0] * image.shape[1], await until_ended(drawing, drawing.cancel)
 
-    async def _segment(self, image: NDArray[np.uint8], end: float) -> Segmentation:
+    async def _segment(self, image: NDArray[np.uint8]) -> Segmentation:
         try:
             future = self.batcher.submit(image)
         except Busy as busy:
             raise _Refused(503, str(busy), retry=5.0) from busy
         try:
-            return await self._before(end, asyncio.wrap_future(future), 504, "segmenting")
-        except _Refused:
-            future.cancel()
-            raise
+            return await until_ended(future, future.give_up)
         except Exception as error:
             raise _Refused(500, f"segmenting failed ({type(error).__name__})") from error
 
@@ -374,10 +426,6 @@ async def _discard(request: Request) -> None:
 
     with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError):
         await asyncio.wait_for(read(), _DISCARD_SECONDS)
-
-
-def _threaded(function: Callable[..., Any], *arguments: Any) -> Any:
-    return anyio.to_thread.run_sync(partial(function, *arguments), abandon_on_cancel=True)
 
 
 def _answer(

@@ -14,14 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inference import Segmentation
+from ..io.cancel import cancellable
 
-__all__ = ["Batcher", "Busy"]
+__all__ = ["Batcher", "Busy", "Waiting"]
 
 Image = NDArray[np.uint8]
 
 
 class Busy(Exception):
     """The service has as much to do as it takes on."""
+
+
+class Waiting(Future[Segmentation]):
+    """The result of an image that was submitted."""
+
+    given_up = False
+
+    def give_up(self) -> None:
+        """Nobody waits for it: it is not computed, or ends when nobody waits for its batch."""
+        if not self.cancel():
+            self.given_up = True
 
 
 class Batcher:
@@ -42,7 +54,7 @@ class Batcher:
         seen: Callable[[int], Any] = lambda size: None,
     ) -> None:
         self._model, self._batch, self._gather, self._seen = model, batch, gather, seen
-        self._queue: queue.Queue[tuple[Image, Future[Segmentation]] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[Image, Waiting] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._closed = False
 
@@ -50,15 +62,15 @@ class Batcher:
         """Start computing."""
         self._thread.start()
 
-    def submit(self, image: Image) -> Future[Segmentation]:
-        """Queue an image. A future that is cancelled before its turn costs nothing.
+    def submit(self, image: Image) -> Waiting:
+        """Queue an image. One that is given up before its turn costs nothing.
 
         Raises:
             Busy: It is being closed.
         """
         if self._closed:
             raise Busy("the service is being stopped")
-        future: Future[Segmentation] = Future()
+        future = Waiting()
         self._queue.put((image, future))
         return future
 
@@ -90,12 +102,13 @@ class Batcher:
             self._run([i for i in items if i[1].set_running_or_notify_cancel()])
             del item, items  # or the last images would stay while the thread waits
 
-    def _run(self, items: list[tuple[Image, Future[Segmentation]]]) -> None:
+    def _run(self, items: list[tuple[Image, Waiting]]) -> None:
         if not items:
             return
         self._seen(len(items))
         try:
-            results = self._model([image for image, _ in items])
+            with cancellable(lambda: all(future.given_up for _, future in items)):
+                results = self._model([image for image, _ in items])
         except BaseException as error:  # whoever waits must hear of it, and the thread must go on
             for _, future in items:
                 future.set_exception(error)

@@ -15,15 +15,16 @@ class Limits:
     """Bounds of the service.
 
     Its memory is bounded by ``waiting`` images of ``bytes`` bytes and ``3 * pixels`` bytes, and
-    what the network needs for a batch.
+    what the network needs for a batch. A place is taken until the work for its request has ended,
+    which may be a moment after the client has had its answer.
 
     Attributes:
         bytes: Of a request's body; more is answered with 413.
         pixels: Of an image; more is answered with 413 before it is decoded.
         waiting: Requests that are read, wait or are computed at a time; one more is answered with
-            429.
+            429. One client address has three quarters of them at most.
         seconds: From a request's first byte to its answer: a body that takes longer to arrive is
-            answered with 408, a result that does with 504.
+            answered with 408, a result that does with 504, and its work is ended.
         batch: Images that go through the network together at most.
         gather: Seconds that the first image of a batch waits for others.
     """

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import contextlib
-import socket
+import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
-import uvicorn
 
+from mmseg_resnest.apps.connections import ConnectionLimits
+from mmseg_resnest.apps.server import Server, run
 from mmseg_resnest.inference import Segmentation
 from mmseg_resnest.serving import Limits, create_app
 
@@ -49,24 +50,24 @@ class Gate:
 
 
 @contextlib.contextmanager
-def running(model: Any, limits: Limits) -> Iterator[httpx.Client]:
+def running(
+    model: Any, limits: Limits, connections: ConnectionLimits | None = None
+) -> Iterator[httpx.Client]:
     """A client of a service that runs meanwhile."""
-    with contextlib.closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            create_app(model, limits),
-            log_config=None,
-            log_level="error",
-            timeout_graceful_shutdown=5,
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            transport = httpx.HTTPTransport(retries=20)
-            with httpx.Client(base_url=address, timeout=30, transport=transport) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            thread.join()
+    told: queue.Queue[tuple[str, Server]] = queue.Queue()
+    bounds = connections or ConnectionLimits()
+
+    def work() -> None:
+        app = create_app(model, limits)
+        run(app, "127.0.0.1", 0, bounds, lambda *ready: told.put(ready), graceful=5)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    address, server = told.get(timeout=60)
+    try:
+        transport = httpx.HTTPTransport(retries=20)
+        with httpx.Client(base_url=address, timeout=30, transport=transport) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()

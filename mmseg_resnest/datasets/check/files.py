@@ -26,6 +26,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ...io.image_header import open_any_size
 from ...registry import TRANSFORMS
 from ..loading import LoadAnnotations as OurLoadAnnotations
 from .problems import Problem
@@ -283,17 +284,6 @@ def _contents(path: str, what: str, found: _Finder) -> bytes | None:
     return data
 
 
-@contextlib.contextmanager
-def _any_size() -> Iterator[None]:
-    """Lets Pillow open headers of any size; nothing is decoded meanwhile."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
 @dataclass
 class _Header:
     kind: str
@@ -308,7 +298,7 @@ class _Header:
 def _read_header(data: bytes) -> _Header | None:
     """What a file says of itself, or None where Pillow does not know its format."""
     try:
-        with _any_size(), Image.open(io.BytesIO(data)) as image:
+        with open_any_size(io.BytesIO(data)) as image:
             kind = image.format or ""
             bits = data[24] if kind == "PNG" else (16 if image.mode.startswith("I;16") else 8)
             if image.mode in ("I", "F"):
@@ -328,7 +318,14 @@ def _read_header(data: bytes) -> _Header | None:
                 orientation if orientation in _TURNS else 1,
                 image.getpalette() if image.mode == "P" else None,
             )
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+    ):
         return None
 
 

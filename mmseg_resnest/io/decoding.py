@@ -1,0 +1,258 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Images of strangers are decoded in processes of their own, which can be ended.
+
+A thread inside a decoder cannot be stopped, and a file of some kilobytes can keep a decoder busy
+for minutes. A process has a limit on its processor time and on its memory, kept by the kernel, and
+is killed when nobody waits for its image any more; the next image starts another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import struct
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from .image_header import ImageHeader, check_structure, read_header
+
+__all__ = ["DecodePool", "ImageTooLarge"]
+
+Image = NDArray[np.uint8]
+
+_WORKER = Path(__file__).with_name("decode_worker.py")
+# Seconds of processor time: JPEG 2000, the slowest, takes 0.1 s a million pixels.
+_SECONDS = 1.0
+_SECONDS_A_PIXEL = 4e-7
+#: Images of more pixels have processes of their own, so that small ones do not wait for them.
+_LARGE = 1 << 21
+_WAIT = 60.0  # seconds of the clock on top, for systems without limits on processor time
+
+
+class ImageTooLarge(UserError):
+    """The image has more pixels than are taken."""
+
+
+class _Ended(Exception):
+    """The process ended before it answered."""
+
+
+class _Decoder:
+    """One process. One thread at a time decodes; any thread may kill."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._environment = {
+            **os.environ,
+            "OPENCV_IO_MAX_IMAGE_PIXELS": str(max_pixels),  # whatever the header told us
+            "OPENCV_LOG_LEVEL": "SILENT",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        self._max_pixels = max_pixels
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+        self._lock = threading.Lock()  # the process is not killed while it is being replaced
+
+    def decode(self, data: bytes, seconds: float) -> Image | None:
+        """RGB, (H, W, 3); None if OpenCV cannot decode it.
+
+        Raises:
+            _Ended: The process was killed, by :meth:`kill` or by its limits.
+        """
+        process = self._running()
+        timer = threading.Timer(seconds + _WAIT, self.kill)
+        timer.daemon = True
+        timer.start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(struct.pack("<dQ", seconds, len(data)))
+            process.stdin.write(data)
+            process.stdin.flush()
+            head = process.stdout.read(8)
+            if len(head) < 8:
+                raise _Ended
+            height, width = struct.unpack("<II", head)
+            if not height:
+                return None
+            if height * width > self._max_pixels:
+                raise _Ended
+            image = np.empty((height, width, 3), np.uint8)
+            if process.stdout.readinto(image.data.cast("B")) < image.nbytes:  # type: ignore[attr-defined]
+                raise _Ended
+            return image
+        except OSError as error:
+            raise _Ended from error
+        finally:
+            timer.cancel()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._process is None or self._killed or self._process.poll() is not None:
+                self._close()
+                self._killed = False
+                self._process = subprocess.Popen(
+                    [sys.executable, os.fspath(_WORKER)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=self._environment,
+                )
+            return self._process
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        with self._lock:
+            if self._process is not None:
+                self._killed = True
+                self._process.kill()
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what was not written yet
+                    if stream is not None:
+                        stream.close()
+            process.wait()
+
+
+class _Lane:
+    """Threads, each with a process."""
+
+    def __init__(self, max_pixels: int, processes: int) -> None:
+        self.threads = ThreadPoolExecutor(processes, "decode")
+        self.idle: queue.LifoQueue[_Decoder] = queue.LifoQueue()
+        self.decoders = [_Decoder(max_pixels) for _ in range(processes)]
+        for decoder in self.decoders:
+            self.idle.put(decoder)
+
+    def close(self) -> None:
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for decoder in self.decoders:
+            decoder.kill()
+        self.threads.shutdown()
+        for decoder in self.decoders:
+            decoder.close()
+
+
+class DecodePool:
+    """Decodes images in processes that start when they are first needed.
+
+    Args:
+        max_pixels: Of an image.
+        processes: For images up to two million pixels; as many again for larger ones.
+    """
+
+    def __init__(self, max_pixels: int, processes: int = 2) -> None:
+        self._max_pixels = max_pixels
+        self._lanes = (_Lane(max_pixels, processes), _Lane(max_pixels, processes))
+        self._running: dict[Future[Any], _Decoder] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start the processes for small images, so that the first ones do not wait for that.
+
+        Raises:
+            RuntimeError: They cannot decode.
+        """
+        for decoder in self._lanes[0].decoders:
+            try:
+                if decoder.decode(b"P5 1 1 255\n\0", _WAIT) is None:
+                    raise RuntimeError("OpenCV decodes no image in a process of its own")
+            except _Ended:
+                raise RuntimeError(
+                    "the processes that decode images end at once; try: "
+                    f"{sys.executable} -c 'import cv2, numpy'"
+                ) from None
+
+    def check(self, data: bytes, name: str) -> ImageHeader:
+        """Read the header and refuse what will not be decoded; takes milliseconds at most.
+
+        Args:
+            data: The file.
+            name: What to call it in errors.
+
+        Raises:
+            ImageTooLarge: It has too many pixels.
+            UserError: It is no image, or is built to keep a decoder busy.
+        """
+        header = read_header(data, name)
+        if header is None:
+            raise UserError(
+                f"image {name}: is broken or no image in a known format "
+                "(JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, PGM, JPEG 2000)"
+            )
+        if header.width * header.height > self._max_pixels:
+            raise ImageTooLarge(
+                f"image {name}: has {header.width} x {header.height} pixels, more than "
+                f"{self._max_pixels:,}"
+            )
+        check_structure(data, header, name)
+        return header
+
+    def submit(self, data: bytes, header: ImageHeader, name: str) -> Future[Image]:
+        """Decode an image that was checked.
+
+        Returns:
+            (H, W, 3) RGB of uint8, turned as its EXIF orientation says, equal to
+            :func:`~mmseg_resnest.engine.outputs.decode_rgb`; or UserError, if it is broken or
+            takes longer than images of its size do.
+        """
+        pixels = header.width * header.height
+        lane = self._lanes[pixels > _LARGE]
+        seconds = _SECONDS + _SECONDS_A_PIXEL * pixels
+        future: Future[Image] = Future()
+        lane.threads.submit(self._decode, lane, future, data, seconds, name)
+        return future
+
+    def give_up(self, future: Future[Image]) -> None:
+        """Nobody waits for this image: it is not decoded, or its process is ended."""
+        if not future.cancel():
+            with self._lock:
+                decoder = self._running.get(future)
+                if decoder is not None:
+                    decoder.kill()
+
+    def close(self) -> None:
+        """End all processes."""
+        for lane in self._lanes:
+            lane.close()
+
+    def _decode(
+        self, lane: _Lane, future: Future[Image], data: bytes, seconds: float, name: str
+    ) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        decoder = lane.idle.get()
+        with self._lock:
+            self._running[future] = decoder
+        try:
+            image = decoder.decode(data, seconds)
+            error = None if image is not None else "is broken or no image that OpenCV reads"
+        except _Ended:
+            image, error = None, "took longer to decode, or more memory, than images of its size do"
+        except Exception as fault:  # whoever waits must hear of it
+            image, error = None, f"cannot be decoded ({type(fault).__name__})"
+        finally:
+            with self._lock:
+                del self._running[future]
+            lane.idle.put(decoder)
+        if image is None:
+            future.set_exception(UserError(f"image {name}: {error}"))
+        else:
+            future.set_result(image)
