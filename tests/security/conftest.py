@@ -13,6 +13,8 @@ for _folder in ("engine", "inference", "export", "datasets/prepare", "tools"):
     if str(_TESTS / _folder) not in sys.path:
         sys.path.append(str(_TESTS / _folder))
 
+pytest.register_assert_rewrite("sandbox")
+
 from sandbox import Sandbox
 from small_models import balanced, small_config
 from tiny_runs import make_runner

@@ -25,7 +25,7 @@ from mmseg_resnest.engine.latest import latest_valid_checkpoint
 from mmseg_resnest.engine.runner import check_training_checkpoint
 from mmseg_resnest.errors import UserError
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(autouse=True)

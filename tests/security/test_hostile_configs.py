@@ -1,0 +1,159 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Configs in JSON and YAML are data: nothing in them runs, imports, reads or grows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandbox import Sandbox, tool
+
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.errors import UserError
+
+pytestmark = pytest.mark.timeout(60)
+
+LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
+)
+YAML = {
+    "call": "a: !!python/object/apply:os.system [\"touch '{canary}'\"]\n",
+    "new object": "a: !!python/object/new:os.system [\"touch '{canary}'\"]\n",
+    "module": "a: !!python/module:{module}\n",
+    "name": "a: !!python/name:{module}.Thing\n",
+    "object": "a: !!python/object:{module}.Thing {}\n",
+    "call of eval": 'a: !!python/object/apply:builtins.eval ["{code}"]\n',
+    "call of a class": "a: !!python/object/apply:subprocess.Popen [[touch, '{canary}']]\n",
+    "tuple key": "? !!python/object/apply:os.system [\"touch '{canary}'\"]\n: 1\n",
+    "aliases": LAUGHS,
+    "alias of itself": "a: &a [*a]\n",
+    "merge of itself": "a: &a\n  <<: *a\n",
+    "nested deep": "a: " + "[" * 50_000 + "]" * 50_000 + "\n",
+    "nested mappings": "a: " + "{a: " * 20_000 + "1" + "}" * 20_000 + "\n",
+    "several documents": "a: 1\n---\nb: 2\n",
+    "a list": "- 1\n- 2\n",
+    "text": "just text\n",
+    "a number": "5\n",
+    "keys that are no text": "1: a\nnull: b\n[1, 2]: c\n",
+    "tag": "a: !evil {}\n",
+    "binary": "a: !!binary AAAA\n",
+    "long number": "a: " + "9" * 100_000 + "\n",
+}
+#: As JSON, and as YAML of the same meaning.
+TREES: dict[str, Any] = {
+    "custom imports": {"custom_imports": {"imports": ["{module}"]}},
+    "custom imports that may fail": {
+        "custom_imports": {"imports": ["{module}"], "allow_failed_imports": True}
+    },
+    "custom imports of text": {"custom_imports": "{module}"},
+    "base of Python": {"_base_": "evil.py"},
+    "bases": {"_base_": ["evil.py"]},
+    "base outside": {"_base_": "../outside/secret.txt"},
+    "base of a data set": {"_base_": "{outside}/base.json"},
+    "base of itself": {"_base_": "evil.json"},
+    "base of a package": {"_base_": "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"},
+    "base of a service": {"_base_": "http://127.0.0.1:9/evil.py"},
+    "base of a number": {"_base_": 5},
+    "type of a program": {"model": {"type": "subprocess.Popen", "args": ["touch", "{canary}"]}},
+    "type of a module": {"model": {"type": "{module}.Thing"}},
+    "type of a scope": {"model": {"type": "{package}.Thing"}},
+    "scope": {"model": {"type": "EncoderDecoder", "_scope_": "{package}"}},
+    "default scope": {"default_scope": "{package}", "model": {"type": "EncoderDecoder"}},
+    "hook of a module": {"custom_hooks": [{"type": "{module}.Thing"}]},
+    "hook": {"default_hooks": {"checkpoint": {"type": "{module}.Thing"}}},
+    "data set of a module": {"train_dataloader": {"dataset": {"type": "{module}.Thing"}}},
+    "step of a module": {"train_pipeline": [{"type": "{module}.Thing"}]},
+    "runner": {"runner_type": "{module}.Thing"},
+    "collate": {"train_dataloader": {"collate_fn": {"type": "{module}.Thing"}}},
+    "worker": {"train_dataloader": {"worker_init_fn": {"type": "{module}.Thing"}}},
+    "environment": {"work_dir": "{{$HOME:x}}"},
+    "folder": {"work_dir": "{{ fileDirname }}"},
+    "base variable": {"work_dir": "{{_base_.model}}"},
+    "environment as a base": {"_base_": "{{$HOME:x}}/evil.py"},
+    "reserved keys": {"filename": "x", "text": "y", "__class__": "os.system", "env_variables": 5},
+    "deletion": {"_delete_": True},
+    "methods": {"pop": 1, "get": 2, "items": 3, "keys": 4, "merge_from_dict": 5},
+    "compile": {"compile": {"backend": "{module}"}},
+    "launcher": {"env_cfg": {"dist_cfg": {"backend": "{module}.Thing"}}},
+}
+
+
+def _fill(text: str, box: Sandbox) -> str:
+    for name in ("canary", "module", "package", "outside", "code"):
+        text = text.replace(f"{{{name}}}", str(getattr(box, name)).replace('"', '\\"'))
+    return text
+
+
+@pytest.fixture(autouse=True)
+def bases(sandbox: Sandbox) -> None:
+    """Python that a config may try to inherit from."""
+    (sandbox.files / "evil.py").write_text(sandbox.code + "\n")
+    (sandbox.outside / "base.json").write_text('{"secret": 1}')
+
+
+def check(path: Path, box: Sandbox) -> None:
+    done = box.harmless(lambda: load_config(path), path.name, "config")
+    if done.error is None:
+        home = str(Path.home())
+        text = repr(dict(done.value))
+        assert "secret" not in text
+        assert home == "/" or f"'{home}" not in text, "the environment was read"
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+@pytest.mark.parametrize("case", YAML)
+def test_yaml(case: str, suffix: str, sandbox: Sandbox) -> None:
+    path = sandbox.files / f"evil{suffix}"
+    path.write_text(_fill(YAML[case], sandbox))
+    check(path, sandbox)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+@pytest.mark.parametrize("case", TREES)
+def test_trees(case: str, suffix: str, sandbox: Sandbox) -> None:
+    path = sandbox.files / f"evil{suffix}"
+    path.write_text(_fill(json.dumps(TREES[case]), sandbox))  # JSON is YAML
+    check(path, sandbox)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"null", b"[]", b"5", b'"a"', b"\xff\xfe", b"{", b"[" * 200_000, b'{"a":' * 200_000,
+     b'{"a": ' + b"9" * 100_000 + b"}", b"\0", b"\x80\x04."],
+    ids=range(12),
+)  # fmt: skip
+def test_texts_that_are_no_config(text: bytes, sandbox: Sandbox) -> None:
+    path = sandbox.files / "evil.json"
+    path.write_bytes(text)
+    sandbox.harmless(lambda: load_config(path), "evil.json")
+
+
+@pytest.mark.parametrize("case", ["custom imports", "base of Python", "type of a program",
+                                  "type of a module", "scope"])  # fmt: skip
+@pytest.mark.parametrize("name", ["print_config.py", "train.py", "check_data.py"])
+def test_tools_run_nothing_of_a_config(name: str, case: str, sandbox: Sandbox) -> None:
+    path = sandbox.files / "evil.json"
+    path.write_text(_fill(json.dumps(TREES[case]), sandbox))
+    sandbox.harmless(lambda: tool(name, path), "evil.json", "config")
+
+
+def test_an_option_does_not_turn_data_into_code(sandbox: Sandbox) -> None:
+    """What the user writes on the command line stays text, too."""
+    (sandbox.files / "good.json").write_text('{"model": {"type": "EncoderDecoder"}, "work_dir": ""}')
+    for option in (f"work_dir={sandbox.code}", "work_dir=__import__('os')", "work_dir=(1).__class__"):
+        with sandbox.watched():
+            try:
+                cfg = load_config(sandbox.files / "good.json", [option])
+            except UserError:
+                continue
+            assert isinstance(cfg.work_dir, str)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_a_plain_config_is_read(suffix: str, sandbox: Sandbox) -> None:
+    path = sandbox.files / f"good{suffix}"
+    path.write_text('{"work_dir": "a b", "train_cfg": {"max_iters": 5}}')
+    cfg = sandbox.run(lambda: load_config(path)).value
+    assert (cfg.work_dir, cfg.train_cfg.max_iters) == ("a b", 5)

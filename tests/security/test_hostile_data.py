@@ -1,0 +1,534 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Hostile annotations, archives, caches and results through everything that reads data."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hostile_data as made
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
+from sandbox import Sandbox, tool
+from tiny_archives import jpeg, labels_of, png_of, write_folder
+
+from mmseg_resnest.datasets.cache import FOLDER, find_pixels, read_entry
+from mmseg_resnest.datasets.prepare import CustomOptions, build_cache, prepare
+from mmseg_resnest.datasets.prepare.ade20k import ADE20K
+from mmseg_resnest.datasets.prepare.custom import prepare_custom
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation import write_report
+from mmseg_resnest.evaluation.image_counts import ImageCounts
+from mmseg_resnest.export.publish import read_results
+from mmseg_resnest.registry import DATASETS
+
+pytestmark = pytest.mark.timeout(60)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_data_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
+
+
+@functools.cache
+def base() -> Config:
+    return load_config(ROOT / "configs/fcn_resnest14_scenes.py")
+
+
+def custom(box: Sandbox, **options: Any) -> list[str]:
+    """Prepare a data set, read its config, load its samples; returns the class names."""
+    config = base()
+    filled: dict[str, Any] = {"name": "mine", "group_pattern": "(.*)", **options}
+    data = box.files / "data"
+    report = prepare_custom(
+        CustomOptions(**filled), data, box.files / "configs", config, epochs=2, jobs=1
+    )
+    cfg = load_config(report.config)
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset) > 0 and dataset[0]
+    return list(dataset.metainfo["classes"])
+
+
+def check_nothing_leaked(box: Sandbox) -> None:
+    """No file of the user came into the data set."""
+    data = box.files / "data"
+    assert box.holds_a_secret(data) == []
+    for path in data.rglob("*"):
+        real = path.resolve()
+        assert not str(real).startswith(("/etc", "/dev", "/proc")), path
+
+
+# --- LabelMe ------------------------------------------------------------------------------------
+
+
+def test_the_valid_annotations_are_taken(sandbox: Sandbox) -> None:
+    folder = made.labelme(sandbox)
+    names = sandbox.run(lambda: custom(sandbox, form="labelme", sources=(folder,))).value
+    assert names == ["road", "sky"]
+
+
+@pytest.mark.parametrize("path", made.PATHS, ids=range(len(made.PATHS)))
+def test_image_paths_of_labelme(path: str, sandbox: Sandbox) -> None:
+    where = path.replace("{outside}", str(sandbox.outside))
+    folder = made.labelme(sandbox, imagePath=where)
+    (folder / "a0.jpg").rename(folder / "elsewhere.jpg")
+    made.add_links(sandbox, folder)
+    done = sandbox.run(lambda: custom(sandbox, form="labelme", sources=(folder,)))
+    assert done.error is not None and "a0.json" in done.error, done
+    check_nothing_leaked(sandbox)
+    assert done.error.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("path", made.PATHS[:6])
+def test_image_paths_of_labelme_below_a_folder_of_images(path: str, sandbox: Sandbox) -> None:
+    where = path.replace("{outside}", str(sandbox.outside))
+    folder = made.labelme(sandbox, imagePath=where)
+    images = sandbox.files / "images"
+    images.mkdir()
+    for file in folder.glob("*.jpg"):
+        file.rename(images / file.name)
+    (images / "a0.jpg").rename(images / "elsewhere.jpg")
+    options: dict[str, Any] = dict(form="labelme", sources=(folder,), images=images)
+    sandbox.refused(lambda: custom(sandbox, **options), "a0.json")
+    check_nothing_leaked(sandbox)
+
+
+@pytest.mark.parametrize("case", made.LABELME)
+def test_parts_of_labelme(case: str, sandbox: Sandbox) -> None:
+    folder = made.labelme(sandbox, **made.LABELME[case])
+    sandbox.harmless(lambda: custom(sandbox, form="labelme", sources=(folder,)), "a0.json", "a0")
+    check_nothing_leaked(sandbox)
+
+
+def test_outline_of_many_corners(sandbox: Sandbox) -> None:
+    """Corners at the upper and lower edge by turns: each pair crosses every row of the image."""
+    folder = made.labelme(sandbox)
+    Image.new("L", (64, 8000)).save(folder / "a0.jpg")
+    points = [[n % 64, 8000 * (n % 2)] for n in range(60_000)]
+    data = {"imagePath": "a0.jpg", "shapes": [made.shape(points=points)]}
+    (folder / "a0.json").write_text(json.dumps(data))
+    sandbox.harmless(lambda: custom(sandbox, form="labelme", sources=(folder,)), "a0.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 200_000 + b"]" * 200_000, b'{"shapes":' * 200_000 + b"1" + b"}" * 200_000, b"",
+        b"null", b"[]", b"\xff\xfe", b"\0" * 100, b"\x80\x04.",
+        b'{"shapes": [], "imagePath": ' + b"9" * 100_000 + b"}",
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_texts_that_are_no_annotations(text: bytes, sandbox: Sandbox) -> None:
+    folder = made.labelme(sandbox)
+    (folder / "a0.json").write_bytes(text)
+    sandbox.refused(lambda: custom(sandbox, form="labelme", sources=(folder,)), "a0.json")
+    sandbox.refused(lambda: custom(sandbox, form="coco", sources=(folder / "a0.json",)), "a0.json")
+
+
+def _named(box: Sandbox, name: str) -> Path:
+    folder = made.labelme(box)
+    for file in folder.glob("*.json"):
+        data = json.loads(file.read_text())
+        data["shapes"][0]["label"] = name
+        file.write_text(json.dumps(data))
+    return folder
+
+
+@pytest.mark.parametrize("name", made.NAMES, ids=range(len(made.NAMES)))
+def test_class_names_stay_text(name: str, sandbox: Sandbox) -> None:
+    name = name.replace("{code}", sandbox.code)
+    folder = _named(sandbox, name)
+    options: dict[str, Any] = dict(form="labelme", sources=(folder,))
+    done = sandbox.run(lambda: custom(sandbox, **options))
+    if done.error is None:
+        assert sorted(done.value) == sorted(["road", name])
+    # Python that reads the config as a text of code must not find the name in it either.
+    for config in (sandbox.files / "configs").glob("*.py"):
+        assert sandbox.code not in config.read_text()
+
+
+@settings(
+    max_examples=20, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(name=st.text(st.sampled_from("{}$\"'\\#\n %a_:(),é字\u2028\r\t\0"), min_size=1, max_size=12))
+def test_any_class_name_comes_back_or_is_refused(name: str, sandbox: Sandbox) -> None:
+    for made_before in ("data", "configs", "labels"):
+        shutil.rmtree(sandbox.files / made_before, ignore_errors=True)
+    folder = _named(sandbox, name)
+    with sandbox.watched():
+        try:
+            names = custom(sandbox, form="labelme", sources=(folder,))
+        except UserError as error:
+            assert error.args
+        else:
+            assert sorted(names) == sorted({"road", name})
+
+
+# --- COCO, masks, lists ---------------------------------------------------------------------------
+
+
+def _coco(box: Sandbox, change: Callable[[made.Json], None] = lambda record: None) -> Path:
+    record = made.coco(box)
+    change(record)
+    (box.files / "coco" / "evil.json").write_text(json.dumps(record))
+    return box.files / "coco" / "evil.json"
+
+
+def test_the_valid_coco_file_is_taken(sandbox: Sandbox) -> None:
+    file = _coco(sandbox)
+    names = sandbox.run(lambda: custom(sandbox, form="coco", sources=(file,))).value
+    assert names == ["road", "sky"]
+
+
+@pytest.mark.parametrize("case", made.COCO)
+def test_parts_of_coco(case: str, sandbox: Sandbox) -> None:
+    file = _coco(sandbox, made.COCO[case])
+    sandbox.harmless(lambda: custom(sandbox, form="coco", sources=(file,)), "evil.json", "a0")
+
+
+@pytest.mark.parametrize("path", made.PATHS, ids=range(len(made.PATHS)))
+def test_file_names_of_coco(path: str, sandbox: Sandbox) -> None:
+    def change(record: made.Json) -> None:
+        record["images"][0]["file_name"] = path.replace("{outside}", str(sandbox.outside))
+
+    file = _coco(sandbox, change)
+    made.add_links(sandbox, file.parent)
+    done = sandbox.run(lambda: custom(sandbox, form="coco", sources=(file,)))
+    assert done.error is not None, "the first image is not among those named"
+    check_nothing_leaked(sandbox)
+
+
+def _masks(box: Sandbox) -> dict[str, Any]:
+    names = ["a0", "a1", "a2", "a3"]
+    write_folder(box.files / "images", {f"{n}.jpg": jpeg(i) for i, n in enumerate(names)})
+    write_folder(
+        box.files / "masks", {f"{n}.png": png_of(labels_of(i, 2)) for i, n in enumerate(names)}
+    )
+    (box.files / "classes.txt").write_text("sky 1 2 3\nroad 4 5 6\n")
+    return dict(
+        form="index", sources=(box.files / "masks",), images=box.files / "images",
+        classes=box.files / "classes.txt",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["index", "colour"])
+@pytest.mark.parametrize("size", [(100_000, 100_000), (40_000, 4_000)])
+def test_masks_that_are_bombs(form: str, size: tuple[int, int], sandbox: Sandbox) -> None:
+    options = {**_masks(sandbox), "form": form}
+    (sandbox.files / "masks" / "a0.png").write_bytes(made.bomb_png(*size))
+    sandbox.refused(lambda: custom(sandbox, **options), "a0", "a1")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x80\x04.", b"\x89PNG\r\n\x1a\n", b"<svg/>"])
+@pytest.mark.parametrize("file", ["masks/a0.png", "images/a0.jpg"])
+def test_files_that_are_no_images(file: str, content: bytes, sandbox: Sandbox) -> None:
+    options = _masks(sandbox)
+    (sandbox.files / file).write_bytes(content)
+    sandbox.refused(lambda: custom(sandbox, **options), "a0")
+
+
+@pytest.mark.parametrize("table", made.TABLES)
+def test_class_tables(table: str, sandbox: Sandbox) -> None:
+    options = _masks(sandbox)
+    name, content = made.TABLES[table]
+    file = sandbox.files / name
+    file.write_bytes(content)
+    sandbox.harmless(lambda: custom(sandbox, **{**options, "classes": file}), name, "a0", "mine")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["../../outside/photo", "/etc/passwd", "a0\n../outside/photo", "\0", "a" * 100_000,
+     "../images/a0", "a0/../../outside/photo"],
+    ids=range(7),
+)  # fmt: skip
+def test_lists_that_leave_the_folder(lines: str, sandbox: Sandbox) -> None:
+    options = _masks(sandbox)
+    (sandbox.files / "val.txt").write_text(lines)
+    listed = {**options, "val_list": sandbox.files / "val.txt"}
+    sandbox.refused(lambda: custom(sandbox, **listed), "val.txt")
+    # The same list as a data set's own.
+    good = {**options, "name": "good"}
+    sandbox.run(lambda: custom(sandbox, **good))
+    (sandbox.files / "data/good/splits/train.txt").write_text(lines)
+    cfg = load_config(sandbox.files / "configs/good.py")
+
+    def load() -> Any:
+        with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+            return DATASETS.build(cfg.train_dataloader.dataset)[0]
+
+    sandbox.refused(load, "train.txt")
+
+
+# --- archives -------------------------------------------------------------------------------------
+
+_INSIDE = "ADEChallengeData2016"
+
+
+def _members() -> made.Members:
+    members = {}
+    for split in ("training", "validation"):
+        members[f"{_INSIDE}/images/{split}/ADE_a.jpg"] = jpeg(1)
+        members[f"{_INSIDE}/annotations/{split}/ADE_a.png"] = png_of(labels_of(1, 150))
+    return members
+
+
+def _prepare(box: Sandbox, archive: Path) -> Any:
+    data = box.files / "data"
+    return prepare(ADE20K, data, [archive], allow_incomplete=True, jobs=1)
+
+
+@pytest.mark.parametrize("write", [made.write_tar, made.write_zip], ids=["tar", "zip"])
+def test_the_valid_archive_is_taken(write: Any, sandbox: Sandbox) -> None:
+    path = write(sandbox, _members())
+    assert sandbox.run(lambda: _prepare(sandbox, path)).value.counts == {
+        "training": 1, "validation": 1
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("number", range(10))
+def test_entries_of_tar_files(number: int, mode: str, sandbox: Sandbox) -> None:
+    entry = list(made.tar_entries(sandbox, _INSIDE).values())[number]
+    path = made.write_tar(sandbox, _members(), entry, mode=mode)
+    sandbox.refused(lambda: _prepare(sandbox, path), path.name)
+    check_nothing_leaked(sandbox)
+
+
+def test_a_file_after_a_link_of_its_name(sandbox: Sandbox) -> None:
+    """A link first, then a file that would be written through it."""
+    name = f"{_INSIDE}/images/training/x"
+    link = made.entry(name, tarfile.SYMTYPE, str(sandbox.outside))
+    path = sandbox.files / "evil.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(link)
+        info = tarfile.TarInfo(f"{name}/weights.pth")
+        archive.addfile(info)
+    sandbox.refused(lambda: _prepare(sandbox, path), path.name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside/new.jpg", "{outside}/new.jpg", f"{_INSIDE}/../../outside/new.jpg", "C:/new.jpg",
+     f"{_INSIDE}\\..\\..\\new.jpg", f"{_INSIDE}/images/training/a\nb.jpg"],
+    ids=range(6),
+)  # fmt: skip
+def test_names_in_zip_files(name: str, sandbox: Sandbox) -> None:
+    where = name.replace("{outside}", str(sandbox.outside))
+    path = made.write_zip(sandbox, {**_members(), where: b"x"})
+    sandbox.refused(lambda: _prepare(sandbox, path), path.name)
+
+
+def test_links_in_zip_files(sandbox: Sandbox) -> None:
+    link = made.zip_link(f"{_INSIDE}/images/training/ADE_evil.jpg")
+    path = made.write_zip(sandbox, _members(), link)
+    sandbox.refused(lambda: _prepare(sandbox, path), path.name)
+
+
+@pytest.mark.parametrize("maker", [made.tar_bomb, made.tar_of_announced_size])
+def test_tar_files_that_grow(maker: Any, sandbox: Sandbox) -> None:
+    path = maker(sandbox, _INSIDE)
+    sandbox.refused(lambda: _prepare(sandbox, path), path.name)
+    written = sum(f.stat().st_size for f in sandbox.files.rglob("*") if f.is_file())
+    assert written < 256 << 20
+
+
+def test_a_zip_file_that_grows(sandbox: Sandbox) -> None:
+    members = {**_members(), f"{_INSIDE}/images/training/ADE_b.jpg": bytes(1 << 30)}
+    members[f"{_INSIDE}/annotations/training/ADE_b.png"] = png_of(labels_of(1, 150))
+    path = made.write_zip(sandbox, members)
+    # One file of a gigabyte needs no more than that, and is no image.
+    sandbox.harmless(lambda: _prepare(sandbox, path), path.name, "ADE_b", headroom=1280 << 20)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x1f\x8b\x08" + bytes(100), b"x" * 600])
+@pytest.mark.parametrize("name", ["evil.zip", "evil.tar", "evil.tar.gz", "evil.tgz", "evil.tar.xz"])
+def test_files_that_are_no_archives(name: str, content: bytes, sandbox: Sandbox) -> None:
+    path = sandbox.files / name
+    path.write_bytes(content)
+    sandbox.refused(lambda: _prepare(sandbox, path), name)
+
+
+# --- what lies in a data set's folder -------------------------------------------------------------
+
+
+@pytest.fixture
+def data_set(sandbox: Sandbox) -> Path:
+    """A folder of images, as somebody may have sent it."""
+    folder = sandbox.files / "set"
+    write_folder(folder / "images", {"a.png": png_of(labels_of(1, 3))})
+    return folder
+
+
+def test_a_linked_cache_removes_nothing(data_set: Path, sandbox: Sandbox) -> None:
+    """Cameras call their files .raw, too."""
+    (sandbox.outside / "holiday.raw").write_bytes(b"photo")
+    (sandbox.outside / "film.part").write_bytes(b"photo")
+    (data_set / FOLDER).symlink_to(sandbox.outside, target_is_directory=True)
+    patterns = (("image", "images/*.png"),)
+    sandbox.harmless(lambda: build_cache(data_set, patterns, jobs=1), FOLDER)
+
+
+@pytest.mark.parametrize("inside", [".prepare", "ADEChallengeData2016", ".prepare/tmp",
+                                    ".prepare/staging"])  # fmt: skip
+def test_a_linked_folder_is_not_written_or_removed(inside: str, sandbox: Sandbox) -> None:
+    for name in ("tmp", "staging", "images"):
+        (sandbox.outside / name).mkdir()
+        (sandbox.outside / name / "precious.txt").write_text("precious")
+    link = sandbox.files / "data" / "ade20k" / inside
+    link.parent.mkdir(parents=True)
+    link.symlink_to(sandbox.outside, target_is_directory=True)
+    path = made.write_zip(sandbox, _members())
+    sandbox.harmless(lambda: _prepare(sandbox, path), inside.split("/")[0], "ade20k")
+
+
+CACHES = [
+    b"", b"[]", b"null", b'"root"', b"[" * 200_000 + b"]" * 200_000, b'{"root": 5}',
+    b'{"root": ["a"]}', b'{"root": "/"}', b'{"root": "../../.."}', b'{"root": "\\u0000"}', b"\xff",
+    b'{"root": "{outside}"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CACHES, ids=range(len(CACHES)))
+def test_indexes_of_caches(text: bytes, data_set: Path, sandbox: Sandbox) -> None:
+    cache = sandbox.files / "cache"
+    cache.mkdir()
+    (cache / "cache.json").write_bytes(text.replace(b"{outside}", str(sandbox.outside).encode()))
+    source = data_set / "images" / "a.png"
+    done = sandbox.harmless(lambda: find_pixels(str(source), str(cache)), "cache")
+    assert done.value is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"", b"mmsegraw", bytes(64), b"mmsegraw" + b"\1\0\0\0" + b"\xff" * 52,
+        b"mmsegraw" + b"\1\0\0\0" + bytes(52), b"\x80\x04.",
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_entries_of_caches(head: bytes, data_set: Path, sandbox: Sandbox) -> None:
+    entry = sandbox.files / "a.raw"
+    source = data_set / "images" / "a.png"
+    entry.write_bytes(head)
+    assert sandbox.run(lambda: read_entry(entry, source)).value is None
+
+
+# --- results ------------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "task": "test", "mIoU": 50.0, "pixAcc": 70.0, "mAcc": 60.0, "images": 3, "tta": False,
+    "config": "toy.py", "seconds": 1.0,
+    "classes": [{"name": "a", "IoU": 50.0, "Acc": 1.0, "label": 0.5}] * 2,
+    "confusion_matrix": [[1, 2], [3, 4]],
+}  # fmt: skip
+RESULTS: dict[str, Any] = {
+    "scores of text": {"mIoU": "50", "pixAcc": [1], "mAcc": {}},
+    "scores NaN": {"mIoU": float("nan"), "pixAcc": float("inf")},
+    "classes of numbers": {"classes": [1, 2]},
+    "classes of text": {"classes": "ab"},
+    "classes null": {"classes": None},
+    "names of lists": {"classes": [{"name": ["a"], "IoU": "x"}]},
+    "matrix of text": {"confusion_matrix": "abc"},
+    "matrix of a megabyte": {"confusion_matrix": [[0] * 1000] * 1000},
+    "seconds of text": {"seconds": "1"},
+    "seconds of zero": {"seconds": 0, "images": 10**400},
+    "config of a list": {"config": ["toy.py"]},
+    "config that climbs": {"config": "../../../outside/secret.txt"},
+    "markup": {"config": "</script><script>alert(1)</script>.py"},
+    "history of text": {"task": "train", "history": "abc"},
+    "history of numbers": {"task": "train", "history": [1, 2]},
+}
+
+
+def _run_folder(box: Sandbox, **changes: Any) -> Path:
+    folder = box.files / "run"
+    (folder / "examples").mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps({**GOOD, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize("case", RESULTS)
+@pytest.mark.parametrize("reader", ["report", "publish", "compare"])
+def test_results_of_others(reader: str, case: str, sandbox: Sandbox) -> None:
+    folder = _run_folder(sandbox, **RESULTS[case])
+    file = folder / "results.json"
+    readers: dict[str, Callable[[], Any]] = {
+        "report": lambda: write_report([folder], sandbox.files / "report.html"),
+        "publish": lambda: read_results(file),
+        "compare": lambda: tool("compare_runs.py", folder, folder),
+    }
+    sandbox.harmless(readers[reader], "results.json", str(folder), "run")
+    page = sandbox.files / "report.html"
+    if page.exists():
+        assert "<script>alert" not in page.read_text()
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"[" * 200_000, b'{"a":' * 200_000])
+@pytest.mark.parametrize("name", ["results.json", "examples/examples.json"])
+def test_results_that_are_none(name: str, text: bytes, sandbox: Sandbox) -> None:
+    folder = _run_folder(sandbox)
+    (folder / name).write_bytes(text)
+    out = sandbox.files / "report.html"
+    sandbox.refused(lambda: write_report([folder], out), Path(name).name)
+    assert not out.exists()
+    if name == "results.json":
+        sandbox.refused(lambda: read_results(folder / name), name)
+
+
+EXAMPLES: list[Any] = [
+    {"file": "../../../outside/photo", "kinds": ["worst"]},
+    {"file": "{outside}/photo", "kinds": ["worst"]},
+    {"file": "link", "kinds": ["worst"]},
+    {"file": 5, "kinds": ["worst"]},
+    {"file": "none", "kinds": ["worst"]},
+    {"file": "none", "kinds": ["unknown"]},
+    {"file": "none", "kinds": []},
+    {"kinds": 5},
+    "text",
+    None,
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_examples_of_a_report(example: Any, sandbox: Sandbox) -> None:
+    """A page that a user shows to others holds no picture of theirs from elsewhere."""
+    folder = _run_folder(sandbox)
+    for suffix in (".jpg", "_label.png", "_pred.png"):
+        (folder / "examples" / f"link{suffix}").symlink_to(sandbox.outside / f"photo{suffix}")
+    if isinstance(example, dict) and isinstance(example.get("file"), str):
+        example = {**example, "file": example["file"].replace("{outside}", str(sandbox.outside))}
+    record = {"images": [example], "classes": ["a", "b"]}
+    (folder / "examples" / "examples.json").write_text(json.dumps(record))
+    out = sandbox.files / "report.html"
+    sandbox.refused(lambda: write_report([folder], out), "examples")
+
+
+def test_counts_that_are_pickles(sandbox: Sandbox) -> None:
+    class Touch:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch '{sandbox.canary}'",)
+
+    evil = np.empty(1, dtype=object)
+    evil[0] = Touch()
+    path = sandbox.files / "images.npz"
+    np.savez(path, images=evil, classes=evil, intersection=evil, label=evil, predicted=evil)
+    sandbox.refused(lambda: ImageCounts.load(path), path.name)
+    path.write_bytes(b"PK\3\4" + bytes(100))
+    sandbox.refused(lambda: ImageCounts.load(path), path.name)
