@@ -19,7 +19,7 @@ from ..errors import UserError
 from .launch import init_distributed, join_launcher
 from .preemption import Preempted
 from .run_record import RunRecord, differences
-from .watch import doing, explain_lost_processes
+from .watch import explain_lost_processes
 
 __all__ = ["check_same_run", "describe_differences", "failing_together"]
 
@@ -47,7 +47,6 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
     """
     if get_world_size() == 1:
         return
-    doing("comparing the processes")
     mine, problem = RunRecord(), None
     try:
         mine = record()
