@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -19,11 +18,14 @@ from mmengine.runner import Runner
 from tqdm import tqdm
 
 from mmseg_resnest.engine.checkpoint import bare_model
+from mmseg_resnest.engine.checkpoint_schema import check_results
+from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.launch import describe_device
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import Submission, palette_image, side_by_side, write_result
+from mmseg_resnest.io.json_files import read_json
 from mmseg_resnest.registry import HOOKS
 
 __all__ = [
@@ -365,19 +367,17 @@ class ResultsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Resuming from a checkpoint without validations: take them over from the file."""
         path = Path(runner.work_dir) / self.file
-        if self._resumed:
-            return
-        if not runner.iter or not path.is_file():
+        if self._resumed or not runner.iter or not path.is_file():
             return
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
-            kept = before["iteration"] <= runner.iter
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            before = read_json(path, str(path))
+            history = [e for e in before["history"] if e["iteration"] <= runner.iter]
+            best = before if before["iteration"] <= runner.iter else {}
+            results = check_results({"history": history, "best": best}, Refusal(str(path)))
+        except (UserError, KeyError, TypeError) as error:
             runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
             return
-        self.history = history
-        self.best = before if kept else {}
+        self.history, self.best = results["history"], results["best"]
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Add a validation and write the file."""
