@@ -27,10 +27,9 @@ type, shape or range is refused by name.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +37,13 @@ from mmengine.logging import HistoryBuffer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmseg_resnest.engine.checkpoint_values import (
+    Refusal,
+    describe,
+    is_integer,
+    is_number,
+    plain_tensor,
+)
 from mmseg_resnest.engine.saving import HISTORY
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table
@@ -45,86 +51,16 @@ from mmseg_resnest.weights import load_training_checkpoint
 
 __all__ = [
     "RUN_ID",
-    "Refusal",
+    "check_results",
     "check_training_checkpoint",
-    "describe",
-    "is_integer",
-    "is_number",
-    "plain_tensor",
     "restore_histories",
 ]
 
 #: What identifies a run: hex digits, as ``secrets.token_hex`` makes them.
 RUN_ID = re.compile(r"[0-9a-f]{16,64}")
-# Above it a float, which JSON and NumPy may make of it, is no longer the number.
-_LARGEST = 2**53
 _LONGEST_TEXT = 4096
 _LONGEST_HISTORY = 100_000_000
 _MOST_VALUES = 10_000_000
-
-
-class Refusal:
-    """Raises the error that names a key of a checkpoint, what it holds and what was expected.
-
-    Args:
-        file: The checkpoint.
-    """
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def __call__(self, key: str, value: Any, expected: str) -> NoReturn:
-        """Refuse the value of a key."""
-        self.because(f"{key} is {describe(value)}, expected {expected}")
-
-    def because(self, reason: str) -> NoReturn:
-        """Refuse the checkpoint for a reason in words."""
-        raise UserError(
-            f"--resume {self.file}: {reason}; training cannot continue from it. Take another "
-            "checkpoint, or start from its weights with --cfg-options load_from=FILE"
-        )
-
-
-def describe(value: Any) -> str:
-    """A value of a checkpoint in a few words, whatever it is."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {list(value.shape)} and type {value.dtype}"
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {list(value.shape)} and type {value.dtype}"
-    if isinstance(value, str):
-        return f"the text {value[:60]!r}" + ("..." if len(value) > 60 else "")
-    if isinstance(value, Mapping | list | tuple | set | bytes):
-        return f"a {type(value).__name__} of {len(value)}"
-    if value is None or isinstance(value, bool | float):
-        return repr(value)
-    if isinstance(value, int):
-        return repr(value) if abs(value) <= _LARGEST else "a number of many digits"
-    return f"a {type(value).__name__}"
-
-
-def is_integer(value: Any, least: int = 0, most: int = _LARGEST) -> bool:
-    """Whether a value is a whole number in a range; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return is_integer(value, -_LARGEST)
-
-
-def plain_tensor(value: Any) -> bool:
-    """Whether a value is an ordinary tensor whose numbers are all in the file."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and not value.is_nested
-        and not value.is_conj()
-        and not value.is_neg()
-    )
 
 
 def check_training_checkpoint(filename: str) -> dict[str, Any]:
@@ -166,7 +102,7 @@ def check_training_checkpoint(filename: str) -> dict[str, Any]:
             refuse("param_schedulers", value, "a list, or a mapping from optimizers to lists")
         checked["param_schedulers"] = value
     if "results" in record:
-        checked["results"] = _check_results(record["results"], refuse)
+        checked["results"] = check_results(record["results"], refuse)
     return checked
 
 
@@ -374,7 +310,19 @@ def _history_part(history: Mapping[str, Any], part: str, key: str, refuse: Refus
 _OF_THE_RUN = ("task", "config", "version", "best_checkpoint", "last_checkpoint", "history")
 
 
-def _check_results(results: Any, refuse: Refusal) -> dict[str, Any]:
+def check_results(results: Any, refuse: Refusal) -> dict[str, Any]:
+    """Check what ``ResultsHook`` has saved.
+
+    Args:
+        results: Its ``history`` of scores and its ``best`` result.
+        refuse: Called with what does not fit.
+
+    Returns:
+        Both, without what the run itself says in ``results.json``.
+
+    Raises:
+        UserError: A value has another type than the hook writes.
+    """
     results = _mapping(results, "results", refuse)
     history, best = results.get("history"), results.get("best")
     if not isinstance(history, list):

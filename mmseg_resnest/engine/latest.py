@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmseg_resnest.engine.checkpoint_schema import RUN_ID, is_integer, is_number
+from mmseg_resnest.engine.checkpoint_schema import RUN_ID
+from mmseg_resnest.engine.checkpoint_values import is_integer, is_number
 from mmseg_resnest.engine.saving import MAGIC, POINTER
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.json_files import parse_json
@@ -208,7 +209,7 @@ def latest_valid_checkpoint(
         if path.is_file() and not path.name.startswith("best_")
     }
     pointed = _pointed(work_dir or folder)
-    if pointed is not None:
+    if pointed is not None and not pointed.name.startswith("best_"):
         beside = folder / pointed.name
         pointed = beside if beside in found else pointed
         found.add(pointed)

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..evaluation import write_result
 from ..io.json_files import read_json
 from ..registry import HOOKS
+from .checkpoint_values import Refusal, check_results
 from .checkpoint_writer import Unsaved
 from .hooks import evaluation_result
 from .runner import Runner
@@ -60,19 +61,17 @@ class ResultsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Resuming from a checkpoint without validations: take them over from the file."""
         path = Path(runner.work_dir) / self.file
-        if self._resumed:
-            return
-        if not runner.iter or not path.is_file():
+        if self._resumed or not runner.iter or not path.is_file():
             return
         try:
             before = read_json(path, str(path))
-            history = [dict(e) for e in before["history"] if e["iteration"] <= runner.iter]
-            kept = before["iteration"] <= runner.iter
-        except (UserError, ValueError, KeyError, TypeError) as error:
+            history = [e for e in before["history"] if e["iteration"] <= runner.iter]
+            best = before if before["iteration"] <= runner.iter else {}
+            results = check_results({"history": history, "best": best}, Refusal(str(path)))
+        except (UserError, KeyError, TypeError) as error:
             runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
             return
-        self.history = history
-        self.best = before if kept else {}
+        self.history, self.best = results["history"], results["best"]
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Add a validation and write the file."""

@@ -15,9 +15,8 @@ they come. The values of the checkpoint count, not those of the config, as in MM
 from __future__ import annotations
 
 import copy
-import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +28,20 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
 from mmseg_resnest.engine.checkpoint import bare_model
-from mmseg_resnest.engine.checkpoint_schema import (
+from mmseg_resnest.engine.checkpoint_values import (
     Refusal,
     describe,
+    fit,
     is_integer,
     is_number,
     plain_tensor,
 )
+from mmseg_resnest.engine.resume_schedules import fit_schedules
 
 __all__ = [
     "build_optimization",
     "fit_to_run",
     "keep_own_names",
-    "restore_schedules",
-    "states_of_schedules",
 ]
 
 
@@ -88,11 +87,11 @@ def fit_to_run(
             refuse(key, theirs, "a mapping from optimizers to lists")
         _same_names(theirs, schedulers, key, refuse)
         checkpoint[key] = {
-            name: _fit_schedules(theirs[name], some, f"{key}.{name}", refuse)
+            name: fit_schedules(theirs[name], some, f"{key}.{name}", refuse)
             for name, some in schedulers.items()
         }
     elif schedulers or theirs:
-        checkpoint[key] = _fit_schedules(theirs, schedulers or [], key, refuse)
+        checkpoint[key] = fit_schedules(theirs, schedulers or [], key, refuse)
     return checkpoint
 
 
@@ -114,9 +113,6 @@ def _check_types(checkpoint: dict[str, Any], model: nn.Module, refuse: Refusal) 
 
 
 # --- optimizer ------------------------------------------------------------------------------
-
-# Powers of it, which schedules take, are still finite.
-_LARGEST = 1e30
 
 #: Options of a group that say how to compute, not what.
 _OWN_OPTIONS = ("foreach", "fused")
@@ -160,7 +156,7 @@ def _fit_optimizer(theirs: Any, wrapper: OptimWrapper, key: str, refuse: Refusal
 
 
 def _fit_scaler(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
-    _fit(theirs, dict(own), key, refuse)
+    fit(theirs, dict(own), key, refuse)
     for name, value in theirs.items():
         if isinstance(own[name], int) and not is_integer(value):
             refuse(f"{key}.{name}", value, "a whole number from 0")
@@ -192,7 +188,7 @@ def _fit_options(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal)
             refuse.because(f"{key} holds {describe(name)}, an option that this run does not have")
         if name in _OWN_OPTIONS:
             continue
-        _fit(value, own[name], f"{key}.{name}", refuse)
+        fit(value, own[name], f"{key}.{name}", refuse)
         _check_option(name, value, f"{key}.{name}", refuse)
         result[name] = value
     return result
@@ -309,166 +305,6 @@ def _states_after_a_step(
     except Exception:  # an optimizer of any library, in any way
         return None
     return [dict(trial.state[one]) for one in stand_ins]
-
-
-# --- schedules ------------------------------------------------------------------------------
-
-#: Attributes that count steps; -1 is before the first one.
-_COUNTERS = ("last_step", "_global_step", "total_iters", "begin", "end", "num_bad_epochs")
-_NEEDED = ("last_step", "_global_step", "base_values", "_last_value")
-#: Numbers that change while a schedule goes on, and may be 0.
-_VALUES = ("base_values", "_last_value", "cooldown_counter")
-
-
-def _fit_schedules(theirs: Any, ours: Sequence[Any], key: str, refuse: Refusal) -> list[dict]:
-    if not isinstance(theirs, list) or len(theirs) != len(ours):
-        held = "missing" if theirs is None else describe(theirs)
-        refuse.because(f"{key} is {held}, expected a list of {len(ours)} schedules")
-    return [
-        _fit_schedule(state, own, f"{key}[{index}]", refuse)
-        for index, (state, own) in enumerate(zip(theirs, ours, strict=True))
-    ]
-
-
-def _fit_schedule(theirs: Any, scheduler: Any, key: str, refuse: Refusal) -> dict[str, Any]:
-    """The attributes of a schedule that are numbers, texts, or lists of them.
-
-    ``load_state_dict`` of MMEngine's schedules sets every attribute that it is given, methods too.
-    """
-    if not isinstance(theirs, dict):
-        refuse(key, theirs, "a mapping")
-    own = scheduler.state_dict()
-    result = {}
-    for name in _NEEDED:
-        if name in own and name not in theirs:
-            refuse.because(f"{key} holds no {name}")
-    for name, value in theirs.items():
-        if name not in own:
-            refuse.because(
-                f"{key} holds {describe(name)}, which {type(scheduler).__name__} does not have"
-            )
-        if name == "verbose" or not _is_plain(own[name]):
-            continue  # the run's own; functions above all
-        place = f"{key}.{name}"
-        if name in _COUNTERS:
-            if not is_integer(value, -1):
-                refuse(place, value, "a whole number from -1")
-        elif isinstance(own[name], Counter):  # milestones, and how often each is given
-            value = _fit_milestones(value, own[name], place, refuse)
-        elif name == "best":  # infinite before the first score
-            if not isinstance(value, float) and not is_number(value):
-                refuse(place, value, "a number")
-        elif isinstance(own[name], float) and not math.isfinite(own[name]):  # the worst score
-            if not isinstance(value, float) or value != own[name]:
-                refuse(place, value, repr(own[name]))
-        else:
-            _fit(value, own[name], place, refuse)
-            if name not in _VALUES:
-                _same_sign(value, own[name], place, refuse)
-        result[name] = value
-    _check_steps({**own, **result}, key, refuse)
-    return result
-
-
-def _fit_milestones(value: Any, own: Counter, key: str, refuse: Refusal) -> Counter:
-    fits = isinstance(value, dict) and all(
-        is_integer(step) and is_integer(times, 1, 10) for step, times in value.items()
-    )
-    if not fits or len(value) != len(own):
-        refuse(key, value, f"a mapping from {len(own)} steps to numbers from 1 to 10")
-    return Counter(value)
-
-
-def _same_sign(value: Any, own: Any, key: str, refuse: Refusal) -> None:
-    """What is above 0 in the config divides, or is a factor, and never becomes 0."""
-    if isinstance(own, dict):
-        for name, item in own.items():
-            _same_sign(value[name], item, f"{key}.{name}", refuse)
-    elif isinstance(own, list | tuple):
-        for index, (one, item) in enumerate(zip(value, own, strict=True)):
-            _same_sign(one, item, f"{key}[{index}]", refuse)
-    elif isinstance(own, int | float) and own > 0 and value <= 0:
-        refuse(key, value, "a number above 0")
-
-
-def _check_steps(state: Mapping[str, Any], key: str, refuse: Refusal) -> None:
-    """The counters of a schedule must agree: it divides by what is left of its steps."""
-    length = state["end"] - state["begin"]
-    if length <= 0:
-        refuse(f"{key}.end", state["end"], f"a whole number above {state['begin']}, its begin")
-    if state.get("total_iters", length - 1) != length - 1:
-        refuse(f"{key}.total_iters", state["total_iters"], f"{length - 1}, one less than its steps")
-    last = min(state["_global_step"], length - 1)
-    if "base_values" in state and state["last_step"] > last:  # others count validations
-        refuse(f"{key}.last_step", state["last_step"], f"at most {last}")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | Tensor)
-
-
-def _fit(value: Any, own: Any, key: str, refuse: Refusal) -> None:
-    """Check that a value is of the run's own kind; numbers may differ, texts and flags not."""
-    if isinstance(own, bool):
-        if not isinstance(value, bool) or value != own:
-            refuse(key, value, f"{own}, as the config has it")
-    elif isinstance(own, int | float):
-        if not is_number(value) or abs(value) > _LARGEST:
-            refuse(key, value, f"a number up to {_LARGEST:g}")
-    elif own is None:
-        if value is not None and not (is_number(value) and abs(value) <= _LARGEST):
-            refuse(key, value, f"None or a number up to {_LARGEST:g}")
-    elif isinstance(own, str):
-        if not isinstance(value, str) or value != own:
-            refuse(key, value, f"{own!r}, as the config has it")
-    elif isinstance(own, Tensor):
-        if not plain_tensor(value) or value.shape != own.shape or value.dtype != own.dtype:
-            refuse(key, value, describe(own))
-    elif isinstance(own, dict):
-        if not isinstance(value, dict) or set(value) != set(own):
-            refuse(key, value, f"a mapping with the keys {', '.join(map(str, own))}")
-        for name, item in own.items():
-            _fit(value[name], item, f"{key}.{name}", refuse)
-    elif isinstance(own, list | tuple):
-        if not isinstance(value, list | tuple) or len(value) != len(own):
-            refuse(key, value, f"a list of {len(own)}")
-        for index, (item, expected) in enumerate(zip(value, own, strict=True)):
-            _fit(item, expected, f"{key}[{index}]", refuse)
-    else:
-        refuse(key, value, f"a {type(own).__name__}")
-
-
-def states_of_schedules(schedulers: Any) -> Any:
-    """What a checkpoint holds of schedules: their attributes, without functions.
-
-    Args:
-        schedulers: A list of them, or lists by optimizer.
-    """
-    if isinstance(schedulers, dict):
-        return {name: states_of_schedules(some) for name, some in schedulers.items()}
-    return [
-        {name: value for name, value in one.state_dict().items() if _is_plain(value)}
-        for one in schedulers
-    ]
-
-
-def restore_schedules(schedulers: Any, states: Any) -> None:
-    """Load states that :func:`fit_to_run` has checked.
-
-    Args:
-        schedulers: A list of schedules, or lists by optimizer; changed in place.
-        states: Of the same form.
-    """
-    if isinstance(schedulers, dict):
-        for name, some in schedulers.items():
-            restore_schedules(some, states[name])
-        return
-    for one, state in zip(schedulers, states, strict=True):
-        one.load_state_dict(state)
 
 
 # --- before the run -------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset, compile_pipeline
 from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.checkpoint_schema import Refusal, check_training_checkpoint
+from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
+from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
 from mmseg_resnest.engine.config_text import config_as_text
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
@@ -40,12 +41,8 @@ from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
 from mmseg_resnest.engine.quick_start import start_quickly
-from mmseg_resnest.engine.resume import (
-    fit_to_run,
-    keep_own_names,
-    restore_schedules,
-    states_of_schedules,
-)
+from mmseg_resnest.engine.resume import fit_to_run, keep_own_names
+from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
 from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.checkpoint_schema import Refusal, check_training_checkpoint
+from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
+from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.cli import print_next
 from mmseg_resnest.engine.config import command_name, require
 from mmseg_resnest.engine.hooks import ConsoleHook, duration, print_header

@@ -7,13 +7,17 @@ import hashlib
 import json
 import os
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import make_runner
+from mmengine.hooks import Hook
+from tiny_runs import make_runner, state
 
 from mmseg_resnest.engine import saving
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start, verify_checkpoint
@@ -23,10 +27,24 @@ A, B = "a" * 32, "b" * 32
 CLOCKS = st.floats(-1e9, 4e9)
 
 
+class Clock:
+    """Stands for the module ``time`` in the one that writes checkpoints."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch):
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the clock."""
-    return lambda now: monkeypatch.setattr(saving.time, "time", lambda: now)
+    clock = Clock()
+    monkeypatch.setattr(saving, "time", clock)
+    return lambda now: setattr(clock, "now", now)
 
 
 def write(folder: Path, name: str, iteration: int, run: str | None = A, start: int = 1) -> Path:
@@ -173,19 +191,11 @@ def test_under_any_clocks_a_run_that_is_killed_again_and_again_ends(
 ) -> None:
     """A folder with an old run; each start saves a few times under a clock of its own."""
     folder = tmp_path_factory.mktemp("run")
-    clock = saving.time
     goal, run, reached = 12, "", 0
-
-    class Clock:
-        now = 0.0
-
-        @classmethod
-        def time(cls) -> float:
-            return cls.now
-
-    saving.time = Clock
-    try:
-        Clock.now = data.draw(CLOCKS)
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(saving, "time", clock)
+        clock.now = data.draw(CLOCKS)
         for number in data.draw(st.lists(st.integers(1, 30), max_size=3)):
             write(folder, f"iter_{number}.pth", number, A, 1)
         starts = 0
@@ -203,14 +213,93 @@ def test_under_any_clocks_a_run_that_is_killed_again_and_again_ends(
                 (folder / "last_checkpoint").unlink(missing_ok=True)
                 run = B
             for _ in range(data.draw(st.integers(1, 3))):
-                Clock.now = data.draw(CLOCKS)
+                clock.now = data.draw(CLOCKS)
                 iteration += 1
                 path = write(folder, f"iter_{iteration}.pth", iteration, run, start)
                 if data.draw(st.booleans()):  # killed in between, or the pointer fails
                     point_to(path, folder)
                 reached = iteration
-    finally:
-        saving.time = clock
+
+
+class Killed(Hook):
+    """Ends a run as a signal that nothing can catch would, after a number of its steps."""
+
+    priority = "LOWEST"
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            assert runner.checkpoint_writer.wait() == []
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make_runner(folder, interval=2).train()
+    return state(folder / "iter_12.pth")
+
+
+@settings(deadline=None, max_examples=8)
+@given(clocks=st.lists(CLOCKS, min_size=4, max_size=12), steps=st.lists(st.integers(2, 5)))
+def test_a_run_restarted_under_any_clocks_ends_as_an_undisturbed_one(
+    undisturbed: dict,
+    tmp_path_factory: pytest.TempPathFactory,
+    clocks: list[float],
+    steps: list[int],
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock()
+        patch.setattr(saving, "time", clock)
+        clock.now = 4e9
+        make_runner(folder, interval=2).train()  # an old run, with a clock that was ahead
+        newest: Path | None = None
+        for number in range(20):
+            clock.now = clocks[number % len(clocks)]
+            after = steps[number] if number < len(steps) else 100
+            runner = make_runner(folder, interval=2, resume=newest, hooks=[Killed(after)])
+            try:
+                runner.train()
+            except KeyboardInterrupt:
+                newest = latest_valid_checkpoint(folder)[0]
+                continue
+            break
+        assert latest(folder) == "iter_12.pth"
+    ended = state(folder / "iter_12.pth")
+    for key in ("state_dict", "ema_state_dict"):
+        for name, value in undisturbed[key].items():
+            assert torch.equal(value, ended[key][name])
+    assert ended["meta"] == undisturbed["meta"]
+    assert ended["param_schedulers"] == undisturbed["param_schedulers"]
+
+
+def test_a_pointer_to_weights_alone_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "iter_4.pth", 4)
+    point_to(write(tmp_path, "best_mIoU_iter_8.pth", 8), tmp_path)
+    assert latest(tmp_path) == "iter_4.pth"
+
+
+def test_the_pointer_is_in_the_work_folder(tmp_path: Path) -> None:
+    """Where ``out_dir`` of CheckpointHook is another one."""
+    work_dir = tmp_path / "work"
+    work_dir.mkdir()
+    write(tmp_path, "iter_4.pth", 4, A, 1)
+    write(tmp_path, "iter_2.pth", 2, B, 2)
+    assert latest_valid_checkpoint(tmp_path, work_dir)[0] == tmp_path / "iter_2.pth"
+    point_to(tmp_path / "iter_4.pth", work_dir)
+    assert latest_valid_checkpoint(tmp_path, work_dir)[0] == tmp_path / "iter_4.pth"
+
+
+def test_a_runner_told_to_resume_finds_its_checkpoint(tmp_path: Path) -> None:
+    make_runner(tmp_path, iterations=3).train()
+    runner = make_runner(tmp_path, iterations=6)
+    runner._resume = True
+    runner.train()
+    assert torch.load(tmp_path / "iter_6.pth", weights_only=True)["meta"]["start"] == 2
 
 
 def test_a_run_keeps_its_identity_and_numbers_its_starts(tmp_path: Path, at) -> None:

@@ -27,14 +27,11 @@ from mmengine.optim import (
 )
 from tiny_runs import Model, make_runner
 
-from mmseg_resnest.engine.checkpoint_schema import Refusal, check_training_checkpoint
-from mmseg_resnest.engine.resume import (
-    build_optimization,
-    fit_to_run,
-    keep_own_names,
-    restore_schedules,
-    states_of_schedules,
-)
+from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
+from mmseg_resnest.engine.checkpoint_values import Refusal
+from mmseg_resnest.engine.hooks import ResultsHook
+from mmseg_resnest.engine.resume import build_optimization, fit_to_run, keep_own_names
+from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
 from mmseg_resnest.errors import UserError
 
 
@@ -268,6 +265,18 @@ def test_a_refused_checkpoint_changes_nothing(record: dict, tmp_path: Path) -> N
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert runner.iter == 0
     assert not list((tmp_path / "on").glob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"history": 5, "iteration": 1}', "[]", '{"history": [], "iteration": "1"}'],
+)
+def test_results_of_a_work_folder_are_data_too(saved: Path, tmp_path: Path, text: str) -> None:
+    """Read where a checkpoint holds none, as those from before its first validation."""
+    (tmp_path / "results.json").write_text(text)
+    runner = make_runner(tmp_path, iterations=5, resume=saved, hooks=[ResultsHook()])
+    runner.train()
+    assert runner.iter == 5
 
 
 def test_unknown_keys_are_dropped(record: dict, tmp_path: Path) -> None:

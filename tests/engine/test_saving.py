@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 
-from mmseg_resnest.engine.checkpoint_schema import Refusal, restore_histories
+from mmseg_resnest.engine.checkpoint_schema import restore_histories
+from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.latest import verify_checkpoint
 from mmseg_resnest.engine.saving import (
     point_to,

@@ -197,12 +197,8 @@ RECORDS: dict[str, Any] = {
     "threshold of text": {"threshold": "0.5"},
     "pixels where there are none": {"input": "uint8", "output": "labels"},
     "labels where there are none": {"output": "labels"},
-    "window of a pixel": {
-        "test_cfg": {"mode": "slide", "crop_size": [1, 1], "stride": [1, 1]}
-    },
-    "stride of nothing": {
-        "test_cfg": {"mode": "slide", "crop_size": [64, 64], "stride": [0, 0]}
-    },
+    "window of a pixel": {"test_cfg": {"mode": "slide", "crop_size": [1, 1], "stride": [1, 1]}},
+    "stride of nothing": {"test_cfg": {"mode": "slide", "crop_size": [64, 64], "stride": [0, 0]}},
     "unknown mode": {"test_cfg": {"mode": "os.system"}},
     "test_cfg of a list": {"test_cfg": [1]},
     "pipeline of text": {"pipeline": "PackSegInputs"},
