@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..evaluation import write_result
 from ..io.json_files import read_json
 from ..registry import HOOKS
-from .checkpoint_values import Refusal, check_results
+from .checkpoint_schema import check_results
+from .checkpoint_values import Refusal
 from .checkpoint_writer import Unsaved
 from .hooks import evaluation_result
 from .runner import Runner
