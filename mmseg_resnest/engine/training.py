@@ -18,9 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.cli import print_next
-from mmseg_resnest.engine.config import command_name, require
-from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook, duration, print_header
+from mmseg_resnest.engine.config import require
+from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook
 from mmseg_resnest.engine.launch import (
     default_work_dir,
     enable_amp,
@@ -44,12 +43,12 @@ from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
 from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import class_table, plot_curves
+from mmseg_resnest.evaluation import plot_curves
 from mmseg_resnest.models import lay_channels_last
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import is_remote, load_checkpoint, resolve_checkpoint
 
-__all__ = ["print_training_summary", "train"]
+__all__ = ["train"]
 
 
 def train(
@@ -372,38 +371,3 @@ def _draw_curves(work_dir: str, title: str) -> str | None:
         return os.fspath(plot_curves(work_dir, Path(work_dir) / "curves.png", title))
     except UserError:  # too short a run to have logged anything
         return None
-
-
-def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
-    """Print the results of a run, where they are and what to do next.
-
-    Args:
-        summary: What :func:`train` returned on the first process.
-        options: Arguments to repeat in the commands to run next, e.g. ``--data-root DIR``.
-    """
-    folder = Path(shown(summary["work_dir"]))
-    rows = []
-    if "classes" in summary:
-        print(f"best validation, at iteration {summary['iteration']:,}")
-        print(class_table(summary) + "\n")
-    if "mIoU" in summary:
-        scores = ", ".join(
-            f"{k} {summary[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in summary
-        )
-        rows.append(("best", f"{scores} at iteration {summary['iteration']:,}"))
-    checkpoint = summary.get("best_checkpoint") or summary.get("last_checkpoint")
-    if checkpoint:
-        rows.append(("checkpoint", str(folder / checkpoint)))
-    if "mIoU" in summary:
-        rows.append(("results", str(folder / "results.json")))
-    if summary.get("curves"):
-        rows.append(("curves", shown(summary["curves"])))
-    rows.append(("took", duration(summary["seconds"])))
-    print_header(rows)
-    if checkpoint:
-        model = f"{command_name(summary['config'])} {folder / checkpoint}"
-        more = f" {options}" if options else ""
-        print_next(
-            f"python tools/test.py {model} --show-dir {folder / 'pictures'}{more}",
-            f"python tools/predict.py {model} IMAGE_OR_FOLDER --out {folder / 'predictions'}",
-        )

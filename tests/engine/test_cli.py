@@ -12,9 +12,9 @@ from multiprocessing import resource_sharer
 
 import pytest
 import torch
+from mmseg_resnest.engine.cli import ArgumentParser, explain_error, run_tool
 from torch.utils.data._utils import signal_handling
 
-from mmseg_resnest.engine.cli import ArgumentParser, explain_error, run_tool
 from mmseg_resnest.errors import UserError
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mmseg_resnest.engine.cli import parser_of
 from tool_runs import ROOT, Run, RunTool, Toy
 
 import mmseg_resnest_cli
-from mmseg_resnest.engine.cli import parser_of
 from mmseg_resnest.engine.config import find_config, list_configs
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.version import __version__

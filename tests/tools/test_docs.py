@@ -26,11 +26,11 @@ import pytest
 import torch
 import yaml
 from markdown_it import MarkdownIt
+from mmseg_resnest.engine.cli import parser_of
 from PIL import Image
 from tool_runs import ROOT, RunTool, Trained
 
 import mmseg_resnest_cli
-from mmseg_resnest.engine.cli import parser_of
 from mmseg_resnest.engine.config import copy_configs, find_config, list_configs, load_config
 from mmseg_resnest.engine.runner import build_model
 from mmseg_resnest.weights import catalogue, find

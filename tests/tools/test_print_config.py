@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-
 from mmseg_resnest.engine.cli import run_tool
 
 ROOT = Path(__file__).parents[2]

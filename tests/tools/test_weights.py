@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from mmseg_resnest.engine.cli import run_tool as run_main
+
 from mmseg_resnest.weights import catalogue
 
 TOOL = Path(__file__).parents[2] / "tools" / "weights.py"

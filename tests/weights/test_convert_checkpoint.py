@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmseg_resnest.engine.cli import run_tool
 from test_mxnet_params import write_params
 from weight_names import backbone, openmmlab_name, published_segmentor, to_gluon
 
-from mmseg_resnest.engine.cli import run_tool
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import (
     convert_state_dict,
