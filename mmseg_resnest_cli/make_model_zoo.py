@@ -51,21 +51,21 @@ INTRO = f"""# Model zoo
 
 <!-- {HEADER} -->
 
-Published weights that load here by name, wherever a checkpoint is asked for. `tools/weights.py`
-lists, fetches and verifies them; `tools/reproduce.py NAME` checks the data set, fetches the
-weights, evaluates by the published protocol and prints the published numbers beside the measured
-ones. [protocol.md](protocol.md) says what the protocols are.
+Published weights that load here by name, wherever a checkpoint is asked for.
+`mmseg-resnest weights` lists, fetches and verifies them. `mmseg-resnest reproduce NAME` checks the
+data set, fetches the weights, evaluates by the published protocol and prints the published numbers
+beside the measured ones. [protocol.md](protocol.md) says what the protocols are.
 
 *Published* numbers are those of the source in the last column. *Measured* is what
-`tools/reproduce.py` gave with this code on the whole validation set; it is empty until somebody has
-measured it (`python tools/make_model_zoo.py --add REPORT`).
+`mmseg-resnest reproduce` gave with this code on the whole validation set; it is empty until
+somebody has measured it (`python tools/make_model_zoo.py --add REPORT`).
 """
 
 BACKBONES = """## ImageNet backbones
 
 Training starts from these (`init_cfg` of the backbone). Their published number is the top-1
 accuracy of a classifier, which this project leaves out and does not evaluate;
-`python tools/weights.py verify NAME` checks the file.
+`mmseg-resnest weights verify NAME` checks the file.
 """
 
 
@@ -75,13 +75,15 @@ def read_measured(root: Path) -> dict[str, Any]:
 
 
 def add_report(measured: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """``measured`` with the report that tools/reproduce.py wrote."""
+    """``measured`` with the report that mmseg-resnest reproduce wrote."""
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         name, protocols = report["name"], report["protocols"]
         as_published, version = report["as_published"], report["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--add {file}: is no report of tools/reproduce.py ({error})") from error
+        raise UserError(
+            f"--add {file}: not a report of mmseg-resnest reproduce ({error})"
+        ) from error
     if name not in catalogue():
         raise UserError(f"--add {file}: {name} is not in the catalogue")
     if not as_published:
@@ -133,7 +135,7 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
                         protocol,
                         *(number(part.get(key)) for part in (published, found)
                           for key in ("pixAcc", "mIoU")),
-                        f"`python tools/reproduce.py {entry.name}`",
+                        f"`mmseg-resnest reproduce {entry.name}`",
                         source_of(entry),
                     ]
                 )  # fmt: skip

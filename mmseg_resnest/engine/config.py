@@ -13,7 +13,6 @@ import difflib
 import errno
 import inspect
 import os
-import shutil
 import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,9 +35,7 @@ __all__ = [
     "check_config",
     "command_name",
     "config_folder",
-    "copy_configs",
     "find_config",
-    "list_configs",
     "load_config",
     "parse_cfg_options",
     "require",
@@ -129,36 +126,6 @@ def command_name(path: str | os.PathLike[str]) -> str:
         if find_config(name).resolve() == file:
             return str(name)
     return shown(path)
-
-
-def list_configs() -> list[str]:
-    """The names of the configs that come with the package, see :func:`find_config`."""
-    folder = config_folder()
-    files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("openmmlab/*.py"))]
-    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-
-
-def copy_configs(folder: str | os.PathLike[str]) -> int:
-    """Copy the configs that come with the package.
-
-    Args:
-        folder: A folder that does not exist yet.
-
-    Returns:
-        How many configs, without the parts that they inherit from.
-
-    Raises:
-        UserError: The folder exists.
-    """
-    target = Path(folder)
-    if target.exists():
-        raise UserError(f"{target}: exists; name a new folder to copy the configs to")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(config_folder(), part, ignore=shutil.ignore_patterns("__pycache__", "custom"))
-    part.rename(target)
-    return len(list_configs())
 
 
 # ------------------------------------------------------------------------------------------------

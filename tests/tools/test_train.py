@@ -26,7 +26,7 @@ def test_a_run_says_what_it_does_and_where_things_are(trained: Trained) -> None:
     assert re.search(r"^ +3 images in scenes to validate on$", out, re.M)
     assert re.search(r"^ +6/6 +\d\.\d{4} +\d\.\d{3}e-\d\d +\d", out, re.M)
     assert "work_dirs/toy/results.json" in out
-    assert "python tools/test.py toy.py work_dirs/toy/best_mIoU_iter_" in out
+    assert "mmseg-resnest test toy.py work_dirs/toy/best_mIoU_iter_" in out
     # The stack's pages stay in the log file.
     assert "Runtime environment" not in out
     assert "mmengine" not in out + trained.run.stderr
