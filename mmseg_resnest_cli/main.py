@@ -19,6 +19,7 @@ from typing import NoReturn
 from .options import ArgumentParser, UsageError
 from .package import package_folder, version
 from .process import run_and_exit
+from .startup import prepare_process
 
 __all__ = ["COMMANDS", "SCRIPTS", "main", "parser_of"]
 
@@ -66,6 +67,7 @@ SCRIPTS = {
     "slurm-train": "slurm_train.sh",
     "dist-test": "dist_test.sh",
 }
+_WITHOUT_LIBRARY = {"configs", "completion", "weights"}
 _OF_THE_REPOSITORY = {"make-model-zoo": "Write the model zoo's pages from the catalogue"}
 
 
@@ -122,6 +124,8 @@ def _run(argv: Sequence[str]) -> int:
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UsageError(f"there is no command {argv[0]}{hint} (see: {PROGRAM} --help)")
     args = parser_of(name).parse_args(rest)
+    if name not in _WITHOUT_LIBRARY:
+        prepare_process()
     code: int = _module(name).run(args)
     return code
 

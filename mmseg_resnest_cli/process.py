@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -68,10 +67,8 @@ def _exit_code(error: Exception) -> int:
             raise error
         explained = str(found)
         if isinstance(found, LostProcessError):
-            _note_traceback(error)
             _report(explained)
             return EXIT_AGAIN
-    _note_traceback(error)
     return _report(explained)
 
 
@@ -112,10 +109,3 @@ def _report(message: str) -> int:
     sys.stdout.flush()
     print(f"error{who}: " + "\n  ".join(lines), file=sys.stderr, flush=True)
     return EXIT_USER_ERROR
-
-
-def _note_traceback(error: BaseException) -> None:
-    """Put the full traceback of an explained error into the log file of the run, if any."""
-    from mmseg_resnest.engine.logs import write_to_log_file
-
-    write_to_log_file("".join(traceback.format_exception(error)))

@@ -28,7 +28,7 @@ from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 import mmseg_resnest.registry as our_registry
-from mmseg_resnest.engine.logs import quiet_console, shown
+from mmseg_resnest.engine.logs import nothing_printed, shown
 from mmseg_resnest.errors import UserError
 
 __all__ = [
@@ -164,8 +164,8 @@ def load_config(
         if isinstance(cfg_options, Mapping)
         else parse_cfg_options(cfg_options or [])
     )
-    quiet_console()  # MMEngine would print each environment variable that it fills in
-    with _data_root_variables(data_root):
+    # MMEngine would print each environment variable that it fills in.
+    with nothing_printed(), _data_root_variables(data_root):
         try:
             cfg = Config.fromfile(path)
         except Exception as error:

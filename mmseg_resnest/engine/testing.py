@@ -33,6 +33,7 @@ from mmseg_resnest.engine.launch import (
 )
 from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data, check_writable
+from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.runner import Runner, build_model
 from mmseg_resnest.engine.watch import doing, explain_lost_processes
 from mmseg_resnest.errors import UserError
@@ -50,6 +51,7 @@ from mmseg_resnest.weights import load_checkpoint
 __all__ = ["add_official_metric", "evaluate", "print_test_summary"]
 
 
+@restored_process()
 def evaluate(
     cfg: Config,
     checkpoint: str | os.PathLike[str],

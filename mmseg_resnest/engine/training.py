@@ -38,6 +38,7 @@ from mmseg_resnest.engine.preflight import (
     check_writable,
     checkpoint_folder,
 )
+from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.runner import Runner, build_model, check_training_checkpoint
 from mmseg_resnest.engine.saving import POINTER, find_newest, what_is_wrong
 from mmseg_resnest.engine.sharding import check_sharding
@@ -88,7 +89,7 @@ def train(
             run, in words.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
-    with StopSignals() as signals:
+    with restored_process(), StopSignals() as signals:
         try:
             return _train(
                 cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals=signals

@@ -232,8 +232,8 @@ def test_launchers_start_torchrun(
         ["bash", TOOLS / script, *given],
         capture_output=True, text=True, timeout=20, env=env, check=True,
     )  # fmt: skip
-    launcher, *words = run.stdout.split()
-    assert launcher == str(TOOLS / "_torchrun.py")
+    option, launcher, *words = run.stdout.split()
+    assert [option, launcher] == ["-m", "mmseg_resnest_cli.torchrun"]
     options = words[: -len(passed) - 1]
     assert {"--nproc-per-node=2", "--nnodes=1", f"--max-restarts={restarts}"} <= set(options)
     assert "--rdzv-endpoint=127.0.0.1:29511" in options
