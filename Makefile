@@ -47,7 +47,7 @@ help:
 # checkout are installed again; otherwise this is instant. A stamp with the ending .part is the trace
 # of an interrupted installation, whose half-written packages pip would take for whole ones.
 venv:
-	@if ! { echo "$(CURDIR)"; cat requirements.txt; } | cmp -s - $(STAMP) \
+	@if ! { echo "$(CURDIR)"; cat requirements.txt pyproject.toml; } | cmp -s - $(STAMP) \
 		|| ! $(BIN)/python -Ic 'import importlib.metadata as m; m.version("mmseg-resnest")' \
 			2>/dev/null; then \
 		$(MAKE) --no-print-directory _install; \
@@ -73,7 +73,7 @@ _install:
 	else \
 		echo "[1/4] $(VENV) is there"; \
 	fi
-	@{ echo "$(CURDIR)"; cat requirements.txt; } > $(STAMP).part
+	@{ echo "$(CURDIR)"; cat requirements.txt pyproject.toml; } > $(STAMP).part
 	@echo "[2/4] the packages of requirements.txt"
 	@grep -v '^torch==' requirements.txt > $(VENV)/without-torch.txt
 	@PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
@@ -103,7 +103,7 @@ demo-nogl: venv
 lint: venv
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy mmseg_resnest mmseg_resnest_cli.py
+	$(BIN)/python -m mypy mmseg_resnest mmseg_resnest_cli
 
 # 60 times a run is killed, or loses its disk, and resumed; some minutes.
 chaos: venv

@@ -23,7 +23,7 @@ from models import stock_backbone
 from runtimes import in_torch, ways
 from torch import Tensor, nn
 
-from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.models import ARCHITECTURES, ResNeSt, fold_for_inference
 from mmseg_resnest.registry import MODELS
 

@@ -17,8 +17,8 @@ from mmseg.evaluation import IoUMetric
 from mmseg.models.segmentors import SegTTAModel as StockSegTTAModel
 from models import SIZE, Images, evaluate, our_model, same_evaluation, stock_model
 
-from mmseg_resnest.engine.launch import keep_freed_memory
 from mmseg_resnest.evaluation import SegmentationMetric
+from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.models import SegTTAModel, fold_for_inference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

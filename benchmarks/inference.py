@@ -19,7 +19,7 @@ from models import our_model, stock_model
 from runtimes import in_torch, ways
 from torch import Tensor, nn
 
-from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.models import fold_for_inference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -36,7 +36,7 @@ from run import write
 from tqdm import tqdm
 
 from mmseg_resnest.datasets import compile_pipeline, merge_steps
-from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.kernels.compiled import load_loops
 from mmseg_resnest.models import ARCHITECTURES, lay_channels_last
 from mmseg_resnest.registry import DATASETS, MODELS

@@ -3,7 +3,7 @@
 
 The demo's model (``configs/fcn_resnest14_scenes.py``) at its crop and batch, on made-up images;
 forward, backward and optimizer step. ``tools/train.py`` keeps freed memory on a CPU
-(``mmseg_resnest.engine.launch.keep_freed_memory``); the C library gives it back.
+(``mmseg_resnest.io.memory.keep_freed_memory``); the C library gives it back.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from harness import ROOT, Comparison, Work
 from models import training_step
 
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.launch import keep_freed_memory
 from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.io.memory import keep_freed_memory
 
 CONFIG = Path(ROOT) / "configs" / "fcn_resnest14_scenes.py"
 

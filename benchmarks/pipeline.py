@@ -36,7 +36,7 @@ from PIL import Image
 import mmseg_resnest  # noqa: F401
 from mmseg_resnest.datasets import compile_pipeline, decode, merge_steps
 from mmseg_resnest.datasets.prepare.build_cache import build_cache
-from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.kernels.compiled import load_loops
 
 # Scale, crop, size of a made-up image, where the labels' numbers start, folders of the data set.

@@ -14,7 +14,7 @@ import torch
 from harness import Work
 from torch import Tensor, nn
 
-from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.io.memory import keep_freed_memory
 
 
 def compiled(module: nn.Module, images: Tensor) -> Work:

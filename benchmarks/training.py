@@ -14,7 +14,7 @@ import torch
 from harness import Comparison, Work
 from models import our_model, stock_model, training_step
 
-from mmseg_resnest.engine.launch import keep_freed_memory
+from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.models import lay_channels_last
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,23 +1,21 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """mmseg-resnest: ResNeSt for semantic segmentation on MMSegmentation.
 
-Importing the package registers all of its parts in scope ``mmseg_resnest``.
+Importing the package registers its parts in scope ``mmseg_resnest`` and changes nothing else in
+the process.
 """
 
-from ._late import importing
-
-with importing():
-    from . import (
-        _stack,  # noqa: F401  (first: imports the OpenMMLab stack quietly)
-        datasets,
-        engine,
-        evaluation,
-        models,
-        weights,
-    )
-    from .errors import UserError
-    from .inference import load_segmentor  # (last: it stands on all of them)
-    from .version import __version__
+from . import (
+    _stack,  # noqa: F401  (first: imports the OpenMMLab stack quietly)
+    datasets,
+    engine,
+    evaluation,
+    models,
+    weights,
+)
+from .errors import UserError
+from .inference import load_segmentor  # (last: it stands on all of them)
+from .version import __version__
 
 __all__ = [
     "UserError",

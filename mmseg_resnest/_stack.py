@@ -1,25 +1,17 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Imports the OpenMMLab stack without the noise it prints.
+"""Imports the OpenMMLab stack without the lines and warnings that its import prints.
 
-Two kinds of noise are taken away, each exactly and where it arises:
-
-- what the stack prints while it is imported, about optional parts that this project has no use
-  for (compiled operators, an optional data platform);
-- warnings that a user can do nothing about, by message *and* module, and two log
-  lines about how MMEngine's own hooks call MMEngine, by message in the module that writes them.
-
-Every other line, warning and log record passes through.
+Stream and warning filters are put back after the import.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 # Imported so that each of MMSegmentation's parts is registered. The original packages and their
 # maintained continuations agree on these names.
@@ -38,9 +30,9 @@ _MODULES = (
 # Lines printed (not logged) at import: mmseg.datasets and mmseg.datasets.transforms, once each.
 _NOISE_LINES = frozenset({"Could not import OneDL"})
 
-# (start of the message as a regular expression, category, module as a regular expression)
+# Warnings of the import: (start of the message as a regular expression, category, module as a
+# regular expression). mmcv without compiled operators, which no model of ours uses, and with them.
 _NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
-    # mmcv without compiled operators, which no model of ours uses; and its counterpart with them.
     (
         r"Fail to import ``MultiScaleDeformableAttention`` from ``mmcv\.ops",
         UserWarning,
@@ -51,25 +43,6 @@ _NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
         ImportWarning,
         r"mmcv\.cnn\.bricks\.transformer$",
     ),
-    # align_corners is part of the published models; an image's size is what it is.
-    (
-        r"When align_corners=True, the output would more aligned if",
-        UserWarning,
-        r"mmseg\.models\.utils\.wrappers$",
-    ),
-    # Part of MMSegmentation's own recipe, and not to be had together with class weights.
-    (
-        r"Default ``avg_non_ignore`` is False",
-        UserWarning,
-        r"mmseg\.models\.losses\.cross_entropy_loss$",
-    ),
-)
-
-# Written at WARNING level by mmengine.fileio.file_client whenever MMEngine's own checkpoint and
-# logger hooks start: they use a class of MMEngine that MMEngine is going to rename.
-_NOISE_LOG_LINES = (
-    '"FileClient" will be deprecated in future.',
-    '"HardDiskBackend" is the alias of "LocalBackend"',
 )
 
 _INSTALL = "pip install onedl-mmsegmentation onedl-mmengine onedl-mmcv"
@@ -117,19 +90,6 @@ def _without_printed_noise() -> Iterator[None]:
         stream.close_pending()
 
 
-def _quiet_file_client() -> None:
-    """Let MMEngine's file client drop its two lines about itself."""
-    file_client: Any = importlib.import_module("mmengine.fileio.file_client")
-    print_log = file_client.print_log
-
-    @functools.wraps(print_log)
-    def without_noise(msg: object, *args: object, **kwargs: object) -> None:
-        if not (isinstance(msg, str) and msg.startswith(_NOISE_LOG_LINES)):
-            print_log(msg, *args, **kwargs)
-
-    file_client.print_log = without_noise
-
-
 def _advice(error: ImportError) -> str:
     """What to install so that an import of the stack works.
 
@@ -170,9 +130,9 @@ def import_stack() -> None:
         ImportError: One of them, or something that one of them needs, is missing; the message
             says what to install.
     """
-    for message, category, source in _NOISE_WARNINGS:
-        warnings.filterwarnings("ignore", message, category, source)
-    with _without_printed_noise():
+    with _without_printed_noise(), warnings.catch_warnings():
+        for message, category, source in _NOISE_WARNINGS:
+            warnings.filterwarnings("ignore", message, category, source)
         for module in _MODULES:
             try:
                 importlib.import_module(module)
@@ -182,7 +142,6 @@ def import_stack() -> None:
                     name=error.name,
                     path=error.path,
                 ) from error
-    _quiet_file_client()
 
 
 import_stack()

@@ -20,14 +20,6 @@ CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrom
                  if (path := shutil.which(name))), None)  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def memory_goes_back() -> Iterator[None]:
-    """Trainings in this process keep no memory for the next step: it would be kept for good."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmseg_resnest.engine.launch.keep_freed_memory", lambda: False)
-        yield
-
-
 @pytest.fixture(scope="module", autouse=True)
 def old_objects_are_not_searched() -> None:
     """Every data set collects garbage when it is made; what the imports left is none."""

@@ -133,7 +133,7 @@ def test_every_import_of_the_package_is_declared() -> None:
         for lines in PROJECT["optional-dependencies"].values()
         for line in lines
     }
-    for file in [*sources("mmseg_resnest"), ROOT / "mmseg_resnest_cli.py"]:
+    for file in sources("mmseg_resnest", "mmseg_resnest_cli"):
         for module in imported_modules(file):
             root = module.partition(".")[0]
             if root in sys.stdlib_module_names or root in ("mmseg_resnest", "mmseg_resnest_cli"):
@@ -142,7 +142,7 @@ def test_every_import_of_the_package_is_declared() -> None:
             assert name in declared | extras, f"{file.name} imports {root}: not in pyproject.toml"
 
 
-@pytest.mark.parametrize("folder", ["mmseg_resnest", "tools", "benchmarks"])
+@pytest.mark.parametrize("folder", ["mmseg_resnest", "mmseg_resnest_cli", "benchmarks"])
 def test_nothing_imports_torchvision_or_compiled_operators(folder: str) -> None:
     for file in sources(folder):
         for module in imported_modules(file):
@@ -159,7 +159,7 @@ def test_the_version_is_written_once() -> None:
     assert "version" in PROJECT["dynamic"]
     assert "version" not in PROJECT
     version = ROOT / "mmseg_resnest" / "version.py"
-    others = [file for file in sources("mmseg_resnest", "tools") if file != version]
+    others = [file for file in sources("mmseg_resnest", "mmseg_resnest_cli") if file != version]
     assert not [file for file in others if f'"{__version__}"' in file.read_text()]
 
 
@@ -222,7 +222,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 class TestMakefile:
     def make(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-        for name in ("Makefile", "requirements.txt"):
+        for name in ("Makefile", "requirements.txt", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
         return subprocess.run(

@@ -7,7 +7,6 @@ import io
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -77,33 +76,6 @@ def test_the_line_filter_joins_a_line_written_in_pieces() -> None:
     stream.flush()
     assert below.getvalue() == "keep me\n"
     assert stream.getvalue() == "keep me\n"  # everything else is the stream's own
-
-
-def test_the_warning_filter_names_the_module() -> None:
-    text = "Fail to import ``MultiScaleDeformableAttention`` from ``mmcv.ops.x``"
-
-    def warn(module: str) -> None:
-        warnings.warn_explicit(text, UserWarning, "file.py", 1, module=module)
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        _stack.import_stack()  # puts its filters before that one
-        warn("mmcv.cnn.bricks.transformer")
-        assert caught == []
-        warn("somebody.elses.module")
-        warnings.warn_explicit(
-            "other", UserWarning, "f.py", 1, module="mmcv.cnn.bricks.transformer"
-        )
-    assert [str(record.message) for record in caught] == [text, "other"]
-
-
-def test_the_file_client_no_longer_speaks_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    from mmengine.fileio import FileClient, file_client
-
-    FileClient("disk")
-    assert "deprecated" not in "".join(capsys.readouterr())
-    file_client.print_log("something else")
-    assert "something else" in capsys.readouterr().out
 
 
 FAKES = {

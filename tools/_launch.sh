@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# What dist_train.sh and dist_test.sh share: starts torchrun (tools/_torchrun.py).
+# What dist_train.sh and dist_test.sh share: starts torchrun (mmseg_resnest_cli/torchrun.py).
 
 # launch PROCESSES RESTARTS SCRIPT [ARGUMENTS]
 launch() {
@@ -32,7 +32,7 @@ launch() {
     # A store for each start: torchrun's own outlives the processes that it starts again, which then
     # find the addresses of the lost ones in it and wait for them for half an hour.
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    exec "$python" "$(dirname "$0")/_torchrun.py" \
+    exec "$python" -m mmseg_resnest_cli.torchrun \
         --nnodes="$nodes" \
         "${meet[@]}" \
         --nproc-per-node="$processes" \

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -86,26 +84,12 @@ def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
         name = "_list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
         setattr(dataset, name, lambda: list(samples))  # MMEngine empties it
         try:
-            with _no_garbage_so_far():
-                dataset.full_init()
+            dataset.full_init()
         finally:
             delattr(dataset, name)
     if hasattr(dataset, "full_init"):
         dataset.full_init()
     return dataset
-
-
-@contextlib.contextmanager
-def _no_garbage_so_far() -> Iterator[None]:
-    """MMEngine packs a list and then has Python look for garbage: not in what was there before."""
-    if gc.get_freeze_count():  # somebody's own arrangement
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _key(dataset_cfg: Mapping[str, Any]) -> str:

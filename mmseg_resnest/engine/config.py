@@ -12,8 +12,6 @@ import difflib
 import errno
 import inspect
 import os
-import shutil
-import tempfile
 import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,16 +34,14 @@ from mmseg_resnest.engine.data_config import (
     read_config_text,
     refuse_data_bases,
 )
-from mmseg_resnest.engine.logs import quiet_console, shown
+from mmseg_resnest.engine.logs import nothing_printed, shown
 from mmseg_resnest.errors import UserError
 
 __all__ = [
     "check_config",
     "command_name",
     "config_folder",
-    "copy_configs",
     "find_config",
-    "list_configs",
     "load_config",
     "parse_cfg_options",
     "require",
@@ -138,36 +134,6 @@ def command_name(path: str | os.PathLike[str]) -> str:
     return shown(path)
 
 
-def list_configs() -> list[str]:
-    """The names of the configs that come with the package, see :func:`find_config`."""
-    folder = config_folder()
-    files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("openmmlab/*.py"))]
-    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-
-
-def copy_configs(folder: str | os.PathLike[str]) -> int:
-    """Copy the configs that come with the package.
-
-    Args:
-        folder: A folder that does not exist yet.
-
-    Returns:
-        How many configs, without the parts that they inherit from.
-
-    Raises:
-        UserError: The folder exists.
-    """
-    target = Path(folder)
-    if target.exists():
-        raise UserError(f"{target}: exists; name a new folder to copy the configs to")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    ignore = shutil.ignore_patterns("__pycache__", "custom")
-    with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as folder:
-        shutil.copytree(config_folder(), part := Path(folder, "configs"), ignore=ignore)
-        part.rename(target)
-    return len(list_configs())
-
-
 # ------------------------------------------------------------------------------------------------
 # Reading
 
@@ -213,8 +179,8 @@ def _load_config(
         if isinstance(cfg_options, Mapping)
         else parse_cfg_options(cfg_options or [])
     )
-    quiet_console()  # MMEngine would print each environment variable that it fills in
-    with plain_roots(_data_root_variables(data_root)) as roots:
+    # MMEngine would print each environment variable that it fills in.
+    with nothing_printed(), plain_roots(_data_root_variables(data_root)) as roots:
         try:
             if path.suffix in DATA_SUFFIXES:
                 cfg = load_data_config(path, find_config, config_folder())

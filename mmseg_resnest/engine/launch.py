@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import os
 import subprocess
-import warnings
 from pathlib import Path
 
 import torch
@@ -29,7 +27,6 @@ __all__ = [
     "init_distributed",
     "is_main_process",
     "join_launcher",
-    "keep_freed_memory",
     "local_world_size",
     "share_batch",
     "timeout_of",
@@ -132,8 +129,6 @@ def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # MMEngine wraps models with an argument whose name torch means to change.
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     try:
         dist.init_process_group(
             backend="nccl" if torch.cuda.is_available() else "gloo",
@@ -235,8 +230,7 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
     * ``pin_memory`` only with a GPU, ``persistent_workers`` only with workers;
     * on a CPU under a launcher: the cores are shared out over the processes as threads, and the
       model is wrapped for CPU tensors;
-    * a single process leaves the number of threads to torch (all cores, or OMP_NUM_THREADS);
-    * freed memory is kept, by the data loading workers too, see :func:`keep_freed_memory`.
+    * a single process leaves the number of threads to torch (all cores, or OMP_NUM_THREADS).
 
     Args:
         cfg: Changed in place.
@@ -261,7 +255,6 @@ def fit_to_machine(cfg: Config, launcher: str) -> None:
         loader["pin_memory"] = bool(loader.get("pin_memory", cuda)) and cuda
     _allow_open_files(cfg)
     cfg.launcher = launcher
-    keep_freed_memory()
     if launcher == "none":
         return
     # MMEngine would set these to 1, with a warning.
@@ -305,25 +298,6 @@ def _allow_open_files(cfg: Config) -> None:
                 f"the limit (ulimit -n {2 * need}), or set {name}.num_workers=0 through "
                 "--cfg-options"
             )
-
-
-def keep_freed_memory() -> bool:
-    """Makes the C library keep the memory that tensors and images free, for the next ones.
-
-    glibc gives large blocks back to the system when they are freed; each step then gets its
-    activations, and each image its pixels, as new pages, which the system must first fill with
-    zeros. The peak stays as it is; between the steps the process keeps what the largest one took.
-    A process that is forked later has the setting as well.
-
-    Returns:
-        Whether the C library took the setting; others than glibc have none.
-    """
-    m_trim_threshold, m_mmap_threshold = -1, -3  # glibc's malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return bool(mallopt(m_mmap_threshold, 1 << 30) and mallopt(m_trim_threshold, (1 << 31) - 1))
 
 
 def enable_amp(cfg: Config) -> str:

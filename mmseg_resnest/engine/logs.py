@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from mmengine.fileio import dump
@@ -131,6 +133,29 @@ class LocalVisBackend(MMEngineBackend):
                 _tell_loss(file, lost, "lines", MMLogger.get_current_instance())
 
 
+@contextlib.contextmanager
+def nothing_printed() -> Iterator[None]:
+    """Keep MMEngine's default logger from printing; its handlers are put back at the end."""
+    before = dict(MMLogger._instance_dict)
+    logger = MMLogger.get_current_instance() if before else MMLogger.get_instance("mmengine")
+    handlers = logger.handlers
+    logger.handlers = [h for h in handlers if type(h) is not logging.StreamHandler]
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        if not before:
+            MMLogger._instance_dict.pop("mmengine", None)
+
+
+def close_log_files(loggers: Iterable[MMLogger]) -> None:
+    """Close the files of loggers that are not used any more."""
+    for logger in loggers:
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+
+
 def log_file() -> str | None:
     """The log file of the newest run in this process, or None."""
     path = MMLogger.get_current_instance().log_file
@@ -139,6 +164,8 @@ def log_file() -> str | None:
 
 def write_to_log_file(text: str) -> None:
     """Append text to the newest run's log file, and only there."""
+    if not MMLogger._instance_dict:
+        return
     record = logging.LogRecord("mmseg_resnest", logging.INFO, __file__, 0, text, None, None)
     for handler in MMLogger.get_current_instance().handlers:
         if isinstance(handler, logging.FileHandler):

@@ -13,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
 from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.optim import GuardedOptimWrapper
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import local
@@ -58,35 +59,41 @@ class NonFiniteHook(Hook):
         self._buffers: list[torch.Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Stand between the backward pass and the optimizer."""
+        """Guard each optimizer wrapper."""
+        self._runner = runner
         wrapper = runner.optim_wrapper
         for one in [wrapper] if isinstance(wrapper, OptimWrapper) else wrapper.values():
-            self._guard(runner, one)
-        self._keep_buffers(runner)
+            if isinstance(one, GuardedOptimWrapper):
+                one.guard = self
+            else:
+                runner.logger.warning(
+                    "NonFiniteHook cannot guard an optimizer wrapper of type %s: a loss that is "
+                    "not finite reaches the weights; config key optim_wrapper.type takes "
+                    "OptimWrapper, AmpOptimWrapper or BFloat16OptimWrapper",
+                    type(one).__name__,
+                )
+        self._keep_buffers()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Remember the batch."""
         self._batches.append(data_batch)
 
-    def _guard(self, runner: Runner, wrapper: OptimWrapper) -> None:
-        backward, step = wrapper.backward, wrapper.step
+    def see_loss(self, loss: torch.Tensor) -> None:
+        """Remember a loss until the next update."""
+        self._losses.append(loss.detach())
 
-        def guarded_backward(loss: torch.Tensor, **kwargs: Any) -> None:
-            self._losses.append(loss.detach())
-            backward(loss, **kwargs)
+    def allows(self, wrapper: OptimWrapper) -> bool:
+        """Whether losses and gradients are finite; otherwise report, and stop or skip."""
+        finite = self._is_finite(wrapper)
+        if not finite:
+            self._handle(self._runner)
+        self._losses.clear()
+        self._batches.clear()
+        return finite
 
-        def guarded_step(**kwargs: Any) -> None:
-            if self._is_finite(wrapper):
-                step(**kwargs)
-                self._keep_buffers(runner)
-            else:
-                self._handle(runner, wrapper)
-            self._losses.clear()
-            self._batches.clear()
-
-        # torch's and MMEngine's schedulers look for their mark on it.
-        guarded_step._with_counter = True  # type: ignore[attr-defined]
-        wrapper.backward, wrapper.step = guarded_backward, guarded_step
+    def updated(self) -> None:
+        """Keep the buffers of a good update."""
+        self._keep_buffers()
 
     def _is_finite(self, wrapper: OptimWrapper) -> bool:
         values = [loss.float().abs().max() for loss in self._losses]
@@ -103,16 +110,16 @@ class NonFiniteHook(Hook):
             dist.all_reduce(bad, dist.ReduceOp.MAX)
         return not bad.item()
 
-    def _keep_buffers(self, runner: Runner) -> None:
+    def _keep_buffers(self) -> None:
         if not self.skip:
             return
-        buffers = list(runner.model.buffers())
+        buffers = list(self._runner.model.buffers())
         if not self._buffers:
             self._buffers = [torch.empty_like(buffer) for buffer in buffers]
         if buffers:
             torch._foreach_copy_(self._buffers, buffers)
 
-    def _handle(self, runner: Runner, wrapper: OptimWrapper) -> None:
+    def _handle(self, runner: Runner) -> None:
         files = [str(path) for batch in self._batches for path in _files(batch)]
         losses = [float(loss) for loss in self._losses]
         bad = [

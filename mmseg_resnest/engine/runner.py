@@ -28,7 +28,6 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmseg_resnest._late import stand_ins
 from mmseg_resnest.datasets import build_dataset, compile_pipeline
 from mmseg_resnest.datasets.decode import tell_what_unpacks
 from mmseg_resnest.engine.checkpoint import load_weights
@@ -40,7 +39,6 @@ from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.preemption import spare_workers
-from mmseg_resnest.engine.quick_start import start_quickly
 from mmseg_resnest.engine.resume import fit_to_run, keep_own_names
 from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
 from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
@@ -146,7 +144,6 @@ class Runner(MMEngineRunner):
             cfg: The config; copied.
             model: A built model to use in place of ``cfg.model``.
         """
-        start_quickly()
         cfg = copy.deepcopy(cfg)
         names = set(inspect.signature(MMEngineRunner.__init__).parameters) - {"self", "cfg"}
         arguments = {name: cfg[name] for name in names if name in cfg}
@@ -252,10 +249,6 @@ class Runner(MMEngineRunner):
             found = MODEL_WRAPPERS.get(kind)
             model_wrapper_cfg = {**model_wrapper_cfg, "type": found or kind}
         return super().wrap_model(model_wrapper_cfg, model)
-
-    def _log_env(self, env_cfg: dict) -> None:
-        with stand_ins():
-            super()._log_env(env_cfg)
 
     def _init_model_weights(self) -> None:
         if not self.sharded:  # that was done while the weights were whole

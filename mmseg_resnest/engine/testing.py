@@ -35,6 +35,7 @@ from mmseg_resnest.engine.launch import (
 )
 from mmseg_resnest.engine.logs import shown, tell_lost_lines
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data
+from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.run_folders import RunFolders
 from mmseg_resnest.engine.run_record import describe_model_state, record_run
 from mmseg_resnest.engine.runner import Runner, build_model
@@ -55,6 +56,7 @@ from mmseg_resnest.weights import load_checkpoint
 __all__ = ["add_official_metric", "evaluate", "print_test_summary"]
 
 
+@restored_process()
 def evaluate(
     cfg: Config,
     checkpoint: str | os.PathLike[str],

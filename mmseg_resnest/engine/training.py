@@ -20,9 +20,8 @@ from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
-from mmseg_resnest.engine.cli import print_next
-from mmseg_resnest.engine.config import command_name, require
-from mmseg_resnest.engine.hooks import ConsoleHook, duration, print_header
+from mmseg_resnest.engine.config import require
+from mmseg_resnest.engine.hooks import ConsoleHook
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, verify_checkpoint
 from mmseg_resnest.engine.launch import (
     default_work_dir,
@@ -42,7 +41,7 @@ from mmseg_resnest.engine.preflight import (
     check_labels,
     checkpoint_folder,
 )
-from mmseg_resnest.engine.quick_start import start_quickly
+from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.results_hook import ResultsHook
 from mmseg_resnest.engine.resume import build_optimization, fit_to_run
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
@@ -53,12 +52,12 @@ from mmseg_resnest.engine.saving import POINTER
 from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import class_table, plot_curves, read_scalars
+from mmseg_resnest.evaluation import plot_curves, read_scalars
 from mmseg_resnest.models import lay_channels_last
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import is_remote, load_checkpoint, resolve_checkpoint
 
-__all__ = ["print_training_summary", "train"]
+__all__ = ["train"]
 
 
 def train(
@@ -98,7 +97,7 @@ def train(
             run, in words.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
-    with StopSignals() as signals, contextlib.ExitStack() as held:
+    with restored_process(), StopSignals() as signals, contextlib.ExitStack() as held:
         try:
             with failing_together(launcher, timeout_of(cfg)):
                 return _train(
@@ -356,7 +355,6 @@ def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
             except UserError as error:
                 text = str(error).replace("the state dict", str(cfg.load_from), 1)
                 raise UserError(text) from error
-            start_quickly()  # otherwise the first optimizer imports torch's compiler
             fit_to_run(checkpoint, Refusal(cfg.load_from), model, *build_optimization(cfg, model))
         elif cfg.get("load_from"):
             load_weights(model, cfg.load_from, start_training=True)
@@ -382,38 +380,3 @@ def _draw_curves(work_dir: str, title: str, runner: Runner) -> str | None:
     except UserError as error:
         runner.logger.warning("no picture of the curves: %s", error)
         return None
-
-
-def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
-    """Print the results of a run, where they are and what to do next.
-
-    Args:
-        summary: What :func:`train` returned on the first process.
-        options: Arguments to repeat in the commands to run next, e.g. ``--data-root DIR``.
-    """
-    folder = Path(shown(summary["work_dir"]))
-    rows = []
-    if "classes" in summary:
-        print(f"best validation, at iteration {summary['iteration']:,}")
-        print(class_table(summary) + "\n")
-    if "mIoU" in summary:
-        scores = ", ".join(
-            f"{k} {summary[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in summary
-        )
-        rows.append(("best", f"{scores} at iteration {summary['iteration']:,}"))
-    checkpoint = summary.get("best_checkpoint") or summary.get("last_checkpoint")
-    if checkpoint:
-        rows.append(("checkpoint", str(folder / checkpoint)))
-    if "mIoU" in summary:
-        rows.append(("results", str(folder / "results.json")))
-    if summary.get("curves"):
-        rows.append(("curves", shown(summary["curves"])))
-    rows.append(("took", duration(summary["seconds"])))
-    print_header(rows)
-    if checkpoint:
-        model = f"{command_name(summary['config'])} {folder / checkpoint}"
-        more = f" {options}" if options else ""
-        print_next(
-            f"python tools/test.py {model} --show-dir {folder / 'pictures'}{more}",
-            f"python tools/predict.py {model} IMAGE_OR_FOLDER --out {folder / 'predictions'}",
-        )

@@ -11,7 +11,7 @@ dilation. ``conv2d`` of torch is the plain reference.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -175,6 +175,24 @@ class ProductConv2d(nn.Conv2d):
     a stride or another padding than its dilation, and what needs no gradient or is traced.
     Gradients of its gradients are not to be had.
     """
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d) -> ProductConv2d:
+        """A convolution with the options, the parameters and the mode of another one."""
+        made = cls(
+            conv.in_channels,
+            conv.out_channels,
+            cast(Any, conv.kernel_size),
+            cast(Any, conv.stride),
+            cast(Any, conv.padding),
+            cast(Any, conv.dilation),
+            conv.groups,
+            bias=False,
+            padding_mode=conv.padding_mode,
+            device="meta",
+        )
+        made.weight, made.bias = conv.weight, conv.bias
+        return made.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, C, H, W) to (N, O, H', W')."""

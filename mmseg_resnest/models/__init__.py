@@ -7,6 +7,7 @@ from .losses import CrossEntropyLoss
 from .memory_format import lay_channels_last
 from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
 from .norm import SyncBN
+from .pretrained import Pretrained
 from .resnest import ARCHITECTURES, ResNeSt
 from .segmentor import EncoderDecoder
 from .split_attention import DropBlock2d, SplitAttentionConv2d
@@ -20,6 +21,7 @@ __all__ = [
     "EncoderDecoder",
     "MultiScaleGrid",
     "MultiScaleGridTTA",
+    "Pretrained",
     "PublishedEncHead",
     "PublishedFCNHead",
     "PublishedPSPHead",

@@ -55,7 +55,8 @@ def lay_channels_last(model: nn.Module) -> bool:
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return False
     model.to(memory_format=torch.channels_last)
-    for module in model.modules():
-        if type(module) is nn.Conv2d:
-            module.__class__ = ProductConv2d
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d:
+                setattr(module, name, ProductConv2d.like(child))
     return True

@@ -1,8 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Checkpoint files: fetching them, reading them safely and turning their names into ours.
 
-Importing this makes MMEngine's own loading as safe as ours, see
-:func:`~mmseg_resnest.weights.use_safe_loaders`.
+MMEngine's own loading stays as it is; :func:`~mmseg_resnest.weights.use_safe_loaders` makes it as
+safe for a whole process.
 """
 
 from .catalogue import Entry, catalogue, did_you_mean, find
@@ -33,8 +33,6 @@ from .load import (
 )
 from .mmengine_loaders import use_safe_loaders
 from .save import save_state_dict
-
-use_safe_loaders()
 
 __all__ = [
     "EXPORT_LAYOUTS",

@@ -1,13 +1,15 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""MMEngine's own checkpoint loading, led through ours.
+"""What MMEngine reads checkpoints with, in a safe form.
 
 MMEngine reads files with unrestricted unpickling where the restricted one fails, and those that
-it downloads without trying the restricted one. Weights of the baselines (``init_cfg`` of type
-``Pretrained``), of the stack's other models and of its own runner come that way.
+it downloads without trying the restricted one. :class:`mmseg_resnest.models.Pretrained` and this
+package's runner read through :func:`read_any`; the application registers the loaders for its
+process.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,16 @@ def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
         f"checkpoint {filename!r}: files of {scheme}:// are not read; fetch it yourself and give "
         "its path, or give an https:// address"
     )
+
+
+def read_any(filename: str) -> dict[str, Any]:
+    """Read a checkpoint by path, address or name, whatever MMEngine scheme it has.
+
+    Raises:
+        UserError: As :func:`load_from_mmseg_resnest` and :func:`refuse`.
+    """
+    read = refuse if any(re.match(start, filename) for start in _REFUSED) else None
+    return (read or load_from_mmseg_resnest)(filename)
 
 
 def use_safe_loaders() -> None:

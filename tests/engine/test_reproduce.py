@@ -14,7 +14,6 @@ import http.server
 import importlib
 import importlib.util
 import json
-import runpy
 import sys
 import threading
 import zipfile
@@ -38,6 +37,8 @@ from PIL import Image
 from mmseg_resnest.engine import reproduce as module
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.models import ARCHITECTURES
+from mmseg_resnest_cli import reproduce
+from mmseg_resnest_cli.main import parser_of
 
 ROOT = Path(__file__).parents[2]
 NAME = "standin/fcn_ade"
@@ -208,16 +209,16 @@ def run(stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     # MMEngine formats the whole config twice for its log: most of the time of so short a run.
     monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    main = runpy.run_path(str(ROOT / "tools" / "reproduce.py"))["main"]
 
-    def run_it(*args: str) -> str:
-        assert main([NAME, "--data-root", str(stand_in.data_root), *args]) == 0
+    def run_it(*words: str) -> str:
+        args = parser_of("reproduce").parse_args(
+            [NAME, "--data-root", str(stand_in.data_root), *words]
+        )
+        assert reproduce.run(args) == 0
         return capsys.readouterr().out
 
     yield run_it
     data._entries.cache_clear()
-    sys.modules.pop("_checkout", None)
 
 
 def test_end_to_end(run, stand_in: StandIn, tmp_path: Path, monkeypatch) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmseg_resnest.engine.cli import explain_error
 from PIL import Image
 
-from mmseg_resnest.engine.cli import explain_error
 from mmseg_resnest.errors import UserError
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

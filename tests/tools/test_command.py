@@ -13,15 +13,11 @@ from pathlib import Path
 import pytest
 from tool_runs import ROOT, Run, RunTool, Toy
 
-import mmseg_resnest_cli
-from mmseg_resnest.engine.cli import parser_of
-from mmseg_resnest.engine.config import find_config, list_configs
-from mmseg_resnest.errors import UserError
+from mmseg_resnest.engine.config import find_config
 from mmseg_resnest.version import __version__
+from mmseg_resnest_cli.package import list_configs
 
 Command = Callable[..., Run]
-PYTHON_TOOLS = {name: file for name, file in mmseg_resnest_cli.tools().items()
-                if file.suffix == ".py"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +29,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "README.md",
         "LICENSE",
         "model-index.yml",
-        "mmseg_resnest_cli.py",
     ):
         shutil.copy(ROOT / name, source)
     unwanted = shutil.ignore_patterns("__pycache__", "custom")
-    for name in ("mmseg_resnest", "configs", "tools"):
+    for name in ("mmseg_resnest", "mmseg_resnest_cli", "configs", "tools"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=unwanted)
     target = tmp_path_factory.mktemp("installed")
     options = ["--no-deps", "--no-build-isolation", "--no-compile", "--no-index", "-q"]
@@ -85,23 +80,10 @@ def test_the_list_names_every_tool(command: Command, tmp_path: Path) -> None:
     lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line[:2] == "  "}
     scripts = [f for f in (ROOT / "tools").iterdir() if f.suffix in (".py", ".sh")]
     names = {f.stem.replace("_", "-") for f in scripts if f.name[0] != "_"} - {"make-model-zoo"}
+    names.add("completion")
     assert set(lines) == names
     assert all(len(said) > 1 for said in lines.values()), "a tool does not say what it does"
     assert command("--version", cwd=tmp_path).check().stdout == f"mmseg-resnest {__version__}\n"
-
-
-@pytest.mark.parametrize("name", PYTHON_TOOLS)
-def test_help_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = mmseg_resnest_cli.load_tool(PYTHON_TOOLS[name])
-    as_script = parser_of(tool.main).format_help()
-    assert f"usage: {PYTHON_TOOLS[name].name} " in as_script
-    monkeypatch.setattr(sys, "argv", [f"mmseg-resnest {name}"])
-    parser = parser_of(tool.main)
-    text = parser.format_help()
-    assert f"usage: mmseg-resnest {name} " in text
-    assert "tools/" not in text and f"mmseg-resnest {name}" in text.split("options:")[0]
-    with pytest.raises(UserError, match=f"see: mmseg-resnest {name} --help|the following arg"):
-        parser.parse_args(["--no-such-option"])
 
 
 def test_configs_are_found_anywhere(command: Command, tmp_path: Path) -> None:
@@ -146,7 +128,7 @@ def test_train_and_go_on_as_it_says(command: Command, toy: Toy) -> None:
 
 def test_mistakes(command: Command, tmp_path: Path) -> None:
     said = command("tran", cwd=tmp_path).error()
-    assert said.startswith("error: tran is no command; did you mean train")
+    assert said.startswith("error: there is no command tran; did you mean train")
     assert said.endswith("(see: mmseg-resnest --help)\n")
     assert "mmseg-resnest train --help" in command("train", "--x", "y", cwd=tmp_path).error()
     assert "mmseg-resnest weights list" in command("weights", "info", "x", cwd=tmp_path).error()

@@ -29,11 +29,12 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from tool_runs import ROOT, RunTool, Trained
 
-import mmseg_resnest_cli
-from mmseg_resnest.engine.cli import parser_of
-from mmseg_resnest.engine.config import copy_configs, find_config, list_configs, load_config
+from mmseg_resnest.engine.config import find_config, load_config
 from mmseg_resnest.engine.runner import build_model
 from mmseg_resnest.weights import catalogue, find
+from mmseg_resnest_cli.main import COMMANDS, SCRIPTS, parser_of
+from mmseg_resnest_cli.main import main as run_command
+from mmseg_resnest_cli.package import copy_configs, list_configs
 
 PAGES = [
     *(
@@ -42,7 +43,7 @@ PAGES = [
     ),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-TOOLS = mmseg_resnest_cli.tools() | {"make-model-zoo": ROOT / "tools" / "make_model_zoo.py"}
+TOOLS = {*COMMANDS, "make-model-zoo"}
 #: Commands that take no time: they are run.
 QUICK = ("configs", "print-config", "weights list", "weights info")
 #: What else a page may tell its reader to type.
@@ -231,7 +232,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 @functools.cache
 def parser(name: str):
-    return parser_of(mmseg_resnest_cli.load_tool(TOOLS[name]).main)
+    return parser_of(name)
 
 
 def all_options(of) -> set[str]:
@@ -283,7 +284,7 @@ def check_tool(name: str, arguments: list[str], folder: Path, run: bool) -> None
     if name in ("completion", "--help", "--version", "COMMAND"):
         return
     assert name in TOOLS, f"there is no tool {name}"
-    if TOOLS[name].suffix == ".sh":
+    if name in SCRIPTS:
         for word in arguments:
             check_config_name(word, folder, (".py",))
         return
@@ -307,8 +308,9 @@ def check_tool(name: str, arguments: list[str], folder: Path, run: bool) -> None
     if run and " ".join([name, *arguments]).startswith(QUICK):
         if any(map(_PLACEHOLDER.match, arguments)):
             return
-        with redirect_stdout(io.StringIO()) as said:
-            assert not mmseg_resnest_cli.load_tool(TOOLS[name]).main(arguments)
+        with redirect_stdout(io.StringIO()) as said, pytest.raises(SystemExit) as ended:
+            run_command(name, arguments)
+        assert not ended.value.code
         assert said.getvalue()
 
 
@@ -365,7 +367,9 @@ def test_the_whole_run_of_get_started(trained: Trained, run_tool: RunTool) -> No
         if name in ("prepare-data", "train"):  # what the fixture has done
             continue
         run_tool(
-            TOOLS[name].name, *(stand_in.get(a, a) for a in arguments), cwd=trained.toy.folder
+            f"{name.replace('-', '_')}.py",
+            *(stand_in.get(a, a) for a in arguments),
+            cwd=trained.toy.folder,
         ).check()
         ran.append(name)
     assert ran == ["check-data", "test", "predict", "report"]

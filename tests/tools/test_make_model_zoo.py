@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -15,15 +14,15 @@ from mmengine.infer import BaseInferencer
 import mmseg_resnest
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import catalogue
+from mmseg_resnest_cli import make_model_zoo
+from mmseg_resnest_cli.main import parser_of
 
 ROOT = Path(__file__).parents[2]
 MODELS = {name: entry for name, entry in catalogue().items() if entry.task == "segmentation"}
 
 
-@pytest.fixture
-def main(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    return runpy.run_path(str(ROOT / "tools" / "make_model_zoo.py"))["main"]
+def main(argv: list[str], root: Path = ROOT) -> int:
+    return make_model_zoo.run(parser_of("make-model-zoo").parse_args(argv), root)
 
 
 def rows(page: str) -> dict[tuple[str, str], list[str]]:
@@ -41,11 +40,11 @@ def rows(page: str) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def test_what_is_committed_is_current(main, capsys):
+def test_what_is_committed_is_current(capsys):
     assert main(["--check"]) == 0, capsys.readouterr().out
 
 
-def test_the_page_has_every_published_number(main):
+def test_the_page_has_every_published_number():
     found = rows((ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8"))
     for name, entry in catalogue().items():
         for protocol, numbers in entry.metrics.items():
@@ -53,7 +52,7 @@ def test_the_page_has_every_published_number(main):
                 cells = found.pop((name, protocol))
                 accuracy = f"{numbers['pixAcc']:.2f}" if "pixAcc" in numbers else ""
                 assert cells[3:5] == [accuracy, f"{numbers['mIoU']:.2f}"]
-                assert cells[7] == f"`python tools/reproduce.py {name}`"
+                assert cells[7] == f"`mmseg-resnest reproduce {name}`"
                 assert (ROOT / "docs" / cells[1].split("(")[1].rstrip(")")).resolve().is_file()
             else:
                 cells = found.pop((name, entry.arch))
@@ -62,7 +61,7 @@ def test_the_page_has_every_published_number(main):
     assert not found
 
 
-def test_measurements_are_added_and_shown(main, tmp_path, capsys):
+def test_measurements_are_added_and_shown(tmp_path, capsys):
     """Only the measured columns of that model change."""
     for name in ("docs", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name)
@@ -96,7 +95,7 @@ def test_measurements_are_added_and_shown(main, tmp_path, capsys):
         with pytest.raises(UserError, match=words):
             main(["--add", str(file)], root=tmp_path)
     file.write_text("[]")
-    with pytest.raises(UserError, match="no report"):
+    with pytest.raises(UserError, match="not a report"):
         main(["--add", str(file)], root=tmp_path)
 
 

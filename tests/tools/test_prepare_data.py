@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,25 +11,22 @@ import pytest
 from PIL import Image
 from tool_runs import RunTool
 
-from mmseg_resnest.engine import cli
+from mmseg_resnest_cli import main
 
 ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "prepare_data.py"
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Runs the tool in this process: (exit code, stdout, stderr)."""
-    monkeypatch.syspath_prepend(TOOL.parent)
     monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
     monkeypatch.delenv("MMSEG_RESNEST_SCENES", raising=False)
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(TOOL))["main"]
 
     def run_it(*args: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_info:
-            cli.run_tool(main, [str(arg) for arg in args])
+            main("prepare-data", [str(arg) for arg in args])
         code = exit_info.value.code
         assert isinstance(code, int)
         return code, *capfd.readouterr()
@@ -93,8 +89,8 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     code, out, err = run(*args)
     assert code == 0, err
     assert "train: 2 images in 1 groups" in out and "val: 2 images in 1 groups" in out
-    assert "next\n  python tools/check_data.py configs/mine.py" in out
-    assert "  python tools/train.py configs/mine.py" in out
+    assert "next\n  mmseg-resnest check-data configs/mine.py" in out
+    assert "  mmseg-resnest train configs/mine.py" in out
     for name in ("a_1", "b_2"):
         made = np.asarray(Image.open(pairs / f"data/mine/annotations/{name}.png"))
         np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / f"labels/{name}.png")))

@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import pty
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmseg_resnest.engine.cli import run_tool
+from mmseg_resnest_cli import main
 
 ROOT = Path(__file__).parents[2]
 BASE = "configs/fcn_resnest50_ade20k.py"
@@ -28,8 +27,6 @@ TOOL = ROOT / "tools" / "print_config.py"
 def run(monkeypatch):
     """Runs the tool in this process: (exit code, stdout, stderr)."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(TOOL.parent)
-    tool = runpy.run_path(str(TOOL))
 
     def run_it(*args: str) -> tuple[int, str, str]:
         # Not pytest's capture: loggers keep the streams they were given, and it closes its own.
@@ -39,7 +36,7 @@ def run(monkeypatch):
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as exit_info,
         ):
-            run_tool(tool["main"], args)
+            main("print-config", args)
         return exit_info.value.code, out.getvalue(), err.getvalue()
 
     return run_it

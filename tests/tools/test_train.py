@@ -28,7 +28,7 @@ def test_a_run_says_what_it_does_and_where_things_are(trained: Trained) -> None:
     assert re.search(r"^ +3 images in scenes to validate on$", out, re.M)
     assert re.search(r"^ +6/6 +\d\.\d{4} +\d\.\d{3}e-\d\d +\d", out, re.M)
     assert "work_dirs/toy/results.json" in out
-    assert "python tools/test.py toy.py work_dirs/toy/best_mIoU_iter_" in out
+    assert "mmseg-resnest test toy.py work_dirs/toy/best_mIoU_iter_" in out
     # The stack's pages stay in the log file.
     assert "Runtime environment" not in out
     assert "mmengine" not in out + trained.run.stderr
@@ -268,8 +268,8 @@ def test_launchers_start_torchrun(
         ["bash", TOOLS / script, *given],
         capture_output=True, text=True, timeout=20, env=env, check=True,
     )  # fmt: skip
-    launcher, *words = run.stdout.split()
-    assert launcher == str(TOOLS / "_torchrun.py")
+    option, launcher, *words = run.stdout.split()
+    assert [option, launcher] == ["-m", "mmseg_resnest_cli.torchrun"]
     options = words[: -len(passed) - 1]
     assert {"--nproc-per-node=2", "--nnodes=1", f"--max-restarts={restarts}"} <= set(options)
     assert "--rdzv-endpoint=127.0.0.1:29511" in options

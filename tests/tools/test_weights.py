@@ -6,17 +6,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mmseg_resnest.engine.cli import run_tool as run_main
 from mmseg_resnest.weights import catalogue
+from mmseg_resnest_cli import main
 
-TOOL = Path(__file__).parents[2] / "tools" / "weights.py"
 DATA = b"not really weights" * 100
 Result = tuple[int, str, str]
 
@@ -32,12 +30,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(
     cache: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Result]:
-    monkeypatch.syspath_prepend(TOOL.parent)
-    main = runpy.run_path(str(TOOL))["main"]
-
     def run_it(*args: str | Path) -> Result:
         with pytest.raises(SystemExit) as exit_info:
-            run_main(main, [str(arg) for arg in args])
+            main("weights", [str(arg) for arg in args])
         return exit_info.value.code, *capfd.readouterr()
 
     return run_it

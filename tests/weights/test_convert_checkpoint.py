@@ -6,7 +6,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import runpy
 import stat
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import torch
 from test_mxnet_params import write_params
 from weight_names import backbone, openmmlab_name, published_segmentor, to_gluon
 
-from mmseg_resnest.engine.cli import run_tool
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import (
     convert_state_dict,
@@ -26,6 +24,7 @@ from mmseg_resnest.weights import (
     load_checkpoint,
     save_state_dict,
 )
+from mmseg_resnest_cli import main
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
@@ -34,12 +33,10 @@ TOOL = ROOT / "tools" / "convert_checkpoint.py"
 @pytest.fixture
 def run(capfd, monkeypatch):
     """Runs the tool in this process: (exit code, stdout, stderr)."""
-    monkeypatch.syspath_prepend(TOOL.parent)
-    main = runpy.run_path(str(TOOL))["main"]
 
     def run_it(*args) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as exit_info:
-            run_tool(main, [str(arg) for arg in args])
+            main("convert-checkpoint", [str(arg) for arg in args])
         return exit_info.value.code, *capfd.readouterr()
 
     return run_it

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
+from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint as stack_load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix
 
@@ -23,7 +24,7 @@ from mmseg_resnest.engine.preflight import check_checkpoint
 from mmseg_resnest.inference import load_segmentor
 from mmseg_resnest.models import ResNeSt
 from mmseg_resnest.registry import MODELS
-from mmseg_resnest.weights import Entry, catalogue, save_state_dict
+from mmseg_resnest.weights import Entry, catalogue, save_state_dict, use_safe_loaders
 
 TINY = dict(blocks=(1, 1, 1, 1), base_width=4, stem_width=4)
 
@@ -73,6 +74,39 @@ def published(tmp_path, monkeypatch):
         return entry
 
     return add
+
+
+@pytest.fixture(autouse=True)
+def safe_process(monkeypatch):
+    """As in the application: MMEngine's loaders are ours, for this test."""
+    monkeypatch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+    use_safe_loaders()
+
+
+@pytest.mark.parametrize("prefix", [None, "backbone"])
+def test_the_scope_s_initialiser_is_safe_without_them(tmp_path, monkeypatch, prefix):
+    monkeypatch.undo()
+    loader = CheckpointLoader._get_checkpoint_loader("a.pth")
+    assert loader.__module__ == "mmengine.runner.checkpoint"
+    marker, path = tmp_path / "marker", tmp_path / "evil.pth"
+    torch.save({"state_dict": resnet().state_dict(), "meta": Evil(marker)}, path)
+    more = {} if prefix is None else {"prefix": prefix}
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        with pytest.raises(UserError, match=r"evil\.pth: refused, nothing was run"):
+            resnet(checkpoint=str(path), **more).init_weights()
+        assert not marker.exists()
+        source = resnet()
+        state = {f"{prefix}.{k}" if prefix else k: v for k, v in source.state_dict().items()}
+        good = save_state_dict(state, tmp_path / "good.pth")
+        model = resnet(checkpoint=str(good), **more)
+        model.init_weights()
+        for key, tensor in source.state_dict().items():
+            assert torch.equal(model.state_dict()[key], tensor), key
+        if prefix:
+            with pytest.raises(UserError, match=r"no key starts with neck\., the prefix"):
+                resnet(checkpoint=str(good), prefix="neck").init_weights()
+        with pytest.raises(UserError, match="are not read; fetch it yourself"):
+            resnet(checkpoint="s3://a/b.pth").init_weights()
 
 
 def test_every_scheme_is_ours():

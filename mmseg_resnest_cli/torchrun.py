@@ -10,6 +10,7 @@ the processes are told too, save, and the exit code is theirs: 75, start it agai
 import logging
 import os
 import sys
+from typing import Any
 
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -24,7 +25,7 @@ _TOLD = {*_FINAL, _EXIT_AGAIN}
 _monitor = LocalElasticAgent._monitor_workers
 
 
-def _monitor_workers(agent, *args, **kwargs):
+def _monitor_workers(agent: Any, *args: Any, **kwargs: Any) -> Any:
     """As torchrun's, but processes that met a user's mistake are not started again."""
     result = _monitor(agent, *args, **kwargs)
     if {failure.exitcode for failure in result.failures.values()} & _FINAL:
@@ -40,7 +41,7 @@ def run() -> int:
     handled = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", handled)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "100")
-    LocalElasticAgent._monitor_workers = _monitor_workers
+    LocalElasticAgent._monitor_workers = _monitor_workers  # type: ignore[method-assign]
     try:
         main()
     except ChildFailedError as error:

@@ -14,27 +14,29 @@ import pytest
 import torch
 from torch.utils.data._utils import signal_handling
 
-from mmseg_resnest.engine.cli import ArgumentParser, explain_error, run_tool
 from mmseg_resnest.errors import UserError
+from mmseg_resnest_cli.failures import explain_error
+from mmseg_resnest_cli.options import ArgumentParser, UsageError
+from mmseg_resnest_cli.process import run_and_exit
 
 
 def _exit_code(main: Callable) -> int:
     with pytest.raises(SystemExit) as exited:
-        run_tool(main, [])
+        run_and_exit(main)
     return exited.value.code
 
 
 def _raising(error: BaseException) -> Callable:
-    def main(argv: object) -> int:
+    def main() -> int:
         raise error
 
     return main
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _exit_code(lambda argv: 0) == 0
-    assert _exit_code(lambda argv: None) == 0
-    assert _exit_code(lambda argv: 1) == 1
+    assert _exit_code(lambda: 0) == 0
+    assert _exit_code(lambda: None) == 0
+    assert _exit_code(lambda: 1) == 1
     assert _exit_code(_raising(UserError("first\nsecond"))) == 2
     assert capsys.readouterr().err == "error: first\n  second\n"
     assert _exit_code(_raising(KeyboardInterrupt("go on so"))) == 130
@@ -43,14 +45,14 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_faults_of_the_code_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
-        run_tool(_raising(ZeroDivisionError()), [])
+        run_and_exit(_raising(ZeroDivisionError()))
     assert explain_error(ValueError("x")) is None
     assert explain_error(KeyError("x")) is None
 
 
 def test_arguments_are_refused_like_everything_else() -> None:
-    with pytest.raises(UserError, match=r"unrecognized arguments: --x.*tools/t.py --help"):
-        ArgumentParser(prog="t.py").parse_args(["--x"])
+    with pytest.raises(UsageError, match=r"unrecognized arguments: --x.*t --help"):
+        ArgumentParser(prog="t").parse_args(["--x"])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_worker_that_ends_while_it_hands_over(
 ) -> None:
     loader = torch.utils.data.DataLoader(_EndsOnItsSecond(), num_workers=1, timeout=60)
 
-    def main(argv: object) -> int:
+    def main() -> int:
         batches = iter(loader)
         pid = batches._workers[0].pid
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

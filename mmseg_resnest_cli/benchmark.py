@@ -1,0 +1,62 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Parameters, FLOPs, memory and images a second of a config's model.
+
+    mmseg-resnest benchmark configs/fcn_resnest50_ade20k.py
+    mmseg-resnest benchmark configs/fcn_resnest14_camvid.py --shape 360 480 --train --batch-size 4
+
+Images are random and in memory, and weights are random unless given: neither changes the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_config_options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", nargs="?", help="weights (default: random ones)")
+    parser.add_argument(
+        "--shape",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images (default: the config's training crop)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="images in a batch (default: 1)"
+    )
+    parser.add_argument("--train", action="store_true", help="measure training steps too")
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument("--device", help="e.g. cpu or cuda:1 (default: the GPU if there is one)")
+    parser.add_argument(
+        "--seconds", type=float, default=10, metavar="S", help="how long to measure (default: 10)"
+    )
+    parser.add_argument("--out", metavar="FILE.json", help="write the numbers there as well")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from mmseg_resnest.engine.benchmark import benchmark, print_benchmark
+    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.evaluation import write_result
+
+    result = benchmark(
+        load_config(args.config, args.cfg_options, args.data_root),
+        shape=args.shape and tuple(args.shape),
+        batch_size=args.batch_size,
+        device=args.device,
+        amp=args.amp,
+        training=args.train,
+        seconds=args.seconds,
+        checkpoint=args.checkpoint,
+    )
+    print_benchmark(result)
+    if args.out:
+        write_result(result, args.out)
+        print(f"written to  {shown(args.out)}")
+    return 0

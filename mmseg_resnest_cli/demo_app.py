@@ -1,0 +1,96 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A web page on this machine to try models on images: drop one, see its classes.
+
+    mmseg-resnest demo-app configs/fcn_resnest14_camvid.py work_dirs/.../best.pth
+    mmseg-resnest demo-app fcn_resnest50_ade deeplab_resnest101_ade
+    mmseg-resnest demo-app deeplab_resnest50_ade --port 8080
+
+MODEL is a name of mmseg-resnest weights list, or a config file followed by its checkpoint. The
+page can be reached from this machine only, unless --host says otherwise. Images are not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .options import add_trust_option
+
+
+def find_choices(
+    arguments: Sequence[str], device: str | None, trust: bool = False
+) -> dict[str, Any]:
+    """Name -> what loads the model, of names and of configs with checkpoints behind them."""
+    from mmseg_resnest.errors import UserError
+    from mmseg_resnest.inference import load_segmentor
+
+    loaders: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        first = rest.pop(0)
+        checkpoint = None
+        name = first
+        if first.endswith(".py"):
+            if not rest or rest[0].endswith(".py"):
+                raise UserError(f"{first}: name the checkpoint of this config behind it")
+            checkpoint = rest.pop(0)
+            name = f"{Path(first).stem} ({Path(checkpoint).name})"
+        if name in loaders:
+            raise UserError(f"{name}: is named twice")
+        loaders[name] = partial(load_segmentor, first, checkpoint, device, trust=trust)
+    return loaders
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a name, or CONFIG CHECKPOINT")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: this machine only)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one"
+    )
+    add_trust_option(parser)
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument(
+        "--max-mib", type=int, default=20, metavar="N", help="largest image file, MiB (default: 20)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from mmseg_resnest.engine.hooks import print_header
+    from mmseg_resnest.errors import UserError
+
+    try:
+        from mmseg_resnest.demo_app import Choice, Limits, run_app
+        from mmseg_resnest.demo_app.server import is_local
+    except ImportError as error:
+        raise UserError(
+            f"the page needs the package {error.name}: pip install starlette uvicorn"
+        ) from error
+
+    loaders = find_choices(args.models, args.device, args.trust)
+    choices = [Choice(name, load) for name, load in loaders.items()]
+    if args.max_mib < 1:
+        raise UserError(f"--max-mib {args.max_mib}: must be at least 1")
+    choices[0].model()  # a mistake in its files is told now
+
+    def ready(address: str, server: object) -> None:
+        rows = [("models", choices[0].name), *(("", c.name) for c in choices[1:])]
+        print_header([*rows, ("page", address), ("stop", "Ctrl-C")])
+        if not is_local(args.host):
+            print(
+                f"warning: --host {args.host} lets everyone who reaches this machine use the page, "
+                "without a password\n",
+                flush=True,
+            )
+
+    run_app(choices, args.host, args.port, Limits(bytes=args.max_mib << 20), ready)
+    return 0

@@ -1,0 +1,79 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The argument parser of every command, and the arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+__all__ = [
+    "ArgumentParser",
+    "UsageError",
+    "add_checkpoint",
+    "add_config_options",
+    "add_launcher_option",
+    "add_trust_option",
+]
+
+
+class UsageError(Exception):
+    """A mistake on the command line; printed as one ``error:`` line, exit code 2."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser that reports mistakes as :class:`UsageError`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as UsageError."""
+        raise UsageError(f"{message} (see: {self.prog} --help)")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument ``checkpoint`` of commands that take a trained model."""
+    parser.add_argument(
+        "checkpoint",
+        help="weights of the whole model, in any known layout: a file, an address, or a name of "
+        "mmseg-resnest weights list",
+    )
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change a config: ``--cfg-options`` and ``--data-root``."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change config keys, e.g. train_cfg.max_iters=1000 model.backbone.norm_eval=True; "
+        "lists as a,b or [a,b]; +KEY=VALUE adds a key that neither the config nor its class knows; "
+        "data_root=DIR makes DIR the root of every data set",
+    )
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="the folder that holds camvid/, ade20k/, ... (default: $MMSEG_RESNEST_DATA or data)",
+    )
+
+
+def add_launcher_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher`` and the ``--local_rank`` that some launchers pass."""
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm"],
+        default="none",
+        help="how the processes were started (pytorch: torchrun)",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``, for commands that load exported files."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load .pt2 and .torchscript files, which are programs that run with your rights",
+    )

@@ -1,0 +1,90 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the installed package holds, read without importing it: that takes seconds."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .options import UsageError
+
+__all__ = [
+    "cache_folder",
+    "catalogue",
+    "config_folder",
+    "copy_configs",
+    "list_configs",
+    "package_folder",
+    "version",
+]
+
+
+def package_folder() -> Path:
+    """The folder of the package ``mmseg_resnest``."""
+    spec = importlib.util.find_spec("mmseg_resnest")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def version() -> str:
+    """The version of the package."""
+    text = (package_folder() / "version.py").read_text(encoding="utf-8")
+    values = [node.value for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+    return str(ast.literal_eval(values[0]))
+
+
+def config_folder() -> Path:
+    """The folder of the configs that come with the package: in a clone, its ``configs/``."""
+    return (package_folder() / ".mim" / "configs").resolve()
+
+
+def list_configs() -> list[str]:
+    """The names of the configs that come with the package."""
+    folder = config_folder()
+    files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("openmmlab/*.py"))]
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+
+
+def copy_configs(folder: str | os.PathLike[str]) -> int:
+    """Copy the configs that come with the package.
+
+    Args:
+        folder: A folder that does not exist yet.
+
+    Returns:
+        The number of configs, without the parts that they inherit from.
+
+    Raises:
+        UsageError: The folder exists.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise UsageError(f"{target}: exists; name a new folder to copy the configs to")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ignore = shutil.ignore_patterns("__pycache__", "custom")
+    with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as beside:
+        shutil.copytree(config_folder(), part := Path(beside, "configs"), ignore=ignore)
+        part.rename(target)
+    return len(list_configs())
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """The catalogue of published weights as its file holds it, by name.
+
+    :func:`mmseg_resnest.weights.catalogue` documents the fields.
+    """
+    file = package_folder() / "weights" / "catalogue.json"
+    entries: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return entries
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``."""
+    folder = os.environ.get("MMSEG_RESNEST_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"

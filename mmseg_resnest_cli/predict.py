@@ -1,0 +1,161 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Segment images, videos and streams: a label map and an overlay for each.
+
+    mmseg-resnest predict CONFIG CHECKPOINT photo.jpg --out predictions
+    mmseg-resnest predict CONFIG CHECKPOINT folder/ --out predictions --opacity 0.7
+    mmseg-resnest predict CONFIG CHECKPOINT 'photos/*.jpg' --out predictions --save overlay coco
+    mmseg-resnest predict CONFIG CHECKPOINT drive.mp4 --out predictions
+    mmseg-resnest predict CONFIG CHECKPOINT 0 --out predictions         (a camera, until Ctrl-C)
+
+Writes NAME.png, a palette PNG whose pixels are class indices, and NAME_overlay.jpg (.png for
+images in a lossless format) for each image; folders inside the folder are followed and kept. The
+same command goes on where it was stopped. Large images are segmented in tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from .console import print_next
+from .options import add_checkpoint, add_config_options
+
+FOLDED_FROM = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", help="config file")
+    add_checkpoint(parser)
+    parser.add_argument(
+        "source",
+        metavar="INPUT",
+        help="an image, a folder, a pattern in quotes, an address, a video, the address of a "
+        "stream (rtsp://...) or the number of a camera",
+    )
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument(
+        "--save",
+        nargs="+",
+        choices=["labels", "overlay", "side", "geojson", "coco"],
+        default=["labels", "overlay"],
+        metavar="OUTPUT",
+        help="what to write: labels, overlay, side (image and prediction side by side), geojson, "
+        "coco (the exact outlines of all regions); default: labels overlay",
+    )
+    parser.add_argument(
+        "--opacity",
+        type=float,
+        default=0.5,
+        metavar="X",
+        help="of the colours in the overlay, 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="cut images that are larger than this into tiles of this edge; 0 never does (default: "
+        "1024, for images of more than 16.8 million pixels)",
+    )
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop a video after N frames")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="do images again whose outputs are there"
+    )
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.hooks import describe_model, duration, print_header
+    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.preflight import check_writable
+    from mmseg_resnest.errors import UserError
+    from mmseg_resnest.inference import load_segmentor
+    from mmseg_resnest.inference.files import (
+        FileJob,
+        find_inputs,
+        model_settings,
+        plan_outputs,
+    )
+    from mmseg_resnest.inference.video import is_stream, is_video, predict_video
+    from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
+
+    if not 0 <= args.opacity <= 1:
+        raise UserError(f"--opacity {args.opacity}: must lie between 0 and 1")
+    if args.max_frames is not None and args.max_frames < 1:
+        raise UserError(f"--max-frames {args.max_frames}: must be at least 1")
+
+    out = Path(args.out)
+    film = not Path(args.source).is_dir() and (is_stream(args.source) or is_video(args.source))
+    images: list[str] = []
+    others: list[Path] = []
+    if not film:
+        images, others = find_inputs(args.source, out)
+        plan_outputs(images, out, args.save)
+    elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
+        raise UserError(f"video {args.source}: does not exist")
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    settings = model_settings(cfg, args.checkpoint)
+    model = load_segmentor(cfg, args.checkpoint, args.device)
+    check_writable(out, "--out")
+    what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
+    print_header(
+        [
+            ("predicting", what),
+            ("config", args.config),
+            ("checkpoint", args.checkpoint),
+            ("model", describe_model(model.model, model.cfg, len(model.classes))),
+            ("device", str(model.device)),
+        ]
+    )
+    if film or len(images) >= FOLDED_FROM:
+        model.fold(compiled=film or len(images) >= WORTHWHILE_FROM)
+    if film:
+        live = is_stream(args.source)
+        if live:
+            print("stop with Ctrl-C; what was written by then is kept", flush=True)
+        done = predict_video(
+            model, args.source, out, args.save, args.opacity, args.max_frames, args.overwrite
+        )
+        if done["skipped"]:
+            print(f"skipped     {args.source}: is done already (--overwrite does it again)")
+            return 0
+        rate = done["frames"] / max(done["seconds"], 1e-9)
+        print(
+            f"written     {done['frames']} frames in {duration(done['seconds'])} "
+            f"({rate:.1f} frames/s): {', '.join(shown(f) for f in done['files'])}"
+        )
+        return 0
+
+    if others:
+        names = ", ".join(shown(file) for file in others[:3])
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        what = "1 file that is no image" if len(others) == 1 else f"{len(others)} files, no images"
+        print(f"skipped     {what}: {names}{more}")
+    job = FileJob(model, images, out, args.save, args.opacity, args.tile, settings, args.overwrite)
+    try:
+        summary = job.run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    if summary.skipped:
+        print(f"skipped     {summary.skipped} images that are done (--overwrite does them again)")
+    print(f"written     {' + '.join(args.save)} of {summary.done} images in {shown(out)}")
+    if summary.georeferenced:
+        print(
+            f"note        {summary.georeferenced} of them are GeoTIFFs: the outputs have the same "
+            "pixels but carry no place"
+        )
+    if summary.failed:
+        number = len(summary.failed)
+        more = f" (and {number - 1} more like it)" if number > 1 else ""
+        raise UserError(
+            f"{summary.failed[0]}{more}; {len(images) - number} of {len(images)} images are done"
+        )
+    if summary.done:
+        print()
+        model_words = shlex.join([args.config, args.checkpoint])
+        print_next(f"mmseg-resnest demo-app {model_words}")
+    return 0

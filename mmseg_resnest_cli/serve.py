@@ -1,0 +1,125 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Serve a model over HTTP.
+
+    mmseg-resnest serve CONFIG CHECKPOINT
+    mmseg-resnest serve model.onnx                  (or a published folder, or a published name)
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/predict > labels.png
+    curl --data-binary @photo.jpg 'http://127.0.0.1:8000/predict?output=overlay' > overlay.jpg
+
+POST /predict takes an image file as the body; GET /model, /health, /metrics (Prometheus), /docs
+and /openapi.json tell of the service. Images that arrive together go through the network together.
+What is too large is answered with 413, too many requests with 429, what takes too long with 408 or
+504. Nothing that is sent is kept. Listens on this machine only unless --host says otherwise; it has
+no passwords and no encryption: put a proxy before it that has.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from .options import add_config_options, add_trust_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "config", help="config file; or an exported model, a published folder or a published name"
+    )
+    parser.add_argument(
+        "checkpoint", nargs="?", help="weights of the whole model, with a config file"
+    )
+    add_trust_option(parser)
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: this machine only)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="default: 8000; 0: a free one"
+    )
+    parser.add_argument(
+        "--max-mbytes",
+        type=float,
+        default=20,
+        metavar="N",
+        help="largest request body, MiB (default: 20)",
+    )
+    parser.add_argument(
+        "--max-mpixels",
+        type=float,
+        default=16.8,
+        metavar="N",
+        help="largest image, million pixels (default: 16.8)",
+    )
+    parser.add_argument(
+        "--max-waiting",
+        type=int,
+        default=32,
+        metavar="N",
+        help="requests at a time (default: 32)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30,
+        metavar="S",
+        help="seconds that a request may take (default: 30)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="images in a batch (default: 8)"
+    )
+    parser.add_argument(
+        "--gather",
+        type=float,
+        default=5,
+        metavar="MS",
+        help="milliseconds that an image waits for others (default: 5)",
+    )
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.hooks import print_header
+    from mmseg_resnest.errors import UserError
+    from mmseg_resnest.inference import load_segmentor
+
+    try:
+        from mmseg_resnest.serving import Limits
+        from mmseg_resnest.serving.server import serve
+    except ImportError as error:
+        raise UserError(f"needs {error.name}: pip install 'mmseg-resnest[serve]'") from error
+
+    limits = Limits(
+        bytes=int(args.max_mbytes * 2**20),
+        pixels=int(args.max_mpixels * 1e6),
+        waiting=args.max_waiting,
+        seconds=args.timeout,
+        batch=args.batch,
+        gather=args.gather / 1000,
+    )
+    if not 0 <= args.port < 65536:
+        raise UserError(f"--port {args.port}: must lie between 0 and 65535")
+    if args.checkpoint is None:
+        if args.config.endswith(".py"):
+            raise UserError(f"CHECKPOINT is missing: {args.config} is a config file")
+        model = load_segmentor(args.config, device=args.device, trust=args.trust)
+    else:
+        cfg = load_config(args.config, args.cfg_options, args.data_root)
+        model = load_segmentor(cfg, args.checkpoint, args.device)
+
+    def ready(address: str) -> None:
+        rows = [
+            ("serving", " ".join(filter(None, (args.config, args.checkpoint)))),
+            ("device", str(model.device)),
+            ("address", address),
+            ("try", f"curl --data-binary @photo.jpg '{address}/predict?output=overlay' > out.jpg"),
+            ("stop", "Ctrl-C; what is being computed is answered first"),
+        ]
+        print_header(rows)
+
+    serve(model, limits, args.host, args.port, ready)
+    return 0

@@ -1,0 +1,91 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+r"""Evaluate a checkpoint on the config's test split.
+
+mmseg-resnest test CONFIG CHECKPOINT
+mmseg-resnest test CONFIG CHECKPOINT --tta                  (the published protocol)
+mmseg-resnest test CONFIG CHECKPOINT --out labels --show-dir pictures
+mmseg-resnest test CONFIG CHECKPOINT --official             (Cityscapes' own evaluation as well)
+mmseg-resnest test CONFIG CHECKPOINT --format ade20k --out submission \
+    --cfg-options test_dataloader.dataset.data_prefix.img_path=images/testing
+mmseg-resnest dist-test CONFIG CHECKPOINT 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+
+from .console import print_next
+from .options import add_checkpoint, add_config_options, add_launcher_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", help="config file")
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--work-dir",
+        metavar="DIR",
+        help="for results.json and the log (default: work_dirs/<config name>/test)",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="with the config's test-time augmentation"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write label maps (PNG, class indices) here")
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="write image, label and prediction side by side here"
+    )
+    parser.add_argument(
+        "--format",
+        choices=["cityscapes", "ade20k", "voc"],
+        help="write into --out what this benchmark's server takes, check it and zip it; nothing "
+        "is scored, so the images need no labels",
+    )
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="Cityscapes: run the official evaluation as well (IoU and iIoU)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="on a CPU: neither fold the model nor make labels by compiled loops (results differ "
+        "by rounding only)",
+    )
+    add_config_options(parser)
+    add_launcher_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.launch import is_main_process
+    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.same_run import failing_together
+    from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
+
+    with failing_together(args.launcher):
+        cfg = load_config(args.config, args.cfg_options, args.data_root)
+        if args.official:
+            add_official_metric(cfg)
+    result = evaluate(
+        cfg,
+        args.checkpoint,
+        work_dir=args.work_dir,
+        tta=args.tta,
+        out_dir=args.out,
+        show_dir=args.show_dir,
+        launcher=args.launcher,
+        submission=args.format,
+        plain=args.plain,
+    )
+    if is_main_process():
+        print_test_summary(result, args.out, args.show_dir)
+        if args.format is None:
+            model = shlex.join([args.config, args.checkpoint])
+            folder = shlex.quote(shown(result["work_dir"]))
+            print_next(
+                f"mmseg-resnest report {folder} --out report.html",
+                f"mmseg-resnest predict {model} IMAGE_OR_FOLDER --out predictions",
+            )
+    return 0

@@ -1,0 +1,127 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Train a model.
+
+    mmseg-resnest train configs/fcn_resnest14_scenes.py
+    mmseg-resnest train configs/fcn_resnest14_camvid.py --data-root /data --amp
+    mmseg-resnest train configs/fcn_resnest14_camvid.py --resume
+    mmseg-resnest train configs/fcn_resnest14_camvid.py --log-to tensorboard wandb
+    mmseg-resnest dist-train configs/deeplabv3_resnest101_ade20k.py 8
+
+The config's batch is the total one: it is shared out over the processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .console import print_next
+from .options import add_config_options, add_launcher_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--work-dir", metavar="DIR", help="default: work_dirs/<config name>")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from a checkpoint; without one, or with auto, from the newest in the "
+        "work dir (put the option after the config)",
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
+    )
+    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument(
+        "--log-to",
+        nargs="+",
+        default=[],
+        choices=["tensorboard", "wandb", "mlflow"],
+        metavar="SERVICE",
+        help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
+        "option after the config)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="on a CPU neither lay the model channels last nor use matrix products, and everywhere "
+        "neither merge the pipeline's steps nor use compiled loops: slower, for comparisons "
+        "(results differ by rounding, interpolation and the places of dropout)",
+    )
+    add_config_options(parser)
+    add_launcher_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.launch import is_main_process
+    from mmseg_resnest.engine.same_run import failing_together
+    from mmseg_resnest.engine.tracking import log_to
+    from mmseg_resnest.engine.training import train
+
+    with failing_together(args.launcher):
+        cfg = load_config(args.config, args.cfg_options, args.data_root)
+        log_to(cfg, args.log_to)
+    summary = train(
+        cfg,
+        work_dir=args.work_dir,
+        resume=args.resume,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        seed=args.seed,
+        launcher=args.launcher,
+        plain=args.plain,
+    )
+    if is_main_process():
+        root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""
+        print_training_summary(summary, root)
+    return 0
+
+
+def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
+    """Print the results of a run, where they are and what to do next.
+
+    Args:
+        summary: What :func:`mmseg_resnest.engine.training.train` returned on the first process.
+        options: Arguments to repeat in the commands to run next, e.g. ``--data-root DIR``.
+    """
+    from mmseg_resnest.engine.config import command_name
+    from mmseg_resnest.engine.hooks import duration, print_header
+    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.evaluation import class_table
+
+    folder = Path(shown(summary["work_dir"]))
+    rows = []
+    if "classes" in summary:
+        print(f"best validation, at iteration {summary['iteration']:,}")
+        print(class_table(summary) + "\n")
+    if "mIoU" in summary:
+        scores = ", ".join(
+            f"{k} {summary[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in summary
+        )
+        rows.append(("best", f"{scores} at iteration {summary['iteration']:,}"))
+    checkpoint = summary.get("best_checkpoint") or summary.get("last_checkpoint")
+    if checkpoint:
+        rows.append(("checkpoint", str(folder / checkpoint)))
+    if "mIoU" in summary:
+        rows.append(("results", str(folder / "results.json")))
+    if summary.get("curves"):
+        rows.append(("curves", shown(summary["curves"])))
+    rows.append(("took", duration(summary["seconds"])))
+    print_header(rows)
+    if checkpoint:
+        model = shlex.join([command_name(summary["config"]), str(folder / checkpoint)])
+        pictures = shlex.quote(str(folder / "pictures"))
+        predictions = shlex.quote(str(folder / "predictions"))
+        more = f" {options}" if options else ""
+        print_next(
+            f"mmseg-resnest test {model} --show-dir {pictures}{more}",
+            f"mmseg-resnest predict {model} IMAGE_OR_FOLDER --out {predictions}",
+        )
