@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmseg_resnest.engine import data_config
-from mmseg_resnest.engine.config import list_configs, load_config
+from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.errors import UserError
+from mmseg_resnest_cli.package import list_configs
 
 SMALL = "fcn_resnest14_scenes"
 

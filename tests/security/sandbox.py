@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmseg_resnest.engine.cli import explain_error
 from PIL import Image
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest_cli.failures import explain_error
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 #: Address space that a loader may add to what the process has: all legitimate files here are tiny.
