@@ -101,12 +101,13 @@ def _same_names(theirs: Any, ours: Mapping[str, Any], key: str, refuse: Refusal)
 
 
 def _check_types(checkpoint: dict[str, Any], model: nn.Module, refuse: Refusal) -> None:
-    """Types of the weights; names and shapes are compared where they are loaded."""
+    """Types and shapes of the weights; names are compared where they are loaded."""
     own = model.state_dict()
     weights = checkpoint["state_dict"]
     for name, value in weights.items():
-        if name in own and value.dtype != own[name].dtype:
-            refuse(f"state_dict.{name}", value, f"a tensor of type {own[name].dtype}")
+        same = name not in own or (value.dtype, value.shape) == (own[name].dtype, own[name].shape)
+        if not same:
+            refuse(f"state_dict.{name}", value, describe(own[name]))
     if "ema_state_dict" in checkpoint and set(weights) != set(own):
         name = next(iter(set(weights) ^ set(own)))
         refuse.because(f"ema_state_dict and the config's model differ in {name}")
@@ -255,10 +256,26 @@ def _fit_tensor(value: Any, own: Any, key: str, refuse: Refusal) -> None:
         return
     if not isinstance(own, Tensor):
         refuse(key, value, "a number")
-    if not plain_tensor(value) or value.shape != own.shape or value.dtype != own.dtype:
+    if not _is_dense(value) or value.shape != own.shape or value.dtype != own.dtype:
         refuse(key, value, describe(own))
     if counter:
         _check_counter(value.item(), key, refuse)
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether every number of a tensor has a place of its own, so that it can be changed."""
+    if not plain_tensor(value):
+        return False
+    expected = 1
+    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size if size > 1 else 1
+    return True
+
+
+def _is_single(value: Any) -> bool:
+    return plain_tensor(value) and value.numel() == 1
 
 
 def _check_counter(value: Any, key: str, refuse: Refusal) -> None:
@@ -274,8 +291,10 @@ def _fit_unknown_state(
     for name, value in state.items():
         if not isinstance(name, str):
             refuse(f"a key of {key}", name, "a text")
-        if isinstance(value, Tensor):
-            if not plain_tensor(value) or value.shape not in (parameter.shape, (), (1,)):
+        if name == "step":
+            _check_counter(value.item() if _is_single(value) else value, f"{key}.step", refuse)
+        elif isinstance(value, Tensor):
+            if not _is_dense(value) or value.shape not in (parameter.shape, (), (1,)):
                 refuse(f"{key}.{name}", value, f"a tensor of shape {list(parameter.shape)}")
         elif value is not None and not is_number(value) and not isinstance(value, bool):
             refuse(f"{key}.{name}", value, "a tensor or a number")

@@ -144,6 +144,7 @@ WIDE = torch.zeros(1).expand(10**12)  # 4 bytes that stand for terabytes
         ((*GROUP, "step"), "step"),
         ((*STATE, "exp_avg"), torch.zeros(3)),
         ((*STATE, "exp_avg"), torch.zeros(6, 4, dtype=torch.int32)),
+        ((*STATE, "exp_avg"), torch.zeros(1, 1).expand(6, 4)),
         ((*STATE, "exp_avg"), None),
         ((*STATE, "exp_avg"), 0.0),
         ((*STATE, "step"), torch.tensor(float("nan"))),
@@ -389,6 +390,17 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
             _fit(other, one.state_dict())
     with pytest.raises(UserError, match="param_groups"):
         _fit(OptimWrapper(torch.optim.Adam(_parameters(3), lr=0.1)), adam.state_dict())
+
+
+def test_an_optimizer_that_cannot_be_tried_is_checked_too() -> None:
+    """Adagrad makes its state when it is made, not in a step."""
+    wrapper = OptimWrapper(torch.optim.Adagrad(_parameters(), lr=0.1))
+    state = copy.deepcopy(wrapper.state_dict())
+    for name, value in (("step", -1), ("sum", torch.ones(2)), ("sum", "x"), (5, 1)):
+        wrong = copy.deepcopy(state)
+        wrong["state"][0][name] = value
+        with pytest.raises(UserError, match=r"optimizer\.state\[0\]"):
+            _fit(wrapper, wrong)
 
 
 def test_several_optimizers_have_a_state_each() -> None:
