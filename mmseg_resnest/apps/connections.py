@@ -57,11 +57,10 @@ class ConnectionLimits:
     answer: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.total < 1 or self.per_client < 0:
-            raise UserError(
-                f"connections {self.total}, {self.per_client} per client: there must be at least "
-                "1 (0 per client is no limit)"
-            )
+        if self.total < 1:
+            raise UserError(f"limit total {self.total}: must be at least 1 connection")
+        if self.per_client < 0:
+            raise UserError(f"limit per_client {self.per_client}: must be 0 (no limit) or more")
         for name in ("header", "body", "answer"):
             if getattr(self, name) <= 0:
                 raise UserError(f"limit {name} {getattr(self, name)}: must be above 0 seconds")
