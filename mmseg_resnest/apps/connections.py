@@ -118,7 +118,11 @@ class Connections:
             Whether there was one.
         """
         for protocol in self.waiting:
-            if client is None or protocol.address == client:
+            # One that still reads its last answer is not cut off; that has a deadline of its own.
+            if (
+                client in (None, protocol.address)
+                and not protocol.transport.get_write_buffer_size()
+            ):
                 protocol.drop()
                 return True
         return False

@@ -262,7 +262,7 @@ class DecodePool:
                 del self._running[future]
                 self._given_up.discard(future)
             lane.idle.put(decoder)
-        if fault is None:
-            future.set_result(image)
-        else:
+        if fault is not None:
             future.set_exception(fault)
+        elif image is not None:
+            future.set_result(image)

@@ -205,9 +205,12 @@ def test_only_waiting_counts_as_waiting() -> None:
         )
         transport = Mock()
         transport.is_closing.return_value = False
+        transport.get_write_buffer_size.return_value = 1
         transport.get_extra_info.side_effect = lambda name: {"peername": ("10.0.0.1", 1)}.get(name)
         protocol.connection_made(transport)
-        assert known.drop_oldest("10.0.0.2") is False
+        assert not known.drop_oldest("10.0.0.1")  # it still reads an answer
+        transport.get_write_buffer_size.return_value = 0
+        assert not known.drop_oldest("10.0.0.2")
         for now in range(0, 100, 9):
             protocol.check_time(now)
             assert list(known.waiting) == [protocol]
