@@ -56,6 +56,8 @@ def read_torch(file: BinaryIO, label: str) -> Any:
                 f"{label}: a .tar file, which PyTorch wrote before version 0.2 and which is not "
                 "read: load it with an old PyTorch and save it again"
             )
+        if not head.startswith(b"\x80\2"):
+            raise Damaged("it does not begin as one")
         file.seek(0)
         return _read_legacy(file, size)
     except UserError:

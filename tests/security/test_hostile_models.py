@@ -253,9 +253,8 @@ def test_weights_in_a_file_outside(location: str, exported: Path, sandbox: Sandb
 )  # fmt: skip
 def test_networks_that_no_export_makes(maker: Any, exported: Path, sandbox: Sandbox) -> None:
     path = maker(sandbox, exported)
-    with sandbox.watched():
-        with pytest.raises(UserError) as refused:
-            segment(path)
+    with sandbox.watched(), pytest.raises(UserError) as refused:
+        segment(path)
     assert path.name in str(refused.value)
 
 
