@@ -272,7 +272,7 @@ TABLES: dict[str, tuple[str, bytes]] = {
     "JSON of a number": ("classes.json", b"5"),
     "JSON of nulls": ("classes.json", b"[null, null]"),
     "JSON of lists": ("classes.json", b"[[1], [2]]"),
-    "colours of 10^400": ("classes.json", b'{"a": [' + b"9" * 400 + b", 0, 0], \"b\": [1, 2, 3]}"),
+    "colours of 10^400": ("classes.json", b'{"a": [' + b"9" * 400 + b', 0, 0], "b": [1, 2, 3]}'),
     "colours NaN": ("classes.json", b'{"a": [NaN, 0, 0], "b": [Infinity, 2, 3]}'),
     "colours of mappings": ("classes.json", b'{"a": {"x": 1}, "b": 5}'),
     "number of 100,000 digits": ("classes.txt", b"sky " + b"9" * 100_000 + b" 1 2\nroad 1 2 3\n"),

@@ -206,12 +206,15 @@ CONFIGS: dict[str, Change] = {
         "test_cfg",
         {"mode": "slide", "crop_size": [10**6] * 2, "stride": [1] * 2, "window_batch_size": 10**9},
     ),
-    "image of a million": _set("pipeline", [{"type": "Resize", "scale": [10**6, 10**6]},
-                                             {"type": "PackSegInputs"}]),  # fmt: skip
-    "scale factor": _set("pipeline", [{"type": "Resize", "scale_factor": 10**6},
-                                      {"type": "PackSegInputs"}]),  # fmt: skip
-    "padded image": _set("pipeline", [{"type": "Pad", "size": [10**6, 10**6]},
-                                      {"type": "PackSegInputs"}]),  # fmt: skip
+    "image of a million": _set(
+        "pipeline", [{"type": "Resize", "scale": [10**6, 10**6]}, {"type": "PackSegInputs"}]
+    ),  # fmt: skip
+    "scale factor": _set(
+        "pipeline", [{"type": "Resize", "scale_factor": 10**6}, {"type": "PackSegInputs"}]
+    ),  # fmt: skip
+    "padded image": _set(
+        "pipeline", [{"type": "Pad", "size": [10**6, 10**6]}, {"type": "PackSegInputs"}]
+    ),  # fmt: skip
     "no pipeline": _set("pipeline", []),
     "a million steps": _set("pipeline", [{"type": "PackSegInputs"}] * 1_000_000),
     "steps in steps": _nested_steps,

@@ -141,8 +141,14 @@ def test_tools_run_nothing_of_a_config(name: str, case: str, sandbox: Sandbox) -
 
 def test_an_option_does_not_turn_data_into_code(sandbox: Sandbox) -> None:
     """What the user writes on the command line stays text, too."""
-    (sandbox.files / "good.json").write_text('{"model": {"type": "EncoderDecoder"}, "work_dir": ""}')
-    for option in (f"work_dir={sandbox.code}", "work_dir=__import__('os')", "work_dir=(1).__class__"):
+    (sandbox.files / "good.json").write_text(
+        '{"model": {"type": "EncoderDecoder"}, "work_dir": ""}'
+    )
+    for option in (
+        f"work_dir={sandbox.code}",
+        "work_dir=__import__('os')",
+        "work_dir=(1).__class__",
+    ):
         with sandbox.watched():
             try:
                 cfg = load_config(sandbox.files / "good.json", [option])

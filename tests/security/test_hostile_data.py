@@ -235,7 +235,9 @@ def test_masks_that_are_bombs(form: str, size: tuple[int, int], sandbox: Sandbox
     sandbox.refused(lambda: custom(sandbox, **options), "a0", "a1")
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x80\x04.", b"\x89PNG\r\n\x1a\n", b"<svg/>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no image", b"\x80\x04.", b"\x89PNG\r\n\x1a\n", b"<svg/>"]
+)
 @pytest.mark.parametrize("file", ["masks/a0.png", "images/a0.jpg"])
 def test_files_that_are_no_images(file: str, content: bytes, sandbox: Sandbox) -> None:
     options = _masks(sandbox)

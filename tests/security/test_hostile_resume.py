@@ -54,9 +54,7 @@ def test_the_valid_checkpoint_resumes(training_checkpoint: Path, sandbox: Sandbo
 
 
 @pytest.mark.parametrize("change", hostile_runs.REFUSED)
-def test_wrong_fields_are_refused(
-    change: str, training_checkpoint: Path, sandbox: Sandbox
-) -> None:
+def test_wrong_fields_are_refused(change: str, training_checkpoint: Path, sandbox: Sandbox) -> None:
     path = checkpoint_with(sandbox, training_checkpoint, hostile_runs.REFUSED[change])
     sandbox.refused(lambda: resume(path, sandbox.files / "run"), path.name)
 
