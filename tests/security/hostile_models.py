@@ -208,13 +208,13 @@ CONFIGS: dict[str, Change] = {
     ),
     "image of a million": _set(
         "pipeline", [{"type": "Resize", "scale": [10**6, 10**6]}, {"type": "PackSegInputs"}]
-    ),  # fmt: skip
+    ),
     "scale factor": _set(
         "pipeline", [{"type": "Resize", "scale_factor": 10**6}, {"type": "PackSegInputs"}]
-    ),  # fmt: skip
+    ),
     "padded image": _set(
         "pipeline", [{"type": "Pad", "size": [10**6, 10**6]}, {"type": "PackSegInputs"}]
-    ),  # fmt: skip
+    ),
     "no pipeline": _set("pipeline", []),
     "a million steps": _set("pipeline", [{"type": "PackSegInputs"}] * 1_000_000),
     "steps in steps": _nested_steps,
@@ -380,12 +380,12 @@ class Writes(nn.Module):
         self.path = path
 
     @torch.jit.export
-    def __getstate__(self):  # noqa: ANN204 (TorchScript reads the types below)
+    def __getstate__(self):
         # type: () -> Tuple[str, bool]
         return (self.path, self.training)
 
     @torch.jit.export
-    def __setstate__(self, state):  # noqa: ANN001, ANN204
+    def __setstate__(self, state):
         # type: (Tuple[str, bool]) -> None
         self.path = state[0]
         self.training = state[1]

@@ -174,10 +174,9 @@ def test_any_class_name_comes_back_or_is_refused(name: str, sandbox: Sandbox) ->
     with sandbox.watched():
         try:
             names = custom(sandbox, form="labelme", sources=(folder,))
-        except UserError as error:
-            assert error.args
-        else:
-            assert sorted(names) == sorted({"road", name})
+        except UserError:
+            return
+        assert sorted(names) == sorted({"road", name})
 
 
 # --- COCO, masks, lists ---------------------------------------------------------------------------
