@@ -533,3 +533,20 @@ def test_counts_that_are_pickles(sandbox: Sandbox) -> None:
     sandbox.refused(lambda: ImageCounts.load(path), path.name)
     path.write_bytes(b"PK\3\4" + bytes(100))
     sandbox.refused(lambda: ImageCounts.load(path), path.name)
+
+
+LOGS = [
+    b"[" * 200_000, b'{"loss": 1}', b'{"step": "x", "loss": 1}', b'{"step": 1e999, "loss": 1}',
+    b'{"step": null, "loss": 1}', b'{"step": NaN, "loss": NaN}', b'{"step": 1, "loss": 1' + b"0" * 400
+    + b"}", b'{"step": 1' + b"0" * 40 + b', "loss": 1}', b"5", b"null", b'"text"', b"\xff\n\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LOGS, ids=range(len(LOGS)))
+def test_logs_of_others(line: bytes, sandbox: Sandbox) -> None:
+    folder = _run_folder(sandbox)
+    log = folder / "20260101_000000" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b'{"step": 1, "loss": 1.0}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
+    out = sandbox.files / "report.html"
+    sandbox.harmless(lambda: write_report([folder], out), "scalars.json", "run")
