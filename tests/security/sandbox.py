@@ -166,6 +166,18 @@ class Sandbox:
             assert any(name in outcome.error for name in names), outcome.error
         return outcome
 
+    def survives(self, loader: Callable[[], Any]) -> None:
+        """As :meth:`harmless` in a process of its own, which the file may bring down."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = 2 if self.run(loader).error is not None else 0
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert code in (0, 2), f"the process ended with {code}"
+
     def holds_a_secret(self, folder: Path) -> list[str]:
         """Files below a folder that are, or have the content of, a file outside."""
         secrets = {path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}

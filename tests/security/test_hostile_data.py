@@ -537,7 +537,8 @@ def test_counts_that_are_pickles(sandbox: Sandbox) -> None:
 
 LOGS = [
     b"[" * 200_000, b'{"loss": 1}', b'{"step": "x", "loss": 1}', b'{"step": 1e999, "loss": 1}',
-    b'{"step": null, "loss": 1}', b'{"step": NaN, "loss": NaN}', b'{"step": 1, "loss": 1' + b"0" * 400
+    b'{"step": null, "loss": 1}', b'{"step": NaN, "loss": NaN}',
+    b'{"step": 1, "loss": 1' + b"0" * 400
     + b"}", b'{"step": 1' + b"0" * 40 + b', "loss": 1}', b"5", b"null", b'"text"', b"\xff\n\0",
 ]  # fmt: skip
 
