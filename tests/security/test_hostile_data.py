@@ -198,6 +198,8 @@ def test_the_valid_coco_file_is_taken(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("case", made.COCO)
 def test_parts_of_coco(case: str, sandbox: Sandbox) -> None:
     file = _coco(sandbox, made.COCO[case])
+    if case.startswith("runs"):  # NumPy writes beyond its memory where a sum of runs overflows
+        sandbox.survives(lambda: custom(sandbox, form="coco", sources=(file,)))
     sandbox.harmless(lambda: custom(sandbox, form="coco", sources=(file,)), "evil.json", "a0")
 
 
