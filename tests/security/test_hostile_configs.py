@@ -107,6 +107,8 @@ def check(path: Path, box: Sandbox) -> None:
 def test_yaml(case: str, suffix: str, sandbox: Sandbox) -> None:
     path = sandbox.files / f"evil{suffix}"
     path.write_text(_fill(YAML[case], sandbox))
+    if case.startswith("nested"):  # a parser in C without a bound would end this process
+        sandbox.survives(lambda: load_config(path))
     check(path, sandbox)
 
 

@@ -174,10 +174,9 @@ def test_any_class_name_comes_back_or_is_refused(name: str, sandbox: Sandbox) ->
     with sandbox.watched():
         try:
             names = custom(sandbox, form="labelme", sources=(folder,))
-        except UserError as error:
-            assert error.args
-        else:
-            assert sorted(names) == sorted({"road", name})
+        except UserError:
+            return
+        assert sorted(names) == sorted({"road", name})
 
 
 # --- COCO, masks, lists ---------------------------------------------------------------------------
@@ -199,6 +198,8 @@ def test_the_valid_coco_file_is_taken(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize("case", made.COCO)
 def test_parts_of_coco(case: str, sandbox: Sandbox) -> None:
     file = _coco(sandbox, made.COCO[case])
+    if case.startswith("runs"):  # NumPy writes beyond its memory where a sum of runs overflows
+        sandbox.survives(lambda: custom(sandbox, form="coco", sources=(file,)))
     sandbox.harmless(lambda: custom(sandbox, form="coco", sources=(file,)), "evil.json", "a0")
 
 
@@ -534,3 +535,21 @@ def test_counts_that_are_pickles(sandbox: Sandbox) -> None:
     sandbox.refused(lambda: ImageCounts.load(path), path.name)
     path.write_bytes(b"PK\3\4" + bytes(100))
     sandbox.refused(lambda: ImageCounts.load(path), path.name)
+
+
+LOGS = [
+    b"[" * 200_000, b'{"loss": 1}', b'{"step": "x", "loss": 1}', b'{"step": 1e999, "loss": 1}',
+    b'{"step": null, "loss": 1}', b'{"step": NaN, "loss": NaN}',
+    b'{"step": 1, "loss": 1' + b"0" * 400
+    + b"}", b'{"step": 1' + b"0" * 40 + b', "loss": 1}', b"5", b"null", b'"text"', b"\xff\n\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LOGS, ids=range(len(LOGS)))
+def test_logs_of_others(line: bytes, sandbox: Sandbox) -> None:
+    folder = _run_folder(sandbox)
+    log = folder / "20260101_000000" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b'{"step": 1, "loss": 1.0}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
+    out = sandbox.files / "report.html"
+    sandbox.harmless(lambda: write_report([folder], out), "scalars.json", "run")
