@@ -150,7 +150,7 @@ def test_archives_that_claim_huge_files(tmp_path: Path) -> None:
     data[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
     file.write_bytes(data)
     (place,) = list_archive(file, tmp_path, wanted="")
-    with pytest.raises(UserError, match=r"x\.txt: has 4,294,967,294 bytes"):
+    with pytest.raises(UserError, match=r"x\.txt.*4294967294"):
         place.read()
 
 
