@@ -283,6 +283,9 @@ def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
         raise UserError(f"{file}: needs OpenVINO: pip install 'mmseg-resnest[openvino]'") from error
     if device.type != "cpu":
         raise UserError(f"device {device}: OpenVINO files run on the CPU here; use device cpu")
+    with file.open("rb") as opened:
+        if not opened.read(64).lstrip().startswith((b"<?xml", b"<net")):
+            raise UserError(f"{file}: OpenVINO cannot load it, it is no XML")
     try:
         network = openvino.Core().read_model(file)
         # Without being told, it computes in bfloat16 where the processor has that.

@@ -196,6 +196,13 @@ def test_weights_are_safetensors_whatever_their_name(folder: Path) -> None:
             load_segmentor(folder, device="cpu")
 
 
+def test_weights_larger_than_any_model_are_not_read(folder: Path) -> None:
+    with open(folder / "model.safetensors", "r+b") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(UserError, match=r"model\.safetensors: larger than"):
+        load_segmentor(folder, device="cpu")
+
+
 def test_arguments_that_do_not_fit_each_other_are_told(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     for part, options in [

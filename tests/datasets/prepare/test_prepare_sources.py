@@ -149,9 +149,8 @@ def test_archives_that_claim_huge_files(tmp_path: Path) -> None:
     at = data.index(b"PK\x01\x02") + 24  # the size in the list of files
     data[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
     file.write_bytes(data)
-    (place,) = list_archive(file, tmp_path, wanted="")
     with pytest.raises(UserError, match=r"x\.txt.*4294967294"):
-        place.read()
+        list(list_archive(file, tmp_path, wanted=""))
 
 
 @pytest.mark.parametrize("kind", ["a.tar", "a.tgz"])
@@ -199,7 +198,7 @@ def test_a_compressed_tar_bomb_is_unpacked_no_further(
         if where == "in a header":
             info.pax_headers = {"comment": "x" * (32 << 20)}
         archive.addfile(info, io.BytesIO(bytes(info.size)))
-    with pytest.raises(UserError, match=r"a\.tar\.\w+: unpacks to more than"):
+    with pytest.raises(UserError, match=r"a\.tar\.\w+: (unpacks to more than|.*a header of)"):
         list(list_archive(file, tmp_path / "staging", wanted=""))
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert written < 24 << 20
