@@ -19,7 +19,8 @@ import torch
 
 from ..errors import UserError
 from .hashes import AGAIN
-from .plain_pickle import Budget, Damaged, NotAllowed, Storage, StorageType, read_pickle
+from .pickle_names import Budget, Damaged, NotAllowed, Storage, StorageType
+from .plain_pickle import read_pickle
 from .zip_directory import STORED, Member, read_directory
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
