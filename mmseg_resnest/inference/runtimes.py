@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..datasets.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
-from ..io.cancel import raise_if_cancelled
+from ..io.cancel import end_when_cancelled, raise_if_cancelled
 from ..models.segmentor import EncoderDecoder
 from ..registry import building
 from .onnx_check import check_onnx
@@ -270,7 +270,9 @@ def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
     record = session.get_modelmeta().custom_metadata_map.get(RECORD_KEY)
 
     def run(inputs: Tensor) -> Tensor:
-        output = session.run(None, {name: inputs.cpu().numpy()})[0]
+        this_run = onnxruntime.RunOptions()
+        with end_when_cancelled(lambda: setattr(this_run, "terminate", True)):
+            output = session.run(None, {name: inputs.cpu().numpy()}, this_run)[0]
         return torch.from_numpy(output).to(device)
 
     return run, record

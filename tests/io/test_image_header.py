@@ -69,7 +69,9 @@ def test_files_of_many_chunks_and_scans_are_read() -> None:
     jpeg = saved("JPEG")
     profile = b"\xff\xe2" + struct.pack(">H", 65535) + bytes(65533)
     assert read_header(jpeg[:2] + profile * 255 + b"\xff\xff" + jpeg[2:], "x")
-    data = png(chunk(b"tEXt", b"Comment\0x") * 50 + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0x"))
+    data = png(
+        chunk(b"tEXt", b"Comment\0x") * 50 + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0x") * 50
+    )
     check_structure(data, ImageHeader("PNG", WIDTH, HEIGHT), "x")
 
 
