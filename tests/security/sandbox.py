@@ -129,7 +129,9 @@ class Sandbox:
         imported = [
             name
             for name in sorted(set(sys.modules) - modules)
-            if os.path.realpath(str(getattr(sys.modules[name], "__file__", None))).startswith(ours)
+            if (file := getattr(sys.modules[name], "__file__", None))
+            and os.path.realpath(file).startswith(f"{ours}{os.sep}")
+            and os.path.isfile(file)  # torch.ops calls its own "_ops.py"
         ]
         for name in imported:
             del sys.modules[name]
