@@ -61,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="requests at a time (default: 32)",
     )
     parser.add_argument(
+        "--max-per-client",
+        type=int,
+        default=128,
+        metavar="N",
+        help="open connections of one address (default: 128; 0: any, behind a proxy)",
+    )
+    parser.add_argument(
         "--timeout",
         type=float,
         default=30,
@@ -88,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.inference import load_segmentor
 
     try:
+        from mmseg_resnest.apps.connections import ConnectionLimits
         from mmseg_resnest.serving import Limits
         from mmseg_resnest.serving.server import serve
     except ImportError as error:
@@ -101,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         gather=args.gather / 1000,
     )
+    # The application answers a body that comes too late before its connection is closed.
+    connections = ConnectionLimits(per_client=args.max_per_client, body=limits.seconds + 10)
     if not 0 <= args.port < 65536:
         raise UserError(f"--port {args.port}: must lie between 0 and 65535")
     if args.checkpoint is None:
@@ -121,5 +131,5 @@ def run(args: argparse.Namespace) -> int:
         ]
         print_header(rows)
 
-    serve(model, limits, args.host, args.port, ready)
+    serve(model, limits, args.host, args.port, ready, connections)
     return 0

@@ -27,6 +27,7 @@ from ..errors import UserError
 __all__ = ["BoundedProtocol", "ConnectionLimits", "Connections", "Listener"]
 
 _RESERVE = 32  # files that may be opened besides connections: processes, models, logs
+_STARTING = 4  # connections that are accepted in one turn of the event loop
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
     b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
@@ -57,11 +58,10 @@ class ConnectionLimits:
     answer: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.total < 1 or self.per_client < 0:
-            raise UserError(
-                f"connections {self.total}, {self.per_client} per client: there must be at least "
-                "1 (0 per client is no limit)"
-            )
+        if self.total < 1:
+            raise UserError(f"limit total {self.total}: must be at least 1 connection")
+        if self.per_client < 0:
+            raise UserError(f"limit per_client {self.per_client}: must be 0 (no limit) or more")
         for name in ("header", "body", "answer"):
             if getattr(self, name) <= 0:
                 raise UserError(f"limit {name} {getattr(self, name)}: must be above 0 seconds")
@@ -105,6 +105,10 @@ class Connections:
         """Whether one has to go before another one comes."""
         return self.open.total() >= self.total
 
+    def starting(self) -> int:
+        """Accepted ones whose protocol asyncio has still to make, so that none can be dropped."""
+        return self.open.total() - len(self.protocols)
+
     def client_full(self, client: str) -> bool:
         """Whether a client has as many as it may."""
         return 0 < self.per_client <= self.open[client]
@@ -119,7 +123,11 @@ class Connections:
             Whether there was one.
         """
         for protocol in self.waiting:
-            if client is None or protocol.address == client:
+            # One that still reads its last answer is not cut off; that has a deadline of its own.
+            if (
+                client in (None, protocol.address)
+                and not protocol.transport.get_write_buffer_size()
+            ):
                 protocol.drop()
                 return True
         return False
@@ -161,8 +169,8 @@ class Listener(socket.socket):
         if time.monotonic() < self._pause:
             raise BlockingIOError
         known = self.connections
-        if known.full() and known.drop_oldest():
-            raise BlockingIOError  # its file is closed in the next turn of the event loop
+        if known.starting() >= _STARTING or (known.full() and known.drop_oldest()):
+            raise BlockingIOError  # to go on in the next turn of the event loop
         try:
             accepted, address = super().accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):

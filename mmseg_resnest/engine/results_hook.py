@@ -105,11 +105,13 @@ class ResultsHook(Hook):
             "last_checkpoint": _name(hub.get("last_ckpt")),
         }
         record = {**self.extra, **places, **self.best, "history": self.history, **places}
+        path = Path(runner.work_dir) / self.file
         try:
-            write_result(record, Path(runner.work_dir) / self.file)
+            write_result(record, path)
             self.not_written = None
         except UserError as error:
-            self.not_written = f"the newest results are not in it: {error}"
+            reason = getattr(error.__cause__, "strerror", None) or error
+            self.not_written = f"{path} lacks the newest results: it cannot be written ({reason})"
 
 
 def _name(path: Any) -> str | None:

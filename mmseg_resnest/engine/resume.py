@@ -37,6 +37,7 @@ from mmseg_resnest.engine.checkpoint_values import (
     plain_tensor,
 )
 from mmseg_resnest.engine.resume_schedules import fit_schedules
+from mmseg_resnest.registry import building
 
 __all__ = [
     "build_optimization",
@@ -342,6 +343,11 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     Returns:
         As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
     """
+    with building(cfg.get("default_scope", "mmseg")):
+        return _build_optimization(cfg, model)
+
+
+def _build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     configs = cfg.get("param_scheduler")
     if configs is None:

@@ -301,8 +301,8 @@ class Runner(MMEngineRunner):
             )
         if texts:
             raise UserError(
-                f"training is complete and its checkpoints are whole, but {texts}: make room or "
-                "mend the access, then the same command with --resume writes what is missing"
+                f"training is complete and its checkpoints are whole. {texts}: make room or mend "
+                "the access, then the same command with --resume writes what is missing"
             )
         return model
 

@@ -31,11 +31,14 @@ _ADVICE = (
     "(docs/distributed.md)"
 )
 
+_parted = False  # whether this process has left the others after a failure that all know of
+
 
 def check_same_run(record: Callable[[], RunRecord]) -> None:
     """Compare what the processes of a run are about to do; with one process nothing is done.
 
     All processes must call it. It costs each a digest, and only where they differ the records.
+    When it raises, the processes have parted: the first of each machine tells the error (run_tool).
 
     Args:
         record: Describes this process's run; a failure in one process ends them all.
@@ -54,7 +57,9 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         problem = error
     try:
         states = _gather((socket.gethostname(), mine.digest(), problem and _words(problem)))
-        _raise_failure(states, problem)
+        if any(told for _, _, told in states):
+            _part()
+            raise problem or _failure_of_another(states)
         if len({digest for _, digest, _ in states}) == 1:
             return
         first: list[Any] = [mine if get_rank() == 0 else None]
@@ -67,6 +72,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         raise told from error
     text = describe_differences(found)
     if text is not None:
+        _part()
         raise UserError(text)
 
 
@@ -121,14 +127,11 @@ def failing_together(launcher: str, timeout: float | None = None) -> Iterator[No
 
 
 def _tell(error: Exception, launcher: str, timeout: float) -> None:
-    if launcher == "none" or dist.is_initialized() or join_launcher(launcher)[1] == 1:
+    if launcher == "none" or _parted or dist.is_initialized() or join_launcher(launcher)[1] == 1:
         return
     init_distributed(launcher, timeout)
-    states = _gather((socket.gethostname(), "", _words(error)))
-    if len({problem for _, _, problem in states}) == 1:
-        # All have found the same mistake, and the first of each machine tells it, as when they
-        # have not met (run_tool).
-        dist.destroy_process_group()
+    _gather((socket.gethostname(), "", _words(error)))
+    _part()
 
 
 def _gather(mine: Any) -> list[Any]:
@@ -141,9 +144,14 @@ def _words(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def _raise_failure(states: Sequence[tuple[str, str, str | None]], mine: Exception | None) -> None:
-    if mine is not None:
-        raise mine
-    for rank, (host, _, problem) in enumerate(states):
-        if problem is not None:
-            raise UserError(f"process {rank} on {host}: {problem}")
+def _failure_of_another(states: Sequence[tuple[str, str, str | None]]) -> UserError:
+    """What failed in the first process that failed."""
+    rank, (host, _, problem) = next((r, s) for r, s in enumerate(states) if s[2] is not None)
+    return UserError(f"process {rank} on {host}: {problem}")
+
+
+def _part() -> None:
+    """Leave the others, who do so too: threads of a group that is left alone abort the exit."""
+    global _parted
+    _parted = True
+    dist.destroy_process_group()

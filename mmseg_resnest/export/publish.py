@@ -136,7 +136,7 @@ def _write(
     except NotAllowed as error:
         place = "test_dataloader.dataset." if error.key.startswith("pipeline") else ""
         raise UserError(
-            f"config key {place}{error.key}: {error.reason}; a published model has the parts of this package "
+            f"config key {place}{error.key}: {error.reason}; a published model has known parts "
             "alone, since it is loaded without trust: share the config and the checkpoint instead, "
             "which load with load_segmentor(CONFIG, CHECKPOINT)"
         ) from error

@@ -28,6 +28,8 @@ _SIZE_INPUTS = {
     "ConstantOfShape": (0,), "Expand": (1,), "Tile": (1,), "Range": (0, 1, 2), "Pad": (1,),
     "Resize": (2, 3), "Upsample": (1,), "OneHot": (1,),
 }  # fmt: skip
+# Those whose inputs are sizes, or factors of them, one for each axis.
+_PRODUCTS = ("ConstantOfShape", "Expand", "Tile", "Resize")
 # Tensors up to this size can be sizes of others.
 _SHAPE_BYTES = 1024
 
@@ -54,6 +56,8 @@ def check_onnx(path: Path) -> None:
     except Exception as error:  # protobuf's own kind
         raise UserError(f"{path}: ONNX Runtime cannot load it, it is no ONNX file") from error
     graph = model.graph
+    if not len(graph.node):
+        raise UserError(f"{path}: ONNX Runtime cannot load it, it is no ONNX file")
     if len(graph.node) > MAX_NODES:
         raise UserError(f"{path}: refused, it has {len(graph.node):,} operations")
     if len(model.functions):
@@ -111,15 +115,29 @@ def _check_tensor(tensor: Any, path: Path) -> None:
         )
 
 
+def _values_product(onnx: Any, tensor: Any, path: Path) -> int:
+    """The product of the whole numbers in a tensor; 1 of what is no list of sizes."""
+    if tensor is None or tensor.data_type != onnx.TensorProto.INT64 or len(tensor.dims) > 1:
+        return 1
+    if tensor.ByteSize() > _SHAPE_BYTES:
+        return MAX_CONSTANT + 1  # no tensor has so many axes
+    try:
+        sizes = onnx.numpy_helper.to_array(tensor).ravel().tolist()
+    except Exception as error:  # its values and its shape do not fit
+        raise UserError(f"{path}: ONNX Runtime cannot load it, a tensor is damaged") from error
+    return math.prod(max(1, size) for size in sizes)
+
+
 def _check_constant_sizes(onnx: Any, model: Any, path: Path) -> None:
     """Raise if constants alone make a tensor that is far larger than an image's features."""
     graph = model.graph
-    given = {t.name for t in graph.initializer}
+    given = {tensor.name: tensor for tensor in graph.initializer}
     made: set[str] = set()  # from constants alone, which the runtime computes when it loads
     for node in graph.node:
         inputs = [name for name in node.input if name]
-        if node.op_type == "Constant":
-            given.update(node.output)
+        value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+        if node.op_type == "Constant" and value is not None:
+            given.update((name, value) for name in node.output)
         elif all(name in given or name in made for name in inputs):
             made.update(node.output)
         sizes = [node.input[i] for i in _SIZE_INPUTS.get(node.op_type, ()) if i < len(node.input)]
@@ -128,6 +146,12 @@ def _check_constant_sizes(onnx: Any, model: Any, path: Path) -> None:
                 f"{path}: refused, operation {node.op_type} has a size that is computed from "
                 "constants; in exported models it is a constant or follows from the image"
             )
+        for name in sizes if node.op_type in _PRODUCTS else ():
+            product = _values_product(onnx, given.get(name), path)
+            if product > MAX_CONSTANT:
+                raise UserError(
+                    f"{path}: refused, operation {node.op_type} makes {product:,} values"
+                )
     # The sizes of tensors are enough to follow the graph, but for those that are sizes themselves.
     for tensor in _tensors(graph):
         if tensor.ByteSize() > _SHAPE_BYTES and tensor.HasField("raw_data"):

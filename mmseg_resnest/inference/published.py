@@ -27,6 +27,8 @@ __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "is_published", "load_published"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+#: Eight times the largest published model; a sparse file is small on a disk and not in memory.
+MAX_WEIGHTS_BYTES = 4 << 30
 
 
 def is_published(path: object) -> bool:
@@ -59,6 +61,8 @@ def load_published(
         raise UserError(f"{file}: key sha256: not a SHA-256 of 64 hexadecimal digits")
     if not weights.is_file():
         raise UserError(f"{weights}: does not exist; the folder was not copied completely")
+    if weights.stat().st_size > MAX_WEIGHTS_BYTES:
+        raise UserError(f"{weights}: larger than {MAX_WEIGHTS_BYTES:,} bytes, the limit here")
     with open(weights, "rb") as opened:
         wrong = difference(opened, checked["sha256"], "sha256")
     if wrong:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..datasets.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
-from ..io.cancel import raise_if_cancelled
+from ..io.cancel import end_when_cancelled, raise_if_cancelled
 from ..models.segmentor import EncoderDecoder
 from ..registry import building
 from .onnx_check import check_onnx
@@ -270,7 +270,9 @@ def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
     record = session.get_modelmeta().custom_metadata_map.get(RECORD_KEY)
 
     def run(inputs: Tensor) -> Tensor:
-        output = session.run(None, {name: inputs.cpu().numpy()})[0]
+        this_run = onnxruntime.RunOptions()
+        with end_when_cancelled(lambda: setattr(this_run, "terminate", True)):
+            output = session.run(None, {name: inputs.cpu().numpy()}, this_run)[0]
         return torch.from_numpy(output).to(device)
 
     return run, record
@@ -283,6 +285,9 @@ def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
         raise UserError(f"{file}: needs OpenVINO: pip install 'mmseg-resnest[openvino]'") from error
     if device.type != "cpu":
         raise UserError(f"device {device}: OpenVINO files run on the CPU here; use device cpu")
+    with file.open("rb") as opened:
+        if not opened.read(64).lstrip().startswith((b"<?xml", b"<net")):
+            raise UserError(f"{file}: OpenVINO cannot load it, it is no XML")
     try:
         network = openvino.Core().read_model(file)
         # Without being told, it computes in bfloat16 where the processor has that.

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-__all__ = ["Cancelled", "cancellable", "raise_if_cancelled"]
+__all__ = ["Cancelled", "cancellable", "end_when_cancelled", "raise_if_cancelled"]
 
 _cancelled: ContextVar[Callable[[], bool] | None] = ContextVar("cancelled", default=None)
 
@@ -35,3 +36,25 @@ def raise_if_cancelled() -> None:
     cancelled = _cancelled.get()
     if cancelled is not None and cancelled():
         raise Cancelled
+
+
+@contextlib.contextmanager
+def end_when_cancelled(end: Callable[[], object]) -> Iterator[None]:
+    """For one long step: ``end()`` is called, from another thread, when the work is to end."""
+    cancelled = _cancelled.get()
+    if cancelled is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            if cancelled():
+                end()
+                return
+
+    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

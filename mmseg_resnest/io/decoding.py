@@ -61,13 +61,12 @@ class _Decoder:
         self._killed = False
         self._lock = threading.Lock()  # the process is not killed while it is being replaced
 
-    def decode(self, data: bytes, seconds: float) -> Image | None:
-        """RGB, (H, W, 3); None if OpenCV cannot decode it.
+    def decode(self, process: subprocess.Popen[bytes], data: bytes, seconds: float) -> Image | None:
+        """RGB, (H, W, 3); None if OpenCV cannot decode it. ``process`` is what start() returned.
 
         Raises:
             _Ended: The process was killed, by :meth:`kill` or by its limits.
         """
-        process = self._running()
         timer = threading.Timer(seconds + _WAIT, self.kill)
         timer.daemon = True
         timer.start()
@@ -94,7 +93,8 @@ class _Decoder:
         finally:
             timer.cancel()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process; another one where it has ended."""
         with self._lock:
             if self._process is None or self._killed or self._process.poll() is not None:
                 self._close()
@@ -162,6 +162,7 @@ class DecodePool:
         self._max_pixels = max_pixels
         self._lanes = (_Lane(max_pixels, processes), _Lane(max_pixels, processes))
         self._running: dict[Future[Any], _Decoder] = {}
+        self._given_up: set[Future[Any]] = set()
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -172,7 +173,7 @@ class DecodePool:
         """
         for decoder in self._lanes[0].decoders:
             try:
-                if decoder.decode(b"P5 1 1 255\n\0", _WAIT) is None:
+                if decoder.decode(decoder.start(), b"P5 1 1 255\n\0", _WAIT) is None:
                     raise RuntimeError("OpenCV decodes no image in a process of its own")
             except _Ended:
                 raise RuntimeError(
@@ -226,6 +227,7 @@ class DecodePool:
             with self._lock:
                 decoder = self._running.get(future)
                 if decoder is not None:
+                    self._given_up.add(future)
                     decoder.kill()
 
     def close(self) -> None:
@@ -236,23 +238,31 @@ class DecodePool:
     def _decode(
         self, lane: _Lane, future: Future[Image], data: bytes, seconds: float, name: str
     ) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        decoder = lane.idle.get()
         with self._lock:
+            if not future.set_running_or_notify_cancel():
+                return
+            decoder = lane.idle.get_nowait()  # there are as many as threads
             self._running[future] = decoder
         try:
-            image = decoder.decode(data, seconds)
-            error = None if image is not None else "is broken or no image that OpenCV reads"
+            process = decoder.start()
+            if future in self._given_up:  # before this process was there to be killed
+                raise _Ended
+            image = decoder.decode(process, data, seconds)
+            fault: Exception | None = None
+            if image is None:
+                fault = UserError(f"image {name}: is broken or no image that OpenCV reads")
         except _Ended:
-            image, error = None, "took longer to decode, or more memory, than images of its size do"
-        except Exception as fault:  # whoever waits must hear of it
-            image, error = None, f"cannot be decoded ({type(fault).__name__})"
+            fault = UserError(
+                f"image {name}: took longer to decode, or more memory, than images of its size do"
+            )
+        except Exception as error:  # a fault of this machine; whoever waits must hear of it
+            fault = error
         finally:
             with self._lock:
                 del self._running[future]
+                self._given_up.discard(future)
             lane.idle.put(decoder)
-        if image is None:
-            future.set_exception(UserError(f"image {name}: {error}"))
-        else:
+        if fault is not None:
+            future.set_exception(fault)
+        elif image is not None:
             future.set_result(image)

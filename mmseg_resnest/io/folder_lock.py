@@ -40,8 +40,8 @@ LOCK_FILE = ".folder.lock"
 _SIZE = 1024  # of the record, in bytes: one write, one block
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EACCES})
-_SHORT_PAUSE = 0.1  # seconds; a process that was just killed may still be dying
-_SHORT_PAUSES = 30
+_SHORT_PAUSE = 0.1  # seconds; a process that was killed may hold the lock a little longer
+_SHORT_PAUSES = 50
 _WATCHED_PERIODS = 4
 
 # Folders that this process holds, by device and inode: POSIX locks do not exclude within a
@@ -160,15 +160,17 @@ class FolderLock:
             owner = _parse(content)
             if free and not content:
                 break
-            alive = True if not free or self._is_ours(owner) else is_alive(owner)
-            if alive is False:
-                self.taken_over = _describe(owner)
-                break
+            alive = self._is_ours(owner) or is_alive(owner)
             if alive:
+                raise self._refusal(owner)
+            if not free:
                 tries += 1
                 if tries > _SHORT_PAUSES:
                     raise self._refusal(owner)
                 pause = _SHORT_PAUSE
+            elif alive is False:
+                self.taken_over = _describe(owner)
+                break
             else:
                 if seen is not None and content != seen:
                     raise self._refusal(owner)

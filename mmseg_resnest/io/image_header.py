@@ -58,8 +58,7 @@ _LIMITS = HeaderLimits()
 _FREE_CHUNKS = 1000
 _BYTES_A_CHUNK = 1024
 # Each of these may unpack to 8 MiB; files have a colour profile and a few texts.
-_PACKED_CHUNKS = (b"iCCP", b"iTXt", b"zTXt")
-_MOST_PACKED = 64
+_MOST_PACKED = 16
 # Encoders write about ten scans; each one is a pass over all pixels.
 _MOST_SCANS = 100
 _MOST_SCANNED = 1 << 28
@@ -322,13 +321,20 @@ def check_structure(data: bytes, header: ImageHeader, name: str) -> None:
             )
 
 
+def _is_packed(kind: bytes, data: bytes, start: int) -> bool:
+    if kind != b"iTXt":
+        return kind in (b"iCCP", b"zTXt")
+    keyword = data.find(b"\0", start, start + 80)  # the flag stands behind it
+    return keyword < 0 or data[keyword + 1 : keyword + 2] != b"\0"
+
+
 def _check_png(data: bytes, name: str) -> None:
     most = _FREE_CHUNKS + len(data) // _BYTES_A_CHUNK
     place, chunks, packed = 8, 0, 0
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         chunks += 1
-        packed += kind in _PACKED_CHUNKS
+        packed += _is_packed(kind, data, place + 8)
         if chunks > most or packed > _MOST_PACKED:
             what = f"{packed:,} compressed texts" if packed > _MOST_PACKED else f"{most:,} chunks"
             raise UserError(

@@ -11,6 +11,8 @@ from typing import Any
 
 __all__ = ["is_alive", "this_process"]
 
+_PF_EXITING = 0x4  # linux/sched.h
+
 
 def this_process() -> dict[str, Any]:
     """What tells this process apart, as plain data for a file.
@@ -62,9 +64,13 @@ def is_alive(record: Mapping[str, Any]) -> bool | None:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process started, in ticks since the system did; None if it has ended (zombie)."""
+    """When a process started, in ticks since the system did; None if it has ended, or is about to.
+
+    One that was killed may take seconds to give back what it had; it executes nothing any more.
+    """
     fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    ends = fields[0] in (b"Z", b"X") or int(fields[6]) & _PF_EXITING
+    return None if ends else int(fields[19])
 
 
 def _machine() -> str | None:

@@ -159,7 +159,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
-        hooks = _end_between_blocks(model)
+        hooks = end_between_blocks(model)
         try:
             await anyio.to_thread.run_sync(state.pool.start)
             yield
@@ -281,7 +281,7 @@ def _known(names: list[str] | None, classes: list[str]) -> list[str] | None:
     return names or None
 
 
-def _end_between_blocks(model: Any) -> list[Any]:
+def end_between_blocks(model: Any) -> list[Any]:
     """Has the network end between two of its blocks when nobody waits for its result."""
     network = getattr(model, "model", None)
     if not isinstance(network, nn.Module):

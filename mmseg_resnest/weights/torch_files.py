@@ -19,7 +19,8 @@ import torch
 
 from ..errors import UserError
 from .hashes import AGAIN
-from .plain_pickle import Budget, Damaged, NotAllowed, Storage, StorageType, read_pickle
+from .pickle_names import Budget, Damaged, NotAllowed, Storage, StorageType
+from .plain_pickle import read_pickle
 from .zip_directory import STORED, Member, read_directory
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -56,6 +57,8 @@ def read_torch(file: BinaryIO, label: str) -> Any:
                 f"{label}: a .tar file, which PyTorch wrote before version 0.2 and which is not "
                 "read: load it with an old PyTorch and save it again"
             )
+        if not head.startswith(b"\x80\2"):
+            raise Damaged("it does not begin as one")
         file.seek(0)
         return _read_legacy(file, size)
     except UserError:

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ import requests
 from PIL import Image
 
 sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "inference"))
+sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "io"))
+from hostile_images import hostile
 from small_models import balanced, blobs, small_config
 
 pytest.importorskip("starlette", reason="Starlette is not installed (pip install starlette)")
@@ -131,6 +134,27 @@ def test_what_is_refused(site: Site) -> None:
         )
         slow.settimeout(20)
         assert b" 408 " in slow.recv(4096)
+
+
+@pytest.mark.parametrize("name", sorted(hostile()))
+def test_files_that_are_built_to_take_long(site: Site, name: str) -> None:
+    answer = site.send(hostile(1_000_000)[name][: 1 << 20])
+    assert (answer.status_code, "mage" in answer.json()["detail"]) == (400, True)
+
+
+def test_a_page_that_was_left_leaves_its_place(site: Site) -> None:
+    port = int(site.address.rsplit(":", 1)[1])
+    data = png(blobs(90, 120))
+    for _ in range(4):  # two may wait
+        with socket.create_connection(("127.0.0.1", port)) as gone:
+            gone.sendall(
+                b"POST /segment?model=one HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                + str(len(data)).encode() + b"\r\n\r\n" + data
+            )  # fmt: skip
+    end = time.monotonic() + 30
+    while (answer := site.send(data)).status_code == 429 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert answer.status_code == 200
 
 
 def test_headers_and_addresses(site: Site) -> None:

@@ -132,10 +132,17 @@ def test_a_name_in_a_checkpoint_removes_nothing_foreign(tmp_path: Path, named: A
     record["message_hub"]["runtime_info"].update(best_ckpt=named, best_score=9e9)
     record["message_hub"]["resumed_keys"].update(best_ckpt=True, best_score=True)
     torch.save(record, folder / "from.pth")
-    make_runner(folder, iterations=5, resume=folder / "from.pth").train()
+    resumed = make_runner(folder, iterations=5, resume=folder / "from.pth")
+    if isinstance(named, str):
+        resumed.train()
+    else:
+        with pytest.raises(UserError, match="best_ckpt"):
+            resumed.train()
     assert outside.read_text() == "precious"
     assert all((folder / name).read_text() == "precious" for name in FOREIGN)
     assert (folder / "best_score_folder").is_dir()
+    if not isinstance(named, str):
+        return
     assert (folder / "best_score_iter_4.pth").is_file()
     assert (folder / "iter_5.pth").is_file()
 

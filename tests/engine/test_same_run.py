@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What is told of processes that differ; tests/tools/test_same_run.py runs such processes."""
+"""What is told of processes that differ; tests/tools/test_ranks.py runs such processes."""
 
 from __future__ import annotations
 

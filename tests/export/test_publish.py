@@ -6,17 +6,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from export_models import head_config
+from mmcv.transforms import BaseTransform
+from mmseg.models.backbones import ResNetV1c
+from mmseg.models.decode_heads import FCNHead
 from safetensors import safe_open
 from small_models import balanced, blobs
 
 from mmseg_resnest import UserError, load_segmentor
+from mmseg_resnest.export import export_model
 from mmseg_resnest.export.publish import check_loads_back, publish, read_results
 from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.registry import MODELS, TRANSFORMS
 
 RESULTS = {
     "mIoU": 45.29,
@@ -88,6 +94,81 @@ def test_what_only_training_needs_is_left_out(folder: Path) -> None:
     assert not [k for k in record["model"]["decode_head"] if k.startswith("loss_")]
 
 
+@MODELS.register_module(force=True)
+class OwnHead(FCNHead):
+    """A head of a user's package."""
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (dict(decode_head=dict(type="OwnHead")), "model.decode_head.type"),
+        (dict(decode_head=dict(type=OwnHead)), "model.decode_head.type"),
+        (dict(decode_head=dict(act_cfg=dict(type="PReLU"))), "model.decode_head.act_cfg.type"),
+        (dict(backbone=dict(stage_with_dcn=(False,) * 4)), "model.backbone.stage_with_dcn"),
+    ],
+)
+def test_parts_of_other_packages_are_refused(
+    change: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    cfg = head_config("fcn")
+    cfg.model.decode_head.type = "FCNHead"
+    for part, options in change.items():
+        cfg.model[part].update(options)
+    with pytest.raises(UserError, match=rf"config key {key}: .*share the config") as caught:
+        publish(load_segmentor(cfg, None, "cpu"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    if "OwnHead" in str(change):
+        assert "OwnHead" in str(caught.value)
+
+
+@TRANSFORMS.register_module(force=True)
+class OwnStep(BaseTransform):
+    """A step of a user's package."""
+
+    def transform(self, results: dict) -> dict:
+        return results
+
+
+def test_steps_of_other_packages_are_refused(tmp_path: Path) -> None:
+    cfg = head_config("fcn")
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type="OwnStep"))
+    model = load_segmentor(cfg, None, "cpu")
+    key = r"config key test_dataloader\.dataset\.pipeline.*OwnStep"
+    with pytest.raises(UserError, match=key):
+        publish(model, tmp_path / "model")
+    with pytest.raises(UserError, match=key):
+        export_model(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_and_scoped_names_are_written_as_plain_names(tmp_path: Path) -> None:
+    cfg = head_config("fcn")
+    cfg.default_scope = "mmseg"
+    cfg.model.type = "mmseg.EncoderDecoder"
+    cfg.model.backbone.type = ResNetV1c
+    cfg.model.decode_head = dict(cfg.model.decode_head, type="mmseg_resnest.PublishedFCNHead")
+    cfg.model.decode_head["_scope_"] = "mmseg_resnest"
+    model = balanced(load_segmentor(cfg, None, "cpu"))
+    publish(model, tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "config.json").read_text())["model"]
+    names = [record["type"], record["backbone"]["type"], record["decode_head"]["type"]]
+    assert names == ["EncoderDecoder", "ResNetV1c", "PublishedFCNHead"]
+    assert "_scope_" not in record["decode_head"]
+    check_loads_back(model, tmp_path / "model")
+
+
+def test_a_loaded_model_is_published_again(folder: Path, tmp_path: Path) -> None:
+    again = load_segmentor(folder, device="cpu")
+    publish(again, tmp_path / "again")
+    check_loads_back(again, tmp_path / "again")
+    first, second = (
+        json.loads((path / "config.json").read_text()) for path in (folder, tmp_path / "again")
+    )
+    for key in ("model", "pipeline", "classes", "palette", "sha256"):
+        assert first[key] == second[key]
+
+
 def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists"):
         publish(model, folder)
@@ -102,9 +183,7 @@ def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path)
     with pytest.raises(UserError, match="not copied completely"):
         load_segmentor(folder)
     (folder / "config.json").write_text("{}")
-    with pytest.raises(
-        UserError, match=r"config\.json: not a config of a published model: key format: is missing"
-    ):
+    with pytest.raises(UserError, match=r"config\.json: not a config .* key format: is missing"):
         load_segmentor(folder)
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="other exists"):

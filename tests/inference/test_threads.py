@@ -70,8 +70,7 @@ def loads(tmp_path_factory: pytest.TempPathFactory) -> list[Load]:
     exported = export_model(small, folder / "model.onnx")
     publish(small, folder / "published", licence="apache-2.0")
     mmseg = small_config()
-    mmseg.default_scope = "mmseg"
-    mmseg.model.type = "mmseg_resnest.EncoderDecoder"
+    mmseg.default_scope = "mmseg_resnest"
     return [
         _from_files(folder / "scenes.py", "configs/fcn_resnest14_scenes.py"),
         _from_files(folder / "ours.py", _with_resnest("mmseg_resnest")),

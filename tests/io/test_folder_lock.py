@@ -348,3 +348,24 @@ def test_any_content_is_watched_and_taken_over(
         assert lock.taken_over is not None
         assert _record(folder)["pid"] == os.getpid() or len(content) > 1024
     assert clock.slept == [1000.0] * 4
+
+
+def test_a_lock_whose_record_is_of_a_dead_process_is_waited_for(tmp_path: Path) -> None:
+    """The kernel's lock is held a little longer than its process is seen, or was just taken."""
+    with child(lambda: make(tmp_path).acquire()) as pid:
+        record = _record(tmp_path)
+        (tmp_path / LOCK_FILE).write_text(json.dumps({**record, "process_start": 1}))
+
+        def kill(number: int) -> None:
+            if number == 3:
+                os.kill(pid, signal.SIGKILL)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+        clock = Clock(kill)
+        with make(tmp_path, clock) as lock:
+            assert lock.taken_over is not None
+        assert len(clock.slept) == 3
+    with child(lambda: make(tmp_path).acquire()):
+        (tmp_path / LOCK_FILE).write_text("nothing")
+        with pytest.raises(UserError, match="is in use by another process"):
+            make(tmp_path).acquire()

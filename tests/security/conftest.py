@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-_TESTS = Path(__file__).resolve().parents[1]
-for _folder in ("engine", "inference", "export", "datasets/prepare", "tools"):
-    if str(_TESTS / _folder) not in sys.path:
-        sys.path.append(str(_TESTS / _folder))
-
-pytest.register_assert_rewrite("sandbox")
+sys.path += [
+    str(Path(__file__).resolve().parents[1] / folder)
+    for folder in ("engine", "inference", "export", "datasets/prepare", "tools")
+]
 
 from sandbox import Sandbox
 from small_models import balanced, small_config

@@ -238,7 +238,7 @@ COCO: dict[str, Callable[[Json], None]] = {
     "runs of text": _rle(["a"]),
     "runs of a mapping": _rle({"a": 1}),
     "runs null": _rle(None),
-    "text of one endless number": _rle("o" * 1_000_000),
+    "text of one endless number": _rle("o" * 3_000_000),
     "text of no run lengths": _rle("\u00ff\u0100 "),
     "size of text": _rle([48], "ab"),
     "size null": _rle([48], None),
@@ -281,7 +281,7 @@ TABLES: dict[str, tuple[str, bytes]] = {
     "numbers without end": ("classes.txt", b"a" + b" 1" * 50_000 + b" b\nroad\n"),
     "NUL": ("classes.txt", b"sky\0\nroad\n"),
     "no UTF-8": ("classes.txt", b"\xff\xfe\xfd\n"),
-    "a million names": ("classes.txt", b"".join(b"c%d\n" % i for i in range(10**6))),
+    "a hundred thousand names": ("classes.txt", b"".join(b"c%d\n" % i for i in range(10**5))),
     "a pickle": ("classes.txt", b"\x80\x04\x95"),
 }
 
@@ -340,8 +340,8 @@ def gzip_of_zeros(head: bytes, megabytes: int) -> bytes:
     return b"\x1f\x8b\x08" + bytes(7) + start + block * megabytes + packer.flush()
 
 
-def tar_bomb(box: Sandbox, folder: str, megabytes: int = 4096) -> Path:
-    """A compressed tar file with one image of four gigabytes of zeros."""
+def tar_bomb(box: Sandbox, folder: str, megabytes: int = 2048) -> Path:
+    """A compressed tar file with one image of two gigabytes of zeros."""
     info = tarfile.TarInfo(f"{folder}/images/training/ADE_evil.jpg")
     info.size = megabytes << 20
     path = box.files / "evil.tar.gz"

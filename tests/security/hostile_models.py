@@ -208,13 +208,13 @@ CONFIGS: dict[str, Change] = {
     ),
     "image of a million": _set(
         "pipeline", [{"type": "Resize", "scale": [10**6, 10**6]}, {"type": "PackSegInputs"}]
-    ),  # fmt: skip
+    ),
     "scale factor": _set(
         "pipeline", [{"type": "Resize", "scale_factor": 10**6}, {"type": "PackSegInputs"}]
-    ),  # fmt: skip
+    ),
     "padded image": _set(
         "pipeline", [{"type": "Pad", "size": [10**6, 10**6]}, {"type": "PackSegInputs"}]
-    ),  # fmt: skip
+    ),
     "no pipeline": _set("pipeline", []),
     "a million steps": _set("pipeline", [{"type": "PackSegInputs"}] * 1_000_000),
     "steps in steps": _nested_steps,

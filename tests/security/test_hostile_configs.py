@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +95,22 @@ def bases(sandbox: Sandbox) -> None:
     (sandbox.outside / "base.json").write_text('{"secret": 1}')
 
 
+def _texts(value: Any, seen: dict[int, Any]) -> Iterator[str]:
+    """All texts of a tree, which may share its parts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        seen[id(value)] = value
+        for item in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(item, seen)
+
+
 def check(path: Path, box: Sandbox) -> None:
     done = box.harmless(lambda: load_config(path), path.name, "config")
     if done.error is None:
-        home = str(Path.home())
-        text = repr(dict(done.value))
-        assert "secret" not in text
-        assert home == "/" or f"'{home}" not in text, "the environment was read"
+        texts = set(_texts(done.value, {}))
+        assert "secret" not in texts
+        assert os.environ["HOME"] not in texts, "the environment was read"
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml"])
@@ -107,6 +118,8 @@ def check(path: Path, box: Sandbox) -> None:
 def test_yaml(case: str, suffix: str, sandbox: Sandbox) -> None:
     path = sandbox.files / f"evil{suffix}"
     path.write_text(_fill(YAML[case], sandbox))
+    if case.startswith("nested"):  # a parser in C without a bound would end this process
+        sandbox.survives(lambda: load_config(path))
     check(path, sandbox)
 
 

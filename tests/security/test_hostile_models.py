@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from sandbox import Sandbox, tool
+from sandbox import Sandbox, check_error, tool
 from small_models import blobs
 
 from mmseg_resnest import load_segmentor
@@ -124,13 +123,12 @@ def test_any_value_anywhere_in_a_folder(
         try:
             labels = segment(folder)
         except UserError as error:
-            assert any(name in str(error) for name in (*NAMED, "safetensors")), error
-            assert "alloc" not in str(error).lower()
+            check_error(error, *NAMED, "safetensors")
         else:
             assert labels.shape == PICTURE.shape[:2]
 
 
-@pytest.mark.parametrize("name", ["predict.py", "serve.py"])
+@pytest.mark.parametrize("name", ["serve.py"])
 def test_tools_refuse_a_folder_that_names_code(
     name: str, published: Path, sandbox: Sandbox
 ) -> None:
@@ -138,7 +136,6 @@ def test_tools_refuse_a_folder_that_names_code(
         record["model"]["_scope_"] = box.package
 
     folder = made.folder_with(sandbox, published, change)
-    Image.fromarray(PICTURE).save(sandbox.files / "photo.png")
     more = ["photo.png", "--out", "out"] if name == "predict.py" else ["--port", "0"]
     sandbox.refused(lambda: tool(name, folder, *more), "config.json")
     assert not (sandbox.files / "out").exists()
@@ -227,7 +224,8 @@ def test_records_that_do_not_fit(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", "{", "[" * 200_000, '{"format": ' + "9" * 100_000 + "}", "\0", '{"a":' * 9000],
+    ["", "[]", "null", "{", "[" * 200_000, '{"format": ' + "9" * 100_000 + "}", "\0",
+     '{"a":' * 9000],
     ids=range(8),
 )  # fmt: skip
 def test_records_that_are_none(text: str, exported: Path, sandbox: Sandbox) -> None:
@@ -237,7 +235,8 @@ def test_records_that_are_none(text: str, exported: Path, sandbox: Sandbox) -> N
 
 @pytest.mark.parametrize(
     "location",
-    ["../outside/raw.bin", "{outside}/raw.bin", "sub/../../outside/raw.bin", "link.bin", "none.bin"],
+    ["../outside/raw.bin", "{outside}/raw.bin", "sub/../../outside/raw.bin", "link.bin",
+     "none.bin"],
 )  # fmt: skip
 def test_weights_in_a_file_outside(location: str, exported: Path, sandbox: Sandbox) -> None:
     (sandbox.files / "sub").mkdir()
@@ -253,9 +252,7 @@ def test_weights_in_a_file_outside(location: str, exported: Path, sandbox: Sandb
 )  # fmt: skip
 def test_networks_that_no_export_makes(maker: Any, exported: Path, sandbox: Sandbox) -> None:
     path = maker(sandbox, exported)
-    with sandbox.watched(), pytest.raises(UserError) as refused:
-        segment(path)
-    assert path.name in str(refused.value)
+    sandbox.refused(lambda: segment(path), path.name)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\x80\x04.", b"PK\3\4", b"<xml/>", b"{}"])
@@ -303,16 +300,17 @@ def test_programs_load_only_with_trust(program: Path, sandbox: Sandbox) -> None:
     assert "trust" in error
 
 
-@pytest.mark.parametrize("name", ["predict.py", "serve.py"])
+@pytest.mark.parametrize("name", ["serve.py"])
 def test_tools_load_programs_only_with_trust(name: str, program: Path, sandbox: Sandbox) -> None:
-    Image.fromarray(PICTURE).save(sandbox.files / "photo.png")
-    more = ["photo.png", "--out", "out"] if name == "predict.py" else ["--port", "0"]
-    error = sandbox.refused(lambda: tool(name, program, *more), program.name)
+    error = sandbox.refused(lambda: tool(name, program, "--port", "0"), program.name)
     assert "--trust" in error
 
 
-@pytest.mark.parametrize("name", ["evil.onnx", "evil.pth", "evil.pt", "evil.safetensors", "evil.xml",
-                                  "evil.PT2", "evil.TorchScript", "evil"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["evil.onnx", "evil.pth", "evil.pt", "evil.safetensors", "evil.xml", "evil.PT2",
+     "evil.TorchScript", "evil"],
+)  # fmt: skip
 def test_programs_under_another_name(name: str, program: Path, sandbox: Sandbox) -> None:
     path = program.rename(sandbox.files / name)
     sandbox.refused(lambda: load_segmentor(path), name)

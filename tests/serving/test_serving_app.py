@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
+from hostile_images import hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -31,8 +32,10 @@ from services import Gate, running
 from small_models import blobs
 
 from mmseg_resnest import UserError
-from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.inference import Segmentation, Segmentor
+from mmseg_resnest.io.cancel import Cancelled, cancellable, raise_if_cancelled
 from mmseg_resnest.serving import Limits
+from mmseg_resnest.serving.app import end_between_blocks
 
 Service = Callable[..., httpx.Client]
 
@@ -301,3 +304,88 @@ def test_stopping_answers_what_was_taken_on() -> None:
         # Leaving the block stops the service while that image is in the network.
     thread.join()
     assert answers == [200]
+
+
+@pytest.mark.parametrize("name", sorted(hostile()))
+def test_files_that_are_built_to_take_long_are_refused(client: httpx.Client, name: str) -> None:
+    answer = client.post("/predict", content=hostile(190_000)[name][:200_000])
+    assert (answer.status_code, "image" in answer.json()["detail"]) == (400, True)
+
+
+def waiting(client: httpx.Client) -> int:
+    return int(client.get("/health").json()["waiting"])
+
+
+def wait_for(client: httpx.Client, number: int) -> None:
+    end = time.monotonic() + 30
+    while waiting(client) != number and time.monotonic() < end:
+        time.sleep(0.01)
+    assert waiting(client) == number
+
+
+def test_a_place_is_taken_until_its_work_has_ended(service: Service) -> None:
+    gate = Gate()
+    gate.open.clear()
+    client = service(gate, seconds=0.3, batch=1, waiting=2)
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 504
+    assert gate.entered.acquire(timeout=10)
+    assert waiting(client) == 1  # answered, but the network is still busy with it
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 504
+    wait_for(client, 1)  # this one was not in the network
+    gate.open.set()
+    wait_for(client, 0)
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+
+
+def test_work_for_a_client_that_has_left_ends(service: Service) -> None:
+    class Steps(Gate):
+        """A model of many steps, which would take minutes."""
+
+        def __call__(self, images: list[np.ndarray]) -> list[Segmentation]:
+            self.entered.release()
+            for _ in range(0 if self.open.is_set() else 20_000):
+                raise_if_cancelled()
+                time.sleep(0.01)
+            return super().__call__(images)
+
+    model = Steps()
+    model.open.clear()
+    client = service(model, batch=1)
+    body = encoded(PHOTO)
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
+        gone.sendall(head.encode() + body)
+        assert model.entered.acquire(timeout=30)
+        assert waiting(client) == 1
+    wait_for(client, 0)
+    assert counted(client, "segmentation_requests_total", status="499") == 1
+    model.open.set()
+    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+
+
+def test_a_network_ends_between_its_blocks(small_model: Segmentor) -> None:
+    hooks = end_between_blocks(small_model)
+    try:
+        want = small_model(PHOTO).labels
+        calls = iter([False] * 4)
+        with cancellable(lambda: next(calls, True)), pytest.raises(Cancelled):
+            small_model(PHOTO)
+        np.testing.assert_array_equal(small_model(PHOTO).labels, want)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_one_client_does_not_take_all_places(service: Service) -> None:
+    gate = Gate()
+    gate.open.clear()
+    client = service(gate, waiting=4, seconds=20)
+    other = {"X-Forwarded-For": "10.0.0.7"}  # a proxy on this machine is believed
+    with ThreadPoolExecutor(4) as pool:
+        served = [pool.submit(client.post, "/predict", content=encoded(PHOTO)) for _ in range(3)]
+        wait_for(client, 3)
+        assert client.post("/predict", content=encoded(PHOTO)).status_code == 429
+        served.append(pool.submit(client.post, "/predict", content=encoded(PHOTO), headers=other))
+        wait_for(client, 4)
+        gate.open.set()
+        assert [future.result().status_code for future in served] == [200] * 4
