@@ -46,7 +46,9 @@ def _without(toy: Toy, kind: str) -> str:
 
 def _both_end(toy: Toy, run_tool: RunTool, *args: str, before: str = "") -> str:
     """What the first of two processes says; both end with exit code 2, the second in silence."""
-    before += "\nimport mmseg_resnest.engine.cli as cli\ncli._SECONDS_FOR_THE_FIRST = 0.1\n"
+    before += (
+        "\nimport mmseg_resnest_cli.process as process\nprocess._SECONDS_FOR_THE_FIRST = 0.1\n"
+    )
     listing = {p for p in toy.folder.rglob("*") if p.is_file()}
     runs = run_tool.ranks(2, *args, cwd=toy.folder, timeout=_LIMIT, before=before)
     assert runs[1].returncode == 2
