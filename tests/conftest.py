@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, and fo
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import gc
+import importlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,15 @@ import torch
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome")
                  if (path := shutil.which(name))), None)  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_leave_the_process() -> Iterator[None]:
+    """Commands that run in the tests' own process do not set it up for good."""
+    with pytest.MonkeyPatch.context() as patch:
+        main = importlib.import_module("mmseg_resnest_cli.main")
+        patch.setattr(main, "prepare_process", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import struct
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -756,9 +755,7 @@ def test_report_and_page(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_start_takes_clean_data_and_refuses_the_rest(data: Path) -> None:
-    start = time.process_time()
     check_start(config(data))
-    assert time.process_time() - start < 5
     culprit = out_of_range(data)
     with pytest.raises(UserError) as caught:
         check_start(config(data))

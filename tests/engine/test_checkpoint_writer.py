@@ -32,15 +32,13 @@ def test_saving_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.M
     """A slow disk holds nothing up; of what waits, the newest is written."""
     gate = threading.Event()
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (gate.wait(10), fsync(descriptor)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (gate.wait(60), fsync(descriptor)))
     told = Told()
-    start = time.perf_counter()
     told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth")
     while not list(tmp_path.glob(".*.part")):
         time.sleep(0.001)
     for number in (2, 3, 4):
         told.writer.submit("newest", RECORD, tmp_path / f"iter_{number}.pth")
-    assert time.perf_counter() - start < 5
     assert not list(tmp_path.glob("*.pth"))
     gate.set()
     assert told.writer.wait() == []

@@ -24,7 +24,7 @@ def _first_bad(folder: Path) -> tuple[int, list[str]]:
 
 
 def test_the_run_stops_before_the_update(tmp_path: Path) -> None:
-    runner = make_runner(tmp_path, data=Data(bad=BAD), interval=1)
+    runner = make_runner(tmp_path, data=Data(bad=BAD), interval=1, patient=True)
     with pytest.raises(UserError, match=r"iteration \d+: the loss is nan.*7\.png"):
         runner.train()
     runner.close()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -77,6 +78,15 @@ class Mean(BaseMetric):
 _count = 0
 
 
+class Patient(Hook):
+    """Waits for the checkpoints of a step."""
+
+    priority = "LOWEST"
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        assert runner.checkpoint_writer.wait() == []
+
+
 def make_runner(
     work_dir: Path,
     iterations: int = 12,
@@ -88,8 +98,14 @@ def make_runner(
     hooks: list | None = None,
     on_nonfinite: str = "stop",
     visualizer_name: str | None = None,
+    patient: bool = False,
     **checkpoint: Any,
 ) -> Runner:
+    """A runner of a tiny model.
+
+    ``patient`` waits after each step until its checkpoint is written: of those that wait for the
+    disk only the newest is, so that a busy machine would leave others than a quiet one.
+    """
     global _count
     _count += 1
     torch.manual_seed(0)  # the model is made before the runner seeds anything
@@ -122,7 +138,9 @@ def make_runner(
             "logger": {"type": "LoggerHook", "interval": 1},
             "nonfinite": {"type": "NonFiniteHook", "on_nonfinite": on_nonfinite},
         },
-        custom_hooks=[{"type": "EMAHook", "momentum": 0.1}, *(hooks or [])],
+        custom_hooks=[
+            {"type": "EMAHook", "momentum": 0.1}, *(hooks or []), *([Patient()] if patient else [])
+        ],
         randomness={"seed": 5},
         resume=resume is not None,
         load_from=None if resume is None else str(resume),
