@@ -13,6 +13,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from ..errors import UserError
+from ..registry import building
 from .resume_schedules import advance_schedules
 
 __all__ = ["build_optimization", "check_schedule_ends"]
@@ -34,6 +35,11 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     Returns:
         As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
     """
+    with building(cfg.get("default_scope", "mmseg_resnest")):
+        return _build_optimization(cfg, model)
+
+
+def _build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     configs = cfg.get("param_scheduler")
     if configs is None:

@@ -9,8 +9,9 @@ A difference means one of three things:
 * it changes rounding, or the scores of validations: one line in the header;
 * nothing: :data:`_IGNORED`, and what :func:`~.run_record.flatten` leaves out.
 
-A key that no table names is of the first kind. Texts of a checkpoint are compared and shown;
-nothing else is done with them.
+A key below one of :data:`_READ` that no table names is of the first kind. Other top-level names are
+variables of a config file, which nothing reads; a difference of one is told. Texts of a checkpoint
+are compared and shown; nothing else is done with them.
 """
 
 from __future__ import annotations
@@ -46,6 +47,15 @@ _NOTED = (
     *("val_dataloader*", "val_evaluator*", "val_cfg*", "model.test_cfg*"),
     *("train_cfg.val_interval", "train_cfg.val_begin", "train_cfg.dynamic_intervals*"),
     *("model_wrapper_cfg.type", "env_cfg.cudnn_benchmark", "custom_imports*"),
+)
+#: Top-level keys that a training run is built from.
+_READ = frozenset(
+    {
+        *("model", "data_preprocessor", "train_dataloader", "train_cfg", "optim_wrapper"),
+        *("param_scheduler", "auto_scale_lr", "default_hooks", "custom_hooks", "default_scope"),
+        *("randomness", "env_cfg", "model_wrapper_cfg", "sync_bn", "compile"),
+        *("activation_checkpointing", "efficient_conv_bn_eval"),
+    }
 )
 #: Options of optimizer wrappers that ``precision`` stands for.
 _PRECISION = ("type", "dtype", "loss_scale")
@@ -189,11 +199,11 @@ def compare_with_run(
         for key in _REFUSED_NUMERICS
         if key in before and before[key] != numerics[key]
     ]
-    refused += [one for one in found if not _matches(one.key, (*_IGNORED, *_NOTED))]
+    refused += [one for one in found if not _is_noted(one.key)]
     wrong = [one for one in refused if not _covers(allowed, one.key)]
     if wrong:
         raise UserError(_refusal(file, wrong))
-    noted = [one for one in found if _matches(one.key, _NOTED)]
+    noted = [one for one in found if _is_noted(one.key)]
     notes = [("changed", str(one)) for one in refused[:_MOST_SHOWN]]
     if len(refused) > _MOST_SHOWN:
         notes.append(("changed", f"and {len(refused) - _MOST_SHOWN:,} more keys"))
@@ -230,6 +240,10 @@ def _config_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> l
         f"{one.key}." for one in found if one.key in ours or one.key in theirs
     )  # the items of a list of another length, and the like
     return [one for one in found if not one.key.startswith(lists)] if lists else found
+
+
+def _is_noted(key: str) -> bool:
+    return key.partition(".")[0] not in _READ or _matches(key, _NOTED)
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:
