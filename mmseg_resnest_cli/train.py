@@ -33,6 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue from a checkpoint; without one, or with auto, from the newest in the "
         "work dir (put the option after the config)",
     )
+    parser.add_argument(
+        "--allow-changes",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="resuming: config keys that may differ from the run's, e.g. train_cfg param_scheduler "
+        "to train longer; a key stands for those below it; also precision (--amp) and fused "
+        "(--plain)",
+    )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
@@ -78,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         launcher=args.launcher,
         plain=args.plain,
+        allow_changes=args.allow_changes,
     )
     if is_main_process():
         root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""

@@ -10,7 +10,8 @@ key                 what is restored
 ==================  ==============================================================================
 ``meta``            ``iter``, ``epoch`` (both needed), ``seed``, ``total_batch``, ``world_size``,
                     ``validation_pending``, ``run_id``, ``start``, the class names in
-                    ``dataset_meta``
+                    ``dataset_meta``; to be compared, ``config_values`` (dotted keys and texts) and
+                    ``numerics``
 ``state_dict``      the weights (needed)
 ``ema_state_dict``  averaged weights of MMEngine's ``EMAHook``
 ``optimizer``       state of the optimizer or of several (needed)
@@ -44,6 +45,7 @@ from mmseg_resnest.engine.checkpoint_values import (
     is_number,
     plain_tensor,
 )
+from mmseg_resnest.engine.resume_changes import LONGEST_KEY, LONGEST_VALUE, MOST_KEYS
 from mmseg_resnest.engine.saving import HISTORY
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table
@@ -154,6 +156,10 @@ def _check_meta(meta: Any, refuse: Refusal) -> dict[str, Any]:
             if not fits(value):
                 refuse(f"meta.{key}", value, expected)
             checked[key] = value
+    if "config_values" in meta:
+        checked["config_values"] = _check_texts(meta["config_values"], "meta.config_values", refuse)
+    if "numerics" in meta:
+        checked["numerics"] = _check_numerics(meta["numerics"], refuse)
     if meta.get("dataset_meta") is not None:
         about = _mapping(meta["dataset_meta"], "meta.dataset_meta", refuse)
         classes = about.get("classes")
@@ -162,6 +168,48 @@ def _check_meta(meta: Any, refuse: Refusal) -> dict[str, Any]:
                 refuse("meta.dataset_meta.classes", classes, "a list of class names")
             checked["classes"] = tuple(classes)
     return checked
+
+
+def _check_texts(value: Any, key: str, refuse: Refusal) -> dict[str, str]:
+    """A mapping from short texts to short texts, which are compared and shown."""
+    texts = _mapping(value, key, refuse)
+    if len(texts) > MOST_KEYS:
+        refuse.because(f"{key} holds {len(texts):,} keys, more than {MOST_KEYS:,}")
+    for name, text in texts.items():
+        if not _is_printable(name, LONGEST_KEY):
+            refuse(f"a key of {key}", name, "a short text")
+        if not _is_printable(text, LONGEST_VALUE):
+            refuse(f"{key}.{name}", text, "a short text")
+    return dict(texts)
+
+
+_NUMERICS: dict[str, tuple[_Check, str]] = {
+    "fused": _FLAG,
+    "precision": (lambda value: _is_printable(value, LONGEST_VALUE), "a short text"),
+    "memory_order": (lambda value: _is_printable(value, LONGEST_VALUE), "a short text"),
+    "world_size": _META["world_size"],
+    "deterministic": _FLAG,
+    "threads": _META["world_size"],
+    "device": (lambda value: _is_printable(value, LONGEST_VALUE), "a short text"),
+}
+
+
+def _check_numerics(value: Any, refuse: Refusal) -> dict[str, Any]:
+    numerics = _mapping(value, "meta.numerics", refuse)
+    checked: dict[str, Any] = {}
+    for key, (fits, expected) in _NUMERICS.items():
+        if key in numerics:
+            if not fits(numerics[key]):
+                refuse(f"meta.numerics.{key}", numerics[key], expected)
+            checked[key] = numerics[key]
+    if "versions" in numerics:
+        checked["versions"] = _check_texts(numerics["versions"], "meta.numerics.versions", refuse)
+    return checked
+
+
+def _is_printable(value: Any, longest: int) -> bool:
+    # It is shown on a terminal.
+    return isinstance(value, str) and len(value) <= longest and value.isprintable()
 
 
 def _is_text(value: Any) -> bool:
@@ -307,7 +355,9 @@ def _history_part(history: Mapping[str, Any], part: str, key: str, refuse: Refus
 # --- results --------------------------------------------------------------------------------
 
 #: What the run itself puts into ``results.json``; a checkpoint does not speak for it.
-_OF_THE_RUN = ("task", "config", "version", "best_checkpoint", "last_checkpoint", "history")
+_OF_THE_RUN = (
+    *("task", "config", "version", "numerics", "best_checkpoint", "last_checkpoint", "history"),
+)
 
 
 def check_results(results: Any, refuse: Refusal) -> dict[str, Any]:

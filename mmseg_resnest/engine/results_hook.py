@@ -29,8 +29,8 @@ class ResultsHook(Hook):
     """Keeps ``results.json`` of a work folder up to date while a run trains.
 
     It holds the scores and the per-class table of the best validation so far, where the best and
-    the newest checkpoint are, and the scores of every validation. It is written whole or not at
-    all, by the first process, after each validation.
+    the newest checkpoint are, the scores of every validation, and the run's numerics. It is written
+    whole or not at all, by the first process, after each validation.
 
     Args:
         file: Name of the file in the work folder.
@@ -104,7 +104,9 @@ class ResultsHook(Hook):
             "best_checkpoint": _name(hub.get("best_ckpt")),
             "last_checkpoint": _name(hub.get("last_ckpt")),
         }
-        record = {**self.extra, **places, **self.best, "history": self.history, **places}
+        numerics = runner.describe_numerics()
+        record = {**self.extra, "numerics": numerics, **places, **self.best}
+        record.update(history=self.history, **places)
         path = Path(runner.work_dir) / self.file
         try:
             write_result(record, path)

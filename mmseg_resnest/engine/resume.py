@@ -15,6 +15,7 @@ they come. The values of the checkpoint count, not those of the config, as in MM
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauParamScheduler
 from torch import Tensor, nn
 
 from mmseg_resnest.engine.checkpoint import bare_model
@@ -36,14 +35,17 @@ from mmseg_resnest.engine.checkpoint_values import (
     is_number,
     plain_tensor,
 )
-from mmseg_resnest.engine.resume_schedules import fit_schedules
-from mmseg_resnest.registry import building
+from mmseg_resnest.engine.resume_changes import Changes
+from mmseg_resnest.engine.resume_schedules import fit_schedules, flat_schedules
 
 __all__ = [
-    "build_optimization",
     "fit_to_run",
+    "follows_config",
     "keep_own_names",
 ]
+
+
+_NO_CHANGES = Changes()
 
 
 def fit_to_run(
@@ -52,6 +54,7 @@ def fit_to_run(
     model: nn.Module,
     optim_wrapper: OptimWrapper | OptimWrapperDict,
     schedulers: Any,
+    changes: Changes = _NO_CHANGES,
 ) -> dict[str, Any]:
     """Check a checkpoint against what it will be loaded into; nothing is loaded.
 
@@ -61,27 +64,34 @@ def fit_to_run(
         model: The model of the run, wrapped or not.
         optim_wrapper: Its optimizer, or optimizers by name, with the schedules built on them.
         schedulers: Its schedules: a list, or lists by optimizer; None without.
+        changes: What may differ between the run and the checkpoint's.
 
     Returns:
-        The checkpoint with ``optimizer`` and ``param_schedulers`` as the run loads them.
+        The checkpoint with ``optimizer`` and ``param_schedulers`` as the run loads them; without
+        ``param_schedulers`` where :func:`follows_config`.
 
     Raises:
         UserError: Something does not fit; names the key, what it holds and what was expected.
     """
     checkpoint = dict(checkpoint)
     _check_types(checkpoint, bare_model(model), refuse)
+    follows = follows_config(changes, schedulers, refuse)
+    fit_optimizer = functools.partial(
+        _fit_optimizer, refuse=refuse, follows=follows, new=changes.new_optimizer
+    )
     if isinstance(optim_wrapper, OptimWrapperDict):
         theirs, ours = checkpoint["optimizer"], dict(optim_wrapper.items())
         _same_names(theirs, ours, "optimizer", refuse)
         checkpoint["optimizer"] = {
-            name: _fit_optimizer(theirs[name], one, f"optimizer.{name}", refuse)
+            name: fit_optimizer(theirs[name], one, f"optimizer.{name}")
             for name, one in ours.items()
         }
     else:
-        checkpoint["optimizer"] = _fit_optimizer(
-            checkpoint["optimizer"], optim_wrapper, "optimizer", refuse
-        )
+        checkpoint["optimizer"] = fit_optimizer(checkpoint["optimizer"], optim_wrapper, "optimizer")
     key = "param_schedulers"
+    if follows:
+        checkpoint.pop(key, None)
+        return checkpoint
     theirs = checkpoint.get(key)
     if isinstance(schedulers, dict):
         if not isinstance(theirs, dict):
@@ -94,6 +104,29 @@ def fit_to_run(
     elif schedulers or theirs:
         checkpoint[key] = fit_schedules(theirs, schedulers or [], key, refuse)
     return checkpoint
+
+
+def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
+    """Whether options of the optimizer and schedules are the config's, not the checkpoint's.
+
+    Args:
+        changes: What is allowed to differ.
+        schedulers: The run's schedules: a list, or lists by optimizer; None without.
+        refuse: Called with what cannot be followed.
+
+    Raises:
+        UserError: A schedule depends on scores that the run has seen.
+    """
+    if not changes.optimization:
+        return False
+    if any(isinstance(one, ReduceOnPlateauParamScheduler) for one in flat_schedules(schedulers)):
+        if changes.optimization <= {"train_cfg", "train_dataloader"}:
+            return False  # it goes on with what it has seen
+        refuse.because(
+            "a schedule reduces its values by the scores of validations, so it cannot follow other "
+            "settings of the optimizer or the schedules"
+        )
+    return True
 
 
 def _same_names(theirs: Any, ours: Mapping[str, Any], key: str, refuse: Refusal) -> None:
@@ -122,13 +155,22 @@ _OWN_OPTIONS = ("foreach", "fused")
 _OF_THE_WRAPPER = ("loss_scaler", "base_param_settings")
 
 
-def _fit_optimizer(theirs: Any, wrapper: OptimWrapper, key: str, refuse: Refusal) -> dict:
+def _fit_optimizer(
+    theirs: Any,
+    wrapper: OptimWrapper,
+    key: str,
+    refuse: Refusal,
+    follows: bool = False,
+    new: bool = False,
+) -> dict:
     if not isinstance(theirs, dict):
         refuse(key, theirs, "a mapping")
     for name in theirs:
         if name not in ("state", "param_groups", *_OF_THE_WRAPPER):
             refuse.because(f"{key} holds {describe(name)}, which no optimizer of this run has")
     groups, ours = theirs.get("param_groups"), wrapper.optimizer.param_groups
+    if follows:
+        groups = _regroup(groups, ours, f"{key}.param_groups", refuse)
     if not isinstance(groups, list) or len(groups) != len(ours):
         refuse(f"{key}.param_groups", groups, f"a list of {len(ours)} groups of parameters")
     fitted = [
@@ -138,12 +180,13 @@ def _fit_optimizer(theirs: Any, wrapper: OptimWrapper, key: str, refuse: Refusal
     numbers = [number for group in fitted for number in group["params"]]
     if len(set(numbers)) != len(numbers):
         refuse.because(f"{key}.param_groups name a parameter twice")
+    state = {} if new else theirs.get("state")
     result = {
-        "state": _fit_state(theirs.get("state"), fitted, wrapper.optimizer, f"{key}.state", refuse),
+        "state": _fit_state(state, fitted, wrapper.optimizer, f"{key}.state", refuse, follows),
         "param_groups": fitted,
     }
     settings = wrapper.base_param_settings
-    if settings is not None and "base_param_settings" in theirs:
+    if settings is not None and not follows and "base_param_settings" in theirs:
         name = f"{key}.base_param_settings"
         result["base_param_settings"] = _fit_options(
             theirs["base_param_settings"], settings, name, refuse
@@ -155,6 +198,32 @@ def _fit_optimizer(theirs: Any, wrapper: OptimWrapper, key: str, refuse: Refusal
             theirs["loss_scaler"], scaler.state_dict(), name, refuse
         )
     return result
+
+
+def _regroup(
+    groups: Any, ours: Sequence[dict[str, Any]], key: str, refuse: Refusal
+) -> list[dict[str, Any]]:
+    """The run's own groups of parameters with the numbers that the checkpoint's have.
+
+    MMEngine numbers parameters in the order of the model, whether it makes one group of all or one
+    of each. In other groupings only groups of the same sizes can be told to be the same.
+    """
+    if not isinstance(groups, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("params"), list) for one in groups
+    ):
+        refuse(key, groups, "a list of groups of parameters")
+    numbers = [number for one in groups for number in one["params"]]
+    before, now = ([len(one["params"]) for one in some] for some in (groups, ours))
+    in_order = all(len(sizes) == 1 or set(sizes) == {1} for sizes in (before, now))
+    if sum(before) != sum(now) or (before != now and not in_order):
+        refuse.because(f"{key} are {len(before)} groups, which cannot become the {len(now)} of the "
+                       "config")  # fmt: skip
+    rest = iter(numbers)
+    return [
+        {**{name: value for name, value in own.items() if name != "params"},
+         "params": [next(rest) for _ in own["params"]]}
+        for own in ours
+    ]  # fmt: skip
 
 
 def _fit_scaler(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
@@ -212,8 +281,12 @@ def _fit_state(
     optimizer: torch.optim.Optimizer,
     key: str,
     refuse: Refusal,
+    follows: bool = False,
 ) -> dict[int, dict[str, Any]]:
-    """The state of each parameter: what a step of this optimizer makes of it, and nothing else."""
+    """The state of each parameter: what a step of this optimizer makes of it, and nothing else.
+
+    Where the config may differ, a state that this optimizer does not keep starts anew.
+    """
     if not isinstance(theirs, dict):
         refuse(key, theirs, "a mapping from the numbers of parameters")
     result = {}
@@ -236,6 +309,8 @@ def _fit_state(
             # None stands for nothing: an older torch wrote it for a momentum of 0.
             state = {name: v for name, v in state.items() if v is not None or name in model}
             if set(state) != set(model):
+                if follows:  # e.g. momentum, which the run has not had
+                    continue
                 name = next(iter(set(state) ^ set(model)))
                 what = "lacks" if name in model else "holds"
                 refuse.because(f"{place} {what} {describe(name)}: the optimizer is another one")
@@ -325,54 +400,6 @@ def _states_after_a_step(
     except Exception:  # an optimizer of any library, in any way
         return None
     return [dict(trial.state[one]) for one in stand_ins]
-
-
-# --- before the run -------------------------------------------------------------------------
-
-
-def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
-    """The optimizer and the schedules of a config, to compare a checkpoint with.
-
-    Their numbers are not those of the run, which knows the length of an epoch; their kinds, names
-    and sizes are.
-
-    Args:
-        cfg: A checked config.
-        model: The built model.
-
-    Returns:
-        As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
-    """
-    with building(cfg.get("default_scope", "mmseg")):
-        return _build_optimization(cfg, model)
-
-
-def _build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
-    optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
-    configs = cfg.get("param_scheduler")
-    if configs is None:
-        return optim_wrapper, None
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        return optim_wrapper, {
-            name: _build_schedules(
-                configs[name] if isinstance(configs, dict) and name in configs else configs, one
-            )
-            for name, one in optim_wrapper.items()
-        }
-    return optim_wrapper, _build_schedules(configs, optim_wrapper)
-
-
-def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
-    built = []
-    for config in configs if isinstance(configs, list | tuple) else [configs]:
-        config = copy.deepcopy(config)
-        config.setdefault("end", 1_000_000)
-        built.append(
-            PARAM_SCHEDULERS.build(
-                config, default_args={"optimizer": optim_wrapper, "epoch_length": 1}
-            )
-        )
-    return built
 
 
 # --- names of files -------------------------------------------------------------------------

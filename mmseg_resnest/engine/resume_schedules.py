@@ -1,18 +1,25 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The states of schedules in a checkpoint: saved, compared with the run's own, restored."""
+"""Schedules of a resumed run: saved, compared with the run's own, restored, or stepped anew."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mmseg_resnest.engine.checkpoint_values import Refusal, describe, fit, is_integer, is_number
 
-__all__ = ["fit_schedules", "restore_schedules", "states_of_schedules"]
+__all__ = [
+    "advance_schedules",
+    "fit_schedules",
+    "flat_schedules",
+    "restore_schedules",
+    "states_of_schedules",
+]
 
 #: Attributes that count steps; -1 is before the first one.
 _COUNTERS = ("last_step", "_global_step", "total_iters", "begin", "end", "num_bad_epochs")
@@ -153,3 +160,88 @@ def restore_schedules(schedulers: Any, states: Any) -> None:
         return
     for one, state in zip(schedulers, states, strict=True):
         one.load_state_dict(state)
+
+
+# --- schedules that are not the checkpoint's ------------------------------------------------
+
+
+def flat_schedules(schedulers: Any) -> list[Any]:
+    """All schedules of a list of them, of lists by optimizer, or of None."""
+    if isinstance(schedulers, dict):
+        return [one for some in schedulers.values() for one in some]
+    return list(schedulers or [])
+
+
+def advance_schedules(schedulers: Any, iterations: int, epochs: int = 0) -> None:
+    """Step new schedules to where a run that has followed them from its start has them.
+
+    They are stepped in the order of a run, so that the values are the same to the bit.
+
+    Args:
+        schedulers: A list of schedules, or lists by optimizer, none of which has been stepped;
+            changed in place, with the options of their optimizers.
+        iterations: Iterations to step by.
+        epochs: Epochs among them, all of the same length; 0 in a loop that counts iterations.
+    """
+    if isinstance(schedulers, dict):
+        for some in schedulers.values():
+            advance_schedules(some, iterations, epochs)
+        return
+    if not schedulers or not iterations:
+        return
+    length = iterations // epochs if epochs else 0
+    by_epoch = [one for one in schedulers if one.by_epoch]
+    by_iteration = [one for one in schedulers if not one.by_epoch]
+    with _distinct_groups(schedulers):
+        for step in range(1, iterations + 1):
+            for one in by_iteration:
+                one.step()
+            if length and step % length == 0:
+                for one in by_epoch:
+                    one.step()
+
+
+@contextlib.contextmanager
+def _distinct_groups(schedulers: Sequence[Any]) -> Iterator[None]:
+    """Leave an optimizer only one of each kind of groups of parameters while it is stepped.
+
+    With a factor for some layers, MMEngine makes a group of each parameter; 400 groups for 100,000
+    iterations take a minute.
+    """
+    wrapper = schedulers[0].optimizer
+    optimizer = getattr(wrapper, "optimizer", wrapper)
+    groups = optimizer.param_groups
+    # Without a step of the optimizer before theirs, schedules warn.
+    wrapper._global_step = max(wrapper._global_step, 0)
+    kinds: dict[tuple, int] = {}
+    kind_of = [kinds.setdefault(_options(group), len(kinds)) for group in groups]
+    firsts = [kind_of.index(kind) for kind in range(len(kinds))]
+    known = all(type(one).__module__.startswith("mmengine.") for one in schedulers)
+    if (
+        not known
+        or len(kinds) == len(groups)
+        or not all(hasattr(s, "base_values") for s in schedulers)
+    ):
+        yield
+        return
+    # MMEngine's wrapper adds a group without parameters at the end.
+    more = list(range(len(groups), len(schedulers[0].base_values)))
+    full = [list(one.base_values) for one in schedulers]
+    for one in schedulers:
+        one.base_values = [one.base_values[index] for index in [*firsts, *more]]
+    optimizer.param_groups = [groups[index] for index in firsts]
+    try:
+        yield
+    finally:
+        optimizer.param_groups = groups
+        for group, kind in zip(groups, kind_of, strict=True):
+            values = groups[firsts[kind]]
+            group.update({name: value for name, value in values.items() if name != "params"})
+        places = [*kind_of, *range(len(kinds), len(kinds) + len(more))]
+        for one, values in zip(schedulers, full, strict=True):
+            one.base_values = values
+            one._last_value = [one._last_value[place] for place in places]
+
+
+def _options(group: Mapping[str, Any]) -> tuple:
+    return tuple((name, repr(value)) for name, value in group.items() if name != "params")

@@ -31,7 +31,14 @@ from ..registry import building
 from ..weights import resolve_checkpoint
 from ..weights.hashes import hex_digests
 
-__all__ = ["RunRecord", "describe_model_state", "differences", "flatten", "record_run"]
+__all__ = [
+    "RunRecord",
+    "describe_model_state",
+    "differences",
+    "flatten",
+    "record_run",
+    "versions",
+]
 
 #: Keys of a config, at any depth, that may differ between machines.
 _OF_A_MACHINE = frozenset(
@@ -110,7 +117,7 @@ def record_run(
     record.facts["config"] = dict(flatten(values))
     record.facts["argument"] = dict(flatten(arguments))
     record.facts["checkpoint"] = {} if checkpoint is None else _checkpoint(checkpoint)
-    record.facts["version"] = _versions()
+    record.facts["version"] = versions()
     record.facts["code"] = _own_sources()
     record.facts["module"] = _module_sources(cfg)
     record.facts["model"] = dict(model)
@@ -326,7 +333,8 @@ def _checkpoint(source: str | os.PathLike[str]) -> dict[str, str]:
     return {"file name": path.name, "SHA-256": digest[:16]}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python, CUDA and the packages that compute, by name."""
     found = {
         "Python": platform.python_version(),
         "CUDA of torch": str(torch.version.cuda),

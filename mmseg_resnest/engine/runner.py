@@ -23,6 +23,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import BaseLoop
+from mmengine.runner import IterBasedTrainLoop as MMEngineIterLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
 from torch import nn
@@ -35,12 +36,19 @@ from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
 from mmseg_resnest.engine.config_text import config_as_text
+from mmseg_resnest.engine.label_predictions import metrics_read_labels_only, predict_labels_only
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
+from mmseg_resnest.engine.numerics import fused_steps_of, numerics_of
 from mmseg_resnest.engine.preemption import spare_workers
-from mmseg_resnest.engine.resume import fit_to_run, keep_own_names
-from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
+from mmseg_resnest.engine.resume import fit_to_run, follows_config, keep_own_names
+from mmseg_resnest.engine.resume_changes import Changes
+from mmseg_resnest.engine.resume_schedules import (
+    advance_schedules,
+    restore_schedules,
+    states_of_schedules,
+)
 from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
@@ -85,36 +93,6 @@ def build_model(cfg: Config) -> nn.Module:
         ) from error
 
 
-def predict_labels_only(model: nn.Module) -> None:
-    """Let a segmentor predict labels without score maps of the image's size.
-
-    A config that sets ``model.test_cfg.keep_scores`` decides for itself. A model of another class,
-    such as test-time augmentation, which adds scores up, stays as it is.
-
-    Args:
-        model: The model; changed in place.
-    """
-    if isinstance(model, EncoderDecoder):
-        model.test_cfg.setdefault("keep_scores", False)
-
-
-def _metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
-    """Whether every metric of a config is one that is known to need no scores."""
-    for name in ("val_evaluator", "test_evaluator"):
-        metrics = cfg.get(name) or []
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
-            if not isinstance(metric, Mapping):
-                return False
-            kind = metric.get("type", "")
-            kind = kind if isinstance(kind, str) else kind.__name__
-            if kind.split(".")[-1] not in ("SegmentationMetric", "IoUMetric"):
-                return False
-            # The one part of SegmentationMetric that reads probabilities.
-            if "ECE" in (metric.get("metrics") or ()):
-                return False
-    return True
-
-
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
     """A runner that tells the log file everything and the console only warnings.
@@ -126,11 +104,18 @@ class Runner(MMEngineRunner):
 
     #: Whether compiled loops may make the labels of many images, and read and colour many samples.
     may_compile: bool = True
+    #: What the run's config says (``describe_config``), for its checkpoints; None is not known.
+    config_values: Mapping[str, str] | None = None
+    #: What was decided of the run's numerics (``numerics_of``); None: what the config says.
+    numerics: dict[str, Any] | None = None
+    #: What may differ from the run that is resumed.
+    changes: Changes = Changes()
     #: Called before each checkpoint; an error of its ends the run.
     before_saving: Callable[[], None] | None = None
     #: The number of this start of the run; those of later starts in a folder are higher.
     start: int = 0
     _writer: CheckpointWriter | None = None
+    _compiled_samples = False
     _has_loaded: bool
     _load_from: str | None
     optim_wrapper: Any
@@ -163,7 +148,7 @@ class Runner(MMEngineRunner):
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """As MMEngine's; predicts labels only where no metric reads the scores."""
         built = super().build_model(model)
-        if _metrics_read_labels_only(self.cfg):
+        if metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
         return built
 
@@ -179,6 +164,7 @@ class Runner(MMEngineRunner):
         forked = not loader.num_workers or torch.multiprocessing.get_start_method() == "fork"
         if self.may_compile and forked and samples >= _MANY_SAMPLES and load_loops() is not None:
             compile_pipeline(loader.dataset)
+            self._compiled_samples = True
             tell_what_unpacks()
         return built
 
@@ -323,6 +309,12 @@ class Runner(MMEngineRunner):
             problems = [problem for some in every for problem in some]
         return problems
 
+    def describe_numerics(self, folded_layers: bool = False) -> dict[str, Any]:
+        """The numerics of this run, with the fused steps that it uses; see :mod:`.numerics`."""
+        known = self.numerics or numerics_of(self.cfg, self.world_size, not self.may_compile)
+        steps = fused_steps_of(self.model, self.cfg, self._compiled_samples, folded_layers)
+        return {**known, "fused_steps": steps}
+
     def checkpoint_record(
         self,
         meta: Mapping[str, Any],
@@ -353,7 +345,10 @@ class Runner(MMEngineRunner):
             "total_batch": total_batch(self.train_dataloader, self.world_size),
             "run_id": self.run_id,
             "start": self.start,
+            "numerics": self.describe_numerics(),
         }
+        if self.config_values is not None:
+            about["config_values"] = dict(self.config_values)
         metainfo = getattr(self.train_dataloader.dataset, "metainfo", None)
         if metainfo is not None:
             about["dataset_meta"] = metainfo
@@ -438,16 +433,18 @@ class Runner(MMEngineRunner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        checkpoint = check_training_checkpoint(filename)
+        meta, refuse = checkpoint["meta"], Refusal(filename)
+        follows = follows_config(self.changes, self.param_schedulers, refuse)
+        if follows:
+            epochs = 0 if isinstance(loop, MMEngineIterLoop) else meta["epoch"]
+            advance_schedules(self.param_schedulers, meta["iter"], epochs)
         checkpoint = fit_to_run(
-            check_training_checkpoint(filename),
-            Refusal(filename),
-            self.model,
-            self.optim_wrapper,
-            self.param_schedulers,
+            *(checkpoint, refuse, self.model, self.optim_wrapper, self.param_schedulers),
+            self.changes,
         )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(self.model, checkpoint["state_dict"])
-        meta = checkpoint["meta"]
         loop._epoch, loop._iter = meta["epoch"], meta["iter"]
         if isinstance(loop, IterBasedTrainLoop):
             loop.validation_pending = meta.get("validation_pending", False)
@@ -462,7 +459,7 @@ class Runner(MMEngineRunner):
             if self.sharded and isinstance(self.optim_wrapper, OptimWrapper):
                 shard_optimizer_state(checkpoint["optimizer"], self.optim_wrapper.optimizer)
             self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        if resume_param_scheduler and self.param_schedulers:
+        if resume_param_scheduler and self.param_schedulers and not follows:
             restore_schedules(self.param_schedulers, checkpoint["param_schedulers"])
         self.run_id = meta.get("run_id", self.run_id)
         self.start = meta.get("start", 0)

@@ -191,6 +191,7 @@ def _evaluate(
         "checkpoint": os.fspath(checkpoint),
         "tta": tta,
         "folded": folded,
+        "numerics": runner.describe_numerics(folded),
         "version": __version__,
         "seconds": round(seconds, 3),
         **evaluation_result(runner.test_evaluator, metrics),

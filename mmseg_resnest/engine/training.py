@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from mmseg_resnest.engine.launch import (
     timeout_of,
 )
 from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.numerics import numerics_of
+from mmseg_resnest.engine.optimization import build_optimization, check_schedule_ends
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
 from mmseg_resnest.engine.preflight import (
     check_checkpoint,
@@ -43,7 +46,13 @@ from mmseg_resnest.engine.preflight import (
 )
 from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.results_hook import ResultsHook
-from mmseg_resnest.engine.resume import build_optimization, fit_to_run
+from mmseg_resnest.engine.resume import fit_to_run
+from mmseg_resnest.engine.resume_changes import (
+    Changes,
+    compare_with_run,
+    describe_config,
+    rounding_notes,
+)
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from mmseg_resnest.engine.run_record import describe_model_state, record_run
 from mmseg_resnest.engine.runner import Runner, build_model
@@ -69,6 +78,7 @@ def train(
     seed: int | None = None,
     launcher: str = "none",
     plain: bool = False,
+    allow_changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train as a config says; everything that can be checked is checked before anything is written.
 
@@ -87,6 +97,8 @@ def train(
         launcher: ``none``, ``pytorch`` or ``slurm``.
         plain: Neither lay the model channels last, nor use matrix products, merged steps of the
             pipeline and compiled loops; docs/performance.md says what those are.
+        allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
+            the run that is resumed; a key stands for those below it as well.
 
     Returns:
         On every process: ``work_dir``, ``seconds``; on the first one also what
@@ -101,7 +113,8 @@ def train(
         try:
             with failing_together(launcher, timeout_of(cfg)):
                 return _train(
-                    cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain, signals, held
+                    *(cfg, work_dir, resume, amp, auto_scale_lr, seed, launcher, plain),
+                    *(allow_changes, signals, held),
                 )
         except Exception as error:
             behind = _interrupt_behind(error)
@@ -121,6 +134,7 @@ def _train(
     seed: int | None,
     launcher: str,
     plain: bool,
+    allow_changes: Sequence[str],
     signals: StopSignals,
     held: contextlib.ExitStack,
 ) -> dict[str, Any]:
@@ -142,6 +156,7 @@ def _train(
     folders = RunFolders(folders_of_training(cfg), held) if rank == 0 else None
     if folders is not None:  # before it is looked which checkpoint is the newest
         notes += folders.hold(make=False)
+    values = describe_config(cfg)
     checkpoint = _set_start(cfg, resume, notes)
     note = share_batch(cfg, world_size)
     if note:
@@ -149,10 +164,20 @@ def _train(
     fit_to_machine(cfg, launcher)
     if not plain:
         _merge_pipelines(cfg.train_dataloader.dataset)
+    numerics = numerics_of(cfg, world_size, plain)
+    changes = Changes()
+    before = None
+    if checkpoint is not None:
+        meta = checkpoint["meta"]
+        changes = compare_with_run(cfg.load_from, meta, values, numerics, allow_changes)
+        before = meta.get("numerics")
+        notes += changes.notes
+    elif allow_changes:
+        notes.append(("changes", "--allow-changes: no run is resumed"))
     check_labels(cfg, ("train", "val"))
     if checkpoint is None:
         _fetch_pretrained(cfg.model, "model")
-    model = _try_model(cfg, checkpoint)
+    model = _try_model(cfg, checkpoint, changes)
     del checkpoint
     if folders is not None:
         notes += folders.hold(make=True)
@@ -163,13 +188,16 @@ def _train(
     init_distributed(launcher, timeout_of(cfg))
     loaders = ("train_dataloader", "val_dataloader")
     start_from = cfg.get("load_from")
-    check_same_run(lambda: record_run(cfg, loaders, state, start_from, plain=plain))
+    options = {"plain": plain, "allow_changes": sorted(allow_changes)}
+    check_same_run(lambda: record_run(cfg, loaders, state, start_from, **options))
     runner = Runner.from_cfg(cfg)
     runner.may_compile = not plain
+    runner.config_values, runner.numerics, runner.changes = values, numerics, changes
     if folders is not None:
         runner.before_saving = folders.check
-    if world_size == 1 and not plain:
-        lay_channels_last(runner.model)
+    if world_size == 1 and not plain and lay_channels_last(runner.model):
+        numerics["memory_order"] = "channels_last"
+    notes += rounding_notes(numerics, before)
     name = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
     extra = {"task": "train", "config": cfg.filename, "version": __version__}
     results = ResultsHook(extra=extra)
@@ -340,7 +368,9 @@ class _NoDraws(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
+def _try_model(
+    cfg: Config, checkpoint: dict[str, Any] | None, changes: Changes | None = None
+) -> nn.Module:
     """Build the model once, and load what it starts from, before the run writes anything.
 
     The random state is put back, so that the run itself is as if this had not been. The weights
@@ -355,9 +385,12 @@ def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
             except UserError as error:
                 text = str(error).replace("the state dict", str(cfg.load_from), 1)
                 raise UserError(text) from error
-            fit_to_run(checkpoint, Refusal(cfg.load_from), model, *build_optimization(cfg, model))
+            optimization = build_optimization(cfg, model)
+            refuse = Refusal(cfg.load_from)
+            fit_to_run(checkpoint, refuse, model, *optimization, changes or Changes())
         elif cfg.get("load_from"):
             load_weights(model, cfg.load_from, start_training=True)
+        check_schedule_ends(cfg, model)
     return model
 
 

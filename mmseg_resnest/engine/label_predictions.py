@@ -1,0 +1,43 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Predictions of labels alone, where nothing reads the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from ..models import EncoderDecoder
+
+__all__ = ["metrics_read_labels_only", "predict_labels_only"]
+
+
+def predict_labels_only(model: nn.Module) -> None:
+    """Let a segmentor predict labels without score maps of the image's size.
+
+    A config that sets ``model.test_cfg.keep_scores`` decides for itself. A model of another class,
+    such as test-time augmentation, which adds scores up, stays as it is.
+
+    Args:
+        model: The model; changed in place.
+    """
+    if isinstance(model, EncoderDecoder):
+        model.test_cfg.setdefault("keep_scores", False)
+
+
+def metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
+    """Whether every metric of a config is one that is known to need no scores."""
+    for name in ("val_evaluator", "test_evaluator"):
+        metrics = cfg.get(name) or []
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            if not isinstance(metric, Mapping):
+                return False
+            kind = metric.get("type", "")
+            kind = kind if isinstance(kind, str) else kind.__name__
+            if kind.split(".")[-1] not in ("SegmentationMetric", "IoUMetric"):
+                return False
+            # The one part of SegmentationMetric that reads probabilities.
+            if "ECE" in (metric.get("metrics") or ()):
+                return False
+    return True

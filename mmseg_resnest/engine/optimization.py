@@ -1,0 +1,122 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The optimizer and the schedules of a config, built before the run to check what they say."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+
+from ..errors import UserError
+from ..registry import building
+from .resume_schedules import advance_schedules
+
+__all__ = ["build_optimization", "check_schedule_ends"]
+
+#: Share of the first learning rate that counts as none: what rounding leaves of 0.
+_NO_RATE = 1e-9
+
+
+def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
+    """The optimizer and the schedules of a config, to compare a checkpoint with.
+
+    Their numbers are not those of the run, which knows the length of an epoch; their kinds, names
+    and sizes are.
+
+    Args:
+        cfg: A checked config.
+        model: The built model.
+
+    Returns:
+        As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
+    """
+    with building(cfg.get("default_scope", "mmseg_resnest")):
+        return _build_optimization(cfg, model)
+
+
+def _build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
+    optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+    configs = cfg.get("param_scheduler")
+    if configs is None:
+        return optim_wrapper, None
+    if isinstance(optim_wrapper, OptimWrapperDict):
+        return optim_wrapper, {
+            name: _build_schedules(
+                configs[name] if isinstance(configs, dict) and name in configs else configs, one
+            )
+            for name, one in optim_wrapper.items()
+        }
+    return optim_wrapper, _build_schedules(configs, optim_wrapper)
+
+
+def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
+    built = []
+    for config in configs if isinstance(configs, list | tuple) else [configs]:
+        config = copy.deepcopy(config)
+        config.setdefault("end", 1_000_000)
+        built.append(
+            PARAM_SCHEDULERS.build(
+                config, default_args={"optimizer": optim_wrapper, "epoch_length": 1}
+            )
+        )
+    return built
+
+
+def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
+    """Check that no schedule leaves the run a learning rate of 0 long before its end.
+
+    Args:
+        cfg: A checked config.
+        model: The built model.
+
+    Raises:
+        UserError: A schedule ends before the run, with a learning rate of 0; names its key.
+    """
+    train_cfg = cfg.get("train_cfg") or {}
+    by_epoch = "max_epochs" in train_cfg
+    key = "max_epochs" if by_epoch else "max_iters"
+    length = train_cfg.get(key)
+    configs = cfg.get("param_scheduler")
+    listed = configs if isinstance(configs, list | tuple) else [configs]
+    if not isinstance(length, int) or not all(_ends(one) for one in listed):
+        return
+    early = [
+        (one["end"], index)
+        for index, one in enumerate(listed)
+        if one.get("end") is not None and one["end"] < length
+        and one.get("by_epoch", True) == by_epoch
+    ]  # fmt: skip
+    if not early:
+        return
+    optim_wrapper, schedulers = build_optimization(cfg, model)
+    if isinstance(schedulers, dict):
+        return
+    if by_epoch:
+        advance_schedules(schedulers, length - 1, length - 1)
+    else:
+        advance_schedules(schedulers, length - 1)
+    groups = optim_wrapper.optimizer.param_groups
+    if all(group["lr"] <= _NO_RATE * group["initial_lr"] for group in groups):
+        end, index = max(early)
+        name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")
+        raise UserError(
+            f"config key {name}.end is {end:,}: the learning rate is 0 from there on, but config "
+            f"key train_cfg.{key} is {length:,}; set {name}.end={length} (when resuming, allow it "
+            "with --allow-changes param_scheduler)"
+        )
+
+
+def _ends(config: Any) -> bool:
+    """Whether it is known from its config alone when a schedule ends."""
+    return (
+        isinstance(config, Mapping)
+        and "type" in config
+        and not config.get("convert_to_iter_based")
+        and (config.get("end") is None or isinstance(config["end"], int))
+        and "Plateau" not in str(config["type"])
+    )

@@ -1,0 +1,381 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A resumed run is compared with the run that it resumes; allowed changes take effect."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from mmengine.config import Config
+from small_runs import logged, losses, run, small_config
+
+from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.numerics import numerics_of, precision_of
+from mmseg_resnest.engine.resume_changes import (
+    LONGEST_VALUE,
+    MOST_KEYS,
+    Changes,
+    compare_with_run,
+    describe_config,
+    rounding_notes,
+)
+from mmseg_resnest.errors import UserError
+
+CONFIG = dict(
+    model=dict(
+        type="EncoderDecoder",
+        backbone=dict(type="ResNeSt", init_cfg=dict(type="Pretrained", checkpoint="a.pth")),
+        decode_head=dict(loss_decode=dict(type="CrossEntropyLoss", loss_weight=1.0)),
+        test_cfg=dict(mode="whole"),
+    ),
+    train_dataloader=dict(
+        batch_size=4, num_workers=2, dataset=dict(data_root="/a", pipeline=[dict(type="Flip")])
+    ),
+    val_evaluator=dict(type="SegmentationMetric"),
+    train_cfg=dict(type="IterBasedTrainLoop", max_iters=6, val_interval=3),
+    optim_wrapper=dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.01, momentum=0.9)),
+    param_scheduler=[dict(type="PolyLR", end=6, by_epoch=False)],
+    default_hooks=dict(checkpoint=dict(interval=3), nonfinite=dict(type="NonFiniteHook")),
+    custom_hooks=[dict(type="EMAHook", momentum=0.1)],
+    randomness=dict(seed=0),
+    work_dir="here",
+    crop_size=96,
+)
+
+
+def _with(key: str, value: Any) -> Config:
+    cfg = Config(copy.deepcopy(CONFIG))
+    cfg.merge_from_dict({key: value})
+    return cfg
+
+
+def _compare(cfg: Any, allowed: tuple[str, ...] = (), plain: bool = False) -> Changes:
+    before = Config(copy.deepcopy(CONFIG))
+    meta = {"config_values": describe_config(before), "numerics": numerics_of(before)}
+    return compare_with_run(
+        "a.pth", meta, describe_config(cfg), numerics_of(cfg, 1, plain), allowed
+    )
+
+
+def test_the_same_run_goes_on() -> None:
+    assert _compare(Config(copy.deepcopy(CONFIG))) == Changes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train_cfg.max_iters", 12),
+        ("param_scheduler", [dict(type="PolyLR", end=12, by_epoch=False)]),
+        ("optim_wrapper.optimizer.lr", 0.02),
+        ("optim_wrapper.optimizer.weight_decay", 0.1),
+        ("optim_wrapper.accumulative_counts", 2),
+        ("optim_wrapper.type", "BFloat16OptimWrapper"),
+        ("model.decode_head.loss_decode.loss_weight", 2.0),
+        ("model.backbone.depth", 50),
+        ("train_dataloader.batch_size", 8),
+        ("train_dataloader.dataset.pipeline", [dict(type="Flip", prob=0.1)]),
+        ("train_dataloader.sampler.type", "InfiniteSampler"),
+        ("custom_hooks", []),
+        ("default_hooks.nonfinite.on_nonfinite", "skip"),
+        ("auto_scale_lr", dict(enable=True, base_batch_size=16)),
+        ("sync_bn", "torch"),
+        ("model.something_new", 1),
+        ("model_wrapper_cfg", dict(type="FSDP", mixed_precision=True)),
+    ],
+)
+def test_a_change_of_the_run_is_refused_unless_allowed(key: str, value: Any) -> None:
+    changed = _with(key, value)
+    with pytest.raises(UserError) as info:
+        _compare(changed)
+    text = str(info.value)
+    assert "--resume a.pth" in text and "--allow-changes" in text
+    wanted = text.rpartition("--allow-changes ")[2].split()
+    top = "precision" if key == "optim_wrapper.type" else key.partition(".")[0]
+    assert wanted and all(one.partition(".")[0] == top for one in wanted)
+    assert _compare(changed, tuple(wanted)).keys == set(wanted)
+    assert _compare(changed, (top,)).keys == set(wanted)
+
+
+def test_both_values_are_told() -> None:
+    with pytest.raises(UserError) as info:
+        _compare(_with("optim_wrapper.optimizer.lr", 0.02))
+    assert "optim_wrapper.optimizer.lr is 0.02, the run had 0.01" in str(info.value)
+
+
+def test_many_changes_are_allowed_together() -> None:
+    cfg = _with("model.decode_head", {f"option_{i}": i for i in range(30)})
+    cfg.train_cfg.max_iters = 12
+    with pytest.raises(UserError) as info:
+        _compare(cfg)
+    text = str(info.value)
+    assert text.endswith("--allow-changes model train_cfg") and len(text) < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("work_dir", "there"),
+        ("train_dataloader.dataset.data_root", "/b"),
+        ("train_dataloader.num_workers", 8),
+        ("train_dataloader.persistent_workers", True),
+        ("default_hooks.checkpoint.interval", 1),
+        ("default_hooks.logger.interval", 1),
+        ("visualizer", dict(type="SegLocalVisualizer")),
+        ("test_dataloader", dict(batch_size=1)),
+        ("model.backbone.init_cfg", None),
+        ("load_from", "a.pth"),
+        ("randomness.seed", 7),
+        ("auto_scale_lr", dict(enable=False, base_batch_size=16)),
+    ],
+)
+def test_what_no_result_depends_on_is_not_told(key: str, value: Any) -> None:
+    assert _compare(_with(key, value)) == Changes()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("val_evaluator.metrics", ["ECE"]),
+        ("model.test_cfg.mode", "slide"),
+        ("train_cfg.val_interval", 2),
+        ("env_cfg.cudnn_benchmark", True),
+        ("custom_imports.imports", ["mine"]),
+        ("model_wrapper_cfg.type", "FSDP"),
+        ("crop_size", 64),
+    ],
+)
+def test_other_validations_and_rounding_are_one_line(key: str, value: Any) -> None:
+    changes = _compare(_with(key, value))
+    assert not changes.keys
+    ((_, note),) = changes.notes
+    assert key in note
+
+
+def test_plain_on_one_side_alone_is_a_change() -> None:
+    cfg = Config(copy.deepcopy(CONFIG))
+    with pytest.raises(UserError, match=r"fused .*--plain.*--allow-changes fused$"):
+        _compare(cfg, plain=True)
+    assert _compare(cfg, ("fused",), plain=True).keys == {"fused"}
+
+
+def test_a_key_that_changes_nothing_is_told() -> None:
+    ((_, note),) = _compare(Config(copy.deepcopy(CONFIG)), ("optim_wrapper", "nonsense")).notes
+    assert "optim_wrapper nonsense" in note
+    with pytest.raises(UserError):  # a key is not the start of a word
+        _compare(_with("train_cfg.max_iters", 12), ("train",))
+
+
+def test_an_older_checkpoint_is_not_compared() -> None:
+    ours = describe_config(CONFIG)
+    changes = compare_with_run("a.pth", {"iter": 1}, ours, numerics_of(CONFIG), ["train_cfg"])
+    assert changes.optimization == {"train_cfg"}
+    assert len(changes.notes) == 1
+
+
+def test_differences_of_rounding_are_a_line_each() -> None:
+    ours = numerics_of(CONFIG, 2)
+    before = {**ours, "world_size": 4, "threads": 99, "memory_order": "channels_last"}
+    before["versions"] = {**ours["versions"], "torch": "1.0", "numpy": "1.0"}
+    notes = [note for _, note in rounding_notes(ours, before)]
+    assert len(notes) == 4
+    assert any("world_size is 2" in note and "4" in note for note in notes)
+    assert any("torch" in note and "numpy" in note and "1.0" in note for note in notes)
+    assert rounding_notes(ours, ours) == rounding_notes(ours, None) == []
+
+
+@pytest.mark.parametrize(
+    ("optim_wrapper", "precision"),
+    [
+        (None, "float32"),
+        (dict(optimizer=dict(type="SGD")), "float32"),
+        (dict(type="AmpOptimWrapper"), "float16 (loss scale dynamic)"),
+        (dict(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=8), "bfloat16 (loss scale 8)"),
+        (dict(type="mmseg_resnest.BFloat16OptimWrapper"), "bfloat16"),
+        (dict(type="ApexOptimWrapper"), "ApexOptimWrapper"),
+    ],
+)
+def test_the_precision_is_told(optim_wrapper: Any, precision: str) -> None:
+    assert precision_of(optim_wrapper) == precision
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=400) | st.binary(),
+    lambda inner: st.lists(inner, max_size=40) | st.dictionaries(st.text(max_size=400), inner),
+    max_leaves=60,
+)
+
+
+@given(values=st.dictionaries(st.text(min_size=1), _VALUES, max_size=5))
+def test_any_config_is_described_in_short_texts(values: dict[str, Any]) -> None:
+    described = describe_config(values)
+    for key, text in described.items():
+        assert key.isprintable() and text.isprintable() and len(text) <= LONGEST_VALUE
+    assert json.loads(json.dumps(described)) == described == describe_config(values)
+
+
+def test_a_huge_config_is_described_by_its_top_level_keys() -> None:
+    values = {"model": {f"key_{i}": i for i in range(MOST_KEYS)}, "train_cfg": {"max_iters": 5}}
+    described = describe_config(values)
+    assert set(described) == {"model", "train_cfg"}
+    values["model"]["key_7"] = 8
+    assert describe_config(values)["model"] != described["model"]
+    assert len(describe_config({"indices": list(range(10**5))})) == 1
+
+
+# --- whole runs -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 4, 1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def first(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six iterations; its last checkpoint."""
+    folder = tmp_path_factory.mktemp("first")
+    run(small_config(scenes), folder)
+    return folder / "iter_6.pth"
+
+
+def _resume(
+    first: Path, folder: Path, cfg: Config, *allowed: str, **arguments: Any
+) -> dict[int, float]:
+    run(cfg, folder, resume=str(first), allow_changes=allowed, **arguments)
+    return logged(folder)
+
+
+def test_checkpoints_and_results_say_how_they_were_computed(first: Path) -> None:
+    meta = torch.load(first, weights_only=True)["meta"]
+    numerics = meta["numerics"]
+    assert numerics["memory_order"] == "channels_last" and numerics["world_size"] == 1
+    assert "matrix_products" in numerics["fused_steps"]
+    assert numerics["versions"]["torch"] == torch.__version__
+    assert meta["config_values"]["train_cfg.max_iters"] == "6"
+    assert meta["config_values"]["train_dataloader.batch_size"] == "2"
+
+
+def test_a_refused_run_writes_nothing(first: Path, scenes: Path, tmp_path: Path) -> None:
+    for cfg in (small_config(scenes, iterations=12), small_config(scenes)):
+        arguments = {"amp": True} if cfg.train_cfg.max_iters == 6 else {}
+        with pytest.raises(UserError, match="--allow-changes"):
+            run(cfg, tmp_path / "on", resume=str(first), **arguments)
+        assert not (tmp_path / "on").exists()
+
+
+def test_a_longer_run_follows_the_new_schedule(first: Path, scenes: Path, tmp_path: Path) -> None:
+    """With the learning rates of a run that has had the new schedule from its start."""
+    whole = tmp_path / "whole"
+    run(small_config(scenes, iterations=12), whole)
+    rates = _resume(
+        first, tmp_path / "on", small_config(scenes, iterations=12), "train_cfg", "param_scheduler"
+    )
+    assert rates == {step: lr for step, lr in logged(whole).items() if step > 6}
+    assert all(rates.values())
+    again = run(  # what a launcher repeats
+        small_config(scenes, iterations=12), tmp_path / "on", resume="auto",
+        allow_changes=["train_cfg", "param_scheduler"],
+    )  # fmt: skip
+    assert again["last_checkpoint"] == "iter_12.pth"
+
+
+def test_a_longer_run_without_a_longer_schedule_is_refused(
+    first: Path, scenes: Path, tmp_path: Path
+) -> None:
+    resuming = dict(resume=str(first), allow_changes=["train_cfg.max_iters"])
+    for arguments in (resuming, {}):
+        cfg = small_config(scenes)
+        cfg.train_cfg.max_iters = 12
+        with pytest.raises(UserError, match=r"param_scheduler\.1\.end"):
+            run(cfg, tmp_path / "on", **arguments)
+    assert not (tmp_path / "on").exists()
+
+
+def test_other_options_of_the_optimizer_take_effect(
+    first: Path, scenes: Path, tmp_path: Path
+) -> None:
+    cfg = small_config(
+        scenes, iterations=6, optim_wrapper__optimizer__lr=0.3,
+        optim_wrapper__optimizer__weight_decay=0.25,
+    )  # fmt: skip
+    middle = first.with_name("iter_3.pth")
+    rates = _resume(middle, tmp_path / "on", cfg, "optim_wrapper")
+    before = logged(first.parent)
+    assert rates == {step: pytest.approx(100 * before[step]) for step in (4, 5, 6)}
+    saved = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["optimizer"]
+    assert {group["weight_decay"] for group in saved["param_groups"]} == {0.25}
+    assert {int(state["step"]) for state in saved["state"].values()} == {6}  # moments went on
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed", "steps"),
+    [
+        # one group becomes one a parameter, in the same order
+        ({"optim_wrapper.paramwise_cfg": dict(custom_keys=dict(decode_head=dict(lr_mult=10)))},
+         ["optim_wrapper.paramwise_cfg"], 6),
+        ({"optim_wrapper.optimizer": dict(type="SGD", lr=0.1, momentum=0.9, _delete_=True)},
+         ["optim_wrapper.optimizer"], None),
+        ({"optim_wrapper.optimizer.amsgrad": True}, ["optim_wrapper"], 3),
+    ],
+    ids=["groups", "another optimizer", "more state"],
+)  # fmt: skip
+def test_another_optimizer_goes_on(
+    change: dict, allowed: list[str], steps: int | None, first: Path, scenes: Path, tmp_path: Path
+) -> None:
+    cfg = small_config(scenes)
+    cfg.merge_from_dict(change)
+    cfg.optim_wrapper.optimizer.pop("_delete_", None)
+    if steps is None:
+        for name in ("fused", "weight_decay"):
+            cfg.optim_wrapper.optimizer.pop(name)
+    _resume(first.with_name("iter_3.pth"), tmp_path, cfg, *allowed)
+    saved = torch.load(tmp_path / "iter_6.pth", weights_only=True)["optimizer"]
+    found = {int(state["step"]) for state in saved["state"].values() if "step" in state}
+    assert found == ({steps} if steps else set())
+
+
+def test_another_precision_goes_on(first: Path, scenes: Path, tmp_path: Path) -> None:
+    middle = first.with_name("iter_3.pth")
+    rates = _resume(middle, tmp_path / "on", small_config(scenes), "precision", amp=True)
+    assert rates == {step: lr for step, lr in logged(first.parent).items() if step > 3}
+    meta = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["meta"]
+    assert meta["numerics"]["precision"] == "bfloat16"
+    assert losses(tmp_path / "on" / "iter_6.pth")[:3] == losses(middle)
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("config_values", lambda meta: meta.update(config_values=[])),
+        ("config_values", lambda meta: meta["config_values"].update(a=5)),
+        ("config_values", lambda meta: meta["config_values"].update({"a": "x" * 10_000})),
+        ("config_values", lambda meta: meta["config_values"].update({"a": "\x1b[2J"})),
+        ("config_values", lambda meta: meta["config_values"].update({5: "a"})),
+        (
+            "config_values",
+            lambda meta: meta.update(config_values={str(i): "" for i in range(30_000)}),
+        ),
+        ("numerics", lambda meta: meta.update(numerics="x")),
+        ("numerics.precision", lambda meta: meta["numerics"].update(precision=["float32"])),
+        ("numerics.world_size", lambda meta: meta["numerics"].update(world_size="2")),
+        ("numerics.versions", lambda meta: meta["numerics"].update(versions={"torch": 2})),
+    ],
+)
+def test_what_is_compared_is_checked(
+    key: str, change: Change, first: Path, scenes: Path, tmp_path: Path
+) -> None:
+    record = torch.load(first, weights_only=True)
+    change(record["meta"])
+    torch.save(record, tmp_path / "wrong.pth")
+    with pytest.raises(UserError, match=rf"wrong\.pth.*meta\.{key}"):
+        run(small_config(scenes), tmp_path / "on", resume=str(tmp_path / "wrong.pth"))
