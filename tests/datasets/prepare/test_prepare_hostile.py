@@ -350,7 +350,7 @@ def test_a_file_that_is_no_image_is_not_linked(tmp_path: Path, content: bytes, f
             form="index", sources=(tmp_path / "masks",), images=tmp_path / "lm",
             classes=tmp_path / "t.txt",
         )  # fmt: skip
-    secret = write_folder(tmp_path / "elsewhere", {"secret": content}) / "secret"
+    secret = write_folder(tmp_path / "lm", {"secret": content}) / "secret"
     (tmp_path / "lm/x.jpg").unlink()
     (tmp_path / "lm/x.jpg").symlink_to(secret)
     with pytest.raises(UserError, match=r"x\.jpg: is (no image|empty)"):
