@@ -1,19 +1,22 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Names of files that a stranger wrote, kept inside of the folder that they belong to.
 
-A name in an annotation, a list or an archive may lead anywhere; these functions look at the name
-alone and touch no file. Symbolic links that lie in a folder of the user's are the user's: a folder
-of images is often a link to another disk.
+A name in an annotation, a list or an archive may lead anywhere: by its own text (``contained``,
+``is_contained_member``, which touch no file), or by symbolic links that came with it
+(``check_inside``). A folder that a user names may itself be a link to another disk.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import PurePosixPath
+import stat
+from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
+from .text import printable
 
-__all__ = ["contained", "is_contained_member"]
+__all__ = ["check_inside", "check_real_folder", "contained", "is_contained_member"]
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_PART = 255  # bytes: what file systems take
@@ -62,6 +65,50 @@ def contained(
         if "\0" in part or size > _LONGEST_PART:
             raise UserError(f"{subject}: {name!r:.80} is not the name of a file; {advice}")
     return PurePosixPath(*parts)
+
+
+def check_inside(path: Path, folder: Path, subject: str, hint: str = "") -> None:
+    """Make sure that a path lies in a folder when all symbolic links are followed.
+
+    Args:
+        path: The path; it need not exist.
+        folder: The folder, which may itself be a link.
+        subject: What to call the path in errors, such as ``a.json: imagePath``.
+        hint: What to do about a path that is refused.
+
+    Raises:
+        UserError: A link leads outside of the folder.
+    """
+    top = os.path.realpath(folder)
+    if not Path(os.path.realpath(path)).is_relative_to(top):
+        advice = hint or "replace the link with the file"
+        raise UserError(
+            f"{subject}: {printable(path)} is unsafe (a link leads outside of its folder); {advice}"
+        )
+
+
+def check_real_folder(folder: Path, hint: str) -> None:
+    """Make sure that a folder of this package's own is not a link or a file.
+
+    What is written into such a folder replaces, and what is old in it is removed: through a link
+    that would be done to the files of somebody else.
+
+    Args:
+        folder: The folder; it need not exist.
+        hint: What to do about it.
+
+    Raises:
+        UserError: It is a link, or is not a folder.
+        OSError: It cannot be looked at.
+    """
+    try:
+        mode = os.lstat(folder).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise UserError(f"{printable(folder)}: is a symbolic link, not a folder; {hint}")
+    if not stat.S_ISDIR(mode):
+        raise UserError(f"{printable(folder)}: is not a folder; {hint}")
 
 
 def is_contained_member(name: str) -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..errors import UserError
 
@@ -15,6 +15,7 @@ __all__ = ["parse_json", "read_json"]
 
 #: Levels of lists and objects; the records of this package and annotation files have below 20.
 MAX_DEPTH = 200
+_BLOCK = 1 << 20  # bytes
 
 
 def parse_json(text: str | bytes, subject: str) -> Any:
@@ -65,12 +66,28 @@ def read_json(path: str | os.PathLike[str], subject: str, max_bytes: int | None 
     """
     try:
         with Path(path).open("rb") as file:
-            data = file.read(-1 if max_bytes is None else max_bytes + 1)
+            data = _read(file, max_bytes)
     except OSError as error:
         raise UserError(f"{subject}: cannot be read ({error.strerror})") from error
-    if max_bytes is not None and len(data) > max_bytes:
+    if data is None:
         raise UserError(f"{subject}: larger than {max_bytes:,} bytes, which is the limit here")
     return parse_json(data, subject)
+
+
+def _read(file: IO[bytes], max_bytes: int | None) -> bytes | None:
+    """The content; None if it is larger than ``max_bytes``."""
+    if max_bytes is None:
+        return file.read()
+    if os.fstat(file.fileno()).st_size > max_bytes:
+        return None
+    # In blocks: file.read(max_bytes) would take memory for the limit, whatever the file's size.
+    blocks, size = [], 0
+    while block := file.read(_BLOCK):
+        size += len(block)
+        if size > max_bytes:
+            return None
+        blocks.append(block)
+    return b"".join(blocks)
 
 
 def _too_deep(subject: str) -> str:

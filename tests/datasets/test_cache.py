@@ -187,6 +187,9 @@ def test_mistakes(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match="is the cache of another data set"):
         build_cache(tmp_path / "other", PATTERNS, tmp_path / "ssd", jobs=1)
     (data / "images/a/9.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"mmseg_cache: is a symbolic link.* --cache"):
+        build_cache(data, PATTERNS, jobs=1)
+    (data / FOLDER).unlink()
     with pytest.raises(UserError, match=r"9\.png: is no image or is damaged"):
         build_cache(data, PATTERNS, jobs=1)
 

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.contained import contained, is_contained_member
+from mmseg_resnest.io.contained import (
+    check_inside,
+    check_real_folder,
+    contained,
+    is_contained_member,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,34 @@ def test_whatever_is_accepted_stays_inside(parts: list[str]) -> None:
         return
     assert Path(os.path.normpath(top / found)).is_relative_to(top)
     assert not {"..", "."} & set(found.parts)
+
+
+def test_links_stay_inside(tmp_path: Path) -> None:
+    (tmp_path / "top").mkdir()
+    (tmp_path / "out.jpg").touch()
+    top = tmp_path / "link"
+    top.symlink_to("top", target_is_directory=True)
+    (top / "a.jpg").touch()
+    (top / "b.jpg").symlink_to("a.jpg")
+    (top / "up.jpg").symlink_to("../out.jpg")
+    (top / "gone.jpg").symlink_to(tmp_path / "topmost")
+    (top / "loop").symlink_to("loop")
+    for name in ("a.jpg", "b.jpg", "new.jpg", "loop"):
+        check_inside(top / name, top, "x.json")
+    for name in ("up.jpg", "gone.jpg"):
+        with pytest.raises(UserError, match=rf"^x\.json: .*{name}.* link .*; move it$"):
+            check_inside(top / name, top, "x.json", "move it")
+
+
+def test_real_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(".", target_is_directory=True)
+    (tmp_path / "nowhere").symlink_to("gone")
+    check_real_folder(tmp_path, "move it")
+    check_real_folder(tmp_path / "new", "move it")
+    for name in ("file", "link", "nowhere"):
+        with pytest.raises(UserError, match=rf"{name}: is .*; move it$"):
+            check_real_folder(tmp_path / name, "move it")
 
 
 def test_members_of_archives() -> None:

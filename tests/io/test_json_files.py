@@ -49,5 +49,8 @@ def test_a_large_or_missing_file_is_refused(tmp_path: Path) -> None:
     assert read_json(path, "file a.json", max_bytes=9) == [1, 2, 3]
     with pytest.raises(UserError, match=r"^file a\.json: larger than 8 bytes"):
         read_json(path, "file a.json", max_bytes=8)
+    assert read_json(path, "file a.json", max_bytes=1 << 60) == [1, 2, 3]
+    with pytest.raises(UserError, match=r"^file zero: larger than 8 bytes"):
+        read_json("/dev/zero", "file zero", max_bytes=8)
     with pytest.raises(UserError, match=r"^file b\.json: cannot be read"):
         read_json(tmp_path / "b.json", "file b.json")

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...files import whole_file, write_whole
+from ...io.contained import check_inside, check_real_folder
 from ...io.folder_lock import FolderLock
 from ...io.remove import remove_file
 from ..cache import (
@@ -80,7 +81,8 @@ def build_cache(
         What was written.
 
     Raises:
-        UserError: There is nothing to cache, no room, or a file that cannot be decoded.
+        UserError: There is nothing to cache, no room, or a file that cannot be decoded; or links
+            in the cache lead elsewhere, or the cache is a link and ``cache`` does not name it.
     """
     data = Path(data)
     files = [
@@ -92,10 +94,15 @@ def build_cache(
         raise UserError(f"{data}: holds no images to cache; prepare the data set first")
     inside = data / FOLDER
     folder = Path(cache) if cache is not None else inside
+    marker = folder / "cache.json"
     try:
+        if cache is None:
+            check_real_folder(folder, "remove it, or name the cache's folder with --cache DIR")
         folder.mkdir(parents=True, exist_ok=True)
+        check_inside(marker, folder, "cache", "remove the link")
+        for parent in sorted({entry_path(folder, name).parent for _, name in files}):
+            check_inside(parent, folder, "cache", "remove the link")
         index = index_text(data)
-        marker = folder / "cache.json"
         if cache is not None and not marker.is_file() and any(folder.iterdir()):
             raise UserError(f"--cache {folder}: is not empty and no cache; name another folder")
         old = marker.read_text(encoding="utf-8") if marker.is_file() else None

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...io.contained import contained
+from ...io.contained import check_inside, contained
 from ...io.json_files import read_json
+from ...io.text import printable
 from ..class_names import check_class_name
 from .labels import Labels
 from .samples import Sample, find_image, image_size, json_files
@@ -29,6 +30,7 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
     Args:
         source: JSON file, or a folder of them.
         images: Folder of the images; None looks beside the JSON file and in ``images/`` there.
+            An image that a symbolic link leads to must lie in that folder, too.
 
     Raises:
         UserError: A file is not one of COCO, or one of its images is not there or outside.
@@ -62,7 +64,10 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
                 for candidate in (folder / relative, folder / relative.name)
             )  # fmt: skip
             if image is None:
-                raise UserError(f"{file}: its image {file_name} is not there; see --images")
+                name = printable(file_name)
+                raise UserError(f"{file}: its image {name:.300} is not there; see --images")
+            hint = "name the folder of the images with --images"
+            check_inside(image, images or file.parent, f"{file}: its image", hint)
             samples.append(
                 Sample(
                     relative.with_suffix("").as_posix(),

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ...errors import UserError
-from ...io.contained import contained
+from ...io.contained import check_inside, contained
 from ...io.json_files import read_json
+from ...io.text import printable
 from ..class_names import check_class_name
 from .labels import Labels, open_image
 from .samples import Sample, find_image, image_size, json_files
@@ -33,7 +34,8 @@ def read_labelme(source: Path, images: Path | None) -> list[Sample]:
 
     An image is looked for where ``imagePath`` says, as long as that is inside of the source, and
     beside the JSON file under its name; then in ``imageData``. With a folder of images it is looked
-    for there alone, also by the last part of ``imagePath``.
+    for there alone, also by the last part of ``imagePath``. An image that a symbolic link leads to
+    must lie in that folder, too.
 
     Args:
         source: Folder, or one JSON file.
@@ -89,13 +91,15 @@ def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) 
             candidates.append(images / contained(last, subject, hint=hint))
     found = find_image(candidates)
     if found is not None:
+        check_inside(found, images or top, f"{file}: its image", hint)
         return found
     if data.get("imageData"):
         try:
             return base64.b64decode(data["imageData"])
         except (ValueError, TypeError) as error:
             raise UserError(f"{file}: imageData is not base64 ({error}); label it anew") from error
-    raise refusal or UserError(f"{file}: its image {given or relative} is not there; see --images")
+    name = printable(str(given or relative))
+    raise refusal or UserError(f"{file}: its image {name:.300} is not there; see --images")
 
 
 def _content_suffix(file: Path, image: bytes) -> str:

@@ -20,6 +20,9 @@ Mask = npt.NDArray[np.bool_]
 
 _FARTHEST = 1e9  # pixels from the image's corner: beyond, sums of squares would lose pixels
 _CROSSINGS_AT_ONCE = 1 << 20  # bounds the memory that a polygon of many corners takes
+# Bounds the time. The outline of any set of pixels crosses rows at most once a pixel and row's end.
+_CROSSINGS = 1 << 24
+_CROSSINGS_A_PIXEL = 4
 
 
 def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
@@ -38,7 +41,8 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
         (height, width).
 
     Raises:
-        ValueError: A coordinate is not a number, or is beyond a billion pixels.
+        ValueError: A coordinate is not a number, or is beyond a billion pixels; or the outline
+            crosses the rows far more often than that of any set of pixels.
     """
     corners = _coordinates(points).reshape(-1, 2)
     start, end = corners, np.roll(corners, -1, axis=0)
@@ -50,6 +54,8 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
     last = np.clip(np.ceil(upper - 0.5), 0, height).astype(np.int64)
     lengths = last - first
     ends = np.cumsum(lengths)
+    if len(ends) and ends[-1] > max(_CROSSINGS, _CROSSINGS_A_PIXEL * flips.size):
+        raise ValueError(f"its outline crosses the image's rows {ends[-1]:,} times; simplify it")
     done = 0
     while done < len(corners):
         bound = (ends[done - 1] if done else 0) + _CROSSINGS_AT_ONCE

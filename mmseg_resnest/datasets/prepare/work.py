@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...files import write_whole
+from ...io.contained import check_inside, check_real_folder
 from ...io.json_files import parse_json, read_json
 from ..forking import opencv_on_one_thread
 
@@ -36,6 +38,9 @@ LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 _FICLONE = 0x40049409  # linux/fs.h: share a file's blocks until one of the two is written
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PATIENCE = 2.0  # seconds to wait for the lock
+_REMOVE_IT = "remove it and run the same command again"
+_NO_LINK = "replace the link with a folder, or name another place with --root"
+_FILES = ("lock", "journal.jsonl", "record.json", "hashes.json")  # in .prepare
 _CHUNK = 8  # files that a process is given at a time
 
 _T = TypeVar("_T")
@@ -157,7 +162,8 @@ class Workspace:
         folder: The data set's folder; made if it is not there.
 
     Raises:
-        UserError: The folder cannot be written, or another process is at work in it.
+        UserError: The folder cannot be written, or another process is at work in it; or there are
+            links in ``.prepare``, through which files elsewhere would be written or removed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -172,8 +178,11 @@ class Workspace:
 
     def __enter__(self) -> Workspace:
         try:
+            check_real_folder(self.hidden, _REMOVE_IT)
             self.hidden.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.hidden / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            _check_regular(self.hidden / "lock")
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            self._lock = os.open(self.hidden / "lock", flags, 0o666)
         except OSError as error:
             raise UserError(
                 f"{self.folder}: cannot be written ({error.strerror}); name another place with"
@@ -198,8 +207,25 @@ class Workspace:
                 except OSError:  # a file system without locks
                     pass
                 break
+        try:
+            self._check_state()
+        except BaseException:
+            os.close(self._lock)
+            raise
         self.journal = dict(self._read_journal())
         return self
+
+    def _check_state(self) -> None:
+        """Refuses what is not a folder or a file of this program's; ``tmp`` may hold links."""
+        for folder in (self._tmp, self.staging):
+            check_real_folder(folder, _REMOVE_IT)
+        for name in _FILES:
+            _check_regular(self.hidden / name)
+        for where, folders, names in os.walk(self.staging):
+            for name in folders:
+                check_real_folder(Path(where, name), _REMOVE_IT)
+            for name in names:
+                _check_regular(Path(where, name))
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._tmp, ignore_errors=True)
@@ -277,10 +303,10 @@ class Workspace:
                 todo.append((item, done is not None))
         self._check_room([item for item, _ in todo], link)
         shutil.rmtree(self._tmp, ignore_errors=True)
-        if todo:
-            self._tmp.mkdir()
         make = _Maker(self.folder, self._tmp, link)
         try:
+            if todo:
+                self._tmp.mkdir()
             self._mend_journal()
             with open(self._journal, "a", encoding="utf-8") as journal:
                 for done in in_parallel(make, todo, processes, label):
@@ -324,6 +350,12 @@ class Workspace:
                 f"{self.folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free;"
                 " make room or name another place with --root"
             )
+
+
+def _check_regular(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path}: is a link or not a file; {_REMOVE_IT}")
 
 
 def _line(done: _Done) -> str:
@@ -370,6 +402,7 @@ class _Maker:
                         " another place with --root"
                     )
                 return self._done(item, "kept" if item.link else how)
+            check_inside(target.parent, self.folder, "the folder of the data set", _NO_LINK)
             target.parent.mkdir(parents=True, exist_ok=True)
             part.replace(target)
         finally:

@@ -350,7 +350,7 @@ def test_a_file_that_is_no_image_is_not_linked(tmp_path: Path, content: bytes, f
             form="index", sources=(tmp_path / "masks",), images=tmp_path / "lm",
             classes=tmp_path / "t.txt",
         )  # fmt: skip
-    secret = write_folder(tmp_path / "elsewhere", {"secret": content}) / "secret"
+    secret = write_folder(tmp_path / "lm", {"secret": content}) / "secret"
     (tmp_path / "lm/x.jpg").unlink()
     (tmp_path / "lm/x.jpg").symlink_to(secret)
     with pytest.raises(UserError, match=r"x\.jpg: is (no image|empty)"):
@@ -358,13 +358,18 @@ def test_a_file_that_is_no_image_is_not_linked(tmp_path: Path, content: bytes, f
     assert not (tmp_path / "data/mine/images/x.jpg").exists()
 
 
-def test_a_link_to_an_image_on_another_disk_is_the_users(tmp_path: Path) -> None:
+def test_a_link_in_the_source_must_not_lead_out(tmp_path: Path) -> None:
     options = labelme(tmp_path, ["a", "b"])
     elsewhere = write_folder(tmp_path / "elsewhere", {"photo.jpg": jpeg(5)})
-    (tmp_path / "lm/x.jpg").unlink()
+    (tmp_path / "lm/x.jpg").rename(tmp_path / "lm/photo.jpg")
     (tmp_path / "lm/x.jpg").symlink_to(elsewhere / "photo.jpg")
-    custom(tmp_path, **options)
-    assert (tmp_path / "data/mine/images/x.jpg").read_bytes() == jpeg(5)
+    with pytest.raises(UserError, match=r"x\.json: .* link .*--images"):
+        custom(tmp_path, **options)
+    (tmp_path / "lm/x.jpg").unlink()
+    (tmp_path / "lm/x.jpg").symlink_to("photo.jpg")
+    (tmp_path / "link").symlink_to("lm", target_is_directory=True)  # the folder may be a link
+    custom(tmp_path, **{**options, "sources": (tmp_path / "link",)})
+    assert (tmp_path / "data/mine/images/x.jpg").is_file()
 
 
 # ---- claims

@@ -86,6 +86,14 @@ PYCOCOTOOLS = [
 LARGE = "Po2Xf2`7d[Mlj0T`1TUOl_Nlj0T`1TUOXT1`l2"
 
 
+def test_an_outline_of_too_many_crossings() -> None:
+    """Each edge from the upper to the lower side: 8000 rows, 2,200 times."""
+    points = [(n % 64, 8000 * (n % 2)) for n in range(2200)]
+    with pytest.raises(ValueError, match="17,600,000 times"):
+        fill_polygon(points, 8000, 64)
+    assert fill_polygon(points, 80, 64).shape == (80, 64)
+
+
 def test_run_lengths_of_the_coco_api() -> None:
     for mask, text in PYCOCOTOOLS:
         pixels = np.array([[c == "#" for c in row] for row in mask.split("/")])
