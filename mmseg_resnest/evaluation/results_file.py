@@ -88,9 +88,10 @@ def _pair(value: Any, key: str) -> tuple[int, int, int]:
 
 def _file(value: Any, key: str) -> str:
     try:
-        return str(contained(value, "it", hint=_HINT))
+        return str(contained(value, key, hint=_HINT))
     except UserError as error:
-        raise NotAllowed(key, str(error).removeprefix("it: ")) from error
+        reason = str(error).removeprefix(f"{key}: ").removesuffix(f"; {_HINT}")
+        raise NotAllowed(key, reason) from error
 
 
 _EXAMPLE: dict[str, Check] = {
