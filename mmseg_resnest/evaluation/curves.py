@@ -18,7 +18,7 @@ from mmseg_resnest.evaluation.results_file import own_file
 from mmseg_resnest.files import whole_file
 from mmseg_resnest.io.json_files import parse_json
 
-__all__ = ["Series", "find_series", "plot_curves", "read_scalars"]
+__all__ = ["NoLog", "Series", "find_series", "plot_curves", "read_scalars"]
 
 #: Of a log; a line has some hundred bytes.
 MAX_LOG_BYTES = 1 << 30
@@ -26,6 +26,10 @@ _MAX_LINE = 1 << 20
 _MAX_STEP = 1 << 53
 _logger = logging.getLogger(__name__)
 _SCORES = ("mIoU", "pixAcc", "mAcc")
+
+
+class NoLog(UserError):
+    """A folder holds no line of a training log."""
 
 
 class Series(NamedTuple):
@@ -117,7 +121,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     ]
     starts = [lines for log in logs if (lines := _read_lines(own_file(folder, log)))]
     if not starts:
-        raise UserError(
+        raise NoLog(
             f"{folder}: holds no training log (<timestamp>/vis_data/scalars.json); give the work "
             "folder of a run that has logged at least once"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.curves import Series, find_series, read_scalars
+from mmseg_resnest.evaluation.curves import NoLog, Series, find_series, read_scalars
 from mmseg_resnest.evaluation.results_file import (
     EXAMPLE_KINDS,
     own_file,
@@ -75,7 +75,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
                 tests[place] = (folder / place, result)
     try:
         series = read_scalars(folder)
-    except UserError:
+    except NoLog:
         series = {}
     if not train and not tests and not series:
         raise UserError(

@@ -219,10 +219,11 @@ def test_names_stay_texts_in_the_card(model: Segmentor, tmp_path: Path) -> None:
 
 
 def test_the_training_config_reads_back_with_braces(model: Segmentor, tmp_path: Path) -> None:
-    model.cfg["note"] = "{{$HOME:x}} {{ fileDirname }}"
+    before = model.cfg
+    model.cfg = Config({**before.to_dict(), "note": "{{$HOME:x}} {{ fileDirname }}"})
     try:
         publish(model, tmp_path / "hub")
     finally:
-        del model.cfg["note"]
+        model.cfg = before
     again = Config.fromfile(tmp_path / "hub" / "training_config.py")
     assert again.note == "{{$HOME:x}} {{ fileDirname }}"
