@@ -122,9 +122,10 @@ def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Con
 
     Raises:
         UserError: The file does not parse, names a part that a config of this kind may not name,
-            uses templates or imports, or inherits from a Python file that is not the package's.
+            uses templates or imports, or inherits from a file that is neither below its folder
+            nor one of the package's.
     """
-    reader = _Reader(find, ours)
+    reader = _Reader(path.resolve().parent, find, ours)
     values = reader.read(path, ())
     return Config(
         values, cfg_text=reader.text, filename=str(path), env_variables=reader.env_variables
@@ -170,10 +171,10 @@ def _bases_in_python(file: Path) -> list[str]:
 
 
 class _Reader:
-    """Reads one config with its bases."""
+    """Reads one config with its bases, which lie in its folder ``top`` or in ``ours``."""
 
-    def __init__(self, find: Callable[[str], Path], ours: Path) -> None:
-        self._find, self._ours = find, ours
+    def __init__(self, top: Path, find: Callable[[str], Path], ours: Path) -> None:
+        self._top, self._find, self._ours = top, find, ours
         self._files = 0
         self.text = ""
         self.env_variables: dict[str, str] = {}
@@ -205,16 +206,23 @@ class _Reader:
 
     def _base(self, path: Path, base: str, above: tuple[Path, ...]) -> dict[str, Any]:
         file = path.parent / base
-        if file.suffix in DATA_SUFFIXES and file.is_file():
+        refused = UserError(
+            f"config {path}: _base_ names {base!r:.300}; a config in JSON or YAML inherits from "
+            f"JSON and YAML files that exist in {self._top} or below it, or from a config that "
+            "comes with the package, by its name"
+        )
+        try:
+            # Where links lead to counts: a config of a stranger reads no other files of the user.
+            inside = file.resolve().is_relative_to(self._top)
+            is_data = inside and file.suffix in DATA_SUFFIXES and file.is_file()
+            candidates = [self._find(base).resolve(), file.resolve()]
+            ours = [f for f in candidates if f.is_relative_to(self._ours) and f.is_file()]
+        except (OSError, ValueError, RuntimeError) as error:  # of names that no file can have
+            raise refused from error
+        if is_data:
             return self.read(file, above)
-        candidates = [self._find(base).resolve(), file.resolve()]
-        ours = [f for f in candidates if f.is_relative_to(self._ours) and f.is_file()]
         if not ours or ours[0].suffix != ".py":
-            raise UserError(
-                f"config {path}: _base_ names {base!r}; a config in JSON or YAML inherits from "
-                "JSON and YAML files that exist, or from a config that comes with the package, by "
-                "its name"
-            )
+            raise refused
         config = Config.fromfile(ours[0])
         self.text += config.text
         self.env_variables.update(config.env_variables)
@@ -244,7 +252,21 @@ def _merge(path: Path, place: tuple[str, ...], base: Any, change: Any) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain data only, without keys that are twice there or merged in from elsewhere."""
+    """Plain data only, without keys that are twice there or merged in from elsewhere.
+
+    The depth is bounded while the text is read: the parser's time grows with its square.
+    """
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self._depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH} levels")
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

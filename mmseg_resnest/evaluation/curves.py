@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -13,12 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.evaluation.results_file import own_file
 from mmseg_resnest.files import whole_file
 from mmseg_resnest.io.json_files import parse_json
 
-__all__ = ["Series", "find_series", "plot_curves", "read_scalars"]
+__all__ = ["NoLog", "Series", "find_series", "plot_curves", "read_scalars"]
 
+#: Of a log; a line has some hundred bytes.
+MAX_LOG_BYTES = 1 << 30
+_MAX_LINE = 1 << 20
+_MAX_STEP = 1 << 53
+_logger = logging.getLogger(__name__)
 _SCORES = ("mIoU", "pixAcc", "mAcc")
+
+
+class NoLog(UserError):
+    """A folder holds no line of a training log."""
 
 
 class Series(NamedTuple):
@@ -34,20 +45,54 @@ class Series(NamedTuple):
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; a line cut off by a killed run is left out."""
-    lines = []
+    """The lines of a log: ``step`` and the numbers that were logged there.
+
+    A line that is cut off by a killed run, or has no step, is left out; so are values that are not
+    numbers. A log names how many lines it left out.
+    """
+    lines, left_out = [], 0
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.stat().st_size > MAX_LOG_BYTES:
+            raise UserError(f"{path}: larger than {MAX_LOG_BYTES:,} bytes, which no log is")
+        with path.open("rb") as file:
+            for line in file:
+                if not line.strip():
+                    continue
+                entry = _entry(line)
+                if entry is None:
+                    left_out += 1
+                else:
+                    lines.append(entry)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    for line in text.splitlines():
-        try:
-            entry = parse_json(line, str(path))
-        except UserError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int | float):
-            lines.append(entry)
+    if left_out:
+        _logger.warning("%s: lines left out that are not whole lines of a log: %d", path, left_out)
     return lines
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line of a log says, or None."""
+    if len(line) > _MAX_LINE:
+        return None
+    try:
+        entry = parse_json(line, "line")
+    except UserError:
+        return None
+    step = _number(entry.get("step")) if isinstance(entry, dict) else None
+    if step is None or not 0 <= step <= _MAX_STEP:
+        return None
+    numbers = {name: _number(value) for name, value in entry.items()}
+    return {**{k: v for k, v in numbers.items() if v is not None}, "step": int(step)}
+
+
+def _number(value: Any) -> float | None:
+    """A value as a float, NaN and infinity among them; None if it is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
@@ -64,25 +109,26 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
         Series by name: ``loss``, ``lr``, ``mIoU`` ... as they were logged, over the iterations.
 
     Raises:
-        UserError: The folder does not exist or holds no such log.
+        UserError: The folder does not exist or holds no such log; or the log is a link to outside
+            of the folder.
     """
     folder = Path(work_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the work folder of a training run")
     # Timestamps are YYYYMMDD_hhmmss, so the order of names is that of time.
     logs = sorted(folder.glob("*/vis_data/scalars.json")) or [
-        path for path in [folder / "vis_data" / "scalars.json"] if path.is_file()
+        path for path in [folder / "vis_data" / "scalars.json"] if os.path.lexists(path)
     ]
-    starts = [lines for lines in map(_read_lines, logs) if lines]
+    starts = [lines for log in logs if (lines := _read_lines(own_file(folder, log)))]
     if not starts:
-        raise UserError(
+        raise NoLog(
             f"{folder}: holds no training log (<timestamp>/vis_data/scalars.json); give the work "
             "folder of a run that has logged at least once"
         )
 
     # A line of the training loop is told by its "iter" (or its loss).
     def train_steps(lines: list[dict[str, Any]]) -> list[int]:
-        return [int(e["step"]) for e in lines if "iter" in e or "loss" in e]
+        return [e["step"] for e in lines if "iter" in e or "loss" in e]
 
     if any(train_steps(lines) for lines in starts):
         # Starts that only evaluated log at step 0: not a point of the curve.
@@ -97,10 +143,8 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
                     del points[step]
         for entry in lines:
             for name, value in entry.items():
-                if name in ("step", "iter", "epoch") or isinstance(value, bool):
-                    continue
-                if isinstance(value, int | float):
-                    merged.setdefault(name, {})[int(entry["step"])] = float(value)
+                if name not in ("step", "iter", "epoch"):
+                    merged.setdefault(name, {})[entry["step"]] = value
     series = {}
     for name, points in merged.items():
         if points:

@@ -8,7 +8,8 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,15 @@ import numpy as np
 from PIL import Image
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.curves import find_series, read_scalars
+from mmseg_resnest.evaluation.curves import NoLog, Series, find_series, read_scalars
+from mmseg_resnest.evaluation.results_file import (
+    EXAMPLE_KINDS,
+    own_file,
+    read_examples,
+    read_results_file,
+)
 from mmseg_resnest.files import write_whole
-from mmseg_resnest.io.contained import contained
-from mmseg_resnest.io.json_files import read_json
+from mmseg_resnest.io.text import printable
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import catalogue
 
@@ -29,22 +35,15 @@ EXAMPLES_FILE = "examples.json"
 MAX_BYTES = 9_500_000  # of the file
 _TEMPLATE = Path(__file__).with_name("report.html")
 _MOST_POINTS = 600  # of a curve: more cannot be told apart
-_KINDS = ("worst", "best", "random", "confusion")  # of examples, the first ones first
+_MAX_CONFIG = 1 << 20  # characters
+_MAX_PICTURE = 16 << 20  # bytes of an example's file
+_MAX_EDGE = 4096  # of an example's picture, pixels
 _PROTOCOLS = {False: "single scale", True: "multi-scale + flip"}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or nothing where there is no file.
-
-    Raises:
-        UserError: The file is there but is none.
-    """
-    if not path.exists():
-        return {}
-    data = read_json(path, str(path))
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: holds no results; evaluate the run again")
-    return data
+def _results(root: Path, path: Path) -> dict[str, Any]:
+    """The results in a file, or nothing where there is no file."""
+    return read_results_file(own_file(root, path)) if os.path.lexists(path) else {}
 
 
 def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -59,23 +58,24 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         matrix), ``curves``, ``published``, ``speed``, ``config``, ``environment``, ``examples``.
 
     Raises:
-        UserError: The folder is missing, or holds neither a log nor results.
+        UserError: The folder is missing, or holds neither a log nor results; a file in it is not
+            what a run writes, or is a link to outside of the folder.
     """
     folder = Path(work_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the work folder of a run")
-    train = _read_json(folder / "results.json")
+    train = _results(folder, folder / "results.json")
     tests = {}
     if train.get("task") == "test":
         tests["test"], train = (folder, train), {}
     else:
         for place in ("test", "test_tta"):
-            result = _read_json(folder / place / "results.json")
+            result = _results(folder, folder / place / "results.json")
             if result:
                 tests[place] = (folder / place, result)
     try:
         series = read_scalars(folder)
-    except UserError:
+    except NoLog:
         series = {}
     if not train and not tests and not series:
         raise UserError(
@@ -85,9 +85,9 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     evaluations = [
         _evaluation("test with augmentation" if r.get("tta") else "test", r)
         for _, r in tests.values()
-        if "mIoU" in r
+        if r.get("mIoU") is not None
     ]
-    if "mIoU" in train:
+    if train.get("mIoU") is not None:
         note = f"best validation, iteration {train.get('iteration', '?')}"
         evaluations.append(_evaluation(note, train))
     config = str((train or next((r for _, r in tests.values()), {})).get("config") or "")
@@ -102,7 +102,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         "speed": speed,
         "config": _config_text(folder),
         "environment": _environment(folder),
-        "examples": _examples([place for place, _ in tests.values()]),
+        "examples": _examples(folder, [place for place, _ in tests.values()]),
     }
 
 
@@ -114,7 +114,7 @@ def _evaluation(title: str, result: Mapping[str, Any]) -> dict[str, Any]:
         **{k: result[k] for k in keys if result.get(k) is not None},
         "classes": [
             {k: row.get(k) for k in ("name", "IoU", "Acc", "label")}
-            for row in result.get("classes", [])
+            for row in result.get("classes", ())
         ],
         "confusion": result.get("confusion_matrix"),
     }
@@ -145,11 +145,9 @@ def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, An
             pieces = np.array_split(np.arange(len(steps)), _MOST_POINTS)
             values = np.array([values[p].mean() for p in pieces])
             steps = np.array([steps[p[-1]] for p in pieces])
+        values = np.array([float(f"{v:.5g}") for v in values])
         good = np.isfinite(values)
-        curves[name] = {
-            "x": steps[good].tolist(),
-            "y": [float(f"{v:.5g}") for v in values[good]],
-        }
+        curves[name] = {"x": steps[good].tolist(), "y": values[good].tolist()}
     if "mIoU" not in curves and train.get("history"):
         history = [e for e in train["history"] if e.get("mIoU") is not None]
         curves["mIoU"] = {
@@ -159,20 +157,28 @@ def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, An
     return curves
 
 
+def _finite(series: Mapping[str, Series], name: str) -> Series | None:
+    """The points of a series that have a finite value, if there are any."""
+    points = find_series(series, name)
+    good = None if points is None else np.isfinite(points.values)
+    if points is None or good is None or not good.any():
+        return None
+    return Series(points.steps[good], points.values[good])
+
+
 def _speed(series: Mapping[str, Any], tests: Mapping[str, Any]) -> list[list[str]]:
     rows = []
-    times, memory = find_series(series, "time"), find_series(series, "memory")
-    if times is not None and np.isfinite(times.values).any():
-        rows.append(["seconds an iteration, median", f"{np.nanmedian(times.values):.3f}"])
-    data = find_series(series, "data_time")
-    if data is not None and np.isfinite(data.values).any():
-        rows.append(["of these waiting for data", f"{np.nanmedian(data.values):.3f}"])
-    if times is not None and len(times.steps):
-        total = float(np.nanmedian(times.values)) * int(times.steps[-1])
+    times, data, memory = (_finite(series, name) for name in ("time", "data_time", "memory"))
+    if times is not None:
+        rows.append(["seconds an iteration, median", f"{np.median(times.values):.3f}"])
+    if data is not None:
+        rows.append(["of these waiting for data", f"{np.median(data.values):.3f}"])
+    if times is not None:
+        total = float(np.median(times.values)) * int(times.steps[-1])
         rows.append(["iterations", f"{int(times.steps[-1]):,}"])
         rows.append(["hours of training, without validation", f"{total / 3600:.2f}"])
-    if memory is not None and np.isfinite(memory.values).any():
-        rows.append(["GPU memory in training, largest", f"{np.nanmax(memory.values):,.0f} MiB"])
+    if memory is not None:
+        rows.append(["GPU memory in training, largest", f"{memory.values.max():,.0f} MiB"])
     for place, (_, result) in tests.items():
         if result.get("seconds") and result.get("images"):
             what = "images/s, " + ("test with augmentation" if place == "test_tta" else "test")
@@ -182,63 +188,83 @@ def _speed(series: Mapping[str, Any], tests: Mapping[str, Any]) -> list[list[str
 
 def _newest(folder: Path, pattern: str) -> Path | None:
     found = sorted(folder.glob(pattern))
-    return found[-1] if found else None
+    return own_file(folder, found[-1]) if found else None
+
+
+def _head(path: Path, most: int) -> str:
+    """The first ``most`` characters of a text file."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(most)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _config_text(folder: Path) -> str:
     path = _newest(folder, "*/vis_data/config.py") or _newest(folder, "*.py")
-    return "" if path is None else path.read_text(encoding="utf-8", errors="replace")
+    return "" if path is None else _head(path, _MAX_CONFIG)
 
 
 def _environment(folder: Path) -> str:
     """The block that the runner writes at the head of its log."""
     path = _newest(folder, "*/*.log")
-    if path is None:
-        return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.read(20_000)
+    head = "" if path is None else _head(path, 20_000)
     match = re.search(r"System environment:\n(.*?)\n-{20,}", head, re.S)
     return match[1].strip("\n") if match else ""
 
 
-def _examples(folders: Sequence[Path]) -> dict[str, Any] | None:
+def _examples(root: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     for folder in folders:
         file = folder / "examples" / EXAMPLES_FILE
-        data = _read_json(file)
-        if data:
-            _check_examples(file, data)
-            data["folder"] = folder / "examples"
-            return data
+        if os.path.lexists(file):
+            data = read_examples(own_file(root, file))
+            return data | {"folder": folder / "examples", "root": root}
     return None
-
-
-def _check_examples(file: Path, data: Mapping[str, Any]) -> None:
-    """Refuse records whose pictures are not those of the folder; a run may be a stranger's."""
-    images = data.get("images")
-    for entry in images if isinstance(images, list) else [None]:
-        entry = entry if isinstance(entry, dict) else {}
-        kinds = entry.get("kinds")
-        if not isinstance(kinds, list) or not kinds or not all(k in _KINDS for k in kinds):
-            raise UserError(f"{file}: is not a list of example images; evaluate the run again")
-        contained(entry.get("file"), f"{file}: file", hint="evaluate the run again")
 
 
 def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _layers(folder: Path, entry: Mapping[str, Any], edge: int) -> dict[str, str]:
+@contextmanager
+def _picture(root: Path, path: Path, kind: str) -> Iterator[Image.Image]:
+    """An example's picture, decoded.
+
+    Raises:
+        UserError: It is missing, too large or damaged, or a link to outside of the run's folder.
+    """
+    own_file(root, path)
+    try:
+        if path.stat().st_size > _MAX_PICTURE:
+            raise ValueError(f"it has more than {_MAX_PICTURE:,} bytes")
+        with Image.open(path, formats=[kind]) as image:
+            if max(image.size) > _MAX_EDGE:
+                raise ValueError(f"it has more than {_MAX_EDGE} pixels along an edge")
+            if kind == "PNG" and image.mode not in ("P", "L"):
+                raise ValueError("it has colours, not classes")
+            image.load()
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # the decoder's many kinds
+        raise UserError(
+            f"{path}: not an example image ({error}); evaluate the run again"
+        ) from error
+
+
+def _layers(root: Path, folder: Path, entry: Mapping[str, Any], edge: int) -> dict[str, str]:
     """Image, label, prediction and error of an example as data URIs, at most ``edge`` pixels."""
     layers = {}
     maps = {}
-    with Image.open(folder / f"{entry['file']}.jpg") as image:
+    with _picture(root, folder / f"{entry['file']}.jpg", "JPEG") as image:
         scale = min(1.0, edge / max(image.size))
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         data = io.BytesIO()
-        image.resize(size, Image.Resampling.LANCZOS).save(data, "JPEG", quality=80)
+        small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        small.save(data, "JPEG", quality=80)
         layers["image"] = _data_uri(data.getvalue(), "jpeg")
     for name in ("label", "pred"):
-        with Image.open(folder / f"{entry['file']}_{name}.png") as image:
+        with _picture(root, folder / f"{entry['file']}_{name}.png", "PNG") as image:
             small = image.resize(size, Image.Resampling.NEAREST)
             maps[name] = np.asarray(small)
             data = io.BytesIO()
@@ -260,11 +286,11 @@ def _embed(runs: Sequence[dict[str, Any]], room: int) -> None:
     for run in wanted:
         share = room // len(wanted)
         examples = run["examples"]
-        folder = examples.pop("folder")
-        order = sorted(examples["images"], key=lambda e: min(map(_KINDS.index, e["kinds"])))
+        root, folder = examples.pop("root"), examples.pop("folder")
+        order = sorted(examples["images"], key=lambda e: min(map(EXAMPLE_KINDS.index, e["kinds"])))
         kept, used = [], 0
         for entry in order:
-            layers = _layers(folder, entry, 480 if len(wanted) == 1 else 360)
+            layers = _layers(root, folder, entry, 480 if len(wanted) == 1 else 360)
             used += sum(len(v) for v in layers.values())
             if used > share:
                 break
@@ -313,6 +339,6 @@ def _page(runs: Sequence[Mapping[str, Any]]) -> str:
     # "</script>" within the data would end the element; "<!--" would change how it is read.
     data = data.replace("<", "\\u003c")
     title = ", ".join(str(run["name"]) for run in runs)
-    safe = title.replace("&", "&amp;").replace("<", "&lt;")
+    safe = printable(title).replace("&", "&amp;").replace("<", "&lt;")
     template = _TEMPLATE.read_text(encoding="utf-8")
     return template.replace("{{title}}", safe).replace("{{data}}", data)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..inference import Segmentor
-from ..inference.checks import NotAllowed
 from ..inference.record import check_exported, plain_pipeline
+from ..io.checks import NotAllowed
 from ..version import __version__
 
 __all__ = ["ExportNetwork", "free_sizes", "make_record", "pipeline_steps"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,13 +17,15 @@ import numpy as np
 import yaml
 from mmengine.config import Config
 
+from ..engine.config_text import config_as_text
 from ..engine.outputs import whole_file
 from ..errors import UserError
+from ..evaluation.results_file import read_results_file
 from ..inference import Segmentor, load_segmentor
-from ..inference.checks import NotAllowed
 from ..inference.published import CONFIG_FILE, WEIGHTS_FILE
 from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_model
-from ..io.json_files import read_json
+from ..io.checks import NotAllowed
+from ..io.text import printable
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
@@ -46,16 +49,15 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, or is none.
     """
-    try:
-        result = read_json(path, f"results {path}")
-        scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
-        classes = {c["name"]: c["IoU"] for c in result["classes"]}
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    result = read_results_file(path)
+    if "classes" not in result:
         raise UserError(
-            f"results {path}: is no results.json that tools/test.py wrote ({error})"
-        ) from error
+            f"results {path}: key classes: is missing; name the results.json that tools/test.py "
+            "wrote"
+        )
+    scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
     more = {"images": result.get("images"), "tta": bool(result.get("tta"))}
-    return {**scores, **more, "IoU": classes}
+    return {**scores, **more, "IoU": {c["name"]: c["IoU"] for c in result["classes"]}}
 
 
 def publish(
@@ -148,7 +150,7 @@ def _write(
         raise UserError(f"{CONFIG_FILE}: would have more than {MAX_RECORD_BYTES:,} bytes")
     _write_text(folder / CONFIG_FILE, text)
     training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
-    _write_text(folder / TRAINING_CONFIG_FILE, training.pretty_text)
+    _write_text(folder / TRAINING_CONFIG_FILE, config_as_text(training))
     _write_text(folder / CARD_FILE, model_card(model, title, licence, record | {"sha256": digest}))
     return digest
 
@@ -168,11 +170,12 @@ def _model_config(cfg: Config) -> dict[str, Any]:
 def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, Any]) -> str:
     """The text of ``README.md``: YAML front matter, and a page for people."""
     metrics = record["metrics"]
-    dataset = _dataset_name(model.cfg)
+    name, data = printable(title), printable(_dataset_name(model.cfg))
+    dataset = _markdown(data)
     front: dict[str, Any] = {
         "library_name": "mmseg-resnest",
         "pipeline_tag": "image-segmentation",
-        "license": licence,
+        "license": printable(licence),
         "tags": ["semantic-segmentation", "resnest", "mmsegmentation", "pytorch"],
     }
     scores = [k for k in _METRICS if k in metrics]
@@ -180,23 +183,26 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         measured = [{"type": _METRICS[k], "name": k, "value": round(metrics[k], 2)} for k in scores]
         front["model-index"] = [
             {
-                "name": title,
+                "name": name,
                 "results": [
                     {
                         "task": {"type": "image-segmentation"},
-                        "dataset": {"name": dataset, "type": dataset.lower().replace(" ", "-")},
+                        "dataset": {"name": data, "type": data.lower().replace(" ", "-")},
                         "metrics": measured,
                     }
                 ],
             }
         ]
     backbone = model.cfg.model.get("backbone", {})
-    arch = backbone.get("arch") or backbone.get("depth") or ""
-    head = type(model.model.decode_head).__name__
+    kind = backbone.get("type", "a backbone")
+    arch = _markdown(str(backbone.get("arch") or backbone.get("depth") or ""))
+    base = _markdown(kind if isinstance(kind, str) else kind.__name__)
+    head = _markdown(type(model.model.decode_head).__name__)
     lines = [
-        "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {title}", "",
+        "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "",
+        f"# {_markdown(name)}", "",
         f"Semantic segmentation into {len(model.classes)} classes: {head} on "
-        f"{backbone.get('type', 'a backbone')} {arch}".rstrip() + f", trained on {dataset}. "
+        f"{base} {arch}".rstrip() + f", trained on {dataset}. "
         f"{record['parameters'] / 1e6:.1f} million parameters.", "",
         "## Use", "", "```python", "from mmseg_resnest import load_segmentor", "",
         'model = load_segmentor("path/to/this/folder")', 'result = model("photo.jpg")',
@@ -220,7 +226,9 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
     for i, (label, colour) in enumerate(zip(model.classes, model.palette, strict=True)):
         iou = per_class.get(label)
         shown = "" if iou is None or math.isnan(iou) else f"{iou:.2f}"
-        lines.append(f"| {i} | {label} | `#{''.join(f'{c:02x}' for c in colour)}` | {shown} |")
+        lines.append(
+            f"| {i} | {_markdown(label)} | `#{''.join(f'{c:02x}' for c in colour)}` | {shown} |"
+        )
     lines += [
         "", "## Limits", "",
         "It gives every pixel one of these classes, whatever is in the picture, and was trained on",
@@ -230,6 +238,11 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _markdown(text: str) -> str:
+    """A text as Markdown shows it: on one line, without links, HTML or cells of a table."""
+    return re.sub(r"[\\`*_\[\]<>|~&$]", r"\\\g<0>", printable(text))
 
 
 def _dataset_name(cfg: Config) -> str:

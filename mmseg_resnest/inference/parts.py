@@ -30,12 +30,7 @@ from torch import nn
 
 from ..datasets.photometric import PackSegInputs
 from ..errors import UserError
-from ..models import EncoderDecoder, ResNeSt
-from ..models.heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
-from ..models.norm import SyncBN
-from ..models.resnest import ARCHITECTURES
-from ..models.segmentor import check_test_cfg
-from .checks import (
+from ..io.checks import (
     Check,
     NotAllowed,
     Part,
@@ -51,6 +46,11 @@ from .checks import (
     several,
     whole,
 )
+from ..models import EncoderDecoder, ResNeSt
+from ..models.heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from ..models.norm import SyncBN
+from ..models.resnest import ARCHITECTURES
+from ..models.segmentor import check_test_cfg
 
 __all__ = [
     "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "MAX_CLASSES", "NORMS", "PREPARATION",

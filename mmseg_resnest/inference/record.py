@@ -16,9 +16,7 @@ from typing import Any
 from mmengine.registry import Registry
 
 from ..errors import UserError
-from ..io.json_files import parse_json, read_json
-from ..registry import MODELS, TRANSFORMS
-from .checks import (
+from ..io.checks import (
     Check,
     NotAllowed,
     Part,
@@ -32,6 +30,8 @@ from .checks import (
     text,
     whole,
 )
+from ..io.json_files import parse_json, read_json
+from ..registry import MODELS, TRANSFORMS
 from .parts import (
     ACTIVATIONS,
     BACKBONES,

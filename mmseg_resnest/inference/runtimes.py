@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from ..datasets.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
-from ..io.cancel import end_when_cancelled, raise_if_cancelled
+from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
+from ..io.text import printable
 from ..models.segmentor import EncoderDecoder
 from ..registry import building
 from .onnx_check import check_onnx
@@ -54,6 +55,11 @@ SUFFIXES = {
 PROGRAMS = (".pt2", ".torchscript")
 
 Run = Callable[[Tensor], Tensor]
+#: What runs a file, the text of its record, and the types of its inputs where it declares them.
+Opened = tuple[Run, str | None, list[str] | None]
+#: ONNX Runtime's names of the types that a record knows.
+_ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+_OPENVINO_TYPES = {"f32": "float32", "u8": "uint8"}
 
 
 def is_exported(path: object) -> bool:
@@ -183,13 +189,16 @@ def load_exported(
         ".pt2": _open_pt2,
         ".torchscript": _open_torchscript,
     }[suffix]
-    run, text = open_file(file, chosen)
+    run, text, inputs = open_file(file, chosen)
     if not text:
         raise UserError(
             f"{file}: has no record of classes and preparation; it was not written by "
             "tools/export_onnx.py"
         )
     record = read_exported(text, os.fspath(file))
+    if inputs is not None and inputs != [record["input"]]:
+        found = ", ".join(map(printable, inputs))
+        raise UserError(f"{file}: takes {found} where its record says {record['input']}")
     with building("mmseg_resnest"):
         network = ExportedNetwork(_checked(run, record, file), record)
         kind = _LabelSegmentor if network.gives_labels else Segmentor
@@ -207,12 +216,25 @@ def _check_no_archive(file: Path) -> None:
 
 
 def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
-    """The network of a file, whose outputs are checked against its record."""
+    """The network of a file, whose outputs are checked against its record.
+
+    An error of the runtime, of whatever kind, becomes a UserError that names the file.
+    """
     classes, outputs = len(record["classes"]), record["out_channels"]
     labels = record["output"] == "labels"
 
     def checked(inputs: Tensor) -> Tensor:
-        output = run(inputs)
+        try:
+            output = run(inputs)
+        except (UserError, Cancelled, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise_if_cancelled()  # the runtime was told to end
+            if "CUDA out of memory" in str(error):
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
+            runtime = SUFFIXES[file.suffix.lower()]
+            raise UserError(f"{file}: {runtime} cannot compute it ({reason})") from error
         size = inputs.shape[1:3] if record["input"] == "uint8" else inputs.shape[2:]
         shape = (len(inputs), *size) if labels else (len(inputs), outputs, *size)
         if tuple(output.shape) != shape or output.is_floating_point() == labels:
@@ -243,7 +265,7 @@ def _config(record: dict[str, Any], file: Path) -> Config:
     )
 
 
-def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
+def _open_onnx(file: Path, device: torch.device) -> Opened:
     try:
         import onnxruntime
     except ImportError as error:
@@ -266,7 +288,11 @@ def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
         session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # its own kinds, which are no public names
         raise UserError(f"{file}: ONNX Runtime cannot load it ({error})") from error
-    name = session.get_inputs()[0].name
+    declared = session.get_inputs()
+    inputs = [_ONNX_TYPES.get(entry.type, str(entry.type)) for entry in declared]
+    if not declared:
+        raise UserError(f"{file}: takes no image, it is not an exported model")
+    name = declared[0].name
     record = session.get_modelmeta().custom_metadata_map.get(RECORD_KEY)
 
     def run(inputs: Tensor) -> Tensor:
@@ -275,10 +301,10 @@ def _open_onnx(file: Path, device: torch.device) -> tuple[Run, str | None]:
             output = session.run(None, {name: inputs.cpu().numpy()}, this_run)[0]
         return torch.from_numpy(output).to(device)
 
-    return run, record
+    return run, record, inputs
 
 
-def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
+def _open_openvino(file: Path, device: torch.device) -> Opened:
     try:
         import openvino
     except ImportError as error:
@@ -302,6 +328,7 @@ def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
     except RuntimeError as error:
         raise UserError(f"{file}: OpenVINO cannot load it ({error})") from error
     found = network.get_rt_info(RECORD_KEY).astype(str) if RECORD_KEY in network.rt_info else None
+    names = [entry.get_element_type().get_type_name() for entry in compiled.inputs]
     own = threading.local()  # a request is for one thread at a time
 
     def run(inputs: Tensor) -> Tensor:
@@ -310,10 +337,10 @@ def _open_openvino(file: Path, device: torch.device) -> tuple[Run, str | None]:
         # A copy: the request's output is overwritten by its next call.
         return torch.from_numpy(own.request.infer([inputs.numpy()])[0].copy())
 
-    return run, found
+    return run, found, [_OPENVINO_TYPES.get(name, name) for name in names]
 
 
-def _open_pt2(file: Path, device: torch.device) -> tuple[Run, str | None]:
+def _open_pt2(file: Path, device: torch.device) -> Opened:
     extra = {RECORD_KEY: ""}
     try:
         program = torch.export.load(file, extra_files=extra)
@@ -325,14 +352,14 @@ def _open_pt2(file: Path, device: torch.device) -> tuple[Run, str | None]:
         program = move_to_device_pass(program, device)
     module = program.module()
     # Behind a function: such a module refuses train() and eval().
-    return (lambda inputs: module(inputs)), extra[RECORD_KEY] or None
+    return (lambda inputs: module(inputs)), extra[RECORD_KEY] or None, None
 
 
-def _open_torchscript(file: Path, device: torch.device) -> tuple[Run, str | None]:
+def _open_torchscript(file: Path, device: torch.device) -> Opened:
     extra = {RECORD_KEY: ""}
     try:
         module = torch.jit.load(file, map_location=device, _extra_files=extra)
     except RuntimeError as error:
         raise UserError(f"{file}: TorchScript cannot load it ({error})") from error
     text = extra[RECORD_KEY]
-    return module, (text.decode() if isinstance(text, bytes) else text) or None
+    return module, (text.decode() if isinstance(text, bytes) else text) or None, None

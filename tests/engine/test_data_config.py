@@ -75,6 +75,24 @@ def test_what_the_package_ships_can_be_written_as_data(tmp_path, name):
     assert load_config(path).to_dict() == json.loads(json.dumps(whole.to_dict()))
 
 
+def test_bases_lie_in_the_folder_of_the_config(tmp_path):
+    folder = tmp_path / "got" / "sub"
+    folder.mkdir(parents=True)
+    for place in (tmp_path, tmp_path / "got", folder):
+        (place / "base.json").write_text('{"work_dir": "x"}')
+    (folder / "middle.json").write_text('{"_base_": "../base.json"}')
+    (tmp_path / "got" / "link.json").symlink_to(tmp_path / "base.json")
+    (tmp_path / "got" / "linked").symlink_to(tmp_path)
+    path = tmp_path / "got" / "mine.json"
+    for base in ("base.json", "sub/base.json", "sub/middle.json", "sub/../base.json"):
+        path.write_text(json.dumps({"_base_": base}))
+        assert load_config(path).work_dir == "x"
+    outside = ("../base.json", str(tmp_path / "base.json"), "link.json", "linked/base.json",
+               "../got/../base.json", "a\0b.json", "a" * 5000 + ".json")  # fmt: skip
+    for base in outside:
+        refused(path, json.dumps({"_base_": base}))
+
+
 def test_the_data_root(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"_base_: {SMALL}\n")

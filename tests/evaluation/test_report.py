@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_pictures_of_another_folder_are_refused(tmp_path: Path, file: object) ->
     examples = json.loads(path.read_text())
     examples["images"][0]["file"] = file
     path.write_text(json.dumps(examples))
-    with pytest.raises(UserError, match=r"examples\.json: file"):
+    with pytest.raises(UserError, match=r"examples\.json: .*images\[0\]\.file"):
         write_report([folder], tmp_path / "r.html")
     path.write_text('{"images": [{"kinds": ["none"]}]}')
     with pytest.raises(UserError, match=r"examples\.json"):
@@ -183,6 +184,77 @@ def test_pictures_of_another_folder_are_refused(tmp_path: Path, file: object) ->
     path.write_text('{"images":' + "[" * 200_000)
     with pytest.raises(UserError, match="nested deeper"):
         write_report([folder], tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results.json",
+        "test/results.json",
+        "test/examples/examples.json",
+        "test/examples/00000.jpg",
+        "test/examples/00000_pred.png",
+        "20260101_000000/20260101_000000.log",
+        "20260101_000000/vis_data/config.py",
+        "20260101_000000/vis_data/scalars.json",
+    ],
+)
+def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = make_run(tmp_path / "run", images=2)
+    path = folder / name
+    shutil.move(path, tmp_path / "private")
+    path.symlink_to(tmp_path / "private")
+    with pytest.raises(UserError, match=re.escape(f"{path}: refused, a link")):
+        write_report([folder], tmp_path / "r.html")
+    path.unlink()
+    shutil.move(tmp_path / "private", path.with_name("other"))
+    path.symlink_to("other")  # a link inside of the folder
+    assert write_report([folder], tmp_path / "r.html")["examples"] == 2
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        write_report([folder], tmp_path / "r.html")
+
+
+def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", images=2)
+    (tmp_path / "link").symlink_to(folder)
+    assert write_report([tmp_path / "link"], tmp_path / "r.html")["examples"] == 2
+
+
+@pytest.mark.parametrize("kind", ["damaged", "other format", "in colour", "large"])
+@pytest.mark.parametrize("name", ["00000.jpg", "00000_label.png"])
+def test_pictures_that_are_not_examples(tmp_path: Path, name: str, kind: str) -> None:
+    folder = make_run(tmp_path / "run", images=2)
+    path = folder / "test" / "examples" / name
+    if kind == "damaged":
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == "other format":
+        Image.new("L", (8, 8)).save(path, "GIF")
+    elif kind == "large":
+        Image.new("L", (5000, 8)).save(path)
+    elif name.endswith("png"):
+        Image.new("RGB", (8, 8)).save(path)
+    else:
+        Image.new("CMYK", (8, 8)).save(path)
+        assert write_report([folder], tmp_path / "r.html")["examples"] == 2
+        return
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        write_report([folder], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_logs_of_any_numbers_make_a_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", images=2)
+    (log,) = folder.rglob("scalars.json")
+    values = ["NaN", "1e999", "-1e999", "1.7976931348623157e308", "1" + "0" * 400, "[1]", "true"]
+    lines = [f'{{"step": {i}, "loss": {v}, "time": {v}, "memory": {v}}}' for i, v in
+             enumerate(values)]  # fmt: skip
+    lines += [f'{{"step": {v}, "loss": 1}}' for v in [*values, -1, '"1"', "null"]]
+    log.write_text("\n".join(lines))
+    write_report([folder], tmp_path / "r.html")
+    curve = data_of(tmp_path / "r.html")["runs"][0]["curves"].get("loss", {"x": []})
+    assert set(curve["x"]) <= set(range(len(values)))
 
 
 def open_page(browser: Any, path: Path, **options: Any) -> tuple[Any, list[str]]:

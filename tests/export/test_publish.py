@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from export_models import head_config
 from mmcv.transforms import BaseTransform
+from mmengine.config import Config
 from mmseg.models.backbones import ResNetV1c
 from mmseg.models.decode_heads import FCNHead
 from safetensors import safe_open
@@ -188,5 +190,40 @@ def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path)
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="other exists"):
         publish(model, tmp_path / "other", force=True)
-    with pytest.raises(UserError, match=r"no results\.json"):
+    with pytest.raises(UserError, match=r"config\.json.*classes"):
         read_results(folder / "config.json")
+
+
+def test_names_stay_texts_in_the_card(model: Segmentor, tmp_path: Path) -> None:
+    names = ["a | b", "`c`", "<img src=x>\n# d", "[e](http://f)\x1b[2J"]
+    names = names[: len(model.classes)] + list(model.classes[len(names) :])
+    before = model.classes
+    model.classes = tuple(names)
+    try:
+        title = "x\n---\n<script> | [y](z)"
+        publish(model, tmp_path / "hub", name=title, licence="other\n---\n# z")
+    finally:
+        model.classes = before
+    card = (tmp_path / "hub" / "README.md").read_text()
+    lines = card.splitlines()
+    assert lines.count("---") == 2 and not {"# d", "# z", "---<script>"} & set(lines)
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["license"].startswith("other")
+    rows = [line for line in lines if line.startswith(("| 0 |", "| 1 |", "| 2 |", "| 3 |"))]
+    assert len(rows) == min(4, len(names))
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 5, "cells of a table"
+    page = card.partition("# ")[2]
+    assert not re.search(r"(?<!\\)[<\[]", page.partition("## Classes")[2].partition("## Limits")[0])
+    assert "\x1b" not in card
+
+
+def test_the_training_config_reads_back_with_braces(model: Segmentor, tmp_path: Path) -> None:
+    before = model.cfg
+    model.cfg = Config({**before.to_dict(), "note": "{{$HOME:x}} {{ fileDirname }}"})
+    try:
+        publish(model, tmp_path / "hub")
+    finally:
+        model.cfg = before
+    again = Config.fromfile(tmp_path / "hub" / "training_config.py")
+    assert again.note == "{{$HOME:x}} {{ fileDirname }}"

@@ -14,7 +14,6 @@ from mmengine.config import Config
 
 from mmseg_resnest import UserError
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.inference.checks import NotAllowed
 from mmseg_resnest.inference.record import (
     check_exported,
     check_published,
@@ -22,6 +21,7 @@ from mmseg_resnest.inference.record import (
     plain_pipeline,
     read_exported,
 )
+from mmseg_resnest.io.checks import NotAllowed
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted([*CONFIGS.glob("*.py"), *(CONFIGS / "openmmlab").glob("*.py")])

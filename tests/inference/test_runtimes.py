@@ -137,3 +137,26 @@ def test_labels_are_classes_of_the_record(pixel_model: Segmentor, tmp_path: Path
     assert pixel_model(image).labels.max() > 1
     with pytest.raises(UserError, match="none of its 2 classes"):
         load_segmentor(path)(image)
+
+
+def test_errors_of_the_runtime_name_the_file(exported: Path, tmp_path: Path) -> None:
+    graph = onnx.load(exported)
+    graph.graph.input[0].type.tensor_type.shape.dim[-1].dim_value = 7
+    path = tmp_path / "narrow.onnx"
+    onnx.save(graph, path)
+    model = load_segmentor(path)
+    with pytest.raises(UserError, match=r"narrow\.onnx: ONNX Runtime cannot compute it"):
+        model(blobs(40, 50))
+
+
+def test_the_input_is_that_of_the_record(exported: Path, tmp_path: Path) -> None:
+    graph = onnx.load(exported)
+    (entry,) = (p for p in graph.metadata_props if p.key == RECORD_KEY)
+    record = json.loads(entry.value)
+    other = {"float32": ("uint8", "labels"), "uint8": ("float32", "logits")}[record["input"]]
+    record["input"], record["output"] = other
+    entry.value = json.dumps(record)
+    path = tmp_path / "other.onnx"
+    onnx.save(graph, path)
+    with pytest.raises(UserError, match=rf"other\.onnx: takes .* record says {other[0]}"):
+        load_segmentor(path)

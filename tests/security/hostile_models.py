@@ -45,9 +45,8 @@ def at(record: Record, place: tuple[Any, ...]) -> Any:
 def every_place(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The places of all values in a record."""
     yield place
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     if isinstance(value, dict | list):
-        for key, item in items:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from every_place(item, (*place, key))
 
 
@@ -150,6 +149,10 @@ def _set(*place_and_value: Any) -> Change:
     return change
 
 
+def _nested_deep(record: Record, box: Sandbox) -> None:
+    record["model"]["backbone"]["extra"] = _deep(5_000)  # too deep for copy.deepcopy
+
+
 def _nested_steps(record: Record, box: Sandbox) -> None:
     step: Record = {"type": f"{box.module}.Thing"}
     for _ in range(20):
@@ -223,7 +226,7 @@ CONFIGS: dict[str, Change] = {
     "step that reads labels": _photo_of_the_user,
     "meta keys": _set("pipeline", [{"type": "PackSegInputs", "meta_keys": ["__class__"] * 10**5}]),
     "nested 150 deep": _set("model", "backbone", "extra", _deep(150)),
-    "nested 5,000 deep": _set("model", "backbone", "extra", _deep(5_000)),
+    "nested 5,000 deep": _nested_deep,
     "NaN": _set("model", "data_preprocessor", "mean", [math.nan, math.inf, -math.inf]),
     "a million classes": _million_classes,
     "escapes in class names": _escapes_in_classes,

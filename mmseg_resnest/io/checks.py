@@ -8,7 +8,6 @@ every other value, so that what is not named here is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +73,8 @@ def number(low: float, high: float) -> Check:
     """A finite number from ``low`` to ``high``."""
 
     def check(value: Any, key: str) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        # Nothing that is not finite lies between; an integer may be too large for a float.
+        if type(value) not in (int, float) or not low <= value <= high:
             raise NotAllowed(key, f"{_shown(value)} is not a number from {low:g} to {high:g}")
         return value
 
@@ -136,24 +136,31 @@ def either(mapping: Check, other: Check) -> Check:
     return lambda value, key: (mapping if type(value) is dict else other)(value, key)
 
 
-def fields(known: Mapping[str, Check], required: tuple[str, ...] = ()) -> Check:
+def fields(
+    known: Mapping[str, Check], required: tuple[str, ...] = (), others: bool = False
+) -> Check:
     """An object with known keys.
 
     Args:
         known: Check of the value of each key.
         required: Keys that must be there.
+        others: Whether other keys are left out of what is returned, rather than refused.
     """
 
     def check(value: Any, key: str) -> dict[str, Any]:
         if type(value) is not dict:
             raise NotAllowed(key or "(top)", f"{_shown(value)} is not an object")
         for name in value:
-            if name not in known:
+            if name not in known and not others:
                 raise NotAllowed(_child(key, name), "is not allowed here")
         for name in required:
             if name not in value:
                 raise NotAllowed(_child(key, name), "is missing")
-        return {name: known[name](item, _child(key, name)) for name, item in value.items()}
+        return {
+            name: known[name](item, _child(key, name))
+            for name, item in value.items()
+            if name in known
+        }
 
     return check
 

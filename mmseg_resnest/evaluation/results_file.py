@@ -1,0 +1,187 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Files of an evaluation as a stranger may have written them: read, and checked key by key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..io.checks import (
+    Check,
+    NotAllowed,
+    fields,
+    flag,
+    number,
+    one_of,
+    optional,
+    several,
+    text,
+    whole,
+)
+from ..io.contained import contained
+from ..io.json_files import read_json
+from ..io.text import printable
+
+__all__ = ["EXAMPLE_KINDS", "own_file", "read_examples", "read_results_file"]
+
+#: Kinds of example images, the first ones first.
+EXAMPLE_KINDS = ("worst", "best", "random", "confusion")
+#: A larger file is refused unread; the confusion matrix of 2048 classes takes half of it.
+MAX_BYTES = 64 << 20
+MAX_CLASSES = 4096
+_HINT = "evaluate the run again"
+
+_COUNT = whole(0, 1 << 60)
+_ITERATION = whole(0, 1 << 53)  # whole numbers that a browser holds
+_SCORE = optional(number(0.0, 100.0 + 1e-6))  # percent; null where there is nothing to score
+_PLAIN_TEXT = text(1024)
+
+
+def _line(value: Any, key: str) -> str:
+    """A path or a name, of which a person is shown one line."""
+    if type(value) is not str or len(value) > 8192:
+        raise NotAllowed(key, f"{value!a:.80} is not a text of at most 8192 characters")
+    return printable(value)
+
+
+_SCORES: dict[str, Check] = {"mIoU": _SCORE, "pixAcc": _SCORE, "mAcc": _SCORE}
+_CLASS: dict[str, Check] = {
+    "name": _PLAIN_TEXT,
+    "IoU": _SCORE,
+    "Acc": _SCORE,
+    "label": optional(number(0, 1 << 60)),
+}
+_RESULTS = fields(
+    {
+        **_SCORES,
+        "task": optional(_PLAIN_TEXT),
+        "tta": optional(flag),
+        "config": optional(_line),
+        "checkpoint": optional(_line),
+        "iteration": optional(_ITERATION),
+        "images": optional(_COUNT),
+        "seconds": optional(number(0.0, 1e12)),
+        "labelled_pixels": optional(_COUNT),
+        "mIoU_interval": optional(several(_SCORE, 2, 2)),
+        "classes": several(fields(_CLASS, ("name", "IoU"), others=True), 0, MAX_CLASSES),
+        "confusion_matrix": optional(several(several(_COUNT, 0, MAX_CLASSES), 0, MAX_CLASSES)),
+        "history": optional(
+            several(
+                fields({**_SCORES, "iteration": _ITERATION}, ("iteration",), others=True),
+                0,
+                1_000_000,
+            )
+        ),
+    },
+    others=True,
+)
+_INDEX = whole(0, MAX_CLASSES - 1)
+
+
+def _pair(value: Any, key: str) -> tuple[int, int, int]:
+    """Label, prediction and number of pixels."""
+    label, prediction, pixels = several(_COUNT, 3, 3)(value, key)
+    return _INDEX(label, key), _INDEX(prediction, key), pixels
+
+
+def _file(value: Any, key: str) -> str:
+    try:
+        return str(contained(value, key, hint=_HINT))
+    except UserError as error:
+        reason = str(error).removeprefix(f"{key}: ").removesuffix(f"; {_HINT}")
+        raise NotAllowed(key, reason) from error
+
+
+_EXAMPLE: dict[str, Check] = {
+    "file": _file,
+    "name": _line,
+    "mIoU": _SCORE,
+    "pixAcc": _SCORE,
+    "pairs": several(_pair, 0, 1000),
+    "kinds": several(one_of(*EXAMPLE_KINDS), 1, 1000),
+}
+_EXAMPLES = fields(
+    {
+        "classes": several(_PLAIN_TEXT, 0, MAX_CLASSES),
+        "palette": several(several(whole(0, 255), 3, 3), 0, MAX_CLASSES),
+        "images": several(fields(_EXAMPLE, tuple(_EXAMPLE), others=True), 0, 10_000),
+    },
+    ("classes", "palette", "images"),
+    others=True,
+)
+
+
+def own_file(root: str | os.PathLike[str], path: Path) -> Path:
+    """A file of a folder, which no link leads out of.
+
+    Args:
+        root: The folder that the user named.
+        path: A path below it.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: It is missing, is not a regular file, or a link leads outside of ``root``.
+    """
+    try:
+        inside = path.resolve().is_relative_to(Path(root).resolve())
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if not inside:
+        raise UserError(f"{path}: refused, a link in the path leads outside of {root}")
+    if not path.is_file():
+        raise UserError(f"{path}: does not exist, or is not a regular file; {_HINT}")
+    return path
+
+
+def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the ``results.json`` of a training or an evaluation.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Those of its keys that this package uses, with the types and ranges that
+        :func:`~mmseg_resnest.evaluation.write_result` writes; tuples in place of lists.
+
+    Raises:
+        UserError: It cannot be read, or has a value that no results have; names the key.
+    """
+    try:
+        results: dict[str, Any] = _RESULTS(read_json(path, f"results {path}", MAX_BYTES), "")
+        classes, matrix = results.get("classes", ()), results.get("confusion_matrix")
+        if matrix is not None and {len(classes)} != {len(matrix), *map(len, matrix)}:
+            raise NotAllowed("confusion_matrix", f"does not fit {len(classes)} classes")
+    except NotAllowed as error:
+        raise UserError(f"results {path}: is not a results.json: {error}; {_HINT}") from error
+    return results
+
+
+def read_examples(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the ``examples.json`` beside the example images of an evaluation.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``classes``, ``palette`` and ``images``, each with ``file``, ``name``, ``mIoU``,
+        ``pixAcc``, ``pairs`` (label, prediction, pixels) and ``kinds``.
+
+    Raises:
+        UserError: It cannot be read, or has a value that no list of examples has, such as a name
+            that leads out of the folder.
+    """
+    try:
+        examples: dict[str, Any] = _EXAMPLES(read_json(path, str(path), MAX_BYTES), "")
+        number_of_classes = len(examples["classes"])
+        if len(examples["palette"]) != number_of_classes:
+            raise NotAllowed("palette", f"does not fit {number_of_classes} classes")
+        for i, image in enumerate(examples["images"]):
+            if any(max(pair[:2]) >= number_of_classes for pair in image["pairs"]):
+                raise NotAllowed(f"images[{i}].pairs", f"do not fit {number_of_classes} classes")
+    except NotAllowed as error:
+        raise UserError(f"{path}: is not a list of example images: {error}; {_HINT}") from error
+    return examples
