@@ -9,8 +9,6 @@ a segmentation model has no use for and is left out, or the conversion fails and
 from __future__ import annotations
 
 import logging
-import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +31,7 @@ _SHOWN_LENGTH = 160
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MAX_WRAPPERS = 4
 # what DistributedDataParallel and torch.compile put before every key
-_WRAPPER_PREFIXES = re.compile(r"(?:module\.|_orig_mod\.)*")
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _COUNTER = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var")
 _CLASSIFIER_LEAVES = ("weight", "bias")
@@ -111,8 +109,11 @@ def unwrap_state_dict(record: Mapping[str, Any]) -> dict[str, Any]:
     state_dict = check_names(found)
     if not state_dict:
         raise UserError("the checkpoint's state dict is empty")
-    match = _WRAPPER_PREFIXES.match(os.path.commonprefix(list(state_dict)))
-    start = match.end() if match else 0
+    start, ends = 0, (min(state_dict), max(state_dict))  # what both begin with, all do
+    while prefix := next(
+        (p for p in _WRAPPER_PREFIXES if all(key.startswith(p, start) for key in ends)), ""
+    ):
+        start += len(prefix)
     return {key[start:]: value for key, value in state_dict.items()}
 
 
