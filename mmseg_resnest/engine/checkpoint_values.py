@@ -46,7 +46,8 @@ class Refusal:
             reason = f"{reason[:_LONGEST_REASON]}..."
         raise UserError(
             f"--resume {printable(self.file)}: {printable(reason)}; training cannot "
-            "continue from it. Take another checkpoint, or start from its weights with --cfg-options load_from=FILE"
+            "continue from it. Take another checkpoint, or start from its weights with "
+            "--cfg-options load_from=FILE"
         )
 
 
