@@ -1,8 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The fast cache: decoded images and label maps beside a data set, read without decoding.
 
-``tools/prepare_data.py DATASET --cache`` writes it into the folder ``.mmseg_cache`` of the data
-set. The loading transforms (``loading``) take an image from there when there is one, and from its
+``mmseg-resnest prepare-data DATASET --cache`` writes it into the folder ``.mmseg_cache`` of the
+data set. The loading transforms (``loading``) take an image from there when there is one, and from its
 file otherwise; the pixels are the same. An entry is one file: a header of 64 bytes, then the pixels
 as they lie in memory. It is mapped, not read: a transform that cuts out a part reads only the rows
 of that part. Entries remember size and modification time of their file, and one whose file has
@@ -119,7 +119,8 @@ def _root_of_cache(cache: str) -> str:
         return str(read_json(Path(cache, _INDEX), cache)["root"])
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"cache_dir {cache}: is no cache; write one with tools/prepare_data.py DATASET --cache"
+            f"cache_dir {cache}: not a cache; write one with "
+            "mmseg-resnest prepare-data DATASET --cache"
         ) from error
 
 
@@ -133,7 +134,7 @@ def _say_stale(cache: str, example: str) -> None:
     _said.add(cache)
     print_log(
         f"{example} has changed since the cache {cache} was written, or its entry is damaged; such"
-        " files are decoded: run tools/prepare_data.py DATASET --cache again",
+        " files are decoded: run mmseg-resnest prepare-data DATASET --cache again",
         logger="current",
         level=30,  # warning
     )

@@ -21,7 +21,9 @@ _SUFFIXES = (*_LOWER, *(suffix.upper() for suffix in _LOWER))  # cameras write .
 
 @DATASETS.register_module()
 class CustomDataset(FolderCheck, BaseSegDataset):
-    """Images and label maps that share their names, as ``tools/prepare_data.py custom`` makes them.
+    """Images and label maps that share their names.
+
+    ``mmseg-resnest prepare-data custom`` makes such a data set.
 
     Label maps are 8-bit PNGs with 0..K-1 = class and 255 = ignored. Images may have any of the
     suffixes, even mixed. Folders below the two folders are part of the names.

@@ -2,8 +2,8 @@
 """The stack's loading transforms, with the fast cache and errors that name the file.
 
 They load the same pixels, and have the stack's names, so that every config has them. A file that
-breaks after hours is reported as ``tools/check_data.py`` reports it, instead of as an assertion or
-an error of a library.
+breaks after hours is reported as ``mmseg-resnest check-data`` reports it, instead of as an
+assertion or an error of a library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .decode import decode_label, read_local
 
 __all__ = ["LoadAnnotations", "LoadImageFromFile"]
 
-_HINT = "tools/check_data.py CONFIG finds every such file"
+_HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
 
 def _refuse(results: dict, image: Any, label: Any, error: Exception | None, key: str) -> NoReturn:

@@ -258,7 +258,7 @@ def create_app(
             answer = await supervise(work(choice, data), None, request.receive, leave)
         except ImageTooLarge as error:
             raise _Refused(
-                413, f"{_sentence(error)} tools/predict.py segments larger ones."
+                413, f"{_sentence(error)} mmseg-resnest predict segments larger ones."
             ) from error
         except UserError as error:
             raise _Refused(400, _sentence(error)) from error

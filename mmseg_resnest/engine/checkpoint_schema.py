@@ -306,7 +306,8 @@ def _check_message_hub(hub: Any, refuse: Refusal) -> dict[str, Any]:
     for name, value in hub["resumed_keys"].items():
         if not isinstance(value, bool):
             refuse(f"message_hub.resumed_keys.{name}", value, "True or False")
-    kept = {name: v for name, v in hub["resumed_keys"].items() if name in info or name in scalars}
+    # MMEngine saves nothing of a key that is False, and asserts that a key never changes.
+    kept = dict.fromkeys([*scalars, *info], True)
     return {"log_scalars": scalars, "runtime_info": info, "resumed_keys": kept}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.text import printable
 
 __all__ = ["LARGEST", "Refusal", "describe", "fit", "is_integer", "is_number", "plain_tensor"]
 
@@ -19,6 +20,8 @@ __all__ = ["LARGEST", "Refusal", "describe", "fit", "is_integer", "is_number", "
 LARGEST = 2**53
 # Powers of it, which schedules take, are still finite.
 _LARGEST_OPTION = 1e30
+_LONGEST_KEY = 200
+_LONGEST_REASON = 1000
 
 
 class Refusal:
@@ -33,13 +36,18 @@ class Refusal:
 
     def __call__(self, key: str, value: Any, expected: str) -> NoReturn:
         """Refuse the value of a key."""
+        if len(key) > _LONGEST_KEY:  # a name of the file is part of it
+            key = f"{key[:_LONGEST_KEY]}..."
         self.because(f"{key} is {describe(value)}, expected {expected}")
 
     def because(self, reason: str) -> NoReturn:
         """Refuse the checkpoint for a reason in words."""
+        if len(reason) > _LONGEST_REASON:
+            reason = f"{reason[:_LONGEST_REASON]}..."
         raise UserError(
-            f"--resume {self.file}: {reason}; training cannot continue from it. Take another "
-            "checkpoint, or start from its weights with --cfg-options load_from=FILE"
+            f"--resume {printable(self.file)}: {printable(reason)}; training cannot "
+            "continue from it. Take another checkpoint, or start from its weights with "
+            "--cfg-options load_from=FILE"
         )
 
 

@@ -434,7 +434,7 @@ def _refuse_unknown_key(
         if part in at:
             raise UserError(
                 f"{name}: {part} is a variable inside the config file; changing it here has no "
-                f"effect on what was made from it. Change the full key (tools/print_config.py "
+                f"effect on what was made from it. Change the full key (mmseg-resnest print-config "
                 f"shows it), or write a config that inherits. +{part}=... sets it nevertheless"
             )
         known: Iterable[str] = _EFFECTIVE_KEYS & (set(at) | _RUNNER_KEYS)

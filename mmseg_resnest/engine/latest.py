@@ -9,19 +9,21 @@ of all checkpoints that were in the folder then) and the iteration.
 * Of several runs in a folder, the one that ``last_checkpoint`` names goes on; without it, the one
   with the highest ``start``. Time decides between runs that have no such number.
 * Within a run the highest ``start`` and then the highest iteration counts.
+* ``last_checkpoint`` counts by its file name alone: the folder may have been moved, and a text in
+  it must not lead to files elsewhere. Links, pipes and devices are passed over unopened.
 * Files without an identity, of other programs and older versions, are one run for each form of
   name (``iter_7.pth``, ``epoch_7.pth``): first what ``last_checkpoint`` names, then by iteration.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
 import re
+import stat
 import struct
-import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,12 +33,15 @@ from mmseg_resnest.engine.checkpoint_values import is_integer, is_number
 from mmseg_resnest.engine.saving import MAGIC, POINTER
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.json_files import parse_json
+from mmseg_resnest.io.text import printable
+from mmseg_resnest.weights.zip_directory import STORED, Member, read_directory
 
 __all__ = ["latest_valid_checkpoint", "next_start", "verify_checkpoint"]
 
 _END = struct.Struct("<4s4H2LH")  # the end of a .zip file, up to the comment
 _CHUNK = 1 << 20
 _LONGEST_COMMENT = 2048
+_LONGEST_PATH = 4096
 
 
 @dataclass(frozen=True)
@@ -147,14 +152,25 @@ def _check_archive(file: BinaryIO) -> str | None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _END.size))
     end = file.read()  # torch writes no comment; ours was looked for before
-    if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0" or not zipfile.is_zipfile(file):
+    if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0":
         return "is cut short, damaged at its end, or no checkpoint"
     try:
-        with zipfile.ZipFile(file) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        return f"is damaged ({error})"
-    return None if bad is None else f"is damaged in {bad}"
+        members = read_directory(file, "archive")
+    except UserError as error:
+        return f"is damaged or no checkpoint ({error})"
+    if any(member.method != STORED or member.encrypted for member in members):
+        return "is packed, which torch.save does not do"
+    bad = next((member.name for member in members if not _is_whole(file, member)), None)
+    return None if bad is None else f"is damaged in {printable(bad[:80])}"
+
+
+def _is_whole(file: BinaryIO, member: Member) -> bool:
+    file.seek(member.offset)
+    left, crc = member.packed, 0
+    while left and (chunk := file.read(min(left, _CHUNK))):
+        crc = zlib.crc32(chunk, crc)
+        left -= len(chunk)
+    return not left and member.crc in (0, crc)  # 0: torch was told to make no checksums
 
 
 # --- a folder -------------------------------------------------------------------------------
@@ -176,15 +192,31 @@ def _candidate(path: Path) -> _Candidate:
     )
 
 
-def _pointed(folder: Path) -> Path | None:
-    """The file that ``last_checkpoint`` of a folder names, if it is there."""
-    with contextlib.suppress(OSError, ValueError):
-        named = Path((folder / POINTER).read_text(encoding="utf-8").strip())
-        beside = folder / named.name  # the folder may have been moved
-        for path in (beside, named):
-            if path.is_file():
-                return path
-    return None
+def _is_regular(path: Path) -> bool:
+    """Whether it is a file with content of its own: opening anything else may lead anywhere."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.pth") if _is_regular(path))
+
+
+def _pointed(folder: Path, work_dir: Path) -> Path | None:
+    """The file of either folder that ``last_checkpoint`` of the work folder names."""
+    pointer = work_dir / POINTER
+    if not _is_regular(pointer):
+        return None
+    try:
+        with pointer.open("rb") as file:
+            text = file.read(_LONGEST_PATH)
+    except OSError:
+        return None
+    name = Path(os.fsdecode(text.strip())).name
+    found = (place / name for place in (folder, work_dir))
+    return next((path for path in found if _is_regular(path)), None)
 
 
 def latest_valid_checkpoint(
@@ -198,20 +230,15 @@ def latest_valid_checkpoint(
     Args:
         folder: Where the run writes its checkpoints. Those of the best scores (``best_*``), which
             hold weights only, do not count.
-        work_dir: Where ``last_checkpoint`` is; default: ``folder``. What it names counts too.
+        work_dir: Where ``last_checkpoint`` is; default: ``folder``. The file of either folder that
+            it names counts too.
 
     Returns:
         The file, or None; and the others with the reasons, the latest first.
     """
-    found = {
-        path
-        for path in folder.glob("*.pth")
-        if path.is_file() and not path.name.startswith("best_")
-    }
-    pointed = _pointed(work_dir or folder)
+    found = {path for path in _checkpoints(folder) if not path.name.startswith("best_")}
+    pointed = _pointed(folder, work_dir or folder)
     if pointed is not None and not pointed.name.startswith("best_"):
-        beside = folder / pointed.name
-        pointed = beside if beside in found else pointed
         found.add(pointed)
     candidates = [_candidate(path) for path in sorted(found)]
     current = next((one.run for one in candidates if one.path == pointed), None)
@@ -239,6 +266,4 @@ def next_start(folder: Path) -> int:
     Args:
         folder: Where a run writes its checkpoints; need not exist.
     """
-    return 1 + max(
-        (_candidate(path).start for path in folder.glob("*.pth") if path.is_file()), default=0
-    )
+    return 1 + max((_candidate(path).start for path in _checkpoints(folder)), default=0)

@@ -89,7 +89,7 @@ def join_launcher(launcher: str) -> tuple[int, int]:
     if missing:
         raise UserError(
             f"--launcher {launcher}: {missing[0]} is not set, so no launcher started this process; "
-            "start it with tools/dist_train.sh, dist_test.sh or slurm_train.sh, or torchrun"
+            "start it with mmseg-resnest dist-train, dist_test.sh or slurm_train.sh, or torchrun"
         )
     local_rank, rank, world_size = map(_number, ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
     _number("MASTER_PORT")
@@ -144,7 +144,7 @@ def _explain_meeting(error: RuntimeError, timeout: float) -> UserError:
     if "EADDRINUSE" in str(error):
         return UserError(
             f"{place}: another program has this port; choose another one (PORT=29501 "
-            "tools/dist_train.sh ...), or end what is left of an earlier run"
+            "mmseg-resnest dist-train ...), or end what is left of an earlier run"
         )
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     reason = str(error).strip().splitlines()[0][:200]
@@ -160,7 +160,7 @@ def _slurm_environment() -> None:
     if "SLURM_PROCID" not in os.environ:
         raise UserError(
             "--launcher slurm: SLURM_PROCID is not set, so srun did not start this process; use "
-            "tools/slurm_train.sh"
+            "mmseg-resnest slurm-train"
         )
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
     per_node = os.environ.get("SLURM_NTASKS_PER_NODE")

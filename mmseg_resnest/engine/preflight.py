@@ -90,7 +90,7 @@ def check_labels(cfg: Config, splits: Iterable[str]) -> None:
         splits: E.g. ``["train", "val"]``; missing ones are passed over.
 
     Raises:
-        UserError: What ``tools/check_data.py`` would call an error, in its words.
+        UserError: What ``mmseg-resnest check-data`` would call an error, in its words.
     """
     from mmseg_resnest.datasets import check_start, guard_labels
 
@@ -230,7 +230,7 @@ def check_disk_space(cfg: Config, model: nn.Module) -> None:
     need = (kept + 1) * one + (best + 1) * (weights + averaged) * bool(best)
     folder = checkpoint_folder(cfg)
     place = next(p for p in [folder, *folder.absolute().parents] if p.is_dir())
-    there = sum(path.stat().st_size for path in folder.glob("*.pth")) if folder.is_dir() else 0
+    there = sum(path.lstat().st_size for path in folder.glob("*.pth")) if folder.is_dir() else 0
     free = shutil.disk_usage(place).free
     if free + there < need:
         raise UserError(

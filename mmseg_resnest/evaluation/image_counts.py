@@ -85,8 +85,8 @@ class ImageCounts:
             file = next((p for p in places if p.is_file()), places[0])
         if not file.is_file():
             raise UserError(
-                f"{file}: does not exist; tools/test.py writes it beside results.json: evaluate "
-                "the run with it first"
+                f"{file}: does not exist; mmseg-resnest test writes it beside results.json: "
+                "evaluate the run with it first"
             )
         try:
             with np.load(file, allow_pickle=False) as data:
@@ -94,7 +94,7 @@ class ImageCounts:
                 counts = cls(data["images"].tolist(), data["classes"].tolist(), *arrays)
         except (OSError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{file}: does not hold the counts of images that tools/test.py writes ({error})"
+                f"{file}: does not hold the counts that mmseg-resnest test writes ({error})"
             ) from error
         shape = (len(counts.images), len(counts.classes))
         if any(a.shape != shape for a in arrays):

@@ -129,7 +129,7 @@ class SegmentationMetric(BaseMetric):
         scores: What the model's scores are, for ``ECE``: ``logits``, or ``sums`` of exponentials
             (the multi-scale grid evaluation), which are scaled to sum to 1.
         image_counts: File that each evaluation writes the counts of each image to (``.npz``), for
-            ``tools/compare_runs.py``; None writes none.
+            ``mmseg-resnest compare-runs``; None writes none.
         confusion_csv: File that each evaluation writes the confusion matrix to, with the names of
             the classes; None writes none.
         output_json: File that each evaluation writes its result to; None writes none.
@@ -305,7 +305,7 @@ class SegmentationMetric(BaseMetric):
             raise UserError(
                 f"{image}: there is no label to evaluate against. A test split without "
                 "annotations cannot be scored: evaluate another split, or write the predictions "
-                "with tools/predict.py. If there are labels, the test pipeline lacks "
+                "with mmseg-resnest predict. If there are labels, the test pipeline lacks "
                 "LoadAnnotations, or the data set its seg_map_path"
             )
         pred = label_map(sample, "pred_sem_seg")

@@ -40,7 +40,7 @@ _METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accura
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Scores from a ``results.json`` of ``tools/test.py``.
+    """Scores from a ``results.json`` of ``mmseg-resnest test``.
 
     Returns:
         ``mIoU``, ``pixAcc``, ``mAcc`` in percent, as far as they are there, ``images``, ``tta``
@@ -52,7 +52,7 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     result = read_results_file(path)
     if "classes" not in result:
         raise UserError(
-            f"results {path}: key classes: is missing; name the results.json that tools/test.py "
+            f"results {path}: key classes: is missing; name the results.json that mmseg-resnest test "
             "wrote"
         )
     scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}

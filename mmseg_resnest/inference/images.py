@@ -104,7 +104,7 @@ def _check_size(size: tuple[int, int] | None, name: str) -> None:
         raise UserError(
             f"image {name}: {size[1]}x{size[0]} pixels are more than can be decoded at once "
             f"({MAX_PIXELS:,}); convert it to a TIFF that is uncompressed or tiled with deflate "
-            "compression, which tools/predict.py reads in parts"
+            "compression, which mmseg-resnest predict reads in parts"
         )
 
 

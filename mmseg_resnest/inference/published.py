@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Loading a folder that ``tools/publish_model.py`` wrote, or that was fetched from a hub.
+"""Loading a folder that ``mmseg-resnest publish-model`` wrote, or that was fetched from a hub.
 
 ``config.json`` says what to build and ``model.safetensors`` holds the weights. Neither can run
 code: the JSON may name the parts and arguments of :mod:`mmseg_resnest.inference.record` only, and

@@ -155,7 +155,7 @@ def load_exported(
 
     Args:
         path: ``.onnx`` (ONNX Runtime), ``.xml`` (OpenVINO), ``.pt2`` (torch.export) or
-            ``.torchscript``, as ``tools/export_onnx.py`` writes them.
+            ``.torchscript``, as ``mmseg-resnest export-onnx`` writes them.
         device: Where it computes: ``cpu``, or ``cuda`` where the runtime has it (ONNX Runtime,
             TorchScript); None is the CPU.
         batch_pixels: See :func:`load_segmentor`.
@@ -193,7 +193,7 @@ def load_exported(
     if not text:
         raise UserError(
             f"{file}: has no record of classes and preparation; it was not written by "
-            "tools/export_onnx.py"
+            "mmseg-resnest export-onnx"
         )
     record = read_exported(text, os.fspath(file))
     if inputs is not None and inputs != [record["input"]]:

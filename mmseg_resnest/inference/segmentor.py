@@ -335,9 +335,9 @@ def load_segmentor(
 
     Args:
         config: A config file, or a config that was loaded; or, alone, the name of a published
-            segmentation model (``python tools/weights.py list``), for its config and its weights,
+            segmentation model (``mmseg-resnest weights list``), for its config and its weights,
             an exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``,
-            ``.torchscript``), or a folder that ``tools/publish_model.py`` wrote.
+            ``.torchscript``), or a folder that ``mmseg-resnest publish-model`` wrote.
         checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
             of the catalogue. None leaves the weights untrained, which is of use only to measure
             speed.

@@ -93,6 +93,6 @@ def find(name: str) -> Entry:
     if name not in entries:
         raise UserError(
             f"{name!r} is no name of the catalogue of published weights{did_you_mean(name)} "
-            "(all names: python tools/weights.py list)"
+            "(all names: mmseg-resnest weights list)"
         )
     return entries[name]

@@ -19,10 +19,14 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.text import printable
 from . import layouts
 
 EXPORT_LAYOUTS = ("published", "timm", "openmmlab", "mmseg-resnest")
 LISTED_KEYS = 20
+#: The longest name of a tensor, characters; those of models have below 100.
+LONGEST_KEY = 1000
+_SHOWN_LENGTH = 160
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _MAX_WRAPPERS = 4
@@ -54,14 +58,35 @@ class Conversion:
 
 
 def list_keys(keys: Iterable[str]) -> str:
-    """``a, b, c``; of long lists the first 20 and how many more there are."""
+    """``a, b, c`` without control characters; of long lists the first 20 and how many more."""
     names = list(keys)
-    shown = ", ".join(names[:LISTED_KEYS])
+    shown = ", ".join(map(_shown, names[:LISTED_KEYS]))
     more = len(names) - LISTED_KEYS
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def _shown(key: str) -> str:
+    return printable(key if len(key) <= _SHOWN_LENGTH else f"{key[: _SHOWN_LENGTH - 3]}...")
+
+
 # --- getting at the tensors -----------------------------------------------------------------
+
+
+def check_names(state_dict: Any) -> Mapping[str, Any]:
+    """A state dict, checked to be a mapping whose keys can be names of tensors.
+
+    Raises:
+        UserError: It is no mapping, or a key is no text or too long.
+    """
+    if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
+        raise UserError("the checkpoint holds no state dict (a mapping from names to tensors)")
+    long = next((key for key in state_dict if len(key) > LONGEST_KEY), None)
+    if long is not None:
+        raise UserError(
+            f"a key of the checkpoint has {len(long):,} characters, and {LONGEST_KEY:,} are the "
+            f"limit: {_shown(long)}"
+        )
+    return state_dict
 
 
 def unwrap_state_dict(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +96,7 @@ def unwrap_state_dict(record: Mapping[str, Any]) -> dict[str, Any]:
     ``_orig_mod.`` off when every key has it.
 
     Raises:
-        UserError: It is no mapping with string keys, or an empty one.
+        UserError: It is no mapping with string keys, or an empty one, or a key is too long.
     """
     found: Any = record
     for _ in range(_MAX_WRAPPERS):
@@ -81,18 +106,15 @@ def unwrap_state_dict(record: Mapping[str, Any]) -> dict[str, Any]:
         if not inner:
             break
         found = inner[0]
-    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        raise UserError("the checkpoint holds no state dict (a mapping from names to tensors)")
-    if not found:
+    state_dict = check_names(found)
+    if not state_dict:
         raise UserError("the checkpoint's state dict is empty")
-    state_dict = dict(found)
-    while True:
-        prefix = next(
-            (p for p in _WRAPPER_PREFIXES if all(key.startswith(p) for key in state_dict)), None
-        )
-        if prefix is None:
-            return state_dict
-        state_dict = {key[len(prefix) :]: value for key, value in state_dict.items()}
+    start, ends = 0, (min(state_dict), max(state_dict))  # what both begin with, all do
+    while prefix := next(
+        (p for p in _WRAPPER_PREFIXES if all(key.startswith(p, start) for key in ends)), ""
+    ):
+        start += len(prefix)
+    return {key[start:]: value for key, value in state_dict.items()}
 
 
 def as_tensor(name: str, value: Any) -> Tensor:

@@ -21,6 +21,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..io.text import printable
 from .archive import is_torch_archive, unpack
 from .catalogue import did_you_mean
 from .convert import as_tensor, convert_state_dict, list_keys, unwrap_state_dict
@@ -102,7 +103,7 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
                 raise UserError(f"{label}: an archive in an archive: unpack it first")
             member, inner = _unpack(file, members, label)
             with member:
-                return _read(member, inner, f"{label} ({inner})", nested=True)
+                return _read(member, inner, f"{label} ({printable(inner[:80])})", nested=True)
         return read_torch(file, label)
     if head[:8] == FILE_MAGIC.to_bytes(8, "little"):
         return read_params(file, label)
@@ -121,7 +122,7 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
 
 def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
     path = resolve_checkpoint(name_or_path)
-    label = str(path)
+    label = printable(path)
     try:
         with path.open("rb") as file:
             return _read(file, path.name, label), label

@@ -9,14 +9,19 @@ process.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import re
+=======
+from collections.abc import Mapping
+>>>>>>> fixweights
 from typing import Any
 
 import numpy as np
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
-from .convert import as_tensor
+from ..io.text import printable
+from .convert import as_tensor, check_names
 from .load import load_record
 
 # The prefixes (regular expressions) that MMEngine registers.
@@ -41,9 +46,19 @@ def load_from_mmseg_resnest(filename: str, map_location: Any = None) -> dict[str
         map_location: Not used; whoever loads the tensors into a model copies them to where it is.
 
     Raises:
-        UserError: The file cannot be fetched or read, or holds more than tensors and plain data.
+        UserError: The file cannot be fetched or read, holds more than tensors and plain data, or
+            its keys are not names.
     """
     record = load_record(filename)
+    try:
+        check_names(record)
+        # where MMEngine and the backbones of the stack look for the state dict
+        if "state_dict" in record:
+            check_names(record["state_dict"])
+        elif isinstance(record.get("model"), Mapping):
+            check_names(record["model"])
+    except UserError as error:
+        raise UserError(f"{printable(filename)}: {error}") from error
     return {
         key: as_tensor(key, value) if isinstance(value, np.ndarray) else value
         for key, value in record.items()

@@ -146,7 +146,7 @@ def read_params(file: BinaryIO, label: str) -> dict[str, np.ndarray]:
             raise reader.refuse("a name is not UTF-8") from error
         name = name.removeprefix("arg:").removeprefix("aux:")
         if not name or name in result:
-            raise reader.refuse(f"the name {name!r} is {'used twice' if name else 'empty'}")
+            raise reader.refuse(f"the name {name[:80]!r} is {'used twice' if name else 'empty'}")
         result[name] = array
     if reader.left:
         raise reader.refuse(f"{reader.left} bytes follow its end")

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from ..errors import UserError
+from ..io.text import printable
 from .hashes import AGAIN
 from .pickle_names import Budget, Damaged, NotAllowed, Storage, StorageType
 from .plain_pickle import read_pickle
@@ -75,7 +76,7 @@ def read_torch(file: BinaryIO, label: str) -> Any:
             "publisher, or have whoever made the file save the state dict alone"
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).partition("\n")[0][:200]
+        reason = printable(str(error).partition("\n")[0][:200])
         if not isinstance(error, Damaged):
             reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise UserError(

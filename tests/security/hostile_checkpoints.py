@@ -336,9 +336,9 @@ def safetensors_shape_bomb(box: Sandbox) -> Path:
 
 
 def safetensors_shared_bytes(box: Sandbox) -> Path:
-    """A hundred thousand ``.safetensors`` tensors that share the same bytes."""
+    """Ten thousand ``.safetensors`` tensors that share the same bytes."""
     entry = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
-    return _safetensors(box, json.dumps({f"a{i}": entry for i in range(100_000)}).encode())
+    return _safetensors(box, json.dumps({f"a{i}": entry for i in range(10_000)}).encode())
 
 
 def safetensors_nested_header(box: Sandbox) -> Path:

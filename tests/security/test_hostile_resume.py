@@ -14,7 +14,7 @@ import hostile_runs
 import pytest
 import torch
 from hostile_runs import Record, checkpoint_with
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sandbox import Sandbox, _active, check_error
 from tiny_runs import make_runner
@@ -92,7 +92,7 @@ _VALUES = st.one_of(
 
 
 @settings(
-    max_examples=25, deadline=None, derandomize=True,
+    max_examples=10, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(data=st.data())
@@ -111,11 +111,13 @@ def test_any_field_of_any_type(
         try:
             check_training_checkpoint(str(path))
             runner = make_runner(work_dir, resume=path)
-            runner.train()
-            runner.close()
+            try:
+                runner.train()
+            finally:
+                runner.close()
         except UserError as error:
-            # A run whose weights are not numbers stops by itself, with its own words.
-            check_error(error, path.name, "nan", "NaN", "not finite", "infinite")
+            # A run whose loss is not finite stops by itself, with its own words.
+            check_error(error, path.name, "the loss is")
 
 
 # --- deletions ----------------------------------------------------------------------------------

@@ -594,7 +594,7 @@ def check_start(
             if p.gravity == "error"]  # fmt: skip
     if told:
         more = [f"and {len(told) - limit} more like these"] if len(told) > limit else []
-        hint = "tools/check_data.py CONFIG checks every file and lists what to mend"
+        hint = "mmseg-resnest check-data CONFIG checks every file and lists what to mend"
         raise UserError("\n".join(["the data do not fit:", *told[:limit], *more, hint]))
 
 

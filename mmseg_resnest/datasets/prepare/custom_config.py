@@ -104,7 +104,7 @@ def config_text(
     newline = "\n"
     return f"""\
 # {name}: {num_train} / {num_val} images, {num_classes} classes.
-# Written by tools/prepare_data.py custom.
+# Written by mmseg-resnest prepare-data custom.
 _base_ = {text_literal(relative)}
 root = "{{{{$MMSEG_RESNEST_DATA:unset}}}}"
 root = {text_literal(root.as_posix())} if root == "unset" else root
