@@ -52,8 +52,8 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     result = read_results_file(path)
     if "classes" not in result:
         raise UserError(
-            f"results {path}: key classes: is missing; name the results.json that mmseg-resnest test "
-            "wrote"
+            f"results {path}: key classes: is missing; name the results.json that "
+            "mmseg-resnest test wrote"
         )
     scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
     more = {"images": result.get("images"), "tta": bool(result.get("tta"))}

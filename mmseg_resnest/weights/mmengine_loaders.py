@@ -9,11 +9,8 @@ process.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import re
-=======
 from collections.abc import Mapping
->>>>>>> fixweights
 from typing import Any
 
 import numpy as np

@@ -790,7 +790,7 @@ def test_loading_names_a_broken_file(data: Path) -> None:
         assert culprit in str(caught.value), index
         problem = next(p for p in check(config(data)).problems if p.gravity == "error")
         assert problem.message in str(caught.value)
-        assert "tools/check_data.py" in str(caught.value)
+        assert "mmseg-resnest check-data" in str(caught.value)
         for path, contents in kept.items():
             Path(path).write_bytes(contents)
     Path(files[1]["img_path"]).unlink()

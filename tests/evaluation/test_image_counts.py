@@ -108,7 +108,7 @@ def test_file_reads_back(tmp_path):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(UserError, match=r"images\.npz: does not exist; tools/test\.py"):
+    with pytest.raises(UserError, match=r"images\.npz: does not exist; mmseg-resnest test"):
         ImageCounts.load(tmp_path)
     (tmp_path / "images.npz").write_bytes(b"no zip")
     with pytest.raises(UserError, match="does not hold the counts"):

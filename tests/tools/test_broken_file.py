@@ -67,4 +67,4 @@ def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -
     error = run.error()  # exit code 2, one line `error: ...`, no traceback
     assert str(broken[0].relative_to(toy.folder)) in error
     assert message in error
-    assert "tools/check_data.py" in error
+    assert "mmseg-resnest check-data" in error

@@ -56,7 +56,7 @@ def test_problems_are_told_and_written(own: Toy, run_tool: RunTool) -> None:
     # Training refuses it at the start, in the same words, before it writes anything.
     error = run_tool("train.py", "toy.py", cwd=own.folder).error()
     assert f"{bad.name}: holds 99 (1 pixels)" in error
-    assert "tools/check_data.py" in error
+    assert "mmseg-resnest check-data" in error
     assert not (own.folder / "work_dirs").exists()
 
 
