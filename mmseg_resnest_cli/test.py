@@ -62,12 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.launch import is_main_process
     from mmseg_resnest.engine.logs import shown
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
+    from mmseg_resnest.engine.testing import evaluate, print_test_summary
 
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
-        if args.official:
-            add_official_metric(cfg)
     result = evaluate(
         cfg,
         args.checkpoint,
@@ -78,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         launcher=args.launcher,
         submission=args.format,
         plain=args.plain,
+        official=args.official,
     )
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)

@@ -63,12 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.launch import is_main_process
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.tracking import log_to
     from mmseg_resnest.engine.training import train
 
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
-        log_to(cfg, args.log_to)
     summary = train(
         cfg,
         work_dir=args.work_dir,
@@ -78,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         launcher=args.launcher,
         plain=args.plain,
+        log_to=args.log_to,
     )
     if is_main_process():
         root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""

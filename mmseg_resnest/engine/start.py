@@ -1,0 +1,93 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a training starts from: looked up before the run is resolved; nothing is written."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import UserError
+from ..weights import is_remote, resolve_checkpoint
+from .checkpoint_schema import check_training_checkpoint
+from .latest import latest_valid_checkpoint, verify_checkpoint
+from .logs import shown
+from .preflight import check_checkpoint, checkpoint_folder
+from .resolve import Note, ResumePoint
+from .saving import POINTER
+
+__all__ = ["Start", "find_start"]
+
+
+@dataclass
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        resume: The checkpoint to continue from; None starts.
+        record: What that checkpoint holds, checked.
+        notes: Rows for the header of the run.
+    """
+
+    resume: ResumePoint | None = None
+    record: dict[str, Any] | None = None
+    notes: list[Note] = field(default_factory=list)
+
+
+def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
+    """Decide what a training starts from, and read it if that is a checkpoint to continue from.
+
+    Args:
+        cfg: The config.
+        resume: ``auto``: the newest valid checkpoint of the work folder, or a start when there is
+            none; otherwise a checkpoint. None: as the config says, or, when a launcher has started
+            the run again, as ``auto``.
+        work_dir: The work folder.
+
+    Raises:
+        UserError: The checkpoint does not exist, is corrupt, or training cannot continue from it.
+    """
+    if resume is None and cfg.get("resume"):
+        resume = cfg.get("load_from") or "auto"
+    if resume is None and _restarted_by_launcher():
+        # Only what this very run has saved: its first start took away an older pointer.
+        resume = "auto" if (Path(work_dir) / POINTER).is_file() else None
+    start = Start()
+    if resume == "auto":
+        folder = checkpoint_folder(cfg, work_dir)
+        latest, skipped = latest_valid_checkpoint(folder, Path(work_dir))
+        start.notes += [("skipped", f"{shown(path)} {reason}") for path, reason in skipped]
+        if latest is None:
+            what = "whole checkpoint" if skipped else "checkpoint"
+            note = f"from the beginning: {folder} holds no {what} to resume from"
+            start.notes.append(("start", note))
+        resume = None if latest is None else str(latest)
+    elif resume is not None:
+        check_checkpoint(resume, "--resume", content=False)
+        if is_remote(resume):
+            resume = str(resolve_checkpoint(resume))
+        wrong = verify_checkpoint(Path(resume))
+        if wrong:
+            raise UserError(
+                f"--resume {resume}: {wrong}; --resume without a file takes the newest whole "
+                "checkpoint"
+            )
+    if resume is not None:
+        start.record = check_training_checkpoint(resume)
+        start.resume = ResumePoint(resume, start.record["meta"].get("seed"))
+        start.notes.append(("start", f"continue from {shown(resume)}"))
+    elif cfg.get("load_from"):
+        check_checkpoint(cfg.load_from, "config key load_from")
+        start.notes.append(("start", f"from the weights of {cfg.load_from}"))
+    return start
+
+
+def _restarted_by_launcher() -> bool:
+    """Whether torchrun or Slurm has started this run again."""
+    return any(
+        os.environ.get(name, "0") not in ("", "0")
+        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )
