@@ -9,7 +9,6 @@ import inspect
 import itertools
 import secrets
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from mmseg_resnest.engine.config_text import config_as_text
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
+from mmseg_resnest.engine.model import SeededModel, build_model, predict_labels_only
 from mmseg_resnest.engine.preemption import spare_workers
 from mmseg_resnest.engine.resume import fit_to_run, keep_own_names
 from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
@@ -48,7 +48,7 @@ from mmseg_resnest.errors import UserError
 from mmseg_resnest.files import write_whole
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
-from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS, building
+from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from mmseg_resnest.version import __version__
 
 __all__ = ["Runner", "build_model", "predict_labels_only"]
@@ -56,46 +56,6 @@ __all__ = ["Runner", "build_model", "predict_labels_only"]
 _numbers = itertools.count(1)
 # Samples of a run from which on loading Numba, for a second, is made up for.
 _MANY_SAMPLES = 20_000
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, on the CPU, without initialising or loading weights.
-
-    Several threads may build at the same time; the default scope of MMEngine stays as it is.
-
-    Args:
-        cfg: A checked config, see :func:`~mmseg_resnest.engine.config.load_config`.
-
-    Raises:
-        UserError: A value in ``model`` does not fit.
-    """
-    # A copy: building takes keys out of the dictionaries it is given.
-    model = copy.deepcopy(cfg.model)
-    if cfg.get("data_preprocessor") is not None:
-        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    try:
-        with building(cfg.get("default_scope", "mmseg")):
-            return MODELS.build(model)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        message = error.args[0] if error.args else "no reason given"
-        raise UserError(
-            f"config key model: cannot be built; {type(error).__name__}: {message} "
-            f"({frame.filename}:{frame.lineno})"
-        ) from error
-
-
-def predict_labels_only(model: nn.Module) -> None:
-    """Let a segmentor predict labels without score maps of the image's size.
-
-    A config that sets ``model.test_cfg.keep_scores`` decides for itself. A model of another class,
-    such as test-time augmentation, which adds scores up, stays as it is.
-
-    Args:
-        model: The model; changed in place.
-    """
-    if isinstance(model, EncoderDecoder):
-        model.test_cfg.setdefault("keep_scores", False)
 
 
 def _metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
@@ -131,24 +91,29 @@ class Runner(MMEngineRunner):
     #: The number of this start of the run; those of later starts in a folder are higher.
     start: int = 0
     _writer: CheckpointWriter | None = None
+    _start_record: Mapping[str, Any] | None = None
     _has_loaded: bool
     _load_from: str | None
     optim_wrapper: Any
     param_schedulers: Any
 
     @classmethod
-    def from_cfg(cls, cfg: Config, model: nn.Module | None = None) -> Runner:
+    def from_cfg(cls, cfg: Config, model: nn.Module | SeededModel | None = None) -> Runner:
         """Build a runner from a config.
 
         Args:
             cfg: The config; copied.
-            model: A built model to use in place of ``cfg.model``.
+            model: A built model to use in place of ``cfg.model``. After a seeded one, random
+                numbers go on as if the runner had built it.
         """
         cfg = copy.deepcopy(cfg)
         names = set(inspect.signature(MMEngineRunner.__init__).parameters) - {"self", "cfg"}
         arguments = {name: cfg[name] for name in names if name in cfg}
         if model is not None:
             arguments["model"] = model
+        if isinstance(model, SeededModel):
+            model.agree_on_seed()
+            arguments["randomness"] = {**(cfg.get("randomness") or {}), "seed": model.seed}
         return cls(cfg=cfg, **arguments)
 
     @master_only
@@ -160,8 +125,11 @@ class Runner(MMEngineRunner):
         else:
             super().dump_config()
 
-    def build_model(self, model: nn.Module | dict) -> nn.Module:
+    def build_model(self, model: nn.Module | SeededModel | dict) -> nn.Module:
         """As MMEngine's; predicts labels only where no metric reads the scores."""
+        if isinstance(model, SeededModel):
+            model.continue_draws()
+            model = model.model
         built = super().build_model(model)
         if _metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
@@ -393,6 +361,16 @@ class Runner(MMEngineRunner):
         if is_main_process():
             write_checkpoint(snapshot(record), Path(out_dir) / filename)
 
+    def start_from(self, record: Mapping[str, Any] | None) -> None:
+        """Hand over what the checkpoint in ``load_from`` holds, so that it is not read again.
+
+        Args:
+            record: What :func:`~.checkpoint_schema.check_training_checkpoint` returned where the
+                run resumes, otherwise the state dict; None: the file is still to be read. It is
+                let go of when it has been loaded.
+        """
+        self._start_record = record
+
     def load_or_resume(self) -> None:
         """Load what the run starts from, and decide who the run is.
 
@@ -435,18 +413,19 @@ class Runner(MMEngineRunner):
                 this run; nothing has been taken over then.
         """
         loop: Any = self.train_loop
+        record, self._start_record = self._start_record, None
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
         checkpoint = fit_to_run(
-            check_training_checkpoint(filename),
+            check_training_checkpoint(filename) if record is None else dict(record),
             Refusal(filename),
             self.model,
             self.optim_wrapper,
             self.param_schedulers,
         )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_weights(self.model, checkpoint["state_dict"])
+        load_weights(self.model, checkpoint["state_dict"], name=filename)
         meta = checkpoint["meta"]
         loop._epoch, loop._iter = meta["epoch"], meta["iter"]
         if isinstance(loop, IterBasedTrainLoop):
@@ -520,7 +499,9 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: The file cannot be read, or does not fit the model.
         """
-        done = load_weights(self.model, filename, start_training=True)
+        record, self._start_record = self._start_record, None
+        source = filename if record is None else record
+        done = load_weights(self.model, source, start_training=True, name=filename)
         self.logger.info("loaded %s", done)
         return {}
 

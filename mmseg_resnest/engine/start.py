@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from torch import nn
 
 from ..errors import UserError
-from ..weights import is_remote, resolve_checkpoint
+from ..registry import building
+from ..weights import is_remote, load_checkpoint, resolve_checkpoint
+from .checkpoint import load_weights
 from .checkpoint_schema import check_training_checkpoint
+from .checkpoint_values import Refusal
 from .latest import latest_valid_checkpoint, verify_checkpoint
 from .logs import shown
 from .preflight import check_checkpoint, checkpoint_folder
 from .resolve import Note, ResumePoint
+from .resume import build_optimization, fit_to_run
 from .saving import POINTER
 
 __all__ = ["Start", "find_start"]
@@ -28,13 +33,40 @@ class Start:
 
     Attributes:
         resume: The checkpoint to continue from; None starts.
-        record: What that checkpoint holds, checked.
+        record: What that checkpoint holds, checked; of a run that starts from weights
+            (``load_from``) their state dict, once :meth:`fit` has read it.
         notes: Rows for the header of the run.
     """
 
     resume: ResumePoint | None = None
     record: dict[str, Any] | None = None
     notes: list[Note] = field(default_factory=list)
+
+    def fit(self, cfg: Config, model: nn.Module) -> None:
+        """Check that what the run starts from fits its model; nothing is loaded into it.
+
+        Args:
+            cfg: The resolved config.
+            model: The built model.
+
+        Raises:
+            UserError: The weights, or the state of the optimizer or the schedules, do not fit.
+        """
+        source = cfg.get("load_from")
+        if self.resume is not None:
+            assert self.record is not None
+            load_weights(model, self.record["state_dict"], name=source, check_only=True)
+            with building(cfg.get("default_scope", "mmseg")):
+                optimization = build_optimization(cfg, model)
+            fit_to_run(self.record, Refusal(source), model, *optimization)
+        elif source:
+            self.record = load_checkpoint(source)
+            load_weights(model, self.record, start_training=True, name=source, check_only=True)
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """What the runner loads; it is let go of here."""
+        record, self.record = self.record, None
+        return record
 
 
 def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:

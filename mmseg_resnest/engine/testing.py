@@ -132,10 +132,7 @@ def _evaluate(
 
         # Build.
         model = build_model(cfg)
-        try:
-            load_weights(model, weights)
-        except UserError as error:
-            raise UserError(str(error).replace("the state dict", str(checkpoint), 1)) from error
+        load_weights(model, weights, name=checkpoint)
         del weights
         if machine.rank == 0:
             notes += _folders(cfg, outputs, held).hold(make=True)

@@ -15,15 +15,12 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mmseg_resnest.datasets import numbers_of_classes
-from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.config import require
 from mmseg_resnest.engine.hooks import ConsoleHook
 from mmseg_resnest.engine.launch import Machine, init_distributed, prepare_machine, timeout_of
+from mmseg_resnest.engine.model import build_seeded_model
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
 from mmseg_resnest.engine.preflight import (
     check_checkpoint,
@@ -34,10 +31,9 @@ from mmseg_resnest.engine.preflight import (
 from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.resolve import Note, TrainingOptions, resolve, work_dir_of
 from mmseg_resnest.engine.results_hook import ResultsHook
-from mmseg_resnest.engine.resume import build_optimization, fit_to_run
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from mmseg_resnest.engine.run_record import describe_model_state, record_run
-from mmseg_resnest.engine.runner import Runner, build_model
+from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.engine.same_run import check_same_run, failing_together
 from mmseg_resnest.engine.sharding import check_sharding
 from mmseg_resnest.engine.start import Start, find_start
@@ -128,17 +124,18 @@ def _train(
     prepare_machine(cfg, machine)
 
     # Build.
-    model = _try_model(cfg, start.record)
-    start.record = None
-    state = describe_model_state(model)
+    built = build_seeded_model(cfg, machine.rank)
+    start.fit(cfg, built.model)
+    state = describe_model_state(built.model)
     if folders:
         notes += folders.hold(make=True)
-        check_disk_space(cfg, model)
-    del model
+        check_disk_space(cfg, built.model)
     init_distributed(options.launcher, timeout_of(cfg))
     source = cfg.get("load_from")
     check_same_run(lambda: record_run(cfg, _LOADERS, state, source, plain=options.plain))
-    runner = Runner.from_cfg(cfg)
+    runner = Runner.from_cfg(cfg, built)
+    runner.start_from(start.hand_over())
+    del built
     runner.may_compile = not options.plain
     if folders:
         runner.before_saving = folders.check
@@ -255,42 +252,6 @@ def _fetch_pretrained(node: Any, key: str) -> None:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             _fetch_pretrained(value, f"{key}[{index}]")
-
-
-class _NoDraws(TorchFunctionMode):
-    """Leaves out drawing random numbers for weights, most of the time of building a large model."""
-
-    _NAMES = (
-        *("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"),
-        *("xavier_normal_", "xavier_uniform_"),
-    )
-    _DRAWS = frozenset([Tensor.normal_, Tensor.uniform_, *map(vars(nn.init).get, _NAMES)])
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._DRAWS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def _try_model(cfg: Config, checkpoint: dict[str, Any] | None) -> nn.Module:
-    """Build the model once, and load what it starts from, before the run writes anything.
-
-    The random state is put back, so that the run itself is as if this had not been. The weights
-    that are not loaded are no numbers to compute with.
-    """
-    with torch.random.fork_rng():
-        with _NoDraws():
-            model = build_model(cfg)
-        if checkpoint is not None:
-            try:
-                load_weights(model, checkpoint["state_dict"])
-            except UserError as error:
-                text = str(error).replace("the state dict", str(cfg.load_from), 1)
-                raise UserError(text) from error
-            fit_to_run(checkpoint, Refusal(cfg.load_from), model, *build_optimization(cfg, model))
-        elif cfg.get("load_from"):
-            load_weights(model, cfg.load_from, start_training=True)
-    return model
 
 
 def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:
