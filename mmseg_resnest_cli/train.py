@@ -18,42 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from .console import print_next
-from .options import add_config_options, add_launcher_option
+from .options import add_config_options, add_launcher_option, add_training_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", metavar="DIR", help="default: work_dirs/<config name>")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="continue from a checkpoint; without one, or with auto, from the newest in the "
-        "work dir (put the option after the config)",
-    )
-    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
-    )
-    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
-    parser.add_argument(
-        "--log-to",
-        nargs="+",
-        default=[],
-        choices=["tensorboard", "wandb", "mlflow"],
-        metavar="SERVICE",
-        help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
-        "option after the config)",
-    )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="on a CPU neither lay the model channels last nor use matrix products, and everywhere "
-        "neither merge the pipeline's steps nor use compiled loops: slower, for comparisons "
-        "(results differ by rounding, interpolation and the places of dropout)",
-    )
+    add_training_options(parser)
     add_config_options(parser)
     add_launcher_option(parser)
 

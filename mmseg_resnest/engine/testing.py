@@ -35,7 +35,7 @@ from mmseg_resnest.engine.launch import (
 from mmseg_resnest.engine.logs import shown, tell_lost_lines
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data
 from mmseg_resnest.engine.process_state import restored_process
-from mmseg_resnest.engine.resolve import TestingOptions, resolve
+from mmseg_resnest.engine.resolve import Resolved, TestingOptions, resolve
 from mmseg_resnest.engine.run_folders import RunFolders
 from mmseg_resnest.engine.run_record import describe_model_state, record_run
 from mmseg_resnest.engine.runner import Runner, build_model
@@ -53,7 +53,7 @@ from mmseg_resnest.models import fold_for_inference
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_checkpoint
 
-__all__ = ["evaluate", "print_test_summary"]
+__all__ = ["evaluate", "print_test_summary", "resolve_testing"]
 
 
 @restored_process()
@@ -118,9 +118,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     with failing_together(options.launcher, timeout_of(cfg)):
         # Resolve.
-        require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
         machine = Machine.here(options.launcher)
-        cfg, notes = resolve(cfg, options, machine)
+        cfg, notes = resolve_testing(cfg, options, machine)
 
         # Preflight.
         if options.submission is not None:
@@ -174,6 +173,21 @@ def _evaluate(
     if is_main_process():
         write_result(result, Path(cfg.work_dir) / "results.json")
     return {**result, "work_dir": cfg.work_dir}
+
+
+def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> Resolved:
+    """Decide an evaluation; nothing is written.
+
+    Args:
+        cfg: A checked config; not changed.
+        options: What the command line says.
+        machine: What the run has to compute on.
+
+    Raises:
+        UserError: The config lacks a part, or an option does not go with it.
+    """
+    require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
+    return resolve(cfg, options, machine)
 
 
 def _folders(cfg: Config, outputs: _Outputs, held: contextlib.ExitStack) -> RunFolders:
