@@ -4,7 +4,7 @@
 :func:`resolve` is the only place where a config is changed. It is a pure function: it works on a
 copy and reads no file, no environment variable and nothing of the process. What has to be looked
 up first is an argument: the checkpoint to resume from (:mod:`~mmseg_resnest.engine.start`), the
-numbers of classes, and the machine (:meth:`Machine.here <mmseg_resnest.engine.launch.Machine>`).
+numbers of classes, and the machine (:meth:`Machine.here <mmseg_resnest.engine.launch.Machine.here>`).
 
 The steps are the functions of :data:`TRAINING_STEPS` and :data:`TESTING_STEPS`, in their order.
 """
@@ -15,6 +15,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,10 +189,12 @@ def _set_seed(cfg: Config, options: TrainingOptions, machine: Machine) -> Note |
     """The seed of the resumed run, or else that of the options, or else the config's."""
     randomness = dict(cfg.get("randomness") or {})
     wanted = randomness.get("seed") if options.seed is None else options.seed
-    whole = isinstance(wanted, int) and not isinstance(wanted, bool)
-    if wanted is not None and not (whole and 0 <= wanted <= _LARGEST_SEED):
-        name = "config key randomness.seed" if options.seed is None else "--seed"
-        raise UserError(f"{name}: must be a whole number from 0 to 2**32 - 1, not {wanted!r}")
+    if wanted is not None:
+        whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
+        if not (whole and 0 <= wanted <= _LARGEST_SEED):
+            name = "config key randomness.seed" if options.seed is None else "--seed"
+            raise UserError(f"{name}: must be a whole number from 0 to 2**32 - 1, not {wanted!r}")
+        wanted = int(wanted)
     resumed = None if options.resume is None else options.resume.seed
     seed = wanted if resumed is None else resumed
     if seed is not None or "randomness" in cfg:
