@@ -66,7 +66,8 @@ def prepare(recipe: str, args: argparse.Namespace, options: dict[str, Any]) -> A
 
     import mmseg_resnest  # noqa: F401
     from mmseg_resnest.engine.config import load_config
-    from mmseg_resnest.engine.launch import fit_to_machine
+    from mmseg_resnest.engine.launch import Machine, prepare_machine
+    from mmseg_resnest.engine.resolve import fit_loaders
 
     if args.data_root:
         os.environ["MMSEG_RESNEST_DATA"] = str(args.data_root)
@@ -79,7 +80,10 @@ def prepare(recipe: str, args: argparse.Namespace, options: dict[str, Any]) -> A
     cfg.randomness = {"seed": args.seed}
     if args.toy:
         _shrink(cfg, recipe)
-    fit_to_machine(cfg, "none")
+    machine = Machine.here("none")
+    fit_loaders(cfg, machine)
+    cfg.launcher = "none"
+    prepare_machine(cfg, machine)
     cfg.visualizer = None
     # A runner writes its config several times, and yapf takes most of a second for each.
     object.__setattr__(cfg, "_format_python_code", False)

@@ -13,7 +13,7 @@ from harness import Comparison, Work
 from mmseg.evaluation import IoUMetric
 from models import SIZE, Images, evaluate, our_model, same_evaluation, stock_model
 
-from mmseg_resnest.engine.runner import predict_labels_only
+from mmseg_resnest.engine.label_predictions import predict_labels_only
 from mmseg_resnest.evaluation import SegmentationMetric
 from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.models import fold_for_inference

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmseg_resnest.datasets.prepare.build_cache import build_cache
-from mmseg_resnest.engine.runner import predict_labels_only
+from mmseg_resnest.engine.label_predictions import predict_labels_only
 from mmseg_resnest.evaluation import SegmentationMetric
 from mmseg_resnest.kernels import gpu as kernels
 from mmseg_resnest.models import SegTTAModel

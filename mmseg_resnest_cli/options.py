@@ -12,6 +12,8 @@ __all__ = [
     "add_checkpoint",
     "add_config_options",
     "add_launcher_option",
+    "add_testing_options",
+    "add_training_options",
     "add_trust_option",
 ]
 
@@ -59,7 +61,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_launcher_option(parser: argparse.ArgumentParser) -> None:
+def add_launcher_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--launcher`` and the ``--local_rank`` that some launchers pass."""
     parser.add_argument(
         "--launcher",
@@ -68,6 +70,57 @@ def add_launcher_option(parser: argparse.ArgumentParser) -> None:
         help="how the processes were started (pytorch: torchrun)",
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+
+
+def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add what decides the config of a training, beside the config options and the launcher."""
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="continue from a checkpoint; without one, or with auto, from the newest in the "
+        "work dir (put the option after the config)",
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
+    )
+    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument(
+        "--log-to",
+        nargs="+",
+        default=[],
+        choices=["tensorboard", "wandb", "mlflow"],
+        metavar="SERVICE",
+        help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
+        "option after the config)",
+    )
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="on a CPU neither lay the model channels last nor use matrix products, and everywhere "
+        "neither merge the pipeline's steps nor use compiled loops: slower, for comparisons "
+        "(results differ by rounding, interpolation and the places of dropout)",
+    )
+
+
+def add_testing_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add what decides the config of an evaluation, beside the config options and the launcher."""
+    parser.add_argument(
+        "--tta", action="store_true", help="with the config's test-time augmentation"
+    )
+    parser.add_argument(
+        "--format",
+        choices=["cityscapes", "ade20k", "voc"],
+        help="write into --out what this benchmark's server takes, check it and zip it; nothing "
+        "is scored, so the images need no labels",
+    )
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="Cityscapes: run the official evaluation as well (IoU and iIoU)",
+    )
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

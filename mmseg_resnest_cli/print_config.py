@@ -4,8 +4,10 @@
     mmseg-resnest print-config configs/fcn_resnest50_ade20k.py
     mmseg-resnest print-config my_experiment.py --diff configs/fcn_resnest50_ade20k.py
     mmseg-resnest print-config CONFIG --cfg-options optim_wrapper.optimizer.lr=0.02
+    mmseg-resnest print-config CONFIG --resolved --amp --diff CONFIG
 
-The output without --diff is a config itself: redirect it to a .py file to keep it.
+The output without --diff is a config itself: redirect it to a .py file to keep it. With --resolved
+it is what the runner gets: the config after the options of train or test, on this machine.
 """
 
 from __future__ import annotations
@@ -14,8 +16,22 @@ import argparse
 import difflib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
-from .options import add_config_options
+from .options import (
+    UsageError,
+    add_config_options,
+    add_launcher_option,
+    add_testing_options,
+    add_training_options,
+)
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+_TRAINING = ("resume", "amp", "auto_scale_lr", "seed", "log_to", "plain")
+_TESTING = ("tta", "format", "official")
+_BOTH = ("work_dir", "launcher")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BASE",
         help="print only what differs from this config (as it is, without --cfg-options)",
     )
+    parser.add_argument(
+        "--resolved",
+        nargs="?",
+        const="train",
+        choices=["train", "test"],
+        help="print what the runner of train (the default) or test gets, with the options of that "
+        "command (put the option after the config); nothing is written",
+    )
+    both = parser.add_argument_group("with --resolved")
+    both.add_argument("--work-dir", metavar="DIR", help="as in train and test")
+    add_launcher_option(both)
+    add_training_options(parser.add_argument_group("with --resolved train, as there"))
+    add_testing_options(parser.add_argument_group("with --resolved test, as there"))
+    parser.set_defaults(defaults={n: parser.get_default(n) for n in _TRAINING + _TESTING + _BOTH})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +68,13 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.config_text import config_as_text
 
-    text = config_as_text(load_config(args.config, args.cfg_options, args.data_root))
+    _check_options(args)
+    cfg: Config | None = load_config(args.config, args.cfg_options, args.data_root)
+    if args.resolved:
+        cfg = _resolve(cfg, args)
+    if cfg is None:  # the first process of a launcher prints
+        return 0
+    text = config_as_text(cfg)
     lexer = PythonLexer()
     if args.diff is not None:
         base = config_as_text(load_config(args.diff, data_root=args.data_root))
@@ -53,3 +89,41 @@ def run(args: argparse.Namespace) -> int:
         text = highlight(text, lexer, TerminalFormatter())
     print(text.rstrip("\n"))
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect."""
+    taken = {"train": _TRAINING + _BOTH, "test": _TESTING + _BOTH, None: ()}[args.resolved]
+    for name, default in args.defaults.items():
+        if name not in taken and getattr(args, name) != default:
+            command = "train" if name not in _TESTING else "test"
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option}: needs --resolved {command} (see: print-config --help)")
+
+
+def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
+    """The config that the runner gets; None on other processes than the first."""
+    from mmseg_resnest.engine.launch import Machine
+    from mmseg_resnest.engine.resolve import TestingOptions, TrainingOptions
+    from mmseg_resnest.engine.testing import resolve_testing
+    from mmseg_resnest.engine.training import resolve_training
+
+    machine = Machine.here(args.launcher)
+    if machine.rank:
+        return None
+    if args.resolved == "test":
+        return resolve_testing(
+            cfg,
+            TestingOptions(args.work_dir, args.tta, args.official, args.format, args.launcher),
+            machine,
+        ).cfg
+    options = TrainingOptions(
+        work_dir=args.work_dir,
+        seed=args.seed,
+        amp=args.amp,
+        auto_scale_lr=args.auto_scale_lr,
+        launcher=args.launcher,
+        plain=args.plain,
+        log_to=tuple(args.log_to),
+    )
+    return resolve_training(cfg, options, machine, args.resume)[0].cfg

@@ -16,7 +16,12 @@ import argparse
 import shlex
 
 from .console import print_next
-from .options import add_checkpoint, add_config_options, add_launcher_option
+from .options import (
+    add_checkpoint,
+    add_config_options,
+    add_launcher_option,
+    add_testing_options,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,23 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="for results.json and the log (default: work_dirs/<config name>/test)",
     )
-    parser.add_argument(
-        "--tta", action="store_true", help="with the config's test-time augmentation"
-    )
+    add_testing_options(parser)
     parser.add_argument("--out", metavar="DIR", help="write label maps (PNG, class indices) here")
     parser.add_argument(
         "--show-dir", metavar="DIR", help="write image, label and prediction side by side here"
-    )
-    parser.add_argument(
-        "--format",
-        choices=["cityscapes", "ade20k", "voc"],
-        help="write into --out what this benchmark's server takes, check it and zip it; nothing "
-        "is scored, so the images need no labels",
-    )
-    parser.add_argument(
-        "--official",
-        action="store_true",
-        help="Cityscapes: run the official evaluation as well (IoU and iIoU)",
     )
     parser.add_argument(
         "--plain",
@@ -62,12 +54,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.launch import is_main_process
     from mmseg_resnest.engine.logs import shown
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.testing import add_official_metric, evaluate, print_test_summary
+    from mmseg_resnest.engine.testing import evaluate, print_test_summary
 
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
-        if args.official:
-            add_official_metric(cfg)
     result = evaluate(
         cfg,
         args.checkpoint,
@@ -78,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         launcher=args.launcher,
         submission=args.format,
         plain=args.plain,
+        official=args.official,
     )
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)

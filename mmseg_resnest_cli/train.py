@@ -18,21 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from .console import print_next
-from .options import add_config_options, add_launcher_option
+from .options import add_config_options, add_launcher_option, add_training_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("config", help="config file")
     parser.add_argument("--work-dir", metavar="DIR", help="default: work_dirs/<config name>")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        metavar="CHECKPOINT",
-        help="continue from a checkpoint; without one, or with auto, from the newest in the "
-        "work dir (put the option after the config)",
-    )
+    add_training_options(parser)
     parser.add_argument(
         "--allow-changes",
         nargs="+",
@@ -41,27 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resuming: config keys that may differ from the run's, e.g. train_cfg param_scheduler "
         "to train longer; a key stands for those below it; also precision (--amp) and fused "
         "(--plain)",
-    )
-    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
-    )
-    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
-    parser.add_argument(
-        "--log-to",
-        nargs="+",
-        default=[],
-        choices=["tensorboard", "wandb", "mlflow"],
-        metavar="SERVICE",
-        help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
-        "option after the config)",
-    )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="on a CPU neither lay the model channels last nor use matrix products, and everywhere "
-        "neither merge the pipeline's steps nor use compiled loops: slower, for comparisons "
-        "(results differ by rounding, interpolation and the places of dropout)",
     )
     add_config_options(parser)
     add_launcher_option(parser)
@@ -72,12 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.launch import is_main_process
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.tracking import log_to
     from mmseg_resnest.engine.training import train
 
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
-        log_to(cfg, args.log_to)
     summary = train(
         cfg,
         work_dir=args.work_dir,
@@ -87,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         launcher=args.launcher,
         plain=args.plain,
+        log_to=args.log_to,
         allow_changes=args.allow_changes,
     )
     if is_main_process():

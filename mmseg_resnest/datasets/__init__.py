@@ -2,7 +2,13 @@
 """Data sets: they turn files into samples."""
 
 from .camvid import CamVidDataset
-from .check import check_start, guard_labels, leaf_datasets
+from .check import (
+    check_start,
+    guard_labels,
+    leaf_datasets,
+    loss_ignore_index,
+    numbers_of_classes,
+)
 from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .listing import build_dataset
@@ -31,6 +37,8 @@ __all__ = [
     "compile_pipeline",
     "guard_labels",
     "leaf_datasets",
+    "loss_ignore_index",
     "merge_steps",
+    "numbers_of_classes",
     "write_scenes",
 ]

@@ -3,10 +3,10 @@
 
 ``mmseg-resnest prepare-data DATASET --cache`` writes it into the folder ``.mmseg_cache`` of the
 data set. The loading transforms (``loading``) take an image from there when there is one, and from
-its file otherwise; the pixels are the same. An entry is one file: a header of 64 bytes, then the pixels
-as they lie in memory. It is mapped, not read: a transform that cuts out a part reads only the rows
-of that part. Entries remember size and modification time of their file, and one whose file has
-changed since is not used.
+its file otherwise; the pixels are the same. An entry is one file: a header of 64 bytes, then the
+pixels as they lie in memory. It is mapped, not read: a transform that cuts out a part reads only
+the rows of that part. Entries remember size and modification time of their file, and one whose file
+has changed since is not used.
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ from tqdm import tqdm
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import require
 from mmseg_resnest.engine.hooks import describe_model, print_header
-from mmseg_resnest.engine.launch import enable_amp, fit_to_machine
+from mmseg_resnest.engine.label_predictions import predict_labels_only
 from mmseg_resnest.engine.preflight import check_checkpoint, check_device
-from mmseg_resnest.engine.runner import build_model, predict_labels_only
+from mmseg_resnest.engine.resolve import enable_amp
+from mmseg_resnest.engine.runner import build_model
 from mmseg_resnest.errors import UserError
 
 __all__ = ["benchmark", "count_flops", "count_parameters", "default_shape", "print_benchmark"]
@@ -181,10 +182,10 @@ def benchmark(
     if checkpoint is not None:
         check_checkpoint(checkpoint, "--checkpoint")
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
-        fit_to_machine(cfg, "none")
         precision = "float32"
         if amp:
-            precision = enable_amp(cfg)
+            cfg = copy.deepcopy(cfg)
+            precision = enable_amp(cfg, torch.cuda.is_available())
         model = build_model(cfg)
         if checkpoint is not None:
             load_weights(model, checkpoint)

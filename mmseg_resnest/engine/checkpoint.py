@@ -27,6 +27,8 @@ def load_weights(
     model: nn.Module,
     source: str | os.PathLike[str] | Mapping[str, Tensor],
     start_training: bool = False,
+    name: str | os.PathLike[str] | None = None,
+    check_only: bool = False,
 ) -> str:
     """Load a checkpoint of any known layout into a model; every tensor must find its place.
 
@@ -39,6 +41,8 @@ def load_weights(
         start_training: Whether the weights are only where training starts: then a backbone alone
             goes into the model's backbone, and the last layer of a head with another number of
             classes stays as it is. Otherwise the weights must be the whole model's.
+        name: Where a state dict comes from, for messages.
+        check_only: Check that the weights fit, and load nothing.
 
     Returns:
         One line that says what was loaded.
@@ -46,8 +50,11 @@ def load_weights(
     Raises:
         UserError: The file cannot be read, or does not fit; lists the keys.
     """
-    name = "the state dict" if isinstance(source, Mapping) else os.fspath(source)
-    state_dict = source if isinstance(source, Mapping) else load_checkpoint(name)
+    if isinstance(source, Mapping):
+        name, state_dict = "the state dict" if name is None else os.fspath(name), source
+    else:
+        name = os.fspath(source)
+        state_dict = load_checkpoint(name)
     target = bare_model(model)
     own = set(target.state_dict())
     known = sum(key in own for key in state_dict)
@@ -65,7 +72,12 @@ def load_weights(
                     )
                 target = cast(nn.Module, target.backbone)
                 what = f"the backbone (layout {conversion.layout})"
-        dropped = load_into(target, state_dict, drop_head_for_other_classes=start_training)
+        dropped = load_into(
+            target,
+            state_dict,
+            drop_head_for_other_classes=start_training,
+            check_only=check_only,
+        )
     except UserError as error:
         raise UserError(f"checkpoint {name}: {error}") from error
     kept = f"; left as they are, for another number of classes: {', '.join(dropped)}"

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""From a config to a run on what this machine has: processes, threads, batches, workers."""
+"""The machine of a run: its processes, cores, threads and open files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import datetime
 import os
 import subprocess
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -19,21 +19,17 @@ from mmseg_resnest.engine.watch import LostProcessError
 from mmseg_resnest.errors import UserError
 
 __all__ = [
+    "Machine",
     "cpu_count",
-    "default_work_dir",
     "describe_device",
-    "enable_amp",
-    "fit_to_machine",
     "init_distributed",
     "is_main_process",
     "join_launcher",
     "local_world_size",
-    "share_batch",
+    "prepare_machine",
     "timeout_of",
 ]
 
-#: Seconds after which a data loading worker counts as hung.
-WORKER_TIMEOUT = 600
 #: Open files of a run beside those of its batches, about.
 _OTHER_FILES = 40
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -62,9 +58,35 @@ def _number(name: str, default: str = "") -> int:
     return int(text)
 
 
-def default_work_dir(cfg: Config) -> str:
-    """``work_dirs/<name of the config>``."""
-    return os.path.join("work_dirs", Path(cfg.filename).stem)
+@dataclass(frozen=True)
+class Machine:
+    """What a run has to compute on, as one of its processes sees it.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world_size: Processes of the run.
+        cores: Cores for one process.
+        cuda: Whether there is a GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    cores: int = 1
+    cuda: bool = False
+
+    @classmethod
+    def here(cls, launcher: str) -> Machine:
+        """This process and its machine, without talking to the other processes.
+
+        Args:
+            launcher: ``none``, ``pytorch`` or ``slurm``.
+
+        Raises:
+            UserError: As :func:`join_launcher`.
+        """
+        rank, world_size = join_launcher(launcher)
+        cores = max(1, cpu_count() // max(1, local_world_size()))
+        return cls(rank, world_size, cores, torch.cuda.is_available())
 
 
 def join_launcher(launcher: str) -> tuple[int, int]:
@@ -187,88 +209,29 @@ def _slurm_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def share_batch(cfg: Config, world_size: int) -> str | None:
-    """Divide the training batch of a config, which is the total one, over the processes.
+def prepare_machine(cfg: Config, machine: Machine) -> None:
+    """Prepare this process for a run; the config stays as it is.
+
+    * As many open files as this user may have: each tensor that a worker sends is one.
+    * Under a launcher, on a CPU: the cores are shared out over the processes as threads. A single
+      process leaves their number to torch (all cores, or OMP_NUM_THREADS).
 
     Args:
-        cfg: Changed in place: ``train_dataloader.batch_size`` becomes that of one process.
-        world_size: Number of processes.
-
-    Returns:
-        One line that says what was done, or None with a single process.
-
-    Raises:
-        UserError: The batch is no positive number or cannot be divided evenly.
-    """
-    loader = cfg.train_dataloader
-    holder = loader if "batch_size" in loader else loader.get("batch_sampler") or {}
-    total = holder.get("batch_size")
-    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
-        raise UserError(
-            f"config key train_dataloader.batch_size: must be the number of images of a training "
-            f"step over all processes, not {total!r}"
-        )
-    if total % world_size:
-        raise UserError(
-            f"config key train_dataloader.batch_size: the total batch of {total} cannot be divided "
-            f"over {world_size} processes; use a number of processes that divides it, or set "
-            f"train_dataloader.batch_size to a multiple of {world_size} (and --auto-scale-lr)"
-        )
-    holder["batch_size"] = total // world_size
-    if world_size == 1:
-        return None
-    return f"{total} images a step = {world_size} processes x {total // world_size}"
-
-
-def fit_to_machine(cfg: Config, launcher: str) -> None:
-    """Make a config fit this machine; changes no result.
-
-    * data loading workers: no more than the cores of this machine's processes;
-    * a worker that delivers no batch for ten minutes counts as hung, unless ``timeout`` says
-      otherwise;
-    * as many open files as this user may have, for each tensor that a worker sends is one;
-    * ``pin_memory`` only with a GPU, ``persistent_workers`` only with workers;
-    * on a CPU under a launcher: the cores are shared out over the processes as threads, and the
-      model is wrapped for CPU tensors;
-    * a single process leaves the number of threads to torch (all cores, or OMP_NUM_THREADS).
-
-    Args:
-        cfg: Changed in place.
-        launcher: ``none``, ``pytorch`` or ``slurm``.
+        cfg: The config that the runner gets.
+        machine: What the run has to compute on.
 
     Raises:
         UserError: The workers' batches are more open files than this user may have: the run would
             hang, for a worker cannot tell.
     """
-    cuda = torch.cuda.is_available()
-    cores = max(1, cpu_count() // local_world_size())
-    for name in _LOADERS:
-        loader = cfg.get(name)
-        if loader is None:
-            continue
-        loader["num_workers"] = min(loader.get("num_workers", 0), cores)
-        if not loader["num_workers"]:
-            for key in ("persistent_workers", "prefetch_factor", "timeout"):
-                loader.pop(key, None)
-        else:
-            loader.setdefault("timeout", WORKER_TIMEOUT)
-        loader["pin_memory"] = bool(loader.get("pin_memory", cuda)) and cuda
     _allow_open_files(cfg)
-    cfg.launcher = launcher
-    if launcher == "none":
+    if cfg.launcher == "none":
         return
     # MMEngine would set these to 1, with a warning.
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+    os.environ.setdefault("OMP_NUM_THREADS", str(machine.cores))
     os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-    if not cuda:
+    if not machine.cuda:
         torch.set_num_threads(max(1, _number("OMP_NUM_THREADS")))
-        if cfg.get("model_wrapper_cfg") is None:
-            cfg.model_wrapper_cfg = dict(
-                type="MMDistributedDataParallel",
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get("find_unused_parameters", False),
-                device_ids=None,  # MMEngine would name a GPU
-            )
 
 
 def _allow_open_files(cfg: Config) -> None:
@@ -298,35 +261,6 @@ def _allow_open_files(cfg: Config) -> None:
                 f"the limit (ulimit -n {2 * need}), or set {name}.num_workers=0 through "
                 "--cfg-options"
             )
-
-
-def enable_amp(cfg: Config) -> str:
-    """Train in mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
-
-    Args:
-        cfg: Changed in place.
-
-    Returns:
-        What was chosen, for the console.
-
-    Raises:
-        UserError: The config's optimizer wrapper is of a kind that ``--amp`` cannot replace.
-    """
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get("type", "OptimWrapper")
-    kind = kind if isinstance(kind, str) else kind.__name__
-    if kind in ("AmpOptimWrapper", "BFloat16OptimWrapper"):
-        return "mixed precision as the config says"
-    if kind != "OptimWrapper":
-        raise UserError(
-            f"--amp: takes the place of OptimWrapper, but config key optim_wrapper.type is {kind}"
-        )
-    if torch.cuda.is_available():
-        wrapper["type"] = "AmpOptimWrapper"
-        wrapper["loss_scale"] = "dynamic"
-        return "mixed precision (float16)"
-    wrapper["type"] = "BFloat16OptimWrapper"
-    return "mixed precision (bfloat16)"
 
 
 def describe_device(world_size: int = 1) -> str:

@@ -82,24 +82,16 @@ def check_checkpoint(source: str | os.PathLike[str], what: str, content: bool = 
 def check_labels(cfg: Config, splits: Iterable[str]) -> None:
     """Refuse data whose labels contradict the config, by a sample of the files; takes seconds.
 
-    It also tells the package's ``LoadAnnotations`` how many classes there are, so that a label
-    out of range in a file that was not in the sample is reported with that file's name.
-
     Args:
-        cfg: A config; changed in place.
+        cfg: A config.
         splits: E.g. ``["train", "val"]``; missing ones are passed over.
 
     Raises:
         UserError: What ``mmseg-resnest check-data`` would call an error, in its words.
     """
-    from mmseg_resnest.datasets import check_start, guard_labels
+    from mmseg_resnest.datasets import check_start
 
-    names = list(splits)
-    check_start(cfg, names)
-    for name in names:
-        loader = cfg.get(f"{name}_dataloader")
-        if loader is not None and "dataset" in loader:
-            guard_labels(loader["dataset"], cfg)
+    check_start(cfg, list(splits))
 
 
 def check_file(path: str | os.PathLike[str], what: str) -> None:
@@ -192,10 +184,15 @@ def _remove_empty(folder: Path, top: Path) -> None:
             return
 
 
-def checkpoint_folder(cfg: Config) -> Path:
-    """Where a run saves its checkpoints: the work folder, or what the hook's ``out_dir`` says."""
+def checkpoint_folder(cfg: Config, work_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where a run saves its checkpoints: the work folder, or what the hook's ``out_dir`` says.
+
+    Args:
+        cfg: The config of the run.
+        work_dir: Its work folder; None: the config's.
+    """
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    work_dir = Path(cfg.work_dir)
+    work_dir = Path(cfg.work_dir if work_dir is None else work_dir)
     out_dir = hook.get("out_dir")
     return Path(out_dir) / work_dir.name if out_dir else work_dir
 

@@ -29,11 +29,11 @@ def check_checkpoint_hook(cfg: Config) -> None:
         CheckpointNames(hook["filename_tmpl"])
 
 
-def folders_of_training(cfg: Config) -> dict[Path, str]:
+def folders_of_training(cfg: Config, work_dir: str) -> dict[Path, str]:
     """Where a training writes, and what says so: its work folder and that of its checkpoints."""
     return {
-        checkpoint_folder(cfg): "config key default_hooks.checkpoint.out_dir",
-        Path(cfg.work_dir): "--work-dir",
+        checkpoint_folder(cfg, work_dir): "config key default_hooks.checkpoint.out_dir",
+        Path(work_dir): "--work-dir",
     }
 
 

@@ -9,7 +9,6 @@ import inspect
 import itertools
 import secrets
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from mmseg_resnest.engine.label_predictions import metrics_read_labels_only, pre
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
+from mmseg_resnest.engine.model import SeededModel, build_model
 from mmseg_resnest.engine.numerics import fused_steps_of, numerics_of
 from mmseg_resnest.engine.preemption import spare_workers
 from mmseg_resnest.engine.resume import fit_to_run, follows_config, keep_own_names
@@ -56,7 +56,7 @@ from mmseg_resnest.errors import UserError
 from mmseg_resnest.files import write_whole
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
-from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, MODELS, RUNNERS, building
+from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from mmseg_resnest.version import __version__
 
 __all__ = ["Runner", "build_model", "predict_labels_only"]
@@ -64,33 +64,6 @@ __all__ = ["Runner", "build_model", "predict_labels_only"]
 _numbers = itertools.count(1)
 # Samples of a run from which on loading Numba, for a second, is made up for.
 _MANY_SAMPLES = 20_000
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, on the CPU, without initialising or loading weights.
-
-    Several threads may build at the same time; the default scope of MMEngine stays as it is.
-
-    Args:
-        cfg: A checked config, see :func:`~mmseg_resnest.engine.config.load_config`.
-
-    Raises:
-        UserError: A value in ``model`` does not fit.
-    """
-    # A copy: building takes keys out of the dictionaries it is given.
-    model = copy.deepcopy(cfg.model)
-    if cfg.get("data_preprocessor") is not None:
-        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
-    try:
-        with building(cfg.get("default_scope", "mmseg")):
-            return MODELS.build(model)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        message = error.args[0] if error.args else "no reason given"
-        raise UserError(
-            f"config key model: cannot be built; {type(error).__name__}: {message} "
-            f"({frame.filename}:{frame.lineno})"
-        ) from error
 
 
 @RUNNERS.register_module()
@@ -116,24 +89,29 @@ class Runner(MMEngineRunner):
     start: int = 0
     _writer: CheckpointWriter | None = None
     _compiled_samples = False
+    _start_record: Mapping[str, Any] | None = None
     _has_loaded: bool
     _load_from: str | None
     optim_wrapper: Any
     param_schedulers: Any
 
     @classmethod
-    def from_cfg(cls, cfg: Config, model: nn.Module | None = None) -> Runner:
+    def from_cfg(cls, cfg: Config, model: nn.Module | SeededModel | None = None) -> Runner:
         """Build a runner from a config.
 
         Args:
             cfg: The config; copied.
-            model: A built model to use in place of ``cfg.model``.
+            model: A built model to use in place of ``cfg.model``. After a seeded one, random
+                numbers go on as if the runner had built it.
         """
         cfg = copy.deepcopy(cfg)
         names = set(inspect.signature(MMEngineRunner.__init__).parameters) - {"self", "cfg"}
         arguments = {name: cfg[name] for name in names if name in cfg}
         if model is not None:
             arguments["model"] = model
+        if isinstance(model, SeededModel):
+            model.agree_on_seed()
+            arguments["randomness"] = {**(cfg.get("randomness") or {}), "seed": model.seed}
         return cls(cfg=cfg, **arguments)
 
     @master_only
@@ -145,8 +123,11 @@ class Runner(MMEngineRunner):
         else:
             super().dump_config()
 
-    def build_model(self, model: nn.Module | dict) -> nn.Module:
+    def build_model(self, model: nn.Module | SeededModel | dict) -> nn.Module:
         """As MMEngine's; predicts labels only where no metric reads the scores."""
+        if isinstance(model, SeededModel):
+            model.continue_draws()
+            model = model.model
         built = super().build_model(model)
         if metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
@@ -388,6 +369,16 @@ class Runner(MMEngineRunner):
         if is_main_process():
             write_checkpoint(snapshot(record), Path(out_dir) / filename)
 
+    def start_from(self, record: Mapping[str, Any] | None) -> None:
+        """Hand over what the checkpoint in ``load_from`` holds, so that it is not read again.
+
+        Args:
+            record: What :func:`~.checkpoint_schema.check_training_checkpoint` returned where the
+                run resumes, otherwise the state dict; None: the file is still to be read. It is
+                let go of when it has been loaded.
+        """
+        self._start_record = record
+
     def load_or_resume(self) -> None:
         """Load what the run starts from, and decide who the run is.
 
@@ -430,10 +421,11 @@ class Runner(MMEngineRunner):
                 this run; nothing has been taken over then.
         """
         loop: Any = self.train_loop
+        record, self._start_record = self._start_record, None
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        checkpoint = check_training_checkpoint(filename)
+        checkpoint = check_training_checkpoint(filename) if record is None else dict(record)
         meta, refuse = checkpoint["meta"], Refusal(filename)
         follows = follows_config(self.changes, self.param_schedulers, refuse)
         if follows:
@@ -444,7 +436,7 @@ class Runner(MMEngineRunner):
             self.changes,
         )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        load_weights(self.model, checkpoint["state_dict"])
+        load_weights(self.model, checkpoint["state_dict"], name=filename)
         loop._epoch, loop._iter = meta["epoch"], meta["iter"]
         if isinstance(loop, IterBasedTrainLoop):
             loop.validation_pending = meta.get("validation_pending", False)
@@ -517,7 +509,9 @@ class Runner(MMEngineRunner):
         Raises:
             UserError: The file cannot be read, or does not fit the model.
         """
-        done = load_weights(self.model, filename, start_training=True)
+        record, self._start_record = self._start_record, None
+        source = filename if record is None else record
+        done = load_weights(self.model, source, start_training=True, name=filename)
         self.logger.info("loaded %s", done)
         return {}
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +23,25 @@ from mmseg_resnest.engine.logs import shown
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import VISBACKENDS
 
-__all__ = ["SERVICES", "Tracker", "log_to"]
+__all__ = ["SERVICES", "Tracker", "check_services"]
 
 SERVICES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "mmseg-resnest"  # what the services group runs by, unless their own variables say else
 
 
-def log_to(cfg: Config, services: Sequence[str]) -> None:
-    """Let a run write its scalars to these services as well.
-
-    Args:
-        cfg: A config; changed in place.
-        services: Some of :data:`SERVICES`.
+def check_services(services: Iterable[str]) -> None:
+    """Check that curves can be sent to these services.
 
     Raises:
-        UserError: A service is unknown, or its package is not installed.
+        UserError: A service is not one of :data:`SERVICES`, or its package is not installed.
     """
-    for service in dict.fromkeys(services):
+    for service in services:
         if service not in SERVICES:
             raise UserError(f"--log-to {service}: choose of {', '.join(SERVICES)}")
         if importlib.util.find_spec(service) is None:
             raise UserError(
                 f"--log-to {service}: the package {service} is not installed; pip install {service}"
             )
-        if cfg.get("visualizer") is None:
-            cfg.visualizer = dict(type="SegLocalVisualizer")
-        backends = cfg.visualizer.get("vis_backends") or [dict(type="LocalVisBackend")]
-        tracker = dict(type="Tracker", name=service, service=service)  # names must differ
-        if tracker not in backends:
-            cfg.visualizer.vis_backends = [*backends, tracker]
 
 
 @VISBACKENDS.register_module()

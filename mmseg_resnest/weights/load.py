@@ -250,6 +250,7 @@ def load_into(
     state_dict: Mapping[str, Tensor],
     drop_head_for_other_classes: bool = False,
     source: str | Path | None = None,
+    check_only: bool = False,
 ) -> tuple[str, ...]:
     """Loads a state dict strictly; one with other names is converted first if its layout is known.
 
@@ -261,6 +262,7 @@ def load_into(
             the last layer of each head (``conv_seg``, ``se_layer``) as the model has it; one log
             line says so. Without it another number of classes is an error.
         source: The file that errors name.
+        check_only: Check that it fits, and load nothing.
 
     Returns:
         The keys that were dropped.
@@ -317,6 +319,8 @@ def load_into(
         raise UserError(
             f"{label} does not fit {type(inner).__name__}; {'; '.join(found)}. {advice}.{why_not}"
         )
+    if check_only:
+        return dropped
     kept = {
         key: sharded_like(value, target[key])
         for key, value in state_dict.items()

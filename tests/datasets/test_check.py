@@ -771,11 +771,12 @@ def test_start_takes_clean_data_and_refuses_the_rest(data: Path) -> None:
 
 
 def test_loading_names_a_broken_file(data: Path) -> None:
-    from mmseg_resnest.datasets.check import guard_labels
+    from mmseg_resnest.datasets.check import guard_labels, numbers_of_classes
     from mmseg_resnest.registry import DATASETS
 
     cfg = config(data)
-    guard_labels(cfg.train_dataloader.dataset, cfg)
+    dataset_cfg = cfg.train_dataloader.dataset
+    guard_labels(dataset_cfg, numbers_of_classes(dataset_cfg), 255)
     assert cfg.train_dataloader.dataset.pipeline[1].num_classes == 11
     with DefaultScope.overwrite_default_scope("mmseg_resnest"):  # as a run sets it
         dataset = DATASETS.build(cfg.train_dataloader.dataset)

@@ -1,6 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,38 +10,8 @@ from mmengine.config import Config
 from mmseg_resnest.engine import launch
 from mmseg_resnest.engine.optim import BFloat16OptimWrapper
 from mmseg_resnest.engine.preflight import check_device
+from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.errors import UserError
-
-
-def _config(**loader: object) -> Config:
-    return Config(dict(train_dataloader=dict(loader), optim_wrapper=dict(optimizer=dict())))
-
-
-def test_the_batch_is_shared_out() -> None:
-    cfg = _config(batch_size=16)
-    assert launch.share_batch(cfg, 8) == "16 images a step = 8 processes x 2"
-    assert cfg.train_dataloader.batch_size == 2
-    assert launch.share_batch(_config(batch_size=16), 1) is None
-
-
-@pytest.mark.parametrize(("batch", "world"), [(16, 3), (2, 4), (0, 1), ("16", 1), (None, 1)])
-def test_batches_that_cannot_be_shared(batch: object, world: int) -> None:
-    with pytest.raises(UserError, match=r"train_dataloader\.batch_size"):
-        launch.share_batch(_config(batch_size=batch), world)
-
-
-def test_workers_fit_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "cpu_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cfg = _config(num_workers=8, persistent_workers=True, pin_memory=True)
-    launch.fit_to_machine(cfg, "none")
-    assert cfg.train_dataloader.num_workers == 2
-    assert cfg.train_dataloader.persistent_workers is True
-    assert cfg.train_dataloader.pin_memory is False
-    cfg = _config(num_workers=0, persistent_workers=True, prefetch_factor=2)
-    launch.fit_to_machine(cfg, "none")
-    assert "persistent_workers" not in cfg.train_dataloader
-    assert "prefetch_factor" not in cfg.train_dataloader
 
 
 def test_launchers_must_have_launched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,16 +44,6 @@ def test_slurm_says_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.local_world_size() == 4
 
 
-def test_mixed_precision_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cfg = _config()
-    assert "bfloat16" in launch.enable_amp(cfg)
-    assert cfg.optim_wrapper.type == "BFloat16OptimWrapper"
-    cfg.optim_wrapper.type = "OptimWrapperDict"
-    with pytest.raises(UserError, match="OptimWrapperDict"):
-        launch.enable_amp(cfg)
-
-
 def test_bfloat16_wrapper_computes_in_bfloat16_and_learns_in_float32() -> None:
     model = torch.nn.Linear(4, 4)
     wrapper = BFloat16OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
@@ -99,3 +61,28 @@ def test_devices() -> None:
     for name, message in (("cuda:77", "cuda:77"), ("abacus", "is none"), ("meta", "no values")):
         with pytest.raises(UserError, match=message):
             check_device(name)
+
+
+def test_the_machine_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(launch, "cpu_count", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert launch.Machine.here("none") == launch.Machine(rank=0, world_size=1, cores=1, cuda=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert launch.Machine.here("none").cores == 6
+
+
+def test_a_machine_is_prepared_for_a_config_that_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg = Config(dict(launcher="pytorch", train_dataloader=dict(num_workers=2, batch_size=4)))
+    before = cfg.to_dict()
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("MKL_NUM_THREADS", "")
+    monkeypatch.delenv("MKL_NUM_THREADS")
+    with restored_process():
+        launch.prepare_machine(cfg, launch.Machine(world_size=2, cores=3))
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
+        assert torch.get_num_threads() == 3
+    assert cfg.to_dict() == before

@@ -20,7 +20,7 @@ def _config(folder: Path, **checkpoint: str) -> Config:
 
 
 def _folders(cfg: Config, held: contextlib.ExitStack) -> RunFolders:
-    return RunFolders(folders_of_training(cfg), held)
+    return RunFolders(folders_of_training(cfg, cfg.work_dir), held)
 
 
 def _locks(folder: Path) -> list[str]:

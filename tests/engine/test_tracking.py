@@ -16,31 +16,27 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 from mmseg_resnest.engine.hooks import ConsoleHook
-from mmseg_resnest.engine.tracking import Tracker, log_to
+from mmseg_resnest.engine.tracking import Tracker, check_services
 from mmseg_resnest.errors import UserError
 
 
-def test_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = Config(dict(visualizer=dict(type="V", vis_backends=[dict(type="LocalVisBackend")])))
+def test_services_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    log_to(cfg, ["wandb", "wandb", "mlflow"])
-    log_to(cfg, ["wandb"])
-    assert [b.get("service", b["type"]) for b in cfg.visualizer.vis_backends] == [
-        "LocalVisBackend",
-        "wandb",
-        "mlflow",
-    ]
-    bare = Config(dict(a=1))
-    log_to(bare, ["mlflow"])
-    assert [b["type"] for b in bare.visualizer.vis_backends] == ["LocalVisBackend", "Tracker"]
-    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
-        visualizer = Visualizer(vis_backends=cfg.visualizer.vis_backends, save_dir="run/time")
-    assert list(visualizer._vis_backends) == ["LocalVisBackend", "wandb", "mlflow"]
+    check_services(["wandb", "mlflow"])
     with pytest.raises(UserError, match="choose of tensorboard, wandb, mlflow"):
-        log_to(cfg, ["clearml"])
+        check_services(["clearml"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install mlflow"):
-        log_to(cfg, ["mlflow"])
+        check_services(["mlflow"])
+
+
+def test_back_ends_of_services_have_their_names() -> None:
+    services = [dict(type="Tracker", name=s, service=s) for s in ("wandb", "mlflow")]
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        visualizer = Visualizer(
+            vis_backends=[dict(type="LocalVisBackend"), *services], save_dir="run/time"
+        )
+    assert list(visualizer._vis_backends) == ["LocalVisBackend", "wandb", "mlflow"]
 
 
 class Calls(list):

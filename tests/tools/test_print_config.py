@@ -120,3 +120,35 @@ def test_bad_config_is_one_clear_error(run, tmp_path, name, text, word, as_base)
     code, out, err = run(*([BASE, "--diff", str(path)] if as_base else [str(path)]))
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and word in err
+
+
+def test_options_of_a_run_need_resolved(run):
+    for given, named in (
+        (("--amp",), "--resolved train"),
+        (("--tta",), "--resolved test"),
+        (("--resolved", "--tta"), "--resolved test"),
+        (("--resolved", "test", "--seed", "3"), "--resolved train"),
+        (("--work-dir", "x"), "--resolved train"),
+    ):
+        code, out, err = run(BASE, *given)
+        assert (code, out) == (2, "")
+        assert given[-1 if given[-1].startswith("--") else -2] in err
+        assert named in err
+
+
+def test_resolved_shows_what_the_options_change(run, tmp_path):
+    options = ("--work-dir", str(tmp_path / "run"), "--seed", "5", "--amp", "--auto-scale-lr")
+    code, out, err = run(BASE, "--resolved", *options, "--log-to", "wandb")
+    assert code == 0, err
+    copy = tmp_path / "copy.py"
+    copy.write_text(out)
+    cfg = Config.fromfile(copy)
+    assert cfg.work_dir == str(tmp_path / "run")
+    assert cfg.randomness.seed == 5
+    assert cfg.auto_scale_lr.enable is True
+    assert cfg.optim_wrapper.type in ("AmpOptimWrapper", "BFloat16OptimWrapper")
+    assert "wandb" in [backend.get("service") for backend in cfg.visualizer.vis_backends]
+    assert not (tmp_path / "run").exists()
+    code, out, err = run(BASE, "--resolved", "test", "--tta", "--diff", BASE)
+    assert code == 0, err
+    assert any(line.startswith("+") and "MultiScaleGridTTA" in line for line in out.splitlines())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from tool_runs import RunTool, Toy, Trained
 
@@ -35,6 +36,15 @@ def test_numbers_are_those_of_the_validation(tested: dict[str, Any], trained: Tr
     assert f"mIoU {results['mIoU']:.2f}" in tested["run"].stdout
     assert "| wall" in tested["run"].stdout
     assert tested["run"].stderr == ""
+
+
+def test_the_runner_got_what_print_config_prints(
+    tested: dict[str, Any], run_tool: RunTool, tmp_path: Path
+) -> None:
+    printed = run_tool("print_config.py", "toy.py", "--resolved", "test", cwd=tested["folder"])
+    (tmp_path / "printed.py").write_text(printed.check().stdout, encoding="utf-8")
+    used = Config.fromfile(tested["folder"] / "work_dirs" / "toy" / "test" / "toy.py")
+    assert Config.fromfile(tmp_path / "printed.py").to_dict() == used.to_dict()
 
 
 def test_label_maps_give_the_same_numbers(tested: dict[str, Any], scenes: Path) -> None:

@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from run_state import differences, final_state, load
 from tool_runs import TOOLS, RunTool, Toy, Trained
@@ -182,6 +184,52 @@ def test_options_reach_the_run(toy: Toy, run_tool: RunTool) -> None:
     saved = torch.load(toy.folder / "elsewhere" / "iter_2.pth", weights_only=False)
     assert saved["meta"]["seed"] == 7
     assert not (toy.folder / "work_dirs").exists()
+
+
+def _printed(toy: Toy, run_tool: RunTool, *args: Any) -> dict[str, Any]:
+    """What print-config --resolved says that the runner gets."""
+    printed = run_tool("print_config.py", *args, "--resolved", cwd=toy.folder).check().stdout
+    (toy.folder / "printed.py").write_text(printed, encoding="utf-8")
+    return Config.fromfile(toy.folder / "printed.py").to_dict()
+
+
+_COUNTED = """
+import mmseg_resnest.engine.runner as runner, mmseg_resnest.weights.load as load
+from mmseg_resnest.models import EncoderDecoder
+counts, read, build = {"reads": 0, "builds": 0}, load._read_path, EncoderDecoder.__init__
+def counted_read(*args, **options):
+    counts["reads"] += 1
+    return read(*args, **options)
+def counted_build(*args, **options):
+    counts["builds"] += 1
+    return build(*args, **options)
+load._read_path, EncoderDecoder.__init__ = counted_read, counted_build
+close = runner.Runner.close
+runner.Runner.close = lambda self: (print("counts:", counts), close(self))
+"""
+
+
+@pytest.mark.parametrize("start", ["resume", "load_from"])
+def test_the_runner_gets_what_print_config_prints(
+    start: str, trained: Trained, toy: Toy, run_tool: RunTool
+) -> None:
+    """And on the way there the model is built once, and the checkpoint read once."""
+    checkpoint = trained.work_dir / "iter_3.pth"
+    args = ["toy.py", "--work-dir", "run", "--auto-scale-lr"]
+    if start == "resume":
+        args += ["--seed", "3", "--resume", checkpoint]
+        args += ["--cfg-options", "train_cfg.max_iters=4"]
+    else:
+        args += ["--amp", "--seed", "3"]
+        args += ["--cfg-options", "train_cfg.max_iters=1", f"load_from={checkpoint}"]
+    printed = _printed(toy, run_tool, *args)
+    assert not (toy.folder / "run").exists()
+    run = run_tool("train.py", *args, cwd=toy.folder, before=_COUNTED).check()
+    assert printed == Config.fromfile(toy.folder / "run" / "toy.py").to_dict()
+    assert "counts: {'reads': 1, 'builds': 1}" in run.stdout
+    assert printed["load_from"] == str(checkpoint)
+    assert printed["resume"] is (start == "resume")
+    assert printed["randomness"]["seed"] == (0 if start == "resume" else 3)
 
 
 def test_load_from_keeps_the_head_for_other_classes(

@@ -27,13 +27,14 @@ from tqdm import tqdm
 from ...errors import UserError
 from ...files import whole_file
 from ...io.text import printable
-from ...registry import DATASETS, TRANSFORMS
+from ...registry import DATASETS
 from ..class_names import dataset_metainfo
 from ..forking import opencv_on_one_thread
 from ..layout import EmptyDataError, check_dataset_folders
 from ..listing import list_samples, remember
 from ..walk import walk
 from .files import ReadPlan, SampleFacts, check_sample, make_plan
+from .guard import leaf_datasets
 from .labels import (
     check_class_counts,
     check_config_numbers,
@@ -48,8 +49,6 @@ __all__ = [
     "Part",
     "check_data",
     "check_start",
-    "guard_labels",
-    "leaf_datasets",
     "write_fix_list",
 ]
 
@@ -163,17 +162,6 @@ class DataReport:
             "splits": splits,
             "problems": [p.as_dict() for p in self.problems],
         }
-
-
-def leaf_datasets(dataset_cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The data sets of a config that list files, those inside wrappers too."""
-    inner = list(dataset_cfg.get("datasets", ()))
-    if isinstance(dataset_cfg.get("dataset"), Mapping):
-        inner.append(dataset_cfg["dataset"])
-    if not inner:
-        yield dataset_cfg
-    for one in inner:
-        yield from leaf_datasets(one)
 
 
 def _build_part(
@@ -601,27 +589,6 @@ def check_start(
 def _label_use(part: Part) -> list[Problem]:
     whole = len(part.facts) == len(part.samples)
     return check_label_use(part.counts, part.plan, part.name, part.split, whole)
-
-
-def guard_labels(dataset_cfg: Mapping[str, Any], cfg: Mapping[str, Any]) -> None:
-    """Let the package's ``LoadAnnotations`` refuse labels that are no class, naming the file.
-
-    Args:
-        dataset_cfg: The ``dataset`` of a data loader; its pipelines are changed in place.
-        cfg: The whole config.
-    """
-    for leaf in leaf_datasets(dataset_cfg):
-        classes = dataset_metainfo(leaf).get("classes")
-        if not classes or isinstance(classes, str):  # a file of names
-            continue
-        for step in leaf.get("pipeline", ()):
-            loader = step.get("type")
-            name = loader if isinstance(loader, str) else getattr(loader, "__name__", "")
-            if name.rsplit(".", 1)[-1] == "LoadAnnotations" and "num_classes" not in step:
-                # By its full name: the config's default scope may be another one.
-                step["type"] = f"{TRANSFORMS.scope}.LoadAnnotations"
-                step["num_classes"] = len(classes)
-                step["ignore_index"] = loss_ignore_index(cfg)
 
 
 def _lists_files(leaf: Mapping[str, Any]) -> bool:

@@ -1,0 +1,488 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A run is decided once: config, options and machine become the config that the runner gets.
+
+:func:`resolve` is the only place where a config is changed. It is a pure function: it works on a
+copy and reads no file, no environment variable and nothing of the process. What has to be looked
+up first is an argument: the checkpoint to resume from (:mod:`~mmseg_resnest.engine.start`), the
+numbers of classes, and the machine (:class:`~mmseg_resnest.engine.launch.Machine`).
+
+The steps are the functions of :data:`TRAINING_STEPS` with :data:`MACHINE_STEPS`, and of
+:data:`TESTING_STEPS`, in their order.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Integral
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+
+from ..datasets import guard_labels, loss_ignore_index, merge_steps
+from ..errors import UserError
+from ..evaluation import FORMATS
+from .launch import Machine
+from .resume_changes import describe_config
+
+__all__ = [
+    "MACHINE_STEPS",
+    "TESTING_STEPS",
+    "TRAINING_STEPS",
+    "Resolved",
+    "ResumePoint",
+    "TestingOptions",
+    "TrainingOptions",
+    "default_work_dir",
+    "enable_amp",
+    "fit_loaders",
+    "resolve",
+]
+
+#: Seconds after which a data loading worker counts as hung.
+WORKER_TIMEOUT = 600
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LARGEST_SEED = 2**32 - 1
+
+#: A row of the header that a run prints: a name and what is told about it.
+Note = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint that a training continues from.
+
+    Attributes:
+        path: The file.
+        seed: The seed of the run that wrote it; None if it does not say.
+    """
+
+    path: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the command line of a training says, and what was looked up for it.
+
+    Attributes:
+        work_dir: Where checkpoints, logs and results go; None: the config's, or
+            ``work_dirs/<name of the config>``.
+        seed: In place of the config's.
+        amp: Mixed precision.
+        auto_scale_lr: Scale the learning rate with the total batch.
+        launcher: ``none``, ``pytorch`` or ``slurm``.
+        plain: Leave the steps of the training pipeline as they are.
+        log_to: Services that show the curves as well.
+        resume: The checkpoint to continue from; None starts.
+        classes: Of some data loaders, by name, what
+            :func:`~mmseg_resnest.datasets.numbers_of_classes` says of their data sets.
+    """
+
+    work_dir: str | os.PathLike[str] | None = None
+    seed: int | None = None
+    amp: bool = False
+    auto_scale_lr: bool = False
+    launcher: str = "none"
+    plain: bool = False
+    log_to: Sequence[str] = ()
+    resume: ResumePoint | None = None
+    classes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TestingOptions:
+    """What the command line of an evaluation says.
+
+    Attributes:
+        work_dir: Where ``results.json`` and the log go; None: ``work_dirs/<config>/test``, or
+            ``test_tta`` with test-time augmentation.
+        tta: Evaluate with the config's ``tta_model`` (and ``tta_pipeline``).
+        official: Cityscapes' official evaluation beside the config's metrics.
+        submission: The benchmark whose server gets the predictions; nothing is scored then.
+        launcher: ``none``, ``pytorch`` or ``slurm``.
+    """
+
+    __test__ = False  # pytest: not a test
+
+    work_dir: str | os.PathLike[str] | None = None
+    tta: bool = False
+    official: bool = False
+    submission: str | None = None
+    launcher: str = "none"
+
+
+class Resolved(NamedTuple):
+    """What :func:`resolve` returns.
+
+    Attributes:
+        cfg: The config that the runner gets.
+        notes: Rows for the header of the run, on decisions that the user should see.
+        values: Of a training, the config before it is fitted to the machine, see
+            :func:`~mmseg_resnest.engine.resume_changes.describe_config`.
+    """
+
+    cfg: Config
+    notes: list[Note]
+    values: dict[str, str]
+
+
+def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Machine) -> Resolved:
+    """Decide a run.
+
+    Args:
+        cfg: A checked config; not changed. Its training batch is the total over all processes.
+        options: What the command line says.
+        machine: What the run has to compute on.
+
+    Returns:
+        The config that the runner gets; the training batch in it is that of one process.
+
+    Raises:
+        UserError: An option does not go with the config or the machine.
+    """
+    cfg = copy.deepcopy(cfg)
+    values: dict[str, str] = {}
+    if isinstance(options, TrainingOptions):
+        notes = [step(cfg, options, machine) for step in TRAINING_STEPS]
+        values = describe_config(cfg)
+        notes += [step(cfg, options, machine) for step in MACHINE_STEPS]
+    else:
+        notes = [step(cfg, options, machine) for step in TESTING_STEPS]
+    return Resolved(cfg, [note for note in notes if note is not None], values)
+
+
+def default_work_dir(cfg: Config) -> str:
+    """``work_dirs/<name of the config>``.
+
+    Raises:
+        UserError: The config has no file.
+    """
+    if not cfg.filename:
+        raise UserError("work_dir: name a folder; the config was not read from a file")
+    return os.path.join("work_dirs", Path(cfg.filename).stem)
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+def _set_work_dir(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    cfg.work_dir = work_dir_of(cfg, options)
+
+
+def work_dir_of(cfg: Config, options: TrainingOptions) -> str:
+    """The work folder of a training."""
+    return os.fspath(options.work_dir or cfg.get("work_dir") or default_work_dir(cfg))
+
+
+def _set_start(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    """Resume, or start; a start may load weights (``load_from``)."""
+    cfg.resume = options.resume is not None
+    if options.resume is not None:
+        cfg.load_from = options.resume.path
+        _drop_pretrained(cfg.model)
+
+
+def _drop_pretrained(node: Any) -> None:
+    """Take out weights to start from: when resuming they would be loaded for nothing."""
+    if isinstance(node, dict):
+        init = node.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            node["init_cfg"] = None
+        for value in node.values():
+            _drop_pretrained(value)
+
+
+def _set_seed(cfg: Config, options: TrainingOptions, machine: Machine) -> Note | None:
+    """The seed of the resumed run, or else that of the options, or else the config's."""
+    randomness = dict(cfg.get("randomness") or {})
+    wanted = randomness.get("seed") if options.seed is None else options.seed
+    if wanted is not None:
+        whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
+        if not (whole and 0 <= wanted <= _LARGEST_SEED):
+            name = "config key randomness.seed" if options.seed is None else "--seed"
+            raise UserError(f"{name}: must be a whole number from 0 to 2**32 - 1, not {wanted!r}")
+        wanted = int(wanted)
+    resumed = None if options.resume is None else options.resume.seed
+    seed = wanted if resumed is None else resumed
+    if seed is not None or "randomness" in cfg:
+        cfg.randomness = {**randomness, "seed": seed}
+    if resumed is not None and wanted not in (None, resumed):
+        return "seed", f"{resumed}, the resumed run's, not {wanted}"
+    return None
+
+
+def _set_precision(cfg: Config, options: TrainingOptions, machine: Machine) -> Note | None:
+    return ("precision", enable_amp(cfg, machine.cuda)) if options.amp else None
+
+
+def enable_amp(cfg: Config, cuda: bool) -> str:
+    """Train in mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
+
+    Args:
+        cfg: Changed in place.
+        cuda: Whether there is a GPU.
+
+    Returns:
+        What was chosen, for the console.
+
+    Raises:
+        UserError: The config's optimizer wrapper is of a kind that ``--amp`` cannot replace.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get("type", "OptimWrapper")
+    kind = kind if isinstance(kind, str) else kind.__name__
+    if kind in ("AmpOptimWrapper", "BFloat16OptimWrapper"):
+        return "mixed precision as the config says"
+    if kind != "OptimWrapper":
+        raise UserError(
+            f"--amp: takes the place of OptimWrapper, but config key optim_wrapper.type is {kind}"
+        )
+    if cuda:
+        wrapper["type"] = "AmpOptimWrapper"
+        wrapper["loss_scale"] = "dynamic"
+        return "mixed precision (float16)"
+    wrapper["type"] = "BFloat16OptimWrapper"
+    return "mixed precision (bfloat16)"
+
+
+def _scale_learning_rate(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    if not options.auto_scale_lr:
+        return
+    scaling = cfg.get("auto_scale_lr") or {}
+    if not scaling.get("base_batch_size"):
+        raise UserError(
+            "--auto-scale-lr: the config does not say for which batch its learning rate is; add "
+            "auto_scale_lr=dict(base_batch_size=16)"
+        )
+    cfg.auto_scale_lr = {**scaling, "enable": True}
+
+
+def _guard_numbers(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    """Keep losses that are not finite from the weights, unless the config says otherwise."""
+    if cfg.get("default_hooks") is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks.setdefault("nonfinite", dict(type="NonFiniteHook"))
+
+
+def _log_to_services(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    for service in dict.fromkeys(options.log_to):
+        if cfg.get("visualizer") is None:
+            cfg.visualizer = dict(type="SegLocalVisualizer")
+        backends = cfg.visualizer.get("vis_backends") or [dict(type="LocalVisBackend")]
+        tracker = dict(type="Tracker", name=service, service=service)  # names must differ
+        if tracker not in backends:
+            cfg.visualizer.vis_backends = [*backends, tracker]
+
+
+def _share_batch(cfg: Config, options: TrainingOptions, machine: Machine) -> Note | None:
+    """Divide the training batch, which is the total one, over the processes."""
+    loader = cfg.train_dataloader
+    holder = loader if "batch_size" in loader else loader.get("batch_sampler") or {}
+    total, processes = holder.get("batch_size"), machine.world_size
+    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
+        raise UserError(
+            f"config key train_dataloader.batch_size: must be the number of images of a training "
+            f"step over all processes, not {total!r}"
+        )
+    if total % processes:
+        raise UserError(
+            f"config key train_dataloader.batch_size: the total batch of {total} cannot be divided "
+            f"over {processes} processes; use a number of processes that divides it, or set "
+            f"train_dataloader.batch_size to a multiple of {processes} (and --auto-scale-lr)"
+        )
+    holder["batch_size"] = total // processes
+    if processes == 1:
+        return None
+    return "batch", f"{total} images a step = {processes} processes x {total // processes}"
+
+
+def _merge_pipelines(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    """Do resize and crop of the training images in one step; the samples stay the same."""
+    if not options.plain:
+        _merge_steps_below(cfg.train_dataloader.get("dataset"))
+
+
+def _merge_steps_below(node: Any) -> None:
+    if isinstance(node, dict):
+        for value in node.values():
+            _merge_steps_below(value)
+        if isinstance(node.get("pipeline"), list):
+            node["pipeline"] = merge_steps(node["pipeline"])
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            _merge_steps_below(value)
+
+
+def _guard_labels(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+    """Tell ``LoadAnnotations`` the number of classes, so that it refuses other labels."""
+    for name, numbers in options.classes.items():
+        guard_labels(cfg[name].dataset, numbers, loss_ignore_index(cfg))
+
+
+# --- testing --------------------------------------------------------------------------------
+
+
+def _set_test_folder(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+    folder = options.work_dir
+    if folder is None:
+        folder = os.path.join(default_work_dir(cfg), "test_tta" if options.tta else "test")
+    cfg.work_dir = os.fspath(folder)
+
+
+def _start_from_the_checkpoint(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+    """The weights to test are those of the command line alone."""
+    cfg.load_from, cfg.resume = None, False
+
+
+def _use_tta(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+    """Put the test-time augmentation around the model, as MMSegmentation does."""
+    if not options.tta:
+        return
+    if cfg.get("tta_model") is None:
+        raise UserError(
+            f"--tta: {cfg.filename} has no tta_model; add e.g. "
+            "tta_model=dict(type='MultiScaleGridTTA', scales=(0.75, 1.0, 1.25), flip=True)"
+        )
+    if cfg.get("tta_pipeline") is not None:
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    cfg.tta_model.module = cfg.model
+    cfg.model = cfg.tta_model
+
+
+def _add_official_metric(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+    """Put Cityscapes' official evaluation beside the config's metrics."""
+    if not options.official:
+        return
+    kind = cfg.test_dataloader.dataset.get("type")
+    if _bare_name(kind) != "CityscapesDataset":
+        raise UserError(f"--official: is for Cityscapes; the config's test split is {kind}")
+    before = cfg.test_evaluator
+    metrics = list(before) if isinstance(before, list | tuple) else [before]
+    cfg.test_evaluator = [*metrics, ConfigDict(type="CityscapesOfficialMetric")]
+
+
+def _use_submission(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+    """Make the test split one of images alone, which nothing scores."""
+    if options.submission is None:
+        return
+    if options.submission not in FORMATS:
+        raise UserError(f"--format {options.submission}: is none of {', '.join(FORMATS)}")
+    dataset: Any = cfg.test_dataloader.dataset
+    if dataset.get("datasets") or dataset.get("dataset"):
+        raise UserError("--format: test_dataloader.dataset must be a data set, not a wrapper")
+    dataset.pipeline = [step for step in dataset.pipeline if not _loads_labels(step)]
+    for step in dataset.pipeline:
+        if step.get("type") == "TestTimeAug":
+            groups = [[one for one in some if not _loads_labels(one)] for some in step.transforms]
+            step.transforms = [group for group in groups if group]
+    # A prefix that is not there, rather than none: some data sets have one by default.
+    dataset.data_prefix = {
+        key: value
+        for key, value in (dataset.get("data_prefix") or {}).items()
+        if key != "seg_map_path"
+    }
+    cfg.test_evaluator = []
+
+
+def _loads_labels(step: Mapping[str, Any]) -> bool:
+    return _bare_name(step.get("type")) == "LoadAnnotations"
+
+
+def _bare_name(kind: Any) -> str:
+    """The name of a type without its scope or module."""
+    return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+
+
+def _keep_image_counts(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+    """Have the counts of each image written beside results.json, for comparisons."""
+    evaluators = cfg.test_evaluator
+    for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+        if _bare_name(one.get("type")) != "SegmentationMetric":
+            continue
+        if one.get("image_counts") is None:
+            one["image_counts"] = os.path.join(cfg.work_dir, "images.npz")
+        adds_up = options.tta and cfg.model.get("type") == "MultiScaleGridTTA"
+        if adds_up and one.get("scores") is None:
+            one["scores"] = "sums"
+
+
+# --- the machine ----------------------------------------------------------------------------
+
+
+def _fit_loaders(cfg: Config, options: Any, machine: Machine) -> None:
+    fit_loaders(cfg, machine)
+
+
+def fit_loaders(cfg: Config, machine: Machine) -> None:
+    """Make the data loaders fit the machine; changes no result.
+
+    * Workers: no more than the cores of one process.
+    * A worker that delivers no batch for ten minutes counts as hung, unless ``timeout`` says
+      otherwise.
+    * ``pin_memory`` only with a GPU; ``persistent_workers``, ``prefetch_factor`` and ``timeout``
+      only with workers.
+
+    Args:
+        cfg: Changed in place.
+        machine: What the run has to compute on.
+    """
+    for name in _LOADERS:
+        loader = cfg.get(name)
+        if loader is None:
+            continue
+        loader["num_workers"] = min(loader.get("num_workers", 0), machine.cores)
+        if not loader["num_workers"]:
+            for key in ("persistent_workers", "prefetch_factor", "timeout"):
+                loader.pop(key, None)
+        else:
+            loader.setdefault("timeout", WORKER_TIMEOUT)
+        loader["pin_memory"] = bool(loader.get("pin_memory", machine.cuda)) and machine.cuda
+
+
+def _set_launcher(cfg: Config, options: Any, machine: Machine) -> None:
+    """Name the launcher; on CPUs wrap the model for CPU tensors."""
+    cfg.launcher = options.launcher
+    if options.launcher == "none" or machine.cuda or cfg.get("model_wrapper_cfg") is not None:
+        return
+    cfg.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+        device_ids=None,  # MMEngine would name a GPU
+    )
+
+
+#: The steps of a training, in their order.
+TRAINING_STEPS: tuple[Callable[[Config, TrainingOptions, Machine], Note | None], ...] = (
+    _set_work_dir,
+    _set_start,
+    _set_seed,
+    _set_precision,
+    _scale_learning_rate,
+    _guard_numbers,
+    _log_to_services,
+)
+#: The further steps of a training, which fit it to the machine, in their order.
+MACHINE_STEPS: tuple[Callable[[Config, TrainingOptions, Machine], Note | None], ...] = (
+    _share_batch,
+    _merge_pipelines,
+    _guard_labels,
+    _fit_loaders,
+    _set_launcher,
+)
+#: The steps of an evaluation, in their order. Counts are kept in the work folder, by metrics that
+#: are left after a submission; whether they are sums depends on the augmentation.
+TESTING_STEPS: tuple[Callable[[Config, TestingOptions, Machine], Note | None], ...] = (
+    _set_test_folder,
+    _start_from_the_checkpoint,
+    _use_tta,
+    _add_official_metric,
+    _use_submission,
+    _keep_image_counts,
+    _fit_loaders,
+    _set_launcher,
+)

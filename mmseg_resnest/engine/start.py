@@ -1,0 +1,163 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a training starts from: looked up before the run is resolved; nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from ..errors import UserError
+from ..weights import is_remote, load_checkpoint, resolve_checkpoint
+from .checkpoint import load_weights
+from .checkpoint_schema import check_training_checkpoint
+from .checkpoint_values import Refusal
+from .latest import latest_valid_checkpoint, verify_checkpoint
+from .logs import shown
+from .optimization import build_optimization, check_schedule_ends
+from .preflight import check_checkpoint, checkpoint_folder
+from .resolve import Note, ResumePoint
+from .resume import fit_to_run
+from .resume_changes import Changes, compare_with_run
+from .saving import POINTER
+
+__all__ = ["Start", "find_start"]
+
+
+@dataclass
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        resume: The checkpoint to continue from; None starts.
+        record: What that checkpoint holds, checked; of a run that starts from weights
+            (``load_from``) their state dict, once :meth:`fit` has read it.
+        notes: Rows for the header of the run.
+    """
+
+    resume: ResumePoint | None = None
+    record: dict[str, Any] | None = None
+    notes: list[Note] = field(default_factory=list)
+    changes: Changes = field(default_factory=Changes)
+
+    @property
+    def numerics(self) -> dict[str, Any] | None:
+        """What the checkpoint to continue from says of its run's rounding."""
+        return (
+            None
+            if self.resume is None or self.record is None
+            else self.record["meta"].get("numerics")
+        )
+
+    def compare(
+        self,
+        values: Mapping[str, str],
+        numerics: Mapping[str, Any],
+        allow_changes: Sequence[str],
+    ) -> None:
+        """Compare the run with the one that it continues.
+
+        Args:
+            values: The config of the run, as :func:`.resume_changes.describe_config` has it.
+            numerics: What is known of its rounding, see :mod:`.numerics`.
+            allow_changes: Keys that may differ.
+
+        Raises:
+            UserError: The run would be another one.
+        """
+        if self.resume is None:
+            if allow_changes:
+                self.notes.append(("changes", "--allow-changes: no run is resumed"))
+            return
+        assert self.record is not None
+        self.changes = compare_with_run(
+            self.resume.path, self.record["meta"], values, numerics, allow_changes
+        )
+        self.notes += self.changes.notes
+
+    def fit(self, cfg: Config, model: nn.Module) -> None:
+        """Check that what the run starts from fits its model; nothing is loaded into it.
+
+        Args:
+            cfg: The resolved config.
+            model: The built model.
+
+        Raises:
+            UserError: The weights, or the state of the optimizer or the schedules, do not fit.
+        """
+        source = cfg.get("load_from")
+        if self.resume is not None:
+            assert self.record is not None
+            load_weights(model, self.record["state_dict"], name=source, check_only=True)
+            optimization = build_optimization(cfg, model)
+            fit_to_run(self.record, Refusal(source), model, *optimization, self.changes)
+        elif source:
+            self.record = load_checkpoint(source)
+            load_weights(model, self.record, start_training=True, name=source, check_only=True)
+        check_schedule_ends(cfg, model)
+
+    def hand_over(self) -> dict[str, Any] | None:
+        """What the runner loads; it is let go of here."""
+        record, self.record = self.record, None
+        return record
+
+
+def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
+    """Decide what a training starts from, and read it if that is a checkpoint to continue from.
+
+    Args:
+        cfg: The config.
+        resume: ``auto``: the newest valid checkpoint of the work folder, or a start when there is
+            none; otherwise a checkpoint. None: as the config says, or, when a launcher has started
+            the run again, as ``auto``.
+        work_dir: The work folder.
+
+    Raises:
+        UserError: The checkpoint does not exist, is corrupt, or training cannot continue from it.
+    """
+    if resume is None and cfg.get("resume"):
+        resume = cfg.get("load_from") or "auto"
+    if resume is None and _restarted_by_launcher():
+        # Only what this very run has saved: its first start took away an older pointer.
+        resume = "auto" if (Path(work_dir) / POINTER).is_file() else None
+    start = Start()
+    if resume == "auto":
+        folder = checkpoint_folder(cfg, work_dir)
+        latest, skipped = latest_valid_checkpoint(folder, Path(work_dir))
+        start.notes += [("skipped", f"{shown(path)} {reason}") for path, reason in skipped]
+        if latest is None:
+            what = "whole checkpoint" if skipped else "checkpoint"
+            note = f"from the beginning: {folder} holds no {what} to resume from"
+            start.notes.append(("start", note))
+        resume = None if latest is None else str(latest)
+    elif resume is not None:
+        check_checkpoint(resume, "--resume", content=False)
+        if is_remote(resume):
+            resume = str(resolve_checkpoint(resume))
+        wrong = verify_checkpoint(Path(resume))
+        if wrong:
+            raise UserError(
+                f"--resume {resume}: {wrong}; --resume without a file takes the newest whole "
+                "checkpoint"
+            )
+    if resume is not None:
+        start.record = check_training_checkpoint(resume)
+        start.resume = ResumePoint(resume, start.record["meta"].get("seed"))
+        start.notes.append(("start", f"continue from {shown(resume)}"))
+    elif cfg.get("load_from"):
+        check_checkpoint(cfg.load_from, "config key load_from")
+        start.notes.append(("start", f"from the weights of {cfg.load_from}"))
+    return start
+
+
+def _restarted_by_launcher() -> bool:
+    """Whether torchrun or Slurm has started this run again."""
+    return any(
+        os.environ.get(name, "0") not in ("", "0")
+        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    )

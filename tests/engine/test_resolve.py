@@ -1,0 +1,318 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Config, options and machine become the config that the runner gets."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.launch import Machine
+from mmseg_resnest.engine.resolve import (
+    TESTING_STEPS,
+    TRAINING_STEPS,
+    ResumePoint,
+    TestingOptions,
+    TrainingOptions,
+    resolve,
+)
+from mmseg_resnest.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+HERE = Machine(cores=2)
+ALL = TrainingOptions(
+    work_dir="run",
+    seed=7,
+    amp=True,
+    auto_scale_lr=True,
+    launcher="pytorch",
+    log_to=("wandb", "mlflow", "wandb"),
+    resume=ResumePoint("iter_4.pth", 3),
+    classes={"train_dataloader": (11,), "val_dataloader": (11,)},
+)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Config:
+    return load_config(CONFIGS / "deeplabv3_resnest26_camvid.py")
+
+
+@pytest.fixture
+def cfg(loaded: Config) -> Config:
+    return copy.deepcopy(loaded)
+
+
+@pytest.fixture(scope="module")
+def cityscapes() -> Config:
+    return load_config(CONFIGS / "fcn_resnest50_cityscapes.py")
+
+
+def at(cfg: Any, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for part in key.split("."):
+        if cfg is None:
+            return None
+        cfg = cfg[int(part)] if part.isdigit() else cfg.get(part)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    "options", [ALL, TestingOptions(tta=True), TestingOptions(submission="cityscapes")]
+)
+def test_resolving_is_pure(
+    options: Any, cityscapes: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The input stays, the result is the same, and nothing of the process is read or changed."""
+    before = cityscapes.to_dict()
+    machine = Machine(rank=1, world_size=2, cores=3)
+    first = resolve(cityscapes, replace(options, **_classes(options)), machine)
+    assert cityscapes.to_dict() == before
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("resolve reads or changes something")
+
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    states = torch.get_rng_state()
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", refuse)
+        patch.setattr(Path, "open", refuse)
+        patch.setattr(torch.cuda, "is_available", refuse)
+        patch.setattr(os, "environ", {})
+        second = resolve(cityscapes, replace(options, **_classes(options)), machine)
+    assert first.cfg.to_dict() == second.cfg.to_dict()
+    assert first.notes == second.notes
+    assert dict(os.environ) == environment
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), states)
+    assert cityscapes.to_dict() == before
+
+
+def _classes(options: Any) -> dict[str, Any]:
+    return {"classes": {"train_dataloader": (19,)}} if hasattr(options, "classes") else {}
+
+
+def test_every_step_stands_in_the_written_order_once() -> None:
+    for steps in (TRAINING_STEPS, TESTING_STEPS):
+        assert len(set(steps)) == len(steps)
+
+
+TRAINING: list[tuple[TrainingOptions, Machine, dict[str, Any]]] = [
+    (
+        TrainingOptions(),
+        HERE,
+        {
+            "work_dir": os.path.join("work_dirs", "deeplabv3_resnest26_camvid"),
+            "resume": False,
+            "randomness.seed": 0,
+            "default_hooks.nonfinite.type": "NonFiniteHook",
+            "optim_wrapper.type": "OptimWrapper",
+            "train_dataloader.num_workers": 2,
+            "train_dataloader.pin_memory": False,
+            "launcher": "none",
+            "model_wrapper_cfg": None,
+        },
+    ),
+    (TrainingOptions(work_dir=Path("a", "b")), HERE, {"work_dir": os.path.join("a", "b")}),
+    (TrainingOptions(seed=4), HERE, {"randomness.seed": 4}),
+    (TrainingOptions(amp=True), HERE, {"optim_wrapper.type": "BFloat16OptimWrapper"}),
+    (
+        TrainingOptions(amp=True),
+        Machine(cuda=True),
+        {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.loss_scale": "dynamic"},
+    ),
+    (
+        TrainingOptions(auto_scale_lr=True),
+        HERE,
+        {"auto_scale_lr.enable": True, "auto_scale_lr.base_batch_size": 16},
+    ),
+    (
+        TrainingOptions(log_to=("wandb", "wandb")),
+        HERE,
+        {"visualizer.vis_backends.1.service": "wandb", "visualizer.vis_backends.1.name": "wandb"},
+    ),
+    (
+        TrainingOptions(launcher="pytorch"),
+        Machine(world_size=4),
+        {
+            "train_dataloader.batch_size": 4,
+            "launcher": "pytorch",
+            "model_wrapper_cfg.type": "MMDistributedDataParallel",
+        },
+    ),
+    (
+        TrainingOptions(launcher="slurm"),
+        Machine(world_size=2, cuda=True),
+        {"launcher": "slurm", "model_wrapper_cfg": None, "train_dataloader.pin_memory": True},
+    ),
+    (
+        TrainingOptions(resume=ResumePoint("iter_4.pth", 9)),
+        HERE,
+        {"resume": True, "load_from": "iter_4.pth", "randomness.seed": 9},
+    ),
+    (TrainingOptions(resume=ResumePoint("iter_4.pth")), HERE, {"randomness.seed": 0}),
+    (
+        TrainingOptions(classes={"train_dataloader": (11,)}),
+        HERE,
+        {
+            "train_dataloader.dataset.pipeline.1.num_classes": 11,
+            "train_dataloader.dataset.pipeline.1.ignore_index": 255,
+        },
+    ),
+    (
+        TrainingOptions(classes={"train_dataloader": (None,)}),
+        HERE,
+        {"train_dataloader.dataset.pipeline.1.num_classes": None},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "machine", "expected"), TRAINING)
+def test_options_of_a_training(
+    options: TrainingOptions, machine: Machine, expected: dict[str, Any], cfg: Config
+) -> None:
+    resolved = resolve(cfg, options, machine).cfg
+    assert {key: at(resolved, key) for key in expected} == expected
+
+
+TESTING: list[tuple[TestingOptions, dict[str, Any]]] = [
+    (
+        TestingOptions(),
+        {
+            "work_dir": os.path.join("work_dirs", "fcn_resnest50_cityscapes", "test"),
+            "load_from": None,
+            "resume": False,
+            "model.type": "EncoderDecoder",
+            "launcher": "none",
+        },
+    ),
+    (TestingOptions(work_dir="x"), {"work_dir": "x"}),
+    (
+        TestingOptions(tta=True),
+        {
+            "work_dir": os.path.join("work_dirs", "fcn_resnest50_cityscapes", "test_tta"),
+            "model.type": "MultiScaleGridTTA",
+            "model.module.type": "EncoderDecoder",
+        },
+    ),
+    (TestingOptions(official=True), {"test_evaluator.1.type": "CityscapesOfficialMetric"}),
+    (
+        TestingOptions(submission="cityscapes", official=True),
+        {"test_evaluator": [], "test_dataloader.dataset.data_prefix.seg_map_path": None},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), TESTING)
+def test_options_of_an_evaluation(
+    options: TestingOptions, expected: dict[str, Any], cityscapes: Config
+) -> None:
+    resolved = resolve(cityscapes, options, HERE).cfg
+    assert {key: at(resolved, key) for key in expected} == expected
+
+
+def test_counts_of_images_lie_in_the_work_folder(cityscapes: Config) -> None:
+    plain = resolve(cityscapes, TestingOptions(work_dir="x"), HERE).cfg.test_evaluator
+    metric = plain[0] if isinstance(plain, list) else plain
+    assert metric.image_counts == os.path.join("x", "images.npz")
+
+
+def test_a_submission_reads_no_labels(cityscapes: Config) -> None:
+    cfg = resolve(cityscapes, TestingOptions(submission="cityscapes"), HERE).cfg
+    assert "LoadAnnotations" not in str(cfg.test_dataloader)
+    assert "LoadAnnotations" in str(cityscapes.test_dataloader)
+
+
+def test_only_a_plain_run_leaves_the_pipeline_as_it_is(cfg: Config) -> None:
+    def steps(plain: bool) -> list[str]:
+        resolved = resolve(cfg, TrainingOptions(plain=plain), HERE).cfg
+        return [step["type"] for step in resolved.train_dataloader.dataset.pipeline]
+
+    assert steps(plain=True) == [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert "RandomCrop" not in steps(plain=False)
+
+
+def test_a_resumed_run_fetches_no_pretrained_weights(cfg: Config) -> None:
+    cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint="backbone.pth")
+    resumed = resolve(cfg, TrainingOptions(resume=ResumePoint("iter_4.pth")), HERE).cfg
+    assert resumed.model.backbone.init_cfg is None
+    assert resolve(cfg, TrainingOptions(), HERE).cfg.model.backbone.init_cfg.type == "Pretrained"
+
+
+def test_a_config_that_resumes_starts_where_there_is_nothing_to_resume_from(cfg: Config) -> None:
+    cfg.resume = True
+    assert resolve(cfg, TrainingOptions(), HERE).cfg.resume is False
+
+
+def test_a_hook_and_a_wrapper_of_the_config_stay(cfg: Config) -> None:
+    cfg.default_hooks.nonfinite = dict(type="NonFiniteHook", on_nonfinite="skip")
+    cfg.model_wrapper_cfg = dict(type="FSDP")
+    cfg.train_dataloader.timeout = 5
+    resolved = resolve(cfg, TrainingOptions(launcher="pytorch"), Machine(world_size=2)).cfg
+    assert resolved.default_hooks.nonfinite.on_nonfinite == "skip"
+    assert resolved.model_wrapper_cfg.type == "FSDP"
+    assert resolved.train_dataloader.timeout == 5
+
+
+def test_a_run_without_workers(cfg: Config) -> None:
+    cfg.train_dataloader.update(
+        num_workers=0, persistent_workers=True, prefetch_factor=2, timeout=5
+    )
+    loader = resolve(cfg, TrainingOptions(), HERE).cfg.train_dataloader
+    assert not {"persistent_workers", "prefetch_factor", "timeout"} & set(loader)
+
+
+def test_what_the_header_says(cfg: Config) -> None:
+    notes = dict(resolve(cfg, ALL, Machine(world_size=2, cores=2)).notes)
+    assert "bfloat16" in notes["precision"]
+    assert notes["batch"] == "16 images a step = 2 processes x 8"
+    assert "3" in notes["seed"] and "7" in notes["seed"]
+    assert resolve(cfg, TrainingOptions(), HERE).notes == []
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "world", "named"),
+    [
+        ({"train_dataloader.batch_size": 16}, {}, 3, "train_dataloader.batch_size"),
+        ({"train_dataloader.batch_size": 2}, {}, 4, "train_dataloader.batch_size"),
+        ({"train_dataloader.batch_size": 0}, {}, 1, "train_dataloader.batch_size"),
+        ({"train_dataloader.batch_size": "16"}, {}, 1, "train_dataloader.batch_size"),
+        ({"train_dataloader.batch_size": None}, {}, 1, "train_dataloader.batch_size"),
+        ({"optim_wrapper.type": "OptimWrapperDict"}, {"amp": True}, 1, "OptimWrapperDict"),
+        ({"auto_scale_lr": None}, {"auto_scale_lr": True}, 1, "--auto-scale-lr"),
+        ({}, {"seed": -1}, 1, "--seed"),
+        ({}, {"seed": 2**32}, 1, "--seed"),
+        ({"randomness.seed": "five"}, {}, 1, "randomness.seed"),
+        ({"randomness.seed": True}, {}, 1, "randomness.seed"),
+    ],
+)
+def test_mistakes_of_a_training(
+    change: dict[str, Any], options: dict[str, Any], world: int, named: str, cfg: Config
+) -> None:
+    cfg.merge_from_dict(change)
+    with pytest.raises(UserError, match=named):
+        resolve(cfg, TrainingOptions(**options), Machine(world_size=world))
+
+
+def test_mistakes_of_an_evaluation(cfg: Config) -> None:
+    cfg.pop("tta_model", None)
+    cases = {
+        "--tta": TestingOptions(tta=True),
+        "--official": TestingOptions(official=True),
+        "--format coco": TestingOptions(submission="coco"),
+    }
+    for named, options in cases.items():
+        with pytest.raises(UserError, match=named):
+            resolve(cfg, options, HERE)
+
+
+def test_a_config_without_a_file_needs_a_work_folder() -> None:
+    with pytest.raises(UserError, match="work_dir"):
+        resolve(Config(dict(model=dict())), TrainingOptions(), HERE)
