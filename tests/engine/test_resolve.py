@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.launch import Machine
 from mmseg_resnest.engine.resolve import (
+    MACHINE_STEPS,
     TESTING_STEPS,
     TRAINING_STEPS,
     ResumePoint,
@@ -100,7 +101,7 @@ def _classes(options: Any) -> dict[str, Any]:
 
 
 def test_every_step_stands_in_the_written_order_once() -> None:
-    for steps in (TRAINING_STEPS, TESTING_STEPS):
+    for steps in ((*TRAINING_STEPS, *MACHINE_STEPS), TESTING_STEPS):
         assert len(set(steps)) == len(steps)
 
 
