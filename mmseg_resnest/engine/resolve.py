@@ -4,7 +4,7 @@
 :func:`resolve` is the only place where a config is changed. It is a pure function: it works on a
 copy and reads no file, no environment variable and nothing of the process. What has to be looked
 up first is an argument: the checkpoint to resume from (:mod:`~mmseg_resnest.engine.start`), the
-numbers of classes, and the machine (:meth:`Machine.here <mmseg_resnest.engine.launch.Machine.here>`).
+numbers of classes, and the machine (:class:`~mmseg_resnest.engine.launch.Machine`).
 
 The steps are the functions of :data:`TRAINING_STEPS` and :data:`TESTING_STEPS`, in their order.
 """
