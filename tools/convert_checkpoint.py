@@ -19,7 +19,8 @@ import _checkout  # noqa: F401
 from mmseg_resnest.engine.cli import ArgumentParser, run_tool
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import analyse, export_state_dict, load_checkpoint, save_state_dict
-from mmseg_resnest.weights.convert import EXPORT_LAYOUTS, list_keys
+from mmseg_resnest.weights.convert import EXPORT_LAYOUTS
+from mmseg_resnest.weights.names import list_keys
 from mmseg_resnest.weights.save import check_target
 
 

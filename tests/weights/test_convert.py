@@ -27,7 +27,8 @@ from mmseg_resnest.weights import (
     detect_layout,
     export_state_dict,
 )
-from mmseg_resnest.weights.convert import list_keys, unwrap_state_dict
+from mmseg_resnest.weights.convert import unwrap_state_dict
+from mmseg_resnest.weights.names import list_keys
 
 HEADS = ("fcn", "psp", "deeplab", "enc")
 
