@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.weights import analyse, export_state_dict, load_checkpoint, save_state_dict
-    from mmseg_resnest.weights.convert import list_keys
+    from mmseg_resnest.weights.names import list_keys
     from mmseg_resnest.weights.save import check_target
 
     check_target(args.dst, args.force)  # before the long part

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UserError
-from .convert import list_keys
 from .hashes import AGAIN
+from .names import list_keys
 from .zip_directory import DEFLATED, STORED, Member
 
 #: The most that a checkpoint inside a .zip may be, bytes. The largest published one is 0.6 GB.

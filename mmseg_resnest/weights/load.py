@@ -24,10 +24,11 @@ from ..errors import UserError
 from ..io.text import printable
 from .archive import is_torch_archive, unpack
 from .catalogue import did_you_mean
-from .convert import as_tensor, convert_state_dict, list_keys, unwrap_state_dict
+from .convert import as_tensor, convert_state_dict, unwrap_state_dict
 from .download import download, is_address, is_remote
 from .hashes import AGAIN, check_promise, promised_digits
 from .mxnet_params import FILE_MAGIC, read_params
+from .names import list_keys
 from .safetensors_files import read_safetensors
 from .torch_files import read_torch
 from .zip_directory import Member, read_directory

@@ -18,8 +18,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
 from ..io.text import printable
-from .convert import as_tensor, check_names
+from .convert import as_tensor
 from .load import load_record
+from .names import check_names
 
 # The prefixes (regular expressions) that MMEngine registers.
 _OURS = (

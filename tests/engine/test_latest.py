@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,3 +322,40 @@ def test_a_run_keeps_its_identity_and_numbers_its_starts(tmp_path: Path, at) -> 
     assert third["run_id"] != first["run_id"]
     assert third["start"] == 3
     assert latest(tmp_path) == "iter_3.pth"
+
+
+def test_what_is_not_a_file_of_the_folder_is_never_opened(tmp_path: Path) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    write(folder, "iter_4.pth", 4)
+    outside = write(other, "iter_9.pth", 9, start=9)
+    (folder / "iter_9.pth").symlink_to(outside)
+    (folder / "iter_8.pth").symlink_to("/dev/zero")
+    (folder / "iter_7.pth").symlink_to(folder / "iter_7.pth")
+    os.mkfifo(folder / "iter_6.pth")
+    assert latest_valid_checkpoint(folder) == (folder / "iter_4.pth", [])
+    assert next_start(folder) == 2
+    # A pointer counts by the name of its file alone.
+    point_to(outside, folder)
+    assert latest(folder) == "iter_4.pth"
+    write(folder, "iter_2.pth", 2, B)
+    point_to(other / "iter_2.pth", folder)
+    assert latest_valid_checkpoint(folder)[0] == folder / "iter_2.pth"
+    (folder / "last_checkpoint").unlink()
+    os.mkfifo(folder / "last_checkpoint")
+    assert latest_valid_checkpoint(folder)[0] is not None
+    # The folder itself may be a link.
+    (tmp_path / "link").symlink_to(folder)
+    assert latest_valid_checkpoint(tmp_path / "link")[0] is not None
+
+
+def test_an_archive_that_no_loader_takes_is_not_whole(tmp_path: Path) -> None:
+    torch.save({"n": torch.ones(3000)}, tmp_path / "plain.pth")
+    assert verify_checkpoint(tmp_path / "plain.pth") is None
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain:
+        members = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, data in members.items():
+            packed.writestr(name, data)
+    assert "packed" in str(verify_checkpoint(tmp_path / "packed.pth"))
+    (tmp_path / "before.pth").write_bytes(b"#!/bin/sh\n" + (tmp_path / "plain.pth").read_bytes())
+    assert verify_checkpoint(tmp_path / "before.pth") is not None

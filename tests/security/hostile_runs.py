@@ -201,6 +201,7 @@ DROPPED: dict[str, Change] = {
     "hub best NaN": _set("message_hub", "runtime_info", "best_score", math.nan),
     "hub best null": _set("message_hub", "runtime_info", "best_score", None),
     "hub resumed keys": _set("message_hub", "resumed_keys", {"train/loss": "os.system"}),
+    "hub resumed key of a score": _set("message_hub", "resumed_keys", "val/score", False),
     "hub resumed keys of a list": _set("message_hub", "resumed_keys", [1]),
     "hub last checkpoint of a number": _set("message_hub", "runtime_info", "last_ckpt", 5),
     "hub best checkpoint of a list": _set("message_hub", "runtime_info", "best_ckpt", [1]),

@@ -27,6 +27,8 @@ from mmseg_resnest.weights import (
     detect_layout,
     export_state_dict,
 )
+from mmseg_resnest.weights.convert import unwrap_state_dict
+from mmseg_resnest.weights.names import list_keys
 
 HEADS = ("fcn", "psp", "deeplab", "enc")
 
@@ -517,3 +519,27 @@ def test_export_refuses_what_a_layout_has_no_name_for():
     norm = {f"decode_head.convs.1.bn.{leaf}": torch.zeros(1) for leaf in ("weight", "bias")}
     with pytest.raises(UserError, match=r"no name for 3 keys: decode_head\.convs\.1\.conv"):
         export_state_dict({**ours, **conv, **norm}, "published")
+
+
+@given(
+    prefixes=st.lists(st.sampled_from(["module.", "_orig_mod."]), max_size=8).map("".join),
+    keys=st.sets(st.sampled_from(["a", "b.weight", "module.c", "_orig_mod.d", ""]), min_size=1),
+)
+def test_prefixes_that_all_keys_have_are_taken_off(prefixes: str, keys: set[str]) -> None:
+    def without(names: set[str]) -> set[str]:
+        for prefix in ("module.", "_orig_mod."):
+            if all(name.startswith(prefix) for name in names):
+                return without({name[len(prefix) :] for name in names})
+        return names
+
+    found = unwrap_state_dict({prefixes + key: key for key in keys})
+    assert set(found) == without(keys)
+    assert all(name == key or key.endswith(f".{name}") for name, key in found.items())
+
+
+def test_keys_are_bounded_and_shown_without_control_characters() -> None:
+    with pytest.raises(UserError, match="2,400,006 characters"):
+        unwrap_state_dict({"module." * 342_858: torch.ones(1)})
+    shown = list_keys(["\x1b]0;owned\x07", "b\r\nerror: other", "x" * 900, "\ud800"] * 9)
+    assert shown.isprintable() and len(shown) < 4000
+    assert shown.startswith(r"\x1b]0;owned\x07, b\r\nerror: other, xxx")

@@ -221,3 +221,24 @@ def test_checkpoints_are_checked_by_name(tmp_path):
     ):
         with pytest.raises(UserError, match=f"^--resume.*{reason}"):
             check_checkpoint(source, "--resume")
+
+
+@pytest.mark.parametrize(
+    "state_dict",
+    [{1: torch.ones(2)}, {None: 1}, {"a" * 2000: torch.ones(2)}, [torch.ones(2)], None],
+)
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", None])
+def test_keys_that_are_no_names_are_refused(
+    state_dict: object, wrapper: str | None, tmp_path: Path
+) -> None:
+    if wrapper != "state_dict" and not isinstance(state_dict, dict):
+        return  # a file of another kind, whose loader says so
+    torch.save(state_dict if wrapper is None else {wrapper: state_dict}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth"):
+        stack_load_checkpoint(torch.nn.Linear(2, 2), str(tmp_path / "a.pth"))
+
+
+def test_what_is_beside_the_state_dict_does_not_matter(tmp_path: Path) -> None:
+    record = {"state_dict": torch.nn.Linear(2, 2).state_dict(), "model": "linear", "meta": {1: 2}}
+    torch.save(record, tmp_path / "a.pth")
+    stack_load_checkpoint(torch.nn.Linear(2, 2), str(tmp_path / "a.pth"), strict=True)
