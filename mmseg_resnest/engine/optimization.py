@@ -93,22 +93,21 @@ def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
     ]  # fmt: skip
     if not early:
         return
-    optim_wrapper, schedulers = build_optimization(cfg, model)
-    if isinstance(schedulers, dict):
+    optim_wrapper, schedules = build_optimization(cfg, model)
+    if isinstance(schedules, dict):
         return
-    if by_epoch:
-        advance_schedules(schedulers, length - 1, length - 1)
-    else:
-        advance_schedules(schedulers, length - 1)
+    end, index = max(early)
     groups = optim_wrapper.optimizer.param_groups
-    if all(group["lr"] <= _NO_RATE * group["initial_lr"] for group in groups):
-        end, index = max(early)
-        name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")
-        raise UserError(
-            f"config key {name}.end is {end:,}: the learning rate is 0 from there on, but config "
-            f"key train_cfg.{key} is {length:,}; set {name}.end={length} (when resuming, allow it "
-            "with --allow-changes param_scheduler)"
-        )
+    for steps in (end, length - 1 - end):  # a later schedule may raise it again
+        advance_schedules(schedules, steps, steps if by_epoch else 0)
+        if any(group["lr"] > _NO_RATE * group.get("initial_lr", 0) for group in groups):
+            return
+    name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")
+    raise UserError(
+        f"config key {name}.end is {end:,}: the learning rate is 0 from there on, but config key "
+        f"train_cfg.{key} is {length:,}; set {name}.end={length} (when resuming, allow it with "
+        "--allow-changes param_scheduler)"
+    )
 
 
 def _ends(config: Any) -> bool:

@@ -165,7 +165,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(data, tmp_path):
         cfg.env_cfg["cudnn_benchmark"] = False
         cfg.train_cfg.max_iters = iterations
         try:
-            train(cfg, work_dir=tmp_path / folder, resume=resume)
+            train(cfg, work_dir=tmp_path / folder, resume=resume, allow_changes=["train_cfg"])
         finally:
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.deterministic = False

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
-import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ from PIL import Image
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest_cli.failures import explain_error
+from mmseg_resnest_cli.main import parser_of
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 #: Address space that a loader may add to what the process has: all legitimate files here are tiny.
 HEADROOM = 1536 << 20
 
@@ -197,12 +197,16 @@ class Sandbox:
 
 
 def tool(name: str, *args: object) -> int | None:
-    """Run a tool's ``main`` in this process; raises the UserError that ends it with exit code 2."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TOOLS)
-        main = runpy.run_path(str(TOOLS / name))["main"]
+    """Run a command in this process; raises the UserError that ends it with exit code 2.
+
+    Args:
+        name: The file of its script in ``tools/``.
+        *args: Its arguments.
+    """
+    command = Path(name).stem
+    parsed = parser_of(command.replace("_", "-")).parse_args([str(arg) for arg in args])
     try:
-        code: int | None = main([str(arg) for arg in args])
+        code: int | None = importlib.import_module(f"mmseg_resnest_cli.{command}").run(parsed)
     except Exception as error:
         told = explain_error(error)
         if told is None:

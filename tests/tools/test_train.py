@@ -90,7 +90,8 @@ def test_a_resnest_continues_bit_for_bit(toy: Toy, run_tool: RunTool) -> None:
     run_tool("train.py", "split.py", "--work-dir", whole, cwd=toy.folder).check()
     options = ["--work-dir", halves, "--cfg-options", "train_cfg.max_iters=2"]
     run_tool("train.py", "split.py", *options, cwd=toy.folder).check()
-    run_tool("train.py", "split.py", *options[:2], "--resume", cwd=toy.folder).check()
+    longer = ["--resume", "--allow-changes", "train_cfg.max_iters"]
+    run_tool("train.py", "split.py", *options[:2], *longer, cwd=toy.folder).check()
     assert differences(final_state(whole), final_state(halves)) == []
     weight = load(whole / "iter_4.pth")["state_dict"]["backbone.layer2.0.conv2.conv.weight"]
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -112,7 +113,11 @@ def test_resuming_continues_the_run(trained: Trained, toy: Toy, run_tool: RunToo
         "train.py", "toy.py", "--cfg-options", "train_cfg.max_iters=3", cwd=toy.folder
     ).check()
     assert "3/3" in half.stdout
-    whole = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder).check()
+    error = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder).error()
+    assert "train_cfg.max_iters is 6" in error and "--allow-changes" in error
+    whole = run_tool(
+        "train.py", "toy.py", "--resume", "--allow-changes", "train_cfg", cwd=toy.folder
+    ).check()
     assert "resumed     at iteration 3" in whole.stdout
     assert whole.stderr == ""
     work_dir = toy.folder / "work_dirs" / "toy"
@@ -145,7 +150,7 @@ def test_a_checkpoint_to_resume_from_is_data(toy: Toy, run_tool: RunTool) -> Non
         record["meta"][key] = "open('executed', 'w')\n"
         record["message_hub"]["runtime_info"][key] = "open('executed', 'w')\n"
     torch.save(record, toy.folder / "hostile.pth")
-    args = ["train.py", "groups.py", "--work-dir", "on", "--resume"]
+    args = ["train.py", "groups.py", "--work-dir", "on", "--allow-changes", "train_cfg", "--resume"]
     run = run_tool(*args, "hostile.pth", cwd=toy.folder).check()
     assert run.stderr == ""
     assert "mmengine" not in run.stdout and "paramwise" not in run.stdout

@@ -132,7 +132,7 @@ def test_one_file_is_one_thing():
 def test_a_wrong_name_says_the_right_one():
     with pytest.raises(UserError, match="'deeplab_resnest101_ade'"):
         find("deeplab_resnest101_ad")
-    with pytest.raises(UserError, match=r"weights\.py list"):
+    with pytest.raises(UserError, match=r"weights list"):
         find("zzz")
 
 

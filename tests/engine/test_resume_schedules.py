@@ -1,0 +1,168 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""New schedules are stepped to where a run has them that has followed them from its start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmengine
+import pytest
+from tiny_runs import Model, make_runner
+
+from mmseg_resnest.engine.checkpoint_values import Refusal
+from mmseg_resnest.engine.optimization import build_optimization, check_schedule_ends
+from mmseg_resnest.engine.resume import follows_config
+from mmseg_resnest.engine.resume_changes import Changes
+from mmseg_resnest.engine.resume_schedules import advance_schedules
+from mmseg_resnest.errors import UserError
+
+SCHEDULES: dict[str, list[dict[str, Any]]] = {
+    "poly": [dict(type="PolyLR", power=0.9, end=40)],
+    "steps": [dict(type="MultiStepLR", milestones=[3, 9, 20])],
+    "warm-up": [
+        dict(type="LinearLR", start_factor=0.1, end=5),
+        dict(type="PolyLR", power=0.9, begin=5, end=40),
+    ],
+    "cosine": [dict(type="CosineAnnealingLR", T_max=40, eta_min=1e-4, end=40)],
+    "cycle": [dict(type="OneCycleLR", eta_max=0.1, total_steps=40)],
+    "momentum": [dict(type="PolyLR", end=40), dict(type="LinearMomentum", end=10)],
+}
+FACTORS = dict(custom_keys={"layers.0": dict(lr_mult=10), "layers.3": dict(decay_mult=0)})
+
+
+def _config(schedules: list[dict[str, Any]], by_epoch: bool, factors: bool) -> mmengine.Config:
+    return mmengine.Config(
+        dict(
+            optim_wrapper=dict(
+                type="OptimWrapper",
+                optimizer=dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4),
+                paramwise_cfg=FACTORS if factors else None,
+            ),
+            param_scheduler=[dict(one, by_epoch=by_epoch) for one in schedules],
+        )
+    )  # fmt: skip
+
+
+def _options(wrapper: Any) -> list[dict[str, Any]]:
+    return [{k: v for k, v in g.items() if k != "params"} for g in wrapper.param_groups]
+
+
+@pytest.mark.parametrize("factors", [False, True])
+@pytest.mark.parametrize("by_epoch", [False, True])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_values_are_those_of_a_run_from_its_start(name: str, by_epoch: bool, factors: bool) -> None:
+    """To the bit, at the moment and in every step after it."""
+    cfg = _config(SCHEDULES[name], by_epoch, factors)
+    per_epoch = 3
+    whole, followed = build_optimization(cfg, Model())
+    resumed, schedules = build_optimization(cfg, Model())
+    epochs = 7 if by_epoch else 0
+    advance_schedules(schedules, 21, epochs)
+    for step in range(1, 40):
+        if not by_epoch or step % per_epoch == 0:
+            for one in followed:
+                one.step()
+        if step < 21:
+            continue
+        if step > 21 and (not by_epoch or step % per_epoch == 0):
+            for one in schedules:
+                one.step()
+        assert _options(resumed) == _options(whole)
+    for one, other in zip(schedules, followed, strict=True):
+        assert one.get_last_value() == other.get_last_value()
+        assert one.base_values == other.base_values
+    groups = resumed.optimizer.param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(Model().parameters()))
+
+
+def test_epochs_and_iterations_are_stepped_in_the_order_of_a_run() -> None:
+    cfg = _config([dict(type="ExponentialLR", gamma=0.9)], False, False)
+    cfg.param_scheduler.append(dict(type="MultiStepLR", milestones=[1, 2], by_epoch=True))
+    whole, (by_iteration, by_epoch) = build_optimization(cfg, Model())
+    for step in range(1, 11):
+        by_iteration.step()
+        if step % 5 == 0:
+            by_epoch.step()
+    resumed, schedules = build_optimization(cfg, Model())
+    advance_schedules(schedules, 10, 2)
+    assert _options(resumed) == _options(whole)
+
+
+def test_nothing_to_step() -> None:
+    advance_schedules(None, 5)
+    advance_schedules([], 5)
+    wrapper, schedules = build_optimization(_config(SCHEDULES["poly"], False, True), Model())
+    before = _options(wrapper)
+    advance_schedules(schedules, 0)
+    assert _options(wrapper) == before
+
+
+def test_a_schedule_that_has_seen_scores_follows_no_other_settings() -> None:
+    schedules = [dict(type="ReduceOnPlateauLR", monitor="score")]
+    _, built = build_optimization(_config(schedules, True, False), Model())
+    refuse = Refusal("a.pth")
+    assert not follows_config(Changes(frozenset({"train_cfg.max_epochs"})), built, refuse)
+    assert not follows_config(Changes(frozenset({"model.depth"})), built, refuse)
+    with pytest.raises(UserError, match=r"a\.pth"):
+        follows_config(Changes(frozenset({"optim_wrapper.optimizer.lr"})), built, refuse)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "key"),
+    [
+        ([dict(type="PolyLR", end=6)], "param_scheduler.0.end"),
+        (dict(type="PolyLR", end=6), "param_scheduler.end"),
+        (
+            [dict(type="LinearLR", start_factor=0.1, end=2), dict(type="PolyLR", begin=2, end=6)],
+            "param_scheduler.1.end",
+        ),
+        ([dict(type="CosineAnnealingLR", T_max=5, end=6)], "param_scheduler.0.end"),
+        ([dict(type="LinearLR", start_factor=1, end_factor=0, end=6)], "param_scheduler.0.end"),
+    ],
+)
+@pytest.mark.parametrize("length", ["max_iters", "max_epochs"])
+def test_a_schedule_that_ends_at_0_before_the_run_is_named(
+    schedules: Any, key: str, length: str
+) -> None:
+    listed = schedules if isinstance(schedules, list) else [schedules]
+    cfg = _config(listed, length == "max_epochs", False)
+    if isinstance(schedules, dict):
+        cfg.param_scheduler = cfg.param_scheduler[0]
+    cfg.train_cfg = {length: 12}
+    with pytest.raises(UserError, match=rf"{key} is 6.*{length} is 12.*{key}=12"):
+        check_schedule_ends(cfg, Model())
+    cfg.train_cfg = {length: 6}
+    check_schedule_ends(cfg, Model())
+
+
+@pytest.mark.parametrize(
+    "schedules",
+    [
+        [dict(type="PolyLR", end=6, eta_min=1e-5)],
+        [dict(type="LinearLR", start_factor=0.1, end=6)],
+        [dict(type="MultiStepLR", milestones=[3])],
+        [dict(type="LinearMomentum", start_factor=0.5, end=6)],
+        # zero in the last step, as always, and the warm-up is over long before
+        [dict(type="LinearLR", start_factor=0.1, end=2), dict(type="PolyLR", begin=2, end=12)],
+        [],
+    ],
+)
+def test_a_learning_rate_that_stays_goes_on(schedules: list[dict[str, Any]]) -> None:
+    cfg = _config(schedules, False, False)
+    cfg.train_cfg = dict(max_iters=12)
+    check_schedule_ends(cfg, Model())
+
+
+def test_a_runner_follows_the_config(tmp_path: Any) -> None:
+    """The runner itself, with averaged weights: the new rates, the moments of the checkpoint."""
+    make_runner(tmp_path / "first", iterations=6).train()
+    runner = make_runner(tmp_path / "on", iterations=8, resume=tmp_path / "first" / "iter_6.pth")
+    runner.optim_wrapper["optimizer"]["lr"] = 0.02
+    runner.changes = Changes(frozenset({"optim_wrapper.optimizer.lr"}))
+    runner.train()
+    whole = make_runner(tmp_path / "whole", iterations=8)
+    whole.optim_wrapper["optimizer"]["lr"] = 0.02
+    whole.train()
+    assert _options(runner.optim_wrapper) == _options(whole.optim_wrapper)
+    states = runner.optim_wrapper.optimizer.state.values()
+    assert {int(state["step"]) for state in states} == {8}
