@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     print_next(
         f"mmseg-resnest predict {model_here} YOUR_IMAGE --out predictions",
         "mmseg-resnest train configs/fcn_resnest14_camvid.py --data-root DIR   (real images)",
-        f"mmseg-resnest train {config} --cfg-options train_cfg.max_iters=2000",
+        f"mmseg-resnest train {config} --cfg-options train_cfg.max_iters=2000 "
+        "param_scheduler.1.end=2001",
     )
     if not result["mIoU"] >= GOOD_ENOUGH:
         print(f"\nmIoU is below {GOOD_ENOUGH:.0f}: that is not what this demo should end with")

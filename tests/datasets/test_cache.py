@@ -172,7 +172,7 @@ def test_a_cache_elsewhere(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     cache._cache_of_folder.cache_clear()
     found = _load_image(data / "images/a/1.png", cache_dir=str(tmp_path / "ssd"))
     np.testing.assert_array_equal(found["img"], expected["img"])
-    with pytest.raises(UserError, match=r"cache_dir .*: is no cache"):
+    with pytest.raises(UserError, match=r"cache_dir .*: not a cache"):
         _load_image(data / "images/a/1.png", cache_dir=str(tmp_path))
 
 

@@ -52,7 +52,9 @@ def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -
         if re.search(r"^ *\d+/500 ", stdout, re.M) and not broken:
             broken.append(breaks(toy.scenes))
 
-    long = ("train_cfg.max_iters=500", "train_cfg.val_interval=500")
+    long = (
+        "train_cfg.max_iters=500", "train_cfg.val_interval=500", "param_scheduler.0.end=501"
+    )  # fmt: skip
     workers = ("train_dataloader.num_workers=2", "train_dataloader.persistent_workers=True")
     run = run_tool(
         "train.py",

@@ -270,6 +270,7 @@ def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
     config = toy.variant("long", "default_hooks = dict(checkpoint=dict(interval=2))")
     run = run_tool(
         "train.py", config, "--cfg-options", "train_cfg.max_iters=2000", "train_cfg.val_interval=4",
+        "param_scheduler.0.end=2001",
         cwd=toy.folder, when=interrupt,
     )  # fmt: skip
     assert run.returncode == 75, run.stderr
