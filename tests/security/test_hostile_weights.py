@@ -12,6 +12,7 @@ import hostile_checkpoints as made
 import mmengine.runner
 import pytest
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
 from sandbox import Sandbox, tool
 from small_models import small_config
 from tiny_runs import Model
@@ -21,8 +22,8 @@ from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.runner import check_training_checkpoint
 from mmseg_resnest.models import ResNeSt
-from mmseg_resnest.registry import MODELS
-from mmseg_resnest.weights import load_checkpoint, load_training_checkpoint
+from mmseg_resnest.registry import MODELS, building
+from mmseg_resnest.weights import load_checkpoint, load_training_checkpoint, use_safe_loaders
 
 # Each of these takes milliseconds; a file that makes a loader compute for ever must fail.
 pytestmark = pytest.mark.timeout(60)
@@ -39,10 +40,19 @@ def _resnest(path: Path) -> None:
 
 
 def _stacks_backbone(path: Path) -> None:
-    """MMSegmentation's backbone, whose weights MMEngine's own loaders read."""
+    """MMSegmentation's backbone; its initialiser is that of this package's scope."""
     backbone = small_config().model.backbone
     init = dict(type="Pretrained", checkpoint=str(path))
-    MODELS.build({**backbone, "init_cfg": init}).init_weights()
+    with building("mmseg_resnest"):
+        MODELS.build({**backbone, "init_cfg": init}).init_weights()
+
+
+def _mmengines(path: Path) -> None:
+    """MMEngine's own loader, as the commands set it up for their process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CheckpointLoader, "_schemes", dict(CheckpointLoader._schemes))
+        use_safe_loaders()
+        mmengine.runner.load_checkpoint(Model(), str(path))
 
 
 LOADERS: dict[str, Callable[[Path], Any]] = {
@@ -54,7 +64,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "load_segmentor": lambda path: load_segmentor(small_config(), path, "cpu"),
     "init_cfg": _resnest,
     "init_cfg of the stack": _stacks_backbone,
-    "mmengine's loader": lambda path: mmengine.runner.load_checkpoint(Model(), str(path)),
+    "mmengine's loader": _mmengines,
 }
 #: They give out what is in a file, whatever it is, or pass over what fits nowhere (MMEngine's).
 _WHOLE_FILE = {
