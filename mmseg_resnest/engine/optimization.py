@@ -20,6 +20,8 @@ __all__ = ["build_optimization", "check_schedule_ends"]
 
 #: Share of the first learning rate that counts as none: what rounding leaves of 0.
 _NO_RATE = 1e-9
+#: Steps of schedules that are tried before a run: some seconds.
+_MOST_STEPS = 1_000_000
 
 
 def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
@@ -70,6 +72,8 @@ def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
 def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
     """Check that no schedule leaves the run a learning rate of 0 long before its end.
 
+    Runs of more than a million steps are not checked: every step of the schedules is tried.
+
     Args:
         cfg: A checked config.
         model: The built model.
@@ -91,14 +95,15 @@ def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
         if one.get("end") is not None and one["end"] < length
         and one.get("by_epoch", True) == by_epoch
     ]  # fmt: skip
-    if not early:
+    later = len(early) < len(listed)  # another schedule may raise it again
+    if not early or (length if later else max(early)[0]) > _MOST_STEPS:
         return
     optim_wrapper, schedules = build_optimization(cfg, model)
     if isinstance(schedules, dict):
         return
     end, index = max(early)
     groups = optim_wrapper.optimizer.param_groups
-    for steps in (end, length - 1 - end):  # a later schedule may raise it again
+    for steps in (end, length - 1 - end) if later else (end,):
         advance_schedules(schedules, steps, steps if by_epoch else 0)
         if any(group["lr"] > _NO_RATE * group.get("initial_lr", 0) for group in groups):
             return
