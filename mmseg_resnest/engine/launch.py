@@ -111,7 +111,7 @@ def join_launcher(launcher: str) -> tuple[int, int]:
     if missing:
         raise UserError(
             f"--launcher {launcher}: {missing[0]} is not set, so no launcher started this process; "
-            "start it with mmseg-resnest dist-train, dist_test.sh or slurm_train.sh, or torchrun"
+            "start it with mmseg-resnest dist-train, dist-test or slurm-train, or torchrun"
         )
     local_rank, rank, world_size = map(_number, ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
     _number("MASTER_PORT")

@@ -270,6 +270,7 @@ CONFIGS = [
     _config(
         "checkpoints that do not fit on the disk",
         "train_cfg = dict(max_iters=10**12)\n"
+        "param_scheduler = [dict(type='PolyLR', end=10**12, by_epoch=False)]\n"
         "default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1))",
         "are free there", "max_keep_ckpts",
     ),
@@ -463,7 +464,7 @@ ENVIRONMENT = [
     ),
     Case(
         "`--launcher pytorch` without a launcher", "train.py toy.py --launcher pytorch",
-        ("RANK is not set", "dist_train.sh"),
+        ("RANK is not set", "dist-train"),
     ),
     Case(
         "`--launcher slurm` without Slurm", "train.py toy.py --launcher slurm",
