@@ -227,7 +227,7 @@ def _child(pid: int) -> int:
         children = Path(f"/proc/{at}/task/{at}/children").read_text().split()
         todo += map(int, children)
         command = Path(f"/proc/{at}/cmdline").read_text()
-        if "train.py" in command and "_torchrun" not in command and "bash" not in command:
+        if "train.py" in command and "torchrun" not in command and "bash" not in command:
             found.append(at)
     parents = {p for p in found if int(Path(f"/proc/{p}/stat").read_text().split()[3]) not in found}
     return max(parents)
