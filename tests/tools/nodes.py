@@ -123,6 +123,7 @@ def main() -> int:
         toy.variant("dist", CONFIG)
         (toy.folder / "nodes.py").write_text(
             f'_base_ = "dist.py"\ntrain_cfg = dict(max_iters={ITERATIONS}, val_interval=6)\n'
+            f'param_scheduler = [dict(type="PolyLR", end={ITERATIONS + 1}, by_epoch=False)]\n'
         )
         start = time.monotonic()
         subprocess.run(
