@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.benchmark import benchmark, print_benchmark
     from mmseg_resnest.engine.config import load_config
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.evaluation import write_result
 
     result = benchmark(
@@ -58,5 +58,5 @@ def run(args: argparse.Namespace) -> int:
     print_benchmark(result)
     if args.out:
         write_result(result, args.out)
-        print(f"written to  {shown(args.out)}")
+        print(f"written to  {display_path(args.out)}")
     return 0

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.browse import browse
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     out = args.out or Path("work_dirs") / Path(args.config).stem / "browse"
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     print_header(
         [
             ("pipeline", " -> ".join(done["pipeline"])),
-            ("sheets", f"{done['images']} in {shown(done['out'])}"),
+            ("sheets", f"{done['images']} in {display_path(done['out'])}"),
         ]
     )
     print_next(f"mmseg-resnest train {shlex.quote(args.config)}")

@@ -62,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.evaluation import overlay, write_result
 
     if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers {args.workers}: must be at least 1")
+        raise UserError("argument", f"--workers {args.workers}", "must be at least 1")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--report {args.report}: is written as HTML; let its name end in .html")
+        raise UserError(
+            "argument", f"--report {args.report}", "is written as HTML; let its name end in .html"
+        )
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     report = check_data(cfg, args.split, args.workers, ignore=args.ignore)

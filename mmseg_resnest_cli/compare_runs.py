@@ -30,9 +30,11 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.evaluation import ImageCounts, compare_counts, comparison_table, write_result
 
     if args.draws < 100:
-        raise UserError(f"--draws {args.draws}: at least 100 are needed for a p-value")
+        raise UserError(
+            "argument", f"--draws {args.draws}", "at least 100 are needed for a p-value"
+        )
     if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must be 0 or more")
+        raise UserError("argument", f"--seed {args.seed}", "must be 0 or more")
 
     one, two = ImageCounts.load(args.a), ImageCounts.load(args.b)
     rows = compare_counts(one, two, args.draws, seed=args.seed)

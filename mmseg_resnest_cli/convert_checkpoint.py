@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         found = analyse(source)
         result = export_state_dict(found.state_dict, args.layout)
     except UserError as error:
-        raise UserError(f"{args.src}: {error}") from error
+        raise UserError("input", args.src, f"{error.text}") from error
     target = save_state_dict(result, args.dst, args.force)
 
     what = "segmentation model" if found.is_segmentor else "backbone"

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.datasets import write_scenes
     from mmseg_resnest.engine.config import command_name, load_config
     from mmseg_resnest.engine.hooks import duration, print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.outputs import save_image
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.engine.testing import evaluate, print_test_summary
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(config_file, args.cfg_options, args.data_root)
     scenes = Path(cfg.train_dataloader.dataset.data_root)
     if not (scenes / "scenes.json").is_file():
-        print_header([("drawing", f"the built-in scenes, once, in {shown(scenes)}")])
+        print_header([("drawing", f"the built-in scenes, once, in {display_path(scenes)}")])
         write_scenes(scenes)
     start_over(work_dir)
     check_writable(work_dir, "--work-dir")
@@ -78,15 +78,18 @@ def run(args: argparse.Namespace) -> int:
 
     rows = [("demo", f"mIoU {result['mIoU']:.2f}, in {duration(time.monotonic() - begin)}")]
     if summary["curves"]:
-        rows.append(("curves", shown(summary["curves"])))
+        rows.append(("curves", display_path(summary["curves"])))
     rows += [
-        ("overlays", f"{shown(sheet)}, one by one in {shown(work_dir / 'overlays')}{os.sep}"),
-        ("table", shown(work_dir / "test" / "results.json")),
-        ("checkpoint", shown(work_dir / best)),
+        (
+            "overlays",
+            f"{display_path(sheet)}, one by one in {display_path(work_dir / 'overlays')}{os.sep}",
+        ),
+        ("table", display_path(work_dir / "test" / "results.json")),
+        ("checkpoint", display_path(work_dir / best)),
     ]
     print_header(rows)
     config = command_name(config_file)
-    model_here = f"{config} {shown(work_dir / best)}"
+    model_here = f"{config} {display_path(work_dir / best)}"
     print_next(
         f"mmseg-resnest predict {model_here} YOUR_IMAGE --out predictions",
         "mmseg-resnest train configs/fcn_resnest14_camvid.py --data-root DIR   (real images)",
@@ -111,12 +114,16 @@ def start_over(work_dir: Path) -> None:
     if not work_dir.exists():
         return
     if not work_dir.is_dir():
-        raise UserError(f"--work-dir {work_dir}: is a file; remove it or choose another folder")
+        raise UserError(
+            "argument", f"--work-dir {work_dir}", "is a file; remove it or choose another folder"
+        )
     names = {path.name for path in work_dir.iterdir()} - {LOCK_FILE}
     started = any((path / "vis_data").is_dir() for path in work_dir.iterdir() if path.is_dir())
     if names and not started and not names & _LEFTOVERS:
         raise UserError(
-            f"--work-dir {work_dir}: is not empty and no demo wrote it; choose another folder"
+            "argument",
+            f"--work-dir {work_dir}",
+            "is not empty and no demo wrote it; choose another folder",
         )
     with FolderLock(work_dir, f"--work-dir {work_dir}"):  # not under a run that goes on
         shutil.rmtree(work_dir)

@@ -35,11 +35,11 @@ def find_choices(
         name = first
         if first.endswith(".py"):
             if not rest or rest[0].endswith(".py"):
-                raise UserError(f"{first}: name the checkpoint of this config behind it")
+                raise UserError("input", first, "name the checkpoint of this config behind it")
             checkpoint = rest.pop(0)
             name = f"{Path(first).stem} ({Path(checkpoint).name})"
         if name in loaders:
-            raise UserError(f"{name}: is named twice")
+            raise UserError("input", name, "is named twice")
         loaders[name] = partial(load_segmentor, first, checkpoint, device, trust=trust)
     return loaders
 
@@ -73,13 +73,15 @@ def run(args: argparse.Namespace) -> int:
         from mmseg_resnest.demo_app.server import is_local
     except ImportError as error:
         raise UserError(
-            f"the page needs the package {error.name}: pip install starlette uvicorn"
+            "missing-package",
+            f"the page needs the package {error.name}",
+            "pip install starlette uvicorn",
         ) from error
 
     loaders = find_choices(args.models, args.device, args.trust)
     choices = [Choice(name, load) for name, load in loaders.items()]
     if args.max_mib < 1:
-        raise UserError(f"--max-mib {args.max_mib}: must be at least 1")
+        raise UserError("argument", f"--max-mib {args.max_mib}", "must be at least 1")
     choices[0].model()  # a mistake in its files is told now
 
     def ready(address: str, server: object) -> None:

@@ -74,27 +74,29 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import describe_model, print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.preflight import check_data
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.export import compare, export_model
     from mmseg_resnest.export.check import check_images, require_agreement
-    from mmseg_resnest.export.files import whole_files
+    from mmseg_resnest.export.files import atomic_path
     from mmseg_resnest.export.int8 import quantise, score
     from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.inference.runtimes import PROGRAMS, SUFFIXES
 
     out = Path(args.out)
     if out.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{out}: the name must end in {', '.join(SUFFIXES)}")
+        raise UserError("export", out, f"the name must end in {', '.join(SUFFIXES)}")
     if out.exists() and not args.force:
-        raise UserError(f"{out} exists: give another name, or --force to replace it")
+        raise UserError("export", f"{out} exists", "give another name, or --force to replace it")
     for option in ("num_images", "num_calibration"):
         if getattr(args, option) < 1:
             name = option.replace("_", "-")
-            raise UserError(f"--{name} {getattr(args, option)}: must be at least 1")
+            raise UserError("argument", f"--{name} {getattr(args, option)}", "must be at least 1")
     if args.int8 is not None and out.suffix.lower() != ".onnx":
-        raise UserError(f"--int8: only ONNX files are quantised; {out} must end in .onnx")
+        raise UserError(
+            "argument", "--int8", f"only ONNX files are quantised; {out} must end in .onnx"
+        )
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     images = check_images(cfg, args.images, args.num_images)
     calibration: list[str] = []
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         ("format", _describe(out, args)),
     ]
     print_header(rows)
-    with whole_files(out) as part:
+    with atomic_path(out) as part:
         export_model(model, part, args.processing, args.opset)
         # Trusted, since it was written here just now.
         agreement = compare(model, load_segmentor(part, trust=True), images)
@@ -128,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
                 f"mIoU        {100 * before.mean_iou:.2f} in float32, {100 * after.mean_iou:.2f} "
                 f"in 8 bits: {100 * (after.mean_iou - before.mean_iou):+.2f}"
             )
-    print(f"written     {shown(out)} ({out.stat().st_size / 2**20:.1f} MiB)")
+    print(f"written     {display_path(out)} ({out.stat().st_size / 2**20:.1f} MiB)")
     program = out.suffix.lower() in PROGRAMS
     print(f"use         load_segmentor({str(out)!r}{', trust=True' if program else ''})")
     if program:

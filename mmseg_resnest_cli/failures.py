@@ -9,7 +9,7 @@ import traceback
 
 import torch
 
-from mmseg_resnest.errors import UserError
+from mmseg_resnest.errors import CODES, UserError
 
 __all__ = ["explain_error", "is_lost_worker"]
 
@@ -22,6 +22,10 @@ _WORKER_HELP = (
     "Set train_dataloader.num_workers=0 (and val_, test_) through --cfg-options to see the cause "
     "in the main process; if memory ran out, use fewer workers; in a container, give it more "
     "shared memory (docker run --shm-size=8g)"
+)
+# What str() makes of a UserError: torch passes no more than the text of a worker's exception on.
+_USER_ERROR = re.compile(
+    r"(?:(?P<subject>.*?): )?(?P<message>.*) \[(?P<code>[a-z-]+)\]\Z", re.DOTALL
 )
 _TOO_MANY_FILES = "too many open files: raise the limit (ulimit -n) or use fewer workers"
 
@@ -40,18 +44,24 @@ def explain_error(error: BaseException) -> UserError | None:
     gone = _WORKER_GONE.search(text)
     if gone:
         return UserError(
+            "input",
+            "",
             f"the data loading worker (process {gone['pid'].strip()}) {gone['how'].strip(' .')}. "
-            + _WORKER_HELP
+            + _WORKER_HELP,
         )
     if is_lost_worker(error) or "Pin memory thread exited unexpectedly" in text:
         return UserError(
+            "input",
+            "",
             f"a data loading worker ended while it handed over a batch ({type(error).__name__}: "
-            f"{_first_line(text)}). " + _WORKER_HELP
+            f"{_first_line(text)}). " + _WORKER_HELP,
         )
     if "DataLoader timed out" in text:
         return UserError(
+            "input",
+            "",
             f"a data loading worker hangs ({_first_line(text)}); the loader's timeout sets the "
-            "seconds. " + _WORKER_HELP
+            "seconds. " + _WORKER_HELP,
         )
     if isinstance(error, UserError) and not _WORKER_FAILED.match(text):
         return error
@@ -60,34 +70,41 @@ def explain_error(error: BaseException) -> UserError | None:
         return _explain_failed_worker(failed, text)
     if isinstance(error, torch.OutOfMemoryError) or "CUDA out of memory" in text:
         return UserError(
-            "the GPU ran out of memory. Train: --amp, a smaller train_dataloader.batch_size or "
+            "device",
+            "the GPU ran out of memory. Train",
+            "--amp, a smaller train_dataloader.batch_size or "
             "crop, activation checkpointing (model.backbone.with_cp=True), or more GPUs; "
-            "evaluate: a smaller model.test_cfg.window_batch_size or crop_size"
+            "evaluate: a smaller model.test_cfg.window_batch_size or crop_size",
         )
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return UserError(
-            f"this machine's memory ran out ({_first_line(text)}). Train: a smaller "
+            "size-mismatch",
+            f"this machine's memory ran out ({_first_line(text)}). Train",
+            "a smaller "
             "train_dataloader.batch_size or crop, fewer workers; predict: a smaller --tile; "
-            "otherwise a smaller model, or more memory"
+            "otherwise a smaller model, or more memory",
         )
     channels = _CHANNELS.search(text)
     if channels and isinstance(error, RuntimeError):
         return UserError(
-            f"two parts of the model do not fit together: a layer takes {channels['wants']} "
+            "input",
+            "two parts of the model do not fit together",
+            f"a layer takes {channels['wants']} "
             f"channels and gets {channels['gets']}; compare in_channels and in_index of "
-            "model.decode_head and model.auxiliary_head with what model.backbone puts out"
+            "model.decode_head and model.auxiliary_head with what model.backbone puts out",
         )
     if "PytorchStreamWriter failed" in text:
         return UserError(
-            f"the disk ran full while writing ({_first_line(text)}): make room, or choose another "
-            "place with --work-dir"
+            "argument",
+            f"the disk ran full while writing ({_first_line(text)})",
+            "make room, or choose another place with --work-dir",
         )
     if "received 0 items of ancdata" in text or text.startswith("Too many open files"):
-        return UserError(_TOO_MANY_FILES)
+        return UserError("input", "", _TOO_MANY_FILES)
     if isinstance(error, OSError) and error.errno is not None:
         return _explain_os_error(error)
     if isinstance(error, KeyError) and " is not in the " in text and "registry" in text:
-        return UserError(_first_line(text.strip("\"'")).split(" Please check")[0])
+        return UserError("input", "", _first_line(text.strip("\"'")).split(" Please check")[0])
     return None
 
 
@@ -117,13 +134,16 @@ def _explain_failed_worker(failed: re.Match[str], text: str) -> UserError:
         if re.match(rf"^(?:[\w.]+\.)?{re.escape(failed['kind'])}(:|$)", line)
     ]
     message = "\n".join(lines[starts[-1] :]).partition(":")[2].strip() if starts else ""
-    if failed["kind"] == "UserError":
-        return UserError(message)
+    told = _USER_ERROR.match(message)
+    if told and told["code"] in CODES:
+        return UserError(told["code"], told["subject"] or "", told["message"])
     places = re.findall(r'^  File "([^"]+)", line (\d+)', text, re.M)
     place = f", at {places[-1][0]}:{places[-1][1]}" if places else ""
     return UserError(
+        "input",
+        "",
         f"{failed['where']} failed with {failed['kind']}{': ' if message else ''}"
-        f"{_first_line(message) if message else ''}{place}. " + _WORKER_HELP
+        f"{_first_line(message) if message else ''}{place}. " + _WORKER_HELP,
     )
 
 
@@ -131,10 +151,14 @@ def _explain_os_error(error: OSError) -> UserError | None:
     where = error.filename if error.filename is not None else "a file"
     reason = (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(f"{where}: {reason}; make room, or choose another place with --work-dir")
+        return UserError(
+            "argument", where, f"{reason}; make room, or choose another place with --work-dir"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
-            f"{where}: {reason}; change its permissions or choose another place with --work-dir"
+            "unreadable",
+            where,
+            f"{reason}; change its permissions or choose another place with --work-dir",
         )
     if error.filename is not None and error.errno in (
         errno.ENOENT,
@@ -145,7 +169,7 @@ def _explain_os_error(error: OSError) -> UserError | None:
         errno.EIO,
         errno.ESTALE,
     ):
-        return UserError(f"{where}: {reason}")
+        return UserError("input", where, f"{reason}")
     if error.errno == errno.EMFILE:
-        return UserError(_TOO_MANY_FILES)
+        return UserError("input", "", _TOO_MANY_FILES)
     return None

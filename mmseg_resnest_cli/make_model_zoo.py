@@ -21,7 +21,7 @@ import yaml
 
 from mmseg_resnest.engine.reproduce import PROTOCOLS
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.files import write_whole
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.weights import Entry, catalogue
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
@@ -82,13 +82,15 @@ def add_report(measured: Mapping[str, Any], file: Path) -> dict[str, Any]:
         as_published, version = report["as_published"], report["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--add {file}: not a report of mmseg-resnest reproduce ({error})"
+            "argument", f"--add {file}", f"not a report of mmseg-resnest reproduce ({error})"
         ) from error
     if name not in catalogue():
-        raise UserError(f"--add {file}: {name} is not in the catalogue")
+        raise UserError("argument", f"--add {file}", f"{name} is not in the catalogue")
     if not as_published:
         raise UserError(
-            f"--add {file}: is not of the published evaluation (other images or --cfg-options)"
+            "config-value",
+            f"--add {file}",
+            "is not of the published evaluation (other images or --cfg-options)",
         )
     rows = {
         protocol: {**row["measured"], "device": row["device"], "version": version}
@@ -279,7 +281,7 @@ def run(args: argparse.Namespace, root: Path = ROOT) -> int:
     }
     for name, text in changed.items():
         if not args.check:
-            write_whole(root / name, text)
+            atomic_write(root / name, text)
         print(f"{name}: {'not current' if args.check else 'written'}")
     if not changed:
         print("all current")

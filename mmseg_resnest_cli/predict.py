@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import describe_model, duration, print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference import load_segmentor
@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
 
     if not 0 <= args.opacity <= 1:
-        raise UserError(f"--opacity {args.opacity}: must lie between 0 and 1")
+        raise UserError("argument", f"--opacity {args.opacity}", "must lie between 0 and 1")
     if args.max_frames is not None and args.max_frames < 1:
-        raise UserError(f"--max-frames {args.max_frames}: must be at least 1")
+        raise UserError("argument", f"--max-frames {args.max_frames}", "must be at least 1")
 
     out = Path(args.out)
     film = not Path(args.source).is_dir() and (is_stream(args.source) or is_video(args.source))
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         images, others = find_inputs(args.source, out)
         plan_outputs(images, out, args.save)
     elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
-        raise UserError(f"video {args.source}: does not exist")
+        raise UserError("not-found", f"video {args.source}", "does not exist")
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     settings = model_settings(cfg, args.checkpoint)
     model = load_segmentor(cfg, args.checkpoint, args.device)
@@ -126,12 +126,12 @@ def run(args: argparse.Namespace) -> int:
         rate = done["frames"] / max(done["seconds"], 1e-9)
         print(
             f"written     {done['frames']} frames in {duration(done['seconds'])} "
-            f"({rate:.1f} frames/s): {', '.join(shown(f) for f in done['files'])}"
+            f"({rate:.1f} frames/s): {', '.join(display_path(f) for f in done['files'])}"
         )
         return 0
 
     if others:
-        names = ", ".join(shown(file) for file in others[:3])
+        names = ", ".join(display_path(file) for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         what = "1 file that is no image" if len(others) == 1 else f"{len(others)} files, no images"
         print(f"skipped     {what}: {names}{more}")
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt("the same command goes on from here") from None
     if summary.skipped:
         print(f"skipped     {summary.skipped} images that are done (--overwrite does them again)")
-    print(f"written     {' + '.join(args.save)} of {summary.done} images in {shown(out)}")
+    print(f"written     {' + '.join(args.save)} of {summary.done} images in {display_path(out)}")
     if summary.georeferenced:
         print(
             f"note        {summary.georeferenced} of them are GeoTIFFs: the outputs have the same "
@@ -152,7 +152,9 @@ def run(args: argparse.Namespace) -> int:
         number = len(summary.failed)
         more = f" (and {number - 1} more like it)" if number > 1 else ""
         raise UserError(
-            f"{summary.failed[0]}{more}; {len(images) - number} of {len(images)} images are done"
+            "input",
+            "",
+            f"{summary.failed[0]}{more}; {len(images) - number} of {len(images)} images are done",
         )
     if summary.done:
         print()

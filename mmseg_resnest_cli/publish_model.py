@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import describe_model, print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.export.publish import check_loads_back, publish, read_results
     from mmseg_resnest.inference import load_segmentor
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     done = publish(model, args.folder, args.name, args.license, results, args.force)
     check_loads_back(model, done["folder"])
     for name, size in done["files"].items():
-        print(f"written     {shown(done['folder'] / name)} ({size:,} bytes)")
+        print(f"written     {display_path(done['folder'] / name)} ({size:,} bytes)")
     print(f"sha256      {done['sha256']} (model.safetensors)")
     if results is None:
         print("note        the card has no scores: give --results FILE of mmseg-resnest test")

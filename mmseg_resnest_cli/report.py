@@ -25,12 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.evaluation import write_report
 
     done = write_report(args.work_dirs, args.out)
     rows = [
-        ("report", f"{shown(args.out)}, {done['bytes'] / 1e6:.1f} MB"),
+        ("report", f"{display_path(args.out)}, {done['bytes'] / 1e6:.1f} MB"),
         ("runs", ", ".join(done["runs"])),
         ("examples", str(done["examples"])),
         ("open", Path(args.out).resolve().as_uri()),

@@ -99,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
         from mmseg_resnest.serving import Limits
         from mmseg_resnest.serving.server import serve
     except ImportError as error:
-        raise UserError(f"needs {error.name}: pip install 'mmseg-resnest[serve]'") from error
+        raise UserError(
+            "missing-package", f"needs {error.name}", "pip install 'mmseg-resnest[serve]'"
+        ) from error
 
     limits = Limits(
         bytes=int(args.max_mbytes * 2**20),
@@ -112,10 +114,10 @@ def run(args: argparse.Namespace) -> int:
     # The application answers a body that comes too late before its connection is closed.
     connections = ConnectionLimits(per_client=args.max_per_client, body=limits.seconds + 10)
     if not 0 <= args.port < 65536:
-        raise UserError(f"--port {args.port}: must lie between 0 and 65535")
+        raise UserError("argument", f"--port {args.port}", "must lie between 0 and 65535")
     if args.checkpoint is None:
         if args.config.endswith(".py"):
-            raise UserError(f"CHECKPOINT is missing: {args.config} is a config file")
+            raise UserError("not-found", "CHECKPOINT is missing", f"{args.config} is a config file")
         model = load_segmentor(args.config, device=args.device, trust=args.trust)
     else:
         cfg = load_config(args.config, args.cfg_options, args.data_root)

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.launch import is_main_process
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.testing import evaluate, print_test_summary
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         print_test_summary(result, args.out, args.show_dir)
         if args.format is None:
             model = shlex.join([args.config, args.checkpoint])
-            folder = shlex.quote(shown(result["work_dir"]))
+            folder = shlex.quote(display_path(result["work_dir"]))
             print_next(
                 f"mmseg-resnest report {folder} --out report.html",
                 f"mmseg-resnest predict {model} IMAGE_OR_FOLDER --out predictions",

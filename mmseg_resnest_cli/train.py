@@ -75,10 +75,10 @@ def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
     """
     from mmseg_resnest.engine.config import command_name
     from mmseg_resnest.engine.hooks import duration, print_header
-    from mmseg_resnest.engine.logs import shown
+    from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.evaluation import class_table
 
-    folder = Path(shown(summary["work_dir"]))
+    folder = Path(display_path(summary["work_dir"]))
     rows = []
     if "classes" in summary:
         print(f"best validation, at iteration {summary['iteration']:,}")
@@ -94,7 +94,7 @@ def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
     if "mIoU" in summary:
         rows.append(("results", str(folder / "results.json")))
     if summary.get("curves"):
-        rows.append(("curves", shown(summary["curves"])))
+        rows.append(("curves", display_path(summary["curves"])))
     rows.append(("took", duration(summary["seconds"])))
     print_header(rows)
     if checkpoint:

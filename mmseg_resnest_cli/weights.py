@@ -121,9 +121,9 @@ def fetch(names: Sequence[str]) -> int:
         try:
             print(download(name), flush=True)
         except UserError as error:
-            failed.append(str(error))
+            failed.append(error.text)
     if failed:
-        raise UserError("\n".join(failed))
+        raise UserError("checkpoint", "", "\n".join(failed))
     return 0
 
 
@@ -141,7 +141,7 @@ def check(names: Sequence[str]) -> int:
         elif path.name in by_file:
             chosen.append((by_file[path.name], path))
         else:
-            raise UserError(f"{name}: no file of this name is in the catalogue")
+            raise UserError("checkpoint", name, "no file of this name is in the catalogue")
     if not names:
         # timm's entries share files with the published ones
         chosen = [

@@ -59,12 +59,18 @@ class ConnectionLimits:
 
     def __post_init__(self) -> None:
         if self.total < 1:
-            raise UserError(f"limit total {self.total}: must be at least 1 connection")
+            raise UserError(
+                "argument", f"limit total {self.total}", "must be at least 1 connection"
+            )
         if self.per_client < 0:
-            raise UserError(f"limit per_client {self.per_client}: must be 0 (no limit) or more")
+            raise UserError(
+                "argument", f"limit per_client {self.per_client}", "must be 0 (no limit) or more"
+            )
         for name in ("header", "body", "answer"):
             if getattr(self, name) <= 0:
-                raise UserError(f"limit {name} {getattr(self, name)}: must be above 0 seconds")
+                raise UserError(
+                    "argument", f"limit {name} {getattr(self, name)}", "must be above 0 seconds"
+                )
 
 
 def _room() -> int:
@@ -82,8 +88,9 @@ def _room() -> int:
     room = limit - files - _RESERVE
     if room < 8:
         raise UserError(
-            f"this process may open {limit} files, of which {files} are open: too few to serve; "
-            "raise the limit (ulimit -n 1024)"
+            "input",
+            f"this process may open {limit} files, of which {files} are open",
+            "too few to serve; raise the limit (ulimit -n 1024)",
         )
     return room
 

@@ -84,8 +84,9 @@ def run(
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"--host {host} --port {port}: cannot be listened on ({reason}); choose another "
-                "--port, or 0 for a free one"
+                "argument",
+                f"--host {host} --port {port}",
+                f"cannot be listened on ({reason}); choose another --port, or 0 for a free one",
             ) from error
         shown = f"[{host}]" if ":" in host else host
         server = Server(config)

@@ -119,8 +119,9 @@ def _root_of_cache(cache: str) -> str:
         return str(read_json(Path(cache, _INDEX), cache)["root"])
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"cache_dir {cache}: not a cache; write one with "
-            "mmseg-resnest prepare-data DATASET --cache"
+            "dataset",
+            f"cache_dir {cache}",
+            "not a cache; write one with mmseg-resnest prepare-data DATASET --cache",
         ) from error
 
 

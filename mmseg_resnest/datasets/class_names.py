@@ -47,9 +47,13 @@ def check_class_name(name: object, where: str) -> str:
             which no UTF-8 file can hold, or is longer than 200 characters.
     """
     if not isinstance(name, str):
-        raise UserError(f"{where}: the class name {name!r:.80} is not text; write it as text")
+        raise UserError(
+            "dataset", where, f"the class name {name!r:.80} is not text; write it as text"
+        )
     if not name.strip():
-        raise UserError(f"{where}: the class name {name!r:.80} is empty; give the class a name")
+        raise UserError(
+            "empty", where, f"the class name {name!r:.80} is empty; give the class a name"
+        )
     wrong = ""
     if len(name) > LONGEST_NAME:
         wrong = f"is longer than {LONGEST_NAME} characters"
@@ -58,7 +62,7 @@ def check_class_name(name: object, where: str) -> str:
     elif any("\ud800" <= character <= "\udfff" for character in name):
         wrong = "holds half of a surrogate pair, which UTF-8 cannot encode"
     if wrong:
-        raise UserError(f"{where}: the class name {name!r:.80} {wrong}; rename the class")
+        raise UserError("dataset", where, f"the class name {name!r:.80} {wrong}; rename the class")
     return name
 
 
@@ -91,29 +95,37 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, Any]:
     where = f"classes file {os.fspath(path)}"
     if not os.path.isfile(path):
         raise UserError(
-            f"{where}: does not exist; it lists the classes of the data set: copy it there, or name"
-            " it with classes_file in the data set's config"
+            "not-found",
+            where,
+            "does not exist; it lists the classes of the data set: copy it there, or name"
+            " it with classes_file in the data set's config",
         )
     rows = read_json(path, where, _MOST_BYTES)
     if not isinstance(rows, list) or not rows:
-        raise UserError(f'{where}: is not a list of {{"name": ..., "color": [r, g, b]}}')
+        raise UserError(
+            "dataset", "", f'{where}: is not a list of {{"name": ..., "color": [r, g, b]}}'
+        )
     classes: list[str] = []
     palette: list[list[int]] = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != {"name", "color"}:
-            raise UserError(f'{where}: entry {number} is not {{"name": ..., "color": [r, g, b]}}')
+            raise UserError(
+                "dataset", "", f'{where}: entry {number} is not {{"name": ..., "color": [r, g, b]}}'
+            )
         colour = row["color"]
         if (
             not isinstance(colour, list)
             or len(colour) != 3
             or not all(type(value) is int and 0 <= value <= 255 for value in colour)
         ):
-            raise UserError(f"{where}: entry {number}: color is not three numbers of 0 to 255")
+            raise UserError(
+                "dataset", where, f"entry {number}: color is not three numbers of 0 to 255"
+            )
         classes.append(check_class_name(row["name"], where))
         palette.append(colour)
     twice = [name for number, name in enumerate(classes) if name in set(classes[:number])]
     if twice:
-        raise UserError(f"{where}: names the class {twice[0]!r} twice; rename one of them")
+        raise UserError("dataset", where, f"names the class {twice[0]!r} twice; rename one of them")
     return {"classes": classes, "palette": palette}
 
 
@@ -136,12 +148,15 @@ def read_classes_of(
     if classes_file is None:
         return given
     if not isinstance(classes_file, str | os.PathLike) or not os.fspath(classes_file):
-        raise UserError(f"config key classes_file: {classes_file!r} is not the name of a file")
+        raise UserError(
+            "classes", "config key classes_file", f"{classes_file!r} is not the name of a file"
+        )
     path = os.path.join(data_root or "", classes_file)
     if "classes" in given or "palette" in given:
         raise UserError(
-            f"config keys classes_file ({path}) and metainfo: both name the classes; give one of"
-            " them, e.g. classes_file=None"
+            "classes",
+            f"config keys classes_file ({path}) and metainfo",
+            "both name the classes; give one of them, e.g. classes_file=None",
         )
     return {**read_classes(path), **given}
 

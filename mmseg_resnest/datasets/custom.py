@@ -77,8 +77,10 @@ class CustomDataset(FolderCheck, BaseSegDataset):
             for _, file in _stems(folder, (self.seg_map_suffix,)):
                 if str(file) not in labelled:
                     raise UserError(
-                        f"{type(self).__name__}: label map {file} has no image in"
-                        f" {self.data_prefix['img_path']}; add the image or remove the label map"
+                        "dataset",
+                        type(self).__name__,
+                        f"label map {file} has no image in"
+                        f" {self.data_prefix['img_path']}; add the image or remove the label map",
                     )
         return samples
 
@@ -89,8 +91,9 @@ class CustomDataset(FolderCheck, BaseSegDataset):
         for stem, file in _stems(top, self.image_suffixes()):
             if stem in images:
                 raise UserError(
-                    f"{name}: {images[stem]} and {file.name} are the same image twice; remove one"
-                    " of them"
+                    "dataset",
+                    name,
+                    f"{images[stem]} and {file.name} are the same image twice; remove one of them",
                 )
             images[stem] = file
         if self.ann_file:
@@ -100,7 +103,9 @@ class CustomDataset(FolderCheck, BaseSegDataset):
             absent = [stem for stem in listed if stem not in images]
             if absent:
                 raise UserError(
-                    f"{name}: {self.ann_file} lists {absent[0]}, but {top} holds no such image"
+                    "dataset",
+                    name,
+                    f"{self.ann_file} lists {absent[0]}, but {top} holds no such image",
                 )
             images = {stem: images[stem] for stem in listed}
 

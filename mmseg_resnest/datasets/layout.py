@@ -57,15 +57,19 @@ def require_folder(
     """
     folder = Path(path)
     if not folder.exists():
-        raise UserError(f"{dataset_name}: folder {folder} does not exist; {_HINT}")
+        raise UserError("not-found", dataset_name, f"folder {folder} does not exist; {_HINT}")
     if not folder.is_dir():
-        raise UserError(f"{dataset_name}: {folder} is not a folder; {_HINT}")
+        raise UserError("wrong-path-type", dataset_name, f"{folder} is not a folder; {_HINT}")
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{dataset_name}: folder {folder} cannot be read: check its permissions")
+        raise UserError(
+            "unreadable", dataset_name, f"folder {folder} cannot be read: check its permissions"
+        )
     if not _has_file(folder, tuple(suffixes)) and next(_files(folder, suffixes), None) is None:
         what = " or ".join(f"*{suffix}" for suffix in suffixes if suffix)
         raise EmptyDataError(
-            f"{dataset_name}: folder {folder} holds no {what + ' ' if what else ''}file; {_HINT}"
+            "dataset",
+            dataset_name,
+            f"folder {folder} holds no {what + ' ' if what else ''}file; {_HINT}",
         )
     return folder
 
@@ -81,13 +85,15 @@ def require_file(path: str | os.PathLike[str], dataset_name: str) -> Path:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{dataset_name}: file {file} does not exist; {_HINT}")
+        raise UserError("not-found", dataset_name, f"file {file} does not exist; {_HINT}")
     try:
         empty = not file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{dataset_name}: file {file} cannot be read ({error}); {_HINT}") from error
+        raise UserError(
+            "unreadable", dataset_name, f"file {file} cannot be read ({error}); {_HINT}"
+        ) from error
     if empty:
-        raise EmptyDataError(f"{dataset_name}: file {file} is empty; {_HINT}")
+        raise EmptyDataError("empty", dataset_name, f"file {file} is empty; {_HINT}")
     return file
 
 
@@ -120,7 +126,7 @@ class FolderCheck:
         for sample in samples:
             for key in ("img_path", "seg_map_path"):
                 if key in sample and not os.path.isfile(sample[key]):
-                    raise UserError(f"{name}: file {sample[key]} is missing; {_HINT}")
+                    raise UserError("not-found", name, f"file {sample[key]} is missing; {_HINT}")
         return samples
 
     def image_suffixes(self) -> tuple[str, ...]:
@@ -158,7 +164,7 @@ def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
     name = kind if isinstance(kind, str) else kind.__name__
     root = dataset_cfg.get("data_root") or ""
     if root and not Path(root).is_dir():
-        raise UserError(f"{name}: folder {root} (data_root) does not exist; {_HINT}")
+        raise UserError("not-found", name, f"folder {root} (data_root) does not exist; {_HINT}")
     suffixes = _suffixes(dataset_cfg)
     for key, prefix in (dataset_cfg.get("data_prefix") or {}).items():
         if prefix is not None:

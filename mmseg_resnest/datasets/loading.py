@@ -41,10 +41,10 @@ def _refuse(results: dict, image: Any, label: Any, error: Exception | None, key:
             loaders=(image, label),
         )
         for problem in check_sample(results, plan).problems:
-            if problem.gravity == "error":
-                raise UserError(f"{problem.message} ({_HINT})") from None
+            if problem.severity == "error":
+                raise UserError("dataset", "", f"{problem.message} ({_HINT})") from None
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise UserError(f"{results.get(key)}: cannot be loaded ({reason}); {_HINT}") from error
+    raise UserError("dataset", results.get(key), f"cannot be loaded ({reason}); {_HINT}") from error
 
 
 @TRANSFORMS.register_module()

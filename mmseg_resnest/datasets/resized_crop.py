@@ -198,7 +198,9 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         edges = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         if len(edges) != 2 or min(edges) < 1:
             raise UserError(
-                f"RandomResizeCrop: crop_size={crop_size!r} must be one positive number or two"
+                "size-mismatch",
+                "RandomResizeCrop",
+                f"crop_size={crop_size!r} must be one positive number or two",
             )
         self.crop_size = (edges[0], edges[1])
         self.cat_max_ratio = cat_max_ratio
@@ -264,7 +266,11 @@ class RandomLongEdgeCrop(RandomLongEdgeResize):
     ) -> None:
         super().__init__(base_size, ratio_range)
         if len(crop_size) != 2 or min(crop_size) < 1:
-            raise UserError(f"RandomLongEdgeCrop: crop_size={crop_size!r} must be two numbers")
+            raise UserError(
+                "size-mismatch",
+                "RandomLongEdgeCrop",
+                f"crop_size={crop_size!r} must be two numbers",
+            )
         self.crop_size = (crop_size[0], crop_size[1])
         self.pad_val = {"img": 0, "seg": 255, **(pad_val or {})}
 

@@ -69,11 +69,11 @@ def draw_scene(
         UserError: If an argument is out of range.
     """
     if split not in SPLITS:
-        raise UserError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        raise UserError("argument", "", f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if not 0 <= seed < 2**64:
-        raise UserError(f"seed must be from 0 to 2**64 - 1, not {seed}")
+        raise UserError("argument", "", f"seed must be from 0 to 2**64 - 1, not {seed}")
     if not 0 <= index < 2**32:
-        raise UserError(f"index must be from 0 to 2**32 - 1, not {index}")
+        raise UserError("argument", "", f"index must be from 0 to 2**32 - 1, not {index}")
     stream = SPLITS.index(split) << 32 | index
     return scene_painter.paint_scene(scene_painter.Dice(seed, stream))
 
@@ -145,9 +145,9 @@ def write_scenes(
     """
     for name, count in (("num_train", num_train), ("num_val", num_val)):
         if not 1 <= count < 2**32:
-            raise UserError(f"{name} must be at least 1, not {count}")
+            raise UserError("argument", "", f"{name} must be at least 1, not {count}")
     if not 0 <= seed < 2**64:
-        raise UserError(f"seed must be from 0 to 2**64 - 1, not {seed}")
+        raise UserError("argument", "", f"seed must be from 0 to 2**64 - 1, not {seed}")
     root = Path(root)
     facts = {
         "data_set": "scenes",
@@ -184,8 +184,9 @@ def write_scenes(
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"cannot write the scenes to {root}: {error.strerror or error}; choose a folder that"
-            " can be written"
+            "argument",
+            f"cannot write the scenes to {root}",
+            f"{error.strerror or error}; choose a folder that can be written",
         ) from error
     return root
 
@@ -198,22 +199,27 @@ def _is_written(root: Path, facts: dict[str, Any]) -> bool:
     try:
         found = read_json(root / "scenes.json", str(root / "scenes.json"))
     except UserError:
-        raise UserError(f"{root} exists but does not hold the demo scenes; {advice}") from None
+        raise UserError(
+            "dataset", "", f"{root} exists but does not hold the demo scenes; {advice}"
+        ) from None
     if found != facts:
         changed = [
             f"{key} {found.get(key) if isinstance(found, dict) else None} instead of {value}"
             for key, value in facts.items()
             if not isinstance(found, dict) or found.get(key) != value
         ]
-        raise UserError(f"{root} holds other scenes ({', '.join(changed)}); {advice}")
+        raise UserError(
+            "dataset", "", f"{root} holds other scenes ({', '.join(changed)}); {advice}"
+        )
     for split, key in zip(SPLITS, ("num_train", "num_val"), strict=True):
         for kind in ("images", "annotations"):
             folder = root / kind / split
             count = len(list(folder.glob("*.png")))
             if count != facts[key]:
                 raise UserError(
-                    f"{folder} holds {count} files instead of {facts[key]}: {root} is damaged;"
-                    " remove it to have it written again"
+                    "corrupt",
+                    f"{folder} holds {count} files instead of {facts[key]}",
+                    f"{root} is damaged; remove it to have it written again",
                 )
     return True
 

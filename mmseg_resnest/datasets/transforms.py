@@ -89,9 +89,11 @@ class RandomLongEdgeResize(BaseTransform):
         low, high = ratio_range
         if not 0 < low <= high or int(base_size * low) < 1:
             raise UserError(
-                f"RandomLongEdgeResize: base_size={base_size} with ratio_range={tuple(ratio_range)}"
+                "size-mismatch",
+                "RandomLongEdgeResize",
+                f"base_size={base_size} with ratio_range={tuple(ratio_range)}"
                 " gives no size to draw from; give two ratios, the smaller first, that leave at"
-                " least 1 pixel"
+                " least 1 pixel",
             )
         self.base_size = base_size
         self.ratio_range = (low, high)

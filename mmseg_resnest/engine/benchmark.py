@@ -170,15 +170,21 @@ def benchmark(
     """
     require(cfg, ("model",), "measuring a model")
     if batch_size < 1:
-        raise UserError(f"--batch-size {batch_size}: must be at least 1")
+        raise UserError("size-mismatch", f"--batch-size {batch_size}", "must be at least 1")
     height, width = shape or default_shape(cfg)
     if min(height, width) < 32:
-        raise UserError(f"--shape {height} {width}: must be at least 32 x 32 pixels")
+        raise UserError(
+            "size-mismatch", f"--shape {height} {width}", "must be at least 32 x 32 pixels"
+        )
     where = check_device(device)
     if training:
         require(cfg, ("optim_wrapper",), "measuring training")
         if batch_size < 2:
-            raise UserError("--train: batch norm needs at least two images; --batch-size 2 or more")
+            raise UserError(
+                "size-mismatch",
+                "--train",
+                "batch norm needs at least two images; --batch-size 2 or more",
+            )
     if checkpoint is not None:
         check_checkpoint(checkpoint, "--checkpoint")
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):

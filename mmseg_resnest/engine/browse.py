@@ -82,7 +82,7 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
             break
         sample = transform(sample)
         if sample is None:
-            raise UserError(f"{name}: drops image {index} of the data set")
+            raise UserError("input", name, f"drops image {index} of the data set")
         if "img" not in sample:
             continue
         step = Step(name, sample)
@@ -91,7 +91,7 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
         else:
             steps.append(step)
     if not steps:
-        raise UserError("the pipeline loads no image: it has no LoadImageFromFile")
+        raise UserError("input", "the pipeline loads no image", "it has no LoadImageFromFile")
     return steps
 
 
@@ -171,9 +171,9 @@ def browse(
     name = f"{split}_dataloader"
     require(cfg, (name,), f"showing the {split} images")
     if images < 1 or draws < 1:
-        raise UserError("--images and --draws: must be at least 1")
+        raise UserError("argument", "--images and --draws", "must be at least 1")
     if not 0 <= opacity <= 1:
-        raise UserError(f"--opacity {opacity}: must lie between 0 and 1")
+        raise UserError("argument", f"--opacity {opacity}", "must lie between 0 and 1")
     check_data(cfg, (name,))
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
         dataset: Any = DATASETS.build(copy.deepcopy(cfg[name].dataset))
@@ -181,8 +181,10 @@ def browse(
             dataset = dataset.dataset  # wrappers such as RepeatDataset
         if not hasattr(dataset, "pipeline"):
             raise UserError(
-                f"config key {name}.dataset: {type(dataset).__name__} has no pipeline of its own; "
-                "browse the data sets that it is made of one by one"
+                "config-value",
+                f"config key {name}.dataset",
+                f"{type(dataset).__name__} has no pipeline of its own; "
+                "browse the data sets that it is made of one by one",
             )
         order = list(range(len(dataset)))
         if shuffle:

@@ -67,8 +67,10 @@ def load_weights(
             if not conversion.is_segmentor:
                 if not start_training:
                     raise UserError(
+                        "config-value",
+                        "",
                         "holds a backbone without a head, which cannot segment; train from it "
-                        "with --cfg-options load_from=FILE"
+                        "with --cfg-options load_from=FILE",
                     )
                 target = cast(nn.Module, target.backbone)
                 what = f"the backbone (layout {conversion.layout})"
@@ -79,6 +81,6 @@ def load_weights(
             check_only=check_only,
         )
     except UserError as error:
-        raise UserError(f"checkpoint {name}: {error}") from error
+        raise UserError("input", f"checkpoint {name}", f"{error.text}") from error
     kept = f"; left as they are, for another number of classes: {', '.join(dropped)}"
     return f"{what} from {name}{kept if dropped else ''}"

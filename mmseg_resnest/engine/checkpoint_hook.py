@@ -44,8 +44,10 @@ class CheckpointHook(MMEngineHook):
         super().__init__(*args, **kwargs)
         if self.file_client_args is not None or self.backend_args is not None:
             raise UserError(
-                "config key default_hooks.checkpoint: checkpoints are written to a file system of "
-                "this machine; take out file_client_args and backend_args, and mount the storage"
+                "config-value",
+                "config key default_hooks.checkpoint",
+                "checkpoints are written to a file system of "
+                "this machine; take out file_client_args and backend_args, and mount the storage",
             )
         self.max_keep_ckpts: int
         self.best_ckpt_path: str | None
@@ -61,8 +63,10 @@ class CheckpointHook(MMEngineHook):
         """Find the folder, and the run's checkpoints that are in it already."""
         if not isinstance(runner, Runner):
             raise UserError(
+                "input",
+                "",
                 "this CheckpointHook needs mmseg_resnest.engine.Runner; build the runner with its "
-                "from_cfg, or name MMEngine's hook: type='mmengine.CheckpointHook'"
+                "from_cfg, or name MMEngine's hook: type='mmengine.CheckpointHook'",
             )
         keep, self.max_keep_ckpts = self.max_keep_ckpts, -1  # MMEngine's would remove some here
         super().before_train(runner)

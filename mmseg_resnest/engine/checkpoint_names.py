@@ -40,23 +40,29 @@ class CheckpointNames:
             pieces = list(string.Formatter().parse(template))
             fields = [piece[1:] for piece in pieces if piece[1] is not None]
         except (TypeError, ValueError):
-            raise UserError(f"{said} is no template of a file name; {hint}") from None
+            raise UserError("input", "", f"{said} is no template of a file name; {hint}") from None
         if len(fields) != 1:
-            raise UserError(f"{said} must hold {{}} once, for the number; {hint}")
+            raise UserError("argument", "", f"{said} must hold {{}} once, for the number; {hint}")
         name, form, conversion = fields[0]
         if name not in ("", "0") or conversion or not _FIELD.fullmatch(form or ""):
-            raise UserError(f"{said} must hold {{}} or {{:06d}}, for the number; {hint}")
+            raise UserError(
+                "argument", f"{said} must hold {{}} or {{", f"06d}}, for the number; {hint}"
+            )
         text = "".join(piece[0] for piece in pieces)
         if not text.isprintable() or set(text) & set("/\\"):
-            raise UserError(f"{said} must be the name of a file, without a folder; {hint}")
+            raise UserError(
+                "argument", "", f"{said} must be the name of a file, without a folder; {hint}"
+            )
         first = template.format(1)
         if first.startswith((".", "best_")) or not first.endswith(".pth"):
             raise UserError(
+                "input",
+                "",
                 f"{said} must end with .pth and not begin with a dot or best_, or --resume would"
-                f" not find the checkpoints; {hint}"
+                f" not find the checkpoints; {hint}",
             )
         if len(os.fsencode(text)) > _MAX_BYTES:
-            raise UserError(f"{said} is too long for a file name; {hint}")
+            raise UserError("input", "", f"{said} is too long for a file name; {hint}")
         at = 1 + next(i for i, piece in enumerate(pieces) if piece[1] is not None)
         start, end = ("".join(piece[0] for piece in some) for some in (pieces[:at], pieces[at:]))
         number = rf"{re.escape(start)}([0-9]{{1,18}}){re.escape(end)}"

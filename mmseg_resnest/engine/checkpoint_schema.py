@@ -85,8 +85,10 @@ def check_training_checkpoint(filename: str) -> dict[str, Any]:
     missing = [key for key in needed if key not in record]
     if missing:
         raise UserError(
-            f"--resume {filename}: holds no {missing[0]}, so training cannot continue from it; "
-            "to start from its weights use --cfg-options load_from=FILE"
+            "config-value",
+            f"--resume {filename}",
+            f"holds no {missing[0]}, so training cannot continue from it; "
+            "to start from its weights use --cfg-options load_from=FILE",
         )
     checked: dict[str, Any] = {
         "meta": _check_meta(record["meta"], refuse),

@@ -45,9 +45,11 @@ class Refusal:
         if len(reason) > _LONGEST_REASON:
             reason = f"{reason[:_LONGEST_REASON]}..."
         raise UserError(
-            f"--resume {printable(self.file)}: {printable(reason)}; training cannot "
+            "config-value",
+            f"--resume {printable(self.file)}",
+            f"{printable(reason)}; training cannot "
             "continue from it. Take another checkpoint, or start from its weights with "
-            "--cfg-options load_from=FILE"
+            "--cfg-options load_from=FILE",
         )
 
 

@@ -34,7 +34,7 @@ from mmseg_resnest.engine.data_config import (
     read_config_text,
     refuse_data_bases,
 )
-from mmseg_resnest.engine.logs import nothing_printed, shown
+from mmseg_resnest.engine.logs import display_path, nothing_printed
 from mmseg_resnest.errors import UserError
 
 __all__ = [
@@ -131,7 +131,7 @@ def command_name(path: str | os.PathLike[str]) -> str:
         name = Path("configs", file.relative_to(config_folder()))
         if find_config(name).resolve() == file:
             return str(name)
-    return shown(path)
+    return display_path(path)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -192,8 +192,10 @@ def _load_config(
     restore_roots(cfg, roots)
     if data_root is not None and not {DATA_VARIABLE, SCENES_VARIABLE} & set(cfg.env_variables):
         raise UserError(
-            f"--data-root has no effect on {path}: it does not read {{{{${DATA_VARIABLE}:...}}}}; "
-            "use --cfg-options data_root=DIR, the folder of the data set itself"
+            "config-value",
+            f"--data-root has no effect on {path}",
+            f"it does not read {{{{${DATA_VARIABLE}:...}}}}; "
+            "use --cfg-options data_root=DIR, the folder of the data set itself",
         )
     _apply_options(cfg, options)
     check_config(cfg)
@@ -209,16 +211,21 @@ def require(cfg: Config, keys: Iterable[str], task: str) -> None:
     for key in keys:
         if cfg.get(key) is None:
             raise UserError(
-                f"{cfg.filename}: has no {key}, which {task} needs; inherit it from one of the "
-                "configs in configs/"
+                "config-value",
+                cfg.filename,
+                f"has no {key}, which {task} needs; inherit it from one of the configs in configs/",
             )
 
 
 def _check_config_file(path: Path) -> None:
     if not path.exists():
-        raise UserError(f"config {path}: does not exist{_similar_configs(path)}")
+        raise UserError("not-found", f"config {path}", f"does not exist{_similar_configs(path)}")
     if not path.is_dir() and path.suffix not in (".py", *DATA_SUFFIXES):
-        raise UserError(f"config {path}: is no config; its name must end in .py, .json or .yaml")
+        raise UserError(
+            "config-syntax",
+            f"config {path}",
+            "is no config; its name must end in .py, .json or .yaml",
+        )
     read_config_text(path)
 
 
@@ -233,7 +240,7 @@ def _similar_configs(path: Path) -> str:
     names = difflib.get_close_matches(path.stem, list(found), n=3, cutoff=0.6)
     if not names:
         return "; the configs are in configs/"
-    return "; did you mean " + " or ".join(shown(found[name]) for name in names) + "?"
+    return "; did you mean " + " or ".join(display_path(found[name]) for name in names) + "?"
 
 
 def _data_root_variables(data_root: str | os.PathLike[str] | None) -> dict[str, str]:
@@ -244,8 +251,10 @@ def _data_root_variables(data_root: str | os.PathLike[str] | None) -> dict[str, 
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(
-            f"--data-root {root}: is no folder; it must hold the data sets' folders (camvid/, "
-            "ade20k/, ...) as data/README.md shows"
+            "not-found",
+            f"--data-root {root}",
+            "is no folder; it must hold the data sets' folders (camvid/, "
+            "ade20k/, ...) as data/README.md shows",
         )
     return {DATA_VARIABLE: str(root), SCENES_VARIABLE: str(root / "scenes")}
 
@@ -260,25 +269,39 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
             where, syntax = bad
             line = (syntax.text or "").strip()
             return UserError(
-                f"config {where}, line {syntax.lineno}: {syntax.msg}{f': {line}' if line else ''}"
+                "config-value",
+                f"config {where}, line {syntax.lineno}",
+                f"{syntax.msg}{f': {line}' if line else ''}",
             )
-        return UserError(f"config {path}: {error.msg}")
+        return UserError("config-value", f"config {path}", f"{error.msg}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
-            f"config {path}: cannot be read, for it is copied to the folder for temporary files "
+            "unreadable",
+            f"config {path}",
+            f"cannot be read, for it is copied to the folder for temporary files "
             f"first, and that takes nothing more ({os.strerror(error.errno)}); make room there, or "
-            "name another one with TMPDIR"
+            "name another one with TMPDIR",
         )
     if isinstance(error, UnicodeDecodeError):
-        return UserError(f"config {path}: is no text file, or one that it inherits from is none")
+        return UserError(
+            "config-value",
+            f"config {path}",
+            "is no text file, or one that it inherits from is none",
+        )
     if isinstance(error, FileNotFoundError):
-        return UserError(f"config {path}: a file it inherits from in _base_ is missing: {error}")
+        return UserError(
+            "config-syntax",
+            f"config {path}",
+            f"a file it inherits from in _base_ is missing: {error}",
+        )
     reason = f"{type(error).__name__}: {error.args[0] if error.args else error}".splitlines()[0]
     if isinstance(error, ImportError) and "custom modules" in str(error):
         cause = error.__cause__ or error
         return UserError(
-            f"config {path}: custom_imports: {cause}; install its package, or set PYTHONPATH to "
-            "the folder of the module"
+            "config-value",
+            f"config {path}",
+            f"custom_imports: {cause}; install its package, or set PYTHONPATH to "
+            "the folder of the module",
         )
     # Config files run under their own name, so the last frame outside the packages is theirs.
     here = str(path.resolve().parent)
@@ -288,8 +311,10 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
         if ours and frame.filename.endswith(".py") and frame.filename != __file__:
             if Path(frame.filename).is_relative_to(Path(__file__).parents[1]):
                 continue
-            return UserError(f"config {frame.filename}, line {frame.lineno}: {reason}")
-    return UserError(f"config {path}: {reason}")
+            return UserError(
+                "config-value", f"config {frame.filename}, line {frame.lineno}", f"{reason}"
+            )
+    return UserError("config-value", f"config {path}", f"{reason}")
 
 
 def _find_syntax_error(path: Path, seen: set[Path]) -> tuple[Path, SyntaxError] | None:
@@ -341,14 +366,22 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, equals, value = option.partition("=")
         if not equals or not key.strip("+") or key != key.strip():
-            raise UserError(f"--cfg-options {option}: is not of the form KEY=VALUE (no spaces)")
+            raise UserError(
+                "config-value",
+                f"--cfg-options {option}",
+                "is not of the form KEY=VALUE (no spaces)",
+            )
         if any(not part for part in key.lstrip("+").split(".")):
-            raise UserError(f"--cfg-options {option}: the key has an empty part between two dots")
+            raise UserError(
+                "config-value",
+                f"--cfg-options {option}",
+                "the key has an empty part between two dots",
+            )
         try:
             parsed[key] = DictAction._parse_iterable(value)
         except AssertionError as error:
             raise UserError(
-                f"--cfg-options {option}: the brackets of the value do not match"
+                "config-value", f"--cfg-options {option}", "the brackets of the value do not match"
             ) from error
     return parsed
 
@@ -364,16 +397,18 @@ def _apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
     try:
         cfg.merge_from_dict(changes)
     except (KeyError, TypeError) as error:
-        raise UserError(f"--cfg-options: {error.args[0]}") from error
+        raise UserError("config-value", "--cfg-options", f"{error.args[0]}") from error
 
 
 def _set_data_root(cfg: Config, root: Any) -> None:
     """Make ``root`` the data_root of every data set in the data loaders."""
     if not isinstance(root, str):
-        raise UserError(f"--cfg-options data_root={root}: is no folder name")
+        raise UserError("config-value", f"--cfg-options data_root={root}", "is no folder name")
     sets = [d for name in _DATALOADERS for d in _datasets(cfg.get(name))]
     if not sets:
-        raise UserError("--cfg-options data_root: the config has no data loader to change")
+        raise UserError(
+            "config-value", "--cfg-options data_root", "the config has no data loader to change"
+        )
     for dataset in sets:
         dataset["data_root"] = root
     cfg["data_root"] = root
@@ -404,16 +439,20 @@ def _check_option(cfg: Config, key: str, value: Any) -> None:
         if isinstance(at, list | tuple):
             if not part.isdigit() or int(part) >= len(at):
                 raise UserError(
-                    f"{name}: {where} is a list of {len(at)}; put a number from 0 to "
-                    f"{len(at) - 1} in place of {part}"
+                    "config-value",
+                    name,
+                    f"{where} is a list of {len(at)}; put a number from 0 to "
+                    f"{len(at) - 1} in place of {part}",
                 )
             at = at[int(part)]
             continue
         if not isinstance(at, Mapping):
             raise UserError(
+                "config-value",
+                "",
                 f"{name}: {where} is {at!r}, which has no keys; set {where} itself"
                 if at is not None
-                else f"{name}: {where} is None; set it as a whole in a config that inherits"
+                else f"{name}: {where} is None; set it as a whole in a config that inherits",
             )
         if part not in at or (depth == 0 and part not in _EFFECTIVE_KEYS):
             if free:
@@ -433,9 +472,11 @@ def _refuse_unknown_key(
             return
         if part in at:
             raise UserError(
-                f"{name}: {part} is a variable inside the config file; changing it here has no "
+                "config-value",
+                name,
+                f"{part} is a variable inside the config file; changing it here has no "
                 f"effect on what was made from it. Change the full key (mmseg-resnest print-config "
-                f"shows it), or write a config that inherits. +{part}=... sets it nevertheless"
+                f"shows it), or write a config that inherits. +{part}=... sets it nevertheless",
             )
         known: Iterable[str] = _EFFECTIVE_KEYS & (set(at) | _RUNNER_KEYS)
     else:
@@ -448,7 +489,9 @@ def _refuse_unknown_key(
     hint = f"did you mean {'.'.join([*parents, similar[0]])}? " if similar else ""
     own = sorted(str(k) for k in at if k != "type")
     has = f"{place} has {', '.join(own)}. " if parents and not similar and own else ""
-    raise UserError(f"{name}: {place} has no key {part}; {hint}{has}+{name[14:]}=... adds it")
+    raise UserError(
+        "config-value", name, f"{place} has no key {part}; {hint}{has}+{name[14:]}=... adds it"
+    )
 
 
 def _check_kind(name: str, old: Any, new: Any) -> None:
@@ -465,7 +508,9 @@ def _check_kind(name: str, old: Any, new: Any) -> None:
     else:
         return
     if not fits:
-        raise UserError(f"{name}={new}: the value must be {kind}; in the config it is {old!r}")
+        raise UserError(
+            "argument", f"{name}={new}", f"the value must be {kind}; in the config it is {old!r}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -500,7 +545,7 @@ def _check_node(path: tuple[str, ...], node: Any, scope: str) -> None:
         kind = node["type"]
         found = _find_type(kind, registries, node.get("_scope_"))
         if found is None:
-            raise UserError(_unknown_type(path, kind, registries))
+            raise UserError("config-value", "", _unknown_type(path, kind, registries))
         accepted = _options_of(found, registries)
         if kind == "Albu":  # its transforms are albumentations', not ours to check
             node = {k: v for k, v in node.items() if k != "transforms"}
@@ -510,7 +555,7 @@ def _check_node(path: tuple[str, ...], node: Any, scope: str) -> None:
         accepted = set(_UNTYPED_KEYS[path[0]])
     for key, value in node.items():
         if accepted is not None and key not in accepted and key not in ("type", "_scope_"):
-            raise UserError(_unknown_option(path, node, str(key), accepted))
+            raise UserError("config-value", "", _unknown_option(path, node, str(key), accepted))
         _check_node((*path, str(key)), value, scope)
 
 

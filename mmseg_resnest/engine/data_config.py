@@ -93,20 +93,30 @@ def read_config_text(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise UserError(f"config {path}: is a folder; name a config file, e.g. configs/*.py")
+            raise UserError(
+                "wrong-path-type",
+                f"config {path}",
+                "is a folder; name a config file, e.g. configs/*.py",
+            )
         if not stat.S_ISREG(mode):
-            raise UserError(f"config {path}: is not a regular file")
+            raise UserError("wrong-path-type", f"config {path}", "is not a regular file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from error
+        raise UserError(
+            "unreadable", f"config {path}", f"cannot be read ({error.strerror})"
+        ) from error
     most = MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_BYTES
     if len(data) > most:
-        raise UserError(f"config {path}: is larger than {most:,} bytes, which no config is")
+        raise UserError(
+            "too-large", f"config {path}", f"is larger than {most:,} bytes, which no config is"
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"config {path}: is not a text file in UTF-8 ({error.reason})") from error
+        raise UserError(
+            "config-syntax", f"config {path}", f"is not a text file in UTF-8 ({error.reason})"
+        ) from error
 
 
 def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Config:
@@ -149,8 +159,10 @@ def refuse_data_bases(path: Path) -> None:
         for base in _bases_in_python(file):
             if base.lower().endswith(DATA_SUFFIXES):
                 raise UserError(
-                    f"config {file}: _base_ names {base!r}: a Python config inherits from Python "
-                    "configs only; turn that one into Python"
+                    "config-syntax",
+                    f"config {file}",
+                    f"_base_ names {base!r}: a Python config inherits from Python "
+                    "configs only; turn that one into Python",
                 )
             todo.append(file.parent / base)
 
@@ -184,21 +196,28 @@ class _Reader:
         self._files += 1
         if path.resolve() in above or self._files > MAX_BASES:
             raise UserError(
-                f"config {path}: _base_ goes round in a circle, or through more than {MAX_BASES} "
-                "files"
+                "config-syntax",
+                f"config {path}",
+                f"_base_ goes round in a circle, or through more than {MAX_BASES} files",
             )
         values = _parse(path)
         bases = values.pop("_base_", [])
         if isinstance(bases, str):
             bases = [bases]
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-            raise UserError(f"config {path}: _base_ must be a file name or a list of them")
+            raise UserError(
+                "config-syntax", f"config {path}", "_base_ must be a file name or a list of them"
+            )
         merged: dict[str, Any] = {}
         for base in bases:
             inherited = self._base(path, base, (*above, path.resolve()))
             twice = merged.keys() & inherited.keys()
             if twice:
-                raise UserError(f"config {path}: two files in _base_ have the key {min(twice)}")
+                raise UserError(
+                    "config-syntax",
+                    f"config {path}",
+                    f"two files in _base_ have the key {min(twice)}",
+                )
             merged.update(inherited)
         _check(path, values)
         self.text += f"{path}\n{read_config_text(path)}\n"
@@ -207,9 +226,11 @@ class _Reader:
     def _base(self, path: Path, base: str, above: tuple[Path, ...]) -> dict[str, Any]:
         file = path.parent / base
         refused = UserError(
-            f"config {path}: _base_ names {base!r:.300}; a config in JSON or YAML inherits from "
+            "config-syntax",
+            f"config {path}",
+            f"_base_ names {base!r:.300}; a config in JSON or YAML inherits from "
             f"JSON and YAML files that exist in {self._top} or below it, or from a config that "
-            "comes with the package, by its name"
+            "comes with the package, by its name",
         )
         try:
             # Where links lead to counts: a config of a stranger reads no other files of the user.
@@ -238,8 +259,10 @@ def _merge(path: Path, place: tuple[str, ...], base: Any, change: Any) -> Any:
     if not isinstance(base, Mapping) or delete:
         if base is not None and not isinstance(base, Mapping) and not delete:
             raise UserError(
-                f"config {path}: {'.'.join(place)} is a mapping, in what it inherits it is a "
-                f'{type(base).__name__}; put "_delete_": true into it to replace that'
+                "config-value",
+                f"config {path}",
+                f"{'.'.join(place)} is a mapping, in what it inherits it is a "
+                f'{type(base).__name__}; put "_delete_": true into it to replace that',
             )
         base = {}
     result = dict(base)
@@ -285,14 +308,16 @@ def _parse(path: Path) -> dict[str, Any]:
         try:
             values = loader.get_single_data()
         except RecursionError as error:
-            raise UserError(f"config {path}: is nested too deep") from error
+            raise UserError("config-syntax", f"config {path}", "is nested too deep") from error
         except Exception as error:  # of the parser, and of numbers and dates that are none
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"config {path}: is not a YAML file ({reason})") from error
+            raise UserError(
+                "config-syntax", f"config {path}", f"is not a YAML file ({reason})"
+            ) from error
         finally:
             loader.dispose()
     if not isinstance(values, dict):
-        raise UserError(f"config {path}: must be a mapping from keys to values")
+        raise UserError("argument", f"config {path}", "must be a mapping from keys to values")
     return values
 
 
@@ -308,9 +333,11 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         place, value = todo.pop()
         count += 1
         if count > MAX_VALUES:
-            raise UserError(f"config {path}: has more than {MAX_VALUES:,} values")
+            raise UserError("too-large", f"config {path}", f"has more than {MAX_VALUES:,} values")
         if len(place) > MAX_DEPTH:
-            raise UserError(f"config {path}: is nested deeper than {MAX_DEPTH} levels")
+            raise UserError(
+                "config-syntax", f"config {path}", f"is nested deeper than {MAX_DEPTH} levels"
+            )
         where = f"config {path}: config key {'.'.join(place)}"
         if type(value) is dict:
             for key, item in value.items():
@@ -324,14 +351,18 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         elif isinstance(value, str):
             if "{{" in value:
                 raise UserError(
-                    f"{where}: holds '{{{{': templates are filled in in Python configs only"
+                    "config-value",
+                    where,
+                    "holds '{{': templates are filled in in Python configs only",
                 )
         elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{where}: is not a finite number")
+            raise UserError("config-value", where, "is not a finite number")
         elif not (value is None or type(value) in (bool, int, float)):
             raise UserError(
-                f"{where}: is a {type(value).__name__}; a config holds mappings, lists, texts, "
-                "numbers, true, false and null (quote a date)"
+                "config-value",
+                where,
+                f"is a {type(value).__name__}; a config holds mappings, lists, texts, "
+                "numbers, true, false and null (quote a date)",
             )
 
 
@@ -341,39 +372,49 @@ def _check_key(path: Path, place: Sequence[str], key: Any) -> None:
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         inside = f" in {'.'.join(place)}" if place else ""
         raise UserError(
-            f"config {path}: {str(key)[:80]!r}{inside} is not accepted as a key: in JSON and YAML "
-            "keys are letters, digits and . _ / -, without _ in front"
+            "config-value",
+            f"config {path}",
+            f"{str(key)[:80]!r}{inside} is not accepted as a key: in JSON and YAML "
+            "keys are letters, digits and . _ / -, without _ in front",
         )
 
 
 def _check_entry(where: str, key: str, value: Any, names: Mapping[str, Sequence[Any]]) -> None:
     """Check the keys by which a config could reach beyond itself."""
     if key in ("custom_imports", "custom_import"):
-        raise UserError(f"{where}: modules are imported by Python configs only")
+        raise UserError("config-value", where, "modules are imported by Python configs only")
     if key == "default_scope" and value not in _SCOPES:
-        raise UserError(f"{where}: must be one of {', '.join(_SCOPES)}")
+        raise UserError("argument", where, f"must be one of {', '.join(_SCOPES)}")
     if key == "_delete_" and not isinstance(value, bool):
-        raise UserError(f"{where}: must be true or false")
+        raise UserError("argument", where, "must be true or false")
     if key == "compile" and not isinstance(value, bool):
-        raise UserError(f"{where}: must be true or false; its options choose a compiler to run")
+        raise UserError(
+            "argument", where, "must be true or false; its options choose a compiler to run"
+        )
     if key in ("backend_args", "file_client_args") and value not in (None, {"backend": "local"}):
-        raise UserError(f"{where}: a config in JSON or YAML reads local files only: leave it out")
+        raise UserError(
+            "config-value", where, "a config in JSON or YAML reads local files only: leave it out"
+        )
     if key in _TYPE_KEYS:
         _check_type(where, value, names)
 
 
 def _check_type(where: str, value: Any, names: Mapping[str, Sequence[Any]]) -> None:
     if not isinstance(value, str):
-        raise UserError(f"{where}: must be the name of a part")
+        raise UserError("argument", where, "must be the name of a part")
     if "." in value:
         raise UserError(
-            f"{where}: {value[:80]!r}: in JSON and YAML a part is named without its module or scope"
+            "config-value",
+            where,
+            f"{value[:80]!r}: in JSON and YAML a part is named without its module or scope",
         )
     found = names.get(value, ())
     if not found:
-        raise UserError(f"{where}: there is no part called {value[:80]!r}")
+        raise UserError("config-value", where, f"there is no part called {value[:80]!r}")
     if value in _LEFT_OUT or not all(_is_allowed(part) for part in found):
-        raise UserError(f"{where}: {value} is for Python configs only; see docs/security.md")
+        raise UserError(
+            "config-value", where, f"{value} is for Python configs only; see docs/security.md"
+        )
 
 
 def _registered() -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from mmseg_resnest.engine.checkpoint import bare_model
 from mmseg_resnest.engine.launch import describe_device
-from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.logs import display_path
 from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
 from mmseg_resnest.evaluation import Submission, palette_image, side_by_side
 from mmseg_resnest.registry import HOOKS
@@ -80,7 +80,7 @@ def describe_model(model: Any, cfg: Any, num_classes: int | None) -> str:
 def describe_dataset(dataset: Any) -> str:
     """E.g. ``367 images in data/camvid``."""
     root = getattr(dataset, "data_root", None)
-    return f"{len(dataset):,} images" + (f" in {shown(root)}" if root else "")
+    return f"{len(dataset):,} images" + (f" in {display_path(root)}" if root else "")
 
 
 def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class ConsoleHook(Hook):
                 f"{optimizer}, learning rate {_initial_learning_rate(runner):g}",
             ),
             *self.notes,
-            ("work dir", shown(runner.work_dir)),
+            ("work dir", display_path(runner.work_dir)),
         ]
         backends = getattr(runner.visualizer, "_vis_backends", {}).values()
         rows += [("curves", where) for b in backends if (where := getattr(b, "where", ""))]

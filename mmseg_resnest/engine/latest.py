@@ -157,7 +157,7 @@ def _check_archive(file: BinaryIO) -> str | None:
     try:
         members = read_directory(file, "archive")
     except UserError as error:
-        return f"is damaged or no checkpoint ({error})"
+        return f"is damaged or no checkpoint ({error.text})"
     if any(member.method != STORED or member.encrypted for member in members):
         return "is packed, which torch.save does not do"
     bad = next((member.name for member in members if not _is_whole(file, member)), None)

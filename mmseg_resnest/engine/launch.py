@@ -52,8 +52,9 @@ def _number(name: str, default: str = "") -> int:
     text = os.environ.get(name, default)
     if not text.isdecimal():
         raise UserError(
-            f"environment variable {name}={text}: is no number; set it to one, or let torchrun or "
-            "srun set it"
+            "environment",
+            f"environment variable {name}={text}",
+            "is no number; set it to one, or let torchrun or srun set it",
         )
     return int(text)
 
@@ -110,20 +111,24 @@ def join_launcher(launcher: str) -> tuple[int, int]:
     missing = [name for name in needed if name not in os.environ]
     if missing:
         raise UserError(
-            f"--launcher {launcher}: {missing[0]} is not set, so no launcher started this process; "
-            "start it with mmseg-resnest dist-train, dist-test or slurm-train, or torchrun"
+            "environment",
+            f"--launcher {launcher}",
+            f"{missing[0]} is not set, so no launcher started this process; "
+            "start it with mmseg-resnest dist-train, dist-test or slurm-train, or torchrun",
         )
     local_rank, rank, world_size = map(_number, ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
     _number("MASTER_PORT")
     if rank >= world_size:
         raise UserError(
-            f"environment variables RANK={rank} and WORLD_SIZE={world_size}: ranks count from 0 to "
-            f"{world_size - 1}"
+            "environment",
+            f"environment variables RANK={rank} and WORLD_SIZE={world_size}",
+            f"ranks count from 0 to {world_size - 1}",
         )
     if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"process {local_rank} of this machine has no GPU: there are "
-            f"{torch.cuda.device_count()}; start as many processes as there are GPUs"
+            "device",
+            f"process {local_rank} of this machine has no GPU",
+            f"there are {torch.cuda.device_count()}; start as many processes as there are GPUs",
         )
     return rank, world_size
 
@@ -165,15 +170,19 @@ def _explain_meeting(error: RuntimeError, timeout: float) -> UserError:
     place = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ['MASTER_PORT']}"
     if "EADDRINUSE" in str(error):
         return UserError(
-            f"{place}: another program has this port; choose another one (PORT=29501 "
-            "mmseg-resnest dist-train ...), or end what is left of an earlier run"
+            "argument",
+            place,
+            "another program has this port; choose another one (PORT=29501 "
+            "mmseg-resnest dist-train ...), or end what is left of an earlier run",
         )
     rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
     reason = str(error).strip().splitlines()[0][:200]
     return LostProcessError(
+        "size-mismatch",
+        "",
         f"process {rank} has not met the others within {timeout:g} s ({place}, WORLD_SIZE={size}; "
         f"{reason}): look whether all {size} were started, and whether their machines reach "
-        "MASTER_ADDR; env_cfg.dist_cfg.timeout sets the seconds"
+        "MASTER_ADDR; env_cfg.dist_cfg.timeout sets the seconds",
     )
 
 
@@ -181,8 +190,10 @@ def _slurm_environment() -> None:
     """Set what torch.distributed reads from what srun sets; what is set already stays."""
     if "SLURM_PROCID" not in os.environ:
         raise UserError(
-            "--launcher slurm: SLURM_PROCID is not set, so srun did not start this process; use "
-            "mmseg-resnest slurm-train"
+            "environment",
+            "--launcher slurm",
+            "SLURM_PROCID is not set, so srun did not start this process; use "
+            "mmseg-resnest slurm-train",
         )
     nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
     per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
@@ -199,8 +210,10 @@ def _slurm_environment() -> None:
             ).stdout.split()
         except (OSError, subprocess.CalledProcessError) as error:
             raise UserError(
-                f"--launcher slurm: scontrol cannot list the nodes {nodes} ({error}); set "
-                "MASTER_ADDR to the first node's name"
+                "argument",
+                "--launcher slurm",
+                f"scontrol cannot list the nodes {nodes} ({error}); set "
+                "MASTER_ADDR to the first node's name",
             ) from error
         values["MASTER_ADDR"] = hosts[0]
     # The same for all processes of a job, another for each job of a machine.
@@ -257,9 +270,11 @@ def _allow_open_files(cfg: Config) -> None:
         need = _OTHER_FILES + batches * (size if isinstance(size, int) else 1)
         if soft < need:
             raise UserError(
-                f"this user may open {soft} files, and the data loading workers need {need}: raise "
+                "config-value",
+                f"this user may open {soft} files, and the data loading workers need {need}",
+                f"raise "
                 f"the limit (ulimit -n {2 * need}), or set {name}.num_workers=0 through "
-                "--cfg-options"
+                "--cfg-options",
             )
 
 

@@ -21,7 +21,7 @@ __all__ = [
     "LocalVisBackend",
     "log_file",
     "quiet_console",
-    "shown",
+    "display_path",
     "tell_lost_lines",
     "write_to_log_file",
 ]
@@ -109,7 +109,7 @@ def tell_lost_lines(logger: logging.Logger) -> None:
 
 
 def _tell_loss(file: LineFile, lost: int, what: str, logger: logging.Logger) -> None:
-    logger.warning("%s: %d %s were lost (%s)", shown(file.path), lost, what, file.reason)
+    logger.warning("%s: %d %s were lost (%s)", display_path(file.path), lost, what, file.reason)
 
 
 @VISBACKENDS.register_module()
@@ -172,7 +172,7 @@ def write_to_log_file(text: str) -> None:
             handler.handle(record)
 
 
-def shown(path: str | os.PathLike[str]) -> str:
+def display_path(path: str | os.PathLike[str]) -> str:
     """A path as a person would type it: relative when it lies below the current folder."""
     relative = os.path.relpath(path)
     return os.fspath(path) if relative.startswith(os.pardir) else relative

@@ -130,7 +130,7 @@ class IterBasedTrainLoop(MMEngineLoop):
         except RuntimeError as error:
             if "DataLoader timed out" not in str(error):
                 raise
-            raise UserError(self._name_hung_worker(batches)) from error
+            raise UserError("input", "", self._name_hung_worker(batches)) from error
 
     def _name_hung_worker(self, batches: Any) -> str:
         """Which worker has not delivered its batch in time, and what it was to read."""

@@ -50,8 +50,9 @@ def build_model(cfg: Config) -> nn.Module:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         message = error.args[0] if error.args else "no reason given"
         raise UserError(
-            f"config key model: cannot be built; {type(error).__name__}: {message} "
-            f"({frame.filename}:{frame.lineno})"
+            "config-value",
+            "config key model",
+            f"cannot be built; {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})",
         ) from error
 
 

@@ -12,12 +12,12 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
-from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.logs import display_path
 from mmseg_resnest.engine.optim import GuardedOptimWrapper
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import local
-from mmseg_resnest.errors import UserError
+from mmseg_resnest.errors import UserError, reason
 from mmseg_resnest.evaluation import write_result
 from mmseg_resnest.registry import HOOKS
 
@@ -48,8 +48,9 @@ class NonFiniteHook(Hook):
     def __init__(self, on_nonfinite: str = "stop", max_reports: int = 10) -> None:
         if on_nonfinite not in ("stop", "skip"):
             raise UserError(
-                f"config key default_hooks.nonfinite.on_nonfinite: must be 'stop' or 'skip', not "
-                f"{on_nonfinite!r}"
+                "config-value",
+                "config key default_hooks.nonfinite.on_nonfinite",
+                f"must be 'stop' or 'skip', not {on_nonfinite!r}",
             )
         self.skip = on_nonfinite == "skip"
         self.max_reports = max_reports
@@ -135,15 +136,17 @@ class NonFiniteHook(Hook):
         if not self.skip or self.skipped < self.max_reports:
             try:
                 self._report(runner, folder, {"files": files, "losses": losses, "gradients": bad})
-                where = f"; batch and state are in {shown(folder)}"
+                where = f"; batch and state are in {display_path(folder)}"
             except (OSError, UserError) as error:
-                where = f"; batch and state could not be written ({error})"
+                where = f"; batch and state could not be written ({reason(error)})"
         text = f"iteration {runner.iter + 1}: {what}{where}; the batch is {', '.join(files)}"
         if not self.skip:
             raise UserError(
+                "input",
+                "",
                 f"{text}. The weights are those before it. A lower learning rate, gradient "
                 "clipping (optim_wrapper.clip_grad) or float32 may help; "
-                "default_hooks.nonfinite.on_nonfinite=skip leaves such updates out"
+                "default_hooks.nonfinite.on_nonfinite=skip leaves such updates out",
             )
         self.skipped += 1
         runner.logger.warning("%s; the update is left out (%d so far)", text, self.skipped)

@@ -109,9 +109,11 @@ def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
             return
     name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")
     raise UserError(
-        f"config key {name}.end is {end:,}: the learning rate is 0 from there on, but config key "
+        "resume-changed",
+        f"config key {name}.end is {end:,}",
+        f"the learning rate is 0 from there on, but config key "
         f"train_cfg.{key} is {length:,}; set {name}.end={length} (when resuming, allow it with "
-        "--allow-changes param_scheduler)"
+        "--allow-changes param_scheduler)",
     )
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.files import whole_file
+from mmseg_resnest.io.atomic import atomic_open
 
-__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems", "whole_file"]
+__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems", "atomic_open"]
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -42,7 +42,9 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"image {path}: cannot be read ({error.strerror})") from error
+        raise UserError(
+            "unreadable", f"image {path}", f"cannot be read ({error.strerror})"
+        ) from error
     return decode_rgb(data, os.fspath(path))
 
 
@@ -57,7 +59,9 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
         UserError: It is empty or no image.
     """
     if not data:
-        raise UserError(f"image {name}: is empty; it was not written or copied completely")
+        raise UserError(
+            "empty", f"image {name}", "is empty; it was not written or copied completely"
+        )
     try:
         with _quiet_opencv():
             image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
@@ -65,8 +69,9 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
         image = None
     if image is None:
         raise UserError(
-            f"image {name}: is broken or no image in a format that OpenCV reads "
-            "(JPEG, PNG, WebP, TIFF, BMP, ...)"
+            "corrupt",
+            f"image {name}",
+            "is broken or no image in a format that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)",
         )
     return image
 
@@ -151,6 +156,6 @@ def save_image(
     options: dict[str, Any] = dict(metadata or {})
     if target.suffix.lower() in (".jpg", ".jpeg"):
         options["quality"] = 92
-    with whole_file(target) as file:
+    with atomic_open(target) as file:
         picture.save(file, format=Image.registered_extensions()[target.suffix.lower()], **options)
     return target

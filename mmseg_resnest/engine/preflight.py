@@ -71,12 +71,14 @@ def check_checkpoint(source: str | os.PathLike[str], what: str, content: bool = 
         check_file(source, what)
         wrong = verify_checkpoint(Path(source), foreign=False) if content else None
         if wrong:
-            raise UserError(f"{what} {text}: {wrong}; take another one, or copy it again")
+            raise UserError(
+                "input", f"{what} {text}", f"{wrong}; take another one, or copy it again"
+            )
         return
     try:
         check_remote(text)
     except UserError as error:
-        raise UserError(f"{what}: {error}") from error
+        raise UserError("input", what, f"{error.text}") from error
 
 
 def check_labels(cfg: Config, splits: Iterable[str]) -> None:
@@ -108,16 +110,18 @@ def check_file(path: str | os.PathLike[str], what: str) -> None:
     if file.is_dir():
         inside = sorted(file.glob("best_*.pth")) or sorted(file.glob("*.pth"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
-        raise UserError(f"{what} {file}: is a folder; name a file{hint}")
+        raise UserError("wrong-path-type", f"{what} {file}", f"is a folder; name a file{hint}")
     if not file.exists():
         near = sorted(file.parent.glob("*.pth")) if file.parent.is_dir() else []
         hint = f"; beside it there is {', '.join(p.name for p in near[:4])}" if near else ""
         hint = did_you_mean(os.fspath(path)) or hint
-        raise UserError(f"{what} {file}: does not exist{hint}")
+        raise UserError("not-found", f"{what} {file}", f"does not exist{hint}")
     if not os.access(file, os.R_OK):
-        raise UserError(f"{what} {file}: cannot be read; change its permissions")
+        raise UserError("unreadable", f"{what} {file}", "cannot be read; change its permissions")
     if not file.stat().st_size:
-        raise UserError(f"{what} {file}: is empty; it was not written or copied completely")
+        raise UserError(
+            "empty", f"{what} {file}", "is empty; it was not written or copied completely"
+        )
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -134,14 +138,16 @@ def check_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"device {device}: is none; use cpu, cuda or cuda:N") from error
+        raise UserError("device", f"device {device}", "is none; use cpu, cuda or cuda:N") from error
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
             have = f"there are {count} GPUs" if count else "torch finds no GPU here"
-            raise UserError(f"device {device}: {have}; use --device cpu or another number")
+            raise UserError(
+                "device", f"device {device}", f"{have}; use --device cpu or another number"
+            )
     elif chosen.type == "meta":
-        raise UserError("device meta: computes no values; use cpu or cuda")
+        raise UserError("device", "device meta", "computes no values; use cpu or cuda")
     return chosen
 
 
@@ -171,7 +177,9 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> None:
             part = next(p for p in path.absolute().parents if p.is_file())
             reason = f"{part} is a file"
         raise UserError(
-            f"{what} {path}: nothing can be written there ({reason}); choose another folder"
+            "not-writable",
+            f"{what} {path}",
+            f"nothing can be written there ({reason}); choose another folder",
         ) from error
 
 
@@ -231,10 +239,12 @@ def check_disk_space(cfg: Config, model: nn.Module) -> None:
     free = shutil.disk_usage(place).free
     if free + there < need:
         raise UserError(
-            f"--work-dir {cfg.work_dir}: {_megabytes(free)} are free there, and the run needs "
+            "config-value",
+            f"--work-dir {cfg.work_dir}",
+            f"{_megabytes(free)} are free there, and the run needs "
             f"{_megabytes(need - there)} for {kept} checkpoints of {_megabytes(one)}"
             f"{' and the best' if best else ''}; make room, choose another folder, or keep fewer "
-            "with --cfg-options default_hooks.checkpoint.max_keep_ckpts=1"
+            "with --cfg-options default_hooks.checkpoint.max_keep_ckpts=1",
         )
 
 

@@ -15,7 +15,7 @@ from prettytable import PrettyTable
 from mmseg_resnest.engine.config import config_folder, load_config
 from mmseg_resnest.engine.hooks import print_header
 from mmseg_resnest.engine.launch import describe_device, join_launcher
-from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.logs import display_path
 from mmseg_resnest.engine.preflight import check_data, check_file
 from mmseg_resnest.engine.testing import evaluate
 from mmseg_resnest.errors import UserError
@@ -44,8 +44,10 @@ def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
     if entry.task != "segmentation" or entry.config is None:
         models = ", ".join(name for name, e in catalogue().items() if e.task == "segmentation")
         raise UserError(
-            f"{entry.name}: is an ImageNet backbone, whose published number is of a classification "
-            f"that this project does not evaluate; the segmentation models are: {models}"
+            "input",
+            entry.name,
+            f"is an ImageNet backbone, whose published number is of a classification "
+            f"that this project does not evaluate; the segmentation models are: {models}",
         )
     return {name: dict(numbers) for name, numbers in entry.metrics.items()}
 
@@ -60,8 +62,10 @@ def config_of(entry: Entry) -> Path:
     config = config_folder().parent / entry.config
     if not config.is_file():
         raise UserError(
-            f"{entry.name}: its config {entry.config} is neither in a clone nor in the installed "
-            "package: install the package again"
+            "input",
+            entry.name,
+            f"its config {entry.config} is neither in a clone nor in the installed "
+            "package: install the package again",
         )
     return config
 
@@ -86,15 +90,20 @@ def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
     ]
     if missing:
         raise UserError(
-            f"{entry.dataset}: {len(missing)} files are missing, the first is {missing[0]}; see "
-            "data/README.md for where the data set comes from and how its folders must lie"
+            "not-found",
+            entry.dataset,
+            f"{len(missing)} files are missing, the first is {missing[0]}; see "
+            "data/README.md for where the data set comes from and how its folders must lie",
         )
     wanted = PUBLISHED_IMAGES.get(entry.dataset)
     if wanted not in (None, len(samples)) and not any_images:
         raise UserError(
-            f"{entry.dataset}: the published numbers are of {wanted:,} images and "
-            f"{shown(dataset.data_root)} has {len(samples):,}: complete it as data/README.md says, "
-            "or evaluate on what is there with --any-images (the difference then says little)"
+            "input",
+            entry.dataset,
+            f"the published numbers are of {wanted:,} images and "
+            f"{display_path(dataset.data_root)} has {len(samples):,}; complete it as "
+            "data/README.md says, or evaluate what is there with --any-images (the difference then "
+            "says little)",
         )
     return len(samples)
 
@@ -199,7 +208,9 @@ def _known(file: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         protocols = dict(earlier["protocols"])
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"--json {file}: is there and no report of this tool; choose another file"
+            "output-exists",
+            f"--json {file}",
+            "is there and no report of this tool; choose another file",
         ) from error
     return protocols if same and all(earlier.get(k) == v for k, v in report.items()) else {}
 
@@ -219,8 +230,8 @@ def print_reproduction(report: Mapping[str, Any]) -> None:
     rows = [
         ("model", f"{report['name']} ({report['config']})"),
         ("weights", f"{report['checkpoint']}, {report['source']}"),
-        ("data", f"{report['images']:,} images in {shown(report['data_root'])}"),
-        ("report", shown(report["file"])),
+        ("data", f"{report['images']:,} images in {display_path(report['data_root'])}"),
+        ("report", display_path(report["file"])),
     ]
     if report["reused"]:
         rows.append(("kept", f"{', '.join(report['reused'])}: measured before (--again repeats)"))

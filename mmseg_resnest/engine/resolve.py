@@ -162,7 +162,7 @@ def default_work_dir(cfg: Config) -> str:
         UserError: The config has no file.
     """
     if not cfg.filename:
-        raise UserError("work_dir: name a folder; the config was not read from a file")
+        raise UserError("input", "work_dir", "name a folder; the config was not read from a file")
     return os.path.join("work_dirs", Path(cfg.filename).stem)
 
 
@@ -204,7 +204,9 @@ def _set_seed(cfg: Config, options: TrainingOptions, machine: Machine) -> Note |
         whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
         if not (whole and 0 <= wanted <= _LARGEST_SEED):
             name = "config key randomness.seed" if options.seed is None else "--seed"
-            raise UserError(f"{name}: must be a whole number from 0 to 2**32 - 1, not {wanted!r}")
+            raise UserError(
+                "argument", name, f"must be a whole number from 0 to 2**32 - 1, not {wanted!r}"
+            )
         wanted = int(wanted)
     resumed = None if options.resume is None else options.resume.seed
     seed = wanted if resumed is None else resumed
@@ -239,7 +241,9 @@ def enable_amp(cfg: Config, cuda: bool) -> str:
         return "mixed precision as the config says"
     if kind != "OptimWrapper":
         raise UserError(
-            f"--amp: takes the place of OptimWrapper, but config key optim_wrapper.type is {kind}"
+            "config-value",
+            "--amp",
+            f"takes the place of OptimWrapper, but config key optim_wrapper.type is {kind}",
         )
     if cuda:
         wrapper["type"] = "AmpOptimWrapper"
@@ -255,8 +259,10 @@ def _scale_learning_rate(cfg: Config, options: TrainingOptions, machine: Machine
     scaling = cfg.get("auto_scale_lr") or {}
     if not scaling.get("base_batch_size"):
         raise UserError(
-            "--auto-scale-lr: the config does not say for which batch its learning rate is; add "
-            "auto_scale_lr=dict(base_batch_size=16)"
+            "size-mismatch",
+            "--auto-scale-lr",
+            "the config does not say for which batch its learning rate is; add "
+            "auto_scale_lr=dict(base_batch_size=16)",
         )
     cfg.auto_scale_lr = {**scaling, "enable": True}
 
@@ -285,14 +291,17 @@ def _share_batch(cfg: Config, options: TrainingOptions, machine: Machine) -> Not
     total, processes = holder.get("batch_size"), machine.world_size
     if not isinstance(total, int) or isinstance(total, bool) or total < 1:
         raise UserError(
-            f"config key train_dataloader.batch_size: must be the number of images of a training "
-            f"step over all processes, not {total!r}"
+            "size-mismatch",
+            "config key train_dataloader.batch_size",
+            f"must be the number of images of a training step over all processes, not {total!r}",
         )
     if total % processes:
         raise UserError(
-            f"config key train_dataloader.batch_size: the total batch of {total} cannot be divided "
+            "size-mismatch",
+            "config key train_dataloader.batch_size",
+            f"the total batch of {total} cannot be divided "
             f"over {processes} processes; use a number of processes that divides it, or set "
-            f"train_dataloader.batch_size to a multiple of {processes} (and --auto-scale-lr)"
+            f"train_dataloader.batch_size to a multiple of {processes} (and --auto-scale-lr)",
         )
     holder["batch_size"] = total // processes
     if processes == 1:
@@ -344,8 +353,10 @@ def _use_tta(cfg: Config, options: TestingOptions, machine: Machine) -> None:
         return
     if cfg.get("tta_model") is None:
         raise UserError(
-            f"--tta: {cfg.filename} has no tta_model; add e.g. "
-            "tta_model=dict(type='MultiScaleGridTTA', scales=(0.75, 1.0, 1.25), flip=True)"
+            "argument",
+            "--tta",
+            f"{cfg.filename} has no tta_model; add e.g. "
+            "tta_model=dict(type='MultiScaleGridTTA', scales=(0.75, 1.0, 1.25), flip=True)",
         )
     if cfg.get("tta_pipeline") is not None:
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
@@ -359,7 +370,9 @@ def _add_official_metric(cfg: Config, options: TestingOptions, machine: Machine)
         return
     kind = cfg.test_dataloader.dataset.get("type")
     if _bare_name(kind) != "CityscapesDataset":
-        raise UserError(f"--official: is for Cityscapes; the config's test split is {kind}")
+        raise UserError(
+            "argument", "--official", f"is for Cityscapes; the config's test split is {kind}"
+        )
     before = cfg.test_evaluator
     metrics = list(before) if isinstance(before, list | tuple) else [before]
     cfg.test_evaluator = [*metrics, ConfigDict(type="CityscapesOfficialMetric")]
@@ -370,10 +383,14 @@ def _use_submission(cfg: Config, options: TestingOptions, machine: Machine) -> N
     if options.submission is None:
         return
     if options.submission not in FORMATS:
-        raise UserError(f"--format {options.submission}: is none of {', '.join(FORMATS)}")
+        raise UserError(
+            "argument", f"--format {options.submission}", f"is none of {', '.join(FORMATS)}"
+        )
     dataset: Any = cfg.test_dataloader.dataset
     if dataset.get("datasets") or dataset.get("dataset"):
-        raise UserError("--format: test_dataloader.dataset must be a data set, not a wrapper")
+        raise UserError(
+            "argument", "--format", "test_dataloader.dataset must be a data set, not a wrapper"
+        )
     dataset.pipeline = [step for step in dataset.pipeline if not _loads_labels(step)]
     for step in dataset.pipeline:
         if step.get("type") == "TestTimeAug":

@@ -202,7 +202,7 @@ def compare_with_run(
     refused += [one for one in found if not _is_noted(one.key)]
     wrong = [one for one in refused if not _covers(allowed, one.key)]
     if wrong:
-        raise UserError(_refusal(file, wrong))
+        raise UserError("input", "", _refusal(file, wrong))
     noted = [one for one in found if _is_noted(one.key)]
     notes = [("changed", str(one)) for one in refused[:_MOST_SHOWN]]
     if len(refused) > _MOST_SHOWN:

@@ -82,8 +82,10 @@ class RunFolders:
         for lock in self._locks.values():
             if lock.lost is not None:
                 raise UserError(
+                    "input",
+                    "",
                     f"{lock.lost} while this run stood still; it ends, so that their checkpoints "
-                    "do not mix"
+                    "do not mix",
                 )
 
 

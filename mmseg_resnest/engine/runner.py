@@ -53,7 +53,7 @@ from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
 from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.files import write_whole
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
@@ -119,7 +119,7 @@ class Runner(MMEngineRunner):
         """Write the config to the work folder, so that it reads back as it is."""
         name = Path(self.cfg.filename or f"{self.timestamp}.py").name
         if name.endswith(".py"):
-            write_whole(Path(self.work_dir) / name, config_as_text(self.cfg))
+            atomic_write(Path(self.work_dir) / name, config_as_text(self.cfg))
         else:
             super().dump_config()
 
@@ -263,13 +263,17 @@ class Runner(MMEngineRunner):
         texts = "; ".join(failure.text for failure in self._failures)
         if any(failure.checkpoint for failure in self._failures):
             raise UserError(
-                f"{texts}: make room or mend the access, then the same command with --resume goes "
-                "on from the newest checkpoint that is whole"
+                "input",
+                texts,
+                "make room or mend the access, then the same command with --resume goes "
+                "on from the newest checkpoint that is whole",
             )
         if texts:
             raise UserError(
-                f"training is complete and its checkpoints are whole. {texts}: make room or mend "
-                "the access, then the same command with --resume writes what is missing"
+                "not-found",
+                f"training is complete and its checkpoints are whole. {texts}",
+                "make room or mend "
+                "the access, then the same command with --resume writes what is missing",
             )
         return model
 

@@ -73,7 +73,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
     text = describe_differences(found)
     if text is not None:
         _part()
-        raise UserError(text)
+        raise UserError("input", "", text)
 
 
 def describe_differences(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
@@ -147,7 +147,7 @@ def _words(error: Exception) -> str:
 def _failure_of_another(states: Sequence[tuple[str, str, str | None]]) -> UserError:
     """What failed in the first process that failed."""
     rank, (host, _, problem) = next((r, s) for r, s in enumerate(states) if s[2] is not None)
-    return UserError(f"process {rank} on {host}: {problem}")
+    return UserError("input", f"process {rank} on {host}", f"{problem}")
 
 
 def _part() -> None:

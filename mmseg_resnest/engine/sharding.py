@@ -127,11 +127,15 @@ def check_sharding(cfg: Mapping[str, Any]) -> None:
     hooks = cfg.get("custom_hooks") or []
     if any(str(hook.get("type")).rsplit(".", 1)[-1] == "EMAHook" for hook in hooks):
         raise UserError(
-            "config key custom_hooks: EMAHook keeps a whole copy of the model on every process, "
-            "which FSDP shares out; take the hook out, or model_wrapper_cfg"
+            "config-value",
+            "config key custom_hooks",
+            "EMAHook keeps a whole copy of the model on every process, "
+            "which FSDP shares out; take the hook out, or model_wrapper_cfg",
         )
     if str((cfg.get("optim_wrapper") or {}).get("type")) == "AmpOptimWrapper":
         raise UserError(
-            "config key optim_wrapper.type: AmpOptimWrapper scales the loss of each process by "
-            "itself; with FSDP use BFloat16OptimWrapper"
+            "config-value",
+            "config key optim_wrapper.type",
+            "AmpOptimWrapper scales the loss of each process by "
+            "itself; with FSDP use BFloat16OptimWrapper",
         )

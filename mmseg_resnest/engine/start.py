@@ -18,7 +18,7 @@ from .checkpoint import load_weights
 from .checkpoint_schema import check_training_checkpoint
 from .checkpoint_values import Refusal
 from .latest import latest_valid_checkpoint, verify_checkpoint
-from .logs import shown
+from .logs import display_path
 from .optimization import build_optimization, check_schedule_ends
 from .preflight import check_checkpoint, checkpoint_folder
 from .resolve import Note, ResumePoint
@@ -129,7 +129,7 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
     if resume == "auto":
         folder = checkpoint_folder(cfg, work_dir)
         latest, skipped = latest_valid_checkpoint(folder, Path(work_dir))
-        start.notes += [("skipped", f"{shown(path)} {reason}") for path, reason in skipped]
+        start.notes += [("skipped", f"{display_path(path)} {reason}") for path, reason in skipped]
         if latest is None:
             what = "whole checkpoint" if skipped else "checkpoint"
             note = f"from the beginning: {folder} holds no {what} to resume from"
@@ -142,13 +142,14 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
         wrong = verify_checkpoint(Path(resume))
         if wrong:
             raise UserError(
-                f"--resume {resume}: {wrong}; --resume without a file takes the newest whole "
-                "checkpoint"
+                "argument",
+                f"--resume {resume}",
+                f"{wrong}; --resume without a file takes the newest whole checkpoint",
             )
     if resume is not None:
         start.record = check_training_checkpoint(resume)
         start.resume = ResumePoint(resume, start.record["meta"].get("seed"))
-        start.notes.append(("start", f"continue from {shown(resume)}"))
+        start.notes.append(("start", f"continue from {display_path(resume)}"))
     elif cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "config key load_from")
         start.notes.append(("start", f"from the weights of {cfg.load_from}"))

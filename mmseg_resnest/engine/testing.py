@@ -32,7 +32,7 @@ from mmseg_resnest.engine.launch import (
     prepare_machine,
     timeout_of,
 )
-from mmseg_resnest.engine.logs import shown, tell_lost_lines
+from mmseg_resnest.engine.logs import display_path, tell_lost_lines
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data
 from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.resolve import Resolved, TestingOptions, resolve
@@ -257,13 +257,17 @@ def _run(runner: Runner) -> dict[str, float]:
 def _check_submission_folder(out_dir: str | os.PathLike[str] | None, submission: str) -> None:
     """Check that the folder of a submission holds nothing else."""
     if out_dir is None:
-        raise UserError("--format: name the folder for the predictions with --out DIR")
+        raise UserError(
+            "argument", "--format", "name the folder for the predictions with --out DIR"
+        )
     folder = Path(out_dir)
     top = FORMATS[submission].folder.split("/")[0]
     for other in folder.iterdir() if folder.is_dir() else ():
         if other.suffix != ".png" and other.name != top:
             raise UserError(
-                f"--out {folder}: holds {other.name}; name an empty folder for the submission"
+                "output-exists",
+                f"--out {folder}",
+                f"holds {other.name}; name an empty folder for the submission",
             )
 
 
@@ -287,12 +291,14 @@ def print_test_summary(
     images = result.get("images")
     speed = f", {images / result['seconds']:.1f} images/s" if images else ""
     rows = [("scores", ", ".join(scores))] if scores else []
-    rows.append(("results", shown(os.path.join(result["work_dir"], "results.json"))))
+    rows.append(("results", display_path(os.path.join(result["work_dir"], "results.json"))))
     if result.get("archive"):
-        rows.append(("to submit", f"{shown(result['archive'])} ({images:,} predictions, checked)"))
+        rows.append(
+            ("to submit", f"{display_path(result['archive'])} ({images:,} predictions, checked)")
+        )
     if out_dir is not None:
-        rows.append(("label maps", shown(out_dir)))
+        rows.append(("label maps", display_path(out_dir)))
     if show_dir is not None:
-        rows.append(("pictures", shown(show_dir)))
+        rows.append(("pictures", display_path(show_dir)))
     rows.append(("took", duration(result["seconds"]) + speed))
     print_header(rows)

@@ -19,7 +19,7 @@ from mmengine.visualization import (
 )
 from mmengine.visualization.vis_backend import BaseVisBackend, force_init_env
 
-from mmseg_resnest.engine.logs import shown
+from mmseg_resnest.engine.logs import display_path
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import VISBACKENDS
 
@@ -37,10 +37,12 @@ def check_services(services: Iterable[str]) -> None:
     """
     for service in services:
         if service not in SERVICES:
-            raise UserError(f"--log-to {service}: choose of {', '.join(SERVICES)}")
+            raise UserError("argument", f"--log-to {service}", f"choose of {', '.join(SERVICES)}")
         if importlib.util.find_spec(service) is None:
             raise UserError(
-                f"--log-to {service}: the package {service} is not installed; pip install {service}"
+                "missing-package",
+                f"--log-to {service}",
+                f"the package {service} is not installed; pip install {service}",
             )
 
 
@@ -86,13 +88,15 @@ class Tracker(BaseVisBackend):
         # wandb leaves with SystemExit where it finds no terminal to ask on.
         except (Exception, SystemExit) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"--log-to {self.service}: cannot be started ({first})") from error
+            raise UserError(
+                "argument", f"--log-to {self.service}", f"cannot be started ({first})"
+            ) from error
 
     def _start_tensorboard(self) -> None:
         folder = self.root / "tensorboard"
         self._inner = TensorboardVisBackend(os.fspath(folder))
         _ = self._inner.experiment
-        self.where = f"tensorboard --logdir {shown(folder)}"
+        self.where = f"tensorboard --logdir {display_path(folder)}"
 
     def _start_wandb(self) -> None:
         import wandb
@@ -114,7 +118,7 @@ class Tracker(BaseVisBackend):
         )
         run = self._inner.experiment.run
         self._keep_run(run.id)
-        offline = f"wandb sync {shown(Path(run.dir).parent)}" if run.dir else "offline"
+        offline = f"wandb sync {display_path(Path(run.dir).parent)}" if run.dir else "offline"
         # Asked for its address, a run that has none prints a warning.
         self.where = (None if getattr(run, "offline", False) else run.url) or offline
 
@@ -143,7 +147,7 @@ class Tracker(BaseVisBackend):
         self._keep_run(run.info.run_id)
         assert experiment is mlflow
         self.where = (
-            f"mlflow ui --backend-store-uri sqlite:///{shown(self.root / 'mlflow.db')}"
+            f"mlflow ui --backend-store-uri sqlite:///{display_path(self.root / 'mlflow.db')}"
             if address.startswith("sqlite:")
             else address
         )

@@ -111,6 +111,7 @@ def explain_lost_processes(
     first = str(error).strip().splitlines()[0][:200]
     known = "; ".join(others[:4]) or "nothing is known of the others"
     return LostProcessError(
-        f"a collective failed, another process hangs or is gone ({first}): {known}. Its own "
-        f"message, if it had one, says more; {then}"
+        "input",
+        f"a collective failed, another process hangs or is gone ({first})",
+        f"{known}. Its own message, if it had one, says more; {then}",
     )

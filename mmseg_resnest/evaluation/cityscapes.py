@@ -59,8 +59,10 @@ def label_ids(train_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     result: NDArray[np.uint8] = table[values]
     if (result == 255).any():
         raise UserError(
+            "classes",
+            "",
             f"a prediction is {values[result == 255].flat[0]}, which is no train id of Cityscapes "
-            "(0..18): the model has other classes"
+            "(0..18): the model has other classes",
         )
     return result
 
@@ -108,7 +110,9 @@ def official_scores(
     except SystemExit as error:  # how it reports every mistake
         lines = said.getvalue().strip().splitlines() or ["it gave no reason"]
         reason = lines[-1].removeprefix("ERROR: ")
-        raise UserError(f"the official evaluation of Cityscapes stopped: {reason}") from error
+        raise UserError(
+            "input", "the official evaluation of Cityscapes stopped", f"{reason}"
+        ) from error
     return result
 
 
@@ -134,10 +138,14 @@ def _official_label(seg_map_path: str | None, image: str) -> str:
             path = seg_map_path.removesuffix(suffix) + "_labelIds.png"
             if os.path.isfile(path):
                 return path
-            raise UserError(f"{path}: is missing; the official evaluation of Cityscapes reads it")
+            raise UserError(
+                "not-found", path, "is missing; the official evaluation of Cityscapes reads it"
+            )
     raise UserError(
-        f"{image}: its label file is {seg_map_path}; the official evaluation of Cityscapes needs "
-        "label files named *_gtFine_labelTrainIds.png, with *_gtFine_labelIds.png beside them"
+        "input",
+        image,
+        f"its label file is {seg_map_path}; the official evaluation of Cityscapes needs "
+        "label files named *_gtFine_labelTrainIds.png, with *_gtFine_labelIds.png beside them",
     )
 
 
@@ -223,13 +231,13 @@ class CityscapesOfficialMetric(BaseMetric):
             try:
                 message = [self.compute_metrics(sorted((p, t) for t, p in pairs.items()))]
             except UserError as error:  # told on every process, so that none waits
-                message = [str(error)]
+                message = [error.text]
         broadcast_object_list(message)
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
         if isinstance(message[0], str):
-            raise UserError(message[0])
+            raise UserError("input", "", message[0])
         metrics: dict[str, float] = message[0]
         return {f"{self.prefix}/{k}" if self.prefix else k: v for k, v in metrics.items()}
 

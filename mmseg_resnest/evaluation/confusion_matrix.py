@@ -25,10 +25,14 @@ def _flat_int64(values: Tensor, name: str) -> Tensor:
         # MMSegmentation's binary heads return their 0/1 map in the type of the scores.
         if not bool((values == values.round()).all()):
             raise UserError(
-                f"the {name} map holds numbers that are not whole; it must hold classes"
+                "classes",
+                "",
+                f"the {name} map holds numbers that are not whole; it must hold classes",
             )
     elif values.is_complex():
-        raise UserError(f"the {name} map is of type {values.dtype}; it must hold whole numbers")
+        raise UserError(
+            "argument", "", f"the {name} map is of type {values.dtype}; it must hold whole numbers"
+        )
     return values.reshape(-1).to(torch.int64)
 
 
@@ -53,11 +57,13 @@ def confusion_matrix(
             the value.
     """
     if num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}; it must be at least 1")
+        raise UserError("classes", "", f"num_classes is {num_classes}; it must be at least 1")
     if pred.shape != label.shape:
         raise UserError(
+            "size-mismatch",
+            "",
             f"the prediction has shape {tuple(pred.shape)}, the label {tuple(label.shape)}; "
-            "they must be equal"
+            "they must be equal",
         )
     if pred.numel() == 0:
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pred.device)
@@ -86,18 +92,22 @@ def _count_piece(pred: Tensor, label: Tensor, num_classes: int, ignore_index: in
     low, high = (int(v) for v in pred.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(
-            f"a prediction is {low if low < 0 else high}, outside 0..{num_classes - 1}: the model "
+            "classes",
+            f"a prediction is {low if low < 0 else high}, outside 0..{num_classes - 1}",
+            f"the model "
             f"has other classes than the data set's {num_classes}; make num_classes of the heads "
-            "and the data set's classes agree"
+            "and the data set's classes agree",
         )
     ignored = label == ignore_index
     index = label.masked_fill(ignored, 0)
     low, high = (int(v) for v in index.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(
+            "classes",
+            "",
             f"a label is {low if low < 0 else high}, which is neither a class "
             f"(0..{num_classes - 1}) nor ignore_index ({ignore_index}); check the label file and, "
-            "in the config, the data set's classes, reduce_zero_label and ignore_index"
+            "in the config, the data set's classes, reduce_zero_label and ignore_index",
         )
     # Ignored pixels go to one bin behind the matrix: cheaper than selecting the others first.
     index.mul_(num_classes).add_(pred).masked_fill_(ignored, num_classes * num_classes)

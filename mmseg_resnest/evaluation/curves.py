@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation.results_file import own_file
-from mmseg_resnest.files import whole_file
+from mmseg_resnest.io.atomic import atomic_open
 from mmseg_resnest.io.json_files import parse_json
 
 __all__ = ["NoLog", "Series", "find_series", "plot_curves", "read_scalars"]
@@ -53,7 +53,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines, left_out = [], 0
     try:
         if path.stat().st_size > MAX_LOG_BYTES:
-            raise UserError(f"{path}: larger than {MAX_LOG_BYTES:,} bytes, which no log is")
+            raise UserError(
+                "too-large", path, f"larger than {MAX_LOG_BYTES:,} bytes, which no log is"
+            )
         with path.open("rb") as file:
             for line in file:
                 if not line.strip():
@@ -64,7 +66,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
                 else:
                     lines.append(entry)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError("unreadable", path, f"cannot be read ({error.strerror})") from error
     if left_out:
         _logger.warning("%s: lines left out that are not whole lines of a log: %d", path, left_out)
     return lines
@@ -114,7 +116,9 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     """
     folder = Path(work_dir)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the work folder of a training run")
+        raise UserError(
+            "not-found", folder, "no such folder; give the work folder of a training run"
+        )
     # Timestamps are YYYYMMDD_hhmmss, so the order of names is that of time.
     logs = sorted(folder.glob("*/vis_data/scalars.json")) or [
         path for path in [folder / "vis_data" / "scalars.json"] if os.path.lexists(path)
@@ -122,8 +126,10 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     starts = [lines for log in logs if (lines := _read_lines(own_file(folder, log)))]
     if not starts:
         raise NoLog(
-            f"{folder}: holds no training log (<timestamp>/vis_data/scalars.json); give the work "
-            "folder of a run that has logged at least once"
+            "argument",
+            folder,
+            "holds no training log (<timestamp>/vis_data/scalars.json); give the work "
+            "folder of a run that has logged at least once",
         )
 
     # A line of the training loop is told by its "iter" (or its loss).
@@ -207,7 +213,9 @@ def plot_curves(
     panels = [name for name, s in (("loss", loss), ("lr", rate), ("scores", scores)) if s]
     if not panels:
         raise UserError(
-            "the log holds neither loss, learning rate nor validation scores: nothing to draw"
+            "input",
+            "the log holds neither loss, learning rate nor validation scores",
+            "nothing to draw",
         )
 
     ink, faint = "#202124", "#d7dadd"
@@ -285,7 +293,7 @@ def plot_curves(
             spine.set_color(faint)
 
     out = Path(out_png)
-    with whole_file(out) as file:
+    with atomic_open(out) as file:
         # No date or version inside: the same log draws the same bytes.
         figure.savefig(file, format="png", metadata={"Software": None})
     return out

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from prettytable import PrettyTable
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.files import whole_file
+from mmseg_resnest.io.atomic import atomic_open
 from mmseg_resnest.io.text import printable
 
 __all__ = [
@@ -59,7 +59,7 @@ class ImageCounts:
         Raises:
             UserError: It cannot be written.
         """
-        with whole_file(path) as file:
+        with atomic_open(path) as file:
             np.savez_compressed(
                 file,
                 images=np.array(self.images, dtype=np.str_),
@@ -85,8 +85,10 @@ class ImageCounts:
             file = next((p for p in places if p.is_file()), places[0])
         if not file.is_file():
             raise UserError(
-                f"{file}: does not exist; mmseg-resnest test writes it beside results.json: "
-                "evaluate the run with it first"
+                "not-found",
+                file,
+                "does not exist; mmseg-resnest test writes it beside results.json: "
+                "evaluate the run with it first",
             )
         try:
             with np.load(file, allow_pickle=False) as data:
@@ -94,11 +96,13 @@ class ImageCounts:
                 counts = cls(data["images"].tolist(), data["classes"].tolist(), *arrays)
         except (OSError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{file}: does not hold the counts that mmseg-resnest test writes ({error})"
+                "input", file, f"does not hold the counts that mmseg-resnest test writes ({error})"
             ) from error
         shape = (len(counts.images), len(counts.classes))
         if any(a.shape != shape for a in arrays):
-            raise UserError(f"{file}: its arrays do not fit one another; evaluate the run again")
+            raise UserError(
+                "input", file, "its arrays do not fit one another; evaluate the run again"
+            )
         return counts
 
     def iou(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -229,8 +233,9 @@ def compare_counts(
     if (a.label != b.label).any():
         first = a.images[int(np.flatnonzero((a.label != b.label).any(axis=1))[0])]
         raise UserError(
-            f"the runs were evaluated against other labels (first in {first}): evaluate both with "
-            "the same data and config"
+            "input",
+            f"the runs were evaluated against other labels (first in {first})",
+            "evaluate both with the same data and config",
         )
     differences = []
     for weights in _draws(len(a.images), draws, seed):
@@ -266,8 +271,9 @@ def _same_images(a: ImageCounts, b: ImageCounts) -> list[int]:
     """Where each image of A is in B."""
     if a.classes != b.classes:
         raise UserError(
-            f"the runs have other classes ({len(a.classes)} and {len(b.classes)}, or other names): "
-            "they cannot be compared"
+            "classes",
+            f"the runs have other classes ({len(a.classes)} and {len(b.classes)}, or other names)",
+            "they cannot be compared",
         )
     # Folders may have moved: the file's name decides, as long as it names one image.
     names = [[os.path.basename(i) for i in run.images] for run in (a, b)]
@@ -277,9 +283,11 @@ def _same_images(a: ImageCounts, b: ImageCounts) -> list[int]:
     missing = [name for name in names[0] if name not in place]
     if missing or len(names[0]) != len(names[1]):
         raise UserError(
+            "input",
+            "",
             f"the runs were evaluated on other images ({len(a.images)} and {len(b.images)}"
             f"{', ' + missing[0] + ' only in the first' if missing else ''}): evaluate both on the "
-            "same split"
+            "same split",
         )
     return [place[name] for name in names[0]]
 

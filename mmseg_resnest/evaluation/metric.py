@@ -47,7 +47,7 @@ from mmseg_resnest.evaluation.image_counts import (
     bootstrap_interval,
     image_mean_iou,
 )
-from mmseg_resnest.files import write_whole
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.io.text import printable
 from mmseg_resnest.registry import METRICS
 
@@ -73,8 +73,9 @@ def label_map(sample: Mapping[str, Any], key: str) -> Tensor:
         data = data[0]
     if data.ndim != 2:
         raise UserError(
-            f"{sample.get('img_path', 'an image')}: {key} has shape {tuple(data.shape)}; "
-            "it must be (H, W) or (1, H, W)"
+            "size-mismatch",
+            sample.get("img_path", "an image"),
+            f"{key} has shape {tuple(data.shape)}; it must be (H, W) or (1, H, W)",
         )
     return data
 
@@ -163,15 +164,21 @@ class SegmentationMetric(BaseMetric):
         for name in self.more:
             if name not in MORE_METRICS:
                 raise UserError(
-                    f"SegmentationMetric: metrics names {name!r}; known: {', '.join(MORE_METRICS)}"
+                    "argument",
+                    "SegmentationMetric",
+                    f"metrics names {name!r}; known: {', '.join(MORE_METRICS)}",
                 )
         if bootstrap < 0 or calibration_bins < 1 or not 0 < boundary_ratio < 1:
             raise UserError(
-                f"SegmentationMetric: bootstrap={bootstrap} must be 0 or more, calibration_bins="
-                f"{calibration_bins} at least 1, boundary_ratio={boundary_ratio} between 0 and 1"
+                "argument",
+                "SegmentationMetric",
+                f"bootstrap={bootstrap} must be 0 or more, calibration_bins="
+                f"{calibration_bins} at least 1, boundary_ratio={boundary_ratio} between 0 and 1",
             )
         if scores not in ("logits", "sums"):
-            raise UserError(f"SegmentationMetric: scores is {scores!r}; use 'logits' or 'sums'")
+            raise UserError(
+                "input", "SegmentationMetric", f"scores is {scores!r}; use 'logits' or 'sums'"
+            )
         self.bootstrap = bootstrap
         self.boundary_ratio = boundary_ratio
         self.calibration_bins = calibration_bins
@@ -209,8 +216,10 @@ class SegmentationMetric(BaseMetric):
         classes = (self.dataset_meta or {}).get("classes")
         if not classes:
             raise UserError(
+                "classes",
+                "",
                 "the data set to evaluate names no classes; give it metainfo=dict(classes=(...)) "
-                "in the config"
+                "in the config",
             )
         return [str(name) for name in classes]
 
@@ -266,14 +275,17 @@ class SegmentationMetric(BaseMetric):
     ) -> NDArray[np.int64]:
         if "seg_logits" not in sample:
             raise UserError(
-                f"{sample.get('img_path')}: the model returned no seg_logits, which ECE needs; "
-                "take ECE out of the metrics"
+                "input",
+                sample.get("img_path"),
+                "the model returned no seg_logits, which ECE needs; take ECE out of the metrics",
             )
         scores = torch.as_tensor(sample["seg_logits"]["data"])
         if scores.ndim != 3 or scores.shape[1:] != pred.shape:
             raise UserError(
-                f"{sample.get('img_path')}: seg_logits has shape {tuple(scores.shape)}; it must be "
-                f"(C, {pred.shape[0]}, {pred.shape[1]})"
+                "size-mismatch",
+                sample.get("img_path"),
+                f"seg_logits has shape {tuple(scores.shape)}; it must be "
+                f"(C, {pred.shape[0]}, {pred.shape[1]})",
             )
         label = label.to(scores.device)
         confidence = top_probability(scores, self.scores == "logits")
@@ -298,24 +310,29 @@ class SegmentationMetric(BaseMetric):
         image = sample.get("img_path") or f"image {self._images + 1} of the evaluation"
         if "pred_sem_seg" not in sample:
             raise UserError(
-                f"{image}: the model returned no pred_sem_seg; SegmentationMetric needs a "
-                "segmentation model"
+                "input",
+                image,
+                "the model returned no pred_sem_seg; SegmentationMetric needs a segmentation model",
             )
         if "gt_sem_seg" not in sample:
             raise UserError(
-                f"{image}: there is no label to evaluate against. A test split without "
+                "input",
+                image,
+                "there is no label to evaluate against. A test split without "
                 "annotations cannot be scored: evaluate another split, or write the predictions "
                 "with mmseg-resnest predict. If there are labels, the test pipeline lacks "
-                "LoadAnnotations, or the data set its seg_map_path"
+                "LoadAnnotations, or the data set its seg_map_path",
             )
         pred = label_map(sample, "pred_sem_seg")
         label = label_map(sample, "gt_sem_seg")
         if pred.shape != label.shape:
             raise UserError(
-                f"{image}: the prediction has {pred.shape[0]}x{pred.shape[1]} pixels, the label "
+                "size-mismatch",
+                image,
+                f"the prediction has {pred.shape[0]}x{pred.shape[1]} pixels, the label "
                 f"{label.shape[0]}x{label.shape[1]} (height x width). Either image and label file "
                 "differ in size, or the test pipeline resizes the label: put LoadAnnotations "
-                "after Resize"
+                "after Resize",
             )
         if pred.is_cuda and not pred.is_floating_point() and not self._keeps_images:
             return self._count_later(pred, label, str(image), num_classes), pred.numel()
@@ -324,7 +341,7 @@ class SegmentationMetric(BaseMetric):
         except UserError as error:
             seg_map = sample.get("seg_map_path")
             where = f"{image} (label {seg_map})" if seg_map else str(image)
-            raise UserError(f"{where}: {error}") from None
+            raise UserError("input", where, f"{error.text}") from None
         return matrix, pred.numel()
 
     def _count_later(self, pred: Tensor, label: Tensor, image: str, num_classes: int) -> Tensor:
@@ -345,10 +362,12 @@ class SegmentationMetric(BaseMetric):
         if self._wrong is not None and int(self._wrong):
             count = len(self.class_names)
             raise UserError(
-                f"{self._names[int(self._wrong) - 1]}: a prediction or a label is outside "
+                "classes",
+                self._names[int(self._wrong) - 1],
+                f"a prediction or a label is outside "
                 f"0..{count - 1} and not ignore_index ({self.ignore_index}); check that "
                 "num_classes of the heads is that of the data set, the label file and, in the "
-                "config, the data set's classes, reduce_zero_label and ignore_index"
+                "config, the data set's classes, reduce_zero_label and ignore_index",
             )
 
     def _is_padding(self, size: int) -> bool:
@@ -390,8 +409,9 @@ class SegmentationMetric(BaseMetric):
         images, pixels = int(total[-2]), int(total[-1])
         if images == 0:
             raise UserError(
-                "no image was evaluated: the data set to evaluate is empty; check its data_root, "
-                "data_prefix and split"
+                "empty",
+                "no image was evaluated",
+                "the data set to evaluate is empty; check its data_root, data_prefix and split",
             )
         logger = MMLogger.get_current_instance()
         if images != size:
@@ -478,8 +498,9 @@ class SegmentationMetric(BaseMetric):
         scores = scores_from_confusion(matrix)
         if int(matrix.sum()) == 0:
             raise UserError(
-                f"every pixel of the evaluated labels is ignore_index ({self.ignore_index}): "
-                "there is nothing to score; check the label files and reduce_zero_label"
+                "classes",
+                f"every pixel of the evaluated labels is ignore_index ({self.ignore_index})",
+                "there is nothing to score; check the label files and reduce_zero_label",
             )
         metrics = {
             "mIoU": _percent(scores.mean_iou),
@@ -584,7 +605,7 @@ def write_confusion(
     writer.writerow(["label \\ predicted", *names])
     for name, row in zip(names, matrix, strict=True):
         writer.writerow([name, *row])
-    write_whole(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
 
 
 def _to_json(result: Mapping[str, Any]) -> str:
@@ -614,18 +635,23 @@ def _to_json(result: Mapping[str, Any]) -> str:
 
 def _make_parent(path: Path) -> None:
     if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file for the JSON of the evaluation")
+        raise UserError(
+            "wrong-path-type", path, "is a folder; name a file for the JSON of the evaluation"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{path}: its folder cannot be made ({error.strerror}); choose another place for the "
-            "JSON of the evaluation"
+            "not-writable",
+            path,
+            f"its folder cannot be made ({error.strerror}); choose another place for the "
+            "JSON of the evaluation",
         ) from error
     if not os.access(path.parent, os.W_OK):
         raise UserError(
-            f"{path}: its folder cannot be written; choose another place for the JSON of the "
-            "evaluation"
+            "not-writable",
+            path,
+            "its folder cannot be written; choose another place for the JSON of the evaluation",
         )
 
 
@@ -639,4 +665,4 @@ def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     Raises:
         UserError: The file cannot be written; the message names it.
     """
-    write_whole(path, _to_json(result))
+    atomic_write(path, _to_json(result))

@@ -24,7 +24,7 @@ from mmseg_resnest.evaluation.results_file import (
     read_examples,
     read_results_file,
 )
-from mmseg_resnest.files import write_whole
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.io.text import printable
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import catalogue
@@ -63,7 +63,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """
     folder = Path(work_dir)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the work folder of a run")
+        raise UserError("not-found", folder, "no such folder; give the work folder of a run")
     train = _results(folder, folder / "results.json")
     tests = {}
     if train.get("task") == "test":
@@ -79,8 +79,10 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         series = {}
     if not train and not tests and not series:
         raise UserError(
-            f"{folder}: holds neither results.json nor a training log; give the work folder of a "
-            "run that was trained or evaluated"
+            "input",
+            folder,
+            "holds neither results.json nor a training log; give the work folder of a "
+            "run that was trained or evaluated",
         )
     evaluations = [
         _evaluation("test with augmentation" if r.get("tta") else "test", r)
@@ -197,7 +199,7 @@ def _head(path: Path, most: int) -> str:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(most)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError("unreadable", path, f"cannot be read ({error.strerror})") from error
 
 
 def _config_text(folder: Path) -> str:
@@ -248,7 +250,7 @@ def _picture(root: Path, path: Path, kind: str) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # the decoder's many kinds
         raise UserError(
-            f"{path}: not an example image ({error}); evaluate the run again"
+            "input", path, f"not an example image ({error}); evaluate the run again"
         ) from error
 
 
@@ -314,9 +316,9 @@ def write_report(
         UserError: A folder holds no run, or the file cannot be written.
     """
     if not work_dirs:
-        raise UserError("name at least one work folder")
+        raise UserError("argument", "", "name at least one work folder")
     if Path(out).suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"--out {out}: must end in .html")
+        raise UserError("argument", f"--out {out}", "must end in .html")
     runs = [read_run(folder) for folder in work_dirs]
     names = [run["name"] for run in runs]
     for run in runs:
@@ -326,7 +328,7 @@ def write_report(
     room = MAX_BYTES - len(_page(bare).encode())
     _embed(runs, max(room, 0))
     page = _page(runs)
-    write_whole(out, page)
+    atomic_write(out, page)
     return {
         "runs": [run["name"] for run in runs],
         "bytes": len(page.encode()),

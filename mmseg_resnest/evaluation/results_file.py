@@ -90,7 +90,7 @@ def _file(value: Any, key: str) -> str:
     try:
         return str(contained(value, key, hint=_HINT))
     except UserError as error:
-        reason = str(error).removeprefix(f"{key}: ").removesuffix(f"; {_HINT}")
+        reason = error.text.removeprefix(f"{key}: ").removesuffix(f"; {_HINT}")
         raise NotAllowed(key, reason) from error
 
 
@@ -129,11 +129,11 @@ def own_file(root: str | os.PathLike[str], path: Path) -> Path:
     try:
         inside = path.resolve().is_relative_to(Path(root).resolve())
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        raise UserError("unreadable", path, f"cannot be read ({error})") from error
     if not inside:
-        raise UserError(f"{path}: refused, a link in the path leads outside of {root}")
+        raise UserError("unsafe-path", path, f"refused, a link in the path leads outside of {root}")
     if not path.is_file():
-        raise UserError(f"{path}: does not exist, or is not a regular file; {_HINT}")
+        raise UserError("not-found", path, f"does not exist, or is not a regular file; {_HINT}")
     return path
 
 
@@ -156,7 +156,9 @@ def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         if matrix is not None and {len(classes)} != {len(matrix), *map(len, matrix)}:
             raise NotAllowed("confusion_matrix", f"does not fit {len(classes)} classes")
     except NotAllowed as error:
-        raise UserError(f"results {path}: is not a results.json: {error}; {_HINT}") from error
+        raise UserError(
+            "input", f"results {path}", f"is not a results.json: {error}; {_HINT}"
+        ) from error
     return results
 
 
@@ -183,5 +185,7 @@ def read_examples(path: str | os.PathLike[str]) -> dict[str, Any]:
             if any(max(pair[:2]) >= number_of_classes for pair in image["pairs"]):
                 raise NotAllowed(f"images[{i}].pairs", f"do not fit {number_of_classes} classes")
     except NotAllowed as error:
-        raise UserError(f"{path}: is not a list of example images: {error}; {_HINT}") from error
+        raise UserError(
+            "input", path, f"is not a list of example images: {error}; {_HINT}"
+        ) from error
     return examples

@@ -17,7 +17,7 @@ from PIL import Image
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation.cityscapes import label_ids
 from mmseg_resnest.evaluation.visualize import palette_image
-from mmseg_resnest.files import whole_file
+from mmseg_resnest.io.atomic import atomic_open
 
 __all__ = ["FORMATS", "Submission"]
 
@@ -50,8 +50,10 @@ def _cityscapes_name(stem: str) -> str:
     found = _CITYSCAPES_NAME.match(stem)
     if found is None:
         raise UserError(
-            f"{stem}: the Cityscapes server finds predictions by names like "
-            "CITY_000000_000019_leftImg8bit; test on the images as they were downloaded"
+            "input",
+            stem,
+            "the Cityscapes server finds predictions by names like "
+            "CITY_000000_000019_leftImg8bit; test on the images as they were downloaded",
         )
     return f"{found['core']}_pred_labelIds"
 
@@ -112,13 +114,15 @@ class Submission:
 
     def __init__(self, name: str, images: Sequence[str], num_classes: int) -> None:
         if name not in FORMATS:
-            raise UserError(f"--format {name}: is none of {', '.join(FORMATS)}")
+            raise UserError("argument", f"--format {name}", f"is none of {', '.join(FORMATS)}")
         self.name = name
         self.format = FORMATS[name]
         if num_classes != self.format.classes:
             raise UserError(
-                f"--format {name}: the server expects {self.format.classes} classes, the data set "
-                f"of the config has {num_classes}"
+                "classes",
+                f"--format {name}",
+                f"the server expects {self.format.classes} classes, the data set "
+                f"of the config has {num_classes}",
             )
         self.files: dict[str, str] = {}
         owner: dict[str, str] = {}
@@ -127,8 +131,10 @@ class Submission:
             file = str(PurePosixPath(self.format.folder) / f"{self.format.name(stem)}.png")
             if file in owner:
                 raise UserError(
-                    f"--format {name}: {image} and {owner[file]} would both be {file}; the server "
-                    "tells images by their names alone"
+                    "argument",
+                    f"--format {name}",
+                    f"{image} and {owner[file]} would both be {file}; the server "
+                    "tells images by their names alone",
                 )
             owner[file] = image
             self.files[image] = file
@@ -148,12 +154,16 @@ class Submission:
         wanted = set(self.files.values())
         for file in sorted(wanted - have)[:1]:
             raise UserError(
-                f"{root / file}: is missing; {len(wanted - have)} of {len(wanted)} predictions are"
+                "not-found",
+                root / file,
+                f"is missing; {len(wanted - have)} of {len(wanted)} predictions are",
             )
         for file in sorted(have - wanted)[:1]:
             raise UserError(
-                f"{root / file}: belongs to no image of the test split; empty the folder, or name "
-                "another one with --out"
+                "output-exists",
+                root / file,
+                "belongs to no image of the test split; empty the folder, or name "
+                "another one with --out",
             )
         for image, file in self.files.items():
             self._check_file(root / file, image)
@@ -165,17 +175,21 @@ class Submission:
             with Image.open(image) as source:
                 size = source.size
         except OSError as error:
-            raise UserError(f"{path}: cannot be checked ({error})") from error
+            raise UserError("input", path, f"cannot be checked ({error})") from error
         if mode != self.format.mode:
-            raise UserError(f"{path}: is of mode {mode}, the server expects {self.format.mode}")
+            raise UserError(
+                "input", path, f"is of mode {mode}, the server expects {self.format.mode}"
+            )
         if (values.shape[1], values.shape[0]) != size:
             raise UserError(
-                f"{path}: has {values.shape[1]}x{values.shape[0]} pixels, its image "
-                f"{size[0]}x{size[1]}; the predictions must have the image's own size"
+                "size-mismatch",
+                path,
+                f"has {values.shape[1]}x{values.shape[0]} pixels, its image "
+                f"{size[0]}x{size[1]}; the predictions must have the image's own size",
             )
         wrong = set(np.flatnonzero(np.bincount(values.reshape(-1)))) - self.format.values
         if wrong:
-            raise UserError(f"{path}: holds {min(wrong)}, which the server does not know")
+            raise UserError("input", path, f"holds {min(wrong)}, which the server does not know")
 
     def pack(self, folder: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Path:
         """Put a folder's predictions into a zip, whole or not at all, and read it back.
@@ -193,7 +207,7 @@ class Submission:
             UserError: It cannot be written.
         """
         root, target = Path(folder), Path(archive)
-        with whole_file(target) as part:
+        with atomic_open(target) as part:
             # PNGs do not get smaller.
             with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as packed:
                 for file in sorted(self.files.values()):
@@ -204,5 +218,7 @@ class Submission:
             with zipfile.ZipFile(part.name) as packed:
                 bad = packed.testzip()
                 if bad or sorted(packed.namelist()) != sorted(self.files.values()):
-                    raise UserError(f"{target}: was not written correctly ({bad}); try again")
+                    raise UserError(
+                        "corrupt", target, f"was not written correctly ({bad}); try again"
+                    )
         return target

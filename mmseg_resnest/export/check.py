@@ -73,7 +73,7 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
             check_data(cfg, ("test_dataloader",))
         except UserError as error:
             raise UserError(
-                f"no images to check on: {error}; or name some with --images"
+                "export", "no images to check on", f"{error.text}; or name some with --images"
             ) from error
         with building(cfg.get("default_scope", "mmseg")):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
@@ -110,7 +110,7 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
         if worst is not None:
             worst = max(worst, _score_difference(model, other, pixels))
     if not count:
-        raise UserError("images: there is none to compare the models on")
+        raise UserError("export", "images", "there is none to compare the models on")
     return Agreement(count, total, equal / total, worst)
 
 
@@ -137,6 +137,8 @@ def require_agreement(agreement: Agreement, what: str) -> None:
     """
     if not agreement.good:
         raise UserError(
-            f"{what}: differs from the model: {agreement}; at least {100 * LABELS_EQUAL}% of the "
-            f"labels must be equal and probabilities within {SCORES_WITHIN:g}; it was not written"
+            "corrupt",
+            what,
+            f"differs from the model: {agreement}; at least {100 * LABELS_EQUAL}% of the "
+            f"labels must be equal and probabilities within {SCORES_WITHIN:g}; it was not written",
         )

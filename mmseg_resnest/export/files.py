@@ -19,7 +19,7 @@ from ..inference import Segmentor
 from ..inference.runtimes import RECORD_KEY, SUFFIXES
 from .network import ExportNetwork, free_sizes, make_record
 
-__all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "whole_files"]
+__all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "atomic_path"]
 
 OPSETS = (11, 20)  # what the exporter writes
 DEFAULT_OPSET = 17
@@ -32,7 +32,7 @@ _AXES: dict[str, dict[int, str | None]] = {
 
 
 @contextmanager
-def whole_files(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to; what was written there takes its name when the block ends without error.
 
     Files that lie beside it under its stem (OpenVINO's ``.bin``) go along.
@@ -50,7 +50,9 @@ def whole_files(target: str | os.PathLike[str]) -> Iterator[Path]:
             for file in written:
                 os.replace(file, path.parent / file.name)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise UserError(
+            "not-writable", path, f"cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def export_model(
@@ -79,7 +81,7 @@ def export_model(
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{target}: the name must end in {', '.join(SUFFIXES)}")
+        raise UserError("export", target, f"the name must end in {', '.join(SUFFIXES)}")
     if suffix == ".onnx":
         return export_onnx(model, target, processing, opset)
     if suffix == ".xml":
@@ -87,11 +89,13 @@ def export_model(
     network = ExportNetwork(model, processing)
     if suffix == ".pt2" and network.resize is not None:
         raise UserError(
-            "--processing: torch.export cannot follow the test pipeline's Resize to sizes that it "
-            "does not know; export .pt2 without it"
+            "size-mismatch",
+            "--processing",
+            "torch.export cannot follow the test pipeline's Resize to sizes that it "
+            "does not know; export .pt2 without it",
         )
     record = make_record(model, processing)
-    with whole_files(target) as part, free_sizes(), torch.no_grad():
+    with atomic_path(target) as part, free_sizes(), torch.no_grad():
         if suffix == ".torchscript":
             torch.jit.save(_trace(network), part, _extra_files={RECORD_KEY: record})
         else:
@@ -131,16 +135,18 @@ def export_onnx(
     try:
         import onnx
     except ImportError as error:
-        raise UserError("needs the package onnx: pip install 'mmseg-resnest[deploy]'") from error
+        raise UserError(
+            "missing-package", "needs the package onnx", "pip install 'mmseg-resnest[deploy]'"
+        ) from error
     version = DEFAULT_OPSET if opset is None else opset
     low, high = OPSETS
     if not low <= version <= high:
-        raise UserError(f"opset {version}: PyTorch's exporter writes {low} to {high}")
+        raise UserError("export", f"opset {version}", f"PyTorch's exporter writes {low} to {high}")
     network = ExportNetwork(model, processing)
     record = make_record(model, processing)
     given, got = ("uint8", "labels") if processing else ("float32", "logits")
     axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
-    with whole_files(path) as part, free_sizes(), torch.no_grad(), _quiet_exporters():
+    with atomic_path(path) as part, free_sizes(), torch.no_grad(), _quiet_exporters():
         torch.onnx.export(
             network, (network.sample(),), os.fspath(part), dynamo=False, opset_version=version,
             input_names=["images"], output_names=[got], autograd_inlining=False,
@@ -186,8 +192,10 @@ def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"{path}: needs OpenVINO: pip install 'mmseg-resnest[openvino]'") from error
-    with tempfile.TemporaryDirectory() as folder, whole_files(path) as part:
+        raise UserError(
+            "missing-package", path, "needs OpenVINO: pip install 'mmseg-resnest[openvino]'"
+        ) from error
+    with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
         source = export_onnx(model, Path(folder) / "model.onnx", processing)
         network = openvino.convert_model(source)
         network.set_rt_info(make_record(model, processing), RECORD_KEY)

@@ -25,7 +25,7 @@ from ..inference import Segmentor
 from ..inference.images import ImageInput, read_image
 from ..inference.runtimes import RECORD_KEY, load_exported
 from ..registry import DATASETS, building
-from .files import whole_files
+from .files import atomic_path
 
 __all__ = ["quantise", "score"]
 
@@ -110,15 +110,19 @@ def quantise(
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
-        raise UserError("needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'") from error
+        raise UserError(
+            "missing-package", "needs ONNX Runtime", "pip install 'mmseg-resnest[deploy]'"
+        ) from error
     if Path(target).suffix.lower() != ".onnx":
-        raise UserError(f"{target}: only ONNX files are quantised; the name must end in .onnx")
+        raise UserError(
+            "export", target, "only ONNX files are quantised; the name must end in .onnx"
+        )
     if not images:
-        raise UserError("calibration images: there is none")
+        raise UserError("export", "calibration images", "there is none")
     model = load_exported(source)
     with (
         tempfile.TemporaryDirectory() as folder,
-        whole_files(target) as part,
+        atomic_path(target) as part,
         _quiet_quantiser(),
     ):
         prepared = os.path.join(folder, "prepared.onnx")

@@ -169,7 +169,9 @@ class ExportNetwork(nn.Module):
         super().__init__()
         net = cast(Any, model.model)
         if not hasattr(net, "decode_head") or isinstance(net.decode_head, nn.ModuleList):
-            raise UserError("a model of several heads in a row (cascade) cannot be exported")
+            raise UserError(
+                "export", "", "a model of several heads in a row (cascade) cannot be exported"
+            )
         _check_preprocessor(net.data_preprocessor)
         self.processing = processing
         self.net = copy.deepcopy(net).cpu().float().eval()
@@ -193,14 +195,18 @@ class ExportNetwork(nn.Module):
         mode = net.test_cfg.get("mode", "whole")
         if mode != "whole":
             raise UserError(
-                f"--processing: the file would score the image at once and model.test_cfg.mode is "
-                f"{mode!r}: export without it, or set --cfg-options model.test_cfg.mode=whole"
+                "config-value",
+                "--processing",
+                f"the file would score the image at once and model.test_cfg.mode is "
+                f"{mode!r}: export without it, or set --cfg-options model.test_cfg.mode=whole",
             )
         pre = net.data_preprocessor
         if pre.test_cfg:
             raise UserError(
-                "--processing: model.data_preprocessor.test_cfg pads images, which the file would "
-                "not: export without --processing"
+                "argument",
+                "--processing",
+                "model.data_preprocessor.test_cfg pads images, which the file would "
+                "not: export without --processing",
             )
         self.to_bgr = not pre._channel_conversion  # pipelines read BGR, the file takes RGB
         self.normalise = bool(pre._enable_normalize)
@@ -258,8 +264,9 @@ def _check_preprocessor(pre: Any) -> None:
 
     if type(pre) is not SegDataPreProcessor:
         raise UserError(
-            f"config key model.data_preprocessor: a {type(pre).__name__} cannot be exported, "
-            "only a SegDataPreProcessor"
+            "config-value",
+            "config key model.data_preprocessor",
+            f"a {type(pre).__name__} cannot be exported, only a SegDataPreProcessor",
         )
 
 
@@ -294,8 +301,10 @@ def _resize_step(model: Segmentor) -> _ImageResize | None:
         )
         if not simple:
             raise UserError(
-                f"--processing: the test pipeline's step {step['type']} has no counterpart in the "
-                "file: export without --processing, or take it out of the pipeline"
+                "argument",
+                "--processing",
+                f"the test pipeline's step {step['type']} has no counterpart in the "
+                "file: export without --processing, or take it out of the pipeline",
             )
         width, height = (int(edge) for edge in step["scale"])
         found = _ImageResize(
@@ -340,9 +349,10 @@ def make_record(model: Segmentor, processing: bool) -> str:
         check_exported(record)
     except NotAllowed as error:
         raise UserError(
-            f"config key {_PLACES.get(error.key.partition('.')[0].partition('[')[0], 'model')}: "
+            "config-value",
+            f"config key {_PLACES.get(error.key.partition('.')[0].partition('[')[0], 'model')}",
             f"{error}; an exported file has the steps of this package alone, since it is loaded "
-            "without trust: take it out, or share the config and the checkpoint instead"
+            "without trust: take it out, or share the config and the checkpoint instead",
         ) from error
     return json.dumps(record)
 

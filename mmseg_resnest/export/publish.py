@@ -18,7 +18,7 @@ import yaml
 from mmengine.config import Config
 
 from ..engine.config_text import config_as_text
-from ..engine.outputs import whole_file
+from ..engine.outputs import atomic_open
 from ..errors import UserError
 from ..evaluation.results_file import read_results_file
 from ..inference import Segmentor, load_segmentor
@@ -52,8 +52,9 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     result = read_results_file(path)
     if "classes" not in result:
         raise UserError(
-            f"results {path}: key classes: is missing; name the results.json that "
-            "mmseg-resnest test wrote"
+            "not-found",
+            f"results {path}",
+            "key classes: is missing; name the results.json that mmseg-resnest test wrote",
         )
     scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
     more = {"images": result.get("images"), "tta": bool(result.get("tta"))}
@@ -93,7 +94,9 @@ def publish(
     target = Path(folder)
     if target.exists() and not (force and (target / CONFIG_FILE).is_file()):
         raise UserError(
-            f"{target} exists: give another name, or --force to replace a folder of this tool"
+            "export",
+            f"{target} exists",
+            "give another name, or --force to replace a folder of this tool",
         )
     title = name or target.name
     try:
@@ -107,7 +110,9 @@ def publish(
                 shutil.move(target, Path(part) / "old")
             os.replace(built, target)
     except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+        raise UserError(
+            "not-writable", target, f"cannot be written ({error.strerror or error})"
+        ) from error
     return {"folder": target, "files": files, "sha256": digest}
 
 
@@ -138,16 +143,20 @@ def _write(
     except NotAllowed as error:
         place = "test_dataloader.dataset." if error.key.startswith("pipeline") else ""
         raise UserError(
-            f"config key {place}{error.key}: {error.reason}; a published model has known parts "
+            "config-value",
+            f"config key {place}{error.key}",
+            f"{error.reason}; a published model has known parts "
             "alone, since it is loaded without trust: share the config and the checkpoint instead, "
-            "which load with load_segmentor(CONFIG, CHECKPOINT)"
+            "which load with load_segmentor(CONFIG, CHECKPOINT)",
         ) from error
     weights = save_state_dict(state, folder / WEIGHTS_FILE)
     with open(weights, "rb") as file:
         digest = hex_digests(file, "sha256")[0]
     text = json.dumps(record | {"sha256": digest}, indent=1) + "\n"
     if len(text.encode()) > MAX_RECORD_BYTES:
-        raise UserError(f"{CONFIG_FILE}: would have more than {MAX_RECORD_BYTES:,} bytes")
+        raise UserError(
+            "too-large", CONFIG_FILE, f"would have more than {MAX_RECORD_BYTES:,} bytes"
+        )
     _write_text(folder / CONFIG_FILE, text)
     training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
     _write_text(folder / TRAINING_CONFIG_FILE, config_as_text(training))
@@ -156,7 +165,7 @@ def _write(
 
 
 def _write_text(path: Path, text: str) -> None:
-    with whole_file(path) as file:
+    with atomic_open(path) as file:
         file.write(text.encode())
 
 
@@ -264,4 +273,6 @@ def check_loads_back(model: Segmentor, folder: str | os.PathLike[str]) -> None:
     image = rng.integers(0, 256, (96, 128, 3), np.uint8)
     again = load_segmentor(os.fspath(folder), device="cpu")
     if not np.array_equal(model(image).labels, again(image).labels):
-        raise UserError(f"{folder}: the model that loads from it differs from the one published")
+        raise UserError(
+            "export", folder, "the model that loads from it differs from the one published"
+        )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ..engine.outputs import save_image, unique_stems, whole_file
+from ..engine.outputs import atomic_open, save_image, unique_stems
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
 from ..io.image_header import open_any_size
@@ -82,9 +82,11 @@ def find_inputs(
             if os.path.isfile(path) and not (without and os.path.realpath(path).startswith(without))
         )
         if not found:
-            raise UserError(f"image {source}: no file matches this pattern")
+            raise UserError("input", f"image {source}", "no file matches this pattern")
         return found, []
-    raise UserError(f"image {source}: does not exist; name an image file or a folder of images")
+    raise UserError(
+        "not-found", f"image {source}", "does not exist; name an image file or a folder of images"
+    )
 
 
 def model_settings(cfg: Any, checkpoint: str | os.PathLike[str]) -> list[Any]:
@@ -245,13 +247,17 @@ class FileJob:
     ) -> None:
         unknown = [name for name in outputs if name not in OUTPUTS]
         if unknown or not outputs:
-            raise UserError(f"outputs {', '.join(unknown)}: choose of {', '.join(OUTPUTS)}")
+            raise UserError(
+                "argument", f"outputs {', '.join(unknown)}", f"choose of {', '.join(OUTPUTS)}"
+            )
         if not 0 <= opacity <= 1:
-            raise UserError(f"opacity {opacity}: must lie between 0 and 1")
+            raise UserError("argument", f"opacity {opacity}", "must lie between 0 and 1")
         if len(model.classes) > 255 and set(outputs) - {"geojson", "coco"}:
             raise UserError(
-                f"outputs: a palette PNG holds at most 255 classes, not {len(model.classes)}; "
-                "choose geojson or coco"
+                "classes",
+                "outputs",
+                f"a palette PNG holds at most 255 classes, not {len(model.classes)}; "
+                "choose geojson or coco",
             )
         model.tiling((1, 1), tile)
         self.model = model
@@ -313,7 +319,9 @@ class FileJob:
             with (self.out / RECORD).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise UserError(f"{self.out / RECORD}: cannot be written ({error})") from error
+            raise UserError(
+                "not-writable", self.out / RECORD, f"cannot be written ({error})"
+            ) from error
 
     # --- the work
 
@@ -347,7 +355,7 @@ class FileJob:
                 try:
                     self._run_large(image, summary)
                 except UserError as error:
-                    summary.failed.append(str(error))
+                    summary.failed.append(error.text)
                 bar.update()
         if "coco" in self.outputs:
             self._join_coco()
@@ -361,7 +369,7 @@ class FileJob:
                 try:
                     pixels = read_image(image)[0]
                 except UserError as error:
-                    summary.failed.append(str(error))
+                    summary.failed.append(error.text)
                     bar.update()
                     continue
                 names.append(image)
@@ -437,7 +445,7 @@ class FileJob:
         with contextlib.ExitStack() as stack:
             png = None
             if "labels" in plan:
-                file = stack.enter_context(whole_file(plan["labels"]))
+                file = stack.enter_context(atomic_open(plan["labels"]))
                 png = _PngRows(
                     file, rows.height, rows.width, self.model.palette, metadata.labels
                 )  # fmt: skip
@@ -493,7 +501,7 @@ class FileJob:
 
 
 def _write_json(data: Any, path: Path) -> None:
-    with whole_file(path) as file:
+    with atomic_open(path) as file:
         file.write(json.dumps(data, separators=(",", ":")).encode())
 
 
@@ -523,6 +531,8 @@ def plan_outputs(
         for target in plan[image].values():
             if os.path.realpath(target) in inputs:
                 raise UserError(
-                    f"--out {out}: {target} would overwrite an image; use another folder"
+                    "output-exists",
+                    f"--out {out}",
+                    f"{target} would overwrite an image; use another folder",
                 )
     return plan

@@ -65,7 +65,9 @@ def find_images(
     """
     root = Path(source)
     if not root.is_dir():
-        raise UserError(f"image {root}: does not exist; name an image file or a folder of images")
+        raise UserError(
+            "not-found", f"image {root}", "does not exist; name an image file or a folder of images"
+        )
     without = None if leave_out is None else Path(leave_out).resolve()
     images: list[Path] = []
     others: list[Path] = []
@@ -78,7 +80,9 @@ def find_images(
             file = Path(folder, name)
             (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
     if not images:
-        raise UserError(f"folder {root}: holds no image (.jpg, .png, .tif, .webp, .bmp, ...)")
+        raise UserError(
+            "input", f"folder {root}", "holds no image (.jpg, .png, .tif, .webp, .bmp, ...)"
+        )
     return images, others
 
 
@@ -102,9 +106,11 @@ def image_size(source: str | os.PathLike[str] | io.BytesIO) -> tuple[int, int] |
 def _check_size(size: tuple[int, int] | None, name: str) -> None:
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise UserError(
-            f"image {name}: {size[1]}x{size[0]} pixels are more than can be decoded at once "
+            "too-large",
+            f"image {name}",
+            f"{size[1]}x{size[0]} pixels are more than can be decoded at once "
             f"({MAX_PIXELS:,}); convert it to a TIFF that is uncompressed or tiled with deflate "
-            "compression, which mmseg-resnest predict reads in parts"
+            "compression, which mmseg-resnest predict reads in parts",
         )
 
 
@@ -134,12 +140,18 @@ def read_image(image: ImageInput) -> tuple[NDArray[np.uint8], str | None]:
     if isinstance(image, Tensor):
         images = tensor_images(image)
         if len(images) != 1:
-            raise UserError(f"a tensor of one image has shape (3, H, W), not {tuple(image.shape)}")
+            raise UserError(
+                "size-mismatch",
+                "",
+                f"a tensor of one image has shape (3, H, W), not {tuple(image.shape)}",
+            )
         return images[0], None
     if not isinstance(image, np.ndarray):
         raise UserError(
+            "input",
+            "",
             "an image is a path, an address, a PIL image, an array or a tensor, not "
-            f"{type(image).__name__}"
+            f"{type(image).__name__}",
         )
     return _from_array(image), None
 
@@ -151,19 +163,23 @@ def _from_pil(image: Image.Image) -> NDArray[np.uint8]:
         return _from_array((wide >> 8).astype(np.uint8))
     if turned.mode in ("I", "F"):
         raise UserError(
-            f"a PIL image of mode {turned.mode} has no fixed range: convert it to RGB or L first"
+            "input",
+            f"a PIL image of mode {turned.mode} has no fixed range",
+            "convert it to RGB or L first",
         )
     return np.asarray(turned.convert("RGB")).copy()
 
 
 def _from_array(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8:
-        raise UserError(f"an image array holds uint8 values 0..255, not {image.dtype}")
+        raise UserError("input", "", f"an image array holds uint8 values 0..255, not {image.dtype}")
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
         raise UserError(
-            f"an image array has shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}"
+            "size-mismatch",
+            "",
+            f"an image array has shape (H, W), (H, W, 3) or (H, W, 4), not {image.shape}",
         )
     return np.ascontiguousarray(image[:, :, :3])
 
@@ -184,18 +200,24 @@ def tensor_images(tensor: Tensor) -> list[NDArray[np.uint8]]:
     batch = batch[None] if batch.ndim == 3 else batch
     if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
         raise UserError(
-            f"an image tensor has shape (3, H, W) or (N, 3, H, W), not {tuple(tensor.shape)}"
+            "size-mismatch",
+            "",
+            f"an image tensor has shape (3, H, W) or (N, 3, H, W), not {tuple(tensor.shape)}",
         )
     if batch.is_floating_point():
         low, high = (float(v) for v in batch.aminmax())
         if not (low >= 0 and high <= 1):
             raise UserError(
+                "input",
+                "",
                 f"an image tensor of {batch.dtype} holds values in [0, 1], not {low:g}..{high:g}; "
-                "give the image as it is, not normalised"
+                "give the image as it is, not normalised",
             )
         batch = (batch.float() * 255).round().byte()
     elif str(batch.dtype) != "torch.uint8":
-        raise UserError(f"an image tensor holds uint8 or floating values, not {batch.dtype}")
+        raise UserError(
+            "input", "", f"an image tensor holds uint8 or floating values, not {batch.dtype}"
+        )
     arrays = batch.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return list(arrays)
 
@@ -271,7 +293,9 @@ class _TiffRows:
                         segment, place, size = page.decode(data, index)
                     except Exception as error:  # whatever the codec raises
                         raise UserError(
-                            f"image {self._path}: is broken around row {row * self._rows} ({error})"
+                            "corrupt",
+                            f"image {self._path}",
+                            f"is broken around row {row * self._rows} ({error})",
                         ) from error
                     if segment is None:  # left out of a sparse file
                         continue

@@ -47,31 +47,39 @@ def check_onnx(path: Path) -> None:
     try:
         import onnx
     except ImportError as error:
-        raise UserError(f"{path}: needs the package onnx: pip install onnx") from error
+        raise UserError(
+            "missing-package", path, "needs the package onnx: pip install onnx"
+        ) from error
     if path.stat().st_size >= MAX_FILE_BYTES:
-        raise UserError(f"{path}: ONNX Runtime cannot load it, it has 2 GiB or more")
+        raise UserError("input", path, "ONNX Runtime cannot load it, it has 2 GiB or more")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's own kind
-        raise UserError(f"{path}: ONNX Runtime cannot load it, it is no ONNX file") from error
+        raise UserError("input", path, "ONNX Runtime cannot load it, it is no ONNX file") from error
     graph = model.graph
     if not len(graph.node):
-        raise UserError(f"{path}: ONNX Runtime cannot load it, it is no ONNX file")
+        raise UserError("input", path, "ONNX Runtime cannot load it, it is no ONNX file")
     if len(graph.node) > MAX_NODES:
-        raise UserError(f"{path}: refused, it has {len(graph.node):,} operations")
+        raise UserError("input", path, f"refused, it has {len(graph.node):,} operations")
     if len(model.functions):
-        raise UserError(f"{path}: refused, it defines functions, which exported models do not")
+        raise UserError(
+            "input", path, "refused, it defines functions, which exported models do not"
+        )
     for node in graph.node:
         if node.domain not in _DOMAINS:
             raise UserError(
-                f"{path}: refused, operation {node.op_type[:80]!r} is of {node.domain[:80]!r}, not "
-                "of the ONNX standard"
+                "input",
+                path,
+                f"refused, operation {node.op_type[:80]!r} is of {node.domain[:80]!r}, not "
+                "of the ONNX standard",
             )
         if any(a.HasField("g") or len(a.graphs) for a in node.attribute):
             raise UserError(
-                f"{path}: refused, operation {node.op_type[:80]!r} is a branch or a loop, which "
-                "exported models do not have"
+                "input",
+                path,
+                f"refused, operation {node.op_type[:80]!r} is a branch or a loop, which "
+                "exported models do not have",
             )
     for tensor in _tensors(graph):
         _check_tensor(tensor, path)
@@ -105,13 +113,17 @@ def _check_tensor(tensor: Any, path: Path) -> None:
     external = getattr(tensor, "data_location", 0) or len(getattr(tensor, "external_data", ()))
     if external:
         raise UserError(
-            f"{path}: refused, tensor {name!r} lies in another file; exported models hold theirs"
+            "input",
+            path,
+            f"refused, tensor {name!r} lies in another file; exported models hold theirs",
         )
     # Half a byte for a value is the least that a type takes.
     if _product(tensor.dims) > 2 * tensor.ByteSize():
         raise UserError(
-            f"{path}: refused, tensor {name!r} has {list(tensor.dims)[:8]} values, which are not "
-            "in the file"
+            "input",
+            path,
+            f"refused, tensor {name!r} has {list(tensor.dims)[:8]} values, which are not "
+            "in the file",
         )
 
 
@@ -124,7 +136,9 @@ def _values_product(onnx: Any, tensor: Any, path: Path) -> int:
     try:
         sizes = onnx.numpy_helper.to_array(tensor).ravel().tolist()
     except Exception as error:  # its values and its shape do not fit
-        raise UserError(f"{path}: ONNX Runtime cannot load it, a tensor is damaged") from error
+        raise UserError(
+            "corrupt", path, "ONNX Runtime cannot load it, a tensor is damaged"
+        ) from error
     return math.prod(max(1, size) for size in sizes)
 
 
@@ -143,14 +157,16 @@ def _check_constant_sizes(onnx: Any, model: Any, path: Path) -> None:
         sizes = [node.input[i] for i in _SIZE_INPUTS.get(node.op_type, ()) if i < len(node.input)]
         if any(name in made for name in sizes):
             raise UserError(
-                f"{path}: refused, operation {node.op_type} has a size that is computed from "
-                "constants; in exported models it is a constant or follows from the image"
+                "size-mismatch",
+                path,
+                f"refused, operation {node.op_type} has a size that is computed from "
+                "constants; in exported models it is a constant or follows from the image",
             )
         for name in sizes if node.op_type in _PRODUCTS else ():
             product = _values_product(onnx, given.get(name), path)
             if product > MAX_CONSTANT:
                 raise UserError(
-                    f"{path}: refused, operation {node.op_type} makes {product:,} values"
+                    "input", path, f"refused, operation {node.op_type} makes {product:,} values"
                 )
     # The sizes of tensors are enough to follow the graph, but for those that are sizes themselves.
     for tensor in _tensors(graph):
@@ -161,11 +177,13 @@ def _check_constant_sizes(onnx: Any, model: Any, path: Path) -> None:
         inferred = onnx.shape_inference.infer_shapes(model)
     except Exception as error:
         reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"{path}: ONNX Runtime cannot load it ({reason})") from error
+        raise UserError("input", path, f"ONNX Runtime cannot load it ({reason})") from error
     for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]:
         dims = value.type.tensor_type.shape.dim
         product = math.prod(d.dim_value for d in dims if d.HasField("dim_value"))
         if product > MAX_CONSTANT:
             raise UserError(
-                f"{path}: refused, its tensor {value.name[:80]!r} would have {product:,} values"
+                "input",
+                path,
+                f"refused, its tensor {value.name[:80]!r} would have {product:,} values",
             )

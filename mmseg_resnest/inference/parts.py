@@ -276,7 +276,7 @@ def scoring(value: Any, key: str) -> dict[str, Any]:
     try:
         check_test_cfg(checked)
     except UserError as error:
-        raise NotAllowed(key, str(error).partition("model.test_cfg")[2].lstrip(". ")) from error
+        raise NotAllowed(key, error.text.partition("model.test_cfg")[2].lstrip(". ")) from error
     longest = checked.get("base_size", 520) * max(checked.get("scales", (1.75,)))
     if longest > MAX_EDGE:
         raise NotAllowed(f"{key}.scales", f"make images with an edge of {longest:.0f} pixels")

@@ -55,18 +55,24 @@ def load_published(
     root = Path(folder)
     file, weights = root / CONFIG_FILE, root / WEIGHTS_FILE
     if not file.is_file():
-        raise UserError(f"{file}: does not exist, or is not a regular file")
+        raise UserError("not-found", file, "does not exist, or is not a regular file")
     record, checked = read_published(file)
     if not re.fullmatch("[0-9a-f]{64}", checked["sha256"]):
-        raise UserError(f"{file}: key sha256: not a SHA-256 of 64 hexadecimal digits")
+        raise UserError("corrupt", file, "key sha256: not a SHA-256 of 64 hexadecimal digits")
     if not weights.is_file():
-        raise UserError(f"{weights}: does not exist; the folder was not copied completely")
+        raise UserError(
+            "not-found", weights, "does not exist; the folder was not copied completely"
+        )
     if weights.stat().st_size > MAX_WEIGHTS_BYTES:
-        raise UserError(f"{weights}: larger than {MAX_WEIGHTS_BYTES:,} bytes, the limit here")
+        raise UserError(
+            "too-large", weights, f"larger than {MAX_WEIGHTS_BYTES:,} bytes, the limit here"
+        )
     with open(weights, "rb") as opened:
         wrong = difference(opened, checked["sha256"], "sha256")
     if wrong:
-        raise UserError(f"{weights}: is not the file that {CONFIG_FILE} names: {wrong}: {AGAIN}")
+        raise UserError(
+            "input", weights, f"is not the file that {CONFIG_FILE} names: {wrong}: {AGAIN}"
+        )
 
     def fits(cfg: Config) -> None:
         _check_weights(cfg, weights, file)
@@ -106,17 +112,19 @@ def _check_weights(cfg: Config, weights: Path, file: Path) -> None:
         with torch.device("meta"):
             network = build_model(cfg)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError("input", file, f"{error.text}") from error
     except Exception as error:  # whatever arguments that do not fit each other lead to
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{file}: key model: cannot be built ({reason})") from error
+        raise UserError("input", file, f"key model: cannot be built ({reason})") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = _shapes(weights)
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             raise UserError(
-                f"{weights}: does not hold the model of {CONFIG_FILE}: {name[:200]!r} is "
-                f"{_size(found.get(name))} in the file and {_size(wanted.get(name))} in the model"
+                "size-mismatch",
+                weights,
+                f"does not hold the model of {CONFIG_FILE}: {name[:200]!r} is "
+                f"{_size(found.get(name))} in the file and {_size(wanted.get(name))} in the model",
             )
 
 
@@ -129,9 +137,13 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
     try:
         from safetensors import safe_open
     except ImportError as error:
-        raise UserError(f"{weights}: needs safetensors: pip install safetensors") from error
+        raise UserError(
+            "missing-package", weights, "needs safetensors: pip install safetensors"
+        ) from error
     try:
         with safe_open(weights, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # its own kind, and those of memory mapping
-        raise UserError(f"{weights}: not a usable .safetensors file ({error}): {AGAIN}") from error
+        raise UserError(
+            "input", weights, f"not a usable .safetensors file ({error}): {AGAIN}"
+        ) from error

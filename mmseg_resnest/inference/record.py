@@ -162,7 +162,7 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
     try:
         return record, check_published(record)
     except NotAllowed as error:
-        raise UserError(f"{path}: not a config of a published model: {error}") from error
+        raise UserError("input", path, f"not a config of a published model: {error}") from error
 
 
 def read_exported(content: str, subject: str) -> dict[str, Any]:
@@ -176,12 +176,14 @@ def read_exported(content: str, subject: str) -> dict[str, Any]:
         UserError: It is too large, no JSON, or holds something that is not allowed.
     """
     if len(content) > MAX_RECORD_BYTES:
-        raise UserError(f"{subject}: its record is larger than {MAX_RECORD_BYTES:,} characters")
+        raise UserError(
+            "too-large", subject, f"its record is larger than {MAX_RECORD_BYTES:,} characters"
+        )
     record = parse_json(content, f"record of {subject}")
     try:
         return check_exported(record)
     except NotAllowed as error:
-        raise UserError(f"{subject}: its record cannot be used: {error}") from error
+        raise UserError("input", subject, f"its record cannot be used: {error}") from error
 
 
 # --- writing --------------------------------------------------------------------------------

@@ -54,12 +54,14 @@ def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[s
         if isinstance(item, str):
             if item not in classes:
                 raise UserError(
-                    f"class {item!r}: there is none; there are {', '.join(map(printable, classes))}"
+                    "classes",
+                    f"class {item!r}",
+                    f"there is none; there are {', '.join(map(printable, classes))}",
                 )
             indices.append(list(classes).index(item))
         else:
             if not 0 <= int(item) < len(classes):
-                raise UserError(f"class {item}: is outside 0..{len(classes) - 1}")
+                raise UserError("classes", f"class {item}", f"is outside 0..{len(classes) - 1}")
             indices.append(int(item))
     return indices
 
@@ -114,7 +116,9 @@ class Segmentation:
             UserError: There is no such class, or the result was not made by a model.
         """
         if self._model is None:
-            raise UserError("scores: this result was not made by a model, so it has none")
+            raise UserError(
+                "input", "scores", "this result was not made by a model, so it has none"
+            )
         wanted = range(len(self.classes)) if classes is None else classes
         scores = self._model.class_scores(
             self.image, class_indices(wanted, self.classes), self._tile
@@ -160,7 +164,7 @@ class Segmentation:
             UserError: The name does not end in ``.png``, or the file cannot be written.
         """
         if Path(path).suffix.lower() != ".png":
-            raise UserError(f"{path}: a label map is written as .png, which changes no value")
+            raise UserError("input", path, "a label map is written as .png, which changes no value")
         return save_image(palette_image(self.labels, self.palette), path)
 
     def _small(self) -> Image.Image:

@@ -134,8 +134,9 @@ class _LabelSegmentor(Segmentor):
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         raise UserError(
-            "scores: this exported model gives labels only; export it without --processing to "
-            "have scores"
+            "input",
+            "scores",
+            "this exported model gives labels only; export it without --processing to have scores",
         )
 
     def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -171,16 +172,18 @@ def load_exported(
     file = Path(path)
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{file}: is no exported model; known are {', '.join(SUFFIXES)}")
+        raise UserError("input", file, f"is no exported model; known are {', '.join(SUFFIXES)}")
     if not file.is_file():
-        raise UserError(f"{file}: does not exist, or is not a regular file")
+        raise UserError("not-found", file, "does not exist, or is not a regular file")
     if suffix not in PROGRAMS:
         _check_no_archive(file)
     elif not trust:
         raise UserError(
-            f"{file}: a {SUFFIXES[suffix]} file is a program that would run with your rights: load "
+            "input",
+            file,
+            f"a {SUFFIXES[suffix]} file is a program that would run with your rights: load "
             "it with trust=True (--trust) if you made it or trust who did; .onnx files and "
-            "published folders are data and need no trust"
+            "published folders are data and need no trust",
         )
     chosen = check_device(device or "cpu")
     open_file = {
@@ -192,13 +195,15 @@ def load_exported(
     run, text, inputs = open_file(file, chosen)
     if not text:
         raise UserError(
-            f"{file}: has no record of classes and preparation; it was not written by "
-            "mmseg-resnest export-onnx"
+            "corrupt",
+            file,
+            "has no record of classes and preparation; it was not written by "
+            "mmseg-resnest export-onnx",
         )
     record = read_exported(text, os.fspath(file))
     if inputs is not None and inputs != [record["input"]]:
         found = ", ".join(map(printable, inputs))
-        raise UserError(f"{file}: takes {found} where its record says {record['input']}")
+        raise UserError("input", file, f"takes {found} where its record says {record['input']}")
     with building("mmseg_resnest"):
         network = ExportedNetwork(_checked(run, record, file), record)
         kind = _LabelSegmentor if network.gives_labels else Segmentor
@@ -210,8 +215,10 @@ def _check_no_archive(file: Path) -> None:
     with file.open("rb") as opened:
         if opened.read(4) == b"PK\x03\x04":
             raise UserError(
-                f"{file}: holds an archive such as torch.export and TorchScript write, not "
-                f"{SUFFIXES[file.suffix.lower()]}'s format"
+                "input",
+                file,
+                f"holds an archive such as torch.export and TorchScript write, not "
+                f"{SUFFIXES[file.suffix.lower()]}'s format",
             )
 
 
@@ -234,16 +241,18 @@ def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
                 raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
             runtime = SUFFIXES[file.suffix.lower()]
-            raise UserError(f"{file}: {runtime} cannot compute it ({reason})") from error
+            raise UserError("input", file, f"{runtime} cannot compute it ({reason})") from error
         size = inputs.shape[1:3] if record["input"] == "uint8" else inputs.shape[2:]
         shape = (len(inputs), *size) if labels else (len(inputs), outputs, *size)
         if tuple(output.shape) != shape or output.is_floating_point() == labels:
             raise UserError(
-                f"{file}: gave {tuple(output.shape)} {output.dtype} where its record promises "
-                f"{shape} {record['output']}"
+                "size-mismatch",
+                file,
+                f"gave {tuple(output.shape)} {output.dtype} where its record promises "
+                f"{shape} {record['output']}",
             )
         if labels and output.numel() and not 0 <= int(output.min()) <= int(output.max()) < classes:
-            raise UserError(f"{file}: gave a label that is none of its {classes} classes")
+            raise UserError("classes", file, f"gave a label that is none of its {classes} classes")
         return output
 
     return checked
@@ -270,15 +279,17 @@ def _open_onnx(file: Path, device: torch.device) -> Opened:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"{file}: needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'"
+            "missing-package", file, "needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'"
         ) from error
     onnxruntime.set_default_logger_severity(3)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise UserError(
-                f"device {device}: this ONNX Runtime computes on the CPU only; install "
-                "onnxruntime-gpu, or use device cpu"
+                "device",
+                f"device {device}",
+                "this ONNX Runtime computes on the CPU only; install "
+                "onnxruntime-gpu, or use device cpu",
             )
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     check_onnx(file)
@@ -287,11 +298,11 @@ def _open_onnx(file: Path, device: torch.device) -> Opened:
     try:
         session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # its own kinds, which are no public names
-        raise UserError(f"{file}: ONNX Runtime cannot load it ({error})") from error
+        raise UserError("input", file, f"ONNX Runtime cannot load it ({error})") from error
     declared = session.get_inputs()
     inputs = [_ONNX_TYPES.get(entry.type, str(entry.type)) for entry in declared]
     if not declared:
-        raise UserError(f"{file}: takes no image, it is not an exported model")
+        raise UserError("input", file, "takes no image, it is not an exported model")
     name = declared[0].name
     record = session.get_modelmeta().custom_metadata_map.get(RECORD_KEY)
 
@@ -308,12 +319,16 @@ def _open_openvino(file: Path, device: torch.device) -> Opened:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"{file}: needs OpenVINO: pip install 'mmseg-resnest[openvino]'") from error
+        raise UserError(
+            "missing-package", file, "needs OpenVINO: pip install 'mmseg-resnest[openvino]'"
+        ) from error
     if device.type != "cpu":
-        raise UserError(f"device {device}: OpenVINO files run on the CPU here; use device cpu")
+        raise UserError(
+            "device", f"device {device}", "OpenVINO files run on the CPU here; use device cpu"
+        )
     with file.open("rb") as opened:
         if not opened.read(64).lstrip().startswith((b"<?xml", b"<net")):
-            raise UserError(f"{file}: OpenVINO cannot load it, it is no XML")
+            raise UserError("input", file, "OpenVINO cannot load it, it is no XML")
     try:
         network = openvino.Core().read_model(file)
         # Without being told, it computes in bfloat16 where the processor has that.
@@ -326,7 +341,7 @@ def _open_openvino(file: Path, device: torch.device) -> Opened:
             },
         )
     except RuntimeError as error:
-        raise UserError(f"{file}: OpenVINO cannot load it ({error})") from error
+        raise UserError("input", file, f"OpenVINO cannot load it ({error})") from error
     found = network.get_rt_info(RECORD_KEY).astype(str) if RECORD_KEY in network.rt_info else None
     names = [entry.get_element_type().get_type_name() for entry in compiled.inputs]
     own = threading.local()  # a request is for one thread at a time
@@ -345,7 +360,7 @@ def _open_pt2(file: Path, device: torch.device) -> Opened:
     try:
         program = torch.export.load(file, extra_files=extra)
     except Exception as error:  # whatever a broken archive raises
-        raise UserError(f"{file}: torch.export cannot load it ({error})") from error
+        raise UserError("input", file, f"torch.export cannot load it ({error})") from error
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
@@ -360,6 +375,6 @@ def _open_torchscript(file: Path, device: torch.device) -> Opened:
     try:
         module = torch.jit.load(file, map_location=device, _extra_files=extra)
     except RuntimeError as error:
-        raise UserError(f"{file}: TorchScript cannot load it ({error})") from error
+        raise UserError("input", file, f"TorchScript cannot load it ({error})") from error
     text = extra[RECORD_KEY]
     return module, (text.decode() if isinstance(text, bytes) else text) or None, None

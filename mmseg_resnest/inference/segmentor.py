@@ -83,7 +83,7 @@ class Segmentor:
         batch_pixels: int = BATCH_PIXELS,
     ) -> None:
         if batch_pixels < 1:
-            raise UserError(f"batch_pixels {batch_pixels}: must be at least 1")
+            raise UserError("size-mismatch", f"batch_pixels {batch_pixels}", "must be at least 1")
         self.model = model.to(device)
         self.model.eval()
         self.cfg = cfg
@@ -225,7 +225,9 @@ class Segmentor:
             return None
         edge = TILE if tile is None else tile
         if edge < 64:
-            raise UserError(f"tile {edge}: must be 0 (no tiles) or at least 64 pixels")
+            raise UserError(
+                "size-mismatch", f"tile {edge}", "must be 0 (no tiles) or at least 64 pixels"
+            )
         if max(height, width) <= edge:
             return None
         return Tiling(height, width, edge, edge // 8)
@@ -405,8 +407,10 @@ def _published(name: str) -> tuple[Path, str]:
     entry = find(name)
     if entry.config is None:
         raise UserError(
-            f"{name}: an ImageNet backbone without a head, which cannot segment; train from it "
-            f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})"
+            "input",
+            name,
+            f"an ImageNet backbone without a head, which cannot segment; train from it "
+            f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})",
         )
     return config_of(entry), name
 
@@ -448,8 +452,10 @@ def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
     ]
     if "PackSegInputs" not in [name.split(".")[-1] for name in names]:
         raise UserError(
-            f"{cfg.filename}: the test pipeline does not end in PackSegInputs, so its output is no "
-            "input of a segmentor"
+            "input",
+            cfg.filename,
+            "the test pipeline does not end in PackSegInputs, so its output is no "
+            "input of a segmentor",
         )
     return Compose(kept)
 

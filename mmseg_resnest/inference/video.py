@@ -60,7 +60,7 @@ class _Writer:
         self._writer = cv2.VideoWriter(self._part, code, rate, self._size)
         if not self._writer.isOpened():
             self.discard()
-            raise UserError(f"{path}: OpenCV cannot write MPEG-4 videos here")
+            raise UserError("input", path, "OpenCV cannot write MPEG-4 videos here")
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         width, height = self._size
@@ -125,7 +125,9 @@ def predict_video(
     """
     wrong = [name for name in outputs if name not in ("labels", "overlay", "side")]
     if wrong:
-        raise UserError(f"outputs {', '.join(wrong)}: a video has labels, overlay and side only")
+        raise UserError(
+            "input", f"outputs {', '.join(wrong)}", "a video has labels, overlay and side only"
+        )
     live = is_stream(source)
     stem = Path(source.split("?")[0]).stem
     if live:
@@ -143,7 +145,7 @@ def predict_video(
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     if not capture.isOpened():
         what = f"camera {source}" if source.isdecimal() else f"video {source}"
-        raise UserError(f"{what}: cannot be opened, or is in no format that OpenCV reads")
+        raise UserError("input", what, "cannot be opened, or is in no format that OpenCV reads")
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate <= 240 else _DEFAULT_RATE
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not live else 0
@@ -175,7 +177,7 @@ def predict_video(
                 bar.update()
         stopped = stop.interrupted
         if not number:
-            raise UserError(f"video {source}: holds no frame that OpenCV can read")
+            raise UserError("input", f"video {source}", "holds no frame that OpenCV can read")
         for writer in writers.values():
             writer.finish()
         writers = {}

@@ -44,10 +44,10 @@ def contained(
     """
     advice = hint or "give it relative to its folder"
     if not isinstance(name, str):
-        raise UserError(f"{subject}: {name!r:.80} is not the name of a file; {advice}")
+        raise UserError("input", subject, f"{name!r:.80} is not the name of a file; {advice}")
     path = name.replace("\\", "/")
     if path.startswith("/") or _DRIVE.match(path):
-        raise UserError(f"{subject}: {name!r:.300} is unsafe (an absolute path); {advice}")
+        raise UserError("input", subject, f"{name!r:.300} is unsafe (an absolute path); {advice}")
     parts = list(PurePosixPath(start).parts)
     for part in PurePosixPath(path).parts:
         if part != "..":
@@ -56,14 +56,16 @@ def contained(
             parts.pop()
         else:
             raise UserError(
-                f"{subject}: {name!r:.300} is unsafe (it leads outside of its folder); {advice}"
+                "unsafe-path",
+                subject,
+                f"{name!r:.300} is unsafe (it leads outside of its folder); {advice}",
             )
     if not parts:
-        raise UserError(f"{subject}: {name!r:.300} is not the name of a file; {advice}")
+        raise UserError("input", subject, f"{name!r:.300} is not the name of a file; {advice}")
     for part in parts:
         size = len(part.encode("utf-8", "surrogatepass"))
         if "\0" in part or size > _LONGEST_PART:
-            raise UserError(f"{subject}: {name!r:.80} is not the name of a file; {advice}")
+            raise UserError("input", subject, f"{name!r:.80} is not the name of a file; {advice}")
     return PurePosixPath(*parts)
 
 
@@ -83,7 +85,9 @@ def check_inside(path: Path, folder: Path, subject: str, hint: str = "") -> None
     if not Path(os.path.realpath(path)).is_relative_to(top):
         advice = hint or "replace the link with the file"
         raise UserError(
-            f"{subject}: {printable(path)} is unsafe (a link leads outside of its folder); {advice}"
+            "unsafe-path",
+            subject,
+            f"{printable(path)} is unsafe (a link leads outside of its folder); {advice}",
         )
 
 
@@ -106,9 +110,9 @@ def check_real_folder(folder: Path, hint: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        raise UserError(f"{printable(folder)}: is a symbolic link, not a folder; {hint}")
+        raise UserError("input", printable(folder), f"is a symbolic link, not a folder; {hint}")
     if not stat.S_ISDIR(mode):
-        raise UserError(f"{printable(folder)}: is not a folder; {hint}")
+        raise UserError("wrong-path-type", printable(folder), f"is not a folder; {hint}")
 
 
 def is_contained_member(name: str) -> bool:

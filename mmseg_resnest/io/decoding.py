@@ -195,13 +195,16 @@ class DecodePool:
         header = read_header(data, name)
         if header is None:
             raise UserError(
-                f"image {name}: is broken or no image in a known format "
-                "(JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, PGM, JPEG 2000)"
+                "corrupt",
+                f"image {name}",
+                "is broken or no image in a known format "
+                "(JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, PGM, JPEG 2000)",
             )
         if header.width * header.height > self._max_pixels:
             raise ImageTooLarge(
-                f"image {name}: has {header.width} x {header.height} pixels, more than "
-                f"{self._max_pixels:,}"
+                "too-large",
+                f"image {name}",
+                f"has {header.width} x {header.height} pixels, more than {self._max_pixels:,}",
             )
         check_structure(data, header, name)
         return header
@@ -250,10 +253,14 @@ class DecodePool:
             image = decoder.decode(process, data, seconds)
             fault: Exception | None = None
             if image is None:
-                fault = UserError(f"image {name}: is broken or no image that OpenCV reads")
+                fault = UserError(
+                    "corrupt", f"image {name}", "is broken or no image that OpenCV reads"
+                )
         except _Ended:
             fault = UserError(
-                f"image {name}: took longer to decode, or more memory, than images of its size do"
+                "size-mismatch",
+                f"image {name}",
+                "took longer to decode, or more memory, than images of its size do",
             )
         except Exception as error:  # a fault of this machine; whoever waits must hear of it
             fault = error

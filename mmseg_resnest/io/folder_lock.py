@@ -125,8 +125,10 @@ class FolderLock:
                 raise
         except OSError as error:
             raise UserError(
-                f"{self.subject}: {self._path} cannot be locked ({error.strerror}); mend the"
-                " access, or name another folder"
+                "input",
+                self.subject,
+                f"{self._path} cannot be locked ({error.strerror}); mend the"
+                " access, or name another folder",
             ) from error
         self._stop.clear()
         self._thread = threading.Thread(target=self._beat, name="folder lock", daemon=True)
@@ -245,8 +247,9 @@ class FolderLock:
 
     def _refusal(self, owner: dict[str, Any]) -> UserError:
         return UserError(
-            f"{self.subject}: is in use by {_describe(owner)}; wait until that has ended, or name"
-            " another folder"
+            "in-use",
+            self.subject,
+            f"is in use by {_describe(owner)}; wait until that has ended, or name another folder",
         )
 
     # --- holding it ---

@@ -104,14 +104,16 @@ def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most
     import urllib3
 
     too_large = UserError(
-        f"{subject}: has more than {max_bytes >> 20} MiB; fetch it to a file and name that"
+        "too-large",
+        subject,
+        f"has more than {max_bytes >> 20} MiB; fetch it to a file and name that",
     )
     end = time.monotonic() + most
     data = bytearray()
     try:
         with open_address(address, timeout) as answer:
             if not answer.ok:
-                raise UserError(f"{subject}: the server answers {status_text(answer)}")
+                raise UserError("input", subject, f"the server answers {status_text(answer)}")
             length = answer.headers.get("Content-Length", "")
             if re.fullmatch(r"\d{1,18}", length) and int(length) > max_bytes:
                 raise too_large
@@ -122,19 +124,23 @@ def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most
                     raise too_large
                 if time.monotonic() > end:
                     raise UserError(
-                        f"{subject}: takes longer than {most:g} s; fetch it to a file and name that"
+                        "input",
+                        subject,
+                        f"takes longer than {most:g} s; fetch it to a file and name that",
                     )
     except UnusableAnswerError as error:
-        raise UserError(f"{subject}: the server {error}") from error
+        raise UserError("input", subject, f"the server {error}") from error
     except (
         requests.exceptions.RequestException,
         urllib3.exceptions.HTTPError,
         OSError,
         ValueError,
     ) as error:
-        raise UserError(f"{subject}: cannot be fetched ({short_reason(error)})") from error
+        raise UserError("input", subject, f"cannot be fetched ({short_reason(error)})") from error
     if re.fullmatch(r"\d{1,18}", length) and int(length) != len(data):
-        raise UserError(f"{subject}: cut off after {len(data)} of {length} bytes; try again")
+        raise UserError(
+            "corrupt", subject, f"cut off after {len(data)} of {length} bytes; try again"
+        )
     return bytes(data)
 
 

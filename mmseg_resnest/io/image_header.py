@@ -290,8 +290,10 @@ def read_header(
                 return None
             except _Spent as spent:
                 raise UserError(
-                    f"image {name}: the header of this {form} file has {spent} before the size; "
-                    "save the image again without its metadata"
+                    "size-mismatch",
+                    f"image {name}",
+                    f"the header of this {form} file has {spent} before the size; "
+                    "save the image again without its metadata",
                 ) from None
             return ImageHeader(form, width, height) if width > 0 and height > 0 else None
     return None
@@ -316,8 +318,9 @@ def check_structure(data: bytes, header: ImageHeader, name: str) -> None:
         scans = data.count(b"\xff\xda")
         if scans > min(_MOST_SCANS, max(1, _MOST_SCANNED // (header.width * header.height))):
             raise UserError(
-                f"image {name}: this JPEG has {scans:,} scans, too many for its size; save it as "
-                "a baseline JPEG"
+                "size-mismatch",
+                f"image {name}",
+                f"this JPEG has {scans:,} scans, too many for its size; save it as a baseline JPEG",
             )
 
 
@@ -338,8 +341,10 @@ def _check_png(data: bytes, name: str) -> None:
         if chunks > most or packed > _MOST_PACKED:
             what = f"{packed:,} compressed texts" if packed > _MOST_PACKED else f"{most:,} chunks"
             raise UserError(
-                f"image {name}: this PNG has {what} or more, too many for its size; save it again "
-                "without its metadata"
+                "size-mismatch",
+                f"image {name}",
+                f"this PNG has {what} or more, too many for its size; save it again "
+                "without its metadata",
             )
         if kind == b"IEND":
             return
@@ -366,7 +371,7 @@ def open_any_size(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     try:
         header = read_header(source, name)
     except UserError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(error.text) from error
     if header is None:
         return Image.open(source)
     Image.init()  # registers all formats; does nothing the second time

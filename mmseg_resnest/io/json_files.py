@@ -37,18 +37,18 @@ def parse_json(text: str | bytes, subject: str) -> Any:
             text = text.decode("utf-8-sig")
         value = json.loads(text)
     except RecursionError:
-        raise UserError(_too_deep(subject)) from None
+        raise UserError("input", "", _too_deep(subject)) from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{subject}: not UTF-8 text ({error.reason} at byte {error.start})"
+            "input", subject, f"not UTF-8 text ({error.reason} at byte {error.start})"
         ) from error
     except ValueError as error:  # also a number of more than 4300 digits
-        raise UserError(f"{subject}: not a JSON file ({error})") from error
+        raise UserError("input", subject, f"not a JSON file ({error})") from error
     level, depth = [value], 0
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
         if depth > MAX_DEPTH:
-            raise UserError(_too_deep(subject))
+            raise UserError("input", "", _too_deep(subject))
         level = [child for item in level for child in _children(item)]
     return value
 
@@ -68,9 +68,11 @@ def read_json(path: str | os.PathLike[str], subject: str, max_bytes: int | None 
         with Path(path).open("rb") as file:
             data = _read(file, max_bytes)
     except OSError as error:
-        raise UserError(f"{subject}: cannot be read ({error.strerror})") from error
+        raise UserError("unreadable", subject, f"cannot be read ({error.strerror})") from error
     if data is None:
-        raise UserError(f"{subject}: larger than {max_bytes:,} bytes, which is the limit here")
+        raise UserError(
+            "too-large", subject, f"larger than {max_bytes:,} bytes, which is the limit here"
+        )
     return parse_json(data, subject)
 
 

@@ -98,8 +98,9 @@ def _wanted() -> bool:
     value = os.environ.get(SWITCH, "0")
     if value not in ("0", "1"):
         raise UserError(
-            f"environment variable {SWITCH}={value}: is neither 0 nor 1; set it to 1 to run "
-            "with kernels in Triton, or remove it"
+            "environment",
+            f"environment variable {SWITCH}={value}",
+            "is neither 0 nor 1; set it to 1 to run with kernels in Triton, or remove it",
         )
     return value == "1"
 

@@ -11,7 +11,7 @@ from .pretrained import Pretrained
 from .resnest import ARCHITECTURES, ResNeSt
 from .segmentor import EncoderDecoder
 from .split_attention import DropBlock2d, SplitAttentionConv2d
-from .view_sum import SegTTAModel
+from .tta import SegTTAModel
 
 __all__ = [
     "ARCHITECTURES",

@@ -84,8 +84,9 @@ class MultiScaleGrid:
         for key in cfg:
             if key != "mode" and key not in known:
                 raise UserError(
-                    f"config key {where}.{key} is not read by the multi-scale grid evaluation: "
-                    f"remove it (known keys: {', '.join(known)})"
+                    "config-value",
+                    f"config key {where}.{key} is not read by the multi-scale grid evaluation",
+                    f"remove it (known keys: {', '.join(known)})",
                 )
         settings = {key: cfg[key] for key in known if key in cfg}
         if "scales" in settings:
@@ -97,13 +98,17 @@ class MultiScaleGrid:
                 or not all(_is_number(scale) and 0 < scale < math.inf for scale in scales)
             ):
                 raise UserError(
+                    "config-value",
+                    "",
                     f"config key {where}.scales must be a non-empty list of positive numbers such "
-                    f"as (0.75, 1.0, 1.25), not {scales!r}"
+                    f"as (0.75, 1.0, 1.25), not {scales!r}",
                 )
             settings["scales"] = tuple(float(scale) for scale in scales)
         if not isinstance(settings.get("flip", True), bool):
             raise UserError(
-                f"config key {where}.flip must be True or False, not {settings['flip']!r}"
+                "config-value",
+                "",
+                f"config key {where}.flip must be True or False, not {settings['flip']!r}",
             )
         # A crop of one pixel would have windows no pixel apart.
         for key, least in (("base_size", 1), ("crop_size", 2), ("window_batch_size", 1)):
@@ -111,8 +116,10 @@ class MultiScaleGrid:
                 value = settings[key]
                 if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                     raise UserError(
+                        "config-value",
+                        "",
                         f"config key {where}.{key} must be one whole number of at least {least}, "
-                        f"not {value!r}"
+                        f"not {value!r}",
                     )
                 settings[key] = int(value)
         return cls(**settings)
@@ -349,8 +356,10 @@ class MultiScaleGridTTA(BaseTTAModel):
         segmentor = self.module.module if is_model_wrapper(self.module) else self.module
         if not hasattr(segmentor, "multi_scale_grid_inference"):
             raise UserError(
-                f"config key tta_model: MultiScaleGridTTA cannot evaluate a "
-                f"{type(segmentor).__name__}: set model.type to 'mmseg_resnest.EncoderDecoder'"
+                "config-value",
+                "config key tta_model",
+                f"MultiScaleGridTTA cannot evaluate a "
+                f"{type(segmentor).__name__}: set model.type to 'mmseg_resnest.EncoderDecoder'",
             )
         segmentor.test_cfg = dict(mode="multi_scale_grid", **settings)
 
@@ -370,9 +379,11 @@ class MultiScaleGridTTA(BaseTTAModel):
         inputs = data["inputs"] if isinstance(data, dict) else data[0]
         if not isinstance(inputs, Tensor) and any(not isinstance(item, Tensor) for item in inputs):
             raise UserError(
-                "config key tta_pipeline: MultiScaleGridTTA makes its own scales and mirror "
+                "config-value",
+                "config key tta_pipeline",
+                "MultiScaleGridTTA makes its own scales and mirror "
                 "images; take TestTimeAug out, so that the pipeline is LoadImageFromFile, "
-                "LoadAnnotations, PackSegInputs"
+                "LoadAnnotations, PackSegInputs",
             )
         return self.module.test_step(data)
 
@@ -383,5 +394,7 @@ class MultiScaleGridTTA(BaseTTAModel):
             UserError: an image has more than one prediction.
         """
         if any(len(data_samples) != 1 for data_samples in data_samples_list):
-            raise UserError("MultiScaleGridTTA makes one prediction an image: nothing to merge")
+            raise UserError(
+                "input", "MultiScaleGridTTA makes one prediction an image", "nothing to merge"
+            )
         return [data_samples[0] for data_samples in data_samples_list]

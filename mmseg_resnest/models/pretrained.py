@@ -50,8 +50,10 @@ class Pretrained:
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if not state:
                 raise UserError(
-                    f"checkpoint {self.checkpoint}: no key starts with {prefix}, the prefix of "
-                    "init_cfg; take prefix out, or name the one of the file"
+                    "input",
+                    f"checkpoint {self.checkpoint}",
+                    f"no key starts with {prefix}, the prefix of "
+                    "init_cfg; take prefix out, or name the one of the file",
                 )
         print_log(f"load {self.prefix or 'weights'} from {self.checkpoint}", logger="current")
         load_state_dict(module, state, strict=False, logger="current")

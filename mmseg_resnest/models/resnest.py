@@ -212,12 +212,18 @@ class ResNeSt(BaseModule):
         super().__init__(init_cfg)
         columns = _resolve_arch(arch)
         if output_stride not in _STAGES:
-            raise UserError(f"ResNeSt: output_stride={output_stride!r} must be 8, 16 or 32")
+            raise UserError(
+                "argument", "ResNeSt", f"output_stride={output_stride!r} must be 8, 16 or 32"
+            )
         out_indices = tuple(out_indices)
         if not out_indices or any(i not in (0, 1, 2, 3) for i in out_indices):
-            raise UserError(f"ResNeSt: out_indices={out_indices} must be stages from 0 to 3")
+            raise UserError(
+                "argument", "ResNeSt", f"out_indices={out_indices} must be stages from 0 to 3"
+            )
         if frozen_stages not in range(-1, 5):
-            raise UserError(f"ResNeSt: frozen_stages={frozen_stages!r} must be from -1 to 4")
+            raise UserError(
+                "argument", "ResNeSt", f"frozen_stages={frozen_stages!r} must be from -1 to 4"
+            )
         norm_cfg = dict(type="BN") if norm_cfg is None else dict(norm_cfg)
         self.arch = columns
         self.output_stride = output_stride
@@ -365,22 +371,30 @@ def _resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"ResNeSt: arch={arch!r} is not one of {', '.join(ARCHITECTURES)}{hint}"
+                "input", "ResNeSt", f"arch={arch!r} is not one of {', '.join(ARCHITECTURES)}{hint}"
             )
         return dict(ARCHITECTURES[arch])
     if not isinstance(arch, Mapping):
-        raise UserError(f"ResNeSt: arch must be a name or a mapping, not {type(arch).__name__}")
+        raise UserError(
+            "argument", "ResNeSt", f"arch must be a name or a mapping, not {type(arch).__name__}"
+        )
     unknown = sorted(set(arch) - set(ARCHITECTURES["resnest50"]))
     if unknown or "blocks" not in arch:
         what = f"unknown keys {unknown}" if unknown else "no key 'blocks'"
         raise UserError(
-            f"ResNeSt: arch has {what}; the keys are {', '.join(ARCHITECTURES['resnest50'])}"
+            "input",
+            "ResNeSt",
+            f"arch has {what}; the keys are {', '.join(ARCHITECTURES['resnest50'])}",
         )
     columns = {**ARCHITECTURES["resnest50"], **arch, "blocks": tuple(arch["blocks"])}
     blocks = columns["blocks"]
     if len(blocks) != 4 or any(not isinstance(n, int) or n < 1 for n in blocks):
-        raise UserError(f"ResNeSt: arch.blocks={blocks} must be four positive numbers")
+        raise UserError(
+            "argument", "ResNeSt", f"arch.blocks={blocks} must be four positive numbers"
+        )
     for key in ("radix", "groups", "base_width", "stem_width"):
         if not isinstance(columns[key], int) or columns[key] < 1:
-            raise UserError(f"ResNeSt: arch.{key}={columns[key]!r} must be a positive number")
+            raise UserError(
+                "argument", "ResNeSt", f"arch.{key}={columns[key]!r} must be a positive number"
+            )
     return columns

@@ -36,17 +36,24 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
     """
     mode = test_cfg.get("mode", "whole")
     if mode not in _MODES:
-        raise UserError(f"config key model.test_cfg.mode must be one of {_MODES}, not {mode!r}")
+        raise UserError(
+            "config-value",
+            "",
+            f"config key model.test_cfg.mode must be one of {_MODES}, not {mode!r}",
+        )
     for key in test_cfg:
         if key not in _KEYS:
             raise UserError(
-                f"config key model.test_cfg.{key} is unknown: remove it (known keys: "
-                f"{', '.join(_KEYS)})"
+                "config-value",
+                f"config key model.test_cfg.{key} is unknown",
+                f"remove it (known keys: {', '.join(_KEYS)})",
             )
     if not isinstance(test_cfg.get("keep_scores", True), bool):
         raise UserError(
+            "config-value",
+            "",
             "config key model.test_cfg.keep_scores must be True or False, not "
-            f"{test_cfg['keep_scores']!r}"
+            f"{test_cfg['keep_scores']!r}",
         )
     if mode == "multi_scale_grid":
         MultiScaleGrid.from_config(_of_the_grid(test_cfg), "model.test_cfg")
@@ -59,13 +66,17 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
                 or not all(isinstance(edge, int) and edge > 0 for edge in pair)
             ):
                 raise UserError(
+                    "config-value",
+                    "",
                     f"config key model.test_cfg.{key} must be two positive whole numbers, height "
-                    f"and width, in mode 'slide', not {pair!r}"
+                    f"and width, in mode 'slide', not {pair!r}",
                 )
         if any(s > c for s, c in zip(test_cfg["stride"], test_cfg["crop_size"], strict=True)):
             raise UserError(
+                "size-mismatch",
+                "",
                 f"config key model.test_cfg.stride {test_cfg['stride']} leaves gaps between "
-                f"windows of model.test_cfg.crop_size {test_cfg['crop_size']}: make it smaller"
+                f"windows of model.test_cfg.crop_size {test_cfg['crop_size']}: make it smaller",
             )
 
 
@@ -154,8 +165,10 @@ class EncoderDecoder(StockEncoderDecoder):
         settings = MultiScaleGrid.from_config(_of_the_grid(self.test_cfg or {}), "model.test_cfg")
         if self.out_channels == 1:
             raise UserError(
-                "config key model.test_cfg.mode: 'multi_scale_grid' compares the scores of classes "
-                "and model.decode_head.out_channels is 1: use out_channels=2, or mode='whole'"
+                "classes",
+                "config key model.test_cfg.mode",
+                "'multi_scale_grid' compares the scores of classes "
+                "and model.decode_head.out_channels is 1: use out_channels=2, or mode='whole'",
             )
         count, _, height, width = inputs.shape
         scores = torch.zeros(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..kernels import gpu
 from ..kernels.split_attention import fits, split_attention
-from .norm import as_numbers, build_norm
+from .norm import batch_norm_affine, build_norm
 
 
 class DropBlock2d(nn.Module):
@@ -33,9 +33,9 @@ class DropBlock2d(nn.Module):
     def __init__(self, drop_prob: float, block_size: int = 3) -> None:
         super().__init__()
         if not 0.0 <= drop_prob < 1.0:
-            raise UserError(f"dropblock_prob={drop_prob} must be in [0, 1)")
+            raise UserError("argument", "", f"dropblock_prob={drop_prob} must be in [0, 1)")
         if block_size < 1:
-            raise UserError(f"dropblock_size={block_size} must be 1 or more")
+            raise UserError("size-mismatch", "", f"dropblock_size={block_size} must be 1 or more")
         self.drop_prob = drop_prob
         self.block_size = block_size
 
@@ -147,7 +147,7 @@ class SplitAttentionConv2d(nn.Module):
         """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
         x = self.conv(x)
         if gpu.usable(x) and fits(x) and not self._drops():
-            norm = as_numbers(self.bn0, x)
+            norm = batch_norm_affine(self.bn0, x)
             if norm is not None:
                 return split_attention(x, norm, self.radix, self.attention)
         x = self.relu(self.dropblock(self.bn0(x)))

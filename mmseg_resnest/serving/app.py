@@ -277,7 +277,7 @@ def _known(names: list[str] | None, classes: list[str]) -> list[str] | None:
         if names:
             class_indices(names, classes)
     except UserError as error:
-        raise _Refused(400, str(error)) from error
+        raise _Refused(400, error.text) from error
     return names or None
 
 
@@ -392,9 +392,9 @@ class _State:
             del body
             image = await until_ended(decoding, lambda: self.pool.give_up(decoding))
         except ImageTooLarge as error:
-            raise _Refused(413, str(error)) from error
+            raise _Refused(413, error.text) from error
         except UserError as error:
-            raise _Refused(400, str(error)) from error
+            raise _Refused(400, error.text) from error
         doing[0] = "segmenting"
         result = await self._segment(image)
         doing[0] = "drawing"

@@ -58,30 +58,37 @@ def unpack(file: BinaryIO, members: Sequence[Member], label: str, target: Binary
     unsafe = [member.name for member in members if not _safe_member(member.name) or member.link]
     if unsafe:
         raise UserError(
-            f"{label}: refused, it would unpack outside its folder: "
-            f"{list_keys(map(repr, unsafe))}; {AGAIN}"
+            "checkpoint",
+            label,
+            f"refused, it would unpack outside its folder: {list_keys(map(repr, unsafe))}; {AGAIN}",
         )
     files = [m for m in members if not m.is_folder and not m.name.startswith("__MACOSX/")]
     if len(files) != 1 or Path(files[0].name).suffix not in _IN_ZIP:
         raise UserError(
-            f"{label}: a .zip must hold one checkpoint ({', '.join(_IN_ZIP)}) and nothing else, "
+            "argument",
+            label,
+            f"a .zip must hold one checkpoint ({', '.join(_IN_ZIP)}) and nothing else, "
             f"this one holds {list_keys(m.name for m in files) or 'nothing'}: unpack it and "
-            "give the path of the checkpoint"
+            "give the path of the checkpoint",
         )
     member = files[0]
     if member.encrypted:
-        raise UserError(f"{label}: it is locked with a password: unpack it first")
+        raise UserError("checkpoint", label, "it is locked with a password: unpack it first")
     limit = max(RATIO_FLOOR, MAX_RATIO * max(member.packed, 1))
     if member.size > min(limit, MAX_UNPACKED_BYTES):
         raise UserError(
-            f"{label}: refused, {member.packed} bytes would unpack to {member.size}, which "
-            f"weights do not; {AGAIN}"
+            "size-mismatch",
+            label,
+            f"refused, {member.packed} bytes would unpack to {member.size}, which "
+            f"weights do not; {AGAIN}",
         )
     if member.method not in (STORED, DEFLATED):
-        raise UserError(f"{label}: packed in a way that is not supported: unpack it first")
+        raise UserError(
+            "checkpoint", label, "packed in a way that is not supported: unpack it first"
+        )
     problem = _copy(file, member, target)
     if problem:
-        raise UserError(f"{label}: the archive is damaged ({problem}): {AGAIN}")
+        raise UserError("corrupt", label, f"the archive is damaged ({problem}): {AGAIN}")
     return member.name
 
 

@@ -92,7 +92,9 @@ def find(name: str) -> Entry:
     entries = _entries()
     if name not in entries:
         raise UserError(
+            "checkpoint",
+            "",
             f"{name!r} is no name of the catalogue of published weights{did_you_mean(name)} "
-            "(all names: mmseg-resnest weights list)"
+            "(all names: mmseg-resnest weights list)",
         )
     return entries[name]

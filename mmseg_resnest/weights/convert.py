@@ -75,7 +75,7 @@ def unwrap_state_dict(record: Mapping[str, Any]) -> dict[str, Any]:
         found = inner[0]
     state_dict = check_names(found)
     if not state_dict:
-        raise UserError("the checkpoint's state dict is empty")
+        raise UserError("empty", "", "the checkpoint's state dict is empty")
     start, ends = 0, (min(state_dict), max(state_dict))  # what both begin with, all do
     while prefix := next(
         (p for p in _WRAPPER_PREFIXES if all(key.startswith(p, start) for key in ends)), ""
@@ -93,7 +93,9 @@ def as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise UserError(
-                f"checkpoint key {name!r}: only dense tensors with values are supported"
+                "checkpoint",
+                f"checkpoint key {name!r}",
+                "only dense tensors with values are supported",
             )
         return value.detach()
     if isinstance(value, np.generic):
@@ -106,11 +108,14 @@ def as_tensor(name: str, value: Any) -> Tensor:
             return torch.from_numpy(native)
         except TypeError as error:
             raise UserError(
-                f"checkpoint key {name!r}: arrays of type {value.dtype} are not supported"
+                "checkpoint",
+                f"checkpoint key {name!r}",
+                f"arrays of type {value.dtype} are not supported",
             ) from error
     raise UserError(
-        f"checkpoint key {name!r} holds a {type(value).__name__}, not a tensor: "
-        "give the model's state dict"
+        "checkpoint",
+        f"checkpoint key {name!r} holds a {type(value).__name__}, not a tensor",
+        "give the model's state dict",
     )
 
 
@@ -145,9 +150,10 @@ def _detect(keys: Iterable[str]) -> str:
         leaves = {key.rpartition(".")[2] for key in names}
         return "gluoncv" if leaves & set(layouts.GLUON_LEAVES) else "published"
     raise UserError(
-        f"not a checkpoint of ResNeSt in a known layout; its {len(names)} keys are: "
+        "checkpoint",
+        f"not a checkpoint of ResNeSt in a known layout; its {len(names)} keys are",
         f"{list_keys(names)}. Known layouts: the published backbones and segmentation models, "
-        "timm, MMSegmentation, MMPretrain, GluonCV, mmseg-resnest"
+        "timm, MMSegmentation, MMPretrain, GluonCV, mmseg-resnest",
     )
 
 
@@ -432,7 +438,7 @@ def analyse(record: Mapping[str, Any]) -> Conversion:
     missing = [start + key for start, _, part in parts for key in part.missing]
     unknown = strangers + [start + key for start, _, part in parts for key in part.unknown]
     if missing or unknown:
-        raise UserError(_complaint(layout, missing, unknown))
+        raise UserError("checkpoint", "", _complaint(layout, missing, unknown))
 
     names = {start + key: ours + name for start, ours, p in parts for key, name in p.keys.items()}
     ordered = {names[key]: value for key, value in tensors.items() if key in names}
@@ -522,13 +528,17 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
             name for some of its keys; the message lists them.
     """
     if layout not in EXPORT_LAYOUTS:
-        raise UserError(f"layout {layout!r} is not one of {', '.join(EXPORT_LAYOUTS)}")
+        raise UserError(
+            "checkpoint", "", f"layout {layout!r} is not one of {', '.join(EXPORT_LAYOUTS)}"
+        )
     source = analyse(state_dict)
     ours = source.layout == "mmseg-resnest"
     if not ours and not (source.layout == "published" and not source.is_segmentor):
         raise UserError(
+            "checkpoint",
+            "",
             f"export_state_dict takes a state dict with our names, this one has layout "
-            f"{source.layout!r}: pass it through convert_state_dict first"
+            f"{source.layout!r}: pass it through convert_state_dict first",
         )
     if layout == "mmseg-resnest":
         return dict(source.state_dict)
@@ -543,11 +553,15 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
     resnest = _is_resnest(groups["backbone."]) or "conv1.0.weight" in groups["backbone."]
     if layout == "timm" and source.is_segmentor:
         raise UserError(
-            "timm has no segmentation models: export to 'published', 'openmmlab' or "
-            "'mmseg-resnest', or give the backbone alone (the keys after 'backbone.')"
+            "checkpoint",
+            "timm has no segmentation models",
+            "export to 'published', 'openmmlab' or "
+            "'mmseg-resnest', or give the backbone alone (the keys after 'backbone.')",
         )
     if not resnest and layout != "openmmlab":
-        raise UserError(f"the backbone is not a ResNeSt: layout {layout!r} has no names for it")
+        raise UserError(
+            "checkpoint", "the backbone is not a ResNeSt", f"layout {layout!r} has no names for it"
+        )
 
     if layout == "openmmlab":
         table = layouts.invert(layouts.OPENMMLAB_STEM) if resnest else {}
@@ -570,7 +584,9 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
                 strangers.append(start + key)
     if strangers:
         raise UserError(
-            f"layout 'published' has no name for {len(strangers)} keys: {list_keys(strangers)}; "
-            "only the published FCN, PSP, EncNet and DeepLabV3 heads can be exported to it"
+            "checkpoint",
+            f"layout 'published' has no name for {len(strangers)} keys",
+            f"{list_keys(strangers)}; "
+            "only the published FCN, PSP, EncNet and DeepLabV3 heads can be exported to it",
         )
     return {names[key]: value for key, value in source.state_dict.items()}

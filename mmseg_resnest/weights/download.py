@@ -31,7 +31,7 @@ import mmengine.hub
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..io.http import UnusableAnswerError, open_address, short_reason, status_text
 from .archive import unpack
 from .catalogue import Entry, catalogue, find
@@ -150,7 +150,7 @@ def verify(entry: Entry, path: Path | None = None) -> str | None:
     try:
         return _wanted_entry(entry).difference(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError("unreadable", path, f"cannot be read: {error.strerror or error}") from error
 
 
 def is_address(source: str | Path) -> bool:
@@ -166,7 +166,7 @@ def _hub(scheme: str) -> dict[str, str]:
     )
     folder = Path(mmengine.hub.__file__).parent
     if not (folder / file).is_file():
-        raise UserError(f"{scheme}://: this MMEngine has no list of names ({file})")
+        raise UserError("checkpoint", scheme, f"//: this MMEngine has no list of names ({file})")
     names = json.loads((folder / file).read_text(encoding="utf-8"))
     if scheme == "openmmlab":
         renamed = json.loads((folder / "deprecated.json").read_text(encoding="utf-8"))
@@ -186,8 +186,10 @@ def _web_address(source: str) -> str:
     names = _hub(scheme.replace("open-mmlab", "openmmlab"))
     if name not in names:
         raise UserError(
-            f"checkpoint {source!r}: MMEngine's list for {scheme}:// has no {name!r}; it has "
-            f"{', '.join(sorted(names)[:8])}, ..."
+            "checkpoint",
+            f"checkpoint {source!r}",
+            f"MMEngine's list for {scheme}:// has no {name!r}; it has "
+            f"{', '.join(sorted(names)[:8])}, ...",
         )
     return names[name]
 
@@ -205,7 +207,7 @@ def _wanted_address(source: str) -> _Wanted:
             return _wanted_entry(entry)
     name = unquote(Path(urlsplit(url).path).name)
     if not name or name in (".", "..") or "/" in name or "\0" in name or name.startswith("."):
-        raise UserError(f"checkpoint {source!r}: the address has no file name")
+        raise UserError("checkpoint", f"checkpoint {source!r}", "the address has no file name")
     digits = promised_digits(name)
     folder = cache_folder()
     if digits is None:
@@ -299,8 +301,10 @@ def _fetched(wanted: _Wanted, limits: Limits | None) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"{wanted.label}: {error.filename or wanted.path.parent} cannot be read or written "
-            f"({reason}); {wanted.elsewhere} folder for downloads"
+            "unreadable",
+            wanted.label,
+            f"{error.filename or wanted.path.parent} cannot be read or written "
+            f"({reason}); {wanted.elsewhere} folder for downloads",
         ) from error
 
 
@@ -313,7 +317,9 @@ def _default_limits() -> Limits:
         if not 0 < timeout < 1e6:
             raise ValueError
     except ValueError as error:
-        raise UserError(f"{TIMEOUT_VARIABLE}={text!r} is not a number of seconds") from error
+        raise UserError(
+            "checkpoint", "", f"{TIMEOUT_VARIABLE}={text!r} is not a number of seconds"
+        ) from error
     return Limits(timeout=timeout)
 
 
@@ -338,7 +344,7 @@ def _get(wanted: _Wanted, limits: Limits) -> Path:
                     _place_member(wanted, by_hand)
                     return path
                 except (_Unusable, UserError) as error:
-                    problems.append(str(error).replace("sent", f"{by_hand.name} there is", 1))
+                    problems.append(reason(error).replace("sent", f"{by_hand.name} there is", 1))
         for url in wanted.urls:
             try:
                 _fetch(wanted, url, limits)
@@ -349,9 +355,11 @@ def _get(wanted: _Wanted, limits: Limits) -> Path:
     names = f"{path.name} (or {packed[0]})" if packed else path.name
     where = "" if len(wanted.urls) == 1 and wanted.urls[0] in wanted.label else "; it is at "
     raise UserError(
-        f"{wanted.label}: cannot be fetched: {'; '.join(problems)}. Put the file {names} into the "
+        "checkpoint",
+        wanted.label,
+        f"cannot be fetched: {'; '.join(problems)}. Put the file {names} into the "
         f"folder {path.parent} ({wanted.elsewhere})"
-        f"{where}{' or '.join(wanted.urls) if where else ''}"
+        f"{where}{' or '.join(wanted.urls) if where else ''}",
     )
 
 
@@ -376,8 +384,10 @@ def _locked(wanted: _Wanted, limits: Limits) -> Iterator[None]:
                 told = True
             if now - since >= limits.patience:
                 raise UserError(
-                    f"{wanted.label}: another process has been fetching {name} into {folder} and "
-                    f"got nowhere for {limits.patience:g} s; end it, or put the file there by hand"
+                    "checkpoint",
+                    wanted.label,
+                    f"another process has been fetching {name} into {folder} and "
+                    f"got nowhere for {limits.patience:g} s; end it, or put the file there by hand",
                 ) from None
     try:
         yield
@@ -466,7 +476,7 @@ def _place_member(wanted: _Wanted, packed: Path) -> None:
             try:
                 unpack(file, read_directory(file, "the .zip"), "the .zip", target)
             except UserError as error:
-                raise _Unusable(f"sent an archive that is of no use: {error}") from error
+                raise _Unusable(f"sent an archive that is of no use: {error.text}") from error
             target.flush()
             os.fsync(target.fileno())
         wrong = wanted.difference(temporary)

@@ -67,6 +67,8 @@ def check_promise(file: BinaryIO, name: str, label: str) -> None:
     wrong = difference(file, digits)
     if wrong:
         raise UserError(
-            f"{label}: the name promises checksum {digits}, but {wrong}: {AGAIN}, or rename it "
-            "if those digits are no checksum"
+            "corrupt",
+            label,
+            f"the name promises checksum {digits}, but {wrong}: {AGAIN}, or rename it "
+            "if those digits are no checksum",
         )

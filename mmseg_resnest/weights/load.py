@@ -59,16 +59,20 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
         raise UserError(
-            f"checkpoint {str(name_or_path)!r}: no such file, and no name of published weights"
+            "not-found",
+            f"checkpoint {str(name_or_path)!r}",
+            f"no such file, and no name of published weights"
             f"{did_you_mean(str(name_or_path))}; give the path of a .pth, .pt, .zip, .safetensors "
-            "or .params file"
+            "or .params file",
         ) from error
     if stat.S_ISDIR(mode):
-        raise UserError(f"checkpoint {path} is a folder: give the path of the file in it")
+        raise UserError(
+            "wrong-path-type", f"checkpoint {path} is a folder", "give the path of the file in it"
+        )
     if not stat.S_ISREG(mode):
-        raise UserError(f"checkpoint {path} is not a regular file")
+        raise UserError("wrong-path-type", "", f"checkpoint {path} is not a regular file")
     if path.stat().st_size == 0:
-        raise UserError(f"checkpoint {path} is empty: {AGAIN}")
+        raise UserError("empty", f"checkpoint {path} is empty", f"{AGAIN}")
     return path
 
 
@@ -84,7 +88,7 @@ def _unpack(file: BinaryIO, members: Sequence[Member], label: str) -> tuple[Bina
     except OSError as error:
         target.close()
         raise UserError(
-            f"{label}: could not be unpacked into {tempfile.gettempdir()}: {error}"
+            "checkpoint", label, f"could not be unpacked into {tempfile.gettempdir()}: {error}"
         ) from error
     except BaseException:
         target.close()
@@ -101,7 +105,7 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
         members = read_directory(file, label)
         if not is_torch_archive(members):
             if nested:
-                raise UserError(f"{label}: an archive in an archive: unpack it first")
+                raise UserError("checkpoint", label, "an archive in an archive: unpack it first")
             member, inner = _unpack(file, members, label)
             with member:
                 return _read(member, inner, f"{label} ({printable(inner[:80])})", nested=True)
@@ -114,7 +118,9 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     if text.startswith((b"<", b"version https://git-lfs")):
         what = "a web page" if text.startswith(b"<") else "a Git LFS pointer"
         raise UserError(
-            f"{label}: this is {what}, not a checkpoint: the download went wrong; {AGAIN}"
+            "checkpoint",
+            label,
+            f"this is {what}, not a checkpoint: the download went wrong; {AGAIN}",
         )
     if name.endswith(".params"):
         return read_params(file, label)  # says what is wrong with it
@@ -128,7 +134,9 @@ def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
         with path.open("rb") as file:
             return _read(file, path.name, label), label
     except OSError as error:
-        raise UserError(f"{label}: cannot be read: {error.strerror or error}") from error
+        raise UserError(
+            "unreadable", label, f"cannot be read: {error.strerror or error}"
+        ) from error
     except UserError:
         if is_address(name_or_path) and promised_digits(path.name) is None:
             path.unlink(missing_ok=True)  # no hash has vouched for it: the next try fetches it
@@ -159,23 +167,27 @@ def load_checkpoint(
     try:
         device = torch.device(map_location)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"map_location={map_location!r} is not a device: {error}") from error
+        raise UserError(
+            "checkpoint", f"map_location={map_location!r} is not a device", f"{error}"
+        ) from error
     record, label = _read_path(name_or_path)
     try:
         state_dict = unwrap_state_dict(record)
         kinds = (Tensor, np.ndarray, np.generic)
         wrong = [key for key, value in state_dict.items() if not isinstance(value, kinds)]
         if wrong:
-            raise UserError(f"these keys of the state dict are no tensors: {list_keys(wrong)}")
+            raise UserError(
+                "checkpoint", "these keys of the state dict are no tensors", f"{list_keys(wrong)}"
+            )
         tensors = {key: as_tensor(key, value) for key, value in state_dict.items()}
     except UserError as error:
-        raise UserError(f"{label}: {error}") from error
+        raise UserError("checkpoint", label, f"{error.text}") from error
     if device.type == "cpu":
         return tensors
     try:
         return {key: value.to(device) for key, value in tensors.items()}
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"map_location={map_location!r}: {error}") from error
+        raise UserError("checkpoint", f"map_location={map_location!r}", f"{error}") from error
 
 
 def load_record(name_or_path: str | Path) -> dict[str, Any]:
@@ -192,7 +204,9 @@ def load_record(name_or_path: str | Path) -> dict[str, Any]:
     """
     record, label = _read_path(name_or_path)
     if not isinstance(record, Mapping):
-        raise UserError(f"{label}: holds no state dict (a mapping from names to tensors)")
+        raise UserError(
+            "checkpoint", label, "holds no state dict (a mapping from names to tensors)"
+        )
     return dict(record)
 
 
@@ -212,8 +226,10 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     record, label = _read_path(path)
     if not isinstance(record, dict) or not isinstance(record.get("state_dict"), Mapping):
         raise UserError(
-            f"{label}: holds no training state to resume from (no 'state_dict' in it): give a "
-            "checkpoint that training wrote, or start from its weights with load_from"
+            "checkpoint",
+            label,
+            "holds no training state to resume from (no 'state_dict' in it): give a "
+            "checkpoint that training wrote, or start from its weights with load_from",
         )
     return record
 
@@ -280,7 +296,7 @@ def load_into(
         try:
             state_dict = convert_state_dict(state_dict)
         except UserError as error:
-            why_not = f" (It does not convert either: {error}.)"
+            why_not = f" (It does not convert either: {error.text}.)"
         state_dict = _without_unbuilt_stages(state_dict, target)
     missing = [key for key in target if key not in state_dict]
     unexpected = [key for key in state_dict if key not in target]
@@ -318,7 +334,9 @@ def load_into(
                 "load with drop_head_for_other_classes=True"
             )
         raise UserError(
-            f"{label} does not fit {type(inner).__name__}; {'; '.join(found)}. {advice}.{why_not}"
+            "checkpoint",
+            "",
+            f"{label} does not fit {type(inner).__name__}; {'; '.join(found)}. {advice}.{why_not}",
         )
     if check_only:
         return dropped
@@ -356,14 +374,15 @@ def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | N
         part = {k[len(start) :]: value for k, value in state_dict.items() if k.startswith(start)}
         if not part:
             raise UserError(
-                f"{name_or_path}: no key starts with prefix {start!r}; its keys are: "
-                f"{list_keys(state_dict)}"
+                "checkpoint",
+                name_or_path,
+                f"no key starts with prefix {start!r}; its keys are: {list_keys(state_dict)}",
             )
         state_dict = part
     try:
         state_dict = convert_state_dict(state_dict)
     except UserError as error:
-        raise UserError(f"{name_or_path}: {error}") from error
+        raise UserError("checkpoint", name_or_path, f"{error.text}") from error
     if any(key.startswith("backbone.") for key in state_dict):
         state_dict = {
             key.removeprefix("backbone."): value

@@ -56,7 +56,7 @@ def load_from_mmseg_resnest(filename: str, map_location: Any = None) -> dict[str
         elif isinstance(record.get("model"), Mapping):
             check_names(record["model"])
     except UserError as error:
-        raise UserError(f"{printable(filename)}: {error}") from error
+        raise UserError("checkpoint", printable(filename), f"{error.text}") from error
     return {
         key: as_tensor(key, value) if isinstance(value, np.ndarray) else value
         for key, value in record.items()
@@ -71,8 +71,10 @@ def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
     """
     scheme = filename.partition("://")[0]
     raise UserError(
-        f"checkpoint {filename!r}: files of {scheme}:// are not read; fetch it yourself and give "
-        "its path, or give an https:// address"
+        "checkpoint",
+        f"checkpoint {filename!r}",
+        f"files of {scheme}:// are not read; fetch it yourself and give "
+        "its path, or give an https:// address",
     )
 
 

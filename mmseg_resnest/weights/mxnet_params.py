@@ -62,8 +62,10 @@ class _Reader:
 
     def refuse(self, reason: str) -> UserError:
         return UserError(
-            f"{self.label}: not a usable MXNet .params file: {reason} (at {self.place}); "
-            "get the file again from its publisher"
+            "checkpoint",
+            self.label,
+            f"not a usable MXNet .params file: {reason} (at {self.place}); "
+            "get the file again from its publisher",
         )
 
     def take(self, count: int) -> bytearray:

@@ -34,11 +34,15 @@ def check_names(state_dict: Any) -> Mapping[str, Any]:
         UserError: It is no mapping, or a key is no text or too long.
     """
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise UserError("the checkpoint holds no state dict (a mapping from names to tensors)")
+        raise UserError(
+            "checkpoint", "", "the checkpoint holds no state dict (a mapping from names to tensors)"
+        )
     long = next((key for key in state_dict if len(key) > LONGEST_KEY), None)
     if long is not None:
         raise UserError(
+            "checkpoint",
+            "",
             f"a key of the checkpoint has {len(long):,} characters, and {LONGEST_KEY:,} are the "
-            f"limit: {_shown(long)}"
+            f"limit: {_shown(long)}",
         )
     return state_dict

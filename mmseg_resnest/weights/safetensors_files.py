@@ -60,7 +60,9 @@ def read_safetensors(file: BinaryIO, label: str) -> dict[str, Tensor]:
     try:
         return _read(file, label)
     except (_Unusable, OSError) as error:
-        raise UserError(f"{label}: not a usable .safetensors file ({error}): {AGAIN}") from error
+        raise UserError(
+            "checkpoint", label, f"not a usable .safetensors file ({error}): {AGAIN}"
+        ) from error
 
 
 def _read(file: BinaryIO, label: str) -> dict[str, Tensor]:

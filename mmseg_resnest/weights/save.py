@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import whole_file
+from ..io.atomic import atomic_open
 
 SUFFIXES = (".pth", ".safetensors")
 
@@ -24,13 +24,15 @@ def check_target(path: str | Path, force: bool = False) -> Path:
     """
     target = Path(path).expanduser()
     if target.suffix not in SUFFIXES:
-        raise UserError(f"{target}: the name must end in {' or '.join(SUFFIXES)}")
+        raise UserError("checkpoint", target, f"the name must end in {' or '.join(SUFFIXES)}")
     if not target.parent.is_dir():
-        raise UserError(f"{target}: there is no folder {target.parent}: make it first")
+        raise UserError("not-found", target, f"there is no folder {target.parent}: make it first")
     if target.is_dir():
-        raise UserError(f"{target} is a folder")
+        raise UserError("wrong-path-type", "", f"{target} is a folder")
     if target.exists() and not force:
-        raise UserError(f"{target} exists: give another name, or --force to replace it")
+        raise UserError(
+            "checkpoint", f"{target} exists", "give another name, or --force to replace it"
+        )
     return target
 
 
@@ -56,7 +58,7 @@ def save_state_dict(
     target = check_target(path, force)
     # a tensor of its own, so that no file carries the rest of a storage of which it was a view
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state_dict.items()}
-    with whole_file(target, sync=True) as file:
+    with atomic_open(target, sync=True) as file:
         if target.suffix == ".safetensors":
             file.write(_safetensors_bytes(tensors, target))
         else:
@@ -69,7 +71,8 @@ def _safetensors_bytes(tensors: dict[str, Tensor], target: Path) -> bytes:
         import safetensors.torch
     except ImportError as error:
         raise UserError(
-            f"{target}: writing .safetensors needs the package 'safetensors': "
-            "pip install safetensors"
+            "missing-package",
+            target,
+            "writing .safetensors needs the package 'safetensors': pip install safetensors",
         ) from error
     return safetensors.torch.save(tensors, metadata={"format": "pt"})

@@ -55,8 +55,10 @@ def read_torch(file: BinaryIO, label: str) -> Any:
             return _read_zip(file, read_directory(file, label), label)
         if head[257:262] == b"ustar":
             raise UserError(
-                f"{label}: a .tar file, which PyTorch wrote before version 0.2 and which is not "
-                "read: load it with an old PyTorch and save it again"
+                "checkpoint",
+                label,
+                "a .tar file, which PyTorch wrote before version 0.2 and which is not "
+                "read: load it with an old PyTorch and save it again",
             )
         if not head.startswith(b"\x80\2"):
             raise Damaged("it does not begin as one")
@@ -67,20 +69,24 @@ def read_torch(file: BinaryIO, label: str) -> Any:
     except NotAllowed as error:
         if error.name.startswith("torch._utils._rebuild_"):
             raise UserError(
-                f"{label}: holds a sparse, quantised or nested tensor, or one without values; only "
-                "dense tensors with values are supported"
+                "config-syntax",
+                label,
+                "holds a sparse, quantised or nested tensor, or one without values; only "
+                "dense tensors with values are supported",
             ) from error
         raise UserError(
-            f"{label}: refused, nothing was run: beyond tensors and plain data it asks for "
+            "checkpoint",
+            label,
+            f"refused, nothing was run: beyond tensors and plain data it asks for "
             f"{error.name[:100]!r}, which could be any program. Get the weights from their "
-            "publisher, or have whoever made the file save the state dict alone"
+            "publisher, or have whoever made the file save the state dict alone",
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         reason = printable(str(error).partition("\n")[0][:200])
         if not isinstance(error, Damaged):
             reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise UserError(
-            f"{label}: the file is truncated, damaged or no checkpoint ({reason}): {AGAIN}"
+            "corrupt", label, f"the file is truncated, damaged or no checkpoint ({reason}): {AGAIN}"
         ) from error
 
 
@@ -147,8 +153,10 @@ def _fill(file: BinaryIO, data: torch.Tensor) -> int:
 def _read_zip(file: BinaryIO, members: Sequence[Member], label: str) -> Any:
     if any(member.method != STORED or member.encrypted for member in members):
         raise UserError(
-            f"{label}: refused, it is packed, which torch.save does not do, and perhaps unpacks to "
-            f"more than the file; {AGAIN}"
+            "too-large",
+            label,
+            f"refused, it is packed, which torch.save does not do, and perhaps unpacks to "
+            f"more than the file; {AGAIN}",
         )
     named = {member.name: member for member in members}
     roots = {name.partition("/")[0] for name in named}
@@ -157,7 +165,9 @@ def _read_zip(file: BinaryIO, members: Sequence[Member], label: str) -> Any:
     root = roots.pop()
     if f"{root}/constants.pkl" in named or any(n.startswith(f"{root}/code/") for n in named):
         raise UserError(
-            f"{label}: a TorchScript program, not a checkpoint; save the model's state_dict instead"
+            "checkpoint",
+            label,
+            "a TorchScript program, not a checkpoint; save the model's state_dict instead",
         )
     if f"{root}/data.pkl" not in named:
         raise Damaged("it has no data.pkl")

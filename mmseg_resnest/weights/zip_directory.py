@@ -81,10 +81,12 @@ def read_directory(file: BinaryIO, label: str) -> list[Member]:
         return _members(file)
     except _Disagreement as error:
         raise UserError(
-            f"{label}: refused, its .zip directory is ambiguous ({error}): {AGAIN}"
+            "checkpoint", label, f"refused, its .zip directory is ambiguous ({error}): {AGAIN}"
         ) from error
     except (struct.error, OSError, ValueError, IndexError) as error:
-        raise UserError(f"{label}: the file is truncated or damaged ({error}): {AGAIN}") from error
+        raise UserError(
+            "corrupt", label, f"the file is truncated or damaged ({error}): {AGAIN}"
+        ) from error
 
 
 def _members(file: BinaryIO) -> list[Member]:

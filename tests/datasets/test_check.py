@@ -472,8 +472,8 @@ def test_faults_together_are_all_found(data: Path) -> None:
     assert kinds["missing_label"] == [str(labels[3])]
     assert kinds["colour_label"] == [str(labels[4])]
     assert len(kinds["grey_image"]) == 1
-    assert report.problems[0].gravity == "error"
-    assert report.problems[-1].gravity == "warning"
+    assert report.problems[0].severity == "error"
+    assert report.problems[-1].severity == "warning"
 
 
 def test_kinds_can_be_left_out(data: Path) -> None:
@@ -502,10 +502,10 @@ def test_palette_masks_with_the_right_indices_are_fine(data: Path) -> None:
 
 def test_a_turned_image_whose_label_map_fits_is_a_warning(data: Path) -> None:
     path = Path(rotated(6)(data))
-    assert [p.gravity for p in check(config(data)).problems] == ["error"]
+    assert [p.severity for p in check(config(data)).problems] == ["error"]
     reencode(data / "trainannot" / f"{path.stem}.png", lambda i: i.rotate(270, expand=True), "PNG")
     (problem,) = check(config(data)).problems
-    assert (problem.kind, problem.gravity) == ("rotated_image", "warning")
+    assert (problem.kind, problem.severity) == ("rotated_image", "warning")
 
 
 def test_empty_splits(data: Path) -> None:
@@ -560,7 +560,7 @@ def base_config(root: Path, **dataset: Any) -> Config:
 
 
 def kinds_of(cfg: Config) -> set[str]:
-    return {p.kind for p in check(cfg).problems if p.gravity == "error"}
+    return {p.kind for p in check(cfg).problems if p.severity == "error"}
 
 
 def test_reduce_zero_label_that_contradicts_the_labels(data: Path) -> None:
@@ -593,7 +593,7 @@ def test_a_needless_reduce_zero_label_without_255(
     relabel(data, {11: 0})
     cfg = base_config(data, reduce_zero_label=True)
     found = check(cfg).by_kind["reduce_zero_label"]
-    assert {p.gravity for p in found} == {"warning"}
+    assert {p.severity for p in found} == {"warning"}
     assert "every label from 0 to 10 occurs and 11 never does" in found[0].what
     check_start(cfg)
     # More files, which the start looks at only where a sample leaves doubts, make it one.
@@ -616,7 +616,7 @@ def test_a_needless_reduce_zero_label_with_two_classes(data: Path) -> None:
     cfg.model.decode_head.num_classes = 2
     found = check(cfg).by_kind["reduce_zero_label"]
     # In so few images to validate on, the second class may be missing rightly.
-    assert [(p.split, p.gravity) for p in found] == [("train", "error"), ("val", "warning")]
+    assert [(p.split, p.severity) for p in found] == [("train", "error"), ("val", "warning")]
     with pytest.raises(UserError, match="set reduce_zero_label=False"):
         check_start(cfg)
     check_start(cfg, files=1)  # nor does a part of the files tell: five of six
@@ -789,7 +789,7 @@ def test_loading_names_a_broken_file(data: Path) -> None:
         with pytest.raises(UserError) as caught:
             dataset[1]
         assert culprit in str(caught.value), index
-        problem = next(p for p in check(config(data)).problems if p.gravity == "error")
+        problem = next(p for p in check(config(data)).problems if p.severity == "error")
         assert problem.message in str(caught.value)
         assert "mmseg-resnest check-data" in str(caught.value)
         for path, contents in kept.items():

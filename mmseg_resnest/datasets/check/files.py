@@ -221,9 +221,9 @@ class _Finder:
         self.split = split
 
     def __call__(
-        self, kind: str, file: str, what: str, effect: str, fix: str, gravity: str = ""
+        self, kind: str, file: str, what: str, effect: str, fix: str, severity: str = ""
     ) -> None:
-        self.problems.append(Problem(kind, file, what, effect, fix, self.split, gravity))
+        self.problems.append(Problem(kind, file, what, effect, fix, self.split, severity))
 
 
 def _check_name(path: str, found: _Finder) -> None:

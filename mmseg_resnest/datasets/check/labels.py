@@ -252,8 +252,8 @@ def check_label_use(
         # Or the last class is rare. With two classes it comes to the same: one is trained on.
         sure = files >= _ENOUGH_FILES or (whole and number == 2 and split == "train")
         what = f"every label from 0 to {number - 1} occurs"
-        gravity = "" if sure else "warning"
-        problems.append(_needless_reduce(name, split, number, what, files, gravity))
+        severity = "" if sure else "warning"
+        problems.append(_needless_reduce(name, split, number, what, files, severity))
     if inside == {0, 255} and not reduced and number > 1:
         problems.append(
             Problem(
@@ -270,7 +270,7 @@ def check_label_use(
 
 
 def _needless_reduce(
-    name: str, split: str, number: int, what: str, files: int, gravity: str = ""
+    name: str, split: str, number: int, what: str, files: int, severity: str = ""
 ) -> Problem:
     return Problem(
         "reduce_zero_label",
@@ -279,7 +279,7 @@ def _needless_reduce(
         "training ignores the first class and learns every other one as the one before it",
         "set reduce_zero_label=False",
         split,
-        gravity,
+        severity,
     )
 
 

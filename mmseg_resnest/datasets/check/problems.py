@@ -11,7 +11,7 @@ __all__ = ["KINDS", "Problem"]
 
 ERROR, WARNING = "error", "warning"
 
-# Kind: (gravity, heading). An error breaks training, or teaches or scores something wrong; a
+# Kind: (severity, heading). An error breaks training, or teaches or scores something wrong; a
 # warning may be meant.
 KINDS: dict[str, tuple[str, str]] = {
     "empty_split": (ERROR, "splits without samples"),
@@ -56,7 +56,7 @@ class Problem:
         effect: What it would do in training.
         fix: How to mend it.
         split: The split it was found in; empty for the whole config.
-        gravity: ``error`` or ``warning``; by default the kind's.
+        severity: ``error`` or ``warning``; by default the kind's.
     """
 
     kind: str
@@ -65,12 +65,12 @@ class Problem:
     effect: str
     fix: str
     split: str = ""
-    gravity: str = ""
+    severity: str = ""
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
-        if not self.gravity:
-            object.__setattr__(self, "gravity", KINDS[self.kind][0])
+        if not self.severity:
+            object.__setattr__(self, "severity", KINDS[self.kind][0])
 
     @property
     def message(self) -> str:
@@ -81,7 +81,7 @@ class Problem:
         """The problem as plain data."""
         return {
             "kind": self.kind,
-            "gravity": self.gravity,
+            "severity": self.severity,
             "split": self.split,
             "file": printable(self.file),
             "what": self.what,

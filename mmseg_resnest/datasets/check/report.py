@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...files import write_whole
+from ...io.atomic import atomic_write
 from ...io.text import printable
 from .files import SampleFacts
 from .problems import KINDS
@@ -57,7 +57,7 @@ def print_report(report: DataReport, limit: int = 5) -> None:
             print(f"  ... and {len(problems) - limit:,} more")
     files = sum(len(part.samples) for part in report.parts)
     speed = files / report.seconds if report.seconds else 0
-    errors = sum(p.gravity == "error" for p in report.problems)
+    errors = sum(p.severity == "error" for p in report.problems)
     verdict = (
         f"{errors:,} errors, {len(report.problems) - errors:,} warnings"
         if report.problems
@@ -95,7 +95,7 @@ def write_report(
         sizes=_size_plot(report),
         samples=_contact_sheet(report, draw, samples),
     )
-    write_whole(path, page)
+    atomic_write(path, page)
 
 
 def _problem_list(report: DataReport, limit: int = 200) -> str:
@@ -111,7 +111,8 @@ def _problem_list(report: DataReport, limit: int = 200) -> str:
         )
         more = f"<p>... and {len(problems) - limit:,} more</p>" if len(problems) > limit else ""
         blocks.append(
-            f"<details{' open' if len(problems) <= 5 else ''}><summary class={problems[0].gravity}>"
+            f"<details{' open' if len(problems) <= 5 else ''}>"
+            f"<summary class={problems[0].severity}>"
             f"{html.escape(KINDS[kind][1])}: {len(problems):,}</summary><table><tr><th>split</th>"
             "<th>file</th><th>what</th><th>in training</th><th>mend</th></tr>"
             f"{rows}</table>{more}</details>"

@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...files import whole_file
+from ...io.atomic import atomic_open
 from ...io.text import printable
 from ...registry import DATASETS
 from ..class_names import dataset_metainfo
@@ -172,27 +172,33 @@ def _build_part(
     name = kind if isinstance(kind, str) else kind.__name__
     if leaf.get("backend_args"):
         raise UserError(
-            f"{name} ({split}): its files are not on this machine's disk (backend_args); only "
-            "local files can be checked"
+            "dataset",
+            f"{name} ({split})",
+            "its files are not on this machine's disk (backend_args); only "
+            "local files can be checked",
         )
     try:
         check_dataset_folders(leaf)
     except EmptyDataError as error:
         fix = "see data/README.md for how its folders must lie"
-        return None, [_empty(name, split, str(error).split("; see ")[0], fix)]
+        return None, [_empty(name, split, error.text.split("; see ")[0], fix)]
     try:
         dataset = DATASETS.build({**leaf, "lazy_init": True, "pipeline": []})
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{name} ({split}): cannot be built from its config; {type(error).__name__}: {error}"
+            "dataset",
+            f"{name} ({split})",
+            f"cannot be built from its config; {type(error).__name__}: {error}",
         ) from error
     if not isinstance(dataset, BaseSegDataset):
-        raise UserError(f"{name} ({split}): is no BaseSegDataset; its files cannot be listed")
+        raise UserError(
+            "dataset", f"{name} ({split})", "is no BaseSegDataset; its files cannot be listed"
+        )
     problems = check_config_numbers(cfg, leaf, dataset, split)
     try:
         samples = list_samples(dataset)
     except UserError as error:
-        file, _, what = str(error).partition(": ")
+        file, _, what = error.text.partition(": ")
         problems.append(
             Problem(
                 "missing_image", file, what, "training does not start", "correct the files", split
@@ -205,7 +211,9 @@ def _build_part(
         return None, problems
     classes = [str(c) for c in dataset.metainfo.get("classes") or ()]
     if not classes:
-        raise UserError(f"{name} ({split}): names no classes; give it metainfo=dict(classes=(...))")
+        raise UserError(
+            "classes", f"{name} ({split})", "names no classes; give it metainfo=dict(classes=(...))"
+        )
     palette = [[int(v) for v in colour] for colour in dataset.metainfo["palette"]]
     own = "palette" in dataset_metainfo(leaf)
     plan = make_plan(
@@ -386,8 +394,10 @@ def _read_in_processes(tasks: list[tuple[int, int, int]], workers: int, keep: An
             keep(futures[future], future.result())
     except BrokenProcessPool as error:
         raise UserError(
+            "memory",
+            "",
             "a process of the check was killed, most likely for want of memory, or by a file that "
-            "crashes the decoder; use fewer --workers"
+            "crashes the decoder; use fewer --workers",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -422,10 +432,14 @@ def check_data(
     start = time.monotonic()
     asked = splits or [s for s in SPLITS if _dataset_of(cfg, s) is not None]
     if not asked:
-        raise UserError("the config has no train_, val_ or test_dataloader: nothing to check")
+        raise UserError(
+            "dataset", "the config has no train_, val_ or test_dataloader", "nothing to check"
+        )
     unknown = [kind for kind in ignore if kind not in KINDS]
     if unknown:
-        raise UserError(f"there is no kind of problem {unknown[0]}; kinds: {', '.join(KINDS)}")
+        raise UserError(
+            "dataset", f"there is no kind of problem {unknown[0]}; kinds", f"{', '.join(KINDS)}"
+        )
     workers = workers or len(os.sched_getaffinity(0))
     problems: list[Problem] = []
     parts: list[Part] = []
@@ -433,7 +447,7 @@ def check_data(
     for split in asked:
         dataset_cfg = _dataset_of(cfg, split)
         if dataset_cfg is None:
-            raise UserError(f"--split {split}: the config has no {split}_dataloader")
+            raise UserError("argument", f"--split {split}", f"the config has no {split}_dataloader")
         for leaf in leaf_datasets(dataset_cfg):
             part, found = _build_part(cfg, leaf, split)
             twin = part and next((p for p in parts if _same_files(p, part)), None)
@@ -462,7 +476,7 @@ def check_data(
     order = {kind: i for i, kind in enumerate(KINDS)}
     unique = dict.fromkeys(p for p in problems if p.kind not in ignore)
     # Stable: within a kind the order of splits and files stays.
-    ranked = sorted(unique, key=lambda p: (p.gravity != "error", order[p.kind]))
+    ranked = sorted(unique, key=lambda p: (p.severity != "error", order[p.kind]))
     return DataReport(ranked, parts, same, time.monotonic() - start, workers)
 
 
@@ -571,7 +585,7 @@ def check_start(
             part.plan.with_pixels = False
             part.facts = _read_some(part, files, seconds)
             of_all = _label_use(part)
-            if any(p.gravity == "warning" for p in of_all):  # more files will tell
+            if any(p.severity == "warning" for p in of_all):  # more files will tell
                 part.facts = _read_some(part, _MORE * files, 2 * seconds)
                 of_all = _label_use(part)
             for facts in part.facts:
@@ -579,11 +593,13 @@ def check_start(
             errors += of_all
     order = {"num_classes": 0, "reduce_zero_label": 1, "ignore_index": 2}
     told = [p.message for p in sorted(dict.fromkeys(errors), key=lambda p: order.get(p.kind, 3))
-            if p.gravity == "error"]  # fmt: skip
+            if p.severity == "error"]  # fmt: skip
     if told:
         more = [f"and {len(told) - limit} more like these"] if len(told) > limit else []
         hint = "mmseg-resnest check-data CONFIG checks every file and lists what to mend"
-        raise UserError("\n".join(["the data do not fit:", *told[:limit], *more, hint]))
+        raise UserError(
+            "dataset", "", "\n".join(["the data do not fit:", *told[:limit], *more, hint])
+        )
 
 
 def _label_use(part: Part) -> list[Problem]:
@@ -626,7 +642,7 @@ def write_fix_list(report: DataReport, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    with whole_file(path) as file:
+    with atomic_open(path) as file:
         for problem in report.problems:
             name = problem.file.replace("\n", "\\n").replace("\t", "\\t")
             line = f"{problem.kind}\t{name}\t{printable(problem.fix)}\n"

@@ -53,9 +53,9 @@ def read_samples(
     """
     for source in sources:
         if not source.exists():
-            raise UserError(f"--source {source}: does not exist")
+            raise UserError("not-found", f"--source {source}", "does not exist")
     if images is not None and not images.is_dir():
-        raise UserError(f"--images {images}: is no folder")
+        raise UserError("not-found", f"--images {images}", "is no folder")
     samples: list[Sample] = []
     for source in sources:
         if form == "labelme":
@@ -66,14 +66,16 @@ def read_samples(
             samples += _masks(form, source, images, colours, classes, label_suffix)
     if not samples:
         what = "JSON files" if form in ("labelme", "coco") else "masks (PNG)"
-        raise UserError(f"{', '.join(map(str, sources))}: holds no {what} with samples")
+        raise UserError("dataset", ", ".join(map(str, sources)), f"holds no {what} with samples")
     names: dict[str, Sample] = {}
     for sample in samples:
         _check_name(sample)
         if sample.name in names:
             raise UserError(
-                f"{sample.name}: is the name of two images ({_where(names[sample.name])},"
-                f" {_where(sample)}); rename one of them"
+                "dataset",
+                sample.name,
+                f"is the name of two images ({_where(names[sample.name])},"
+                f" {_where(sample)}); rename one of them",
             )
         names[sample.name] = sample
     return sorted(samples, key=lambda sample: sample.name)
@@ -90,8 +92,10 @@ def _check_name(sample: Sample) -> None:
     if not fits:
         shown = name.encode("utf-8", "backslashreplace").decode().encode("unicode_escape").decode()
         raise UserError(
-            f"{shown}: no list of images can hold this name (it has a line break or is not"
-            " UTF-8); rename the image and its labels"
+            "dataset",
+            shown,
+            "no list of images can hold this name (it has a line break or is not"
+            " UTF-8); rename the image and its labels",
         )
 
 
@@ -108,13 +112,19 @@ def _masks(
     label_suffix: str,
 ) -> list[Sample]:
     if not source.is_dir():
-        raise UserError(f"--source {source}: is no folder of masks")
+        raise UserError("not-found", f"--source {source}", "is no folder of masks")
     if images is None:
-        raise UserError(f"--format {form}: give the folder of the images with --images")
+        raise UserError(
+            "argument", f"--format {form}", "give the folder of the images with --images"
+        )
     if form == "colour" and not any(colour.rgb for colour in colours):
-        raise UserError("--format colour: give the table of names and colours with --classes FILE")
+        raise UserError(
+            "classes", "--format colour", "give the table of names and colours with --classes FILE"
+        )
     if form == "index" and not classes:
-        raise UserError("--format index: give the names of labels 0, 1, ... with --classes FILE")
+        raise UserError(
+            "classes", "--format index", "give the names of labels 0, 1, ... with --classes FILE"
+        )
     names = frozenset(classes) or frozenset(colour.name for colour in colours)
     masks: dict[str, Place] = {}
     for place in list_folder(source):
@@ -132,7 +142,7 @@ def _masks(
         stem = stem.removesuffix(label_suffix)
         if stem not in pictures:
             raise UserError(
-                f"{place.file}: there is no image {stem} in {images}; see --label-suffix"
+                "dataset", place.file, f"there is no image {stem} in {images}; see --label-suffix"
             )
         image = pictures.pop(stem)
         render = (
@@ -148,15 +158,19 @@ def _masks(
     if pictures:
         first = next(iter(pictures.values()))
         raise UserError(
-            f"{first.file}: has no mask in {source} ({len(pictures)} images have none); add them or"
-            " take these images out of the folder"
+            "dataset",
+            first.file,
+            f"has no mask in {source} ({len(pictures)} images have none); add them or"
+            " take these images out of the folder",
         )
     return samples
 
 
 def _only_one(places: dict[str, Place], stem: str, place: Place) -> None:
     if stem in places:
-        raise UserError(f"{place.file} and {places[stem].file} share a name; remove one of them")
+        raise UserError(
+            "dataset", "", f"{place.file} and {places[stem].file} share a name; remove one of them"
+        )
     places[stem] = place
 
 
@@ -164,8 +178,10 @@ def _check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
     height, width = image_size(image, image)
     if labels.shape[:2] != (height, width):
         raise UserError(
-            f"{place}: is {labels.shape[1]}x{labels.shape[0]}, but its image {image} is"
-            f" {width}x{height}; get the mask of that size"
+            "size-mismatch",
+            place,
+            f"is {labels.shape[1]}x{labels.shape[0]}, but its image {image} is"
+            f" {width}x{height}; get the mask of that size",
         )
 
 
@@ -180,7 +196,9 @@ def _render_colours(
     if mask.mode in ("RGBA", "LA", "PA") or "transparency" in mask.info:
         mask = mask.convert("RGBA")
         if mask.getchannel("A").getextrema() != (255, 255):
-            raise UserError(f"{place}: has transparent pixels; save it without an alpha channel")
+            raise UserError(
+                "size-mismatch", place, "has transparent pixels; save it without an alpha channel"
+            )
     rgb = np.asarray(mask.convert("RGB"))
     _check_size(rgb, place, image)
     known = {colour.rgb: table[colour.name] for colour in colours if colour.rgb is not None}
@@ -197,8 +215,10 @@ def _render_indices(
     bad = [int(v) for v in found if int(v) >= len(classes) and int(v) != IGNORED]
     if bad:
         raise UserError(
-            f"{place}: holds label {bad[0]}, but the list of classes has {len(classes)} names (0 to"
-            f" {len(classes) - 1}; {IGNORED} is ignored); add the name, or `{IGNORED_NAME}`"
+            "classes",
+            place,
+            f"holds label {bad[0]}, but the list of classes has {len(classes)} names (0 to"
+            f" {len(classes) - 1}; {IGNORED} is ignored); add the name, or `{IGNORED_NAME}`",
         )
     lut = np.full(max(largest, IGNORED) + 1, IGNORED, dtype=np.uint8)
     lut[: len(classes)] = [table[name] for name in classes]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
-from ...files import whole_file, write_whole
+from ...io.atomic import atomic_open, atomic_write
 from ...io.contained import check_inside, check_real_folder
 from ...io.folder_lock import FolderLock
 from ...io.remove import remove_file
@@ -32,7 +32,7 @@ from .samples import image_size
 from .work import cores, in_parallel
 
 _DECODE = {"image": decode_image, "label": decode_label}
-_PART = re.compile(r"\..{1,50}\.[0-9a-f]{8}\.part", re.DOTALL)  # of whole_file
+_PART = re.compile(r"\..{1,50}\.[0-9a-f]{8}\.part", re.DOTALL)  # of atomic_open
 _CHANNELS = {"image": 3, "label": 1}
 
 
@@ -91,7 +91,7 @@ def build_cache(
         for file in sorted(data.glob(pattern))
     ]
     if not files:
-        raise UserError(f"{data}: holds no images to cache; prepare the data set first")
+        raise UserError("dataset", data, "holds no images to cache; prepare the data set first")
     inside = data / FOLDER
     folder = Path(cache) if cache is not None else inside
     marker = folder / "cache.json"
@@ -104,16 +104,24 @@ def build_cache(
             check_inside(parent, folder, "cache", "remove the link")
         index = index_text(data)
         if cache is not None and not marker.is_file() and any(folder.iterdir()):
-            raise UserError(f"--cache {folder}: is not empty and no cache; name another folder")
+            raise UserError(
+                "argument", f"--cache {folder}", "is not empty and no cache; name another folder"
+            )
         old = marker.read_text(encoding="utf-8") if marker.is_file() else None
         if old != index:
             # A data set that was moved takes its cache along: paths in it are relative.
             if old is not None and cache is not None:
-                raise UserError(f"--cache {folder}: is the cache of another data set; name another")
-            write_whole(marker, index)
+                raise UserError(
+                    "argument",
+                    f"--cache {folder}",
+                    "is the cache of another data set; name another",
+                )
+            atomic_write(marker, index)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); name another place with --cache DIR"
+            "not-writable",
+            folder,
+            f"cannot be written ({error.strerror}); name another place with --cache DIR",
         ) from error
     with FolderLock(folder, f"--cache {folder}"):  # another one would remove what this one writes
         return _fill(data, folder, files, jobs, verify)
@@ -152,18 +160,22 @@ def _write(data: Path, folder: Path, job: tuple[str, str]) -> str:
         pixels = _DECODE[job[0]](source.read_bytes())
         assert pixels is not None
     except Exception as error:  # decoders raise whatever they please
-        raise UserError(f"{source}: is no image or is damaged; mend or remove it") from error
+        raise UserError(
+            "corrupt", source, "is no image or is damaged; mend or remove it"
+        ) from error
     kept = read_entry(entry, source, check=True)
     if kept is not None and np.array_equal(kept, pixels):
         return "kept"
-    with whole_file(entry) as part:
+    with atomic_open(entry) as part:
         part.write(entry_bytes(pixels, status))
         part.flush()
         back = read_entry(part.name, source, check=True)
         if back is None or not np.array_equal(back, pixels):
             raise UserError(
-                f"{entry}: what was written does not read back as {source}; check the disk, or"
-                " whether the file is being changed"
+                "dataset",
+                entry,
+                f"what was written does not read back as {source}; check the disk, or"
+                " whether the file is being changed",
             )
     return "made"
 
@@ -188,8 +200,10 @@ def _check_room(data: Path, folder: Path, todo: Sequence[tuple[str, str]]) -> No
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"{folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make"
-            " room or name another place with --cache DIR"
+            "dataset",
+            folder,
+            f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make"
+            " room or name another place with --cache DIR",
         )
 
 

@@ -30,8 +30,10 @@ def _check(folder: Path) -> None:
     for name, wanted in _DIGESTS.items():
         if digest(folder / name) != wanted:
             raise UserError(
-                f"{folder / name}: these are not the label maps of the SegNet tutorial (their"
-                f" digest is not {wanted}); get them from there, remove {folder} and run this again"
+                "dataset",
+                folder / name,
+                f"not the label maps of the SegNet tutorial (their digest is not {wanted}); get "
+                f"them from there, remove {folder} and run this again",
             )
 
 

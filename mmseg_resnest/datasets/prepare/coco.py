@@ -52,8 +52,10 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             sizes = {e["id"]: (e.get("height"), e.get("width")) for e in data["images"]}
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{file}: is no COCO file of `images`, `annotations` with `segmentation`, and"
-                f" `categories` (at {error!s:.300})"
+                "dataset",
+                file,
+                f"is no COCO file of `images`, `annotations` with `segmentation`, and"
+                f" `categories` (at {error!s:.300})",
             ) from error
         stamp = file_stamp(file)
         folders = [images] if images else [file.parent, file.parent / "images"]
@@ -65,7 +67,9 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             )  # fmt: skip
             if image is None:
                 name = printable(file_name)
-                raise UserError(f"{file}: its image {name:.300} is not there; see --images")
+                raise UserError(
+                    "dataset", file, f"its image {name:.300} is not there; see --images"
+                )
             hint = "name the folder of the images with --images"
             check_inside(image, images or file.parent, f"{file}: its image", hint)
             samples.append(
@@ -92,8 +96,10 @@ def _render(
     height, width = image_size(image, image)
     if None not in given and given != (height, width):
         raise UserError(
-            f"{file}: says that {image.name} is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
-            f" {width}x{height}"
+            "dataset",
+            file,
+            f"says that {image.name} is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
+            f" {width}x{height}",
         )
     labels = np.full((height, width), uncovered, dtype=np.uint8)
     for name, segmentation, number in areas:
@@ -114,8 +120,9 @@ def _render(
                     mask |= fill_polygon(polygon, height, width)
         except Exception as error:
             raise UserError(
-                f"{file}: annotation {number!s:.80} of {image.name} cannot be drawn"
-                f" ({error!s:.300})"
+                "dataset",
+                file,
+                f"annotation {number!s:.80} of {image.name} cannot be drawn ({error!s:.300})",
             ) from error
         labels[mask] = table[name]
     return labels

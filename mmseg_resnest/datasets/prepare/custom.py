@@ -23,7 +23,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ...errors import UserError
-from ...files import write_whole
+from ...io.atomic import atomic_write
 from ...io.text import printable
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
 from .annotations import read_samples
@@ -126,23 +126,33 @@ def class_list(
         if options.background is not None and options.background not in names:
             names.insert(0, options.background)
     if options.background is not None and options.background not in names:
-        raise UserError(f"--background {options.background!r}: is not in {options.classes}")
+        raise UserError(
+            "classes", f"--background {options.background!r}", f"is not in {options.classes}"
+        )
     unknown = sorted(occurring - set(names) - ignored)
     if unknown:
         where = next(sample for sample in samples if unknown[0] in sample.names)
         raise UserError(
-            f"{where.name}: has the label {unknown[0]!r}, which {options.classes} does not list;"
-            f" add it there, or ignore it with --ignore {unknown[0]!r}"
+            "classes",
+            where.name,
+            f"has the label {unknown[0]!r}, which {options.classes} does not list;"
+            f" add it there, or ignore it with --ignore {unknown[0]!r}",
         )
     for name in options.ignore:
         if name not in names and name not in occurring:
-            raise UserError(f"--ignore {name!r}: no class has that name; there are {_shown(names)}")
+            raise UserError(
+                "argument",
+                f"--ignore {name!r}",
+                f"no class has that name; there are {_shown(names)}",
+            )
     classes = [name for name in names if name not in ignored]
     if not 1 < len(classes) <= _MOST_CLASSES:
         raise UserError(
-            f"{options.name}: has {len(classes)} classes ({_shown(classes[:5])}), and there can"
+            "classes",
+            options.name,
+            f"has {len(classes)} classes ({_shown(classes[:5])}), and there can"
             f" be 2 to {_MOST_CLASSES}; for one class against the rest, name the rest with"
-            " --background"
+            " --background",
         )
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
     spare = (tuple(int(v) for v in colour) for colour in bit_palette()[1:])
@@ -193,20 +203,26 @@ def split_by_groups(
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--group-pattern {pattern}: is no regular expression ({error})") from error
+        raise UserError(
+            "argument", f"--group-pattern {pattern}", f"is no regular expression ({error})"
+        ) from error
     if compiled.groups < 1:
-        raise UserError(f"--group-pattern {pattern}: has no group; put ( ) around the shared part")
+        raise UserError(
+            "argument", f"--group-pattern {pattern}", "has no group; put ( ) around the shared part"
+        )
     if not 0 < val_fraction < 1:
-        raise UserError(f"--val-fraction {val_fraction}: must lie between 0 and 1")
+        raise UserError("argument", f"--val-fraction {val_fraction}", "must lie between 0 and 1")
     groups = defaultdict(list)
     for name in names:
         groups[group_of(name, compiled)].append(name)
     if len(groups) < 2:
         raise UserError(
+            "dataset",
+            "",
             f"all {len(names)} images are one group, {next(iter(groups))!r}, as frames of one video"
             " would be, and cannot be split without a leak; tell the groups apart with"
             " --group-pattern, e.g. '(.*)' if every image stands alone, or name the validation"
-            " images with --val-list FILE"
+            " images with --val-list FILE",
         )
 
     def place(group: str) -> bytes:
@@ -234,17 +250,21 @@ def _listed(file: Path, names: Sequence[str]) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--val-list {file}: cannot be read ({error})") from error
+        raise UserError("unreadable", f"--val-list {file}", f"cannot be read ({error})") from error
     known = set(names)
     chosen = []
     for line in filter(None, lines):
         line = line.replace("\\", "/")
         name = line if line in known else os.path.splitext(line)[0]
         if name not in known:
-            raise UserError(f"--val-list {file}: names {line}, and there is no such image")
+            raise UserError(
+                "argument", f"--val-list {file}", f"names {line}, and there is no such image"
+            )
         chosen.append(name)
     if not chosen or len(set(chosen)) == len(names):
-        raise UserError(f"--val-list {file}: must name some of the images, and not all")
+        raise UserError(
+            "argument", f"--val-list {file}", "must name some of the images, and not all"
+        )
     return sorted(set(chosen))
 
 
@@ -284,15 +304,17 @@ def prepare_custom(
         UserError: Names the file or option that is wrong.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", options.name) or keyword.iskeyword(options.name):
-        raise UserError(f"--name {options.name}: must be letters, digits and _, a letter first")
+        raise UserError(
+            "argument", f"--name {options.name}", "must be letters, digits and _, a letter first"
+        )
     if epochs < 1:
-        raise UserError(f"--epochs {epochs}: must be at least 1")
+        raise UserError("argument", f"--epochs {epochs}", "must be at least 1")
     processes = cores() if jobs is None else jobs
     root = Path(root)
     rows = read_table(options.classes) if options.classes is not None else []
     names = list(dict.fromkeys(row.name for row in rows))
     if options.form == "index" and len(names) != len(rows):
-        raise UserError(f"{options.classes}: names a class twice")
+        raise UserError("classes", options.classes, "names a class twice")
 
     def read(sources: Sequence[Path], images: Path | None) -> list[Sample]:
         return read_samples(options.form, sources, images, rows, names, options.label_suffix)
@@ -304,7 +326,7 @@ def prepare_custom(
         shared = {s.name for s in samples} & {s.name for s in val_samples}
         if shared:
             raise UserError(
-                f"{min(shared)}: is in --source and in --val-source; rename one of them"
+                "dataset", min(shared), "is in --source and in --val-source; rename one of them"
             )
     all_samples = samples + val_samples
     palette, table = class_list(options, rows, all_samples)
@@ -341,15 +363,18 @@ def prepare_custom(
         record = work.record()
         if record and record.get("facts", {}).get("data_set") != "custom":
             raise UserError(
-                f"--name {options.name}: {folder} is the folder of another data set; choose another"
-                " name"
+                "argument",
+                f"--name {options.name}",
+                f"{folder} is the folder of another data set; choose another name",
             )
         written = record["report"].get("config") if record else None
         counted = _counted(record, len(palette))
         if old is not None and old != text and not force and _sha(old) != written:
             raise UserError(
-                f"{config}: is there already and was changed or made by hand; move it away, or"
-                " replace it with --force"
+                "output-exists",
+                config,
+                "is there already and was changed or made by hand; move it away, or"
+                " replace it with --force",
             )
         done = work.run(plan.items, processes, link, options.name)
         unchanged = done["kept"] == len(plan.items) and counted is not None and old == text
@@ -362,7 +387,7 @@ def prepare_custom(
                     folder, chosen, len(palette), processes, split
                 )
                 unlabelled += nothing
-            write_whole(config, text)
+            atomic_write(config, text)
             facts = {"data_set": "custom", "version": VERSION, "name": options.name}
             found = {"config": _sha(text), "pixels": pixels, "unlabelled": unlabelled}
             work.finish(facts, plan.items, found)

@@ -75,7 +75,9 @@ def config_text(
     for variable in ("train_pipeline", "test_pipeline"):
         if variable not in parent:
             raise UserError(
-                f"--base {base}: has no {variable}; take one of the configs in configs/"
+                "argument",
+                f"--base {base}",
+                f"has no {variable}; take one of the configs in configs/",
             )
     lines = _head_lines(base, parent)
     batch = int(parent.get("total_batch_size") or parent.train_dataloader["batch_size"])
@@ -98,8 +100,10 @@ def config_text(
     relative = Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
     if "::" in relative:
         raise UserError(
-            f"--base {base}: MMEngine takes '::' in the path from {config.parent} for the name of a"
-            " package; move or rename the folder"
+            "argument",
+            f"--base {base}",
+            f"MMEngine takes '::' in the path from {config.parent} for the name of a"
+            " package; move or rename the folder",
         )
     newline = "\n"
     return f"""\
@@ -146,7 +150,9 @@ def _head_lines(base: Path, parent: Config) -> list[str]:
         if not head:
             continue
         if not isinstance(head, dict) or "num_classes" not in head:
-            raise UserError(f"--base {base}: model.{key} has no num_classes; take another config")
+            raise UserError(
+                "classes", f"--base {base}", f"model.{key} has no num_classes; take another config"
+            )
         loss = head.get("loss_decode")
         weights = isinstance(loss, dict) and loss.get("class_weight") is not None
         # The base's class weights are of its own classes.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...files import write_whole
+from ...io.atomic import atomic_write
 from ...io.json_files import read_json
 from .fetch import fetch
 from .sources import Archive, Files, Place, file_stamp, is_archive, list_archive, list_folder
@@ -41,7 +41,7 @@ class Plan:
     ) -> None:
         """Adds a file of a source as it is; ``check`` raises where a file is not what it is."""
         if place.size == 0:
-            raise UserError(f"{place}: is empty; get it again")
+            raise UserError("empty", place, "is empty; get it again")
         if place.kind == "file":  # what is staged or packed cannot be linked to
             self.items.append(
                 Item(target, place.stamp, link=place.file, size=place.size, check=check)
@@ -149,18 +149,23 @@ def prepare(
     root = Path(root)
     folder = root / dataset.folder
     if download and sources:
-        raise UserError("--source and --download exclude each other; give one of them")
+        raise UserError(
+            "dataset", "", "--source and --download exclude each other; give one of them"
+        )
     paths = [Path(source) for source in sources]
     for path in paths:
         if not path.exists():
-            raise UserError(f"--source {path}: does not exist; {dataset.where}")
+            raise UserError("not-found", f"--source {path}", f"does not exist; {dataset.where}")
     if not download and not paths and not (folder / ".prepare" / "record.json").is_file():
         raise UserError(
-            f"{dataset.name}: give --source PATH"
-            f"{' or --download' if _public(dataset) else ''}; {dataset.where}"
+            "dataset",
+            dataset.name,
+            f"give --source PATH{' or --download' if _public(dataset) else ''}; {dataset.where}",
         )
     if download and not _public(dataset):
-        raise UserError(f"{dataset.name}: cannot be downloaded by a program; {dataset.where}")
+        raise UserError(
+            "dataset", dataset.name, f"cannot be downloaded by a program; {dataset.where}"
+        )
     with Workspace(folder) as work:
         own = {
             target for target, done in work.journal.items() if done.how == "made"
@@ -175,8 +180,10 @@ def prepare(
             record = work.record("incomplete", "counts", "notes")
         if record and record.get("facts", {}).get("data_set") != dataset.name:
             raise UserError(
-                f"{folder}: holds another data set, {record.get('facts', {}).get('name')!r}, made"
-                " by `prepare_data.py custom`; name another place with --root"
+                "dataset",
+                folder,
+                f"holds another data set, {record.get('facts', {}).get('name')!r}, made"
+                " by `prepare_data.py custom`; name another place with --root",
             )
         if record and (allow_incomplete or not record["report"]["incomplete"]):
             if not download and not paths:
@@ -191,7 +198,9 @@ def prepare(
             ]
         elif not paths:
             raise UserError(
-                f"{folder}: has changed since it was prepared; give --source PATH to mend it"
+                "resume-changed",
+                folder,
+                "has changed since it was prepared; give --source PATH to mend it",
             )
         unhashed: list[str] = []
         places = [place for path in paths for place in _expand(dataset, path, work, own, unhashed)]
@@ -287,7 +296,7 @@ def _check_hash(archive: Archive, file: Path, work: Workspace) -> bool:
     key = f"{file.resolve()} {file_stamp(file)} {archive.sha1 or archive.md5}"
     if key not in known:
         known[key] = archive.check(file)
-        write_whole(known_file, json.dumps(known, indent=1))
+        atomic_write(known_file, json.dumps(known, indent=1))
     return True
 
 
@@ -302,11 +311,13 @@ def _check_counts(
     ]
     where = ", ".join(str(path) for path in paths)
     if not plan.items:
-        raise UserError(f"{where}: holds no file of {dataset.name}; {dataset.where}")
+        raise UserError("dataset", where, f"holds no file of {dataset.name}; {dataset.where}")
     if wrong and not allow_incomplete:
         raise UserError(
-            f"{where}: is not the whole of {dataset.name} ({'; '.join(wrong)}); {dataset.where}; or"
-            " take what is there with --allow-incomplete"
+            "dataset",
+            where,
+            f"is not the whole of {dataset.name} ({'; '.join(wrong)}); {dataset.where}; or"
+            " take what is there with --allow-incomplete",
         )
     if wrong:
         plan.notes.append(f"incomplete: {'; '.join(wrong)}")
@@ -331,7 +342,9 @@ def pair(
         here, what = (images[name], "label map") if name in images else (labels[name], "image")
         if not allow_incomplete:
             raise UserError(
-                f"{here}: has no {what}; add it, or leave such files out with --allow-incomplete"
+                "dataset",
+                here,
+                f"has no {what}; add it, or leave such files out with --allow-incomplete",
             )
         plan.notes.append(f"{split}: {len(alone)} files without partner left out, e.g. {here}")
     return sorted(set(images) & set(labels))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...files import write_whole
+from ...io.atomic import atomic_write
 from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
 from .samples import IGNORED_NAME, IMAGE_SUFFIXES, check_image, image_size
@@ -56,12 +56,12 @@ def export_labels(
     """
     images, labels, out = Path(images), Path(labels), Path(out)
     if form not in EXPORTS:
-        raise UserError(f"form {form}: must be one of {', '.join(EXPORTS)}")
+        raise UserError("argument", f"form {form}", f"must be one of {', '.join(EXPORTS)}")
     for option, folder in (("--images", images), ("--labels", labels)):
         if not folder.is_dir():
-            raise UserError(f"{option} {folder}: is no folder")
+            raise UserError("not-found", f"{option} {folder}", "is no folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is not empty; name a new folder")
+        raise UserError("argument", f"--out {out}", "is not empty; name a new folder")
     rows = _with_colours(read_table(Path(classes)))
     pictures = {
         Path(place.name).with_suffix("").as_posix(): place
@@ -74,10 +74,10 @@ def export_labels(
             continue
         stem = Path(place.name).with_suffix("").as_posix()
         if stem not in pictures:
-            raise UserError(f"{place.file}: there is no image {stem} in {images}")
+            raise UserError("dataset", place.file, f"there is no image {stem} in {images}")
         pairs.append((stem, pictures[stem], place))
     if not pairs:
-        raise UserError(f"--labels {labels}: holds no label map")
+        raise UserError("argument", f"--labels {labels}", "holds no label map")
     picture_folder = out if form == "labelme" else out / "images"
     for _, picture, _ in pairs:
         check_image(picture.file)
@@ -90,7 +90,7 @@ def export_labels(
         _write_coco(out / "annotations.json", rows, sorted(parts, key=lambda part: part[0]))
     if form == "colour":
         table = [(row.name, row.rgb) for row in rows if row.rgb is not None]
-        write_whole(out / "colours.json", classes_json(table))
+        atomic_write(out / "colours.json", classes_json(table))
     return len(pairs)
 
 
@@ -119,7 +119,7 @@ def _export_one(
     labels: Labels = np.where(values < other, values, other).astype(np.uint8)
     height, width = labels.shape
     if image_size(picture.file, picture.file) != (height, width):
-        raise UserError(f"{place}: differs in size from its image {picture}")
+        raise UserError("size-mismatch", place, f"differs in size from its image {picture}")
     if form == "labelme":
         shapes: list[dict[str, Any]] = [
             {
@@ -140,10 +140,10 @@ def _export_one(
             "imageHeight": height,
             "imageWidth": width,
         }
-        write_whole(out / f"{stem}.json", json.dumps(data))
+        atomic_write(out / f"{stem}.json", json.dumps(data))
     elif form == "colour":
         palette = np.array([row.rgb for row in rows], dtype=np.uint8)
-        write_whole(out / "masks" / f"{stem}.png", png(palette[labels]))
+        atomic_write(out / "masks" / f"{stem}.png", png(palette[labels]))
     areas: list[dict[str, Any]] = []
     if form == "coco":
         for value, corners in outlines(labels):
@@ -179,4 +179,4 @@ def _write_coco(
             )
     categories = [{"id": n, "name": row.name} for n, row in enumerate(rows, start=1)]
     data = {"images": images, "annotations": annotations, "categories": categories}
-    write_whole(file, json.dumps(data))
+    atomic_write(file, json.dumps(data))

@@ -64,7 +64,7 @@ def read_labelme(source: Path, images: Path | None) -> list[Sample]:
 def _read(file: Path) -> dict[str, Any]:
     data = read_json(file, str(file), MAX_BYTES)
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
-        raise UserError(f"{file}: is no LabelMe file (it has no list `shapes`)")
+        raise UserError("size-mismatch", file, "is no LabelMe file (it has no list `shapes`)")
     return data
 
 
@@ -97,15 +97,17 @@ def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) 
         try:
             return base64.b64decode(data["imageData"])
         except (ValueError, TypeError) as error:
-            raise UserError(f"{file}: imageData is not base64 ({error}); label it anew") from error
+            raise UserError(
+                "dataset", file, f"imageData is not base64 ({error}); label it anew"
+            ) from error
     name = printable(str(given or relative))
-    raise refusal or UserError(f"{file}: its image {name:.300} is not there; see --images")
+    raise refusal or UserError("dataset", file, f"its image {name:.300} is not there; see --images")
 
 
 def _content_suffix(file: Path, image: bytes) -> str:
     opened = open_image(image, f"{file}: imageData")
     if opened.format not in _SUFFIXES:
-        raise UserError(f"{file}: imageData is neither JPEG nor PNG; save the image beside")
+        raise UserError("dataset", file, "imageData is neither JPEG nor PNG; save the image beside")
     return _SUFFIXES[opened.format]
 
 
@@ -114,14 +116,17 @@ def _check_shape(file: Path, number: int, shape: Any) -> str:
     label = shape.get("label") if isinstance(shape, dict) else None
     blank = label is None or (isinstance(label, str) and not label.strip())
     if blank or not isinstance(shape.get("points"), list):
-        raise UserError(f"{file}: shape {number} has no label or no points; mend or remove it")
+        raise UserError(
+            "size-mismatch", file, f"shape {number} has no label or no points; mend or remove it"
+        )
     label = check_class_name(label, f"{file}: shape {number}")
     kind = shape.get("shape_type") or "polygon"
     if not isinstance(kind, str) or kind not in _SHAPES:
         why = "which has no area" if kind in _LINE_SHAPES else "which is not known here"
         raise UserError(
-            f"{file}: shape {number} ({label!r}) is a {kind!s:.80}, {why}; make it a polygon or"
-            " remove it"
+            "size-mismatch",
+            file,
+            f"shape {number} ({label!r}) is a {kind!s:.80}, {why}; make it a polygon or remove it",
         )
     return label
 
@@ -170,8 +175,10 @@ def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered
     given = data.get("imageHeight"), data.get("imageWidth")
     if None not in given and given != (height, width):
         raise UserError(
-            f"{file}: says that its image is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
-            f" {width}x{height}; label the image as it is now"
+            "dataset",
+            file,
+            f"says that its image is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
+            f" {width}x{height}; label the image as it is now",
         )
     labels = np.full((height, width), uncovered, dtype=np.uint8)
     for number, shape in enumerate(data["shapes"]):
@@ -180,9 +187,11 @@ def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered
             mask = _SHAPES[shape.get("shape_type") or "polygon"](shape, height, width)
         except Exception as error:
             raise UserError(
-                f"{file}: shape {number} ({label!r}) cannot be drawn ({error})"
+                "size-mismatch", file, f"shape {number} ({label!r}) cannot be drawn ({error})"
             ) from error
         if label not in table:
-            raise UserError(f"{file}: has changed while it was read; run the same command again")
+            raise UserError(
+                "dataset", file, "has changed while it was read; run the same command again"
+            )
         labels[mask] = table[label]
     return labels

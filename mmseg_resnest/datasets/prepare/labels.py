@@ -37,7 +37,9 @@ def open_image(data: bytes, name: object) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         image.load()
     except Exception as error:  # Pillow's decoders raise whatever they please
-        raise UserError(f"{name}: is no image or is damaged ({error}); get it again") from error
+        raise UserError(
+            "corrupt", name, f"is no image or is damaged ({error}); get it again"
+        ) from error
     return image
 
 
@@ -54,11 +56,15 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
         image = image.convert("L").point(lambda value: value // step)
     if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
         raise UserError(
-            f"{name}: has colours (mode {image.mode}) where label numbers are expected; take"
-            " --format colour, or get the index maps"
+            "dataset",
+            name,
+            f"has colours (mode {image.mode}) where label numbers are expected; take"
+            " --format colour, or get the index maps",
         )
     if image.format == "JPEG":
-        raise UserError(f"{name}: is a JPEG, which changes label numbers; get a lossless file")
+        raise UserError(
+            "dataset", name, "is a JPEG, which changes label numbers; get a lossless file"
+        )
     return np.asarray(image).astype(np.int64)
 
 
@@ -104,9 +110,11 @@ def colours_to_labels(
         colour = tuple(int(v) for v in rgb[y, x])
         more = f" and {others - 1} other colours" if others > 1 else ""
         raise UserError(
-            f"{name}: colour {colour} at column {x}, row {y}{more} is not in the colour table"
+            "size-mismatch",
+            name,
+            f"colour {colour} at column {x}, row {y}{more} is not in the colour table"
             f" ({int(unknown.sum())} pixels); add it to the table, or get the masks from before"
-            " they were resized or saved as JPEG"
+            " they were resized or saved as JPEG",
         )
     return values[position]
 
@@ -122,7 +130,9 @@ def map_values(
     found = occurring(values)
     unknown = [value for value in found if value not in table]
     if unknown:
-        raise UserError(f"{name}: holds {what} {unknown[0]}, which is not one of the data set's")
+        raise UserError(
+            "dataset", name, f"holds {what} {unknown[0]}, which is not one of the data set's"
+        )
     lookup = np.zeros(max(found, default=0) + 1, dtype=np.uint8)
     lookup[found] = [table[value] for value in found]
     return lookup[values]
@@ -144,5 +154,7 @@ def check_range(labels: npt.NDArray[np.int64], allowed: Sequence[int], name: obj
     """
     bad = sorted(set(occurring(labels)) - set(allowed))
     if bad:
-        raise UserError(f"{name}: holds label {bad[0]}, which is not one of the data set's")
+        raise UserError(
+            "dataset", name, f"holds label {bad[0]}, which is not one of the data set's"
+        )
     return labels.astype(np.uint8)

@@ -67,7 +67,9 @@ def read_label_matrix(
                 return _whole(matrix.field(field) if field else matrix)
         raise ValueError(f"it has no variable {variable}")
     except (ValueError, KeyError, IndexError, struct.error, zlib.error) as error:
-        raise UserError(f"{name}: is no MATLAB file of labels ({error}); get it again") from error
+        raise UserError(
+            "dataset", name, f"is no MATLAB file of labels ({error}); get it again"
+        ) from error
 
 
 def _elements(

@@ -56,7 +56,7 @@ def class_table(names: Mapping[int, str], where: object) -> dict[int, int]:
         table[number] = ours.get(_OTHER_NAMES.get(plain, plain), 0)
     missing = sorted(set(ours.values()) - set(table.values()))
     if missing:
-        raise UserError(f"{where}: does not name the class {CLASSES[missing[0] - 1]!r}")
+        raise UserError("classes", where, f"does not name the class {CLASSES[missing[0] - 1]!r}")
     return table
 
 
@@ -93,13 +93,19 @@ def detail_map(
 ) -> bytes:
     """The label map of an image of the Detail API: its areas, later ones over earlier ones."""
     if not (_is_edge(height) and _is_edge(width)):
-        raise UserError(f"{name}: {height!r:.40} x {width!r:.40} is not the size of an image of it")
+        raise UserError(
+            "size-mismatch",
+            name,
+            f"{height!r:.40} x {width!r:.40} is not the size of an image of it",
+        )
     labels = np.zeros((height, width), dtype=np.uint8)
     for category, runs in areas:
         try:
             mask = decode_rle(runs["counts"], height, width)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{name}: an area of it cannot be read ({error!s:.300})") from error
+            raise UserError(
+                "unreadable", name, f"an area of it cannot be read ({error!s:.300})"
+            ) from error
         labels[mask] = table.get(category, 0)
     return png(labels)
 
@@ -127,8 +133,10 @@ def _detail(files: Files, place: Place) -> tuple[dict[str, partial[bytes]], dict
             splits[image["phase"]].append(stem)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{place}: is not the annotation file of the Detail API ({type(error).__name__}:"
-            f" {error!s:.300}); get it again"
+            "dataset",
+            place,
+            f"is not the annotation file of the Detail API ({type(error).__name__}:"
+            f" {error!s:.300}); get it again",
         ) from error
     return makers, splits
 
@@ -161,8 +169,10 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         names = files.one(r"59_labels\.txt")
         if names is None:
             raise UserError(
-                f"{next(iter(of_59.values()))}: 59_labels.txt, which names its numbers, is not"
-                " there; get it from the same page and name it with --source too"
+                "dataset",
+                next(iter(of_59.values())),
+                "59_labels.txt, which names its numbers, is not"
+                " there; get it from the same page and name it with --source too",
             )
         table_59 = class_table(_names(names), names)
         makers = {n: (p.stamp, partial(png_map, p, table_59)) for n, p in of_59.items()}
@@ -177,8 +187,10 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         if absent and not allow_incomplete:
             what = "image" if absent[0] not in images else "label map"
             raise UserError(
-                f"{', '.join(files.sources)}: {absent[0]} of {split} has no {what};"
-                f" {PASCAL_CONTEXT.where}; or take what is there with --allow-incomplete"
+                "dataset",
+                ", ".join(files.sources),
+                f"{absent[0]} of {split} has no {what};"
+                f" {PASCAL_CONTEXT.where}; or take what is there with --allow-incomplete",
             )
         for name in names_there:
             stamp, maker = makers[name]

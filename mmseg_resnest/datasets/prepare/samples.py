@@ -77,7 +77,7 @@ def check_image(file: Path) -> None:
 
 def _not_an_image(name: object, error: Exception) -> UserError:
     kinds = " or ".join(IMAGE_FORMATS)
-    return UserError(f"{name}: is no image or is damaged ({error}); it must be {kinds}")
+    return UserError("corrupt", name, f"is no image or is damaged ({error}); it must be {kinds}")
 
 
 def json_files(source: Path) -> list[Path]:

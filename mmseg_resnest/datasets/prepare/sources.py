@@ -78,11 +78,15 @@ class Place:
                 stream.seek(self.offset)
                 data = stream.read(self.size if self.kind == "tar" else -1)
         except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{self}: cannot be read ({error}); get the file again") from error
+            raise UserError(
+                "unreadable", self, f"cannot be read ({error}); get the file again"
+            ) from error
         except Exception as error:  # zlib.error and its like have no common base
-            raise UserError(f"{self}: is damaged ({error}); get the archive again") from error
+            raise UserError(
+                "corrupt", self, f"is damaged ({error}); get the archive again"
+            ) from error
         if self.kind == "tar" and len(data) != self.size:
-            raise UserError(f"{self}: the archive ends early; get it again")
+            raise UserError("dataset", self, "the archive ends early; get it again")
         return data
 
     def __str__(self) -> str:
@@ -93,8 +97,10 @@ def _check_size(size: int, name: object) -> None:
     """Refuse a file that would take the memory or the disk; archives may claim any size."""
     if not 0 <= size <= _LARGEST:
         raise UserError(
-            f"{name}: has {size:,} bytes, and the files of data sets have at most {_LARGEST:,};"
-            " get the archive again"
+            "size-mismatch",
+            name,
+            f"has {size:,} bytes, and the files of data sets have at most {_LARGEST:,};"
+            " get the archive again",
         )
 
 
@@ -136,8 +142,10 @@ class Archive:
         found = hash_file(file, "sha1" if self.sha1 else "md5")
         if found != wanted:
             raise UserError(
-                f"{file}: its {kind} is {found}, not {wanted}: it is damaged, incomplete or another"
-                " version; get it again, or unpack it yourself and name the folder with --source"
+                "corrupt",
+                file,
+                f"its {kind} is {found}, not {wanted}: it is damaged, incomplete or another"
+                " version; get it again, or unpack it yourself and name the folder with --source",
             )
         return f"{kind}:{found}"
 
@@ -172,16 +180,19 @@ def check_names(names: Sequence[str], archive: Path) -> None:
             character, or is the name of two files.
     """
     if len(names) > _MOST_FILES:
-        raise UserError(f"{archive}: holds more than {_MOST_FILES:,} files; it is not unpacked")
+        raise UserError(
+            "too-large", archive, f"holds more than {_MOST_FILES:,} files; it is not unpacked"
+        )
     seen = set()
     for name in names:
         if not is_contained_member(name):
             raise UserError(
-                f"{archive}: holds the unsafe path {name!r}; it is no official archive and is not"
-                " unpacked"
+                "dataset",
+                archive,
+                f"holds the unsafe path {name!r}; it is no official archive and is not unpacked",
             )
         if name in seen and not name.endswith("/"):
-            raise UserError(f"{archive}: holds {name!r} twice; it is not unpacked")
+            raise UserError("dataset", archive, f"holds {name!r} twice; it is not unpacked")
         seen.add(name)
 
 
@@ -221,7 +232,9 @@ def list_archive(file: Path, staging: Path, wanted: str, official: bool = False)
         *(OSError, tarfile.TarError, zipfile.BadZipFile, EOFError),
         *(zlib.error, lzma.LZMAError, ValueError, NotImplementedError, RecursionError),
     ) as error:
-        raise UserError(f"{file}: cannot be read as an archive ({error}); get it again") from error
+        raise UserError(
+            "unreadable", file, f"cannot be read as an archive ({error}); get it again"
+        ) from error
 
 
 def _list_zip(file: Path, official: bool) -> Iterator[Place]:
@@ -232,13 +245,19 @@ def _list_zip(file: Path, official: bool) -> Iterator[Place]:
         if stat.S_ISLNK(info.external_attr >> 16):
             if official:
                 continue
-            raise UserError(f"{file}: {info.filename!r} is a link; the archive is not unpacked")
+            raise UserError(
+                "dataset", file, f"{info.filename!r} is a link; the archive is not unpacked"
+            )
         if info.flag_bits & 1:
-            raise UserError(f"{file}: is encrypted; unpack it and name the folder with --source")
+            raise UserError(
+                "dataset", file, "is encrypted; unpack it and name the folder with --source"
+            )
         if info.file_size > max(FLOOR, RATIO * info.compress_size):
             raise UserError(
-                f"{file}: {info.filename!r} would unpack from {info.compress_size} bytes to "
-                f"{info.file_size}, which no image does; the archive is not unpacked"
+                "size-mismatch",
+                file,
+                f"{info.filename!r} would unpack from {info.compress_size} bytes to "
+                f"{info.file_size}, which no image does; the archive is not unpacked",
             )
         if not info.is_dir():
             yield Place(info.filename, info.file_size, f"crc{info.CRC:08x}", file, "zip")
@@ -262,7 +281,7 @@ def _check_end(file: Path, offset: int) -> None:
         stream.seek(offset)
         block = stream.read(512)
     if len(block) < 512 or any(block):
-        raise UserError(f"{file}: ends early; get it again")
+        raise UserError("dataset", file, "ends early; get it again")
 
 
 def _safe_members(
@@ -272,10 +291,12 @@ def _safe_members(
     check_names([f"{m.name}/" if m.isdir() else m.name for m in members], file)
     for member in members:
         if member.issparse():
-            raise UserError(f"{file}: {member.name!r} has holes; the archive is not unpacked")
+            raise UserError(
+                "dataset", file, f"{member.name!r} has holes; the archive is not unpacked"
+            )
         if not (member.isfile() or member.isdir() or official):
             raise UserError(
-                f"{file}: {member.name!r} is a link or device; the archive is not unpacked"
+                "dataset", file, f"{member.name!r} is a link or device; the archive is not unpacked"
             )
     return [member for member in members if member.isfile()]
 
@@ -292,8 +313,10 @@ class _Bounded:
         self._count += len(data)
         if self._count > max(FLOOR, RATIO * self._raw.tell()):
             raise UserError(
-                f"{self._file}: unpacks to more than {RATIO} times its size, which no data set "
-                "does; it is not unpacked further"
+                "too-large",
+                self._file,
+                f"unpacks to more than {RATIO} times its size, which no data set "
+                "does; it is not unpacked further",
             )
         return data
 
@@ -335,8 +358,10 @@ def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise UserError(
-            f"{folder}: {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
-            " or name another place with --root"
+            "size-mismatch",
+            folder,
+            f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
+            " or name another place with --root",
         )
 
 
@@ -398,7 +423,7 @@ def list_folder(folder: Path) -> Iterator[Place]:
             try:
                 status = path.stat()
             except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+                raise UserError("unreadable", path, f"cannot be read ({error.strerror})") from error
             if stat.S_ISREG(status.st_mode):
                 relative = path.relative_to(folder).as_posix()
                 yield Place(relative, status.st_size, _stamp(status), path)
@@ -469,4 +494,6 @@ class Files:
 
 def twice(one: Place, other: Place) -> UserError:
     """The complaint about two files where there should be one."""
-    return UserError(f"{one} and {other} are the same file twice; name one of them with --source")
+    return UserError(
+        "dataset", "", f"{one} and {other} are the same file twice; name one of them with --source"
+    )

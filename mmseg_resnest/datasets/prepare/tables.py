@@ -45,23 +45,33 @@ def read_table(file: Path) -> list[Colour]:
             data = stream.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as a list of classes ({error})") from error
+        raise UserError(
+            "unreadable", file, f"cannot be read as a list of classes ({error})"
+        ) from error
     if len(data) > _MOST_BYTES:
-        raise UserError(f"{file}: is larger than a list of classes ({_MOST_BYTES:,} bytes)")
+        raise UserError(
+            "too-large", file, f"is larger than a list of classes ({_MOST_BYTES:,} bytes)"
+        )
     rows = _json_rows(file, text) if file.suffix.lower() == ".json" else _text_rows(file, text)
     for row in rows:
         check_class_name(row.name, str(file))
     if not rows:
-        raise UserError(f"{file}: holds no class; write one name a line, or `name red green blue`")
+        raise UserError(
+            "dataset", file, "holds no class; write one name a line, or `name red green blue`"
+        )
     by_colour: dict[tuple[int, int, int], str] = {}
     for row in rows:
         if row.rgb is not None:
             if not all(0 <= value <= 255 for value in row.rgb):
-                raise UserError(f"{file}: the colour {row.rgb} of {row.name!r} is not in 0..255")
+                raise UserError(
+                    "dataset", file, f"the colour {row.rgb} of {row.name!r} is not in 0..255"
+                )
             if by_colour.setdefault(row.rgb, row.name) != row.name:
                 raise UserError(
-                    f"{file}: the colour {row.rgb} is given to {by_colour[row.rgb]!r} and to"
-                    f" {row.name!r}; give each its own"
+                    "dataset",
+                    file,
+                    f"the colour {row.rgb} is given to {by_colour[row.rgb]!r} and to"
+                    f" {row.name!r}; give each its own",
                 )
     return rows
 
@@ -92,7 +102,9 @@ def _json_rows(file: Path, text: str) -> list[Colour]:
                 rows.append(Colour(entry["name"], _colour(colour)))
         return rows
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{file}: is not a JSON list of classes ({error!s:.300})") from error
+        raise UserError(
+            "classes", file, f"is not a JSON list of classes ({error!s:.300})"
+        ) from error
 
 
 def _text_rows(file: Path, text: str) -> list[Colour]:
@@ -102,8 +114,10 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
         line = line.strip()
         if len(line) > _LONGEST_LINE:
             raise UserError(
-                f"{file}: the line {line[:40]!r}... is longer than {_LONGEST_LINE} characters; it"
-                " is not a list of classes"
+                "classes",
+                file,
+                f"the line {line[:40]!r}... is longer than {_LONGEST_LINE} characters; it"
+                " is not a list of classes",
             )
         first = first or line
         if not line or (line.startswith("#") and not re.match(r"#[0-9a-fA-F]{6}\b", line)):

@@ -86,8 +86,10 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         if not allow_incomplete:
             what = "image" if name not in images else "label map"
             raise UserError(
-                f"{', '.join(files.sources)}: {name} of {split} has no {what};"
-                f" {VOC12AUG.where}; or take what is there with --allow-incomplete"
+                "dataset",
+                ", ".join(files.sources),
+                f"{name} of {split} has no {what};"
+                f" {VOC12AUG.where}; or take what is there with --allow-incomplete",
             )
         return False
 

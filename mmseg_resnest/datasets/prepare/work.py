@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from ...errors import UserError
-from ...files import write_whole
+from ...io.atomic import atomic_write
 from ...io.contained import check_inside, check_real_folder
 from ...io.json_files import parse_json, read_json
 from ..forking import opencv_on_one_thread
@@ -142,8 +142,10 @@ def in_parallel(
                         bar.update()
     except BrokenProcessPool as error:
         raise UserError(
-            f"{label}: a process died, probably for want of memory; use fewer (--jobs) and run the"
-            " same command again to go on"
+            "memory",
+            label,
+            "a process died, probably for want of memory; use fewer (--jobs) and run the"
+            " same command again to go on",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -185,8 +187,9 @@ class Workspace:
             self._lock = os.open(self.hidden / "lock", flags, 0o666)
         except OSError as error:
             raise UserError(
-                f"{self.folder}: cannot be written ({error.strerror}); name another place with"
-                " --root"
+                "not-writable",
+                self.folder,
+                f"cannot be written ({error.strerror}); name another place with --root",
             ) from error
         with contextlib.suppress(ImportError):
             import fcntl
@@ -202,7 +205,9 @@ class Workspace:
                         continue
                     os.close(self._lock)
                     raise UserError(
-                        f"{self.folder}: another process is preparing this data set; wait for it"
+                        "dataset",
+                        self.folder,
+                        "another process is preparing this data set; wait for it",
                     ) from None
                 except OSError:  # a file system without locks
                     pass
@@ -292,7 +297,9 @@ class Workspace:
         targets = [item.target for item in items]
         doubled = [target for target, number in Counter(targets).items() if number > 1]
         if doubled:
-            raise UserError(f"{self.folder / doubled[0]}: two files of the source become this one")
+            raise UserError(
+                "dataset", self.folder / doubled[0], "two files of the source become this one"
+            )
         counts: Counter[str] = Counter()
         todo = []
         for item in items:
@@ -317,8 +324,10 @@ class Workspace:
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
             raise UserError(
-                f"{self.folder}: cannot write{where} ({error.strerror}); mend that and run the same"
-                " command again to go on"
+                "dataset",
+                self.folder,
+                f"cannot write{where} ({error.strerror}); mend that and run the same"
+                " command again to go on",
             ) from error
         except KeyboardInterrupt:
             raise KeyboardInterrupt("run the same command again to go on") from None
@@ -330,8 +339,8 @@ class Workspace:
         lines = "".join(_line(done) for _, done in sorted(self.journal.items()))
         record = {"facts": facts, "files": len(self.journal), "report": report}
         # The journal first: a record without its journal would say what is not known.
-        write_whole(self._journal, lines)
-        write_whole(self._record, json.dumps(record, indent=1) + "\n")
+        atomic_write(self._journal, lines)
+        atomic_write(self._record, json.dumps(record, indent=1) + "\n")
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def _mend_journal(self) -> None:
@@ -347,15 +356,17 @@ class Workspace:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
-                f"{self.folder}: {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free;"
-                " make room or name another place with --root"
+                "dataset",
+                self.folder,
+                f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free;"
+                " make room or name another place with --root",
             )
 
 
 def _check_regular(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise UserError(f"{path}: is a link or not a file; {_REMOVE_IT}")
+            raise UserError("dataset", path, f"is a link or not a file; {_REMOVE_IT}")
 
 
 def _line(done: _Done) -> str:
@@ -398,8 +409,10 @@ class _Maker:
                 same = target.is_file() and filecmp.cmp(part, target, shallow=False)
                 if not same:
                     raise UserError(
-                        f"{target}: is there already and is another file; move it away or name"
-                        " another place with --root"
+                        "output-exists",
+                        target,
+                        "is there already and is another file; move it away or name"
+                        " another place with --root",
                     )
                 return self._done(item, "kept" if item.link else how)
             check_inside(target.parent, self.folder, "the folder of the data set", _NO_LINK)
@@ -445,8 +458,9 @@ def put_link(source: Path, target: Path, how: str = "auto") -> str:
             target.unlink(missing_ok=True)
             if how != "auto" or name == "copy":
                 raise UserError(
-                    f"{source}: {name} to {target.parent} failed ({error.strerror}); use"
-                    " --link auto"
+                    "dataset",
+                    source,
+                    f"{name} to {target.parent} failed ({error.strerror}); use --link auto",
                 ) from error
         else:
             return "copied" if name == "copy" else "linked"

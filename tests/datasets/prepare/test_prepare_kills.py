@@ -180,7 +180,7 @@ def test_cache(tmp_path: Path) -> None:
     def run() -> None:
         build_cache(images, patterns, jobs=2)
 
-    assert kill_at_many_moments(run, [(module, "whole_file"), (module, "read_entry")]) >= 3
+    assert kill_at_many_moments(run, [(module, "atomic_open"), (module, "read_entry")]) >= 3
     cache = images / FOLDER
     assert len(list(cache.rglob("*.raw"))) == 40
     assert not left_over(cache)

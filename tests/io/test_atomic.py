@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.files import whole_file, write_whole
+from mmseg_resnest.io.atomic import atomic_open, atomic_write
 
 
 def test_a_file_is_written_with_its_folder_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "new" / "deep" / "x.txt"
-    write_whole(path, "höhe\n")
+    atomic_write(path, "höhe\n")
     assert path.read_bytes() == "höhe\n".encode()
     before = os.umask(0o027)
     try:
-        with whole_file(path, sync=True) as file:
+        with atomic_open(path, sync=True) as file:
             file.write(b"other")
             file.flush()
             assert Path(file.name).read_bytes() == b"other"
@@ -34,7 +34,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseExceptio
     path.write_bytes(b"old")
 
     def write() -> None:
-        with whole_file(path) as file:
+        with atomic_open(path) as file:
             file.write(b"new")
             raise error
 
@@ -52,18 +52,18 @@ def test_a_disk_that_is_full_is_told_with_the_file(
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match=r"x: cannot be written \(No space left on device\)"):
-        write_whole(tmp_path / "x", b"new")
+        atomic_write(tmp_path / "x", b"new")
     assert os.listdir(tmp_path) == []
     monkeypatch.undo()
-    write_whole(tmp_path / "file", b"")
+    atomic_write(tmp_path / "file", b"")
     with pytest.raises(UserError, match=r"x: cannot be written"):
-        write_whole(tmp_path / "file" / "x", b"")
-    write_whole(tmp_path / "folder" / "x", b"")
+        atomic_write(tmp_path / "file" / "x", b"")
+    atomic_write(tmp_path / "folder" / "x", b"")
     with pytest.raises(UserError, match=r"folder: cannot be written \(Is a directory\)"):
-        write_whole(tmp_path / "folder", b"")
+        atomic_write(tmp_path / "folder", b"")
 
 
 @pytest.mark.parametrize("name", ["n" * 255, "字" * 85, ".hidden", "a b\nc"])
 def test_any_name_that_a_file_can_have(tmp_path: Path, name: str) -> None:
-    write_whole(tmp_path / name, b"x")
+    atomic_write(tmp_path / name, b"x")
     assert os.listdir(tmp_path) == [name]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Files that are there whole or not at all."""
+"""Atomic writes: a reader sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import UserError
+from ..errors import UserError
 
-__all__ = ["whole_file", "write_whole"]
+__all__ = ["atomic_open", "atomic_write"]
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], sync: bool = False) -> Iterator[BinaryIO]:
+def atomic_open(path: str | os.PathLike[str], sync: bool = False) -> Iterator[BinaryIO]:
     """A new file to write into, beside ``path``; it takes that name at the end of the ``with``.
 
     A reader sees the old file or the new one, never a part. Whoever is killed meanwhile leaves a
@@ -46,15 +46,16 @@ def whole_file(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Bin
         os.replace(part, target)
     except OSError as error:
         raise UserError(
-            f"{target}: cannot be written ({error.strerror or error}); choose another place or"
-            " make room"
+            "not-writable",
+            target,
+            f"cannot be written ({error.strerror or error}); choose another place or make room",
         ) from error
     finally:
         with suppress(OSError):
             part.unlink()
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
-    """Writes a file whole or not at all; a text as UTF-8. See :func:`whole_file`."""
-    with whole_file(path) as file:
+def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write a file atomically; text as UTF-8. See :func:`atomic_open`."""
+    with atomic_open(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
