@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
 from mmseg_resnest.errors import CODES, UserError
 
 
