@@ -39,7 +39,7 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
         print(f"interrupted{': ' + hint if hint else ''}", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except UsageError as error:
-        code = _report(str(error))
+        code = _report(f"{error} [argument]")
     except Exception as error:
         code = _exit_code(error)
     sys.exit(code or 0)
@@ -86,7 +86,10 @@ def _explain_stdout(error: BaseException) -> str | None:
     except OSError as problem:
         _silence_stdout()
         if error.errno == problem.errno:
-            return f"standard output: cannot be written ({problem.strerror}); check where it goes"
+            return (
+                f"standard output: cannot be written ({problem.strerror}); check where it goes "
+                "[not-writable]"
+            )
     return None
 
 
