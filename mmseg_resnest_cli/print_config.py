@@ -65,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from pygments.formatters import TerminalFormatter
     from pygments.lexers import DiffLexer, PythonLexer
 
-    from mmseg_resnest.engine.config import load_config
-    from mmseg_resnest.engine.config_text import config_as_text
+    from mmseg_resnest.engine.config import config_as_text, load_config
 
     _check_options(args)
     cfg: Config | None = load_config(args.config, args.cfg_options, args.data_root)

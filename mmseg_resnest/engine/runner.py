@@ -34,7 +34,7 @@ from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
-from mmseg_resnest.engine.config_text import config_as_text
+from mmseg_resnest.engine.config import config_as_text
 from mmseg_resnest.engine.label_predictions import metrics_read_labels_only, predict_labels_only
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
 from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from mmengine.config import Config
 
-from ..engine.config_text import config_as_text
+from ..engine.config import config_as_text
 from ..engine.outputs import atomic_open
 from ..errors import UserError
 from ..evaluation.results_file import read_results_file

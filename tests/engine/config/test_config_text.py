@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from mmseg_resnest.engine.config_text import config_as_text
+from mmseg_resnest.engine.config import config_as_text
 
 TEXTS = st.one_of(
     st.text(st.sampled_from("{}$'\"\\\n:_ #()[]^~*ab"), max_size=30),

@@ -9,7 +9,7 @@ import pytest
 from mmseg_resnest.engine.config import check_config, load_config, parse_cfg_options, require
 from mmseg_resnest.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CAMVID = ROOT / "configs" / "fcn_resnest14_camvid.py"
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmseg_resnest.engine import data_config
+from mmseg_resnest.engine.config import data as data_config
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.errors import UserError
 from mmseg_resnest_cli.package import list_configs

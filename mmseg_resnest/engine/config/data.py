@@ -22,9 +22,9 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-import mmseg_resnest.registry as our_registry
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.json_files import parse_json
+from ... import registry as our_registry
+from ...errors import UserError
+from ...io.json_files import parse_json
 
 __all__ = ["DATA_SUFFIXES", "load_data_config", "read_config_text", "refuse_data_bases"]
 

@@ -26,16 +26,16 @@ from mmengine.runner import Runner
 from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
-import mmseg_resnest.registry as our_registry
-from mmseg_resnest.engine.config_roots import plain_roots, restore_roots
-from mmseg_resnest.engine.data_config import (
+from ... import registry as our_registry
+from ...errors import UserError
+from ..logs import display_path, nothing_printed
+from .data import (
     DATA_SUFFIXES,
     load_data_config,
     read_config_text,
     refuse_data_bases,
 )
-from mmseg_resnest.engine.logs import display_path, nothing_printed
-from mmseg_resnest.errors import UserError
+from .roots import plain_roots, restore_roots
 
 __all__ = [
     "check_config",
@@ -99,7 +99,7 @@ _BUILD_KEYS = {
 
 def config_folder() -> Path:
     """The folder of the configs that come with the package: in a clone, its ``configs/``."""
-    return (Path(__file__).parents[1] / ".mim" / "configs").resolve()
+    return (Path(__file__).parents[2] / ".mim" / "configs").resolve()
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
@@ -148,7 +148,7 @@ def load_config(
     Args:
         path: A ``.py``, ``.json`` or ``.yaml`` config; or the name of one that comes with the
             package (see :func:`find_config`). Python is run; JSON and YAML are data, see
-            :func:`~mmseg_resnest.engine.data_config.load_data_config`.
+            :func:`~mmseg_resnest.engine.config.data.load_data_config`.
         cfg_options: Changes, as ``KEY=VALUE`` strings (see :func:`parse_cfg_options`) or as a
             mapping of dotted keys. A key that does not exist is an error unless the class it
             belongs to takes it, or ``+`` stands before it. ``data_root`` is put into every data
@@ -309,7 +309,7 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
         in_package = f"{os.sep}site-packages{os.sep}" in frame.filename
         ours = frame.filename.startswith(here) or not in_package
         if ours and frame.filename.endswith(".py") and frame.filename != __file__:
-            if Path(frame.filename).is_relative_to(Path(__file__).parents[1]):
+            if Path(frame.filename).is_relative_to(Path(__file__).parents[2]):
                 continue
             return UserError(
                 "config-value", f"config {frame.filename}, line {frame.lineno}", f"{reason}"

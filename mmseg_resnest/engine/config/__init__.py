@@ -1,0 +1,24 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Configs: found, read, changed from the command line, and checked before anything is built."""
+
+from .load import (
+    check_config,
+    command_name,
+    config_folder,
+    find_config,
+    load_config,
+    parse_cfg_options,
+    require,
+)
+from .text import config_as_text
+
+__all__ = [
+    "check_config",
+    "command_name",
+    "config_as_text",
+    "config_folder",
+    "find_config",
+    "load_config",
+    "parse_cfg_options",
+    "require",
+]
