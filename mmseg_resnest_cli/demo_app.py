@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.errors import UserError
 
     try:
-        from mmseg_resnest.demo_app import Choice, Limits, run_app
-        from mmseg_resnest.demo_app.server import is_local
+        from mmseg_resnest.apps.demo import Choice, Limits, run_app
+        from mmseg_resnest.apps.demo.server import is_local
     except ImportError as error:
         raise UserError(
             "missing-package",

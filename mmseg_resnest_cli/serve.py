@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         from mmseg_resnest.apps.connections import ConnectionLimits
-        from mmseg_resnest.serving import Limits
-        from mmseg_resnest.serving.server import serve
+        from mmseg_resnest.apps.serving import Limits
+        from mmseg_resnest.apps.serving.server import serve
     except ImportError as error:
         raise UserError(
             "missing-package", f"needs {error.name}", "pip install 'mmseg-resnest[serve]'"

@@ -32,14 +32,14 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 from torch import nn
 
-from ..apps.work import ClientGone, TooLong, supervise, until_ended
-from ..errors import UserError
-from ..evaluation import palette_image
-from ..inference import Segmentation, Segmentor
-from ..inference.result import class_indices
-from ..io.cancel import raise_if_cancelled
-from ..io.decoding import DecodePool, ImageTooLarge
-from ..version import __version__
+from ...errors import UserError
+from ...evaluation import palette_image
+from ...inference import Segmentation, Segmentor
+from ...inference.result import class_indices
+from ...io.cancel import raise_if_cancelled
+from ...io.decoding import DecodePool, ImageTooLarge
+from ...version import __version__
+from ..work import ClientGone, TooLong, supervise, until_ended
 from .batcher import Batcher, Busy
 from .limits import Limits
 

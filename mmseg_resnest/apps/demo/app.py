@@ -32,11 +32,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from ..apps.work import ClientGone, supervise, until_ended
-from ..errors import UserError
-from ..inference import Segmentor
-from ..io.cancel import cancellable
-from ..io.decoding import DecodePool, ImageTooLarge
+from ...errors import UserError
+from ...inference import Segmentor
+from ...io.cancel import cancellable
+from ...io.decoding import DecodePool, ImageTooLarge
+from ..work import ClientGone, supervise, until_ended
 
 __all__ = ["Choice", "Limits", "create_app"]
 

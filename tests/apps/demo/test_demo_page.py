@@ -20,8 +20,8 @@ import pytest
 import requests
 from PIL import Image
 
-sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "inference"))
-sys.path.insert(0, os.fspath(Path(__file__).parents[1] / "io"))
+sys.path.insert(0, os.fspath(Path(__file__).parents[2] / "inference"))
+sys.path.insert(0, os.fspath(Path(__file__).parents[2] / "io"))
 from hostile_images import hostile
 from small_models import balanced, blobs, small_config
 
@@ -29,8 +29,8 @@ pytest.importorskip("starlette", reason="Starlette is not installed (pip install
 pytest.importorskip("uvicorn", reason="Uvicorn is not installed (pip install uvicorn)")
 
 from mmseg_resnest import UserError, load_segmentor
-from mmseg_resnest.demo_app import Choice, Limits, run_app
-from mmseg_resnest.demo_app.server import is_local
+from mmseg_resnest.apps.demo import Choice, Limits, run_app
+from mmseg_resnest.apps.demo.server import is_local
 from mmseg_resnest.inference import Segmentor
 
 LONG = "other <b> with a name that is much wider than the screen of a phone"

@@ -7,8 +7,8 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..apps.connections import ConnectionLimits
-from ..apps.server import Server, run
+from ..connections import ConnectionLimits
+from ..server import Server, run
 from .app import Choice, Limits, create_app
 
 __all__ = ["is_local", "run_app"]

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..apps.connections import ConnectionLimits
-from ..apps.server import run
-from ..inference import Segmentor
+from ...inference import Segmentor
+from ..connections import ConnectionLimits
+from ..server import run
 from .app import create_app
 from .limits import Limits
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "inference"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "io"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "inference"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "io"))
 
 from services import running
 from small_models import balanced, small_config
 
 from mmseg_resnest import load_segmentor
+from mmseg_resnest.apps.serving import Limits
 from mmseg_resnest.inference import Segmentor
-from mmseg_resnest.serving import Limits
 
 
 @pytest.fixture

@@ -32,10 +32,10 @@ from services import Gate, running
 from small_models import blobs
 
 from mmseg_resnest import UserError
+from mmseg_resnest.apps.serving import Limits
+from mmseg_resnest.apps.serving.app import end_between_blocks
 from mmseg_resnest.inference import Segmentation, Segmentor
 from mmseg_resnest.io.cancel import Cancelled, cancellable, raise_if_cancelled
-from mmseg_resnest.serving import Limits
-from mmseg_resnest.serving.app import end_between_blocks
 
 Service = Callable[..., httpx.Client]
 

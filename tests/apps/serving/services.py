@@ -14,8 +14,8 @@ import numpy as np
 
 from mmseg_resnest.apps.connections import ConnectionLimits
 from mmseg_resnest.apps.server import Server, run
+from mmseg_resnest.apps.serving import Limits, create_app
 from mmseg_resnest.inference import Segmentation
-from mmseg_resnest.serving import Limits, create_app
 
 
 class Gate:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inference import Segmentation
-from ..io.cancel import cancellable
+from ...inference import Segmentation
+from ...io.cancel import cancellable
 
 __all__ = ["Batcher", "Busy", "Waiting"]
 
