@@ -46,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.config import command_name, load_config
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.engine.outputs import save_image
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.engine.testing import evaluate, print_test_summary
     from mmseg_resnest.engine.training import train
     from mmseg_resnest.inference import load_segmentor
+    from mmseg_resnest.io.image_files import save_image
 
     config_file = config_folder() / "fcn_resnest14_scenes.py"
     begin = time.monotonic()
@@ -143,8 +143,8 @@ def draw_pictures(model: Segmentor, cfg: Config, folder: Path) -> list[Row]:
     import numpy as np
     from mmengine.registry import DefaultScope
 
-    from mmseg_resnest.engine.outputs import save_image
     from mmseg_resnest.evaluation import overlay
+    from mmseg_resnest.io.image_files import save_image
     from mmseg_resnest.registry import DATASETS
 
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -2,10 +2,8 @@
 """What keeps a run going: configs, launching, checks before a run, the runner and its hooks."""
 
 from . import (  # noqa: F401  (register their parts)
-    checkpoint_hook,
     hooks,
     loop,
-    nonfinite,
     optim,
     runner,
     sampler,

@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.outputs import save_image, unique_stems
 from mmseg_resnest.engine.preflight import check_data
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import legend, overlay
+from mmseg_resnest.io.image_files import save_image, unique_stems
 from mmseg_resnest.registry import DATASETS
 
 __all__ = ["Step", "browse", "draw_sample"]

@@ -15,8 +15,8 @@ from torch import nn
 
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.examples import ExamplesHook
 from mmseg_resnest.engine.hooks import (
+    ExamplesHook,
     SavePredictionsHook,
     TestProgressHook,
     describe_dataset,

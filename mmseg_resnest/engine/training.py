@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 
 from mmseg_resnest.datasets import numbers_of_classes
 from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.hooks import ConsoleHook
+from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook
 from mmseg_resnest.engine.launch import Machine, init_distributed, prepare_machine, timeout_of
 from mmseg_resnest.engine.model import build_seeded_model
 from mmseg_resnest.engine.numerics import numerics_of
@@ -31,7 +31,6 @@ from mmseg_resnest.engine.preflight import (
 )
 from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.resolve import Resolved, TrainingOptions, resolve, work_dir_of
-from mmseg_resnest.engine.results_hook import ResultsHook
 from mmseg_resnest.engine.resume_changes import rounding_notes
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from mmseg_resnest.engine.run_record import describe_model_state, record_run

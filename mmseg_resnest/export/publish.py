@@ -18,12 +18,12 @@ import yaml
 from mmengine.config import Config
 
 from ..engine.config import config_as_text
-from ..engine.outputs import atomic_open
 from ..errors import UserError
 from ..evaluation.results_file import read_results_file
 from ..inference import Segmentor, load_segmentor
 from ..inference.published import CONFIG_FILE, WEIGHTS_FILE
 from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_model
+from ..io.atomic import atomic_open
 from ..io.checks import NotAllowed
 from ..io.text import printable
 from ..version import __version__

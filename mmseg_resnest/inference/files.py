@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ..engine.outputs import atomic_open, save_image, unique_stems
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
+from ..io.atomic import atomic_open
+from ..io.image_files import save_image, unique_stems
 from ..io.image_header import open_any_size
 from ..io.json_files import parse_json, read_json
 from .images import find_images, image_size, is_address, open_rows, read_image

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..engine.outputs import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from ..errors import UserError
 from ..io.http import fetch_bytes
+from ..io.image_files import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from ..io.image_header import read_header
 
 __all__ = [

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..engine.outputs import save_image
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
+from ..io.image_files import save_image
 from ..io.text import printable
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..engine.outputs import save_image
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
+from ..io.image_files import save_image
 from .segmentor import Segmentor
 
 __all__ = ["VIDEO_SUFFIXES", "is_stream", "is_video", "predict_video"]

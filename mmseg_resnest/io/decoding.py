@@ -214,7 +214,7 @@ class DecodePool:
 
         Returns:
             (H, W, 3) RGB of uint8, turned as its EXIF orientation says, equal to
-            :func:`~mmseg_resnest.engine.outputs.decode_rgb`; or UserError, if it is broken or
+            :func:`~mmseg_resnest.io.image_files.decode_rgb`; or UserError, if it is broken or
             takes longer than images of its size do.
         """
         pixels = header.width * header.height

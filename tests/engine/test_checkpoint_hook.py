@@ -12,8 +12,8 @@ import torch
 from mmengine.hooks import Hook
 from tiny_runs import make_runner
 
+from mmseg_resnest.engine.hooks import ResultsHook
 from mmseg_resnest.engine.latest import verify_checkpoint
-from mmseg_resnest.engine.results_hook import ResultsHook
 from mmseg_resnest.errors import UserError
 
 

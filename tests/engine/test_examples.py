@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-from mmseg_resnest.engine.examples import ExamplesHook
+from mmseg_resnest.engine.hooks import ExamplesHook
 
 
 def test_only_own_files_are_removed(tmp_path: Path) -> None:

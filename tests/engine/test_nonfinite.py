@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import Data, make_runner, state
 
-from mmseg_resnest.engine.nonfinite import NonFiniteHook
+from mmseg_resnest.engine.hooks import NonFiniteHook
 from mmseg_resnest.errors import UserError
 
 BAD = 7  # sample of the data set that is NaN

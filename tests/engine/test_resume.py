@@ -29,8 +29,8 @@ from tiny_runs import Model, make_runner
 
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
+from mmseg_resnest.engine.hooks import ResultsHook
 from mmseg_resnest.engine.optimization import build_optimization
-from mmseg_resnest.engine.results_hook import ResultsHook
 from mmseg_resnest.engine.resume import fit_to_run, keep_own_names
 from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
 from mmseg_resnest.errors import UserError

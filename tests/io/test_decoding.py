@@ -15,9 +15,9 @@ from hostile_images import HEIGHT, WIDTH, packed_texts, png, saved
 from PIL import Image
 
 from mmseg_resnest import UserError
-from mmseg_resnest.engine.outputs import decode_rgb
 from mmseg_resnest.io import decoding
 from mmseg_resnest.io.decoding import DecodePool, ImageTooLarge
+from mmseg_resnest.io.image_files import decode_rgb
 from mmseg_resnest.io.image_header import ImageHeader
 
 SLOW = ImageHeader("PNG", WIDTH, HEIGHT)

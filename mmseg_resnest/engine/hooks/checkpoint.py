@@ -11,14 +11,14 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineHook
 
-from mmseg_resnest.engine.checkpoint_names import CheckpointNames, remove_parts
-from mmseg_resnest.engine.checkpoint_writer import Step
-from mmseg_resnest.engine.loop import IterBasedTrainLoop, between_updates
-from mmseg_resnest.engine.runner import Runner
-from mmseg_resnest.engine.saving import POINTER, point_to, snapshot
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.remove import remove_file
-from mmseg_resnest.registry import HOOKS
+from ...errors import UserError
+from ...io.remove import remove_file
+from ...registry import HOOKS
+from ..checkpoint_names import CheckpointNames, remove_parts
+from ..checkpoint_writer import Step
+from ..loop import IterBasedTrainLoop, between_updates
+from ..runner import Runner
+from ..saving import POINTER, point_to, snapshot
 
 __all__ = ["CheckpointHook"]
 

@@ -11,17 +11,33 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from ..errors import UserError
-from ..evaluation import write_result
-from ..io.json_files import read_json
-from ..registry import HOOKS
-from .checkpoint_schema import check_results
-from .checkpoint_values import Refusal
-from .checkpoint_writer import Unsaved
-from .hooks import evaluation_result
-from .runner import Runner
+from ...errors import UserError
+from ...evaluation import write_result
+from ...io.json_files import read_json
+from ...registry import HOOKS
+from ..checkpoint_schema import check_results
+from ..checkpoint_values import Refusal
+from ..checkpoint_writer import Unsaved
+from ..runner import Runner
 
-__all__ = ["ResultsHook"]
+__all__ = ["ResultsHook", "evaluation_result"]
+
+
+def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """The full result of an evaluation, with the per-class counts where the metric keeps them.
+
+    Args:
+        evaluator: MMEngine's evaluator after it has evaluated.
+        metrics: What it returned.
+
+    Returns:
+        ``SegmentationMetric.last_result``, or the metrics alone with another metric.
+    """
+    for metric in evaluator.metrics:
+        result = getattr(metric, "last_result", None)
+        if result is not None:
+            return dict(result)
+    return {name: float(value) for name, value in metrics.items()}
 
 
 @HOOKS.register_module()

@@ -1,40 +1,35 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What a person sees of a run: a header, aligned lines, a progress bar, results as files."""
+"""What a person sees of a run: a header, aligned lines and a progress bar."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
 
-from mmseg_resnest.engine.checkpoint import bare_model
-from mmseg_resnest.engine.launch import describe_device
-from mmseg_resnest.engine.logs import display_path
-from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
-from mmseg_resnest.evaluation import Submission, palette_image, side_by_side
-from mmseg_resnest.registry import HOOKS
+from ...registry import HOOKS
+from ..checkpoint import bare_model
+from ..launch import describe_device
+from ..logs import display_path
 
 __all__ = [
     "ConsoleHook",
-    "SavePredictionsHook",
     "describe_dataset",
     "describe_model",
-    "evaluation_result",
     "duration",
     "print_header",
+    "progress_bar",
 ]
 
 _HEADER_WIDTH = 11
-_SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_TEXTS = 0.3
 # Without tqdm's own guess of what is left, which knows of no validations.
 _TRAINING_BAR = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}"
@@ -81,23 +76,6 @@ def describe_dataset(dataset: Any) -> str:
     """E.g. ``367 images in data/camvid``."""
     root = getattr(dataset, "data_root", None)
     return f"{len(dataset):,} images" + (f" in {display_path(root)}" if root else "")
-
-
-def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The full result of an evaluation, with the per-class counts where the metric keeps them.
-
-    Args:
-        evaluator: MMEngine's evaluator after it has evaluated.
-        metrics: What it returned.
-
-    Returns:
-        ``SegmentationMetric.last_result``, or the metrics alone with another metric.
-    """
-    for metric in evaluator.metrics:
-        result = getattr(metric, "last_result", None)
-        if result is not None:
-            return dict(result)
-    return {name: float(value) for name, value in metrics.items()}
 
 
 @HOOKS.register_module()
@@ -172,7 +150,7 @@ class ConsoleHook(Hook):
             f"{'left':>12}  {'mIoU':>6}  {'pixAcc':>6}",
             flush=True,
         )
-        self._bar = _bar(runner.max_iters, runner.iter, "training", form=_TRAINING_BAR)
+        self._bar = progress_bar(runner.max_iters, runner.iter, "training", form=_TRAINING_BAR)
 
     def after_train_iter(
         self,
@@ -193,7 +171,7 @@ class ConsoleHook(Hook):
         self._bar.update()
         done = runner.iter + 1
         step = max(_logger_interval(runner), math.ceil(runner.max_iters / 50))
-        late = now - self._last_line > _SECONDS_BETWEEN_LINES
+        late = now - self._last_line > SECONDS_BETWEEN_LINES
         if done % step == 0 or (late and done % _logger_interval(runner) == 0):
             self._line(runner, done)
         elif now - self._last_text > _SECONDS_BETWEEN_TEXTS and not self._bar.disable:
@@ -208,7 +186,7 @@ class ConsoleHook(Hook):
         if self._on and self._pending:
             self._line(runner, runner.iter)
         if self._on:
-            self._val_bar = _bar(len(runner.val_dataloader), 0, "validation", leave=False)
+            self._val_bar = progress_bar(len(runner.val_dataloader), 0, "validation", leave=False)
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -308,7 +286,9 @@ def _num_classes(dataset: Any) -> int | None:
     return len(classes) if classes else None
 
 
-def _bar(total: int, initial: int, what: str, leave: bool = False, form: str | None = None) -> tqdm:
+def progress_bar(
+    total: int, initial: int, what: str, leave: bool = False, form: str | None = None
+) -> tqdm:
     """A progress bar on stderr, when that is a terminal."""
     return tqdm(
         total=total,
@@ -320,107 +300,3 @@ def _bar(total: int, initial: int, what: str, leave: bool = False, form: str | N
         bar_format=form,
         file=sys.stderr,
     )
-
-
-@HOOKS.register_module()
-class SavePredictionsHook(Hook):
-    """Writes what a model predicts while it is tested.
-
-    Args:
-        out_dir: For label maps: palette PNGs whose pixels are class indices, named and nested as
-            the images are. None writes none.
-        show_dir: For pictures of image, label and prediction side by side. None writes none.
-        submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
-            ``voc``), check it at the end and pack it into ``out_dir.zip``. None: label maps.
-
-    Raises:
-        UserError: The format does not fit the data set, or what was written is not what the
-            server takes.
-    """
-
-    def __init__(
-        self,
-        out_dir: str | None = None,
-        show_dir: str | None = None,
-        submission: str | None = None,
-    ) -> None:
-        self.format = submission
-        self.submission: Submission | None = None
-        self.archive: Path | None = None
-        self.out_dir = None if out_dir is None else Path(out_dir)
-        self.show_dir = None if show_dir is None else Path(show_dir)
-        self.written = 0
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Give every image of the data set a name of its own."""
-        dataset = runner.test_dataloader.dataset
-        paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
-        self._stems = unique_stems(paths)
-        self._classes = list(dataset.metainfo["classes"])
-        self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
-        if self.format is not None:
-            self.submission = Submission(self.format, paths, len(self._classes))
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Write the images of a batch."""
-        for sample in outputs or []:
-            stem = self._stems[sample.img_path]
-            labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-            if self.out_dir is not None and self.submission is not None:
-                picture = self.submission.picture(labels)
-                save_image(picture, self.out_dir / self.submission.files[sample.img_path])
-            elif self.out_dir is not None:
-                save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
-            if self.show_dir is not None:
-                truth = None
-                if "gt_sem_seg" in sample:
-                    truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-                panel = side_by_side(
-                    read_rgb(sample.img_path), truth, labels, self._palette, self._classes
-                )
-                save_image(panel, self.show_dir / f"{stem}.png")
-            self.written += 1
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Check the submission and pack it."""
-        if self.submission is None or self.out_dir is None:
-            return
-        barrier()  # until every process has written its share
-        if is_main_process():
-            self.submission.check(self.out_dir)
-            # Beside the folder: absolute() gives "." a name.
-            folder = self.out_dir.absolute()
-            self.archive = self.submission.pack(folder, folder.with_name(f"{folder.name}.zip"))
-
-
-@HOOKS.register_module()
-class TestProgressHook(Hook):
-    """A progress bar over the images that a model is tested on."""
-
-    __test__ = False  # pytest: not a test
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Show the bar."""
-        self._bar = _bar(len(runner.test_dataloader.dataset), 0, "images")
-        self._on = is_main_process()
-        self._start = self._last = time.monotonic()
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Advance the bar; without a terminal print a line a minute."""
-        total = len(runner.test_dataloader.dataset)
-        step = len(outputs or []) * runner.world_size
-        self._bar.update(min(step, total - self._bar.n))
-        now = time.monotonic()
-        if self._on and self._bar.disable and now - self._last > _SECONDS_BETWEEN_LINES:
-            batches = len(runner.test_dataloader)
-            left = (now - self._start) / (batch_idx + 1) * (batches - batch_idx - 1)
-            print(f"batch {batch_idx + 1}/{batches}, {duration(left)} left", flush=True)
-            self._last = now
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Close the bar."""
-        self._bar.close()

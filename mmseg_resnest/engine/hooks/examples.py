@@ -16,17 +16,17 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmseg_resnest.engine.outputs import read_rgb, save_image
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import (
+from ...errors import UserError
+from ...evaluation import (
     EXAMPLES_FILE,
     confusion_matrix,
     default_palette,
     palette_image,
     write_result,
 )
-from mmseg_resnest.io.remove import remove_file
-from mmseg_resnest.registry import HOOKS
+from ...io.image_files import read_rgb, save_image
+from ...io.remove import remove_file
+from ...registry import HOOKS
 
 __all__ = ["ExamplesHook"]
 

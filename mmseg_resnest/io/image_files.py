@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.atomic import atomic_open
+from ..errors import UserError
+from .atomic import atomic_open
 
-__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems", "atomic_open"]
+__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems"]
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

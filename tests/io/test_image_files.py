@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mmseg_resnest.engine.hooks import duration
-from mmseg_resnest.engine.outputs import read_rgb, save_image, unique_stems
 from mmseg_resnest.engine.preflight import check_file, check_writable
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.io.image_files import read_rgb, save_image, unique_stems
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
-from mmseg_resnest.engine.logs import display_path
-from mmseg_resnest.engine.optim import GuardedOptimWrapper
-from mmseg_resnest.engine.runner import Runner
-from mmseg_resnest.engine.saving import snapshot, write_checkpoint
-from mmseg_resnest.engine.sharding import local
-from mmseg_resnest.errors import UserError, reason
-from mmseg_resnest.evaluation import write_result
-from mmseg_resnest.registry import HOOKS
+from ...errors import UserError, reason
+from ...evaluation import write_result
+from ...registry import HOOKS
+from ..logs import display_path
+from ..optim import GuardedOptimWrapper
+from ..runner import Runner
+from ..saving import snapshot, write_checkpoint
+from ..sharding import local
 
 __all__ = ["NonFiniteHook"]
 

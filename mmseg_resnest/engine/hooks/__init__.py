@@ -1,0 +1,30 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Hooks of a run: what it shows, saves and guards."""
+
+from .checkpoint import CheckpointHook
+from .console import (
+    ConsoleHook,
+    describe_dataset,
+    describe_model,
+    duration,
+    print_header,
+)
+from .examples import ExamplesHook
+from .nonfinite import NonFiniteHook
+from .predictions import SavePredictionsHook, TestProgressHook
+from .results import ResultsHook, evaluation_result
+
+__all__ = [
+    "CheckpointHook",
+    "ConsoleHook",
+    "ExamplesHook",
+    "NonFiniteHook",
+    "ResultsHook",
+    "SavePredictionsHook",
+    "TestProgressHook",
+    "describe_dataset",
+    "describe_model",
+    "duration",
+    "evaluation_result",
+    "print_header",
+]

@@ -1,0 +1,124 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What is written and shown while a model is tested."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ...evaluation import Submission, palette_image, side_by_side
+from ...io.image_files import read_rgb, save_image, unique_stems
+from ...registry import HOOKS
+from .console import SECONDS_BETWEEN_LINES, duration, progress_bar
+
+__all__ = ["SavePredictionsHook", "TestProgressHook"]
+
+
+@HOOKS.register_module()
+class SavePredictionsHook(Hook):
+    """Writes what a model predicts while it is tested.
+
+    Args:
+        out_dir: For label maps: palette PNGs whose pixels are class indices, named and nested as
+            the images are. None writes none.
+        show_dir: For pictures of image, label and prediction side by side. None writes none.
+        submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
+            ``voc``), check it at the end and pack it into ``out_dir.zip``. None: label maps.
+
+    Raises:
+        UserError: The format does not fit the data set, or what was written is not what the
+            server takes.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | None = None,
+        show_dir: str | None = None,
+        submission: str | None = None,
+    ) -> None:
+        self.format = submission
+        self.submission: Submission | None = None
+        self.archive: Path | None = None
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.show_dir = None if show_dir is None else Path(show_dir)
+        self.written = 0
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Give every image of the data set a name of its own."""
+        dataset = runner.test_dataloader.dataset
+        paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+        self._stems = unique_stems(paths)
+        self._classes = list(dataset.metainfo["classes"])
+        self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
+        if self.format is not None:
+            self.submission = Submission(self.format, paths, len(self._classes))
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Write the images of a batch."""
+        for sample in outputs or []:
+            stem = self._stems[sample.img_path]
+            labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+            if self.out_dir is not None and self.submission is not None:
+                picture = self.submission.picture(labels)
+                save_image(picture, self.out_dir / self.submission.files[sample.img_path])
+            elif self.out_dir is not None:
+                save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
+            if self.show_dir is not None:
+                truth = None
+                if "gt_sem_seg" in sample:
+                    truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+                panel = side_by_side(
+                    read_rgb(sample.img_path), truth, labels, self._palette, self._classes
+                )
+                save_image(panel, self.show_dir / f"{stem}.png")
+            self.written += 1
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Check the submission and pack it."""
+        if self.submission is None or self.out_dir is None:
+            return
+        barrier()  # until every process has written its share
+        if is_main_process():
+            self.submission.check(self.out_dir)
+            # Beside the folder: absolute() gives "." a name.
+            folder = self.out_dir.absolute()
+            self.archive = self.submission.pack(folder, folder.with_name(f"{folder.name}.zip"))
+
+
+@HOOKS.register_module()
+class TestProgressHook(Hook):
+    """A progress bar over the images that a model is tested on."""
+
+    __test__ = False  # pytest: not a test
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Show the bar."""
+        self._bar = progress_bar(len(runner.test_dataloader.dataset), 0, "images")
+        self._on = is_main_process()
+        self._start = self._last = time.monotonic()
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Advance the bar; without a terminal print a line a minute."""
+        total = len(runner.test_dataloader.dataset)
+        step = len(outputs or []) * runner.world_size
+        self._bar.update(min(step, total - self._bar.n))
+        now = time.monotonic()
+        if self._on and self._bar.disable and now - self._last > SECONDS_BETWEEN_LINES:
+            batches = len(runner.test_dataloader)
+            left = (now - self._start) / (batch_idx + 1) * (batches - batch_idx - 1)
+            print(f"batch {batch_idx + 1}/{batches}, {duration(left)} left", flush=True)
+            self._last = now
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Close the bar."""
+        self._bar.close()
