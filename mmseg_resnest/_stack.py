@@ -1,7 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Imports the OpenMMLab stack without the lines and warnings that its import prints.
+"""Imports the OpenMMLab stack quietly; and all private names of dependencies that are used.
 
-Stream and warning filters are put back after the import.
+Stream and warning filters are put back after the import. tests/test_stack.py says which name of
+:data:`PRIVATE_NAMES` has moved in another version.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import contextlib
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 # Imported so that each of MMSegmentation's parts is registered. The original packages and their
 # maintained continuations agree on these names.
@@ -145,3 +146,139 @@ def import_stack() -> None:
 
 
 import_stack()
+
+# --- private names of dependencies -----------------------------------------------------------
+
+import torch  # noqa: E402
+from mmengine.config import DictAction  # noqa: E402
+from mmengine.logging import HistoryBuffer  # noqa: E402
+from torch.nn.modules._functions import SyncBatchNorm as SyncBatchNormFunction  # noqa: E402
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # noqa: E402
+
+__all__ = ["BatchNorm", "SyncBatchNormFunction"]
+
+# Module to the names that the functions below, and subclasses of its classes, rely on.
+PRIVATE_NAMES = {
+    "mmengine.config.config": ("_cfg_dict", "_env_variables", "_parse_iterable"),
+    "mmengine.utils.manager": ("_instance_dict",),
+    "mmengine.logging.history_buffer": ("_log_history", "_count_history"),
+    "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
+    "mmengine.runner.runner": ("_init_model_weights", "_load_from"),
+    "mmengine.runner.loops": ("_epoch", "_iter", "_max_iters"),
+    "mmengine.optim.scheduler.param_scheduler": ("_global_step", "_last_value"),
+    "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
+    "mmseg.datasets.transforms.loading": ("_load_seg_map",),
+    "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
+    "torch.distributed.distributed_c10d": ("_get_default_store",),
+    "torch.distributed.elastic.agent.server.api": ("_monitor_workers", "_remaining_restarts"),
+    "torch.nn.modules.batchnorm": ("_BatchNorm",),
+    "torch.nn.modules._functions": ("SyncBatchNorm",),
+    "torch.nn.modules.module": ("_buffers", "_metadata"),
+    "torch.utils.data.dataloader": (
+        *("_iterator", "_rcvd_idx", "_shutdown_workers", "_task_info", "_workers"),
+    ),
+}
+
+foreach_copy_: Any = torch._foreach_copy_
+foreach_norm: Any = torch._foreach_norm
+
+
+def config_tree(cfg: Any) -> Any:
+    """The nested values of an MMEngine config."""
+    return cfg._cfg_dict
+
+
+def config_environment(cfg: Any) -> dict[str, Any]:
+    """The environment variables that a config file read."""
+    return cfg._env_variables
+
+
+def parse_option_value(text: str) -> Any:
+    """A value of ``--cfg-options`` as MMEngine reads it.
+
+    Raises:
+        AssertionError: Its brackets do not match.
+    """
+    return DictAction._parse_iterable(text)
+
+
+def global_instances(kind: Any) -> dict[str, Any]:
+    """MMEngine's table of the instances of a class (loggers, message hubs) by name."""
+    return kind._instance_dict
+
+
+def make_history(log: Any, count: Any, max_length: int) -> HistoryBuffer:
+    """A log's history of these values and counts."""
+    buffer = HistoryBuffer(max_length=max_length)
+    buffer._log_history, buffer._count_history = log, count
+    return buffer
+
+
+def copy_metadata(source: Any, target: Any) -> None:
+    """Give a copy of a state dict the versions of its modules."""
+    if hasattr(source, "_metadata"):
+        target._metadata = source._metadata
+
+
+def default_store() -> Any:
+    """The key-value store of the process group."""
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def swap_averaged_weights(hook: Any) -> None:
+    """Exchange the model's weights with those of an ``EMAHook``."""
+    hook._swap_ema_parameters()
+
+
+def set_progress(loop: Any, epoch: int, iteration: int) -> None:
+    """Set where a training loop continues."""
+    loop._epoch, loop._iter = epoch, iteration
+
+
+def loads_from(runner: Any) -> str | None:
+    """The checkpoint that a runner starts from."""
+    return runner._load_from
+
+
+def mark_stepped(optimizer: Any) -> None:
+    """Let schedules take an optimizer for one that has been stepped; otherwise they warn."""
+    optimizer._global_step = max(optimizer._global_step, 0)
+
+
+def pick_last_values(scheduler: Any, places: Sequence[int]) -> None:
+    """Give each group of parameters the last value of the group at its place."""
+    scheduler._last_value = [scheduler._last_value[place] for place in places]
+
+
+def waiting_worker(batches: Any) -> tuple[int, Any] | None:
+    """Number and process of the worker that the next batch is waited for; None if not known."""
+    inner = getattr(batches, "_iterator", batches)
+    task = getattr(inner, "_task_info", {}).get(getattr(inner, "_rcvd_idx", None))
+    return (task[0], inner._workers[task[0]]) if task else None
+
+
+def stop_workers(source: Any) -> None:
+    """End the workers of a data loader, or of what iterates over it, also those that hang."""
+    batches: Any = getattr(source, "_iterator", None)
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def normalisation(preprocessor: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and standard deviation, (3, 1, 1), of a data preprocessor; None if it has none."""
+    if not getattr(preprocessor, "_enable_normalize", False):
+        return None
+    return preprocessor.mean, preprocessor.std
+
+
+def converts_channels(preprocessor: Any) -> bool:
+    """Whether a data preprocessor swaps RGB and BGR."""
+    return bool(preprocessor._channel_conversion)
+
+
+def shape_as_tensor(x: torch.Tensor) -> torch.Tensor:
+    """The shape of a tensor as a tensor, which exporters follow."""
+    return torch._shape_as_tensor(x)

@@ -51,6 +51,8 @@ from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import class_table
 from mmseg_resnest.weights import load_training_checkpoint
 
+from .._stack import make_history
+
 __all__ = [
     "RUN_ID",
     "check_results",
@@ -327,7 +329,7 @@ def restore_histories(scalars: Mapping[str, Any], refuse: Refusal) -> dict[str, 
     for name, value in scalars.items():
         key = f"message_hub.log_scalars.{name}"
         if isinstance(value, HistoryBuffer):
-            log, count, length = value._log_history, value._count_history, value.max_length
+            (log, count), length = value.data, value.max_length
         else:
             value = _mapping(value, key, refuse)
             log = _history_part(value, HISTORY, key, refuse)
@@ -340,9 +342,7 @@ def restore_histories(scalars: Mapping[str, Any], refuse: Refusal) -> dict[str, 
             refuse(f"{key}.count", count, f"{len(log)} numbers, one for each of {HISTORY}")
         if not is_integer(length, 1, _LONGEST_HISTORY) or len(log) > length:
             refuse(f"{key}.max_length", length, f"a whole number from {max(1, len(log))}")
-        buffer = HistoryBuffer(max_length=length)
-        buffer._log_history, buffer._count_history = log, count
-        restored[name] = buffer
+        restored[name] = make_history(log, count, length)
     return restored
 
 

@@ -17,6 +17,8 @@ from mmengine.visualization import LocalVisBackend as MMEngineBackend
 from mmseg_resnest.io.line_file import LineFile
 from mmseg_resnest.registry import VISBACKENDS
 
+from .._stack import global_instances
+
 __all__ = [
     "LocalVisBackend",
     "log_file",
@@ -136,7 +138,7 @@ class LocalVisBackend(MMEngineBackend):
 @contextlib.contextmanager
 def nothing_printed() -> Iterator[None]:
     """Keep MMEngine's default logger from printing; its handlers are put back at the end."""
-    before = dict(MMLogger._instance_dict)
+    before = dict(global_instances(MMLogger))
     logger = MMLogger.get_current_instance() if before else MMLogger.get_instance("mmengine")
     handlers = logger.handlers
     logger.handlers = [h for h in handlers if type(h) is not logging.StreamHandler]
@@ -145,7 +147,7 @@ def nothing_printed() -> Iterator[None]:
     finally:
         logger.handlers = handlers
         if not before:
-            MMLogger._instance_dict.pop("mmengine", None)
+            global_instances(MMLogger).pop("mmengine", None)
 
 
 def close_log_files(loggers: Iterable[MMLogger]) -> None:
@@ -164,7 +166,7 @@ def log_file() -> str | None:
 
 def write_to_log_file(text: str) -> None:
     """Append text to the newest run's log file, and only there."""
-    if not MMLogger._instance_dict:
+    if not global_instances(MMLogger):
         return
     record = logging.LogRecord("mmseg_resnest", logging.INFO, __file__, 0, text, None, None)
     for handler in MMLogger.get_current_instance().handlers:

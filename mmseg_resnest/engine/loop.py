@@ -20,6 +20,8 @@ from mmseg_resnest.engine.watch import doing
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import LOOPS
 
+from .._stack import swap_averaged_weights, waiting_worker
+
 __all__ = ["IterBasedTrainLoop", "between_updates"]
 
 
@@ -135,12 +137,9 @@ class IterBasedTrainLoop(MMEngineLoop):
     def _name_hung_worker(self, batches: Any) -> str:
         """Which worker has not delivered its batch in time, and what it was to read."""
         loader = self.dataloader
-        inner = getattr(batches, "_iterator", batches)
         who, files = "", ""
-        task = getattr(inner, "_task_info", {}).get(getattr(inner, "_rcvd_idx", None))
-        if task:
-            process = inner._workers[task[0]]
-            who = f" {task[0]} (process {process.pid})"
+        if worker := waiting_worker(batches):
+            who = f" {worker[0]} (process {worker[1].pid})"
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
         if isinstance(sampler, ExactSampler):
             size = loader.batch_size or loader.batch_sampler.batch_size
@@ -192,7 +191,7 @@ class IterBasedTrainLoop(MMEngineLoop):
         except _StopInValidation:
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):  # it had put the averaged weights into the model
-                    hook._swap_ema_parameters()
+                    swap_averaged_weights(hook)
             self.stopping = True
             runner.call_hook("save_before_leaving")
             self._leave()

@@ -27,6 +27,8 @@ from mmengine.visualization import Visualizer
 from mmseg_resnest.engine.logs import close_log_files, write_to_log_file
 from mmseg_resnest.engine.preemption import Preempted
 
+from .._stack import global_instances
+
 __all__ = ["restored_process"]
 
 # MMEngine keeps every instance of these by name for the whole process.
@@ -68,7 +70,7 @@ def _state() -> dict[str, Any]:
             torch.is_deterministic_algorithms_warn_only_enabled(),
         ),
         "random": (random.getstate(), np.random.get_state(), torch.get_rng_state()),
-        "globals": [dict(kind._instance_dict) for kind in _GLOBALS],
+        "globals": [dict(global_instances(kind)) for kind in _GLOBALS],
     }
 
 
@@ -93,9 +95,11 @@ def _restore(before: dict[str, Any]) -> None:
     torch.set_rng_state(own)
     for kind, instances in zip(_GLOBALS, before["globals"], strict=True):
         if kind is MMLogger:
-            new = [logger for name, logger in kind._instance_dict.items() if name not in instances]
+            new = [
+                logger for name, logger in global_instances(kind).items() if name not in instances
+            ]
             close_log_files(new)
-        _put_back(kind._instance_dict, instances)
+        _put_back(global_instances(kind), instances)
 
 
 def _put_back(table: dict[str, Any], before: dict[str, Any]) -> None:

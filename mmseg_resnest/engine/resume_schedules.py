@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mmseg_resnest.engine.checkpoint_values import Refusal, describe, fit, is_integer, is_number
 
+from .._stack import mark_stepped, pick_last_values
+
 __all__ = [
     "advance_schedules",
     "fit_schedules",
@@ -212,7 +214,7 @@ def _distinct_groups(schedulers: Sequence[Any]) -> Iterator[None]:
     optimizer = getattr(wrapper, "optimizer", wrapper)
     groups = optimizer.param_groups
     # Without a step of the optimizer before theirs, schedules warn.
-    wrapper._global_step = max(wrapper._global_step, 0)
+    mark_stepped(wrapper)
     kinds: dict[tuple, int] = {}
     kind_of = [kinds.setdefault(_options(group), len(kinds)) for group in groups]
     firsts = [kind_of.index(kind) for kind in range(len(kinds))]
@@ -240,7 +242,7 @@ def _distinct_groups(schedulers: Sequence[Any]) -> Iterator[None]:
         places = [*kind_of, *range(len(kinds), len(kinds) + len(more))]
         for one, values in zip(schedulers, full, strict=True):
             one.base_values = values
-            one._last_value = [one._last_value[place] for place in places]
+            pick_last_values(one, places)
 
 
 def _options(group: Mapping[str, Any]) -> tuple:

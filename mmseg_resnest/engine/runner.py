@@ -59,6 +59,8 @@ from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from mmseg_resnest.version import __version__
 
+from .._stack import set_progress, stop_workers
+
 __all__ = ["Runner", "build_model", "predict_labels_only"]
 
 _numbers = itertools.count(1)
@@ -241,12 +243,7 @@ class Runner(MMEngineRunner):
         for loop in (self._train_loop, self._val_loop):
             loader = getattr(loop, "dataloader", None)
             for source in (loader, loop):
-                batches: Any = getattr(source, "_iterator", None)
-                if hasattr(batches, "_shutdown_workers"):
-                    batches._shutdown_workers()
-                    for worker in batches._workers:
-                        if worker.is_alive():  # it hangs
-                            worker.kill()
+                stop_workers(source)
 
     @functools.cached_property
     def _failures(self) -> list[Unsaved]:
@@ -441,7 +438,7 @@ class Runner(MMEngineRunner):
         )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(self.model, checkpoint["state_dict"], name=filename)
-        loop._epoch, loop._iter = meta["epoch"], meta["iter"]
+        set_progress(loop, meta["epoch"], meta["iter"])
         if isinstance(loop, IterBasedTrainLoop):
             loop.validation_pending = meta.get("validation_pending", False)
         self._resume_seed(meta.get("seed"))

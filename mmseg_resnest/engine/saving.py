@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from .._stack import copy_metadata
+
 __all__ = [
     "point_to",
     "snapshot",
@@ -195,8 +197,8 @@ def snapshot(value: Any, memo: dict[int, Any] | None = None) -> Any:
     elif isinstance(value, dict):
         copy = OrderedDict() if isinstance(value, OrderedDict) else {}
         copy.update((key, snapshot(item, memo)) for key, item in value.items())
-        if hasattr(value, "_metadata") and isinstance(copy, OrderedDict):  # of a state dict
-            copy._metadata = value._metadata  # type: ignore[attr-defined]
+        if isinstance(copy, OrderedDict):
+            copy_metadata(value, copy)
     elif type(value) in (list, tuple):
         copy = type(value)(snapshot(item, memo) for item in value)
     else:

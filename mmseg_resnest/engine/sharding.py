@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import MODEL_WRAPPERS
 
+from .._stack import copy_metadata
+
 __all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "whole"]
 
 
@@ -90,8 +92,7 @@ def whole(value: Any) -> Any:
         return cast(Any, value).detach().full_tensor()
     if isinstance(value, dict):
         copy = type(value)((key, whole(item)) for key, item in value.items())
-        if hasattr(value, "_metadata"):  # of a state dict
-            copy._metadata = value._metadata  # type: ignore[attr-defined]
+        copy_metadata(value, copy)
         return copy
     if type(value) in (list, tuple):
         return type(value)(whole(item) for item in value)

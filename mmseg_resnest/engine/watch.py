@@ -11,10 +11,11 @@ import threading
 import time
 from typing import Any
 
-import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
 
 from mmseg_resnest.errors import UserError
+
+from .._stack import default_store
 
 __all__ = ["LostProcessError", "doing", "explain_lost_processes"]
 
@@ -86,7 +87,7 @@ def doing(what: str) -> None:
     if get_world_size() == 1:
         return
     if _pulse is None:
-        store = dist.distributed_c10d._get_default_store()
+        store = default_store()
         if hasattr(store, "clone"):
             store = store.clone()  # a connection of its own: the other may be waiting
         _pulse = _Pulse(store, get_rank(), what)

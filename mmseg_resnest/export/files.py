@@ -17,7 +17,7 @@ import torch
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.runtimes import RECORD_KEY, SUFFIXES
-from .network import ExportNetwork, free_sizes, make_record
+from .network import AlignedCorners, ExportNetwork, make_record
 
 __all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "atomic_path"]
 
@@ -95,7 +95,7 @@ def export_model(
             "does not know; export .pt2 without it",
         )
     record = make_record(model, processing)
-    with atomic_path(target) as part, free_sizes(), torch.no_grad():
+    with atomic_path(target) as part, torch.no_grad():
         if suffix == ".torchscript":
             torch.jit.save(_trace(network), part, _extra_files={RECORD_KEY: record})
         else:
@@ -113,12 +113,13 @@ def _trace(network: ExportNetwork) -> Any:
 def _program(network: ExportNetwork) -> torch.export.ExportedProgram:
     free = torch.export.Dim.DYNAMIC
     axes = (0, 1, 2) if network.processing else (0, 2, 3)
-    return torch.export.export(
-        network,
-        (network.sample(),),
-        dynamic_shapes={"images": dict.fromkeys(axes, free)},
-        strict=False,
-    )
+    with AlignedCorners(network.net):
+        return torch.export.export(
+            network,
+            (network.sample(),),
+            dynamic_shapes={"images": dict.fromkeys(axes, free)},
+            strict=False,
+        )
 
 
 def export_onnx(
@@ -146,7 +147,7 @@ def export_onnx(
     record = make_record(model, processing)
     given, got = ("uint8", "labels") if processing else ("float32", "logits")
     axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
-    with atomic_path(path) as part, free_sizes(), torch.no_grad(), _quiet_exporters():
+    with atomic_path(path) as part, torch.no_grad(), _quiet_exporters():
         torch.onnx.export(
             network, (network.sample(),), os.fspath(part), dynamo=False, opset_version=version,
             input_names=["images"], output_names=[got], autograd_inlining=False,

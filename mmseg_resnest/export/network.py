@@ -5,22 +5,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from mmseg.models.utils import resize as stack_resize
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from .._stack import converts_channels, normalisation, shape_as_tensor
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.record import check_exported, plain_pipeline
 from ..io.checks import NotAllowed
 from ..version import __version__
 
-__all__ = ["ExportNetwork", "free_sizes", "make_record", "pipeline_steps"]
+__all__ = ["AlignedCorners", "ExportNetwork", "make_record", "pipeline_steps"]
 
 _LOADS = ("LoadImageFrom", "LoadAnnotations")
 _PLACES = {
@@ -131,7 +130,7 @@ class _ImageResize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Resizes ``x`` (N, 3, H, W) of whole numbers 0..255, float."""
-        edges = torch._shape_as_tensor(x)[2:].to(x.device)
+        edges = shape_as_tensor(x)[2:].to(x.device)
         size = self._size(edges)
         wide = x.double()
         if self.pillow:
@@ -208,11 +207,11 @@ class ExportNetwork(nn.Module):
                 "model.data_preprocessor.test_cfg pads images, which the file would "
                 "not: export without --processing",
             )
-        self.to_bgr = not pre._channel_conversion  # pipelines read BGR, the file takes RGB
-        self.normalise = bool(pre._enable_normalize)
-        if self.normalise:
-            self.register_buffer("mean", pre.mean.detach().clone().cpu().float())
-            self.register_buffer("std", pre.std.detach().clone().cpu().float())
+        self.to_bgr = not converts_channels(pre)  # pipelines read BGR, the file takes RGB
+        values = normalisation(pre)
+        self.normalise = values is not None
+        for name, value in zip(("mean", "std"), values or (), strict=False):
+            self.register_buffer(name, value.detach().clone().cpu().float())
 
     def scores(self, images: Tensor) -> Tensor:
         """(N, C, H, W) scores of normalised images (N, 3, H, W)."""
@@ -321,6 +320,7 @@ def make_record(model: Segmentor, processing: bool) -> str:
     """
     net = cast(Any, model.model)
     pre = net.data_preprocessor
+    values = normalisation(pre)
     record = {
         "format": 1,
         "version": __version__,
@@ -333,9 +333,9 @@ def make_record(model: Segmentor, processing: bool) -> str:
         "out_channels": int(net.out_channels),
         "threshold": getattr(net.decode_head, "threshold", None),
         "data_preprocessor": {
-            "mean": pre.mean.flatten().tolist() if pre._enable_normalize else None,
-            "std": pre.std.flatten().tolist() if pre._enable_normalize else None,
-            "bgr_to_rgb": bool(pre._channel_conversion),
+            "mean": values[0].flatten().tolist() if values else None,
+            "std": values[1].flatten().tolist() if values else None,
+            "bgr_to_rgb": converts_channels(pre),
             "pad_val": pre.pad_val,
             "seg_pad_val": pre.seg_pad_val,
             "test_cfg": pre.test_cfg,
@@ -357,15 +357,27 @@ def make_record(model: Segmentor, processing: bool) -> str:
     return json.dumps(record)
 
 
-@contextmanager
-def free_sizes() -> Iterator[None]:
-    """Keeps the stack's ``resize`` from reading sizes as numbers, which would fix them.
+class AlignedCorners(TorchFunctionMode):
+    """Makes the bilinear resizes of a network with ``align_corners`` while it is exported.
 
-    It does so only to warn about sizes that do not fit ``align_corners``.
+    The heads' ``resize`` reads sizes as numbers, to warn about some, where ``align_corners`` is
+    set, and torch.export would fix those sizes. So the heads are given False, and the operation
+    below them True.
+
+    Args:
+        net: The copy that is exported; its heads' ``align_corners`` becomes False.
     """
-    before = stack_resize.__defaults__
-    stack_resize.__defaults__ = (*before[:-1], False)
-    try:
-        yield
-    finally:
-        stack_resize.__defaults__ = before
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.heads = [m for m in net.modules() if getattr(m, "align_corners", False)]
+        for module in self.heads:
+            module.align_corners = False  # type: ignore[assignment]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if self.heads and func is F.interpolate and kwargs.get("align_corners") is False:
+            kwargs["align_corners"] = True
+        return func(*args, **kwargs)

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from .._stack import BatchNorm
 from ..kernels import gpu
 from ..kernels.convolution import ProductConv2d
 from ..kernels.split_attention import Norm, fits, no_norm, split_attention
@@ -56,7 +56,7 @@ class FoldedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, relu: bool = False) -> None:
         super().__init__()
         weight, bias = conv.weight, conv.bias
-        if isinstance(norm, _BatchNorm):
+        if isinstance(norm, BatchNorm):
             assert norm.running_mean is not None and norm.running_var is not None
             weight, bias = fuse_conv_bn_weights(
                 weight.double(),
@@ -223,14 +223,14 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
 
 def _is_fixed(norm: Any) -> bool:
     """Whether a norm is a batch norm that uses its running statistics."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None and not norm.training
+    return isinstance(norm, BatchNorm) and norm.running_mean is not None and not norm.training
 
 
 def _folds(backbone: ResNeSt) -> bool:
     return all(
         _is_fixed(module)
         for module in backbone.modules()
-        if isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
+        if isinstance(module, BatchNorm | nn.GroupNorm | nn.LayerNorm)
     ) and all(
         isinstance(block, Bottleneck) and isinstance(block.conv2, SplitAttentionConv2d)
         for stage in range(len(backbone.stage_channels))

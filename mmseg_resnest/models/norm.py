@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
-from torch.nn.modules._functions import SyncBatchNorm as _SyncBatchNormFunction
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from .._stack import BatchNorm, SyncBatchNormFunction
 from ..errors import UserError
 from ..kernels.split_attention import Norm, sums_dtype
 from ..registry import MODELS
@@ -37,7 +36,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 @MODELS.register_module()
-class SyncBN(_BatchNorm):
+class SyncBN(BatchNorm):
     """Batch norm whose statistics are those of the batches of all processes.
 
     Unlike :class:`torch.nn.SyncBatchNorm` it also trains on a CPU, alone or under ``torchrun``
@@ -97,7 +96,7 @@ class SyncBN(_BatchNorm):
         self.num_batches_tracked.add_(1)
         if input.is_cuda:
             group = self.process_group or dist.group.WORLD
-            return _SyncBatchNormFunction.apply(
+            return SyncBatchNormFunction.apply(
                 input,
                 self.weight,
                 self.bias,
@@ -183,7 +182,7 @@ def batch_norm_affine(norm: nn.Module, x: Tensor) -> Norm | None:
     plain = type(norm) is nn.BatchNorm2d or (type(norm) is SyncBN and norm._world_size() == 1)
     if not plain or norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks:
         return None
-    assert isinstance(norm, _BatchNorm)
+    assert isinstance(norm, BatchNorm)
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None or norm.momentum is None or not norm.affine:
         return None
@@ -224,7 +223,7 @@ def frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
     Activation checkpointing runs a block's forward pass a second time; without this the second
     run would move the running statistics twice for one batch.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
     saved = [(m.momentum, m.num_batches_tracked, m.running_mean, m.running_var) for m in norms]
     try:
         for m in norms:

@@ -14,9 +14,9 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .._stack import BatchNorm
 from ..errors import UserError
 from ..registry import MODELS
 from .norm import build_norm, frozen_batch_statistics
@@ -328,7 +328,7 @@ class ResNeSt(BaseModule):
             self._freeze()
             if self.norm_eval:
                 for module in self.modules():
-                    if isinstance(module, _BatchNorm):
+                    if isinstance(module, BatchNorm):
                         module.eval()
         return self
 

@@ -16,6 +16,7 @@ from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from .._stack import normalisation
 from ..errors import UserError
 from ..kernels.predict import Crop, Mirror, Resize, Step, argmax_classes, label_map
 from ..registry import MODELS, building
@@ -300,8 +301,8 @@ class EncoderDecoder(StockEncoderDecoder):
     def _black(self, inputs: Tensor) -> Tensor:
         """The value, (3, 1, 1), that the data preprocessor gives a black pixel."""
         black = inputs.new_zeros(inputs.shape[1], 1, 1)
-        if getattr(self.data_preprocessor, "_enable_normalize", False):
-            black = (black - self.data_preprocessor.mean) / self.data_preprocessor.std
+        if (values := normalisation(self.data_preprocessor)) is not None:
+            black = (black - values[0]) / values[1]
         return black.to(inputs)
 
     def postprocess_result(

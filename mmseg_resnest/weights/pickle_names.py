@@ -18,6 +18,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
+from .._stack import make_history
+
 _MAX_DIMS = 64
 
 
@@ -154,9 +156,7 @@ class History:
             or count.dtype.kind not in "biuf"
         ):
             raise Damaged("damaged HistoryBuffer")
-        buffer = HistoryBuffer(max_length=length)
-        buffer._log_history, buffer._count_history = log, count
-        return buffer
+        return make_history(log, count, length)
 
 
 # --- tensors --------------------------------------------------------------------------------

@@ -20,13 +20,14 @@ from typing import Any
 
 import mmengine.registry as mmengine_registry
 import mmseg.registry as mmseg_registry
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 from ... import registry as our_registry
+from ..._stack import config_tree, parse_option_value
 from ...errors import UserError
 from ..logs import display_path, nothing_printed
 from .data import (
@@ -378,7 +379,7 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
                 "the key has an empty part between two dots",
             )
         try:
-            parsed[key] = DictAction._parse_iterable(value)
+            parsed[key] = parse_option_value(value)
         except AssertionError as error:
             raise UserError(
                 "config-value", f"--cfg-options {option}", "the brackets of the value do not match"
@@ -433,7 +434,7 @@ def _check_option(cfg: Config, key: str, value: Any) -> None:
     free = key.startswith("+")
     parts = key.lstrip("+").split(".")
     name = f"--cfg-options {key}"
-    at: Any = cfg._cfg_dict
+    at: Any = config_tree(cfg)
     for depth, part in enumerate(parts):
         where = ".".join(parts[:depth])
         if isinstance(at, list | tuple):
@@ -524,7 +525,7 @@ def check_config(cfg: Config | Mapping[str, Any]) -> None:
         UserError: A type is in no registry it is looked up in, or does not take an option it is
             given; names the place in the config and near matches.
     """
-    root = cfg._cfg_dict if isinstance(cfg, Config) else cfg
+    root = config_tree(cfg) if isinstance(cfg, Config) else cfg
     scope = root.get("default_scope", "mmengine")
     for key, value in root.items():
         # Variables of the config file are only checked where they are used.

@@ -18,6 +18,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..._stack import config_environment, config_tree
+
 __all__ = ["plain_roots", "restore_roots"]
 
 _PLAIN = re.compile(r"[\w./ -]*")
@@ -60,10 +62,11 @@ def restore_roots(cfg: Config, roots: Mapping[str, str]) -> None:
     """
     if not roots:
         return
-    tree = cfg._cfg_dict
+    tree = config_tree(cfg)
     for key in list(tree):
         tree[key] = _restored(tree[key], roots)
-    cfg._env_variables.update(_restored(dict(cfg._env_variables), roots))
+    environment = config_environment(cfg)
+    environment.update(_restored(dict(environment), roots))
 
 
 def _restored(value: Any, roots: Mapping[str, str]) -> Any:

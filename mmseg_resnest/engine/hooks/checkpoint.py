@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineHook
 
+from ..._stack import loads_from
 from ...errors import UserError
 from ...io.remove import remove_file
 from ...registry import HOOKS
@@ -90,8 +91,8 @@ class CheckpointHook(MMEngineHook):
         try:
             if not step:  # those of an earlier run in this folder are not this run's
                 remove_file(pointer)
-            elif runner._load_from:  # it may have named a broken one
-                self._point_to(Path(runner._load_from), pointer.parent)
+            elif start := loads_from(runner):  # it may have named a broken one
+                self._point_to(Path(start), pointer.parent)
         except OSError as error:
             runner.logger.warning(
                 "%s: could not be updated (%s), and names a checkpoint of before this start",

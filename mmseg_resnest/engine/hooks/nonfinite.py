@@ -12,6 +12,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
+from ..._stack import foreach_copy_, foreach_norm
 from ...errors import UserError, reason
 from ...evaluation import write_result
 from ...registry import HOOKS
@@ -102,7 +103,7 @@ class NonFiniteHook(Hook):
         gradients = [local(g) for g in gradients if g is not None]
         gradients = [g for g in gradients if g.numel()]
         if gradients and not hasattr(wrapper, "loss_scaler"):
-            values += torch._foreach_norm(gradients, float("inf"))
+            values += foreach_norm(gradients, float("inf"))
         if not values:
             return True
         device = values[0].device
@@ -118,7 +119,7 @@ class NonFiniteHook(Hook):
         if not self._buffers:
             self._buffers = [torch.empty_like(buffer) for buffer in buffers]
         if buffers:
-            torch._foreach_copy_(self._buffers, buffers)
+            foreach_copy_(self._buffers, buffers)
 
     def _handle(self, runner: Runner) -> None:
         files = [str(path) for batch in self._batches for path in _files(batch)]
@@ -151,7 +152,7 @@ class NonFiniteHook(Hook):
         self.skipped += 1
         runner.logger.warning("%s; the update is left out (%d so far)", text, self.skipped)
         if self._buffers:
-            torch._foreach_copy_(list(runner.model.buffers()), self._buffers)
+            foreach_copy_(list(runner.model.buffers()), self._buffers)
 
     def _report(self, runner: Runner, folder: Path, found: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
