@@ -16,9 +16,10 @@
 """
 
 from .images import ImageInput, find_images, read_image
+from .load import load_segmentor
 from .polygons import coco_json, geojson, rasterize, region_polygons
 from .result import Area, Segmentation
-from .segmentor import Segmentor, load_segmentor, predict_image
+from .segmentor import Segmentor, predict_image
 
 __all__ = [
     "Area",

@@ -7,10 +7,10 @@ import base64
 import html
 import io
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from ..errors import UserError
 from ..evaluation import overlay, palette_image
 from ..io.image_files import save_image
 from ..io.text import printable
-
-if TYPE_CHECKING:
-    from .segmentor import Segmentor
 
 __all__ = ["Area", "Segmentation", "class_indices"]
 
@@ -86,8 +83,7 @@ class Segmentation:
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
     path: str | None = None
-    _model: Segmentor | None = None
-    _tile: int | None = None
+    _class_scores: Callable[[list[int]], NDArray[np.float32]] | None = None
 
     def __repr__(self) -> str:
         """Size, file, and the classes that cover most of it."""
@@ -115,14 +111,12 @@ class Segmentation:
         Raises:
             UserError: There is no such class, or the result was not made by a model.
         """
-        if self._model is None:
+        if self._class_scores is None:
             raise UserError(
                 "input", "scores", "this result was not made by a model, so it has none"
             )
         wanted = range(len(self.classes)) if classes is None else classes
-        scores = self._model.class_scores(
-            self.image, class_indices(wanted, self.classes), self._tile
-        )
+        scores = self._class_scores(class_indices(wanted, self.classes))
         return scores[0] if isinstance(classes, str | int) else scores
 
     def areas(self) -> dict[str, Area]:

@@ -7,7 +7,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, cast, overload
 
 import numpy as np
@@ -19,21 +19,19 @@ from torch import Tensor, nn
 
 from ..datasets.class_names import dataset_metainfo
 from ..engine.checkpoint import load_weights
-from ..engine.config import load_config, require
+from ..engine.config import require
 from ..engine.preflight import check_checkpoint, check_device
-from ..engine.reproduce import config_of
 from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
 from ..io.cancel import raise_if_cancelled
 from ..models import EncoderDecoder, fold_for_inference
 from ..registry import building
-from ..weights import find
 from .images import ImageInput, find_images, read_image, tensor_images
 from .result import Segmentation
 from .tiles import Tiling, tiled
 
-__all__ = ["Segmentor", "load_segmentor", "predict_image"]
+__all__ = ["BATCH_PIXELS", "Segmentor", "load_config_model", "predict_image"]
 
 #: The most pixels of the images that go through the network together.
 BATCH_PIXELS = 1 << 20
@@ -203,7 +201,8 @@ class Segmentor:
     def _result(
         self, labels: NDArray, image: NDArray[np.uint8], path: str | None, tile: int
     ) -> Segmentation:
-        return Segmentation(labels, image, self.classes, self.palette, path, self, tile)
+        scores = partial(self.class_scores, image, tile=tile)
+        return Segmentation(labels, image, self.classes, self.palette, path, scores)
 
     @property
     def label_type(self) -> type[np.integer]:
@@ -319,58 +318,6 @@ def _rows_of(array: NDArray[np.uint8]) -> Callable[[int, int], NDArray[np.uint8]
     return lambda top, bottom: array[top:bottom]
 
 
-def load_segmentor(
-    config: str | os.PathLike[str] | Config,
-    checkpoint: str | os.PathLike[str] | None = None,
-    device: str | torch.device | None = None,
-    batch_pixels: int = BATCH_PIXELS,
-    trust: bool = False,
-) -> Segmentor:
-    """Load a model to segment images with.
-
-    A config that is Python runs, as any program. Published models, published folders, ``.onnx``
-    and ``.xml`` are data, of which nothing runs.
-
-    Several threads may load models at the same time, while others predict: configs are read and
-    networks are built by one thread after the other, files are read and images are segmented
-    side by side. Nothing of the process is changed: the default scope of MMEngine is put back.
-
-    Args:
-        config: A config file, or a config that was loaded; or, alone, the name of a published
-            segmentation model (``mmseg-resnest weights list``), for its config and its weights,
-            an exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``,
-            ``.torchscript``), or a folder that ``mmseg-resnest publish-model`` wrote.
-        checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
-            of the catalogue. None leaves the weights untrained, which is of use only to measure
-            speed.
-        device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
-        batch_pixels: The most pixels of images that go through the network together, which
-            bounds the memory that several images take. A larger image goes alone.
-        trust: Whether to load ``.pt2`` and ``.torchscript`` files. They are programs, which run
-            with your rights: only files of your own, or of people whose programs you would run.
-
-    Returns:
-        The model; call it with an image.
-
-    Raises:
-        UserError: The config, the checkpoint or the device is missing or does not fit, or the file
-            is a program and ``trust`` is False.
-    """
-    if checkpoint is None and not isinstance(config, Config):
-        from .published import is_published, load_published  # both stand on this file
-        from .runtimes import is_exported, load_exported
-
-        if is_exported(config):
-            return load_exported(config, device, batch_pixels, trust)
-        if is_published(config):
-            return load_published(config, device, batch_pixels)
-    chosen = check_device(device)
-    if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
-        config, checkpoint = _published(config)
-    cfg = config if isinstance(config, Config) else load_config(config)
-    return load_config_model(cfg, checkpoint, chosen, batch_pixels)
-
-
 def load_config_model(
     cfg: Config,
     checkpoint: str | os.PathLike[str] | None,
@@ -400,19 +347,6 @@ def load_config_model(
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return Segmentor(model, cfg, chosen, batch_pixels)
-
-
-def _published(name: str) -> tuple[Path, str]:
-    """The config of a published model, and the name of its weights."""
-    entry = find(name)
-    if entry.config is None:
-        raise UserError(
-            "input",
-            name,
-            f"an ImageNet backbone without a head, which cannot segment; train from it "
-            f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})",
-        )
-    return config_of(entry), name
 
 
 def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:

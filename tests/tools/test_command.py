@@ -141,10 +141,10 @@ def test_a_published_name_is_enough(run_script: Command, installed: Path, tmp_pa
     script = tmp_path / "load.py"
     script.write_text(
         "from unittest import mock\n"
-        "from mmseg_resnest.inference import segmentor\n"
+        "from mmseg_resnest.inference import load, segmentor\n"
         "with mock.patch.object(segmentor, 'load_weights') as load, "
         "mock.patch.object(segmentor, 'check_checkpoint'):\n"
-        "    model = segmentor.load_segmentor('fcn_resnest50_ade', device='cpu')\n"
+        "    model = load.load_segmentor('fcn_resnest50_ade', device='cpu')\n"
         "assert load.call_args.args[1] == 'fcn_resnest50_ade'\n"
         "print(model.cfg.filename, len(model.classes))\n"
     )
