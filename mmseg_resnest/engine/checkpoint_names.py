@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from .saving import POINTER
 
 __all__ = ["CheckpointNames", "remove_parts"]
 
-_KEY = "config key default_hooks.checkpoint.filename_tmpl"
-_FIELD = re.compile(r"(0[1-9])?d?")  # {} or e.g. {:06d}
-_MAX_BYTES = 120  # a name has at most 255, and best_<key>_ and .<pid>.part are put around it
+_TEMPLATE = re.compile(r"(?!\.|best_)([^{}/\\]*)\{0?(?::(?:0[1-9])?d)?\}([^{}/\\]*\.pth)")
+_MAX_BYTES = 120  # a name has at most 255, and best_<key>_ is put before it
 
 
 class CheckpointNames:
@@ -29,47 +27,25 @@ class CheckpointNames:
         template: MMEngine's ``filename_tmpl``: where ``{}`` stands, a checkpoint has its number.
 
     Raises:
-        UserError: The template is no name of a file in one folder, names all checkpoints alike, or
+        UserError: It is not the name of a file in one folder, names all checkpoints alike, or
             names them as ``--resume`` does not look for them.
     """
 
     def __init__(self, template: Any) -> None:
-        said = f"{_KEY}: {template!r}"
-        hint = "write a name such as 'iter_{}.pth'"
-        try:
-            pieces = list(string.Formatter().parse(template))
-            fields = [piece[1:] for piece in pieces if piece[1] is not None]
-        except (TypeError, ValueError):
-            raise UserError("input", "", f"{said} is no template of a file name; {hint}") from None
-        if len(fields) != 1:
-            raise UserError("argument", "", f"{said} must hold {{}} once, for the number; {hint}")
-        name, form, conversion = fields[0]
-        if name not in ("", "0") or conversion or not _FIELD.fullmatch(form or ""):
+        parts = _TEMPLATE.fullmatch(template) if isinstance(template, str) else None
+        if not parts or not template.isprintable() or len(os.fsencode(template)) > _MAX_BYTES:
             raise UserError(
-                "argument", f"{said} must hold {{}} or {{", f"06d}}, for the number; {hint}"
+                "config-value",
+                "config key default_hooks.checkpoint.filename_tmpl",
+                f"{template!r} is not a template such as 'iter_{{}}.pth': a file name with {{}} or "
+                "{:06d} once, for the number; it ends with .pth and begins neither with a dot nor "
+                "with best_",
             )
-        text = "".join(piece[0] for piece in pieces)
-        if not text.isprintable() or set(text) & set("/\\"):
-            raise UserError(
-                "argument", "", f"{said} must be the name of a file, without a folder; {hint}"
-            )
-        first = template.format(1)
-        if first.startswith((".", "best_")) or not first.endswith(".pth"):
-            raise UserError(
-                "input",
-                "",
-                f"{said} must end with .pth and not begin with a dot or best_, or --resume would"
-                f" not find the checkpoints; {hint}",
-            )
-        if len(os.fsencode(text)) > _MAX_BYTES:
-            raise UserError("input", "", f"{said} is too long for a file name; {hint}")
-        at = 1 + next(i for i, piece in enumerate(pieces) if piece[1] is not None)
-        start, end = ("".join(piece[0] for piece in some) for some in (pieces[:at], pieces[at:]))
-        number = rf"{re.escape(start)}([0-9]{{1,18}}){re.escape(end)}"
+        number = rf"{re.escape(parts[1])}([0-9]{{1,18}}){re.escape(parts[2])}"
         self._template = template
         self._numbered = re.compile(number)
         self._best = re.compile(rf"best_[^/]+_{number}")
-        self._part = re.compile(rf"\.({POINTER}|(best_[^/]+_)?{number})\.[0-9]{{1,7}}\.part")
+        self._part = re.compile(rf"\.({POINTER}|(best_[^/]+_)?{number})\.[0-9a-f]{{1,8}}\.part")
 
     def numbered(self, step: int) -> str:
         """The name of the checkpoint of a step."""
@@ -80,19 +56,15 @@ class CheckpointNames:
         return f"{_best(key)}{self.numbered(step)}"
 
     def step_of(self, name: str) -> int | None:
-        """The step of a checkpoint of that name; None if no step's checkpoint is called so."""
+        """The step of a checkpoint of that name; None if it is not a checkpoint's name."""
         found = self._numbered.fullmatch(name)
-        if found is None:
-            return None
-        step = int(found[1])
-        return step if self.numbered(step) == name else None
+        return int(found[1]) if found and self.numbered(int(found[1])) == name else None
 
     def is_best(self, name: str, key: str) -> bool:
-        """Whether a checkpoint with the best score is called so; by any key if it is ``auto``."""
+        """Whether a checkpoint with the best score has this name; by any key if it is ``auto``."""
         if key == "auto":
             return self._best.fullmatch(name) is not None
-        start = _best(key)
-        return name.startswith(start) and self.step_of(name[len(start) :]) is not None
+        return name.startswith(_best(key)) and self.step_of(name[len(_best(key)) :]) is not None
 
     def is_part(self, name: str) -> bool:
         """Whether an interrupted write of a checkpoint or of ``last_checkpoint`` left it."""
@@ -104,14 +76,11 @@ def _best(key: str) -> str:
 
 
 def remove_parts(folders: Iterable[Path], names: CheckpointNames) -> list[str]:
-    """Remove what interrupted writes of checkpoints have left.
+    """Remove what interrupted writes of checkpoints have left; returns the names.
 
     Args:
         folders: Where the run writes; no other process writes there now.
         names: Of the run's checkpoints; files of other names stay.
-
-    Returns:
-        The names of what was removed.
     """
     removed = []
     for folder in dict.fromkeys(folders):

@@ -11,24 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .saving import sync_folder, write_checkpoint
+from ..errors import UserError, reason
+from .saving import write_checkpoint
 
 __all__ = ["CheckpointWriter", "Step", "Unsaved"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What is done once a checkpoint is whole.
+    """A step of saving a checkpoint.
 
     Attributes:
-        failure: What to say when it cannot be done, as ``older checkpoints could not be removed``.
-        run: Does it; it may be called again after it has raised an ``OSError``.
+        name: What it does, for messages, as ``removing older checkpoints``.
+        run: Does it; called again after it has raised an ``OSError`` or ``UserError``.
         needed: Whether a run that could not do it has failed.
+        checkpoint: Whether it writes the file; the steps after it wait until it has succeeded.
     """
 
-    failure: str
+    name: str
     run: Callable[[], None]
     needed: bool = False
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Unsaved:
 
     Attributes:
         text: What and why, in words.
-        checkpoint: Whether a checkpoint was not written; otherwise they are all whole.
+        checkpoint: Whether a checkpoint was not written.
         needed: Whether the run has failed therefore.
     """
 
@@ -48,30 +51,25 @@ class Unsaved:
 
 @dataclass
 class _Job:
-    record: Mapping[str, Any] | None  # None once the file is whole
     path: Path
     steps: list[Step]
     tries: int = 0
     not_before: float = 0.0
 
-    def unsaved(self, step: Step | None, error: OSError) -> Unsaved:
-        reason = error.strerror or str(error)
-        if step is None:
-            return Unsaved(f"{self.path}: could not be saved ({reason})", True, True)
-        text = f"{self.path.name} is saved, but {step.failure} ({reason})"
-        return Unsaved(text, False, step.needed)
+
+_Failed = list[tuple[Step, str]]
 
 
 class CheckpointWriter:
-    """Writes checkpoints in a thread, one at a time, and tries again what fails.
+    """Writes checkpoints in a thread, one at a time, and retries what fails.
 
-    Of each kind of checkpoint only the newest waits: training is never held up, and no more than
-    one copy of each kind is kept beside the one being written. A file that is whole is not written
-    again: what is done afterwards is tried again by itself, each step apart from the others.
+    Of each kind of checkpoint only the newest waits: training is never held up, and at most one
+    copy of each kind is kept beside the one being written. What follows a write is retried step by
+    step, without writing the file again.
 
     Args:
-        warn: Told once when something starts to fail, and of what cannot be written at all.
-        inform: Told when it works again.
+        warn: Called once when something starts to fail.
+        inform: Called when it works again.
         pauses: Seconds before the second, third, ... try; the last one repeats.
         last_tries: How often something is tried in :meth:`wait` before it is given up.
     """
@@ -105,20 +103,19 @@ class CheckpointWriter:
         """Hand over a checkpoint; returns at once.
 
         Args:
-            kind: One that still waits and has the same kind is dropped for this one, and what is
-                left of its steps: those of the newer one stand for them.
+            kind: A waiting checkpoint of the same kind is dropped for this one, with its steps.
             record: A :func:`~mmseg_resnest.engine.saving.snapshot`.
             path: The file.
-            steps: Done in the thread when the file is whole, in this order; one that fails does
-                not keep the next from being done.
+            steps: Done in the thread after the file is written; one that fails does not keep the
+                next from being done.
         """
+        save = Step("saving", lambda: write_checkpoint(record, path), True, checkpoint=True)
         with self._condition:
             self._raise_fault()
             dropped = self._pending.pop(kind, None)
-            if dropped is not None and dropped.record is not None and dropped.path != path:
+            if dropped is not None and dropped.steps[0].checkpoint and dropped.path != path:
                 self._inform(f"{dropped.path.name} was not written: {path.name} is newer")
-            sync = Step("its folder could not be synced", lambda: sync_folder(path.parent))
-            self._pending[kind] = _Job(record, path, [sync, *steps])  # last: others go first
+            self._pending[kind] = _Job(path, [save, *steps])  # last: others go first
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
                 self._thread.start()
@@ -149,7 +146,7 @@ class CheckpointWriter:
                 kind, job = self._next()
                 del self._pending[kind]
                 self._busy = True
-            failed: list[tuple[Step | None, OSError]] = []
+            failed: _Failed = []
             fault: BaseException | None = None
             try:
                 failed = self._do(job)
@@ -159,48 +156,33 @@ class CheckpointWriter:
                 self._busy = False
                 self._fault = self._fault or fault
                 if failed:
-                    self._try_again(kind, job, failed)
+                    self._retry(kind, job, failed)
                 self._condition.notify_all()
             del job
 
-    def _do(self, job: _Job) -> list[tuple[Step | None, OSError]]:
-        """Write the file, unless it is whole, and do its steps; returns what failed."""
-        if job.record is not None:
-            try:
-                write_checkpoint(job.record, job.path, sync=False)
-            except OSError as error:
-                self._tell_failure(
-                    "",
-                    f"{job.unsaved(None, error).text}; earlier checkpoints are kept, and saving is"
-                    " tried again",
-                )
-                with contextlib.suppress(OSError):
-                    self._free()
-                return [(None, error)]
-            job.record, job.tries = None, 0
-            self._tell_success("", f"{job.path.name} was written: saving works again")
-        failed: list[tuple[Step | None, OSError]] = []
-        for step in job.steps:
+    def _do(self, job: _Job) -> _Failed:
+        """Do the steps of a job; returns those that failed, which are left in the job."""
+        failed: _Failed = []
+        for step in list(job.steps):
             try:
                 step.run()
-            except OSError as error:
-                failed.append((step, error))
-                text = f"{job.unsaved(step, error).text}; this is tried again"
-                self._tell_failure(step.failure, text)
+            except (OSError, UserError) as error:
+                failed.append((step, f"{job.path}: {step.name} failed ({_cause(error)})"))
+                if step.name not in self._failing:
+                    self._failing.add(step.name)
+                    self._warn(f"{failed[-1][1]}; it is retried, and earlier checkpoints are kept")
+                if step.checkpoint:
+                    with contextlib.suppress(OSError):
+                        self._free()
+                    break
             else:
-                self._tell_success(step.failure, f"no longer: {step.failure}")
-        job.steps = [step for step, _ in failed if step is not None]
+                job.steps.remove(step)
+                if step.checkpoint:
+                    job.tries = 0
+                if step.name in self._failing:
+                    self._failing.remove(step.name)
+                    self._inform(f"{job.path}: {step.name} works again")
         return failed
-
-    def _tell_failure(self, what: str, text: str) -> None:
-        if what not in self._failing:
-            self._failing.add(what)
-            self._warn(text)
-
-    def _tell_success(self, what: str, text: str) -> None:
-        if what in self._failing:
-            self._failing.remove(what)
-            self._inform(text)
 
     def _next(self) -> tuple[str, _Job]:
         """The first job whose time has come; waits for one."""
@@ -212,15 +194,19 @@ class CheckpointWriter:
             soonest = min((j.not_before for j in self._pending.values()), default=None)
             self._condition.wait(None if soonest is None else soonest - now)
 
-    def _try_again(
-        self, kind: str, job: _Job, failed: Sequence[tuple[Step | None, OSError]]
-    ) -> None:
+    def _retry(self, kind: str, job: _Job, failed: _Failed) -> None:
         job.tries += 1
         if kind in self._pending:  # a newer one waits
             return
         if self._draining and job.tries >= self._last_tries:
-            self._given_up += [job.unsaved(step, error) for step, error in failed]
+            self._given_up += [Unsaved(text, s.checkpoint, s.needed) for s, text in failed]
             return
         pause = self._pauses[min(job.tries, len(self._pauses)) - 1]
         job.not_before = time.monotonic() + pause
         self._pending = {kind: job, **self._pending}
+
+
+def _cause(error: OSError | UserError) -> str:
+    """The system's reason of a failed write."""
+    system = error.__cause__ if isinstance(error, UserError) else error
+    return (system.strerror if isinstance(system, OSError) else None) or reason(error)

@@ -1,60 +1,43 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Which checkpoint of a folder a run continues from, and whether a file is what was saved.
+"""The latest valid checkpoint of a folder, by progress and not by the clock of the machine.
 
-Order is by progress, not by the clock of the machine. The comment of a file, see
-:mod:`mmseg_resnest.engine.saving`, says which run it is of (``run_id``, made at the first start of
-the run and kept by every later one), the number of the start that wrote it (``start``, above those
-of all checkpoints that were in the folder then) and the iteration.
+The comment of a file, see :mod:`mmseg_resnest.engine.saving`, says which run it is of (``run_id``,
+made at the first start and kept by later ones), the number of the start that wrote it (``start``,
+above those of all checkpoints that were in the folder then) and the iteration.
 
-* Of several runs in a folder, the one that ``last_checkpoint`` names goes on; without it, the one
+* Of several runs in a folder, the one that ``last_checkpoint`` names counts; without it, the one
   with the highest ``start``. Time decides between runs that have no such number.
 * Within a run the highest ``start`` and then the highest iteration counts.
 * ``last_checkpoint`` counts by its file name alone: the folder may have been moved, and a text in
-  it must not lead to files elsewhere. Links, pipes and devices are passed over unopened.
-* Files without an identity, of other programs and older versions, are one run for each form of
+  it must not lead to files elsewhere. Links, pipes and devices are skipped unopened.
+* Files without a comment, of other programs and older versions, are one run for each form of
   name (``iter_7.pth``, ``epoch_7.pth``): first what ``last_checkpoint`` names, then by iteration.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
 import stat
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmseg_resnest.engine.checkpoint_schema import RUN_ID
-from mmseg_resnest.engine.checkpoint_values import is_integer, is_number
-from mmseg_resnest.engine.saving import MAGIC, POINTER
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.json_files import parse_json
-from mmseg_resnest.io.text import printable
-from mmseg_resnest.weights.zip_directory import STORED, Member, read_directory
+from ..errors import UserError
+from ..io.json_files import parse_json
+from ..io.text import printable
+from ..weights.zip_directory import STORED, Member, read_directory
+from .checkpoint_schema import RUN_ID
+from .checkpoint_values import is_integer, is_number
+from .saving import MAGIC, POINTER
 
 __all__ = ["latest_valid_checkpoint", "next_start", "verify_checkpoint"]
 
-_END = struct.Struct("<4s4H2LH")  # the end of a .zip file, up to the comment
 _CHUNK = 1 << 20
 _LONGEST_COMMENT = 2048
 _LONGEST_PATH = 4096
-
-
-@dataclass(frozen=True)
-class _Comment:
-    """What the comment of a checkpoint says."""
-
-    length: int  # of what the checksum covers first, from the start of the file
-    sealed: bytes  # what it covers after that: the comment up to the checksum
-    sha256: str
-    iteration: int
-    saved: float
-    run_id: str  # empty in the files of older versions
-    start: int
 
 
 @dataclass(frozen=True)
@@ -68,103 +51,31 @@ class _Candidate:
     saved: float
 
 
-# --- one file -------------------------------------------------------------------------------
-
-
-def _read_comment(file: BinaryIO) -> _Comment | None:
-    """The comment of a checkpoint; None where there is none that a run has written."""
-    size = file.seek(0, os.SEEK_END)
-    start = max(0, size - _LONGEST_COMMENT - _END.size)
-    file.seek(start)
-    tail = file.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) < at + _END.size:
-        return None
-    comment = tail[at + _END.size :]
-    if _END.unpack_from(tail, at)[-1] != len(comment) or not comment.startswith(MAGIC):
-        return None
-    try:
-        record = parse_json(comment[len(MAGIC) :], "the comment of a checkpoint")
-    except UserError:
-        return None
-    return _check_comment(record, comment, start + at + _END.size - 2)
-
-
-def _check_comment(record: Any, comment: bytes, length: int) -> _Comment | None:
-    if not isinstance(record, dict):
-        return None
-    sha256, saved = record.get("sha256"), record.get("saved", math.nan)
-    run_id, start, iteration = (record.get(k, d) for k, d in _DEFAULTS.items())
-    if (
-        not isinstance(sha256, str)
-        or not is_number(saved)
-        or not is_integer(iteration)
-        or not is_integer(start)
-        or not isinstance(run_id, str)
-        or (run_id and not RUN_ID.fullmatch(run_id))
-    ):
-        return None
-    ending = f'"{sha256}"}}'.encode()
-    sealed = comment[: -len(ending) + 1] if comment.endswith(ending) else b""
-    if not sealed:  # of an older version
-        run_id, start = "", 0
-    return _Comment(length, sealed, sha256, iteration, saved, run_id, start)
-
-
-_DEFAULTS: dict[str, Any] = {"run_id": "", "start": 0, "iteration": 0}
-
-
 def verify_checkpoint(path: Path, foreign: bool = True) -> str | None:
-    """Why a checkpoint is not whole, or None when it is.
-
-    Its checksum is compared; a file that has none, because something else wrote it, is whole when
-    all parts of the archive pass the .zip format's own check.
+    """Why a checkpoint is corrupt, or None when it is valid: every record passes its checksum.
 
     Args:
         path: The file.
-        foreign: Check files without a checksum too, which must then be archives.
+        foreign: Check files that no run of this package wrote too, which must then be archives.
     """
     try:
         with path.open("rb") as file:
-            comment = _read_comment(file)
-            if comment is None:
-                return _check_archive(file) if foreign else None
-            length, digest = comment.length, hashlib.sha256()
-            file.seek(0)
-            while length:
-                chunk = file.read(min(length, _CHUNK))
-                if not chunk:
-                    return "is cut short"
-                digest.update(chunk)
-                length -= len(chunk)
+            if not foreign and _comment(file) is None:
+                return None
+            if not file.seek(0, os.SEEK_END):
+                return "is empty"
+            members = read_directory(file, "archive")
+            if any(member.method != STORED or member.encrypted for member in members):
+                return "is compressed, which torch.save does not do"
+            bad = next((member.name for member in members if not _is_intact(file, member)), None)
+    except UserError:
+        return "is truncated, corrupt or not a checkpoint"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    digest.update(comment.sealed)
-    if digest.hexdigest() != comment.sha256:
-        return "does not have the content that its checksum was made of"
-    return None
+    return None if bad is None else f"is corrupt: {printable(bad[:80])} does not fit its checksum"
 
 
-def _check_archive(file: BinaryIO) -> str | None:
-    file.seek(0)
-    if not file.read(1):
-        return "is empty"
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _END.size))
-    end = file.read()  # torch writes no comment; ours was looked for before
-    if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0":
-        return "is cut short, damaged at its end, or no checkpoint"
-    try:
-        members = read_directory(file, "archive")
-    except UserError as error:
-        return f"is damaged or no checkpoint ({error.text})"
-    if any(member.method != STORED or member.encrypted for member in members):
-        return "is packed, which torch.save does not do"
-    bad = next((member.name for member in members if not _is_whole(file, member)), None)
-    return None if bad is None else f"is damaged in {printable(bad[:80])}"
-
-
-def _is_whole(file: BinaryIO, member: Member) -> bool:
+def _is_intact(file: BinaryIO, member: Member) -> bool:
     file.seek(member.offset)
     left, crc = member.packed, 0
     while left and (chunk := file.read(min(left, _CHUNK))):
@@ -173,23 +84,41 @@ def _is_whole(file: BinaryIO, member: Member) -> bool:
     return not left and member.crc in (0, crc)  # 0: torch was told to make no checksums
 
 
-# --- a folder -------------------------------------------------------------------------------
+def _comment(file: BinaryIO) -> dict[str, Any] | None:
+    """What the comment of a checkpoint says; None where there is none that a run has written."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_COMMENT))
+    tail = file.read()
+    at = tail.rfind(MAGIC)
+    if at < 0:
+        return None
+    try:
+        note = parse_json(tail[at + len(MAGIC) :], "the comment of a checkpoint")
+    except UserError:
+        return None
+    note = {"run_id": "", "start": 0, "iteration": 0, **note} if isinstance(note, dict) else {}
+    valid = (
+        is_number(note.get("saved"))
+        and is_integer(note["iteration"])
+        and is_integer(note["start"])
+        and isinstance(note["run_id"], str)
+        and (not note["run_id"] or RUN_ID.fullmatch(note["run_id"]))
+    )
+    return note if valid else None
 
 
 def _candidate(path: Path) -> _Candidate:
     number = re.search(r"(\d{1,15})\.pth$", path.name)
-    unknown = path.name[: number.start()] if number else path.name  # the form of the name
+    form = path.name[: number.start()] if number else path.name
     iteration = int(number[1]) if number else 0
     try:
         with path.open("rb") as file:
-            comment = _read_comment(file)
-        if comment is None:
-            return _Candidate(path, unknown, 0, iteration, path.stat().st_mtime)
+            note = _comment(file)
+        if note is None:
+            return _Candidate(path, form, 0, iteration, path.stat().st_mtime)
     except OSError:
-        return _Candidate(path, unknown, 0, iteration, -math.inf)
-    return _Candidate(
-        path, comment.run_id or unknown, comment.start, comment.iteration, comment.saved
-    )
+        return _Candidate(path, form, 0, iteration, -math.inf)
+    run = note["run_id"] or form
+    return _Candidate(path, run, note["start"], note["iteration"], note["saved"])
 
 
 def _is_regular(path: Path) -> bool:
@@ -200,8 +129,8 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.pth") if _is_regular(path))
+def _checkpoints(folder: Path) -> set[Path]:
+    return {path for path in folder.glob("*.pth") if _is_regular(path)}
 
 
 def _pointed(folder: Path, work_dir: Path) -> Path | None:
@@ -211,21 +140,16 @@ def _pointed(folder: Path, work_dir: Path) -> Path | None:
         return None
     try:
         with pointer.open("rb") as file:
-            text = file.read(_LONGEST_PATH)
+            name = Path(os.fsdecode(file.read(_LONGEST_PATH).strip())).name
     except OSError:
         return None
-    name = Path(os.fsdecode(text.strip())).name
-    found = (place / name for place in (folder, work_dir))
-    return next((path for path in found if _is_regular(path)), None)
+    return next((path for place in (folder, work_dir) if _is_regular(path := place / name)), None)
 
 
 def latest_valid_checkpoint(
     folder: Path, work_dir: Path | None = None
 ) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The latest valid checkpoint of a run, and those that come before it but are not whole.
-
-    The order is that of the top of this module. It depends on a clock only between runs that no
-    pointer and no number of a start tells apart.
+    """The latest valid checkpoint of a run, and the corrupt ones that come before it.
 
     Args:
         folder: Where the run writes its checkpoints. Those of the best scores (``best_*``), which
@@ -236,20 +160,20 @@ def latest_valid_checkpoint(
     Returns:
         The file, or None; and the others with the reasons, the latest first.
     """
-    found = {path for path in _checkpoints(folder) if not path.name.startswith("best_")}
+    found = _checkpoints(folder)
     pointed = _pointed(folder, work_dir or folder)
-    if pointed is not None and not pointed.name.startswith("best_"):
+    if pointed is not None:
         found.add(pointed)
-    candidates = [_candidate(path) for path in sorted(found)]
+    candidates = [_candidate(path) for path in found if not path.name.startswith("best_")]
     current = next((one.run for one in candidates if one.path == pointed), None)
-    runs: dict[str, tuple[bool, int, float]] = {}
+    newest: dict[str, tuple[int, float]] = {}
     for one in candidates:
-        _, start, saved = runs.get(one.run, (False, 0, -math.inf))
-        runs[one.run] = (one.run == current, max(start, one.start), max(saved, one.saved))
+        newest[one.run] = max(newest.get(one.run, (0, -math.inf)), (one.start, one.saved))
 
     def order(one: _Candidate) -> tuple[Any, ...]:
         named = one.start == 0 and one.path == pointed
-        return (runs[one.run], one.run, named, one.start, one.iteration, one.saved, one.path.name)
+        of_run = (one.run == current, newest[one.run], one.run)
+        return (*of_run, named, one.start, one.iteration, one.saved, one.path.name)
 
     skipped: list[tuple[Path, str]] = []
     for one in sorted(candidates, key=order, reverse=True):

@@ -257,20 +257,14 @@ class Runner(MMEngineRunner):
         """
         self._failures.clear()
         model = super().train()
-        texts = "; ".join(failure.text for failure in self._failures)
-        if any(failure.checkpoint for failure in self._failures):
+        if self._failures:
+            lost = any(failure.checkpoint for failure in self._failures)
+            then = "continues the run" if lost else "writes what is missing"
             raise UserError(
-                "input",
-                texts,
-                "make room or mend the access, then the same command with --resume goes "
-                "on from the newest checkpoint that is whole",
-            )
-        if texts:
-            raise UserError(
-                "not-found",
-                f"training is complete and its checkpoints are whole. {texts}",
-                "make room or mend "
-                "the access, then the same command with --resume writes what is missing",
+                "storage",
+                self.work_dir,
+                f"training is complete, but {'; '.join(f.text for f in self._failures)}; make room "
+                f"or fix the permissions, then the same command with --resume {then}",
             )
         return model
 

@@ -35,7 +35,8 @@ def atomic_open(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Bi
     """
     target = Path(path)
     # Names have at most 255 bytes; a part of a long one tells enough.
-    part = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.part")
+    start = os.fsencode(target.name)[:220].decode(errors="ignore")
+    part = target.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "x+b") as file:

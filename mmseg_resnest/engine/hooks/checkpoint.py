@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""MMEngine's CheckpointHook, whose files are whole and whose saving does not hold training up."""
+"""MMEngine's CheckpointHook with atomic writes in the background."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ __all__ = ["CheckpointHook"]
 class CheckpointHook(MMEngineHook):
     """Saves a run as MMEngine's hook of this name does, in the background and atomically.
 
-    * A file appears whole (:func:`mmseg_resnest.engine.saving.write_checkpoint`), and only then
-      does ``last_checkpoint`` name it, and only then are older ones removed. Each of the three
-      that fails is told and tried again by itself.
-    * Nothing is removed but files in its folder with the names that it gives itself.
+    * A file is written atomically; only then does ``last_checkpoint`` name it, and only then are
+      older ones removed. Each of the three that fails is reported and retried by itself.
+    * Only files in its folder with the names that it gives itself are removed.
     * Training goes on while it is written. When the disk cannot take it, the older ones stay, one
-      warning says so, and it is tried again.
+      warning says so, and it is retried.
     * With gradient accumulation it waits for the update: gradients are not saved.
     * A run that is asked to stop is saved.
 
@@ -47,8 +46,8 @@ class CheckpointHook(MMEngineHook):
             raise UserError(
                 "config-value",
                 "config key default_hooks.checkpoint",
-                "checkpoints are written to a file system of "
-                "this machine; take out file_client_args and backend_args, and mount the storage",
+                "checkpoints are written to a file system of this machine; remove "
+                "file_client_args and backend_args, and mount the storage",
             )
         self.max_keep_ckpts: int
         self.best_ckpt_path: str | None
@@ -64,8 +63,8 @@ class CheckpointHook(MMEngineHook):
         """Find the folder, and the run's checkpoints that are in it already."""
         if not isinstance(runner, Runner):
             raise UserError(
-                "input",
-                "",
+                "config-conflict",
+                "config key default_hooks.checkpoint",
                 "this CheckpointHook needs mmseg_resnest.engine.Runner; build the runner with its "
                 "from_cfg, or name MMEngine's hook: type='mmengine.CheckpointHook'",
             )
@@ -80,31 +79,23 @@ class CheckpointHook(MMEngineHook):
         if not is_main_process():
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        removed = remove_parts([self._folder, Path(runner.work_dir)], self._names)
-        if removed:
-            runner.logger.info("removed what an interrupted save has left: %s", ", ".join(removed))
+        work_dir = Path(runner.work_dir)
+        if removed := remove_parts([self._folder, work_dir], self._names):
+            runner.logger.info("removed parts of interrupted writes: %s", ", ".join(removed))
         step = runner.epoch if self.by_epoch else runner.iter
         if step:
             self._kept["newest"] = self._checkpoints_up_to(step)
         runner.checkpoint_writer.use(free=self._free)
-        pointer = Path(runner.work_dir) / POINTER
         try:
             if not step:  # those of an earlier run in this folder are not this run's
-                remove_file(pointer)
-            elif start := loads_from(runner):  # it may have named a broken one
-                self._point_to(Path(start), pointer.parent)
-        except OSError as error:
-            runner.logger.warning(
-                "%s: could not be updated (%s), and names a checkpoint of before this start",
-                *(pointer, error.strerror or error),
-            )
+                remove_file(work_dir / POINTER)
+            elif start := loads_from(runner):  # it may have named a corrupt one
+                self._point_to(Path(start), work_dir)
+        except (OSError, UserError) as error:
+            runner.logger.warning("%s; it names an earlier checkpoint", error)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Save when it is due, or the run is about to stop."""
         due = not self.by_epoch and (
@@ -145,10 +136,9 @@ class CheckpointHook(MMEngineHook):
 
     def _save_now(self, runner: Runner, validation_pending: bool) -> None:
         """Save when ``runner.iter`` counts the finished steps already."""
-        meta = {"epoch": runner.epoch, "iter": runner.iter}
-        if self.by_epoch:
-            return
-        self._save_checkpoint_with_step(runner, runner.iter, meta, validation_pending)
+        if not self.by_epoch:
+            meta = {"epoch": runner.epoch, "iter": runner.iter}
+            self._save_checkpoint_with_step(runner, runner.iter, meta, validation_pending)
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict, validation_pending: bool | None = None
@@ -169,17 +159,16 @@ class CheckpointHook(MMEngineHook):
             self.save_optimizer,
             self.save_param_scheduler,
         )
-        if not is_main_process():
-            return
+        if is_main_process():
+            folder = Path(runner.work_dir)
 
-        folder = Path(runner.work_dir)
-        point = Step(
-            f"{folder / POINTER} could not be updated",
-            lambda: self._point_to(path, folder, free=True),
-            needed=True,
-        )
-        steps = [point, self._removal("newest", path)]
-        runner.checkpoint_writer.submit("newest", snapshot(record), path, steps)
+            def point() -> None:
+                self._point_to(path, folder)
+                with contextlib.suppress(OSError):  # what it named before was kept for it
+                    self._free()
+
+            steps = [Step(f"updating {POINTER}", point, needed=True), self._removal("newest", path)]
+            runner.checkpoint_writer.submit("newest", snapshot(record), path, steps)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
@@ -196,39 +185,43 @@ class CheckpointHook(MMEngineHook):
             score = metrics[key]
             if score is None or not self.is_better_than[key](score, best):
                 continue
-            hub.update_info(f"best_score{suffix}", score)
             path = self._folder / self._names.best(key, step)
-            if single:
-                self.best_ckpt_path = str(path)
-            else:
-                self.best_ckpt_path_dict[key] = str(path)
+            hub.update_info(f"best_score{suffix}", score)
             hub.update_info(f"best_ckpt{suffix}", str(path))
+            self._set_best(key, str(path))
             runner.logger.info(
                 "The best checkpoint with %.4f %s at %d is saved to %s", score, key, step, path.name
             )
             if is_main_process() or runner.sharded:
                 record = runner.checkpoint_record({"epoch": runner.epoch, "iter": runner.iter})
             if is_main_process():
-                kind = "best" if single else f"best {key}"
+                kind = self._best_kind(key)
                 steps = [self._removal(kind, path)]
                 runner.checkpoint_writer.submit(kind, snapshot(record), path, steps)
 
-    def _point_to(self, path: Path, folder: Path, free: bool = False) -> None:
+    def _best_kind(self, key: str) -> str:
+        # One key may be called "auto" first and by its name later.
+        return "best" if len(self.key_indicators) == 1 else f"best {key}"
+
+    def _set_best(self, key: str, path: str | None) -> None:
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = path
+        else:
+            self.best_ckpt_path_dict[key] = path
+
+    def _point_to(self, path: Path, folder: Path) -> None:
         point_to(path, folder)
         self._pointed = Path(os.path.abspath(path))
-        if free:  # what it named before was kept for it
-            with contextlib.suppress(OSError):
-                self._free()
 
     def _removal(self, kind: str, newest: Path) -> Step:
-        """Removes the checkpoints that a whole one takes the place of."""
+        """Removes the checkpoints that a new one takes the place of."""
 
         def run() -> None:
             kept = self._kept.get(kind, [])
             self._kept[kind] = [*(path for path in kept if path != newest), newest]
             self._free()
 
-        return Step("older checkpoints could not be removed", run)
+        return Step("removing older checkpoints", run)
 
     def _free(self) -> None:
         """Remove what is older than the newest k, and than the best; in the writer's thread.
@@ -261,20 +254,13 @@ class CheckpointHook(MMEngineHook):
     def _take_over_best(self) -> None:
         """Take over the best checkpoints of the run that is resumed, if their names are ours.
 
-        The names come from a checkpoint: whatever else they are, such files are left alone.
+        The names come from a checkpoint: files of any other name are left alone.
         """
-        if not self.save_best:
-            return
-        single = len(self.key_indicators) == 1
-        for key in self.key_indicators:
+        for key in self.key_indicators if self.save_best else ():
+            single = len(self.key_indicators) == 1
             before = self.best_ckpt_path if single else self.best_ckpt_path_dict[key]
-            path = None
-            if isinstance(before, str):
-                name = Path(before).name  # the folder may have been moved
-                path = self._folder / name if self._names.is_best(name, key) else None
+            name = Path(before).name if isinstance(before, str) else ""  # the folder may have moved
+            path = self._folder / name if self._names.is_best(name, key) else None
             if path is not None:
-                self._kept["best" if single else f"best {key}"] = [path]
-            if single:
-                self.best_ckpt_path = str(path) if path else None
-            else:
-                self.best_ckpt_path_dict[key] = str(path) if path else None
+                self._kept[self._best_kind(key)] = [path]
+            self._set_best(key, None if path is None else str(path))
