@@ -317,9 +317,9 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
 
 # Whose version a figure may depend on, peers among them.
 _PACKAGES = (
-    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy", "numba", "isal"),
-    *("opencv-python-headless", "opencv-python", "pillow", "resnest", "onnxruntime", "openvino"),
-    *("timm", "segmentation-models-pytorch", "torchvision", "triton"),
+    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy", "numba"),
+    *("kornia-rs", "opencv-python-headless", "opencv-python", "pillow", "resnest"),
+    *("onnxruntime", "openvino", "timm", "segmentation-models-pytorch", "torchvision", "triton"),
 )
 
 

@@ -6,8 +6,8 @@
 A small ResNeSt under DeepLabV3 at output stride 8 learns CamVid's images (DIR/camvid) with
 MMSegmentation's augmentation: random resize, crop with at most 75% of one class, mirroring, colour
 jitter. One way is the stack's network, transforms and loss; the other is this package's network,
-transforms, loss, kept memory, order in memory and matrix products, with resize and crop in one step
-and compiled loops as in a long run of tools/train.py. Runs of the same seed begin with the same
+transforms, loss, kept memory, order in memory and matrix products, with resize and crop in one
+step. Runs of the same seed begin with the same
 weights, and see the same images in the same order with the same random numbers, so that they differ
 by rounding and by what the two ways compute differently; runs of two seeds differ by chance, which
 is the noise that the difference is compared with. Written are OUT/loss_curve.json and
@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 from run import write
 from tqdm import tqdm
 
-from mmseg_resnest.datasets import compile_pipeline, merge_steps
+from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.io.memory import keep_freed_memory
-from mmseg_resnest.kernels.compiled import load_loops
 from mmseg_resnest.models import ARCHITECTURES, lay_channels_last
 from mmseg_resnest.registry import DATASETS, MODELS
 from mmseg_resnest.weights import convert_state_dict
@@ -91,7 +90,7 @@ def make_data(way: str, root: Path) -> Any:
     if not scope:
         steps = merge_steps(steps)
     prefix = {"img_path": "train", "seg_map_path": "trainannot"}
-    dataset = DATASETS.build(
+    return DATASETS.build(
         {
             "type": "CamVidDataset",
             "data_root": str(root / "camvid"),
@@ -99,8 +98,6 @@ def make_data(way: str, root: Path) -> Any:
             "pipeline": steps,
         }
     )
-    compile_pipeline(dataset)  # this package's jitter, if it is there
-    return dataset
 
 
 def curve(way: str, seed: int, iterations: int, root: Path, bar: Any) -> list[float]:
@@ -213,7 +210,6 @@ def main(argv: list[str] | None = None) -> int:
     if not (root / "camvid" / "trainannot").is_dir():
         parser.error("MMSEG_RESNEST_DATA: must name a folder that holds camvid/ (data/README.md)")
     keep_freed_memory()
-    load_loops()
     curves = np.empty((2, args.seeds, args.iterations))
     with tqdm(total=curves.size, unit="it") as bar:
         for seed in range(args.seeds):

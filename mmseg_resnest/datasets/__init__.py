@@ -13,7 +13,7 @@ from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .listing import build_dataset
 from .loading import LoadAnnotations, LoadImageFromFile
-from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip, compile_pipeline
+from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip
 from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
 from .scenes import ScenesDataset, write_scenes
 from .transforms import RandomLongEdgeResize
@@ -34,7 +34,6 @@ __all__ = [
     "build_dataset",
     "check_dataset_folders",
     "check_start",
-    "compile_pipeline",
     "guard_labels",
     "leaf_datasets",
     "loss_ignore_index",

@@ -17,14 +17,12 @@ from mmcv.transforms.utils import cache_randomness
 from mmengine.structures import PixelData
 from numpy import random
 
-from ..kernels.compiled import loaded_loops
 from ..registry import TRANSFORMS
 
 __all__ = [
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomFlip",
-    "compile_pipeline",
     "contiguous",
 ]
 
@@ -38,14 +36,7 @@ def contiguous(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return cv2.flip(image[:, ::-1], 1)
         if image.strides[0] < 0 < image.strides[1]:
             return cv2.flip(image[::-1], 0)
-        if image.ndim == 3 and _is_planar(image):
-            return cv2.merge(list(image.transpose(2, 0, 1)))
     return np.ascontiguousarray(image)
-
-
-def _is_planar(image: Bytes) -> bool:
-    """Whether the channels of an image (H, W, 3) lie one after the other."""
-    return image.transpose(2, 0, 1).flags.c_contiguous
 
 
 def _planes(image: Bytes) -> Bytes:
@@ -69,27 +60,17 @@ def _mapped(image: Bytes, table: Bytes) -> Bytes:
 class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
     """mmseg's ``PhotoMetricDistortion``: brightness, contrast, saturation and hue at random.
 
-    It draws the same numbers. Brightness and contrast, of which each 8-bit value becomes another,
-    are one table.
+    It draws the same numbers and gives the same pixels. Brightness and contrast, which map each
+    8-bit value to another, are one table.
 
     Args:
         *args: As of mmseg's.
-        planar: Whether blue, green and red may lie one after the other in memory, as
-            ``PackSegInputs`` wants them: the result is then a view (H, W, 3) that is not
-            contiguous. Training sets it where that step follows.
+        planar: Without effect; the config of an earlier run may set it.
         **kwargs: As of mmseg's.
-
-    Attributes:
-        compiled: Whether hue and saturation are changed by compiled loops, where ``planar`` is set
-            and the process has loaded them. Some rows' last pixels are rounded in another way, so
-            that a run has to do it from its first sample to its last, or not at all.
     """
-
-    compiled = False
 
     def __init__(self, *args: Any, planar: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.planar = planar
 
     def transform(self, results: dict) -> dict:
         """Changes ``results['img']`` (H, W, 3) BGR."""
@@ -103,12 +84,12 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         contrast = self._draw(self.contrast_lower, self.contrast_upper) if contrast_first else None
         if contrast is not None:
             before = self.convert(before, alpha=contrast)
-            contrast = None
         factor = self._draw(self.saturation_lower, self.saturation_upper)
         turn = random.randint(-self.hue_delta, self.hue_delta) if random.randint(2) else None
+        after = values
         if not contrast_first:
             contrast = self._draw(self.contrast_lower, self.contrast_upper)
-        after = values if contrast is None else self.convert(values, alpha=contrast)
+            after = values if contrast is None else self.convert(values, alpha=contrast)
 
         image = contiguous(image)
         if factor is not None or turn is not None:
@@ -116,9 +97,11 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
                 image = _mapped(image, before)
             if factor is not None and turn is not None:
                 # Two conversions, as the stack's: each rounds to one of 180 hues.
-                image = contiguous(self._change(image, factor, None, None, values))
+                image = self._change_colours(image, factor, None)
                 factor = None
-            image = self._change(image, factor, turn, contrast, after)
+            image = self._change_colours(image, factor, turn)
+            if after is not values:
+                image = cv2.LUT(image, after, dst=image)
         elif before is not values or after is not values:
             image = _mapped(image, after[before])
         results["img"] = image
@@ -129,30 +112,10 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         """Every other time a number between these."""
         return random.uniform(lower, upper) if random.randint(2) else None
 
-    def _change(
-        self,
-        image: Bytes,
-        factor: float | None,
-        turn: int | None,
-        contrast: float | None,
-        after: Bytes,
-    ) -> Bytes:
-        """Saturation times ``factor``, hue plus ``turn``, then the contrast, whose table there is.
-
-        Args:
-            image: (H, W, 3) BGR, contiguous.
-            factor: None leaves the saturation.
-            turn: In steps of 2 degrees; None leaves the hue.
-            contrast: None leaves it.
-            after: (256,), what the contrast makes of each value.
-        """
+    def _change_colours(self, image: Bytes, factor: float | None, turn: int | None) -> Any:
+        """Saturation times ``factor`` and hue plus ``turn`` (2 degrees each); None: unchanged."""
         changed: Any = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
         planes = _planes(changed)
-        loops = loaded_loops() if self.planar and self.compiled else None
-        numbers = [1.0 if number is None else number for number in (factor, contrast)]
-        if loops is not None and min(numbers) >= 0:
-            loops.change_colours(planes, turn or 0, *numbers)
-            return planes.transpose(1, 2, 0)
         if turn is not None:
             table = np.arange(256, dtype=np.uint8)
             table[:180] = (np.arange(180) + turn) % 180
@@ -160,24 +123,7 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
         if factor is not None:
             table = self.convert(np.arange(256, dtype=np.uint8), alpha=factor)
             cv2.LUT(planes[1], table, dst=planes[1])
-        back: Any = cv2.cvtColor(cv2.merge(list(planes), dst=changed), cv2.COLOR_HSV2BGR)
-        if contrast is not None:
-            cv2.LUT(back, after, dst=back)
-        return back
-
-
-def compile_pipeline(dataset: Any) -> None:
-    """Have the colour jitter of a data set, or of those that it is made of, use compiled loops.
-
-    Args:
-        dataset: Has ``pipeline.transforms``, or holds others as ``dataset`` or ``datasets``.
-    """
-    for step in getattr(getattr(dataset, "pipeline", None), "transforms", ()):
-        if isinstance(step, PhotoMetricDistortion):
-            step.compiled = True
-    for held in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
-        if held is not None:
-            compile_pipeline(held)
+        return cv2.cvtColor(cv2.merge(list(planes), dst=changed), cv2.COLOR_HSV2BGR)
 
 
 @TRANSFORMS.register_module()
@@ -207,8 +153,7 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             stock: dict = super().transform(results)
             return stock
-        planar = _is_planar(image) and image.flags.writeable
-        planes = image.transpose(2, 0, 1) if planar else _planes(contiguous(image))
+        planes = _planes(contiguous(image))
         rest = {key: value for key, value in results.items() if key != "img"}
         labels: Any = rest.get("gt_seg_map")
         usual = getattr(labels, "dtype", None) == np.uint8 and labels.ndim == 2

@@ -9,7 +9,6 @@ the same seed gives the same sample.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -376,8 +375,7 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
 
     ``RandomResize`` and ``RandomCrop`` become :class:`RandomResizeCrop`; ``RandomLongEdgeResize``,
     ``Pad`` to the crop's size and ``RandomCrop`` become :class:`RandomLongEdgeCrop`.
-    ``PhotoMetricDistortion`` before ``PackSegInputs`` leaves the colours apart, as that one needs
-    them. Steps with arguments that those do not take, or named with a scope (``mmseg.RandomCrop``),
+    Steps with arguments that those do not take, or named with a scope (``mmseg.RandomCrop``),
     stay the same.
 
     Args:
@@ -397,11 +395,6 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
                 break
         else:
             merged.append(rest.pop(0))
-    for i, (step, following) in enumerate(itertools.pairwise(merged)):
-        jitter = isinstance(step, Mapping) and step.get("type") == "PhotoMetricDistortion"
-        if jitter and _takes(following, "PackSegInputs", {"meta_keys"}):
-            # Named with its scope: the stack's has no such argument.
-            merged[i] = {**step, "type": "mmseg_resnest.PhotoMetricDistortion", "planar": True}
     return merged
 
 

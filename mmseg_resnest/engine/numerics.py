@@ -5,8 +5,8 @@
 key                 what it says
 ==================  ==============================================================================
 ``fused``           whether steps may be fused; False is ``--plain``
-``fused_steps``     which ones are: ``matrix_products``, ``merged_pipeline``, ``compiled_samples``,
-                    ``compiled_labels``, ``folded_layers``
+``fused_steps``     which ones are: ``matrix_products``, ``merged_pipeline``, ``compiled_labels``,
+                    ``folded_layers``
 ``precision``       ``float32``, ``float16`` with the kind of loss scale, ``bfloat16``, or the name
                     of another optimizer wrapper
 ``memory_order``    ``contiguous`` or ``channels_last``
@@ -34,7 +34,7 @@ from .run_record import flatten, versions
 __all__ = ["fused_steps_of", "numerics_of", "precision_of"]
 
 #: Installed or not, they decide which code computes.
-_OPTIONAL = ("numba", "isal")
+_OPTIONAL = ("numba",)
 _MERGED = ("RandomResizeCrop", "RandomLongEdgeCrop")
 
 
@@ -95,7 +95,6 @@ def precision_of(optim_wrapper: Any) -> str:
 def fused_steps_of(
     model: nn.Module,
     cfg: Mapping[str, Any],
-    compiled_samples: bool = False,
     folded_layers: bool = False,
 ) -> list[str]:
     """The fused steps that a run uses.
@@ -103,7 +102,6 @@ def fused_steps_of(
     Args:
         model: The model, wrapped or not.
         cfg: The config that the run was built from.
-        compiled_samples: Whether compiled loops read and colour the samples.
         folded_layers: Whether batch norms were folded into convolutions.
     """
     modules = list(model.modules())
@@ -115,7 +113,6 @@ def fused_steps_of(
     steps = {
         "matrix_products": any(isinstance(module, ProductConv2d) for module in modules),
         "merged_pipeline": not types.isdisjoint(_MERGED),
-        "compiled_samples": compiled_samples,
         "compiled_labels": any(getattr(module, "compiled_labels", False) for module in modules),
         "folded_layers": folded_layers,
     }

@@ -28,8 +28,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmseg_resnest.datasets import build_dataset, compile_pipeline
-from mmseg_resnest.datasets.decode import tell_what_unpacks
+from mmseg_resnest.datasets import build_dataset
 from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
@@ -54,7 +53,7 @@ from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.atomic import atomic_write
-from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM, load_loops
+from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
 from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from mmseg_resnest.version import __version__
@@ -64,8 +63,6 @@ from .._stack import set_progress, stop_workers
 __all__ = ["Runner", "build_model", "predict_labels_only"]
 
 _numbers = itertools.count(1)
-# Samples of a run from which on loading Numba, for a second, is made up for.
-_MANY_SAMPLES = 20_000
 
 
 @RUNNERS.register_module()
@@ -77,7 +74,7 @@ class Runner(MMEngineRunner):
     :func:`mmseg_resnest.weights.convert_state_dict` knows.
     """
 
-    #: Whether compiled loops may make the labels of many images, and read and colour many samples.
+    #: Whether compiled loops may make the labels of many images.
     may_compile: bool = True
     #: What the run's config says (``describe_config``), for its checkpoints; None is not known.
     config_values: Mapping[str, str] | None = None
@@ -90,7 +87,6 @@ class Runner(MMEngineRunner):
     #: The number of this start of the run; those of later starts in a folder are higher.
     start: int = 0
     _writer: CheckpointWriter | None = None
-    _compiled_samples = False
     _start_record: Mapping[str, Any] | None = None
     _has_loaded: bool
     _load_from: str | None
@@ -133,22 +129,6 @@ class Runner(MMEngineRunner):
         built = super().build_model(model)
         if metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
-        return built
-
-    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As MMEngine's; compiled loops read and colour the images of many samples.
-
-        They are loaded before the workers of the data loader are forked, which then share them.
-        """
-        built = super().build_train_loop(loop)
-        loader = built.dataloader
-        # By the length of the run, which is that of the run it is resumed from as well.
-        samples = built.max_iters * (getattr(loader, "batch_size", None) or 1)
-        forked = not loader.num_workers or torch.multiprocessing.get_start_method() == "fork"
-        if self.may_compile and forked and samples >= _MANY_SAMPLES and load_loops() is not None:
-            compile_pipeline(loader.dataset)
-            self._compiled_samples = True
-            tell_what_unpacks()
         return built
 
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
@@ -288,7 +268,7 @@ class Runner(MMEngineRunner):
     def describe_numerics(self, folded_layers: bool = False) -> dict[str, Any]:
         """The numerics of this run, with the fused steps that it uses; see :mod:`.numerics`."""
         known = self.numerics or numerics_of(self.cfg, self.world_size, not self.may_compile)
-        steps = fused_steps_of(self.model, self.cfg, self._compiled_samples, folded_layers)
+        steps = fused_steps_of(self.model, self.cfg, folded_layers)
         return {**known, "fused_steps": steps}
 
     def checkpoint_record(

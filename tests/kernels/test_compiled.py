@@ -10,12 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
 from mmseg_resnest import kernels
-from mmseg_resnest.datasets import PhotoMetricDistortion
-from mmseg_resnest.engine import runner as runner_module
 from mmseg_resnest.engine.runner import Runner
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import confusion_matrix
@@ -237,32 +234,3 @@ def test_a_compilation_that_takes_long_is_said(slow, nothing_loaded, monkeypatch
     assert compiled.load_loops() == "the loops"
     said = "compiling loops, once on this machine: some ten seconds\n" if slow else ""
     assert capsys.readouterr().err == said
-
-
-@pytest.mark.parametrize(
-    ("iterations", "workers", "method", "allowed", "expected"),
-    [
-        (2500, 2, "fork", True, True),
-        (2499, 2, "fork", True, False),  # 19,992 samples
-        (2500, 2, "spawn", True, False),  # its workers would not have them
-        (2500, 0, "spawn", True, True),
-        (2500, 2, "fork", False, False),
-    ],
-)
-def test_a_long_training_loads_the_loops_before_its_workers_start(
-    iterations, workers, method, allowed, expected, monkeypatch
-):
-    jitter = PhotoMetricDistortion(planar=True)
-    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[jitter]))
-    held = SimpleNamespace(datasets=[SimpleNamespace(dataset=dataset)])
-    loader = SimpleNamespace(batch_size=8, num_workers=workers, dataset=held)
-    loop = SimpleNamespace(max_iters=iterations, dataloader=loader)
-    monkeypatch.setattr(MMEngineRunner, "build_train_loop", lambda self, loop: loop)
-    monkeypatch.setattr(torch.multiprocessing, "get_start_method", lambda: method)
-    loaded = []
-    monkeypatch.setattr(runner_module, "load_loops", lambda: loaded.append(1) or loaded)
-    runner = Runner.__new__(Runner)
-    runner.may_compile = allowed
-    assert runner.build_train_loop(loop) is loop
-    assert bool(loaded) is expected
-    assert jitter.compiled is expected
