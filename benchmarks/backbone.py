@@ -4,8 +4,7 @@
 The authors' network is their package's, with seeded weights, which all the others were given.
 torch.compile, ONNX Runtime and OpenVINO run this package's layers as they are (plain). What
 MMSegmentation computes is another network once it is dilated (benchmarks/exactness.py): its outputs
-are not compared. segmentation_models_pytorch takes timm's network as its encoder, with weights of
-its own, and is not compared either.
+are not compared. timm's network is the encoder of segmentation_models_pytorch, too.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from exactness import published, timm
-from gpu_models import timm_with_smp
 from harness import Comparison, Work
 from models import stock_backbone
 from runtimes import in_torch, ways
@@ -81,7 +79,7 @@ def authors(case: str) -> Work:
 def stack(case: str) -> Work:
     columns = ARCHITECTURES[ARCH]
     torch.manual_seed(0)
-    network = _Last(MODELS.build(stock_backbone(columns, 50, "mmseg.ResNeSt"))).to(DEVICE).eval()
+    network = _Last(MODELS.build(stock_backbone(columns, 50))).to(DEVICE).eval()
     run = in_torch(network, _images(case))
 
     def work() -> None:
@@ -95,16 +93,6 @@ def of_timm(case: str) -> Work:
     if isinstance(network, str):
         raise RuntimeError(network)
     return in_torch(lambda images: network(images)[-1], _images(case))
-
-
-def of_smp(case: str) -> Work:
-    network = timm_with_smp(ARCH).encoder.to(DEVICE)
-    run = in_torch(lambda images: network(images)[-1], _images(case))
-
-    def work() -> None:
-        run()
-
-    return work
 
 
 def plain(case: str) -> Work:
@@ -133,16 +121,12 @@ WAYS: dict[str, Callable[[str], Work]] = {
     "mmseg-resnest": folded,
     **_found,
 }
-for _name, _package, _way in (
-    ("timm", "timm", of_timm),
-    ("segmentation_models_pytorch", "segmentation_models_pytorch", of_smp),
-):
-    try:
-        importlib.import_module(_package)
-    except ImportError as error:
-        MISSING[_name] = f"cannot be imported ({error})"
-    else:
-        WAYS[_name] = _way
+try:
+    importlib.import_module("timm")
+except ImportError as error:
+    MISSING["timm"] = f"cannot be imported ({error})"
+else:
+    WAYS["timm"] = of_timm
 
 COMPARISON = Comparison(
     title="Backbone",

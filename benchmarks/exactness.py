@@ -7,6 +7,11 @@ The table shows the largest difference over the largest magnitude, for the worst
 stages, in float32 (where the order of sums alone makes about 1e-6).
 
     python benchmarks/exactness.py [--arch NAME ...] [--output-stride 8 16 32] [--json FILE]
+
+timm needs torchvision, which fits only the torch of its own build. In an environment of its own:
+
+    python -m venv timm && timm/bin/pip install torch torchvision timm && timm/bin/pip install -e .
+    timm/bin/python benchmarks/exactness.py --arch resnest50
 """
 
 from __future__ import annotations
@@ -70,9 +75,10 @@ def published(arch: str, output_stride: int) -> nn.Module:
     return network.eval()
 
 
-def stages(network: nn.Module, images: Tensor) -> list[Tensor]:
+def stages(network: nn.Module, images: Tensor, activation: str = "relu") -> list[Tensor]:
     """The four stages of a network with the published names."""
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    x = getattr(network, activation)(network.bn1(network.conv1(images)))
+    x = network.maxpool(x)
     outputs = []
     for name in STAGES:
         x = getattr(network, name)(x)
@@ -123,16 +129,7 @@ def timm(
     model = package.create_model(TIMM_NAMES[arch], output_stride=output_stride, num_classes=0)
     model.load_state_dict(state)
     model.eval().to(device)
-    return lambda images: stages_of_timm(model, images)
-
-
-def stages_of_timm(model: nn.Module, images: Tensor) -> list[Tensor]:
-    x = model.maxpool(model.act1(model.bn1(model.conv1(images))))
-    outputs = []
-    for name in STAGES:
-        x = getattr(model, name)(x)
-        outputs.append(x)
-    return outputs
+    return lambda images: stages(model, images, "act1")
 
 
 PEERS = {"mmseg-resnest": ours, "MMSegmentation": stock, "timm": timm}

@@ -1,34 +1,250 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The speed table of one GPU, in parts that each end within a limit of time.
+"""Inference, training step, predictions and data loading on one GPU, beside the stack.
 
-    python benchmarks/gpu.py --list
-    python benchmarks/gpu.py --part inference --case resnest50 --no-compiled
-    python benchmarks/gpu.py --part inference --case 'resnest269, batch 16'
-    python benchmarks/gpu.py --part training --case resnest50 --minutes 8 --out DIR
-    python benchmarks/gpu.py --toy                      every part at toy size, also on a CPU
-    python benchmarks/gpu.py --table DIR                the tables of what is in DIR
+    python benchmarks/gpu.py                             all four parts, at most 9 minutes
+    python benchmarks/gpu.py inference --arch resnest101 --batch 16
+    python benchmarks/gpu.py training --no-compile --out DIR
+    python benchmarks/gpu.py --toy                       toy size, as always without a GPU
 
-A part writes DIR/PART.json and DIR/PART.md after each of its cases (with --case, DIR/PART-CASE.*).
-It starts anew each time, so a file holds what one command has measured; one that was interrupted
-says so. What the time did not suffice for is named; run it with --case. docs/gpu.md lists the
-commands of the whole table.
+The variants of a case run in one process and take turns, because two processes share a GPU badly.
+Times are the median of the turns after a warm-up, with what a call has queued on the device. All
+variants have the same seeded weights, and their results are compared. Written are DIR/gpu.json and
+DIR/gpu.md, after each case; what was not measured within --minutes is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import json
-import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from harness import Work, machine, summary
+from models import TOY, our_model, stock_model, training_step
+from run import write
+from torch import Tensor
+
+from mmseg_resnest.models import fold_for_inference
+
 FOLDER = Path(__file__).resolve().parent
-sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
-# Read by cuBLAS when it starts; without it, deterministic algorithms are refused.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-NAMES = ("inference", "latency", "training", "predictions", "evaluation", "loader")
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+STACK, OURS = "MMSegmentation", "mmseg-resnest"
+HALF = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Case:
+    """Variants of the same work.
+
+    ``agree`` maps the reference's result and another's to a number that is to be ``at_least``.
+    """
+
+    name: str
+    items: int  # images of one call
+    ways: Mapping[str, Callable[[], Work]]  # the first is the reference
+    agree: Callable[[Any, Any], float]
+    at_least: float
+
+
+# --- the parts
+
+
+def _model(make: Callable[..., Any], args: argparse.Namespace) -> Any:
+    size = (14, TOY, 16) if args.toy else (int(args.arch.removeprefix("resnest")),)
+    return make(*size).to(DEVICE)
+
+
+def _compile(model: Any) -> None:
+    # ``forward``, because heads are called by it; making samples is Python, and stays that.
+    for part in (model.backbone, model.decode_head):
+        part.forward = torch.compile(part.forward)
+
+
+def _predictor(args: argparse.Namespace, make: Callable[..., Any], fast: bool, compiled: bool,
+               autocast: bool) -> Work:  # fmt: skip
+    """Normalised images to labels at their size; fast: folded, channels last, bfloat16."""
+    model = _model(make, args)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(args.batch, 3, *args.size, generator=generator).to(DEVICE)
+    if fast:
+        model.test_cfg["keep_scores"] = False
+        model = fold_for_inference(model).to(HALF, memory_format=torch.channels_last)
+        images = images.to(HALF, memory_format=torch.channels_last)
+    if compiled:
+        _compile(model)
+
+    @torch.inference_mode()
+    def work() -> Tensor:
+        with torch.autocast(DEVICE, HALF, enabled=autocast):
+            samples = model.predict(images, None)
+        return torch.cat([sample.pred_sem_seg.data for sample in samples])
+
+    return work
+
+
+def inference(args: argparse.Namespace) -> Iterator[Case]:
+    """DeepLabV3 of 150 classes."""
+    ways = {
+        f"{STACK}, float32": (stock_model, False, False, False),
+        f"{STACK}, bfloat16": (stock_model, False, False, True),
+        f"{OURS}, float32": (our_model, False, False, False),
+        OURS: (our_model, True, False, False),
+    }
+    if args.compile:
+        ways[f"{STACK}, compiled"] = (stock_model, False, True, True)
+        ways[f"{OURS}, compiled"] = (our_model, True, True, False)
+    name = f"{args.arch}, {args.batch} images of {args.size[0]}x{args.size[1]}"
+    made = {way: lambda how=how: _predictor(args, *how) for way, how in ways.items()}
+    # Random weights and bfloat16: many pixels are close calls.
+    yield Case(name, args.batch, made, lambda a, b: float((a == b).double().mean()), 0.8)
+
+
+def _step(args: argparse.Namespace, make: Callable[..., Any], channels_last: bool,
+          compiled: bool) -> Work:  # fmt: skip
+    model = _model(make, args)
+    model.decode_head.dropout = torch.nn.Identity()  # its mask differs with the order in memory
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if compiled:
+        _compile(model)
+    # A CPU's bfloat16 is slow, and there is nothing to see in it.
+    return training_step(model, args.crop, args.batch, HALF if CUDA else None)
+
+
+def training(args: argparse.Namespace) -> Iterator[Case]:
+    """Forward, backward and SGD of the same segmentor, bfloat16."""
+    ways = {STACK: (stock_model, False, False), OURS: (our_model, True, False)}
+    if args.compile:
+        ways[f"{STACK}, compiled"] = (stock_model, False, True)
+        ways[f"{OURS}, compiled"] = (our_model, True, True)
+    name = f"{args.arch}, {args.batch} crops of {args.crop[0]}x{args.crop[1]}"
+    made = {way: lambda how=how: _step(args, *how) for way, how in ways.items()}
+    yield Case(name, args.batch, made, lambda a, b: 1 - float(((a - b) / a).abs()[0]), 0.98)
+
+
+def comparison(name: str, args: argparse.Namespace) -> Iterator[Case]:
+    """The cases of a comparison of benchmarks/run.py, this package's beside the stack."""
+    module = importlib.import_module(name)
+    found, least = module.COMPARISON, module.COMPARISON.at_least_equal
+    for case in list(found.cases)[: 1 if args.toy else None]:
+        ways = {way: lambda make=found.ways[way], case=case: make(case) for way in (STACK, OURS)}
+        wanted = least[case] if isinstance(least, Mapping) else least
+        yield Case(case, getattr(module, "SAMPLES", 1), ways, found.agree, wanted)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Case]]] = {
+    "inference": inference,
+    "training": training,
+    "predictions": lambda args: comparison("predictions", args),
+    "loader": lambda args: comparison("pipeline", args),  # last: it sets torch to one thread
+}
+
+
+# --- measuring
+
+
+def _seconds(work: Work, calls: int) -> float:
+    """Mean time of a call, with what it has queued on the device."""
+    if CUDA:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        work()
+    if CUDA:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def _warm_up(work: Work) -> tuple[Any, dict[str, Any]]:
+    """The first result, and on a GPU the memory of a second call beyond the weights."""
+    result = work()  # compiles, or chooses its kernels
+    if not CUDA:
+        return result, {}
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    torch.cuda.synchronize()
+    return result, {"peak_bytes": torch.cuda.max_memory_allocated() - before}
+
+
+def measure(case: Case, turns: int, least: float, left: Callable[[], float]) -> dict[str, Any]:
+    """One case.
+
+    Nothing new begins after ``left()`` seconds; a timing takes at least ``least`` seconds.
+
+    Returns:
+        ``items``; ``ways``: for each ``seconds``, ``speed`` (the reference's seconds over its
+        own), ``per_second``, ``peak_bytes`` of a call beyond weights, ``agreement``; ``not_run``:
+        variants and reasons.
+    """
+    found: dict[str, Any] = {"items": case.items, "ways": {}, "not_run": {}}
+    works: dict[str, tuple[Work, int]] = {}
+    reference, expected = next(iter(case.ways)), None
+    for name, make in case.ways.items():
+        if works and left() <= 0:
+            found["not_run"][name] = "the time was over"
+            continue
+        try:
+            work = make()
+            result, figures = _warm_up(work)
+            if name == reference:
+                expected = result
+            elif expected is not None:
+                figures["agreement"] = case.agree(expected, result)
+                if not figures["agreement"] >= case.at_least:
+                    raise ValueError(f"agrees on {figures['agreement']:.4%} only")
+            calls = max(1, min(200, round(least / max(_seconds(work, 1), 1e-6))))
+            works[name], found["ways"][name] = (work, calls), figures
+        except Exception as error:  # memory, a compiler: the other variants go on
+            found["not_run"][name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(turns):
+        if turn and left() <= 0:
+            found["not_run"]["the last turns"] = f"the time was over after {turn} of {turns}"
+            break
+        for name in list(works) if turn % 2 == 0 else list(works)[::-1]:
+            times[name].append(_seconds(*works[name]))
+    for name, measured in times.items():
+        ratios = [b / a for a, b in zip(measured, times.get(reference, measured), strict=True)]
+        seconds = summary(measured)
+        found["ways"][name] |= {
+            "seconds": seconds, "per_second": case.items / seconds["median"],
+            "speed": summary(ratios),
+        }  # fmt: skip
+    return found
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The results as a table."""
+    described = result["machine"]
+    lines = [f"# Speed on {described['gpu'] or described['cpu'] + ' (no GPU)'}", ""]
+    lines += ["Toy size: the figures only show that it runs.", ""] if result["toy"] else []
+    lines += ["| work | variant | time | images/s | times as fast | memory | agreement |",
+              "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, found in result["cases"].items():
+        for way, one in found["ways"].items():
+            memory = f"{one['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in one else ""
+            agreement = f"{100 * one['agreement']:.3f} %" if "agreement" in one else ""
+            lines.append(
+                f"| {name} | {way} | {1e3 * one['seconds']['median']:.3g} ms | "
+                f"{one['per_second']:.4g} | {one['speed']['median']:.2f} | {memory} | {agreement} |"
+            )
+    lines.append("")
+    for name, found in result["cases"].items():
+        lines += [f"- Not run: {name}, {what}: {why}." for what, why in found["not_run"].items()]
+    lines += [f"- Not run: {what}: {why}." for what, why in result["not_run"].items()]
+    versions = ", ".join(" ".join(pair) for pair in described["versions"].items())
+    lines.append(f"- `{result['command']}`. {versions}. Commit {described['commit'][:12]}.")
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,136 +252,47 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", action="append", choices=NAMES, help="only these parts")
-    parser.add_argument(
-        "--case", action="append", metavar="NAME", help="only these cases, or those of this part"
-    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--arch", choices=("resnest50", "resnest101"), default="resnest50")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--minutes", type=float, default=8, help="begin nothing new after so many")
+    parser.add_argument("--turns", type=int, default=5, help="how often each variant is timed")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
     parser.add_argument("--out", type=Path, default=FOLDER / "results" / "gpu", metavar="DIR")
-    parser.add_argument(
-        "--minutes", type=float, default=8, help="begin nothing new after so many (default: 8)"
-    )
-    parser.add_argument("--turns", type=int, default=5, help="how often each way is timed")
-    parser.add_argument(
-        "--no-compiled", dest="compiled", action="store_false", help="without torch.compile"
-    )
-    parser.add_argument("--rate", type=float, help="images/s of a training step, for the loader")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, some seconds on a CPU")
-    parser.add_argument("--list", action="store_true", help="name the parts and end")
-    parser.add_argument("--table", type=Path, metavar="DIR", help="print the tables and end")
+    parser.add_argument("--toy", action="store_true", help="tiny, without torch.compile")
     args = parser.parse_args(argv)
-    if args.turns < 1 or args.minutes <= 0:
-        parser.error("--turns and --minutes must be above 0")
-    from gpu_report import markdown
-
-    if args.list:
-        print("\n".join(NAMES))
-        return 0
-    if args.table:
-        results = [
-            json.loads(path.read_text("utf-8")) for path in sorted(args.table.glob("*.json"))
-        ]
-        results = [result for result in results if "part" in result]  # CamVid's runs have none
-        if not results:
-            parser.error(f"--table {args.table}: no results of a part in it")
-        print("\n".join(["# Speed on one GPU\n", *map(markdown, results)]), end="")
-        return 0
+    for part in args.parts:
+        if part not in PARTS:
+            parser.error(f"{part}: is not one of {', '.join(PARTS)}")
+    args.toy |= not CUDA
+    args.size, args.crop = ((64, 64), (32, 32)) if args.toy else ((512, 512), (480, 480))
+    if args.toy:
+        args.arch, args.batch, args.turns, args.compile = "toy", 2, 1, False
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     def left() -> float:
         return 60 * args.minutes - (time.monotonic() - start)
 
-    failed = False
-    for name in args.part or NAMES:
-        failed |= not run(name, args, left)
-    return int(failed)
-
-
-def run(name: str, args: argparse.Namespace, left: Any) -> bool:
-    """One part, written after each case; whether the references ran and all that ran agrees."""
-    import torch
-    from gpu_measure import CUDA, ceilings, measure
-    from gpu_parts import PARTS
-    from gpu_report import described_machine, markdown, write
-    from mmengine.logging import MMLogger
-
-    from mmseg_resnest.kernels import gpu as kernels
-
-    if not CUDA and not args.toy:
-        sys.exit("error: torch finds no GPU here; --toy runs everything at toy size on a CPU")
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    words = "-".join(args.case or [])
-    stem = f"{name}{'-' if words else ''}{''.join(c if c.isalnum() else '_' for c in words)}"
-    # The stack prints a table of all classes with every evaluation.
-    MMLogger.get_current_instance().setLevel("WARNING")
-    bounds = ceilings(args.toy)
-    memory = torch.cuda.get_device_properties(0).total_memory if CUDA else None
-    result: dict[str, Any] = {
-        "part": name,
-        "command": " ".join(["python benchmarks/gpu.py", *_shown(args, name)]),
-        "toy": args.toy,
-        "machine": {**described_machine(), "gpu_memory": memory, "cuda": torch.version.cuda},
-        "ceilings": bounds,
-        "turns": args.turns,
-        "cases": {},
-        "not_run": {"what may follow": "the command was interrupted here"},
-    }
-
-    def save() -> None:
-        write(args.out / f"{stem}.json", json.dumps(result, indent=1) + "\n")
-        write(args.out / f"{stem}.md", markdown(result))
-
-    agreed, over = True, False
-    cases = iter(PARTS[name](args.toy, args))
-    while True:
-        if left() <= 0 and result["cases"]:
-            over = True
-            break
-        make = next(cases, None)
-        if make is None:
-            break
-        case = make()
-        if args.case and not any(chosen(case.name, word) for word in args.case):
+    command = " ".join(["python benchmarks/gpu.py", *(sys.argv[1:] if argv is None else argv)])
+    result: dict[str, Any] = {"command": command, "toy": args.toy, "machine": machine(),
+                              "cases": {}, "not_run": {}}  # fmt: skip
+    for part in args.parts or PARTS:
+        if left() <= 0:
+            result["not_run"][part] = "the time was over; run it by itself"
             continue
-        print(f"{name}: {case.name}", file=sys.stderr, flush=True)
-        turns, least = (1, 0.0) if args.toy else (args.turns, 0.3)
-        measured = measure(case, bounds, turns, least, left)
-        if reason := kernels.why_not():
-            measured["not_run"]["kernels in Triton"] = reason
-        if name == "loader" and args.rate:
-            measured["cores"] = {
-                way: args.rate / figures["per_second"] for way, figures in measured["ways"].items()
-            }
-            measured["rate"] = args.rate
-        result["cases"][case.name] = measured
-        agreed &= all(
-            way.get("compared", {}).get("agrees", 1.0) == 1.0 for way in measured["ways"].values()
-        )
-        agreed &= measured["reference"] in measured["ways"] or not case.ways
-        save()
-    if not result["cases"] and args.case:
-        sys.exit(f"error: --case {' --case '.join(args.case)}: names no case of the part {name}")
-    result["not_run"] = (
-        {"further cases": f"{args.minutes:g} minutes were over; name them with --case"}
-        if over else {}
-    )  # fmt: skip
-    save()
-    print(markdown(result), flush=True)
-    return agreed
-
-
-def chosen(name: str, word: str) -> bool:
-    """Whether ``--case WORD`` means a case: its name, or what stands before or after a comma."""
-    return word == name or word in name.split(", ")
-
-
-def _shown(args: argparse.Namespace, name: str) -> list[str]:
-    words = ["--part", name]
-    for case in args.case or []:
-        words += ["--case", case]
-    words += ["--toy"] if args.toy else []
-    words += [] if args.compiled else ["--no-compiled"]
-    words += ["--rate", f"{args.rate:g}"] if args.rate else []
-    return words
+        for case in PARTS[part](args):
+            print(f"{part}: {case.name}", file=sys.stderr, flush=True)
+            found = measure(case, args.turns, 0 if args.toy else 0.3, left)
+            result["cases"][f"{part}: {case.name}"] = found
+            args.out.mkdir(parents=True, exist_ok=True)
+            write(args.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+            write(args.out / "gpu.md", markdown(result))
+            gc.collect()
+            if CUDA:
+                torch.cuda.empty_cache()
+    print(markdown(result))
+    return int(bool(result["not_run"]) or any(c["not_run"] for c in result["cases"].values()))
 
 
 if __name__ == "__main__":

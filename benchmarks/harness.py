@@ -149,7 +149,7 @@ def serve(module: str, case: str, way: str) -> None:
 # --- in the process that compares
 
 
-class _Server:
+class Server:
     """The process of one way."""
 
     def __init__(self, module: str, case: str, way: str) -> None:
@@ -167,6 +167,7 @@ class _Server:
         self.threads = 0  # of torch, for who keeps it
 
     def answer(self) -> dict[str, Any]:
+        """The next answer; RuntimeError if the process has ended."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
@@ -176,12 +177,14 @@ class _Server:
         return json.loads(line)
 
     def ask(self, command: str) -> dict[str, Any]:
+        """The answer to a command."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended: the answer says why
             print(command, file=self.process.stdin, flush=True)
         return self.answer()
 
     def close(self) -> None:
+        """End the process."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self.process.communicate(timeout=20)
         if self.process.poll() is None:
@@ -190,7 +193,7 @@ class _Server:
         self.errors.close()
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
+def summary(values: list[float]) -> dict[str, Any]:
     """Median and quartiles."""
     low, middle, high = (
         statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * values
@@ -233,9 +236,9 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
         "ways": {},
         "failed": failed,
     }
-    servers: dict[str, _Server] = {}
+    servers: dict[str, Server] = {}
 
-    def ask(way: str, question: Callable[[_Server], dict[str, Any]]) -> dict[str, Any] | None:
+    def ask(way: str, question: Callable[[Server], dict[str, Any]]) -> dict[str, Any] | None:
         """The answer of a way; None, and an end of it, where it fails."""
         try:
             return question(servers[way])
@@ -259,8 +262,8 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
             for way in comparison.ways:
                 if way in comparison.left_out.get(case, ()):
                     continue
-                servers[way] = _Server(module, case, way)
-                if ready := ask(way, _Server.answer):
+                servers[way] = Server(module, case, way)
+                if ready := ask(way, Server.answer):
                     result["ways"][way] = {"threads": ready["threads"]}
             expected = None
             for way in sorted(servers, key=lambda way: way != comparison.reference):
@@ -307,10 +310,10 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
         ratios = [r["wall"] / t["wall"] for r, t in zip(reference, turns, strict=True)]
         cpu_ratios = [r["cpu"] / max(t["cpu"], 1e-9) for r, t in zip(reference, turns, strict=True)]
         result["ways"][way].update(
-            seconds=_summary([turn["wall"] for turn in turns]),
-            cpu_seconds=_summary([turn["cpu"] for turn in turns]),
-            speed=_summary(ratios),
-            cpu_speed=_summary(cpu_ratios),
+            seconds=summary([turn["wall"] for turn in turns]),
+            cpu_seconds=summary([turn["cpu"] for turn in turns]),
+            speed=summary(ratios),
+            cpu_speed=summary(cpu_ratios),
         )
     return result
 
@@ -365,8 +368,10 @@ def machine() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)
-    return done.stdout.rstrip()
+    with contextlib.suppress(FileNotFoundError):  # git is not installed
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT)
+        return done.stdout.rstrip()
+    return ""
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, Work, _Server, machine
+from harness import ROOT, Server, Work, machine
 from run import write
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -165,8 +165,8 @@ ROWS = (
 
 
 @contextlib.contextmanager
-def _serving(row: Row, way: str) -> Iterator[_Server]:
-    server = _Server(row.module, row.case, way)
+def _serving(row: Row, way: str) -> Iterator[Server]:
+    server = Server(row.module, row.case, way)
     try:
         server.threads = server.answer()["threads"]
         server.ask("time")

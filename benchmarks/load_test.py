@@ -7,8 +7,7 @@ The service is a process of its own, started here on a free port. Clients send o
 the other, each on its own connection that stays open. After a warm-up the service's memory (RSS) is
 read every half second, and at each quarter of the requests. Then follow the limits, on a second
 service with small ones: more clients than it takes on, bodies and images that are too large, and
-less time than an image takes. `--out FILE.json` keeps the figures, `--table FILE.json` prints the
-table that docs/deployment.md has of them.
+less time than an image takes. `--out FILE.json` keeps the figures.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -111,55 +109,18 @@ def encoded(pixels: np.ndarray) -> bytes:
     return data.getvalue()
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The figures for docs/deployment.md."""
-    machine, memory = result["machine"], result["rss_mib"]
-    width, height = result["image"]
-    refused = [
-        f"| {case} | {', '.join(f'{n:,} x {status}' for status, n in sorted(answers.items()))} |"
-        for case, answers in result["limits"].items()
-    ]
-    total = int(max(memory, key=int))
-    remark = f", {machine['remark']}" if machine["remark"] else ""
-    rows = [
-        "| figure | value |",
-        "|---|---|",
-        f"| model | {' '.join(result['model'])} |",
-        f"| images | {total:,} of {height} x {width}, sent by {result['clients']} clients |",
-        f"| machine | {machine['cpu']}, {result['cores']} cores{remark} |",
-        f"| served | {result['statuses'].get('200', 0):,} |",
-        f"| requests/s | {result['requests_per_second']:.1f} |",
-        f"| median, 99th percentile, longest | {result['p50_ms']:.0f}, {result['p99_ms']:.0f}, "
-        f"{result['max_ms']:.0f} ms |",
-        f"| memory after {', '.join(f'{int(n):,}' for n in memory)} requests | "
-        f"{', '.join(f'{mib:.0f}' for mib in memory.values())} MiB |",
-        "",
-        "| past the limit | answers |",
-        "|---|---|",
-        *refused,
-    ]
-    return "\n".join(rows) + "\n"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="*", help="what tools/serve.py takes")
+    parser.add_argument("model", nargs="+", help="what tools/serve.py takes")
     parser.add_argument("--images", type=Path, help="folder of images (default: made-up ones)")
     parser.add_argument("--edge", type=int, default=0, help="reduce images to this long edge")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--remark", default="", help="about the machine, kept with the figures")
-    parser.add_argument("--table", type=Path, metavar="JSON", help="print its table and end")
     args = parser.parse_args()
-    if args.table is not None:
-        print(table(json.loads(args.table.read_text(encoding="utf-8"))), end="")
-        return 0
-    if not args.model:
-        parser.error("name a model")
-
     if args.images is None:
         rng = np.random.default_rng(0)
         pictures = [Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8)) for _ in range(4)]

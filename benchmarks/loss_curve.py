@@ -24,7 +24,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gpu_models  # noqa: F401  (registers the stack's ResNeSt-14)
 import numpy as np
 import torch
 from harness import machine
@@ -60,7 +59,7 @@ def make_model(way: str, seed: int) -> Any:
     init_default_scope("mmseg_resnest")
     torch.manual_seed(seed)
     stock = build(
-        stock_backbone(COLUMNS, 14, "DeepStockResNeSt"),
+        stock_backbone(COLUMNS, 14),
         "mmseg.EncoderDecoder",
         "mmseg.CrossEntropyLoss",
     )

@@ -16,6 +16,8 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
+from mmseg.models.backbones.resnest import Bottleneck as StockBottleneck
+from mmseg.models.backbones.resnest import ResNeSt as StockResNeSt
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
@@ -27,6 +29,15 @@ from mmseg_resnest.weights import convert_state_dict
 CLASSES = 150
 SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack's way takes seconds
 NORM = {"type": "BN"}
+# A line of ARCHITECTURES that both packages can build, for toy runs.
+TOY = {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 4, "stem_width": 8}
+
+
+@MODELS.register_module(force=True)
+class StockResNeSt14(StockResNeSt):
+    """MMSegmentation's ResNeSt with 14 layers, which its table lacks."""
+
+    arch_settings = {14: (StockBottleneck, (1, 1, 1, 1))}
 
 
 def deeplabv3(backbone: dict[str, Any], kind: str, channels: int = 512) -> ConfigDict:
@@ -55,16 +66,15 @@ def deeplabv3(backbone: dict[str, Any], kind: str, channels: int = 512) -> Confi
     return ConfigDict(model)
 
 
-def stock_backbone(columns: Mapping[str, Any], depth: int, kind: str) -> dict[str, Any]:
+def stock_backbone(columns: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """The stack's own ResNeSt at output stride 8.
 
     Args:
         columns: The architecture's line of ``mmseg_resnest.models.ARCHITECTURES``.
-        depth: The stack's name for its number of blocks.
-        kind: Name of the class.
+        depth: 14, 50 or 101.
     """
     return {
-        "type": kind,
+        "type": "StockResNeSt14" if depth == 14 else "mmseg.ResNeSt",
         "depth": depth,
         "stem_channels": 2 * columns["stem_width"],
         "groups": columns["groups"],
@@ -105,46 +115,55 @@ def seed_weights(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def stock_model(depth: int = 50) -> nn.Module:
-    """The stack's own segmentor and ResNeSt of 50 or 101 layers, with seeded weights."""
+def stock_model(
+    depth: int = 50, columns: Mapping[str, Any] | None = None, channels: int = 512
+) -> nn.Module:
+    """The stack's own segmentor and ResNeSt of 14, 50 or 101 layers, with seeded weights."""
     init_default_scope("mmseg_resnest")
     torch.manual_seed(0)
-    backbone = stock_backbone(ARCHITECTURES[f"resnest{depth}"], depth, "mmseg.ResNeSt")
-    return seed_weights(MODELS.build(deeplabv3(backbone, "mmseg.EncoderDecoder")))
+    backbone = stock_backbone(columns or ARCHITECTURES[f"resnest{depth}"], depth)
+    return seed_weights(MODELS.build(deeplabv3(backbone, "mmseg.EncoderDecoder", channels)))
 
 
-def our_model(depth: int = 50) -> nn.Module:
+def our_model(
+    depth: int = 50, columns: Mapping[str, Any] | None = None, channels: int = 512
+) -> nn.Module:
     """This package's, with the same weights."""
-    weights = stock_model(depth).state_dict()
-    backbone = our_backbone(f"resnest{depth}")
-    model = MODELS.build(deeplabv3(backbone, "mmseg_resnest.EncoderDecoder"))
+    weights = stock_model(depth, columns, channels).state_dict()
+    backbone = our_backbone(columns or f"resnest{depth}")
+    model = MODELS.build(deeplabv3(backbone, "mmseg_resnest.EncoderDecoder", channels))
     model.load_state_dict(convert_state_dict(weights))
     model.eval()
     return model
 
 
-def training_step(model: Any, size: tuple[int, int], count: int) -> Work:
+def training_step(
+    model: Any, size: tuple[int, int], count: int, autocast: torch.dtype | None = None
+) -> Work:
     """Forward, backward and a step of SGD that leaves the weights as they are.
 
     Args:
         model: A segmentor, on its device.
         size: Height and width of the crops.
         count: Crops of a batch; images and labels are made up.
+        autocast: Type of the mixed precision; None is float32.
 
     Returns:
         The work; it returns the loss and the gradient's norm.
     """
     model.train()
+    device = next(model.parameters()).device
     if model.data_preprocessor.size_divisor is None:
         model.data_preprocessor.size = size
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
+    images = images.to(device)
     samples = []
     for _ in range(count):
         sample = SegDataSample(metainfo={"img_shape": size, "ori_shape": size, "pad_shape": size})
         coarse = torch.randint(0, model.num_classes, (1, 1, 8, 8), generator=generator)
         regions = F.interpolate(coarse.float(), size, mode="nearest")[0].long()
-        sample.gt_sem_seg = PixelData(data=regions)
+        sample.gt_sem_seg = PixelData(data=regions.to(device))
         samples.append(sample)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
@@ -152,7 +171,8 @@ def training_step(model: Any, size: tuple[int, int], count: int) -> Work:
         data = model.data_preprocessor({"inputs": list(images), "data_samples": samples}, True)
         # The same dropout each time.
         torch.manual_seed(0)
-        losses = model(**data, mode="loss")
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            losses = model(**data, mode="loss")
         loss = sum(value for name, value in losses.items() if "loss" in name)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# DeepLabV3+, ResNeSt-50, CamVid: from scratch in minutes on one GPU (docs/gpu.md).
+# DeepLabV3+, ResNeSt-50, CamVid: from scratch in minutes on one GPU (docs/camvid.md).
 _base_ = [
     "_base_/models/deeplabv3plus.py",
     "_base_/models/resnest50.py",

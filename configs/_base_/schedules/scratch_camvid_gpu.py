@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# CamVid from scratch in minutes on one GPU: benchmarks/camvid.py sets max_iters to what fits.
+# CamVid from scratch in minutes on one GPU.
 _base_ = "scratch_camvid.py"
 max_iters, warmup_iters, val_interval = 8000, 300, 800
 optim_wrapper = dict(type="BFloat16OptimWrapper", clip_grad=dict(max_norm=5.0))
