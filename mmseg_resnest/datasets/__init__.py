@@ -12,11 +12,19 @@ from .check import (
 from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .listing import build_dataset
-from .loading import LoadAnnotations, LoadImageFromFile
-from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip
-from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
 from .scenes import ScenesDataset, write_scenes
-from .transforms import RandomLongEdgeResize
+from .transforms import (
+    LoadAnnotations,
+    LoadImageFromFile,
+    PackSegInputs,
+    PhotoMetricDistortion,
+    RandomCrop,
+    RandomFlip,
+    RandomLongEdgeCrop,
+    RandomLongEdgeResize,
+    RandomResizeCrop,
+    merge_steps,
+)
 
 __all__ = [
     "CamVidDataset",

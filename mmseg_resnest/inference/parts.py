@@ -28,7 +28,7 @@ from mmseg.models.decode_heads import (
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from torch import nn
 
-from ..datasets.photometric import PackSegInputs
+from ..datasets.transforms.photometric import PackSegInputs
 from ..errors import UserError
 from ..io.checks import (
     Check,

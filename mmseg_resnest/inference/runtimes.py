@@ -29,7 +29,7 @@ from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..datasets.photometric import PackSegInputs
+from ..datasets.transforms.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled

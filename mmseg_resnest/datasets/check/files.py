@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ...io.image_header import open_any_size
 from ...registry import TRANSFORMS
-from ..loading import LoadAnnotations as OurLoadAnnotations
+from ..transforms.loading import LoadAnnotations as OurLoadAnnotations
 from .problems import Problem
 
 __all__ = ["MAX_PIXELS", "MIN_SIDE", "ReadPlan", "SampleFacts", "check_sample", "make_plan"]

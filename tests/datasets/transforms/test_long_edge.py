@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 import mmseg_resnest  # noqa: F401  (registers)
-from mmseg_resnest.datasets.transforms import (
+from mmseg_resnest.datasets.transforms.long_edge import (
     RandomLongEdgeResize,
     resize_image,
     resize_labels,

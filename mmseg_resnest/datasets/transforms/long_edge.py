@@ -15,8 +15,8 @@ from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 from PIL import Image
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.registry import TRANSFORMS
+from ...errors import UserError
+from ...registry import TRANSFORMS
 
 
 def _resize_plane(plane: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Any:

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 
-from mmseg_resnest.datasets.photometric import contiguous
-from mmseg_resnest.datasets.resized_crop import (
+from mmseg_resnest.datasets.transforms.photometric import contiguous
+from mmseg_resnest.datasets.transforms.resized_crop import (
     is_dominated,
     labels_part,
     merge_steps,

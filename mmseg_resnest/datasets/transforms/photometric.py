@@ -17,7 +17,7 @@ from mmcv.transforms.utils import cache_randomness
 from mmengine.structures import PixelData
 from numpy import random
 
-from ..registry import TRANSFORMS
+from ...registry import TRANSFORMS
 
 __all__ = [
     "PackSegInputs",

@@ -15,10 +15,10 @@ import mmseg.datasets.transforms
 import numpy as np
 from mmengine import fileio
 
-from ..errors import UserError
-from ..registry import TRANSFORMS
-from .cache import ImageFromCache, LabelsFromCache, relabelled
-from .decode import decode_label, read_local
+from ...errors import UserError
+from ...registry import TRANSFORMS
+from ..cache import ImageFromCache, LabelsFromCache, relabelled
+from ..decode import decode_label, read_local
 
 __all__ = ["LoadAnnotations", "LoadImageFromFile"]
 
@@ -27,7 +27,7 @@ _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
 def _refuse(results: dict, image: Any, label: Any, error: Exception | None, key: str) -> NoReturn:
     """Raise what the check of the data set says of a sample's files."""
-    from .check.files import check_sample, make_plan
+    from ..check.files import check_sample, make_plan
 
     loader = label or image
     if not (getattr(loader, "backend_args", None) or getattr(loader, "file_client_args", None)):

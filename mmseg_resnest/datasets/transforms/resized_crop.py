@@ -21,9 +21,9 @@ import numpy.typing as npt
 from mmcv.transforms.utils import cache_randomness
 from PIL import Image
 
-from ..errors import UserError
-from ..registry import TRANSFORMS
-from .transforms import RandomLongEdgeResize, resize_image
+from ...errors import UserError
+from ...registry import TRANSFORMS
+from .long_edge import RandomLongEdgeResize, resize_image
 
 __all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop", "merge_steps"]
 

@@ -1,0 +1,20 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Transforms: they load, resize, crop and colour samples."""
+
+from .loading import LoadAnnotations, LoadImageFromFile
+from .long_edge import RandomLongEdgeResize
+from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip
+from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
+
+__all__ = [
+    "LoadAnnotations",
+    "LoadImageFromFile",
+    "PackSegInputs",
+    "PhotoMetricDistortion",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomLongEdgeCrop",
+    "RandomLongEdgeResize",
+    "RandomResizeCrop",
+    "merge_steps",
+]
