@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Whether an exported model says what the model says, on images."""
+"""Compares an exported model with the model, on images."""
 
 from __future__ import annotations
 
@@ -27,23 +27,16 @@ SCORES_WITHIN = 1e-3
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two models agree.
-
-    Attributes:
-        images: Number of images.
-        pixels: Number of their pixels, over which ``labels`` is taken.
-        labels: Share of pixels with the same label.
-        scores: The largest difference of a probability; None where one of them gives none.
-    """
+    """How far two models agree."""
 
     images: int
-    pixels: int
-    labels: float
-    scores: float | None
+    pixels: int  # of all of them
+    labels: float  # share of pixels with the same label
+    scores: float | None  # largest difference of a probability; None where a model gives none
 
     @property
     def good(self) -> bool:
-        """Whether it is within the bounds: 99.99% of the labels, 1e-3 in the probabilities."""
+        """Whether 99.99% of the labels are equal, and probabilities to 1e-3."""
         within = self.scores is None or self.scores <= SCORES_WITHIN
         return self.labels >= LABELS_EQUAL and within
 
@@ -72,9 +65,8 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
         try:
             check_data(cfg, ("test_dataloader",))
         except UserError as error:
-            raise UserError(
-                "export", "no images to check on", f"{error.text}; or name some with --images"
-            ) from error
+            message = f"{error.message}; or name images to check on with --images"
+            raise UserError(error.code, error.subject, message) from error
         with building(cfg.get("default_scope", "mmseg")):
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
         found = [os.fspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
@@ -83,15 +75,10 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
 
 
 def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) -> Agreement:
-    """Segment images with two models and count.
+    """Segment images with a model and with what was exported from it.
 
-    Each image is taken at its own size, and once more, together with its mirror image, as a batch
-    of two at three quarters of its size, so that no size can be fixed in a file unnoticed.
-
-    Args:
-        model: The model.
-        other: What was exported from it.
-        images: At least one.
+    Each image is taken at its own size and, with its mirror image, as a batch of two at three
+    quarters of it, so that a size that the file fixed would show.
 
     Raises:
         UserError: There is no image.
@@ -110,7 +97,7 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
         if worst is not None:
             worst = max(worst, _score_difference(model, other, pixels))
     if not count:
-        raise UserError("export", "images", "there is none to compare the models on")
+        raise UserError("argument-missing", "images", "give at least one to compare the models on")
     return Agreement(count, total, equal / total, worst)
 
 
@@ -137,8 +124,8 @@ def require_agreement(agreement: Agreement, what: str) -> None:
     """
     if not agreement.good:
         raise UserError(
-            "corrupt",
-            what,
-            f"differs from the model: {agreement}; at least {100 * LABELS_EQUAL}% of the "
-            f"labels must be equal and probabilities within {SCORES_WITHIN:g}; it was not written",
-        )
+            "export", what,
+            f"the exported file differs from the model and was not written: {agreement}; at least "
+            f"{100 * LABELS_EQUAL}% of the labels must be equal and probabilities within "
+            f"{SCORES_WITHIN:g}",
+        )  # fmt: skip

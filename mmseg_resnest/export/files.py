@@ -33,9 +33,9 @@ _AXES: dict[str, dict[int, str | None]] = {
 
 @contextmanager
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to; what was written there takes its name when the block ends without error.
+    """A path to write to, which is moved to ``target`` when the block ends without an error.
 
-    Files that lie beside it under its stem (OpenVINO's ``.bin``) go along.
+    Other files that are written beside it (OpenVINO's ``.bin``) are moved along.
 
     Raises:
         UserError: The folder cannot be written.
@@ -45,7 +45,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:50]}.") as folder:
             yield Path(folder) / path.name
-            # The file that is named goes last: when it is there, so is all that it needs.
+            # ``target`` last: when it is there, so is all that it needs.
             written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)
             for file in written:
                 os.replace(file, path.parent / file.name)
@@ -81,7 +81,7 @@ def export_model(
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError("export", target, f"the name must end in {', '.join(SUFFIXES)}")
+        raise UserError("argument", target, f"the name must end in {', '.join(SUFFIXES)}")
     if suffix == ".onnx":
         return export_onnx(model, target, processing, opset)
     if suffix == ".xml":
@@ -89,11 +89,9 @@ def export_model(
     network = ExportNetwork(model, processing)
     if suffix == ".pt2" and network.resize is not None:
         raise UserError(
-            "size-mismatch",
-            "--processing",
-            "torch.export cannot follow the test pipeline's Resize to sizes that it "
-            "does not know; export .pt2 without it",
-        )
+            "export", "option --processing",
+            "torch.export cannot follow the test pipeline's Resize; export .pt2 without it",
+        )  # fmt: skip
     record = make_record(model, processing)
     with atomic_path(target) as part, torch.no_grad():
         if suffix == ".torchscript":
@@ -137,12 +135,12 @@ def export_onnx(
         import onnx
     except ImportError as error:
         raise UserError(
-            "missing-package", "needs the package onnx", "pip install 'mmseg-resnest[deploy]'"
+            "missing-package", "onnx", "install it: pip install 'mmseg-resnest[deploy]'"
         ) from error
     version = DEFAULT_OPSET if opset is None else opset
     low, high = OPSETS
     if not low <= version <= high:
-        raise UserError("export", f"opset {version}", f"PyTorch's exporter writes {low} to {high}")
+        raise UserError("argument", "option --opset", f"{version} must be from {low} to {high}")
     network = ExportNetwork(model, processing)
     record = make_record(model, processing)
     given, got = ("uint8", "labels") if processing else ("float32", "logits")
@@ -194,7 +192,7 @@ def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:
         import openvino
     except ImportError as error:
         raise UserError(
-            "missing-package", path, "needs OpenVINO: pip install 'mmseg-resnest[openvino]'"
+            "missing-package", "openvino", "install it: pip install 'mmseg-resnest[openvino]'"
         ) from error
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
         source = export_onnx(model, Path(folder) / "model.onnx", processing)

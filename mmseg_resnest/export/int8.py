@@ -35,49 +35,37 @@ _OPERATIONS = ["Conv"]
 
 
 class _Inputs:
-    """The network's inputs for some images, one at a time, as ONNX Runtime's calibration asks.
+    """The network's inputs for some images, as ONNX Runtime's calibration asks for them.
 
     Args:
         model: The file in float32, loaded.
-        name: Its input.
+        name: The name of its input.
         images: The images.
     """
 
     def __init__(self, model: Segmentor, name: str, images: Sequence[ImageInput]) -> None:
         self._name = name
-        self._inputs = self._collect(model, images)
-
-    @staticmethod
-    def _collect(model: Segmentor, images: Sequence[ImageInput]) -> Iterator[NDArray]:
-        network = cast(Any, model.model)
-        for image in tqdm(images, desc="calibrating", unit="image", disable=None, leave=False):
-            seen: list[NDArray] = []
-            run = network.run
-
-            def look(inputs: torch.Tensor, run: Any = run, seen: Any = seen) -> torch.Tensor:
-                seen.append(inputs.numpy().copy())
-                return run(inputs)
-
-            network.run = look
-            try:
-                model([read_image(image)[0]])
-            finally:
-                network.run = run
-            yield from seen
+        self._inputs = _inputs_of(model, images)
 
     def get_next(self) -> dict[str, NDArray] | None:
         """The next input by name; None after the last."""
         inputs = next(self._inputs, None)
         return None if inputs is None else {self._name: inputs}
 
-    def __iter__(self) -> _Inputs:
-        return self
 
-    def __next__(self) -> dict[str, NDArray]:
-        found = self.get_next()
-        if found is None:
-            raise StopIteration
-        return found
+def _inputs_of(model: Segmentor, images: Sequence[ImageInput]) -> Iterator[NDArray]:
+    network = cast(Any, model.model)
+    run, seen = network.run, []
+
+    def record(inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(inputs.numpy().copy())
+        return run(inputs)
+
+    network.run = record
+    for image in tqdm(images, desc="calibrating", unit="image", disable=None, leave=False):
+        model([read_image(image)[0]])
+        yield from seen
+        seen.clear()
 
 
 def quantise(
@@ -111,14 +99,12 @@ def quantise(
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
         raise UserError(
-            "missing-package", "needs ONNX Runtime", "pip install 'mmseg-resnest[deploy]'"
+            "missing-package", "onnxruntime", "install it: pip install 'mmseg-resnest[deploy]'"
         ) from error
     if Path(target).suffix.lower() != ".onnx":
-        raise UserError(
-            "export", target, "only ONNX files are quantised; the name must end in .onnx"
-        )
+        raise UserError("argument", target, "only ONNX files are quantised: end the name in .onnx")
     if not images:
-        raise UserError("export", "calibration images", "there is none")
+        raise UserError("argument-missing", "images", "give at least one image to calibrate on")
     model = load_exported(source)
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -21,6 +21,10 @@ from ..version import __version__
 
 __all__ = ["AlignedCorners", "ExportNetwork", "make_record", "pipeline_steps"]
 
+ONLY_KNOWN_PARTS = (
+    "exported and published models load without trust, so they may only have parts of this "
+    "package: remove it, or share the config and the checkpoint instead"
+)
 _LOADS = ("LoadImageFrom", "LoadAnnotations")
 _PLACES = {
     "pipeline": "test_dataloader.dataset.pipeline",
@@ -169,7 +173,7 @@ class ExportNetwork(nn.Module):
         net = cast(Any, model.model)
         if not hasattr(net, "decode_head") or isinstance(net.decode_head, nn.ModuleList):
             raise UserError(
-                "export", "", "a model of several heads in a row (cascade) cannot be exported"
+                "export", "config key model.decode_head", "cascades of heads cannot be exported"
             )
         _check_preprocessor(net.data_preprocessor)
         self.processing = processing
@@ -194,19 +198,16 @@ class ExportNetwork(nn.Module):
         mode = net.test_cfg.get("mode", "whole")
         if mode != "whole":
             raise UserError(
-                "config-value",
-                "--processing",
-                f"the file would score the image at once and model.test_cfg.mode is "
-                f"{mode!r}: export without it, or set --cfg-options model.test_cfg.mode=whole",
-            )
+                "export", "config key model.test_cfg.mode",
+                f"with --processing the file scores the whole image at once, not by {mode!r}: "
+                "export without it, or add --cfg-options model.test_cfg.mode=whole",
+            )  # fmt: skip
         pre = net.data_preprocessor
         if pre.test_cfg:
             raise UserError(
-                "argument",
-                "--processing",
-                "model.data_preprocessor.test_cfg pads images, which the file would "
-                "not: export without --processing",
-            )
+                "export", "config key model.data_preprocessor.test_cfg",
+                "it pads images, which a file with --processing cannot do: export without it",
+            )  # fmt: skip
         self.to_bgr = not converts_channels(pre)  # pipelines read BGR, the file takes RGB
         values = normalisation(pre)
         self.normalise = values is not None
@@ -263,10 +264,9 @@ def _check_preprocessor(pre: Any) -> None:
 
     if type(pre) is not SegDataPreProcessor:
         raise UserError(
-            "config-value",
-            "config key model.data_preprocessor",
+            "export", "config key model.data_preprocessor.type",
             f"a {type(pre).__name__} cannot be exported, only a SegDataPreProcessor",
-        )
+        )  # fmt: skip
 
 
 def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:
@@ -300,11 +300,10 @@ def _resize_step(model: Segmentor) -> _ImageResize | None:
         )
         if not simple:
             raise UserError(
-                "argument",
-                "--processing",
-                f"the test pipeline's step {step['type']} has no counterpart in the "
-                "file: export without --processing, or take it out of the pipeline",
-            )
+                "export", "config key test_dataloader.dataset.pipeline",
+                f"a file with --processing cannot do the step {step['type']}: export without "
+                "it, or remove the step",
+            )  # fmt: skip
         width, height = (int(edge) for edge in step["scale"])
         found = _ImageResize(
             (width, height), bool(step.get("keep_ratio", False)), step.get("backend", "cv2")
@@ -348,12 +347,8 @@ def make_record(model: Segmentor, processing: bool) -> str:
     try:
         check_exported(record)
     except NotAllowed as error:
-        raise UserError(
-            "config-value",
-            f"config key {_PLACES.get(error.key.partition('.')[0].partition('[')[0], 'model')}",
-            f"{error}; an exported file has the steps of this package alone, since it is loaded "
-            "without trust: take it out, or share the config and the checkpoint instead",
-        ) from error
+        place = _PLACES.get(error.key.partition(".")[0].partition("[")[0], "model")
+        raise UserError("export", f"config key {place}", f"{error}; {ONLY_KNOWN_PARTS}") from error
     return json.dumps(record)
 
 

@@ -29,7 +29,7 @@ from ..io.text import printable
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
-from .network import pipeline_steps
+from .network import ONLY_KNOWN_PARTS, pipeline_steps
 
 __all__ = ["CARD_FILE", "TRAINING_CONFIG_FILE", "publish", "read_results"]
 
@@ -47,14 +47,12 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         and ``IoU``, the IoU of each class by name.
 
     Raises:
-        UserError: It cannot be read, or is none.
+        UserError: It cannot be read, or is another file.
     """
     result = read_results_file(path)
     if "classes" not in result:
         raise UserError(
-            "not-found",
-            f"results {path}",
-            "key classes: is missing; name the results.json that mmseg-resnest test wrote",
+            "run", path, "has no key classes; name the results.json that mmseg-resnest test wrote"
         )
     scores = {k: float(result[k]) for k in _METRICS if result.get(k) is not None}
     more = {"images": result.get("images"), "tta": bool(result.get("tta"))}
@@ -94,10 +92,9 @@ def publish(
     target = Path(folder)
     if target.exists() and not (force and (target / CONFIG_FILE).is_file()):
         raise UserError(
-            "export",
-            f"{target} exists",
-            "give another name, or --force to replace a folder of this tool",
-        )
+            "output-exists", target,
+            "already exists; give another name, or --force to replace a folder of this tool",
+        )  # fmt: skip
     title = name or target.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,20 +139,15 @@ def _write(
         check_published(record)
     except NotAllowed as error:
         place = "test_dataloader.dataset." if error.key.startswith("pipeline") else ""
-        raise UserError(
-            "config-value",
-            f"config key {place}{error.key}",
-            f"{error.reason}; a published model has known parts "
-            "alone, since it is loaded without trust: share the config and the checkpoint instead, "
-            "which load with load_segmentor(CONFIG, CHECKPOINT)",
-        ) from error
+        message = f"{error.reason}; {ONLY_KNOWN_PARTS}"
+        raise UserError("export", f"config key {place}{error.key}", message) from error
     weights = save_state_dict(state, folder / WEIGHTS_FILE)
     with open(weights, "rb") as file:
         digest = hex_digests(file, "sha256")[0]
     text = json.dumps(record | {"sha256": digest}, indent=1) + "\n"
     if len(text.encode()) > MAX_RECORD_BYTES:
         raise UserError(
-            "too-large", CONFIG_FILE, f"would have more than {MAX_RECORD_BYTES:,} bytes"
+            "too-large", folder / CONFIG_FILE, f"would exceed {MAX_RECORD_BYTES:,} bytes"
         )
     _write_text(folder / CONFIG_FILE, text)
     training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
@@ -264,10 +256,10 @@ def _dataset_name(cfg: Config) -> str:
 
 
 def check_loads_back(model: Segmentor, folder: str | os.PathLike[str]) -> None:
-    """Load the folder and compare what it says with what the model says.
+    """Load the folder and compare its labels of a random image with the model's.
 
     Raises:
-        UserError: They differ in a single label.
+        UserError: They differ.
     """
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (96, 128, 3), np.uint8)

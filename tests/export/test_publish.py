@@ -19,6 +19,7 @@ from mmseg.models.backbones import ResNetV1c
 from mmseg.models.decode_heads import FCNHead
 from safetensors import safe_open
 from small_models import balanced, blobs
+from user_errors import raises_user_error
 
 from mmseg_resnest import UserError, load_segmentor
 from mmseg_resnest.export import export_model
@@ -117,11 +118,9 @@ def test_parts_of_other_packages_are_refused(
     cfg.model.decode_head.type = "FCNHead"
     for part, options in change.items():
         cfg.model[part].update(options)
-    with pytest.raises(UserError, match=rf"config key {key}: .*share the config") as caught:
+    with raises_user_error("export", f"config key {key}"):
         publish(load_segmentor(cfg, None, "cpu"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-    if "OwnHead" in str(change):
-        assert "OwnHead" in str(caught.value)
 
 
 @TRANSFORMS.register_module(force=True)
@@ -136,10 +135,9 @@ def test_steps_of_other_packages_are_refused(tmp_path: Path) -> None:
     cfg = head_config("fcn")
     cfg.test_dataloader.dataset.pipeline.insert(1, dict(type="OwnStep"))
     model = load_segmentor(cfg, None, "cpu")
-    key = r"config key test_dataloader\.dataset\.pipeline.*OwnStep"
-    with pytest.raises(UserError, match=key):
+    with raises_user_error("export", "config key test_dataloader.dataset.pipeline"):
         publish(model, tmp_path / "model")
-    with pytest.raises(UserError, match=key):
+    with raises_user_error("export", "config key test_dataloader.dataset.pipeline"):
         export_model(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -172,25 +170,25 @@ def test_a_loaded_model_is_published_again(folder: Path, tmp_path: Path) -> None
 
 
 def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="exists"):
+    with raises_user_error("output-exists", folder):
         publish(model, folder)
     publish(model, folder, force=True)
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(UserError, match="SHA-256"):
-        load_segmentor(folder)
-    weights.unlink()
-    with pytest.raises(UserError, match="not copied completely"):
-        load_segmentor(folder)
+    for break_it in (weights.unlink, (folder / "config.json").unlink):
+        with pytest.raises(UserError):
+            load_segmentor(folder)
+        break_it()
     (folder / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"config\.json: not a config .* key format: is missing"):
+    with pytest.raises(UserError) as caught:
         load_segmentor(folder)
+    assert "config.json" in caught.value.subject
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="other exists"):
+    with raises_user_error("output-exists", tmp_path / "other"):
         publish(model, tmp_path / "other", force=True)
-    with pytest.raises(UserError, match=r"config\.json.*classes"):
+    with raises_user_error("run", folder / "config.json"):
         read_results(folder / "config.json")
 
 
