@@ -25,7 +25,7 @@ COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._
 	torch.export, hypothesis, pytest, xdist
 
 .PHONY: help venv demo demo-nogl chaos bad-input nodes test test-browser test-notebook \
-	test-triton docs lint format clean
+	docs lint format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
@@ -34,7 +34,6 @@ help:
 	@echo 'make nodes         two machines in network namespaces: one is lost and comes back (root)'
 	@echo 'make bad-input     write docs/bad_input.md: what the tools say to bad input, from the tests'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
-	@echo 'make test-triton   the tests of kernels in Triton, in its interpreter or on a GPU'
 	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
 	@echo 'make docs          the documentation as a site, in build/docs'
 	@echo 'make lint          ruff and mypy only'
@@ -121,10 +120,6 @@ test: lint
 test-browser: venv
 	@$(PIP) --no-deps -r requirements-browser.txt
 	$(BIN)/python -m pytest -m browser $(PYTEST_FLAGS)
-
-test-triton: venv
-	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) --no-deps -r requirements-triton.txt
-	$(BIN)/python -m pytest -m triton $(PYTEST_FLAGS)
 
 test-notebook: venv
 	@$(PIP) --no-deps -r requirements-docs.txt

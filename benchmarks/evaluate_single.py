@@ -37,7 +37,6 @@ def ours(case: str) -> Work:
     keep_freed_memory()
     model, images = our_model().to(DEVICE), Images(PIPELINE)
     predict_labels_only(model)
-    model.compiled_labels = True  # as for every evaluation of 50 images or more
     if DEVICE == "cpu":
         fold_for_inference(model)
     return lambda: evaluate(model, images, SegmentationMetric())

@@ -320,9 +320,9 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
 
 # Whose version a figure may depend on, peers among them.
 _PACKAGES = (
-    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy", "numba"),
+    *("torch", "onedl-mmsegmentation", "onedl-mmengine", "onedl-mmcv", "numpy"),
     *("kornia-rs", "opencv-python-headless", "opencv-python", "pillow", "resnest"),
-    *("onnxruntime", "openvino", "timm", "segmentation-models-pytorch", "torchvision", "triton"),
+    *("onnxruntime", "openvino", "timm", "segmentation-models-pytorch", "torchvision"),
 )
 
 

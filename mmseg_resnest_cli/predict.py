@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
         plan_outputs,
     )
     from mmseg_resnest.inference.video import is_stream, is_video, predict_video
-    from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
 
     if not 0 <= args.opacity <= 1:
         raise UserError("argument", f"--opacity {args.opacity}", "must lie between 0 and 1")
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         ]
     )
     if film or len(images) >= FOLDED_FROM:
-        model.fold(compiled=film or len(images) >= WORTHWHILE_FROM)
+        model.fold()
     if film:
         live = is_stream(args.source)
         if live:

@@ -5,8 +5,7 @@
 key                 what it says
 ==================  ==============================================================================
 ``fused``           whether steps may be fused; False is ``--plain``
-``fused_steps``     which ones are: ``matrix_products``, ``merged_pipeline``, ``compiled_labels``,
-                    ``folded_layers``
+``fused_steps``     which ones are: ``matrix_products``, ``merged_pipeline``, ``folded_layers``
 ``precision``       ``float32``, ``float16`` with the kind of loss scale, ``bfloat16``, or the name
                     of another optimizer wrapper
 ``memory_order``    ``contiguous`` or ``channels_last``
@@ -20,8 +19,6 @@ key                 what it says
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +30,6 @@ from .run_record import flatten, versions
 
 __all__ = ["fused_steps_of", "numerics_of", "precision_of"]
 
-#: Installed or not, they decide which code computes.
-_OPTIONAL = ("numba",)
 _MERGED = ("RandomResizeCrop", "RandomLongEdgeCrop")
 
 
@@ -50,9 +45,6 @@ def numerics_of(cfg: Mapping[str, Any], world_size: int = 1, plain: bool = False
         The keys of the table above but ``fused_steps``; ``memory_order`` is ``contiguous``.
     """
     installed = versions()
-    for name in _OPTIONAL:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            installed[name] = importlib.metadata.version(name)
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
@@ -113,7 +105,6 @@ def fused_steps_of(
     steps = {
         "matrix_products": any(isinstance(module, ProductConv2d) for module in modules),
         "merged_pipeline": not types.isdisjoint(_MERGED),
-        "compiled_labels": any(getattr(module, "compiled_labels", False) for module in modules),
         "folded_layers": folded_layers,
     }
     return [name for name, used in steps.items() if used]

@@ -21,7 +21,6 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.runner import BaseLoop
 from mmengine.runner import IterBasedTrainLoop as MMEngineIterLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
@@ -53,8 +52,6 @@ from mmseg_resnest.engine.saving import snapshot, write_checkpoint
 from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.atomic import atomic_write
-from mmseg_resnest.kernels.compiled import WORTHWHILE_FROM
-from mmseg_resnest.models import EncoderDecoder
 from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from mmseg_resnest.version import __version__
 
@@ -74,8 +71,8 @@ class Runner(MMEngineRunner):
     :func:`mmseg_resnest.weights.convert_state_dict` knows.
     """
 
-    #: Whether compiled loops may make the labels of many images.
-    may_compile: bool = True
+    #: Whether no steps may be fused.
+    plain: bool = False
     #: What the run's config says (``describe_config``), for its checkpoints; None is not known.
     config_values: Mapping[str, str] | None = None
     #: What was decided of the run's numerics (``numerics_of``); None: what the config says.
@@ -130,22 +127,6 @@ class Runner(MMEngineRunner):
         if metrics_read_labels_only(self.cfg):
             predict_labels_only(built)
         return built
-
-    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As MMEngine's; compiled loops make the labels of many images."""
-        return self._compile_labels(super().build_val_loop(loop))
-
-    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """As MMEngine's; compiled loops make the labels of many images."""
-        return self._compile_labels(super().build_test_loop(loop))
-
-    def _compile_labels(self, loop: BaseLoop) -> BaseLoop:
-        # By the number of images, which is that of the run it is resumed from as well.
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        many = len(getattr(loop.dataloader, "dataset", ())) >= WORTHWHILE_FROM
-        if many and self.may_compile and isinstance(model, EncoderDecoder):
-            model.compiled_labels = True
-        return loop
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """As MMEngine's, quiet on the console."""
@@ -267,7 +248,7 @@ class Runner(MMEngineRunner):
 
     def describe_numerics(self, folded_layers: bool = False) -> dict[str, Any]:
         """The numerics of this run, with the fused steps that it uses; see :mod:`.numerics`."""
-        known = self.numerics or numerics_of(self.cfg, self.world_size, not self.may_compile)
+        known = self.numerics or numerics_of(self.cfg, self.world_size, self.plain)
         steps = fused_steps_of(self.model, self.cfg, folded_layers)
         return {**known, "fused_steps": steps}
 

@@ -84,9 +84,8 @@ def evaluate(
         launcher: ``none``, ``pytorch`` or ``slurm``.
         submission: ``cityscapes``, ``ade20k`` or ``voc``: write into ``out_dir`` what that server
             takes, check it and pack it. Nothing is scored and no labels are read.
-        plain: Compute with the model's layers as they are, and make labels by torch; otherwise on
-            a CPU the model is folded, see :func:`~mmseg_resnest.models.fold_for_inference`, and
-            compiled loops make the labels (:mod:`mmseg_resnest.kernels.compiled`).
+        plain: Compute with the model's layers as they are; otherwise on a CPU the model is folded,
+            see :func:`~mmseg_resnest.models.fold_for_inference`.
         official: Run Cityscapes' official evaluation as well.
 
     Returns:
@@ -205,7 +204,7 @@ def _build_runner(
     cfg: Config, model: nn.Module, options: TestingOptions, outputs: _Outputs
 ) -> tuple[Runner, SavePredictionsHook]:
     runner = Runner.from_cfg(cfg, model=model)
-    runner.may_compile = not outputs.plain
+    runner.plain = outputs.plain
     runner.register_hook(TestProgressHook())
     if options.submission is None:
         runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))

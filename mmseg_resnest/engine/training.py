@@ -148,7 +148,7 @@ def _train(
     runner.config_values, runner.numerics = resolved.values, numerics
     runner.changes = start.changes
     del built
-    runner.may_compile = not options.plain
+    runner.plain = options.plain
     if folders:
         runner.before_saving = folders.check
     if machine.world_size == 1 and not options.plain and lay_channels_last(runner.model):

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.kernels.compiled import loaded_loops
 
 __all__ = ["SegmentationScores", "confusion_matrix", "scores_from_confusion"]
 
@@ -68,12 +67,6 @@ def confusion_matrix(
     if pred.numel() == 0:
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pred.device)
     pred, label = pred.reshape(-1), label.to(pred.device).reshape(-1)
-    loops = loaded_loops()
-    if loops is not None and pred.device.type == "cpu" and pred.dtype == label.dtype == torch.int64:
-        matrix = loops.confusion_matrix(pred, label, num_classes, ignore_index)
-        if matrix is not None:
-            return matrix
-        # Something is out of range; what follows says what.
     # In pieces that stay in the cache: a dozen passes over the memory of a map cost more than all
     # the arithmetic.
     step = _PIECE if pred.device.type == "cpu" else pred.numel()

@@ -92,24 +92,17 @@ class Segmentor:
             self._pipeline = _image_pipeline(cfg)
             self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
 
-    def fold(self, compiled: bool = False) -> Segmentor:
+    def fold(self) -> Segmentor:
         """Fold the network for speed, where it computes on a CPU; on a GPU nothing changes.
 
         See :func:`~mmseg_resnest.models.fold_for_inference`: the network's parameters have other
         names afterwards, so that it can be neither saved nor exported.
-
-        Args:
-            compiled: Whether compiled loops make the labels, too, where Numba is installed. That
-                pays from some fifty images on: the first use on a machine compiles for some
-                seconds (:mod:`mmseg_resnest.kernels.compiled`).
 
         Returns:
             The same model.
         """
         if self.device.type == "cpu":
             fold_for_inference(self.model)
-            if compiled and isinstance(self.model, EncoderDecoder):
-                self.model.compiled_labels = True
         return self
 
     @overload

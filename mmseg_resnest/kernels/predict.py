@@ -6,8 +6,7 @@ the rest to the image and takes the arg max: two maps of classes x height x widt
 steps is linear and works along rows and columns separately, so that all of them together are one
 matrix for the rows and one for the columns, with at most four numbers other than 0 in a line for
 two enlargements. Here these matrices are applied block by block, and a block's scores are reduced
-to labels while they are in the cache. On a GPU a kernel in Triton (:mod:`.triton_labels`) makes
-them pixel by pixel, where it runs (:mod:`.gpu`).
+to labels while they are in the cache.
 
 A resized score is a weighted mean of the scores around it. A class that lies below one and the
 same other class at every place that a block is made from is therefore below it in the whole block,
@@ -50,11 +49,6 @@ _BLOCK = (64, 128)
 # Bytes of the scores of the rows that are reduced at a time: they stay in a core's cache. On a GPU
 # nothing is gained by small pieces and a call costs more.
 _TILE_BYTES = {"cpu": 2**19, "cuda": 2**26}
-# Where a kernel in Triton may make the labels.
-_KERNEL_DEVICES = ("cuda",)
-# Scores at the size of the labels from which on the compiled loops are used: fewer are a matter of
-# milliseconds anyway.
-_LEAST_COMPILED = 2**20
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ def plain_label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
 
 
 @torch.no_grad()
-def label_map(scores: Tensor, steps: Sequence[Step] = (), compiled: bool = False) -> Tensor:
+def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
     """What :func:`plain_label_map` returns, without maps of scores at the size of the labels.
 
     Half precision scores are resized in float32.
@@ -161,9 +155,6 @@ def label_map(scores: Tensor, steps: Sequence[Step] = (), compiled: bool = False
     Args:
         scores: (N, C, h, w), on any device.
         steps: What is done to the scores, in order.
-        compiled: Whether compiled loops (:mod:`mmseg_resnest.kernels.compiled`) make the labels
-            where they can: on a CPU, in float32, where Numba is installed and the image is not
-            tiny. The first use on a machine compiles them, for some seconds.
 
     Returns:
         (N, H, W) int64, the class of the highest score, on the device of the scores.
@@ -173,24 +164,8 @@ def label_map(scores: Tensor, steps: Sequence[Step] = (), compiled: bool = False
         for step in steps:
             scores = step(scores)
         return torch.stack([argmax_classes(image) for image in scores])
-    fast = _on_a_gpu([(scores, steps)])
-    if fast is not None:
-        return fast
     labels = scores.new_empty((len(scores), height, width), dtype=torch.int64)
     dtype = _at_least_float32(scores)
-    loops = None
-    if (
-        compiled
-        and (scores.device.type, dtype) == ("cpu", torch.float32)
-        and scores.shape[1] * height * width >= _LEAST_COMPILED
-    ):
-        from .compiled import load_loops  # this file alone needs nothing but torch
-
-        loops = load_loops()
-    if loops is not None:
-        for image, out in zip(scores, labels, strict=True):
-            loops.label_map(image.to(dtype), steps, out)
-        return labels
     operator = Resampling(scores.shape[2:], steps, dtype, scores.device)
     for image, out in zip(scores, labels, strict=True):
         image = image.to(operator.dtype)
@@ -249,9 +224,6 @@ def summed_label_map(
     Returns:
         (H, W) int64.
     """
-    fast = _on_a_gpu([(scores[None], steps) for scores, steps in views], softmax)
-    if fast is not None:
-        return fast[0]
     operators = [
         Resampling(scores.shape[1:], steps, _at_least_float32(scores), scores.device)
         for scores, steps in views
@@ -274,24 +246,6 @@ def summed_label_map(
                     total[i] += tile
         labels[rows, columns] = torch.cat([_best(tile, 1) for tile in total])
     return labels
-
-
-def _on_a_gpu(
-    views: Sequence[tuple[Tensor, Sequence[Step]]], softmax: bool = False
-) -> Tensor | None:
-    """The labels by a kernel in Triton, or None where it does not run."""
-    first = views[0][0]
-    if first.device.type not in _KERNEL_DEVICES:
-        return None
-    from . import gpu  # on a CPU this file needs nothing but torch
-
-    alike = all((scores.dtype, scores.device) == (first.dtype, first.device) for scores, _ in views)
-    if alike and first.is_floating_point() and gpu.usable(first):
-        with gpu.falling_back():
-            from .triton_labels import view_labels
-
-            return view_labels(views, softmax)
-    return None
 
 
 def _effective(steps: Sequence[Step], height: int, width: int) -> tuple[list[Step], int, int]:

@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .._stack import BatchNorm
-from ..kernels import gpu
 from ..kernels.convolution import ProductConv2d
-from ..kernels.split_attention import Norm, fits, no_norm, split_attention
 from ..kernels.winograd import (
     Form,
     choose_form,
@@ -101,15 +99,10 @@ class FoldedConv2d(nn.Module):
                     self._transformed.pop(oldest, None)
                 self._transformed[forms] = weight
             return convolve(x, weight, self.bias, self.dilation[0], *forms, relu=self.relu)
-        out = self._direct(x, self.bias)
+        out = F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
         return out.relu_() if self.relu else out
-
-    def linear(self, x: Tensor) -> Tensor:
-        """The convolution of ``x`` alone, without bias and ReLU."""
-        return self._direct(x, None)
-
-    def _direct(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """What ``print(module)`` shows."""
@@ -135,10 +128,6 @@ class FoldedSplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
-        if gpu.usable(x):
-            y = self.conv.linear(x)
-            if fits(y):
-                return split_attention(y, self._norm(y), self.radix, self._gate)
         x = self.conv(x)
         count, channels = x.shape[0], x.shape[1] // self.radix
         # The mean of the sum of the splits is the sum of their means: one pass, no sum in memory.
@@ -162,11 +151,6 @@ class FoldedSplitAttention(nn.Module):
         count = len(means)
         weights = weights.view(count, self.groups, self.radix, -1).transpose(1, 2)
         return F.softmax(weights, dim=1).reshape(count, -1, 1, 1)
-
-    def _norm(self, y: Tensor) -> Norm:
-        """The bias of the convolution, added by the kernel that needs the sum."""
-        zeros, ones = no_norm(y.shape[1], y.device)
-        return Norm(zeros, ones, ones, zeros if self.conv.bias is None else self.conv.bias, False)
 
 
 class FoldedBottleneck(nn.Module):

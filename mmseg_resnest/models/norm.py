@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from .._stack import BatchNorm, SyncBatchNormFunction
 from ..errors import UserError
-from ..kernels.split_attention import Norm, sums_dtype
 from ..registry import MODELS
 
 
@@ -163,57 +162,6 @@ def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:
             )
     cfg["type"] = layer
     return build_norm_layer(cfg, channels)[1]
-
-
-def batch_norm_affine(norm: nn.Module, x: Tensor) -> Norm | None:
-    """What a batch norm does to ``x``, for kernels that do it in one pass with what follows.
-
-    In training, the statistics are those of ``x`` and the running ones move, as in ``norm(x)``;
-    ``norm`` itself must then not be called as well.
-
-    Args:
-        norm: The layer.
-        x: (N, C, H, W).
-
-    Returns:
-        The numbers, or None for anything but a batch norm of one process with running statistics,
-        momentum, weights and no hooks, and for a batch without variance; nothing has moved then.
-    """
-    plain = type(norm) is nn.BatchNorm2d or (type(norm) is SyncBN and norm._world_size() == 1)
-    if not plain or norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks:
-        return None
-    assert isinstance(norm, BatchNorm)
-    mean, var = norm.running_mean, norm.running_var
-    if mean is None or var is None or norm.momentum is None or not norm.affine:
-        return None
-    if not norm.training:
-        return Norm(
-            mean,
-            torch.rsqrt(var.to(sums_dtype(x)) + norm.eps),
-            norm.weight,
-            norm.bias,
-            of_batch=False,
-        )
-    values = x.numel() // x.shape[1]
-    if values <= 1:
-        return None
-    with torch.no_grad():
-        batch_mean, batch_var = _batch_statistics(x)
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        mean.lerp_(batch_mean.to(mean.dtype), norm.momentum)
-        var.lerp_((batch_var * (values / (values - 1))).to(var.dtype), norm.momentum)
-        invstd = torch.rsqrt(batch_var + norm.eps)
-    return Norm(batch_mean, invstd, norm.weight, norm.bias, of_batch=True)
-
-
-def _batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, in the dtype that sums are made in."""
-    if x.is_cuda:  # torch's own kernel for these alone; its momentum is for running ones
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-        return mean, var
-    var, mean = torch.var_mean(x.to(sums_dtype(x)), (0, 2, 3), correction=0)
-    return mean, var
 
 
 @contextmanager

@@ -98,9 +98,6 @@ class EncoderDecoder(StockEncoderDecoder):
     labels are made from the head's scores tile by tile (:mod:`mmseg_resnest.kernels.predict`), in
     a fraction of the time and memory; this package's tools set it where they need labels only.
 
-    ``compiled_labels`` lets compiled loops make those labels where Numba is installed, which pays
-    for tens of images (:mod:`mmseg_resnest.kernels.compiled`); it is False at first.
-
     Parts that the config names without a scope are looked for in this package first also when no
     default scope is set: MMSegmentation has a ResNeSt of its own that computes something else.
 
@@ -113,7 +110,6 @@ class EncoderDecoder(StockEncoderDecoder):
     """
 
     test_cfg: Any
-    compiled_labels: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with building():
@@ -229,7 +225,7 @@ class EncoderDecoder(StockEncoderDecoder):
         if data_samples is None:
             data_samples = [SegDataSample() for _ in inputs]
         for score, step, data_sample in zip(scores, steps, data_samples, strict=True):
-            labels = label_map(score[None], step, self.compiled_labels)
+            labels = label_map(score[None], step)
             data_sample.set_data({"pred_sem_seg": PixelData(data=labels)})
         return data_samples
 

@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..kernels import gpu
-from ..kernels.split_attention import fits, split_attention
-from .norm import batch_norm_affine, build_norm
+from .norm import build_norm
 
 
 class DropBlock2d(nn.Module):
@@ -64,9 +62,7 @@ class SplitAttentionConv2d(nn.Module):
 
     A grouped convolution makes ``radix`` splits; their sum, pooled over the image, decides through
     two 1x1 convolutions and a softmax over the splits (a sigmoid when there is one) how the splits
-    are weighted in the sum that leaves the block. On a GPU, kernels in Triton do all of it but the
-    convolutions (:mod:`mmseg_resnest.kernels.split_attention`), where they run and the block has a
-    batch norm of one process and drops nothing.
+    are weighted in the sum that leaves the block.
 
     Args:
         in_channels: Channels of the input.
@@ -140,16 +136,9 @@ class SplitAttentionConv2d(nn.Module):
         weights = weights.view(batch, self.groups, self.radix, -1).transpose(1, 2)
         return F.softmax(weights, dim=1).reshape(batch, -1, 1, 1)
 
-    def _drops(self) -> bool:
-        return self.training and isinstance(self.dropblock, DropBlock2d)
-
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
         x = self.conv(x)
-        if gpu.usable(x) and fits(x) and not self._drops():
-            norm = batch_norm_affine(self.bn0, x)
-            if norm is not None:
-                return split_attention(x, norm, self.radix, self.attention)
         x = self.relu(self.dropblock(self.bn0(x)))
         if self.radix == 1:
             return x * self.attention(F.adaptive_avg_pool2d(x, 1))

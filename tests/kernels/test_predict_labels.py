@@ -25,18 +25,6 @@ from mmseg_resnest.kernels.predict import (
 )
 
 EDGE = st.integers(1, 40)
-BOTH_WAYS = pytest.mark.parametrize("compiled", [False, True], ids=["torch", "compiled"])
-
-
-@pytest.fixture(autouse=True)
-def small_maps_too(request):
-    """Compiled loops, where a test asks for them, make maps of every size."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "_LEAST_COMPILED", 0)
-        if "compiled" in request.fixturenames and request.getfixturevalue("compiled"):
-            pytest.importorskip("numba", reason="Numba is not installed")
-            patch.setattr(predict, "_label_block", None)
-        yield
 
 
 def head_scores(count, classes, height, width, dtype=torch.float32, seed=0):
@@ -74,7 +62,6 @@ def steps_of_the_stack(draw):
     return [Resize((height, width), align_corners), crop, *mirrors, last]
 
 
-@BOTH_WAYS
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 30), st.integers(1, 12), st.integers(1, 12)),
@@ -91,42 +78,38 @@ def steps_of_the_stack(draw):
     block=(5, 7),
     tile_bytes=1,
 )
-def test_labels_are_those_of_the_plain_way(compiled, shape, steps, dtype, block, tile_bytes):
-    dtype = torch.float32 if compiled else dtype
+def test_labels_are_those_of_the_plain_way(shape, steps, dtype, block, tile_bytes):
     scores = head_scores(*shape, dtype=dtype, seed=sum(shape))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "_BLOCK", block)
         patch.setattr(predict, "_TILE_BYTES", {"cpu": tile_bytes})
-        assert_same_labels(label_map(scores, steps, compiled), scores, steps)
+        assert_same_labels(label_map(scores, steps), scores, steps)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("noise", [0.0, 100.0])
-@BOTH_WAYS
-def test_labels_at_the_sizes_of_ade20k(align_corners, noise, compiled):
+def test_labels_at_the_sizes_of_ade20k(align_corners, noise):
     """150 classes, the long edge at 520, back to the image: 99.99% and more are equal."""
     scores = head_scores(1, 150, 49, 65)
     scores += noise * torch.randn(scores.shape, generator=torch.Generator().manual_seed(1))
     steps = [Resize((390, 520), align_corners), Resize((256, 341), align_corners)]
-    labels = label_map(scores, steps, compiled)
+    labels = label_map(scores, steps)
     equal = (labels == plain_label_map(scores, steps)).double().mean()
     assert equal >= 0.9999
 
 
-@BOTH_WAYS
-def test_bfloat16_scores_are_resized_in_float32(compiled):
+def test_bfloat16_scores_are_resized_in_float32():
     scores = head_scores(1, 19, 16, 33, dtype=torch.bfloat16)
     steps = [Resize((128, 264), True), Resize((200, 300), True)]
     exact = plain_label_map(scores.float(), steps)
-    labels = label_map(scores, steps, compiled)
+    labels = label_map(scores, steps)
     assert (labels == exact).double().mean() >= 0.9999
     # The plain way rounds every resized score to 8 bits.
     assert (labels == plain_label_map(scores, steps)).double().mean() > 0.98
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(("classes", "size", "image"), [(150, 24, 200), (19, 48, 380)])
-def test_bfloat16_labels_of_regions_are_the_stacks(compiled, classes, size, image):
+def test_bfloat16_labels_of_regions_are_the_stacks(classes, size, image):
     """Regions of one class each, as after training: 99.9% are those of scores resized in it."""
     generator = torch.Generator().manual_seed(0)
     owner = torch.randint(0, classes, (1, 1, 4, 4), generator=generator)
@@ -135,33 +118,31 @@ def test_bfloat16_labels_of_regions_are_the_stacks(compiled, classes, size, imag
     sure = F.avg_pool2d(sure, 5, stride=1, padding=2, count_include_pad=False)
     scores = (10 * sure + torch.randn(sure.shape, generator=generator)).bfloat16()
     expected = F.interpolate(scores, (image, image), mode="bilinear").argmax(1)
-    labels = label_map(scores, [Resize((image, image), False)], compiled)
+    labels = label_map(scores, [Resize((image, image), False)])
     assert (labels == expected).double().mean() >= 0.999
 
 
-@BOTH_WAYS
-def test_equal_scores_have_the_lowest_class(compiled):
+def test_equal_scores_have_the_lowest_class():
     """Two classes are the same map: the lower one, everywhere, as by argmax."""
     scores = head_scores(1, 6, 9, 11)
     scores[:, 4] = scores[:, 1]
     scores[:, 0] = scores.amax(1)
     scores[:, 5] = scores[:, 0]
-    labels = label_map(scores, [Resize((70, 90), True)], compiled)
+    labels = label_map(scores, [Resize((70, 90), True)])
     assert not ((labels == 4) | (labels == 5)).any()
-    labels = label_map(torch.zeros(1, 3, 4, 4), [Resize((9, 9), False)], compiled)
+    labels = label_map(torch.zeros(1, 3, 4, 4), [Resize((9, 9), False)])
     assert torch.equal(labels[0], torch.zeros(9, 9, dtype=torch.int64))
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize("every", [False, True])
-def test_scores_that_are_not_finite_give_classes(every, compiled):
+def test_scores_that_are_not_finite_give_classes(every):
     scores = head_scores(1, 7, 9, 11)
     if every:
         scores[:] = float("nan")
     scores[0, 3, 4, 5] = float("nan")
     scores[0, 5, 1, 1] = float("inf")
     scores[0, 6] = float("-inf")
-    labels = label_map(scores, [Resize((70, 90), True)], compiled)
+    labels = label_map(scores, [Resize((70, 90), True)])
     assert 0 <= int(labels.min()) <= int(labels.max()) < 7
 
 
