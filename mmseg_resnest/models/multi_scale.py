@@ -1,19 +1,18 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The published multi-scale, flip and grid evaluation, in memory that does not grow with it.
+"""The published multi-scale, flip and grid evaluation, in memory that does not grow with scales.
 
 The image is scored at several scales in square windows, each also mirrored; every scale's scores
-are resized to the image and added up. What is computed is the protocol of the authors'
-PyTorch-Encoding repository, on which the published mIoU of the ResNeSt segmentation models rests;
-how it is computed differs in ways that change no value beyond the rounding of float32:
+are resized to the image and added up: the protocol of the authors' PyTorch-Encoding repository, on
+which the published mIoU of the ResNeSt segmentation models rests. Only the order of sums differs:
 
-- The map of one scale is never held whole. Its rows are final as soon as the window row below
-  them has been passed, so they are resized and added to the image's scores band by band.
+- The map of a scale is never held whole. Its rows are resized and added to the image's scores band
+  by band, as soon as the row of windows below them has been scored.
 - Windows of one scale run through the network as batches.
-- Where the logits come at the head's resolution, those of a window and of its mirror image are
-  added there, and only the part of the window that shows the image is resized, tile by tile.
+- Logits at the head's resolution are added to those of the mirror image there, and only the part of
+  a window that shows the image is resized.
 
-The peak is therefore the image's own scores, one crop-high band of the largest scale and the
-logits of one batch of windows, whatever the number of scales.
+The peak is the image's scores, one crop-high band of the largest scale and the logits of one batch
+of windows.
 """
 
 from __future__ import annotations
@@ -84,43 +83,28 @@ class MultiScaleGrid:
         for key in cfg:
             if key != "mode" and key not in known:
                 raise UserError(
-                    "config-value",
-                    f"config key {where}.{key} is not read by the multi-scale grid evaluation",
-                    f"remove it (known keys: {', '.join(known)})",
+                    "config-key",
+                    f"config key {where}.{key}",
+                    f"mode 'multi_scale_grid' does not read it; remove it, or use one of "
+                    f"{', '.join(known)}",
                 )
         settings = {key: cfg[key] for key in known if key in cfg}
         if "scales" in settings:
             scales = settings["scales"]
-            if (
-                not isinstance(scales, Sequence)
-                or isinstance(scales, str)
-                or len(scales) == 0
-                or not all(_is_number(scale) and 0 < scale < math.inf for scale in scales)
-            ):
-                raise UserError(
-                    "config-value",
-                    "",
-                    f"config key {where}.scales must be a non-empty list of positive numbers such "
-                    f"as (0.75, 1.0, 1.25), not {scales!r}",
-                )
+            check_value(
+                f"{where}.scales", scales, "a list of positive numbers, e.g. (0.75, 1.0)",
+                isinstance(scales, Sequence) and not isinstance(scales, str) and len(scales) > 0
+                and all(_is_number(scale) and 0 < scale < math.inf for scale in scales),
+            )  # fmt: skip
             settings["scales"] = tuple(float(scale) for scale in scales)
-        if not isinstance(settings.get("flip", True), bool):
-            raise UserError(
-                "config-value",
-                "",
-                f"config key {where}.flip must be True or False, not {settings['flip']!r}",
-            )
+        flip = settings.get("flip", True)
+        check_value(f"{where}.flip", flip, "True or False", isinstance(flip, bool))
         # A crop of one pixel would have windows no pixel apart.
         for key, least in (("base_size", 1), ("crop_size", 2), ("window_batch_size", 1)):
+            value = settings.get(key, least)
+            whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+            check_value(f"{where}.{key}", value, f"a whole number of at least {least}", whole)
             if key in settings:
-                value = settings[key]
-                if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                    raise UserError(
-                        "config-value",
-                        "",
-                        f"config key {where}.{key} must be one whole number of at least {least}, "
-                        f"not {value!r}",
-                    )
                 settings[key] = int(value)
         return cls(**settings)
 
@@ -141,6 +125,16 @@ class MultiScaleGrid:
         return max(int(1.0 * height * long_edge / width + 0.5), 1), long_edge
 
 
+def check_value(key: str, value: object, wanted: str, good: bool) -> None:
+    """Raise unless a value of a config is good.
+
+    Raises:
+        UserError: It is not; names the key and what is wanted.
+    """
+    if not good:
+        raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -157,11 +151,9 @@ def add_multi_scale_scores(
     """Adds the multi-scale scores of one image to ``scores``, in place and without gradients.
 
     For every scale the image is resized (bilinear, align_corners=True) so that its long edge is
-    ``ceil(base_size * scale)``, cut into windows that are padded right and bottom with black, and
-    scored: the exponential of their logits plus, with ``flip``, those of their mirror images,
-    summed first and exponentiated then, as published. Overlapping windows are averaged, and the
-    scale's scores are resized to the image and added. The label of a pixel is its arg max over the
-    classes.
+    ``ceil(base_size * scale)``, and cut into windows that are padded right and bottom with black.
+    A window scores the exponential of its logits plus, with ``flip``, those of its mirror image.
+    Overlapping windows are averaged, and the scale's scores are resized to the image and added.
 
     Source: multi-scale evaluation of PyTorch-Encoding (the ResNeSt authors' segmentation code).
 
@@ -357,9 +349,9 @@ class MultiScaleGridTTA(BaseTTAModel):
         if not hasattr(segmentor, "multi_scale_grid_inference"):
             raise UserError(
                 "config-value",
-                "config key tta_model",
-                f"MultiScaleGridTTA cannot evaluate a "
-                f"{type(segmentor).__name__}: set model.type to 'mmseg_resnest.EncoderDecoder'",
+                "config key model.type",
+                f"MultiScaleGridTTA cannot evaluate a {type(segmentor).__name__}; use "
+                "'mmseg_resnest.EncoderDecoder'",
             )
         segmentor.test_cfg = dict(mode="multi_scale_grid", **settings)
 
@@ -381,9 +373,8 @@ class MultiScaleGridTTA(BaseTTAModel):
             raise UserError(
                 "config-value",
                 "config key tta_pipeline",
-                "MultiScaleGridTTA makes its own scales and mirror "
-                "images; take TestTimeAug out, so that the pipeline is LoadImageFromFile, "
-                "LoadAnnotations, PackSegInputs",
+                "MultiScaleGridTTA makes scales and mirror images itself: remove TestTimeAug; "
+                "LoadImageFromFile, LoadAnnotations and PackSegInputs remain",
             )
         return self.module.test_step(data)
 
@@ -395,6 +386,6 @@ class MultiScaleGridTTA(BaseTTAModel):
         """
         if any(len(data_samples) != 1 for data_samples in data_samples_list):
             raise UserError(
-                "input", "MultiScaleGridTTA makes one prediction an image", "nothing to merge"
+                "config-value", "config key tta_pipeline", "it must make one version of an image"
             )
         return [data_samples[0] for data_samples in data_samples_list]

@@ -79,17 +79,18 @@ class SyncBN(BatchNorm):
         world_size = self._world_size()
         if self.training and world_size == 1 and input.numel() == input.shape[1]:
             raise UserError(
-                "size-mismatch",
-                "batch norm cannot train on one image per batch",
-                "its statistics over globally "
-                "pooled features need at least two; set train_dataloader.batch_size to 2 or more",
+                "config-value",
+                "config key train_dataloader.batch_size",
+                "must be at least 2: batch norm cannot train on one globally pooled image",
             )
         if world_size == 1:
             return super().forward(input)
         self._check_input_dim(input)
         if self.momentum is None or not self.track_running_stats:
             raise UserError(
-                "input", "norm_cfg", "SyncBN over processes needs momentum and running statistics"
+                "argument",
+                "norm_cfg",
+                "SyncBN needs momentum and running statistics",
             )
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
@@ -144,21 +145,19 @@ def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:
     """
     cfg = dict(norm_cfg)
     if "type" not in cfg:
-        raise UserError(
-            "input", "norm_cfg has no 'type'", f"{cfg}; use for example dict(type='BN')"
-        )
+        raise UserError("argument", "norm_cfg.type", "is missing; for example dict(type='BN')")
     layer = MODELS.get(cfg["type"]) if isinstance(cfg["type"], str) else cfg["type"]
     if layer is None:
         raise UserError(
-            "input", "", f"norm_cfg.type={cfg['type']!r} is not known; use BN, SyncBN or GN"
+            "argument", "norm_cfg.type", f"{cfg['type']!r} is not known; use BN, SyncBN or GN"
         )
     if layer is nn.GroupNorm:
         groups = cfg.get("num_groups")
         if not isinstance(groups, int) or groups < 1 or channels % groups:
             raise UserError(
-                "input",
-                "",
-                f"norm_cfg.num_groups={groups} does not divide the {channels} channels of a layer",
+                "argument",
+                "norm_cfg.num_groups",
+                f"{groups} does not divide the {channels} channels of a layer",
             )
     cfg["type"] = layer
     return build_norm_layer(cfg, channels)[1]

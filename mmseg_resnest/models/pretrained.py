@@ -50,10 +50,9 @@ class Pretrained:
             state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if not state:
                 raise UserError(
-                    "input",
-                    f"checkpoint {self.checkpoint}",
-                    f"no key starts with {prefix}, the prefix of "
-                    "init_cfg; take prefix out, or name the one of the file",
+                    "checkpoint",
+                    self.checkpoint,
+                    f"no key starts with {prefix}; remove prefix from init_cfg or correct it",
                 )
         print_log(f"load {self.prefix or 'weights'} from {self.checkpoint}", logger="current")
         load_state_dict(module, state, strict=False, logger="current")

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from .._stack import BatchNorm
 from ..errors import UserError
 from ..registry import MODELS
+from ..weights import load_backbone
 from .norm import build_norm, frozen_batch_statistics
 from .split_attention import DropBlock2d, SplitAttentionConv2d
 
@@ -211,19 +212,11 @@ class ResNeSt(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         columns = _resolve_arch(arch)
-        if output_stride not in _STAGES:
-            raise UserError(
-                "argument", "ResNeSt", f"output_stride={output_stride!r} must be 8, 16 or 32"
-            )
         out_indices = tuple(out_indices)
-        if not out_indices or any(i not in (0, 1, 2, 3) for i in out_indices):
-            raise UserError(
-                "argument", "ResNeSt", f"out_indices={out_indices} must be stages from 0 to 3"
-            )
-        if frozen_stages not in range(-1, 5):
-            raise UserError(
-                "argument", "ResNeSt", f"frozen_stages={frozen_stages!r} must be from -1 to 4"
-            )
+        stages = bool(out_indices) and all(i in (0, 1, 2, 3) for i in out_indices)
+        _check("output_stride", output_stride, "8, 16 or 32", output_stride in _STAGES)
+        _check("out_indices", out_indices, "stages from 0 to 3", stages)
+        _check("frozen_stages", frozen_stages, "from -1 to 4", frozen_stages in range(-1, 5))
         norm_cfg = dict(type="BN") if norm_cfg is None else dict(norm_cfg)
         self.arch = columns
         self.output_stride = output_stride
@@ -303,8 +296,6 @@ class ResNeSt(BaseModule):
             return
         if getattr(self, "is_init", False):
             return
-        from ..weights import load_backbone  # the loader is not needed to build a network
-
         load_backbone(self, pretrained[-1]["checkpoint"], prefix=pretrained[-1].get("prefix"))
         self.is_init = True
         print_log(
@@ -370,31 +361,23 @@ def _resolve_arch(arch: str | Mapping[str, Any]) -> dict[str, Any]:
         if arch not in ARCHITECTURES:
             near = difflib.get_close_matches(arch, ARCHITECTURES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(
-                "input", "ResNeSt", f"arch={arch!r} is not one of {', '.join(ARCHITECTURES)}{hint}"
-            )
+            _check("arch", arch, f"one of {', '.join(ARCHITECTURES)}{hint}", False)
         return dict(ARCHITECTURES[arch])
-    if not isinstance(arch, Mapping):
-        raise UserError(
-            "argument", "ResNeSt", f"arch must be a name or a mapping, not {type(arch).__name__}"
-        )
-    unknown = sorted(set(arch) - set(ARCHITECTURES["resnest50"]))
-    if unknown or "blocks" not in arch:
-        what = f"unknown keys {unknown}" if unknown else "no key 'blocks'"
-        raise UserError(
-            "input",
-            "ResNeSt",
-            f"arch has {what}; the keys are {', '.join(ARCHITECTURES['resnest50'])}",
-        )
+    _check("arch", arch, "a name or a mapping", isinstance(arch, Mapping))
+    for key in arch:
+        known = ", ".join(ARCHITECTURES["resnest50"])
+        _check(f"arch.{key}", key, f"one of the keys {known}", key in ARCHITECTURES["resnest50"])
+    _check("arch.blocks", None, "the number of blocks of each stage", "blocks" in arch)
     columns = {**ARCHITECTURES["resnest50"], **arch, "blocks": tuple(arch["blocks"])}
     blocks = columns["blocks"]
-    if len(blocks) != 4 or any(not isinstance(n, int) or n < 1 for n in blocks):
-        raise UserError(
-            "argument", "ResNeSt", f"arch.blocks={blocks} must be four positive numbers"
-        )
+    positive = len(blocks) == 4 and all(isinstance(n, int) and n >= 1 for n in blocks)
+    _check("arch.blocks", blocks, "four positive numbers", positive)
     for key in ("radix", "groups", "base_width", "stem_width"):
-        if not isinstance(columns[key], int) or columns[key] < 1:
-            raise UserError(
-                "argument", "ResNeSt", f"arch.{key}={columns[key]!r} must be a positive number"
-            )
+        value = columns[key]
+        _check(f"arch.{key}", value, "a positive number", isinstance(value, int) and value >= 1)
     return columns
+
+
+def _check(name: str, value: object, wanted: str, good: bool) -> None:
+    if not good:
+        raise UserError("argument", f"ResNeSt argument {name}", f"must be {wanted}, not {value!r}")

@@ -20,7 +20,7 @@ from .._stack import normalisation
 from ..errors import UserError
 from ..kernels.predict import Crop, Mirror, Resize, Step, argmax_classes, label_map
 from ..registry import MODELS, building
-from .multi_scale import MultiScaleGrid, add_multi_scale_scores
+from .multi_scale import MultiScaleGrid, add_multi_scale_scores, check_value
 
 _MODES = ("whole", "slide", "multi_scale_grid")
 _KEYS = ("mode", "stride", "keep_scores", *MultiScaleGrid.keys())
@@ -35,50 +35,30 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
     Raises:
         UserError: the mode, a key or a value is wrong; the message names ``model.test_cfg.KEY``.
     """
+    where = "model.test_cfg"
     mode = test_cfg.get("mode", "whole")
-    if mode not in _MODES:
-        raise UserError(
-            "config-value",
-            "",
-            f"config key model.test_cfg.mode must be one of {_MODES}, not {mode!r}",
-        )
+    check_value(f"{where}.mode", mode, f"one of {', '.join(_MODES)}", mode in _MODES)
     for key in test_cfg:
         if key not in _KEYS:
             raise UserError(
-                "config-value",
-                f"config key model.test_cfg.{key} is unknown",
-                f"remove it (known keys: {', '.join(_KEYS)})",
+                "config-key", f"config key {where}.{key}", f"is not one of {', '.join(_KEYS)}"
             )
-    if not isinstance(test_cfg.get("keep_scores", True), bool):
-        raise UserError(
-            "config-value",
-            "",
-            "config key model.test_cfg.keep_scores must be True or False, not "
-            f"{test_cfg['keep_scores']!r}",
-        )
+    keep = test_cfg.get("keep_scores", True)
+    check_value(f"{where}.keep_scores", keep, "True or False", isinstance(keep, bool))
     if mode == "multi_scale_grid":
-        MultiScaleGrid.from_config(_of_the_grid(test_cfg), "model.test_cfg")
+        MultiScaleGrid.from_config(_of_the_grid(test_cfg), where)
     if mode == "slide":
         for key in ("crop_size", "stride"):
             pair = test_cfg.get(key)
-            if (
-                not isinstance(pair, Sequence)
-                or len(pair) != 2
-                or not all(isinstance(edge, int) and edge > 0 for edge in pair)
-            ):
-                raise UserError(
-                    "config-value",
-                    "",
-                    f"config key model.test_cfg.{key} must be two positive whole numbers, height "
-                    f"and width, in mode 'slide', not {pair!r}",
-                )
-        if any(s > c for s, c in zip(test_cfg["stride"], test_cfg["crop_size"], strict=True)):
-            raise UserError(
-                "size-mismatch",
-                "",
-                f"config key model.test_cfg.stride {test_cfg['stride']} leaves gaps between "
-                f"windows of model.test_cfg.crop_size {test_cfg['crop_size']}: make it smaller",
+            good = (
+                isinstance(pair, Sequence)
+                and len(pair) == 2
+                and all(isinstance(edge, int) and edge > 0 for edge in pair)
             )
+            check_value(f"{where}.{key}", pair, "height and width in pixels", good)
+        crop, stride = test_cfg["crop_size"], test_cfg["stride"]
+        closed = all(s <= c for s, c in zip(stride, crop, strict=True))
+        check_value(f"{where}.stride", stride, f"at most crop_size, {crop}", closed)
 
 
 def _of_the_grid(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +74,7 @@ class EncoderDecoder(StockEncoderDecoder):
     evaluation, with the keys of :class:`~mmseg_resnest.models.multi_scale.MultiScaleGrid`.
 
     ``test_cfg.keep_scores`` says whether predictions hold the scores at the image's size
-    (``seg_logits``) beside the labels. True, the default, is MMSegmentation's way. With False the
+    (``seg_logits``) beside the labels, as MMSegmentation does; True is the default. With False
     labels are made from the head's scores tile by tile (:mod:`mmseg_resnest.kernels.predict`), in
     a fraction of the time and memory; this package's tools set it where they need labels only.
 
@@ -162,10 +142,10 @@ class EncoderDecoder(StockEncoderDecoder):
         settings = MultiScaleGrid.from_config(_of_the_grid(self.test_cfg or {}), "model.test_cfg")
         if self.out_channels == 1:
             raise UserError(
-                "classes",
+                "config-conflict",
                 "config key model.test_cfg.mode",
-                "'multi_scale_grid' compares the scores of classes "
-                "and model.decode_head.out_channels is 1: use out_channels=2, or mode='whole'",
+                "'multi_scale_grid' needs a score for each class, and "
+                "model.decode_head.out_channels is 1: set it to 2, or mode to 'whole'",
             )
         count, _, height, width = inputs.shape
         scores = torch.zeros(

@@ -31,9 +31,9 @@ class DropBlock2d(nn.Module):
     def __init__(self, drop_prob: float, block_size: int = 3) -> None:
         super().__init__()
         if not 0.0 <= drop_prob < 1.0:
-            raise UserError("argument", "", f"dropblock_prob={drop_prob} must be in [0, 1)")
+            raise UserError("argument", "dropblock_prob", f"must be in [0, 1), not {drop_prob}")
         if block_size < 1:
-            raise UserError("size-mismatch", "", f"dropblock_size={block_size} must be 1 or more")
+            raise UserError("argument", "dropblock_size", f"must be at least 1, not {block_size}")
         self.drop_prob = drop_prob
         self.block_size = block_size
 

@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.models import SyncBN
 from mmseg_resnest.models.norm import build_norm, frozen_batch_statistics
 
@@ -33,7 +33,7 @@ def test_any_number_of_dimensions(shape):
 
 def test_one_value_a_channel_is_refused_in_training_only():
     norm = SyncBN(5)
-    with pytest.raises(UserError, match="batch_size"):
+    with raises_user_error("config-value", "train_dataloader.batch_size"):
         norm(torch.randn(1, 5, 1, 1))
     assert norm.eval()(torch.randn(1, 5, 1, 1)).shape == (1, 5, 1, 1)
 
@@ -103,5 +103,5 @@ def test_frozen_statistics_come_back():
 
 @pytest.mark.parametrize("cfg", [dict(), dict(type="nope"), dict(type="GN", num_groups=3)])
 def test_bad_norm_cfg(cfg):
-    with pytest.raises(UserError, match="norm_cfg"):
+    with raises_user_error("argument", "norm_cfg"):
         build_norm(cfg, 4)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmseg.models.backbones import ResNeSt as StockResNeSt
 from torch import nn
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.models import ARCHITECTURES, DropBlock2d, ResNeSt
 from mmseg_resnest.registry import MODELS
 
@@ -458,12 +458,12 @@ def test_registered_and_found_from_a_config():
 @pytest.mark.parametrize(
     ("kwargs", "named"),
     [
-        (dict(arch="resnest51"), "resnest50"),
+        (dict(arch="resnest51"), "arch"),
         (dict(arch=50), "arch"),
-        (dict(arch=dict(radix=2)), "blocks"),
-        (dict(arch=dict(blocks=(1, 1, 1, 1), width=3)), "width"),
-        (dict(arch=dict(blocks=(1, 1, 1))), "blocks"),
-        (dict(arch=dict(blocks=(1, 1, 1, 1), radix=0)), "radix"),
+        (dict(arch=dict(radix=2)), "arch.blocks"),
+        (dict(arch=dict(blocks=(1, 1, 1, 1), width=3)), "arch.width"),
+        (dict(arch=dict(blocks=(1, 1, 1))), "arch.blocks"),
+        (dict(arch=dict(blocks=(1, 1, 1, 1), radix=0)), "arch.radix"),
         (dict(output_stride=4), "output_stride"),
         (dict(out_indices=(4,)), "out_indices"),
         (dict(out_indices=()), "out_indices"),
@@ -475,11 +475,11 @@ def test_registered_and_found_from_a_config():
     ],
 )
 def test_bad_arguments_are_named(kwargs, named):
-    with pytest.raises(UserError, match=named), torch.device("meta"):
+    with raises_user_error("argument", named), torch.device("meta"):
         ResNeSt(**kwargs)
 
 
 def test_training_on_one_image_says_what_to_do():
     model = small_resnest(norm_cfg=dict(type="SyncBN")).train()
-    with pytest.raises(UserError, match="batch_size"):
+    with raises_user_error("config-value", "train_dataloader.batch_size"):
         model(torch.randn(1, 3, 32, 32))
