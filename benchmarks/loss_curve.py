@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from mmseg_resnest.datasets import merge_steps
 from mmseg_resnest.io.memory import keep_freed_memory
-from mmseg_resnest.models import ARCHITECTURES, lay_channels_last
+from mmseg_resnest.models import ARCHITECTURES, use_channels_last
 from mmseg_resnest.registry import DATASETS, MODELS
 from mmseg_resnest.weights import convert_state_dict
 
@@ -68,7 +68,7 @@ def make_model(way: str, seed: int) -> Any:
         return stock.train()
     model = build(our_backbone(COLUMNS), "mmseg_resnest.EncoderDecoder", "CrossEntropyLoss")
     model.load_state_dict(convert_state_dict(stock.state_dict()))
-    lay_channels_last(model)
+    use_channels_last(model)
     return model.train()
 
 

@@ -15,7 +15,7 @@ from harness import Comparison, Work
 from models import our_model, stock_model, training_step
 
 from mmseg_resnest.io.memory import keep_freed_memory
-from mmseg_resnest.models import lay_channels_last
+from mmseg_resnest.models import use_channels_last
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZE = (480, 480)
@@ -29,7 +29,7 @@ def stack(case: str) -> Work:
 def ours(case: str) -> Work:
     keep_freed_memory()  # as tools/train.py does
     model = our_model(50).to(DEVICE)
-    lay_channels_last(model)
+    use_channels_last(model)
     return training_step(model, SIZE, 2)
 
 

@@ -42,7 +42,7 @@ from mmseg_resnest.engine.tracking import check_services
 from mmseg_resnest.engine.watch import explain_lost_processes
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import plot_curves, read_scalars
-from mmseg_resnest.models import lay_channels_last
+from mmseg_resnest.models import use_channels_last
 from mmseg_resnest.version import __version__
 from mmseg_resnest.weights import load_checkpoint
 
@@ -151,7 +151,7 @@ def _train(
     runner.plain = options.plain
     if folders:
         runner.before_saving = folders.check
-    if machine.world_size == 1 and not options.plain and lay_channels_last(runner.model):
+    if machine.world_size == 1 and not options.plain and use_channels_last(runner.model):
         numerics["memory_order"] = "channels_last"
     notes += rounding_notes(numerics, before)
     title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name

@@ -4,7 +4,7 @@
 from .folding import fold_for_inference
 from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from .losses import CrossEntropyLoss
-from .memory_format import lay_channels_last
+from .memory_format import use_channels_last
 from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
 from .norm import SyncBN
 from .pretrained import Pretrained
@@ -30,5 +30,5 @@ __all__ = [
     "SplitAttentionConv2d",
     "SyncBN",
     "fold_for_inference",
-    "lay_channels_last",
+    "use_channels_last",
 ]

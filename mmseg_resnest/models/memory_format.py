@@ -19,7 +19,7 @@ from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedP
 from .resnest import ResNeSt
 from .segmentor import EncoderDecoder
 
-__all__ = ["lay_channels_last"]
+__all__ = ["use_channels_last"]
 
 # Those that are tested with it. A module that takes the usual order for granted would fail.
 _HEADS = (
@@ -28,7 +28,7 @@ _HEADS = (
 )
 
 
-def lay_channels_last(model: nn.Module) -> bool:
+def use_channels_last(model: nn.Module) -> bool:
     """Lays a segmentor's weights, and with them its feature maps, channels last, on a CPU.
 
     Convolutions become matrix products where those are quicker (:class:`ProductConv2d`). The order

@@ -18,7 +18,7 @@ from mmseg_resnest.kernels import convolution
 from mmseg_resnest.models import (
     ARCHITECTURES,
     fold_for_inference,
-    lay_channels_last,
+    use_channels_last,
 )
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -72,7 +72,7 @@ def test_it_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "_MANY_CHANNELS", 1)
     plain = model_of(name)
     other = copy.deepcopy(plain)
-    assert lay_channels_last(other)
+    assert use_channels_last(other)
     weight = other.backbone.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     maps = other.backbone(torch.randn(2, 3, 32, 32, dtype=torch.float64))
@@ -87,7 +87,7 @@ def test_it_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_trained_is_folded_as_any_other() -> None:
     plain = model_of("deeplabv3_resnest26_camvid").float().eval()
     other = copy.deepcopy(plain)
-    assert lay_channels_last(other)
+    assert use_channels_last(other)
     names = [name for name, _ in fold_for_inference(plain).named_buffers()]
     assert [name for name, _ in fold_for_inference(other).named_buffers()] == names
     images = torch.randn(1, 3, 64, 64)
@@ -102,11 +102,11 @@ def test_what_is_not_known_to_work_stays_as_it_is() -> None:
 
     model = model_of("fcn_resnest14_scenes")
     strides = model.backbone.layer1[0].conv2.conv.weight.stride()
-    assert not lay_channels_last(nn.Conv2d(3, 4, 3))
+    assert not use_channels_last(nn.Conv2d(3, 4, 3))
     own = copy.deepcopy(model)
     own.auxiliary_head = Own()
     stock = copy.deepcopy(model)
     stock.backbone = nn.Conv2d(3, 4, 3)
     for other in (own, stock):
-        assert not lay_channels_last(other)
+        assert not use_channels_last(other)
     assert own.backbone.layer1[0].conv2.conv.weight.stride() == strides
