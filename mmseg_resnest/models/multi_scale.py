@@ -102,8 +102,13 @@ class MultiScaleGrid:
         # A crop of one pixel would have windows no pixel apart.
         for key, least in (("base_size", 1), ("crop_size", 2), ("window_batch_size", 1)):
             value = settings.get(key, least)
-            whole = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
-            check_value(f"{where}.{key}", value, f"a whole number of at least {least}", whole)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            check_value(
+                f"{where}.{key}",
+                value,
+                f"a whole number of at least {least}",
+                whole and int(value) >= least,
+            )
             if key in settings:
                 settings[key] = int(value)
         return cls(**settings)
