@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import resource
 import statistics
 import sys
@@ -24,14 +23,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.hooks import describe_model, print_header
-from mmseg_resnest.engine.label_predictions import predict_labels_only
-from mmseg_resnest.engine.preflight import check_checkpoint, check_device
-from mmseg_resnest.engine.resolve import enable_amp
-from mmseg_resnest.engine.runner import build_model
-from mmseg_resnest.errors import UserError
+from ..errors import UserError
+from .checkpoint import load_weights
+from .config import require
+from .hooks import describe_model, print_header
+from .label_predictions import predict_labels_only
+from .launch import describe_device
+from .model import build_model
+from .preflight import check_checkpoint, check_device
+from .resolve import enable_amp
 
 __all__ = ["benchmark", "count_flops", "count_parameters", "default_shape", "print_benchmark"]
 
@@ -76,32 +76,30 @@ def default_shape(cfg: Config) -> tuple[int, int]:
     return 512, 512
 
 
-class _Memory:
-    """The largest amount of memory since the start: of the GPU, or of this process."""
+def _start_memory(device: torch.device) -> None:
+    """Forget the peak of memory so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # proc(5): the peak is what is resident now
+        Path("/proc/self/clear_refs").write_text("5")
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            return
-        with contextlib.suppress(OSError):  # proc(5): the peak is what is resident now
-            Path("/proc/self/clear_refs").write_text("5")
 
-    def peak(self) -> int:
-        """In bytes."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        with contextlib.suppress(OSError):
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the GPU since :func:`_start_memory`, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _measure(
     step: Callable[[], object], images: int, device: torch.device, seconds: float, what: str
 ) -> dict[str, Any]:
-    """Run a step over and over; images a second from the median of the runs' times."""
+    """Run a step again and again; images a second from the median time."""
 
     def timed() -> float:
         begin = time.perf_counter()
@@ -112,23 +110,20 @@ def _measure(
 
     for _ in range(_WARM_UP):
         timed()
-    memory = _Memory(device)
+    _start_memory(device)
     times: list[float] = []
     end = time.monotonic() + seconds
     with tqdm(desc=what, disable=None, leave=False, unit=" runs", file=sys.stderr) as bar:
-        for _ in itertools.count():
+        while len(times) < 3 or time.monotonic() <= end:
             times.append(timed())
             bar.update()
-            if time.monotonic() > end and len(times) >= 3:
-                break
-    each = statistics.median(times)
     return {
         "batch": images,
         "runs": len(times),
-        "images_per_second": images / each,
+        "images_per_second": images / statistics.median(times),
         "slowest_images_per_second": images / max(times),
         "fastest_images_per_second": images / min(times),
-        "memory_bytes": memory.peak(),
+        "memory_bytes": _peak_memory(device),
     }
 
 
@@ -144,10 +139,9 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure a config's model.
 
-    Images are random ones in memory: reading and augmenting files is not in the times. Testing is
-    all that is done with an image from its pixels to its label map, by the config's
-    ``model.test_cfg`` (with several scales or windows where that says so). A training step is
-    forward, backward and the optimizer's step.
+    Images are random ones in memory: reading and augmenting files is not measured. Testing goes
+    from pixels to label map by the config's ``model.test_cfg``. A training step is forward,
+    backward and the optimizer's step.
 
     Args:
         cfg: A checked config.
@@ -170,20 +164,18 @@ def benchmark(
     """
     require(cfg, ("model",), "measuring a model")
     if batch_size < 1:
-        raise UserError("size-mismatch", f"--batch-size {batch_size}", "must be at least 1")
+        raise UserError("argument", f"--batch-size {batch_size}", "must be at least 1")
     height, width = shape or default_shape(cfg)
     if min(height, width) < 32:
-        raise UserError(
-            "size-mismatch", f"--shape {height} {width}", "must be at least 32 x 32 pixels"
-        )
+        raise UserError("argument", f"--shape {height} {width}", "must be at least 32 x 32 pixels")
     where = check_device(device)
     if training:
         require(cfg, ("optim_wrapper",), "measuring training")
         if batch_size < 2:
             raise UserError(
-                "size-mismatch",
+                "argument",
                 "--train",
-                "batch norm needs at least two images; --batch-size 2 or more",
+                "batch norm needs at least two images: --batch-size 2 or more",
             )
     if checkpoint is not None:
         check_checkpoint(checkpoint, "--checkpoint")
@@ -199,7 +191,9 @@ def benchmark(
             "config": cfg.filename,
             "model": describe_model(model, cfg, None),
             "shape": [height, width],
-            "device": _name(where),
+            "device": torch.cuda.get_device_name(where)
+            if where.type == "cuda"
+            else describe_device(),
             "parameters": count_parameters(model),
             "flops": count_flops(model, (height, width)),
         }
@@ -232,13 +226,6 @@ def benchmark(
     return result
 
 
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads != 1 else ''}"
-
-
 def _sample(height: int, width: int, classes: int) -> SegDataSample:
     """A label map of random classes, with what the stack wants to know of an image."""
     size = (height, width)
@@ -252,36 +239,26 @@ def print_benchmark(result: Mapping[str, Any]) -> None:
     """Print what :func:`benchmark` returned."""
     counts = dict(result["parameters"])
     total, trained = counts.pop("all"), counts.pop("trained", 0)
-    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())
     height, width = result["shape"]
     flops = result["flops"]
+    some = f", {trained:,} of them trained" if trained < total else ""
     rows = [
         ("model", result["model"]),
         ("config", str(result["config"])),
         ("device", result["device"]),
-        (
-            "parameters",
-            f"{total:,}" + (f", {trained:,} of them trained" if trained < total else ""),
-        ),
-        ("", parts),
-        (
-            "FLOPs",
-            f"{flops / 1e9:.2f} G for an image of {height} x {width} "
-            f"({flops / 2e9:.2f} G multiply-adds)",
-        ),
-    ]
+        ("parameters", f"{total:,}{some}"),
+        ("", ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in counts.items())),
+        ("FLOPs", f"{flops / 1e9:.2f} G for an image of {height} x {width} "
+                  f"({flops / 2e9:.2f} G multiply-adds)"),
+    ]  # fmt: skip
     for what in ("testing", "training"):
-        run = result[what]
-        if run is None:
-            continue
-        rows += [
-            (
-                what,
-                f"{run['images_per_second']:.2f} images/s in batches of {run['batch']}, "
-                f"{run['precision']} (median of {run['runs']} runs; "
-                f"{run['slowest_images_per_second']:.2f} to "
-                f"{run['fastest_images_per_second']:.2f})",
-            ),
-            ("", f"{run['memory_bytes'] / 2**20:,.0f} MiB of memory at the most"),
-        ]
+        if run := result[what]:
+            median, *ends = (
+                run[f"{kind}images_per_second"] for kind in ("", "slowest_", "fastest_")
+            )
+            rows += [
+                (what, f"{median:.2f} images/s in batches of {run['batch']}, {run['precision']} "
+                       f"(median of {run['runs']} runs; {ends[0]:.2f} to {ends[1]:.2f})"),
+                ("", f"peak memory {run['memory_bytes'] / 2**20:,.0f} MiB"),
+            ]  # fmt: skip
     print_header(rows)

@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.preflight import check_data
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import legend, overlay
-from mmseg_resnest.io.image_files import save_image, unique_stems
-from mmseg_resnest.registry import DATASETS
+from ..errors import UserError
+from ..evaluation import legend, overlay
+from ..io.image_files import save_image, unique_stems
+from ..registry import DATASETS
+from .config import require
+from .preflight import check_data
 
 __all__ = ["Step", "browse", "draw_sample"]
 
 _EDGE = 288  # pixels of the longer edge of a picture of a sheet
 _MARGIN, _GAP, _LINE = 16, 12, 22
+_Cell = tuple[str, NDArray[np.uint8]]  # a line of text and the picture below it
 
 
 class Step:
@@ -48,14 +49,18 @@ class Step:
         self.image = np.clip(np.rint(image[:, :, ::-1]), 0, 255).astype(np.uint8)
         labels = sample.get("gt_seg_map")
         self.labels = None if labels is None else np.array(labels)
-        height, width = image.shape[:2]
-        parts = [f"{width} x {height}"]
+        self.text = f"{image.shape[1]} x {image.shape[0]}"
         if sample.get("flip"):
-            parts.append("mirrored")
+            self.text += ", mirrored"
         scale = sample.get("scale_factor")
         if scale is not None and not np.allclose(scale, 1):
-            parts.append(f"scaled {float(np.mean(scale)):.2f}")
-        self.text = ", ".join(parts)
+            self.text += f", scaled {float(np.mean(scale)):.2f}"
+
+    def coloured(self, palette: Sequence[Sequence[int]], opacity: float) -> NDArray[np.uint8]:
+        """The image under its labels' colours, (H, W, 3) RGB, uint8."""
+        if self.labels is None:
+            return self.image
+        return overlay(self.image, self.labels, palette, opacity)
 
 
 def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
@@ -70,7 +75,7 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
         What each step that left an image made of it; the first is the image as it was loaded.
 
     Raises:
-        UserError: The pipeline loads no image.
+        UserError: The pipeline loads no image, or drops it.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -82,60 +87,17 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
             break
         sample = transform(sample)
         if sample is None:
-            raise UserError("input", name, f"drops image {index} of the data set")
+            raise UserError("dataset", f"transform {name}", f"drops image {index} of the data set")
         if "img" not in sample:
             continue
         step = Step(name, sample)
         if steps and steps[-1].labels is None and step.labels is not None:
-            steps[-1] = Step(steps[-1].name, sample)  # labels loaded: no step of its own
+            steps[-1] = Step(steps[-1].name, sample)  # loading labels is not a step of its own
         else:
             steps.append(step)
     if not steps:
-        raise UserError("input", "the pipeline loads no image", "it has no LoadImageFromFile")
+        raise UserError("config-value", "pipeline", "loads no image; add LoadImageFromFile")
     return steps
-
-
-def _colours(step: Step, palette: Sequence[Sequence[int]], opacity: float) -> NDArray[np.uint8]:
-    if step.labels is None:
-        return step.image
-    return overlay(step.image, step.labels, palette, opacity)
-
-
-def _sheet(
-    title: str,
-    rows: Sequence[Sequence[tuple[str, NDArray[np.uint8]]]],
-    key: NDArray[np.uint8] | None,
-) -> Image.Image:
-    """Rows of pictures with a line of text above each; a legend below."""
-    font, bold = ImageFont.load_default(13), ImageFont.load_default(17)
-    scaled = []
-    for some in rows:
-        pictures = []
-        for text, pixels in some:
-            factor = _EDGE / max(pixels.shape[:2])
-            size = (
-                max(1, round(pixels.shape[1] * factor)),
-                max(1, round(pixels.shape[0] * factor)),
-            )
-            pictures.append((text, Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)))
-        scaled.append(pictures)
-    columns = max(len(row) for row in scaled)
-    width = 2 * _MARGIN + columns * (_EDGE + _GAP) - _GAP
-    heights = [_LINE + max(p.height for _, p in line) + _GAP for line in scaled]
-    below = 0 if key is None else key.shape[0]
-    sheet = Image.new("RGB", (width, 40 + sum(heights) + below + _MARGIN), (255, 255, 255))
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_MARGIN, 20), title, font=bold, fill=(32, 33, 36), anchor="lm")
-    top = 40
-    for line, height in zip(scaled, heights, strict=True):
-        for n, (text, picture) in enumerate(line):
-            left = _MARGIN + n * (_EDGE + _GAP)
-            draw.text((left, top + _LINE / 2), text, font=font, fill=(95, 99, 104), anchor="lm")
-            sheet.paste(picture, (left, top + _LINE))
-        top += height
-    if key is not None:
-        sheet.paste(Image.fromarray(key), (_MARGIN, top))
-    return sheet
 
 
 def browse(
@@ -183,8 +145,7 @@ def browse(
             raise UserError(
                 "config-value",
                 f"config key {name}.dataset",
-                f"{type(dataset).__name__} has no pipeline of its own; "
-                "browse the data sets that it is made of one by one",
+                f"{type(dataset).__name__} has no pipeline; browse its data sets one by one",
             )
         order = list(range(len(dataset)))
         if shuffle:
@@ -195,52 +156,71 @@ def browse(
         classes = [str(c) for c in dataset.metainfo["classes"]]
         palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
         names: list[str] = []
-        for index, path in zip(
-            tqdm(order, desc="images", disable=None, leave=False, dynamic_ncols=True),
-            paths,
-            strict=True,
-        ):
+        progress = tqdm(order, desc="images", disable=None, leave=False, dynamic_ncols=True)
+        for index, path in zip(progress, paths, strict=True):
             runs = [draw_sample(dataset, index, seed + 1000 * index + n) for n in range(draws)]
             names = [step.name for step in runs[0]]
-            sheet = _draw(Path(path).name, runs, classes, palette, opacity, steps)
-            save_image(sheet, Path(out_dir) / f"{stems[path]}.png")
+            rows = (_rows_of_steps if steps else _rows_of_draws)(runs, palette, opacity)
+            shown = [step.labels for run in runs for step in (run[0], run[-1])]
+            present = {int(i) for labels in shown if labels is not None for i in np.unique(labels)}
+            width = max(map(len, rows)) * (_EDGE + _GAP) - _GAP
+            key = legend(classes, palette, present, width) if present else None
+            save_image(_sheet(Path(path).name, rows, key), Path(out_dir) / f"{stems[path]}.png")
     return {"images": len(order), "out": os.fspath(out_dir), "pipeline": names}
 
 
-def _draw(
-    title: str,
-    runs: Sequence[Sequence[Step]],
-    classes: Sequence[str],
-    palette: Sequence[Sequence[int]],
-    opacity: float,
-    steps: bool,
+def _rows_of_steps(
+    runs: Sequence[Sequence[Step]], palette: Sequence[Sequence[int]], opacity: float
+) -> list[list[_Cell]]:
+    """A row for each run of the pipeline: the image after each step."""
+    return [
+        [
+            (f"{step.name}: {step.text}" if n else step.text, step.coloured(palette, opacity))
+            for n, step in enumerate(run)
+        ]
+        for run in runs
+    ]
+
+
+def _rows_of_draws(
+    runs: Sequence[Sequence[Step]], palette: Sequence[Sequence[int]], opacity: float
+) -> list[list[_Cell]]:
+    """The image and the result of each run, each beside its labels; two of these in a row."""
+    cells: list[list[_Cell]] = []
+    results = [("as it is: ", runs[0][0]), *((f"{n}: ", r[-1]) for n, r in enumerate(runs, 1))]
+    for label, step in results:
+        cells.append([(label + step.text, step.image)])
+        if step.labels is not None:
+            cells[-1].append(("its labels", step.coloured(palette, opacity)))
+    return [[cell for pair in cells[i : i + 2] for cell in pair] for i in range(0, len(cells), 2)]
+
+
+def _sheet(
+    title: str, rows: Sequence[Sequence[_Cell]], key: NDArray[np.uint8] | None
 ) -> Image.Image:
-    """The sheet of an image."""
-    first = runs[0][0]
-    rows: list[list[tuple[str, NDArray[np.uint8]]]] = []
-    if steps:
-        for run in runs:
-            rows.append(
-                [
-                    (f"{s.name}: {s.text}" if n else s.text, _colours(s, palette, opacity))
-                    for n, s in enumerate(run)
-                ]
-            )
-    else:
-        for label, step in [
-            ("as it is: ", first),
-            *((f"{n + 1}: ", r[-1]) for n, r in enumerate(runs)),
-        ]:
-            row = [(label + step.text, step.image)]
-            if step.labels is not None:
-                row.append(("its labels", _colours(step, palette, opacity)))
-            rows.append(row)
-        # Two columns of a picture and its labels use a wide screen better.
-        rows = [[part for row in rows[i : i + 2] for part in row] for i in range(0, len(rows), 2)]
-    present: set[int] = set()
-    for run in runs:
-        for step in (run[0], run[-1]):
-            if step.labels is not None:
-                present.update(int(i) for i in np.unique(step.labels))
-    width = max(len(row) for row in rows) * (_EDGE + _GAP) - _GAP
-    return _sheet(title, rows, legend(classes, palette, present, width) if present else None)
+    """Rows of pictures with a line of text above each; a legend below."""
+    font, bold = ImageFont.load_default(13), ImageFont.load_default(17)
+    scaled = [[(text, _scaled(pixels)) for text, pixels in row] for row in rows]
+    width = 2 * _MARGIN + max(map(len, scaled)) * (_EDGE + _GAP) - _GAP
+    heights = [_LINE + max(p.height for _, p in row) + _GAP for row in scaled]
+    below = 0 if key is None else key.shape[0]
+    sheet = Image.new("RGB", (width, 40 + sum(heights) + below + _MARGIN), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, 20), title, font=bold, fill=(32, 33, 36), anchor="lm")
+    top = 40
+    for row, height in zip(scaled, heights, strict=True):
+        for n, (text, picture) in enumerate(row):
+            left = _MARGIN + n * (_EDGE + _GAP)
+            draw.text((left, top + _LINE / 2), text, font=font, fill=(95, 99, 104), anchor="lm")
+            sheet.paste(picture, (left, top + _LINE))
+        top += height
+    if key is not None:
+        sheet.paste(Image.fromarray(key), (_MARGIN, top))
+    return sheet
+
+
+def _scaled(pixels: NDArray[np.uint8]) -> Image.Image:
+    height, width = pixels.shape[:2]
+    factor = _EDGE / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)

@@ -15,8 +15,8 @@ import torch.multiprocessing
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mmseg_resnest.engine.watch import LostProcessError
-from mmseg_resnest.errors import UserError
+from ..errors import UserError
+from .watch import LostProcessError
 
 __all__ = [
     "Machine",
@@ -33,6 +33,7 @@ __all__ = [
 #: Open files of a run beside those of its batches, about.
 _OTHER_FILES = 40
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_TIMEOUT = 30 * 60
 
 
 def cpu_count() -> int:
@@ -48,13 +49,13 @@ def local_world_size() -> int:
 
 
 def _number(name: str, default: str = "") -> int:
-    """What an environment variable says, a number that is not negative."""
+    """The value of an environment variable, a number that is not negative."""
     text = os.environ.get(name, default)
     if not text.isdecimal():
         raise UserError(
             "environment",
-            f"environment variable {name}={text}",
-            "is no number; set it to one, or let torchrun or srun set it",
+            f"environment variable {name}",
+            f"{text!r} is not a number; set it to one, or let torchrun or srun set it",
         )
     return int(text)
 
@@ -91,44 +92,40 @@ class Machine:
 
 
 def join_launcher(launcher: str) -> tuple[int, int]:
-    """Read what a launcher says about this process, without talking to the others yet.
+    """Rank of this process and number of processes, from the launcher's environment variables.
 
     Args:
         launcher: ``none``, ``pytorch`` (torchrun) or ``slurm`` (srun).
 
-    Returns:
-        Rank of this process and number of processes.
-
     Raises:
-        UserError: The launcher's environment variables are missing or no numbers, or there are
-            fewer GPUs than processes on this machine.
+        UserError: The variables are missing or not numbers, or there are fewer GPUs than processes
+            on this machine.
     """
     if launcher == "none":
         return 0, 1
     if launcher == "slurm":
-        _slurm_environment()
-    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        raise UserError(
-            "environment",
-            f"--launcher {launcher}",
-            f"{missing[0]} is not set, so no launcher started this process; "
-            "start it with mmseg-resnest dist-train, dist-test or slurm-train, or torchrun",
-        )
+        _set_slurm_environment()
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UserError(
+                "environment",
+                f"--launcher {launcher}",
+                f"the environment variable {name} is not set; start the processes with "
+                "mmseg-resnest dist-train, dist-test or slurm-train, or torchrun",
+            )
     local_rank, rank, world_size = map(_number, ("LOCAL_RANK", "RANK", "WORLD_SIZE"))
     _number("MASTER_PORT")
     if rank >= world_size:
         raise UserError(
             "environment",
-            f"environment variables RANK={rank} and WORLD_SIZE={world_size}",
-            f"ranks count from 0 to {world_size - 1}",
+            "environment variable RANK",
+            f"{rank} must be less than WORLD_SIZE={world_size}; ranks count from 0",
         )
     if torch.cuda.is_available() and local_rank >= torch.cuda.device_count():
         raise UserError(
             "device",
-            f"process {local_rank} of this machine has no GPU",
-            f"there are {torch.cuda.device_count()}; start as many processes as there are GPUs",
+            f"process {local_rank} of this machine",
+            f"there are {torch.cuda.device_count()} GPUs; start one process for each",
         )
     return rank, world_size
 
@@ -136,10 +133,10 @@ def join_launcher(launcher: str) -> tuple[int, int]:
 def timeout_of(cfg: Config) -> float:
     """Seconds that a collective may take: ``env_cfg.dist_cfg.timeout``, or half an hour."""
     dist_cfg = (cfg.get("env_cfg") or {}).get("dist_cfg") or {}
-    return dist_cfg.get("timeout", 30 * 60)
+    return dist_cfg.get("timeout", _TIMEOUT)
 
 
-def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
+def init_distributed(launcher: str, timeout: float = _TIMEOUT) -> None:
     """Meet the other processes; ``none`` does nothing.
 
     NCCL where there are GPUs, Gloo otherwise, so that the same command runs on both.
@@ -154,39 +151,33 @@ def init_distributed(launcher: str, timeout: float = 30 * 60) -> None:
     """
     if launcher == "none" or dist.is_initialized():
         return
-    if torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
-        dist.init_process_group(
-            backend="nccl" if torch.cuda.is_available() else "gloo",
-            timeout=datetime.timedelta(seconds=timeout),
-        )
+        limit = datetime.timedelta(seconds=timeout)
+        dist.init_process_group(backend="nccl" if cuda else "gloo", timeout=limit)
     except (dist.DistNetworkError, dist.DistStoreError) as error:
-        raise _explain_meeting(error, timeout) from error
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                "network",
+                place,
+                "another program uses this port; choose another one (PORT=29501 mmseg-resnest "
+                "dist-train ...), or end what is left of an earlier run",
+            ) from error
+        rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
+        first = str(error).strip().splitlines()[0][:200]
+        raise LostProcessError(
+            "ranks",
+            f"process {rank}",
+            f"it has not met the others at {place} within {timeout:g} s ({first}); check that all "
+            f"{size} were started and that their machines reach MASTER_ADDR, or raise "
+            "env_cfg.dist_cfg.timeout",
+        ) from error
 
 
-def _explain_meeting(error: RuntimeError, timeout: float) -> UserError:
-    """Why the processes of a run have not met."""
-    place = f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ['MASTER_PORT']}"
-    if "EADDRINUSE" in str(error):
-        return UserError(
-            "argument",
-            place,
-            "another program has this port; choose another one (PORT=29501 "
-            "mmseg-resnest dist-train ...), or end what is left of an earlier run",
-        )
-    rank, size = os.environ["RANK"], os.environ["WORLD_SIZE"]
-    reason = str(error).strip().splitlines()[0][:200]
-    return LostProcessError(
-        "size-mismatch",
-        "",
-        f"process {rank} has not met the others within {timeout:g} s ({place}, WORLD_SIZE={size}; "
-        f"{reason}): look whether all {size} were started, and whether their machines reach "
-        "MASTER_ADDR; env_cfg.dist_cfg.timeout sets the seconds",
-    )
-
-
-def _slurm_environment() -> None:
+def _set_slurm_environment() -> None:
     """Set what torch.distributed reads from what srun sets; what is set already stays."""
     if "SLURM_PROCID" not in os.environ:
         raise UserError(
@@ -195,39 +186,39 @@ def _slurm_environment() -> None:
             "SLURM_PROCID is not set, so srun did not start this process; use "
             "mmseg-resnest slurm-train",
         )
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
-    per_node = os.environ.get("SLURM_NTASKS_PER_NODE")
+    tasks = os.environ["SLURM_NTASKS"]
     values = {
         "RANK": os.environ["SLURM_PROCID"],
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
-        "WORLD_SIZE": os.environ["SLURM_NTASKS"],
-        "LOCAL_WORLD_SIZE": per_node or os.environ["SLURM_NTASKS"],
+        "WORLD_SIZE": tasks,
+        "LOCAL_WORLD_SIZE": os.environ.get("SLURM_NTASKS_PER_NODE") or tasks,
+        # The same for all processes of a job, another for each job of a machine.
+        "MASTER_PORT": str(20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000),
     }
     if "MASTER_ADDR" not in os.environ:
+        nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_NODELIST"]
         try:
             hosts = subprocess.run(
                 ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True
             ).stdout.split()
         except (OSError, subprocess.CalledProcessError) as error:
             raise UserError(
-                "argument",
+                "environment",
                 "--launcher slurm",
-                f"scontrol cannot list the nodes {nodes} ({error}); set "
-                "MASTER_ADDR to the first node's name",
+                f"scontrol cannot list the nodes {nodes} ({error}); set MASTER_ADDR to the first "
+                "node's name",
             ) from error
         values["MASTER_ADDR"] = hosts[0]
-    # The same for all processes of a job, another for each job of a machine.
-    values["MASTER_PORT"] = str(20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000)
     for name, value in values.items():
         os.environ.setdefault(name, value)
 
 
 def prepare_machine(cfg: Config, machine: Machine) -> None:
-    """Prepare this process for a run; the config stays as it is.
+    """Prepare this process for a run; the config is not changed.
 
     * As many open files as this user may have: each tensor that a worker sends is one.
-    * Under a launcher, on a CPU: the cores are shared out over the processes as threads. A single
-      process leaves their number to torch (all cores, or OMP_NUM_THREADS).
+    * Under a launcher, on a CPU: the processes share the cores as threads. A single process leaves
+      their number to torch (all cores, or OMP_NUM_THREADS).
 
     Args:
         cfg: The config that the runner gets.
@@ -235,7 +226,7 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
 
     Raises:
         UserError: The workers' batches are more open files than this user may have: the run would
-            hang, for a worker cannot tell.
+            hang, because a worker cannot report it.
     """
     _allow_open_files(cfg)
     if cfg.launcher == "none":
@@ -255,26 +246,23 @@ def _allow_open_files(cfg: Config) -> None:
         return
     if torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    if soft == resource.RLIM_INFINITY:
-        return
+        limit = hard
     for name in _LOADERS:
         loader = cfg.get(name)
-        if loader is None or not loader["num_workers"]:
+        if limit == resource.RLIM_INFINITY or loader is None or not loader["num_workers"]:
             continue
         batches = loader["num_workers"] * (loader.get("prefetch_factor") or 2)
         size = loader.get("batch_size")
         need = _OTHER_FILES + batches * (size if isinstance(size, int) else 1)
-        if soft < need:
+        if limit < need:
             raise UserError(
-                "config-value",
-                f"this user may open {soft} files, and the data loading workers need {need}",
-                f"raise "
-                f"the limit (ulimit -n {2 * need}), or set {name}.num_workers=0 through "
-                "--cfg-options",
+                "environment",
+                f"config key {name}.num_workers",
+                f"the data loading workers need {need} open files, and this user may open {limit}; "
+                f"raise the limit (ulimit -n {2 * need}), or set {name}.num_workers=0",
             )
 
 

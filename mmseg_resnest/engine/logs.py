@@ -14,29 +14,19 @@ from mmengine.fileio import dump
 from mmengine.logging import MMLogger
 from mmengine.visualization import LocalVisBackend as MMEngineBackend
 
-from mmseg_resnest.io.line_file import LineFile
-from mmseg_resnest.registry import VISBACKENDS
-
 from .._stack import global_instances
+from ..io.line_file import LineFile
+from ..registry import VISBACKENDS
 
 __all__ = [
     "LocalVisBackend",
-    "log_file",
-    "quiet_console",
     "display_path",
-    "tell_lost_lines",
+    "quiet_console",
+    "report_lost_lines",
     "write_to_log_file",
 ]
 
-
-class _ConsoleFormatter(logging.Formatter):
-    """``warning: text``, without time, name and colour codes."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{record.levelname.lower()}: {record.getMessage()}"
-
-
-# What the stack says about its own insides in every run; nobody who reads it can do anything.
+# What the stack says about its own internals in every run.
 _NOISE = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
@@ -45,50 +35,22 @@ _NOISE = (
 
 
 class _Console(logging.StreamHandler):
-    """Writes to what is ``sys.stderr`` at that moment: it may have been replaced meanwhile."""
+    """Warnings as ``warning: text``, to what is ``sys.stderr`` at that moment."""
 
     def __init__(self, level: int) -> None:
         logging.Handler.__init__(self, level)
-        self.setFormatter(_ConsoleFormatter())
-        self.addFilter(_is_news)
+        self.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {record.getMessage()}"
 
     @property
     def stream(self) -> TextIO:
         return sys.stderr
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_NOISE)
-
-
-def quiet_console(logger: MMLogger | None = None) -> MMLogger:
-    """Let a logger of MMEngine print warnings and errors only, to stderr.
-
-    MMEngine prints its environment, the whole config and every message to stdout. They stay in
-    the log file.
-
-    Args:
-        logger: The logger; None is the one that MMEngine uses before a runner exists.
-
-    Returns:
-        The logger.
-    """
-    if logger is None:
-        logger = MMLogger.get_instance("mmengine")
-    logger.handlers = [_replaced(handler) for handler in logger.handlers]
-    return logger
-
-
-def _replaced(handler: logging.Handler) -> logging.Handler:
-    if type(handler) is logging.StreamHandler:
-        return _Console(max(handler.level, logging.WARNING))
-    if type(handler) is logging.FileHandler:
-        return _LogFile(handler)
-    return handler
-
-
 class _LogFile(logging.FileHandler):
-    """A log file that stops no run: on a full disk the messages wait for the next one."""
+    """A log file that ends no run: on a full disk the messages wait for the next one."""
 
     def __init__(self, handler: logging.FileHandler) -> None:
         super().__init__(handler.baseFilename, delay=True)
@@ -103,15 +65,37 @@ class _LogFile(logging.FileHandler):
         return self.lines
 
 
-def tell_lost_lines(logger: logging.Logger) -> None:
+def quiet_console(logger: MMLogger | None = None) -> MMLogger:
+    """Let a logger of MMEngine print warnings and errors only, to stderr; returns it.
+
+    MMEngine prints its environment, the whole config and every message to stdout. They stay in
+    the log file.
+
+    Args:
+        logger: The logger; None is the one that MMEngine uses before a runner exists.
+    """
+    if logger is None:
+        logger = MMLogger.get_instance("mmengine")
+    logger.handlers = [_replaced(handler) for handler in logger.handlers]
+    return logger
+
+
+def _replaced(handler: logging.Handler) -> logging.Handler:
+    if type(handler) is logging.StreamHandler:
+        return _Console(max(handler.level, logging.WARNING))
+    return _LogFile(handler) if type(handler) is logging.FileHandler else handler
+
+
+def report_lost_lines(logger: logging.Logger) -> None:
     """Warn, at the end of a run, of messages that the logger's files lack."""
     for handler in logger.handlers:
-        if isinstance(handler, _LogFile) and (lost := handler.lines.give_up()):
-            _tell_loss(handler.lines, lost, "messages", logger)
+        if isinstance(handler, _LogFile):
+            _report_loss(handler.lines, "messages", logger)
 
 
-def _tell_loss(file: LineFile, lost: int, what: str, logger: logging.Logger) -> None:
-    logger.warning("%s: %d %s were lost (%s)", display_path(file.path), lost, what, file.reason)
+def _report_loss(file: LineFile, what: str, logger: logging.Logger) -> None:
+    if lost := file.give_up():
+        logger.warning("%s: %d %s were lost (%s)", display_path(file.path), lost, what, file.reason)
 
 
 @VISBACKENDS.register_module()
@@ -121,33 +105,35 @@ class LocalVisBackend(MMEngineBackend):
     Lines of ``scalars.json`` that cannot be written wait for the next one.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._files: dict[str, LineFile] = {}
+
     def _dump(self, value_dict: dict, file_path: str, file_format: str) -> None:
-        if not hasattr(self, "_files"):
-            self._files: dict[str, LineFile] = {}
         file = self._files.setdefault(file_path, LineFile(file_path))
         file.write(dump(value_dict, file_format=file_format) + "\n")
 
     def close(self) -> None:
         """Warn of lines that could not be written."""
         super().close()
-        for file in getattr(self, "_files", {}).values():
-            if lost := file.give_up():
-                _tell_loss(file, lost, "lines", MMLogger.get_current_instance())
+        for file in self._files.values():
+            _report_loss(file, "lines", MMLogger.get_current_instance())
 
 
 @contextlib.contextmanager
 def nothing_printed() -> Iterator[None]:
     """Keep MMEngine's default logger from printing; its handlers are put back at the end."""
-    before = dict(global_instances(MMLogger))
-    logger = MMLogger.get_current_instance() if before else MMLogger.get_instance("mmengine")
+    loggers = global_instances(MMLogger)
+    existed = bool(loggers)
+    logger = MMLogger.get_current_instance() if existed else MMLogger.get_instance("mmengine")
     handlers = logger.handlers
     logger.handlers = [h for h in handlers if type(h) is not logging.StreamHandler]
     try:
         yield
     finally:
         logger.handlers = handlers
-        if not before:
-            global_instances(MMLogger).pop("mmengine", None)
+        if not existed:
+            loggers.pop("mmengine", None)
 
 
 def close_log_files(loggers: Iterable[MMLogger]) -> None:
@@ -156,12 +142,6 @@ def close_log_files(loggers: Iterable[MMLogger]) -> None:
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.close()
-
-
-def log_file() -> str | None:
-    """The log file of the newest run in this process, or None."""
-    path = MMLogger.get_current_instance().log_file
-    return path if path and os.path.isfile(path) else None
 
 
 def write_to_log_file(text: str) -> None:

@@ -14,13 +14,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop as MMEngineLoop
 from torch import nn
 
-from mmseg_resnest.engine.preemption import Preempted, stop_signal
-from mmseg_resnest.engine.sampler import ExactSampler, seed_step, seed_validation
-from mmseg_resnest.engine.watch import doing
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.registry import LOOPS
-
 from .._stack import swap_averaged_weights, waiting_worker
+from ..errors import UserError
+from ..registry import LOOPS
+from .preemption import Preempted, stop_signal
+from .sampler import ExactSampler, seed_step, seed_validation
+from .watch import doing
 
 __all__ = ["IterBasedTrainLoop", "between_updates"]
 
@@ -39,12 +38,12 @@ class _StopInValidation(Exception):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(MMEngineLoop):
-    """MMEngine's loop of this name, in which resuming is exact and free of charge.
+    """MMEngine's loop of this name, which resumes exactly and at once.
 
     * Every step is seeded by its number, see :mod:`mmseg_resnest.engine.sampler`.
     * With :class:`~mmseg_resnest.engine.sampler.ExactSampler` the data start at the iteration
-      resumed from; other samplers are gone through, as MMEngine does.
-    * A validation that was due when the checkpoint was saved, and had not been done, is done first.
+      resumed from; other samplers are skipped through, as MMEngine does.
+    * A validation that was due when the checkpoint was saved, and is missing, is done first.
     * With several processes the logged losses are the mean over them.
     * Once asked to stop (:mod:`mmseg_resnest.engine.preemption`), all processes stop after the
       same step, or in a validation, save, and raise ``Preempted``.
@@ -132,25 +131,26 @@ class IterBasedTrainLoop(MMEngineLoop):
         except RuntimeError as error:
             if "DataLoader timed out" not in str(error):
                 raise
-            raise UserError("input", "", self._name_hung_worker(batches)) from error
+            raise self._hung_worker(batches) from error
 
-    def _name_hung_worker(self, batches: Any) -> str:
+    def _hung_worker(self, batches: Any) -> UserError:
         """Which worker has not delivered its batch in time, and what it was to read."""
         loader = self.dataloader
-        who, files = "", ""
-        if worker := waiting_worker(batches):
-            who = f" {worker[0]} (process {worker[1].pid})"
+        number = who = files = ""
+        if task := waiting_worker(batches):
+            number, who = f" {task[0]}", f" (process {task[1].pid})"
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
         if isinstance(sampler, ExactSampler):
             size = loader.batch_size or loader.batch_sampler.batch_size
             sampler.skip(self._iter * size)
             indices = [int(index) for _, index in zip(range(size), sampler, strict=False)]
             paths = [loader.dataset.get_data_info(index)["img_path"] for index in indices]
-            files = f"; it was to read {', '.join(map(str, paths))}"
-        return (
-            f"data loading worker{who} hangs: no batch for iteration {self._iter} within "
-            f"{loader.timeout:g} s{files}. Look at those files and their disk; "
-            "train_dataloader.timeout sets the seconds"
+            files = f", to read from {', '.join(map(str, paths))}"
+        return UserError(
+            "data-loading",
+            f"data loading worker{number}",
+            f"hangs{who}: no batch for iteration {self._iter} within {loader.timeout:g} s{files}; "
+            "check those files and their disk, or raise train_dataloader.timeout",
         )
 
     def _agree(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -208,10 +208,10 @@ class IterBasedTrainLoop(MMEngineLoop):
         lost = [one.text for one in unsaved if one.checkpoint]
         texts = "; ".join(lost or [one.text for one in unsaved])
         name = stop_signal() or "another process"
-        hint = "the same command with --resume continues from it"
-        saved = f"stopped by {name}; saved at iteration {self._iter:,}; {hint}"
-        if lost:
-            saved = f"stopped by {name} at iteration {self._iter:,}, but {texts}"
-        elif texts:
-            saved = f"{saved}; {texts}"
+        saved = f"stopped by {name} at iteration {self._iter:,}, but {texts}"
+        if not lost:
+            saved = (
+                f"stopped by {name}; saved at iteration {self._iter:,}; the same command with "
+                f"--resume continues from it{'; ' if texts else ''}{texts}"
+            )
         raise Preempted(saved)

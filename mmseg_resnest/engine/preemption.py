@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Signals that ask a run to stop: it finishes the step, saves, and can be continued."""
+"""Signals that ask a run to stop: it finishes the step, saves, and can be resumed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["EXIT_AGAIN", "Preempted", "StopSignals", "spare_workers", "stop_signal"]
+__all__ = ["EXIT_AGAIN", "Preempted", "StopSignals", "ignore_signals_in_worker", "stop_signal"]
 
-#: Exit code of a run that its surroundings ended and that can be continued (EX_TEMPFAIL).
+#: Exit code of a run that was stopped from outside and can be resumed (EX_TEMPFAIL).
 EXIT_AGAIN = 75
 
 SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")
-# A launcher passes on to its processes what the terminal has sent to all of them: one request.
+# Seconds in which signals are one request: a launcher passes on what the terminal has sent to all.
 _ONE_REQUEST = 1.0
 
 _current: StopSignals | None = None
@@ -37,10 +37,9 @@ def stop_signal() -> str | None:
 class StopSignals:
     """A context in which SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) are requests.
 
-    The first is noted for the training loop, which stops at the end of a step. Before
-    :meth:`training` has said that there is a loop, it ends the run where it is. A second one, a
-    second later or more, ends the process at once. Outside the main thread the context does
-    nothing.
+    The training loop sees the first and stops at the end of a step; before :meth:`training` is
+    called, the first ends the run where it is. Another one, at least a second later, ends the
+    process at once. Outside the main thread the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -51,7 +50,7 @@ class StopSignals:
         self._process = os.getpid()
 
     def training(self) -> None:
-        """Say that from now on the loop looks at :func:`stop_signal`."""
+        """From now on the training loop looks at :func:`stop_signal`."""
         self._steps = True
 
     def __enter__(self) -> StopSignals:
@@ -60,8 +59,7 @@ class StopSignals:
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name, None)
-                # Whoever started the process may want it to outlive a signal (nohup, a job of a
-                # shell script): then that stays.
+                # Whoever started the process may want it to ignore a signal (nohup).
                 if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
             _current = self
@@ -78,13 +76,12 @@ class StopSignals:
         """Give the signals back."""
         global _current
         for number, handler in self._before.items():
-            # A run that has saved is on its way out; a launcher that now hurries it would only
-            # spoil its exit code.
+            # A run that has saved is about to exit; another signal would spoil its exit code.
             signal.signal(number, signal.SIG_IGN if kind is Preempted else handler)
         _current = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a child that was forked, and is no data loading worker
+        if os.getpid() != self._process:  # a forked child, not a data loading worker
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -105,12 +102,12 @@ class StopSignals:
             os.write(2, text.encode())
 
 
-def spare_workers(worker_init: Any, worker: int) -> None:
-    """Start a data loading worker that leaves it to its run what a signal means.
+def ignore_signals_in_worker(worker_init: Any, worker: int) -> None:
+    """Start a data loading worker that ignores signals that are meant for its run.
 
     Ctrl-C and schedulers send signals to every process of a job. A worker that ended on one would
-    take the run with it before that has saved. The first SIGTERM may be such a one; the second is
-    the run's own. Outside :class:`StopSignals` nothing changes.
+    end the run before that has saved. The first SIGTERM may be such a signal; the second is the
+    run's own. Outside :class:`StopSignals` nothing changes.
 
     Args:
         worker_init: The loader's own ``worker_init_fn``, or None.
@@ -126,7 +123,7 @@ def spare_workers(worker_init: Any, worker: int) -> None:
 
 
 def _stay_once(number: int, frame: FrameType | None) -> None:
-    # Exit code 0, as torch's own handler: a worker that its run has ended is no failure.
+    # Exit code 0, as torch's own handler: a worker that its run has ended has not failed.
     signal.signal(number, lambda *_: os._exit(0))
 
 
@@ -134,8 +131,8 @@ def _end_workers(patience: float = 5.0) -> None:
     """End the workers that are left when the process ends.
 
     Loaders end theirs when they are freed, which a traceback or a cycle may keep from happening.
-    multiprocessing then sends one SIGTERM, which :func:`spare_workers` lets them survive, and
-    would wait for ever.
+    multiprocessing then sends one SIGTERM, which :func:`ignore_signals_in_worker` ignores, and
+    would wait forever.
 
     Args:
         patience: Seconds until those that hang are killed.

@@ -12,19 +12,19 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from prettytable import PrettyTable
 
-from mmseg_resnest.engine.config import config_folder, load_config
-from mmseg_resnest.engine.hooks import print_header
-from mmseg_resnest.engine.launch import describe_device, join_launcher
-from mmseg_resnest.engine.logs import display_path
-from mmseg_resnest.engine.preflight import check_data, check_file
-from mmseg_resnest.engine.testing import evaluate
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import write_result
-from mmseg_resnest.io.json_files import read_json
-from mmseg_resnest.registry import DATASETS, building
-from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import Entry, catalogue, find
-from mmseg_resnest.weights.load import resolve_checkpoint
+from ..errors import UserError
+from ..evaluation import write_result
+from ..io.json_files import read_json
+from ..registry import DATASETS, building
+from ..version import __version__
+from ..weights import Entry, catalogue, find
+from ..weights.load import resolve_checkpoint
+from .config import config_folder, load_config
+from .hooks import print_header
+from .launch import describe_device, join_launcher
+from .logs import display_path
+from .preflight import check_data, check_file
+from .testing import evaluate
 
 __all__ = ["PROTOCOLS", "config_of", "print_reproduction", "published_numbers", "reproduce"]
 
@@ -44,10 +44,10 @@ def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
     if entry.task != "segmentation" or entry.config is None:
         models = ", ".join(name for name, e in catalogue().items() if e.task == "segmentation")
         raise UserError(
-            "input",
+            "argument",
             entry.name,
-            f"is an ImageNet backbone, whose published number is of a classification "
-            f"that this project does not evaluate; the segmentation models are: {models}",
+            "is an ImageNet backbone, and classification is not evaluated here; the segmentation "
+            f"models are: {models}",
         )
     return {name: dict(numbers) for name, numbers in entry.metrics.items()}
 
@@ -62,10 +62,9 @@ def config_of(entry: Entry) -> Path:
     config = config_folder().parent / entry.config
     if not config.is_file():
         raise UserError(
-            "input",
-            entry.name,
-            f"its config {entry.config} is neither in a clone nor in the installed "
-            "package: install the package again",
+            "not-found",
+            config,
+            f"the config of {entry.name} is missing; install the package again",
         )
     return config
 
@@ -91,19 +90,17 @@ def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
     if missing:
         raise UserError(
             "not-found",
-            entry.dataset,
-            f"{len(missing)} files are missing, the first is {missing[0]}; see "
-            "data/README.md for where the data set comes from and how its folders must lie",
+            missing[0],
+            f"this and {len(missing) - 1} other files of {entry.dataset} are missing; "
+            "data/README.md says where the data set comes from and how its folders are laid out",
         )
     wanted = PUBLISHED_IMAGES.get(entry.dataset)
     if wanted not in (None, len(samples)) and not any_images:
         raise UserError(
-            "input",
-            entry.dataset,
-            f"the published numbers are of {wanted:,} images and "
-            f"{display_path(dataset.data_root)} has {len(samples):,}; complete it as "
-            "data/README.md says, or evaluate what is there with --any-images (the difference then "
-            "says little)",
+            "dataset",
+            display_path(dataset.data_root),
+            f"holds {len(samples):,} images, and the published numbers are of {wanted:,}; complete "
+            "it as data/README.md says, or add --any-images to evaluate what is there",
         )
     return len(samples)
 
@@ -118,11 +115,11 @@ def reproduce(
     again: bool = False,
     launcher: str = "none",
 ) -> dict[str, Any]:
-    """Evaluate a model of the catalogue as published and hold it against the published numbers.
+    """Evaluate a model of the catalogue as published and compare it with the published numbers.
 
-    The data set is checked first, because that is quick; then the weights are fetched, unless they
-    are in the cache. The report is written after each protocol, and what it holds already of the
-    same weights, images and options is not evaluated again.
+    The data set is checked first; then the weights are fetched, unless they are in the cache. The
+    report is written after each protocol, and protocols that it already holds for the same weights,
+    images and options are not evaluated again.
 
     Args:
         name: A segmentation model of the catalogue.
@@ -144,7 +141,7 @@ def reproduce(
         seconds}}`` with ``{metric: percent}`` (difference: measured - published).
 
     Raises:
-        UserError: A mistake in the arguments or the data; the weights cannot be had.
+        UserError: A mistake in the arguments or the data; the weights cannot be fetched.
     """
     entry = find(name)
     published = published_numbers(entry)
@@ -210,7 +207,7 @@ def _known(file: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(
             "output-exists",
             f"--json {file}",
-            "is there and no report of this tool; choose another file",
+            "exists and is not a report of this tool; choose another file",
         ) from error
     return protocols if same and all(earlier.get(k) == v for k, v in report.items()) else {}
 

@@ -35,11 +35,11 @@ from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
 from mmseg_resnest.engine.config import config_as_text
 from mmseg_resnest.engine.label_predictions import metrics_read_labels_only, predict_labels_only
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
-from mmseg_resnest.engine.logs import quiet_console, tell_lost_lines
+from mmseg_resnest.engine.logs import quiet_console, report_lost_lines
 from mmseg_resnest.engine.loop import IterBasedTrainLoop
 from mmseg_resnest.engine.model import SeededModel, build_model
 from mmseg_resnest.engine.numerics import fused_steps_of, numerics_of
-from mmseg_resnest.engine.preemption import spare_workers
+from mmseg_resnest.engine.preemption import ignore_signals_in_worker
 from mmseg_resnest.engine.resume import fit_to_run, follows_config, keep_own_names
 from mmseg_resnest.engine.resume_changes import Changes
 from mmseg_resnest.engine.resume_schedules import (
@@ -159,7 +159,7 @@ class Runner(MMEngineRunner):
         if isinstance(kind, type) and issubclass(kind, ExactSampler):
             cfg["dataset"] = SeededDataset(cfg["dataset"])
         loader = MMEngineRunner.build_dataloader(cfg, seed, diff_rank_seed)
-        loader.worker_init_fn = functools.partial(spare_workers, loader.worker_init_fn)
+        loader.worker_init_fn = functools.partial(ignore_signals_in_worker, loader.worker_init_fn)
         return loader
 
     @functools.cached_property
@@ -200,7 +200,7 @@ class Runner(MMEngineRunner):
         for hook in self.hooks:
             if isinstance(lost := getattr(hook, "not_written", None), str):
                 self.logger.warning(lost)
-        tell_lost_lines(self.logger)
+        report_lost_lines(self.logger)
         for loop in (self._train_loop, self._val_loop):
             loader = getattr(loop, "dataloader", None)
             for source in (loader, loop):

@@ -1,11 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Batches and augmentations that depend on the seed and the iteration alone.
 
-Every random number of a run is drawn from a stream that is named by what it is for, not by what
-was drawn before it: sample ``p`` of the run (the ``p % B``-th of iteration ``p // B``, with total
-batch ``B``), the step of iteration ``i`` on process ``r``, the order of epoch ``e``. So there is no
-random state to save: a run that starts at iteration ``i`` draws what a run that came there draws,
-whatever the number of workers, and, but for the numbers drawn inside the model, of processes.
+Every random number of a run comes from a stream that is seeded by what it is for: sample ``p`` of
+the run (the ``p % B``-th of iteration ``p // B``, with total batch ``B``), the step of iteration
+``i`` on process ``r``, the order of epoch ``e``. So there is no random state to save: a run that
+resumes at iteration ``i`` draws what an uninterrupted run draws, with any number of workers, and,
+but for the numbers drawn inside the model, of processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from mmseg_resnest.registry import DATA_SAMPLERS
+from ..registry import DATA_SAMPLERS
 
 __all__ = ["ExactSampler", "SampleIndex", "SeededDataset", "seed_step", "seed_validation"]
 
@@ -29,18 +29,12 @@ _SAMPLE, _STEP, _VALIDATION, _ORDER = range(4)
 
 
 def _words(seed: int, *name: int) -> NDArray[np.uint32]:
-    """Ten 32-bit words that seed the stream with this name, unlike those of any other name."""
+    """Ten 32-bit words that seed the stream with this name."""
     return np.random.SeedSequence(seed, spawn_key=name).generate_state(10).astype(np.uint32)
 
 
 class SampleIndex(int):
-    """An index into a data set that also says which sample of the run it is.
-
-    Args:
-        index: The index; to everything but :class:`SeededDataset` it is this number.
-        seed: The run's seed.
-        position: Number of the sample in the run, counted over all processes.
-    """
+    """An index into a data set with the run's seed and the sample's number in the whole run."""
 
     seed: int
     position: int
@@ -58,7 +52,7 @@ class SampleIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class ExactSampler(Sampler):
-    """An endless sampler whose position costs nothing to find.
+    """An endless sampler that starts at any position at no cost.
 
     Each epoch is a permutation made from the seed and the epoch's number; process ``r`` of ``W``
     takes samples ``r, r + W, r + 2 W, ...`` of the run. So iteration ``i`` with total batch ``B``
@@ -118,7 +112,7 @@ class SeededDataset(Dataset):
     Attributes are those of the data set inside.
 
     Args:
-        dataset: The data set; indices that are no :class:`SampleIndex` are passed on as they are.
+        dataset: The data set; plain indices are passed on as they are.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -136,10 +130,7 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever this class does not have is the inner data set's.
-
-        But not what Python asks for, as when it copies: that would make a copy of the inner one.
-        """
+        """Other attributes are the inner data set's, but not special methods, as for copying."""
         if name == "dataset" or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         return getattr(self.dataset, name)
@@ -153,7 +144,7 @@ def _integer(words: NDArray[np.uint32]) -> int:
 def _seeded(words: NDArray[np.uint32]) -> Iterator[None]:
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     _seed_python(words)
-    # Not torch.manual_seed: it would reach for the GPU from a worker.
+    # Not torch.manual_seed: it would use the GPU in a worker.
     torch.default_generator.manual_seed(_integer(words[8:]))
     try:
         yield

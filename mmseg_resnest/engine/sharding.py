@@ -2,8 +2,8 @@
 """Fully sharded data parallel training, as a choice of the config.
 
 ``model_wrapper_cfg=dict(type="FSDP")`` in place of MMEngine's default, DistributedDataParallel:
-weights, gradients and optimiser state are shared out over the processes (``fully_shard`` of
-:mod:`torch.distributed.fsdp`; https://arxiv.org/abs/2304.11277). Checkpoints are whole, the same
+weights, gradients and optimizer state are sharded over the processes (``fully_shard`` of
+:mod:`torch.distributed.fsdp`; https://arxiv.org/abs/2304.11277). Checkpoints are complete, the same
 files that one process writes, so that either choice and any number of processes continues them.
 """
 
@@ -17,20 +17,19 @@ from mmengine.device import get_device
 from mmengine.dist import broadcast, get_world_size
 from torch import Tensor, nn
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.registry import MODEL_WRAPPERS
-
 from .._stack import copy_metadata
+from ..errors import UserError
+from ..registry import MODEL_WRAPPERS
 
 __all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "whole"]
 
 
 @MODEL_WRAPPERS.register_module()
 class FSDP:
-    """Shards a model in place and gives it back; no wrapper around it is left.
+    """Shards a model in place and returns it; no wrapper around it is left.
 
-    The weights are initialised first, while they are whole, and are process 0's. The units that are
-    gathered and freed together are the backbone's blocks; the rest is one more.
+    The weights are initialised first, while they are complete, and are process 0's. The units that
+    are gathered and freed together are the backbone's blocks; the rest is one more.
 
     Args:
         module: The model.
@@ -58,7 +57,7 @@ class FSDP:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of the backbone's stages; what is called in another way than as a module stays."""
+    """The blocks of the backbone's stages."""
     return [
         block
         for stage in getattr(module, "backbone", module).children()
@@ -69,7 +68,7 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether the parameters of a model are shared out over the processes."""
+    """Whether the parameters of a model are sharded over the processes."""
     return any(_is_shard(parameter) for parameter in model.parameters())
 
 
@@ -84,7 +83,7 @@ def local(value: Tensor) -> Tensor:
 
 
 def whole(value: Any) -> Any:
-    """Nested dicts, lists and tuples with every shared-out tensor gathered.
+    """Nested dicts, lists and tuples with every sharded tensor gathered.
 
     All processes must call it with the same structure.
     """
@@ -100,13 +99,13 @@ def whole(value: Any) -> Any:
 
 
 def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Share out the tensors of a whole optimiser state as its parameters are; in place.
+    """Shard the tensors of a complete optimizer state as its parameters are; in place.
 
     Args:
-        state: What the optimiser's ``load_state_dict`` takes.
-        optimizer: The optimiser of a sharded model, with the parameters of ``state``.
+        state: What the optimizer's ``load_state_dict`` takes.
+        optimizer: The optimizer of a sharded model, with the parameters of ``state``.
     """
-    from mmseg_resnest.weights.load import sharded_like
+    from ..weights.load import sharded_like
 
     for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True):
         for index, parameter in zip(theirs["params"], ours["params"], strict=True):
@@ -121,22 +120,21 @@ def check_sharding(cfg: Mapping[str, Any]) -> None:
     Raises:
         UserError: A config key does not go with ``FSDP``.
     """
-    wrapper = cfg.get("model_wrapper_cfg") or {}
-    kind = wrapper.get("type")
+    kind = (cfg.get("model_wrapper_cfg") or {}).get("type")
     if kind is not FSDP and str(kind).rsplit(".", 1)[-1] != "FSDP":
         return
     hooks = cfg.get("custom_hooks") or []
     if any(str(hook.get("type")).rsplit(".", 1)[-1] == "EMAHook" for hook in hooks):
         raise UserError(
-            "config-value",
+            "config-conflict",
             "config key custom_hooks",
-            "EMAHook keeps a whole copy of the model on every process, "
-            "which FSDP shares out; take the hook out, or model_wrapper_cfg",
+            "EMAHook keeps a complete copy of the model on every process, which FSDP shards; "
+            "remove the hook, or model_wrapper_cfg",
         )
     if str((cfg.get("optim_wrapper") or {}).get("type")) == "AmpOptimWrapper":
         raise UserError(
-            "config-value",
+            "config-conflict",
             "config key optim_wrapper.type",
-            "AmpOptimWrapper scales the loss of each process by "
-            "itself; with FSDP use BFloat16OptimWrapper",
+            "AmpOptimWrapper scales the loss of each process by itself; with FSDP use "
+            "BFloat16OptimWrapper",
         )

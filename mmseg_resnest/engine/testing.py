@@ -32,7 +32,7 @@ from mmseg_resnest.engine.launch import (
     prepare_machine,
     timeout_of,
 )
-from mmseg_resnest.engine.logs import display_path, tell_lost_lines
+from mmseg_resnest.engine.logs import display_path, report_lost_lines
 from mmseg_resnest.engine.preflight import check_checkpoint, check_data
 from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.resolve import Resolved, TestingOptions, resolve
@@ -250,7 +250,7 @@ def _run(runner: Runner) -> dict[str, float]:
             raise
         raise told from error
     finally:
-        tell_lost_lines(runner.logger)
+        report_lost_lines(runner.logger)
 
 
 def _check_submission_folder(out_dir: str | os.PathLike[str] | None, submission: str) -> None:

@@ -12,16 +12,12 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.visualization import (
-    MLflowVisBackend,
-    TensorboardVisBackend,
-    WandbVisBackend,
-)
+from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, WandbVisBackend
 from mmengine.visualization.vis_backend import BaseVisBackend, force_init_env
 
-from mmseg_resnest.engine.logs import display_path
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.registry import VISBACKENDS
+from ..errors import UserError
+from ..registry import VISBACKENDS
+from .logs import display_path
 
 __all__ = ["SERVICES", "Tracker", "check_services"]
 
@@ -39,20 +35,16 @@ def check_services(services: Iterable[str]) -> None:
         if service not in SERVICES:
             raise UserError("argument", f"--log-to {service}", f"choose of {', '.join(SERVICES)}")
         if importlib.util.find_spec(service) is None:
-            raise UserError(
-                "missing-package",
-                f"--log-to {service}",
-                f"the package {service} is not installed; pip install {service}",
-            )
+            raise UserError("missing-package", f"--log-to {service}", f"pip install {service}")
 
 
 @VISBACKENDS.register_module()
 class Tracker(BaseVisBackend):
-    """MMEngine's back end of a service, made to fit runs that stop and go on.
+    """MMEngine's back end of a service, for runs that stop and resume.
 
-    A run that is resumed in its work folder goes on in the same run of the service. Scalars stand
-    over the iteration. A service that fails at the start ends the run with one sentence; one that
-    fails later is told of once, and training goes on without it. No source code is uploaded.
+    A run that is resumed in its work folder continues the same run of the service. Scalars stand
+    over the iteration. A service that fails at the start ends the run with a UserError; one that
+    fails later is reported once, and training goes on without it. No source code is uploaded.
 
     TensorBoard's files go into ``WORK_DIR/tensorboard``. Weights & Biases and MLflow take project
     and server from their own environment variables (``WANDB_PROJECT``, ``WANDB_MODE``,
@@ -70,26 +62,17 @@ class Tracker(BaseVisBackend):
         self.service = service
         self.root = Path(save_dir).absolute().parents[1]
         self.where = ""  # what to open to see the curves
-        self._goes_on = False
+        self._resumes = False
         self._failed = False
 
     # --- the start
 
     def _init_env(self) -> None:
-        start = {
-            "tensorboard": self._start_tensorboard,
-            "wandb": self._start_wandb,
-            "mlflow": self._start_mlflow,
-        }[self.service]
         try:
-            start()
-        except KeyboardInterrupt:
-            raise
-        # wandb leaves with SystemExit where it finds no terminal to ask on.
-        except (Exception, SystemExit) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            getattr(self, f"_start_{self.service}")()
+        except (Exception, SystemExit) as error:  # wandb exits without a terminal to ask on
             raise UserError(
-                "argument", f"--log-to {self.service}", f"cannot be started ({first})"
+                "network", f"--log-to {self.service}", f"cannot be started ({_first_line(error)})"
             ) from error
 
     def _start_tensorboard(self) -> None:
@@ -111,10 +94,7 @@ class Tracker(BaseVisBackend):
                 # Otherwise it puts itself between the progress bar and the terminal.
                 "settings": wandb.Settings(console="off", silent=True),
             },
-            define_metric_cfg=[
-                {"name": "iteration"},
-                {"name": "*", "step_metric": "iteration"},
-            ],
+            define_metric_cfg=[{"name": "iteration"}, {"name": "*", "step_metric": "iteration"}],
         )
         run = self._inner.experiment.run
         self._keep_run(run.id)
@@ -125,37 +105,35 @@ class Tracker(BaseVisBackend):
     def _start_mlflow(self) -> None:
         import mlflow
 
-        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        database = self.root / "mlflow.db"
+        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
         local = self.root / "mlflow"
+        is_file = address.startswith("sqlite:")
         self._inner = MLflowVisBackend(
             os.fspath(local),
             exp_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
             tracking_uri=address,
-            artifact_location=local.as_uri() if address.startswith("sqlite:") else None,
+            artifact_location=local.as_uri() if is_file else None,
         )
-        # MMEngine warns that a server must be running, always; MLflow tells of each table it makes.
+        # MMEngine always warns that a server must be running; MLflow reports each table it makes.
         loggers = (MMLogger.get_current_instance(), logging.getLogger("mlflow"))
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel("ERROR")
         try:
-            experiment = self._inner.experiment
+            _ = self._inner.experiment
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
         run = mlflow.start_run(run_id=self._known_run(), run_name=self.root.name)
         self._keep_run(run.info.run_id)
-        assert experiment is mlflow
-        self.where = (
-            f"mlflow ui --backend-store-uri sqlite:///{display_path(self.root / 'mlflow.db')}"
-            if address.startswith("sqlite:")
-            else address
-        )
+        local_page = f"mlflow ui --backend-store-uri sqlite:///{display_path(database)}"
+        self.where = local_page if is_file else address
 
     def _known_run(self) -> str | None:
         """The service's name of the run that is resumed."""
         file = self.root / f".{self.service}_run"
-        return file.read_text().strip() if self._goes_on and file.is_file() else None
+        return file.read_text().strip() if self._resumes and file.is_file() else None
 
     def _keep_run(self, name: str) -> None:
         (self.root / f".{self.service}_run").write_text(f"{name}\n")
@@ -170,7 +148,7 @@ class Tracker(BaseVisBackend):
 
     def add_config(self, config: Config, **kwargs: Any) -> None:
         """Start, and record the config."""
-        self._goes_on = bool(config.get("resume"))
+        self._resumes = bool(config.get("resume"))
         experiment = self.experiment
         if self.service == "wandb":
             values = config.to_dict()
@@ -183,8 +161,7 @@ class Tracker(BaseVisBackend):
     @force_init_env
     def add_image(self, name: str, image: Any, step: int = 0, **kwargs: Any) -> None:
         """Record an image, (H, W, 3) RGB of uint8."""
-        if self.service == "mlflow":
-            name = f"{name}_{step}.png"
+        name = f"{name}_{step}.png" if self.service == "mlflow" else name
         self._try(lambda: self._inner.add_image(name, image, step))
 
     def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
@@ -223,16 +200,20 @@ class Tracker(BaseVisBackend):
         else:
             self._try(self._inner.close)
         self._env_initialized = False
-        self._goes_on = True  # whoever writes once more writes there
+        self._resumes = True  # a later write continues the same run
 
     def _try(self, write: Callable[[], object]) -> None:
-        """Write; what goes wrong is told once and ends nothing."""
+        """Write; the first failure is reported, and none ends the run."""
         try:
             write()
         except Exception as error:  # each service has errors of its own, of the network and disk
             if not self._failed:
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 MMLogger.get_current_instance().warning(
-                    "%s: %s; training goes on, the curves there may have gaps", self.service, first
+                    "%s: %s; training goes on, the curves there may have gaps",
+                    *(self.service, _first_line(error)),
                 )
             self._failed = True
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Which process of a run hangs or is gone, told by the others."""
+"""Which process of a run hangs or is lost, as the others see it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
 
-from mmseg_resnest.errors import UserError
-
 from .._stack import default_store
+from ..errors import UserError
 
 __all__ = ["LostProcessError", "doing", "explain_lost_processes"]
 
@@ -23,14 +22,14 @@ _PERIOD = 2.0
 _SILENT = 5 * _PERIOD
 _LOST = re.compile(
     r"Timed out waiting|timed out|timeout|closed by peer|reset by peer|Broken pipe|"
-    r"Connection refused|NCCL|DistBackendError|Socket|socket",
+    r"Connection refused|NCCL|DistBackendError|socket",
     re.I,
 )
 _pulse: _Pulse | None = None
 
 
 class LostProcessError(UserError):
-    """Another process of the run hangs or is gone; started again, the run can go on."""
+    """Another process of the run hangs or is lost; started again, the run can continue."""
 
 
 class _Pulse(threading.Thread):
@@ -39,22 +38,17 @@ class _Pulse(threading.Thread):
     def __init__(self, store: Any, rank: int, what: str = "starting") -> None:
         super().__init__(name="pulse", daemon=True)
         self._store, self._rank = store, rank
-        self._doing, self._since = what, time.monotonic()
+        self.doing(what)
 
     def doing(self, what: str) -> None:
         self._doing, self._since = what, time.monotonic()
 
     def run(self) -> None:
+        who = {"host": socket.gethostname(), "pid": os.getpid()}
         while True:
-            state = {
-                "doing": self._doing,
-                "for": time.monotonic() - self._since,
-                "at": time.time(),
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-            }
+            state = {"doing": self._doing, "for": time.monotonic() - self._since, "at": time.time()}
             try:
-                self._store.set(f"pulse/{self._rank}", json.dumps(state))
+                self._store.set(f"pulse/{self._rank}", json.dumps(state | who))
             except RuntimeError:  # the store is gone, and the launcher with it
                 return
             time.sleep(_PERIOD)
@@ -63,10 +57,8 @@ class _Pulse(threading.Thread):
         """What is known of the other processes, the most suspicious first."""
         told = []
         for rank in range(get_world_size()):
-            if rank == self._rank:
-                continue
             try:
-                if not self._store.check([f"pulse/{rank}"]):
+                if rank == self._rank or not self._store.check([f"pulse/{rank}"]):
                     continue
                 state = json.loads(self._store.get(f"pulse/{rank}"))
             except (RuntimeError, ValueError):
@@ -74,15 +66,16 @@ class _Pulse(threading.Thread):
             who = f"process {rank} (pid {state['pid']} on {state['host']})"
             silent = time.time() - state["at"]
             if silent > _SILENT:
-                told.append((silent, f"{who} is gone since {silent:.0f} s, while {state['doing']}"))
+                text = f"{who} is lost since {silent:.0f} s, while {state['doing']}"
+                told.append((silent, text))
             else:
-                ago = f"{silent:.0f} s ago {who} was {state['doing']}"
-                told.append((state["for"], f"{ago}, for {state['for']:.0f} s by then"))
+                text = f"{silent:.0f} s ago {who} was {state['doing']}"
+                told.append((state["for"], f"{text}, for {state['for']:.0f} s by then"))
         return [text for _, text in sorted(told, reverse=True)]
 
 
 def doing(what: str) -> None:
-    """Let the other processes know what this one is at; free of charge."""
+    """Let the other processes know what this one is doing; costs nothing."""
     global _pulse
     if get_world_size() == 1:
         return
@@ -96,9 +89,9 @@ def doing(what: str) -> None:
 
 
 def explain_lost_processes(
-    error: BaseException, then: str = "started again with --resume the run goes on"
+    error: BaseException, then: str = "the same command with --resume continues the run"
 ) -> LostProcessError | None:
-    """The error in words when a collective failed because of another process, otherwise None.
+    """The UserError when a collective failed because of another process, otherwise None.
 
     Args:
         error: What was raised.
@@ -112,7 +105,8 @@ def explain_lost_processes(
     first = str(error).strip().splitlines()[0][:200]
     known = "; ".join(others[:4]) or "nothing is known of the others"
     return LostProcessError(
-        "input",
-        f"a collective failed, another process hangs or is gone ({first})",
-        f"{known}. Its own message, if it had one, says more; {then}",
+        "ranks",
+        f"process {get_rank()}",
+        f"a collective failed, another process hangs or is lost: {known} ({first}). Its own "
+        f"message, if it printed one, says more; {then}",
     )

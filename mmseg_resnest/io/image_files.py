@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Image files in and out: names that do not collide, reading as training reads, whole writes."""
+"""Image files: names that do not collide, reading as training reads, atomic writes."""
 
 from __future__ import annotations
 
@@ -37,14 +37,13 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         (H, W, 3) RGB, uint8, turned as its EXIF orientation says.
 
     Raises:
-        UserError: The file is missing, cannot be read or is no image.
+        UserError: The file is missing, cannot be read or is not an image.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(
-            "unreadable", f"image {path}", f"cannot be read ({error.strerror})"
-        ) from error
+        code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
+        raise UserError(code, path, f"the image cannot be read ({error.strerror})") from error
     return decode_rgb(data, os.fspath(path))
 
 
@@ -56,12 +55,10 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
         name: What to call it in errors.
 
     Raises:
-        UserError: It is empty or no image.
+        UserError: It is empty or not an image.
     """
     if not data:
-        raise UserError(
-            "empty", f"image {name}", "is empty; it was not written or copied completely"
-        )
+        raise UserError("empty", name, "the file is empty; copy it again")
     try:
         with _quiet_opencv():
             image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
@@ -69,15 +66,15 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
         image = None
     if image is None:
         raise UserError(
-            "corrupt",
-            f"image {name}",
-            "is broken or no image in a format that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)",
+            "image",
+            name,
+            "corrupt, or not an image that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)",
         )
     return image
 
 
 class _Quiet:
-    """OpenCV's log is one for all threads: the first one in silences it, the last one restores."""
+    """OpenCV's log level is one for all threads: the first silences it, the last restores it."""
 
     lock = threading.Lock()
     users = 0
@@ -86,7 +83,7 @@ class _Quiet:
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """Without OpenCV's own messages: it would tell of a broken file in its own words."""
+    """Without OpenCV's own messages about a corrupt file."""
     log = cv2.utils.logging
     with _Quiet.lock:
         if _Quiet.users == 0:
@@ -138,7 +135,7 @@ def save_image(
     path: str | os.PathLike[str],
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a picture whole or not at all; its folder is made.
+    """Write a picture atomically; its folder is made.
 
     Args:
         image: A PIL image, or (H, W, 3) RGB of uint8.

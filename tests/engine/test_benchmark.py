@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine.benchmark import (
     benchmark,
@@ -18,8 +19,7 @@ from mmseg_resnest.engine.benchmark import (
     print_benchmark,
 )
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.runner import build_model
-from mmseg_resnest.errors import UserError
+from mmseg_resnest.engine.model import build_model
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -82,9 +82,9 @@ def test_measuring(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mistakes() -> None:
     cfg = load_config(CONFIGS / "fcn_resnest14_scenes.py")
-    with pytest.raises(UserError, match="--batch-size 0"):
+    with raises_user_error("argument", "--batch-size 0"):
         benchmark(cfg, batch_size=0)
-    with pytest.raises(UserError, match="at least 32"):
+    with raises_user_error("argument", "--shape 16 64"):
         benchmark(cfg, (16, 64))
-    with pytest.raises(UserError, match="at least two images"):
+    with raises_user_error("argument", "--train"):
         benchmark(cfg, training=True)

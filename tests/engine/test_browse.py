@@ -12,11 +12,11 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
+from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.browse import browse, draw_sample
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import DATASETS
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "fcn_resnest14_scenes.py"
@@ -71,10 +71,10 @@ def test_sheets(cfg: Config, tmp_path: Path) -> None:
 
 
 def test_mistakes(cfg: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--images"):
+    with raises_user_error("argument", "--images"):
         browse(cfg, tmp_path, images=0)
-    with pytest.raises(UserError, match="--opacity"):
+    with raises_user_error("argument", "--opacity"):
         browse(cfg, tmp_path, opacity=2)
     cfg.train_dataloader.dataset.pipeline = [dict(type="PackSegInputs")]
-    with pytest.raises(UserError, match="loads no image"):
+    with raises_user_error("config-value", "pipeline"):
         browse(cfg, tmp_path)

@@ -2,25 +2,24 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import pytest
 import torch
 from mmengine.config import Config
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine import launch
-from mmseg_resnest.engine.optim import BFloat16OptimWrapper
-from mmseg_resnest.engine.preflight import check_device
 from mmseg_resnest.engine.process_state import restored_process
-from mmseg_resnest.errors import UserError
 
 
 def test_launchers_must_have_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     assert launch.join_launcher("none") == (0, 1)
-    with pytest.raises(UserError, match="RANK is not set"):
+    with raises_user_error("environment", "--launcher pytorch"):
         launch.join_launcher("pytorch")
-    with pytest.raises(UserError, match="SLURM_PROCID is not set"):
+    with raises_user_error("environment", "--launcher slurm"):
         launch.join_launcher("slurm")
 
 
@@ -44,25 +43,6 @@ def test_slurm_says_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launch.local_world_size() == 4
 
 
-def test_bfloat16_wrapper_computes_in_bfloat16_and_learns_in_float32() -> None:
-    model = torch.nn.Linear(4, 4)
-    wrapper = BFloat16OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-    before = model.weight.detach().clone()
-    with wrapper.optim_context(model):
-        output = model(torch.ones(2, 4))
-    assert output.dtype == torch.bfloat16
-    wrapper.update_params(output.float().sum())
-    assert model.weight.dtype == torch.float32
-    assert torch.allclose(model.weight, before - 0.2)
-
-
-def test_devices() -> None:
-    assert check_device("cpu") == torch.device("cpu")
-    for name, message in (("cuda:77", "cuda:77"), ("abacus", "is none"), ("meta", "no values")):
-        with pytest.raises(UserError, match=message):
-            check_device(name)
-
-
 def test_the_machine_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(launch, "cpu_count", lambda: 6)
@@ -77,12 +57,19 @@ def test_a_machine_is_prepared_for_a_config_that_stays_as_it_is(
 ) -> None:
     cfg = Config(dict(launcher="pytorch", train_dataloader=dict(num_workers=2, batch_size=4)))
     before = cfg.to_dict()
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setenv("MKL_NUM_THREADS", "")
-    monkeypatch.delenv("MKL_NUM_THREADS")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     with restored_process():
         launch.prepare_machine(cfg, launch.Machine(world_size=2, cores=3))
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
         assert torch.get_num_threads() == 3
     assert cfg.to_dict() == before
+
+
+def test_too_few_open_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 100))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    cfg = Config(dict(launcher="none", train_dataloader=dict(num_workers=9, batch_size=4)))
+    with raises_user_error("environment", "train_dataloader.num_workers"):
+        launch.prepare_machine(cfg, launch.Machine())

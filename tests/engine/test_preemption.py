@@ -30,7 +30,7 @@ class Keeper:
     pass
 
 with preemption.StopSignals():
-    init = functools.partial(preemption.spare_workers, None)
+    init = functools.partial(preemption.ignore_signals_in_worker, None)
     loader = data.DataLoader(Samples(), num_workers=2, worker_init_fn=init, persistent_workers=True)
     keeper = Keeper()
     keeper.itself, keeper.iterator = keeper, iter(loader)

@@ -8,10 +8,17 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from torch import nn
+from user_errors import raises_user_error
 
-from mmseg_resnest.engine.preflight import check_disk_space
+from mmseg_resnest.engine.preflight import (
+    check_device,
+    check_disk_space,
+    check_file,
+    check_writable,
+)
 from mmseg_resnest.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
@@ -51,3 +58,30 @@ def test_what_a_run_keeps_must_fit(
         else:
             with pytest.raises(UserError, match="are free there, and the run needs"):
                 check_disk_space(_cfg(tmp_path, **hook), layer)
+
+
+def test_output_folders_are_made_and_checked(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b", "--out")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--out"):
+        check_writable(tmp_path / "file" / "x", "--out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
+
+
+def test_files_to_read(tmp_path: Path) -> None:
+    (tmp_path / "best_mIoU.pth").write_bytes(b"x")
+    check_file(tmp_path / "best_mIoU.pth", "checkpoint")
+    with raises_user_error("wrong-path-type", "checkpoint") as failure:
+        check_file(tmp_path, "checkpoint")
+    assert "best_mIoU.pth" in failure.value.message
+    with raises_user_error("not-found", "checkpoint") as failure:
+        check_file(tmp_path / "best.pth", "checkpoint")
+    assert "best_mIoU.pth" in failure.value.message
+
+
+def test_devices() -> None:
+    assert check_device("cpu") == torch.device("cpu")
+    for name in ("cuda:77", "abacus", "meta"):
+        with raises_user_error("device", name):
+            check_device(name)

@@ -14,19 +14,19 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine.hooks import ConsoleHook
 from mmseg_resnest.engine.tracking import Tracker, check_services
-from mmseg_resnest.errors import UserError
 
 
 def test_services_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     check_services(["wandb", "mlflow"])
-    with pytest.raises(UserError, match="choose of tensorboard, wandb, mlflow"):
+    with raises_user_error("argument", "--log-to clearml"):
         check_services(["clearml"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install mlflow"):
+    with raises_user_error("missing-package", "--log-to mlflow"):
         check_services(["mlflow"])
 
 
@@ -125,9 +125,9 @@ def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.log = fail  # type: ignore[attr-defined]
     tracker.add_scalar("a", 1.0, 1)
     tracker.add_scalar("a", 1.0, 2)
-    assert said == ["wandb: the network is gone; training goes on, the curves there may have gaps"]
+    assert len(said) == 1 and "the network is gone" in said[0]
     fake.init = fail  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"--log-to wandb: cannot be started .the network is gone"):
+    with raises_user_error("network", "--log-to wandb"):
         Tracker(str(tmp_path / "time" / "vis_data"), "wandb").add_config(Config(dict()))
 
 

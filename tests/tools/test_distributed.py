@@ -149,9 +149,9 @@ def test_another_number_of_processes_goes_on(
         ("time.sleep(600)", r"was at iteration 2, for \d+ s", "error"),
         ("os.kill(os.getpid(), signal.SIGKILL)", r"was .*iteration \d", ""),
     ],
-    ids=["hangs", "is gone"],
+    ids=["hangs", "is lost"],
 )
-def test_a_process_that_hangs_or_is_gone_is_named(
+def test_a_process_that_hangs_or_is_lost_is_named(
     runs: Toy, train: Train, code: str, said: str, kill: str
 ) -> None:
     """The other one ends within the set time, and with a code that starts all again."""
@@ -160,7 +160,7 @@ def test_a_process_that_hangs_or_is_gone_is_named(
     codes = (75, -signal.SIGKILL)  # what hangs is killed by the launcher, in real life
     text = train(runs, 2, "struck", config="struck.py", kill=kill, codes=codes)[0].stderr
     assert re.search(rf"process 1 \(pid \d+ on .+\) {said}", text), text
-    assert "a collective failed, another process hangs or is gone" in text
+    assert "a collective failed, another process hangs or is lost" in text
     assert "Traceback" not in text
     assert time.monotonic() - start < 90
 

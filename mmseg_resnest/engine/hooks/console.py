@@ -31,7 +31,7 @@ __all__ = [
 _HEADER_WIDTH = 11
 SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_TEXTS = 0.3
-# Without tqdm's own guess of what is left, which knows of no validations.
+# Without tqdm's own estimate of the time left, which ignores validations.
 _TRAINING_BAR = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}"
 
 
@@ -80,12 +80,12 @@ def describe_dataset(dataset: Any) -> str:
 
 @HOOKS.register_module()
 class ConsoleHook(Hook):
-    """Shows a training run on the console: a header, one aligned line now and then, a bar.
+    """Shows a training run on the console: a header, aligned lines, a progress bar.
 
-    A line stands for the iterations since the one before it: their mean loss, the learning rate,
-    the seconds an iteration takes and the time left (validations included). Lines come at the
-    logger's interval, but no more than 50 in all, or one a minute. On a terminal there is a bar
-    below them, with the loss, images a second, the newest mIoU and the time left.
+    A line covers the iterations since the line before: their mean loss, the learning rate, seconds
+    per iteration and the time left (validations included). Lines come at the logger's interval,
+    but no more than 50 in all, or one a minute. On a terminal a bar below them shows the loss,
+    images per second, the latest mIoU and the time left.
 
     Args:
         title: What is trained, for the header.
@@ -271,7 +271,7 @@ def _learning_rate(runner: Runner) -> float:
 
 
 def _initial_learning_rate(runner: Runner) -> float:
-    """The config's own rate: schedulers keep it in the groups, of which the last has no factor."""
+    """The config's learning rate: schedulers keep it in the groups; the last has no factor."""
     group = runner.optim_wrapper.param_groups[-1]
     return float(group.get("initial_lr", group["lr"]))
 

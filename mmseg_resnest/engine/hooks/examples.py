@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Keeps images of an evaluation that are worth looking at, for the report of the run."""
+"""Keeps example images of an evaluation for the report of the run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ...registry import HOOKS
 
 __all__ = ["ExamplesHook"]
 
-# What an evaluation writes into its folder; whatever else is in there is not its own.
+# What an evaluation writes into its folder; other files there stay.
 _OWN = re.compile(rf"[0-9]{{5,}}(\.jpg|_(label|pred)\.png)|part[0-9]+\.json|{EXAMPLES_FILE}")
 
 
@@ -66,12 +66,10 @@ class ExamplesHook(Hook):
         self.ignore_index = ignore_index
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Start anew."""
+        """Remove the files of an earlier evaluation."""
         if is_main_process():
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self.folder.iterdir():
-                if _OWN.fullmatch(path.name):
-                    remove_file(path)
+            self._remove(lambda path: True)
         barrier()
         dataset = runner.test_dataloader.dataset
         self._classes = list(dataset.metainfo.get("classes") or [])
@@ -89,7 +87,7 @@ class ExamplesHook(Hook):
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Write the images of a batch that are worth it so far."""
+        """Write the images of a batch that are examples so far."""
         if not 0 < len(self._classes) <= 255:  # what a palette image can show
             return
         for sample in outputs or []:
@@ -100,47 +98,31 @@ class ExamplesHook(Hook):
             counts = matrix.cpu().numpy()
             if not counts.sum():
                 continue
-            entry = self._entry(sample.img_path, counts)
-            if self._is_worth_it(entry):
+            entry = _entry(sample.img_path, counts)
+            if self._is_example(entry):
                 entry["file"] = f"{len(self._seen) * get_world_size() + get_rank():05d}"
                 try:
                     self._write(entry, label.cpu().numpy(), pred.cpu().numpy())
-                except UserError as error:  # no reason to end an evaluation
+                except UserError as error:  # not a reason to end an evaluation
                     runner.logger.warning("no example image: %s", error)
                     continue
                 self._seen[sample.img_path] = entry
 
-    def _entry(self, path: str, counts: np.ndarray) -> dict[str, Any]:
-        both = counts.diagonal()
-        union = counts.sum(0) + counts.sum(1) - both
-        present = union > 0
-        wrong = counts.copy()
-        np.fill_diagonal(wrong, 0)
-        top = np.argsort(-wrong, axis=None)[:5]
-        pairs = [(*divmod(int(k), len(counts)), int(wrong.flat[k])) for k in top if wrong.flat[k]]
-        return {
-            "path": path,
-            "name": os.path.basename(path),
-            "mIoU": 100 * float((both[present] / union[present]).mean()),
-            "pixAcc": 100 * float(both.sum() / counts.sum()),
-            "pairs": pairs,
-        }
-
-    def _is_worth_it(self, entry: dict[str, Any]) -> bool:
+    def _is_example(self, entry: dict[str, Any]) -> bool:
         """Whether an image is among the best or worst so far, random, or shows a confusion most."""
-        worth = entry["path"] in self._random
+        example = entry["path"] in self._random
         for heap, score in ((self._best, entry["mIoU"]), (self._worst, -entry["mIoU"])):
             if len(heap) < self.number:
                 heapq.heappush(heap, score)
-                worth = True
+                example = True
             elif score > heap[0]:
                 heapq.heapreplace(heap, score)
-                worth = True
+                example = True
         for i, j, count in entry["pairs"]:
             if count > self._records.get((i, j), 0):
                 self._records[i, j] = count
-                worth = True
-        return worth
+                example = True
+        return example
 
     def _write(self, entry: dict[str, Any], label: np.ndarray, pred: np.ndarray) -> None:
         height, width = label.shape
@@ -163,28 +145,23 @@ class ExamplesHook(Hook):
         parts = sorted(self.folder.glob("part*.json"))
         seen = [e for p in parts for e in json.loads(p.read_text(encoding="utf-8"))]
         ranked = sorted(seen, key=lambda e: -e["mIoU"])
-        kinds: dict[str, list[str]] = {}
-
-        def choose(entry: dict[str, Any], kind: str) -> None:
-            kinds.setdefault(entry["file"], []).append(kind)
-
-        for entry in ranked[: self.number]:
-            choose(entry, "best")
-        for entry in ranked[::-1][: self.number]:
-            choose(entry, "worst")
-        for entry in seen:
-            if entry["path"] in self._random:
-                choose(entry, "random")
         most: dict[tuple[int, int], tuple[int, dict[str, Any]]] = {}
         for entry in seen:
             for i, j, count in entry["pairs"]:
                 if count > most.get((i, j), (0, {}))[0]:
                     most[i, j] = (count, entry)
-        for _, entry in sorted(most.values(), key=lambda m: -m[0])[: self.pairs]:
-            choose(entry, "confusion")
-        for file in self.folder.iterdir():
-            if _OWN.fullmatch(file.name) and file.stem.split("_")[0] not in kinds:
-                remove_file(file)
+        confusions = sorted(most.values(), key=lambda m: -m[0])[: self.pairs]
+        chosen = {
+            "best": ranked[: self.number],
+            "worst": ranked[::-1][: self.number],
+            "random": [entry for entry in seen if entry["path"] in self._random],
+            "confusion": [entry for _, entry in confusions],
+        }
+        kinds: dict[str, list[str]] = {}
+        for kind, entries in chosen.items():
+            for entry in entries:
+                kinds.setdefault(entry["file"], []).append(kind)
+        self._remove(lambda path: path.stem.split("_")[0] not in kinds)
         images = [
             {k: v for k, v in entry.items() if k != "path"} | {"kinds": kinds[entry["file"]]}
             for entry in ranked
@@ -192,3 +169,25 @@ class ExamplesHook(Hook):
         ]
         result = {"classes": self._classes, "palette": self._palette, "images": images}
         write_result(result, self.folder / EXAMPLES_FILE)
+
+    def _remove(self, unwanted: Any) -> None:
+        for path in self.folder.iterdir():
+            if _OWN.fullmatch(path.name) and unwanted(path):
+                remove_file(path)
+
+
+def _entry(path: str, counts: np.ndarray) -> dict[str, Any]:
+    """Scores of an image in percent, and its five largest confusions, from its matrix."""
+    both = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - both
+    present = union > 0
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    top = np.argsort(-wrong, axis=None)[:5]
+    return {
+        "path": path,
+        "name": os.path.basename(path),
+        "mIoU": 100 * float((both[present] / union[present]).mean()),
+        "pixAcc": 100 * float(both.sum() / counts.sum()),
+        "pairs": [(*divmod(int(k), len(counts)), int(wrong.flat[k])) for k in top if wrong.flat[k]],
+    }

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Numbers that are none do not get into the weights."""
+"""Keeps NaN and infinity out of the weights."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class NonFiniteHook(Hook):
     """Keeps a loss or gradient that is NaN or infinite from reaching the weights.
 
     Before each update the losses since the last one and the gradients are checked, on all
-    processes together. If they are bad, ``nonfinite_iter_<i>/`` of the work folder gets, from
-    every process, the files of its batch, its losses and the names of the bad gradients
+    processes together. If they are not finite, ``nonfinite_iter_<i>/`` of the work folder gets,
+    from every process, the files of its batch, its losses and the names of the gradients
     (``process_<r>.json``) and the batch itself (``process_<r>.pth``), and the run's state before
     the update (``state.pth``).
 
-    Where mixed precision scales the loss, gradients that overflow are the scaler's to handle: only
-    the loss is checked.
+    Where mixed precision scales the loss, the scaler handles gradients that overflow: only the
+    loss is checked.
 
     Args:
-        on_nonfinite: ``stop`` ends the run. ``skip`` leaves the update out and puts the model's
-            buffers (running statistics) back to where they were after the last good one.
+        on_nonfinite: ``stop`` ends the run. ``skip`` leaves the update out and restores the model's
+            buffers (running statistics) of the last good one.
         max_reports: With ``skip``, how many folders are written.
     """
 
@@ -70,8 +70,8 @@ class NonFiniteHook(Hook):
             else:
                 runner.logger.warning(
                     "NonFiniteHook cannot guard an optimizer wrapper of type %s: a loss that is "
-                    "not finite reaches the weights; config key optim_wrapper.type takes "
-                    "OptimWrapper, AmpOptimWrapper or BFloat16OptimWrapper",
+                    "not finite reaches the weights; set optim_wrapper.type to OptimWrapper, "
+                    "AmpOptimWrapper or BFloat16OptimWrapper",
                     type(one).__name__,
                 )
         self._keep_buffers()
@@ -99,8 +99,8 @@ class NonFiniteHook(Hook):
 
     def _is_finite(self, wrapper: OptimWrapper) -> bool:
         values = [loss.float().abs().max() for loss in self._losses]
-        gradients = [p.grad for group in wrapper.param_groups for p in group["params"]]
-        gradients = [local(g) for g in gradients if g is not None]
+        parameters = [p for group in wrapper.param_groups for p in group["params"]]
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
         gradients = [g for g in gradients if g.numel()]
         if gradients and not hasattr(wrapper, "loss_scaler"):
             values += foreach_norm(gradients, float("inf"))
@@ -129,33 +129,34 @@ class NonFiniteHook(Hook):
             for name, p in runner.model.named_parameters()
             if p.grad is not None and not local(p.grad).isfinite().all()
         ]
-        folder = Path(runner.work_dir) / f"nonfinite_iter_{runner.iter + 1}"
         what = f"the loss is {losses[0]:g}" if len(losses) == 1 else f"the losses are {losses}"
         if all(abs(loss) < float("inf") for loss in losses):  # False for NaN
             what = f"{what}, but gradients are not finite ({', '.join(bad[:3]) or 'elsewhere'})"
-        where = ""
         if not self.skip or self.skipped < self.max_reports:
+            folder = Path(runner.work_dir) / f"nonfinite_iter_{runner.iter + 1}"
             try:
                 self._report(runner, folder, {"files": files, "losses": losses, "gradients": bad})
-                where = f"; batch and state are in {display_path(folder)}"
+                what = f"{what}; batch and state are in {display_path(folder)}"
             except (OSError, UserError) as error:
-                where = f"; batch and state could not be written ({reason(error)})"
-        text = f"iteration {runner.iter + 1}: {what}{where}; the batch is {', '.join(files)}"
+                what = f"{what}; batch and state could not be written ({reason(error)})"
+        what = f"{what}; the batch is {', '.join(files)}"
         if not self.skip:
             raise UserError(
-                "input",
-                "",
-                f"{text}. The weights are those before it. A lower learning rate, gradient "
-                "clipping (optim_wrapper.clip_grad) or float32 may help; "
+                "nonfinite",
+                f"iteration {runner.iter + 1}",
+                f"{what}. The weights are unchanged. A lower learning rate, gradient clipping "
+                "(optim_wrapper.clip_grad) or float32 may help; "
                 "default_hooks.nonfinite.on_nonfinite=skip leaves such updates out",
             )
         self.skipped += 1
-        runner.logger.warning("%s; the update is left out (%d so far)", text, self.skipped)
+        runner.logger.warning(
+            "iteration %d: %s; the update is skipped (%d so far)",
+            *(runner.iter + 1, what, self.skipped),
+        )
         if self._buffers:
             foreach_copy_(list(runner.model.buffers()), self._buffers)
 
     def _report(self, runner: Runner, folder: Path, found: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         rank = get_rank()
         about = {
             "iteration": runner.iter + 1,
@@ -165,8 +166,8 @@ class NonFiniteHook(Hook):
             "learning_rates": {k: v[0] for k, v in runner.optim_wrapper.get_lr().items()},
         }
         write_result({**about, **found}, folder / f"process_{rank}.json")
-        write_checkpoint(snapshot({"batches": [_tensors(b) for b in self._batches]}),
-                         folder / f"process_{rank}.pth")  # fmt: skip
+        batches = snapshot({"batches": [_tensors(batch) for batch in self._batches]})
+        write_checkpoint(batches, folder / f"process_{rank}.pth")
         if rank == 0 or runner.sharded:
             meta = {"epoch": runner.epoch, "iter": runner.iter}
             state = runner.checkpoint_record(meta, True, True)
@@ -183,7 +184,6 @@ def _tensors(batch: Any) -> dict[str, Any]:
     """Images and labels of a batch as plain tensors."""
     if not isinstance(batch, dict):
         return {}
-    labels = [
-        sample.gt_sem_seg.data for sample in batch.get("data_samples", []) if "gt_sem_seg" in sample
-    ]
+    samples = batch.get("data_samples", [])
+    labels = [sample.gt_sem_seg.data for sample in samples if "gt_sem_seg" in sample]
     return {"inputs": batch.get("inputs"), "labels": labels, "files": _files(batch)}

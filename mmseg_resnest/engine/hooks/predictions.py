@@ -29,11 +29,8 @@ class SavePredictionsHook(Hook):
             the images are. None writes none.
         show_dir: For pictures of image, label and prediction side by side. None writes none.
         submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
-            ``voc``), check it at the end and pack it into ``out_dir.zip``. None: label maps.
-
-    Raises:
-        UserError: The format does not fit the data set, or what was written is not what the
-            server takes.
+            ``voc``), check it at the end and pack it into ``out_dir.zip``; a UserError says what
+            does not fit. None: label maps.
     """
 
     def __init__(
@@ -50,7 +47,7 @@ class SavePredictionsHook(Hook):
         self.written = 0
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Give every image of the data set a name of its own."""
+        """Choose a unique name for the outputs of every image."""
         dataset = runner.test_dataloader.dataset
         paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
         self._stems = unique_stems(paths)

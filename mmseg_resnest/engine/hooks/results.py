@@ -24,20 +24,15 @@ __all__ = ["ResultsHook", "evaluation_result"]
 
 
 def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The full result of an evaluation, with the per-class counts where the metric keeps them.
+    """``SegmentationMetric.last_result``, with the counts of each class, or the metrics alone.
 
     Args:
         evaluator: MMEngine's evaluator after it has evaluated.
         metrics: What it returned.
-
-    Returns:
-        ``SegmentationMetric.last_result``, or the metrics alone with another metric.
     """
-    for metric in evaluator.metrics:
-        result = getattr(metric, "last_result", None)
-        if result is not None:
-            return dict(result)
-    return {name: float(value) for name, value in metrics.items()}
+    results = (getattr(metric, "last_result", None) for metric in evaluator.metrics)
+    found = next((result for result in results if result is not None), None)
+    return dict(found) if found is not None else {k: float(v) for k, v in metrics.items()}
 
 
 @HOOKS.register_module()
@@ -45,8 +40,8 @@ class ResultsHook(Hook):
     """Keeps ``results.json`` of a work folder up to date while a run trains.
 
     It holds the scores and the per-class table of the best validation so far, where the best and
-    the newest checkpoint are, the scores of every validation, and the run's numerics. It is written
-    whole or not at all, by the first process, after each validation.
+    the newest checkpoint are, the scores of every validation, and the run's numerics. The first
+    process writes it atomically after each validation.
 
     Args:
         file: Name of the file in the work folder.
@@ -86,7 +81,7 @@ class ResultsHook(Hook):
             best = before if before["iteration"] <= runner.iter else {}
             results = check_results({"history": history, "best": best}, Refusal(str(path)))
         except (UserError, KeyError, TypeError) as error:
-            runner.logger.warning("%s: left out, it cannot be read (%s)", path, error)
+            runner.logger.warning("%s is ignored, it cannot be read (%s)", path, error)
             return
         self.history, self.best = results["history"], results["best"]
 
