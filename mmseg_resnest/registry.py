@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DefaultScope, Registry
@@ -31,6 +32,11 @@ def building(scope: str | None = None) -> Iterator[None]:
     """
     with _lock, DefaultScope.overwrite_default_scope(scope):
         yield
+
+
+def type_name(kind: Any) -> str:
+    """The name of a config's ``type``, a string or a class, without its scope or module."""
+    return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
 
 
 def _child(name: str, room: str) -> Registry:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..models import EncoderDecoder
+from ..registry import type_name
 
 __all__ = ["metrics_read_labels_only", "predict_labels_only"]
 
@@ -33,9 +34,7 @@ def metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
         for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
             if not isinstance(metric, Mapping):
                 return False
-            kind = metric.get("type", "")
-            kind = kind if isinstance(kind, str) else kind.__name__
-            if kind.split(".")[-1] not in ("SegmentationMetric", "IoUMetric"):
+            if type_name(metric.get("type", "")) not in ("SegmentationMetric", "IoUMetric"):
                 return False
             # The one part of SegmentationMetric that reads probabilities.
             if "ECE" in (metric.get("metrics") or ()):

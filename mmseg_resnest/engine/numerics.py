@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from ..kernels.convolution import ProductConv2d
+from ..registry import type_name
 from .run_record import flatten, versions
 
 __all__ = ["fused_steps_of", "numerics_of", "precision_of"]
@@ -72,8 +73,7 @@ def precision_of(optim_wrapper: Any) -> str:
         kind its name.
     """
     settings = optim_wrapper if isinstance(optim_wrapper, Mapping) else {}
-    kind = settings.get("type", "OptimWrapper")
-    name = (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
+    name = type_name(settings.get("type", "OptimWrapper"))
     if name == "OptimWrapper":
         return "float32"
     if name == "BFloat16OptimWrapper":
@@ -98,7 +98,7 @@ def fused_steps_of(
     """
     modules = list(model.modules())
     types = {
-        text.strip("'").rsplit(".", 1)[-1]
+        type_name(text.strip("'"))
         for key, text in flatten(cfg.get("train_dataloader") or {})
         if key.endswith("type")
     }

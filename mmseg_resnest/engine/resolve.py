@@ -25,6 +25,7 @@ from mmengine.config import Config, ConfigDict
 from ..datasets import guard_labels, loss_ignore_index, merge_steps
 from ..errors import UserError
 from ..evaluation import FORMATS
+from ..registry import type_name
 from .launch import Machine
 from .resume_changes import describe_config
 
@@ -369,7 +370,7 @@ def _add_official_metric(cfg: Config, options: TestingOptions, machine: Machine)
     if not options.official:
         return
     kind = cfg.test_dataloader.dataset.get("type")
-    if _bare_name(kind) != "CityscapesDataset":
+    if type_name(kind) != "CityscapesDataset":
         raise UserError(
             "argument", "--official", f"is for Cityscapes; the config's test split is {kind}"
         )
@@ -406,19 +407,14 @@ def _use_submission(cfg: Config, options: TestingOptions, machine: Machine) -> N
 
 
 def _loads_labels(step: Mapping[str, Any]) -> bool:
-    return _bare_name(step.get("type")) == "LoadAnnotations"
-
-
-def _bare_name(kind: Any) -> str:
-    """The name of a type without its scope or module."""
-    return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+    return type_name(step.get("type")) == "LoadAnnotations"
 
 
 def _keep_image_counts(cfg: Config, options: TestingOptions, machine: Machine) -> None:
     """Have the counts of each image written beside results.json, for comparisons."""
     evaluators = cfg.test_evaluator
     for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
-        if _bare_name(one.get("type")) != "SegmentationMetric":
+        if type_name(one.get("type")) != "SegmentationMetric":
             continue
         if one.get("image_counts") is None:
             one["image_counts"] = os.path.join(cfg.work_dir, "images.npz")

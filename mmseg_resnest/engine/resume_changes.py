@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import UserError
+from ..registry import type_name
 from .run_record import flatten
 
 __all__ = ["LONGEST_KEY", "LONGEST_VALUE", "MOST_KEYS", "Changes", "compare_with_run"]
@@ -124,11 +125,11 @@ def describe_config(cfg: Mapping[str, Any]) -> dict[str, str]:
     """
     values = {str(key): value for key, value in cfg.items()}
     wrapper = values.get("optim_wrapper")
-    if isinstance(wrapper, Mapping):
-        kind = wrapper.get("type", "OptimWrapper")
-        name = kind if isinstance(kind, str) else kind.__name__
-        if name.rsplit(".", 1)[-1] in _PRECISION_TYPES:
-            values["optim_wrapper"] = {k: v for k, v in wrapper.items() if k not in _PRECISION}
+    if (
+        isinstance(wrapper, Mapping)
+        and type_name(wrapper.get("type", "OptimWrapper")) in _PRECISION_TYPES
+    ):
+        values["optim_wrapper"] = {k: v for k, v in wrapper.items() if k not in _PRECISION}
     if not (values.get("auto_scale_lr") or {}).get("enable"):
         values.pop("auto_scale_lr", None)
     found = {_short(key, LONGEST_KEY): _short(text, LONGEST_VALUE)

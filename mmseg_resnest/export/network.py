@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.record import check_exported, plain_pipeline
 from ..io.checks import NotAllowed
+from ..registry import type_name
 from ..version import __version__
 
 __all__ = ["AlignedCorners", "ExportNetwork", "make_record", "pipeline_steps"]
@@ -277,7 +278,7 @@ def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:
     steps = plain_pipeline(
         list(dataset.get("pipeline", [])), model.cfg.get("default_scope", "mmseg")
     )
-    return [step for step in steps if not str(step["type"]).split(".")[-1].startswith(_LOADS)]
+    return [step for step in steps if not type_name(step["type"]).startswith(_LOADS)]
 
 
 def _resize_step(model: Segmentor) -> _ImageResize | None:

@@ -26,6 +26,7 @@ from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_
 from ..io.atomic import atomic_open
 from ..io.checks import NotAllowed
 from ..io.text import printable
+from ..registry import type_name
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
@@ -195,9 +196,8 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
             }
         ]
     backbone = model.cfg.model.get("backbone", {})
-    kind = backbone.get("type", "a backbone")
     arch = _markdown(str(backbone.get("arch") or backbone.get("depth") or ""))
-    base = _markdown(kind if isinstance(kind, str) else kind.__name__)
+    base = _markdown(type_name(backbone.get("type", "a backbone")))
     head = _markdown(type(model.model.decode_head).__name__)
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "",
@@ -250,9 +250,8 @@ def _dataset_name(cfg: Config) -> str:
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
-    kind = dataset["type"]
-    name = kind if isinstance(kind, str) else kind.__name__
-    return name.split(".")[-1].removesuffix("Dataset") or name
+    name = type_name(dataset["type"])
+    return name.removesuffix("Dataset") or name
 
 
 def check_loads_back(model: Segmentor, folder: str | os.PathLike[str]) -> None:

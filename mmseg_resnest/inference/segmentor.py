@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..evaluation import default_palette
 from ..io.cancel import raise_if_cancelled
 from ..models import EncoderDecoder, fold_for_inference
-from ..registry import building
+from ..registry import building, type_name
 from .images import ImageInput, find_images, read_image, tensor_images
 from .result import Segmentation
 from .tiles import Tiling, tiled
@@ -369,15 +369,13 @@ def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
     while "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset.dataset
     steps = copy.deepcopy(list(dataset.get("pipeline", [])))
-    names = [
-        step["type"] if isinstance(step["type"], str) else step["type"].__name__ for step in steps
-    ]
+    names = [type_name(step["type"]) for step in steps]
     kept = [
         step
         for step, name in zip(steps, names, strict=True)
-        if not name.split(".")[-1].startswith(("LoadImageFrom", "LoadAnnotations", *without))
+        if not name.startswith(("LoadImageFrom", "LoadAnnotations", *without))
     ]
-    if "PackSegInputs" not in [name.split(".")[-1] for name in names]:
+    if "PackSegInputs" not in names:
         raise UserError(
             "input",
             cfg.filename,
