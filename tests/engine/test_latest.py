@@ -60,32 +60,23 @@ def latest(folder: Path) -> str | None:
     return path and path.name
 
 
-def test_within_a_run_the_iteration_decides(tmp_path: Path, at) -> None:
+def test_within_a_run_the_iteration_counts(tmp_path: Path, at) -> None:
     for number, now in ((2, 5e9), (10, 1e9), (4, 2e9)):
         at(now)
         write(tmp_path, f"iter_{number}.pth", number)
     assert latest(tmp_path) == "iter_10.pth"
     point_to(tmp_path / "iter_4.pth", tmp_path)  # a pointer that could not be written since
     assert latest(tmp_path) == "iter_10.pth"
+    write(tmp_path, "epoch_2.pth", 200)  # whatever the form of the name
+    assert latest(tmp_path) == "epoch_2.pth"
 
 
-def test_names_by_epoch_count_by_iteration(tmp_path: Path) -> None:
-    write(tmp_path, "epoch_2.pth", 200)
-    write(tmp_path, "epoch_10.pth", 1000)
-    write(tmp_path, "iter_999.pth", 999)
-    assert latest(tmp_path) == "epoch_10.pth"
-
-
-def test_a_new_run_in_the_folder_of_an_old_one_goes_on(tmp_path: Path, at) -> None:
+def test_a_new_run_in_the_folder_of_an_old_one_continues(tmp_path: Path, at) -> None:
     """Its clock is behind the old one's, and its pointer may be missing."""
     at(4e9)
     write(tmp_path, "iter_10.pth", 10)
-    point_to(tmp_path / "iter_10.pth", tmp_path)
     at(1e9)
-    (tmp_path / "last_checkpoint").unlink()
     write(tmp_path, "iter_2.pth", 2, B, next_start(tmp_path))
-    assert latest(tmp_path) == "iter_2.pth"
-    point_to(tmp_path / "iter_2.pth", tmp_path)
     assert latest(tmp_path) == "iter_2.pth"
     # Unless the older one is continued by name: the pointer says so before its first checkpoint.
     point_to(tmp_path / "iter_10.pth", tmp_path)
@@ -274,21 +265,17 @@ def test_a_run_restarted_under_any_clocks_ends_as_an_undisturbed_one(
     assert ended["param_schedulers"] == undisturbed["param_schedulers"]
 
 
-def test_a_pointer_to_weights_alone_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, "iter_4.pth", 4)
-    point_to(write(tmp_path, "best_mIoU_iter_8.pth", 8), tmp_path)
-    assert latest(tmp_path) == "iter_4.pth"
-
-
 def test_the_pointer_is_in_the_work_folder(tmp_path: Path) -> None:
     """Where ``out_dir`` of CheckpointHook is another one."""
     work_dir = tmp_path / "work"
     work_dir.mkdir()
     write(tmp_path, "iter_4.pth", 4, A, 1)
     write(tmp_path, "iter_2.pth", 2, B, 2)
-    assert latest_valid_checkpoint(tmp_path, work_dir)[0] == tmp_path / "iter_2.pth"
-    point_to(tmp_path / "iter_4.pth", work_dir)
-    assert latest_valid_checkpoint(tmp_path, work_dir)[0] == tmp_path / "iter_4.pth"
+    best = write(tmp_path, "best_mIoU_iter_8.pth", 8)
+    for pointed, found in ((None, "iter_2.pth"), (best, "iter_2.pth"), ("iter_4.pth",) * 2):
+        if pointed is not None:
+            point_to(tmp_path / pointed, work_dir)
+        assert latest_valid_checkpoint(tmp_path, work_dir)[0] == tmp_path / found
 
 
 def test_a_runner_told_to_resume_finds_its_checkpoint(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from mmengine.hooks import Hook
 from tiny_runs import Data, make_runner, state
 
+from mmseg_resnest.engine import preemption
 from mmseg_resnest.engine.latest import latest_valid_checkpoint
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
 
@@ -149,7 +150,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     gate = threading.Event()
     fsync = os.fsync
     waited = []
-    monkeypatch.setattr(os, "fsync", lambda file: (waited.append(gate.wait(60)), fsync(file)))
+    monkeypatch.setattr(os, "fsync", lambda file: (waited.append(gate.wait(600)), fsync(file)))
 
     class AtTheEnd(Hook):
         def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
@@ -192,20 +193,23 @@ def test_the_seed_of_the_resumed_run_counts(tmp_path: Path, whole: dict) -> None
     assert found == []
 
 
-def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
     pid = os.fork()
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with StopSignals() as signals:
             signals.training()
             os.kill(os.getpid(), signal.SIGTERM)
+            now[0] = 0.9
             os.kill(os.getpid(), signal.SIGINT)  # the launcher's echo of the first
             if signals.received != "SIGTERM":
                 os._exit(1)
-            time.sleep(1.1)
+            now[0] = 1.1
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
         os._exit(2)
+    monkeypatch.undo()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGTERM
 
 
