@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 # Imported so that each of MMSegmentation's parts is registered. The original packages and their
@@ -165,7 +165,7 @@ PRIVATE_NAMES = {
     "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
     "mmengine.runner.runner": ("_init_model_weights", "_load_from"),
     "mmengine.runner.loops": ("_epoch", "_iter", "_max_iters"),
-    "mmengine.optim.scheduler.param_scheduler": ("_global_step", "_last_value"),
+    "mmengine.optim.scheduler.param_scheduler": ("_global_step",),
     "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
     "mmseg.datasets.transforms.loading": ("_load_seg_map",),
     "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
@@ -243,11 +243,6 @@ def loads_from(runner: Any) -> str | None:
 def mark_stepped(optimizer: Any) -> None:
     """Let schedules take an optimizer for one that has been stepped; otherwise they warn."""
     optimizer._global_step = max(optimizer._global_step, 0)
-
-
-def pick_last_values(scheduler: Any, places: Sequence[int]) -> None:
-    """Give each group of parameters the last value of the group at its place."""
-    scheduler._last_value = [scheduler._last_value[place] for place in places]
 
 
 def waiting_worker(batches: Any) -> tuple[int, Any] | None:

@@ -4,7 +4,7 @@
 ==================  ==============================================================================
 key                 what it says
 ==================  ==============================================================================
-``fused``           whether steps may be fused; False is ``--plain``
+``fused``           config key ``numerics.fused``: whether steps may be fused
 ``fused_steps``     which ones are: ``matrix_products``, ``merged_pipeline``, ``folded_layers``
 ``precision``       ``float32``, ``float16`` with the kind of loss scale, ``bfloat16``, or the name
                     of another optimizer wrapper
@@ -19,6 +19,10 @@ key                 what it says
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import platform
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,39 +31,63 @@ from torch import nn
 
 from ..kernels.convolution import ProductConv2d
 from ..registry import type_name
-from .run_record import flatten, versions
+from .facts import flatten
 
-__all__ = ["fused_steps_of", "numerics_of", "precision_of"]
+__all__ = ["fused_steps_of", "is_fused", "numerics_of", "precision_of", "versions"]
 
+_MODULES = ("torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv", "mmseg_resnest")
+#: Installed or not, they decide which code computes.
+_PACKAGES = ("torchvision", "pillow", "mmsegmentation", "onedl-mmsegmentation", "imagecodecs")
 _MERGED = ("RandomResizeCrop", "RandomLongEdgeCrop")
 
 
-def numerics_of(cfg: Mapping[str, Any], world_size: int = 1, plain: bool = False) -> dict[str, Any]:
+def is_fused(cfg: Mapping[str, Any]) -> bool:
+    """Config key ``numerics.fused``, True by default: whether steps may be fused.
+
+    Without it the model's layers, memory order and pipeline are the stack's.
+    """
+    return (cfg.get("numerics") or {}).get("fused", True)
+
+
+def numerics_of(cfg: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
     """What is known of a run's numerics before its model is built.
 
     Args:
         cfg: A config, or an empty mapping.
         world_size: Number of processes.
-        plain: Whether no steps may be fused.
 
     Returns:
         The keys of the table above but ``fused_steps``; ``memory_order`` is ``contiguous``.
     """
-    installed = versions()
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
         device = f"CPU ({torch.backends.cpu.get_cpu_capability()})"
     return {
-        "fused": not plain,
+        "fused": is_fused(cfg),
         "precision": precision_of(cfg.get("optim_wrapper")),
         "memory_order": "contiguous",
         "world_size": world_size,
         "deterministic": bool((cfg.get("randomness") or {}).get("deterministic", False)),
         "threads": torch.get_num_threads(),
         "device": device,
-        "versions": installed,
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, CUDA and the packages that compute, by name."""
+    found = {
+        "Python": platform.python_version(),
+        "CUDA of torch": str(torch.version.cuda),
+        "cuDNN": str(torch.backends.cudnn.version()) if torch.cuda.is_available() else "None",
+    }
+    for name in _MODULES:
+        found[name] = str(getattr(sys.modules.get(name), "__version__", "not loaded"))
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def precision_of(optim_wrapper: Any) -> str:
@@ -74,14 +102,10 @@ def precision_of(optim_wrapper: Any) -> str:
     """
     settings = optim_wrapper if isinstance(optim_wrapper, Mapping) else {}
     name = type_name(settings.get("type", "OptimWrapper"))
-    if name == "OptimWrapper":
-        return "float32"
-    if name == "BFloat16OptimWrapper":
-        return "bfloat16"
     if name == "AmpOptimWrapper":
         precision = settings.get("dtype") or "float16"
         return f"{precision} (loss scale {settings.get('loss_scale', 'dynamic')})"
-    return name
+    return {"OptimWrapper": "float32", "BFloat16OptimWrapper": "bfloat16"}.get(name, name)
 
 
 def fused_steps_of(

@@ -3,13 +3,9 @@
 
 A state is loaded only when it has the names, types and shapes that the run's own model, optimizer
 and schedules have: torch's and MMEngine's ``load_state_dict`` take over attributes and options as
-they come. The values of the checkpoint count, not those of the config, as in MMEngine.
-
-* Refused by name: tensors that the model or the optimizer does not have, has in another shape or
-  type; unknown or differing options of a group of parameters; another number of groups,
-  parameters or schedules; unknown attributes of a schedule.
-* Dropped: the state of a loss scaler where this run scales nothing, averaged weights where this
-  run keeps none, and ``foreach`` and ``fused``, which say how this run computes.
+they come. The numbers of the checkpoint count, not those of the config, as in MMEngine. Dropped are
+the state of a loss scaler where this run scales nothing, averaged weights where this run keeps
+none, and ``foreach`` and ``fused``, which say how this run computes.
 """
 
 from __future__ import annotations
@@ -26,24 +22,29 @@ import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauParamScheduler
 from torch import Tensor, nn
 
-from mmseg_resnest.engine.checkpoint import bare_model
-from mmseg_resnest.engine.checkpoint_values import (
+from .checkpoint import bare_model
+from .checkpoint_values import (
+    ANY,
+    COUNT,
+    DROP,
+    POSITIVE,
+    Fields,
+    Items,
+    MapOf,
     Refusal,
+    Rule,
+    Spec,
+    checked,
     describe,
-    fit,
-    is_integer,
+    integer,
     is_number,
+    like,
     plain_tensor,
 )
-from mmseg_resnest.engine.resume_changes import Changes
-from mmseg_resnest.engine.resume_schedules import fit_schedules, flat_schedules
+from .resume_changes import Changes
+from .resume_schedules import flat_schedules, schedules_like
 
-__all__ = [
-    "fit_to_run",
-    "follows_config",
-    "keep_own_names",
-]
-
+__all__ = ["fit_to_run", "follows_config", "keep_own_names"]
 
 _NO_CHANGES = Changes()
 
@@ -74,36 +75,41 @@ def fit_to_run(
         UserError: Something does not fit; names the key, what it holds and what was expected.
     """
     checkpoint = dict(checkpoint)
-    _check_types(checkpoint, bare_model(model), refuse)
+    own, weights = bare_model(model).state_dict(), checkpoint["state_dict"]
+    # Names are compared where the weights are loaded.
+    checked(weights, Fields({n: _tensor_like(v) for n, v in own.items()}, (), "keep"),
+            "state_dict", refuse)  # fmt: skip
+    if "ema_state_dict" in checkpoint and set(weights) != set(own):
+        name = next(iter(set(weights) ^ set(own)))
+        refuse.because(f"ema_state_dict and the config's model differ in {name}")
+
     follows = follows_config(changes, schedulers, refuse)
-    fit_optimizer = functools.partial(
-        _fit_optimizer, refuse=refuse, follows=follows, new=changes.new_optimizer
-    )
+    optimizer = functools.partial(_optimizer, follows=follows, new=changes.new_optimizer)
+    spec: Spec = functools.partial(optimizer, wrapper=optim_wrapper)
     if isinstance(optim_wrapper, OptimWrapperDict):
-        theirs, ours = checkpoint["optimizer"], dict(optim_wrapper.items())
-        _same_names(theirs, ours, "optimizer", refuse)
-        checkpoint["optimizer"] = {
-            name: fit_optimizer(theirs[name], one, f"optimizer.{name}")
-            for name, one in ours.items()
-        }
-    else:
-        checkpoint["optimizer"] = fit_optimizer(checkpoint["optimizer"], optim_wrapper, "optimizer")
+        each = {name: functools.partial(optimizer, wrapper=w) for name, w in optim_wrapper.items()}
+        spec = Fields.exactly(each)
+    checkpoint["optimizer"] = checked(checkpoint["optimizer"], spec, "optimizer", refuse)
+
     key = "param_schedulers"
-    if follows:
-        checkpoint.pop(key, None)
+    states = checkpoint.pop(key, None)
+    if follows or not (schedulers or states):
         return checkpoint
-    theirs = checkpoint.get(key)
     if isinstance(schedulers, dict):
-        if not isinstance(theirs, dict):
-            refuse(key, theirs, "a mapping from optimizers to lists")
-        _same_names(theirs, schedulers, key, refuse)
-        checkpoint[key] = {
-            name: fit_schedules(theirs[name], some, f"{key}.{name}", refuse)
-            for name, some in schedulers.items()
-        }
-    elif schedulers or theirs:
-        checkpoint[key] = fit_schedules(theirs, schedulers or [], key, refuse)
+        spec = Fields.exactly({name: schedules_like(some) for name, some in schedulers.items()})
+    else:
+        spec = schedules_like(schedulers or [])
+    checkpoint[key] = checked(states, spec, key, refuse)
     return checkpoint
+
+
+def _tensor_like(own: Tensor) -> Spec:
+    """A tensor of the same shape and type, which the file holds, wherever the run's own is."""
+    return Rule(lambda value: _same(value, own), describe(own))
+
+
+def _same(value: Any, own: Tensor) -> bool:
+    return plain_tensor(value) and value.shape == own.shape and value.dtype == own.dtype
 
 
 def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
@@ -129,75 +135,71 @@ def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
     return True
 
 
-def _same_names(theirs: Any, ours: Mapping[str, Any], key: str, refuse: Refusal) -> None:
-    if not isinstance(theirs, dict) or set(theirs) != set(ours):
-        refuse(key, theirs, f"a mapping with the keys {', '.join(map(str, ours))}")
-
-
-def _check_types(checkpoint: dict[str, Any], model: nn.Module, refuse: Refusal) -> None:
-    """Types and shapes of the weights; names are compared where they are loaded."""
-    own = model.state_dict()
-    weights = checkpoint["state_dict"]
-    for name, value in weights.items():
-        same = name not in own or (value.dtype, value.shape) == (own[name].dtype, own[name].shape)
-        if not same:
-            refuse(f"state_dict.{name}", value, describe(own[name]))
-    if "ema_state_dict" in checkpoint and set(weights) != set(own):
-        name = next(iter(set(weights) ^ set(own)))
-        refuse.because(f"ema_state_dict and the config's model differ in {name}")
-
-
 # --- optimizer ------------------------------------------------------------------------------
 
-#: Options of a group that say how to compute, not what.
-_OWN_OPTIONS = ("foreach", "fused")
-#: Entries beside those of torch's optimizers.
-_OF_THE_WRAPPER = ("loss_scaler", "base_param_settings")
+_NOT_NEGATIVE = Rule(lambda value: is_number(value) and 0 <= value <= 1e30, "a number from 0")
+_BELOW_1 = Rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0, below 1")
 
 
-def _fit_optimizer(
-    theirs: Any,
-    wrapper: OptimWrapper,
-    key: str,
-    refuse: Refusal,
-    follows: bool = False,
-    new: bool = False,
-) -> dict:
-    if not isinstance(theirs, dict):
-        refuse(key, theirs, "a mapping")
-    for name in theirs:
-        if name not in ("state", "param_groups", *_OF_THE_WRAPPER):
-            refuse.because(f"{key} holds {describe(name)}, which no optimizer of this run has")
-    groups, ours = theirs.get("param_groups"), wrapper.optimizer.param_groups
-    if follows:
-        groups = _regroup(groups, ours, f"{key}.param_groups", refuse)
-    if not isinstance(groups, list) or len(groups) != len(ours):
-        refuse(f"{key}.param_groups", groups, f"a list of {len(ours)} groups of parameters")
-    fitted = [
-        _fit_group(group, own, f"{key}.param_groups[{index}]", refuse)
-        for index, (group, own) in enumerate(zip(groups, ours, strict=True))
-    ]
-    numbers = [number for group in fitted for number in group["params"]]
-    if len(set(numbers)) != len(numbers):
-        refuse.because(f"{key}.param_groups name a parameter twice")
-    state = {} if new else theirs.get("state")
-    result = {
-        "state": _fit_state(state, fitted, wrapper.optimizer, f"{key}.state", refuse, follows),
-        "param_groups": fitted,
-    }
-    settings = wrapper.base_param_settings
-    if settings is not None and not follows and "base_param_settings" in theirs:
-        name = f"{key}.base_param_settings"
-        result["base_param_settings"] = _fit_options(
-            theirs["base_param_settings"], settings, name, refuse
-        )
+def _optimizer(
+    value: Any, key: str, refuse: Refusal, wrapper: OptimWrapper, follows: bool, new: bool
+) -> dict[str, Any]:
+    """The state of an optimizer wrapper as it loads it."""
     scaler = getattr(wrapper, "loss_scaler", None)
-    if scaler is not None and "loss_scaler" in theirs:
-        name = f"{key}.loss_scaler"
-        result["loss_scaler"] = _fit_scaler(
-            theirs["loss_scaler"], scaler.state_dict(), name, refuse
-        )
-    return result
+    settings = None if follows else wrapper.base_param_settings
+    fields: dict[str, Spec] = {
+        "state": ANY,
+        "param_groups": ANY,
+        "loss_scaler": DROP if scaler is None else _scaler_like(scaler.state_dict()),
+        "base_param_settings": DROP if settings is None else _options_like(settings),
+    }
+    found = checked(value, Fields(fields, ("state", "param_groups")), key, refuse)
+    if "base_param_settings" in found:
+        found["base_param_settings"] = {**(settings or {}), **found["base_param_settings"]}
+
+    ours = wrapper.optimizer.param_groups
+    groups, place = found["param_groups"], f"{key}.param_groups"
+    if follows:
+        groups = _regroup(groups, ours, place, refuse)
+    groups = checked(groups, Items([_options_like(own) for own in ours]), place, refuse)
+    # Options that an older torch did not write are the run's own.
+    groups = [{**own, **group} for own, group in zip(ours, groups, strict=True)]
+    numbers = [number for group in groups for number in group["params"]]
+    if len(set(numbers)) != len(numbers):
+        refuse.because(f"{place} name a parameter twice")
+
+    state = {} if new else found["state"]
+    spec = _state_like(groups, wrapper.optimizer, follows)
+    state = checked(state, spec, f"{key}.state", refuse)
+    found["state"] = {number: one for number, one in state.items() if one is not None}
+    found["param_groups"] = groups
+    return found
+
+
+def _options_like(own: Mapping[str, Any]) -> Fields:
+    """The options of a group of parameters, in the ranges that torch's optimizers ask for.
+
+    Their constructors check these; ``load_state_dict`` does not.
+    """
+    fields: dict[str, Spec] = dict.fromkeys(("foreach", "fused"), DROP)
+    needed = ["lr"]
+    for name, value in own.items():
+        if name == "params" and isinstance(value, list):
+            fields[name] = Items([COUNT] * len(value))
+            needed.append(name)
+        elif name == "betas":
+            fields[name] = like(value, lambda own: _BELOW_1)
+        elif name.endswith("lr"):
+            fields[name] = like(value)
+        elif name not in fields:
+            fields[name] = like(value, lambda own: _NOT_NEGATIVE)
+    return Fields(fields, needed)
+
+
+def _scaler_like(own: Mapping[str, Any]) -> Fields:
+    return Fields.exactly(
+        {name: COUNT if isinstance(value, int) else POSITIVE for name, value in own.items()}
+    )
 
 
 def _regroup(
@@ -212,136 +214,67 @@ def _regroup(
         isinstance(one, dict) and isinstance(one.get("params"), list) for one in groups
     ):
         refuse(key, groups, "a list of groups of parameters")
-    numbers = [number for one in groups for number in one["params"]]
     before, now = ([len(one["params"]) for one in some] for some in (groups, ours))
     in_order = all(len(sizes) == 1 or set(sizes) == {1} for sizes in (before, now))
     if sum(before) != sum(now) or (before != now and not in_order):
-        refuse.because(f"{key} are {len(before)} groups, which cannot become the {len(now)} of the "
-                       "config")  # fmt: skip
-    rest = iter(numbers)
-    return [
-        {**{name: value for name, value in own.items() if name != "params"},
-         "params": [next(rest) for _ in own["params"]]}
-        for own in ours
-    ]  # fmt: skip
+        refuse.because(
+            f"{key} are {len(before)} groups, which cannot become the config's {len(now)}"
+        )
+    rest = iter([number for one in groups for number in one["params"]])
+    return [{**own, "params": [next(rest) for _ in own["params"]]} for own in ours]
 
 
-def _fit_scaler(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
-    fit(theirs, dict(own), key, refuse)
-    for name, value in theirs.items():
-        if isinstance(own[name], int) and not is_integer(value):
-            refuse(f"{key}.{name}", value, "a whole number from 0")
-        if isinstance(own[name], float) and value <= 0:
-            refuse(f"{key}.{name}", value, "a number above 0")
-    return dict(theirs)
-
-
-def _fit_group(theirs: Any, own: dict[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
-    if not isinstance(theirs, dict):
-        refuse(key, theirs, "a mapping")
-    params, count = theirs.get("params"), len(own["params"])
-    if not isinstance(params, list) or len(params) != count or not all(map(is_integer, params)):
-        refuse(f"{key}.params", params, f"a list of {count} whole numbers, one a parameter")
-    ours = {name: value for name, value in own.items() if name != "params"}
-    options = {name: value for name, value in theirs.items() if name != "params"}
-    return {**_fit_options(options, ours, key, refuse), "params": list(params)}
-
-
-def _fit_options(theirs: Any, own: Mapping[str, Any], key: str, refuse: Refusal) -> dict[str, Any]:
-    """Options of a group; those that an older torch did not write are the run's own."""
-    if not isinstance(theirs, dict):
-        refuse(key, theirs, "a mapping")
-    result = dict(own)
-    if "lr" not in theirs:
-        refuse.because(f"{key} holds no lr")
-    for name, value in theirs.items():
-        if name not in own:
-            refuse.because(f"{key} holds {describe(name)}, an option that this run does not have")
-        if name in _OWN_OPTIONS:
-            continue
-        fit(value, own[name], f"{key}.{name}", refuse)
-        _check_option(name, value, f"{key}.{name}", refuse)
-        result[name] = value
-    return result
-
-
-def _check_option(name: str, value: Any, key: str, refuse: Refusal) -> None:
-    """The ranges that torch's optimizers ask of their arguments; a state sets them unasked."""
-    values = value if isinstance(value, list | tuple) else [value]
-    numbers = [one for one in values if isinstance(one, int | float)]
-    if name == "betas" and not all(0 <= one < 1 for one in numbers):
-        refuse(key, value, "numbers from 0 up to below 1")
-    if not name.endswith("lr") and not all(one >= 0 for one in numbers):
-        refuse(key, value, "a number from 0")
-
-
-def _fit_state(
-    theirs: Any,
-    groups: Sequence[dict[str, Any]],
-    optimizer: torch.optim.Optimizer,
-    key: str,
-    refuse: Refusal,
-    follows: bool = False,
-) -> dict[int, dict[str, Any]]:
-    """The state of each parameter: what a step of this optimizer makes of it, and nothing else.
-
-    Where the config may differ, a state that this optimizer does not keep starts anew.
-    """
-    if not isinstance(theirs, dict):
-        refuse(key, theirs, "a mapping from the numbers of parameters")
-    result = {}
-    known = {number for group in groups for number in group["params"]}
-    for number, state in theirs.items():
-        if not is_integer(number) or number not in known:
-            refuse.because(f"{key} holds {describe(number)}, the number of no parameter")
-        if not isinstance(state, dict):
-            refuse(f"{key}[{number}]", state, "a mapping")
+def _state_like(
+    groups: Sequence[dict[str, Any]], optimizer: torch.optim.Optimizer, follows: bool
+) -> Fields:
+    """The state of each parameter: what a step of this optimizer makes of it, and nothing else."""
+    fields: dict[Any, Spec] = {}
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         expected = _states_after_a_step(optimizer, group, own["params"])
         for index, number in enumerate(group["params"]):
-            if number not in theirs:
-                continue  # a parameter that has had no gradient
-            state, place = theirs[number], f"{key}[{number}]"
             if expected is None:
-                result[number] = _fit_unknown_state(state, own["params"][index], place, refuse)
-                continue
-            model = expected[index]
-            # None stands for nothing: an older torch wrote it for a momentum of 0.
-            state = {name: v for name, v in state.items() if v is not None or name in model}
-            if set(state) != set(model):
-                if follows:  # e.g. momentum, which the run has not had
-                    continue
-                name = next(iter(set(state) ^ set(model)))
-                what = "lacks" if name in model else "holds"
-                refuse.because(f"{place} {what} {describe(name)}: the optimizer is another one")
-            for name, value in state.items():
-                _fit_tensor(value, model[name], f"{place}.{name}", refuse)
-            result[number] = state
-    return result
+                fields[number] = _unknown_state(own["params"][index])
+            else:
+                fields[number] = functools.partial(
+                    _parameter_state, own=expected[index], follows=follows
+                )
+    return Fields(fields)
 
 
-def _fit_tensor(value: Any, own: Any, key: str, refuse: Refusal) -> None:
+def _parameter_state(
+    value: Any, key: str, refuse: Refusal, own: Mapping[str, Any], follows: bool
+) -> dict[str, Any] | None:
+    """Checked; None where the config differs and the optimizer now keeps something else."""
+    if not isinstance(value, dict):
+        refuse(key, value, "a mapping")
+    # None stands for nothing: an older torch wrote it for a momentum of 0.
+    value = {name: v for name, v in value.items() if v is not None or name in own}
+    if follows and set(value) != set(own):
+        return None
+    entries = {name: _entry_like(one) for name, one in own.items()}
+    return checked(value, Fields.exactly(entries), key, refuse)
+
+
+def _entry_like(own: Any) -> Rule:
     if own is None:
-        if value is not None:
-            refuse(key, value, "None")
-        return
-    # The trial step keeps counters as numbers, or with the CPU.
-    counter = not isinstance(own, Tensor) or (own.ndim == 0 and own.device.type == "cpu")
-    if counter and not isinstance(value, Tensor):  # an older torch counted in plain numbers
-        _check_counter(value, key, refuse)
-        return
-    if not isinstance(own, Tensor):
-        refuse(key, value, "a number")
-    if not _is_dense(value) or value.shape != own.shape or value.dtype != own.dtype:
-        refuse(key, value, describe(own))
-    if counter:
-        _check_counter(value.item(), key, refuse)
+        return Rule(lambda value: value is None, "None")
+    # The trial step keeps counters as numbers, or on the CPU.
+    if isinstance(own, Tensor) and (own.ndim or own.device.type != "cpu"):
+        return Rule(lambda value: _same(value, own) and _is_dense(value), describe(own))
+    return Rule(lambda value: _is_counter(value, own), "a number from 0")
 
 
-def _is_dense(value: Any) -> bool:
+def _is_counter(value: Any, own: Any) -> bool:
+    """Whether it counts steps and the like, by which optimizers divide; older torch had numbers."""
+    if isinstance(value, Tensor):
+        if not isinstance(own, Tensor) or not _same(value, own):
+            return False
+        value = value.item()
+    return is_number(value) and value >= 0
+
+
+def _is_dense(value: Tensor) -> bool:
     """Whether every number of a tensor has a place of its own, so that it can be changed."""
-    if not plain_tensor(value):
-        return False
     expected = 1
     for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
         if size > 1 and stride != expected:
@@ -350,31 +283,22 @@ def _is_dense(value: Any) -> bool:
     return True
 
 
-def _is_single(value: Any) -> bool:
-    return plain_tensor(value) and value.numel() == 1
-
-
-def _check_counter(value: Any, key: str, refuse: Refusal) -> None:
-    """The number of steps and the like, by which optimizers divide."""
-    if not is_number(value) or value < 0:
-        refuse(key, value, "a number from 0")
-
-
-def _fit_unknown_state(
-    state: Mapping[Any, Any], parameter: Tensor, key: str, refuse: Refusal
-) -> dict[str, Any]:
+def _unknown_state(parameter: Tensor) -> Spec:
     """The state of an optimizer that cannot be tried: tensors like the parameter, and numbers."""
-    for name, value in state.items():
-        if not isinstance(name, str):
-            refuse(f"a key of {key}", name, "a text")
-        if name == "step":
-            _check_counter(value.item() if _is_single(value) else value, f"{key}.step", refuse)
-        elif isinstance(value, Tensor):
-            if not _is_dense(value) or value.shape not in (parameter.shape, (), (1,)):
-                refuse(f"{key}.{name}", value, f"a tensor of shape {list(parameter.shape)}")
-        elif value is not None and not is_number(value) and not isinstance(value, bool):
-            refuse(f"{key}.{name}", value, "a tensor or a number")
-    return dict(state)
+
+    def is_step(value: Any) -> bool:
+        if plain_tensor(value) and value.numel() == 1:
+            value = value.item()
+        return is_number(value) and value >= 0
+
+    def is_entry(value: Any) -> bool:
+        if isinstance(value, Tensor):
+            fits = plain_tensor(value) and value.shape in (parameter.shape, (), (1,))
+            return fits and _is_dense(value)
+        return value is None or isinstance(value, bool) or is_number(value)
+
+    words = f"a number, or a tensor of shape {list(parameter.shape)}"
+    return Fields({"step": Rule(is_step, "a number from 0"), "*": Rule(is_entry, words)})
 
 
 def _states_after_a_step(
@@ -393,7 +317,7 @@ def _states_after_a_step(
         stand_ins.append(one)
     trial = copy.copy(optimizer)
     trial.state = defaultdict(dict)
-    how = {name: False for name in _OWN_OPTIONS if name in options}
+    how = {name: False for name in ("foreach", "fused") if name in options}
     trial.param_groups = [{**options, **how, "params": stand_ins}]
     try:
         type(optimizer).step(trial)  # not the one that schedules have put around it

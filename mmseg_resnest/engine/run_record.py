@@ -1,74 +1,36 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What must be the same in every process of a run, as names and short texts.
-
-Left out is what may differ between machines and changes no result: where folders lie, how many
-workers load the data, what is drawn and logged.
-"""
+"""What must be the same in every process of a run, as names and short texts."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import importlib.metadata
 import os
-import platform
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .. import registry as registries
 from ..datasets import build_dataset
 from ..registry import building
 from ..weights import resolve_checkpoint
 from ..weights.hashes import hex_digests
+from .facts import differences, digest, flatten, shorten, text_of
+from .numerics import versions
 
-__all__ = [
-    "RunRecord",
-    "describe_model_state",
-    "differences",
-    "flatten",
-    "record_run",
-    "versions",
-]
+__all__ = ["RunRecord", "describe_differences", "describe_model_state", "record_run"]
 
-#: Keys of a config, at any depth, that may differ between machines.
-_OF_A_MACHINE = frozenset(
-    {
-        *("data_root", "work_dir", "out_dir", "image_counts", "visualizer", "log_level"),
-        *("num_workers", "persistent_workers", "pin_memory", "prefetch_factor", "timeout"),
-        *("launcher", "mp_cfg", "resource_limit"),
-    }
-)
 #: Top-level keys that are compared as what they lead to: the checkpoint's content.
 _COMPARED_ELSEWHERE = frozenset({"load_from", "resume"})
-_PACKAGES = ("torchvision", "pillow", "mmsegmentation", "onedl-mmsegmentation")
-_MODULES = ("torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv", "mmseg_resnest")
-#: Packages whose loaded modules are compared: people change their sources in place.
-_STACK = frozenset({"mmseg", "mmengine", "mmcv", "mmseg_resnest_cli"})
-_SHORT = 60  # characters of a value that is told
-_SHORT_LIST = 8
-
-# Section: how one of its facts is named, whether its values tell something, and whether a fact
-# that one process alone has counts. In the order of causes: what comes first explains the rest.
-_SECTIONS = {
-    "config": ("config key {}", True, True),
-    "argument": ("argument {}", True, True),
-    "data": ("{}", True, True),
-    "checkpoint": ("the checkpoint's {}", True, True),
-    "version": ("{}", True, True),
-    "code": ("source file {}", False, True),
-    "module": ("source of module {}", False, False),  # which are loaded may differ
-    "model": ("model {}", True, True),
-}
+#: Packages whose loaded modules are compared though they are installed: people change their
+#: sources in place.
+_STACK = frozenset({"mmseg", "mmengine", "mmcv", "mmseg_resnest", "mmseg_resnest_cli"})
+_SHORT = 60  # characters of a value that is shown
+_MODULE = "source of module "
 
 
 @dataclass
@@ -76,20 +38,16 @@ class RunRecord:
     """What one process says of its run.
 
     Attributes:
-        facts: Section, name of the fact, and what it is; see :data:`_SECTIONS`.
-        images: Name of a data set, and its images in their order.
-        labels: The same for label maps.
+        facts: What is compared, by name; what explains the rest stands first.
+        files: The images and the label maps of data sets in their order, by name and kind.
     """
 
-    facts: dict[str, dict[str, str]] = field(default_factory=dict)
-    images: dict[str, list[str]] = field(default_factory=dict)
-    labels: dict[str, list[str]] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    files: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def digest(self) -> str:
         """The same for records without a difference."""
-        facts = sorted((name, sorted(of.items())) for name, of in self.facts.items())
-        lists = sorted(self.images.items()), sorted(self.labels.items())
-        return _digest(repr((facts, lists)).encode())
+        return digest(repr((sorted(self.facts.items()), sorted(self.files.items()))))
 
 
 def record_run(
@@ -113,82 +71,27 @@ def record_run(
         UserError: The checkpoint or the data cannot be read.
     """
     record = RunRecord()
-    values = {k: v for k, v in cfg.items() if k not in _COMPARED_ELSEWHERE}
-    record.facts["config"] = dict(flatten(values))
-    record.facts["argument"] = dict(flatten(arguments))
-    record.facts["checkpoint"] = {} if checkpoint is None else _checkpoint(checkpoint)
-    record.facts["version"] = versions()
-    record.facts["code"] = _own_sources()
-    record.facts["module"] = _module_sources(cfg)
-    record.facts["model"] = dict(model)
-    record.facts["data"] = {}
+    facts = record.facts
+    values = {key: value for key, value in cfg.items() if key not in _COMPARED_ELSEWHERE}
+    facts.update((f"config key {key}", text) for key, text in flatten(values))
+    facts.update((f"argument {key}", text) for key, text in flatten(arguments))
     with building(cfg.get("default_scope", "mmseg")):
         for name in loaders:
             dataset = (cfg.get(name) or {}).get("dataset")
             if isinstance(dataset, Mapping):
                 dataset = build_dataset(copy.deepcopy(dataset), keep=True)
             if dataset is not None:
-                _describe_dataset(dataset, f"{name}.dataset", record)
+                describe_dataset(dataset, f"{name}.dataset", record)
+    if checkpoint is not None:
+        path = resolve_checkpoint(os.fspath(checkpoint))
+        with path.open("rb") as file:
+            (found,) = hex_digests(file, "sha256")
+        facts["the checkpoint's file name"] = path.name
+        facts["the checkpoint's SHA-256"] = found[:16]
+    facts.update(versions())
+    facts.update((f"{_MODULE}{name}", text) for name, text in _module_sources())
+    facts.update((f"model {name}", text) for name, text in model.items())
     return record
-
-
-def differences(mine: RunRecord, theirs: RunRecord) -> list[str]:
-    """How a process differs from another one, each as words that follow "differs: ".
-
-    Args:
-        mine: What the process says.
-        theirs: What the other one says.
-
-    Returns:
-        The differences, those that may explain others first.
-    """
-    found = []
-    for section, (label, tells, one_sided) in _SECTIONS.items():
-        here, there = mine.facts.get(section, {}), theirs.facts.get(section, {})
-        skipped: list[str] = []
-        for name in sorted({*here, *there}):  # a list, and then its items
-            a, b = here.get(name), there.get(name)
-            if a == b or any(name.startswith(prefix) for prefix in skipped):
-                continue
-            if not one_sided and None in (a, b):
-                continue
-            short = tells and max(len(a or ""), len(b or "")) <= _SHORT
-            if a is None:
-                state = f"is missing, not {b}" if short else "is missing"
-            elif b is None:
-                state = f"is {a}, not missing" if short else "is there, not missing"
-            else:
-                state = f"is {a}, not {b}" if short else "has another content"
-            found.append(f"{label.format(name)} {state}")
-            skipped.append(f"{name}.")  # the items of a list of another length, and the like
-        if section == "data":
-            of_images = _compare_lists("images", mine.images, theirs.images)
-            found += of_images or _compare_lists("label maps", mine.labels, theirs.labels)
-    return found
-
-
-def _compare_lists(
-    what: str, mine: dict[str, list[str]], theirs: dict[str, list[str]]
-) -> list[str]:
-    found = []
-    for name in dict.fromkeys((*theirs, *mine)):
-        here, there = mine.get(name, []), theirs.get(name, [])
-        if here == there:
-            continue
-        told = [f"{name} has {len(here):,} {what}, not {len(there):,}"]
-        if len(here) == len(there):
-            told = [f"{name} has other {what}"]
-        for word, some, others in (("without", there, here), ("with", here, there)):
-            known = set(others)
-            only = [file for file in some if file not in known]
-            if only:
-                more = f" and {len(only) - 1:,} more" if len(only) > 1 else ""
-                told.append(f"{word} {only[0]}{more}")
-        if len(told) == 1 and len(here) == len(there):
-            at = next(i for i, (a, b) in enumerate(zip(here, there, strict=True)) if a != b)
-            told = [f"{name} has its {what} in another order, from number {at} on"]
-        found.append(", ".join(told))
-    return found
 
 
 def describe_model_state(model: nn.Module) -> dict[str, str]:
@@ -209,74 +112,36 @@ def describe_model_state(model: nn.Module) -> dict[str, str]:
     }
 
 
-# --- a config -------------------------------------------------------------------------------
-
-
-def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted keys of a nested value, each with its value as text.
-
-    A list comes with its length first. Keys of a machine are left out. Of an absolute path only
-    the name of a file counts: folders lie elsewhere on another machine.
-
-    Args:
-        value: Mappings, lists and anything else.
-        key: Where it stands.
-    """
-    if isinstance(value, Mapping):
-        if not value and key:
-            yield key, "empty"
-        for name, item in value.items():
-            if name not in _OF_A_MACHINE:
-                yield from flatten(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list | tuple):
-        plain = not any(isinstance(item, Mapping | list | tuple) for item in value)
-        if plain and len(value) <= _SHORT_LIST:
-            yield key, f"[{', '.join(map(_text, value))}]"
-            return
-        yield key, f"{len(value)} items"
-        for index, item in enumerate(value):
-            yield from flatten(item, f"{key}.{index}")
-    else:
-        yield key, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str):
-        if os.path.isabs(value) or value.startswith("~"):
-            path = PurePath(value)
-            return f"a file {path.name}" if path.suffix else "a folder"
-        return repr(value)
-    if value is None or isinstance(value, bool | int | float | complex):
-        return repr(value)
-    if isinstance(value, bytes):
-        return f"bytes {_digest(value)}"
-    if isinstance(value, set | frozenset):
-        return f"{{{', '.join(sorted(map(_text, value)))}}}"
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-    if isinstance(value, np.ndarray):
-        content = repr(value.tolist()) if value.dtype.hasobject else value.tobytes()
-        data = content.encode() if isinstance(content, str) else content
-        return f"array {value.dtype} {value.shape} {_digest(data)}"
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+def _module_sources() -> Iterator[tuple[str, str]]:
+    """Digests of the loaded modules of the stack, and of those that are not installed."""
+    paths = sysconfig.get_paths()
+    installed = tuple(paths[key] + os.sep for key in ("stdlib", "purelib", "platlib"))
+    for name, module in sorted(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
+            continue
+        if name.partition(".")[0] in _STACK or not os.path.abspath(file).startswith(installed):
+            with contextlib.suppress(OSError), open(file, "rb") as source:
+                yield name, f"content {digest(source.read())}"
 
 
 # --- data -----------------------------------------------------------------------------------
 
 
-def _describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
-    """Put in what a data set holds; of wrappers also what is in the data sets inside."""
-    facts = record.facts["data"]
-    facts[f"{name} type"] = _text(type(dataset))
+def describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
+    """Put in what a data set holds; of wrappers also what is in the data sets inside.
+
+    Args:
+        dataset: A built data set.
+        name: How it is called in the record.
+        record: Changed in place.
+    """
+    facts = record.facts
+    facts[f"{name} type"] = text_of(type(dataset))
     for attribute in ("repeat_indices", "indices"):  # which samples a wrapper takes
         chosen = getattr(dataset, attribute, None)
         if isinstance(chosen, Iterable):
-            facts[f"{name} {attribute}"] = f"sequence {_digest(repr(list(chosen)).encode())}"
+            facts[f"{name} {attribute}"] = f"sequence {digest(repr(list(chosen)))}"
     meta = getattr(dataset, "metainfo", None)
     if isinstance(meta, Mapping):
         facts.update(flatten(meta, f"{name} metainfo"))
@@ -285,7 +150,7 @@ def _describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
     if hasattr(dataset, "dataset"):
         parts.append(dataset.dataset)
     for index, part in enumerate(parts):
-        _describe_dataset(part, f"{name}.{index}", record)
+        describe_dataset(part, f"{name}.{index}", record)
     if parts or not _list_files(dataset, name, record):
         with contextlib.suppress(TypeError):  # an iterable one has no length
             facts[f"{name} length"] = str(len(dataset))
@@ -293,27 +158,20 @@ def _describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
 
 def _list_files(dataset: Any, name: str, record: RunRecord) -> bool:
     """Put in the images and label maps, in their order; False where there are none."""
-    images: list[str] = []
-    labels: list[str] = []
     if not hasattr(dataset, "get_data_info"):
         return False
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
-        if isinstance(info, Mapping):
-            for key, found in (("img_path", images), ("seg_map_path", labels)):
-                if info.get(key) is not None:
-                    found.append(os.fspath(info[key]))
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     prefixes = getattr(dataset, "data_prefix", None) or {}
-    root = getattr(dataset, "data_root", None)
-    record.images[name] = _relative(images, (prefixes.get("img_path"), root))
-    record.labels[name] = _relative(labels, (prefixes.get("seg_map_path"), root))
-    return len(images) == len(dataset)
+    found = {}
+    for kind, key in (("images", "img_path"), ("label maps", "seg_map_path")):
+        paths = [os.fspath(one[key]) for one in infos if isinstance(one, Mapping) and one.get(key)]
+        folders = (prefixes.get(key), getattr(dataset, "data_root", None))
+        record.files[name, kind] = found[kind] = _relative(paths, folders)
+    return len(found["images"]) == len(dataset)
 
 
 def _relative(paths: list[str], folders: Iterable[Any]) -> list[str]:
     """Paths relative to the first folder that holds all of them, or else to the common one."""
-    if not paths:
-        return paths
     for folder in folders:
         if isinstance(folder, str) and folder:
             start = os.path.join(folder, "")
@@ -323,93 +181,44 @@ def _relative(paths: list[str], folders: Iterable[Any]) -> list[str]:
     return [path[common.rfind("/") + 1 :] for path in paths]
 
 
-# --- files and versions ---------------------------------------------------------------------
+# --- comparison -----------------------------------------------------------------------------
 
 
-def _checkpoint(source: str | os.PathLike[str]) -> dict[str, str]:
-    path = resolve_checkpoint(os.fspath(source))
-    with path.open("rb") as file:
-        (digest,) = hex_digests(file, "sha256")
-    return {"file name": path.name, "SHA-256": digest[:16]}
+def describe_differences(mine: RunRecord, theirs: RunRecord) -> list[str]:
+    """How a process differs from another one, each as words that follow "differs: ".
+
+    Args:
+        mine: What the process says.
+        theirs: What the other one says.
+
+    Returns:
+        The differences, those that may explain others first.
+    """
+    told, names = [], set()
+    for key, ours, other in differences(mine.facts, theirs.facts):
+        if key.startswith(_MODULE) and None in (ours, other):
+            continue  # which are loaded may differ
+        texts = ["missing" if text is None else shorten(text, _SHORT) for text in (ours, other)]
+        told.append(f"{key} is {texts[0]}, not {texts[1]}")
+    for name, kind in dict.fromkeys((*theirs.files, *mine.files)):
+        here, there = (one.files.get((name, kind), []) for one in (mine, theirs))
+        if here != there and name not in names:
+            told.insert(0, f"{name} {_compare_lists(kind, here, there)}")
+            names.add(name)
+    return told
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, CUDA and the packages that compute, by name."""
-    found = {
-        "Python": platform.python_version(),
-        "CUDA of torch": str(torch.version.cuda),
-        "cuDNN": str(torch.backends.cudnn.version()) if torch.cuda.is_available() else "None",
-    }
-    for name in _MODULES:
-        found[name] = str(getattr(sys.modules.get(name), "__version__", "not loaded"))
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _own_sources() -> dict[str, str]:
-    """Digests of the files of this package, loaded yet or not."""
-    root = Path(__file__).parents[1]
-    found = {}
-    for folder, names, files in os.walk(root):
-        names[:] = [n for n in names if not n.startswith(".") and n != "__pycache__"]
-        for name in files:
-            path = Path(folder, name)
-            if path.suffix == ".py" or path.suffix == ".json":
-                found[f"{root.name}/{path.relative_to(root).as_posix()}"] = _digest_of(path)
-    return dict(sorted(found.items()))
-
-
-def _module_sources(cfg: Config) -> dict[str, str]:
-    """Digests of the loaded modules of the stack, and of those that the user has written."""
-    tops = _STACK | {name.partition(".")[0] for name in _custom_modules(cfg)}
-    folders = []
-    for top in tops - _STACK:
-        module = sys.modules.get(top)
-        file = getattr(module, "__file__", None)
-        if file and not hasattr(module, "__path__") and not _is_installed(file):
-            folders.append(os.path.join(os.path.dirname(os.path.abspath(file)), ""))
-    found = {}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
-            continue
-        beside = any(os.path.abspath(file).startswith(folder) for folder in folders)
-        if name.partition(".")[0] in tops or (beside and not _is_installed(file)):
-            found[name] = _digest_of(Path(file))
-    found.pop(__package__.partition(".")[0], None)
-    return found
-
-
-def _custom_modules(cfg: Config) -> Iterator[str]:
-    """Modules that the config imports, or that have registered parts and are not installed."""
-    imports = (cfg.get("custom_imports") or {}).get("imports") or []
-    yield from [imports] if isinstance(imports, str) else imports
-    for registry in vars(registries).values():
-        while isinstance(registry, registries.Registry):
-            for part in list(registry.module_dict.values()):
-                name = getattr(part, "__module__", None) or ""
-                file = getattr(sys.modules.get(name), "__file__", None)
-                ours = name.partition(".")[0] in ("mmseg_resnest", *_STACK)
-                if not ours and isinstance(file, str) and not _is_installed(file):
-                    yield name
-            registry = registry.parent
-
-
-def _is_installed(file: str) -> bool:
-    """Whether a file belongs to an installed package or to Python: its version is compared."""
-    paths = sysconfig.get_paths()
-    path = os.path.abspath(file)
-    return any(path.startswith(paths[k] + os.sep) for k in ("stdlib", "purelib", "platlib"))
-
-
-def _digest_of(path: Path) -> str:
-    try:
-        return _digest(path.read_bytes())
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+def _compare_lists(kind: str, here: list[str], there: list[str]) -> str:
+    texts = [f"has {len(here):,} {kind}, not {len(there):,}"]
+    if len(here) == len(there):
+        texts = [f"has other {kind}"]
+    for word, some, others in (("without", there, here), ("with", here, there)):
+        known = set(others)
+        only = [file for file in some if file not in known]
+        if only:
+            more = f" and {len(only) - 1:,} more" if len(only) > 1 else ""
+            texts.append(f"{word} {only[0]}{more}")
+    if len(texts) == 1 and len(here) == len(there):
+        at = next(i for i, (a, b) in enumerate(zip(here, there, strict=True)) if a != b)
+        texts = [f"has its {kind} in another order, from number {at} on"]
+    return ", ".join(texts)

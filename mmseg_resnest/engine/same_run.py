@@ -18,18 +18,14 @@ from mmengine.dist import get_rank, get_world_size
 from ..errors import UserError
 from .launch import init_distributed, join_launcher
 from .preemption import Preempted
-from .run_record import RunRecord, differences
+from .run_record import RunRecord, describe_differences
 from .watch import explain_lost_processes
 
-__all__ = ["check_same_run", "describe_differences", "failing_together"]
+__all__ = ["check_same_run", "describe_ranks", "failing_together"]
 
-_MOST = 4  # differences that are told of one process
-_GROUPS = 3  # kinds of processes that are told of
-_PATIENCE = 60.0  # seconds in which others are told of a failure before the processes have met
-_ADVICE = (
-    "start every process with the same config, data, checkpoint, code and versions "
-    "(docs/distributed.md)"
-)
+_MOST = 4  # differences of one process that are shown
+_GROUPS = 3  # kinds of processes that are shown
+_PATIENCE = 60.0  # seconds in which others learn of a failure before the processes have met
 
 _parted = False  # whether this process has left the others after a failure that all know of
 
@@ -38,7 +34,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
     """Compare what the processes of a run are about to do; with one process nothing is done.
 
     All processes must call it. It costs each a digest, and only where they differ the records.
-    When it raises, the processes have parted: the first of each machine tells the error (run_tool).
+    When it raises, the processes have parted: the first of each machine prints the error.
 
     Args:
         record: Describes this process's run; a failure in one process ends them all.
@@ -64,20 +60,20 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
             return
         first: list[Any] = [mine if get_rank() == 0 else None]
         dist.broadcast_object_list(first, src=0)
-        found = _gather((socket.gethostname(), differences(mine, first[0])))
+        found = _gather((socket.gethostname(), describe_differences(mine, first[0])))
     except RuntimeError as error:
         told = explain_lost_processes(error)
         if told is None:
             raise
         raise told from error
-    text = describe_differences(found)
+    text = describe_ranks(found)
     if text is not None:
         _part()
-        raise UserError("input", "", text)
+        raise UserError("ranks", "", text)
 
 
-def describe_differences(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
-    """What a user is told about processes that differ from process 0.
+def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
+    """The message about processes that differ from process 0.
 
     Args:
         found: For each process its host and how it differs.
@@ -102,7 +98,10 @@ def describe_differences(found: Sequence[tuple[str, Sequence[str]]]) -> str | No
     others = sum(len(ranks) for ranks in list(groups.values())[_GROUPS:])
     if others:
         lines.append(f"and {others} more processes differ")
-    lines[-1] += f"; {_ADVICE}"
+    lines[-1] += (
+        "; start every process with the same config, data, checkpoint, code and versions "
+        "(docs/distributed.md)"
+    )
     return "\n".join(lines)
 
 
@@ -122,11 +121,11 @@ def failing_together(launcher: str, timeout: float | None = None) -> Iterator[No
         raise
     except Exception as error:
         with contextlib.suppress(Exception):  # the others do not come: this error is what counts
-            _tell(error, launcher, min(_PATIENCE, timeout or _PATIENCE))
+            _announce(error, launcher, min(_PATIENCE, timeout or _PATIENCE))
         raise
 
 
-def _tell(error: Exception, launcher: str, timeout: float) -> None:
+def _announce(error: Exception, launcher: str, timeout: float) -> None:
     if launcher == "none" or _parted or dist.is_initialized() or join_launcher(launcher)[1] == 1:
         return
     init_distributed(launcher, timeout)
@@ -141,13 +140,13 @@ def _gather(mine: Any) -> list[Any]:
 
 
 def _words(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return error.text if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _failure_of_another(states: Sequence[tuple[str, str, str | None]]) -> UserError:
     """What failed in the first process that failed."""
     rank, (host, _, problem) = next((r, s) for r, s in enumerate(states) if s[2] is not None)
-    return UserError("input", f"process {rank} on {host}", f"{problem}")
+    return UserError("ranks", f"process {rank} on {host}", str(problem))
 
 
 def _part() -> None:
