@@ -96,13 +96,6 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
         "option after the config)",
     )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="on a CPU neither lay the model channels last nor use matrix products, and everywhere "
-        "neither merge the pipeline's steps nor use compiled loops: slower, for comparisons "
-        "(results differ by rounding, interpolation and the places of dropout)",
-    )
 
 
 def add_testing_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -29,7 +29,7 @@ from .options import (
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-_TRAINING = ("resume", "amp", "auto_scale_lr", "seed", "log_to", "plain")
+_TRAINING = ("resume", "amp", "auto_scale_lr", "seed", "log_to")
 _TESTING = ("tta", "format", "official")
 _BOTH = ("work_dir", "launcher")
 
@@ -122,7 +122,6 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,
         launcher=args.launcher,
-        plain=args.plain,
         log_to=tuple(args.log_to),
     )
     return resolve_training(cfg, options, machine, args.resume)[0].cfg

@@ -38,12 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-dir", metavar="DIR", help="write image, label and prediction side by side here"
     )
-    parser.add_argument(
-        "--plain",
-        action="store_true",
-        help="on a CPU: neither fold the model nor make labels by compiled loops (results differ "
-        "by rounding only)",
-    )
     add_config_options(parser)
     add_launcher_option(parser)
 
@@ -67,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
         show_dir=args.show_dir,
         launcher=args.launcher,
         submission=args.format,
-        plain=args.plain,
         official=args.official,
     )
     if is_main_process():

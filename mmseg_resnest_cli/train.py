@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="resuming: config keys that may differ from the run's, e.g. train_cfg param_scheduler "
         "to train longer; a key stands for those below it; also precision (--amp) and fused "
-        "(--plain)",
+        "(numerics.fused)",
     )
     add_config_options(parser)
     add_launcher_option(parser)
@@ -56,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
         auto_scale_lr=args.auto_scale_lr,
         seed=args.seed,
         launcher=args.launcher,
-        plain=args.plain,
         log_to=args.log_to,
         allow_changes=args.allow_changes,
     )

@@ -36,6 +36,7 @@ from .checkpoint_values import (
     Maybe,
     Refusal,
     Rule,
+    Spec,
     checked,
     integer,
     is_integer,
@@ -177,7 +178,8 @@ _STEPS = Rule(
 
 def _message_hub(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
     names = MapOf(_NAME, ANY)
-    parts = {"log_scalars": names, "runtime_info": names, "resumed_keys": MapOf(_NAME, FLAG)}
+    parts: dict[str, Spec] = {"log_scalars": names, "runtime_info": names}
+    parts["resumed_keys"] = MapOf(_NAME, FLAG)
     hub = checked(value, Fields(parts, tuple(parts), "drop"), key, refuse)
     info = checked(hub["runtime_info"], _RUNTIME_INFO, f"{key}.runtime_info", refuse)
     scalars = restore_histories(hub["log_scalars"], refuse)
@@ -202,7 +204,7 @@ def restore_histories(scalars: Mapping[str, Any], refuse: Refusal) -> dict[str, 
         if isinstance(value, HistoryBuffer):
             (log, count), length = value.data, value.max_length
         else:
-            parts = {HISTORY: _numbers, "count": _numbers, "max_length": ANY}
+            parts: dict[str, Spec] = {HISTORY: _numbers, "count": _numbers, "max_length": ANY}
             history = checked(value, Fields(parts, tuple(parts)), key, refuse)
             log, count, length = history[HISTORY], history["count"], history["max_length"]
         if log.ndim != 1 or log.dtype.kind not in "biuf":
@@ -226,8 +228,9 @@ def _numbers(value: Any, key: str, refuse: Refusal) -> NDArray:
 # --- results --------------------------------------------------------------------------------
 
 #: What the run itself puts into ``results.json``; a checkpoint does not speak for it.
-_OF_THE_RUN = ("task", "config", "version", "numerics")
-_OF_THE_RUN += ("best_checkpoint", "last_checkpoint", "history")
+_OF_THE_RUN = (
+    *("task", "config", "version", "numerics", "best_checkpoint", "last_checkpoint", "history"),
+)
 _HISTORY = ListOf(Fields({"iteration": COUNT, "*": _SCORE}, needed=("iteration",)))
 
 
@@ -256,7 +259,7 @@ def _results(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
         },
         unknown="keep",
     )
-    parts = {"history": _HISTORY, "best": best}
+    parts: dict[str, Spec] = {"history": _HISTORY, "best": best}
     found = checked(value, Fields(parts, tuple(parts), "drop"), key, refuse)
     best_result = found["best"]
     if best_result and not is_integer(best_result.get("iteration")):

@@ -112,9 +112,9 @@ class Fields:
             return self.known[name]
         if isinstance(name, str) and len(name) <= _LONGEST_NAME:
             for pattern, spec in self.known.items():
-                if isinstance(pattern, str) and pattern.endswith("*"):
-                    if name.startswith(pattern[:-1]):
-                        return spec
+                start, star, _ = str(pattern).partition("*")
+                if star and name.startswith(start):
+                    return spec
         return None
 
 

@@ -38,45 +38,35 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
         As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
     """
     with building(cfg.get("default_scope", "mmseg_resnest")):
-        return _build_optimization(cfg, model)
-
-
-def _build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
-    optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
-    configs = cfg.get("param_scheduler")
-    if configs is None:
-        return optim_wrapper, None
-    if isinstance(optim_wrapper, OptimWrapperDict):
+        optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        configs = cfg.get("param_scheduler")
+        if configs is None:
+            return optim_wrapper, None
+        if not isinstance(optim_wrapper, OptimWrapperDict):
+            return optim_wrapper, _build_schedules(configs, optim_wrapper)
+        by_name = configs if isinstance(configs, dict) else {}
         return optim_wrapper, {
-            name: _build_schedules(
-                configs[name] if isinstance(configs, dict) and name in configs else configs, one
-            )
+            name: _build_schedules(by_name.get(name, configs), one)
             for name, one in optim_wrapper.items()
         }
-    return optim_wrapper, _build_schedules(configs, optim_wrapper)
 
 
 def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
     built = []
     for config in configs if isinstance(configs, list | tuple) else [configs]:
-        config = copy.deepcopy(config)
-        config.setdefault("end", 1_000_000)
-        built.append(
-            PARAM_SCHEDULERS.build(
-                config, default_args={"optimizer": optim_wrapper, "epoch_length": 1}
-            )
-        )
+        config = {"end": 1_000_000, **copy.deepcopy(config)}
+        arguments = {"optimizer": optim_wrapper, "epoch_length": 1}
+        built.append(PARAM_SCHEDULERS.build(config, default_args=arguments))
     return built
 
 
-def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
+def check_schedule_ends(cfg: Config) -> None:
     """Check that no schedule leaves the run a learning rate of 0 long before its end.
 
     Runs of more than a million steps are not checked: every step of the schedules is tried.
 
     Args:
         cfg: A checked config.
-        model: The built model.
 
     Raises:
         UserError: A schedule ends before the run, with a learning rate of 0; names its key.
@@ -87,20 +77,25 @@ def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
     length = train_cfg.get(key)
     configs = cfg.get("param_scheduler")
     listed = configs if isinstance(configs, list | tuple) else [configs]
-    if not isinstance(length, int) or not all(_ends(one) for one in listed):
+    if not isinstance(length, int) or not all(_end_is_known(one) for one in listed):
         return
     early = [
         (one["end"], index)
         for index, one in enumerate(listed)
-        if one.get("end") is not None and one["end"] < length
+        if one.get("end") is not None
+        and one["end"] < length
         and one.get("by_epoch", True) == by_epoch
-    ]  # fmt: skip
+    ]
     later = len(early) < len(listed)  # another schedule may raise it again
     if not early or (length if later else max(early)[0]) > _MOST_STEPS:
         return
-    optim_wrapper, schedules = build_optimization(cfg, model)
-    if isinstance(schedules, dict):
+    if "optimizer" not in cfg.optim_wrapper:  # several, by name
         return
+    # Of a small model: the schedules of many groups of parameters take minutes.
+    wrapper = dict(type="OptimWrapper", optimizer=cfg.optim_wrapper.optimizer)
+    small = Config(dict(optim_wrapper=wrapper, param_scheduler=configs))
+    small.default_scope = cfg.get("default_scope", "mmseg_resnest")
+    optim_wrapper, schedules = build_optimization(small, nn.Linear(1, 1))
     end, index = max(early)
     groups = optim_wrapper.optimizer.param_groups
     for steps in (end, length - 1 - end) if later else (end,):
@@ -109,15 +104,14 @@ def check_schedule_ends(cfg: Config, model: nn.Module) -> None:
             return
     name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")
     raise UserError(
-        "resume-changed",
-        f"config key {name}.end is {end:,}",
-        f"the learning rate is 0 from there on, but config key "
-        f"train_cfg.{key} is {length:,}; set {name}.end={length} (when resuming, allow it with "
-        "--allow-changes param_scheduler)",
+        "config-conflict",
+        f"config key {name}.end",
+        f"the learning rate is 0 from step {end:,} on, but train_cfg.{key} is {length:,}; set "
+        f"{name}.end={length} (when resuming, allow it with --allow-changes param_scheduler)",
     )
 
 
-def _ends(config: Any) -> bool:
+def _end_is_known(config: Any) -> bool:
     """Whether it is known from its config alone when a schedule ends."""
     return (
         isinstance(config, Mapping)

@@ -27,29 +27,16 @@ from ..errors import UserError
 from ..evaluation import FORMATS
 from ..registry import type_name
 from .launch import Machine
-from .resume_changes import describe_config
+from .resume_changes import Note, describe_config
 
-__all__ = [
-    "MACHINE_STEPS",
-    "TESTING_STEPS",
-    "TRAINING_STEPS",
-    "Resolved",
-    "ResumePoint",
-    "TestingOptions",
-    "TrainingOptions",
-    "default_work_dir",
-    "enable_amp",
-    "fit_loaders",
-    "resolve",
-]
+__all__ = ["MACHINE_STEPS", "TESTING_STEPS", "TRAINING_STEPS", "Resolved", "ResumePoint"]
+__all__ += ["TestingOptions", "TrainingOptions", "default_work_dir", "enable_amp"]
+__all__ += ["fit_loaders", "resolve", "work_dir_of"]
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LARGEST_SEED = 2**32 - 1
-
-#: A row of the header that a run prints: a name and what is told about it.
-Note = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -67,17 +54,9 @@ class ResumePoint:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What the command line of a training says, and what was looked up for it.
+    """What the command line of a training says (:func:`.training.train`), and what was looked up.
 
     Attributes:
-        work_dir: Where checkpoints, logs and results go; None: the config's, or
-            ``work_dirs/<name of the config>``.
-        seed: In place of the config's.
-        amp: Mixed precision.
-        auto_scale_lr: Scale the learning rate with the total batch.
-        launcher: ``none``, ``pytorch`` or ``slurm``.
-        plain: Leave the steps of the training pipeline as they are.
-        log_to: Services that show the curves as well.
         resume: The checkpoint to continue from; None starts.
         classes: Of some data loaders, by name, what
             :func:`~mmseg_resnest.datasets.numbers_of_classes` says of their data sets.
@@ -88,7 +67,6 @@ class TrainingOptions:
     amp: bool = False
     auto_scale_lr: bool = False
     launcher: str = "none"
-    plain: bool = False
     log_to: Sequence[str] = ()
     resume: ResumePoint | None = None
     classes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
@@ -96,16 +74,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TestingOptions:
-    """What the command line of an evaluation says.
-
-    Attributes:
-        work_dir: Where ``results.json`` and the log go; None: ``work_dirs/<config>/test``, or
-            ``test_tta`` with test-time augmentation.
-        tta: Evaluate with the config's ``tta_model`` (and ``tta_pipeline``).
-        official: Cityscapes' official evaluation beside the config's metrics.
-        submission: The benchmark whose server gets the predictions; nothing is scored then.
-        launcher: ``none``, ``pytorch`` or ``slurm``.
-    """
+    """What the command line of an evaluation says (:func:`.testing.evaluate`)."""
 
     __test__ = False  # pytest: not a test
 
@@ -163,7 +132,7 @@ def default_work_dir(cfg: Config) -> str:
         UserError: The config has no file.
     """
     if not cfg.filename:
-        raise UserError("input", "work_dir", "name a folder; the config was not read from a file")
+        raise UserError("argument-missing", "work_dir", "name a folder: the config has no file")
     return os.path.join("work_dirs", Path(cfg.filename).stem)
 
 
@@ -187,6 +156,14 @@ def _set_start(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
         _drop_pretrained(cfg.model)
 
 
+def _set_numerics(cfg: Config, options: Any, machine: Machine) -> None:
+    """Whether steps may be fused, which changes rounding; see :mod:`.numerics`."""
+    cfg.numerics = {"fused": True, **(cfg.get("numerics") or {})}
+    if not isinstance(cfg.numerics.fused, bool):
+        message = f"must be True or False, not {cfg.numerics.fused!r}"
+        raise UserError("config-value", "config key numerics.fused", message)
+
+
 def _drop_pretrained(node: Any) -> None:
     """Take out weights to start from: when resuming they would be loaded for nothing."""
     if isinstance(node, dict):
@@ -204,10 +181,10 @@ def _set_seed(cfg: Config, options: TrainingOptions, machine: Machine) -> Note |
     if wanted is not None:
         whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
         if not (whole and 0 <= wanted <= _LARGEST_SEED):
-            name = "config key randomness.seed" if options.seed is None else "--seed"
-            raise UserError(
-                "argument", name, f"must be a whole number from 0 to 2**32 - 1, not {wanted!r}"
-            )
+            message = f"must be an integer from 0 to 2**32 - 1, not {wanted!r}"
+            if options.seed is None:
+                raise UserError("config-value", "config key randomness.seed", message)
+            raise UserError("argument", "--seed", message)
         wanted = int(wanted)
     resumed = None if options.resume is None else options.resume.seed
     seed = wanted if resumed is None else resumed
@@ -236,16 +213,12 @@ def enable_amp(cfg: Config, cuda: bool) -> str:
         UserError: The config's optimizer wrapper is of a kind that ``--amp`` cannot replace.
     """
     wrapper = cfg.optim_wrapper
-    kind = wrapper.get("type", "OptimWrapper")
-    kind = kind if isinstance(kind, str) else kind.__name__
+    kind = type_name(wrapper.get("type", "OptimWrapper"))
     if kind in ("AmpOptimWrapper", "BFloat16OptimWrapper"):
         return "mixed precision as the config says"
     if kind != "OptimWrapper":
-        raise UserError(
-            "config-value",
-            "--amp",
-            f"takes the place of OptimWrapper, but config key optim_wrapper.type is {kind}",
-        )
+        message = f"replaces OptimWrapper, but config key optim_wrapper.type is {kind}"
+        raise UserError("config-conflict", "--amp", message)
     if cuda:
         wrapper["type"] = "AmpOptimWrapper"
         wrapper["loss_scale"] = "dynamic"
@@ -260,7 +233,7 @@ def _scale_learning_rate(cfg: Config, options: TrainingOptions, machine: Machine
     scaling = cfg.get("auto_scale_lr") or {}
     if not scaling.get("base_batch_size"):
         raise UserError(
-            "size-mismatch",
+            "config-key",
             "--auto-scale-lr",
             "the config does not say for which batch its learning rate is; add "
             "auto_scale_lr=dict(base_batch_size=16)",
@@ -290,19 +263,17 @@ def _share_batch(cfg: Config, options: TrainingOptions, machine: Machine) -> Not
     loader = cfg.train_dataloader
     holder = loader if "batch_size" in loader else loader.get("batch_sampler") or {}
     total, processes = holder.get("batch_size"), machine.world_size
+    key = "config key train_dataloader.batch_size"
     if not isinstance(total, int) or isinstance(total, bool) or total < 1:
-        raise UserError(
-            "size-mismatch",
-            "config key train_dataloader.batch_size",
-            f"must be the number of images of a training step over all processes, not {total!r}",
-        )
+        message = f"must be the images of a training step over all processes, not {total!r}"
+        raise UserError("config-value", key, message)
     if total % processes:
         raise UserError(
-            "size-mismatch",
-            "config key train_dataloader.batch_size",
-            f"the total batch of {total} cannot be divided "
-            f"over {processes} processes; use a number of processes that divides it, or set "
-            f"train_dataloader.batch_size to a multiple of {processes} (and --auto-scale-lr)",
+            "config-conflict",
+            key,
+            f"the total batch of {total} cannot be divided over {processes} processes; use a "
+            f"number of processes that divides it, or a multiple of {processes} (and "
+            "--auto-scale-lr)",
         )
     holder["batch_size"] = total // processes
     if processes == 1:
@@ -312,7 +283,7 @@ def _share_batch(cfg: Config, options: TrainingOptions, machine: Machine) -> Not
 
 def _merge_pipelines(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
     """Do resize and crop of the training images in one step; the samples stay the same."""
-    if not options.plain:
+    if cfg.numerics.fused:
         _merge_steps_below(cfg.train_dataloader.get("dataset"))
 
 
@@ -354,7 +325,7 @@ def _use_tta(cfg: Config, options: TestingOptions, machine: Machine) -> None:
         return
     if cfg.get("tta_model") is None:
         raise UserError(
-            "argument",
+            "config-key",
             "--tta",
             f"{cfg.filename} has no tta_model; add e.g. "
             "tta_model=dict(type='MultiScaleGridTTA', scales=(0.75, 1.0, 1.25), flip=True)",
@@ -371,9 +342,8 @@ def _add_official_metric(cfg: Config, options: TestingOptions, machine: Machine)
         return
     kind = cfg.test_dataloader.dataset.get("type")
     if type_name(kind) != "CityscapesDataset":
-        raise UserError(
-            "argument", "--official", f"is for Cityscapes; the config's test split is {kind}"
-        )
+        message = f"is for Cityscapes; the config's test split is {kind}"
+        raise UserError("config-conflict", "--official", message)
     before = cfg.test_evaluator
     metrics = list(before) if isinstance(before, list | tuple) else [before]
     cfg.test_evaluator = [*metrics, ConfigDict(type="CityscapesOfficialMetric")]
@@ -384,14 +354,12 @@ def _use_submission(cfg: Config, options: TestingOptions, machine: Machine) -> N
     if options.submission is None:
         return
     if options.submission not in FORMATS:
-        raise UserError(
-            "argument", f"--format {options.submission}", f"is none of {', '.join(FORMATS)}"
-        )
+        name = f"--format {options.submission}"
+        raise UserError("argument", name, f"must be one of {', '.join(FORMATS)}")
     dataset: Any = cfg.test_dataloader.dataset
     if dataset.get("datasets") or dataset.get("dataset"):
-        raise UserError(
-            "argument", "--format", "test_dataloader.dataset must be a data set, not a wrapper"
-        )
+        message = "needs a data set in test_dataloader.dataset, not a wrapper"
+        raise UserError("config-conflict", "--format", message)
     dataset.pipeline = [step for step in dataset.pipeline if not _loads_labels(step)]
     for step in dataset.pipeline:
         if step.get("type") == "TestTimeAug":
@@ -431,17 +399,11 @@ def _fit_loaders(cfg: Config, options: Any, machine: Machine) -> None:
 
 
 def fit_loaders(cfg: Config, machine: Machine) -> None:
-    """Make the data loaders fit the machine; changes no result.
+    """Make the data loaders fit the machine, in place; changes no result.
 
-    * Workers: no more than the cores of one process.
-    * A worker that delivers no batch for ten minutes counts as hung, unless ``timeout`` says
-      otherwise.
-    * ``pin_memory`` only with a GPU; ``persistent_workers``, ``prefetch_factor`` and ``timeout``
-      only with workers.
-
-    Args:
-        cfg: Changed in place.
-        machine: What the run has to compute on.
+    No more workers than the cores of one process. A worker that delivers no batch for ten minutes
+    counts as hung, unless ``timeout`` says otherwise. ``pin_memory`` only with a GPU;
+    ``persistent_workers``, ``prefetch_factor`` and ``timeout`` only with workers.
     """
     for name in _LOADERS:
         loader = cfg.get(name)
@@ -474,6 +436,7 @@ TRAINING_STEPS: tuple[Callable[[Config, TrainingOptions, Machine], Note | None],
     _set_work_dir,
     _set_start,
     _set_seed,
+    _set_numerics,
     _set_precision,
     _scale_learning_rate,
     _guard_numbers,
@@ -492,6 +455,7 @@ MACHINE_STEPS: tuple[Callable[[Config, TrainingOptions, Machine], Note | None], 
 TESTING_STEPS: tuple[Callable[[Config, TestingOptions, Machine], Note | None], ...] = (
     _set_test_folder,
     _start_from_the_checkpoint,
+    _set_numerics,
     _use_tta,
     _add_official_metric,
     _use_submission,

@@ -71,8 +71,6 @@ class Runner(MMEngineRunner):
     :func:`mmseg_resnest.weights.convert_state_dict` knows.
     """
 
-    #: Whether no steps may be fused.
-    plain: bool = False
     #: What the run's config says (``describe_config``), for its checkpoints; None is not known.
     config_values: Mapping[str, str] | None = None
     #: What was decided of the run's numerics (``numerics_of``); None: what the config says.
@@ -248,7 +246,7 @@ class Runner(MMEngineRunner):
 
     def describe_numerics(self, folded_layers: bool = False) -> dict[str, Any]:
         """The numerics of this run, with the fused steps that it uses; see :mod:`.numerics`."""
-        known = self.numerics or numerics_of(self.cfg, self.world_size, self.plain)
+        known = self.numerics or numerics_of(self.cfg, self.world_size)
         steps = fused_steps_of(self.model, self.cfg, folded_layers)
         return {**known, "fused_steps": steps}
 

@@ -21,9 +21,9 @@ from .latest import latest_valid_checkpoint, verify_checkpoint
 from .logs import display_path
 from .optimization import build_optimization, check_schedule_ends
 from .preflight import check_checkpoint, checkpoint_folder
-from .resolve import Note, ResumePoint
+from .resolve import ResumePoint
 from .resume import fit_to_run
-from .resume_changes import Changes, compare_with_run
+from .resume_changes import Changes, Note, compare_with_run
 from .saving import POINTER
 
 __all__ = ["Start", "find_start"]
@@ -38,6 +38,7 @@ class Start:
         record: What that checkpoint holds, checked; of a run that starts from weights
             (``load_from``) their state dict, once :meth:`fit` has read it.
         notes: Rows for the header of the run.
+        changes: What differs from the resumed run, and may, once :meth:`compare` has found it.
     """
 
     resume: ResumePoint | None = None
@@ -48,24 +49,14 @@ class Start:
     @property
     def numerics(self) -> dict[str, Any] | None:
         """What the checkpoint to continue from says of its run's rounding."""
-        return (
-            None
-            if self.resume is None or self.record is None
-            else self.record["meta"].get("numerics")
-        )
+        if self.resume is None or self.record is None:
+            return None
+        return self.record["meta"].get("numerics")
 
     def compare(
-        self,
-        values: Mapping[str, str],
-        numerics: Mapping[str, Any],
-        allow_changes: Sequence[str],
+        self, values: Mapping[str, str], numerics: Mapping[str, Any], allow_changes: Sequence[str]
     ) -> None:
-        """Compare the run with the one that it continues.
-
-        Args:
-            values: The config of the run, as :func:`.resume_changes.describe_config` has it.
-            numerics: What is known of its rounding, see :mod:`.numerics`.
-            allow_changes: Keys that may differ.
+        """Compare the run with the one that it continues; see :func:`.compare_with_run`.
 
         Raises:
             UserError: The run would be another one.
@@ -81,11 +72,7 @@ class Start:
         self.notes += self.changes.notes
 
     def fit(self, cfg: Config, model: nn.Module) -> None:
-        """Check that what the run starts from fits its model; nothing is loaded into it.
-
-        Args:
-            cfg: The resolved config.
-            model: The built model.
+        """Check that what the run starts from fits its built model; nothing is loaded into it.
 
         Raises:
             UserError: The weights, or the state of the optimizer or the schedules, do not fit.
@@ -99,10 +86,10 @@ class Start:
         elif source:
             self.record = load_checkpoint(source)
             load_weights(model, self.record, start_training=True, name=source, check_only=True)
-        check_schedule_ends(cfg, model)
+        check_schedule_ends(cfg)
 
     def hand_over(self) -> dict[str, Any] | None:
-        """What the runner loads; it is let go of here."""
+        """What the runner loads; it is not kept here."""
         record, self.record = self.record, None
         return record
 
@@ -112,7 +99,7 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
 
     Args:
         cfg: The config.
-        resume: ``auto``: the newest valid checkpoint of the work folder, or a start when there is
+        resume: ``auto``: the latest valid checkpoint of the work folder, or a start when there is
             none; otherwise a checkpoint. None: as the config says, or, when a launcher has started
             the run again, as ``auto``.
         work_dir: The work folder.
@@ -122,16 +109,15 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
     """
     if resume is None and cfg.get("resume"):
         resume = cfg.get("load_from") or "auto"
-    if resume is None and _restarted_by_launcher():
-        # Only what this very run has saved: its first start took away an older pointer.
-        resume = "auto" if (Path(work_dir) / POINTER).is_file() else None
+    if resume is None and _restarted_by_launcher() and (Path(work_dir) / POINTER).is_file():
+        resume = "auto"  # what this very run has saved: its first start removed an older pointer
     start = Start()
     if resume == "auto":
         folder = checkpoint_folder(cfg, work_dir)
         latest, skipped = latest_valid_checkpoint(folder, Path(work_dir))
         start.notes += [("skipped", f"{display_path(path)} {reason}") for path, reason in skipped]
         if latest is None:
-            what = "whole checkpoint" if skipped else "checkpoint"
+            what = "valid checkpoint" if skipped else "checkpoint"
             note = f"from the beginning: {folder} holds no {what} to resume from"
             start.notes.append(("start", note))
         resume = None if latest is None else str(latest)
@@ -141,11 +127,8 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
             resume = str(resolve_checkpoint(resume))
         wrong = verify_checkpoint(Path(resume))
         if wrong:
-            raise UserError(
-                "argument",
-                f"--resume {resume}",
-                f"{wrong}; --resume without a file takes the newest whole checkpoint",
-            )
+            message = f"{wrong}; --resume without a file takes the latest valid checkpoint"
+            raise UserError("corrupt", f"--resume {resume}", message)
     if resume is not None:
         start.record = check_training_checkpoint(resume)
         start.resume = ResumePoint(resume, start.record["meta"].get("seed"))
@@ -158,7 +141,5 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
 
 def _restarted_by_launcher() -> bool:
     """Whether torchrun or Slurm has started this run again."""
-    return any(
-        os.environ.get(name, "0") not in ("", "0")
-        for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
-    )
+    names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(os.environ.get(name, "0") not in ("", "0") for name in names)

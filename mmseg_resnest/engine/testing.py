@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""A whole evaluation of a checkpoint: checks, the runner, results."""
+"""A whole evaluation of a checkpoint: resolve, preflight, build, run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,25 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
-from torch import nn
 
-from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.hooks import (
+from ..errors import UserError
+from ..evaluation import (
+    FORMATS,
+    CityscapesOfficialMetric,
+    class_table,
+    official_table,
+    write_result,
+)
+from ..models import fold_for_inference
+from ..version import __version__
+from ..weights import load_checkpoint
+from .checkpoint import load_weights
+from .config import require
+from .hooks import (
     ExamplesHook,
     SavePredictionsHook,
     TestProgressHook,
@@ -25,33 +35,18 @@ from mmseg_resnest.engine.hooks import (
     evaluation_result,
     print_header,
 )
-from mmseg_resnest.engine.launch import (
-    Machine,
-    describe_device,
-    init_distributed,
-    prepare_machine,
-    timeout_of,
-)
-from mmseg_resnest.engine.logs import display_path, report_lost_lines
-from mmseg_resnest.engine.preflight import check_checkpoint, check_data
-from mmseg_resnest.engine.process_state import restored_process
-from mmseg_resnest.engine.resolve import Resolved, TestingOptions, resolve
-from mmseg_resnest.engine.run_folders import RunFolders
-from mmseg_resnest.engine.run_record import describe_model_state, record_run
-from mmseg_resnest.engine.runner import Runner, build_model
-from mmseg_resnest.engine.same_run import check_same_run, failing_together
-from mmseg_resnest.engine.watch import doing, explain_lost_processes
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import (
-    FORMATS,
-    CityscapesOfficialMetric,
-    class_table,
-    official_table,
-    write_result,
-)
-from mmseg_resnest.models import fold_for_inference
-from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import load_checkpoint
+from .launch import Machine, describe_device, init_distributed, prepare_machine, timeout_of
+from .logs import display_path, report_lost_lines
+from .numerics import is_fused
+from .preflight import check_checkpoint, check_data
+from .process_state import restored_process
+from .resolve import Resolved, TestingOptions, resolve
+from .resume_changes import Note
+from .run_folders import RunFolders
+from .run_record import describe_model_state, record_run
+from .runner import Runner, build_model
+from .same_run import check_same_run, failing_together
+from .watch import doing, explain_lost_processes
 
 __all__ = ["evaluate", "print_test_summary", "resolve_testing"]
 
@@ -66,12 +61,13 @@ def evaluate(
     show_dir: str | os.PathLike[str] | None = None,
     launcher: str = "none",
     submission: str | None = None,
-    plain: bool = False,
     official: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a config's test split, or predict it for a benchmark's server.
 
-    The checkpoint is read and fitted into the model before anything is written.
+    The checkpoint is read and fitted into the model before anything is written. On a CPU the model
+    is folded (:func:`~mmseg_resnest.models.fold_for_inference`) unless ``cfg.numerics.fused`` is
+    False.
 
     Args:
         cfg: A checked config; not changed.
@@ -84,8 +80,6 @@ def evaluate(
         launcher: ``none``, ``pytorch`` or ``slurm``.
         submission: ``cityscapes``, ``ade20k`` or ``voc``: write into ``out_dir`` what that server
             takes, check it and pack it. Nothing is scored and no labels are read.
-        plain: Compute with the model's layers as they are; otherwise on a CPU the model is folded,
-            see :func:`~mmseg_resnest.models.fold_for_inference`.
         official: Run Cityscapes' official evaluation as well.
 
     Returns:
@@ -96,23 +90,16 @@ def evaluate(
         UserError: A mistake in the config, the checkpoint, the data or the arguments.
     """
     options = TestingOptions(work_dir, tta, official, submission, launcher)
+    folders = {"--out": out_dir, "--show-dir": show_dir}
     with contextlib.ExitStack() as held:
-        return _evaluate(cfg, options, _Outputs(out_dir, show_dir, plain), checkpoint, held)
-
-
-class _Outputs(NamedTuple):
-    """What of the arguments decides nothing in the config."""
-
-    out_dir: str | os.PathLike[str] | None
-    show_dir: str | os.PathLike[str] | None
-    plain: bool
+        return _evaluate(cfg, options, checkpoint, folders, held)
 
 
 def _evaluate(
     cfg: Config,
     options: TestingOptions,
-    outputs: _Outputs,
     checkpoint: str | os.PathLike[str],
+    folders: dict[str, str | os.PathLike[str] | None],
     held: contextlib.ExitStack,
 ) -> dict[str, Any]:
     with failing_together(options.launcher, timeout_of(cfg)):
@@ -122,7 +109,7 @@ def _evaluate(
 
         # Preflight.
         if options.submission is not None:
-            _check_submission_folder(outputs.out_dir, options.submission)
+            _check_submission_folder(folders["--out"], options.submission)
         check_checkpoint(checkpoint, "checkpoint")
         check_data(cfg, ("test_dataloader",))  # before what may be a long download
         weights = load_checkpoint(os.fspath(checkpoint))
@@ -133,19 +120,28 @@ def _evaluate(
         load_weights(model, weights, name=checkpoint)
         del weights
         if machine.rank == 0:
-            notes += _folders(cfg, outputs, held).hold(make=True)
+            named = {"--work-dir": cfg.work_dir, **folders}.items()
+            places = {Path(path): name for name, path in named if path is not None}
+            notes += RunFolders(places, held).hold(make=True)
     init_distributed(options.launcher, timeout_of(cfg))
     state = describe_model_state(model)
-    arguments = dict(plain=outputs.plain, submission=options.submission)
+    arguments = {"submission": options.submission}
     check_same_run(lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **arguments))
-    runner, saving = _build_runner(cfg, model, options, outputs)
+    runner = Runner.from_cfg(cfg, model=model)
+    runner.register_hook(TestProgressHook())
+    if options.submission is None:
+        runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
+    out, show = (None if path is None else os.fspath(path) for path in folders.values())
+    saving = SavePredictionsHook(out, show, options.submission)
+    if out or show:
+        runner.register_hook(saving)
 
     # Run.
     # On every process: a sampler that is built agrees on its seed with the others'.
     dataset = runner.test_loop.dataloader.dataset
     if is_main_process():
         _print_header(runner, checkpoint, options.tta, notes)
-    folded = not outputs.plain and not machine.cuda
+    folded = is_fused(cfg) and not machine.cuda
     if folded:
         fold_for_inference(runner.model.eval())
     start = time.monotonic()
@@ -165,11 +161,8 @@ def _evaluate(
         if isinstance(metric, CityscapesOfficialMetric):
             result["official"] = metric.last_official
     if options.submission is not None:
-        result.update(
-            format=options.submission,
-            images=len(dataset),
-            archive=None if saving.archive is None else os.fspath(saving.archive),
-        )
+        archive = None if saving.archive is None else os.fspath(saving.archive)
+        result.update(format=options.submission, images=len(dataset), archive=archive)
     if is_main_process():
         write_result(result, Path(cfg.work_dir) / "results.json")
     return {**result, "work_dir": cfg.work_dir}
@@ -190,39 +183,11 @@ def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> R
     return resolve(cfg, options, machine)
 
 
-def _folders(cfg: Config, outputs: _Outputs, held: contextlib.ExitStack) -> RunFolders:
-    arguments = {
-        "--work-dir": cfg.work_dir,
-        "--out": outputs.out_dir,
-        "--show-dir": outputs.show_dir,
-    }
-    named = {Path(path): name for name, path in arguments.items() if path is not None}
-    return RunFolders(named, held)
-
-
-def _build_runner(
-    cfg: Config, model: nn.Module, options: TestingOptions, outputs: _Outputs
-) -> tuple[Runner, SavePredictionsHook]:
-    runner = Runner.from_cfg(cfg, model=model)
-    runner.plain = outputs.plain
-    runner.register_hook(TestProgressHook())
-    if options.submission is None:
-        runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
-    saving = SavePredictionsHook(
-        None if outputs.out_dir is None else os.fspath(outputs.out_dir),
-        None if outputs.show_dir is None else os.fspath(outputs.show_dir),
-        options.submission,
-    )
-    if outputs.out_dir is not None or outputs.show_dir is not None:
-        runner.register_hook(saving)
-    return runner, saving
-
-
 def _print_header(
     runner: Runner,
     checkpoint: str | os.PathLike[str],
     tta: bool,
-    notes: list[tuple[str, str]],
+    notes: list[Note],
 ) -> None:
     cfg, dataset = runner.cfg, runner.test_dataloader.dataset
     title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
@@ -240,7 +205,7 @@ def _print_header(
 
 
 def _run(runner: Runner) -> dict[str, float]:
-    """Test to the end, and tell in words which process was lost."""
+    """Test to the end, and say in words which process was lost."""
     doing("testing")
     try:
         return runner.test()
@@ -256,18 +221,14 @@ def _run(runner: Runner) -> dict[str, float]:
 def _check_submission_folder(out_dir: str | os.PathLike[str] | None, submission: str) -> None:
     """Check that the folder of a submission holds nothing else."""
     if out_dir is None:
-        raise UserError(
-            "argument", "--format", "name the folder for the predictions with --out DIR"
-        )
+        message = "name the folder for the predictions with --out DIR"
+        raise UserError("argument-missing", "--format", message)
     folder = Path(out_dir)
     top = FORMATS[submission].folder.split("/")[0]
     for other in folder.iterdir() if folder.is_dir() else ():
         if other.suffix != ".png" and other.name != top:
-            raise UserError(
-                "output-exists",
-                f"--out {folder}",
-                f"holds {other.name}; name an empty folder for the submission",
-            )
+            message = f"holds {other.name}; name an empty folder for the submission"
+            raise UserError("output-exists", f"--out {folder}", message)
 
 
 def print_test_summary(

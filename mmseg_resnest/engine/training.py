@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""A whole training run: checks, the runner, results."""
+"""A whole training run: resolve, preflight, build, run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,35 +16,30 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from mmseg_resnest.datasets import numbers_of_classes
-from mmseg_resnest.engine.config import require
-from mmseg_resnest.engine.hooks import ConsoleHook, ResultsHook
-from mmseg_resnest.engine.launch import Machine, init_distributed, prepare_machine, timeout_of
-from mmseg_resnest.engine.model import build_seeded_model
-from mmseg_resnest.engine.numerics import numerics_of
-from mmseg_resnest.engine.preemption import Preempted, StopSignals
-from mmseg_resnest.engine.preflight import (
-    check_checkpoint,
-    check_data,
-    check_disk_space,
-    check_labels,
-)
-from mmseg_resnest.engine.process_state import restored_process
-from mmseg_resnest.engine.resolve import Resolved, TrainingOptions, resolve, work_dir_of
-from mmseg_resnest.engine.resume_changes import rounding_notes
-from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
-from mmseg_resnest.engine.run_record import describe_model_state, record_run
-from mmseg_resnest.engine.runner import Runner
-from mmseg_resnest.engine.same_run import check_same_run, failing_together
-from mmseg_resnest.engine.sharding import check_sharding
-from mmseg_resnest.engine.start import Start, find_start
-from mmseg_resnest.engine.tracking import check_services
-from mmseg_resnest.engine.watch import explain_lost_processes
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation import plot_curves, read_scalars
-from mmseg_resnest.models import use_channels_last
-from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import load_checkpoint
+from ..datasets import numbers_of_classes
+from ..errors import UserError
+from ..evaluation import plot_curves, read_scalars
+from ..models import use_channels_last
+from ..version import __version__
+from ..weights import load_checkpoint
+from .config import require
+from .hooks import ConsoleHook, ResultsHook
+from .launch import Machine, init_distributed, prepare_machine, timeout_of
+from .model import build_seeded_model
+from .numerics import is_fused, numerics_of
+from .preemption import Preempted, StopSignals
+from .preflight import check_checkpoint, check_data, check_disk_space, check_labels
+from .process_state import restored_process
+from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
+from .resume_changes import rounding_notes
+from .run_folders import RunFolders, check_checkpoint_hook, folders_of_training
+from .run_record import describe_model_state, record_run
+from .runner import Runner
+from .same_run import check_same_run, failing_together
+from .sharding import check_sharding
+from .start import Start, find_start
+from .tracking import check_services
+from .watch import explain_lost_processes
 
 __all__ = ["resolve_training", "train"]
 
@@ -59,7 +54,6 @@ def train(
     auto_scale_lr: bool = False,
     seed: int | None = None,
     launcher: str = "none",
-    plain: bool = False,
     log_to: Sequence[str] = (),
     allow_changes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -69,7 +63,7 @@ def train(
         cfg: A checked config; not changed. Its training batch is the total over all processes.
         work_dir: Where checkpoints, logs and results go; default: the config's, or
             ``work_dirs/<name of the config>``.
-        resume: ``auto``: continue from the newest whole checkpoint of the work folder, or start
+        resume: ``auto``: continue from the latest valid checkpoint of the work folder, or start
             when there is none; otherwise the checkpoint to continue from. None starts, or, when a
             launcher has started the run again, is as ``auto``.
         amp: Mixed precision.
@@ -77,8 +71,6 @@ def train(
             ``auto_scale_lr.base_batch_size``.
         seed: In place of the config's.
         launcher: ``none``, ``pytorch`` or ``slurm``.
-        plain: Neither lay the model channels last, nor use matrix products, merged steps of the
-            pipeline and compiled loops; docs/performance.md says what those are.
         log_to: Services that show the curves as well, some of
             :data:`~mmseg_resnest.engine.tracking.SERVICES`.
         allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
@@ -93,18 +85,15 @@ def train(
             run, in words.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
-    options = TrainingOptions(work_dir, seed, amp, auto_scale_lr, launcher, plain, tuple(log_to))
-    with restored_process(), StopSignals() as signals, contextlib.ExitStack() as held:
-        try:
-            with failing_together(launcher, timeout_of(cfg)):
-                return _train(cfg, options, resume, allow_changes, signals, held)
-        except Exception as error:
-            behind = _interrupt_behind(error)
-            if behind is None or behind is error:
-                raise
-            if isinstance(behind, Preempted):
-                raise behind from None
-            raise KeyboardInterrupt("before the first iteration: nothing was trained") from None
+    options = TrainingOptions(work_dir, seed, amp, auto_scale_lr, launcher, tuple(log_to))
+    with (
+        restored_process(),
+        StopSignals() as signals,
+        contextlib.ExitStack() as held,
+        _interrupts_unwrapped(),
+        failing_together(launcher, timeout_of(cfg)),
+    ):
+        return _train(cfg, options, resume, allow_changes, signals, held)
 
 
 def _train(
@@ -118,18 +107,25 @@ def _train(
     begin = time.monotonic()
     machine = Machine.here(options.launcher)
 
-    # Resolve. The folders are held before it is looked which checkpoint is the newest.
-    folders = _folders(cfg, options, held) if machine.rank == 0 else None
+    # Resolve. The folders are held before the latest checkpoint is looked for.
+    folders = None
+    if machine.rank == 0:
+        folders = RunFolders(folders_of_training(cfg, work_dir_of(cfg, options)), held)
     notes = folders.hold(make=False) if folders else []
     resolved, start = resolve_training(cfg, options, machine, resume)
     cfg = resolved.cfg
 
     # Preflight.
-    _preflight(cfg, options, start)
+    check_services(options.log_to)
+    check_sharding(cfg)
+    check_checkpoint_hook(cfg)
+    check_data(cfg, _LOADERS)
+    check_labels(cfg, ("train", "val"))
+    if start.record is None:
+        _fetch_pretrained(cfg.model, "model")
     prepare_machine(cfg, machine)
-    numerics = numerics_of(cfg, machine.world_size, options.plain)
+    numerics = numerics_of(cfg, machine.world_size)
     start.compare(resolved.values, numerics, allow_changes)
-    notes += [*start.notes, *resolved.notes]
 
     # Build.
     built = build_seeded_model(cfg, machine.rank)
@@ -139,19 +135,20 @@ def _train(
         notes += folders.hold(make=True)
         check_disk_space(cfg, built.model)
     init_distributed(options.launcher, timeout_of(cfg))
-    source = cfg.get("load_from")
-    arguments = {"plain": options.plain, "allow_changes": sorted(allow_changes)}
-    check_same_run(lambda: record_run(cfg, _LOADERS, state, source, **arguments))
+    changes = sorted(allow_changes)
+    check_same_run(
+        lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
+    )
     runner = Runner.from_cfg(cfg, built)
+    del built
+    notes += [*start.notes, *resolved.notes]
     before = start.numerics
     runner.start_from(start.hand_over())
     runner.config_values, runner.numerics = resolved.values, numerics
     runner.changes = start.changes
-    del built
-    runner.plain = options.plain
     if folders:
         runner.before_saving = folders.check
-    if machine.world_size == 1 and not options.plain and use_channels_last(runner.model):
+    if machine.world_size == 1 and is_fused(cfg) and use_channels_last(runner.model):
         numerics["memory_order"] = "channels_last"
     notes += rounding_notes(numerics, before)
     title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
@@ -167,10 +164,6 @@ def _train(
         summary.update(_read_results(runner, results))
         summary["curves"] = _draw_curves(cfg.work_dir, title, runner)
     return summary
-
-
-def _folders(cfg: Config, options: TrainingOptions, held: contextlib.ExitStack) -> RunFolders:
-    return RunFolders(folders_of_training(cfg, work_dir_of(cfg, options)), held)
 
 
 def resolve_training(
@@ -199,23 +192,11 @@ def resolve_training(
         if isinstance((cfg.get(name) or {}).get("dataset"), Mapping)
     }
     options = replace(options, resume=start.resume, classes=classes)
-    resolved = resolve(cfg, options, machine)
-    return resolved, start
-
-
-def _preflight(cfg: Config, options: TrainingOptions, start: Start) -> None:
-    """Check what can be checked before the model is built; nothing is written."""
-    check_services(options.log_to)
-    check_sharding(cfg)
-    check_checkpoint_hook(cfg)
-    check_data(cfg, _LOADERS)
-    check_labels(cfg, ("train", "val"))
-    if start.record is None:
-        _fetch_pretrained(cfg.model, "model")
+    return resolve(cfg, options, machine), start
 
 
 def _run(runner: Runner) -> None:
-    """Train to the end, and tell in words which process was lost."""
+    """Train to the end, and say in words which process was lost."""
     # torch imports its profiler in the first step; that import would report a worker that dies
     # just then, too.
     with torch.autograd.profiler.record_function("start"):
@@ -231,12 +212,20 @@ def _run(runner: Runner) -> None:
         runner.close()
 
 
-def _interrupt_behind(error: BaseException) -> BaseException | None:
-    """A signal or Ctrl-C behind an error: libraries turn what interrupts them into errors."""
-    chain: BaseException | None = error
-    while chain is not None and not isinstance(chain, KeyboardInterrupt | Preempted):
-        chain = chain.__cause__ or chain.__context__
-    return chain
+@contextlib.contextmanager
+def _interrupts_unwrapped() -> Iterator[None]:
+    """Raise the signal or Ctrl-C behind an error: libraries turn what interrupts them into one."""
+    try:
+        yield
+    except Exception as error:
+        behind: BaseException | None = error
+        while behind is not None and not isinstance(behind, KeyboardInterrupt | Preempted):
+            behind = behind.__cause__ or behind.__context__
+        if behind is None or behind is error:
+            raise
+        if isinstance(behind, Preempted):
+            raise behind from None
+        raise KeyboardInterrupt("before the first iteration: nothing was trained") from None
 
 
 def _fetch_pretrained(node: Any, key: str) -> None:
@@ -255,11 +244,10 @@ def _fetch_pretrained(node: Any, key: str) -> None:
 
 def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:
     """What ``results.json`` holds; without a validation only where the last checkpoint is."""
-    path = Path(runner.work_dir) / results.file
     if not results.history:
         last = runner.message_hub.runtime_info.get("last_ckpt")
         return {**results.extra, "last_checkpoint": last and os.path.basename(str(last))}
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(Path(runner.work_dir, results.file).read_text(encoding="utf-8"))
 
 
 def _draw_curves(work_dir: str, title: str, runner: Runner) -> str | None:
@@ -270,5 +258,5 @@ def _draw_curves(work_dir: str, title: str, runner: Runner) -> str | None:
     try:
         return os.fspath(plot_curves(series, Path(work_dir) / "curves.png", title))
     except UserError as error:
-        runner.logger.warning("no picture of the curves: %s", error)
+        runner.logger.warning("no picture of the curves: %s", error.text)
         return None

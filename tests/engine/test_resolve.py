@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.launch import Machine
@@ -25,7 +26,6 @@ from mmseg_resnest.engine.resolve import (
     TrainingOptions,
     resolve,
 )
-from mmseg_resnest.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HERE = Machine(cores=2)
@@ -231,13 +231,15 @@ def test_a_submission_reads_no_labels(cityscapes: Config) -> None:
     assert "LoadAnnotations" in str(cityscapes.test_dataloader)
 
 
-def test_only_a_plain_run_leaves_the_pipeline_as_it_is(cfg: Config) -> None:
-    def steps(plain: bool) -> list[str]:
-        resolved = resolve(cfg, TrainingOptions(plain=plain), HERE).cfg
+def test_the_pipeline_stays_unless_steps_may_be_fused(cfg: Config) -> None:
+    def steps(fused: bool) -> list[str]:
+        cfg.numerics = dict(fused=fused)
+        resolved = resolve(cfg, TrainingOptions(), HERE).cfg
+        assert resolved.numerics == dict(fused=fused)
         return [step["type"] for step in resolved.train_dataloader.dataset.pipeline]
 
-    assert steps(plain=True) == [step.type for step in cfg.train_dataloader.dataset.pipeline]
-    assert "RandomCrop" not in steps(plain=False)
+    assert steps(fused=False) == [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert "RandomCrop" not in steps(fused=True)
 
 
 def test_a_resumed_run_fetches_no_pretrained_weights(cfg: Config) -> None:
@@ -279,41 +281,44 @@ def test_what_the_header_says(cfg: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "world", "named"),
+    ("change", "options", "world", "code", "named"),
     [
-        ({"train_dataloader.batch_size": 16}, {}, 3, "train_dataloader.batch_size"),
-        ({"train_dataloader.batch_size": 2}, {}, 4, "train_dataloader.batch_size"),
-        ({"train_dataloader.batch_size": 0}, {}, 1, "train_dataloader.batch_size"),
-        ({"train_dataloader.batch_size": "16"}, {}, 1, "train_dataloader.batch_size"),
-        ({"train_dataloader.batch_size": None}, {}, 1, "train_dataloader.batch_size"),
-        ({"optim_wrapper.type": "OptimWrapperDict"}, {"amp": True}, 1, "OptimWrapperDict"),
-        ({"auto_scale_lr": None}, {"auto_scale_lr": True}, 1, "--auto-scale-lr"),
-        ({}, {"seed": -1}, 1, "--seed"),
-        ({}, {"seed": 2**32}, 1, "--seed"),
-        ({"randomness.seed": "five"}, {}, 1, "randomness.seed"),
-        ({"randomness.seed": True}, {}, 1, "randomness.seed"),
+        *(
+            ({"train_dataloader.batch_size": size}, {}, world, code, "train_dataloader.batch_size")
+            for size, world, code in [
+                *((16, 3, "config-conflict"), (2, 4, "config-conflict")),
+                *((0, 1, "config-value"), ("16", 1, "config-value"), (None, 1, "config-value")),
+            ]
+        ),
+        ({"optim_wrapper.type": "Own"}, {"amp": True}, 1, "config-conflict", "--amp"),
+        ({"auto_scale_lr": None}, {"auto_scale_lr": True}, 1, "config-key", "--auto-scale-lr"),
+        ({}, {"seed": -1}, 1, "argument", "--seed"),
+        ({}, {"seed": 2**32}, 1, "argument", "--seed"),
+        ({"randomness.seed": "five"}, {}, 1, "config-value", "randomness.seed"),
+        ({"randomness.seed": True}, {}, 1, "config-value", "randomness.seed"),
+        ({"numerics": dict(fused="no")}, {}, 1, "config-value", "numerics.fused"),
     ],
 )
 def test_mistakes_of_a_training(
-    change: dict[str, Any], options: dict[str, Any], world: int, named: str, cfg: Config
+    change: dict[str, Any], options: dict[str, Any], world: int, code: str, named: str, cfg: Config
 ) -> None:
     cfg.merge_from_dict(change)
-    with pytest.raises(UserError, match=named):
+    with raises_user_error(code, named):
         resolve(cfg, TrainingOptions(**options), Machine(world_size=world))
 
 
 def test_mistakes_of_an_evaluation(cfg: Config) -> None:
     cfg.pop("tta_model", None)
     cases = {
-        "--tta": TestingOptions(tta=True),
-        "--official": TestingOptions(official=True),
-        "--format coco": TestingOptions(submission="coco"),
+        "--tta": (TestingOptions(tta=True), "config-key"),
+        "--official": (TestingOptions(official=True), "config-conflict"),
+        "--format coco": (TestingOptions(submission="coco"), "argument"),
     }
-    for named, options in cases.items():
-        with pytest.raises(UserError, match=named):
+    for named, (options, code) in cases.items():
+        with raises_user_error(code, named):
             resolve(cfg, options, HERE)
 
 
 def test_a_config_without_a_file_needs_a_work_folder() -> None:
-    with pytest.raises(UserError, match="work_dir"):
+    with raises_user_error("argument-missing", "work_dir"):
         resolve(Config(dict(model=dict())), TrainingOptions(), HERE)

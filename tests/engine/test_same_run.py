@@ -1,26 +1,27 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What is told of processes that differ; tests/tools/test_ranks.py runs such processes."""
+"""The message about processes that differ; tests/tools/test_ranks.py runs such processes."""
 
 from __future__ import annotations
 
 import pytest
+from user_errors import raises_user_error
 
 from mmseg_resnest import UserError
 from mmseg_resnest.engine.run_record import RunRecord
-from mmseg_resnest.engine.same_run import check_same_run, describe_differences, failing_together
+from mmseg_resnest.engine.same_run import check_same_run, describe_ranks, failing_together
 
 
 def _never() -> RunRecord:
     raise AssertionError("one process has nothing to compare")
 
 
-def test_equal_processes_are_not_told_of() -> None:
-    assert describe_differences([("a", []), ("b", []), ("b", [])]) is None
+def test_equal_processes_have_no_message() -> None:
+    assert describe_ranks([("a", []), ("b", []), ("b", [])]) is None
     check_same_run(_never)
 
 
-def test_processes_of_a_host_with_the_same_differences_are_told_of_together() -> None:
-    text = describe_differences(
+def test_processes_of_a_host_with_the_same_differences_share_a_line() -> None:
+    text = describe_ranks(
         [("a", []), ("a", []), ("b", ["x is 1, not 2"]), ("b", ["x is 1, not 2"])]
     )
     assert text is not None
@@ -31,7 +32,7 @@ def test_processes_of_a_host_with_the_same_differences_are_told_of_together() ->
 def test_many_differences_are_counted() -> None:
     many = [f"key {i} is {i}, not 0" for i in range(9)]
     found = [("a", []), *[(f"host{i}", many[i:]) for i in range(6)]]
-    lines = (describe_differences(found) or "").splitlines()
+    lines = (describe_ranks(found) or "").splitlines()
     assert len(lines) == 4
     assert "key 3 is 3, not 0; and 5 more differences" in lines[0]
     assert "key 4" not in lines[0]
@@ -45,5 +46,5 @@ def test_a_process_without_others_fails_alone(
     """No launcher, or one that set nothing: the error is the process's own, at once."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="my own"), failing_together(launcher):
-        raise UserError("my own")
+    with raises_user_error("input", "my own"), failing_together(launcher):
+        raise UserError("input", "my own", "is wrong")

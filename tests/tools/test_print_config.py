@@ -145,6 +145,7 @@ def test_resolved_shows_what_the_options_change(run, tmp_path):
     cfg = Config.fromfile(copy)
     assert cfg.work_dir == str(tmp_path / "run")
     assert cfg.randomness.seed == 5
+    assert cfg.numerics.fused is True
     assert cfg.auto_scale_lr.enable is True
     assert cfg.optim_wrapper.type in ("AmpOptimWrapper", "BFloat16OptimWrapper")
     assert "wandb" in [backend.get("service") for backend in cfg.visualizer.vis_backends]

@@ -66,6 +66,7 @@ _EFFECTIVE_KEYS = _RUNNER_KEYS | {
     "efficient_conv_bn_eval",
     "find_unused_parameters",
     "model_wrapper_cfg",
+    "numerics",
     "runner_type",
     "strategy",
     "sync_bn",
@@ -82,6 +83,7 @@ _DATALOADER_KEYS = frozenset(inspect.signature(DataLoader.__init__).parameters) 
 _UNTYPED_KEYS = {
     "randomness": frozenset({"seed", "deterministic", "diff_rank_seed"}),
     "auto_scale_lr": frozenset({"enable", "base_batch_size"}),
+    "numerics": frozenset({"fused"}),
     "env_cfg": frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
 }
 # Keys that a registry's build function takes out before it calls the class.
