@@ -74,18 +74,14 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference import load_segmentor
-    from mmseg_resnest.inference.files import (
-        FileJob,
-        find_inputs,
-        model_settings,
-        plan_outputs,
-    )
+    from mmseg_resnest.inference.files import FileJob, model_settings, plan_outputs
+    from mmseg_resnest.inference.images import find_inputs
     from mmseg_resnest.inference.video import is_stream, is_video, predict_video
 
     if not 0 <= args.opacity <= 1:
-        raise UserError("argument", f"--opacity {args.opacity}", "must lie between 0 and 1")
+        raise UserError("argument", "--opacity", f"must lie between 0 and 1, not {args.opacity}")
     if args.max_frames is not None and args.max_frames < 1:
-        raise UserError("argument", f"--max-frames {args.max_frames}", "must be at least 1")
+        raise UserError("argument", "--max-frames", f"must be at least 1, not {args.max_frames}")
 
     out = Path(args.out)
     film = not Path(args.source).is_dir() and (is_stream(args.source) or is_video(args.source))
@@ -95,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         images, others = find_inputs(args.source, out)
         plan_outputs(images, out, args.save)
     elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
-        raise UserError("not-found", f"video {args.source}", "does not exist")
+        raise UserError("not-found", args.source, "no such video")
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     settings = model_settings(cfg, args.checkpoint)
     model = load_segmentor(cfg, args.checkpoint, args.device)
@@ -148,13 +144,10 @@ def run(args: argparse.Namespace) -> int:
             "pixels but carry no place"
         )
     if summary.failed:
-        number = len(summary.failed)
-        more = f" (and {number - 1} more like it)" if number > 1 else ""
-        raise UserError(
-            "input",
-            "",
-            f"{summary.failed[0]}{more}; {len(images) - number} of {len(images)} images are done",
-        )
+        number, first = len(summary.failed), summary.failed[0]
+        more = f" (and {number - 1} more errors)" if number > 1 else ""
+        others_done = f"{len(images) - number} of {len(images)} images are done"
+        raise UserError(first.code, first.subject, f"{first.message}{more}; {others_done}")
     if summary.done:
         print()
         model_words = shlex.join([args.config, args.checkpoint])

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from ..engine.preflight import check_data
 from ..errors import UserError
 from ..inference import Segmentor
-from ..inference.files import find_inputs
-from ..inference.images import ImageInput, read_image
+from ..inference.images import ImageInput, find_inputs, read_image
 from ..registry import DATASETS, building
 
 __all__ = ["Agreement", "check_images", "compare", "require_agreement"]

@@ -30,26 +30,22 @@ def load_segmentor(
 ) -> Segmentor:
     """Load a model to segment images with.
 
-    A config that is Python runs, as any program. Published models, published folders, ``.onnx``
-    and ``.xml`` are data, of which nothing runs.
-
-    Several threads may load models at the same time, while others predict: configs are read and
-    networks are built by one thread after the other, files are read and images are segmented
-    side by side. Nothing of the process is changed: the default scope of MMEngine is put back.
+    A Python config runs as a program. Published models, published folders, ``.onnx`` and ``.xml``
+    files are data: nothing in them runs. Threads may load models while others predict; the
+    process, MMEngine's default scope included, is left as it was.
 
     Args:
-        config: A config file, or a config that was loaded; or, alone, the name of a published
-            segmentation model (``mmseg-resnest weights list``), for its config and its weights,
-            an exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``,
-            ``.torchscript``), or a folder that ``mmseg-resnest publish-model`` wrote.
+        config: A config file, or a loaded config; or, without a checkpoint, the name of a
+            published segmentation model (``mmseg-resnest weights list``), an exported model
+            (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``, ``.torchscript``), or a folder that
+            ``mmseg-resnest publish-model`` wrote.
         checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
-            of the catalogue. None leaves the weights untrained, which is of use only to measure
-            speed.
+            of the catalogue. None leaves the weights untrained, to measure speed.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
         batch_pixels: The most pixels of images that go through the network together, which
-            bounds the memory that several images take. A larger image goes alone.
-        trust: Whether to load ``.pt2`` and ``.torchscript`` files. They are programs, which run
-            with your rights: only files of your own, or of people whose programs you would run.
+            bounds the memory. A larger image goes alone.
+        trust: Load ``.pt2`` and ``.torchscript`` files, which are programs that run with your
+            rights: only files whose makers' programs you would run.
 
     Returns:
         The model; call it with an image.
@@ -65,19 +61,14 @@ def load_segmentor(
             return load_published(config, device, batch_pixels)
     chosen = check_device(device)
     if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
-        config, checkpoint = _published(config)
+        entry = find(config)
+        if entry.config is None:
+            raise UserError(
+                "model",
+                config,
+                "an ImageNet backbone without a head cannot segment; train from it with "
+                f"init_cfg=dict(type='Pretrained', checkpoint={config!r})",
+            )
+        config, checkpoint = config_of(entry), config
     cfg = config if isinstance(config, Config) else load_config(config)
     return load_config_model(cfg, checkpoint, chosen, batch_pixels)
-
-
-def _published(name: str) -> tuple[Path, str]:
-    """The config of a published model, and the name of its weights."""
-    entry = find(name)
-    if entry.config is None:
-        raise UserError(
-            "input",
-            name,
-            f"an ImageNet backbone without a head, which cannot segment; train from it "
-            f"with init_cfg=dict(type='Pretrained', checkpoint={name!r})",
-        )
-    return config_of(entry), name

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """An ONNX file of unknown origin is checked before ONNX Runtime opens it.
 
-The runtime computes constants while it loads a file, reads tensors that lie in other files, and
-runs loops for as long as the file says. What :mod:`mmseg_resnest.export` writes needs none of it: a
-graph of standard operations without branches and loops, all of whose tensors are in the file.
+While it loads a file, the runtime computes constants, reads tensors that lie in other files, and
+runs loops for as long as the file says. :mod:`mmseg_resnest.export` writes none of that: its graphs
+have standard operations, no branches and loops, and all of their tensors are in the file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import UserError
 
@@ -34,6 +34,10 @@ _PRODUCTS = ("ConstantOfShape", "Expand", "Tile", "Resize")
 _SHAPE_BYTES = 1024
 
 
+class _Refused(Exception):
+    """The graph has something that exported models do not have."""
+
+
 def check_onnx(path: Path) -> None:
     """Check that an ONNX file is a plain graph which holds its own tensors.
 
@@ -47,43 +51,41 @@ def check_onnx(path: Path) -> None:
     try:
         import onnx
     except ImportError as error:
-        raise UserError(
-            "missing-package", path, "needs the package onnx: pip install onnx"
-        ) from error
+        raise UserError("missing-package", path, "needs onnx: pip install onnx") from error
     if path.stat().st_size >= MAX_FILE_BYTES:
-        raise UserError("input", path, "ONNX Runtime cannot load it, it has 2 GiB or more")
+        raise UserError("too-large", path, "has 2 GiB or more, which ONNX Runtime cannot load")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's own kind
-        raise UserError("input", path, "ONNX Runtime cannot load it, it is no ONNX file") from error
-    graph = model.graph
-    if not len(graph.node):
-        raise UserError("input", path, "ONNX Runtime cannot load it, it is no ONNX file")
-    if len(graph.node) > MAX_NODES:
-        raise UserError("input", path, f"refused, it has {len(graph.node):,} operations")
+        raise UserError("format", path, "not an ONNX file") from error
+    if not len(model.graph.node):
+        raise UserError("format", path, "not an ONNX file, or one without operations")
+    try:
+        _check_nodes(model)
+        for tensor in _tensors(model.graph):
+            _check_tensor(tensor)
+        _check_constant_sizes(onnx, model.graph)
+        _check_inferred_sizes(onnx, model)
+    except _Refused as error:
+        raise UserError("format", path, f"refused: {error}") from error
+    except Exception as error:  # tensors whose values and shapes do not fit, types that do not
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError("corrupt", path, f"ONNX cannot read it ({reason})") from error
+
+
+def _check_nodes(model: Any) -> None:
+    nodes = model.graph.node
+    if len(nodes) > MAX_NODES:
+        raise _Refused(f"it has {len(nodes):,} operations")
     if len(model.functions):
-        raise UserError(
-            "input", path, "refused, it defines functions, which exported models do not"
-        )
-    for node in graph.node:
+        raise _Refused("it defines functions")
+    for node in nodes:
+        name = repr(node.op_type[:80])
         if node.domain not in _DOMAINS:
-            raise UserError(
-                "input",
-                path,
-                f"refused, operation {node.op_type[:80]!r} is of {node.domain[:80]!r}, not "
-                "of the ONNX standard",
-            )
+            raise _Refused(f"operation {name} of {node.domain[:80]!r} is not in the standard")
         if any(a.HasField("g") or len(a.graphs) for a in node.attribute):
-            raise UserError(
-                "input",
-                path,
-                f"refused, operation {node.op_type[:80]!r} is a branch or a loop, which "
-                "exported models do not have",
-            )
-    for tensor in _tensors(graph):
-        _check_tensor(tensor, path)
-    _check_constant_sizes(onnx, model, path)
+            raise _Refused(f"operation {name} is a branch or a loop")
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -99,7 +101,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
             sparse.extend(attribute.sparse_tensors)
     for tensor in sparse:
         if _product(tensor.dims) > MAX_CONSTANT:
-            yield tensor  # refused for its size
+            _refuse_size("a sparse tensor", tensor.dims)
         yield from (tensor.values, tensor.indices)
 
 
@@ -108,82 +110,55 @@ def _product(dims: Iterable[int]) -> float:
     return math.inf if any(size < 0 for size in sizes) else math.prod(sizes)
 
 
-def _check_tensor(tensor: Any, path: Path) -> None:
+def _refuse_size(what: str, dims: Iterable[int]) -> NoReturn:
+    raise _Refused(f"{what} would have {list(dims)[:8]} values")
+
+
+def _check_tensor(tensor: Any) -> None:
     name = getattr(tensor, "name", "")[:80]
-    external = getattr(tensor, "data_location", 0) or len(getattr(tensor, "external_data", ()))
-    if external:
-        raise UserError(
-            "input",
-            path,
-            f"refused, tensor {name!r} lies in another file; exported models hold theirs",
-        )
-    # Half a byte for a value is the least that a type takes.
+    if getattr(tensor, "data_location", 0) or len(getattr(tensor, "external_data", ())):
+        raise _Refused(f"tensor {name!r} lies in another file")
+    # The smallest type takes half a byte for a value.
     if _product(tensor.dims) > 2 * tensor.ByteSize():
-        raise UserError(
-            "input",
-            path,
-            f"refused, tensor {name!r} has {list(tensor.dims)[:8]} values, which are not "
-            "in the file",
-        )
+        raise _Refused(f"tensor {name!r} has {list(tensor.dims)[:8]} values, not all in the file")
 
 
-def _values_product(onnx: Any, tensor: Any, path: Path) -> int:
-    """The product of the whole numbers in a tensor; 1 of what is no list of sizes."""
-    if tensor is None or tensor.data_type != onnx.TensorProto.INT64 or len(tensor.dims) > 1:
-        return 1
-    if tensor.ByteSize() > _SHAPE_BYTES:
-        return MAX_CONSTANT + 1  # no tensor has so many axes
-    try:
-        sizes = onnx.numpy_helper.to_array(tensor).ravel().tolist()
-    except Exception as error:  # its values and its shape do not fit
-        raise UserError(
-            "corrupt", path, "ONNX Runtime cannot load it, a tensor is damaged"
-        ) from error
-    return math.prod(max(1, size) for size in sizes)
-
-
-def _check_constant_sizes(onnx: Any, model: Any, path: Path) -> None:
+def _check_constant_sizes(onnx: Any, graph: Any) -> None:
     """Raise if constants alone make a tensor that is far larger than an image's features."""
-    graph = model.graph
     given = {tensor.name: tensor for tensor in graph.initializer}
-    made: set[str] = set()  # from constants alone, which the runtime computes when it loads
+    computed: set[str] = set()  # from constants alone, when the runtime loads the file
     for node in graph.node:
-        inputs = [name for name in node.input if name]
         value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
         if node.op_type == "Constant" and value is not None:
             given.update((name, value) for name in node.output)
-        elif all(name in given or name in made for name in inputs):
-            made.update(node.output)
+        elif all(name in given or name in computed for name in node.input if name):
+            computed.update(node.output)
         sizes = [node.input[i] for i in _SIZE_INPUTS.get(node.op_type, ()) if i < len(node.input)]
-        if any(name in made for name in sizes):
-            raise UserError(
-                "size-mismatch",
-                path,
-                f"refused, operation {node.op_type} has a size that is computed from "
-                "constants; in exported models it is a constant or follows from the image",
-            )
+        if any(name in computed for name in sizes):
+            raise _Refused(f"operation {node.op_type} has a size that is computed from constants")
         for name in sizes if node.op_type in _PRODUCTS else ():
-            product = _values_product(onnx, given.get(name), path)
-            if product > MAX_CONSTANT:
-                raise UserError(
-                    "input", path, f"refused, operation {node.op_type} makes {product:,} values"
-                )
-    # The sizes of tensors are enough to follow the graph, but for those that are sizes themselves.
-    for tensor in _tensors(graph):
+            dims = _sizes_in(onnx, given.get(name))
+            if math.prod(dims) > MAX_CONSTANT:
+                _refuse_size(f"operation {node.op_type}", dims)
+
+
+def _sizes_in(onnx: Any, tensor: Any) -> list[int]:
+    """The sizes that a constant says; none if it is not a list of sizes."""
+    if tensor is None or tensor.data_type != onnx.TensorProto.INT64 or len(tensor.dims) > 1:
+        return []
+    if tensor.ByteSize() > _SHAPE_BYTES:
+        return [MAX_CONSTANT + 1]  # no tensor has so many axes
+    return [max(1, size) for size in onnx.numpy_helper.to_array(tensor).ravel().tolist()]
+
+
+def _check_inferred_sizes(onnx: Any, model: Any) -> None:
+    # Sizes are enough to follow the graph, so the values of large tensors are dropped.
+    for tensor in _tensors(model.graph):
         if tensor.ByteSize() > _SHAPE_BYTES and tensor.HasField("raw_data"):
             tensor.raw_data = b""
-    try:
-        # Without data_prop, which computes the values of constants of any size.
-        inferred = onnx.shape_inference.infer_shapes(model)
-    except Exception as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise UserError("input", path, f"ONNX Runtime cannot load it ({reason})") from error
-    for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]:
-        dims = value.type.tensor_type.shape.dim
-        product = math.prod(d.dim_value for d in dims if d.HasField("dim_value"))
-        if product > MAX_CONSTANT:
-            raise UserError(
-                "input",
-                path,
-                f"refused, its tensor {value.name[:80]!r} would have {product:,} values",
-            )
+    # Without data_prop, which computes the values of constants of any size.
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    for value in [*graph.value_info, *graph.output, *graph.input]:
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value")]
+        if math.prod(dims) > MAX_CONSTANT:
+            _refuse_size(f"tensor {value.name[:80]!r}", dims)

@@ -1,18 +1,19 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What a published folder and an exported file may say: a list of parts and of their arguments.
+"""What a published folder and an exported file may say.
 
-``config.json`` of a published folder and the record in an exported file may come from anywhere, and
-the stack would import, fetch or read whatever they named. So nothing of them reaches the stack but
-what these tables allow, with names of parts replaced by the classes themselves. The same tables
-check what is written, so that what was published can be loaded.
+Both may come from anywhere, and the stack would import, fetch or read whatever they named. So only
+what the tables of :mod:`.parts` allow reaches the stack, with names of parts replaced by classes.
+The same tables check what is written, so that what was published can be loaded.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.registry import Registry
 
 from ..errors import UserError
@@ -48,23 +49,21 @@ from .parts import (
 
 __all__ = [
     "FORMAT", "MAX_RECORD_BYTES", "check_exported", "check_published", "plain_model",
-    "plain_pipeline", "read_exported", "read_published",
+    "plain_pipeline", "read_exported", "read_published", "record_config",
 ]  # fmt: skip
 
 FORMAT = 1
-#: A record larger than this is refused unread.
+#: A larger record is refused unread.
 MAX_RECORD_BYTES = 4 << 20
 # Parts that matter to training alone, or that name files and addresses to load from.
 _TRAINING = ("init_cfg", "pretrained", "train_cfg", "sampler", "auxiliary_head", "batch_augments")
-
-# --- whole records --------------------------------------------------------------------------
 
 _CLASSES: dict[str, Check] = {
     "classes": several(text(1024), 1, MAX_CLASSES),
     "palette": several(several(whole(0, 255), 3, 3), 1, MAX_CLASSES),
 }
 _LABEL = optional(text(1024))
-_ANYTHING: Check = lambda value, key: value  # noqa: E731 (read by people alone)
+_ANYTHING: Check = lambda value, key: value  # noqa: E731 (only people read it)
 _PUBLISHED = fields(
     {
         **_CLASSES,
@@ -107,29 +106,24 @@ def check_published(record: Any) -> dict[str, Any]:
         The same with classes in place of names of parts, and tuples in place of lists.
 
     Raises:
-        NotAllowed: Something in it is not on the list; has the path of the key.
+        NotAllowed: Something in it is not on the list; names the key.
     """
     _check_format(record)
-    checked = _PUBLISHED(record, "")
-    _check_numbers(checked, checked["model"]["decode_head"]["num_classes"])
+    checked: dict[str, Any] = _PUBLISHED(record, "")
+    _check_lengths(checked, checked["model"]["decode_head"]["num_classes"])
     return checked
 
 
 def check_exported(record: Any) -> dict[str, Any]:
-    """Check the record of an exported file, as :func:`check_published` does.
-
-    Raises:
-        NotAllowed: Something in it is not on the list; has the path of the key.
-    """
+    """Check the record of an exported file, as :func:`check_published` does."""
     _check_format(record)
-    checked = _EXPORTED(record, "")
-    number_of_classes = len(checked["classes"])
-    _check_numbers(checked, number_of_classes)
+    checked: dict[str, Any] = _EXPORTED(record, "")
+    classes, outputs = len(checked["classes"]), checked["out_channels"]
+    _check_lengths(checked, classes)
     if (checked["input"] == "uint8") != (checked["output"] == "labels"):
         raise NotAllowed("output", f"{checked['output']} does not fit input {checked['input']}")
-    outputs = checked["out_channels"]
-    if outputs != number_of_classes and (outputs, number_of_classes) != (1, 2):
-        raise NotAllowed("out_channels", f"{outputs} do not fit {number_of_classes} classes")
+    if outputs != classes and (outputs, classes) != (1, 2):
+        raise NotAllowed("out_channels", f"{outputs} do not fit {classes} classes")
     if outputs == 1 and checked["threshold"] is None:
         raise NotAllowed("threshold", "a model of one output needs one")
     return checked
@@ -141,12 +135,10 @@ def _check_format(record: Any) -> None:
         raise NotAllowed("format", f"is {found}; this version reads {FORMAT}")
 
 
-def _check_numbers(record: Mapping[str, Any], number_of_classes: int) -> None:
+def _check_lengths(record: Mapping[str, Any], classes: int) -> None:
     for key in ("classes", "palette"):
-        if len(record[key]) != number_of_classes:
-            raise NotAllowed(
-                key, f"has {len(record[key])} entries for a model of {number_of_classes} classes"
-            )
+        if len(record[key]) != classes:
+            raise NotAllowed(key, f"has {len(record[key])} entries for {classes} classes")
 
 
 def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,13 +148,13 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         The record as it stands, and as :func:`check_published` returns it.
 
     Raises:
-        UserError: It cannot be read, or holds something that is not allowed; names the key.
+        UserError: It cannot be read, or holds something that is not allowed.
     """
     record = read_json(path, f"{path}", MAX_RECORD_BYTES)
     try:
         return record, check_published(record)
     except NotAllowed as error:
-        raise UserError("input", path, f"not a config of a published model: {error}") from error
+        raise UserError("format", path, f"not the config of a published model: {error}") from error
 
 
 def read_exported(content: str, subject: str) -> dict[str, Any]:
@@ -173,32 +165,40 @@ def read_exported(content: str, subject: str) -> dict[str, Any]:
         subject: The file, for messages.
 
     Raises:
-        UserError: It is too large, no JSON, or holds something that is not allowed.
+        UserError: It is too large, not JSON, or holds something that is not allowed.
     """
     if len(content) > MAX_RECORD_BYTES:
-        raise UserError(
-            "too-large", subject, f"its record is larger than {MAX_RECORD_BYTES:,} characters"
-        )
+        raise UserError("too-large", subject, f"its record exceeds {MAX_RECORD_BYTES:,} characters")
     record = parse_json(content, f"record of {subject}")
     try:
         return check_exported(record)
     except NotAllowed as error:
-        raise UserError("input", subject, f"its record cannot be used: {error}") from error
+        raise UserError("format", subject, f"its record cannot be used: {error}") from error
 
 
-# --- writing --------------------------------------------------------------------------------
+def record_config(record: Mapping[str, Any], model: Any, file: Path | None = None) -> Config:
+    """The config of a record's model, as :class:`.Segmentor` takes it; ``file`` is its JSON."""
+    dataset = dict(
+        type="BaseSegDataset",
+        metainfo=dict(classes=list(record["classes"]), palette=list(record["palette"])),
+        pipeline=list(record["pipeline"]),
+    )
+    return Config(
+        dict(default_scope="mmseg_resnest", model=model, test_dataloader=dict(dataset=dataset)),
+        filename=file,
+    )
 
 
 def plain_model(config: Any, scope: str | None = None) -> Any:
-    """A model's config as a record has it: without what only training needs, in JSON's types.
+    """A model's config as a record has it: plain values, without what only training needs.
 
     Args:
         config: The config's ``model``, or a part of it.
         scope: Scope in which the config names its parts.
 
     Returns:
-        Objects, lists and plain values. Parts of the tables have their names there; any other part
-        has its full name, with dots, which the tables refuse.
+        Parts of the tables have their names there; any other part has its full name, with dots,
+        which the tables refuse.
     """
     return _plain(config, MODELS, scope, _MODEL_PARTS, training=False)
 
@@ -233,7 +233,7 @@ def _plain(
 
 
 def _part_name(kind: Any, registry: Registry, scope: str | None, parts: Mapping[str, Part]) -> Any:
-    """The name in the tables of what a config names, or its full name if it is not in them."""
+    """The name in the tables of what a config names; its full name if it is not in them."""
     made_by = kind
     if isinstance(kind, str):
         try:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What a model says about one image, and ways to look at it."""
+"""The segmentation of one image: labels, scores, areas, pictures."""
 
 from __future__ import annotations
 
@@ -45,21 +45,15 @@ def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[s
     Raises:
         UserError: There is no such class.
     """
-    items = [wanted] if isinstance(wanted, str | int) else list(wanted)
     indices = []
-    for item in items:
-        if isinstance(item, str):
-            if item not in classes:
-                raise UserError(
-                    "classes",
-                    f"class {item!r}",
-                    f"there is none; there are {', '.join(map(printable, classes))}",
-                )
-            indices.append(list(classes).index(item))
-        else:
-            if not 0 <= int(item) < len(classes):
-                raise UserError("classes", f"class {item}", f"is outside 0..{len(classes) - 1}")
-            indices.append(int(item))
+    for item in [wanted] if isinstance(wanted, str | int) else wanted:
+        if isinstance(item, str) and item not in classes:
+            known = ", ".join(map(printable, classes))
+            raise UserError("classes", f"class {item!r}", f"is unknown; choose from {known}")
+        index = list(classes).index(item) if isinstance(item, str) else int(item)
+        if not 0 <= index < len(classes):
+            raise UserError("classes", f"class {item}", f"is outside 0..{len(classes) - 1}")
+        indices.append(index)
     return indices
 
 
@@ -86,7 +80,7 @@ class Segmentation:
     _class_scores: Callable[[list[int]], NDArray[np.float32]] | None = None
 
     def __repr__(self) -> str:
-        """Size, file, and the classes that cover most of it."""
+        """File, size, and the largest classes."""
         height, width = self.labels.shape
         shares = sorted(((area.share, name) for name, area in self.areas().items()), reverse=True)
         words = [f"{printable(name)} {share:.1%}" for share, name in shares if share > 0]
@@ -97,24 +91,21 @@ class Segmentation:
     def scores(self, classes: Collection[str | int] | str | int | None = None) -> NDArray:
         """Probabilities of classes at each pixel.
 
-        They are not kept with the labels, because those of all classes are many times as large:
-        each call runs the model on the image once more. Ask for all the classes you need at once.
+        They are not kept, because those of all classes are many times as large as the labels:
+        each call runs the model once more. Ask for all the classes you need at once.
 
         Args:
             classes: Names or indices; None is all, in order.
 
         Returns:
-            float32 in [0, 1], (K, H, W) for K classes; (H, W) where one class is given by itself.
-            Over all classes they sum to 1, except with a model of one output, whose score is the
-            probability of class 1.
+            float32 in [0, 1], (K, H, W) for K classes, (H, W) for one class given by itself. Over
+            all classes they sum to 1.
 
         Raises:
             UserError: There is no such class, or the result was not made by a model.
         """
         if self._class_scores is None:
-            raise UserError(
-                "input", "scores", "this result was not made by a model, so it has none"
-            )
+            raise UserError("input", "scores", "this result was not made by a model")
         wanted = range(len(self.classes)) if classes is None else classes
         scores = self._class_scores(class_indices(wanted, self.classes))
         return scores[0] if isinstance(classes, str | int) else scores
@@ -158,7 +149,7 @@ class Segmentation:
             UserError: The name does not end in ``.png``, or the file cannot be written.
         """
         if Path(path).suffix.lower() != ".png":
-            raise UserError("input", path, "a label map is written as .png, which changes no value")
+            raise UserError("argument", path, "must end in .png, which keeps every value")
         return save_image(palette_image(self.labels, self.palette), path)
 
     def _small(self) -> Image.Image:

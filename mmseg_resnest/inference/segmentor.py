@@ -37,10 +37,9 @@ __all__ = ["BATCH_PIXELS", "Segmentor", "load_config_model", "predict_image"]
 BATCH_PIXELS = 1 << 20
 #: Images of more pixels are segmented in tiles.
 TILE_ABOVE = 1 << 24
-#: Edge of a tile and what two of them share, in pixels.
+#: Edge of a tile, in pixels.
 TILE = 1024
-OVERLAP = 128
-_LOOK_AHEAD = 4  # batches: images of one size need not stand side by side
+_LOOK_AHEAD = 4  # batches that are read ahead, to find images of equal size
 
 
 @dataclass
@@ -52,9 +51,9 @@ class _Prepared:
     data: dict[str, Any]
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, ...]:
         """Height and width of the network's input."""
-        return cast(Any, tuple(self.data["inputs"].shape[1:]))
+        return tuple(self.data["inputs"].shape[1:])
 
 
 class Segmentor:
@@ -81,9 +80,8 @@ class Segmentor:
         batch_pixels: int = BATCH_PIXELS,
     ) -> None:
         if batch_pixels < 1:
-            raise UserError("size-mismatch", f"batch_pixels {batch_pixels}", "must be at least 1")
-        self.model = model.to(device)
-        self.model.eval()
+            raise UserError("argument", "batch_pixels", f"must be at least 1, not {batch_pixels}")
+        self.model = model.to(device).eval()
         self.cfg = cfg
         self.device = device
         self.batch_pixels = batch_pixels
@@ -93,13 +91,10 @@ class Segmentor:
             self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
 
     def fold(self) -> Segmentor:
-        """Fold the network for speed, where it computes on a CPU; on a GPU nothing changes.
+        """Fold the network for speed if it computes on a CPU; returns the same model.
 
-        See :func:`~mmseg_resnest.models.fold_for_inference`: the network's parameters have other
-        names afterwards, so that it can be neither saved nor exported.
-
-        Returns:
-            The same model.
+        See :func:`~mmseg_resnest.models.fold_for_inference`: its parameters have other names
+        afterwards, so it can be neither saved nor exported.
         """
         if self.device.type == "cpu":
             fold_for_inference(self.model)
@@ -120,16 +115,16 @@ class Segmentor:
             image: A path, an address (http, https), a PIL image, an array of uint8, or a tensor
                 (3, H, W), see :data:`ImageInput`; or a list of them, a tensor (N, 3, H, W), or a
                 folder, whose images are taken with those of its subfolders, by name.
-            tile: Edge of the tiles that an image is cut into when it is larger than that;
-                0 takes each image as a whole; None cuts images of more than 16.8 million pixels
-                into tiles of 1024. Tiles overlap by an eighth and are blended; they keep
-                the image's own resolution, whatever the test pipeline resizes images to.
+            tile: Edge of the tiles that a larger image is cut into; 0 never cuts; None cuts
+                images of more than 16.8 million pixels into tiles of 1024. Tiles overlap by an
+                eighth and are blended; they keep the image's own resolution, whatever the test
+                pipeline resizes images to.
 
         Returns:
             The result for one image; for several, a list in their order.
 
         Raises:
-            UserError: An image cannot be read, or is none.
+            UserError: An image cannot be read or decoded.
         """
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
             return list(self.stream(find_images(image)[0], tile=tile))
@@ -147,14 +142,11 @@ class Segmentor:
         Args:
             images: Read as they are needed.
             tile: See :meth:`__call__`.
-
-        Raises:
-            UserError: An image cannot be read, or is none.
         """
         waiting = iter(images)
         while chunk := self._next_chunk(waiting, tile):
             results: dict[int, Segmentation] = {}
-            sizes: dict[tuple[int, int], list[int]] = {}
+            sizes: dict[tuple[int, ...], list[int]] = {}
             for i, item in enumerate(chunk):
                 if isinstance(item, Segmentation):
                     results[i] = item
@@ -162,8 +154,7 @@ class Segmentor:
                     sizes.setdefault(item.size, []).append(i)
             for (height, width), indices in sizes.items():
                 each = max(1, self.batch_pixels // (height * width))
-                for start in range(0, len(indices), each):
-                    batch = indices[start : start + each]
+                for batch in (indices[k : k + each] for k in range(0, len(indices), each)):
                     items = [cast(_Prepared, chunk[i]) for i in batch]
                     labels = self._labels([item.data for item in items])
                     for i, item, label in zip(batch, items, labels, strict=True):
@@ -173,14 +164,14 @@ class Segmentor:
     def _next_chunk(
         self, images: Iterator[ImageInput], tile: int | None
     ) -> list[_Prepared | Segmentation]:
-        """The next images, up to some batches of pixels; those in tiles are finished at once."""
+        """The next images, up to some batches of pixels; large ones are segmented in tiles here."""
         chunk: list[_Prepared | Segmentation] = []
         pixels = 0
         for image in images:
             array, path = read_image(image)
             tiling = self.tiling(array.shape[:2], tile)
             if tiling is None:
-                chunk.append(_Prepared(array, path, self._prepare(array, path)))
+                chunk.append(_Prepared(array, path, self._prepare(array)))
             else:
                 labels = np.empty(array.shape[:2], self.label_type)
                 for top, band in tiled(_rows_of(array), self.tile_votes, tiling):
@@ -203,7 +194,7 @@ class Segmentor:
         return np.uint8 if len(self.classes) <= 255 else np.uint16
 
     def tiling(self, size: Sequence[int], tile: int | None = None) -> Tiling | None:
-        """How an image is cut into tiles; None if it is segmented as a whole.
+        """How an image is cut into tiles; None if it is not.
 
         Args:
             size: Its height and width.
@@ -217,23 +208,19 @@ class Segmentor:
             return None
         edge = TILE if tile is None else tile
         if edge < 64:
-            raise UserError(
-                "size-mismatch", f"tile {edge}", "must be 0 (no tiles) or at least 64 pixels"
-            )
+            raise UserError("argument", "tile", f"must be 0 or at least 64 pixels, not {edge}")
         if max(height, width) <= edge:
             return None
         return Tiling(height, width, edge, edge // 8)
 
-    def _prepare(
-        self, pixels: NDArray[np.uint8], path: str | None, tile: bool = False
-    ) -> dict[str, Any]:
+    def _prepare(self, pixels: NDArray[np.uint8], tile: bool = False) -> dict[str, Any]:
         height, width = pixels.shape[:2]
         sample = {
-            # The stack reads images as BGR; the data preprocessor turns them as training did.
+            # The stack reads images as BGR; the data preprocessor reorders them.
             "img": np.ascontiguousarray(pixels[:, :, ::-1]),
             "img_shape": (height, width),
             "ori_shape": (height, width),
-            "img_path": path,
+            "img_path": None,
         }
         return (self._tile_pipeline if tile else self._pipeline)(sample)
 
@@ -241,7 +228,7 @@ class Segmentor:
         """The network's outputs for inputs of one size."""
         raise_if_cancelled()
         model = cast(Any, self.model)
-        # Nothing here sets a registry's default scope: that is one for all threads.
+        # No default scope is set here: all threads share it.
         with torch.inference_mode():
             batch = pseudo_collate(list(samples))
             if scores or not isinstance(model, EncoderDecoder):
@@ -256,27 +243,27 @@ class Segmentor:
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         """(C, H, W) probabilities of each image; two classes with a model of one output."""
-        summed = getattr(self.model, "test_cfg", {}).get("mode") == "multi_scale_grid"
+        grid = getattr(self.model, "test_cfg", {}).get("mode") == "multi_scale_grid"
         for output in self._run(samples, scores=True):
             scores = output.seg_logits.data.float()
             if len(scores) == 1:
                 one = scores[0]  # MMSegmentation has turned it into a probability
                 yield torch.stack([1 - one, one])
-            elif summed:
+            elif grid:
                 yield scores / scores.sum(0, keepdim=True)  # exponentials already
             else:
                 yield scores.softmax(0)
 
     def _tile_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(C, h, w) probabilities of a tile."""
-        sample = self._prepare(pixels, None, tile=True)
+        sample = self._prepare(pixels, tile=True)
         return next(self._probabilities([sample])).cpu().numpy()
 
     def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(C, h, w) scores of a tile of which the highest decides."""
+        """(C, h, w) scores of a tile; the highest one is the label."""
         scores = self._tile_scores(pixels)
         head = cast(Any, self.model).decode_head
-        if head.out_channels == 1:  # the stack takes class 1 above the head's threshold
+        if head.out_channels == 1:  # the stack says class 1 above the head's threshold
             scores[0] = head.threshold
         return scores
 
@@ -297,7 +284,7 @@ class Segmentor:
         chosen = list(classes)
         tiling = self.tiling((height, width), tile)
         if tiling is None:
-            scores = next(self._probabilities([self._prepare(pixels, None)]))
+            scores = next(self._probabilities([self._prepare(pixels)]))
             return scores[chosen].cpu().numpy()
         result = np.empty((len(chosen), height, width), np.float32)
         for top, band in tiled(
@@ -316,16 +303,16 @@ def load_config_model(
     checkpoint: str | os.PathLike[str] | None,
     device: str | torch.device | None,
     batch_pixels: int = BATCH_PIXELS,
-    check: Callable[[Config], None] | None = None,
+    check: Callable[[Config], None] = lambda cfg: None,
 ) -> Segmentor:
     """Build the model of a loaded config.
 
     Args:
         cfg: The config.
-        checkpoint: See :func:`load_segmentor`.
-        device: See :func:`load_segmentor`.
-        batch_pixels: See :func:`load_segmentor`.
-        check: Called with the config before the model is built, in the config's scope.
+        checkpoint: As the further arguments, see :func:`load_segmentor`.
+        device: See there.
+        batch_pixels: See there.
+        check: Called with the config before memory is used for the model.
 
     Raises:
         UserError: As :func:`load_segmentor`.
@@ -334,8 +321,7 @@ def load_config_model(
     require(cfg, ("model", "test_dataloader"), "segmenting images")
     if checkpoint is not None:
         check_checkpoint(checkpoint, "checkpoint")
-    if check is not None:
-        check(cfg)
+    check(cfg)
     model = build_model(cfg)
     if checkpoint is not None:
         load_weights(model, checkpoint)
@@ -347,15 +333,16 @@ def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
 
     Args:
         model: What :func:`load_segmentor` returned.
-        image: A path, an address, a PIL image, an RGB array of uint8 or a tensor, of any size.
-
-    Returns:
-        The label map at the image's own size, with what is needed to show it.
-
-    Raises:
-        UserError: The image cannot be read, or is none.
+        image: See :data:`ImageInput`.
     """
     return next(model.stream([image]))
+
+
+def _unwrapped(dataset: Any, key: str | None = None) -> Any:
+    """The data set's config inside its wrappers, or the first of them that has a key."""
+    while key not in dataset and "dataset" in dataset:
+        dataset = dataset.dataset
+    return dataset
 
 
 def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
@@ -365,37 +352,27 @@ def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
         cfg: The config.
         without: Names of further steps to leave out.
     """
-    dataset = cfg.test_dataloader.dataset
-    while "pipeline" not in dataset and "dataset" in dataset:
-        dataset = dataset.dataset
-    steps = copy.deepcopy(list(dataset.get("pipeline", [])))
+    steps = list(_unwrapped(cfg.test_dataloader.dataset, "pipeline").get("pipeline", []))
     names = [type_name(step["type"]) for step in steps]
-    kept = [
-        step
-        for step, name in zip(steps, names, strict=True)
-        if not name.startswith(("LoadImageFrom", "LoadAnnotations", *without))
-    ]
     if "PackSegInputs" not in names:
         raise UserError(
-            "input",
-            cfg.filename,
-            "the test pipeline does not end in PackSegInputs, so its output is no "
-            "input of a segmentor",
+            "config-value",
+            f"{cfg.filename}: config key test_dataloader.dataset.pipeline",
+            "must end with PackSegInputs, which makes the model's input",
         )
-    return Compose(kept)
+    left_out = ("LoadImageFrom", "LoadAnnotations", *without)
+    kept = [s for s, name in zip(steps, names, strict=True) if not name.startswith(left_out)]
+    return Compose(copy.deepcopy(kept))
 
 
 def _classes(cfg: Config, model: nn.Module) -> tuple[list[str], list[list[int]]]:
-    """Names and colours of the classes, from the config's data set, or made up."""
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
-    info = dataset_metainfo(dataset)
+    """Names and colours of the classes: the data set's, or made up where they do not fit."""
+    info = dataset_metainfo(_unwrapped(cfg.test_dataloader.dataset))
     count = int(cast(Any, model).decode_head.num_classes)
     classes = [str(name) for name in info.get("classes") or ()]
+    palette = [list(map(int, colour)) for colour in info.get("palette") or ()]
     if len(classes) != count:
         classes = [f"class {i}" for i in range(count)]
-    palette = [list(map(int, colour)) for colour in info.get("palette") or ()]
     if len(palette) != count:
         palette = default_palette(count)
     return classes, palette

@@ -35,19 +35,19 @@ def _suffix(source: str) -> str:
 
 
 def is_stream(source: str) -> bool:
-    """Whether it is live: the number of a camera, or an address of a stream."""
+    """Whether a source is live: the number of a camera, or an address of a stream."""
     if source.startswith(("http://", "https://")):
         return _suffix(source) in (".m3u8", ".mjpg", ".mjpeg", ".sdp")
     return source.isdecimal() or source.startswith(_STREAM_SCHEMES)
 
 
 def is_video(source: str) -> bool:
-    """Whether it is a video, from a file or an address."""
+    """Whether a source is a video, by the suffix of its path or address."""
     return _suffix(source) in VIDEO_SUFFIXES
 
 
 class _Writer:
-    """A video file that takes its name when it is complete. It has no sound."""
+    """A video file that gets its name when it is complete. It has no sound."""
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class _Writer:
         self._writer = cv2.VideoWriter(self._part, code, rate, self._size)
         if not self._writer.isOpened():
             self.discard()
-            raise UserError("input", path, "OpenCV cannot write MPEG-4 videos here")
+            raise UserError("missing-package", path, "OpenCV cannot write MPEG-4 videos here")
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         width, height = self._size
@@ -117,17 +117,14 @@ def predict_video(
         overwrite: Do a video again whose outputs are there and newer than it.
 
     Returns:
-        ``frames``, ``seconds``, ``skipped`` (whether all was there already), ``stopped`` (by
-        Ctrl-C) and ``files``.
+        ``frames``, ``seconds``, ``skipped`` (all outputs were there), ``stopped`` (by Ctrl-C) and
+        ``files``.
 
     Raises:
         UserError: It cannot be opened, holds no frame, or an output is not one for videos.
     """
-    wrong = [name for name in outputs if name not in ("labels", "overlay", "side")]
-    if wrong:
-        raise UserError(
-            "input", f"outputs {', '.join(wrong)}", "a video has labels, overlay and side only"
-        )
+    if not set(outputs) <= {"labels", "overlay", "side"}:
+        raise UserError("argument", "outputs", "a video has labels, overlay and side only")
     live = is_stream(source)
     stem = Path(source.split("?")[0]).stem
     if live:
@@ -145,7 +142,7 @@ def predict_video(
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     if not capture.isOpened():
         what = f"camera {source}" if source.isdecimal() else f"video {source}"
-        raise UserError("input", what, "cannot be opened, or is in no format that OpenCV reads")
+        raise UserError("format", what, "cannot be opened, or OpenCV does not read its format")
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate <= 240 else _DEFAULT_RATE
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not live else 0
@@ -155,7 +152,7 @@ def predict_video(
     if done is not None:
         done.unlink(missing_ok=True)
     frames = _frames(capture, max_frames)
-    # A live frame is shown when it comes; those of a file go through the network together.
+    # A live frame is segmented when it comes; those of a file go through the network together.
     results = (model(f, tile=0) for f in frames) if live else model.stream(frames, tile=0)
     try:
         with (
@@ -177,7 +174,7 @@ def predict_video(
                 bar.update()
         stopped = stop.interrupted
         if not number:
-            raise UserError("input", f"video {source}", "holds no frame that OpenCV can read")
+            raise UserError("format", f"video {source}", "holds no frame that OpenCV can read")
         for writer in writers.values():
             writer.finish()
         writers = {}

@@ -113,7 +113,7 @@ def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most
     try:
         with open_address(address, timeout) as answer:
             if not answer.ok:
-                raise UserError("input", subject, f"the server answers {status_text(answer)}")
+                raise UserError("download", subject, f"the server answers {status_text(answer)}")
             length = answer.headers.get("Content-Length", "")
             if re.fullmatch(r"\d{1,18}", length) and int(length) > max_bytes:
                 raise too_large
@@ -124,19 +124,21 @@ def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most
                     raise too_large
                 if time.monotonic() > end:
                     raise UserError(
-                        "input",
+                        "download",
                         subject,
                         f"takes longer than {most:g} s; fetch it to a file and name that",
                     )
     except UnusableAnswerError as error:
-        raise UserError("input", subject, f"the server {error}") from error
+        raise UserError("download", subject, f"the server {error}") from error
     except (
         requests.exceptions.RequestException,
         urllib3.exceptions.HTTPError,
         OSError,
         ValueError,
     ) as error:
-        raise UserError("input", subject, f"cannot be fetched ({short_reason(error)})") from error
+        raise UserError(
+            "download", subject, f"cannot be fetched ({short_reason(error)})"
+        ) from error
     if re.fullmatch(r"\d{1,18}", length) and int(length) != len(data):
         raise UserError(
             "corrupt", subject, f"cut off after {len(data)} of {length} bytes; try again"

@@ -71,7 +71,7 @@ def balanced(model: Segmentor) -> Segmentor:
     last = model.model.decode_head.conv_seg
     torch.nn.init.normal_(last.weight)
     last.bias.data.zero_()
-    sample = model._prepare(blobs(64, 64, seed=99), None)
+    sample = model._prepare(blobs(64, 64, seed=99))
     logits = model._run([sample], scores=True)[0].seg_logits.data
     # inference tensors cannot enter a parameter
     spread = logits.std((1, 2)).clone().numpy()

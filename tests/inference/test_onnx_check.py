@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.inference.onnx_check import check_onnx
 
 ADD = helper.make_node("Add", ["x", "w"], ["y"])
@@ -23,10 +23,7 @@ def tensor(name: str, values: Any) -> TensorProto:
 
 
 def write(
-    path: Path,
-    nodes: list[Any],
-    tensors: Sequence[TensorProto] = (),
-    domain: str = "",
+    path: Path, nodes: list[Any], tensors: Sequence[TensorProto] = (), domain: str = ""
 ) -> Path:
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("x", "y")]
     graph = helper.make_graph(nodes, "graph", values[:1], values[1:], tensors)
@@ -35,58 +32,38 @@ def write(
     return path
 
 
-def outside(**entries: object) -> TensorProto:
+def check_refused(path: Path) -> None:
+    with raises_user_error("format", path) as caught:
+        check_onnx(path)
+    assert caught.value.message.startswith("refused: ")
+
+
+@pytest.mark.parametrize("location", ["data.bin", "../data.bin", "/etc/passwd"])
+@pytest.mark.parametrize("place", ["initializer", "constant", "sparse"])
+def test_tensors_in_other_files_are_refused(location: str, place: str, tmp_path: Path) -> None:
+    np.ones(4, np.float32).tofile(tmp_path / "data.bin")
     value = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
     value.data_location = TensorProto.EXTERNAL
-    for key, text in entries.items():
-        value.external_data.add(key=key, value=str(text))
-    return value
+    value.external_data.add(key="location", value=location)
+    nodes = []
+    if place == "constant":
+        nodes = [helper.make_node("Constant", [], ["w"], value=value)]
+    elif place == "sparse":
+        sparse = onnx.SparseTensorProto(values=value, indices=tensor("i", [0, 1, 2, 3]))
+        sparse.dims.extend([4])
+        nodes = [helper.make_node("Constant", [], ["w"], sparse_value=sparse)]
+    check_refused(write(tmp_path / "a.onnx", [*nodes, ADD], [] if nodes else [value]))
 
 
-@pytest.mark.parametrize(
-    "location", ["data.bin", "../data.bin", "/etc/passwd", "data.bin/../../../etc/passwd"]
-)
-@pytest.mark.parametrize("place", ["initializer", "constant", "sparse"])
-def test_tensors_lie_in_the_file(location: str, place: str, tmp_path: Path) -> None:
-    np.ones(4, np.float32).tofile(tmp_path / "data.bin")
-    value = outside(location=location)
-    if place == "initializer":
-        path = write(tmp_path / "a.onnx", [ADD], [value])
-    else:
-        if place == "sparse":
-            sparse = onnx.SparseTensorProto(values=value, indices=tensor("i", [0, 1, 2, 3]))
-            sparse.dims.extend([4])
-            node = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
-        else:
-            node = helper.make_node("Constant", [], ["w"], value=value)
-        path = write(tmp_path / "a.onnx", [node, ADD])
-    with pytest.raises(UserError, match=r"a\.onnx: refused, tensor 'w' lies in another file"):
-        check_onnx(path)
-
-
-BOMBS = {
-    "shape": ([helper.make_node("ConstantOfShape", ["s"], ["w"])], {"s": [10**12]}),
+OF_SHAPE = helper.make_node("ConstantOfShape", ["s"], ["w"])
+LARGE_RESULTS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "shape": ([OF_SHAPE], {"s": [10**12]}),
     "constant": (
-        [
-            helper.make_node("Constant", [], ["s"], value=tensor("s", [10**6, 10**6])),
-            helper.make_node("ConstantOfShape", ["s"], ["w"]),
-        ],
+        [helper.make_node("Constant", [], ["s"], value=tensor("s", [10**6, 10**6])), OF_SHAPE],
         {},
     ),
-    "listed": (
-        [
-            helper.make_node("Constant", [], ["s"], value_ints=[10**6, 10**6]),
-            helper.make_node("ConstantOfShape", ["s"], ["w"]),
-        ],
-        {},
-    ),
-    "computed": (
-        [
-            helper.make_node("Mul", ["a", "a"], ["s"]),
-            helper.make_node("ConstantOfShape", ["s"], ["w"]),
-        ],
-        {"a": [10**6]},
-    ),
+    "list": ([helper.make_node("Constant", [], ["s"], value_ints=[10**6, 10**6]), OF_SHAPE], {}),
+    "computed": ([helper.make_node("Mul", ["a", "a"], ["s"]), OF_SHAPE], {"a": [10**6]}),
     "joined": (
         [
             helper.make_node("Concat", ["a", "a"], ["b"], axis=0),
@@ -108,53 +85,46 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("kind", BOMBS)
-def test_constants_are_not_larger_than_the_file(kind: str, tmp_path: Path) -> None:
-    nodes, tensors = BOMBS[kind]
+@pytest.mark.parametrize("kind", LARGE_RESULTS)
+def test_results_far_larger_than_the_file_are_refused(kind: str, tmp_path: Path) -> None:
+    nodes, tensors = LARGE_RESULTS[kind]
     values = [tensor(name, value) for name, value in tensors.items()]
-    path = write(tmp_path / "a.onnx", [*nodes, ADD], values)
-    with pytest.raises(UserError, match=r"a\.onnx: refused"):
-        check_onnx(path)
+    check_refused(write(tmp_path / "a.onnx", [*nodes, ADD], values))
 
 
 @pytest.mark.parametrize("dims", [[10**12], [10**6, 10**6], [-1], [1 << 62, 4]])
-def test_tensors_are_as_large_as_they_say(dims: list[int], tmp_path: Path) -> None:
-    for data in (b"\0" * 16, b""):
-        value = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=data)
-        with pytest.raises(UserError, match="not in the file"):
-            check_onnx(write(tmp_path / "a.onnx", [ADD], [value]))
+@pytest.mark.parametrize("data", [b"\0" * 16, b""])
+def test_tensors_larger_than_their_data_are_refused(
+    dims: list[int], data: bytes, tmp_path: Path
+) -> None:
+    value = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, raw_data=data)
+    check_refused(write(tmp_path / "a.onnx", [ADD], [value]))
 
 
-def test_graphs_are_plain(tmp_path: Path) -> None:
+def test_only_plain_graphs_are_taken(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    check_onnx(write(path, [relu]))
     body = helper.make_graph([], "body", [], [])
     for name in ("If", "Loop", "Scan"):
-        with pytest.raises(UserError, match=f"'{name}' is a branch or a loop"):
-            check_onnx(write(path, [helper.make_node(name, ["x"], ["y"], body=body)]))
-    node = helper.make_node("Run", ["x"], ["y"], domain="evil")
-    with pytest.raises(UserError, match="'evil'"):
-        check_onnx(write(path, [node], domain="evil"))
-    function = helper.make_function(
-        "", "Own", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], [],
-    )  # fmt: skip
-    model = onnx.load(write(path, [helper.make_node("Relu", ["x"], ["y"])]))
-    check_onnx(path)
-    model.functions.append(function)
+        check_refused(write(path, [helper.make_node(name, ["x"], ["y"], body=body)]))
+    check_refused(write(path, [helper.make_node("Run", ["x"], ["y"], domain="evil")], (), "evil"))
+    model = onnx.load(write(path, [relu]))
+    model.functions.append(helper.make_function("", "Own", ["x"], ["y"], [relu], []))
     onnx.save(model, path)
-    with pytest.raises(UserError, match="functions"):
-        check_onnx(path)
+    check_refused(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"{}", b"PK\x03\x04", b"\x08\x07"])
-def test_damaged_files_are_told(content: bytes, tmp_path: Path) -> None:
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.onnx"):
+    with raises_user_error("format", path):
         check_onnx(path)
 
 
 def test_files_of_two_gib_are_not_read(tmp_path: Path) -> None:
     with open(tmp_path / "a.onnx", "wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(UserError, match="2 GiB"):
+    with raises_user_error("too-large", "a.onnx"):
         check_onnx(tmp_path / "a.onnx")

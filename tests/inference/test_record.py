@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.inference.record import (
     check_exported,
@@ -118,39 +118,39 @@ def test_no_part_has_another_type(kind: Any, record: dict[str, Any]) -> None:
         assert caught.value.key == f"{place}.type"
 
 
-BAD_VALUES = [
-    ("model.backbone.arch", {"blocks": [10**9, 1, 1, 1]}, r"model.backbone.arch.blocks\[0\]"),
-    ("model.backbone.arch", "resnest9", "model.backbone.arch"),
-    ("model.backbone.output_stride", 8.0, "model.backbone.output_stride"),
-    ("model.backbone.norm_cfg.eps", float("nan"), "model.backbone.norm_cfg.eps"),
-    ("model.backbone.norm_cfg.requires_grad", 1, "model.backbone.norm_cfg.requires_grad"),
-    ("model.decode_head.channels", 10**12, "model.decode_head.channels"),
-    ("model.decode_head.channels", True, "model.decode_head.channels"),
-    ("model.decode_head.num_classes", 10**5, "model.decode_head.num_classes"),
+BAD_VALUES = [  # place, value, and the key that the error names, where it is another one
+    ("model.backbone.arch", {"blocks": [10**9, 1, 1, 1]}, "model.backbone.arch.blocks[0]"),
+    ("model.backbone.arch", "resnest9", ""),
+    ("model.backbone.output_stride", 8.0, ""),
+    ("model.backbone.norm_cfg.eps", float("nan"), ""),
+    ("model.backbone.norm_cfg.requires_grad", 1, ""),
+    ("model.decode_head.channels", 10**12, ""),
+    ("model.decode_head.channels", True, ""),
+    ("model.decode_head.num_classes", 10**5, ""),
     ("model.decode_head.num_classes", 12, "classes"),
-    ("model.decode_head.in_channels", [2048] * 100, "model.decode_head.in_channels"),
-    ("model.decode_head.num_convs", 10**6, "model.decode_head.num_convs"),
-    ("model.test_cfg", {"mode": "slide"}, "model.test_cfg"),
-    ("model.test_cfg", {"scales": [1e9]}, r"model.test_cfg.scales\[0\]"),
+    ("model.decode_head.in_channels", [2048] * 100, ""),
+    ("model.decode_head.num_convs", 10**6, ""),
+    ("model.test_cfg", {"mode": "slide"}, ""),
+    ("model.test_cfg", {"scales": [1e9]}, "model.test_cfg.scales[0]"),
     ("model.test_cfg", {"scales": [8.0], "base_size": 8192}, "model.test_cfg.scales"),
-    ("model.data_preprocessor.std", [0, 0, 0], r"model.data_preprocessor.std\[0\]"),
-    ("model.data_preprocessor.size", [10**9, 1], r"model.data_preprocessor.size\[0\]"),
-    ("model.neck", {"type": "FPN"}, "model.neck"),
-    ("pipeline", {}, "pipeline"),
-    ("pipeline", [{"type": "PackSegInputs"}] * 100, "pipeline"),
-    ("pipeline", [{"type": "Resize", "scale": [16384, 16384]}], r"pipeline\[0\].scale"),
-    ("pipeline", [{"type": "Resize", "scale_factor": 1000}], r"pipeline\[0\].scale_factor"),
-    ("pipeline", [{"type": "PackSegInputs", "meta_keys": ["x"]}], r"pipeline\[0\].meta_keys\[0\]"),
-    ("classes", "abcdefghijk", "classes"),
-    ("classes", ["a"] * 10, "classes"),
-    ("classes", ["a"] * 10**5, "classes"),
-    ("classes", ["a" * 10**5] * 11, r"classes\[0\]"),
-    ("classes", ["\ud800"] * 11, r"classes\[0\]"),
-    ("palette", [[0, 0, 256]] * 11, r"palette\[0\]\[2\]"),
-    ("palette", [[0, 0]] * 11, r"palette\[0\]"),
-    ("sha256", None, "sha256"),
-    ("format", 2, "format"),
-    ("format", True, "format"),
+    ("model.data_preprocessor.std", [0, 0, 0], "model.data_preprocessor.std[0]"),
+    ("model.data_preprocessor.size", [10**9, 1], "model.data_preprocessor.size[0]"),
+    ("model.neck", {"type": "FPN"}, ""),
+    ("pipeline", {}, ""),
+    ("pipeline", [{"type": "PackSegInputs"}] * 100, ""),
+    ("pipeline", [{"type": "Resize", "scale": [16384, 16384]}], "pipeline[0].scale"),
+    ("pipeline", [{"type": "Resize", "scale_factor": 1000}], "pipeline[0].scale_factor"),
+    ("pipeline", [{"type": "PackSegInputs", "meta_keys": ["x"]}], "pipeline[0].meta_keys[0]"),
+    ("classes", "abcdefghijk", ""),
+    ("classes", ["a"] * 10, ""),
+    ("classes", ["a"] * 10**5, ""),
+    ("classes", ["a" * 10**5] * 11, "classes[0]"),
+    ("classes", ["\ud800"] * 11, "classes[0]"),
+    ("palette", [[0, 0, 256]] * 11, "palette[0][2]"),
+    ("palette", [[0, 0]] * 11, "palette[0]"),
+    ("sha256", None, ""),
+    ("format", 2, ""),
+    ("format", True, ""),
 ]  # fmt: skip
 
 
@@ -164,8 +164,9 @@ def test_values_out_of_bounds_are_refused(
     for parent in parents:
         target = target[parent]
     target[last] = value
-    with pytest.raises(NotAllowed, match=rf"^key {key}: ") as caught:
+    with pytest.raises(NotAllowed) as caught:
         check_published(changed)
+    assert caught.value.key == (key or place)
     assert len(str(caught.value)) < 500
 
 
@@ -199,10 +200,6 @@ def test_any_json_anywhere_is_refused_or_returned(value: Any, data: Any) -> None
 SMALL = load_config(CONFIGS / "fcn_resnest14_scenes.py")
 
 
-def test_deep_and_large_records_are_refused() -> None:
-    deep = ("[" * 200_000 + "]" * 200_000, '{"a": ' * 300 + "1" + "}" * 300)
-    for content in (*deep, "x", "9" * 9999):
-        with pytest.raises(UserError, match=r"a\.onnx"):
-            read_exported(content, "a.onnx")
-    with pytest.raises(UserError, match="larger than"):
+def test_large_records_are_refused() -> None:
+    with raises_user_error("too-large", "a.onnx"):
         read_exported('"' + "x" * (4 << 20) + '"', "a.onnx")
