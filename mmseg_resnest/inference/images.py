@@ -139,7 +139,7 @@ def _check_size(size: tuple[int, int] | None, name: str) -> None:
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise UserError(
             "too-large",
-            f"image {name}",
+            name,
             f"{size[1]}x{size[0]} pixels exceed the {MAX_PIXELS:,} that are decoded at once; "
             "convert it to a TIFF, uncompressed or with deflate, which predict reads in parts",
         )
@@ -160,7 +160,7 @@ def read_image(image: ImageInput) -> tuple[NDArray[np.uint8], str | None]:
     """
     if is_address(image):
         address = str(image)
-        data = fetch_bytes(address, f"image {address}", MAX_DOWNLOAD, *_TIMEOUTS)
+        data = fetch_bytes(address, address, MAX_DOWNLOAD, *_TIMEOUTS)
         _check_size(image_size(io.BytesIO(data)), address)
         return decode_rgb(data, address), address
     if isinstance(image, str | os.PathLike):

@@ -85,7 +85,7 @@ class _TiffRows:
                     except Exception as error:  # whatever the codec raises
                         raise UserError(
                             "corrupt",
-                            f"image {self._path}",
+                            self._path,
                             f"damaged near row {row * self._rows} ({error})",
                         ) from error
                     if segment is None:  # left out of a sparse file

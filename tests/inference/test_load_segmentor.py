@@ -109,7 +109,7 @@ def test_sixteen_bits_become_eight(small_model: Segmentor, tmp_path: Path) -> No
         (np.zeros((4, 4, 3), np.float32), "input", "image array"),
         (np.zeros((4, 4, 2), np.uint8), "input", "image array"),
         (np.zeros((0, 4, 3), np.uint8), "input", "image array"),
-        ("missing.png", "unreadable", "missing.png"),
+        ("missing.png", "not-found", "missing.png"),
         ("http://127.0.0.1:9/x.png", "download", "127.0.0.1"),
     ],
 )
@@ -124,7 +124,7 @@ def test_bad_addresses(
     with raises_user_error("download", "none.png"):
         small_model(f"{address}/none.png")
     (photo.parent / "page.html").write_text("<html>")
-    with raises_user_error("corrupt", "page.html"):
+    with raises_user_error("image", "page.html"):
         small_model(f"{address}/page.html")
     monkeypatch.setattr(images, "MAX_DOWNLOAD", 100)
     with raises_user_error("too-large", "photo.png"):
