@@ -16,7 +16,7 @@ from harness import ROOT, Comparison, Work
 from models import training_step
 
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.io.memory import keep_freed_memory
 
 CONFIG = Path(ROOT) / "configs" / "fcn_resnest14_scenes.py"

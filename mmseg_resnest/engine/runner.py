@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""MMEngine's runner with a quiet console that never executes what a checkpoint says."""
+"""MMEngine's runner with exact resume, atomic checkpoints and a quiet console."""
 
 from __future__ import annotations
 
@@ -27,48 +27,46 @@ from mmengine.visualization import Visualizer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmseg_resnest.datasets import build_dataset
-from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
-from mmseg_resnest.engine.checkpoint_values import Refusal
-from mmseg_resnest.engine.checkpoint_writer import CheckpointWriter, Unsaved
-from mmseg_resnest.engine.config import config_as_text
-from mmseg_resnest.engine.label_predictions import metrics_read_labels_only, predict_labels_only
-from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start
-from mmseg_resnest.engine.logs import quiet_console, report_lost_lines
-from mmseg_resnest.engine.loop import IterBasedTrainLoop
-from mmseg_resnest.engine.model import SeededModel, build_model
-from mmseg_resnest.engine.numerics import fused_steps_of, numerics_of
-from mmseg_resnest.engine.preemption import ignore_signals_in_worker
-from mmseg_resnest.engine.resume import fit_to_run, follows_config, keep_own_names
-from mmseg_resnest.engine.resume_changes import Changes
-from mmseg_resnest.engine.resume_schedules import (
+from .._stack import set_progress, stop_workers
+from ..datasets import build_dataset
+from ..errors import UserError
+from ..io.atomic import atomic_write
+from ..registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
+from ..version import __version__
+from .checkpoint import load_weights
+from .checkpoint_schema import check_training_checkpoint
+from .checkpoint_values import Refusal
+from .checkpoint_writer import CheckpointWriter, Unsaved
+from .config import config_as_text
+from .label_predictions import metrics_read_labels_only, predict_labels_only
+from .latest import latest_valid_checkpoint, next_start
+from .logs import quiet_console, report_lost_lines
+from .loop import IterBasedTrainLoop
+from .model import SeededModel
+from .numerics import fused_steps_of, numerics_of
+from .preemption import ignore_signals_in_worker
+from .resume import fit_to_run, follows_config, keep_own_names
+from .resume_changes import Changes
+from .resume_schedules import (
     advance_schedules,
     restore_schedules,
     states_of_schedules,
 )
-from mmseg_resnest.engine.sampler import ExactSampler, SeededDataset
-from mmseg_resnest.engine.saving import snapshot, write_checkpoint
-from mmseg_resnest.engine.sharding import is_sharded, shard_optimizer_state, whole
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.atomic import atomic_write
-from mmseg_resnest.registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
-from mmseg_resnest.version import __version__
+from .sampler import ExactSampler, SeededDataset
+from .saving import snapshot, write_checkpoint
+from .sharding import is_sharded, shard_optimizer_state, whole
 
-from .._stack import set_progress, stop_workers
-
-__all__ = ["Runner", "build_model", "predict_labels_only"]
+__all__ = ["Runner"]
 
 _numbers = itertools.count(1)
 
 
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
-    """A runner that tells the log file everything and the console only warnings.
+    """MMEngine's runner with exact resume and safe checkpoints; the console gets warnings only.
 
-    Checkpoints are read as tensors and plain data: nothing in one is executed, in ``resume``
-    neither. ``load_from`` takes weights of any layout that
-    :func:`mmseg_resnest.weights.convert_state_dict` knows.
+    Checkpoints are read as tensors and plain data: nothing in one is executed. ``load_from`` takes
+    weights of any layout that :func:`mmseg_resnest.weights.convert_state_dict` knows.
     """
 
     #: What the run's config says (``describe_config``), for its checkpoints; None is not known.
@@ -77,7 +75,7 @@ class Runner(MMEngineRunner):
     numerics: dict[str, Any] | None = None
     #: What may differ from the run that is resumed.
     changes: Changes = Changes()
-    #: Called before each checkpoint; an error of its ends the run.
+    #: Called before each checkpoint; an error ends the run.
     before_saving: Callable[[], None] | None = None
     #: The number of this start of the run; those of later starts in a folder are higher.
     start: int = 0
@@ -109,7 +107,7 @@ class Runner(MMEngineRunner):
 
     @master_only
     def dump_config(self) -> None:
-        """Write the config to the work folder, so that it reads back as it is."""
+        """Write the config to the work folder."""
         name = Path(self.cfg.filename or f"{self.timestamp}.py").name
         if name.endswith(".py"):
             atomic_write(Path(self.work_dir) / name, config_as_text(self.cfg))
@@ -131,7 +129,7 @@ class Runner(MMEngineRunner):
         return quiet_console(super().build_logger(*args, **kwargs))
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
-        """As MMEngine's, but never that of an earlier runner in this process, nor its folder."""
+        """As MMEngine's, but not that of an earlier runner in this process."""
         if isinstance(visualizer, dict):
             name = visualizer.get("name", "visualizer")
             visualizer = {**visualizer, "name": f"{name}_{next(_numbers)}"}
@@ -141,11 +139,7 @@ class Runner(MMEngineRunner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """As MMEngine's; workers leave signals to the run.
-
-        With :class:`~mmseg_resnest.engine.sampler.ExactSampler` each sample is made with random
-        numbers of its own.
-        """
+        """As MMEngine's; workers ignore signals, and ``ExactSampler``'s samples are seeded."""
         if isinstance(dataloader, DataLoader):
             return dataloader
         cfg = copy.deepcopy(dataloader)
@@ -162,16 +156,16 @@ class Runner(MMEngineRunner):
 
     @functools.cached_property
     def run_id(self) -> str:
-        """What identifies the run, 32 hex digits; resuming sets that of the checkpoint."""
+        """Identity of the run, 32 hex digits; resuming sets that of the checkpoint."""
         return secrets.token_hex(16)
 
     @functools.cached_property
     def sharded(self) -> bool:
-        """Whether the processes share out the model (:mod:`mmseg_resnest.engine.sharding`)."""
+        """Whether the model is sharded (:mod:`mmseg_resnest.engine.sharding`)."""
         return is_sharded(self.model)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As MMEngine's, which does not look for the wrapper in the default scope."""
+        """As MMEngine's; the wrapper may be one of ours."""
         kind = (model_wrapper_cfg or {}).get("type")
         if model_wrapper_cfg and isinstance(kind, str):
             found = MODEL_WRAPPERS.get(kind)
@@ -179,7 +173,7 @@ class Runner(MMEngineRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _init_model_weights(self) -> None:
-        if not self.sharded:  # that was done while the weights were whole
+        if not self.sharded:  # otherwise done before they were sharded
             super()._init_model_weights()
 
     @property
@@ -191,7 +185,7 @@ class Runner(MMEngineRunner):
 
     def close(self) -> None:
         """End the background work of this process: writing, and data loading that still runs."""
-        self.visualizer.close()  # what services have not been sent yet; a second time does nothing
+        self.visualizer.close()  # sends what services have not got yet
         if self._writer is not None:
             for unsaved in self._writer.wait():
                 self.logger.warning(unsaved.text)
@@ -200,8 +194,7 @@ class Runner(MMEngineRunner):
                 self.logger.warning(lost)
         report_lost_lines(self.logger)
         for loop in (self._train_loop, self._val_loop):
-            loader = getattr(loop, "dataloader", None)
-            for source in (loader, loop):
+            for source in (getattr(loop, "dataloader", None), loop):
                 stop_workers(source)
 
     @functools.cached_property
@@ -228,7 +221,7 @@ class Runner(MMEngineRunner):
         return model
 
     def report_unsaved(self, unsaved: Iterable[Unsaved]) -> None:
-        """Say at the end of the training what could not be written, and fail if it is needed."""
+        """Report at the end of the training what could not be written; fail if it is needed."""
         for one in unsaved:
             if one.needed:
                 self._failures.append(one)
@@ -256,17 +249,14 @@ class Runner(MMEngineRunner):
         save_optimizer: bool = False,
         save_param_scheduler: bool = False,
     ) -> dict[str, Any]:
-        """What a checkpoint of this moment holds; tensors are the run's own, not copies.
+        """What a checkpoint holds now; tensors are the run's own, not copies.
 
         With a sharded model all processes must call it.
 
         Args:
             meta: Holds ``iter`` and ``epoch``.
-            save_optimizer: Put in the optimizer, with the scale of mixed precision.
-            save_param_scheduler: Put in the schedules.
-
-        Returns:
-            What MMEngine's runner would save, the total batch, and which run this is.
+            save_optimizer: Include the optimizer, with the scale of mixed precision.
+            save_param_scheduler: Include the schedules.
         """
         hub = self.message_hub
         about = {
@@ -313,7 +303,7 @@ class Runner(MMEngineRunner):
         by_epoch: bool = True,
         backend_args: dict | None = None,
     ) -> None:
-        """As MMEngine's, but the file appears whole or not at all; on the first process only."""
+        """As MMEngine's, but atomic; on the first process only."""
         if not (is_main_process() or self.sharded):
             return
         meta = dict(meta or {})
@@ -324,17 +314,16 @@ class Runner(MMEngineRunner):
             write_checkpoint(snapshot(record), Path(out_dir) / filename)
 
     def start_from(self, record: Mapping[str, Any] | None) -> None:
-        """Hand over what the checkpoint in ``load_from`` holds, so that it is not read again.
+        """Hand over the content of ``load_from``, so that it is not read again.
 
         Args:
             record: What :func:`~.checkpoint_schema.check_training_checkpoint` returned where the
-                run resumes, otherwise the state dict; None: the file is still to be read. It is
-                let go of when it has been loaded.
+                run resumes, otherwise the state dict; None: read the file. Freed once loaded.
         """
         self._start_record = record
 
     def load_or_resume(self) -> None:
-        """Load what the run starts from, and decide who the run is.
+        """Load what the run starts from.
 
         A run has an identity, made at its first start and kept when it is resumed. Each of its
         starts has a number above those of all checkpoints in its folder.
@@ -346,7 +335,7 @@ class Runner(MMEngineRunner):
         if self._resume and source is None:
             newest, skipped = latest_valid_checkpoint(folder, Path(self.work_dir))
             for path, reason in skipped:
-                self.logger.warning("%s: passed over, it %s", path, reason)
+                self.logger.warning("%s is skipped: it %s", path, reason)
             source = self._load_from = None if newest is None else str(newest)
         if source is not None and self._resume:
             self.resume(source)
@@ -366,13 +355,13 @@ class Runner(MMEngineRunner):
 
         Args:
             filename: The checkpoint.
-            resume_optimizer: Take over the state of the optimizer.
-            resume_param_scheduler: Take over the state of the schedules.
+            resume_optimizer: Load the state of the optimizer.
+            resume_param_scheduler: Load the state of the schedules.
             map_location: Not used: tensors go to where the run's own are.
 
         Raises:
-            UserError: The file cannot be read safely, is no training checkpoint, or does not fit
-                this run; nothing has been taken over then.
+            UserError: The file cannot be read safely, is not a training checkpoint, or does not
+                fit this run; nothing has been loaded then.
         """
         loop: Any = self.train_loop
         record, self._start_record = self._start_record, None
@@ -397,7 +386,7 @@ class Runner(MMEngineRunner):
         self._resume_seed(meta.get("seed"))
         classes = (getattr(self.train_dataloader.dataset, "metainfo", None) or {}).get("classes")
         if "classes" in meta and meta["classes"] != (classes and tuple(classes)):
-            self.logger.warning("%s: was trained with classes of other names", filename)
+            self.logger.warning("%s: the names of its classes differ from the data set's", filename)
         hub = checkpoint["message_hub"]
         keep_own_names(hub["runtime_info"], self.checkpoint_folder, self._checkpoint_template())
         self.message_hub.load_state_dict(hub)
@@ -413,12 +402,12 @@ class Runner(MMEngineRunner):
         self.logger.info("resumed at iteration %d, epoch %d", self.iter, self.epoch)
 
     def _resume_seed(self, seed: int | None) -> None:
-        """Go on with the seed of the run that is resumed."""
+        """Use the seed of the run that is resumed."""
         ours = self._randomness_cfg.get("seed")
         if seed is None or seed == ours:
             return
         if ours is not None:
-            self.logger.warning("the seed is %d, that of the resumed run, not %s", seed, ours)
+            self.logger.warning("the seed is %d, as in the resumed run, not %s", seed, ours)
         self._randomness_cfg.update(seed=seed)
         self.set_randomness(**self._randomness_cfg)
 
@@ -449,16 +438,16 @@ class Runner(MMEngineRunner):
         strict: bool = False,
         revise_keys: list | None = None,
     ) -> Mapping[str, Any]:
-        """Load weights to start from.
+        """Load weights to start from; every tensor must find its place, in any known layout.
 
         Args:
             filename: The checkpoint.
-            map_location: Not used: weights go to where the model is.
-            strict: Not used: every tensor of the file must find its place.
-            revise_keys: Not used: the layout is recognised from the keys.
+            map_location: Not used, as ``strict`` and ``revise_keys``.
+            strict: Not used.
+            revise_keys: Not used.
 
         Returns:
-            Nothing: what else the file holds is not read.
+            An empty mapping: what else the file holds is not read.
 
         Raises:
             UserError: The file cannot be read, or does not fit the model.

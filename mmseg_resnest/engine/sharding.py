@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .._stack import copy_metadata
 from ..errors import UserError
-from ..registry import MODEL_WRAPPERS
+from ..registry import MODEL_WRAPPERS, type_name
 
 __all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "whole"]
 
@@ -120,18 +120,17 @@ def check_sharding(cfg: Mapping[str, Any]) -> None:
     Raises:
         UserError: A config key does not go with ``FSDP``.
     """
-    kind = (cfg.get("model_wrapper_cfg") or {}).get("type")
-    if kind is not FSDP and str(kind).rsplit(".", 1)[-1] != "FSDP":
+    if type_name((cfg.get("model_wrapper_cfg") or {}).get("type")) != "FSDP":
         return
     hooks = cfg.get("custom_hooks") or []
-    if any(str(hook.get("type")).rsplit(".", 1)[-1] == "EMAHook" for hook in hooks):
+    if any(type_name(hook.get("type")) == "EMAHook" for hook in hooks):
         raise UserError(
             "config-conflict",
             "config key custom_hooks",
             "EMAHook keeps a complete copy of the model on every process, which FSDP shards; "
             "remove the hook, or model_wrapper_cfg",
         )
-    if str((cfg.get("optim_wrapper") or {}).get("type")) == "AmpOptimWrapper":
+    if type_name((cfg.get("optim_wrapper") or {}).get("type")) == "AmpOptimWrapper":
         raise UserError(
             "config-conflict",
             "config key optim_wrapper.type",

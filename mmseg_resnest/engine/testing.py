@@ -37,6 +37,7 @@ from .hooks import (
 )
 from .launch import Machine, describe_device, init_distributed, prepare_machine, timeout_of
 from .logs import display_path, report_lost_lines
+from .model import build_model
 from .numerics import is_fused
 from .preflight import check_checkpoint, check_data
 from .process_state import restored_process
@@ -44,7 +45,7 @@ from .resolve import Resolved, TestingOptions, resolve
 from .resume_changes import Note
 from .run_folders import RunFolders
 from .run_record import describe_model_state, record_run
-from .runner import Runner, build_model
+from .runner import Runner
 from .same_run import check_same_run, failing_together
 from .watch import doing, explain_lost_processes
 

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from safetensors import safe_open
 
-from ..engine.runner import build_model
+from ..engine.model import build_model
 from ..errors import UserError
 from ..weights.hashes import AGAIN, difference
 from .record import read_published, record_config

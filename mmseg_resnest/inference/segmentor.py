@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..datasets.class_names import dataset_metainfo
 from ..engine.checkpoint import load_weights
 from ..engine.config import require
+from ..engine.model import build_model
 from ..engine.preflight import check_checkpoint, check_device
-from ..engine.runner import build_model
 from ..errors import UserError
 from ..evaluation import default_palette
 from ..io.cancel import raise_if_cancelled

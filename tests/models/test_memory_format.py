@@ -13,7 +13,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.kernels import convolution
 from mmseg_resnest.models import (
     ARCHITECTURES,

@@ -21,8 +21,8 @@ from tiny_runs import make_runner
 from tool_runs import RunTool, make_toy
 
 from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.latest import latest_valid_checkpoint
-from mmseg_resnest.engine.runner import check_training_checkpoint
 from mmseg_resnest.errors import UserError
 
 pytestmark = pytest.mark.timeout(60)

@@ -20,7 +20,7 @@ from tiny_runs import Model
 import mmseg_resnest
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.checkpoint import load_weights
-from mmseg_resnest.engine.runner import check_training_checkpoint
+from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.models import ResNeSt
 from mmseg_resnest.registry import MODELS, building
 from mmseg_resnest.weights import load_checkpoint, load_training_checkpoint, use_safe_loaders

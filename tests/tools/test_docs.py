@@ -30,7 +30,7 @@ from PIL import Image
 from tool_runs import ROOT, RunTool, Trained
 
 from mmseg_resnest.engine.config import find_config, load_config
-from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.weights import catalogue, find
 from mmseg_resnest_cli.main import COMMANDS, SCRIPTS, parser_of
 from mmseg_resnest_cli.main import main as run_command

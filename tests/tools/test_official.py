@@ -17,7 +17,7 @@ from tool_runs import RunTool, Toy
 
 from mmseg_resnest.datasets.prepare import DATA_SETS, prepare
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.runner import build_model
+from mmseg_resnest.engine.model import build_model
 
 REAL = Path(os.environ.get("MMSEG_RESNEST_DATA", "data"), "cityscapes")
 CITYSCAPES = """
