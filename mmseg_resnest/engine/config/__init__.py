@@ -1,15 +1,15 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Configs: found, read, changed from the command line, and checked before anything is built."""
 
+from .check import check_config
 from .load import (
-    check_config,
     command_name,
     config_folder,
     find_config,
     load_config,
-    parse_cfg_options,
     require,
 )
+from .options import parse_cfg_options
 from .text import config_as_text
 
 __all__ = [

@@ -8,30 +8,26 @@ modules that a config names and inherits from Python files beside it.
 
 from __future__ import annotations
 
-import ast
 import math
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mmengine.registry as mmengine_registry
-import mmseg.registry as mmseg_registry
 import yaml
 from mmengine.config import Config
 from mmengine.registry import Registry
 
-from ... import registry as our_registry
 from ...errors import UserError
 from ...io.json_files import parse_json
+from .check import registry_modules
 
-__all__ = ["DATA_SUFFIXES", "load_data_config", "read_config_text", "refuse_data_bases"]
+__all__ = ["DATA_SUFFIXES", "load_data_config", "read_config_text"]
 
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
-#: The largest config file, bytes; those of the package have some thousand.
+#: The largest config file, bytes; those of the package have some thousand. YAML is slow to parse.
 MAX_BYTES = 1 << 20
-#: The same for YAML, which is slow to parse.
 MAX_YAML_BYTES = 1 << 18
 MAX_DEPTH = 50
 MAX_VALUES = 200_000
@@ -45,7 +41,7 @@ _ALL: tuple[str, ...] = ("*",)
 #: The modules whose registered parts a config that is data may name, and which of them. The nearest
 #: entry above a module counts. Left out is what unpickles, imports what it is told, runs other
 #: programs, or sends data elsewhere.
-_PARTS: dict[str, tuple[str, ...]] = {
+PARTS: dict[str, tuple[str, ...]] = {
     "mmcv.cnn.bricks": _ALL,
     "mmcv.transforms": _ALL,
     "mmengine.dataset": _ALL,
@@ -88,35 +84,26 @@ def read_config_text(path: Path) -> str:
     """The text of a config file.
 
     Raises:
-        UserError: It is no regular file, too large, or not UTF-8.
+        UserError: It is not a regular file, too large, or not UTF-8.
     """
+    name = f"config {path}"
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise UserError(
-                "wrong-path-type",
-                f"config {path}",
-                "is a folder; name a config file, e.g. configs/*.py",
-            )
         if not stat.S_ISREG(mode):
-            raise UserError("wrong-path-type", f"config {path}", "is not a regular file")
+            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise UserError("wrong-path-type", name, f"is {what}; name a config file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(
-            "unreadable", f"config {path}", f"cannot be read ({error.strerror})"
-        ) from error
+        raise UserError("unreadable", name, f"cannot be read ({error.strerror})") from error
     most = MAX_YAML_BYTES if path.suffix in (".yaml", ".yml") else MAX_BYTES
     if len(data) > most:
-        raise UserError(
-            "too-large", f"config {path}", f"is larger than {most:,} bytes, which no config is"
-        )
+        raise UserError("too-large", name, f"is larger than {most:,} bytes")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            "config-syntax", f"config {path}", f"is not a text file in UTF-8 ({error.reason})"
-        ) from error
+        message = f"is not a text file in UTF-8 ({error.reason})"
+        raise UserError("config-syntax", name, message) from error
 
 
 def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Config:
@@ -142,46 +129,6 @@ def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Con
     )
 
 
-def refuse_data_bases(path: Path) -> None:
-    """Check that a Python config, and what it inherits from, does not inherit from JSON or YAML.
-
-    MMEngine would read those with a loader that runs what they tell it to.
-
-    Raises:
-        UserError: It does.
-    """
-    todo, seen = [path], set()
-    while todo:
-        file = todo.pop()
-        if file in seen or file.suffix != ".py" or not file.is_file():
-            continue
-        seen.add(file)
-        for base in _bases_in_python(file):
-            if base.lower().endswith(DATA_SUFFIXES):
-                raise UserError(
-                    "config-syntax",
-                    f"config {file}",
-                    f"_base_ names {base!r}: a Python config inherits from Python "
-                    "configs only; turn that one into Python",
-                )
-            todo.append(file.parent / base)
-
-
-def _bases_in_python(file: Path) -> list[str]:
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, OSError, RecursionError):
-        return []  # MMEngine says what is wrong with it
-    found: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "_base_" for target in node.targets
-        ):
-            constants = (n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant))
-            found += [value for value in constants if isinstance(value, str)]
-    return found
-
-
 class _Reader:
     """Reads one config with its bases, which lie in its folder ``top`` or in ``ours``."""
 
@@ -193,31 +140,23 @@ class _Reader:
 
     def read(self, path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         """The values of a file, merged over those of its bases; ``above`` are what inherits it."""
+        name = f"config {path}"
         self._files += 1
         if path.resolve() in above or self._files > MAX_BASES:
-            raise UserError(
-                "config-syntax",
-                f"config {path}",
-                f"_base_ goes round in a circle, or through more than {MAX_BASES} files",
-            )
+            message = f"_base_ goes round in a circle, or through more than {MAX_BASES} files"
+            raise UserError("config-syntax", name, message)
         values = _parse(path)
         bases = values.pop("_base_", [])
-        if isinstance(bases, str):
-            bases = [bases]
+        bases = [bases] if isinstance(bases, str) else bases
         if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-            raise UserError(
-                "config-syntax", f"config {path}", "_base_ must be a file name or a list of them"
-            )
+            raise UserError("config-syntax", name, "_base_ must be a file name or a list of them")
         merged: dict[str, Any] = {}
         for base in bases:
             inherited = self._base(path, base, (*above, path.resolve()))
             twice = merged.keys() & inherited.keys()
             if twice:
-                raise UserError(
-                    "config-syntax",
-                    f"config {path}",
-                    f"two files in _base_ have the key {min(twice)}",
-                )
+                message = f"two files in _base_ have the key {min(twice)}"
+                raise UserError("config-syntax", name, message)
             merged.update(inherited)
         _check(path, values)
         self.text += f"{path}\n{read_config_text(path)}\n"
@@ -228,9 +167,8 @@ class _Reader:
         refused = UserError(
             "config-syntax",
             f"config {path}",
-            f"_base_ names {base!r:.300}; a config in JSON or YAML inherits from "
-            f"JSON and YAML files that exist in {self._top} or below it, or from a config that "
-            "comes with the package, by its name",
+            f"_base_ names {base!r:.300}; a config in JSON or YAML inherits from JSON and YAML "
+            f"files in {self._top} or below it, or from a config of the package, by its name",
         )
         try:
             # Where links lead to counts: a config of a stranger reads no other files of the user.
@@ -256,15 +194,15 @@ def _merge(path: Path, place: tuple[str, ...], base: Any, change: Any) -> Any:
         return change
     change = dict(change)
     delete = change.pop("_delete_", False)
-    if not isinstance(base, Mapping) or delete:
-        if base is not None and not isinstance(base, Mapping) and not delete:
-            raise UserError(
-                "config-value",
-                f"config {path}",
-                f"{'.'.join(place)} is a mapping, in what it inherits it is a "
-                f'{type(base).__name__}; put "_delete_": true into it to replace that',
-            )
+    if delete or base is None:
         base = {}
+    if not isinstance(base, Mapping):
+        raise UserError(
+            "config-value",
+            f"config {path}: config key {'.'.join(place)}",
+            f"is a mapping, in what it inherits it is a {type(base).__name__}; put "
+            '"_delete_": true into it to replace that',
+        )
     result = dict(base)
     for key, value in change.items():
         result[key] = _merge(path, (*place, key), base.get(key), value)
@@ -300,24 +238,23 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    text = read_config_text(path)
+    text, name = read_config_text(path), f"config {path}"
     if path.suffix == ".json":
-        values = parse_json(text, f"config {path}")
+        try:
+            values = parse_json(text, name)
+        except UserError as error:
+            raise UserError("config-syntax", name, error.message) from error
     else:
         loader = _PlainLoader(text)
         try:
             values = loader.get_single_data()
-        except RecursionError as error:
-            raise UserError("config-syntax", f"config {path}", "is nested too deep") from error
-        except Exception as error:  # of the parser, and of numbers and dates that are none
+        except Exception as error:  # of the parser, and of what only looks like a number or date
             reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                "config-syntax", f"config {path}", f"is not a YAML file ({reason})"
-            ) from error
+            raise UserError("config-syntax", name, f"is not a YAML file ({reason})") from error
         finally:
             loader.dispose()
     if not isinstance(values, dict):
-        raise UserError("argument", f"config {path}", "must be a mapping from keys to values")
+        raise UserError("config-syntax", name, "must be a mapping from keys to values")
     return values
 
 
@@ -326,120 +263,100 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _check(path: Path, values: Mapping[str, Any]) -> None:
     """Check every key and value of a config that is data."""
-    names = _registered()
+    parts = registered_parts()
     count = 0
     todo: list[tuple[tuple[str, ...], Any]] = [((), values)]
     while todo:
         place, value = todo.pop()
         count += 1
-        if count > MAX_VALUES:
-            raise UserError("too-large", f"config {path}", f"has more than {MAX_VALUES:,} values")
-        if len(place) > MAX_DEPTH:
-            raise UserError(
-                "config-syntax", f"config {path}", f"is nested deeper than {MAX_DEPTH} levels"
-            )
-        where = f"config {path}: config key {'.'.join(place)}"
+        if count > MAX_VALUES or len(place) > MAX_DEPTH:
+            message = f"has more than {MAX_VALUES:,} values or {MAX_DEPTH} levels"
+            raise UserError("too-large", f"config {path}", message)
         if type(value) is dict:
             for key, item in value.items():
                 _check_key(path, place, key)
-                _check_entry(
-                    f"config {path}: config key {'.'.join((*place, key))}", key, item, names
-                )
+                wrong = _refusal_of_key(key, item, parts)
+                if wrong:
+                    name = f"config {path}: config key {'.'.join((*place, key))}"
+                    raise UserError("config-value", name, wrong)
                 todo.append(((*place, key), item))
         elif type(value) is list:
             todo += [((*place, str(index)), item) for index, item in enumerate(value)]
-        elif isinstance(value, str):
-            if "{{" in value:
-                raise UserError(
-                    "config-value",
-                    where,
-                    "holds '{{': templates are filled in in Python configs only",
-                )
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError("config-value", where, "is not a finite number")
-        elif not (value is None or type(value) in (bool, int, float)):
-            raise UserError(
-                "config-value",
-                where,
-                f"is a {type(value).__name__}; a config holds mappings, lists, texts, "
-                "numbers, true, false and null (quote a date)",
-            )
+        else:
+            wrong = _refusal_of_value(value)
+            if wrong:
+                name = f"config {path}: config key {'.'.join(place)}"
+                raise UserError("config-value", name, wrong)
 
 
 def _check_key(path: Path, place: Sequence[str], key: Any) -> None:
-    if key == "_delete_":
-        return
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if key != "_delete_" and not (isinstance(key, str) and _KEY.fullmatch(key)):
         inside = f" in {'.'.join(place)}" if place else ""
         raise UserError(
-            "config-value",
+            "config-key",
             f"config {path}",
             f"{str(key)[:80]!r}{inside} is not accepted as a key: in JSON and YAML "
             "keys are letters, digits and . _ / -, without _ in front",
         )
 
 
-def _check_entry(where: str, key: str, value: Any, names: Mapping[str, Sequence[Any]]) -> None:
-    """Check the keys by which a config could reach beyond itself."""
+def _refusal_of_value(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "holds '{{': only Python configs have templates" if "{{" in value else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is not a finite number"
+    if value is None or type(value) in (bool, int, float):
+        return None
+    return (
+        f"is a {type(value).__name__}; a config holds mappings, lists, texts, numbers, true, "
+        "false and null (quote a date)"
+    )
+
+
+def _refusal_of_key(key: str, value: Any, parts: Mapping[str, Sequence[Any]]) -> str | None:
+    """Of the keys by which a config could reach beyond itself."""
     if key in ("custom_imports", "custom_import"):
-        raise UserError("config-value", where, "modules are imported by Python configs only")
+        return "only Python configs import modules"
     if key == "default_scope" and value not in _SCOPES:
-        raise UserError("argument", where, f"must be one of {', '.join(_SCOPES)}")
+        return f"must be one of {', '.join(_SCOPES)}"
     if key == "_delete_" and not isinstance(value, bool):
-        raise UserError("argument", where, "must be true or false")
+        return "must be true or false"
     if key == "compile" and not isinstance(value, bool):
-        raise UserError(
-            "argument", where, "must be true or false; its options choose a compiler to run"
-        )
+        return "must be true or false; its options choose a compiler to run"
     if key in ("backend_args", "file_client_args") and value not in (None, {"backend": "local"}):
-        raise UserError(
-            "config-value", where, "a config in JSON or YAML reads local files only: leave it out"
-        )
-    if key in _TYPE_KEYS:
-        _check_type(where, value, names)
-
-
-def _check_type(where: str, value: Any, names: Mapping[str, Sequence[Any]]) -> None:
+        return "a config in JSON or YAML reads local files only: leave it out"
+    if key not in _TYPE_KEYS:
+        return None
     if not isinstance(value, str):
-        raise UserError("argument", where, "must be the name of a part")
+        return "must be the name of a part"
     if "." in value:
-        raise UserError(
-            "config-value",
-            where,
-            f"{value[:80]!r}: in JSON and YAML a part is named without its module or scope",
-        )
-    found = names.get(value, ())
+        return f"{value[:80]!r}: in JSON and YAML a part is named without its module or scope"
+    found = parts.get(value, ())
     if not found:
-        raise UserError("config-value", where, f"there is no part called {value[:80]!r}")
-    if value in _LEFT_OUT or not all(_is_allowed(part) for part in found):
-        raise UserError(
-            "config-value", where, f"{value} is for Python configs only; see docs/security.md"
-        )
+        return f"there is no part called {value[:80]!r}"
+    if value in _LEFT_OUT or not all(map(_is_allowed, found)):
+        return f"{value} is for Python configs only; see docs/security.md"
+    return None
 
 
-def _registered() -> dict[str, list[Any]]:
+def registered_parts() -> dict[str, list[Any]]:
     """Everything that the registries of this package and its stack hold, by name.
 
     Looked up without the registries' ``get``, which imports a module of that name.
     """
-    names: dict[str, list[Any]] = {}
-    for registry in _registries():
-        registry.import_from_location()
-        for name, part in registry.module_dict.items():
-            names.setdefault(name, []).append(part)
-    return names
-
-
-def _registries() -> Iterator[Registry]:
-    for module in (our_registry, mmseg_registry, mmengine_registry):
-        for value in vars(module).values():
-            if isinstance(value, Registry):
-                yield value
+    parts: dict[str, list[Any]] = {}
+    for module in registry_modules():
+        for registry in vars(module).values():
+            if isinstance(registry, Registry):
+                registry.import_from_location()
+                for name, part in registry.module_dict.items():
+                    parts.setdefault(name, []).append(part)
+    return parts
 
 
 def _is_allowed(part: Any) -> bool:
     module, name = getattr(part, "__module__", ""), getattr(part, "__name__", "")
-    while module and module not in _PARTS:
+    while module and module not in PARTS:
         module = module.rpartition(".")[0]
-    rule = _PARTS.get(module, ())
+    rule = PARTS.get(module, ())
     return rule == _ALL or name in rule

@@ -1,0 +1,290 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Types and options of a config, checked against the registries without building anything."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mmengine.registry as mmengine_registry
+import mmseg.registry as mmseg_registry
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from mmseg.utils import register_all_modules
+from torch.utils.data import DataLoader
+
+from ... import registry as our_registry
+from ..._stack import config_tree
+from ...errors import UserError
+
+__all__ = ["DATALOADERS", "EFFECTIVE_KEYS", "RUNNER_KEYS", "accepted_keys", "check_config"]
+__all__ += ["registry_modules"]
+
+# A registry imports its own module when asked, but not that of its parent: without this, the names
+# of MMSegmentation that nobody has imported yet would seem not to exist.
+register_all_modules(init_default_scope=False)
+
+#: Top-level keys that something reads after the config is parsed. Any other one is a variable of
+#: the config file: changing it afterwards changes nothing.
+RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
+EFFECTIVE_KEYS = RUNNER_KEYS | {
+    *("activation_checkpointing", "compile", "custom_imports", "data_root"),
+    *("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "numerics"),
+    *("runner_type", "strategy", "sync_bn", "total_batch_size", "tta_model", "tta_pipeline"),
+}
+DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+#: The keys of top-level dictionaries that have no type.
+_UNTYPED: dict[str, frozenset[str]] = {
+    "randomness": frozenset({"seed", "deterministic", "diff_rank_seed"}),
+    "auto_scale_lr": frozenset({"enable", "base_batch_size"}),
+    "env_cfg": frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
+    "numerics": frozenset({"fused"}),
+    **dict.fromkeys(
+        DATALOADERS,
+        frozenset(inspect.signature(DataLoader.__init__).parameters) - {"self"}
+        | {"disable_subprocess_warning", "num_batch_per_epoch"},
+    ),
+}
+#: The type of top-level dictionaries that may leave it out.
+_DEFAULT_TYPES = {"optim_wrapper": "OptimWrapper", "log_processor": "LogProcessor"}
+#: Keys that a registry's build function takes out before it calls the class.
+_BUILD_KEYS = {
+    "hook": {"priority"},
+    "optimizer wrapper": {"constructor", "optimizer", "paramwise_cfg"},
+    "optim_wrapper": {"constructor", "optimizer", "paramwise_cfg"},
+    "parameter scheduler": {"convert_to_iter_based"},
+    "model": {"requires_grad"},  # of normalisation layers
+}
+#: Registries in which types are looked up, by top-level key.
+_REGISTRIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(DATALOADERS, ("DATASETS", "TRANSFORMS", "DATA_SAMPLERS")),
+    **dict.fromkeys(("val_evaluator", "test_evaluator"), ("METRICS", "EVALUATOR")),
+    **dict.fromkeys(("default_hooks", "custom_hooks"), ("HOOKS",)),
+    **dict.fromkeys(("train_cfg", "val_cfg", "test_cfg"), ("LOOPS",)),
+    **dict.fromkeys(("model", "tta_model", "data_preprocessor"), ("MODELS", "TASK_UTILS")),
+    "optim_wrapper": ("OPTIMIZERS", "OPTIM_WRAPPERS"),
+    "param_scheduler": ("PARAM_SCHEDULERS",),
+    "visualizer": ("VISUALIZERS",),
+    "log_processor": ("LOG_PROCESSORS",),
+    "model_wrapper_cfg": ("MODEL_WRAPPERS",),
+}
+#: The same, by top-level key and the last key.
+_REGISTRIES_OF_KEYS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("optim_wrapper", "optim_wrapper"): ("OPTIM_WRAPPERS",),
+    ("optim_wrapper", "optimizer"): ("OPTIMIZERS",),
+    ("visualizer", "vis_backends"): ("VISBACKENDS",),
+    **{
+        (loader, key): (name,)
+        for loader in DATALOADERS
+        for key, name in {
+            "dataset": "DATASETS",
+            "datasets": "DATASETS",
+            "sampler": "DATA_SAMPLERS",
+            "batch_sampler": "DATA_SAMPLERS",
+            "collate_fn": "FUNCTIONS",
+            "worker_init_fn": "FUNCTIONS",
+        }.items()
+    },
+}
+
+Path = tuple[str, ...]
+
+
+def check_config(cfg: Config | Mapping[str, Any]) -> None:
+    """Check every ``dict(type=...)`` of a config against the registries, without building it.
+
+    Raises:
+        UserError: A type is in no registry it is looked up in, or does not take an option it is
+            given; names the place in the config and near matches.
+    """
+    root = config_tree(cfg) if isinstance(cfg, Config) else cfg
+    scope = root.get("default_scope", "mmengine")
+    for key, value in root.items():
+        # Variables of the config file are only checked where they are used.
+        if key in EFFECTIVE_KEYS:
+            _check_node((str(key),), value, scope)
+
+
+def _check_node(path: Path, node: Any, scope: str) -> None:
+    if isinstance(node, list | tuple):
+        for i, item in enumerate(node):
+            _check_node((*path, str(i)), item, scope)
+    if not isinstance(node, Mapping):
+        return
+    accepted = None
+    if "type" in node:
+        kind, registries = node["type"], _registries(path, scope)
+        found = _find_type(kind, registries, node.get("_scope_"))
+        if found is None:
+            raise _unknown_type(path, kind, registries)
+        accepted = _options_of(found, registries)
+        if kind == "Albu":  # its transforms are albumentations', not ours to check
+            node = {k: v for k, v in node.items() if k != "transforms"}
+    elif len(path) == 1 and path[0] in _UNTYPED:
+        accepted = set(_UNTYPED[path[0]])
+    for key, value in node.items():
+        if accepted is not None and key not in accepted and key not in ("type", "_scope_"):
+            raise _unknown_option(path, node, str(key), accepted)
+        _check_node((*path, str(key)), value, scope)
+
+
+def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] | None:
+    """The keys that a dictionary may have.
+
+    Args:
+        path: Where it stands in the config.
+        node: The dictionary.
+        scope: The config's default scope.
+
+    Returns:
+        The keys; None when they cannot be known.
+    """
+    kind = node.get("type", _DEFAULT_TYPES.get(path[0]) if len(path) == 1 else None)
+    if kind is not None:
+        registries = _registries(path, scope)
+        found = _find_type(kind, registries, node.get("_scope_"))
+        return None if found is None else _options_of(found, registries)
+    return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
+
+
+# --- registries -----------------------------------------------------------------------------
+
+
+def registry_modules() -> list[Any]:
+    """The modules that hold registries: ours, MMSegmentation's, MMEngine's."""
+    return [our_registry, mmseg_registry, mmengine_registry]
+
+
+def _registry(name: str, scope: str) -> Registry | None:
+    for module in registry_modules()[{"mmseg_resnest": 0, "mmseg": 1}.get(scope, 2) :]:
+        if hasattr(module, name):
+            return getattr(module, name)
+    return None
+
+
+def _registries(path: Path, scope: str) -> list[Registry]:
+    """The registries in which a type at this place of a config is looked up."""
+    last = next((p for p in reversed(path) if not p.isdigit()), "")
+    top = path[0]
+    names: tuple[str, ...] | None
+    if last == "init_cfg" or path[-2:-1] == ("init_cfg",):
+        names = ("WEIGHT_INITIALIZERS",)
+    elif last in ("pipeline", "transforms", "tta_pipeline") or "transforms" in path:
+        names = ("TRANSFORMS",)
+    elif top in ("default_hooks", "custom_hooks") and len(path) > 2:
+        names = ("HOOKS", "MODELS", "VISUALIZERS", "VISBACKENDS")
+    elif top in ("train_cfg", "val_cfg", "test_cfg") and len(path) > 1:
+        names = None
+    else:
+        names = _REGISTRIES_OF_KEYS.get((top, last)) or _REGISTRIES.get(top)
+    if names is None:
+        return _all_registries()
+    found = [_registry(name, scope) for name in names]
+    return [r for r in found if isinstance(r, Registry)]
+
+
+def _all_registries() -> list[Registry]:
+    """Ours, each with its parents behind it, and those that only MMEngine has."""
+    found = [_registry(name, "mmseg_resnest") for name in dir(mmengine_registry) if name.isupper()]
+    return [r for r in found if isinstance(r, Registry)]
+
+
+def _find_type(kind: Any, registries: list[Registry], scope: str | None = None) -> Any:
+    """The class or function that a ``type`` names, or None."""
+    if not isinstance(kind, str):
+        return kind if callable(kind) else None
+    names = [f"{scope}.{kind}", kind] if scope and "." not in kind else [kind]
+    for name in names:
+        for registry in registries:
+            try:
+                found = registry.get(name)
+            except Exception:  # a dotted name whose module cannot be imported
+                found = None
+            if found is not None:
+                return found
+    return None
+
+
+def _names(registry: Registry | None) -> Iterator[str]:
+    while registry is not None:
+        yield from registry.module_dict
+        registry = registry.parent
+
+
+def _unknown_type(path: Path, kind: Any, registries: list[Registry]) -> UserError:
+    place = f"config key {'.'.join(path)}.type"
+    if not isinstance(kind, str):
+        return UserError("config-type", place, f"{kind!r} is neither a name nor a class")
+    lower = {n.lower(): n for r in registries for n in _names(r) if isinstance(n, str)}
+    similar = difflib.get_close_matches(kind.lower(), sorted(lower), n=3, cutoff=0.6)
+    what = " or ".join(r.name.replace("_", " ") for r in registries[:2])
+    other = next((r.name for r in _all_registries() if r.get(kind) is not None), None)
+    hint = "name its module in custom_imports if it is yours"
+    if similar:
+        hint = f"did you mean {' or '.join(lower[name] for name in similar)}?"
+    elif other:
+        hint = f"{kind} is a {other.replace('_', ' ')}"
+    return UserError("config-type", place, f"there is no {what} called {kind}; {hint}")
+
+
+# --- options --------------------------------------------------------------------------------
+
+
+def _unknown_option(path: Path, node: Mapping, key: str, accepted: set[str]) -> UserError:
+    kind = node.get("type")
+    who = getattr(kind, "__name__", kind) or ".".join(path)
+    similar = difflib.get_close_matches(key, sorted(accepted), n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"it takes {', '.join(sorted(accepted))}"
+    place = f"config key {'.'.join((*path, key))}"
+    return UserError("config-key", place, f"{who} has no option {key}; {hint}")
+
+
+def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
+    """Names of the options of a class or function; None when it takes any.
+
+    A class that hands its ``**kwargs`` to the next class of its bases takes the options of that
+    one too, and so on down to the first that has no ``**kwargs``. A class that uses them itself
+    takes any.
+    """
+    callables: list[Any] = [found]
+    if inspect.isclass(found):
+        callables = [
+            vars(base)["__init__"] for base in inspect.getmro(found) if "__init__" in vars(base)
+        ]
+    accepted: set[str] = {"_scope_"}.union(*(_BUILD_KEYS.get(r.name, set()) for r in registries))
+    for function in callables:
+        if function is object.__init__:
+            return None
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            return None
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        accepted |= {p.name for p in parameters if p.kind in named}
+        rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is None:
+            return accepted - {"self"}
+        if not _hands_on(function, rest):
+            return None
+    return None
+
+
+def _hands_on(function: Any, kwargs: str) -> bool:
+    """Whether an ``__init__`` does nothing with its kwargs but ``super().__init__(**kwargs)``."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError, TypeError):
+        return False
+    uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == kwargs]
+    return len(uses) == 1 and any(
+        isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "__init__"
+        and any(k.arg is None and k.value is uses[0] for k in call.keywords)
+        for call in ast.walk(tree)
+    )
