@@ -26,7 +26,8 @@ from torch import Tensor
 
 import mmseg_resnest  # noqa: F401
 from mmseg_resnest.evaluation import SegmentationMetric
-from mmseg_resnest.kernels.predict import Crop, Resize, label_map
+from mmseg_resnest.kernels.predict import label_map
+from mmseg_resnest.kernels.resampling import Crop, Resize
 
 # classes, scores, network input, image
 SIZES = {

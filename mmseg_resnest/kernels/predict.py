@@ -2,21 +2,19 @@
 """From head scores to label maps at the image's size, without score maps of that size.
 
 The stack resizes the scores of the head to the network's input, crops the padding away, resizes
-the rest to the image and takes the arg max: two maps of classes x height x width. Each of those
-steps is linear and works along rows and columns separately, so that all of them together are one
-matrix for the rows and one for the columns, with at most four numbers other than 0 in a line for
-two enlargements. Here these matrices are applied block by block, and a block's scores are reduced
-to labels while they are in the cache.
+the rest to the image and takes the arg max: two maps of classes x height x width. Here all steps
+are one (:mod:`.resampling`), and its result is reduced to labels piece by piece.
 
-A resized score is a weighted mean of the scores around it. A class that lies below one and the
-same other class at every place that a block is made from is therefore below it in the whole block,
-and is left out of it. For the predictions of a trained network few classes remain.
+On a CPU most of the work is left out. A cell is a rectangle of pixels that are made from the same
+few places of the scores. A resized score is a weighted mean of these places' scores, so within a
+cell a class can win only if its highest place reaches the largest over the classes of their lowest
+places. For the predictions of a trained network one or two classes are left in a cell; where it is
+one, nothing is interpolated. Where many are left the whole map is computed block by block.
 
-Labels are those of the plain way (:func:`plain_label_map`) wherever the best two classes differ by
-more than the rounding of the sums, whose order is another one. Where scores are exactly equal the
-lowest class is taken, as by ``argmax``; scores that are equal only before they are rounded may fall
-either way. Scores are taken to be finite: what a block with NaN or infinity gets is a class, but
-not a defined one.
+Labels are those of :func:`plain_label_map` wherever the best two classes differ by more than the
+rounding of the sums, which are taken in another order. Of exactly equal scores the lowest class
+wins, as with ``argmax``; scores that are equal only before they are rounded may fall either way.
+Scores are expected to be finite: NaN or infinity give a class, but an undefined one.
 """
 
 from __future__ import annotations
@@ -24,111 +22,24 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "Crop",
-    "Mirror",
-    "Resampling",
-    "Resize",
-    "Step",
-    "add_resized",
-    "argmax_classes",
-    "label_map",
-    "plain_label_map",
-    "summed_label_map",
-]
+from .resampling import Axis, Resampling, Resize, Step, blocks, pieces
 
-# Pixels of a block: few enough that most classes can be left out of it, enough that the calls cost
-# nothing beside the arithmetic.
-_BLOCK = (64, 128)
-# Bytes of the scores of the rows that are reduced at a time: they stay in a core's cache. On a GPU
-# nothing is gained by small pieces and a call costs more.
-_TILE_BYTES = {"cpu": 2**19, "cuda": 2**26}
+__all__ = ["argmax_classes", "label_map", "plain_label_map", "summed_label_map"]
 
-
-@dataclass(frozen=True)
-class Resize:
-    """Bilinear resize to ``size`` (height, width), as ``torch.nn.functional.interpolate`` does."""
-
-    size: tuple[int, int]
-    align_corners: bool
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, C, *size)."""
-        return F.interpolate(scores, self.size, mode="bilinear", align_corners=self.align_corners)
-
-    def along(self, axis: int, lines: Tensor) -> Tensor:
-        """The step along one axis (0: height): lines (n, length) to (n, size[axis])."""
-        return F.interpolate(
-            lines[None], self.size[axis], mode="linear", align_corners=self.align_corners
-        )[0]
-
-    def keeps(self, height: int, width: int) -> bool:
-        """Whether it changes nothing about scores of this size."""
-        return self.size == (height, width)
-
-    def resulting(self, height: int, width: int) -> tuple[int, int]:
-        """The size that scores of this size get."""
-        return self.size
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Takes pixels off at the edges."""
-
-    left: int
-    right: int
-    top: int
-    bottom: int
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, C, h - top - bottom, w - left - right), a view."""
-        height, width = scores.shape[2:]
-        return scores[:, :, self.top : height - self.bottom, self.left : width - self.right]
-
-    def along(self, axis: int, lines: Tensor) -> Tensor:
-        """The step along one axis (0: height) of lines (n, length)."""
-        first, last = ((self.top, self.bottom), (self.left, self.right))[axis]
-        return lines[:, first : lines.shape[1] - last]
-
-    def keeps(self, height: int, width: int) -> bool:
-        """Whether it changes nothing about scores of this size."""
-        return not (self.left or self.right or self.top or self.bottom)
-
-    def resulting(self, height: int, width: int) -> tuple[int, int]:
-        """The size that scores of this size get."""
-        return height - self.top - self.bottom, width - self.left - self.right
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """Mirrors along an axis: 0 turns top and bottom round, 1 left and right."""
-
-    axis: int
-
-    def __call__(self, scores: Tensor) -> Tensor:
-        """(N, C, h, w), a copy."""
-        return scores.flip(2 + self.axis)
-
-    def along(self, axis: int, lines: Tensor) -> Tensor:
-        """The step along one axis (0: height) of lines (n, length)."""
-        return lines.flip(1) if axis == self.axis else lines
-
-    def keeps(self, height: int, width: int) -> bool:
-        """Whether it changes nothing about scores of this size."""
-        return False
-
-    def resulting(self, height: int, width: int) -> tuple[int, int]:
-        """The size that scores of this size get."""
-        return height, width
-
-
-Step = Resize | Crop | Mirror
+# Sides of a cell are at most so many pixels: the scores of a few cells fit the cache.
+_LONGEST = 16
+# Cells pay from so many pixels on.
+_LEAST_PIXELS = 4
+# A score of a candidate takes so many times as long as one of a whole block.
+_COST = 4
+# Bytes of the scores of the cells whose candidates are looked for at a time.
+_BAND_BYTES = 2**21
+# Scores of candidates that are computed at a time, below which torch starts no threads, and cells.
+_SCORES, _LEAST_CELLS = 2**15, 64
 
 
 def plain_label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
@@ -164,13 +75,15 @@ def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
         for step in steps:
             scores = step(scores)
         return torch.stack([argmax_classes(image) for image in scores])
+    operator = Resampling(scores.shape[2:], steps, _at_least_float32(scores), scores.device)
+    cells = _Cells(operator) if scores.device.type == "cpu" and height and width else None
     labels = scores.new_empty((len(scores), height, width), dtype=torch.int64)
-    dtype = _at_least_float32(scores)
-    operator = Resampling(scores.shape[2:], steps, dtype, scores.device)
     for image, out in zip(scores, labels, strict=True):
-        image = image.to(operator.dtype)
-        for rows, columns in _blocks(height, width):
-            _label_block(operator, image, rows, columns, out[rows, columns])
+        image = image.to(operator.dtype).contiguous()
+        if cells is None or not cells.pay(image):
+            _label_blocks([operator], [image], out)
+        else:
+            cells.label(image, out)
     return labels
 
 
@@ -188,25 +101,9 @@ def argmax_classes(scores: Tensor) -> Tensor:
         return scores.argmax(0)
     classes, height, width = scores.shape
     labels = torch.empty(height, width, dtype=torch.int64)
-    for first, last in _tiles(height, classes * width * scores.element_size(), scores.device):
+    for first, last in pieces(height, classes * width * scores.element_size(), scores.device):
         labels[first:last] = _best(scores[:, first:last].clone(), 0)
     return labels
-
-
-@torch.no_grad()
-def add_resized(
-    total: Tensor, scores: Tensor, steps: Sequence[Step], exponential: bool = False
-) -> None:
-    """Adds one view's scores to ``total``, in place, without a second map of its size.
-
-    Args:
-        total: (C, H, W), float32 or float64.
-        scores: (C, h, w).
-        steps: What is done to the scores, in order; they lead to (H, W).
-        exponential: Whether the exponential of the resulting scores is added.
-    """
-    operator = Resampling(scores.shape[1:], steps, total.dtype, total.device)
-    operator.add(total, scores.to(total.dtype), exponential=exponential)
 
 
 @torch.no_grad()
@@ -231,21 +128,29 @@ def summed_label_map(
     images = [
         scores.to(operator.dtype) for (scores, _), operator in zip(views, operators, strict=True)
     ]
-    height, width = operators[0].rows.size, operators[0].columns.size
-    labels = images[0].new_empty((height, width), dtype=torch.int64)
-    for rows, columns in _blocks(height, width):
-        total: list[Tensor] = []
-        for operator, image in zip(operators, images, strict=True):
-            # Every view has as many classes, so its tiles are cut alike.
-            block = image[:, operator.rows.source(rows), operator.columns.source(columns)]
-            for i, (_, tile) in enumerate(operator.tiles(block.transpose(0, 1), rows, columns)):
-                tile = tile.softmax(1) if softmax else tile
-                if i == len(total):
-                    total.append(tile)
-                else:
-                    total[i] += tile
-        labels[rows, columns] = torch.cat([_best(tile, 1) for tile in total])
+    size = operators[0].rows.size, operators[0].columns.size
+    labels = images[0].new_empty(size, dtype=torch.int64)
+    _label_blocks(operators, images, labels, softmax)
     return labels
+
+
+def _label_blocks(
+    operators: Sequence[Resampling], images: Sequence[Tensor], out: Tensor, softmax: bool = False
+) -> None:
+    """Writes the labels of the sum of views (C, h, w) to ``out`` (H, W)."""
+    for rows, columns in blocks(*out.shape):
+        views = [
+            operator.tiles(image, rows, columns)
+            for operator, image in zip(operators, images, strict=True)
+        ]
+        # All views have as many classes, so their tiles are cut alike.
+        for tiles in zip(*views, strict=True):
+            part = tiles[0][0]
+            scores = [tile.softmax(1) if softmax else tile for _, tile in tiles]
+            total = scores[0]
+            for other in scores[1:]:
+                total += other
+            out[part, columns] = _best(total, 1)
 
 
 def _effective(steps: Sequence[Step], height: int, width: int) -> tuple[list[Step], int, int]:
@@ -258,207 +163,195 @@ def _effective(steps: Sequence[Step], height: int, width: int) -> tuple[list[Ste
     return kept, height, width
 
 
-class Axis:
-    """All steps along one axis as a matrix.
-
-    Attributes:
-        matrix: (size, length); a line holds the weights of the scores that a pixel is made from.
-        size: Pixels of the result.
-    """
-
-    def __init__(self, length: int, steps: Sequence[Step], axis: int, dtype: torch.dtype) -> None:
-        # What the steps make of the unit vectors: the very weights that they use.
-        lines = torch.eye(length, dtype=dtype)
-        for step in steps:
-            lines = step.along(axis, lines)
-        self.matrix = lines.t().contiguous()
-        self.size = len(self.matrix)
-        used = (self.matrix != 0).to(torch.uint8)
-        self._first = used.argmax(1).tolist()
-        self._last = (length - used.flip(1).argmax(1)).tolist()
-
-    def source(self, pixels: slice) -> slice:
-        """Places of the scores that these pixels are made from."""
-        return slice(min(self._first[pixels]), max(self._last[pixels]))
-
-    def made_from(self, length: int) -> int:
-        """How many of the first pixels are made from the first ``length`` places alone.
-
-        Steps without a :class:`Mirror` keep the order that this takes for granted.
-        """
-        return bisect.bisect_right(self._last, length)
-
-
-class Resampling:
-    """Steps as a matrix for the rows and one for the columns.
-
-    Args:
-        size: Height and width of the scores.
-        steps: What is done to them, in order.
-        dtype: float32 or float64.
-        device: Where the scores are.
-
-    Attributes:
-        rows: The height's matrix and what each of its lines is made from.
-        columns: The width's.
-        dtype: That of the scores.
-    """
-
-    def __init__(
-        self,
-        size: Sequence[int],
-        steps: Sequence[Step],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.dtype = dtype
-        self.rows = Axis(size[0], steps, 0, dtype)
-        self.columns = Axis(size[1], steps, 1, dtype)
-        # From memory that is not pinned the copy is staged at once, and nothing is waited for.
-        self._down = self.rows.matrix.to(device, non_blocking=True)
-        self._across = self.columns.matrix.t().contiguous().to(device, non_blocking=True)
-
-    def tiles(self, block: Tensor, rows: slice, columns: slice) -> Iterator[tuple[slice, Tensor]]:
-        """The resulting scores of a block, some rows at a time.
-
-        Args:
-            block: (k, C, l), the places of the scores that the block is made from
-                (``rows.source(rows)`` and ``columns.source(columns)``), of any classes.
-            rows: Rows of the result.
-            columns: Columns of the result.
-
-        Yields:
-            Rows of the result, and their scores (r, C, columns).
-        """
-        top = self.rows.source(rows).start
-        count, classes, length = block.shape
-        width = columns.stop - columns.start
-        weights = self._across[self.columns.source(columns), columns]
-        wide = _product(block.reshape(count * classes, length), weights)
-        wide = wide.view(count, classes * width)
-        row_bytes = classes * width * wide.element_size()
-        for first, last in _tiles(rows.stop - rows.start, row_bytes, block.device):
-            part = slice(rows.start + first, rows.start + last)
-            source = self.rows.source(part)
-            near = wide[source.start - top : source.stop - top]
-            tile = _product(self._down[part, source], near)
-            yield part, tile.view(last - first, classes, width)
-
-    def add(
-        self,
-        total: Tensor,
-        scores: Tensor,
-        top: int = 0,
-        rows: slice | None = None,
-        exponential: bool = False,
-    ) -> None:
-        """Adds the resulting scores to ``total`` in place.
-
-        Args:
-            total: (C, H, W).
-            scores: (C, k, w) rows of the scores.
-            top: Which row the first of them is.
-            rows: Rows of the result that are added; they are made from the rows given.
-            exponential: Whether the exponential of the resulting scores is added.
-        """
-        rows = rows or slice(0, self.rows.size)
-        for down, across in _blocks(rows.stop - rows.start, self.columns.size):
-            down = slice(down.start + rows.start, down.stop + rows.start)
-            source = self.rows.source(down)
-            block = scores[:, source.start - top : source.stop - top, self.columns.source(across)]
-            for part, tile in self.tiles(block.transpose(0, 1), down, across):
-                total[:, part, across] += (tile.exp_() if exponential else tile).transpose(0, 1)
-
-
 def _at_least_float32(scores: Tensor) -> torch.dtype:
     return torch.promote_types(scores.dtype, torch.float32)
 
 
-def _label_block(
-    operator: Resampling, image: Tensor, rows: slice, columns: slice, out: Tensor
-) -> None:
-    """Writes the labels of one block to ``out``."""
-    block = image[:, operator.rows.source(rows), operator.columns.source(columns)]
-    possible = None
-    # On a GPU the number of classes would have to be waited for.
-    if block.device.type == "cpu":
-        possible = _possible_classes(block.flatten(1))
-        if len(possible) == 1:
-            out.fill_(int(possible))
-            return
-        if len(possible) < len(block):
-            block = block.index_select(0, possible)
-        else:
-            possible = None
-    for part, tile in operator.tiles(block.transpose(0, 1), rows, columns):
-        best = _best(tile, 1)
-        target = out[part.start - rows.start : part.stop - rows.start]
-        target.copy_(best if possible is None else possible[best.to(torch.int64)])
-
-
-def _possible_classes(places: Tensor) -> Tensor:
-    """Classes that can be the best somewhere, in order.
-
-    A class is left out where the one with the highest minimum is above it at every place.
-
-    Args:
-        places: (C, n) scores.
-    """
-    strong = int(places.amin(1).argmax())
-    lead = (places - places[strong]).amax(1)
-    return (~(lead < 0)).nonzero()[:, 0]  # with NaN, all
-
-
-def _best(tile: Tensor, axis: int) -> Tensor:
+def _best(scores: Tensor, axis: int, rank: Tensor | None = None) -> Tensor:
     """Arg max over the classes, which lie along ``axis``; among equal scores the lowest.
 
     Args:
-        tile: Scores; on a CPU they are overwritten.
+        scores: Scores; on a CPU they are overwritten.
         axis: That of the classes.
+        rank: The class of each score as ``number - class`` with any larger ``number``, which is
+            returned minus the class; None: the classes are 0, 1, ... and the class is returned.
     """
-    words = {torch.float32: torch.int32, torch.float64: torch.int64}.get(tile.dtype)
-    if tile.device.type != "cpu" or words is None:
-        return tile.argmax(axis)
+    words = {torch.float32: torch.int32, torch.float64: torch.int64}.get(scores.dtype)
+    if scores.device.type != "cpu" or words is None:
+        return scores.argmax(axis)
     # torch's argmax over a dimension that is not the last one is scalar code, as are comparisons
     # with a broadcast. What follows is vector code: the distance to the maximum is 0, whose bits
     # are those of the integer 0, or negative, as is the integer of its bits; so the largest sum of
     # that integer and a rank is the rank of the lowest class at the maximum.
-    classes = tile.shape[axis]
-    rank = _rank(classes, words, axis, tile.dim())
-    bits = tile.sub_(tile.amax(axis, keepdim=True)).view(words).add_(rank)
+    classes = scores.shape[axis]
+    ranks = _ranks(classes, words, axis, scores.dim()) if rank is None else rank.to(words)
+    bits = scores.sub_(scores.amax(axis, keepdim=True)).view(words).add_(ranks).amax(axis)
     # NaN has bits of any kind.
-    return (classes - bits.amax(axis)).clamp_(0, classes - 1)
+    return (classes - bits).clamp_(0, classes - 1) if rank is None else bits
 
 
 @functools.lru_cache(maxsize=16)
-def _rank(classes: int, dtype: torch.dtype, axis: int, dimensions: int) -> Tensor:
+def _ranks(classes: int, dtype: torch.dtype, axis: int, dimensions: int) -> Tensor:
     """The number of classes down to 1 along ``axis``, on the CPU."""
     shape = [-1 if i == axis else 1 for i in range(dimensions)]
     return torch.arange(classes, 0, -1, dtype=dtype).view(shape)
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product in full precision, also where torch may round float32 for speed."""
-    if left.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest":
-        return left @ right
-    total = left[:, :1] * right[:1]
-    for k in range(1, left.shape[1]):
-        total.addcmul_(left[:, k : k + 1], right[k : k + 1])
+class _Runs:
+    """Pixels along one axis in runs that are made from the same places.
+
+    Attributes:
+        taps: Number of these places.
+        pixels: Pixels of the longest run.
+        run: (size,) the run of each pixel.
+        offset: (size,) the pixel's number in its run.
+        place: (runs,) the first place of a run.
+        weights: (taps, pixels, runs) the weights of the places; 0 beyond the end of a run.
+    """
+
+    def __init__(self, axis: Axis) -> None:
+        number = torch.arange(axis.size)
+        begins = torch.ones(axis.size, dtype=torch.bool)
+        begins[1:] = axis.first[1:] != axis.first[:-1]
+        run = begins.cumsum(0) - 1
+        lengths = run.bincount()
+        # Long runs are cut into equal parts.
+        parts = (lengths + _LONGEST - 1) // _LONGEST
+        cut = ((lengths + parts - 1) // parts)[run]
+        begins |= (number - number[begins][run]) % cut == 0
+        self.run = begins.cumsum(0) - 1
+        first = number[begins]
+        self.offset = number - first[self.run]
+        self.pixels = int(self.offset.max()) + 1
+        place = axis.first[first]
+        self.taps = int((axis.last - place[self.run]).max())
+        self.place = place.clamp(max=axis.matrix.shape[1] - self.taps)
+        places = self.place[self.run][:, None] + torch.arange(self.taps)
+        self.weights = axis.matrix.new_zeros(self.taps, self.pixels, len(first))
+        self.weights[:, self.offset, self.run] = axis.matrix.gather(1, places).t()
+
+
+class _Candidates:
+    """Classes that can win in windows of places, some rows of windows at a time.
+
+    Args:
+        scores: (C, h, w).
+        rows: Places where the rows of windows begin.
+        size: Places of a window, (height, width).
+
+    Attributes:
+        counts: (rows, columns) how many classes a window has.
+        begin: (rows, columns) where they begin in ``classes``.
+        classes: Those of all windows, window by window, in order.
+    """
+
+    def __init__(self, scores: Tensor, rows: slice, size: tuple[int, int]) -> None:
+        low = high = scores
+        for axis, begins in ((1, rows), (2, slice(0, scores.shape[2] - size[1] + 1, 1))):
+            parts = [
+                (slice(None),) * axis + (slice(begins.start + k, begins.stop + k, begins.step),)
+                for k in range(size[axis - 1])
+            ]
+            low = functools.reduce(torch.minimum, [low[part] for part in parts])
+            high = functools.reduce(torch.maximum, [high[part] for part in parts])
+        # Sums may be off by their rounding. With NaN all classes stay.
+        margin = 16 * torch.finfo(scores.dtype).eps * torch.maximum(high.amax(), -low.amin())
+        out = high < low.amax(0) - margin
+        place = out.logical_not_().flatten().nonzero()[:, 0]
+        windows = out[0].numel()
+        window, order = (place % windows).sort(stable=True)
+        counts = window.bincount(minlength=windows)
+        self.classes = place.div(windows, rounding_mode="floor")[order]
+        self.counts = counts.view(out.shape[1:])
+        self.begin = (counts.cumsum(0) - counts).view(out.shape[1:])
+
+
+class _Cells:
+    """The labels of one size of scores, by the cells of their grid."""
+
+    def __init__(self, operator: Resampling) -> None:
+        self.down, self.across = _Runs(operator.rows), _Runs(operator.columns)
+        self._taps = (self.down.taps, self.across.taps)
+        cells = len(self.down.place) * len(self.across.place)
+        self._large = operator.rows.size * operator.columns.size >= _LEAST_PIXELS * cells
+
+    def pay(self, scores: Tensor) -> bool:
+        """Whether few candidates are left in every eighth row of windows of (C, h, w)."""
+        if not self._large:
+            return False
+        rows = slice(0, scores.shape[1] - self.down.taps + 1, 8)
+        counts = _Candidates(scores, rows, self._taps).counts
+        return bool(_COST * counts[counts > 1].sum() <= len(scores) * counts.numel())
+
+    def label(self, scores: Tensor, out: Tensor) -> None:
+        """Writes the labels of scores (C, h, w) to ``out`` (H, W)."""
+        step = max(_BAND_BYTES // (scores.element_size() * len(scores) * scores.shape[2]), 1)
+        for first in range(0, scores.shape[1] - self.down.taps + 1, step):
+            last = min(first + step, scores.shape[1] - self.down.taps + 1)
+            inside = (self.down.place >= first) & (self.down.place < last)
+            pixels = inside[self.down.run].nonzero()[:, 0]
+            if not len(pixels):
+                continue
+            runs = inside.nonzero()[:, 0]
+            candidates = _Candidates(scores, slice(first, last), self._taps)
+            labels = self._label(scores, candidates, first, runs)
+            side = self.across.pixels
+            size = self.down.pixels * side
+            row = (self.down.run[pixels] - runs[0]) * (len(self.across.place) * size)
+            row += self.down.offset[pixels] * side
+            column = self.across.run * size + self.across.offset
+            chosen = labels.flatten().index_select(0, (row[:, None] + column).flatten())
+            out[pixels[0] : pixels[-1] + 1] = chosen.view(len(pixels), -1)
+
+    def _label(self, scores: Tensor, found: _Candidates, top: int, runs: Tensor) -> Tensor:
+        """Labels (cells, pixels of a cell), int32, of the cells in some runs of rows."""
+        window = self.down.place[runs][:, None] - top, self.across.place
+        counts, begin = found.counts[window].flatten(), found.begin[window].flatten()
+        size = self.down.pixels * self.across.pixels
+        labels = found.classes[begin].to(torch.int32)[:, None].expand(-1, size).contiguous()
+        for cells, numbers in _groups(counts, size):
+            classes = found.classes[begin[cells] + numbers]
+            column = cells % len(self.across.place)
+            row = runs[cells.div(len(self.across.place), rounding_mode="floor")]
+            rank = (len(scores) - classes)[:, None, None]
+            best = _best(self._interpolated(scores, row, column, classes), 0, rank)
+            best = (len(scores) - best).clamp_(0, len(scores) - 1)
+            labels.index_copy_(0, cells, best.to(torch.int32).flatten(0, 1).t())
+        return labels
+
+    def _interpolated(self, scores: Tensor, row: Tensor, column: Tensor, classes: Tensor) -> Tensor:
+        """Scores (k, height, width, n) of classes (k, n) in the cells of runs (n,) and (n,)."""
+        height, width = scores.shape[1:]
+        down, across = (torch.arange(taps)[:, None] for taps in self._taps)
+        places = (
+            ((self.down.place[row] + down) * width)[:, None] + self.across.place[column] + across
+        )
+        index = classes * (height * width) + places[:, :, None]  # (taps, taps, k, n)
+        near = scores.flatten().index_select(0, index.flatten()).view(index.shape)
+        weights = self.across.weights.index_select(2, column)
+        wide = _weighted_sum(near.transpose(0, 1).unsqueeze(-2), weights)  # (taps, k, width, n)
+        weights = self.down.weights.index_select(2, row)
+        return _weighted_sum(wide[:, :, None], weights[:, :, None])
+
+
+def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
+    total = values[0] * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total.addcmul_(value, weight)
     return total
 
 
-def _blocks(height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the blocks of a map."""
-    for top in range(0, height, _BLOCK[0]):
-        for left in range(0, width, _BLOCK[1]):
-            yield (
-                slice(top, min(top + _BLOCK[0], height)),
-                slice(left, min(left + _BLOCK[1], width)),
-            )
+def _groups(counts: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cells (n,) of about as many candidates, two or more, and these' numbers (k, n).
 
-
-def _tiles(rows: int, row_bytes: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """First and last (not included) row of pieces that fit the cache."""
-    step = max(_TILE_BYTES["cpu" if device.type == "cpu" else "cuda"] // max(row_bytes, 1), 1)
-    for first in range(0, rows, step):
-        yield first, min(first + step, rows)
+    Where a cell has fewer than k its last one repeats.
+    """
+    counts, order = counts.sort()
+    listed = counts.tolist()
+    first = bisect.bisect_right(listed, 1)
+    while first < len(listed):
+        last = bisect.bisect_right(listed, listed[first] + listed[first] // 4)
+        last = min(last, first + max(_SCORES // (listed[first] * size), _LEAST_CELLS))
+        number = torch.arange(listed[last - 1])[:, None]
+        yield order[first:last], torch.minimum(number, counts[first:last] - 1)
+        first = last

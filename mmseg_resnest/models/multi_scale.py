@@ -32,7 +32,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..kernels.predict import Crop, Resampling, Resize, Step, add_resized
+from ..kernels.resampling import Crop, Resampling, Resize, Step, add_resized
 from ..registry import MODELS
 
 LogitsFunction = Callable[[Tensor], Tensor]

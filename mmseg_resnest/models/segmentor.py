@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .._stack import normalisation
 from ..errors import UserError
-from ..kernels.predict import Crop, Mirror, Resize, Step, argmax_classes, label_map
+from ..kernels.predict import argmax_classes, label_map
+from ..kernels.resampling import Crop, Mirror, Resize, Step
 from ..registry import MODELS, building
 from .multi_scale import MultiScaleGrid, add_multi_scale_scores, check_value
 

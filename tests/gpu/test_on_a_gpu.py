@@ -19,7 +19,8 @@ from PIL import Image
 import mmseg_resnest  # noqa: F401
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.training import train
-from mmseg_resnest.kernels.predict import Crop, Mirror, Resize, label_map, plain_label_map
+from mmseg_resnest.kernels.predict import label_map, plain_label_map
+from mmseg_resnest.kernels.resampling import Crop, Mirror, Resize
 from mmseg_resnest.models import fold_for_inference
 from mmseg_resnest.registry import MODELS
 
