@@ -10,8 +10,8 @@ from typing import cast
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.weights import analyse, load_checkpoint, load_into
+from ..errors import UserError
+from ..weights import analyse, load_checkpoint, load_into
 
 __all__ = ["bare_model", "load_weights"]
 
@@ -66,12 +66,11 @@ def load_weights(
             what = f"the whole model (layout {conversion.layout})"
             if not conversion.is_segmentor:
                 if not start_training:
-                    raise UserError(
-                        "config-value",
-                        "",
-                        "holds a backbone without a head, which cannot segment; train from it "
-                        "with --cfg-options load_from=FILE",
+                    message = (
+                        "holds a backbone without a head, which cannot segment; train from it with "
+                        "--cfg-options load_from=FILE"
                     )
+                    raise UserError("checkpoint", "", message)
                 target = cast(nn.Module, target.backbone)
                 what = f"the backbone (layout {conversion.layout})"
         dropped = load_into(
@@ -81,6 +80,6 @@ def load_weights(
             check_only=check_only,
         )
     except UserError as error:
-        raise UserError("input", f"checkpoint {name}", f"{error.text}") from error
+        raise UserError(error.code, f"checkpoint {name}", error.text) from error
     kept = f"; left as they are, for another number of classes: {', '.join(dropped)}"
     return f"{what} from {name}{kept if dropped else ''}"

@@ -11,7 +11,7 @@ import torch
 from mmengine.optim import AmpOptimWrapper as MMEngineAmpOptimWrapper
 from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 
-from mmseg_resnest.registry import OPTIM_WRAPPERS
+from ..registry import OPTIM_WRAPPERS
 
 __all__ = [
     "AmpOptimWrapper",

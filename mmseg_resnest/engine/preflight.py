@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """What is checked before a run starts, so that it does not fail after hours, or half-way.
 
-Nothing here writes, except :func:`check_writable`, which is therefore asked last and removes
+Nothing here writes, except :func:`check_writable`, which is therefore called last and removes
 what it made when it finds a mistake.
 """
 
@@ -19,20 +19,13 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmseg_resnest.engine.latest import verify_checkpoint
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.weights import check_remote, did_you_mean, is_remote
+from ..datasets import check_dataset_folders, check_start
+from ..errors import UserError
+from ..weights import check_remote, did_you_mean, is_remote
+from .latest import verify_checkpoint
 
-__all__ = [
-    "check_checkpoint",
-    "check_data",
-    "check_device",
-    "check_disk_space",
-    "check_file",
-    "check_labels",
-    "check_writable",
-    "checkpoint_folder",
-]
+__all__ = ["check_checkpoint", "check_data", "check_device", "check_disk_space", "check_file"]
+__all__ += ["check_labels", "check_writable", "checkpoint_folder"]
 
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
@@ -45,40 +38,10 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
     Raises:
         UserError: A folder is missing or empty; names it and the page of the docs.
     """
-    from mmseg_resnest.datasets import check_dataset_folders
-
     for name in loaders:
         loader = cfg.get(name)
         if loader is not None and "dataset" in loader:
             check_dataset_folders(loader["dataset"])
-
-
-def check_checkpoint(source: str | os.PathLike[str], what: str, content: bool = True) -> None:
-    """Check that a checkpoint can be read or fetched; nothing is fetched.
-
-    Args:
-        source: A path, an address, or a name of the catalogue of published weights.
-        what: What it is for, to begin the message with: an argument or a config key.
-        content: Compare a file with the checksum that our runs write into it: torch reads changed
-            numbers without a word.
-
-    Raises:
-        UserError: There is no such file or name, the address has no file name, or the file is not
-            what was saved.
-    """
-    text = os.fspath(source)
-    if not is_remote(text):
-        check_file(source, what)
-        wrong = verify_checkpoint(Path(source), foreign=False) if content else None
-        if wrong:
-            raise UserError(
-                "input", f"{what} {text}", f"{wrong}; take another one, or copy it again"
-            )
-        return
-    try:
-        check_remote(text)
-    except UserError as error:
-        raise UserError("input", what, f"{error.text}") from error
 
 
 def check_labels(cfg: Config, splits: Iterable[str]) -> None:
@@ -91,9 +54,33 @@ def check_labels(cfg: Config, splits: Iterable[str]) -> None:
     Raises:
         UserError: What ``mmseg-resnest check-data`` would call an error, in its words.
     """
-    from mmseg_resnest.datasets import check_start
-
     check_start(cfg, list(splits))
+
+
+def check_checkpoint(source: str | os.PathLike[str], what: str, content: bool = True) -> None:
+    """Check that a checkpoint can be read or fetched; nothing is fetched.
+
+    Args:
+        source: A path, an address, or a name of the catalogue of published weights.
+        what: What it is for, to begin the message with: an argument or a config key.
+        content: Compare a file with the checksum that our runs write into it: torch reads changed
+            numbers without an error.
+
+    Raises:
+        UserError: There is no such file or name, the address has no file name, or the file is not
+            what was saved.
+    """
+    text = os.fspath(source)
+    if is_remote(text):
+        try:
+            check_remote(text)
+        except UserError as error:
+            raise UserError(error.code, what, error.text) from error
+        return
+    check_file(source, what)
+    wrong = verify_checkpoint(Path(source), foreign=False) if content else None
+    if wrong:
+        raise UserError("corrupt", f"{what} {text}", f"{wrong}; take another one, or copy it again")
 
 
 def check_file(path: str | os.PathLike[str], what: str) -> None:
@@ -107,21 +94,20 @@ def check_file(path: str | os.PathLike[str], what: str) -> None:
         UserError: It does not exist, is a folder, is empty or cannot be read.
     """
     file = Path(path)
+    name = f"{what} {file}"
     if file.is_dir():
         inside = sorted(file.glob("best_*.pth")) or sorted(file.glob("*.pth"))
         hint = f"; did you mean {inside[0]}?" if inside else ""
-        raise UserError("wrong-path-type", f"{what} {file}", f"is a folder; name a file{hint}")
+        raise UserError("wrong-path-type", name, f"is a folder; name a file{hint}")
     if not file.exists():
         near = sorted(file.parent.glob("*.pth")) if file.parent.is_dir() else []
         hint = f"; beside it there is {', '.join(p.name for p in near[:4])}" if near else ""
         hint = did_you_mean(os.fspath(path)) or hint
-        raise UserError("not-found", f"{what} {file}", f"does not exist{hint}")
+        raise UserError("not-found", name, f"does not exist{hint}")
     if not os.access(file, os.R_OK):
-        raise UserError("unreadable", f"{what} {file}", "cannot be read; change its permissions")
+        raise UserError("unreadable", name, "cannot be read; change its permissions")
     if not file.stat().st_size:
-        raise UserError(
-            "empty", f"{what} {file}", "is empty; it was not written or copied completely"
-        )
+        raise UserError("empty", name, "is empty; it was not written or copied completely")
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
@@ -131,23 +117,23 @@ def check_device(device: str | torch.device | None) -> torch.device:
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
 
     Raises:
-        UserError: The name is no device, or this machine does not have it.
+        UserError: The name is not a device, or this machine does not have it.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = f"device {device}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise UserError("device", f"device {device}", "is none; use cpu, cuda or cuda:N") from error
+        message = "is not a device; use cpu, cuda or cuda:N"
+        raise UserError("device", name, message) from error
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
             have = f"there are {count} GPUs" if count else "torch finds no GPU here"
-            raise UserError(
-                "device", f"device {device}", f"{have}; use --device cpu or another number"
-            )
+            raise UserError("device", name, f"{have}; use --device cpu or another number")
     elif chosen.type == "meta":
-        raise UserError("device", "device meta", "computes no values; use cpu or cuda")
+        raise UserError("device", name, "computes no values; use cpu or cuda")
     return chosen
 
 
@@ -162,34 +148,21 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> None:
         UserError: It cannot be made or written; folders that were made for it are removed.
     """
     path = Path(folder)
-    first_new = next(
-        (p for p in [*reversed(path.absolute().parents), path.absolute()] if not p.exists()), None
-    )
+    new = [p for p in (path.absolute(), *path.absolute().parents) if not p.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"0" * 4096)
     except OSError as error:
-        if first_new is not None:
-            _remove_empty(path.absolute(), first_new)
+        for made in new:
+            with contextlib.suppress(OSError):
+                made.rmdir()
         reason = "is a file" if error.errno == errno.EEXIST else error.strerror
         if error.errno == errno.ENOTDIR:
             part = next(p for p in path.absolute().parents if p.is_file())
             reason = f"{part} is a file"
-        raise UserError(
-            "not-writable",
-            f"{what} {path}",
-            f"nothing can be written there ({reason}); choose another folder",
-        ) from error
-
-
-def _remove_empty(folder: Path, top: Path) -> None:
-    """Remove ``folder`` and its parents up to ``top``, those that exist and are empty."""
-    for path in [folder, *folder.parents]:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-        if path == top:
-            return
+        message = f"cannot be written ({reason}); choose another folder"
+        raise UserError("not-writable", f"{what} {path}", message) from error
 
 
 def checkpoint_folder(cfg: Config, work_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -218,20 +191,19 @@ def check_disk_space(cfg: Config, model: nn.Module) -> None:
     hook = (cfg.get("default_hooks") or {}).get("checkpoint")
     if hook is None or hook.get("interval", -1) <= 0:
         return
-    sizes = [value.numel() * value.element_size() for value in model.state_dict().values()]
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    weights = sum(sizes)
-    state = trained * _optimizer_copies(cfg.optim_wrapper.get("optimizer") or {})
     averaged = weights if "EMAHook" in str(cfg.get("custom_hooks")) else 0
-    one = weights + state + averaged
+    copies = _optimizer_copies(cfg.optim_wrapper.get("optimizer") or {})
+    one = weights + trained * copies + averaged
     saves = 1
     if not hook.get("by_epoch", True) and cfg.train_cfg.get("max_iters"):
         saves = -(-int(cfg.train_cfg["max_iters"]) // hook["interval"])
     keep = hook.get("max_keep_ckpts", -1)
     kept = min(keep, saves) if keep > 0 else saves
-    best = len(hook["save_best"]) if isinstance(hook.get("save_best"), list) else 1
-    best = best if hook.get("save_best") else 0
-    # One more of each: the old one goes when the new one is whole.
+    names = hook.get("save_best")
+    best = len(names) if isinstance(names, list) else bool(names)
+    # One more of each: the old one is removed when the new one is complete.
     need = (kept + 1) * one + (best + 1) * (weights + averaged) * bool(best)
     folder = checkpoint_folder(cfg)
     place = next(p for p in [folder, *folder.absolute().parents] if p.is_dir())
@@ -239,12 +211,12 @@ def check_disk_space(cfg: Config, model: nn.Module) -> None:
     free = shutil.disk_usage(place).free
     if free + there < need:
         raise UserError(
-            "config-value",
+            "not-writable",
             f"--work-dir {cfg.work_dir}",
-            f"{_megabytes(free)} are free there, and the run needs "
-            f"{_megabytes(need - there)} for {kept} checkpoints of {_megabytes(one)}"
-            f"{' and the best' if best else ''}; make room, choose another folder, or keep fewer "
-            "with --cfg-options default_hooks.checkpoint.max_keep_ckpts=1",
+            f"{_megabytes(free)} are free there, and the run needs {_megabytes(need - there)} for "
+            f"{kept} checkpoints of {_megabytes(one)}{' and the best' if best else ''}; make room, "
+            "choose another folder, or keep fewer with "
+            "--cfg-options default_hooks.checkpoint.max_keep_ckpts=1",
         )
 
 

@@ -24,10 +24,9 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
-from mmseg_resnest.engine.logs import close_log_files, write_to_log_file
-from mmseg_resnest.engine.preemption import Preempted
-
 from .._stack import global_instances
+from .logs import close_log_files, write_to_log_file
+from .preemption import Preempted
 
 __all__ = ["restored_process"]
 

@@ -22,7 +22,7 @@ def check_checkpoint_hook(cfg: Config) -> None:
     """Check how a config names its checkpoints.
 
     Raises:
-        UserError: ``filename_tmpl`` is no template of a file name.
+        UserError: ``filename_tmpl`` is not a template of a file name.
     """
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     if hook.get("filename_tmpl") is not None:
@@ -67,7 +67,7 @@ class RunFolders:
             if folder.resolve() in self._locks or not (make or folder.is_dir()):
                 continue
             check_writable(folder, argument)
-            lock = FolderLock(folder, f"{argument} {folder}", tell=_tell)
+            lock = FolderLock(folder, f"{argument} {folder}", tell=_print_line)
             self._locks[folder.resolve()] = self._stack.enter_context(lock)
             if lock.taken_over is not None:
                 notes.append(("lock", f"taken over from {lock.taken_over}, which has ended"))
@@ -81,13 +81,10 @@ class RunFolders:
         """
         for lock in self._locks.values():
             if lock.lost is not None:
-                raise UserError(
-                    "input",
-                    "",
-                    f"{lock.lost} while this run stood still; it ends, so that their checkpoints "
-                    "do not mix",
-                )
+                reason = lock.lost.removeprefix(f"{lock.subject}: ")
+                message = f"{reason}; this run ends, so that their checkpoints do not mix"
+                raise UserError("in-use", lock.subject, message)
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

@@ -41,7 +41,7 @@ from .start import Start, find_start
 from .tracking import check_services
 from .watch import explain_lost_processes
 
-__all__ = ["resolve_training", "train"]
+__all__ = ["resolve_training", "train", "unwrapped_interrupts"]
 
 _LOADERS = ("train_dataloader", "val_dataloader")
 
@@ -90,7 +90,7 @@ def train(
         restored_process(),
         StopSignals() as signals,
         contextlib.ExitStack() as held,
-        _interrupts_unwrapped(),
+        unwrapped_interrupts(),
         failing_together(launcher, timeout_of(cfg)),
     ):
         return _train(cfg, options, resume, allow_changes, signals, held)
@@ -213,7 +213,7 @@ def _run(runner: Runner) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_unwrapped() -> Iterator[None]:
+def unwrapped_interrupts() -> Iterator[None]:
     """Raise the signal or Ctrl-C behind an error: libraries turn what interrupts them into one."""
     try:
         yield

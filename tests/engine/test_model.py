@@ -13,12 +13,12 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import nn
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine import model as models
 from mmseg_resnest.engine.model import build_seeded_model
 from mmseg_resnest.engine.process_state import restored_process
 from mmseg_resnest.engine.runner import Runner
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import MODELS
 
 
@@ -125,5 +125,5 @@ def test_without_a_seed_the_first_process_decides(
 def test_a_value_that_does_not_fit_names_the_key(tmp_path: Path) -> None:
     cfg = _config(tmp_path, seed=1)
     cfg.model.unknown = 1
-    with restored_process(), pytest.raises(UserError, match="config key model"):
+    with restored_process(), raises_user_error("config-value", "config key model"):
         build_seeded_model(cfg)

@@ -19,7 +19,6 @@ from mmseg_resnest.engine.preflight import (
     check_file,
     check_writable,
 )
-from mmseg_resnest.errors import UserError
 
 Usage = namedtuple("Usage", "total used free")
 ONE = 4 * (1000 * 1000 + 1000)  # bytes of the weights of the layer
@@ -56,7 +55,7 @@ def test_what_a_run_keeps_must_fit(
         if fits:
             check_disk_space(_cfg(tmp_path, **hook), layer)
         else:
-            with pytest.raises(UserError, match="are free there, and the run needs"):
+            with raises_user_error("not-writable", "--work-dir"):
                 check_disk_space(_cfg(tmp_path, **hook), layer)
 
 
@@ -64,7 +63,7 @@ def test_output_folders_are_made_and_checked(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b", "--out")
     assert list((tmp_path / "a" / "b").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--out"):
+    with raises_user_error("not-writable", "--out"):
         check_writable(tmp_path / "file" / "x", "--out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
 

@@ -7,11 +7,10 @@ import contextlib
 import os
 from pathlib import Path
 
-import pytest
 from mmengine.config import Config
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine.run_folders import RunFolders, check_checkpoint_hook, folders_of_training
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.folder_lock import LOCK_FILE, FolderLock
 
 
@@ -48,14 +47,14 @@ def test_the_folder_of_the_checkpoints_is_held_too(tmp_path: Path) -> None:
         other = Config({**cfg, "work_dir": str(tmp_path / "elsewhere" / "run")})
         with (
             contextlib.ExitStack() as stack,
-            pytest.raises(UserError, match=r"default_hooks\.checkpoint\.out_dir .*out/run"),
+            raises_user_error("in-use", "default_hooks.checkpoint.out_dir"),
         ):
             _folders(other, stack).hold(make=True)
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    refused = pytest.raises(UserError, match=f"--work-dir .*run: is in use by .*{os.getpid()}")
+    refused = raises_user_error("in-use", f"--work-dir {tmp_path / 'run'}")
     with FolderLock(tmp_path / "run"), contextlib.ExitStack() as held, refused:
         _folders(_config(tmp_path), held).hold(make=False)
 
@@ -72,7 +71,7 @@ def test_a_folder_that_is_lost_is_told(tmp_path: Path) -> None:
         folders = _folders(_config(tmp_path), held)
         folders.hold(make=True)
         next(iter(folders._locks.values())).lost = "--work-dir run: another process has it"
-        with pytest.raises(UserError, match="--work-dir run"):
+        with raises_user_error("in-use", "--work-dir"):
             folders.check()
 
 
@@ -80,5 +79,5 @@ def test_the_template_is_checked_before_the_run(tmp_path: Path) -> None:
     check_checkpoint_hook(_config(tmp_path))
     check_checkpoint_hook(_config(tmp_path, filename_tmpl="step_{}.pth"))
     check_checkpoint_hook(Config({}))
-    with pytest.raises(UserError, match="filename_tmpl"):
+    with raises_user_error("config-value", "filename_tmpl"):
         check_checkpoint_hook(_config(tmp_path, filename_tmpl="iter.pth"))

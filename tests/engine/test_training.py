@@ -3,28 +3,19 @@ from __future__ import annotations
 
 import pytest
 
-from mmseg_resnest.engine import training
 from mmseg_resnest.engine.preemption import Preempted
+from mmseg_resnest.engine.training import unwrapped_interrupts
 
 
-def _format() -> None:
-    try:
-        raise KeyboardInterrupt
-    except BaseException:
-        raise SyntaxError("cannot be formatted")  # noqa: B904
-
-
-def test_an_interrupt_that_a_library_turns_into_an_error_is_one() -> None:
+@pytest.mark.parametrize("behind", [KeyboardInterrupt(), Preempted("SIGTERM: nothing was trained")])
+def test_an_interrupt_that_a_library_turned_into_an_error_is_raised(behind: BaseException) -> None:
     """As MMEngine does while it formats a config."""
-    with pytest.raises(SyntaxError) as info:
-        _format()
-    assert isinstance(training._interrupt_behind(info.value), KeyboardInterrupt)
-    assert isinstance(training._interrupt_behind(KeyboardInterrupt()), KeyboardInterrupt)
-    assert training._interrupt_behind(SyntaxError("really")) is None
+    error = SyntaxError("cannot be formatted")
+    error.__context__ = behind
+    with pytest.raises(type(behind)), unwrapped_interrupts():
+        raise error
 
 
-def test_a_signal_that_a_library_turns_into_an_error_is_a_signal() -> None:
-    stop = Preempted("SIGTERM before the first iteration: nothing was trained")
-    error = SyntaxError("Failed to format the config file")
-    error.__context__ = stop
-    assert training._interrupt_behind(error) is stop
+def test_other_errors_stay() -> None:
+    with pytest.raises(SyntaxError), unwrapped_interrupts():
+        raise SyntaxError("really")
