@@ -119,9 +119,9 @@ def _explain_failed_worker(failed: re.Match[str], text: str) -> UserError:
     name = re.compile(rf"^(?:[\w.]+\.)?{re.escape(failed['kind'])}(:|$)")
     starts = [i for i, line in enumerate(lines) if name.match(line)]
     message = "\n".join(lines[starts[-1] :]).partition(":")[2].strip() if starts else ""
-    told = _USER_ERROR.match(message)
-    if told and told["code"] in CODES:
-        return UserError(told["code"], told["subject"] or "", told["message"])
+    known = _USER_ERROR.match(message)
+    if known and known["code"] in CODES:
+        return UserError(known["code"], known["subject"] or "", known["message"])
     what = f"{failed['kind']}: {_first_line(message)}" if message else failed["kind"]
     places = re.findall(r'^  File "([^"]+)", line (\d+)', text, re.M)
     place = f", at {places[-1][0]}:{places[-1][1]}" if places else ""

@@ -3,7 +3,7 @@
 
 Exit codes: 0, or what the command returns; 2 for a mistake of the user; 75 for a run that was
 asked to stop, has saved, and continues with ``--resume``; 130 after Ctrl-C; 141 when the reader of
-the output is gone. A fault of the code keeps its traceback and exits with 1.
+the output has ended. A fault of the code keeps its traceback and exits with 1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _exit_code(error: Exception) -> int:
             print(error, file=sys.stderr, flush=True)
         return EXIT_AGAIN
     if isinstance(error, BrokenPipeError) and not is_lost_worker(error):
-        # Whoever read our output has gone (``train | head``): nobody is left to tell.
+        # The reader of the output has ended (``train | head``).
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     explained = _explain_stdout(error)
@@ -82,7 +82,7 @@ def _explain_stdout(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.filename is not None:
         return None
     try:
-        print(flush=True)  # what failed may have been dropped: only another line tells
+        print(flush=True)  # the line that failed may have been dropped
     except OSError as problem:
         _silence_stdout()
         if error.errno == problem.errno:

@@ -92,7 +92,7 @@ def _run_agent(config: LaunchConfig, command: Any, words: list[str]) -> dict[int
         result = _Agent(spec, config.logs_specs, config.start_method).run()
         return result.failures if result.is_failed() else {}
     except SignalException:
-        shut_down = False  # other machines may go on meeting
+        shut_down = False  # other machines may still meet
         raise
     finally:
         if shut_down:

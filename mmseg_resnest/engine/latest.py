@@ -81,11 +81,11 @@ def _is_intact(file: BinaryIO, member: Member) -> bool:
     while left and (chunk := file.read(min(left, _CHUNK))):
         crc = zlib.crc32(chunk, crc)
         left -= len(chunk)
-    return not left and member.crc in (0, crc)  # 0: torch was told to make no checksums
+    return not left and member.crc in (0, crc)  # 0: torch made no checksums
 
 
 def _comment(file: BinaryIO) -> dict[str, Any] | None:
-    """What the comment of a checkpoint says; None where there is none that a run has written."""
+    """The comment of a checkpoint; None where no run of this package wrote one."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_COMMENT))
     tail = file.read()
     at = tail.rfind(MAGIC)

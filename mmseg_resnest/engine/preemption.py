@@ -26,7 +26,7 @@ _current: StopSignals | None = None
 
 
 class Preempted(Exception):
-    """A run stopped because it was asked to; the message says how to go on."""
+    """A run stopped because it was asked to; the message says how to resume it."""
 
 
 def stop_signal() -> str | None:

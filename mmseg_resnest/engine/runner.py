@@ -54,7 +54,7 @@ from .resume_schedules import (
 )
 from .sampler import ExactSampler, SeededDataset
 from .saving import snapshot, write_checkpoint
-from .sharding import is_sharded, shard_optimizer_state, whole
+from .sharding import gathered, is_sharded, shard_optimizer_state
 
 __all__ = ["Runner"]
 
@@ -290,7 +290,7 @@ class Runner(MMEngineRunner):
         if save_param_scheduler and self.param_schedulers is not None:
             record["param_schedulers"] = states_of_schedules(self.param_schedulers)
         self.call_hook("before_save_checkpoint", checkpoint=record)
-        return whole(record) if self.sharded else record
+        return gathered(record) if self.sharded else record
 
     def save_checkpoint(
         self,

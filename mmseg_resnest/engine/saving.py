@@ -39,7 +39,7 @@ HISTORY = "log_history"
 class _TorchFile:
     """What torch writes into; keeps the first error instead of raising it.
 
-    When a write raises, torch's writer goes on writing in its destructor, which ends the process.
+    After an error torch's writer writes again in its destructor, which would end the process.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -21,7 +21,7 @@ from .._stack import copy_metadata
 from ..errors import UserError
 from ..registry import MODEL_WRAPPERS, type_name
 
-__all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "whole"]
+__all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "gathered"]
 
 
 @MODEL_WRAPPERS.register_module()
@@ -82,7 +82,7 @@ def local(value: Tensor) -> Tensor:
     return cast(Any, value).to_local() if _is_shard(value) else value
 
 
-def whole(value: Any) -> Any:
+def gathered(value: Any) -> Any:
     """Nested dicts, lists and tuples with every sharded tensor gathered.
 
     All processes must call it with the same structure.
@@ -90,11 +90,11 @@ def whole(value: Any) -> Any:
     if _is_shard(value):
         return cast(Any, value).detach().full_tensor()
     if isinstance(value, dict):
-        copy = type(value)((key, whole(item)) for key, item in value.items())
+        copy = type(value)((key, gathered(item)) for key, item in value.items())
         copy_metadata(value, copy)
         return copy
     if type(value) in (list, tuple):
-        return type(value)(whole(item) for item in value)
+        return type(value)(gathered(item) for item in value)
     return value
 
 

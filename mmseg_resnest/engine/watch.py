@@ -49,13 +49,13 @@ class _Pulse(threading.Thread):
             state = {"doing": self._doing, "for": time.monotonic() - self._since, "at": time.time()}
             try:
                 self._store.set(f"pulse/{self._rank}", json.dumps(state | who))
-            except RuntimeError:  # the store is gone, and the launcher with it
+            except RuntimeError:  # the launcher has ended
                 return
             time.sleep(_PERIOD)
 
     def others(self) -> list[str]:
         """What is known of the other processes, the most suspicious first."""
-        told = []
+        found = []
         for rank in range(get_world_size()):
             try:
                 if rank == self._rank or not self._store.check([f"pulse/{rank}"]):
@@ -67,11 +67,11 @@ class _Pulse(threading.Thread):
             silent = time.time() - state["at"]
             if silent > _SILENT:
                 text = f"{who} is lost since {silent:.0f} s, while {state['doing']}"
-                told.append((silent, text))
+                found.append((silent, text))
             else:
                 text = f"{silent:.0f} s ago {who} was {state['doing']}"
-                told.append((state["for"], f"{text}, for {state['for']:.0f} s by then"))
-        return [text for _, text in sorted(told, reverse=True)]
+                found.append((state["for"], f"{text}, for {state['for']:.0f} s by then"))
+        return [text for _, text in sorted(found, reverse=True)]
 
 
 def doing(what: str) -> None:

@@ -214,7 +214,7 @@ class CheckpointHook(MMEngineHook):
         self._pointed = Path(os.path.abspath(path))
 
     def _removal(self, kind: str, newest: Path) -> Step:
-        """Removes the checkpoints that a new one takes the place of."""
+        """Removes the checkpoints that a new one replaces."""
 
         def run() -> None:
             kept = self._kept.get(kind, [])

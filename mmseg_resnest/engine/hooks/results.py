@@ -96,9 +96,9 @@ class ResultsHook(Hook):
         # Strictly better, as CheckpointHook decides.
         if result.get("mIoU", 0.0) > self.best.get("mIoU", -1.0):
             self.best = {"iteration": runner.iter, **result}
-        told = self.not_written is not None
+        reported = self.not_written is not None
         self._write(runner)
-        if self.not_written is not None and not told:  # the next validation tries again
+        if self.not_written is not None and not reported:  # the next validation retries
             runner.logger.warning("%s; training goes on", self.not_written)
 
     def after_train(self, runner: Runner) -> None:
