@@ -102,78 +102,71 @@ class ConsoleHook(Hook):
         self.title = title
         self.config = config
         self.notes = list(notes)
-        self._bar: tqdm | None = None
         self._on = False
 
     def before_train(self, runner: Runner) -> None:
         """Print the header and the names of the columns."""
         self._on = is_main_process()
-        self._iterations = 0
-        self._train_seconds = 0.0
-        self._val_seconds: float | None = None
-        self._pending = 0
-        self._since = self._last_line = self._last_text = time.monotonic()
-        self._miou: float | None = None
         if not self._on:
             return
+        self._iterations = self._pending = 0
+        self._train_seconds = 0.0
+        self._val_seconds: float | None = None
+        self._miou: float | None = None
+        self._since = self._last_line = self._last_text = time.monotonic()
+        intervals = [h.interval for h in runner.hooks if type(h).__name__ == "LoggerHook"]
+        self._interval = max(1, intervals[0]) if intervals else 50
         train = runner.train_dataloader
+        self._batch = (train.batch_size or train.batch_sampler.batch_size) * runner.world_size
+        print_header(self._header(runner))
+        self._width = max(len("iteration"), 2 * len(str(runner.max_iters)) + 1)
+        self._print("iteration", "loss", "lr", "s/iter", "left", f"{'mIoU':>6}  {'pixAcc':>6}")
+        self._bar = progress_bar(runner.max_iters, runner.iter, "training", form=_TRAINING_BAR)
+
+    def _header(self, runner: Runner) -> list[tuple[str, str]]:
+        dataset = runner.train_dataloader.dataset
+        classes = getattr(dataset, "metainfo", {}).get("classes")
         rows = [
             ("training", self.title or runner.experiment_name),
             ("config", self.config or str(runner.cfg.filename)),
-            ("model", describe_model(runner.model, runner.cfg, _num_classes(train.dataset))),
-            ("data", f"{describe_dataset(train.dataset)} to train on"),
+            ("model", describe_model(runner.model, runner.cfg, len(classes) if classes else None)),
+            ("data", f"{describe_dataset(dataset)} to train on"),
         ]
         if runner.val_loop is not None:
             rows.append(("", f"{describe_dataset(runner.val_dataloader.dataset)} to validate on"))
-        batch = (train.batch_size or train.batch_sampler.batch_size) * runner.world_size
-        self._batch = batch
-        epochs = runner.max_iters * batch / max(len(train.dataset), 1)
-        optimizer = type(runner.optim_wrapper.optimizer).__name__
+        epochs = runner.max_iters * self._batch / max(len(dataset), 1)
+        optimizer = runner.optim_wrapper.optimizer
+        # Schedulers keep the config's rate in the groups, of which the last has no factor.
+        group = optimizer.param_groups[-1]
         rows += [
             ("device", describe_device(runner.world_size)),
-            (
-                "schedule",
-                f"{runner.max_iters:,} iterations of {batch} images ({epochs:.1f} epochs), "
-                f"{optimizer}, learning rate {_initial_learning_rate(runner):g}",
-            ),
+            ("schedule",
+             f"{runner.max_iters:,} iterations of {self._batch} images ({epochs:.1f} epochs), "
+             f"{type(optimizer).__name__}, learning rate {group.get('initial_lr', group['lr']):g}"),
             *self.notes,
             ("work dir", display_path(runner.work_dir)),
-        ]
+        ]  # fmt: skip
         backends = getattr(runner.visualizer, "_vis_backends", {}).values()
         rows += [("curves", where) for b in backends if (where := getattr(b, "where", ""))]
-        if runner.iter:
-            rows.append(("resumed", f"at iteration {runner.iter:,}"))
-        print_header(rows)
-        self._width = max(len("iteration"), 2 * len(str(runner.max_iters)) + 1)
-        print(
-            f"{'iteration':>{self._width}}  {'loss':>8}  {'lr':>9}  {'s/iter':>7}  "
-            f"{'left':>12}  {'mIoU':>6}  {'pixAcc':>6}",
-            flush=True,
-        )
-        self._bar = progress_bar(runner.max_iters, runner.iter, "training", form=_TRAINING_BAR)
+        return [*rows, ("resumed", f"at iteration {runner.iter:,}")] if runner.iter else rows
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Advance the bar; print a line when one is due."""
+        if not self._on:
+            return
         now = time.monotonic()
         self._train_seconds += now - self._since
         self._since = now
         self._iterations += 1
         self._pending += 1
-        if not self._on:
-            return
-        assert self._bar is not None
         self._bar.update()
         done = runner.iter + 1
-        step = max(_logger_interval(runner), math.ceil(runner.max_iters / 50))
+        step = max(self._interval, math.ceil(runner.max_iters / 50))
         late = now - self._last_line > SECONDS_BETWEEN_LINES
-        if done % step == 0 or (late and done % _logger_interval(runner) == 0):
-            self._line(runner, done)
+        if done % step == 0 or (late and done % self._interval == 0):
+            self._print_line(runner, done)
         elif now - self._last_text > _SECONDS_BETWEEN_TEXTS and not self._bar.disable:
             # Seldom: reading the loss waits for the GPU.
             loss = None if outputs is None or "loss" not in outputs else float(outputs["loss"])
@@ -182,11 +175,10 @@ class ConsoleHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Start the clock of the validation."""
-        self._val_start = time.monotonic()
-        if self._on and self._pending:
-            self._line(runner, runner.iter)
         if self._on:
-            self._val_bar = progress_bar(len(runner.val_dataloader), 0, "validation", leave=False)
+            self._val_start = time.monotonic()
+            self._print_pending(runner)
+            self._val_bar = progress_bar(len(runner.val_dataloader), 0, "validation")
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -197,36 +189,30 @@ class ConsoleHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Print the scores."""
-        self._since = time.monotonic()
-        self._val_seconds = self._since - self._val_start
         if not self._on:
             return
+        self._since = time.monotonic()
+        self._val_seconds = self._since - self._val_start
         self._val_bar.close()
+        scores = {k.rsplit("/", 1)[-1]: v for k, v in (metrics or {}).items()}
+        self._miou = scores.get("mIoU", math.nan)
         best = runner.message_hub.runtime_info.get("best_score")
-        shown = {k.rsplit("/", 1)[-1]: v for k, v in (metrics or {}).items()}
-        miou, accuracy = shown.get("mIoU", math.nan), shown.get("pixAcc", math.nan)
-        self._miou = miou
-        mark = "  best so far" if best is None or miou > float(best) else ""
-        blank = "  ".join(" " * n for n in (8, 9, 7))
-        took = f"took {duration(self._val_seconds)}"
-        self._write(
-            f"{_position(runner.iter, runner.max_iters):>{self._width}}  {blank}  "
-            f"{took:>12}  {miou:6.2f}  {accuracy:6.2f}{mark}"
-        )
+        mark = "  best so far" if best is None or self._miou > float(best) else ""
+        results = f"{self._miou:6.2f}  {scores.get('pixAcc', math.nan):6.2f}{mark}"
+        position = f"{runner.iter}/{runner.max_iters}"
+        self._print(position, "", "", "", f"took {duration(self._val_seconds)}", results)
 
     def after_train(self, runner: Runner) -> None:
         """Close the bar."""
-        if self._on and self._bar is not None:
-            if self._pending:
-                self._line(runner, runner.iter)
+        if self._on:
+            self._print_pending(runner)
             self._bar.close()
             print(flush=True)
 
     def _text(self, runner: Runner, done: int, loss: float | None) -> str:
         """E.g. ``loss 0.412, 31.5 images/s, mIoU 48.12, 3 min 05 s left``."""
-        each = self._train_seconds / self._iterations
         parts = [] if loss is None else [f"loss {loss:.3f}"]
-        parts.append(f"{self._batch / each:.1f} images/s")
+        parts.append(f"{self._batch * self._iterations / self._train_seconds:.1f} images/s")
         if self._miou is not None:
             parts.append(f"mIoU {self._miou:.2f}")
         return ", ".join([*parts, f"{duration(self._left(runner, done))} left"])
@@ -236,65 +222,44 @@ class ConsoleHook(Hook):
         each = self._train_seconds / self._iterations
         left = each * (runner.max_iters - done)
         if runner.val_loop is not None:
-            # Until the first validation has shown, each of its images counts as one of training.
             every = runner.train_loop.val_interval
             once = self._val_seconds
-            if once is None:
+            if once is None:  # an estimate until the first validation
                 batch = runner.train_dataloader.batch_size or 1
                 once = each * len(runner.val_dataloader.dataset) / batch / 3
             left += once * (math.ceil(runner.max_iters / every) - done // every)
         return left
 
-    def _line(self, runner: Runner, done: int) -> None:
-        loss = runner.message_hub.get_scalar("train/loss").mean(self._pending)
+    def _print_pending(self, runner: Runner) -> None:
+        if self._pending:
+            self._print_line(runner, runner.iter)
+
+    def _print_line(self, runner: Runner, done: int) -> None:
+        loss = float(runner.message_hub.get_scalar("train/loss").mean(self._pending))
         each = self._train_seconds / self._iterations
-        rate = _learning_rate(runner)
-        self._write(
-            f"{_position(done, runner.max_iters):>{self._width}}  {float(loss):8.4f}  "
-            f"{rate:9.3e}  {each:7.3f}  {duration(self._left(runner, done)):>12}"
-        )
+        rates = runner.optim_wrapper.get_lr()
+        rate = float((rates.get("base_lr") or rates["lr"])[0])
+        left = duration(self._left(runner, done))
+        position = f"{done}/{runner.max_iters}"
+        self._print(position, f"{loss:.4f}", f"{rate:.3e}", f"{each:.3f}", left)
         self._pending = 0
         self._last_line = time.monotonic()
 
-    def _write(self, line: str) -> None:
-        tqdm.write(line, file=sys.stdout)
+    def _print(
+        self, position: str, loss: str, rate: str, each: str, left: str, scores: str = ""
+    ) -> None:
+        line = f"{position:>{self._width}}  {loss:>8}  {rate:>9}  {each:>7}  {left:>12}  {scores}"
+        tqdm.write(line.rstrip(), file=sys.stdout)
         sys.stdout.flush()
 
 
-def _position(done: int, total: int) -> str:
-    return f"{done}/{total}"
-
-
-def _learning_rate(runner: Runner) -> float:
-    rates = runner.optim_wrapper.get_lr()
-    return float((rates.get("base_lr") or rates["lr"])[0])
-
-
-def _initial_learning_rate(runner: Runner) -> float:
-    """The config's learning rate: schedulers keep it in the groups; the last has no factor."""
-    group = runner.optim_wrapper.param_groups[-1]
-    return float(group.get("initial_lr", group["lr"]))
-
-
-def _logger_interval(runner: Runner) -> int:
-    intervals = [h.interval for h in runner.hooks if type(h).__name__ == "LoggerHook"]
-    return max(1, intervals[0]) if intervals else 50
-
-
-def _num_classes(dataset: Any) -> int | None:
-    classes = getattr(dataset, "metainfo", {}).get("classes")
-    return len(classes) if classes else None
-
-
-def progress_bar(
-    total: int, initial: int, what: str, leave: bool = False, form: str | None = None
-) -> tqdm:
+def progress_bar(total: int, initial: int, what: str, form: str | None = None) -> tqdm:
     """A progress bar on stderr, when that is a terminal."""
     return tqdm(
         total=total,
         initial=initial,
         desc=what,
-        leave=leave,
+        leave=False,
         disable=None if is_main_process() else True,
         dynamic_ncols=True,
         bar_format=form,
