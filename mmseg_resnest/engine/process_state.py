@@ -38,10 +38,10 @@ _GLOBALS: tuple[Any, ...] = (DefaultScope, MMLogger, MessageHub, Visualizer)
 def restored_process() -> Iterator[None]:
     """Put back at the end what a run changes in the process.
 
-    These are: environment variables; warning filters; the thread counts of torch and OpenCV; the
-    start method of processes; the limit of open files; cuDNN's and torch's deterministic modes;
-    the random states of Python, NumPy and torch; MMEngine's default scope, loggers, message hubs
-    and visualizers. An error is written to the run's log file with its traceback first.
+    Environment variables, warning filters, thread counts of torch and OpenCV, the start method of
+    processes, the limit of open files, deterministic modes, random states of Python, NumPy and
+    torch, and MMEngine's default scope, loggers, message hubs and visualizers. An error is written
+    to the run's log file with its traceback first.
     """
     before = _state()
     with warnings.catch_warnings():
@@ -76,13 +76,9 @@ def _state() -> dict[str, Any]:
 def _restore(before: dict[str, Any]) -> None:
     for name in set(os.environ) - set(before["environ"]):
         del os.environ[name]
-    for name, value in before["environ"].items():
-        if os.environ.get(name) != value:
-            os.environ[name] = value
-    if torch.get_num_threads() != before["threads"]:
-        torch.set_num_threads(before["threads"])
-    if cv2.getNumThreads() != before["opencv"]:
-        cv2.setNumThreads(before["opencv"])
+    os.environ.update(before["environ"])
+    torch.set_num_threads(before["threads"])
+    cv2.setNumThreads(before["opencv"])
     torch.multiprocessing.set_start_method(before["start_method"], force=True)
     _limit_open_files(before["files"])
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before["cudnn"]
@@ -93,18 +89,12 @@ def _restore(before: dict[str, Any]) -> None:
     np.random.set_state(numpy)
     torch.set_rng_state(own)
     for kind, instances in zip(_GLOBALS, before["globals"], strict=True):
+        table = global_instances(kind)
         if kind is MMLogger:
-            new = [
-                logger for name, logger in global_instances(kind).items() if name not in instances
-            ]
-            close_log_files(new)
-        _put_back(global_instances(kind), instances)
-
-
-def _put_back(table: dict[str, Any], before: dict[str, Any]) -> None:
-    # In place: MMEngine's classes hold the table, and its order says which one is current.
-    table.clear()
-    table.update(before)
+            close_log_files([logger for name, logger in table.items() if name not in instances])
+        # In place: MMEngine's classes hold the table, and its order says which one is current.
+        table.clear()
+        table.update(instances)
 
 
 def _open_files() -> tuple[int, int] | None:

@@ -209,16 +209,12 @@ def describe_differences(mine: RunRecord, theirs: RunRecord) -> list[str]:
 
 
 def _compare_lists(kind: str, here: list[str], there: list[str]) -> str:
-    texts = [f"has {len(here):,} {kind}, not {len(there):,}"]
+    if sorted(here) == sorted(there):
+        return f"has its {kind} in another order"
+    text = f"has {len(here):,} {kind}, not {len(there):,}"
     if len(here) == len(there):
-        texts = [f"has other {kind}"]
-    for word, some, others in (("without", there, here), ("with", here, there)):
-        known = set(others)
-        only = [file for file in some if file not in known]
+        text = f"has other {kind}"
+    for word, only in (("without", set(there) - set(here)), ("with", set(here) - set(there))):
         if only:
-            more = f" and {len(only) - 1:,} more" if len(only) > 1 else ""
-            texts.append(f"{word} {only[0]}{more}")
-    if len(texts) == 1 and len(here) == len(there):
-        at = next(i for i, (a, b) in enumerate(zip(here, there, strict=True)) if a != b)
-        texts = [f"has its {kind} in another order, from number {at} on"]
-    return ", ".join(texts)
+            text += f", {word} {min(only)}" + (f" and {len(only) - 1:,} more" * (len(only) > 1))
+    return text

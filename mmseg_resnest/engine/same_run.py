@@ -23,8 +23,7 @@ from .watch import explain_lost_processes
 
 __all__ = ["check_same_run", "describe_ranks", "failing_together"]
 
-_MOST = 4  # differences of one process that are shown
-_GROUPS = 3  # kinds of processes that are shown
+_MOST = 4  # differences that are shown
 _PATIENCE = 60.0  # seconds in which others learn of a failure before the processes have met
 
 _parted = False  # whether this process has left the others after a failure that all know of
@@ -73,36 +72,25 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
 
 
 def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
-    """The message about processes that differ from process 0.
+    """The message about processes that differ from process 0; None where there is none.
 
     Args:
         found: For each process its host and how it differs.
-
-    Returns:
-        One line for each kind of difference, or None where there is none.
     """
-    groups: dict[tuple[str, tuple[str, ...]], list[int]] = {}
-    for rank, (host, these) in enumerate(found):
-        if these:
-            groups.setdefault((host, tuple(these)), []).append(rank)
-    if not groups:
+    ranks = [rank for rank, (_, these) in enumerate(found) if these]
+    if not ranks:
         return None
-    lines = []
-    for (host, these), ranks in list(groups.items())[:_GROUPS]:
-        more = f"; and {len(these) - _MOST:,} more differences" if len(these) > _MOST else ""
-        also = f" (and {len(ranks) - 1} more there)" if len(ranks) > 1 else ""
-        lines.append(
-            f"process {ranks[0]} on {host}{also} differs from process 0 on {found[0][0]}: "
-            f"{'; '.join(these[:_MOST])}{more}"
-        )
-    others = sum(len(ranks) for ranks in list(groups.values())[_GROUPS:])
-    if others:
-        lines.append(f"and {others} more processes differ")
-    lines[-1] += (
+    host, these = found[ranks[0]]
+    text = f"process {ranks[0]} on {host} differs from process 0 on {found[0][0]}: "
+    text += "; ".join(these[:_MOST])
+    if len(these) > _MOST:
+        text += f"; and {len(these) - _MOST:,} more differences"
+    if len(ranks) > 1:
+        text += f"; and {len(ranks) - 1:,} more processes differ"
+    return text + (
         "; start every process with the same config, data, checkpoint, code and versions "
         "(docs/distributed.md)"
     )
-    return "\n".join(lines)
 
 
 @contextlib.contextmanager

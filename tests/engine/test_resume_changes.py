@@ -62,28 +62,18 @@ def _compare(cfg: Any, allowed: tuple[str, ...] = ()) -> Changes:
     return compare_with_run("a.pth", meta, describe_config(cfg), numerics_of(cfg), allowed)
 
 
-def test_the_same_run_goes_on() -> None:
-    assert _compare(Config(copy.deepcopy(CONFIG))) == Changes()
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("train_cfg.max_iters", 12),
         ("param_scheduler", [dict(type="PolyLR", end=12, by_epoch=False)]),
         ("optim_wrapper.optimizer.lr", 0.02),
-        ("optim_wrapper.optimizer.weight_decay", 0.1),
-        ("optim_wrapper.accumulative_counts", 2),
         ("optim_wrapper.type", "BFloat16OptimWrapper"),
         ("model.decode_head.loss_decode.loss_weight", 2.0),
-        ("model.backbone.depth", 50),
         ("train_dataloader.batch_size", 8),
         ("train_dataloader.dataset.pipeline", [dict(type="Flip", prob=0.1)]),
-        ("train_dataloader.sampler.type", "InfiniteSampler"),
-        ("custom_hooks", []),
         ("default_hooks.nonfinite.on_nonfinite", "skip"),
         ("auto_scale_lr", dict(enable=True, base_batch_size=16)),
-        ("sync_bn", "torch"),
         ("model.something_new", 1),
         ("model_wrapper_cfg", dict(type="FSDP", mixed_precision=True)),
         ("numerics", dict(fused=False)),
@@ -93,18 +83,14 @@ def test_a_change_of_the_run_is_refused_unless_allowed(key: str, value: Any) -> 
     changed = _with(key, value)
     with raises_user_error("resume-changed", "--resume a.pth") as info:
         _compare(changed)
+    if key == "optim_wrapper.optimizer.lr":
+        assert f"{key} is 0.02, the run had 0.01" in info.value.message
     wanted = info.value.message.rpartition("--allow-changes ")[2].split()
     numerics = {"optim_wrapper.type": "precision", "numerics": "fused"}
     top = numerics.get(key, key.partition(".")[0])
     assert wanted and all(one.partition(".")[0] == top for one in wanted)
     assert _compare(changed, tuple(wanted)).keys == set(wanted)
     assert _compare(changed, (top,)).keys == set(wanted)
-
-
-def test_both_values_are_named() -> None:
-    with raises_user_error("resume-changed", "a.pth") as info:
-        _compare(_with("optim_wrapper.optimizer.lr", 0.02))
-    assert "optim_wrapper.optimizer.lr is 0.02, the run had 0.01" in info.value.message
 
 
 def test_many_changes_are_allowed_together() -> None:
@@ -119,13 +105,11 @@ def test_many_changes_are_allowed_together() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("custom_hooks", CONFIG["custom_hooks"]),  # the same
         ("work_dir", "there"),
         ("train_dataloader.dataset.data_root", "/b"),
         ("train_dataloader.num_workers", 8),
-        ("train_dataloader.persistent_workers", True),
         ("default_hooks.checkpoint.interval", 1),
-        ("default_hooks.logger.interval", 1),
-        ("visualizer", dict(type="SegLocalVisualizer")),
         ("test_dataloader", dict(batch_size=1)),
         ("model.backbone.init_cfg", None),
         ("load_from", "a.pth"),
@@ -143,8 +127,6 @@ def test_what_no_result_depends_on_is_ignored(key: str, value: Any) -> None:
         ("val_evaluator.metrics", ["ECE"]),
         ("model.test_cfg.mode", "slide"),
         ("train_cfg.val_interval", 2),
-        ("env_cfg.cudnn_benchmark", True),
-        ("custom_imports.imports", ["mine"]),
         ("model_wrapper_cfg.type", "FSDP"),
         ("crop_size", 64),
     ],
@@ -344,18 +326,15 @@ Change = Callable[[dict[str, Any]], Any]
 @pytest.mark.parametrize(
     ("key", "change"),
     [
-        ("config_values", lambda meta: meta.update(config_values=[])),
         ("config_values", lambda meta: meta["config_values"].update(a=5)),
         ("config_values", lambda meta: meta["config_values"].update({"a": "x" * 10_000})),
         ("config_values", lambda meta: meta["config_values"].update({"a": "\x1b[2J"})),
-        ("config_values", lambda meta: meta["config_values"].update({5: "a"})),
         (
             "config_values",
             lambda meta: meta.update(config_values={str(i): "" for i in range(30_000)}),
         ),
         ("numerics", lambda meta: meta.update(numerics="x")),
         ("numerics.precision", lambda meta: meta["numerics"].update(precision=["float32"])),
-        ("numerics.world_size", lambda meta: meta["numerics"].update(world_size="2")),
         ("numerics.versions", lambda meta: meta["numerics"].update(versions={"torch": 2})),
     ],
 )

@@ -88,15 +88,6 @@ def test_epochs_and_iterations_are_stepped_in_the_order_of_a_run() -> None:
     assert _options(resumed) == _options(whole)
 
 
-def test_nothing_to_step() -> None:
-    advance_schedules(None, 5)
-    advance_schedules([], 5)
-    wrapper, schedules = build_optimization(_config(SCHEDULES["poly"], False, True), Model())
-    before = _options(wrapper)
-    advance_schedules(schedules, 0)
-    assert _options(wrapper) == before
-
-
 def test_a_schedule_that_has_seen_scores_follows_no_other_settings() -> None:
     schedules = [dict(type="ReduceOnPlateauLR", monitor="score")]
     _, built = build_optimization(_config(schedules, True, False), Model())

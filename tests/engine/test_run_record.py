@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from mmengine.config import Config
 from torch import nn
 from torch.utils.data import Subset
@@ -84,19 +82,12 @@ def _set(key: str, value: Any) -> Callable[[Config], None]:
     ("change", "said"),
     [
         (_set("optim_wrapper.optimizer.lr", 0.02), "optim_wrapper.optimizer.lr is 0.02, not 0.01"),
-        (_set("optim_wrapper.optimizer.type", "Adam"), "type is 'Adam', not 'SGD'"),
-        (_set("randomness.seed", 4), "key randomness.seed is 4, not 3"),
-        (_set("train_dataloader.batch_size", 1), "key train_dataloader.batch_size is 1, not 2"),
         (_set("model.layers", (1, 3)), "key model.layers is [1, 3], not [1, 2]"),
-        (_set("model.layers", (1, 2, 3)), "key model.layers is [1, 2, 3], not [1, 2]"),
         (_set("model.layers", [dict(a=1)]), "key model.layers is 1 items, not [1, 2]"),
         (_set("model.norm_cfg.eps", 0.1), "key model.norm_cfg.eps is 0.1, not missing"),
         (lambda cfg: cfg.model.pop("norm_cfg"), "key model.norm_cfg.type is missing, not 'BN'"),
-        (_set("model.norm_cfg", None), "key model.norm_cfg is None, not missing"),
         (_set("model.type", nn.Linear), "is torch.nn.modules.linear.Linear, not 'Anything'"),
         (_set("model.text", "x" * 100), "key model.text is 'xxx"),
-        (_set("train_dataloader.dataset.metainfo.classes", ("road", "cat")), "['road', 'cat']"),
-        (_set("env_cfg.cudnn_benchmark", False), "cudnn_benchmark is False, not True"),
     ],
 )  # fmt: skip
 def test_a_key_that_differs_is_named(
@@ -118,11 +109,8 @@ def test_a_key_that_differs_is_named(
     [
         _set("work_dir", "elsewhere"),
         _set("train_dataloader.num_workers", 0),
-        _set("train_dataloader.pin_memory", True),
-        _set("val_dataloader.timeout", 3),
         _set("env_cfg.mp_cfg.mp_start_method", "spawn"),
         _set("visualizer", dict(type="SegLocalVisualizer")),
-        _set("resume", True),
         _set("launcher", "slurm"),
     ],
 )
@@ -150,37 +138,6 @@ def test_the_place_of_data_and_files_may_differ(tmp_path: Path) -> None:
     assert describe_differences(_record(cfg), records[0]) == [
         "config key model.teacher is a file another.pth, not a file teacher.pth"
     ]
-
-
-_LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5))
-_TREES = st.recursive(
-    _LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=10),
-        st.dictionaries(st.text("abcd", min_size=1, max_size=2), inner, max_size=3),
-    ),
-    max_leaves=20,
-)
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_is_same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(_is_same, a, b))
-    return bool(a == b)
-
-
-@given(_TREES, _TREES)
-def test_values_have_equal_texts_only_when_they_are_equal(a: Any, b: Any) -> None:
-    paths = [value for value in (a, b) if "/" in repr(value) or "~" in repr(value)]
-    if paths:
-        return
-    same = dict(flatten(a, "key")) == dict(flatten(b, "key"))
-    assert same == _is_same(a, b)
-    assert dict(flatten(a, "key")) == dict(flatten(copy.deepcopy(a), "key"))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +188,7 @@ def test_label_maps_and_the_order_of_samples(tmp_path: Path) -> None:
     mine.files[labels] = theirs.files[labels]
     mine.files[images] = [theirs.files[images][i] for i in (0, 2, 1)]
     (found,) = describe_differences(mine, theirs)
-    assert "another order, from number 1 on" in found
+    assert "another order" in found
 
 
 class _Numbers(torch.utils.data.Dataset):
@@ -248,16 +205,13 @@ class _Numbers(torch.utils.data.Dataset):
 
 
 def _wrapped(kind: str, dataset: dict[str, Any]) -> Any:
-    if kind == "repeat":
-        return dict(type="RepeatDataset", dataset=dataset, times=3)
-    if kind == "concat":
-        return dict(type="ConcatDataset", datasets=[copy.deepcopy(dataset), dataset])
     if kind == "mix":
         return dict(type="MultiImageMixDataset", dataset=dataset, pipeline=[])
-    return dict(type="RepeatDataset", dataset=_wrapped("concat", dataset), times=2)
+    both = dict(type="ConcatDataset", datasets=[copy.deepcopy(dataset), dataset])
+    return dict(type="RepeatDataset", dataset=both, times=2)
 
 
-@pytest.mark.parametrize("kind", ["repeat", "concat", "mix", "repeat of concat"])
+@pytest.mark.parametrize("kind", ["mix", "repeat of concat"])
 def test_wrappers_are_looked_into(kind: str, tmp_path: Path) -> None:
     roots = [_make_files(tmp_path / "1"), _make_files(tmp_path / "2", ("a", "b", "x"))]
     records = []
@@ -318,15 +272,6 @@ def test_code_versions_model_and_checkpoint(tmp_path: Path) -> None:
     assert "loaded_here_alone" not in found
     with raises_user_error("not-found", "nothing.pth"):
         _record(cfg, checkpoint=tmp_path / "nothing.pth")
-
-
-def test_frozen_parameters_differ_from_trained_ones() -> None:
-    models = [nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3, dtype=torch.float64)]
-    models[1].bias.requires_grad_(False)
-    states = [RunRecord(describe_model_state(model)) for model in models]
-    (found,) = describe_differences(states[1], states[0])
-    assert found.startswith("bias is float32 (3,) not trained, not ")
-    assert len(describe_differences(states[2], states[0])) == 2
 
 
 def test_what_is_compared_of_this_installation(tmp_path: Path) -> None:

@@ -54,33 +54,22 @@ def plain_roots(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def restore_roots(cfg: Config, roots: Mapping[str, str]) -> None:
-    """Put the names back into every text of a config.
-
-    Args:
-        cfg: The config; changed in place.
-        roots: What :func:`plain_roots` yielded.
-    """
-    if not roots:
-        return
-    tree = config_tree(cfg)
-    for key in list(tree):
-        tree[key] = _restored(tree[key], roots)
-    environment = config_environment(cfg)
-    environment.update(_restored(dict(environment), roots))
+    """Put the names that :func:`plain_roots` yielded back into every text of a config, in place."""
+    if roots:
+        for table in (config_tree(cfg), config_environment(cfg)):
+            for key in list(table):
+                table[key] = _restored(table[key], roots)
 
 
 def _restored(value: Any, roots: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         for plain, root in roots.items():
             value = value.replace(plain, root)
-        return value
-    if isinstance(value, dict):
+    elif isinstance(value, dict):
         for key in list(value):
             value[key] = _restored(value[key], roots)
-        return value
-    if isinstance(value, list):
+    elif isinstance(value, list):
         value[:] = [_restored(item, roots) for item in value]
-        return value
-    if isinstance(value, tuple):
+    elif isinstance(value, tuple):
         return type(value)(_restored(item, roots) for item in value)
     return value
