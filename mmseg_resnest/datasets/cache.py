@@ -2,33 +2,29 @@
 """The fast cache: decoded images and label maps beside a data set, read without decoding.
 
 ``mmseg-resnest prepare-data DATASET --cache`` writes it into the folder ``.mmseg_cache`` of the
-data set. The loading transforms (``loading``) take an image from there when there is one, and from
-its file otherwise; the pixels are the same. An entry is one file: a header of 64 bytes, then the
-pixels as they lie in memory. It is mapped, not read: a transform that cuts out a part reads only
-the rows of that part. Entries remember size and modification time of their file, and one whose file
-has changed since is not used.
+data set. The loading transforms take the pixels from there when they can, and decode the file
+otherwise; the pixels are the same. An entry is a header of 64 bytes and the pixels. It is mapped
+into memory: a crop reads its own rows only. An entry holds the size and modification time of its
+file, and is not used when the file has changed since.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
+import logging
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from mmengine.logging import print_log
 
 from ..errors import UserError
 from ..io.json_files import read_json
-from .decode import Pixels, decode_image, read_local
+from .decode import Pixels
 
 FOLDER = ".mmseg_cache"
 SUFFIX = ".raw"
@@ -42,14 +38,11 @@ _OFFSET = 64
 
 
 def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
-    """An entry of the cache.
+    """An entry of the cache for pixels (H, W, C) or (H, W).
 
     Args:
-        pixels: (H, W, C) or (H, W).
-        source: State of the file that was decoded, taken before it was read.
-
-    Returns:
-        The entry.
+        pixels: The decoded file.
+        source: State of the file, taken before it was read.
     """
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
@@ -83,9 +76,9 @@ def read_entry(
             shape = (height, width, channels) if channels else (height, width)
             count = height * width * (channels or 1)
             known = (magic, version) == (_MAGIC, _VERSION)
-            whole = os.fstat(stream.fileno()).st_size == _OFFSET + count
+            complete = os.fstat(stream.fileno()).st_size == _OFFSET + count
             fresh = (size, mtime) == (status.st_size, status.st_mtime_ns)
-            if not (known and whole and fresh):
+            if not (known and complete and fresh):
                 return None
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
     except (OSError, struct.error, ValueError):
@@ -100,7 +93,7 @@ def index_text(root: Path) -> str:
 
 
 def entry_path(cache: Path, relative: str) -> Path:
-    """Where the entry of a file, given by its path in the data set's folder, lies."""
+    """The entry of a file, which is given by its path relative to the data set's folder."""
     return cache / (relative + SUFFIX)
 
 
@@ -119,25 +112,20 @@ def _root_of_cache(cache: str) -> str:
         return str(read_json(Path(cache, _INDEX), cache)["root"])
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            "dataset",
+            "format",
             f"cache_dir {cache}",
-            "not a cache; write one with mmseg-resnest prepare-data DATASET --cache",
+            "is not a cache; write one with mmseg-resnest prepare-data DATASET --cache",
         ) from error
 
 
-_said: set[str] = set()
-
-
-def _say_stale(cache: str, example: str) -> None:
-    """Tells, once for each cache in a process, that entries of it are not used."""
-    if cache in _said:
-        return
-    _said.add(cache)
+@functools.lru_cache(maxsize=64)
+def _warn_stale(cache: str) -> None:
+    """Say once for each cache in a process that entries of it are not used."""
     print_log(
-        f"{example} has changed since the cache {cache} was written, or its entry is damaged; such"
-        " files are decoded: run mmseg-resnest prepare-data DATASET --cache again",
+        f"{cache}: some entries are damaged or older than their files, which are decoded instead;"
+        " run mmseg-resnest prepare-data DATASET --cache again",
         logger="current",
-        level=30,  # warning
+        level=logging.WARNING,
     )
 
 
@@ -149,7 +137,7 @@ def find_pixels(source: str, cache_dir: str | None = None) -> Pixels | None:
         cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the file.
 
     Raises:
-        UserError: ``cache_dir`` is no cache.
+        UserError: ``cache_dir`` is not a cache.
     """
     if cache_dir is not None:
         cache, root = cache_dir, _root_of_cache(cache_dir)
@@ -162,106 +150,5 @@ def find_pixels(source: str, cache_dir: str | None = None) -> Pixels | None:
     entry = os.path.join(cache, relative + SUFFIX)
     pixels = read_entry(entry, source)
     if pixels is None and os.path.exists(entry):
-        _say_stale(cache, source)
+        _warn_stale(cache)
     return pixels
-
-
-class ImageFromCache:
-    """Mixin before a ``LoadImageFromFile``: takes the pixels from the cache where they are there.
-
-    Args:
-        cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the image.
-        **kwargs: As the class that loads; with another ``color_type``, ``imdecode_backend`` or
-            ``backend_args`` than its defaults the cache is not used.
-    """
-
-    color_type: str
-    imdecode_backend: str
-    backend_args: dict | None
-    file_client_args: dict | None
-    to_float32: bool
-
-    def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.cache_dir = cache_dir
-
-    def transform(self, results: dict) -> dict | None:
-        """Sets ``img`` (H, W, 3), ``img_shape`` and ``ori_shape`` from ``img_path``."""
-        usable = (
-            self.color_type == "color"
-            and self.imdecode_backend == "cv2"
-            and not self.backend_args
-            and not self.file_client_args
-        )
-        path = results["img_path"]
-        pixels = find_pixels(path, self.cache_dir) if usable else None
-        if usable and pixels is None:
-            data = read_local(path)
-            with contextlib.suppress(Exception):  # the class below has its own words, or none
-                pixels = None if data is None else decode_image(data)
-        if pixels is None or pixels.ndim != 3:
-            loaded: dict | None = super().transform(results)  # type: ignore[misc]
-            return loaded
-        results["img"] = pixels.astype(np.float32) if self.to_float32 else pixels
-        results["img_shape"] = pixels.shape[:2]
-        results["ori_shape"] = pixels.shape[:2]
-        return results
-
-
-def label_table(reduce_zero_label: bool, label_map: Mapping[int, int] | None) -> Pixels:
-    """What ``LoadAnnotations`` does to the numbers of a label file, as a table of 256."""
-    table = np.arange(256, dtype=np.uint8)
-    if reduce_zero_label:
-        table[1:255] -= 1
-        table[0] = 255
-    if label_map:
-        before = table.copy()
-        for old, new in label_map.items():
-            table[before == old] = new
-    return table
-
-
-def relabelled(
-    pixels: Pixels, reduce_zero_label: bool, label_map: Mapping[int, int] | None
-) -> Pixels:
-    """The numbers of a label file (H, W) as ``LoadAnnotations`` changes them."""
-    if not (reduce_zero_label or label_map):
-        return pixels
-    if not label_map:  # 0 becomes 255, which stays, and 254 is only made of 255
-        less = pixels - np.uint8(1)
-        less += (less == 254).view(np.uint8)
-        return less
-    table = label_table(reduce_zero_label, label_map)
-    return cv2.LUT(pixels, table).astype(np.uint8, copy=False)
-
-
-class LabelsFromCache:
-    """Mixin before a ``LoadAnnotations``: takes the labels from the cache where they are there.
-
-    Args:
-        cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the file.
-        **kwargs: As the class that loads; with another ``imdecode_backend`` or ``backend_args``
-            than its defaults the cache is not used.
-    """
-
-    imdecode_backend: str
-    backend_args: dict | None
-    reduce_zero_label: bool | None
-
-    def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.cache_dir = cache_dir
-
-    def transform(self, results: dict) -> dict:
-        """Sets ``gt_seg_map`` (H, W) from ``seg_map_path``, and names it in ``seg_fields``."""
-        usable = self.imdecode_backend == "pillow" and not self.backend_args
-        pixels = find_pixels(results["seg_map_path"], self.cache_dir) if usable else None
-        if pixels is None or pixels.ndim != 2:
-            loaded: dict = super().transform(results)  # type: ignore[misc]
-            return loaded
-        if self.reduce_zero_label is None:
-            self.reduce_zero_label = results["reduce_zero_label"]
-        pixels = relabelled(pixels, self.reduce_zero_label, results.get("label_map"))
-        results["gt_seg_map"] = pixels
-        results["seg_fields"].append("gt_seg_map")
-        return results

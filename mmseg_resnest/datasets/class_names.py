@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ..errors import UserError
 from ..io.json_files import read_json
@@ -46,24 +46,20 @@ def check_class_name(name: object, where: str) -> str:
         UserError: It is not text, is blank, holds a null character or half of a surrogate pair,
             which no UTF-8 file can hold, or is longer than 200 characters.
     """
-    if not isinstance(name, str):
-        raise UserError(
-            "dataset", where, f"the class name {name!r:.80} is not text; write it as text"
-        )
-    if not name.strip():
-        raise UserError(
-            "empty", where, f"the class name {name!r:.80} is empty; give the class a name"
-        )
     wrong = ""
-    if len(name) > LONGEST_NAME:
-        wrong = f"is longer than {LONGEST_NAME} characters"
+    if not isinstance(name, str):
+        wrong = "is not text; write it as text"
+    elif not name.strip():
+        wrong = "is empty; give the class a name"
+    elif len(name) > LONGEST_NAME:
+        wrong = f"is longer than {LONGEST_NAME} characters; rename the class"
     elif "\0" in name:
-        wrong = "holds a null character"
+        wrong = "holds a null character; rename the class"
     elif any("\ud800" <= character <= "\udfff" for character in name):
-        wrong = "holds half of a surrogate pair, which UTF-8 cannot encode"
+        wrong = "holds half of a surrogate pair, which UTF-8 cannot encode; rename the class"
     if wrong:
-        raise UserError("dataset", where, f"the class name {name!r:.80} {wrong}; rename the class")
-    return name
+        raise UserError("classes", where, f"the class name {name!r:.80} {wrong}")
+    return cast(str, name)
 
 
 def classes_json(palette: Sequence[tuple[str, tuple[int, int, int]]]) -> bytes:
@@ -89,43 +85,35 @@ def read_classes(path: str | os.PathLike[str]) -> dict[str, Any]:
         ``classes``, the names, and ``palette``, ``[r, g, b]`` of each.
 
     Raises:
-        UserError: It cannot be read, or is not such a list; or a name cannot be one, or is there
-            twice.
+        UserError: It cannot be read, is not such a list, or has a name that is not allowed or
+            occurs twice.
     """
     where = f"classes file {os.fspath(path)}"
     if not os.path.isfile(path):
-        raise UserError(
-            "not-found",
-            where,
-            "does not exist; it lists the classes of the data set: copy it there, or name"
-            " it with classes_file in the data set's config",
-        )
+        reason = "does not exist; copy it there, or set classes_file of the data set's config"
+        raise UserError("not-found", where, reason)
     rows = read_json(path, where, _MOST_BYTES)
+    entry = '{"name": ..., "color": [r, g, b]}'
     if not isinstance(rows, list) or not rows:
-        raise UserError(
-            "dataset", "", f'{where}: is not a list of {{"name": ..., "color": [r, g, b]}}'
-        )
+        raise UserError("classes", where, f"is not a list of {entry}")
     classes: list[str] = []
     palette: list[list[int]] = []
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or set(row) != {"name", "color"}:
-            raise UserError(
-                "dataset", "", f'{where}: entry {number} is not {{"name": ..., "color": [r, g, b]}}'
-            )
+            raise UserError("classes", where, f"entry {number} is not {entry}")
         colour = row["color"]
         if (
             not isinstance(colour, list)
             or len(colour) != 3
             or not all(type(value) is int and 0 <= value <= 255 for value in colour)
         ):
-            raise UserError(
-                "dataset", where, f"entry {number}: color is not three numbers of 0 to 255"
-            )
-        classes.append(check_class_name(row["name"], where))
+            reason = f"entry {number}: color is not three numbers of 0 to 255"
+            raise UserError("classes", where, reason)
+        name = check_class_name(row["name"], where)
+        if name in classes:
+            raise UserError("classes", where, f"names the class {name!r} twice; rename one of them")
+        classes.append(name)
         palette.append(colour)
-    twice = [name for number, name in enumerate(classes) if name in set(classes[:number])]
-    if twice:
-        raise UserError("dataset", where, f"names the class {twice[0]!r} twice; rename one of them")
     return {"classes": classes, "palette": palette}
 
 
@@ -149,15 +137,12 @@ def read_classes_of(
         return given
     if not isinstance(classes_file, str | os.PathLike) or not os.fspath(classes_file):
         raise UserError(
-            "classes", "config key classes_file", f"{classes_file!r} is not the name of a file"
+            "config-value", "config key classes_file", f"{classes_file!r} is not a file name"
         )
     path = os.path.join(data_root or "", classes_file)
     if "classes" in given or "palette" in given:
-        raise UserError(
-            "classes",
-            f"config keys classes_file ({path}) and metainfo",
-            "both name the classes; give one of them, e.g. classes_file=None",
-        )
+        reason = "the classes are also in metainfo; give one of them, e.g. classes_file=None"
+        raise UserError("config-conflict", f"config key classes_file ({path})", reason)
     return {**read_classes(path), **given}
 
 

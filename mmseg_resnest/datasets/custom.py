@@ -10,10 +10,10 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 
 from ..errors import UserError
+from ..io.walk import walk
 from ..registry import DATASETS
 from .class_names import read_classes_of
 from .layout import FolderCheck
-from .walk import walk
 
 _LOWER = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SUFFIXES = (*_LOWER, *(suffix.upper() for suffix in _LOWER))  # cameras write .JPG
@@ -64,49 +64,36 @@ class CustomDataset(FolderCheck, BaseSegDataset):
             **kwargs,
         )
 
-    def image_suffixes(self) -> tuple[str, ...]:
-        """The suffixes that an image may have."""
-        return tuple(self.img_suffix)
-
     def load_data_list(self) -> list[dict]:
-        """Lists the samples; a label map without an image is a mistake too."""
+        """Lists the samples; a label map without an image is an error too."""
         samples = super().load_data_list()
         folder = self.data_prefix.get("seg_map_path")
         if folder is not None and not self.ann_file:
             labelled = {sample["seg_map_path"] for sample in samples}
             for _, file in _stems(folder, (self.seg_map_suffix,)):
                 if str(file) not in labelled:
-                    raise UserError(
-                        "dataset",
-                        type(self).__name__,
-                        f"label map {file} has no image in"
-                        f" {self.data_prefix['img_path']}; add the image or remove the label map",
-                    )
+                    images = self.data_prefix["img_path"]
+                    reason = f"this label map has no image in {images}; add it or remove this file"
+                    raise UserError("dataset", file, reason)
         return samples
 
-    def _list_samples(self) -> list[dict]:
-        name = type(self).__name__
+    def list_samples(self) -> list[dict]:
+        """The samples of folders that exist and hold files, whether or not each file exists."""
         top = self.data_prefix["img_path"]
         images: dict[str, Path] = {}
-        for stem, file in _stems(top, self.image_suffixes()):
+        for stem, file in _stems(top, tuple(self.img_suffix)):
             if stem in images:
-                raise UserError(
-                    "dataset",
-                    name,
-                    f"{images[stem]} and {file.name} are the same image twice; remove one of them",
-                )
+                reason = f"{images[stem].name} has the same name without suffix; remove one of them"
+                raise UserError("dataset", file, reason)
             images[stem] = file
         if self.ann_file:
-            # Editors on Windows put a mark before the first line, others leave spaces at the end.
+            # Editors on Windows write a mark before the first line, others spaces at the end.
             lines = Path(self.ann_file).read_text(encoding="utf-8-sig").splitlines()
             listed = [line if line in images else line.strip() for line in lines if line.strip()]
-            absent = [stem for stem in listed if stem not in images]
-            if absent:
-                raise UserError(
-                    "dataset",
-                    name,
-                    f"{self.ann_file} lists {absent[0]}, but {top} holds no such image",
-                )
+            for stem in listed:
+                if stem not in images:
+                    reason = f"lists {stem}, but {top} has no such image"
+                    raise UserError("dataset", self.ann_file, reason)
             images = {stem: images[stem] for stem in listed}
 
         folder = self.data_prefix.get("seg_map_path")
@@ -125,9 +112,9 @@ class CustomDataset(FolderCheck, BaseSegDataset):
 
 
 def _stems(top: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
-    """Names without suffix, with their folders, and paths of what has such a suffix.
+    """Names without suffix, relative to ``top``, and paths of what has such a suffix.
 
-    A folder with such a name is listed too: it is a mistake, which passing it over would hide.
+    A folder with such a name is listed too: its name is a mistake, which must not go unnoticed.
     """
     found = []
     for where, folders, names in walk(top):

@@ -1,42 +1,32 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Checks, before anything is built, that a data set lies where its config says.
-
-MMSegmentation answers a missing folder with a bare ``AssertionError`` or a data set of length 0;
-here each gets one sentence that names the folder.
-"""
+"""Checks, before anything is built, that the folders of a data set exist and hold files."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.walk import walk
 from ..registry import DATASETS
-from .walk import walk
 
-_HINT = "see data/README.md for where it comes from and how its folders must lie"
+_HINT = "data/README.md says where the data come from and how the folders are laid out"
 
 
 class EmptyDataError(UserError):
     """A folder or list of a data set is there, but names no sample."""
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """Names of the files below a folder that end in one of the suffixes, links followed."""
-    for _, _, names in walk(folder):
-        yield from (name for name in names if name.endswith(tuple(suffixes)))
-
-
 def _has_file(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    """Whether one of the suffixes is that of a file in the folder itself; looks no further."""
-    try:
-        with os.scandir(folder) as entries:
-            return any(entry.name.endswith(suffixes) and entry.is_file() for entry in entries)
-    except OSError:  # a link to itself
-        return False
+    """Whether a file below the folder has one of the suffixes; the folder itself comes first."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:  # or a link to itself
+        if any(entry.name.endswith(suffixes) and entry.is_file() for entry in entries):
+            return True
+    return any(name.endswith(suffixes) for _, _, names in walk(folder) for name in names)
 
 
 def require_folder(
@@ -56,21 +46,16 @@ def require_folder(
         UserError: If the folder is missing, not a folder, unreadable or holds no such file.
     """
     folder = Path(path)
+    what = f"this folder of {dataset_name}"
     if not folder.exists():
-        raise UserError("not-found", dataset_name, f"folder {folder} does not exist; {_HINT}")
+        raise UserError("not-found", folder, f"{what} does not exist; {_HINT}")
     if not folder.is_dir():
-        raise UserError("wrong-path-type", dataset_name, f"{folder} is not a folder; {_HINT}")
+        raise UserError("wrong-path-type", folder, f"{what} is not a folder; {_HINT}")
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(
-            "unreadable", dataset_name, f"folder {folder} cannot be read: check its permissions"
-        )
-    if not _has_file(folder, tuple(suffixes)) and next(_files(folder, suffixes), None) is None:
-        what = " or ".join(f"*{suffix}" for suffix in suffixes if suffix)
-        raise EmptyDataError(
-            "dataset",
-            dataset_name,
-            f"folder {folder} holds no {what + ' ' if what else ''}file; {_HINT}",
-        )
+        raise UserError("unreadable", folder, f"{what} cannot be read; check its permissions")
+    if not _has_file(folder, tuple(suffixes)):
+        kinds = " or ".join(f"*{suffix}" for suffix in suffixes if suffix)
+        raise EmptyDataError("empty", folder, f"{what} has no file {kinds}".rstrip() + f"; {_HINT}")
     return folder
 
 
@@ -84,16 +69,15 @@ def require_file(path: str | os.PathLike[str], dataset_name: str) -> Path:
         UserError: If the file is missing, unreadable or empty.
     """
     file = Path(path)
+    what = f"this list of {dataset_name}"
     if not file.is_file():
-        raise UserError("not-found", dataset_name, f"file {file} does not exist; {_HINT}")
+        raise UserError("not-found", file, f"{what} does not exist; {_HINT}")
     try:
         empty = not file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "unreadable", dataset_name, f"file {file} cannot be read ({error}); {_HINT}"
-        ) from error
+        raise UserError("unreadable", file, f"{what} cannot be read ({error})") from error
     if empty:
-        raise EmptyDataError("empty", dataset_name, f"file {file} is empty; {_HINT}")
+        raise EmptyDataError("empty", file, f"{what} is empty; {_HINT}")
     return file
 
 
@@ -101,50 +85,47 @@ class FolderCheck:
     """Mixin for a ``BaseSegDataset``: checks the folders before the samples are listed."""
 
     data_prefix: dict[str, str]
-    img_suffix: str
+    img_suffix: str | tuple[str, ...]
     seg_map_suffix: str
     ann_file: str
-    test_mode: bool
 
     def load_data_list(self) -> list[dict]:
-        """Lists the samples.
-
-        Returns:
-            One dict a sample, as MMSegmentation's ``BaseSegDataset``.
+        """Lists the samples, one dict each, as MMSegmentation's ``BaseSegDataset``.
 
         Raises:
             UserError: If a folder is missing or empty, or an image has no label map.
         """
         name = type(self).__name__
-        suffixes = {"img_path": self.image_suffixes(), "seg_map_path": (self.seg_map_suffix,)}
+        suffixes = {"img_path": _as_tuple(self.img_suffix), "seg_map_path": (self.seg_map_suffix,)}
         for key, folder in self.data_prefix.items():
             if folder is not None:
                 require_folder(folder, name, suffixes.get(key, ("",)))
         if self.ann_file:
             require_file(self.ann_file, name)
-        samples = self._list_samples()
+        samples = self.list_samples()
         for sample in samples:
             for key in ("img_path", "seg_map_path"):
                 if key in sample and not os.path.isfile(sample[key]):
-                    raise UserError("not-found", name, f"file {sample[key]} is missing; {_HINT}")
+                    raise UserError(
+                        "not-found", sample[key], f"this file of {name} is missing; {_HINT}"
+                    )
         return samples
 
-    def image_suffixes(self) -> tuple[str, ...]:
-        """The suffixes that an image may have."""
-        return (self.img_suffix,)
-
-    def _list_samples(self) -> list[dict]:
-        """The samples of the folders, which exist and hold files."""
+    def list_samples(self) -> list[dict]:
+        """The samples of folders that exist and hold files, whether or not each file exists."""
         samples: list[dict] = super().load_data_list()  # type: ignore[misc]
         return samples
+
+
+def _as_tuple(suffix: str | Sequence[str]) -> tuple[str, ...]:
+    return (suffix,) if isinstance(suffix, str) else tuple(suffix)
 
 
 def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
     """Checks the folders that a data set's config names, before the data set is built.
 
-    Works for any data set of MMSegmentation's kind and looks into wrappers
-    (``ConcatDataset``, ``RepeatDataset``, ``MultiImageMixDataset``, ...). A data set whose files
-    are not on this machine's disk (``backend_args``) is left alone.
+    Works for any data set of MMSegmentation's kind, and inside wrappers (``ConcatDataset``, ...). A
+    data set whose files are not local (``backend_args``) is left alone.
 
     Args:
         dataset_cfg: The ``dataset`` value of a data loader's config.
@@ -164,7 +145,7 @@ def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
     name = kind if isinstance(kind, str) else kind.__name__
     root = dataset_cfg.get("data_root") or ""
     if root and not Path(root).is_dir():
-        raise UserError("not-found", name, f"folder {root} (data_root) does not exist; {_HINT}")
+        raise UserError("not-found", root, f"the data_root of {name} does not exist; {_HINT}")
     suffixes = _suffixes(dataset_cfg)
     for key, prefix in (dataset_cfg.get("data_prefix") or {}).items():
         if prefix is not None:
@@ -186,6 +167,5 @@ def _suffixes(dataset_cfg: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for key, option in (("img_path", "img_suffix"), ("seg_map_path", "seg_map_suffix")):
         default = defaults[option].default if option in defaults else ""
-        suffix = dataset_cfg.get(option, default)
-        found[key] = (suffix,) if isinstance(suffix, str) else tuple(suffix)
+        found[key] = _as_tuple(dataset_cfg.get(option, default))
     return found

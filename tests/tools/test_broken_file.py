@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tool_runs import RunTool, Toy
+from user_errors import printed_error
 
 
 def _truncate(scenes: Path) -> Path:
@@ -34,15 +35,15 @@ def _remove(scenes: Path) -> Path:
 
 
 BREAK = {
-    "truncated image": (_truncate, "this image is a truncated or damaged PNG"),
-    "label out of range": (_spoil, "holds 99 (4 pixels), which is neither a class (1..12)"),
-    "label map gone": (_remove, "this label map is missing"),
+    "truncated image": (_truncate, "image"),
+    "label out of range": (_spoil, "label"),
+    "label map gone": (_remove, "not-found"),
 }
 
 
 @pytest.mark.parametrize("name", BREAK)
 def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -> None:
-    breaks, message = BREAK[name]
+    breaks, code = BREAK[name]
     source = toy.scenes.resolve()
     toy.scenes.unlink()
     shutil.copytree(source, toy.scenes)
@@ -66,7 +67,6 @@ def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -
         when=when,
         timeout=90,
     )
-    error = run.error()  # exit code 2, one line `error: ...`, no traceback
-    assert str(broken[0].relative_to(toy.folder)) in error
-    assert message in error
-    assert "mmseg-resnest check-data" in error
+    found, text = printed_error(run.error())  # exit code 2, no traceback
+    assert found == code
+    assert text.startswith(str(broken[0].relative_to(toy.folder)))

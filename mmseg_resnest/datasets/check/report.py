@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What a person sees of a check: text for the console, one HTML page to look at."""
+"""The result of a check: as data, as text for the console, and as one HTML page."""
 
 from __future__ import annotations
 
@@ -9,47 +9,114 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...io.atomic import atomic_write
+from ...io.atomic import atomic_open, atomic_write
 from ...io.text import printable
-from .files import SampleFacts
-from .problems import KINDS
-from .run import DataReport, Part
+from .labels import class_counts
+from .parts import Part
+from .plan import load
+from .rules import RULES, Problem
+from .sample import SampleFacts
 
-__all__ = ["print_report", "write_report"]
+__all__ = ["DataReport", "print_report", "write_fix_list", "write_report"]
 
 # (image, label, palette) -> the image with the label's colours on it
 Draw = Callable[[Any, Any, Sequence[Sequence[int]]], NDArray[np.uint8]]
 
-_THUMB = 240  # pixels, the long edge of a sample on the page
+_THUMBNAIL = 240  # pixels, the long edge of a sample on the page
+
+
+@dataclass
+class DataReport:
+    """The result of a check.
+
+    Attributes:
+        problems: Errors first, then in the order of rules, splits and files.
+        parts: The data sets that were checked.
+        same: Splits whose files are those of another one, e.g. ``{"test": "val"}``.
+        seconds: How long it took.
+        workers: Processes that worked on it.
+    """
+
+    problems: list[Problem]
+    parts: list[Part]
+    same: dict[str, str]
+    seconds: float
+    workers: int
+
+    @property
+    def by_rule(self) -> dict[str, list[Problem]]:
+        """The problems of each rule, errors first."""
+        found: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            found.setdefault(problem.rule, []).append(problem)
+        return found
+
+    def class_table(self) -> dict[str, dict[str, Any]]:
+        """Class names, (C,) pixels and files, and ignored pixels, by split."""
+        table: dict[str, dict[str, Any]] = {}
+        for part in self.parts:
+            pixels, files, rest = class_counts(part.counts, part.plan)
+            entry = table.get(part.split)
+            if entry is None or entry["classes"] != part.classes:
+                entry = {"classes": part.classes, "pixels": 0, "files": 0, "ignored": 0}
+                table[part.split] = entry
+            entry["pixels"] = entry["pixels"] + pixels
+            entry["files"] = entry["files"] + files
+            entry["ignored"] += rest
+        return table
+
+    def sizes(self, split: str) -> Counter[tuple[int, int]]:
+        """How many images have each (width, height)."""
+        return Counter(
+            f.size for p in self.parts if p.split == split for f in p.facts if f.size is not None
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, for JSON."""
+        splits: dict[str, Any] = {}
+        for split, entry in self.class_table().items():
+            splits[split] = {
+                "samples": sum(len(p.samples) for p in self.parts if p.split == split),
+                "ignored_pixels": entry["ignored"],
+                "classes": {
+                    name: {"pixels": int(entry["pixels"][k]), "files": int(entry["files"][k])}
+                    for k, name in enumerate(entry["classes"])
+                },
+                "sizes": {f"{w}x{h}": n for (w, h), n in self.sizes(split).most_common()},
+            }
+        return {
+            "clean": not self.problems,
+            "counts": {rule: len(found) for rule, found in self.by_rule.items()},
+            "seconds": round(self.seconds, 3),
+            "workers": self.workers,
+            "same_files": self.same,
+            "splits": splits,
+            "problems": [p.as_dict() for p in self.problems],
+        }
 
 
 def print_report(report: DataReport, limit: int = 5) -> None:
-    """Print what was found, a few of each kind.
-
-    Args:
-        report: The report.
-        limit: How many problems of a kind to print.
-    """
+    """Print what was found, at most ``limit`` problems of each rule."""
     for split, entry in report.class_table().items():
         sizes = report.sizes(split)
-        total = sum(sizes.values())
         common = ", ".join(f"{w}x{h}" for (w, h), _ in sizes.most_common(2))
         more = f" and {len(sizes) - 2} other sizes" if len(sizes) > 2 else ""
         pixels = int(entry["pixels"].sum())
         share = 100 * entry["ignored"] / max(1, pixels + entry["ignored"])
         seen = int((entry["pixels"] > 0).sum())
         labels = f"; {seen} of {len(entry['classes'])} classes occur, {share:.1f}% ignored"
-        print(f"{split}: {total:,} images ({common}{more}){labels if pixels else ''}")
+        print(f"{split}: {sum(sizes.values()):,} images ({common}{more}){labels if pixels else ''}")
     for split, other in report.same.items():
         print(f"{split}: the files of {other}")
-    for kind, problems in report.by_kind.items():
-        print(f"\n{KINDS[kind][1]} ({kind}): {len(problems):,}")
+    for rule, problems in report.by_rule.items():
+        print(f"\n{RULES[rule].title} ({rule}): {len(problems):,}")
         for problem in problems[:limit]:
             where = f"[{problem.split}] " if problem.split else ""
             print(f"  {where}{problem.message}")
@@ -58,13 +125,32 @@ def print_report(report: DataReport, limit: int = 5) -> None:
     files = sum(len(part.samples) for part in report.parts)
     speed = files / report.seconds if report.seconds else 0
     errors = sum(p.severity == "error" for p in report.problems)
-    verdict = (
-        f"{errors:,} errors, {len(report.problems) - errors:,} warnings"
-        if report.problems
-        else "no problem"
-    )
+    counts = f"{errors:,} errors, {len(report.problems) - errors:,} warnings"
     cores = f"{report.workers} process{'es' if report.workers > 1 else ''}"
-    print(f"\n{verdict} in {files:,} images; {report.seconds:.1f} s, {speed:.0f} images/s, {cores}")
+    print(
+        f"\n{counts if report.problems else 'no problem'} in {files:,} images; "
+        f"{report.seconds:.1f} s, {speed:.0f} images/s, {cores}"
+    )
+
+
+def write_fix_list(report: DataReport, path: str | os.PathLike[str]) -> None:
+    """Write what to fix, one ``rule<TAB>file<TAB>remedy`` a line, atomically.
+
+    File names are written with the bytes they have on disk; line breaks and tabs in them are
+    written as a backslash and a letter.
+
+    Args:
+        report: The report.
+        path: The file.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with atomic_open(path) as file:
+        for problem in report.problems:
+            name = problem.file.replace("\n", "\\n").replace("\t", "\\t")
+            line = f"{problem.rule}\t{name}\t{printable(problem.remedy)}\n"
+            file.write(line.encode("utf-8", "surrogateescape"))
 
 
 def write_report(
@@ -102,19 +188,23 @@ def _problem_list(report: DataReport, limit: int = 200) -> str:
     if not report.problems:
         return "<p>No problem found.</p>"
     blocks = []
-    for kind, problems in report.by_kind.items():
+    for rule, problems in report.by_rule.items():
         rows = "".join(
-            f"<tr><td>{p.split}</td><td>{html.escape(printable(p.file))}</td>"
-            f"<td>{html.escape(p.what)}</td><td>{html.escape(p.effect)}</td>"
-            f"<td>{html.escape(p.fix)}</td></tr>"
+            "<tr>"
+            + "".join(
+                f"<td>{html.escape(printable(text))}</td>"
+                for text in (p.split, p.file, p.what, p.remedy)
+            )
+            + "</tr>"
             for p in problems[:limit]
         )
         more = f"<p>... and {len(problems) - limit:,} more</p>" if len(problems) > limit else ""
         blocks.append(
             f"<details{' open' if len(problems) <= 5 else ''}>"
             f"<summary class={problems[0].severity}>"
-            f"{html.escape(KINDS[kind][1])}: {len(problems):,}</summary><table><tr><th>split</th>"
-            "<th>file</th><th>what</th><th>in training</th><th>mend</th></tr>"
+            f"{html.escape(RULES[rule].title)}: {len(problems):,}</summary>"
+            f"<p>{html.escape(RULES[rule].effect)}</p><table><tr><th>split</th>"
+            "<th>file</th><th>problem</th><th>what to do</th></tr>"
             f"{rows}</table>{more}</details>"
         )
     return "\n".join(blocks)
@@ -168,10 +258,10 @@ def _size_plot(report: DataReport) -> str:
 
 
 def _contact_sheet(report: DataReport, draw: Draw, samples: int) -> str:
-    shown = [p for p in report.parts if p.samples]
+    parts = [p for p in report.parts if p.samples]
     figures = []
-    for part in shown:
-        count = min(len(part.samples), max(1, samples // len(shown)))
+    for part in parts:
+        count = min(len(part.samples), max(1, samples // len(parts)))
         for i in sorted({round(x) for x in np.linspace(0, len(part.samples) - 1, count)}):
             figures.append(_thumbnail(part, i, part.facts[i], draw))
     return "<div class=row>" + "\n".join(f for f in figures if f) + "</div>"
@@ -182,11 +272,11 @@ def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
     if facts.size is None:
         return ""
     sample = part.samples[index]
-    image = np.ascontiguousarray(part.plan.image(dict(sample))["img"][..., ::-1])
+    image = np.ascontiguousarray(load(part.plan.image, dict(sample))["img"][..., ::-1])
     picture = _small(image, Image.Resampling.BOX)
     if facts.raw_counts is not None:
         results = {**sample, "seg_fields": []}
-        labels = part.plan.label(results)["gt_seg_map"]
+        labels = load(part.plan.label, results)["gt_seg_map"]
         labels = np.where(labels < part.plan.num_classes, labels, 255).astype(np.uint8)
         if labels.shape == image.shape[:2]:
             labels = _small(labels, Image.Resampling.NEAREST)
@@ -209,7 +299,7 @@ def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
 
 def _small(array: NDArray[np.uint8], resample: Image.Resampling) -> NDArray[np.uint8]:
     picture = Image.fromarray(array)
-    picture.thumbnail((_THUMB, _THUMB), resample, reducing_gap=None)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), resample, reducing_gap=None)
     return np.asarray(picture)
 
 

@@ -18,6 +18,7 @@ from ...errors import UserError
 from ...io.atomic import atomic_open, atomic_write
 from ...io.contained import check_inside, check_real_folder
 from ...io.folder_lock import FolderLock
+from ...io.parallel import in_parallel
 from ...io.remove import remove_file
 from ..cache import (
     FOLDER,
@@ -29,7 +30,7 @@ from ..cache import (
 )
 from ..decode import decode_image, decode_label
 from .samples import image_size
-from .work import cores, in_parallel
+from .work import cores
 
 _DECODE = {"image": decode_image, "label": decode_label}
 _PART = re.compile(r"\..{1,50}\.[0-9a-f]{8}\.part", re.DOTALL)  # of atomic_open

@@ -24,6 +24,7 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
+from ...io.parallel import in_parallel
 from ...io.text import printable
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
 from .annotations import read_samples
@@ -33,7 +34,7 @@ from .labels import bit_palette, indices, png
 from .samples import IGNORED, IGNORED_NAME, Sample, check_image
 from .sources import Place
 from .tables import Colour, read_table
-from .work import Workspace, cores, in_parallel
+from .work import Workspace, cores
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
 GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"

@@ -14,13 +14,14 @@ import numpy as np
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
+from ...io.parallel import in_parallel
 from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
 from .samples import IGNORED_NAME, IMAGE_SUFFIXES, check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
 from .sources import Place, list_folder
 from .tables import Colour, read_table
-from .work import cores, in_parallel, put_link
+from .work import cores, put_link
 
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 

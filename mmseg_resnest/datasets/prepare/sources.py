@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...io.contained import is_contained_member
-from ..walk import walk
+from ...io.walk import walk
 
 _ZIP = (".zip",)
 _TAR = (".tar",)

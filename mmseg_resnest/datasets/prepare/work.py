@@ -11,40 +11,29 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
-import multiprocessing
 import os
 import secrets
 import shutil
-import signal
 import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from typing import Any
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.contained import check_inside, check_real_folder
 from ...io.json_files import parse_json, read_json
-from ..forking import opencv_on_one_thread
+from ...io.parallel import in_parallel
 
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 _FICLONE = 0x40049409  # linux/fs.h: share a file's blocks until one of the two is written
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PATIENCE = 2.0  # seconds to wait for the lock
 _REMOVE_IT = "remove it and run the same command again"
 _NO_LINK = "replace the link with a folder, or name another place with --root"
 _FILES = ("lock", "journal.jsonl", "record.json", "hashes.json")  # in .prepare
-_CHUNK = 8  # files that a process is given at a time
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -80,79 +69,6 @@ class _Done:
 def cores() -> int:
     """How many processes can run at the same time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker(parent: int) -> None:
-    """Ends this process with its parent, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
-
-
-def in_parallel(
-    function: Callable[[_T], _R], jobs: Sequence[_T], processes: int, label: str
-) -> Iterator[_R]:
-    """Calls a function on every job, in as many processes, in any order, with a progress bar.
-
-    Args:
-        function: It and its results must be possible to send to another process.
-        jobs: Its arguments.
-        processes: At most this many; 1 computes in this process.
-        label: What the bar is called.
-
-    Yields:
-        The results.
-
-    Raises:
-        UserError: A process died.
-    """
-    bar = tqdm(total=len(jobs), desc=label, unit="file", disable=None, smoothing=0.05)
-    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
-    processes = max(1, min(processes, len(chunks)))
-    if processes == 1:
-        with bar:
-            for job in jobs:
-                yield function(job)
-                bar.update()
-        return
-    pool = ProcessPoolExecutor(
-        processes,
-        mp_context=multiprocessing.get_context("fork"),
-        initializer=_start_worker,
-        initargs=(os.getpid(),),
-    )
-    todo = iter(chunks)
-    running: set[Future[list[_R]]] = set()
-    try:
-        with bar, opencv_on_one_thread():
-            while True:
-                # A short queue: all at once, a mistake in the first would wait for the last.
-                while len(running) < 3 * processes and (chunk := next(todo, None)) is not None:
-                    running.add(pool.submit(_each, function, chunk))
-                if not running:
-                    break
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    for result in future.result():
-                        yield result
-                        bar.update()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "memory",
-            label,
-            "a process died, probably for want of memory; use fewer (--jobs) and run the"
-            " same command again to go on",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _each(function: Callable[[_T], _R], jobs: Sequence[_T]) -> list[_R]:
-    return [function(job) for job in jobs]
 
 
 class Workspace:

@@ -3,8 +3,9 @@
 
 from .loading import LoadAnnotations, LoadImageFromFile
 from .long_edge import RandomLongEdgeResize
+from .merge import merge_steps
 from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip
-from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop, merge_steps
+from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 
 __all__ = [
     "LoadAnnotations",

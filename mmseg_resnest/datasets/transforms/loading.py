@@ -1,15 +1,17 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The stack's loading transforms, with the fast cache and errors that name the file.
+"""The stack's loading transforms with the fast cache, fewer passes, and errors that name the file.
 
-They load the same pixels, and have the stack's names, so that every config has them. A file that
-breaks after hours is reported as ``mmseg-resnest check-data`` reports it, instead of as an
-assertion or an error of a library.
+They load the same pixels and have the stack's names, so that every config uses them.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
 
+import cv2
 import mmcv.transforms
 import mmseg.datasets.transforms
 import numpy as np
@@ -17,119 +19,161 @@ from mmengine import fileio
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
-from ..cache import ImageFromCache, LabelsFromCache, relabelled
-from ..decode import decode_label, read_local
+from ..cache import find_pixels
+from ..decode import Pixels, decode_image, decode_label, read_local
 
-__all__ = ["LoadAnnotations", "LoadImageFromFile"]
+__all__ = ["LoadAnnotations", "LoadImageFromFile", "relabel"]
 
 _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
 
-def _refuse(results: dict, image: Any, label: Any, error: Exception | None, key: str) -> NoReturn:
-    """Raise what the check of the data set says of a sample's files."""
-    from ..check.files import check_sample, make_plan
-
-    loader = label or image
-    if not (getattr(loader, "backend_args", None) or getattr(loader, "file_client_args", None)):
-        num_classes = getattr(label, "num_classes", None) or 256
-        plan = make_plan(
-            [],
-            results.get("label_map"),
-            bool(results.get("reduce_zero_label")),
-            num_classes,
-            getattr(label, "ignore_index", 255),
-            loaders=(image, label),
-        )
-        for problem in check_sample(results, plan).problems:
-            if problem.severity == "error":
-                raise UserError("dataset", "", f"{problem.message} ({_HINT})") from None
+def _file_error(path: str, what: str, error: Exception) -> UserError:
+    """The error for an image or label map that cannot be loaded."""
+    if isinstance(error, FileNotFoundError):
+        return UserError("not-found", path, f"this {what} is missing; {_HINT}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return UserError("unreadable", path, f"cannot be read ({error.strerror}); {_HINT}")
+    if os.path.isfile(path) and not os.path.getsize(path):
+        return UserError("empty", path, f"this {what} is an empty file; {_HINT}")
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise UserError("dataset", results.get(key), f"cannot be loaded ({reason}); {_HINT}") from error
+    code = "image" if what == "image" else "label"
+    return UserError(code, path, f"this {what} cannot be decoded ({reason}); {_HINT}")
 
 
 @TRANSFORMS.register_module()
-class LoadImageFromFile(ImageFromCache, mmcv.transforms.LoadImageFromFile):
-    """``mmcv.transforms.LoadImageFromFile`` with the fast cache and an error that names the file.
+class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
+    """mmcv's ``LoadImageFromFile`` with the fast cache.
 
-    Args: as :class:`~mmseg_resnest.datasets.cache.ImageFromCache`.
+    Args:
+        cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the image.
+        **kwargs: As of mmcv's. The cache is used with the default ``color_type``,
+            ``imdecode_backend`` and ``backend_args`` only.
 
     Raises:
-        UserError: The image is missing, truncated, damaged or no image.
+        UserError: The image is missing, truncated, damaged or not an image.
     """
 
-    explains = True  # False: the errors of the library as they are
+    def __init__(self, cache_dir: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cache_dir = cache_dir
 
     def transform(self, results: dict) -> dict | None:
-        """Load ``results['img_path']`` into ``results['img']``, (H, W, 3) BGR."""
-        if not self.explains:
-            return super().transform(results)
+        """Sets ``img`` (H, W, 3) BGR, ``img_shape`` and ``ori_shape`` from ``img_path``."""
         try:
-            return super().transform(results)
+            return self.load(results)
         except (MemoryError, UserError):
             raise
         except Exception as error:
-            _refuse(results, self, None, error, "img_path")
+            raise _file_error(os.fspath(results["img_path"]), "image", error) from error
+
+    def load(self, results: dict) -> dict | None:
+        """As :meth:`transform`, with the errors of the library that decodes."""
+        path, pixels = results["img_path"], None
+        local = not (self.backend_args or self.file_client_args)
+        if local and self.color_type == "color" and self.imdecode_backend == "cv2":
+            pixels = find_pixels(path, self.cache_dir)
+            data = read_local(path) if pixels is None else None
+            if data is not None:
+                with contextlib.suppress(Exception):  # mmcv's own error comes from below
+                    pixels = decode_image(data)
+        if pixels is None or pixels.ndim != 3:
+            loaded: dict | None = super().transform(results)
+            return loaded
+        results["img"] = pixels.astype(np.float32) if self.to_float32 else pixels
+        results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
+        return results
 
 
 @TRANSFORMS.register_module()
-class LoadAnnotations(LabelsFromCache, mmseg.datasets.transforms.LoadAnnotations):
-    """``mmseg``'s ``LoadAnnotations`` with the fast cache and an error that names the file.
+class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
+    """mmseg's ``LoadAnnotations`` with the fast cache; it refuses label maps that do not fit.
 
     Args:
         num_classes: Refuse labels that are neither a class nor ``ignore_index`` once loaded;
             None takes any. Training sets it to the number of the data set's classes.
         ignore_index: The label that the loss leaves out.
-        **kwargs: As :class:`~mmseg_resnest.datasets.cache.LabelsFromCache`.
+        cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the file.
+        **kwargs: As of mmseg's. The cache is used with the default ``imdecode_backend`` and
+            ``backend_args`` only.
 
     Raises:
-        UserError: The label map is missing, broken, in colour, of another size than its image or
+        UserError: The label map is missing, damaged, in colour, of another size than its image or
             holds a label out of range.
     """
 
-    explains = True
-
     def __init__(
-        self, num_classes: int | None = None, ignore_index: int = 255, **kwargs: Any
+        self,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-
-    def _load_seg_map(self, results: dict) -> None:
-        """Read the file; as the stack does, with fewer passes over the pixels."""
-        if self.imdecode_backend != "pillow":
-            super()._load_seg_map(results)
-            return
-        if self.reduce_zero_label is None:
-            self.reduce_zero_label = results["reduce_zero_label"]
-        if self.reduce_zero_label != results["reduce_zero_label"]:
-            super()._load_seg_map(results)  # the stack's words about that
-        path = results["seg_map_path"]
-        data = None if self.backend_args else read_local(path)
-        if data is None:
-            data = fileio.get(path, backend_args=self.backend_args)
-        pixels = decode_label(data)
-        results["gt_seg_map"] = relabelled(pixels, self.reduce_zero_label, results.get("label_map"))
-        results["seg_fields"].append("gt_seg_map")
+        self.cache_dir = cache_dir
 
     def transform(self, results: dict) -> dict:
-        """Load ``results['seg_map_path']`` into ``results['gt_seg_map']``, (H, W) uint8."""
-        if not self.explains:
-            return super().transform(results)
+        """Sets ``gt_seg_map`` (H, W) uint8 from ``seg_map_path``; named in ``seg_fields``."""
+        path = os.fspath(results["seg_map_path"])
         try:
-            loaded: dict = super().transform(results)
+            loaded = self.load(results)
         except (MemoryError, UserError):
             raise
         except Exception as error:
-            _refuse(results, None, self, error, "seg_map_path")
+            raise _file_error(path, "label map", error) from error
         labels = loaded["gt_seg_map"]
-        expected = loaded.get("ori_shape", labels.shape)
-        if labels.ndim != 2 or tuple(labels.shape) != tuple(expected[:2]) or self._bad(labels):
-            _refuse(results, None, self, ValueError(f"labels of shape {labels.shape}"),
-                    "seg_map_path")  # fmt: skip
+        size = tuple(loaded.get("ori_shape", labels.shape))[:2]
+        if labels.ndim != 2:
+            reason = f"is an array of shape {labels.shape}, colours maybe; a label map is (H, W)"
+            raise UserError("label", path, f"{reason}; {_HINT}")
+        if labels.shape != size:
+            ours, image = ("x".join(map(str, shape[::-1])) for shape in (labels.shape, size))
+            reason = f"has {ours} pixels, its image {image} (width x height)"
+            raise UserError("size-mismatch", path, f"{reason}; {_HINT}")
+        if self.num_classes is not None and int(labels.max(initial=0)) >= self.num_classes:
+            wrong = np.unique(labels[(labels >= self.num_classes) & (labels != self.ignore_index)])
+            if wrong.size:
+                # As in the file, where that can be said.
+                low = int(results["reduce_zero_label"] and not results.get("label_map"))
+                values = ", ".join(str(value + low) for value in wrong[:5].tolist())
+                reason = f"holds {values}, which is neither a class ({low}.."
+                reason += f"{self.num_classes - 1 + low}) nor ignored ({self.ignore_index})"
+                raise UserError("label", path, f"{reason}; {_HINT}")
         return loaded
 
-    def _bad(self, labels: np.ndarray) -> bool:
-        if self.num_classes is None or int(labels.max()) < self.num_classes:
-            return False
-        return bool(((labels >= self.num_classes) & (labels != self.ignore_index)).any())
+    def load(self, results: dict) -> dict:
+        """As :meth:`transform`, unchecked and with the errors of the library that decodes."""
+        reduce = results["reduce_zero_label"]
+        agrees = self.reduce_zero_label is None or self.reduce_zero_label == reduce
+        if self.imdecode_backend != "pillow" or not agrees:
+            loaded: dict = super().transform(results)
+            return loaded
+        path = results["seg_map_path"]
+        pixels = None if self.backend_args else find_pixels(path, self.cache_dir)
+        if pixels is None or pixels.ndim != 2:
+            data = None if self.backend_args else read_local(path)
+            if data is None:
+                data = fileio.get(path, backend_args=self.backend_args)
+            pixels = decode_label(data)
+        results["gt_seg_map"] = relabel(pixels, reduce, results.get("label_map"))
+        results["seg_fields"].append("gt_seg_map")
+        return results
+
+
+def relabel(pixels: Pixels, reduce_zero_label: bool, label_map: Mapping[int, int] | None) -> Pixels:
+    """The values of a label file (H, W) as mmseg's ``LoadAnnotations`` changes them."""
+    if not (reduce_zero_label or label_map):
+        return pixels
+    if not label_map:  # 0 becomes 255, and 255 stays: 254 can come from 255 alone
+        reduced = pixels - np.uint8(1)
+        reduced += (reduced == 254).view(np.uint8)
+        return reduced
+    table = np.arange(256, dtype=np.uint8)
+    if reduce_zero_label:
+        table[1:255] -= 1
+        table[0] = 255
+    before = table.copy()
+    for old, new in label_map.items():
+        table[before == old] = new
+    return cv2.LUT(pixels, table).astype(np.uint8, copy=False)

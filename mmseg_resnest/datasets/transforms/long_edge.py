@@ -88,13 +88,9 @@ class RandomLongEdgeResize(BaseTransform):
     def __init__(self, base_size: int = 520, ratio_range: tuple[float, float] = (0.5, 2.0)) -> None:
         low, high = ratio_range
         if not 0 < low <= high or int(base_size * low) < 1:
-            raise UserError(
-                "size-mismatch",
-                "RandomLongEdgeResize",
-                f"base_size={base_size} with ratio_range={tuple(ratio_range)}"
-                " gives no size to draw from; give two ratios, the smaller first, that leave at"
-                " least 1 pixel",
-            )
+            given = f"base_size={base_size}, ratio_range={tuple(ratio_range)}"
+            reason = f"{given}: give two ratios, the smaller first, that leave at least 1 pixel"
+            raise UserError("config-value", "RandomLongEdgeResize", reason)
         self.base_size = base_size
         self.ratio_range = (low, high)
 

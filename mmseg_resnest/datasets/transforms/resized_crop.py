@@ -9,7 +9,6 @@ the same seed gives the same sample.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -25,7 +24,7 @@ from ...errors import UserError
 from ...registry import TRANSFORMS
 from .long_edge import RandomLongEdgeResize, resize_image
 
-__all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop", "merge_steps"]
+__all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop"]
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 # How far a part's pixels may be moved, in pixels of the image.
@@ -196,11 +195,8 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         super().__init__(scale, ratio_range, keep_ratio=True)
         edges = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         if len(edges) != 2 or min(edges) < 1:
-            raise UserError(
-                "size-mismatch",
-                "RandomResizeCrop",
-                f"crop_size={crop_size!r} must be one positive number or two",
-            )
+            reason = f"crop_size={crop_size!r} must be one positive number or two"
+            raise UserError("config-value", "RandomResizeCrop", reason)
         self.crop_size = (edges[0], edges[1])
         self.cat_max_ratio = cat_max_ratio
         self.ignore_index = ignore_index
@@ -265,11 +261,8 @@ class RandomLongEdgeCrop(RandomLongEdgeResize):
     ) -> None:
         super().__init__(base_size, ratio_range)
         if len(crop_size) != 2 or min(crop_size) < 1:
-            raise UserError(
-                "size-mismatch",
-                "RandomLongEdgeCrop",
-                f"crop_size={crop_size!r} must be two numbers",
-            )
+            reason = f"crop_size={crop_size!r} must be two positive numbers"
+            raise UserError("config-value", "RandomLongEdgeCrop", reason)
         self.crop_size = (crop_size[0], crop_size[1])
         self.pad_val = {"img": 0, "seg": 255, **(pad_val or {})}
 
@@ -366,72 +359,3 @@ def _pillow_part(pixels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> n
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=part
     )
     return np.array(resized)
-
-
-def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
-    """A pipeline whose resize and crop are one step.
-
-    The same numbers are drawn and labels are equal; images differ as the two classes say.
-
-    ``RandomResize`` and ``RandomCrop`` become :class:`RandomResizeCrop`; ``RandomLongEdgeResize``,
-    ``Pad`` to the crop's size and ``RandomCrop`` become :class:`RandomLongEdgeCrop`.
-    Steps with arguments that those do not take, or named with a scope (``mmseg.RandomCrop``),
-    stay the same.
-
-    Args:
-        pipeline: Configs of transforms.
-
-    Returns:
-        A new list.
-    """
-    merged: list[Any] = []
-    rest = list(pipeline)
-    while rest:
-        for count, merge in ((2, _merged_resize), (3, _merged_long_edge)):
-            step = merge(*rest[:count]) if len(rest) >= count else None
-            if step is not None:
-                merged.append(step)
-                del rest[:count]
-                break
-        else:
-            merged.append(rest.pop(0))
-    return merged
-
-
-def _takes(step: Any, kind: str, keys: set[str]) -> bool:
-    """Whether a step is of this kind and has no other arguments than these."""
-    return isinstance(step, Mapping) and step.get("type") == kind and set(step) <= keys | {"type"}
-
-
-_CROP_KEYS = {"crop_size", "cat_max_ratio", "ignore_index"}
-
-
-def _merged_resize(resize: Any, crop: Any) -> dict[str, Any] | None:
-    if not (
-        _takes(resize, "RandomResize", {"scale", "ratio_range", "keep_ratio"})
-        and resize.get("keep_ratio")
-        and _takes(crop, "RandomCrop", _CROP_KEYS)
-    ):
-        return None
-    rest = {key: step[key] for step in (resize, crop) for key in step if key != "type"}
-    del rest["keep_ratio"]
-    return {"type": "mmseg_resnest.RandomResizeCrop", **rest}
-
-
-def _merged_long_edge(resize: Any, pad: Any, crop: Any) -> dict[str, Any] | None:
-    if not (
-        _takes(resize, "RandomLongEdgeResize", {"base_size", "ratio_range"})
-        and _takes(pad, "Pad", {"size", "pad_val"})
-        and isinstance(pad.get("pad_val"), Mapping)
-        and _takes(crop, "RandomCrop", {"crop_size"})
-        and not isinstance(crop["crop_size"], int)
-        and tuple(pad.get("size", ())) == tuple(crop["crop_size"])[::-1]
-    ):
-        return None
-    rest = {key: resize[key] for key in resize if key != "type"}
-    return {
-        "type": "mmseg_resnest.RandomLongEdgeCrop",
-        "crop_size": tuple(crop["crop_size"]),
-        "pad_val": dict(pad["pad_val"]),
-        **rest,
-    }

@@ -219,7 +219,7 @@ def test_a_model_has_the_names_of_the_classes_file(tmp_path: Path) -> None:
     assert len(table.splitlines()) == len(expected) + 7
     assert legend(expected, model.palette).shape[2] == 3
     checked = check_data(load_config(report.config))
-    assert not [p for p in checked.problems if p.kind in ("num_classes", "label_out_of_range")]
+    assert not [p for p in checked.problems if p.rule in ("num_classes", "label_out_of_range")]
 
 
 NO_NAMES: dict[str, tuple[Any, str]] = {

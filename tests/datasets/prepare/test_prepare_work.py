@@ -10,7 +10,7 @@ import pytest
 from tiny_archives import tree
 
 from mmseg_resnest.datasets.prepare import work
-from mmseg_resnest.datasets.prepare.work import Item, Workspace, in_parallel, put_link
+from mmseg_resnest.datasets.prepare.work import Item, Workspace, put_link
 from mmseg_resnest.errors import UserError
 
 
@@ -123,15 +123,6 @@ def test_not_writable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         _run(tmp_path / "file", _items(1))
-
-
-def _die(number: int) -> int:
-    os._exit(3)
-
-
-def test_a_process_that_dies_is_told() -> None:
-    with pytest.raises(UserError, match="a process died"):
-        list(in_parallel(_die, list(range(40)), 2, "test"))
 
 
 @pytest.mark.parametrize("how", ["auto", "hard", "symlink", "copy"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mmengine.dataset import Compose
 from PIL import Image
 from scipy import stats
+from user_errors import raises_user_error
 
 import mmseg_resnest  # noqa: F401  (registers)
 from mmseg_resnest.datasets.transforms.long_edge import (
@@ -19,7 +20,6 @@ from mmseg_resnest.datasets.transforms.long_edge import (
     resize_image,
     resize_labels,
 )
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import TRANSFORMS
 
 
@@ -133,7 +133,7 @@ def test_draws_come_from_numpy_so_that_worker_seeds_hold():
 
 @pytest.mark.parametrize("ratio_range", [(2.0, 0.5), (0.0, 1.0), (-1.0, 1.0), (0.001, 1.0)])
 def test_empty_range_is_refused(ratio_range):
-    with pytest.raises(UserError, match=r"RandomLongEdgeResize.*ratio_range"):
+    with raises_user_error("config-value", "RandomLongEdgeResize"):
         RandomLongEdgeResize(520, ratio_range)
 
 

@@ -16,15 +16,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
+from user_errors import raises_user_error
 
+from mmseg_resnest.datasets.transforms.merge import merge_steps
 from mmseg_resnest.datasets.transforms.photometric import contiguous
 from mmseg_resnest.datasets.transforms.resized_crop import (
     is_dominated,
     labels_part,
-    merge_steps,
     resized_part,
 )
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.registry import TRANSFORMS
 
 
@@ -297,5 +297,5 @@ def test_pipelines_are_merged_where_nothing_is_lost():
 def test_wrong_sizes_are_named():
     for kind in ("RandomResizeCrop", "RandomLongEdgeCrop"):
         arguments = dict(scale=(8, 8), ratio_range=(1, 2)) if kind == "RandomResizeCrop" else {}
-        with pytest.raises(UserError, match="crop_size"):
+        with raises_user_error("config-value", kind):
             build(dict(type=kind, crop_size=(0, 4), **arguments))

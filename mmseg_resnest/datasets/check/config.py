@@ -1,0 +1,170 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a config says about classes and ignored labels, and whether it agrees with itself."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import UserError
+from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS
+from ..class_names import dataset_metainfo
+from .rules import Problem
+
+__all__ = ["check_config", "guard_labels", "leaf_datasets", "loss_ignore_index"]
+__all__ += ["numbers_of_classes"]
+
+
+def leaf_datasets(dataset_cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The data sets of a config that list files, those inside wrappers too."""
+    inner = list(dataset_cfg.get("datasets", ()))
+    if isinstance(dataset_cfg.get("dataset"), Mapping):
+        inner.append(dataset_cfg["dataset"])
+    if not inner:
+        yield dataset_cfg
+    for one in inner:
+        yield from leaf_datasets(one)
+
+
+def numbers_of_classes(dataset_cfg: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The number of classes of each of :func:`leaf_datasets`; reads their files of class names.
+
+    None stands where the config does not say it, or where the file of names cannot be read, which
+    building the data set reports.
+    """
+    numbers: list[int | None] = []
+    for leaf in leaf_datasets(dataset_cfg):
+        try:
+            classes = dataset_metainfo(leaf).get("classes")
+        except UserError:
+            classes = None
+        # A text is the path of a file of names.
+        numbers.append(len(classes) if classes and not isinstance(classes, str) else None)
+    return tuple(numbers)
+
+
+def guard_labels(
+    dataset_cfg: Mapping[str, Any], numbers: Sequence[int | None], ignore_index: int
+) -> None:
+    """Let the package's ``LoadAnnotations`` refuse labels that are not classes.
+
+    Args:
+        dataset_cfg: The ``dataset`` of a data loader; its pipelines are changed in place.
+        numbers: What :func:`numbers_of_classes` returned for it.
+        ignore_index: The label that the loss leaves out.
+    """
+    for leaf, number in zip(leaf_datasets(dataset_cfg), numbers, strict=True):
+        for step in leaf.get("pipeline", ()) if number is not None else ():
+            loader = step.get("type")
+            name = loader if isinstance(loader, str) else getattr(loader, "__name__", "")
+            if name.rsplit(".", 1)[-1] == "LoadAnnotations" and "num_classes" not in step:
+                # By its full name: the config's default scope may be another one.
+                step["type"] = f"{TRANSFORMS.scope}.LoadAnnotations"
+                step["num_classes"] = number
+                step["ignore_index"] = ignore_index
+
+
+def _heads(model: Mapping[str, Any] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The heads of a model's config with their keys."""
+    for name in ("decode_head", "auxiliary_head"):
+        heads = (model or {}).get(name)
+        if isinstance(heads, Mapping):
+            yield f"model.{name}", heads
+        elif isinstance(heads, Sequence) and not isinstance(heads, str):
+            for i, head in enumerate(heads):
+                if isinstance(head, Mapping):
+                    yield f"model.{name}.{i}", head
+
+
+def _default(registry: Any, node: Mapping[str, Any], option: str) -> Any:
+    """The value of an option: the config's, else the default of the class it names."""
+    if option in node:
+        return node[option]
+    kind = node.get("type")
+    kind = registry.get(kind) if isinstance(kind, str) else kind
+    for base in inspect.getmro(kind) if isinstance(kind, type) else ():
+        if "__init__" in vars(base):
+            parameter = inspect.signature(vars(base)["__init__"]).parameters.get(option)
+            if parameter is not None and parameter.default is not parameter.empty:
+                return parameter.default
+    return None
+
+
+def loss_ignore_index(cfg: Mapping[str, Any]) -> int:
+    """The label that the main head's loss leaves out."""
+    for _, head in _heads(cfg.get("model")):
+        value = _default(MODELS, head, "ignore_index")
+        if value is not None:
+            return int(value)
+    return 255
+
+
+def check_config(
+    cfg: Mapping[str, Any], dataset_cfg: Mapping[str, Any], dataset: Any, split: str
+) -> list[Problem]:
+    """Compare the numbers of a config with the data set and with one another.
+
+    Args:
+        cfg: The whole config.
+        dataset_cfg: Of one data set.
+        dataset: That data set, built.
+        split: Its split.
+    """
+    problems = []
+    classes = dataset.metainfo.get("classes") or ()
+    kind = type(dataset).__name__
+    ignored = loss_ignore_index(cfg)
+    used: list[tuple[str, Any]] = []
+    for key, head in _heads(cfg.get("model")):
+        count = head.get("num_classes")
+        if classes and count is not None and count != len(classes):
+            what = f"is {count}, but {kind} has {len(classes)} classes"
+            problems.append(Problem("num_classes", f"config key {key}.num_classes", what))
+        used.append((f"config key {key}.ignore_index", _default(MODELS, head, "ignore_index")))
+    used.append((f"ignore_index of {kind} ({split})", getattr(dataset, "ignore_index", None)))
+    if split != "train":
+        evaluator = f"{'test' if split == 'test' else 'val'}_evaluator"
+        metrics = cfg.get(evaluator)
+        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+            if isinstance(metric, Mapping):
+                own = _default(METRICS, metric, "ignore_index")
+                used.append((f"config key {evaluator}.ignore_index", own))
+    for key, own in used:
+        if own is not None and own != ignored:
+            problems.append(
+                Problem("ignore_index", key, f"is {own}, but the main head's is {ignored}")
+            )
+    if 0 <= ignored < len(classes):
+        key = "config key model.decode_head.ignore_index"
+        what = f"is {ignored}, which is the class {classes[ignored]}"
+        problems.append(Problem("ignore_index", key, what))
+    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or cfg.get("data_preprocessor")
+    padding = (preprocessor or {}).get("seg_pad_val")
+    unfit = padding is not None and padding != ignored and not 0 <= padding < len(classes)
+    if split == "train" and classes and unfit:
+        key = "config key model.data_preprocessor.seg_pad_val"
+        what = f"is {padding}, which is neither a class nor ignored ({ignored})"
+        problems.append(Problem("ignore_index", key, what, remedy=f"set it to {ignored}"))
+    return problems + _check_default_reduce(dataset_cfg, dataset, split)
+
+
+def _check_default_reduce(
+    dataset_cfg: Mapping[str, Any], dataset: Any, split: str
+) -> list[Problem]:
+    """Whether the config contradicts what the data set's class says of its files."""
+    asked = dataset_cfg.get("reduce_zero_label")
+    own = _default(DATASETS, {"type": type(dataset)}, "reduce_zero_label")
+    # The default of BaseSegDataset says nothing about any files.
+    declared = any(
+        "__init__" in vars(base)
+        and "reduce_zero_label" in inspect.signature(vars(base)["__init__"]).parameters
+        for base in inspect.getmro(type(dataset))
+        if base.__name__ != "BaseSegDataset"
+    )
+    if not declared or asked is None or bool(asked) == bool(own):
+        return []
+    name = type(dataset).__name__
+    says = "0 is unlabelled and 1 is the first class" if own else "0 is the first class"
+    what = f"is {bool(asked)}, but in the label files of {name} {says}"
+    return [Problem("reduce_zero_label", f"reduce_zero_label of {name} ({split})", what, split)]

@@ -1,0 +1,129 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Calling a function on many files in forked processes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+import cv2
+from tqdm import tqdm
+
+from ..errors import UserError
+
+__all__ = ["in_parallel", "opencv_on_one_thread"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_CHUNK = 8  # jobs that a process is given at a time
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@contextmanager
+def opencv_on_one_thread() -> Iterator[None]:
+    """Lets OpenCV work on one thread in the processes that are forked in this context.
+
+    A fork has OpenCV's thread pool without its threads: whatever uses the pool waits for ever,
+    ``cv2.setNumThreads`` in the fork included.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def in_parallel(
+    function: Callable[[_T], _R],
+    jobs: Sequence[_T],
+    processes: int,
+    label: str,
+    unit: str = "file",
+    progress: bool = True,
+) -> Iterator[_R]:
+    """Calls a function on every job, in as many processes, in any order.
+
+    Args:
+        function: It and its results must be possible to send to another process.
+        jobs: Its arguments.
+        processes: At most this many; 1 computes in this process.
+        label: What the progress bar is called.
+        unit: What the bar counts.
+        progress: Whether to show a bar on a terminal.
+
+    Yields:
+        The results.
+
+    Raises:
+        UserError: A process died.
+    """
+    bar = tqdm(
+        total=len(jobs),
+        desc=label,
+        unit=unit,
+        disable=None if progress else True,
+        smoothing=0.05,
+        dynamic_ncols=True,
+    )
+    chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
+    processes = max(1, min(processes, len(chunks)))
+    if processes == 1:
+        with bar:
+            for job in jobs:
+                yield function(job)
+                bar.update()
+        return
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_start_worker,
+        initargs=(os.getpid(),),
+    )
+    todo = iter(chunks)
+    running: set[Future[list[_R]]] = set()
+    try:
+        with bar, opencv_on_one_thread():
+            while True:
+                # A short queue: all at once, a mistake in the first would wait for the last.
+                while len(running) < 3 * processes and (chunk := next(todo, None)) is not None:
+                    running.add(pool.submit(_each, function, chunk))
+                if not running:
+                    break
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    for result in future.result():
+                        yield result
+                        bar.update()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "memory",
+            label,
+            "a process died, probably because memory ran out; run the command again with fewer "
+            "processes (--jobs or --workers)",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _each(function: Callable[[_T], _R], jobs: Sequence[_T]) -> list[_R]:
+    return [function(job) for job in jobs]
+
+
+def _start_worker(parent: int) -> None:
+    """Ends this process with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
