@@ -16,11 +16,11 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..errors import UserError
+from ..io.processes import cpu_count
 from .watch import LostProcessError
 
 __all__ = [
     "Machine",
-    "cpu_count",
     "describe_device",
     "init_distributed",
     "is_main_process",
@@ -34,13 +34,6 @@ __all__ = [
 _OTHER_FILES = 40
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TIMEOUT = 30 * 60
-
-
-def cpu_count() -> int:
-    """Cores that this process may use (of the machine, less those a scheduler took away)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def local_world_size() -> int:

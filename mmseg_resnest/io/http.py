@@ -16,16 +16,30 @@ from ..version import __version__
 if TYPE_CHECKING:  # imported when something is fetched: most runs fetch nothing
     import requests
 
-__all__ = ["UnusableAnswerError", "fetch_bytes", "open_address", "short_reason", "status_text"]
+__all__ = ["HttpError", "announced_size", "fetch_bytes", "open_address", "read_body", "status_text"]
 
-#: How often a server may send on to another address.
 MAX_REDIRECTS = 10
 _CHUNK = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: A transfer that brings less than this, bytes a second, over a whole time-out has stalled.
+_MIN_SPEED = 1024
 
 
-class UnusableAnswerError(Exception):
-    """A server answers in a way that is not accepted; the message completes "the server ..."."""
+class HttpError(Exception):
+    """A server cannot be reached, or its answer is not accepted.
+
+    The message completes "the server ...".
+
+    Attributes:
+        retryable: Whether another attempt may succeed.
+        answer: The server's answer, if it has given one.
+    """
+
+    def __init__(
+        self, message: str, retryable: bool = False, answer: requests.Response | None = None
+    ) -> None:
+        super().__init__(message)
+        self.retryable, self.answer = retryable, answer
 
 
 @contextlib.contextmanager
@@ -35,24 +49,21 @@ def open_address(
     headers: Mapping[str, str] | None = None,
     may_be_encoded: bool = False,
 ) -> Iterator[requests.Response]:
-    """A server's answer, of which no more than the header has been read.
+    """A server's answer, of which only the header has been read; the body: :func:`read_body`.
 
-    The body is to be read as it is sent (``answer.raw.read1(..., decode_content=False)``): the
-    server is asked not to compress it, and an answer that is compressed nevertheless is refused,
-    for a few bytes of it could unpack to any number.
+    The server is asked not to compress the body. An answer that is compressed nevertheless is
+    refused, for a few bytes of it could unpack to any number.
 
     Args:
         address: http or https.
         timeout: Seconds to wait for a connection, and for the next bytes.
         headers: More headers of the request.
-        may_be_encoded: Take an answer that says it is compressed, for a file that is itself a
+        may_be_encoded: Accept an answer labelled as compressed, for a file that is itself a
             compressed one: some servers label ``.tgz`` files so. It is not unpacked.
 
     Raises:
-        UnusableAnswerError: It redirects without end or to something other than http and https,
-            or compresses.
-        requests.exceptions.RequestException: It cannot be reached, or does not answer.
-        ValueError: The address is none.
+        HttpError: It cannot be reached, does not answer, redirects without end or to something
+            other than http and https, or compresses.
     """
     import requests
 
@@ -68,23 +79,76 @@ def open_address(
     with Session() as session, contextlib.ExitStack() as stack:
         for _ in range(MAX_REDIRECTS + 1):
             if urlsplit(address).scheme.lower() not in ("http", "https"):
-                raise UnusableAnswerError("redirects to an address that is neither http nor https")
-            answer = session.get(
-                address, headers=fields, stream=True, timeout=timeout, allow_redirects=False
-            )
+                raise HttpError("redirects to an address that is neither http nor https")
+            try:
+                answer = session.get(
+                    address, headers=fields, stream=True, timeout=timeout, allow_redirects=False
+                )
+            except requests.exceptions.Timeout as error:
+                raise HttpError(f"does not answer within {timeout:g} s", True) from error
+            except (requests.exceptions.RequestException, ValueError) as error:
+                retryable = (
+                    isinstance(error, requests.exceptions.ConnectionError)
+                    and not isinstance(error, requests.exceptions.SSLError)
+                    and "NameResolutionError" not in repr(error)
+                )
+                raise HttpError(f"cannot be reached ({_reason(error)})", retryable) from error
+            stack.enter_context(answer)
             if answer.status_code not in _REDIRECTS or "Location" not in answer.headers:
                 break
-            answer.close()
             address = urljoin(address, answer.headers["Location"])
         else:
-            raise UnusableAnswerError(f"redirects more than {MAX_REDIRECTS} times")
-        stack.enter_context(answer)
+            raise HttpError(f"redirects more than {MAX_REDIRECTS} times")
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if answer.ok and encoding not in ("", "identity") and not may_be_encoded:
-            raise UnusableAnswerError(
-                f"sends it compressed ({_printable(encoding, 20)}), although it was asked not to"
-            )
+            raise HttpError(f"compresses the file ({_clean(encoding, 20)}), unasked")
         yield answer
+
+
+def announced_size(answer: requests.Response) -> int | None:
+    """Size of the body in bytes as the header says it; None without a usable one."""
+    text = answer.headers.get("Content-Length", "")
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else None
+
+
+def read_body(answer: requests.Response, timeout: float, max_bytes: int) -> Iterator[bytes]:
+    """The body of an answer in pieces, as they arrive.
+
+    Args:
+        answer: From :func:`open_address`.
+        timeout: Seconds over which the server must send at least 1 KiB a second.
+        max_bytes: The most that is taken.
+
+    Raises:
+        HttpError: The transfer ends early or stalls, or the body is larger.
+    """
+    import urllib3
+
+    large = HttpError(f"sends more than {max_bytes >> 20:,} MiB")
+    if (announced_size(answer) or 0) > max_bytes:
+        raise large
+    total, start, received = 0, time.monotonic(), 0
+    raw: Any = answer.raw
+    while True:
+        try:
+            # read1: read would wait for a full chunk, however slowly it comes
+            data = raw.read1(_CHUNK, decode_content=False)
+        except urllib3.exceptions.TimeoutError as error:
+            raise HttpError(f"sends nothing for {timeout:g} s", True) from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            message = f"ends the transfer early, after {total:,} bytes ({_reason(error)})"
+            raise HttpError(message, True) from error
+        if not data:
+            return
+        total += len(data)
+        if total > max_bytes:
+            raise large
+        yield data
+        received += len(data)
+        if (now := time.monotonic()) - start >= timeout:
+            if received < _MIN_SPEED * timeout:
+                raise HttpError(f"sends less than {_MIN_SPEED} bytes a second", True)
+            start, received = now, 0
 
 
 def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most: float) -> bytes:
@@ -100,71 +164,42 @@ def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most
     Raises:
         UserError: It cannot be fetched, or is larger or slower than that.
     """
-    import requests
-    import urllib3
-
-    too_large = UserError(
-        "too-large",
-        subject,
-        f"has more than {max_bytes >> 20} MiB; fetch it to a file and name that",
-    )
     end = time.monotonic() + most
     data = bytearray()
     try:
         with open_address(address, timeout) as answer:
             if not answer.ok:
-                raise UserError("download", subject, f"the server answers {status_text(answer)}")
-            length = answer.headers.get("Content-Length", "")
-            if re.fullmatch(r"\d{1,18}", length) and int(length) > max_bytes:
-                raise too_large
-            raw: Any = answer.raw
-            while part := raw.read1(_CHUNK, decode_content=False):
-                data += part
-                if len(data) > max_bytes:
-                    raise too_large
+                raise HttpError(f"answers {status_text(answer)}")
+            for piece in read_body(answer, timeout, max_bytes):
+                data += piece
                 if time.monotonic() > end:
-                    raise UserError(
-                        "download",
-                        subject,
-                        f"takes longer than {most:g} s; fetch it to a file and name that",
-                    )
-    except UnusableAnswerError as error:
-        raise UserError("download", subject, f"the server {error}") from error
-    except (
-        requests.exceptions.RequestException,
-        urllib3.exceptions.HTTPError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise UserError(
-            "download", subject, f"cannot be fetched ({short_reason(error)})"
-        ) from error
-    if re.fullmatch(r"\d{1,18}", length) and int(length) != len(data):
-        raise UserError(
-            "corrupt", subject, f"cut off after {len(data)} of {length} bytes; try again"
-        )
+                    raise HttpError(f"takes longer than {most:g} s")
+    except HttpError as error:
+        advice = "check the address, or fetch it to a file and give its path"
+        raise UserError("download", subject, f"the server {error}; {advice}") from error
+    size = announced_size(answer)
+    if size is not None and size != len(data):
+        raise UserError("download", subject, f"cut off after {len(data)} of {size} bytes; retry")
     return bytes(data)
 
 
 def status_text(answer: requests.Response) -> str:
     """The status of an answer, for messages: the server's text without control characters."""
-    return f"{answer.status_code} {_printable(answer.reason or '', 80)}".strip()
+    return f"{answer.status_code} {_clean(answer.reason or '', 80)}".strip()
 
 
-def _printable(text: str | bytes, most: int) -> str:
+def _clean(text: str | bytes, most: int) -> str:
     if isinstance(text, bytes):
         text = text.decode("latin-1")
     return "".join(c for c in text[:most] if c.isprintable())
 
 
-def short_reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """The innermost cause of an error of the network, in a few words."""
     while True:
         inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
         if not isinstance(inner, BaseException):
             break
         error = inner
-    if len(error.args) > 1 and isinstance(error.args[1], BaseException):
-        return f"{error.args[0]}: {short_reason(error.args[1])}"
     text = re.sub(r"^<?[\w.]+\(.*?\)>?: |^HTTPS?ConnectionPool\(.*?\): ", "", str(error))
-    return _printable(text, 200)
+    return _clean(text, 200)

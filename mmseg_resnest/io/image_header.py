@@ -19,7 +19,10 @@ from PIL import Image
 
 from ..errors import UserError
 
-__all__ = ["HeaderLimits", "ImageHeader", "check_structure", "open_any_size", "read_header"]
+__all__ = [
+    "HeaderLimits", "ImageHeader", "check_structure", "open_any_size",
+    "read_header",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

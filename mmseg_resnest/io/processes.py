@@ -1,17 +1,44 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Which process wrote a record, and whether it still runs."""
+"""Processes: how many can run, which one wrote a record, and whether it still runs."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_alive", "this_process"]
+__all__ = ["cpu_count", "end_with_parent", "is_alive", "this_process"]
 
 _PF_EXITING = 0x4  # linux/sched.h
+
+
+def cpu_count() -> int:
+    """Cores that this process may use: of the machine, less those a scheduler took away."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Make this worker process end within a second of its parent, and leave Ctrl-C to it.
+
+    Args:
+        parent: The parent's process id; None asks for it.
+    """
+    expected = os.getppid() if parent is None else parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == expected:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def this_process() -> dict[str, Any]:

@@ -5,16 +5,7 @@ MMEngine's own loading stays as it is; :func:`~mmseg_resnest.weights.use_safe_lo
 safe for a whole process.
 """
 
-from .catalogue import Entry, catalogue, did_you_mean, find
-from .convert import (
-    EXPORT_LAYOUTS,
-    Conversion,
-    analyse,
-    convert_state_dict,
-    detect_layout,
-    export_state_dict,
-)
-from .download import (
+from .cache import (
     cache_folder,
     cache_path,
     check_remote,
@@ -23,6 +14,15 @@ from .download import (
     is_address,
     is_remote,
     verify,
+)
+from .catalogue import Entry, catalogue, did_you_mean, find
+from .convert import (
+    EXPORT_LAYOUTS,
+    Conversion,
+    analyse,
+    convert_state_dict,
+    detect_layout,
+    export_state_dict,
 )
 from .load import (
     load_backbone,

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..io.text import printable
 from .archive import is_torch_archive, unpack
+from .cache import download, is_address, is_remote
 from .catalogue import did_you_mean
 from .convert import as_tensor, convert_state_dict, unwrap_state_dict
-from .download import download, is_address, is_remote
 from .hashes import AGAIN, check_promise, promised_digits
 from .mxnet_params import FILE_MAGIC, read_params
 from .names import list_keys

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from user_errors import raises_user_error
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import images
 from mmseg_resnest.io import http
 from mmseg_resnest.io.http import fetch_bytes
@@ -69,11 +69,11 @@ def test_a_file(site):
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, gzip"])
 def test_a_compressed_answer_is_refused_and_never_unpacked(site, encoding, tmp_path):
     site.answers["/a"] = ("200 OK", {"Content-Encoding": encoding}, BOMB)
-    with pytest.raises(UserError, match="image a: the server sends it compressed"):
+    with raises_user_error("download", "image a"):
         fetch(site)
-    with pytest.raises(UserError, match="sends it compressed"):
+    with raises_user_error("download", site.address):
         download_file(f"{site.address}/a", tmp_path / "a")
-    with pytest.raises(UserError, match="sends it compressed"):
+    with raises_user_error("download", site.address):
         images.read_image(f"{site.address}/a")
     assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == []
 
@@ -87,9 +87,9 @@ def test_a_file_that_is_itself_compressed_arrives_as_it_is(site, tmp_path):
 @pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://host/a", "data:,a", "gopher://a"])
 def test_redirects_to_other_schemes(site, where, tmp_path):
     site.answers["/a"] = ("302 Found", {"Location": where}, b"")
-    with pytest.raises(UserError, match="neither http nor https"):
+    with raises_user_error("download", "image a"):
         fetch(site)
-    with pytest.raises(UserError, match="neither http nor https"):
+    with raises_user_error("download", site.address):
         download_file(f"{site.address}/a", tmp_path / "a")
 
 
@@ -99,7 +99,7 @@ def test_redirects(site):
     site.answers["/d"] = ("200 OK", {}, b"there")
     assert fetch(site) == b"there"
     site.answers["/d"] = ("302 Found", {"Location": "/a"}, b"")
-    with pytest.raises(UserError, match="redirects more than"):
+    with raises_user_error("download", "image a"):
         fetch(site)
 
 
@@ -111,30 +111,29 @@ def test_the_body_of_a_redirect_is_not_read(site):
 
 
 @pytest.mark.parametrize(
-    ("headers", "body", "reason"),
+    ("headers", "body"),
     [
-        ({"Content-Length": str(10**15)}, b"x", "more than 1 MiB"),
-        ({"Content-Length": None}, bytes(2 << 20), "more than 1 MiB"),
-        ({"Content-Length": "100"}, b"x", "cut off|cannot be fetched"),
-        ({"Content-Length": None, "Transfer-Encoding": "chunked"}, b"zz\r\n", "cannot be fetched"),
+        ({"Content-Length": str(10**15)}, b"x"),
+        ({"Content-Length": None}, bytes(2 << 20)),
+        ({"Content-Length": "100"}, b"x"),
+        ({"Content-Length": None, "Transfer-Encoding": "chunked"}, b"zz\r\n"),
         (
             {"Content-Length": None, "Transfer-Encoding": "chunked"},
             b"f" * 15 + b"\r\n" + b"x" * 100,
-            "cannot be fetched",
         ),
-        ({f"X-{i}": "x" for i in range(300)}, b"x", "cannot be fetched"),
-        ({"X": "x" * 100_000}, b"x", "cannot be fetched"),
+        ({f"X-{i}": "x" for i in range(300)}, b"x"),
+        ({"X": "x" * 100_000}, b"x"),
     ],
 )
-def test_sizes_that_lie(site, headers, body, reason):
+def test_sizes_that_lie(site, headers, body):
     site.answers["/a"] = ("200 OK", headers, body)
-    with pytest.raises(UserError, match=reason):
+    with raises_user_error("download", "image a"):
         fetch(site)
 
 
 def test_the_text_of_a_status_is_cleaned(site):
     site.answers["/a"] = ("404 \x1b[31mred\x07" + "x" * 500, {"Content-Encoding": "gzip"}, BOMB)
-    with pytest.raises(UserError, match="the server answers 404") as caught:
+    with raises_user_error("download", "image a") as caught:
         fetch(site)
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
@@ -143,15 +142,15 @@ def test_the_whole_has_a_time(site, monkeypatch):
     clock = iter(range(0, 10_000, 15))
     monkeypatch.setattr(http, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     site.answers["/a"] = ("200 OK", {}, bytes(1000))
-    with pytest.raises(UserError, match="longer than 10 s"):
+    with raises_user_error("download", "image a"):
         fetch(site, most=10.0)
 
 
 def test_a_file_larger_than_any(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["mmseg_resnest.weights.download"], "_MAX_BYTES", 1000)
+    monkeypatch.setattr(sys.modules["mmseg_resnest.weights.transfer"], "_MAX_BYTES", 1000)
     site.answers["/a"] = ("200 OK", {}, bytes(2000))
     site.answers["/b"] = ("200 OK", {"Content-Length": None}, bytes(2000))
     for name in ("a", "b"):
-        with pytest.raises(UserError, match="more than 0 GiB"):
+        with raises_user_error("download", f"/{name}"):
             download_file(f"{site.address}/{name}", tmp_path / name)
         assert not (tmp_path / name).exists()

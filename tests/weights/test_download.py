@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.weights import (
     catalogue,
     download,
@@ -29,10 +29,13 @@ from mmseg_resnest.weights import (
     resolve_checkpoint,
     verify,
 )
+from mmseg_resnest.weights.cache import _web_address
+from mmseg_resnest.weights.download import Limits, default_limits
 
 module = sys.modules["mmseg_resnest.weights.download"]
-Limits = module.Limits
-QUICK = Limits(timeout=10.0, tries=3, backoff=0.01, patience=1.0)
+catalogue_module = sys.modules["mmseg_resnest.weights.catalogue"]
+transfer_module = sys.modules["mmseg_resnest.weights.transfer"]
+QUICK = Limits(timeout=10.0, tries=3, backoff=0.01)
 
 
 class Site:
@@ -131,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
 def site(tmp_path, monkeypatch):
     site = Site()
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "_default_limits", lambda: QUICK)
+    monkeypatch.setattr(module, "default_limits", lambda: QUICK)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     http = ThreadingHTTPServer(
@@ -180,9 +183,7 @@ def entry(site, monkeypatch):
         urls=(f"{site.address}/first/{NAME}", f"{site.address}/second/{NAME}"),
     )
     site.files = {f"/first/{NAME}": DATA, f"/second/{NAME}": DATA}
-    monkeypatch.setattr(sys.modules["mmseg_resnest.weights.catalogue"], "_entries", lambda: {
-        only.name: only
-    })  # fmt: skip
+    monkeypatch.setattr(catalogue_module, "_entries", lambda: {"net": only})
     return only
 
 
@@ -230,9 +231,7 @@ def test_a_published_zip_is_unpacked(site, entry, tmp_path, monkeypatch, suffix)
         algorithm="sha1",
         urls=(f"{site.address}/net-{sha1[:8]}.zip",),
     )
-    monkeypatch.setattr(
-        sys.modules["mmseg_resnest.weights.catalogue"], "_entries", lambda: {"net": packed}
-    )
+    monkeypatch.setattr(catalogue_module, "_entries", lambda: {"net": packed})
     archive = zipped(packed.file, DATA)
     site.files[f"/net-{sha1[:8]}.zip"] = archive
     path = resolve_checkpoint("net")
@@ -244,17 +243,16 @@ def test_a_published_zip_is_unpacked(site, entry, tmp_path, monkeypatch, suffix)
     (path.parent / f"net-{sha1[:8]}.zip").write_bytes(archive)
     assert resolve_checkpoint("net").read_bytes() == DATA
     # archives that are refused
-    for bad, reason in (
-        (zipped(packed.file, b"x" + DATA), "archive with another file"),
-        (zipped(f"../{packed.file}", DATA), "outside its folder"),
-        (zipped(packed.file, bytes(100 << 20)), "would unpack to"),
-        (archive[:-100], "truncated or damaged"),
+    for bad in (
+        zipped(packed.file, b"x" + DATA),
+        zipped(f"../{packed.file}", DATA),
+        zipped(packed.file, bytes(100 << 20)),
+        archive[:-100],
     ):
         shutil.rmtree(tmp_path / "cache")
         site.files[f"/net-{sha1[:8]}.zip"] = bad
-        with pytest.raises(UserError, match=reason) as caught:
+        with raises_user_error("download", "net"):
             resolve_checkpoint("net")
-        assert f"net-{sha1[:8]}.zip" in str(caught.value)
         assert left(tmp_path / "cache") == []
 
 
@@ -300,7 +298,7 @@ def test_a_later_run_continues(site, entry, tmp_path):
     once = replace(QUICK, tries=1)
     site.files.pop(f"/second/{NAME}")
     site.faults[f"/first/{NAME}"] = [("cut", 1000)]
-    with pytest.raises(UserError, match=f"cut off after 1000 of {len(DATA)} bytes"):
+    with raises_user_error("download", "net"):
         download("net", once)
     assert left(tmp_path / "cache") == [f".{NAME[:-4]}.pth.json", f".{NAME}.part"]
     assert download("net", once).read_bytes() == DATA
@@ -344,7 +342,7 @@ def test_a_whole_part_is_only_checked(site, entry, tmp_path):
     """The process ended after the last byte."""
     site.faults[f"/first/{NAME}"] = [("cut", 1000)]
     site.files.pop(f"/second/{NAME}")
-    with pytest.raises(UserError):
+    with raises_user_error("download", "net"):
         download("net", replace(QUICK, tries=1))
     (tmp_path / "cache" / f".{NAME}.part").write_bytes(DATA)
     check_loaded("net")
@@ -362,31 +360,29 @@ def test_nothing_is_continued_that_nothing_vouches_for(site):
 # --- wrong ----------------------------------------------------------------------------------
 
 WRONG = {
-    "wrong bytes": (("bytes", DATA[:-1] + b"!"), "sent another file: the content has SHA-256"),
-    "half a file": (("bytes", DATA[:1000]), "sent another file"),
-    "nothing": (("bytes", b""), "an empty file"),
-    "a page": (("page", 200), "a web page"),
-    "a page by another name": (("disguised page",), "a web page"),
-    "not found": (("page", 404), "answers 404"),
-    "forbidden": (("status", 403), "answers 403"),
-    "partial": (("status", 206), "answers 206"),
+    "wrong bytes": ("bytes", DATA[:-1] + b"!"),
+    "half a file": ("bytes", DATA[:1000]),
+    "nothing": ("bytes", b""),
+    "a page": ("page", 200),
+    "a page by another name": ("disguised page",),
+    "not found": ("page", 404),
+    "forbidden": ("status", 403),
+    "partial": ("status", 206),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_the_next_address_is_asked(site, entry, tmp_path, name):
-    fault, reason = WRONG[name]
-    site.faults[f"/first/{NAME}"] = [fault]
+    site.faults[f"/first/{NAME}"] = [WRONG[name]]
     check_loaded("net")
     assert site.paths == [f"/first/{NAME}", f"/second/{NAME}"]
     assert left(tmp_path / "cache") == [NAME]
     # and when both are wrong
     shutil.rmtree(tmp_path / "cache")
-    site.faults = {path: [fault] for path in site.files}
-    with pytest.raises(UserError, match=reason) as caught:
+    site.faults = {path: [WRONG[name]] for path in site.files}
+    with raises_user_error("download", "net") as caught:
         load_checkpoint("net")
-    assert f"Put the file {NAME} into the folder {tmp_path / 'cache'}" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert NAME in caught.value.message and str(tmp_path / "cache") in caught.value.message
     assert left(tmp_path / "cache") == []
 
 
@@ -398,65 +394,46 @@ def test_a_busy_server_is_asked_again(site, entry, status):
 
 
 def test_what_cannot_be_fetched_is_named_with_its_folder(site, tmp_path):
-    with pytest.raises(
-        UserError, match=r"answers 404.*missing\.pth into the folder (\S+)"
-    ) as caught:
+    with raises_user_error("download", "missing.pth") as caught:
         load_checkpoint(f"{site.address}/missing.pth")
     folder = Path(re.search(r"the folder (\S+)", str(caught.value))[1])
     assert left(tmp_path / "cache") == []
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "missing.pth").write_bytes(DATA)
     check_loaded(f"{site.address}/missing.pth")
 
 
-def test_the_hash_in_an_address_is_checked_before_anything_reads_it(site, tmp_path, monkeypatch):
+def test_the_hash_in_an_address_is_checked_before_anything_reads_it(site, tmp_path):
     site.files["/weights-00c0ffee.pth"] = DATA
-    monkeypatch.setattr(torch, "load", None)
-    with pytest.raises(UserError, match=r"SHA-256 .* and SHA-1 .*, not 00c0ffee"):
+    with raises_user_error("download", "weights-00c0ffee.pth"):
         load_checkpoint(f"{site.address}/weights-00c0ffee.pth")
     assert left(tmp_path / "cache") == []
 
 
 def test_an_unreadable_file_without_a_hash_is_not_kept(site, tmp_path):
     site.files["/weights.pth"] = b"nonsense" * 100
-    with pytest.raises(UserError, match="no checkpoint"):
+    with raises_user_error("corrupt", "weights.pth"):
         load_checkpoint(f"{site.address}/weights.pth")
     assert left(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize("address", ["http://host/", "http://host/..", "https://host/.hidden"])
 def test_an_address_without_a_file(address):
-    with pytest.raises(UserError, match="no file name"):
+    with raises_user_error("argument", address):
         load_checkpoint(address)
 
 
-# --- hangs ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        (("hang",), "does not answer within 0.5 s"),
-        (("stall", 1000), "sends nothing for 0.5 s"),
-        (("trickle",), "sends less than 1024 bytes a second"),
-    ],
-)
-def test_a_hang_ends(site, entry, fault, reason):
+@pytest.mark.parametrize("fault", [("hang",), ("stall", 1000), ("trickle",)], ids=lambda f: f[0])
+def test_a_hang_ends(site, entry, fault):
     site.faults = {path: [fault] * 5 for path in site.files}
-    with pytest.raises(UserError, match=reason):
+    with raises_user_error("download", "net"):
         download("net", Limits(timeout=0.5, tries=2, backoff=0.01))
-    assert len(site.requests) == 2  # a time-out counts twice
-
-
-# --- without a network ----------------------------------------------------------------------
+    assert len(site.requests) == 4
 
 
 def test_without_a_network(site, entry, tmp_path, monkeypatch):
     closed = replace(entry, urls=("http://127.0.0.1:9/net.pth", "http://nowhere.invalid/net.pth"))
-    monkeypatch.setattr(
-        sys.modules["mmseg_resnest.weights.catalogue"], "_entries", lambda: {"net": closed}
-    )
-    with pytest.raises(UserError, match="cannot be reached") as caught:
+    monkeypatch.setattr(catalogue_module, "_entries", lambda: {"net": closed})
+    with raises_user_error("download", "net") as caught:
         load_checkpoint("net")
     text = str(caught.value)
     assert f"Put the file {NAME} into the folder {tmp_path / 'cache'}" in text
@@ -464,7 +441,7 @@ def test_without_a_network(site, entry, tmp_path, monkeypatch):
     # by hand: the right file is used, another one refused and left alone
     file = tmp_path / "cache" / NAME
     file.write_bytes(DATA[:-1] + b"!")
-    with pytest.raises(UserError, match="the file there is another one: the content has SHA-256"):
+    with raises_user_error("download", "net"):
         load_checkpoint("net")
     assert file.exists()
     file.write_bytes(DATA)
@@ -474,7 +451,7 @@ def test_without_a_network(site, entry, tmp_path, monkeypatch):
 def test_a_damaged_file_in_the_cache_is_fetched_again(site, entry, tmp_path):
     check_loaded("net")
     (tmp_path / "cache" / NAME).write_bytes(b"damaged")
-    assert verify(entry).startswith("the content has")
+    assert verify(entry) is not None
     check_loaded("net")
     assert verify(entry) is None
 
@@ -484,18 +461,18 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(site, entry, tmp_path):
 
 def test_a_full_disk(site, entry, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10, 0, 10))
-    with pytest.raises(UserError, match=r"MB are needed.*MMSEG_RESNEST_CACHE"):
+    monkeypatch.setattr(transfer_module.shutil, "disk_usage", lambda _: usage(10, 0, 10))
+    with raises_user_error("not-writable", "net"):
         download("net")
     assert left(tmp_path / "cache") == []
 
 
 def test_a_disk_that_fills_up(site, entry, tmp_path, monkeypatch):
-    def copy(*_):
+    def read(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_copy", copy)
-    with pytest.raises(UserError, match="No space left on device"):
+    monkeypatch.setattr(transfer_module, "read_body", read)
+    with raises_user_error("not-writable", "net"):
         download("net")
     assert left(tmp_path / "cache") == []
 
@@ -503,7 +480,7 @@ def test_a_disk_that_fills_up(site, entry, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_made(site, entry, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match=r"Not a directory.*MMSEG_RESNEST_CACHE"):
+    with raises_user_error("not-writable", "net"):
         download("net")
     assert not site.requests
 
@@ -514,7 +491,7 @@ def test_a_cache_that_cannot_be_made(site, entry, tmp_path, monkeypatch):
 def test_two_processes_want_the_same_file(site, entry, tmp_path):
     """The second waits for the first one's slow transfer, and does not fetch."""
     site.faults[f"/first/{NAME}"] = [("stall", 1000)]
-    limits = replace(QUICK, timeout=1.0, patience=20)
+    limits = replace(QUICK, timeout=1.0)
 
     def run(number: int) -> None:
         (tmp_path / f"path{number}").write_text(str(download("net", limits)))
@@ -542,36 +519,29 @@ def test_many_threads_want_the_same_file(site, entry):
     assert len(site.requests) == 1
 
 
-def test_waiting_for_another_process_ends(site, entry, tmp_path):
-    (tmp_path / "cache").mkdir()
-    with (
-        module.FileLock(tmp_path / "cache" / f".{NAME}.lock"),
-        pytest.raises(UserError, match=r"got nowhere for 0\.2 s"),
-    ):
-        download("net", replace(QUICK, patience=0.2))
-
-
 # --- names ----------------------------------------------------------------------------------
 
 
 def test_schemes_of_openmmlab():
-    assert module._web_address("open-mmlab://resnet101_v1c").endswith("resnet101_v1c-e67eebb6.pth")
-    assert module._web_address("torchvision://resnet50").startswith("https://download.pytorch.org/")
-    assert module._web_address("open-mmlab://resnet50_caffe").endswith(".pth")
+    assert _web_address("open-mmlab://resnet101_v1c").endswith("resnet101_v1c-e67eebb6.pth")
+    assert _web_address("torchvision://resnet50").startswith("https://download.pytorch.org/")
+    assert _web_address("open-mmlab://resnet50_caffe").endswith(".pth")
     assert is_address("mmcls://resnext50")
-    with pytest.raises(UserError, match="has no 'resnet7'"):
+    with raises_user_error("not-found", "open-mmlab://resnet7"):
         resolve_checkpoint("open-mmlab://resnet7")
 
 
 def test_a_wrong_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no such file, and no name .* did you mean 'resnest50'"):
+    with raises_user_error("not-found", "resnest5") as caught:
         load_checkpoint("resnest5")
+    assert "did you mean 'resnest50'" in caught.value.message
 
 
 def test_the_time_out_is_an_environment_variable(monkeypatch):
     monkeypatch.setenv("MMSEG_RESNEST_TIMEOUT", "3")
-    assert module._default_limits().timeout == 3
-    monkeypatch.setenv("MMSEG_RESNEST_TIMEOUT", "soon")
-    with pytest.raises(UserError, match="MMSEG_RESNEST_TIMEOUT='soon' is not a number"):
-        module._default_limits()
+    assert default_limits().timeout == 3
+    for text in ("soon", "0", "-1", "nan"):
+        monkeypatch.setenv("MMSEG_RESNEST_TIMEOUT", text)
+        with raises_user_error("environment", "MMSEG_RESNEST_TIMEOUT"):
+            default_limits()

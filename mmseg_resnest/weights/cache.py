@@ -1,0 +1,191 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Names and addresses of published files, and where their downloads are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import mmengine.hub
+
+from ..errors import UserError
+from .catalogue import Entry, catalogue, find
+from .download import Limits, Wanted, fetch
+from .hashes import promised_digits
+
+__all__ = [
+    "cache_folder",
+    "cache_path",
+    "check_remote",
+    "download",
+    "download_file",
+    "is_address",
+    "is_remote",
+    "verify",
+]
+
+CACHE_VARIABLE = "MMSEG_RESNEST_CACHE"
+_ELSEWHERE = f"set {CACHE_VARIABLE} to use another folder"
+#: MMEngine's schemes and its lists of the addresses that their names stand for.
+_LISTS = {
+    "open-mmlab": "openmmlab.json",
+    "openmmlab": "openmmlab.json",
+    "mmcls": "mmcls.json",
+    "torchvision": "torchvision_0.12.json",
+    "modelzoo": "torchvision_0.12.json",
+}
+_SCHEMES = tuple(f"{scheme}://" for scheme in _LISTS)
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
+
+
+def cache_path(entry: Entry) -> Path:
+    """Where the file of a catalogue entry lies in the cache, if it is there."""
+    return cache_folder() / entry.file
+
+
+def verify(entry: Entry, path: Path | None = None) -> str | None:
+    """How a file's hash differs from the one that a catalogue entry has; None if it does not.
+
+    Args:
+        entry: The entry.
+        path: The file; None is the entry's place in the cache.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    path = cache_path(entry) if path is None else path
+    try:
+        return _wanted_entry(entry).difference(path)
+    except OSError as error:
+        raise UserError(
+            "unreadable", path, f"cannot be read ({error.strerror or error})"
+        ) from error
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether a checkpoint is named by an address: http, https, or one of OpenMMLab's schemes."""
+    return str(source).startswith(("http://", "https://", *_SCHEMES))
+
+
+def is_remote(source: str | Path) -> bool:
+    """Whether a checkpoint is named by an address or a catalogue name; a file goes first."""
+    text = str(source)
+    return is_address(text) or (text in catalogue() and not os.path.isfile(text))
+
+
+def check_remote(source: str) -> None:
+    """Check an address, or a catalogue name, without fetching anything.
+
+    Raises:
+        UserError: It has no file name, or there is no such name.
+    """
+    _wanted(source)
+
+
+def download(source: str, limits: Limits | None = None) -> Path:
+    """The file of an address or a catalogue name in the cache, fetched if it is not there.
+
+    What is there, put there by an earlier download or by hand, is used if its hash is right. A
+    transfer that is cut off continues where it was, now or in a later run. Of several processes
+    that want the file one fetches it and the others wait.
+
+    Args:
+        source: A name of the catalogue, or an http or https address, or ``open-mmlab://NAME``,
+            ``mmcls://NAME``, ``torchvision://NAME``. An address of the catalogue stands for its
+            entry: it has the entry's hash and its other addresses.
+        limits: How long to try; None is the defaults, with the time-out in seconds of the
+            environment variable ``MMSEG_RESNEST_TIMEOUT``.
+
+    Returns:
+        The file's path: of a published .zip the checkpoint in it, unpacked.
+
+    Raises:
+        UserError: It cannot be fetched, has another hash, or cannot be written; says which file to
+            put into which folder by hand.
+    """
+    return fetch(_wanted(source), limits)
+
+
+def download_file(
+    url: str,
+    path: Path,
+    digest: str | None = None,
+    algorithm: str | None = None,
+    elsewhere: str = "give another folder",
+    limits: Limits | None = None,
+) -> Path:
+    """A published file other than a checkpoint, fetched like :func:`download` if it is not there.
+
+    Args:
+        url: An http or https address.
+        path: Where it goes.
+        digest: What it must hash to; None where nobody says.
+        algorithm: Of the hash, a name of ``hashlib``.
+        elsewhere: How to have it in another folder, for messages.
+        limits: How long to try, as for :func:`download`.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: As :func:`download`.
+    """
+    return fetch(Wanted(url, path, (url,), digest, algorithm, elsewhere), limits)
+
+
+@cache
+def _hub(scheme: str) -> dict[str, str]:
+    """MMEngine's own list of the addresses that a scheme's names stand for."""
+    folder, file = Path(mmengine.hub.__file__).parent, _LISTS[scheme]
+    if not (folder / file).is_file():
+        raise UserError("not-found", f"{scheme}://", f"this MMEngine has no list of names ({file})")
+    names = json.loads((folder / file).read_text(encoding="utf-8"))
+    if file == "openmmlab.json":
+        renamed = json.loads((folder / "deprecated.json").read_text(encoding="utf-8"))
+        names.update({old: names[new] for old, new in renamed.items() if new in names})
+    return {name: url for name, url in names.items() if url}
+
+
+def _web_address(source: str) -> str:
+    """The http address that ``open-mmlab://NAME`` and its like stand for."""
+    if not source.startswith(_SCHEMES):
+        return source
+    scheme, _, name = source.partition("://")
+    names = _hub(scheme)
+    if name not in names:
+        some = ", ".join(sorted(names)[:8])
+        message = f"MMEngine's list for {scheme}:// does not have {name!r}; it has {some}, ..."
+        raise UserError("not-found", f"checkpoint {source}", message)
+    return names[name]
+
+
+def _wanted_entry(entry: Entry) -> Wanted:
+    label = f"checkpoint {entry.name}"
+    return Wanted(label, cache_path(entry), entry.urls, entry.digest, entry.algorithm, _ELSEWHERE)
+
+
+def _wanted(source: str) -> Wanted:
+    if not is_address(source):
+        return _wanted_entry(find(source))
+    url = _web_address(source)
+    for entry in catalogue().values():
+        if url in entry.urls:
+            return _wanted_entry(entry)
+    name = unquote(Path(urlsplit(url).path).name)
+    if not name or "/" in name or "\0" in name or name.startswith("."):
+        raise UserError("argument", f"checkpoint {source}", "the address does not end in a file")
+    digits = promised_digits(name)
+    folder = cache_folder()
+    if digits is None:
+        # two addresses may end in the same name without being the same file
+        folder = folder / hashlib.sha256(url.encode()).hexdigest()[:16]
+    return Wanted(f"checkpoint {source}", folder / name, (url,), digits, None, _ELSEWHERE)
