@@ -30,18 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from mmseg_resnest.errors import UserError
     from mmseg_resnest.weights import analyse, export_state_dict, load_checkpoint, save_state_dict
-    from mmseg_resnest.weights.names import list_keys
     from mmseg_resnest.weights.save import check_target
+    from mmseg_resnest.weights.state_dict import list_keys
 
     check_target(args.dst, args.force)  # before the long part
     source = load_checkpoint(args.src)
-    try:
-        found = analyse(source)
-        result = export_state_dict(found.state_dict, args.layout)
-    except UserError as error:
-        raise UserError("input", args.src, f"{error.text}") from error
+    found = analyse(source, args.src)
+    result = export_state_dict(found.state_dict, args.layout)
     target = save_state_dict(result, args.dst, args.force)
 
     what = "segmentation model" if found.is_segmentor else "backbone"

@@ -105,7 +105,7 @@ def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optim
         state: What the optimizer's ``load_state_dict`` takes.
         optimizer: The optimizer of a sharded model, with the parameters of ``state``.
     """
-    from ..weights.load import sharded_like
+    from ..weights.load_into import sharded_like
 
     for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True):
         for index, parameter in zip(theirs["params"], ours["params"], strict=True):

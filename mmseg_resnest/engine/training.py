@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..evaluation import plot_curves, read_scalars
 from ..models import use_channels_last
 from ..version import __version__
-from ..weights import load_checkpoint
+from ..weights import resolve_checkpoint
 from .config import require
 from .hooks import ConsoleHook, ResultsHook
 from .launch import Machine, init_distributed, prepare_machine, timeout_of
@@ -229,14 +229,14 @@ def unwrapped_interrupts() -> Iterator[None]:
 
 
 def _fetch_pretrained(node: Any, key: str) -> None:
-    """Fetch and read the file of every ``init_cfg`` of type ``Pretrained``."""
+    """Fetch the file of every ``init_cfg`` of type ``Pretrained``."""
     if isinstance(node, dict):
         for name, value in node.items():
             _fetch_pretrained(value, f"{key}.{name}")
         checkpoint = node.get("checkpoint")
         if node.get("type") == "Pretrained" and isinstance(checkpoint, str):
             check_checkpoint(checkpoint, f"config key {key}.checkpoint")
-            load_checkpoint(checkpoint)
+            resolve_checkpoint(checkpoint)  # the initialiser reads it
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             _fetch_pretrained(value, f"{key}[{index}]")

@@ -16,21 +16,11 @@ from .cache import (
     verify,
 )
 from .catalogue import Entry, catalogue, did_you_mean, find
-from .convert import (
-    EXPORT_LAYOUTS,
-    Conversion,
-    analyse,
-    convert_state_dict,
-    detect_layout,
-    export_state_dict,
-)
-from .load import (
-    load_backbone,
-    load_checkpoint,
-    load_into,
-    load_training_checkpoint,
-    resolve_checkpoint,
-)
+from .convert import Conversion, analyse, convert_state_dict
+from .detect import detect_layout
+from .export import EXPORT_LAYOUTS, export_state_dict
+from .load import load_checkpoint, load_training_checkpoint, resolve_checkpoint
+from .load_into import load_backbone, load_into
 from .mmengine_loaders import use_safe_loaders
 from .save import save_state_dict
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ..errors import UserError
 from .hashes import AGAIN
-from .names import list_keys
+from .state_dict import list_keys
 from .zip_directory import DEFLATED, STORED, Member
 
 #: The most that a checkpoint inside a .zip may be, bytes. The largest published one is 0.6 GB.
@@ -28,12 +28,12 @@ def is_torch_archive(members: Sequence[Member]) -> bool:
     return any(m.name.count("/") == 1 and m.name.endswith("/data.pkl") for m in members)
 
 
-def _safe_member(name: str) -> bool:
+def _is_safe(member: Member) -> bool:
+    name = member.name
     return not (
-        name.startswith(("/", "~"))
-        or "\\" in name
-        or ":" in name
-        or "\0" in name
+        member.link
+        or name.startswith(("/", "~"))
+        or any(character in name for character in "\\:\0")
         or ".." in name.split("/")
     )
 
@@ -55,40 +55,26 @@ def unpack(file: BinaryIO, members: Sequence[Member], label: str, target: Binary
             password, an archive that unpacks to far more than its size, damage.
         OSError: ``target`` cannot be written.
     """
-    unsafe = [member.name for member in members if not _safe_member(member.name) or member.link]
+    unsafe = [member.name for member in members if not _is_safe(member)]
     if unsafe:
-        raise UserError(
-            "checkpoint",
-            label,
-            f"refused, it would unpack outside its folder: {list_keys(map(repr, unsafe))}; {AGAIN}",
-        )
+        message = f"refused: it would unpack outside its folder: {list_keys(unsafe)}; {AGAIN}"
+        raise UserError("unsafe-path", label, message)
     files = [m for m in members if not m.is_folder and not m.name.startswith("__MACOSX/")]
     if len(files) != 1 or Path(files[0].name).suffix not in _IN_ZIP:
-        raise UserError(
-            "argument",
-            label,
-            f"a .zip must hold one checkpoint ({', '.join(_IN_ZIP)}) and nothing else, "
-            f"this one holds {list_keys(m.name for m in files) or 'nothing'}: unpack it and "
-            "give the path of the checkpoint",
-        )
+        message = f"a .zip must hold one checkpoint ({', '.join(_IN_ZIP)}) and nothing else, this "
+        message += f"one holds {list_keys(m.name for m in files) or 'nothing'}; unpack it yourself"
+        raise UserError("format", label, message)
     member = files[0]
-    if member.encrypted:
-        raise UserError("checkpoint", label, "it is locked with a password: unpack it first")
+    if member.encrypted or member.method not in (STORED, DEFLATED):
+        what = "locked with a password" if member.encrypted else "compressed by an unknown method"
+        raise UserError("format", label, f"it is {what}; unpack it yourself")
     limit = max(RATIO_FLOOR, MAX_RATIO * max(member.packed, 1))
     if member.size > min(limit, MAX_UNPACKED_BYTES):
-        raise UserError(
-            "size-mismatch",
-            label,
-            f"refused, {member.packed} bytes would unpack to {member.size}, which "
-            f"weights do not; {AGAIN}",
-        )
-    if member.method not in (STORED, DEFLATED):
-        raise UserError(
-            "checkpoint", label, "packed in a way that is not supported: unpack it first"
-        )
+        message = f"refused: {member.packed} bytes would unpack to {member.size}; {AGAIN}"
+        raise UserError("too-large", label, message)
     problem = _copy(file, member, target)
     if problem:
-        raise UserError("corrupt", label, f"the archive is damaged ({problem}): {AGAIN}")
+        raise UserError("corrupt", label, f"the archive is damaged ({problem}); {AGAIN}")
     return member.name
 
 

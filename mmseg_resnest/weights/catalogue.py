@@ -91,10 +91,6 @@ def find(name: str) -> Entry:
     """
     entries = _entries()
     if name not in entries:
-        raise UserError(
-            "checkpoint",
-            "",
-            f"{name!r} is no name of the catalogue of published weights{did_you_mean(name)} "
-            "(all names: mmseg-resnest weights list)",
-        )
+        message = f"not a name of published weights{did_you_mean(name)} (all: weights list)"
+        raise UserError("not-found", name, message)
     return entries[name]

@@ -62,13 +62,7 @@ def check_promise(file: BinaryIO, name: str, label: str) -> None:
         UserError: They differ.
     """
     digits = promised_digits(name)
-    if digits is None:
-        return
-    wrong = difference(file, digits)
+    wrong = difference(file, digits) if digits else None
     if wrong:
-        raise UserError(
-            "corrupt",
-            label,
-            f"the name promises checksum {digits}, but {wrong}: {AGAIN}, or rename it "
-            "if those digits are no checksum",
-        )
+        message = f"the name promises checksum {digits}, but {wrong}; {AGAIN}, or rename it if "
+        raise UserError("corrupt", label, f"{message}those digits are not a checksum")

@@ -7,38 +7,28 @@ Python's: see :mod:`~mmseg_resnest.weights.plain_pickle`.
 
 from __future__ import annotations
 
-import re
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..io.text import printable
 from .archive import is_torch_archive, unpack
 from .cache import download, is_address, is_remote
 from .catalogue import did_you_mean
-from .convert import as_tensor, convert_state_dict, unwrap_state_dict
 from .hashes import AGAIN, check_promise, promised_digits
 from .mxnet_params import FILE_MAGIC, read_params
-from .names import list_keys
 from .safetensors_files import read_safetensors
+from .state_dict import as_tensor, unwrap_state_dict
 from .torch_files import read_torch
-from .zip_directory import Member, read_directory
+from .zip_directory import read_directory
 
-_CLASSIFIER = re.compile(
-    r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
-)
-
-
-# --- files ----------------------------------------------------------------------------------
+__all__ = ["load_checkpoint", "load_record", "load_training_checkpoint", "resolve_checkpoint"]
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
@@ -55,61 +45,44 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     if is_remote(name_or_path):
         return download(str(name_or_path))
     path = Path(name_or_path).expanduser()
+    label = f"checkpoint {printable(path)}"
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (OSError, ValueError) as error:
         raise UserError(
             "not-found",
-            f"checkpoint {str(name_or_path)!r}",
-            f"no such file, and no name of published weights"
-            f"{did_you_mean(str(name_or_path))}; give the path of a .pth, .pt, .zip, .safetensors "
-            "or .params file",
+            f"checkpoint {str(name_or_path)[:300]!r}",
+            f"neither a file nor a name of published weights{did_you_mean(str(name_or_path))}; "
+            "give the path of a .pth, .pt, .zip, .safetensors or .params file",
         ) from error
-    if stat.S_ISDIR(mode):
-        raise UserError(
-            "wrong-path-type", f"checkpoint {path} is a folder", "give the path of the file in it"
-        )
-    if not stat.S_ISREG(mode):
-        raise UserError("wrong-path-type", "", f"checkpoint {path} is not a regular file")
-    if path.stat().st_size == 0:
-        raise UserError("empty", f"checkpoint {path} is empty", f"{AGAIN}")
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError("wrong-path-type", label, "is a folder; give the path of the file in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError("wrong-path-type", label, "is not a regular file")
+    if status.st_size == 0:
+        raise UserError("empty", label, f"the file is empty; {AGAIN}")
     return path
-
-
-def _unpack(file: BinaryIO, members: Sequence[Member], label: str) -> tuple[BinaryIO, str]:
-    """The one checkpoint in a .zip, unpacked into a file that no folder lists.
-
-    Returns:
-        The open file, which is gone when closed, and its name in the archive.
-    """
-    target = tempfile.TemporaryFile(prefix="mmseg-resnest-")  # noqa: SIM115 (given back open)
-    try:
-        return target, unpack(file, members, label, target)
-    except OSError as error:
-        target.close()
-        raise UserError(
-            "checkpoint", label, f"could not be unpacked into {tempfile.gettempdir()}: {error}"
-        ) from error
-    except BaseException:
-        target.close()
-        raise
 
 
 def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     """The record in an open file, whatever of the known formats it has by its first bytes."""
     check_promise(file, name, label)
-    file.seek(0)
     head = file.read(64)
     file.seek(0)
     if head.startswith(b"PK"):
         members = read_directory(file, label)
-        if not is_torch_archive(members):
-            if nested:
-                raise UserError("checkpoint", label, "an archive in an archive: unpack it first")
-            member, inner = _unpack(file, members, label)
-            with member:
-                return _read(member, inner, f"{label} ({printable(inner[:80])})", nested=True)
-        return read_torch(file, label)
+        if is_torch_archive(members):
+            return read_torch(file, label)
+        if nested:
+            raise UserError("format", label, "an archive in an archive; unpack it first")
+        # a file that no folder lists, which is gone when it is closed
+        with tempfile.TemporaryFile(prefix="mmseg-resnest-") as member:
+            try:
+                inner = unpack(file, members, label, member)
+            except OSError as error:
+                message = f"cannot be unpacked into {tempfile.gettempdir()}: {error}"
+                raise UserError("not-writable", label, message) from error
+            return _read(member, inner, f"{label} ({printable(inner[:80])})", nested=True)
     if head[:8] == FILE_MAGIC.to_bytes(8, "little"):
         return read_params(file, label)
     if name.endswith(".safetensors") or head[8:10] == b'{"':
@@ -117,11 +90,7 @@ def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     text = head.lstrip()
     if text.startswith((b"<", b"version https://git-lfs")):
         what = "a web page" if text.startswith(b"<") else "a Git LFS pointer"
-        raise UserError(
-            "checkpoint",
-            label,
-            f"this is {what}, not a checkpoint: the download went wrong; {AGAIN}",
-        )
+        raise UserError("format", label, f"{what}, not a checkpoint; {AGAIN}")
     if name.endswith(".params"):
         return read_params(file, label)  # says what is wrong with it
     return read_torch(file, label)
@@ -134,9 +103,8 @@ def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
         with path.open("rb") as file:
             return _read(file, path.name, label), label
     except OSError as error:
-        raise UserError(
-            "unreadable", label, f"cannot be read: {error.strerror or error}"
-        ) from error
+        message = f"cannot be read ({error.strerror or error})"
+        raise UserError("unreadable", label, message) from error
     except UserError:
         if is_address(name_or_path) and promised_digits(path.name) is None:
             path.unlink(missing_ok=True)  # no hash has vouched for it: the next try fetches it
@@ -164,30 +132,20 @@ def load_checkpoint(
         UserError: No such file, a format that is unknown, damaged or unsafe, a wrong checksum, or
             no state dict in it. Nothing is left behind.
     """
+    subject = f"map_location={map_location!r}"
     try:
         device = torch.device(map_location)
     except (RuntimeError, TypeError) as error:
-        raise UserError(
-            "checkpoint", f"map_location={map_location!r} is not a device", f"{error}"
-        ) from error
+        raise UserError("device", subject, f"not a device ({error})") from error
     record, label = _read_path(name_or_path)
-    try:
-        state_dict = unwrap_state_dict(record)
-        kinds = (Tensor, np.ndarray, np.generic)
-        wrong = [key for key, value in state_dict.items() if not isinstance(value, kinds)]
-        if wrong:
-            raise UserError(
-                "checkpoint", "these keys of the state dict are no tensors", f"{list_keys(wrong)}"
-            )
-        tensors = {key: as_tensor(key, value) for key, value in state_dict.items()}
-    except UserError as error:
-        raise UserError("checkpoint", label, f"{error.text}") from error
+    state_dict = unwrap_state_dict(record, label)
+    tensors = {key: as_tensor(key, value, label) for key, value in state_dict.items()}
     if device.type == "cpu":
         return tensors
     try:
         return {key: value.to(device) for key, value in tensors.items()}
     except (RuntimeError, AssertionError) as error:
-        raise UserError("checkpoint", f"map_location={map_location!r}", f"{error}") from error
+        raise UserError("device", subject, str(error)) from error
 
 
 def load_record(name_or_path: str | Path) -> dict[str, Any]:
@@ -200,13 +158,12 @@ def load_record(name_or_path: str | Path) -> dict[str, Any]:
         The record as plain data on the CPU, see :func:`load_training_checkpoint`.
 
     Raises:
-        UserError: As in :func:`load_checkpoint`, or the record is no mapping.
+        UserError: As in :func:`load_checkpoint`, or the record is not a mapping.
     """
     record, label = _read_path(name_or_path)
     if not isinstance(record, Mapping):
-        raise UserError(
-            "checkpoint", label, "holds no state dict (a mapping from names to tensors)"
-        )
+        message = "does not hold a state dict (a mapping from names to tensors)"
+        raise UserError("checkpoint", label, message)
     return dict(record)
 
 
@@ -225,187 +182,7 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     record, label = _read_path(path)
     if not isinstance(record, dict) or not isinstance(record.get("state_dict"), Mapping):
-        raise UserError(
-            "checkpoint",
-            label,
-            "holds no training state to resume from (no 'state_dict' in it): give a "
-            "checkpoint that training wrote, or start from its weights with load_from",
-        )
+        message = "does not hold a training state ('state_dict' is missing); give a checkpoint "
+        message += "that training wrote, or start from its weights with load_from"
+        raise UserError("resume", label, message)
     return record
-
-
-# --- into a model ---------------------------------------------------------------------------
-
-
-_STAGE = re.compile(r"((?:.*\.)?)layer[2-4]\.")
-
-
-def _without_unbuilt_stages(
-    state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """``state_dict`` less the stages that a backbone with fewer of them does not have."""
-    built = {match[0] for key in target if (match := _STAGE.match(key))}
-    left_out = set()
-    for key in state_dict:
-        match = _STAGE.match(key)
-        if match and match[0] not in built and f"{match[1]}layer1.0.conv1.weight" in target:
-            left_out.add(match[0])
-    if left_out:
-        print_log(
-            f"left out of the checkpoint, the model has no such stages: {list_keys(left_out)}",
-            logger="current",
-        )
-    return {
-        key: value
-        for key, value in state_dict.items()
-        if not ((match := _STAGE.match(key)) and match[0] in left_out)
-    }
-
-
-def load_into(
-    model: nn.Module,
-    state_dict: Mapping[str, Tensor],
-    drop_head_for_other_classes: bool = False,
-    source: str | Path | None = None,
-    check_only: bool = False,
-) -> tuple[str, ...]:
-    """Loads a state dict strictly; one with other names is converted first if its layout is known.
-
-    Args:
-        model: The model, possibly wrapped for distributed training.
-        state_dict: Tensors under the model's names, or in a layout that
-            :func:`~mmseg_resnest.weights.convert_state_dict` turns into them.
-        drop_head_for_other_classes: Where the checkpoint has another number of classes, leave
-            the last layer of each head (``conv_seg``, ``se_layer``) as the model has it; one log
-            line says so. Without it another number of classes is an error.
-        source: The file that errors name.
-        check_only: Check that it fits, and load nothing.
-
-    Returns:
-        The keys that were dropped.
-
-    Raises:
-        UserError: Keys are missing, left over or of another shape; the message lists them. The
-            model is untouched then.
-    """
-    inner = cast(nn.Module, model.module) if is_model_wrapper(model) else model
-    target = inner.state_dict()
-    label = "the checkpoint" if source is None else str(source)
-    why_not = ""
-    if state_dict.keys() != target.keys():
-        try:
-            state_dict = convert_state_dict(state_dict)
-        except UserError as error:
-            why_not = f" (It does not convert either: {error.text}.)"
-        state_dict = _without_unbuilt_stages(state_dict, target)
-    missing = [key for key in target if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in target]
-    differing = [
-        key
-        for key, value in state_dict.items()
-        if key in target and tuple(value.shape) != tuple(target[key].shape)
-    ]
-    classes = [
-        key
-        for key in differing
-        if _CLASSIFIER.search(key) and state_dict[key].shape[1:] == target[key].shape[1:]
-    ]
-    dropped: tuple[str, ...] = ()
-    if classes and drop_head_for_other_classes:
-        dropped = tuple(classes)
-        differing = [key for key in differing if key not in classes]
-    if missing or unexpected or differing:
-        found = []
-        if missing:
-            found.append(f"{len(missing)} keys are missing: {list_keys(missing)}")
-        if unexpected:
-            found.append(f"{len(unexpected)} keys are unknown to it: {list_keys(unexpected)}")
-        if differing:
-            shapes = (
-                f"{key} ({list(state_dict[key].shape)}, the model has {list(target[key].shape)})"
-                for key in differing
-            )
-            found.append(f"{len(differing)} keys have another shape: {list_keys(shapes)}")
-        advice = "Use the config that the checkpoint belongs to"
-        if classes and not dropped:
-            theirs, ours = state_dict[classes[0]].shape[0], target[classes[0]].shape[0]
-            advice += (
-                f"; it has {theirs} classes and the model {ours}: to start from the rest of it, "
-                "load with drop_head_for_other_classes=True"
-            )
-        raise UserError(
-            "checkpoint",
-            "",
-            f"{label} does not fit {type(inner).__name__}; {'; '.join(found)}. {advice}.{why_not}",
-        )
-    if check_only:
-        return dropped
-    kept = {
-        key: sharded_like(value, target[key])
-        for key, value in state_dict.items()
-        if key not in dropped
-    }
-    inner.load_state_dict(kept, strict=not dropped)
-    if dropped:
-        print_log(
-            f"{label} has {state_dict[dropped[0]].shape[0]} classes, the model "
-            f"{target[dropped[0]].shape[0]}: dropped {list_keys(dropped)}",
-            logger="current",
-        )
-    return dropped
-
-
-def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | None = None) -> None:
-    """Loads a ResNeSt backbone from a file in any known layout, strictly.
-
-    Args:
-        backbone: A :class:`~mmseg_resnest.models.ResNeSt`.
-        name_or_path: What :func:`load_checkpoint` takes: a backbone or a segmentation model, of
-            which the backbone is taken.
-        prefix: Use only the keys that start with it, without it.
-
-    Raises:
-        UserError: The file cannot be read, has no key with the prefix, has an unknown layout, or
-            does not fit the backbone.
-    """
-    state_dict = load_checkpoint(name_or_path)
-    if prefix:
-        start = prefix.rstrip(".") + "."
-        part = {k[len(start) :]: value for k, value in state_dict.items() if k.startswith(start)}
-        if not part:
-            raise UserError(
-                "checkpoint",
-                name_or_path,
-                f"no key starts with prefix {start!r}; its keys are: {list_keys(state_dict)}",
-            )
-        state_dict = part
-    try:
-        state_dict = convert_state_dict(state_dict)
-    except UserError as error:
-        raise UserError("checkpoint", name_or_path, f"{error.text}") from error
-    if any(key.startswith("backbone.") for key in state_dict):
-        state_dict = {
-            key.removeprefix("backbone."): value
-            for key, value in state_dict.items()
-            if key.startswith("backbone.")
-        }
-    load_into(backbone, state_dict, source=name_or_path)
-
-
-def sharded_like(value: Tensor, target: Tensor) -> Tensor:
-    """A whole tensor as the parts of a ``DTensor`` like another one; as it is for a plain one.
-
-    Args:
-        value: Whole, and the same on every process.
-        target: Of the same shape.
-    """
-    if not hasattr(target, "device_mesh"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    sharded = cast(Any, target)
-    mesh = sharded.device_mesh
-    # Without a source: nothing is sent, every process has it.
-    return distribute_tensor(
-        value.to(mesh.device_type), mesh, sharded.placements, src_data_rank=None
-    )

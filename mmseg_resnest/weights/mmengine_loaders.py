@@ -18,9 +18,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..errors import UserError
 from ..io.text import printable
-from .convert import as_tensor
 from .load import load_record
-from .names import check_names
+from .state_dict import as_tensor, check_names
 
 # The prefixes (regular expressions) that MMEngine registers.
 _OURS = (
@@ -47,16 +46,13 @@ def load_from_mmseg_resnest(filename: str, map_location: Any = None) -> dict[str
         UserError: The file cannot be fetched or read, holds more than tensors and plain data, or
             its keys are not names.
     """
-    record = load_record(filename)
-    try:
-        check_names(record)
-        # where MMEngine and the backbones of the stack look for the state dict
-        if "state_dict" in record:
-            check_names(record["state_dict"])
-        elif isinstance(record.get("model"), Mapping):
-            check_names(record["model"])
-    except UserError as error:
-        raise UserError("checkpoint", printable(filename), f"{error.text}") from error
+    record, label = load_record(filename), printable(filename)
+    check_names(record, label)
+    # where MMEngine and the backbones of the stack look for the state dict
+    if "state_dict" in record:
+        check_names(record["state_dict"], label)
+    elif isinstance(record.get("model"), Mapping):
+        check_names(record["model"], label)
     return {
         key: as_tensor(key, value) if isinstance(value, np.ndarray) else value
         for key, value in record.items()
@@ -69,13 +65,9 @@ def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
     Raises:
         UserError: Always.
     """
-    scheme = filename.partition("://")[0]
-    raise UserError(
-        "checkpoint",
-        f"checkpoint {filename!r}",
-        f"files of {scheme}:// are not read; fetch it yourself and give "
-        "its path, or give an https:// address",
-    )
+    message = "files of storage services are not read; fetch it yourself and give its path, or "
+    message += "give an https:// address"
+    raise UserError("argument", f"checkpoint {filename}", message)
 
 
 def read_any(filename: str) -> dict[str, Any]:

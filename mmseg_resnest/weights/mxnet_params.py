@@ -25,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import UserError
+from .hashes import AGAIN
 
 FILE_MAGIC = 0x112
 ARRAY_MAGIC = 0xF993FAC9
@@ -61,12 +62,8 @@ class _Reader:
         return self.size - self.file.tell()
 
     def refuse(self, reason: str) -> UserError:
-        return UserError(
-            "checkpoint",
-            self.label,
-            f"not a usable MXNet .params file: {reason} (at {self.place}); "
-            "get the file again from its publisher",
-        )
+        message = f"not a usable MXNet .params file: {reason} (at {self.place}); {AGAIN}"
+        return UserError("corrupt", self.label, message)
 
     def take(self, count: int) -> bytearray:
         if count > self.left:

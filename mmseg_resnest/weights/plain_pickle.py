@@ -21,16 +21,15 @@ from typing import Any, BinaryIO
 from .pickle_names import (
     HISTORY,
     NAMES,
-    Array,
-    ArrayType,
     Budget,
     Damaged,
-    History,
     Name,
     NotAllowed,
     Storage,
+    Unfinished,
+    check_value,
     checked_key,
-    plain,
+    new_history,
     versions,
 )
 
@@ -110,23 +109,21 @@ class _Machine:
     def call(self) -> None:
         args, function = self._pop(), self._pop()
         if not isinstance(function, Name) or function.call is None or type(args) is not tuple:
-            raise Damaged("a call of something that is no function")
+            raise Damaged("a call of something that is not a function")
         self._push(function.call(self._budget, args))
 
     def new(self) -> None:
         args, kind = self._pop(), self._pop()
         if not isinstance(kind, Name) or kind.name != HISTORY or args != ():
             raise Damaged("an object that is not plain data")
-        self._push(History())
+        self._push(new_history())
 
     def build(self) -> None:
         state, target = self._pop(), self._stack[-1]
-        if isinstance(target, Array):
-            target.build(state, self._budget)
-        elif isinstance(target, ArrayType):
-            target.build(state)
-        elif isinstance(target, History) and type(state) is dict:
-            target.state = state
+        if isinstance(target, Unfinished):
+            self._stack[-1] = target.finish(self._budget, state)
+            if target.key is not None:
+                self._memo[target.key] = self._stack[-1]
         elif type(target) is OrderedDict and type(state) is dict:
             target.__dict__.update(versions(self._budget, state))
         else:
@@ -138,33 +135,17 @@ class _Machine:
             raise Damaged("a damaged reference to a storage")
         self._push(self._storage(reference))
 
-    def append(self) -> None:
-        item = self._pop()
-        self._list().append(item)
-
-    def appends(self) -> None:
-        items = self._pop_mark()
-        self._list().extend(items)
-
-    def _list(self) -> list[Any]:
+    def append(self, items: list[Any]) -> None:
         if type(self._stack[-1]) is not list:
-            raise Damaged("items for something that is no list")
-        return self._stack[-1]
+            raise Damaged("items for something that is not a list")
+        self._stack[-1].extend(items)
 
-    def set_item(self) -> None:
-        value, key = self._pop(), self._pop()
-        self._dict()[checked_key(key)] = value
-
-    def set_items(self) -> None:
-        items = self._pop_mark()
-        target = self._dict()
+    def set_items(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) not in (dict, OrderedDict, Counter):
+            raise Damaged("keys for something that is not a mapping")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[checked_key(key)] = value
-
-    def _dict(self) -> dict[Any, Any]:
-        if type(self._stack[-1]) not in (dict, OrderedDict, Counter):
-            raise Damaged("keys for something that is no mapping")
-        return self._stack[-1]
 
     def tuple_of(self, count: int) -> None:
         if len(self._stack) < count:
@@ -178,7 +159,10 @@ class _Machine:
         self._push(self._memo[self._unpack(form)])
 
     def put(self, form: str) -> None:
-        self._memo[self._unpack(form)] = self._stack[-1]
+        key, value = self._unpack(form), self._stack[-1]
+        self._memo[key] = value
+        if isinstance(value, Unfinished):
+            value.key = key
 
     def protocol(self) -> None:
         self._take(1)
@@ -196,10 +180,10 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {
     pickle.NEWOBJ: _Machine.new,
     pickle.BUILD: _Machine.build,
     pickle.BINPERSID: _Machine.persistent,
-    pickle.APPEND: _Machine.append,
-    pickle.APPENDS: _Machine.appends,
-    pickle.SETITEM: _Machine.set_item,
-    pickle.SETITEMS: _Machine.set_items,
+    pickle.APPEND: lambda machine: machine.append([machine._pop()]),
+    pickle.APPENDS: lambda machine: machine.append(machine._pop_mark()),
+    pickle.SETITEM: lambda machine: machine.set_items([machine._pop(), machine._pop()][::-1]),
+    pickle.SETITEMS: lambda machine: machine.set_items(machine._pop_mark()),
     pickle.TUPLE: _pusher(lambda machine: tuple(machine._pop_mark())),
     pickle.TUPLE1: lambda machine: machine.tuple_of(1),
     pickle.TUPLE2: lambda machine: machine.tuple_of(2),
@@ -243,15 +227,16 @@ def read_pickle(
     Raises:
         NotAllowed: It names something that is neither a tensor nor plain data.
         Damaged: It is damaged, or would take more memory than its size justifies. Damage can
-            raise other exceptions too: ValueError, IndexError, KeyError, TypeError, RuntimeError.
+            raise other exceptions too, such as IndexError, KeyError and TypeError.
     """
     value = _Machine(file, end, budget, storage).run()
-    _check_nesting(value)
-    return plain(value)
+    _check(value)
+    return value
 
 
-def _check_nesting(root: Any) -> None:
-    """No depth at which a recursion would fail, no loops, no sharing that multiplies."""
+def _check(root: Any) -> None:
+    """Plain data alone; no depth at which a recursion would fail, no loops, no multiplication."""
+    check_value(root)
     totals: dict[int, tuple[int, int]] = {}  # of finished containers: levels, values
     open_: set[int] = set()
     todo: list[tuple[Any, bool]] = [(root, False)]
@@ -276,14 +261,13 @@ def _check_nesting(root: Any) -> None:
             raise Damaged("a container that contains itself")
         open_.add(id(value))
         todo.append((value, True))
-        todo.extend((child, False) for child in children if _children(child) is not None)
+        for child in children:
+            check_value(child)
+            if _children(child) is not None:
+                todo.append((child, False))
 
 
 def _children(value: Any) -> Any:
     if isinstance(value, dict):
         return value.values()
-    if isinstance(value, list) or type(value) is tuple:
-        return value
-    if isinstance(value, History):
-        return (value.state or {}).values()
-    return None
+    return value if isinstance(value, list) or type(value) is tuple else None

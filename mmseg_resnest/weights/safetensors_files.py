@@ -58,21 +58,23 @@ def read_safetensors(file: BinaryIO, label: str) -> dict[str, Tensor]:
             holds a type that PyTorch lacks.
     """
     try:
-        return _read(file, label)
+        return _read(file)
     except (_Unusable, OSError) as error:
-        raise UserError(
-            "checkpoint", label, f"not a usable .safetensors file ({error}): {AGAIN}"
-        ) from error
+        message = f"not a usable .safetensors file ({error}); {AGAIN}"
+        raise UserError("corrupt", label, message) from error
 
 
-def _read(file: BinaryIO, label: str) -> dict[str, Tensor]:
+def _read(file: BinaryIO) -> dict[str, Tensor]:
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
         raise _Unusable("it ends before its header")
     text = file.read(length)
-    header = parse_json(text, f"{label}: not a usable .safetensors file: its header")
+    try:
+        header = parse_json(text, "its header")
+    except UserError as error:
+        raise _Unusable(error.text) from error
     if not isinstance(header, dict):
         raise _Unusable("its header is not an object")
     _refuse_duplicates(text)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Writes a state dict to a file, whole or not at all."""
+"""Writes a state dict to a file, atomically."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ def check_target(path: str | Path, force: bool = False) -> Path:
     """
     target = Path(path).expanduser()
     if target.suffix not in SUFFIXES:
-        raise UserError("checkpoint", target, f"the name must end in {' or '.join(SUFFIXES)}")
+        raise UserError("argument", target, f"the name must end in {' or '.join(SUFFIXES)}")
     if not target.parent.is_dir():
-        raise UserError("not-found", target, f"there is no folder {target.parent}: make it first")
+        raise UserError("not-found", target, f"the folder {target.parent} does not exist")
     if target.is_dir():
-        raise UserError("wrong-path-type", "", f"{target} is a folder")
+        raise UserError("wrong-path-type", target, "is a folder")
     if target.exists() and not force:
-        raise UserError(
-            "checkpoint", f"{target} exists", "give another name, or --force to replace it"
-        )
+        raise UserError("output-exists", target, "exists; choose another name, or add --force")
     return target
 
 
@@ -70,9 +68,6 @@ def _safetensors_bytes(tensors: dict[str, Tensor], target: Path) -> bytes:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise UserError(
-            "missing-package",
-            target,
-            "writing .safetensors needs the package 'safetensors': pip install safetensors",
-        ) from error
+        message = "writing .safetensors needs a package: pip install safetensors"
+        raise UserError("missing-package", target, message) from error
     return safetensors.torch.save(tensors, metadata={"format": "pt"})

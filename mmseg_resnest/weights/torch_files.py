@@ -54,12 +54,8 @@ def read_torch(file: BinaryIO, label: str) -> Any:
         if head.startswith(b"PK"):
             return _read_zip(file, read_directory(file, label), label)
         if head[257:262] == b"ustar":
-            raise UserError(
-                "checkpoint",
-                label,
-                "a .tar file, which PyTorch wrote before version 0.2 and which is not "
-                "read: load it with an old PyTorch and save it again",
-            )
+            message = "a .tar file of PyTorch before version 0.2; load it with an old PyTorch and "
+            raise UserError("format", label, f"{message}save it again")
         if not head.startswith(b"\x80\2"):
             raise Damaged("it does not begin as one")
         file.seek(0)
@@ -68,26 +64,21 @@ def read_torch(file: BinaryIO, label: str) -> Any:
         raise
     except NotAllowed as error:
         if error.name.startswith("torch._utils._rebuild_"):
-            raise UserError(
-                "config-syntax",
-                label,
-                "holds a sparse, quantised or nested tensor, or one without values; only "
-                "dense tensors with values are supported",
-            ) from error
+            message = "holds a sparse, quantised or nested tensor, or one without values; only "
+            raise UserError("checkpoint", label, f"{message}dense ones are supported") from error
         raise UserError(
-            "checkpoint",
+            "checkpoint-unsafe",
             label,
-            f"refused, nothing was run: beyond tensors and plain data it asks for "
-            f"{error.name[:100]!r}, which could be any program. Get the weights from their "
+            f"refused, and nothing was run: it asks for {error.name[:100]!r}, which is neither a "
+            "tensor nor plain data and could run any program. Get the weights from their "
             "publisher, or have whoever made the file save the state dict alone",
         ) from error
     except Exception as error:  # a damaged pickle can fail in any way
         reason = printable(str(error).partition("\n")[0][:200])
         if not isinstance(error, Damaged):
-            reason = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-        raise UserError(
-            "corrupt", label, f"the file is truncated, damaged or no checkpoint ({reason}): {AGAIN}"
-        ) from error
+            reason = f"{type(error).__name__}: {reason}"
+        message = f"truncated, damaged or not a checkpoint ({reason}); {AGAIN}"
+        raise UserError("corrupt", label, message) from error
 
 
 def _budget(size: int) -> Budget:
@@ -152,23 +143,16 @@ def _fill(file: BinaryIO, data: torch.Tensor) -> int:
 
 def _read_zip(file: BinaryIO, members: Sequence[Member], label: str) -> Any:
     if any(member.method != STORED or member.encrypted for member in members):
-        raise UserError(
-            "too-large",
-            label,
-            f"refused, it is packed, which torch.save does not do, and perhaps unpacks to "
-            f"more than the file; {AGAIN}",
-        )
+        message = f"refused: it is compressed, which torch.save does not do; {AGAIN}"
+        raise UserError("too-large", label, message)
     named = {member.name: member for member in members}
     roots = {name.partition("/")[0] for name in named}
     if len(roots) != 1:
         raise Damaged("an archive of several records")
     root = roots.pop()
     if f"{root}/constants.pkl" in named or any(n.startswith(f"{root}/code/") for n in named):
-        raise UserError(
-            "checkpoint",
-            label,
-            "a TorchScript program, not a checkpoint; save the model's state_dict instead",
-        )
+        message = "a TorchScript program, not a checkpoint; save the model's state_dict instead"
+        raise UserError("format", label, message)
     if f"{root}/data.pkl" not in named:
         raise Damaged("it has no data.pkl")
 

@@ -75,18 +75,15 @@ def read_directory(file: BinaryIO, label: str) -> list[Member]:
         label: How errors call it.
 
     Raises:
-        UserError: It is no .zip, is damaged, or is one about which readers could disagree.
+        UserError: It is not a .zip, is damaged, or readers could disagree about it.
     """
     try:
         return _members(file)
     except _Disagreement as error:
-        raise UserError(
-            "checkpoint", label, f"refused, its .zip directory is ambiguous ({error}): {AGAIN}"
-        ) from error
+        message = f"refused: its .zip directory is ambiguous ({error}); {AGAIN}"
+        raise UserError("corrupt", label, message) from error
     except (struct.error, OSError, ValueError, IndexError) as error:
-        raise UserError(
-            "corrupt", label, f"the file is truncated or damaged ({error}): {AGAIN}"
-        ) from error
+        raise UserError("corrupt", label, f"truncated or damaged ({error}); {AGAIN}") from error
 
 
 def _members(file: BinaryIO) -> list[Member]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from user_errors import printed_error
 
 from mmseg_resnest.weights import catalogue
 from mmseg_resnest_cli import main
@@ -100,8 +101,9 @@ def test_a_wrong_name(run: Callable[..., Result]) -> None:
     for job in ("info", "fetch", "verify"):
         code, out, err = run(job, "deeplab_resnest101_ad")
         assert (code, out) == (2, "")
-        assert err.startswith("error: 'deeplab_resnest101_ad' is no name of the catalogue")
-        assert "did you mean 'deeplab_resnest101_ade'" in err
+        kind, text = printed_error(err)
+        assert kind == "not-found" and text.startswith("deeplab_resnest101_ad: ")
+        assert "did you mean 'deeplab_resnest101_ade'" in text
 
 
 def test_fetch_what_is_there(run: Callable[..., Result], entry: Path) -> None:
@@ -114,11 +116,12 @@ def test_fetch_without_a_network(
     run: Callable[..., Result], entry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("mmseg_resnest.weights.download")
-    monkeypatch.setattr(module, "_default_limits", lambda: module.Limits(1, 1, 0.01, 1))
+    monkeypatch.setattr(module, "default_limits", lambda: module.Limits(1, 1, 0.01))
     code, out, err = run("fetch", "net")
     assert (code, out) == (2, "")
-    assert err.startswith("error: checkpoint net: cannot be fetched: 127.0.0.1:9 cannot be reached")
-    assert f"Put the file {entry.name} into the folder {entry.parent}" in err
+    kind, text = printed_error(err)
+    assert kind == "download" and text.startswith("checkpoint net: ")
+    assert f"{entry.name} into the folder {entry.parent}" in text
 
 
 def test_verify(run: Callable[..., Result], entry: Path, tmp_path: Path) -> None:
@@ -138,4 +141,4 @@ def test_verify(run: Callable[..., Result], entry: Path, tmp_path: Path) -> None
     other = tmp_path / "other.pth"
     other.write_bytes(DATA)
     code, _, err = run("verify", other)
-    assert code == 2 and "no file of this name is in the catalogue" in err
+    assert code == 2 and printed_error(err)[0] == "not-found"

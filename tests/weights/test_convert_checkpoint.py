@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import stat
 import subprocess
 import sys
@@ -15,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from test_mxnet_params import write_params
+from user_errors import printed_error, raises_user_error
 from weight_names import backbone, openmmlab_name, published_segmentor, to_gluon
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import (
     convert_state_dict,
     export_state_dict,
@@ -113,7 +112,8 @@ def test_what_is_there_stays_without_force(tmp_path, run):
     target.write_text("precious")
     code, out, err = run(tmp_path / "a.pth", target)
     assert (code, out) == (2, "")
-    assert err == f"error: {target} exists: give another name, or --force to replace it\n"
+    kind, text = printed_error(err)
+    assert kind == "output-exists" and text.startswith(f"{target}: ") and "--force" in text
     assert target.read_text() == "precious"
     code, _, _ = run(tmp_path / "a.pth", target, "--force")
     assert code == 0
@@ -121,27 +121,27 @@ def test_what_is_there_stays_without_force(tmp_path, run):
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "reason"),
+    ("source", "target", "code"),
     [
-        ("missing.pth", "b.pth", "no such file"),
-        ("a.pth", "b.onnx", "must end in .pth or .safetensors"),
-        ("a.pth", "no/folder/b.pth", "there is no folder"),
-        ("broken.pth", "b.pth", "broken.pth"),
-        ("other.pth", "b.pth", "other.pth: not a checkpoint of ResNeSt"),
-        ("gap.pth", "b.pth", "gap.pth: .*1 keys are missing: bn1.weight"),
+        ("missing.pth", "b.pth", "not-found"),
+        ("a.pth", "b.onnx", "argument"),
+        ("a.pth", "no/folder/b.pth", "not-found"),
+        ("broken.pth", "b.pth", "corrupt"),
+        ("other.pth", "b.pth", "checkpoint"),
+        ("gap.pth", "b.pth", "checkpoint"),
     ],
 )
-def test_mistakes(tmp_path, run, monkeypatch, source, target, reason):
+def test_mistakes(tmp_path, run, monkeypatch, source, target, code):
     monkeypatch.chdir(tmp_path)
     torch.save(backbone(), "a.pth")
     torch.save({"x": torch.zeros(1)}, "other.pth")
     torch.save({k: v for k, v in backbone().items() if k != "bn1.weight"}, "gap.pth")
     Path("broken.pth").write_bytes(Path("a.pth").read_bytes()[:5000])
     before = sorted(tmp_path.rglob("*"))
-    code, out, err = run(source, target)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    assert re.search(reason, err), err
+    status, out, err = run(source, target)
+    assert (status, out) == (2, "")
+    kind, text = printed_error(err)
+    assert kind == code and (source if source != "a.pth" else target) in text
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -149,7 +149,7 @@ def test_a_layout_without_names(tmp_path, run):
     torch.save(published_segmentor("fcn"), tmp_path / "a.pth")
     code, _, err = run(tmp_path / "a.pth", tmp_path / "b.pth", "--layout", "timm")
     assert code == 2
-    assert "timm has no segmentation models" in err
+    assert printed_error(err)[0] == "checkpoint"
     assert not (tmp_path / "b.pth").exists()
 
 
@@ -161,7 +161,7 @@ def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"b\.pth: cannot be written \(No space left on device\)"):
+    with raises_user_error("not-writable", target):
         save_state_dict(backbone(), target, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["b.pth"]
     assert target.read_text() == "precious"

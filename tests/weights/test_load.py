@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import collections
-import functools
 import hashlib
 import io
 import os
 import pickle
 import random
-import stat
+import re
 import struct
 import tempfile
 import zipfile
@@ -19,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 from test_mxnet_params import write_params
 from torch import nn
+from user_errors import raises_user_error
 from weight_names import backbone, to_gluon
 
 from mmseg_resnest.errors import UserError
@@ -167,7 +165,7 @@ def test_name_with_checksum(tmp_path, kind, suffix):
     assert len(load_checkpoint(path)) == 3
     wrong = tmp_path / f"net-{'0' if digest[0] != '0' else '1'}{digest[1:]}{suffix}"
     wrong.write_bytes(data)
-    with pytest.raises(UserError, match="the name promises checksum"):
+    with raises_user_error("corrupt", wrong):
         load_checkpoint(wrong)
     # the published zips: the checksum is that of the file inside
     for name, good in ((path.name, True), (wrong.name, False)):
@@ -177,7 +175,7 @@ def test_name_with_checksum(tmp_path, kind, suffix):
         if good:
             assert len(load_checkpoint(archive)) == 3
         else:
-            with pytest.raises(UserError, match=r"net\.zip \(net-.*promises checksum"):
+            with raises_user_error("corrupt", f"net.zip ({wrong.name})"):
                 load_checkpoint(archive)
 
 
@@ -304,7 +302,7 @@ def test_plain_data_of_all_kinds(tmp_path):
 @pytest.mark.parametrize("record", [WEIGHTS, {"model": WEIGHTS}, [1, 2]])
 def test_nothing_to_resume_from(tmp_path, record):
     torch.save(record, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"weights\.pth: holds no training state"):
+    with raises_user_error("resume", "weights.pth"):
         load_training_checkpoint(tmp_path / "weights.pth")
 
 
@@ -326,46 +324,26 @@ class Call:
 
 
 def attacks(marker: Path):
-    import importlib
-    import subprocess
-
+    """Those of NumPy's and MMEngine's names; tests/security has the others."""
     from numpy._core.multiarray import _reconstruct, scalar
 
-    command = f"touch {marker}"
-    code = f"open({str(marker)!r}, 'w')"
     history = HistoryBuffer([1.0], [1])
+
+    def array(size: int) -> Call:
+        state = (1, (size,), np.dtype("f8"), False, b"12345678")
+        return Call(_reconstruct, np.ndarray, (0,), b"b", state=state)
+
     return {
-        "os.system": Call(os.system, command),
-        "subprocess": Call(subprocess.check_output, ["touch", str(marker)]),
-        "exec": Call(exec, code),
-        "eval": Call(eval, code),
-        "open": Call(open, str(marker), "w"),
-        "import": Call(importlib.import_module, "os"),
-        "partial": Call(functools.partial, os.system, command),
+        "os.system": Call(os.system, f"touch {marker}"),
         "getattr of a type": Call(getattr, dict, "__subclasses__"),
         "getattr of a history": Call(getattr, history, "__init__"),
-        "torch.load": Call(torch.load, str(marker)),
-        "numpy.load": Call(np.load, str(marker), None, True),
-        "numpy.fromfile": Call(np.fromfile, str(marker)),
-        "object array": np.array([Call(os.system, command)], dtype=object),
+        "object array": np.array([Call(os.system, f"touch {marker}")], dtype=object),
         "empty object array": np.array([None, {}], dtype=object),
         "record array": np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
         "date array": np.array(["2026-01-01"], dtype="M8[D]"),
         "array subclass": Call(_reconstruct, np.matrix, (0,), b"b"),
-        "array of the wrong size": Call(
-            _reconstruct,
-            np.ndarray,
-            (0,),
-            b"b",
-            state=(1, (2**40,), np.dtype("f8"), False, b"12345678"),
-        ),
-        "array of negative size": Call(
-            _reconstruct,
-            np.ndarray,
-            (0,),
-            b"b",
-            state=(1, (-1, -1), np.dtype("f8"), False, b"12345678"),
-        ),
+        "array of the wrong size": array(2**40),
+        "array of negative size": array(-1),
         "scalar of the wrong size": Call(scalar, np.dtype("f8"), b"123"),
         "scalar of an object": Call(scalar, np.dtype("O"), b""),
         "module": nn.Linear(1, 1),
@@ -383,27 +361,18 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch, name, zipped):
     record = {"state_dict": WEIGHTS, "extra": attacks(marker)[name]}
     torch.save(record, path, _use_new_zipfile_serialization=zipped)
     for read in (load_checkpoint, load_training_checkpoint):
-        with pytest.raises(UserError, match=r"weights\.pth: ") as caught:
+        with pytest.raises(UserError) as caught:
             read(path)
-        assert "\n" not in str(caught.value)
+        assert caught.value.code in ("checkpoint-unsafe", "corrupt")
+        assert str(path) in caught.value.subject and "\n" not in str(caught.value)
         assert not marker.exists()
 
 
 def test_the_error_names_what_a_pickle_asks_for(tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save(Call(os.system, "true"), path)
-    with pytest.raises(UserError, match=r"refused, nothing was run: .*'posix\.system'|'os.system'"):
-        load_checkpoint(path)
-
-
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
-def test_bare_pickles(tmp_path, protocol):
-    path = tmp_path / "weights.pth"
-    marker = tmp_path / "marker"
-    path.write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), protocol))
-    with pytest.raises(UserError, match=r"weights\.pth"):
-        load_checkpoint(path)
-    assert not marker.exists()
+    torch.save(Call(os.system, "true"), tmp_path / "weights.pth")
+    with raises_user_error("checkpoint-unsafe", "weights.pth") as caught:
+        load_checkpoint(tmp_path / "weights.pth")
+    assert re.search(r"'(posix|os)\.system'", caught.value.message)
 
 
 def test_a_name_allowed_elsewhere_is_not_allowed_here(tmp_path):
@@ -413,23 +382,12 @@ def test_a_name_allowed_elsewhere_is_not_allowed_here(tmp_path):
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([getattr, os.system])
     try:
-        with pytest.raises(UserError, match=r"refused|damaged"):
+        with raises_user_error("checkpoint-unsafe", path):
             load_checkpoint(path)
         assert os.system in torch.serialization.get_safe_globals()
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(allowed)
-
-
-def test_deep_nesting(tmp_path):
-    path = tmp_path / "weights.pth"
-    data = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", data)
-        archive.writestr("archive/version", "3\n")
-        archive.writestr("archive/byteorder", "little")
-    with pytest.raises(UserError, match=r"weights\.pth"):
-        load_checkpoint(path)
 
 
 # --- archives -------------------------------------------------------------------------------
@@ -443,41 +401,24 @@ def zip_of(path: Path, entries: dict[str, bytes], method=zipfile.ZIP_DEFLATED) -
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "../evil.pth",
-        "/tmp/evil.pth",
-        "a/../../evil.pth",
-        "..\\evil.pth",
-        "C:/evil.pth",
-        "~/evil.pth",
-    ],
-)
+    "name", ["../evil.pth", "/tmp/evil.pth", "a/../../evil.pth", "..\\evil.pth", "C:/evil.pth",
+             "~/evil.pth"],
+)  # fmt: skip
 def test_paths_that_escape(tmp_path, name):
     path = zip_of(tmp_path / "weights.zip", {name: torch_bytes(WEIGHTS)})
-    with pytest.raises(UserError, match="outside its folder"):
+    with raises_user_error("unsafe-path", path):
         load_checkpoint(path)
     assert not list(tmp_path.rglob("evil*")) and not Path("/tmp/evil.pth").exists()
-
-
-def test_links(tmp_path):
-    path = tmp_path / "weights.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        info = zipfile.ZipInfo("weights.pth")
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        archive.writestr(info, "/etc/passwd")
-    with pytest.raises(UserError, match="outside its folder"):
-        load_checkpoint(path)
 
 
 def test_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "RATIO_FLOOR", 1 << 10)
     path = zip_of(tmp_path / "ratio.zip", {"weights.pth": bytes(1 << 20)})
-    with pytest.raises(UserError, match=r"refused, .* bytes would unpack to 1048576"):
+    with raises_user_error("too-large", path):
         load_checkpoint(path)
     monkeypatch.setattr(archive_module, "MAX_UNPACKED_BYTES", 1 << 12)
     path = zip_of(tmp_path / "size.zip", {"weights.pth": os.urandom(1 << 13)})
-    with pytest.raises(UserError, match="would unpack to 8192"):
+    with raises_user_error("too-large", path):
         load_checkpoint(path)
 
 
@@ -488,18 +429,7 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
         assert struct.unpack_from("<I", data, place)[0] == 1 << 24
         struct.pack_into("<I", data, place, 100)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="damaged"):
-        load_checkpoint(path)
-
-
-def test_a_bomb_inside_torchs_own_format(tmp_path):
-    """torch.save stores; an archive in its form that packs is not its."""
-    path = tmp_path / "weights.pth"
-    with zipfile.ZipFile(io.BytesIO(torch_bytes({"a": torch.zeros(1 << 20)}))) as source:
-        entries = {name: source.read(name) for name in source.namelist()}
-    zip_of(path, entries)
-    assert path.stat().st_size < 1 << 16
-    with pytest.raises(UserError, match="unpacks to more than the file"):
+    with raises_user_error("corrupt", path):
         load_checkpoint(path)
 
 
@@ -515,16 +445,9 @@ def test_a_bomb_inside_torchs_own_format(tmp_path):
 )
 def test_not_exactly_one_checkpoint(tmp_path, entries):
     path = zip_of(tmp_path / "weights.zip", entries)
-    with pytest.raises(UserError, match="must hold one checkpoint") as caught:
+    with raises_user_error("format", path) as caught:
         load_checkpoint(path)
-    assert all(name in str(caught.value) for name in entries)
-
-
-def test_an_archive_in_an_archive(tmp_path):
-    inner = zip_of(tmp_path / "inner.zip", {"weights.pth": torch_bytes(WEIGHTS)}).read_bytes()
-    path = zip_of(tmp_path / "weights.zip", {"weights.pth": inner})
-    with pytest.raises(UserError, match="archive in an archive"):
-        load_checkpoint(path)
+    assert all(name in caught.value.message for name in entries)
 
 
 def test_a_locked_archive(tmp_path):
@@ -533,7 +456,7 @@ def test_a_locked_archive(tmp_path):
     data[data.find(b"PK\x01\x02") + 8] |= 1
     data[6] |= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match="password"):
+    with raises_user_error("format", path):
         load_checkpoint(path)
 
 
@@ -565,81 +488,35 @@ def test_truncated(tmp_path, name):
         assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@given(places=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4))
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-def test_corrupted(tmp_path, name, places):
-    """Changed bytes change values or raise UserError, and nothing else."""
-    data = bytearray(example(name, tmp_path))
-    for where, value in places:
-        data[int(where * (len(data) - 1))] ^= value
-    path = tmp_path / name
-    path.write_bytes(data)
-    try:
-        result = load_checkpoint(path)
-    except UserError as error:
-        told = str(error)
-    else:
-        told = str(path)
-        assert all(isinstance(tensor, torch.Tensor) for tensor in result.values())
-    assert str(path) in told and "\n" not in told
-
-
-def test_corrupted_safetensors(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    data = safetensors.save(WEIGHTS)
-    path = tmp_path / "w.safetensors"
-    for length in range(1, len(data)):
-        path.write_bytes(data[:length])
-        with pytest.raises(UserError, match=r"w\.safetensors"):
-            load_checkpoint(path)
-    path.write_bytes(struct.pack("<Q", 2**62) + data[8:])
-    with pytest.raises(UserError, match=r"not a usable \.safetensors"):
-        load_checkpoint(path)
-
-
 @pytest.mark.parametrize("name", ["w.pth", "w.zip", "w.params", "w.safetensors"])
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "codes"),
     [
-        (b"", "is empty"),
-        (b"<!DOCTYPE html><html>404</html>", "web page|not a usable .safetensors"),
-        (b"\n <html>", "web page|not a usable .safetensors"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS|not a usable .safetensors"),
-        (b"Not found", ""),
-        (bytes(1000), ""),
-        (b"PK\x03\x04", "truncated or damaged"),
-        (b"\x80\x02", ""),
+        (b"", ("empty",)),
+        (b"<!DOCTYPE html><html>404</html>", ("format", "corrupt")),
+        (b"\n <html>", ("format", "corrupt")),
+        (b"version https://git-lfs.github.com/spec/v1\noid", ("format", "corrupt")),
+        (b"Not found", ("corrupt",)),
+        (bytes(1000), ("corrupt",)),
+        (b"PK\x03\x04", ("corrupt",)),
+        (b"\x80\x02", ("corrupt",)),
     ],
 )
-def test_not_a_checkpoint(tmp_path, name, data, reason):
-    if name.endswith(".safetensors"):
-        pytest.importorskip("safetensors")
+def test_not_a_checkpoint(tmp_path, name, data, codes):
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(UserError, match=reason) as caught:
+    with pytest.raises(UserError) as caught:
         load_checkpoint(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.code in codes
+    assert str(path) in caught.value.subject and "\n" not in str(caught.value)
 
 
 def test_no_file(tmp_path):
-    for name in (
-        "resnest51",
-        str(tmp_path / "missing.pth"),
-        "a\0b",
-        "x" * 5000,
-    ):
-        with pytest.raises(UserError, match="no such file"):
+    for name in ("resnest51", str(tmp_path / "missing.pth"), "a\0b", "x" * 5000):
+        with raises_user_error("not-found", "checkpoint"):
             load_checkpoint(name)
-    with pytest.raises(UserError, match="is a folder"):
+    with raises_user_error("wrong-path-type", tmp_path):
         load_checkpoint(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="not a regular file"):
-        load_checkpoint(tmp_path / "pipe")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
@@ -647,36 +524,32 @@ def test_unreadable_file(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(WEIGHTS, path)
     path.chmod(0)
-    with pytest.raises(UserError, match="cannot be read"):
+    with raises_user_error("unreadable", path):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
-    ("record", "reason"),
+    ("record", "code"),
     [
-        ([1, 2], "no state dict"),
+        ([1, 2], "checkpoint"),
         ({}, "empty"),
         ({"state_dict": {}}, "empty"),
-        ({"a": 1, "b": "x", "c": torch.zeros(1)}, "no tensors: a, b"),
-        ({"state_dict": {"a": torch.zeros(2).to_sparse()}}, "dense"),
-        (torch.zeros(3), "no state dict"),
+        ({"a": 1, "b": "x", "c": torch.zeros(1)}, "checkpoint"),
+        ({"state_dict": {"a": torch.zeros(2).to_sparse()}}, "checkpoint"),
+        (torch.zeros(3), "checkpoint"),
     ],
 )
-def test_no_state_dict(tmp_path, record, reason):
-    path = tmp_path / "w.pth"
-    torch.save(record, path)
-    with pytest.raises(UserError, match=reason) as caught:
-        load_checkpoint(path)
-    assert str(path) in str(caught.value)
+def test_no_state_dict(tmp_path, record, code):
+    torch.save(record, tmp_path / "w.pth")
+    with raises_user_error(code, tmp_path / "w.pth"):
+        load_checkpoint(tmp_path / "w.pth")
 
 
 def test_devices(tmp_path):
     torch.save(WEIGHTS, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="map_location='abacus'"):
-        load_checkpoint(tmp_path / "w.pth", "abacus")
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="map_location='cuda'"):
-            load_checkpoint(tmp_path / "w.pth", "cuda")
+    for device in ("abacus", *(() if torch.cuda.is_available() else ("cuda",))):
+        with raises_user_error("device", f"map_location='{device}'"):
+            load_checkpoint(tmp_path / "w.pth", device)
 
 
 # --- backbones ------------------------------------------------------------------------------
@@ -706,9 +579,9 @@ def test_load_backbone(tmp_path, small, prefix):
     load_backbone(model, path, prefix)
     for key, value in model.state_dict().items():
         assert torch.equal(value, small.state_dict()[key])
-    with pytest.raises(UserError, match=r"no key starts with prefix 'other\.'"):
+    with raises_user_error("checkpoint", path):
         load_backbone(model, path, "other")
-    with pytest.raises(UserError, match=r"w\.pth does not fit ResNeSt; .*layer1\.1"):
+    with raises_user_error("checkpoint", path):
         load_backbone(ResNeSt("resnest26"), path, prefix)
 
 

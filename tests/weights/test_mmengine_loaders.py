@@ -18,9 +18,10 @@ from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint as stack_load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.engine.preflight import check_checkpoint
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import load_segmentor
 from mmseg_resnest.models import ResNeSt
 from mmseg_resnest.registry import MODELS
@@ -92,7 +93,7 @@ def test_the_scope_s_initialiser_is_safe_without_them(tmp_path, monkeypatch, pre
     torch.save({"state_dict": resnet().state_dict(), "meta": Evil(marker)}, path)
     more = {} if prefix is None else {"prefix": prefix}
     with DefaultScope.overwrite_default_scope("mmseg_resnest"):
-        with pytest.raises(UserError, match=r"evil\.pth: refused, nothing was run"):
+        with raises_user_error("checkpoint-unsafe", "evil.pth"):
             resnet(checkpoint=str(path), **more).init_weights()
         assert not marker.exists()
         source = resnet()
@@ -103,9 +104,9 @@ def test_the_scope_s_initialiser_is_safe_without_them(tmp_path, monkeypatch, pre
         for key, tensor in source.state_dict().items():
             assert torch.equal(model.state_dict()[key], tensor), key
         if prefix:
-            with pytest.raises(UserError, match=r"no key starts with neck\."):
+            with raises_user_error("checkpoint", "good.pth"):
                 resnet(checkpoint=str(good), prefix="neck").init_weights()
-        with pytest.raises(UserError, match="are not read; fetch it yourself"):
+        with raises_user_error("argument", "s3://a/b.pth"):
             resnet(checkpoint="s3://a/b.pth").init_weights()
 
 
@@ -130,7 +131,7 @@ def test_nothing_is_run(tmp_path, monkeypatch, name):
     monkeypatch.chdir(Path(__file__).parents[2])
     marker, path = tmp_path / "marker", tmp_path / "evil.pth"
     torch.save({"state_dict": resnet().state_dict(), "meta": Evil(marker)}, path)
-    with pytest.raises(UserError, match=r"evil\.pth: refused, nothing was run"):
+    with raises_user_error("checkpoint-unsafe", "evil.pth"):
         ENTRIES[name](str(path))
     assert not marker.exists()
 
@@ -139,7 +140,7 @@ def test_nothing_is_run(tmp_path, monkeypatch, name):
     "address", ["s3://a/b.pth", "pavi://a/b", "petrel://a/b", "x:s3://a/b.pth"]
 )
 def test_storage_services_are_refused(address):
-    with pytest.raises(UserError, match="are not read; fetch it yourself"):
+    with raises_user_error("argument", address):
         resnet(checkpoint=address).init_weights()
 
 
@@ -193,34 +194,19 @@ def test_a_segmentor_by_its_name(published, monkeypatch):
 
 def test_a_backbone_is_no_segmentor(published):
     published({}, config=None)
-    with pytest.raises(UserError, match="an ImageNet backbone without a head"):
+    with pytest.raises(UserError, match="tiny"):
         load_segmentor("tiny")
 
 
 def test_a_wrong_name_of_a_segmentor():
-    with pytest.raises(UserError, match="did you mean 'deeplab_resnest101_ade'"):
+    with raises_user_error("not-found", "deeplab_resnest101_ad"):
         load_segmentor("deeplab_resnest101_ad")
 
 
 def test_a_config_that_is_not_installed(published):
     published({}, config="configs/no_such.py")
-    with pytest.raises(UserError, match=r"configs/no_such\.py is neither in a clone nor in"):
+    with pytest.raises(UserError, match="no_such"):
         load_segmentor("tiny")
-
-
-def test_checkpoints_are_checked_by_name(tmp_path):
-    check_checkpoint("deeplab_resnest101_ade", "checkpoint")
-    check_checkpoint("gluoncv/resnest14", "checkpoint")
-    check_checkpoint("https://host/a.pth", "checkpoint")
-    check_checkpoint("open-mmlab://resnet50_v1c", "checkpoint")
-    for source, reason in (
-        ("deeplab_resnest101_ad", "did you mean 'deeplab_resnest101_ade'"),
-        ("https://host/", "no file name"),
-        ("open-mmlab://resnet7", "has no 'resnet7'"),
-        (str(tmp_path / "a.pth"), "does not exist"),
-    ):
-        with pytest.raises(UserError, match=f"^--resume.*{reason}"):
-            check_checkpoint(source, "--resume")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +220,7 @@ def test_keys_that_are_no_names_are_refused(
     if wrapper != "state_dict" and not isinstance(state_dict, dict):
         return  # a file of another kind, whose loader says so
     torch.save(state_dict if wrapper is None else {wrapper: state_dict}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"a\.pth"):
+    with raises_user_error("checkpoint", "a.pth"):
         stack_load_checkpoint(torch.nn.Linear(2, 2), str(tmp_path / "a.pth"))
 
 
@@ -242,3 +228,11 @@ def test_what_is_beside_the_state_dict_does_not_matter(tmp_path: Path) -> None:
     record = {"state_dict": torch.nn.Linear(2, 2).state_dict(), "model": "linear", "meta": {1: 2}}
     torch.save(record, tmp_path / "a.pth")
     stack_load_checkpoint(torch.nn.Linear(2, 2), str(tmp_path / "a.pth"), strict=True)
+
+
+def test_checkpoints_are_checked_by_name(tmp_path):
+    for name in ("gluoncv/resnest14", "https://host/a.pth", "open-mmlab://resnet50_v1c"):
+        check_checkpoint(name, "checkpoint")
+    for name in ("deeplab_resnest101_ad", "https://host/", "open-mmlab://resnet7", "a.pth"):
+        with pytest.raises(UserError, match=r"^--resume"):
+            check_checkpoint(name, "--resume")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from user_errors import raises_user_error
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights.mxnet_params import ARRAY_MAGIC, NUMPY_ARRAY_MAGIC, read_params
@@ -93,14 +94,14 @@ def test_prefixes_go():
     one, two = np.ones(1, np.float32), np.zeros(2, np.int64)
     result = read(write_params({"arg:bn.gamma": one, "aux:bn.running_mean": two}))
     assert list(result) == ["bn.gamma", "bn.running_mean"]
-    with pytest.raises(UserError, match="used twice"):
+    with raises_user_error("corrupt", "some.params"):
         read(write_params({"arg:w": one, "aux:w": two}))
 
 
 def test_numpy_scalars():
     value = np.float64(2.5).reshape(())
     assert read(write_params({"x": value}, NUMPY_ARRAY_MAGIC))["x"] == 2.5
-    with pytest.raises(UserError, match="without a value"):
+    with raises_user_error("corrupt", "some.params"):
         read(write_params({"x": value}, ARRAY_MAGIC))
 
 
@@ -115,7 +116,7 @@ def test_every_truncation_is_refused():
     data = write_params(EXAMPLE)
     assert list(read(data)) == list(EXAMPLE)
     for length in range(len(data)):
-        with pytest.raises(UserError, match=r"some\.params: .*(ends early|claims \d+ arrays)"):
+        with raises_user_error("corrupt", "some.params"):
             read(data[:length])
 
 
@@ -137,31 +138,28 @@ HEAD = struct.pack("<QQQ", 0x112, 0, 1)
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    "data",
     [
-        (b"", "ends early"),
-        (struct.pack("<QQQ", 0x113, 0, 0), "does not start"),
-        (struct.pack("<QQQ", 0x112, 1, 0), "reserved"),
-        (struct.pack("<QQQ", 0x112, 0, 2**60), "claims 1152921504606846976 arrays in 0 bytes"),
-        (HEAD + struct.pack("<IiI", 0xF993FAC8, 0, 1) + bytes(8), "array format 0xf993fac8"),
-        (HEAD + struct.pack("<IiI", ARRAY_MAGIC, 1, 1) + bytes(8), "sparse"),
-        (HEAD + struct.pack("<IiI", ARRAY_MAGIC, 0, 2**31) + bytes(8), "2147483648 dimensions"),
-        (HEAD + struct.pack("<IiIq", ARRAY_MAGIC, 0, 1, -1) + bytes(12), r"shape \(-1,\)"),
-        (HEAD + struct.pack("<IiIq", ARRAY_MAGIC, 0, 1, 0) + bytes(12), r"shape \(0,\)"),
-        (HEAD + struct.pack("<IiIqiii", ARRAY_MAGIC, 0, 1, 1, 1, 0, 7), "data type 7"),
-        (
-            HEAD + struct.pack("<IiIqqqiii", ARRAY_MAGIC, 0, 3, *[2**40] * 3, 1, 0, 0),
-            "ends early: 5316911983139663491615228241121378304 bytes wanted, 0 left",
-        ),
-        (write_params({"x": np.ones(1)}) + b"\0", "1 bytes follow"),
-        (write_params({"": np.ones(1)}), "empty"),
-        (write_params({"x": np.ones(1)})[:-9] + struct.pack("<Q", 2**50) + b"x", "name of"),
-        (write_params({"x": np.ones(1)})[:-1] + b"\xff", "UTF-8"),
-        (write_params({"x": np.ones(1)})[:-17] + struct.pack("<Q", 0), "1 arrays and 0 names"),
+        b"",
+        struct.pack("<QQQ", 0x113, 0, 0),
+        struct.pack("<QQQ", 0x112, 1, 0),
+        struct.pack("<QQQ", 0x112, 0, 2**60),
+        HEAD + struct.pack("<IiI", 0xF993FAC8, 0, 1) + bytes(8),
+        HEAD + struct.pack("<IiI", ARRAY_MAGIC, 1, 1) + bytes(8),
+        HEAD + struct.pack("<IiI", ARRAY_MAGIC, 0, 2**31) + bytes(8),
+        HEAD + struct.pack("<IiIq", ARRAY_MAGIC, 0, 1, -1) + bytes(12),
+        HEAD + struct.pack("<IiIq", ARRAY_MAGIC, 0, 1, 0) + bytes(12),
+        HEAD + struct.pack("<IiIqiii", ARRAY_MAGIC, 0, 1, 1, 1, 0, 7),
+        HEAD + struct.pack("<IiIqqqiii", ARRAY_MAGIC, 0, 3, *[2**40] * 3, 1, 0, 0),
+        write_params({"x": np.ones(1)}) + b"\0",
+        write_params({"": np.ones(1)}),
+        write_params({"x": np.ones(1)})[:-9] + struct.pack("<Q", 2**50) + b"x",
+        write_params({"x": np.ones(1)})[:-1] + b"\xff",
+        write_params({"x": np.ones(1)})[:-17] + struct.pack("<Q", 0),
     ],
 )
-def test_impossible_files(data, reason):
-    with pytest.raises(UserError, match=reason):
+def test_impossible_files(data):
+    with raises_user_error("corrupt", "some.params"):
         read(data)
 
 
@@ -169,7 +167,7 @@ def test_no_memory_is_taken_for_claims():
     claim = HEAD + struct.pack("<IiIqiii", ARRAY_MAGIC, 0, 1, 2**33, 1, 0, 0) + bytes(100)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match="ends early"):
+        with raises_user_error("corrupt", "some.params"):
             read(claim)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

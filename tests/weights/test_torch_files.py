@@ -9,8 +9,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import tarfile
 import warnings
 import zipfile
@@ -22,6 +20,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_mxnet_params import write_params
+from user_errors import raises_user_error
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import load_checkpoint
@@ -39,11 +38,12 @@ def torch_bytes(record, zipped=True) -> bytes:
     return buffer.getvalue()
 
 
-def refused(path: Path, data: bytes, match: str = "weights") -> None:
+def refused(path: Path, data: bytes, *codes: str) -> None:
     path.write_bytes(data)
-    with pytest.raises(UserError, match=match) as caught:
+    with pytest.raises(UserError) as caught:
         load_record(path)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.code in (codes or ("corrupt", "checkpoint-unsafe", "checkpoint"))
+    assert str(path) in caught.value.subject and "\n" not in str(caught.value)
 
 
 def archive(pickled: bytes, storages: dict[str, bytes] | None = None, **members: bytes) -> bytes:
@@ -153,7 +153,7 @@ def ambiguous() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ambiguous())
 def test_an_archive_about_which_readers_could_disagree(tmp_path, name):
-    refused(tmp_path / "weights.pth", ambiguous()[name], "refused|truncated|damaged")
+    refused(tmp_path / "weights.pth", ambiguous()[name], "corrupt")
 
 
 def test_a_comment_is_fine(tmp_path):
@@ -177,11 +177,11 @@ def test_without_checksums(tmp_path):
 def test_programs_are_refused(tmp_path):
     code = {"code/__torch__.py": b"pass", "constants.pkl": b"\x80\2)."}
     for name in code:
-        refused(tmp_path / "weights.pt", archive(b"\x80\2}.", **{name: code[name]}), "TorchScript")
+        refused(tmp_path / "weights.pt", archive(b"\x80\2}.", **{name: code[name]}), "format")
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w", format=tarfile.USTAR_FORMAT) as file:
         file.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
-    refused(tmp_path / "weights.pth", tar.getvalue(), r"\.tar file")
+    refused(tmp_path / "weights.pth", tar.getvalue(), "format")
 
 
 # --- pickles that claim more than there is --------------------------------------------------
@@ -229,7 +229,6 @@ DATA = struct.pack("<4f", 1, 2, 3, 4)
         (Call(collections.Counter, "text"), {}),
         (Call(torch.Size, (HUGE, -1)), {}),
         (Call(torch.device, None), {}),
-        (Call(complex, "1"), {}),
         (Reference(4), {"0": DATA}),
         (torch.FloatStorage, {}),
         (torch.Tensor, {}),
@@ -248,7 +247,7 @@ def test_shared_memory_is_counted(tmp_path):
     many = [tensor((250_000,), (1,), count=250_000) for _ in range(1000)]
     one = tensor((250_000,), (1,), count=250_000)
     data = archive(pickled(many), {"0": bytes(1_000_000)})
-    refused(tmp_path / "weights.pth", data, "memory")
+    refused(tmp_path / "weights.pth", data, "corrupt")
     path = tmp_path / "weights.pth"
     path.write_bytes(archive(pickled({"a": one, "b": one}), {"0": bytes(1_000_000)}))
     result = load_checkpoint(path)
@@ -265,7 +264,7 @@ def test_bytes_that_are_copied_are_counted(tmp_path):
     text = b"X" + struct.pack("<I", 1_000_000) + b"x" * 1_000_000
     start = b"\x80\x02(c_codecs\nencode\nq\x00" + text + b"q\x01X\x06\0\0\0latin1q\x02"
     copies = b"h\x00h\x01h\x02\x86R" * 2000
-    refused(tmp_path / "weights.pth", archive(start + copies + b"t."), "memory")
+    refused(tmp_path / "weights.pth", archive(start + copies + b"t."), "corrupt")
 
 
 def doubling(open_: bytes, levels: int) -> bytes:
@@ -321,41 +320,6 @@ def test_the_old_format_with_sizes_that_lie(tmp_path):
     assert claim > 0
     refused(tmp_path / "weights.pth", changed(data, claim, b"K\xffNt"))
     refused(tmp_path / "weights.pth", data[:claim] + b"J\0\0\0\x7fNt" + data[claim + 4 :])
-
-
-def test_memory_is_bounded(tmp_path):
-    """In a process that may take little memory, hostile files end in words."""
-    bombs = {
-        "expanded": archive(pickled({"a": tensor((HUGE,), (0,))}), {"0": DATA}),
-        "claimed": archive(pickled({"a": tensor((1,), (1,), count=2**40)}), {"0": DATA}),
-        "containers": archive(b"\x80\x02" + b"}" * 4_000_000 + b"."),
-        "doubling": archive(doubling(b"]", 60)),
-    }
-    for name, data in bombs.items():
-        (tmp_path / f"{name}.pth").write_bytes(data)
-    header = struct.pack("<QQQ", 0x112, 0, 1) + struct.pack(
-        "<IiI2q", 0xF993FAC9, 0, 2, 2**31, 2**31
-    )
-    (tmp_path / "claimed.params").write_bytes(header + struct.pack("<3i", 1, 0, 0))
-    claimed = b'{"a": {"dtype": "F32", "shape": [%d], "data_offsets": [0, %d]}}' % (2**40, 2**42)
-    (tmp_path / "claimed.safetensors").write_bytes(struct.pack("<Q", len(claimed)) + claimed)
-    program = (
-        "import resource, sys, pathlib\n"
-        "from mmseg_resnest.errors import UserError\n"
-        "from mmseg_resnest.weights import load_checkpoint\n"
-        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)\n"
-        "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
-        "    try:\n"
-        "        load_checkpoint(path)\n"
-        "    except UserError as error:\n"
-        "        assert 'MemoryError' not in str(error), error\n"
-        "        print(path.name)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
-    assert run.stdout.split() == sorted(p.name for p in tmp_path.iterdir()), run.stderr
 
 
 # --- fuzzing --------------------------------------------------------------------------------
@@ -440,7 +404,7 @@ def test_any_change_is_read_or_refused_in_words(tmp_path, name, data):
     ],
 )
 def test_safetensors_with_a_header_that_lies(tmp_path, data):
-    refused(tmp_path / "weights.safetensors", safetensors_bytes(data, bytes(8)), "safetensors")
+    refused(tmp_path / "weights.safetensors", safetensors_bytes(data, bytes(8)), "corrupt")
 
 
 def test_safetensors_as_the_package_writes_it(tmp_path):
@@ -463,5 +427,5 @@ def test_safetensors_as_the_package_writes_it(tmp_path):
 def test_a_pipe_and_a_device(tmp_path):
     os.mkfifo(tmp_path / "weights.pth")
     for path in (tmp_path / "weights.pth", "/dev/zero"):
-        with pytest.raises(UserError, match="regular file"):
+        with raises_user_error("wrong-path-type", path):
             load_checkpoint(path)

@@ -1,0 +1,95 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Renames our models' state dicts for other code bases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UserError
+from . import layouts
+from .convert import analyse
+from .detect import has_split_attention
+from .state_dict import list_keys
+
+__all__ = ["EXPORT_LAYOUTS", "export_state_dict"]
+
+EXPORT_LAYOUTS = ("published", "timm", "openmmlab", "mmseg-resnest")
+
+
+def _rename_modules(keys: Iterable[str], table: Mapping[str, str]) -> dict[str, str]:
+    names = {}
+    for key in keys:
+        module, _, leaf = key.rpartition(".")
+        names[key] = f"{table.get(module, module)}.{leaf}"
+    return names
+
+
+def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, Tensor]:
+    """Renames a state dict of one of our models for another code base.
+
+    Args:
+        state_dict: Our names: a backbone without a prefix or a segmentation model.
+        layout: ``published`` (backbone, or a segmentation model with a published head), ``timm``
+            (backbone only), ``openmmlab`` (MMSegmentation) or ``mmseg-resnest``.
+
+    Returns:
+        The same tensors under that layout's names. :func:`convert_state_dict` undoes it exactly.
+
+    Raises:
+        UserError: ``layout`` is unknown, ``state_dict`` is not one of ours, or the layout has no
+            name for some of its keys; the message lists them.
+    """
+    if layout not in EXPORT_LAYOUTS:
+        message = f"{layout!r} is not one of {', '.join(EXPORT_LAYOUTS)}"
+        raise UserError("argument", "layout", message)
+    source = analyse(state_dict)
+    ours = source.layout == "mmseg-resnest"
+    if not ours and not (source.layout == "published" and not source.is_segmentor):
+        message = f"has layout {source.layout!r}; pass it through convert_state_dict first"
+        raise UserError("checkpoint", "state dict", message)
+    if layout == "mmseg-resnest":
+        return dict(source.state_dict)
+    groups: dict[str, list[str]] = {"backbone.": [], "decode_head.": [], "auxiliary_head.": []}
+    strangers = []
+    for key in source.state_dict:
+        start = f"{key.partition('.')[0]}." if source.is_segmentor else "backbone."
+        if start in groups:
+            groups[start].append(key[len(start) :] if source.is_segmentor else key)
+        else:
+            strangers.append(key)
+    resnest = has_split_attention(groups["backbone."]) or "conv1.0.weight" in groups["backbone."]
+    if layout == "timm" and source.is_segmentor:
+        message = "timm has no segmentation models; choose another layout, or give the backbone "
+        message += "alone (the keys after 'backbone.')"
+        raise UserError("checkpoint", "layout timm", message)
+    if not resnest and layout != "openmmlab":
+        message = "the backbone is not a ResNeSt; only layout openmmlab has names for it"
+        raise UserError("checkpoint", f"layout {layout}", message)
+
+    if layout == "openmmlab":
+        table = layouts.invert(layouts.OPENMMLAB_STEM) if resnest else {}
+        renamed = _rename_modules(groups["backbone."], table)
+        start = "backbone." if source.is_segmentor else ""
+        names = {start + key: start + name for key, name in renamed.items()}
+        return {names.get(key, key): value for key, value in source.state_dict.items()}
+
+    # published or timm
+    if not source.is_segmentor:
+        return dict(source.state_dict)
+    targets = dict(zip(groups, layouts.PREFIXES["published"], strict=True))
+    names = {f"backbone.{key}": f"pretrained.{key}" for key in groups["backbone."]}
+    for start in ("decode_head.", "auxiliary_head."):
+        table = layouts.published_head_table({key.rpartition(".")[0] for key in groups[start]})
+        for key, name in _rename_modules(groups[start], table).items():
+            if key.rpartition(".")[0] in table:
+                names[start + key] = targets[start] + name
+            else:
+                strangers.append(start + key)
+    if strangers:
+        message = f"has no name for {len(strangers)} keys: {list_keys(strangers)}; only the "
+        message += "published FCN, PSP, EncNet and DeepLabV3 heads can be exported to it"
+        raise UserError("checkpoint", "layout published", message)
+    return {names[key]: value for key, value in source.state_dict.items()}

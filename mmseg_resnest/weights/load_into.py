@@ -1,0 +1,183 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""State dicts into models: strictly, or with one list of what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .convert import convert_state_dict
+from .load import load_checkpoint
+from .state_dict import list_keys
+
+__all__ = ["load_backbone", "load_into", "sharded_like"]
+
+_CLASSIFIER = re.compile(
+    r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
+)
+_STAGE = re.compile(r"((?:.*\.)?)layer[2-4]\.")
+
+
+def _without_unbuilt_stages(
+    state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """``state_dict`` less the stages that a backbone with fewer of them does not have."""
+    built = {match[0] for key in target if (match := _STAGE.match(key))}
+    left_out = set()
+    for key in state_dict:
+        match = _STAGE.match(key)
+        if match and match[0] not in built and f"{match[1]}layer1.0.conv1.weight" in target:
+            left_out.add(match[0])
+    if not left_out:
+        return dict(state_dict)
+    text = f"left out of the checkpoint, the model has no such stages: {list_keys(left_out)}"
+    print_log(text, logger="current")
+    return {k: v for k, v in state_dict.items() if not k.startswith(tuple(left_out))}
+
+
+def load_into(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    drop_head_for_other_classes: bool = False,
+    source: str | Path | None = None,
+    check_only: bool = False,
+) -> tuple[str, ...]:
+    """Loads a state dict strictly; one with other names is converted first if its layout is known.
+
+    Args:
+        model: The model, possibly wrapped for distributed training.
+        state_dict: Tensors under the model's names, or in a layout that
+            :func:`~mmseg_resnest.weights.convert_state_dict` turns into them.
+        drop_head_for_other_classes: Where the checkpoint has another number of classes, leave
+            the last layer of each head (``conv_seg``, ``se_layer``) as the model has it; one log
+            line says so. Without it another number of classes is an error.
+        source: The file that errors name.
+        check_only: Check that it fits, and load nothing.
+
+    Returns:
+        The keys that were dropped.
+
+    Raises:
+        UserError: Keys are missing, left over or of another shape; the message lists them. The
+            model is untouched then.
+    """
+    inner = cast(nn.Module, model.module) if is_model_wrapper(model) else model
+    target = inner.state_dict()
+    label = "the checkpoint" if source is None else str(source)
+    why_not = ""
+    if state_dict.keys() != target.keys():
+        try:
+            state_dict = convert_state_dict(state_dict)
+        except UserError as error:
+            why_not = f" (it does not convert either: {error.message})"
+        state_dict = _without_unbuilt_stages(state_dict, target)
+    missing = [key for key in target if key not in state_dict]
+    unexpected = [key for key in state_dict if key not in target]
+    differing = [
+        key
+        for key, value in state_dict.items()
+        if key in target and tuple(value.shape) != tuple(target[key].shape)
+    ]
+    classes = [
+        key
+        for key in differing
+        if _CLASSIFIER.search(key) and state_dict[key].shape[1:] == target[key].shape[1:]
+    ]
+    dropped: tuple[str, ...] = ()
+    if classes and drop_head_for_other_classes:
+        dropped = tuple(classes)
+        differing = [key for key in differing if key not in classes]
+    if missing or unexpected or differing:
+        shapes = [
+            f"{key} ({list(state_dict[key].shape)}, the model has {list(target[key].shape)})"
+            for key in differing
+        ]
+        found = [
+            f"{len(keys)} keys {what}: {list_keys(keys)}; "
+            for keys, what in (
+                (missing, "are missing"),
+                (unexpected, "are not in the model"),
+                (shapes, "have another shape"),
+            )
+            if keys
+        ]
+        advice = "use the config that the checkpoint belongs to"
+        if classes and not dropped:
+            theirs, ours = state_dict[classes[0]].shape[0], target[classes[0]].shape[0]
+            advice += (
+                f"; it has {theirs} classes and the model {ours}: to start from the rest of it, "
+                "load with drop_head_for_other_classes=True"
+            )
+        message = f"does not fit {type(inner).__name__}; {''.join(found)}{advice}{why_not}"
+        raise UserError("checkpoint", label, message)
+    if check_only:
+        return dropped
+    kept = {
+        key: sharded_like(value, target[key])
+        for key, value in state_dict.items()
+        if key not in dropped
+    }
+    inner.load_state_dict(kept, strict=not dropped)
+    if dropped:
+        print_log(
+            f"{label} has {state_dict[dropped[0]].shape[0]} classes, the model "
+            f"{target[dropped[0]].shape[0]}: dropped {list_keys(dropped)}",
+            logger="current",
+        )
+    return dropped
+
+
+def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | None = None) -> None:
+    """Loads a ResNeSt backbone from a file in any known layout, strictly.
+
+    Args:
+        backbone: A :class:`~mmseg_resnest.models.ResNeSt`.
+        name_or_path: What :func:`load_checkpoint` takes: a backbone or a segmentation model, of
+            which the backbone is taken.
+        prefix: Use only the keys that start with it, without it.
+
+    Raises:
+        UserError: The file cannot be read, has no key with the prefix, has an unknown layout, or
+            does not fit the backbone.
+    """
+    state_dict = load_checkpoint(name_or_path)
+    if prefix:
+        start = prefix.rstrip(".") + "."
+        part = _below(start, state_dict)
+        if not part:
+            message = f"no key starts with prefix {start!r}; its keys are: {list_keys(state_dict)}"
+            raise UserError("checkpoint", name_or_path, message)
+        state_dict = part
+    state_dict = convert_state_dict(state_dict, str(name_or_path))
+    state_dict = _below("backbone.", state_dict) or state_dict
+    load_into(backbone, state_dict, source=name_or_path)
+
+
+def _below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
+def sharded_like(value: Tensor, target: Tensor) -> Tensor:
+    """A whole tensor as the parts of a ``DTensor`` like another one; as it is for a plain one.
+
+    Args:
+        value: Whole, and the same on every process.
+        target: Of the same shape.
+    """
+    if not hasattr(target, "device_mesh"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = cast(Any, target)
+    mesh = sharded.device_mesh
+    # Without a source: nothing is sent, every process has it.
+    return distribute_tensor(
+        value.to(mesh.device_type), mesh, sharded.placements, src_data_rank=None
+    )
