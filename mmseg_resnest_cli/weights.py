@@ -116,14 +116,17 @@ def fetch(names: Sequence[str]) -> int:
 
     for name in names:
         check_remote(name)  # before the first long download
-    failed = []
+    failed: list[UserError] = []
     for name in names:
         try:
             print(download(name), flush=True)
         except UserError as error:
-            failed.append(error.text)
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
     if failed:
-        raise UserError("checkpoint", "", "\n".join(failed))
+        subject = f"{len(failed)} of {len(names)} files"
+        raise UserError("download", subject, "; ".join(error.text for error in failed))
     return 0
 
 
@@ -141,7 +144,7 @@ def check(names: Sequence[str]) -> int:
         elif path.name in by_file:
             chosen.append((by_file[path.name], path))
         else:
-            raise UserError("checkpoint", name, "no file of this name is in the catalogue")
+            raise UserError("not-found", name, "the catalogue does not list a file of this name")
     if not names:
         # timm's entries share files with the published ones
         chosen = [
