@@ -50,15 +50,12 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
     """Floating-point operations of one image through backbone and head, in inference.
 
-    Matrix products and convolutions are counted, with a multiplication and an addition as two
-    operations, as the formula has them: whatever way a kernel computes them. Nothing is computed.
+    Matrix products and convolutions are counted by their formula, with a multiplication and an
+    addition as two operations: half of it is the multiply-adds that papers often call FLOPs.
 
     Args:
         model: A segmentor; not changed.
         shape: Height and width of the image.
-
-    Returns:
-        The count; half of it is the number of multiply-adds that papers often call FLOPs.
     """
     bare = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
@@ -155,9 +152,9 @@ def benchmark(
 
     Returns:
         ``parameters``, ``flops``, ``shape``, ``device``, ``testing`` and ``training`` (None if
-        not measured) with ``images_per_second`` (the median run's; also the slowest and the
-        fastest), ``memory_bytes`` (the peak: on a GPU what tensors took there, on a CPU all that
-        the process took), ``precision``, ``batch`` and ``runs``.
+        not measured), each with ``images_per_second`` (the median; also ``slowest_`` and
+        ``fastest_``), ``memory_bytes`` (the peak of tensors on a GPU, or of the process on a CPU),
+        ``precision``, ``batch`` and ``runs``.
 
     Raises:
         UserError: The config, the device or an argument does not fit.

@@ -67,12 +67,12 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
     """Run a data set's pipeline on an image, step by step.
 
     Args:
-        dataset: A data set of MMSegmentation's kind.
+        dataset: A data set of MMSegmentation.
         index: Of the image.
-        seed: Of what the pipeline draws at random.
+        seed: Of the pipeline's random numbers.
 
     Returns:
-        What each step that left an image made of it; the first is the image as it was loaded.
+        What each step made of the image; the first is the image as it was loaded.
 
     Raises:
         UserError: The pipeline loads no image, or drops it.

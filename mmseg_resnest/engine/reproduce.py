@@ -36,11 +36,7 @@ PUBLISHED_IMAGES = {"ADE20K": 2000, "Cityscapes": 500, "Pascal Context": 5105}
 
 
 def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
-    """Published ``{protocol: {metric: percent}}`` of a segmentation model.
-
-    Raises:
-        UserError: The entry is a backbone, which nothing here evaluates.
-    """
+    """Published ``{protocol: {metric: percent}}``; a UserError if the entry is a backbone."""
     if entry.task != "segmentation" or entry.config is None:
         models = ", ".join(name for name, e in catalogue().items() if e.task == "segmentation")
         raise UserError(
@@ -53,11 +49,7 @@ def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
 
 
 def config_of(entry: Entry) -> Path:
-    """The config file that a catalogue entry belongs to.
-
-    Raises:
-        UserError: The configs are not there.
-    """
+    """The config file of a catalogue entry; a UserError if it is missing."""
     assert entry.config is not None
     config = config_folder().parent / entry.config
     if not config.is_file():
@@ -70,12 +62,7 @@ def config_of(entry: Entry) -> Path:
 
 
 def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
-    """The number of images to evaluate on, each with its label map.
-
-    Raises:
-        UserError: A folder or a label map is missing, or there are not as many images as
-            published.
-    """
+    """The number of images to evaluate on; a UserError if it is wrong or a file is missing."""
     check_data(cfg, ("test_dataloader",))
     with building(cfg.get("default_scope", "mmseg_resnest")):
         # Without a pipeline: only the files are listed.
@@ -124,21 +111,17 @@ def reproduce(
     Args:
         name: A segmentation model of the catalogue.
         data_root: Folder of the data sets.
-        work_dir: Where each protocol's ``results.json`` and log go; default
-            ``work_dirs/reproduce/NAME``.
+        work_dir: For results and logs; default ``work_dirs/reproduce/NAME``.
         json_file: The report; default ``reproduction.json`` in the work folder.
-        cfg_options: Changes to the config, ``KEY=VALUE``; the report says that it is then not
-            the published evaluation.
+        cfg_options: Changes to the config, ``KEY=VALUE``; then it is not the published evaluation.
         any_images: Evaluate also when the number of images is not the published one.
         again: Evaluate also what the report holds already.
         launcher: ``none``, ``pytorch`` or ``slurm``.
 
     Returns:
-        The report, on every process: ``name``, ``config``, ``checkpoint``, ``digest``,
-        ``source``, ``dataset``, ``data_root``, ``images``, ``cfg_options``, ``version``,
-        ``device``, ``as_published`` (whether images and options are the published ones), ``file``
-        (where the report is) and ``protocols``: ``{protocol: {published, measured, difference,
-        seconds}}`` with ``{metric: percent}`` (difference: measured - published).
+        The report, on every process. ``as_published``: whether images and options are the published
+        ones; ``file``: where it is; ``protocols``: ``{protocol: {published, measured, difference,
+        seconds, device}}`` with ``{metric: percent}`` (difference: measured - published).
 
     Raises:
         UserError: A mistake in the arguments or the data; the weights cannot be fetched.
@@ -219,10 +202,9 @@ def print_reproduction(report: Mapping[str, Any]) -> None:
     table.align["protocol"] = table.align["metric"] = "l"
     for protocol, row in report["protocols"].items():
         for metric, number in row["published"].items():
-            measured, difference = row["measured"][metric], row["difference"][metric]
-            table.add_row(
-                [protocol, metric, f"{number:.2f}", f"{measured:.2f}", f"{difference:+.2f}"]
-            )
+            numbers = (number, row["measured"][metric])
+            cells = [f"{n:.2f}" for n in numbers]
+            table.add_row([protocol, metric, *cells, f"{row['difference'][metric]:+.2f}"])
     print(table.get_string() + "\n")
     rows = [
         ("model", f"{report['name']} ({report['config']})"),

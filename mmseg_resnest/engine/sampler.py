@@ -55,9 +55,8 @@ class ExactSampler(Sampler):
     """An endless sampler that starts at any position at no cost.
 
     Each epoch is a permutation made from the seed and the epoch's number; process ``r`` of ``W``
-    takes samples ``r, r + W, r + 2 W, ...`` of the run. So iteration ``i`` with total batch ``B``
-    is samples ``i B`` to ``(i + 1) B - 1`` for any number of processes, and the last batch of an
-    epoch is filled up from the next one.
+    takes samples ``r, r + W, r + 2 W, ...``. So iteration ``i`` with total batch ``B`` is samples
+    ``i B`` to ``(i + 1) B - 1`` for any number of processes.
 
     Args:
         dataset: The data set.

@@ -9,14 +9,12 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.hooks import Hook
-from tiny_runs import make_runner, state
+from tiny_runs import make_runner
 
 from mmseg_resnest.engine import saving
 from mmseg_resnest.engine.latest import latest_valid_checkpoint, next_start, verify_checkpoint
@@ -207,62 +205,6 @@ def test_under_any_clocks_a_run_that_is_killed_again_and_again_ends(
                 if data.draw(st.booleans()):  # killed in between, or the pointer fails
                     point_to(path, folder)
                 reached = iteration
-
-
-class Killed(Hook):
-    """Ends a run as a signal that nothing can catch would, after a number of its steps."""
-
-    priority = "LOWEST"
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        self.left -= 1
-        if not self.left:
-            assert runner.checkpoint_writer.wait() == []
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    make_runner(folder, interval=2).train()
-    return state(folder / "iter_12.pth")
-
-
-@settings(deadline=None, max_examples=8)
-@given(clocks=st.lists(CLOCKS, min_size=4, max_size=12), steps=st.lists(st.integers(2, 5)))
-def test_a_run_restarted_under_any_clocks_ends_as_an_undisturbed_one(
-    undisturbed: dict,
-    tmp_path_factory: pytest.TempPathFactory,
-    clocks: list[float],
-    steps: list[int],
-) -> None:
-    folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        clock = Clock()
-        patch.setattr(saving, "time", clock)
-        clock.now = 4e9
-        make_runner(folder, interval=2).train()  # an old run, with a clock that was ahead
-        newest: Path | None = None
-        for number in range(20):
-            clock.now = clocks[number % len(clocks)]
-            after = steps[number] if number < len(steps) else 100
-            runner = make_runner(folder, interval=2, resume=newest, hooks=[Killed(after)])
-            try:
-                runner.train()
-            except KeyboardInterrupt:
-                newest = latest_valid_checkpoint(folder)[0]
-                continue
-            break
-        assert latest(folder) == "iter_12.pth"
-    ended = state(folder / "iter_12.pth")
-    for key in ("state_dict", "ema_state_dict"):
-        for name, value in undisturbed[key].items():
-            assert torch.equal(value, ended[key][name])
-    assert ended["meta"] == undisturbed["meta"]
-    assert ended["param_schedulers"] == undisturbed["param_schedulers"]
 
 
 def test_the_pointer_is_in_the_work_folder(tmp_path: Path) -> None:
