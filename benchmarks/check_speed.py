@@ -27,7 +27,6 @@ INSIDE = Path("ade20k", "ADEChallengeData2016")
 
 
 def main() -> None:
-    """Copy, check, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--data-root", default=os.environ.get("MMSEG_RESNEST_DATA", "data"))

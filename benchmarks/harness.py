@@ -1,9 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Measuring several ways of doing the same work, in turns.
+"""Measures variants of the same work, in turns.
 
-Every way runs in a process of its own, so that its memory is its own and a setting of one does not
-reach another. The processes are asked to work one after the other, again and again: what else the
-machine does then falls on all of them alike, and the ratio of two ways is taken turn by turn.
+Each variant runs in a process of its own, so that memory and settings are its own. The processes
+work one after the other, again and again, so that other load on the machine falls on all of them
+alike; the ratio of two variants is taken turn by turn.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways of doing the same work.
+    """Variants of the same work.
 
     Attributes:
         title: One line for people.
-        reference: The way that the others are compared with.
-        cases: Name of each input to what it is, for people.
-        ways: Name to a function of the case that returns the work. The work returns what is
-            compared: an array, or None.
-        agree: (reference's result, a way's result) to the share of equal values.
+        reference: The variant that the others are compared with.
+        cases: Name of each input to its description.
+        ways: Variants: name to a function of the case that returns the work. The work returns what
+            is compared: an array, or None.
+        agree: (reference's result, another's) to the share of equal values.
         at_least_equal: The share that is asked for: one number, or one for each case.
-        least: The ratio to reach, by way: one number, or one for each case.
-        most_memory: The share of the reference's extra memory to keep to, by way.
-        missing: Ways that this machine cannot run, and why.
-        left_out: Ways that are not measured for a case, by case, to keep its time in bounds.
-        warmed: Whether memory is measured at the second time of doing the work. The first one also
-            brings in code, which stays; but a model's preparations, too.
+        least: The ratio to reach, by variant: one number, or one for each case.
+        most_memory: The share of the reference's extra memory to keep to, by variant.
+        missing: Variants that this machine cannot run, and why.
+        left_out: Variants that are not measured, by case, to save time.
+        warmed: Whether memory is measured at the second call. The first one loads code and prepares
+            the model as well.
         repeats: Turns, unless the command says otherwise.
         note: What a reader has to know of the inputs.
     """
@@ -66,7 +66,7 @@ class Comparison:
     note: str = ""
 
 
-# --- in the process of one way
+# --- in the process of one variant
 
 
 def _memory(name: str) -> int | None:
@@ -115,12 +115,12 @@ def _resident_peak_of(work: Work) -> tuple[Any, int | None]:
 
 
 def serve(module: str, case: str, way: str) -> None:
-    """Build the work of a way, then do it once for every line on standard input."""
+    """Build the work of a variant, then do it once for every line on standard input."""
     import torch
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints
-    # Products of rounded numbers are no float32 products: outputs could not be compared.
+    # With TF32 outputs could not be compared.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     comparison: Comparison = importlib.import_module(module).COMPARISON
     torch.manual_seed(0)
@@ -150,7 +150,7 @@ def serve(module: str, case: str, way: str) -> None:
 
 
 class Server:
-    """The process of one way."""
+    """The process of one variant."""
 
     def __init__(self, module: str, case: str, way: str) -> None:
         paths = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]

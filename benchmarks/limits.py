@@ -4,12 +4,11 @@
     python benchmarks/limits.py            measure, and write the table into docs/performance.md
     python benchmarks/limits.py --table    only write the table again, from what was measured
 
-This package's way of each comparison is timed in turns with a float32 product of large matrices and
-a large copy. The floor of a time is the larger of two: its multiply-adds over the rate of the
-product, and the bytes that have to be read and written over the rate of the copy. Counted are the
-multiply-adds of convolutions and matrix products that this package makes, without those with
-padding. What reads files or starts Python has another floor: the decoding of the files, or the
-import of torch, measured in the same turns. Written are OUT/limits.json and the table.
+Each comparison is timed in turns with a float32 product of large matrices and a large copy. The
+floor of a time is the larger of two: its multiply-adds over the rate of the product, and the bytes
+that must be read and written over the rate of the copy. Multiply-adds are those of convolutions and
+matrix products, without padding. What reads files or starts Python has another floor: decoding the
+files, or importing torch, measured in the same turns.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def _at(value: Any, axis: int) -> int:
 
 
 def count(module: str, case: str) -> int:
-    """Operations of this package's way."""
+    """Operations of this package's variant."""
     work = importlib.import_module(module).COMPARISON.ways[OURS](case)
     work()  # what it prepares once
     with ProductCounter() as counter:
@@ -257,7 +256,6 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write limits.json there alone")
     parser.add_argument("--table", action="store_true", help="only write the page's table again")
     args = parser.parse_args(argv)
     if args.turns < 1:
@@ -265,15 +263,11 @@ def main(argv: list[str] | None = None) -> int:
     if not args.table:
         if torch.cuda.is_available():
             parser.error("a GPU is there: benchmarks/gpu.py measures its floors")
-        described = machine()
-        rows = [measure(row, args.turns) for row in tqdm(ROWS, unit="row")]
-        result = {"machine": described, "turns": args.turns, "rows": rows}
-        out = args.out or RESULTS
-        out.mkdir(parents=True, exist_ok=True)
-        write(out / "limits.json", json.dumps(result, indent=1) + "\n")
+        result: dict[str, Any] = {"machine": machine(), "turns": args.turns}
+        result["rows"] = [measure(row, args.turns) for row in tqdm(ROWS, unit="row")]
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        write(RESULTS / "limits.json", json.dumps(result, indent=1) + "\n")
         print(table(result))
-        if args.out:
-            return 0
     committed = json.loads((RESULTS / "limits.json").read_text("utf-8"))
     write(PAGE, page(PAGE.read_text("utf-8"), committed))
     return 0

@@ -61,7 +61,6 @@ def service(model: list[str], *options: str) -> Iterator[tuple[str, int]]:
 
 
 def resident(pid: int) -> float:
-    """MiB of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -179,10 +178,10 @@ def main() -> int:
     with service(args.model, "--timeout", "0.002") as (address, pid):
         limits["2 ms allowed"] = dict(send(address, bodies, 50, 2)[1])
     result["limits"] = limits
-    text = json.dumps(result, indent=1)
-    print(text)
+    text = json.dumps(result, indent=1) + "\n"
+    print(text, end="")
     if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
+        args.out.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,17 +1,14 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The loss of a training run's first iterations, in MMSegmentation's way and in this package's.
+"""The loss of a training run's first iterations, of MMSegmentation and of this package.
 
     MMSEG_RESNEST_DATA=DIR python benchmarks/loss_curve.py [--iterations 200] [--seeds 5]
 
 A small ResNeSt under DeepLabV3 at output stride 8 learns CamVid's images (DIR/camvid) with
-MMSegmentation's augmentation: random resize, crop with at most 75% of one class, mirroring, colour
-jitter. One way is the stack's network, transforms and loss; the other is this package's network,
-transforms, loss, kept memory, order in memory and matrix products, with resize and crop in one
-step. Runs of the same seed begin with the same
-weights, and see the same images in the same order with the same random numbers, so that they differ
-by rounding and by what the two ways compute differently; runs of two seeds differ by chance, which
-is the noise that the difference is compared with. Written are OUT/loss_curve.json and
-OUT/loss_curve.md.
+MMSegmentation's augmentation. One variant is the stack's network, transforms and loss, the other
+this package's as in a long run of tools/train.py. Runs of the same seed have the same weights, and
+the same images and random numbers in the same order, so that they differ by rounding and by what
+the variants compute differently. Runs of two seeds differ by chance, the noise that the difference
+is compared with. Written are OUT/loss_curve.json and OUT/loss_curve.md.
 """
 
 from __future__ import annotations
@@ -127,17 +124,13 @@ def curve(way: str, seed: int, iterations: int, root: Path, bar: Any) -> list[fl
 
 
 def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
-    """What the difference of the ways is beside that of the seeds.
-
-    Args:
-        curves: (2 ways, seeds, iterations).
+    """Compares the variants with the noise of the seeds; curves (2 variants, seeds, iterations).
 
     Returns:
-        For windows of iterations the mean loss of each way, the root mean square difference of two
-        runs of the same seed, and that of two runs of different seeds in the same way; the
-        difference of the ways' means and its standard error, from the spread of the seeds. For
-        all iterations together ``paired``: the mean difference of the two runs of a seed, and its
-        standard error, which the chance of the seeds does not add to.
+        For windows of iterations the mean loss of each variant, the root mean square difference of
+        two runs of one seed and of two runs of different seeds, the difference of the means and its
+        standard error; ``paired``: over all iterations, the mean difference of the runs of a seed
+        and its standard error.
     """
     ways, seeds, iterations = curves.shape
     windows = curves[:, :, : iterations // WINDOW * WINDOW]
@@ -157,7 +150,6 @@ def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The result as a table."""
     found = result["comparison"]
     lines = [
         f"| iterations | {' | '.join(result['ways'])} | difference of the means | standard error "
@@ -184,10 +176,9 @@ def markdown(result: dict[str, Any]) -> str:
     )
     lines += [
         "",
-        f"{result['seeds']} seeds; mean loss of {found['window']} iterations; in the last two "
-        "columns the root mean square difference of the windows' means. Over all iterations the "
-        f"two runs of a seed differ by {found['paired'][0]:+.4f}, with a standard error of "
-        f"{found['paired'][1]:.4f}. "
+        f"{result['seeds']} seeds; mean loss of {found['window']} iterations; the last two columns "
+        "are root mean square differences. Over all iterations the runs of a seed differ by "
+        f"{found['paired'][0]:+.4f}, with a standard error of {found['paired'][1]:.4f}. "
         f"{result['machine']['cpu']}, {versions}, commit {result['machine']['commit'][:12]}.",
     ]
     return "\n".join(lines) + "\n"

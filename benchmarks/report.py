@@ -2,7 +2,7 @@
 """Tables of the results of benchmarks/run.py; makes docs/benchmarks.md of the committed ones.
 
 python benchmarks/report.py            write docs/benchmarks.md
-python benchmarks/report.py --check    only say whether it is what the results give
+python benchmarks/report.py --check    only say whether it is up to date
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Benchmarks
 
 Made by `python benchmarks/report.py` from the files in `benchmarks/results/`, which
-`python benchmarks/run.py [NAME ...]` writes. Each way of doing the work runs in its own process,
-the processes take turns, and a turn's ratio compares the two runs next to each other. Times are the
-median and, in brackets, the quartiles; memory is the peak beyond what was there before the work;
-"equal" is the share of labels that are those of the reference, or 100 % where the sections compare
-something else and it agrees.
+`python benchmarks/run.py [NAME ...]` writes. Each variant runs in its own process; the processes
+take turns, and a ratio compares two runs of one turn. Times are the median and, in brackets, the
+quartiles. Memory is the peak beyond what was there before. "Equal" is the share of labels that
+equal the reference's, or 100 % where a section compares something else and it agrees.
 """
 
 
@@ -66,7 +65,7 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [f"## {result['title']}", "", f"`python benchmarks/run.py {result['name']}`.", ""]
     lines += [result["note"], ""]
     lines += [
-        "| case | way | time | CPU time | times as fast | by CPU time | extra memory | equal |",
+        "| case | variant | time | CPU time | times as fast | by CPU time | extra memory | equal |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case, measured in result["cases"].items():
@@ -140,12 +139,12 @@ def page(folder: Path = RESULTS) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is old")
+    parser.add_argument("--check", action="store_true", help="only check; exit 1 if outdated")
     args = parser.parse_args(argv)
     text = page()
     current = PAGE.exists() and PAGE.read_text("utf-8") == text
     if args.check:
-        print(f"{PAGE.relative_to(ROOT)} is {'current' if current else 'old'}")
+        print(f"{PAGE.relative_to(ROOT)} is {'current' if current else 'outdated'}")
         return int(not current)
     PAGE.write_text(text, encoding="utf-8")
     return 0

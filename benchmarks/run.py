@@ -6,11 +6,9 @@
     python benchmarks/run.py --list               what there is
     python benchmarks/run.py --threads 1 --out DIR
 
-Each way of a comparison runs in its own process, in turns, after a warm-up. Written are
-DIR/NAME.json and DIR/NAME.md, as soon as a case is done; docs/benchmarks.md is made from the
-committed ones by `python benchmarks/report.py`. With --case nothing is written unless --out says
-where to. On two cores all of them take about an hour: inference and evaluate_multi a quarter of an
-hour each, the others a few minutes.
+Each variant runs in its own process, in turns, after a warm-up. DIR/NAME.json and DIR/NAME.md are
+written after each case (with --case only if --out names DIR); `python benchmarks/report.py` makes
+docs/benchmarks.md of the committed ones. All of them take about an hour on two cores.
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--remark", default="", help="about the machine, kept with the results")
-    parser.add_argument("--list", action="store_true", help="say what there is and end")
+    parser.add_argument("--list", action="store_true", help="list comparisons and cases")
     args = parser.parse_args(argv)
     for name in args.names:
         if name not in NAMES:
@@ -75,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads is not None:
         if args.threads < 1:
             parser.error(f"--threads {args.threads}: must be at least 1")
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for the processes of the ways
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for the variants' processes
             os.environ[variable] = str(args.threads)
     # Only now: torch reads the number of threads when it is imported.
     from report import markdown
@@ -164,7 +162,7 @@ def run(
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -17,6 +17,7 @@ import torch
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.runtimes import RECORD_KEY, SUFFIXES
+from ..io.packages import needs_extra
 from .network import AlignedCorners, ExportNetwork, make_record
 
 __all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "atomic_path"]
@@ -61,10 +62,9 @@ def export_model(
     processing: bool = False,
     opset: int | None = None,
 ) -> Path:
-    """Write a model in the format that the suffix of the file names.
+    """Write a model in the format of the file's suffix; :func:`load_segmentor` loads it.
 
-    Batch, height and width of the input are free in each of them. Beside the network the file
-    holds a record with which :func:`~mmseg_resnest.load_segmentor` loads it.
+    Batch, height and width of the input stay free.
 
     Args:
         model: The model.
@@ -104,7 +104,7 @@ def export_model(
 def _trace(network: ExportNetwork) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tracing will go, and what it could not know
-        # Its own check would trace once more; the files are checked against the model, see check.
+        # Its own check would trace once more; compare() checks the files against the model.
         return torch.jit.trace(network, (network.sample(),), check_trace=False)
 
 
@@ -131,12 +131,8 @@ def export_onnx(
     By tracing. PyTorch's other exporter (``dynamo=True``) gives the same outputs with sizes just as
     free, and took 81 s instead of 5 s for PSPNet on ResNeSt-50.
     """
-    try:
+    with needs_extra("deploy"):
         import onnx
-    except ImportError as error:
-        raise UserError(
-            "missing-package", "onnx", "install it: pip install 'mmseg-resnest[deploy]'"
-        ) from error
     version = DEFAULT_OPSET if opset is None else opset
     low, high = OPSETS
     if not low <= version <= high:
@@ -188,12 +184,8 @@ def _quiet_exporters() -> Iterator[None]:
 
 
 def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:
-    try:
+    with needs_extra("openvino"):
         import openvino
-    except ImportError as error:
-        raise UserError(
-            "missing-package", "openvino", "install it: pip install 'mmseg-resnest[openvino]'"
-        ) from error
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
         source = export_onnx(model, Path(folder) / "model.onnx", processing)
         network = openvino.convert_model(source)

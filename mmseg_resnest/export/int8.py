@@ -24,6 +24,7 @@ from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confu
 from ..inference import Segmentor
 from ..inference.images import ImageInput, read_image
 from ..inference.runtimes import RECORD_KEY, load_exported
+from ..io.packages import needs_extra
 from ..registry import DATASETS, building
 from .files import atomic_path
 
@@ -74,33 +75,24 @@ def quantise(
     images: Sequence[ImageInput],
     skip_last: bool = True,
 ) -> Path:
-    """Quantise an exported ONNX file to 8 bits.
+    """Quantise an exported ONNX file to 8 bits; returns the path.
 
-    Convolutions get signed 8-bit weights, with a scale for each output channel, and unsigned 8-bit
-    inputs with the smallest and largest value seen on the images; written as pairs of
-    QuantizeLinear and DequantizeLinear (QDQ), which runtimes fuse.
+    Convolutions get signed weights, with a scale for each output channel, and unsigned inputs with
+    the range seen on the images; written as QuantizeLinear and DequantizeLinear (QDQ).
 
     Args:
         source: ``.onnx`` in float32, of :func:`~mmseg_resnest.export.export_model`.
         target: ``.onnx`` to write.
-        images: Images like those that will be segmented; some dozens to hundreds, not the ones to
-            evaluate on.
+        images: Dozens to hundreds like those that will be segmented, not the ones to evaluate on.
         skip_last: Leave the classifier in float32.
-
-    Returns:
-        The path.
 
     Raises:
         UserError: There is no image, a package is missing, or a file cannot be read or written.
     """
-    try:
+    with needs_extra("deploy"):
         import onnx
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise UserError(
-            "missing-package", "onnxruntime", "install it: pip install 'mmseg-resnest[deploy]'"
-        ) from error
     if Path(target).suffix.lower() != ".onnx":
         raise UserError("argument", target, "only ONNX files are quantised: end the name in .onnx")
     if not images:
@@ -149,15 +141,7 @@ def _quiet_quantiser() -> Iterator[None]:
 
 
 def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[SegmentationScores]:
-    """Scores of models on the config's test split, image by image, in one pass over the files.
-
-    Args:
-        models: The models.
-        cfg: The config.
-        most: The first so many images; 0 is all.
-
-    Returns:
-        Scores for each model.
+    """Scores of each model on the first ``most`` images of the config's test split; 0 is all.
 
     Raises:
         UserError: The data are not there.

@@ -70,10 +70,9 @@ def publish(
 ) -> dict[str, Any]:
     """Write a folder that can be uploaded to a hub and loaded with ``load_segmentor(folder)``.
 
-    ``model.safetensors`` has what segmenting needs: no optimiser, no auxiliary head.
-    ``config.json`` says what to build, with classes, colours, metrics and the weights' SHA-256;
-    ``README.md`` is the model card, with the front matter that hubs read;
-    ``training_config.py`` is the whole config, to train from.
+    ``model.safetensors`` has the weights that segmenting needs, ``config.json`` the model, classes,
+    colours, metrics and the weights' SHA-256, ``README.md`` the model card with the front matter
+    that hubs read, ``training_config.py`` the whole config.
 
     Args:
         model: The model.
@@ -183,18 +182,12 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
     scores = [k for k in _METRICS if k in metrics]
     if scores:
         measured = [{"type": _METRICS[k], "name": k, "value": round(metrics[k], 2)} for k in scores]
-        front["model-index"] = [
-            {
-                "name": name,
-                "results": [
-                    {
-                        "task": {"type": "image-segmentation"},
-                        "dataset": {"name": data, "type": data.lower().replace(" ", "-")},
-                        "metrics": measured,
-                    }
-                ],
-            }
-        ]
+        result = {
+            "task": {"type": "image-segmentation"},
+            "dataset": {"name": data, "type": data.lower().replace(" ", "-")},
+            "metrics": measured,
+        }
+        front["model-index"] = [{"name": name, "results": [result]}]
     backbone = model.cfg.model.get("backbone", {})
     arch = _markdown(str(backbone.get("arch") or backbone.get("depth") or ""))
     base = _markdown(type_name(backbone.get("type", "a backbone")))

@@ -19,14 +19,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .._stack import BatchNorm
 from ..kernels.convolution import ProductConv2d
-from ..kernels.winograd import (
-    Form,
-    choose_form,
-    convolve,
-    transform_weight,
-)
+from ..kernels.winograd import Form, choose_form, convolve, transform_weight
 from .resnest import Bottleneck, ResNeSt
-from .split_attention import SplitAttentionConv2d
+from .split_attention import SplitAttentionConv2d, split_shares
 
 __all__ = ["FoldedConv2d", "fold_for_inference"]
 
@@ -132,7 +127,8 @@ class FoldedSplitAttention(nn.Module):
         count, channels = x.shape[0], x.shape[1] // self.radix
         # The mean of the sum of the splits is the sum of their means: one pass, no sum in memory.
         means = x.mean((2, 3)).view(count, self.radix, channels).sum(1)
-        weights = self._gate(means.view(count, channels, 1, 1))
+        weights = self.fc2(self.fc1(means.view(count, channels, 1, 1)))
+        weights = split_shares(weights, self.radix, self.groups)
         if self.radix == 1:
             return x * weights
         splits, shares = x.chunk(self.radix, dim=1), weights.chunk(self.radix, dim=1)
@@ -142,15 +138,6 @@ class FoldedSplitAttention(nn.Module):
         for split, share in zip(splits[1:], shares[1:], strict=True):
             out.addcmul_(split, share)
         return out
-
-    def _gate(self, means: Tensor) -> Tensor:
-        """Shares (N, radix * channels, 1, 1) by the means (N, channels, 1, 1)."""
-        weights = self.fc2(self.fc1(means))
-        if self.radix == 1:
-            return torch.sigmoid(weights)
-        count = len(means)
-        weights = weights.view(count, self.groups, self.radix, -1).transpose(1, 2)
-        return F.softmax(weights, dim=1).reshape(count, -1, 1, 1)
 
 
 class FoldedBottleneck(nn.Module):

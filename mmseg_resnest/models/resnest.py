@@ -33,13 +33,9 @@ def _arch(
     avd_first: bool = False,
 ) -> dict[str, Any]:
     return dict(
-        blocks=blocks,
-        radix=radix,
-        groups=groups,
-        base_width=base_width,
-        stem_width=stem_width,
+        blocks=blocks, radix=radix, groups=groups, base_width=base_width, stem_width=stem_width,
         avd_first=avd_first,
-    )
+    )  # fmt: skip
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -82,13 +78,9 @@ class Bottleneck(nn.Module):
         dilation: Dilation of the split-attention convolution.
         shortcut: Whether the shortcut has a convolution (pooled by ``stride`` before it).
         pool: Whether the block has the 3x3 average pool, with stride ``stride``.
-        radix: Number of splits.
-        groups: Cardinality.
-        base_width: Channels of a group at 64 planes.
-        avd_first: Whether the pool comes before the convolution.
+        arch: A line of :data:`ARCHITECTURES`.
         norm_cfg: Normalisation layers.
-        dropblock_prob: DropBlock probability after each of the block's norms.
-        dropblock_size: Side of a dropped block in feature map pixels.
+        dropblock: Probability and side, in feature map pixels, of DropBlock after each norm.
     """
 
     expansion = 4
@@ -102,27 +94,18 @@ class Bottleneck(nn.Module):
         dilation: int,
         shortcut: bool,
         pool: bool,
-        radix: int,
-        groups: int,
-        base_width: int,
-        avd_first: bool,
+        arch: Mapping[str, Any],
         norm_cfg: Mapping[str, Any],
-        dropblock_prob: float,
-        dropblock_size: int,
+        dropblock: tuple[float, int],
     ) -> None:
         super().__init__()
-        width = int(planes * base_width / 64) * groups
+        groups = arch["groups"]
+        width = int(planes * arch["base_width"] / 64) * groups
         out_channels = planes * self.expansion
-
-        def dropblock() -> nn.Module:
-            return (
-                DropBlock2d(dropblock_prob, dropblock_size) if dropblock_prob > 0 else nn.Identity()
-            )
-
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = build_norm(norm_cfg, width)
-        self.dropblock1 = dropblock()
-        self.avd_first = avd_first
+        self.dropblock1 = DropBlock2d(*dropblock) if dropblock[0] > 0 else nn.Identity()
+        self.avd_first = arch["avd_first"]
         self.avd = nn.AvgPool2d(3, stride, padding=1) if pool else nn.Identity()
         self.conv2 = SplitAttentionConv2d(
             width,
@@ -131,25 +114,21 @@ class Bottleneck(nn.Module):
             padding=dilation,
             dilation=dilation,
             groups=groups,
-            radix=radix,
+            radix=arch["radix"],
             norm_cfg=norm_cfg,
-            dropblock_prob=dropblock_prob,
-            dropblock_size=dropblock_size,
+            dropblock_prob=dropblock[0],
+            dropblock_size=dropblock[1],
         )
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = build_norm(norm_cfg, out_channels)
-        self.dropblock3 = dropblock()
+        self.dropblock3 = DropBlock2d(*dropblock) if dropblock[0] > 0 else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Module = nn.Identity()
         if shortcut:
             # index 0 has no parameters, but the published names count it
-            down = (
-                nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-                if stride > 1
-                else nn.Identity()
-            )
+            pooling = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
             self.downsample = nn.Sequential(
-                down,
+                pooling if stride > 1 else nn.Identity(),
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
                 build_norm(norm_cfg, out_channels),
             )
@@ -256,13 +235,9 @@ class ResNeSt(BaseModule):
                         dilation=max(dilation // 2, 1) if first else dilation,
                         shortcut=first,
                         pool=first and stage > 0 and (stride > 1 or avd_in_dilated),
-                        radix=columns["radix"],
-                        groups=columns["groups"],
-                        base_width=columns["base_width"],
-                        avd_first=columns["avd_first"],
+                        arch=columns,
                         norm_cfg=norm_cfg,
-                        dropblock_prob=dropblock_prob if stage >= 2 else 0.0,
-                        dropblock_size=dropblock_size,
+                        dropblock=(dropblock_prob if stage >= 2 else 0.0, dropblock_size),
                     )
                 )
                 channels = planes * Bottleneck.expansion

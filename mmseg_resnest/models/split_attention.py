@@ -100,15 +100,9 @@ class SplitAttentionConv2d(nn.Module):
         self.radix = radix
         self.groups = groups
         self.conv = nn.Conv2d(
-            in_channels,
-            channels * radix,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups=groups * radix,
-            bias=False,
-        )
+            in_channels, channels * radix, kernel_size, stride, padding, dilation,
+            groups=groups * radix, bias=False,
+        )  # fmt: skip
         self.bn0 = build_norm(norm_cfg, channels * radix)
         self.dropblock = (
             DropBlock2d(dropblock_prob, dropblock_size) if dropblock_prob > 0 else nn.Identity()
@@ -129,12 +123,7 @@ class SplitAttentionConv2d(nn.Module):
             the splits they sum to one (radix > 1).
         """
         weights = self.fc2(self.relu(self.bn1(self.fc1(gap))))
-        if self.radix == 1:
-            return torch.sigmoid(weights)
-        batch = weights.shape[0]
-        # fc2 is grouped by cardinality, the convolution's channels by radix first
-        weights = weights.view(batch, self.groups, self.radix, -1).transpose(1, 2)
-        return F.softmax(weights, dim=1).reshape(batch, -1, 1, 1)
+        return split_shares(weights, self.radix, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, in_channels, H, W) to (N, channels, H', W')."""
@@ -153,6 +142,18 @@ class SplitAttentionConv2d(nn.Module):
         for split, weight in zip(splits[1:], weights[1:], strict=True):
             out = out + split * weight
         return out
+
+
+def split_shares(weights: Tensor, radix: int, groups: int) -> Tensor:
+    """Shares of the splits from the gate's output, both (N, radix * channels, 1, 1).
+
+    The gate's channels are grouped by cardinality first, the shares by radix first.
+    """
+    if radix == 1:
+        return torch.sigmoid(weights)
+    batch = weights.shape[0]
+    weights = weights.view(batch, groups, radix, -1).transpose(1, 2)
+    return F.softmax(weights, dim=1).reshape(batch, -1, 1, 1)
 
 
 def _gate_norm_cfg(norm_cfg: Mapping[str, Any], channels: int, groups: int) -> Mapping[str, Any]:

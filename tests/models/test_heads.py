@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmseg.models.utils import Encoding
 from torch import nn
 
-from mmseg_resnest.models import DeepLabV3Head, PublishedEncHead, PublishedFCNHead
+from mmseg_resnest.models import DeepLabV3Head, PublishedEncHead
 from mmseg_resnest.models.heads import ResidualEncoding
 from mmseg_resnest.registry import MODELS
 
@@ -55,10 +55,6 @@ def test_dropout_before_the_classifier_is_by_element(kind):
     assert isinstance(layer.eval().dropout, nn.Dropout)
 
 
-def test_head_without_dropout():
-    assert head("PublishedFCNHead", dropout_ratio=0.0).dropout is None
-
-
 def test_deeplabv3_layers_have_the_published_shapes():
     layer = DeepLabV3Head(in_channels=2048, channels=256, num_classes=150, in_index=3)
     shapes = {k: tuple(v.shape) for k, v in layer.state_dict().items() if v.dim() == 4}
@@ -72,14 +68,6 @@ def test_deeplabv3_layers_have_the_published_shapes():
     }
     assert [b.conv.dilation[0] for b in layer.aspp] == [1, 12, 24, 36]
     assert layer.project_dropout.p == 0.5 and isinstance(layer.project_dropout, nn.Dropout2d)
-
-
-def test_fcn_is_one_convolution_and_a_classifier():
-    layer = PublishedFCNHead(in_channels=64, channels=16, num_classes=7, in_index=3)
-    assert [k for k, v in layer.state_dict().items() if v.dim() == 4] == [
-        "conv_seg.weight",
-        "convs.0.conv.weight",
-    ]
 
 
 def test_encoding_layer_equals_the_stacks_with_gradients():

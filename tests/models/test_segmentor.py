@@ -6,20 +6,15 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmengine.model import BaseModule
-from mmengine.registry import DefaultScope, init_default_scope
-from mmengine.structures import PixelData
+from mmengine.registry import DefaultScope
 from mmseg.models.decode_heads import FCNHead
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
-from mmseg.structures import SegDataSample
-from torch import nn
+from tiny_models import MEAN, STD, batch_of, built, metas_of, seeded_images
 from user_errors import raises_user_error
 
 from mmseg_resnest.models import EncoderDecoder, ResNeSt
 from mmseg_resnest.registry import MODELS
 
-MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 MULTI = {
     "mode": "multi_scale_grid",
     "scales": (0.5, 1.25),
@@ -28,68 +23,6 @@ MULTI = {
     "window_batch_size": 4,
 }
 SLIDE = {"mode": "slide", "crop_size": (24, 24), "stride": (16, 16)}
-
-
-class TinyBackbone(BaseModule):
-    """Features (N, 8, H/4, W/4); its train() returns None, like that of the stack's ResNet."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(8, 8, 3, stride=2, padding=1)
-
-    def forward(self, images):
-        return (torch.relu(self.conv2(torch.relu(self.conv1(images)))),)
-
-    def train(self, mode=True):
-        super().train(mode)
-
-
-def built(test_cfg=None, preprocessor=None, head=None, **kwargs):
-    init_default_scope("mmseg_resnest")
-    torch.manual_seed(0)
-    config = {
-        "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "mean": MEAN,
-            "std": STD,
-            "bgr_to_rgb": True,
-            **(preprocessor or {}),
-        },
-        "backbone": {"type": TinyBackbone},
-        "decode_head": {
-            "type": "FCNHead",
-            "in_channels": 8,
-            "in_index": 0,
-            "channels": 8,
-            "num_classes": 4,
-            "norm_cfg": {"type": "BN"},
-            "align_corners": True,
-            **({"num_convs": 1, "concat_input": False} if "num_codes" not in (head or {}) else {}),
-            **(head or {}),
-        },
-        "test_cfg": test_cfg,
-        **kwargs,
-    }
-    return MODELS.build(ConfigDict(config)).eval()
-
-
-def seeded_images(count=1, height=37, width=53):
-    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
-def metas_of(images):
-    size = tuple(images.shape[2:])
-    return [{"ori_shape": size, "img_shape": size, "pad_shape": size} for _ in images]
-
-
-def batch_of(height, width, count=1, ori_shape=None):
-    generator = torch.Generator().manual_seed(2)
-    pixels = torch.randint(0, 256, (count, 3, height, width), generator=generator)
-    shape = {"ori_shape": ori_shape or (height, width), "img_shape": (height, width)}
-    samples = [SegDataSample(metainfo=dict(shape)) for _ in range(count)]
-    return {"inputs": list(pixels.to(torch.uint8)), "data_samples": samples}
 
 
 def test_train_and_eval_can_be_chained():
@@ -230,33 +163,15 @@ def test_scores_of_the_original_size_are_not_copied():
         assert result.pred_sem_seg.data.dtype == stock.pred_sem_seg.data.dtype
 
 
+@pytest.mark.parametrize("keep_scores", [True, False])
 @torch.no_grad()
-def test_mirrored_and_padded_scores_are_put_right():
-    model = built(MULTI)
-    scores = torch.rand(1, 4, 20, 30)
-    sample = SegDataSample(
-        metainfo={
-            "ori_shape": (18, 25),
-            "img_shape": (18, 25),
-            "img_padding_size": (0, 5, 0, 2),
-            "flip": True,
-            "flip_direction": "horizontal",
-        }
-    )
-    (result,) = model.postprocess_result(scores, [sample])
-    expected = scores[0, :, :18, :25].flip(2)
-    assert torch.allclose(result.seg_logits.data, expected)
-
-
-@torch.no_grad()
-def test_predict_without_data_samples():
-    model = built(MULTI)
+def test_predict_without_data_samples(keep_scores):
+    model = built({**MULTI, "keep_scores": keep_scores})
     images = seeded_images(2)
-    results = model.predict(images)
     scores = model.inference(images, metas_of(images))
-    for score, result in zip(scores, results, strict=True):
-        assert torch.equal(result.seg_logits.data, score)
+    for score, result in zip(scores, model.predict(images), strict=True):
         assert torch.equal(result.pred_sem_seg.data[0], score.argmax(0))
+        assert not keep_scores or torch.equal(result.seg_logits.data, score)
 
 
 @torch.no_grad()
@@ -339,49 +254,29 @@ def test_labels_without_scores_are_the_same(test_cfg, align_corners):
                 assert result.pred_sem_seg.data.dtype == stock.pred_sem_seg.data.dtype
 
 
-@pytest.mark.parametrize("use_se_loss", [True, False])
-@torch.no_grad()
-def test_labels_of_a_head_with_a_second_output(use_se_loss):
-    head = {
-        "type": "EncHead",
-        "in_channels": [8],
-        "in_index": [0],
-        "num_codes": 4,
-        "use_se_loss": use_se_loss,
-    }
-    model = built(head=head)
-    batch = batch_of(37, 53, ori_shape=(50, 70))
-    (expected,) = model.test_step(copy.deepcopy(batch))
-    model.test_cfg.keep_scores = False
-    (result,) = model.test_step(batch)
-    assert torch.equal(result.pred_sem_seg.data, expected.pred_sem_seg.data)
-
-
-class DoublingHead(FCNHead):
+class FlippingHead(FCNHead):
     """A head that does something of its own between its scores and the image."""
 
     def predict_by_feat(self, seg_logits, batch_img_metas):
         return super().predict_by_feat(seg_logits, batch_img_metas).flip(1)
 
 
+ENC = {"type": "EncHead", "in_channels": [8], "in_index": [0], "num_codes": 4}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [{"type": FlippingHead}, {**ENC, "use_se_loss": True}, {**ENC, "use_se_loss": False}],
+)
 @torch.no_grad()
-def test_a_head_with_a_way_of_its_own_keeps_it():
-    model = built(head={"type": DoublingHead})
+def test_labels_of_heads_that_do_more(head):
+    """A second output, or a step of its own."""
+    model = built(head=head)
     batch = batch_of(37, 53, ori_shape=(50, 70))
     (expected,) = model.test_step(copy.deepcopy(batch))
     model.test_cfg.keep_scores = False
     (result,) = model.test_step(batch)
     assert torch.equal(result.pred_sem_seg.data, expected.pred_sem_seg.data)
-
-
-@torch.no_grad()
-def test_labels_without_data_samples():
-    model = built({"mode": "whole", "keep_scores": False})
-    images = seeded_images(2)
-    for label, score in zip(
-        model.predict(images), model.inference(images, metas_of(images)), strict=True
-    ):
-        assert torch.equal(label.pred_sem_seg.data[0], score.argmax(0))
 
 
 def test_parts_are_found_here_first_without_a_default_scope(monkeypatch):
@@ -400,14 +295,3 @@ def test_parts_are_found_here_first_without_a_default_scope(monkeypatch):
     model = MODELS.build(config)
     assert DefaultScope.get_current_instance() is None
     assert isinstance(model.backbone, ResNeSt)
-
-
-def test_gradients_flow_in_training():
-    model = built(MULTI, {"size": (40, 40)}).train()
-    batch = batch_of(40, 40, count=2)
-    for sample in batch["data_samples"]:
-        sample.gt_sem_seg = PixelData(data=torch.randint(0, 4, (1, 40, 40)))
-    data = model.data_preprocessor(batch, training=True)
-    losses = model(**data, mode="loss")
-    losses["decode.loss_ce"].backward()
-    assert model.backbone.conv1.weight.grad.abs().sum() > 0

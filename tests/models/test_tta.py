@@ -5,54 +5,14 @@ import copy
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
-from mmengine.model import BaseModule
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import SegTTAModel as StockSegTTAModel
 from mmseg.structures import SegDataSample
-from torch import nn
+from tiny_models import built
 
 from mmseg_resnest.models import SegTTAModel
 from mmseg_resnest.registry import MODELS
-
-
-class TinyBackbone(BaseModule):
-    """Features (N, 8, H/4, W/4)."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(8, 8, 3, stride=2, padding=1)
-
-    def forward(self, images):
-        return (torch.relu(self.conv2(torch.relu(self.conv1(images)))),)
-
-
-def built(head=None):
-    init_default_scope("mmseg_resnest")
-    torch.manual_seed(0)
-    config = {
-        "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "mean": [120.0] * 3,
-            "std": [60.0] * 3,
-        },
-        "backbone": {"type": TinyBackbone},
-        "decode_head": {
-            "type": "FCNHead",
-            "in_channels": 8,
-            "in_index": 0,
-            "channels": 8,
-            "num_convs": 1,
-            "concat_input": False,
-            "num_classes": 6,
-            "norm_cfg": {"type": "BN"},
-            **(head or {}),
-        },
-    }
-    return MODELS.build(ConfigDict(config)).eval()
 
 
 def views(count=2):
@@ -77,7 +37,7 @@ def views(count=2):
 
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_labels_are_those_of_the_stock_class(align_corners):
-    model = built({"align_corners": align_corners})
+    model = built(head={"num_classes": 6, "align_corners": align_corners})
     data = views()
     with torch.no_grad():
         expected = StockSegTTAModel(model).test_step(copy.deepcopy(data))
@@ -92,22 +52,23 @@ def test_labels_are_those_of_the_stock_class(align_corners):
 
 
 def test_scores_that_are_asked_for_are_kept():
-    model = built()
+    model = built(head={"num_classes": 6})
     model.test_cfg.keep_scores = True
     with torch.no_grad():
         results = SegTTAModel(model).test_step(views())
     assert results[0].seg_logits.data.shape == (6, 37, 53)
 
 
-def test_a_single_output_is_evaluated_the_stock_way():
+def test_a_single_output_is_evaluated_as_by_the_stock_class():
     loss = {"type": "CrossEntropyLoss", "use_sigmoid": True}
-    model = built({"num_classes": 2, "out_channels": 1, "threshold": 0.5, "loss_decode": loss})
+    head = {"num_classes": 2, "out_channels": 1, "threshold": 0.5, "loss_decode": loss}
+    model = built(head=head)
     with torch.no_grad():
         expected = StockSegTTAModel(model).test_step(views())
         results = SegTTAModel(model).test_step(views())
     assert torch.equal(results[0].pred_sem_seg.data, expected[0].pred_sem_seg.data)
 
 
-def test_a_config_of_this_scope_finds_it():
+def test_configs_find_it():
     init_default_scope("mmseg_resnest")
     assert MODELS.get("SegTTAModel") is SegTTAModel
