@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from numpy.typing import NDArray
 
 from ..engine.preflight import check_data
 from ..errors import UserError
@@ -82,37 +81,27 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
     Raises:
         UserError: There is no image.
     """
+    models = model, other
     count = equal = total = 0
-    worst: float | None = None if _labels_only(other) or _labels_only(model) else 0.0
+    labels_only = any(getattr(one.model, "gives_labels", False) for one in models)
+    worst = None if labels_only else 0.0
     for image in images:
         count += 1
         pixels = read_image(image)[0]
-        small = _three_quarters(pixels)
-        for batch in ([pixels], [small, np.ascontiguousarray(small[:, ::-1])]):
-            ours, theirs = model(batch), other(batch)
-            for a, b in zip(ours, theirs, strict=True):
+        height, width = (max(32, edge * 3 // 4) for edge in pixels.shape[:2])
+        small = pixels[:height, :width]
+        pair = [np.ascontiguousarray(one) for one in (small, small[:, ::-1])]
+        for batch in ([pixels], pair):
+            for a, b in zip(model(batch), other(batch), strict=True):
                 equal += int((a.labels == b.labels).sum())
                 total += a.labels.size
         if worst is not None:
-            worst = max(worst, _score_difference(model, other, pixels))
+            classes = range(len(model.classes))
+            scores: list[Any] = [one.class_scores(pixels, classes, tile=0) for one in models]
+            worst = max(worst, float(np.abs(scores[0] - scores[1]).max()))
     if not count:
         raise UserError("argument-missing", "images", "give at least one to compare the models on")
     return Agreement(count, total, equal / total, worst)
-
-
-def _labels_only(model: Segmentor) -> bool:
-    return bool(getattr(model.model, "gives_labels", False))
-
-
-def _three_quarters(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = (max(32, edge * 3 // 4) for edge in pixels.shape[:2])
-    return np.ascontiguousarray(pixels[:height, :width])
-
-
-def _score_difference(model: Segmentor, other: Segmentor, pixels: NDArray[np.uint8]) -> float:
-    classes: Sequence[int] = range(len(model.classes))
-    scores: list[Any] = [m.class_scores(pixels, classes, tile=0) for m in (model, other)]
-    return float(np.abs(scores[0] - scores[1]).max())
 
 
 def require_agreement(agreement: Agreement, what: str) -> None:

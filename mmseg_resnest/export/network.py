@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from mmseg.models.data_preprocessor import SegDataPreProcessor
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -176,7 +177,13 @@ class ExportNetwork(nn.Module):
             raise UserError(
                 "export", "config key model.decode_head", "cascades of heads cannot be exported"
             )
-        _check_preprocessor(net.data_preprocessor)
+        if type(net.data_preprocessor) is not SegDataPreProcessor:
+            raise UserError(
+                "export",
+                "config key model.data_preprocessor.type",
+                f"only a SegDataPreProcessor can be exported, not a "
+                f"{type(net.data_preprocessor).__name__}",
+            )
         self.processing = processing
         self.net = copy.deepcopy(net).cpu().float().eval()
         self.net.data_preprocessor = nn.Identity()
@@ -258,16 +265,6 @@ def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
     if rows is None or columns is None or (rows, columns) == (1, 1):
         return pool  # a mean over all, which exporters know
     return _BinPool(rows, columns)
-
-
-def _check_preprocessor(pre: Any) -> None:
-    from mmseg.models.data_preprocessor import SegDataPreProcessor
-
-    if type(pre) is not SegDataPreProcessor:
-        raise UserError(
-            "export", "config key model.data_preprocessor.type",
-            f"a {type(pre).__name__} cannot be exported, only a SegDataPreProcessor",
-        )  # fmt: skip
 
 
 def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:

@@ -1,10 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The form of a model for inference on a CPU: the same scores in less time.
+"""Folds a model for inference on a CPU: the same scores in less time.
 
-Batch norms become part of the convolutions before them, feature maps lie channels last, the splits
-of split attention are weighted in one pass, and 3x3 convolutions of stride 1 are made from fewer
-products (:mod:`~mmseg_resnest.kernels.winograd`). Scores differ from the plain model's by rounding,
-about 1e-5 of the largest one.
+Batch norms become part of the convolutions before them, feature maps are channels last, the splits
+of split attention are weighted in one pass, and 3x3 convolutions of stride 1 take fewer products
+(:mod:`~mmseg_resnest.kernels.winograd`). Scores differ by rounding, about 1e-5 of the largest.
 """
 
 from __future__ import annotations
@@ -167,17 +166,10 @@ class FoldedBottleneck(nn.Module):
 
 
 def fold_for_inference(model: nn.Module) -> nn.Module:
-    """Brings a model into the form for inference, in place.
+    """Folds a model in evaluation mode, in place, and returns it.
 
-    Changed are every :class:`ResNeSt` with batch norms and every ``ConvModule`` of a convolution, a
-    batch norm and a ReLU; what is none of these stays as it is. The model's parameters have other
-    names then, and it cannot be trained any more.
-
-    Args:
-        model: A model in evaluation mode, with its weights.
-
-    Returns:
-        The model.
+    Folded are every :class:`ResNeSt` with batch norms and every ``ConvModule`` of a convolution, a
+    batch norm and a ReLU. The parameters get other names, and the model cannot be trained any more.
     """
     for name, child in model.named_children():
         if isinstance(child, ResNeSt):

@@ -19,12 +19,9 @@ __all__ = ["CrossEntropyLoss"]
 class CrossEntropyLoss(MMSegCrossEntropyLoss):
     """MMSegmentation's loss of this name; several processes train as one with all the images.
 
-    A mean over labelled pixels, or weighted by class, divides by a number that each process has
-    for its own images. The mean of such means, which distributed training takes, is not the mean
-    over all images: a process with few labelled pixels would count as much as one with many. Here
-    all processes divide by their average number. Alone, nothing changes.
-
-    Args: as MMSegmentation's.
+    A mean over labelled pixels, or weighted by class, divides by a number of each process's own
+    images, and the mean of such means is not the mean over all images. Here all processes divide by
+    their average number. With one process nothing changes.
     """
 
     def forward(

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The order in memory of what is trained on a CPU, and the convolutions that profit by it."""
+"""Channels-last memory format for training on a CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .segmentor import EncoderDecoder
 
 __all__ = ["use_channels_last"]
 
-# Those that are tested with it. A module that takes the usual order for granted would fail.
+# Heads that are tested with it; a module that expects the usual order would fail.
 _HEADS = (
     *(DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead),
     *(ASPPHead, DepthwiseSeparableASPPHead, EncHead, FCNHead, PSPHead, UPerHead),
@@ -29,17 +29,15 @@ _HEADS = (
 
 
 def use_channels_last(model: nn.Module) -> bool:
-    """Lays a segmentor's weights, and with them its feature maps, channels last, on a CPU.
+    """Makes a segmentor's weights, and so its feature maps, channels last, on a CPU.
 
-    Convolutions become matrix products where those are quicker (:class:`ProductConv2d`). The order
-    was measured to save 6 to 12% of a training step of DeepLabV3, both together a quarter. Numbers
-    are the same up to rounding, for sums are taken in another order, and up to the places of single
-    dropped activations, which are drawn in the order of memory. What is saved loads into a model of
-    either order.
+    Convolutions become matrix products where those are faster (:class:`ProductConv2d`). Together
+    this saves a quarter of a training step of DeepLabV3. Numbers are the same up to rounding and
+    the places of single dropped activations. Checkpoints load into a model of either order.
 
     Args:
         model: Changed in place if it is an :class:`EncoderDecoder` on a CPU of a :class:`ResNeSt`
-            and heads that are known to work with it; otherwise left as it is.
+            and heads that are tested with it.
 
     Returns:
         Whether it was changed.

@@ -190,14 +190,9 @@ def add_multi_scale_scores(
 def window_logits(logits_function: LogitsFunction, windows: Tensor, flip: bool) -> Tensor:
     """Logits of ``windows`` plus, if ``flip``, those of their mirror images.
 
-    A bilinear resize and a mirror image can change places, so logits that are yet to be resized
-    are summed before. Half precision logits are summed in float32, because the exponential of the
-    sum leaves the range of float16 at 11.
-
-    Args:
-        logits_function: the network.
-        windows: (B, 3, crop, crop), normalised.
-        flip: whether the mirror images are scored too.
+    A bilinear resize and a mirror image commute, so logits that are yet to be resized are summed
+    before. Half precision logits are summed in float32, because the exponential of the sum leaves
+    the range of float16 at 11.
 
     Returns:
         (B, C, h, w), float32 (float64 for float64 logits), at the network's resolution.
@@ -361,14 +356,10 @@ class MultiScaleGridTTA(BaseTTAModel):
         segmentor.test_cfg = dict(mode="multi_scale_grid", **settings)
 
     def test_step(self, data: dict | tuple | list) -> list[BaseDataElement]:
-        """Predictions of a batch.
-
-        Args:
-            data: ``inputs``, a list of images (3, H, W) as loaded, and ``data_samples``.
+        """Predictions of ``inputs``, images (3, H, W) as loaded, and ``data_samples``.
 
         Returns:
-            One SegDataSample an image, with ``pred_sem_seg`` and the summed scores as
-            ``seg_logits``.
+            A sample for each image, with ``pred_sem_seg``, and the summed scores as ``seg_logits``.
 
         Raises:
             UserError: the batch holds several versions of an image.

@@ -101,15 +101,10 @@ class EncoderDecoder(StockEncoderDecoder):
         check_test_cfg(self.test_cfg)
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
-        """Scores of normalised images by ``test_cfg.mode``.
+        """Scores (N, C, H, W) of normalised images (N, 3, H, W) by ``test_cfg.mode``.
 
-        Args:
-            inputs: (N, 3, H, W), normalised.
-            batch_img_metas: N mappings with at least ``ori_shape`` and ``img_shape``; they are
-                not changed.
-
-        Returns:
-            (N, C, H, W): logits, or in mode 'multi_scale_grid' the summed scores.
+        They are logits, or in mode 'multi_scale_grid' the summed scores. ``batch_img_metas`` are N
+        mappings with at least ``ori_shape`` and ``img_shape``; they are not changed.
 
         Raises:
             UserError: ``test_cfg`` is wrong.
@@ -126,16 +121,10 @@ class EncoderDecoder(StockEncoderDecoder):
 
     @torch.no_grad()
     def multi_scale_grid_inference(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
-        """Summed scores of the published multi-scale evaluation, image by image.
+        """Summed scores (N, C, H, W) of the published multi-scale evaluation, image by image.
 
-        What the data preprocessor has padded is left out of the evaluation and scores 0.
-
-        Args:
-            inputs: (N, 3, H, W), normalised.
-            batch_img_metas: N mappings; only the padding is read.
-
-        Returns:
-            (N, C, H, W), float32 (float64 for float64 images), without gradients.
+        They are float32 (float64 for float64 images), without gradients. What the data
+        preprocessor has padded, which ``batch_img_metas`` say, scores 0.
 
         Raises:
             UserError: ``test_cfg`` is wrong, or the head has a single output.
@@ -166,10 +155,10 @@ class EncoderDecoder(StockEncoderDecoder):
     def predict(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> list[SegDataSample]:
-        """Predictions at the images' original sizes.
+        """Predictions of normalised images (N, 3, H, W) at their original sizes.
 
         Args:
-            inputs: (N, 3, H, W), normalised.
+            inputs: The images.
             data_samples: N samples with metainfo; None makes new ones of the inputs' size.
 
         Returns:
@@ -187,18 +176,7 @@ class EncoderDecoder(StockEncoderDecoder):
     def predict_labels(
         self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> list[SegDataSample]:
-        """Predictions at the images' original sizes, without scores where those can be spared.
-
-        Args:
-            inputs: (N, 3, H, W), normalised.
-            data_samples: N samples with metainfo; None makes new ones of the inputs' size.
-
-        Returns:
-            N samples with ``pred_sem_seg`` (1, h, w), int64.
-
-        Raises:
-            UserError: ``test_cfg`` is wrong.
-        """
+        """As :meth:`predict`, without ``seg_logits`` where they can be spared."""
         if self.out_channels == 1:
             # A single output is compared with a threshold, as a probability: no arg max.
             return super().predict(inputs, data_samples)

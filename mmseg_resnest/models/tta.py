@@ -22,11 +22,10 @@ __all__ = ["SegTTAModel"]
 class SegTTAModel(StockSegTTAModel):
     """Mean of the softmax of several views' scores, as MMSegmentation's class computes it.
 
-    The stock class resizes the scores of every view to the image, keeps them all, and adds their
-    softmax up. Here each view's scores stay at the head's resolution and the sum is made and
-    reduced to labels tile by tile. Models with a single output, models of another class than this
-    package's ``EncoderDecoder``, and those whose ``test_cfg.keep_scores`` is set to True are
-    evaluated the stock way.
+    The stock class resizes the scores of every view to the image and keeps them all. Here they stay
+    at the head's resolution, and their sum is reduced to labels tile by tile. Models with a single
+    output, of another class than this package's ``EncoderDecoder``, or with
+    ``test_cfg.keep_scores=True`` are evaluated by the stock class.
     """
 
     @torch.no_grad()
