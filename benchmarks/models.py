@@ -16,8 +16,6 @@ from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
-from mmseg.models.backbones.resnest import Bottleneck as StockBottleneck
-from mmseg.models.backbones.resnest import ResNeSt as StockResNeSt
 from mmseg.structures import SegDataSample
 from PIL import Image
 from torch import nn
@@ -31,13 +29,14 @@ SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack's way takes
 NORM = {"type": "BN"}
 # A line of ARCHITECTURES that both packages can build, for toy runs.
 TOY = {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 4, "stem_width": 8}
+StockResNeSt: Any = MODELS.get("mmseg.ResNeSt")
 
 
 @MODELS.register_module(force=True)
 class StockResNeSt14(StockResNeSt):
     """MMSegmentation's ResNeSt with 14 layers, which its table lacks."""
 
-    arch_settings = {14: (StockBottleneck, (1, 1, 1, 1))}
+    arch_settings = {14: (StockResNeSt.arch_settings[50][0], (1, 1, 1, 1))}
 
 
 def deeplabv3(backbone: dict[str, Any], kind: str, channels: int = 512) -> ConfigDict:
