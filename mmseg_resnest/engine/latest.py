@@ -51,17 +51,10 @@ class _Candidate:
     saved: float
 
 
-def verify_checkpoint(path: Path, foreign: bool = True) -> str | None:
-    """Why a checkpoint is corrupt, or None when it is valid: every record passes its checksum.
-
-    Args:
-        path: The file.
-        foreign: Check files that no run of this package wrote too, which must then be archives.
-    """
+def verify_checkpoint(path: Path) -> str | None:
+    """Why a checkpoint is corrupt, or None when it is valid: every record passes its checksum."""
     try:
         with path.open("rb") as file:
-            if not foreign and _comment(file) is None:
-                return None
             if not file.seek(0, os.SEEK_END):
                 return "is empty"
             members = read_directory(file, "archive")

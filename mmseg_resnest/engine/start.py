@@ -122,7 +122,7 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
             start.notes.append(("start", note))
         resume = None if latest is None else str(latest)
     elif resume is not None:
-        check_checkpoint(resume, "--resume", content=False)
+        check_checkpoint(resume, "--resume")
         if is_remote(resume):
             resume = str(resolve_checkpoint(resume))
         wrong = verify_checkpoint(Path(resume))
