@@ -109,12 +109,12 @@ def text_of(value: Any) -> str:
 
 
 def shorten(text: str, most: int) -> str:
-    """A printable text of at most this many characters; what is cut is told apart by a digest."""
+    """A printable text of at most this many characters; a digest stands for what is cut."""
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= most else f"{text[: most - 40]}... {digest(text)}"
 
 
 def digest(data: bytes | str) -> str:
-    """16 hex digits that tell contents apart."""
+    """16 hex digits, which differ where contents do."""
     data = data.encode(errors="surrogatepass") if isinstance(data, str) else data
     return hashlib.blake2b(data, digest_size=8).hexdigest()

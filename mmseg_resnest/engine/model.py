@@ -2,7 +2,7 @@
 """The model of a config, built once: before the run writes anything, with the run's random numbers.
 
 A model is built under the seed of the run, and the random state after that is kept. The runner,
-which sets the seed again, goes on from that state: every number it draws later is the one that it
+which sets the seed again, continues from that state: every number it draws later is the one that it
 would have drawn if it had built the model itself.
 """
 

@@ -75,8 +75,8 @@ def fit_to_run(
     checkpoint = dict(checkpoint)
     own, weights = bare_model(model).state_dict(), checkpoint["state_dict"]
     # Names are compared where the weights are loaded.
-    checked(weights, Fields({n: _tensor_like(v) for n, v in own.items()}, (), "keep"),
-            "state_dict", refuse)  # fmt: skip
+    shapes = Fields({name: _tensor_like(value) for name, value in own.items()}, unknown="keep")
+    checked(weights, shapes, "state_dict", refuse)
     if "ema_state_dict" in checkpoint and set(weights) != set(own):
         name = next(iter(set(weights) ^ set(own)))
         refuse.because(f"ema_state_dict and the config's model differ in {name}")
@@ -125,7 +125,7 @@ def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
         return False
     if any(isinstance(one, ReduceOnPlateauParamScheduler) for one in flat_schedules(schedulers)):
         if changes.optimization <= {"train_cfg", "train_dataloader"}:
-            return False  # it goes on with what it has seen
+            return False  # it continues with the scores it has seen
         refuse.because(
             "a schedule reduces its values by the scores of validations, so it cannot follow other "
             "settings of the optimizer or the schedules"
@@ -206,7 +206,7 @@ def _regroup(
     """The run's own groups of parameters with the numbers that the checkpoint's have.
 
     MMEngine numbers parameters in the order of the model, whether it makes one group of all or one
-    of each. In other groupings only groups of the same sizes can be told to be the same.
+    of each. In other groupings only groups of the same sizes are taken to be the same.
     """
     if not isinstance(groups, list) or not all(
         isinstance(one, dict) and isinstance(one.get("params"), list) for one in groups

@@ -10,8 +10,8 @@ A difference means one of three things:
 * nothing: :data:`_IGNORED`, and what :func:`~.facts.flatten` leaves out.
 
 A key below one of :data:`_READ` that no table names is of the first kind. Other top-level names are
-variables of a config file, which nothing reads; a difference of one is told. Texts of a checkpoint
-are compared and shown; nothing else is done with them.
+variables of a config file, which nothing reads; a difference of one is a line in the header. Texts
+of a checkpoint are compared and shown; nothing else is done with them.
 """
 
 from __future__ import annotations
@@ -161,14 +161,14 @@ def compare_with_run(
         keys = [one.key for one in wrong]
         if len(wrong) > _MOST_SHOWN:
             keys = list(dict.fromkeys(key.partition(".")[0] for key in keys))
-        told = "; ".join(_told(wrong))
+        text = "; ".join(_texts(wrong))
         raise UserError(
             "resume-changed",
             f"--resume {file}",
-            f"{told}. Put back what differs, or allow it with --allow-changes {' '.join(keys)}",
+            f"{text}. Put back what differs, or allow it with --allow-changes {' '.join(keys)}",
         )
-    notes = [("changed", text) for text in _told(changed)]
-    notes += [("differs", text) for text in _told(noted)]
+    notes = [("changed", text) for text in _texts(changed)]
+    notes += [("differs", text) for text in _texts(noted)]
     changes = Changes(frozenset(one.key for one in changed))
     if changes.new_optimizer:
         notes.append(("optimizer", "starts without the state of the resumed run's"))
@@ -178,7 +178,7 @@ def compare_with_run(
     return Changes(changes.keys, tuple(notes))
 
 
-def _told(found: Sequence[Difference]) -> list[str]:
+def _texts(found: Sequence[Difference]) -> list[str]:
     texts = [
         f"{key} {'is not set' if ours is None else f'is {ours}'}, "
         f"the run had {'none' if theirs is None else theirs}"

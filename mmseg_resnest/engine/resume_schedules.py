@@ -34,7 +34,7 @@ __all__ += ["schedules_like", "states_of_schedules"]
 #: Attributes that count steps; -1 is before the first one.
 _COUNTERS = ("last_step", "_global_step", "total_iters", "begin", "end", "num_bad_epochs")
 _NEEDED = ("last_step", "_global_step", "base_values", "_last_value")
-#: Numbers that change while a schedule goes on, and may be 0.
+#: Numbers that change while a schedule runs, and may be 0.
 _VALUES = ("base_values", "_last_value", "cooldown_counter")
 
 

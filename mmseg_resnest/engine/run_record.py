@@ -157,7 +157,7 @@ def describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
 
 
 def _list_files(dataset: Any, name: str, record: RunRecord) -> bool:
-    """Put in the images and label maps, in their order; False where there are none."""
+    """Put in the images and label maps, in their order; False where it has none."""
     if not hasattr(dataset, "get_data_info"):
         return False
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
@@ -194,18 +194,18 @@ def describe_differences(mine: RunRecord, theirs: RunRecord) -> list[str]:
     Returns:
         The differences, those that may explain others first.
     """
-    told, names = [], set()
+    texts, names = [], set()
     for key, ours, other in differences(mine.facts, theirs.facts):
         if key.startswith(_MODULE) and None in (ours, other):
             continue  # which are loaded may differ
-        texts = ["missing" if text is None else shorten(text, _SHORT) for text in (ours, other)]
-        told.append(f"{key} is {texts[0]}, not {texts[1]}")
+        pair = ["missing" if text is None else shorten(text, _SHORT) for text in (ours, other)]
+        texts.append(f"{key} is {pair[0]}, not {pair[1]}")
     for name, kind in dict.fromkeys((*theirs.files, *mine.files)):
         here, there = (one.files.get((name, kind), []) for one in (mine, theirs))
         if here != there and name not in names:
-            told.insert(0, f"{name} {_compare_lists(kind, here, there)}")
+            texts.insert(0, f"{name} {_compare_lists(kind, here, there)}")
             names.add(name)
-    return told
+    return texts
 
 
 def _compare_lists(kind: str, here: list[str], there: list[str]) -> str:

@@ -52,7 +52,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         problem = error
     try:
         states = _gather((socket.gethostname(), mine.digest(), problem and _words(problem)))
-        if any(told for _, _, told in states):
+        if any(words for _, _, words in states):
             _part()
             raise problem or _failure_of_another(states)
         if len({digest for _, digest, _ in states}) == 1:
@@ -61,10 +61,10 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         dist.broadcast_object_list(first, src=0)
         found = _gather((socket.gethostname(), describe_differences(mine, first[0])))
     except RuntimeError as error:
-        told = explain_lost_processes(error)
-        if told is None:
+        explained = explain_lost_processes(error)
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
     text = describe_ranks(found)
     if text is not None:
         _part()

@@ -211,10 +211,10 @@ def _run(runner: Runner) -> dict[str, float]:
     try:
         return runner.test()
     except Exception as error:
-        told = explain_lost_processes(error, "start the test again")
-        if told is None:
+        explained = explain_lost_processes(error, "start the test again")
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
     finally:
         report_lost_lines(runner.logger)
 

@@ -204,10 +204,10 @@ def _run(runner: Runner) -> None:
     try:
         runner.train()
     except Exception as error:
-        told = explain_lost_processes(error)
-        if told is None:
+        explained = explain_lost_processes(error)
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
     finally:
         runner.close()
 
