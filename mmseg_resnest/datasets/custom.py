@@ -10,13 +10,13 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 
 from ..errors import UserError
+from ..io.image_files import IMAGE_SUFFIXES
 from ..io.walk import walk
 from ..registry import DATASETS
 from .class_names import read_classes_of
 from .layout import FolderCheck
 
-_LOWER = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_SUFFIXES = (*_LOWER, *(suffix.upper() for suffix in _LOWER))  # cameras write .JPG
+_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  # cameras write .JPG
 
 
 @DATASETS.register_module()

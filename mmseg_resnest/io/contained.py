@@ -43,11 +43,15 @@ def contained(
             the folder or to the folder itself, or is none that a file system takes.
     """
     advice = hint or "give it relative to its folder"
+
+    def refuse(reason: str) -> UserError:
+        return UserError("unsafe-path", subject, f"{name!r:.300} is unsafe ({reason}); {advice}")
+
     if not isinstance(name, str):
-        raise UserError("input", subject, f"{name!r:.80} is not the name of a file; {advice}")
+        raise refuse("not the name of a file")
     path = name.replace("\\", "/")
     if path.startswith("/") or _DRIVE.match(path):
-        raise UserError("input", subject, f"{name!r:.300} is unsafe (an absolute path); {advice}")
+        raise refuse("an absolute path")
     parts = list(PurePosixPath(start).parts)
     for part in PurePosixPath(path).parts:
         if part != "..":
@@ -55,17 +59,10 @@ def contained(
         elif parts:
             parts.pop()
         else:
-            raise UserError(
-                "unsafe-path",
-                subject,
-                f"{name!r:.300} is unsafe (it leads outside of its folder); {advice}",
-            )
-    if not parts:
-        raise UserError("input", subject, f"{name!r:.300} is not the name of a file; {advice}")
-    for part in parts:
-        size = len(part.encode("utf-8", "surrogatepass"))
-        if "\0" in part or size > _LONGEST_PART:
-            raise UserError("input", subject, f"{name!r:.80} is not the name of a file; {advice}")
+            raise refuse("outside of its folder")
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+    if not parts or "\0" in path or max(sizes) > _LONGEST_PART:
+        raise refuse("not the name of a file")
     return PurePosixPath(*parts)
 
 
@@ -84,11 +81,8 @@ def check_inside(path: Path, folder: Path, subject: str, hint: str = "") -> None
     top = os.path.realpath(folder)
     if not Path(os.path.realpath(path)).is_relative_to(top):
         advice = hint or "replace the link with the file"
-        raise UserError(
-            "unsafe-path",
-            subject,
-            f"{printable(path)} is unsafe (a link leads outside of its folder); {advice}",
-        )
+        message = f"{printable(path)} is unsafe (a link leads outside of its folder); {advice}"
+        raise UserError("unsafe-path", subject, message)
 
 
 def check_real_folder(folder: Path, hint: str) -> None:
@@ -110,7 +104,9 @@ def check_real_folder(folder: Path, hint: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        raise UserError("input", printable(folder), f"is a symbolic link, not a folder; {hint}")
+        raise UserError(
+            "unsafe-path", printable(folder), f"is a symbolic link, not a folder; {hint}"
+        )
     if not stat.S_ISDIR(mode):
         raise UserError("wrong-path-type", printable(folder), f"is not a folder; {hint}")
 

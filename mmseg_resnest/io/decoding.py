@@ -194,18 +194,12 @@ class DecodePool:
         """
         header = read_header(data, name)
         if header is None:
-            raise UserError(
-                "corrupt",
-                f"image {name}",
-                "is broken or no image in a known format "
-                "(JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, PGM, JPEG 2000)",
-            )
+            message = "damaged, or not in a known format "
+            message += "(JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, PGM, JPEG 2000)"
+            raise UserError("image", f"image {name}", message)
         if header.width * header.height > self._max_pixels:
-            raise ImageTooLarge(
-                "too-large",
-                f"image {name}",
-                f"has {header.width} x {header.height} pixels, more than {self._max_pixels:,}",
-            )
+            message = f"{header.width} x {header.height} pixels are more than {self._max_pixels:,}"
+            raise ImageTooLarge("too-large", f"image {name}", message)
         check_structure(data, header, name)
         return header
 
@@ -253,15 +247,10 @@ class DecodePool:
             image = decoder.decode(process, data, seconds)
             fault: Exception | None = None
             if image is None:
-                fault = UserError(
-                    "corrupt", f"image {name}", "is broken or no image that OpenCV reads"
-                )
+                fault = UserError("image", f"image {name}", "damaged, or OpenCV cannot read it")
         except _Ended:
-            fault = UserError(
-                "size-mismatch",
-                f"image {name}",
-                "took longer to decode, or more memory, than images of its size do",
-            )
+            message = "took longer to decode, or more memory, than images of its size do"
+            fault = UserError("too-large", f"image {name}", message)
         except Exception as error:  # a fault of this machine; whoever waits must hear of it
             fault = error
         finally:

@@ -3,12 +3,10 @@
 
 Two things protect a folder. The kernel's lock on the file ``.folder.lock`` (POSIX, ``lockf``)
 belongs to a process: forked children, such as data loading workers, do not inherit it, and it ends
-with the process however that ends. The record in the file says who holds the folder and is renewed
-by a thread (heartbeat): it protects where the kernel's lock does not reach, which are file systems
-without locks and hosts that do not share them.
-
-No times of two hosts are compared. Who finds the record of a process on another host watches
-whether the record changes.
+with the process. The record in the file says who holds the folder and is renewed by a thread
+(heartbeat): it protects where the kernel's lock does not reach, on file systems without locks and
+between hosts that do not share them. Clocks of two hosts are never compared: whoever finds the
+record of another host watches whether it changes.
 """
 
 from __future__ import annotations
@@ -64,9 +62,9 @@ class FolderLock:
         sleep: Waits a number of seconds.
 
     Attributes:
-        taken_over: Who held the folder last and did not give it back, or None.
-        lost: Why the folder is no longer this process's, or None. That happens when the process
-            stood still for longer than others watch.
+        taken_over: Who held the folder last and did not release it, or None.
+        lost: Why the folder no longer belongs to this process, or None. That happens when the
+            process stood still for longer than others watch.
     """
 
     def __init__(
@@ -124,19 +122,15 @@ class FolderLock:
                 self._close()
                 raise
         except OSError as error:
-            raise UserError(
-                "input",
-                self.subject,
-                f"{self._path} cannot be locked ({error.strerror}); mend the"
-                " access, or name another folder",
-            ) from error
+            message = f"{self._path} cannot be locked ({error.strerror}); use another folder"
+            raise UserError("not-writable", self.subject, message) from error
         self._stop.clear()
         self._thread = threading.Thread(target=self._beat, name="folder lock", daemon=True)
         self._thread.start()
         return self
 
     def release(self) -> None:
-        """Give the folder back; does nothing in a forked child."""
+        """Release the folder; does nothing in a forked child."""
         if self._pid != os.getpid():
             return
         self._stop.set()
@@ -146,44 +140,48 @@ class FolderLock:
             self._remove()
         self._close()
 
-    def _remove(self) -> None:
-        """Remove the file, while it is locked: who waits for it looks whether it is in place."""
-        with contextlib.suppress(OSError):
-            if self._is_in_place():
-                self._path.unlink()
+    def renew(self) -> None:
+        """One heartbeat: renew the record, or find that another process has the folder.
 
-    # --- taking it ---
+        Raises:
+            OSError: The record cannot be written.
+        """
+        if self._is_in_place():
+            free, content = self._lock(), os.pread(self._file, _SIZE, 0)
+        else:  # somebody removed the file
+            self._close_file()
+            free, content = self._open()
+            content = content or json.dumps(self._record).encode()
+        owner = _parse(content)
+        if not free or owner.get("token") != self._record["token"]:
+            self.lost = f"{self.subject}: {_describe(owner)} has taken the folder"
+            return
+        self._record["beat"] += 1
+        self._write()
 
     def _take(self) -> None:
         tries = unchanged = 0
         seen: bytes | None = None
         while True:
-            free, content = self._try()
+            free, content = self._open()
             owner = _parse(content)
+            alive = is_alive(owner)
             if free and not content:
                 break
-            alive = self._is_ours(owner) or is_alive(owner)
-            if alive:
+            if alive or (not free and tries == _SHORT_PAUSES):
                 raise self._refusal(owner)
             if not free:
-                tries += 1
-                if tries > _SHORT_PAUSES:
-                    raise self._refusal(owner)
-                pause = _SHORT_PAUSE
-            elif alive is False:
+                tries, pause = tries + 1, _SHORT_PAUSE
+            elif alive is False or (unchanged == _WATCHED_PERIODS and content == seen):
                 self.taken_over = _describe(owner)
                 break
             else:
-                if seen is not None and content != seen:
-                    raise self._refusal(owner)
                 if seen is None:
-                    self._tell(
-                        f"{self.subject}: was held by {_describe(owner)}; watching for"
-                        f" {_WATCHED_PERIODS * self._period:g} s whether it still is"
-                    )
-                elif unchanged == _WATCHED_PERIODS:
-                    self.taken_over = _describe(owner)
-                    break
+                    seconds = _WATCHED_PERIODS * self._period
+                    was = f"was held by {_describe(owner)}"
+                    self._tell(f"{self.subject}: {was}; watching for {seconds:g} s if it still is")
+                elif content != seen:
+                    raise self._refusal(owner)
                 seen, unchanged, pause = content, unchanged + 1, self._period
             # Opened anew for each look: network file systems compare with the server then.
             self._close_file()
@@ -199,24 +197,30 @@ class FolderLock:
             # Another process may have found the folder free too. The last one to write has it.
             self._close_file()
             self._sleep(self._period)
-            _, content = self._try()
-            owner = _parse(content)
+            owner = _parse(self._open()[1])
             if owner.get("token") != self._record["token"]:
                 raise self._refusal(owner)
 
-    def _is_ours(self, owner: dict[str, Any]) -> bool:
-        """Whether this process has the folder, by a second mount of the file system."""
-        tokens = [lock._record["token"] for lock in list(_held.values()) if lock._record]
-        return owner.get("token") in tokens
+    def _refusal(self, owner: dict[str, Any]) -> UserError:
+        message = f"is in use by {_describe(owner)}; wait until that ends, or use another folder"
+        return UserError("in-use", self.subject, message)
 
-    def _try(self) -> tuple[bool, bytes]:
+    def _beat(self) -> None:
+        while not self._stop.wait(self._period) and self.lost is None:
+            with contextlib.suppress(OSError):  # a full or absent disk: the next one tries again
+                self.renew()
+
+    # --- the file ---
+
+    def _open(self) -> tuple[bool, bytes]:
         """Open and lock the file: whether no other process has the lock, and the record."""
+        flags = os.O_RDWR | os.O_CREAT
+        for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
+            flags |= getattr(os, name, 0)
         while True:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
-            flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
             self._file = os.open(self._path, flags, 0o666)
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise OSError(errno.EINVAL, "is not a file")
+                raise OSError(errno.EINVAL, "not a file")
             free = self._lock()
             if not free or self._is_in_place():
                 return free, os.pread(self._file, _SIZE, 0)
@@ -231,69 +235,29 @@ class FolderLock:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._locked = True
         except OSError as error:
-            if error.errno in _HELD_BY_ANOTHER:
-                return False
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in _HELD_BY_ANOTHER | _NO_LOCKS:
                 raise
+            return error.errno in _NO_LOCKS
         return True
 
     def _is_in_place(self) -> bool:
         """Whether the open file is still the one with the lock's name."""
         try:
-            status = os.lstat(self._path)
+            return os.path.samestat(os.lstat(self._path), os.fstat(self._file))
         except FileNotFoundError:
             return False
-        return os.path.samestat(status, os.fstat(self._file))
-
-    def _refusal(self, owner: dict[str, Any]) -> UserError:
-        return UserError(
-            "in-use",
-            self.subject,
-            f"is in use by {_describe(owner)}; wait until that has ended, or name another folder",
-        )
-
-    # --- holding it ---
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self._period) and self.lost is None:
-            with contextlib.suppress(OSError):  # a full or absent disk: the next one tries again
-                self.renew()
-
-    def renew(self) -> None:
-        """One heartbeat: renew the record, or find that another process has the folder.
-
-        Raises:
-            OSError: The record cannot be written.
-        """
-        if not self._is_in_place() and not self._make_again():
-            self.lost = f"{self.subject}: another process has taken the folder"
-            return
-        owner = _parse(os.pread(self._file, _SIZE, 0))
-        if not self._lock() or owner.get("token") != self._record["token"]:
-            self.lost = f"{self.subject}: {_describe(owner)} has taken the folder"
-            return
-        self._record["beat"] += 1
-        self._write()
-
-    def _make_again(self) -> bool:
-        """Make the file again that somebody removed; False if another process was faster."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-        try:
-            file = os.open(self._path, flags, 0o666)
-        except FileExistsError:
-            return False
-        self._close_file()
-        self._file = file
-        if not self._lock() or os.pread(self._file, _SIZE, 0):
-            return False
-        self._write()
-        return True
 
     def _write(self) -> None:
         data = json.dumps(self._record).encode().ljust(_SIZE - 1) + b"\n"
         os.pwrite(self._file, data, 0)
         with contextlib.suppress(OSError):  # not every file system can
             os.fsync(self._file)
+
+    def _remove(self) -> None:
+        """Remove the file while it is locked: whoever waits for it looks whether it is in place."""
+        with contextlib.suppress(OSError):
+            if self._is_in_place():
+                self._path.unlink()
 
     def _close_file(self) -> None:
         if self._file >= 0:
@@ -307,11 +271,8 @@ class FolderLock:
             del _held[self._key]
 
 
-# --- who holds it ---------------------------------------------------------------------------
-
-
 def _parse(content: bytes) -> dict[str, Any]:
-    """The record; empty if it is none, as while it is written."""
+    """The record; empty if it cannot be read, as while it is written."""
     try:
         record = parse_json(content, "lock")
     except UserError:

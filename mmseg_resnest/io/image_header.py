@@ -292,12 +292,9 @@ def read_header(
             except _Broken:
                 return None
             except _Spent as spent:
-                raise UserError(
-                    "size-mismatch",
-                    f"image {name}",
-                    f"the header of this {form} file has {spent} before the size; "
-                    "save the image again without its metadata",
-                ) from None
+                message = f"the header of this {form} file has {spent} before the size; "
+                message += "save the image again without its metadata"
+                raise UserError("too-large", f"image {name}", message) from None
             return ImageHeader(form, width, height) if width > 0 and height > 0 else None
     return None
 
@@ -320,11 +317,10 @@ def check_structure(data: bytes, header: ImageHeader, name: str) -> None:
         # included.
         scans = data.count(b"\xff\xda")
         if scans > min(_MOST_SCANS, max(1, _MOST_SCANNED // (header.width * header.height))):
-            raise UserError(
-                "size-mismatch",
-                f"image {name}",
-                f"this JPEG has {scans:,} scans, too many for its size; save it as a baseline JPEG",
+            message = (
+                f"this JPEG has {scans:,} scans, too many for its size; save it as a baseline one"
             )
+            raise UserError("too-large", f"image {name}", message)
 
 
 def _is_packed(kind: bytes, data: bytes, start: int) -> bool:
@@ -343,12 +339,8 @@ def _check_png(data: bytes, name: str) -> None:
         packed += _is_packed(kind, data, place + 8)
         if chunks > most or packed > _MOST_PACKED:
             what = f"{packed:,} compressed texts" if packed > _MOST_PACKED else f"{most:,} chunks"
-            raise UserError(
-                "size-mismatch",
-                f"image {name}",
-                f"this PNG has {what} or more, too many for its size; save it again "
-                "without its metadata",
-            )
+            message = f"this PNG has {what} or more, too many for its size; save it again "
+            raise UserError("too-large", f"image {name}", f"{message}without its metadata")
         if kind == b"IEND":
             return
         place += 12 + length

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,19 +36,20 @@ def parse_json(text: str | bytes, subject: str) -> Any:
             text = text.decode("utf-8-sig")
         value = json.loads(text)
     except RecursionError:
-        raise UserError("input", "", _too_deep(subject)) from None
+        raise _too_deep(subject) from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            "input", subject, f"not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
+        message = f"not UTF-8 text ({error.reason} at byte {error.start})"
+        raise UserError("format", subject, message) from error
     except ValueError as error:  # also a number of more than 4300 digits
-        raise UserError("input", subject, f"not a JSON file ({error})") from error
+        raise UserError("format", subject, f"not a JSON file ({error})") from error
     level, depth = [value], 0
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
         if depth > MAX_DEPTH:
-            raise UserError("input", "", _too_deep(subject))
-        level = [child for item in level for child in _children(item)]
+            raise _too_deep(subject)
+        level = [
+            child for item in level for child in (item.values() if isinstance(item, dict) else item)
+        ]
     return value
 
 
@@ -70,9 +70,7 @@ def read_json(path: str | os.PathLike[str], subject: str, max_bytes: int | None 
     except OSError as error:
         raise UserError("unreadable", subject, f"cannot be read ({error.strerror})") from error
     if data is None:
-        raise UserError(
-            "too-large", subject, f"larger than {max_bytes:,} bytes, which is the limit here"
-        )
+        raise UserError("too-large", subject, f"larger than the limit of {max_bytes:,} bytes")
     return parse_json(data, subject)
 
 
@@ -92,9 +90,5 @@ def _read(file: IO[bytes], max_bytes: int | None) -> bytes | None:
     return b"".join(blocks)
 
 
-def _too_deep(subject: str) -> str:
-    return f"{subject}: nested deeper than {MAX_DEPTH} levels; no file of this kind is"
-
-
-def _children(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item
+def _too_deep(subject: str) -> UserError:
+    return UserError("format", subject, f"nested deeper than {MAX_DEPTH} levels")

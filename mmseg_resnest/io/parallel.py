@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,10 +15,10 @@ import cv2
 from tqdm import tqdm
 
 from ..errors import UserError
+from .processes import end_with_parent
 
 __all__ = ["in_parallel", "opencv_on_one_thread"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _CHUNK = 8  # jobs that a process is given at a time
 
 _T = TypeVar("_T")
@@ -85,7 +83,7 @@ def in_parallel(
     pool = ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("fork"),
-        initializer=_start_worker,
+        initializer=end_with_parent,
         initargs=(os.getpid(),),
     )
     todo = iter(chunks)
@@ -116,14 +114,3 @@ def in_parallel(
 
 def _each(function: Callable[[_T], _R], jobs: Sequence[_T]) -> list[_R]:
     return [function(job) for job in jobs]
-
-
-def _start_worker(parent: int) -> None:
-    """Ends this process with its parent, and leaves Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)

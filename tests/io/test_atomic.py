@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from user_errors import raises_user_error
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.atomic import atomic_open, atomic_write
@@ -28,8 +29,8 @@ def test_a_file_is_written_with_its_folder_and_replaced(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["x.txt"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
-def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), UserError("input", "", "")])
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
 
@@ -38,7 +39,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseExceptio
             file.write(b"new")
             raise error
 
-    with pytest.raises(error):
+    with pytest.raises(type(error)):
         write()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
@@ -51,15 +52,15 @@ def test_a_disk_that_is_full_is_told_with_the_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UserError, match=r"x: cannot be written \(No space left on device\)"):
+    with raises_user_error("not-writable", tmp_path / "x"):
         atomic_write(tmp_path / "x", b"new")
     assert os.listdir(tmp_path) == []
     monkeypatch.undo()
     atomic_write(tmp_path / "file", b"")
-    with pytest.raises(UserError, match=r"x: cannot be written"):
+    with raises_user_error("not-writable", "x"):
         atomic_write(tmp_path / "file" / "x", b"")
     atomic_write(tmp_path / "folder" / "x", b"")
-    with pytest.raises(UserError, match=r"folder: cannot be written \(Is a directory\)"):
+    with raises_user_error("not-writable", "folder"):
         atomic_write(tmp_path / "folder", b"")
 
 

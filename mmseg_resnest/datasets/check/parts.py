@@ -12,6 +12,7 @@ from mmseg.datasets import BaseSegDataset
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ...io.image_files import IMAGE_SUFFIXES
 from ...io.walk import walk
 from ...registry import DATASETS
 from ..class_names import dataset_metainfo
@@ -23,10 +24,6 @@ from .rules import Problem
 from .sample import SampleFacts
 
 __all__ = ["Part", "build_part"]
-
-_IMAGES = frozenset(
-    {".bmp", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 
 
 @dataclass
@@ -135,7 +132,7 @@ def _unlisted(
     suffixes = dataset.img_suffix
     suffixes = " or ".join([suffixes] if isinstance(suffixes, str) else suffixes)
     for path in _unlisted_below(images, {s["img_path"] for s in samples}):
-        if os.path.splitext(path)[1].lower() not in _IMAGES:
+        if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
             continue
         if os.path.islink(path) and not os.path.exists(path):
             what = "is a link to a file that does not exist"

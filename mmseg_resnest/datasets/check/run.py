@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...io.parallel import in_parallel
+from ...io.processes import cpu_count
 from ...io.text import printable
 from ...registry import DATASETS
 from ..listing import remember
@@ -63,7 +64,7 @@ def check_data(
     for name in ignore:
         if name not in RULES:
             raise UserError("argument", f"--ignore {name}", f"is not one of {', '.join(RULES)}")
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cpu_count()
     problems: list[Problem] = []
     parts: list[Part] = []
     same: dict[str, str] = {}

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import UserError
+from ...io.image_files import IMAGE_SUFFIXES
 from .coco import read_coco
 from .labelme import read_labelme
 from .labels import Labels, colours_to_labels, indices, open_image
-from .samples import IGNORED, IGNORED_NAME, IMAGE_SUFFIXES, Sample, image_size
+from .samples import IGNORED, IGNORED_NAME, Sample, image_size
 from .sources import Place, list_folder
 from .tables import Colour
 

@@ -19,6 +19,7 @@ from ...io.atomic import atomic_open, atomic_write
 from ...io.contained import check_inside, check_real_folder
 from ...io.folder_lock import FolderLock
 from ...io.parallel import in_parallel
+from ...io.processes import cpu_count
 from ...io.remove import remove_file
 from ..cache import (
     FOLDER,
@@ -30,7 +31,6 @@ from ..cache import (
 )
 from ..decode import decode_image, decode_label
 from .samples import image_size
-from .work import cores
 
 _DECODE = {"image": decode_image, "label": decode_label}
 _PART = re.compile(r"\..{1,50}\.[0-9a-f]{8}\.part", re.DOTALL)  # of atomic_open
@@ -138,7 +138,7 @@ def _fill(
         todo = [job for job in files if read_entry(*_ends(data, folder, job)) is None]
         done["kept"] = len(files) - len(todo)
     _check_room(data, folder, todo)
-    processes = cores() if jobs is None else jobs
+    processes = cpu_count() if jobs is None else jobs
     try:
         for how in in_parallel(partial(_write, data, folder), todo, processes, "cache"):
             done[how] += 1

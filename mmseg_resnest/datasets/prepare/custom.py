@@ -25,6 +25,7 @@ from mmengine.config import Config
 from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.parallel import in_parallel
+from ...io.processes import cpu_count
 from ...io.text import printable
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
 from .annotations import read_samples
@@ -34,7 +35,7 @@ from .labels import bit_palette, indices, png
 from .samples import IGNORED, IGNORED_NAME, Sample, check_image
 from .sources import Place
 from .tables import Colour, read_table
-from .work import Workspace, cores
+from .work import Workspace
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
 GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
@@ -310,7 +311,7 @@ def prepare_custom(
         )
     if epochs < 1:
         raise UserError("argument", f"--epochs {epochs}", "must be at least 1")
-    processes = cores() if jobs is None else jobs
+    processes = cpu_count() if jobs is None else jobs
     root = Path(root)
     rows = read_table(options.classes) if options.classes is not None else []
     names = list(dict.fromkeys(row.name for row in rows))

@@ -14,9 +14,10 @@ from typing import Any
 from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.json_files import read_json
+from ...io.processes import cpu_count
 from .fetch import fetch
 from .sources import Archive, Files, Place, file_stamp, is_archive, list_archive, list_folder
-from .work import Item, Workspace, cores
+from .work import Item, Workspace
 
 # Raise when a data set's files would come out differently: what was made before is made again.
 VERSION = 1
@@ -212,7 +213,7 @@ def prepare(
                 " checked"
             )
         incomplete = _check_counts(dataset, plan, allow_incomplete, paths)
-        done = work.run(plan.items, cores() if jobs is None else jobs, link, dataset.name)
+        done = work.run(plan.items, cpu_count() if jobs is None else jobs, link, dataset.name)
         if dataset.check is not None and not incomplete:
             dataset.check(folder)
         report = {"counts": plan.counts, "notes": plan.notes, "incomplete": incomplete}

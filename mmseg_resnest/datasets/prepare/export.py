@@ -14,14 +14,16 @@ import numpy as np
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
+from ...io.image_files import IMAGE_SUFFIXES
 from ...io.parallel import in_parallel
+from ...io.processes import cpu_count
 from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
-from .samples import IGNORED_NAME, IMAGE_SUFFIXES, check_image, image_size
+from .samples import IGNORED_NAME, check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
 from .sources import Place, list_folder
 from .tables import Colour, read_table
-from .work import cores, put_link
+from .work import put_link
 
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 
@@ -86,7 +88,7 @@ def export_labels(
         target.parent.mkdir(parents=True, exist_ok=True)
         put_link(picture.file, target)
     work = partial(_export_one, form, rows, out)
-    parts = list(in_parallel(work, pairs, cores() if jobs is None else jobs, f"write {form}"))
+    parts = list(in_parallel(work, pairs, cpu_count() if jobs is None else jobs, f"write {form}"))
     if form.startswith("coco"):
         _write_coco(out / "annotations.json", rows, sorted(parts, key=lambda part: part[0]))
     if form == "colour":

@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from ...errors import UserError
+from ...io.image_files import IMAGE_SUFFIXES
 from .labels import IMAGE_FORMATS, Labels
 from .sources import list_folder
 
 IGNORED = 255
 IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Renders a label map (H, W) from the label of each class name.
 Render = Callable[[Mapping[str, int], int], Labels]

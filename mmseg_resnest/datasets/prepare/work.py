@@ -66,11 +66,6 @@ class _Done:
     how: str
 
 
-def cores() -> int:
-    """How many processes can run at the same time."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Workspace:
     """The hidden folder in which a data set's preparation keeps its state.
 

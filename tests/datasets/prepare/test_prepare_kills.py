@@ -214,8 +214,8 @@ def test_progress_is_shown_and_all_cores_are_used(
     module = sys.modules[build_cache.__module__]
     for place in (work, module):
         monkeypatch.setattr(place, "in_parallel", in_parallel)
-        monkeypatch.setattr(place, "cores", lambda: 7)
-    monkeypatch.setattr(sys.modules[prepare.__module__], "cores", lambda: 7)
+        monkeypatch.setattr(module, "cpu_count", lambda: 7)
+    monkeypatch.setattr(sys.modules[prepare.__module__], "cpu_count", lambda: 7)
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     dataset, files = voc
