@@ -1,10 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """A model in PyTorch, and what tools/export_onnx.py makes of it: uint8 image to label map.
 
-Every way is called through the same Python API with the same image. The weights are random (speed
-does not depend on them) except that the classifier's are scaled so that all classes occur. The
-8-bit file is left out of the comparison of labels: what it loses is measured on real images and
-trained weights by ``tools/export_onnx.py --int8``.
+All variants are called through the same Python API with the same image. Weights are random, which
+does not change the speed, with the classifier's scaled so that all classes occur. Labels of the
+8-bit file are not compared: ``tools/export_onnx.py --int8`` measures its loss on trained weights.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Inference of DeepLabV3 with ResNeSt-101, from normalised images to the head's scores.
 
-MMSegmentation's variant at output stride 8, 150 classes, seeded weights, the same in every way. Of
-this package are measured the layers as they are (plain) and what its tools compute on a CPU;
-torch.compile, ONNX Runtime and OpenVINO are given the plain layers. Compared are the labels of all
-pixels of the images; besides, every score has to be the reference's to 1e-4 of the largest.
+MMSegmentation's variant at output stride 8, 150 classes, the same seeded weights everywhere.
+"Plain" are this package's layers as they are; torch.compile, ONNX Runtime and OpenVINO get these.
+"mmseg-resnest" is what its tools compute on a CPU. Labels of all pixels are compared, and every
+score must equal the reference's to 1e-4 of the largest.
 """
 
 from __future__ import annotations

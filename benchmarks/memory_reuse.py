@@ -3,7 +3,7 @@
 
 The demo's model (``configs/fcn_resnest14_scenes.py``) at its crop and batch, on made-up images;
 forward, backward and optimizer step. ``tools/train.py`` keeps freed memory on a CPU
-(``mmseg_resnest.io.memory.keep_freed_memory``); the C library gives it back.
+(``mmseg_resnest.io.memory.keep_freed_memory``); the C library returns it.
 """
 
 from __future__ import annotations

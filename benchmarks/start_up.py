@@ -2,14 +2,12 @@
 """From the command to the end of the first iteration of training, on 20,000 images.
 
 The same small model (FCN on ResNet-18, crops of 64, batch 2, two workers) and data set in ADE20K's
-layout in both ways. The stack's way is what its tools/train.py does, this package's is
-tools/train.py, which looks through the data and tries the model first. Each turn is a new process;
-it is ended after the first iteration. Python may keep what it compiles: an installed package, as
-the stack's are, comes compiled. "Imports alone" is the time until torch, the stack's runner,
-models, data sets and metrics are imported: the stack's way cannot be quicker. "import torch" is the
-time that this takes: nothing can be quicker. Compared is the loss of the first iteration: the same
-seed, so the same weights, samples and crops. Memory is not a peak, but what the process and its two
-workers hold after it, a page that several share counted once.
+layout. MMSegmentation's variant does what its tools/train.py does; this package's is its
+tools/train.py, which checks the data and the model first. Each turn is a new process, ended after
+the first iteration; Python keeps compiled modules. "Imports alone" imports torch and the stack's
+runner, models, data sets and metrics, the least that the stack needs; "import torch" is the least
+that anything needs. The loss of the first iteration is compared. Memory is what the process and its
+two workers hold after it, pages that several share counted once.
 """
 
 from __future__ import annotations

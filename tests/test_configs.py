@@ -142,7 +142,7 @@ CLASSES = dict(ade20k=150, cityscapes=19, voc12aug=21, pascal_context=59, camvid
 
 @pytest.mark.parametrize("name", ALL)
 def test_config(name, tmp_path):
-    """Few lines; the network that the name says; and whatever a run builds can be built."""
+    """A config has few lines and the network of its name, and all its parts can be built."""
     lines = (CONFIGS / f"{name}.py").read_text().splitlines()
     assert sum(not line.startswith("#") for line in lines) <= (20 if name in FROM_SCRATCH else 11)
     cfg = load(name)

@@ -171,7 +171,7 @@ def _name_sizes(value: Any, axes: dict[int, str | None], channels: int | None = 
 
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
-    """Without what the exporter says of itself and of what it could not know."""
+    """Without the exporter's log lines and warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

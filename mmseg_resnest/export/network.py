@@ -54,7 +54,7 @@ class _BinPool(nn.Module):
     def _shares(bins: int, length: Any, like: Tensor) -> Tensor:
         """(bins, length): the share of each place in the mean of each bin."""
         index = torch.arange(bins, device=like.device)
-        # No negative numbers: exporters differ in which way they round those.
+        # No negative numbers: exporters differ in how they round them.
         start = torch.div(index * length, bins, rounding_mode="floor")
         end = torch.div((index + 1) * length + (bins - 1), bins, rounding_mode="floor")
         place = torch.arange(length, device=like.device)

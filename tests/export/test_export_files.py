@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Exported files say what the model says, at any size, through the same API."""
+"""Exported files agree with the model at any size, through the same API."""
 
 from __future__ import annotations
 

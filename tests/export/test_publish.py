@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""A published folder holds what it says and loads back."""
+"""A published folder has the weights and records that it lists, and loads back."""
 
 from __future__ import annotations
 

@@ -341,7 +341,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_scales():
     assert one_scale - before < 3 * one_map
 
 
-# The model of a config, the tools' way of running it, and the published code's output
+# The model of a config, and the published code's output
 
 
 SETTINGS = {
