@@ -50,7 +50,7 @@ def main() -> None:
             shutil.copyfile(label, target / "annotations" / "validation" / f"{name}.png")
         cfg = load_config(ROOT / "configs" / "fcn_resnest50_ade20k.py", data_root=folder)
         report = check_data(cfg, ["val"], args.workers, ignore=["class_never"])
-    found = {kind: len(problems) for kind, problems in report.by_kind.items()}
+    found = {rule: len(problems) for rule, problems in report.by_rule.items()}
     sizes = ", ".join(f"{n:,} of {w}x{h}" for (w, h), n in report.sizes("val").most_common(3))
     print(
         f"{args.images:,} images ({sizes}): {report.seconds:.1f} s, "

@@ -2,7 +2,7 @@
 """Check a config's data before they cost a night: every file, as training loads it.
 
 mmseg-resnest check-data CONFIG
-mmseg-resnest check-data CONFIG --split train --json problems.json --fix-list mend.txt
+mmseg-resnest check-data CONFIG --split train --json problems.json --fix-list fix.txt
 mmseg-resnest check-data CONFIG --report data.html --ignore grey_image duplicate_image
 
 Exit code: 0 clean, 1 problems, 2 could not run.
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write everything that was found here")
     parser.add_argument(
-        "--fix-list", metavar="FILE", help="write kind, file and what to do here, one line each"
+        "--fix-list", metavar="FILE", help="write rule, file and what to do here, one line each"
     )
     parser.add_argument(
         "--report",
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ignore",
         nargs="+",
         default=[],
-        metavar="KIND",
-        help="kinds of problems to leave out, by the names in the report",
+        metavar="RULE",
+        help="rules to leave out, by the names in the report",
     )
     add_config_options(parser)
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("argument", f"--workers {args.workers}", "must be at least 1")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(
-            "argument", f"--report {args.report}", "is written as HTML; let its name end in .html"
+            "argument", f"--report {args.report}", "is written as HTML; end its name in .html"
         )
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)

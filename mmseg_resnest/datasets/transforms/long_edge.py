@@ -8,61 +8,13 @@ bottom and at the right up to the crop size, and crops at random. The stack's ``
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
-from PIL import Image
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
-
-
-def _resize_plane(plane: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> Any:
-    """Resizes one (H, W) array to ``size`` = (width, height) with Pillow, keeping its type."""
-    # Pillow has three single-channel modes; every other type is carried by one that holds it.
-    if plane.dtype == np.uint8:
-        mode: type[np.generic] = np.uint8
-    elif plane.dtype.kind in "iub" and resample is Image.Resampling.NEAREST:
-        mode = np.int32
-    else:
-        mode = np.float32
-    resized = np.asarray(Image.fromarray(plane.astype(mode)).resize(size, resample))
-    return resized.astype(plane.dtype)
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes an image as Pillow's bilinear filter does: with antialiasing when it shrinks.
-
-    Args:
-        image: (H, W) or (H, W, C), of any number type. 8-bit images are rounded as Pillow rounds.
-        size: new (width, height) in pixels.
-
-    Returns:
-        The resized image, of the same type: (height, width) or (height, width, C).
-    """
-    bilinear = Image.Resampling.BILINEAR
-    if image.ndim == 2:
-        return _resize_plane(image, size, bilinear)
-    if image.dtype == np.uint8 and image.shape[2] == 3:  # one call instead of one a channel
-        return np.array(Image.fromarray(np.ascontiguousarray(image)).resize(size, bilinear))
-    return np.stack([_resize_plane(p, size, bilinear) for p in np.moveaxis(image, 2, 0)], axis=2)
-
-
-def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a label map as Pillow's nearest filter does: the pixel under the new pixel's centre.
-
-    OpenCV's nearest takes the pixel under the new pixel's corner instead, half a pixel away.
-
-    Args:
-        labels: (H, W) integers.
-        size: new (width, height) in pixels.
-
-    Returns:
-        (height, width), of the same type.
-    """
-    return _resize_plane(labels, size, Image.Resampling.NEAREST)
+from .resample import resize_image, resize_labels
 
 
 @TRANSFORMS.register_module()

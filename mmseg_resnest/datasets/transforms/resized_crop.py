@@ -18,17 +18,13 @@ import mmseg.datasets.transforms
 import numpy as np
 import numpy.typing as npt
 from mmcv.transforms.utils import cache_randomness
-from PIL import Image
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
-from .long_edge import RandomLongEdgeResize, resize_image
+from .long_edge import RandomLongEdgeResize
+from .resample import Box, labels_part, pillow_labels_part, pillow_part, resized_part
 
 __all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop"]
-
-Box = tuple[int, int, int, int]  # top, bottom, left, right
-# How far a part's pixels may be moved, in pixels of the image.
-_SHIFT = 1 / 64
 
 
 def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
@@ -41,35 +37,18 @@ def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
 def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255) -> bool:
     """Whether one class has ``limit`` or more of the labelled pixels, or there is but one class.
 
-    The class to look at is the most frequent one of a few pixels. Its exact number decides, unless
-    it is so small that another class may be over the limit: then all are counted.
-
     Args:
         labels: (H, W), integers.
         limit: A share.
         ignore_index: The label that is not counted.
     """
-    few = labels[:: max(1, labels.shape[0] // 32), :: max(1, labels.shape[1] // 32)].ravel()
-    counts = np.bincount(few, minlength=256)
+    if labels.dtype == np.uint8 and labels.size < 2**24:  # beyond, its float32 may not be exact
+        counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
+    else:
+        counts = np.bincount(labels.ravel(), minlength=256)
     if 0 <= ignore_index < len(counts):
         counts[ignore_index] = 0
-    labelled = labels.size - int(np.count_nonzero(labels == ignore_index))
-    if not labelled:
-        return True
-    often = int(np.count_nonzero(labels == counts.argmax())) if counts.any() else 0
-    if limit > 0.5 and often > (1 - limit) * labelled:
-        return often == labelled or often / labelled >= limit
-    counts = _counts(labels)
-    if 0 <= ignore_index < len(counts):
-        counts[ignore_index] = 0
-    return bool(np.count_nonzero(counts) < 2 or counts.max() / labelled >= limit)
-
-
-def _counts(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """How often each label occurs; OpenCV counts bytes in a third of the time."""
-    if labels.dtype != np.uint8 or labels.size >= 2**24:  # above, its float32 may not be exact
-        return np.bincount(labels.ravel(), minlength=256)
-    return cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    return bool(np.count_nonzero(counts) < 2 or counts.max() / counts.sum(dtype=float) >= limit)
 
 
 @TRANSFORMS.register_module()
@@ -92,80 +71,6 @@ class RandomCrop(mmseg.datasets.transforms.RandomCrop):
     def _draw(self, height: int, width: int) -> tuple[int, int, int, int]:
         top, _, left, _ = _draw_box(height, width, self.crop_size)
         return top, top + self.crop_size[0], left, left + self.crop_size[1]
-
-
-def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
-    """A part of an image that was resized bilinearly, as OpenCV resizes it.
-
-    Args:
-        image: (H, W, C), uint8 or float32.
-        size: (width, height) of the whole resized image.
-        box: The part of that.
-
-    Returns:
-        (bottom - top, right - left, C), the part of ``cv2.resize(image, size)`` with its pixels
-        moved by 1/64 of a pixel of the image at most, along each axis: values differ by 1/64 of the
-        difference between neighbours along each, and by rounding.
-    """
-    height, width = image.shape[:2]
-    top, bottom, left, right = box
-    if size == (width, height):
-        return image[top:bottom, left:right]
-    parts = []
-    for length, resized, first, last in (
-        (height, size[1], top, bottom),
-        (width, size[0], left, right),
-    ):
-        source, start = _start_of_part(length, resized, first)
-        end = min(int(np.ceil(last * length / resized)) + 2, length)
-        parts.append((source, end, first - start, last - first, resized / length))
-    (y0, y1, skip_down, rows, fy), (x0, x1, skip_across, columns, fx) = parts
-    out = cv2.resize(image[y0:y1, x0:x1], None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR)
-    return out[skip_down : skip_down + rows, skip_across : skip_across + columns]
-
-
-def _start_of_part(length: int, resized: int, first: int) -> tuple[int, int]:
-    """Where the resize of a part begins: the image's place and the result's that lies there.
-
-    A resize begins at whole pixels of both, and those seldom meet. Taken is the last place of the
-    result which is (nearly) at a whole pixel and from which on ``first`` is made of the part's own
-    pixels, not of the repeated ones at its edge. The beginning of the image is such a place.
-    """
-    scale = length / resized
-    nearest = first if scale >= 1 else first - int(np.ceil(0.5 / scale))
-    starts = np.arange(max(nearest, 0) + 1)
-    places = starts * scale
-    # A shift that is large beside a pixel of the result would change the part's number of pixels.
-    near = np.abs(places - np.rint(places)) <= min(_SHIFT, 0.25 * scale)
-    start = int(starts[near][-1])
-    return int(np.rint(places[start])), start
-
-
-def labels_part(labels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
-    """A part of a label map that was resized by OpenCV's nearest neighbour.
-
-    Args:
-        labels: (H, W).
-        size: (width, height) of the whole resized map.
-        box: The part of that.
-
-    Returns:
-        (bottom - top, right - left), equal to that part of ``cv2.resize(labels, size, ...)``.
-    """
-    height, width = labels.shape
-    top, bottom, left, right = box
-    if size == (width, height):
-        return labels[top:bottom, left:right]
-    rows = _nearest(top, bottom, height, size[1])
-    columns = _nearest(left, right, width, size[0])
-    return _gathered(labels, rows, columns)
-
-
-def _nearest(first: int, last: int, length: int, resized: int) -> npt.NDArray[np.intp]:
-    """The places that the resized places ``first`` to ``last`` are taken from."""
-    # OpenCV's order of operations: a float that rounds otherwise would be another pixel.
-    places = np.floor(np.arange(first, last) * (1.0 / (resized / length))).astype(np.intp)
-    return np.minimum(places, length - 1)
 
 
 @TRANSFORMS.register_module()
@@ -278,10 +183,10 @@ class RandomLongEdgeCrop(RandomLongEdgeResize):
         top, bottom, left, right = self._draw_crop(*padded)
         box = top, min(bottom, size[1]), left, min(right, size[0])
         missing = (bottom - box[1], right - box[3])
-        image = _pillow_part(results["img"], size, box)
+        image = pillow_part(results["img"], size, box)
         results["img"] = _padded(image, missing, self.pad_val["img"])
         for key in results.get("seg_fields", []):
-            labels = _pillow_labels_part(results[key], size, box)
+            labels = pillow_labels_part(results[key], size, box)
             results[key] = _padded(labels, missing, self.pad_val["seg"])
         results["img_shape"] = results["img"].shape[:2]
         results["pad_shape"] = (*padded, *results["img"].shape[2:])
@@ -301,61 +206,3 @@ def _padded(pixels: npt.NDArray[Any], missing: tuple[int, int], value: int) -> n
     out = np.full(shape, value, pixels.dtype)
     out[: pixels.shape[0], : pixels.shape[1]] = pixels
     return out
-
-
-def _pillow_labels_part(
-    labels: npt.NDArray[Any], size: tuple[int, int], box: Box
-) -> npt.NDArray[Any]:
-    """A part of what Pillow's nearest neighbour makes of a label map, value by value."""
-    top, bottom, left, right = box
-    rows = _pillow_nearest(labels.shape[0], size[1])[top:bottom]
-    columns = _pillow_nearest(labels.shape[1], size[0])[left:right]
-    return _gathered(labels, rows, columns)
-
-
-def _pillow_nearest(length: int, resized: int) -> npt.NDArray[np.intp]:
-    """The places that Pillow takes; it adds the step up, rounding each time."""
-    if length == resized:
-        return np.arange(length)
-    steps = np.full(resized, length / resized)
-    steps[0] /= 2
-    return np.minimum(np.floor(np.cumsum(steps)).astype(np.intp), length - 1)
-
-
-def _gathered(
-    labels: npt.NDArray[Any], rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]
-) -> npt.NDArray[Any]:
-    """Rows and columns, each in ascending order, of a label map."""
-    top, left = rows[0], columns[0]
-    near = labels[top : rows[-1] + 1, left : columns[-1] + 1]
-    if labels.dtype != np.uint8:
-        return near.take(rows - top, axis=0).take(columns - left, axis=1)
-    # Rows are copied as a whole, columns pixel by pixel: OpenCV turns the ones into the others.
-    few = len(near) < len(rows)
-    near = near if few else near.take(rows - top, axis=0)
-    near = cv2.transpose(cv2.transpose(near).take(columns - left, axis=0))
-    return near.take(rows - top, axis=0) if few else near
-
-
-def _pillow_part(pixels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
-    """A part of what Pillow's bilinear resize to ``size`` (width, height) makes of an image."""
-    top, bottom, left, right = box
-    height, width = pixels.shape[:2]
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or pixels.shape[2] == 3):
-        return resize_image(pixels, size)[top:bottom, left:right]
-    across, down = width / size[0], height / size[1]
-    # The rows and columns that the part is made from, with all that the filter reaches.
-    reach = [int(max(scale, 1.0)) + 2 for scale in (down, across)]
-    first = max(int(top * down) - reach[0], 0), max(int(left * across) - reach[1], 0)
-    last = int(bottom * down) + reach[0], int(right * across) + reach[1]
-    near = np.ascontiguousarray(pixels[first[0] : last[0], first[1] : last[1]])
-    part = (
-        max(left * across - first[1], 0.0),
-        max(top * down - first[0], 0.0),
-        min(right * across - first[1], near.shape[1]),
-        min(bottom * down - first[0], near.shape[0]),
-    )
-    resized = Image.fromarray(near).resize(
-        (right - left, bottom - top), Image.Resampling.BILINEAR, box=part
-    )
-    return np.array(resized)

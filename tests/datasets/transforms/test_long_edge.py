@@ -15,11 +15,8 @@ from scipy import stats
 from user_errors import raises_user_error
 
 import mmseg_resnest  # noqa: F401  (registers)
-from mmseg_resnest.datasets.transforms.long_edge import (
-    RandomLongEdgeResize,
-    resize_image,
-    resize_labels,
-)
+from mmseg_resnest.datasets.transforms.long_edge import RandomLongEdgeResize
+from mmseg_resnest.datasets.transforms.resample import resize_image, resize_labels
 from mmseg_resnest.registry import TRANSFORMS
 
 

@@ -20,11 +20,8 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.transforms.merge import merge_steps
 from mmseg_resnest.datasets.transforms.photometric import contiguous
-from mmseg_resnest.datasets.transforms.resized_crop import (
-    is_dominated,
-    labels_part,
-    resized_part,
-)
+from mmseg_resnest.datasets.transforms.resample import labels_part, resized_part
+from mmseg_resnest.datasets.transforms.resized_crop import is_dominated
 from mmseg_resnest.registry import TRANSFORMS
 
 
