@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from prettytable import PrettyTable
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.metric import label_map
-from mmseg_resnest.registry import METRICS
+from ..errors import UserError
+from ..registry import METRICS
+from .per_image import class_map
 
 __all__ = ["CityscapesOfficialMetric", "label_ids", "official_scores", "official_table"]
 
@@ -46,7 +46,7 @@ def label_ids(train_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
         (H, W) uint8.
 
     Raises:
-        UserError: A value is no train id.
+        UserError: A value is not a train id.
     """
     from cityscapesscripts.helpers.labels import labels
 
@@ -58,12 +58,8 @@ def label_ids(train_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     values = np.asarray(train_ids)
     result: NDArray[np.uint8] = table[values]
     if (result == 255).any():
-        raise UserError(
-            "classes",
-            "",
-            f"a prediction is {values[result == 255].flat[0]}, which is no train id of Cityscapes "
-            "(0..18): the model has other classes",
-        )
+        value = values[result == 255].flat[0]
+        raise UserError("classes", "the prediction", f"holds {value}, not a train id (0..18)")
     return result
 
 
@@ -110,9 +106,7 @@ def official_scores(
     except SystemExit as error:  # how it reports every mistake
         lines = said.getvalue().strip().splitlines() or ["it gave no reason"]
         reason = lines[-1].removeprefix("ERROR: ")
-        raise UserError(
-            "input", "the official evaluation of Cityscapes stopped", f"{reason}"
-        ) from error
+        raise UserError("dataset", "official evaluation of Cityscapes", reason) from error
     return result
 
 
@@ -138,14 +132,12 @@ def _official_label(seg_map_path: str | None, image: str) -> str:
             path = seg_map_path.removesuffix(suffix) + "_labelIds.png"
             if os.path.isfile(path):
                 return path
-            raise UserError(
-                "not-found", path, "is missing; the official evaluation of Cityscapes reads it"
-            )
+            raise UserError("not-found", path, "does not exist; the official evaluation reads it")
     raise UserError(
-        "input",
+        "dataset",
         image,
-        f"its label file is {seg_map_path}; the official evaluation of Cityscapes needs "
-        "label files named *_gtFine_labelTrainIds.png, with *_gtFine_labelIds.png beside them",
+        f"its label file is {seg_map_path}; the official evaluation needs "
+        "*_gtFine_labelTrainIds.png, with *_gtFine_labelIds.png beside it",
     )
 
 
@@ -205,7 +197,7 @@ class CityscapesOfficialMetric(BaseMetric):
                 sample = sample.to_dict()
             image = str(sample.get("img_path"))
             truth = _official_label(sample.get("seg_map_path"), image)
-            ids = label_ids(label_map(sample, "pred_sem_seg").cpu().numpy().astype(np.int64))
+            ids = label_ids(class_map(sample, "pred_sem_seg").cpu().numpy().astype(np.int64))
             name = os.path.basename(truth).replace("_gtFine_labelIds", "_pred_labelIds")
             path = self._folder() / name
             Image.fromarray(ids).save(path)
@@ -230,14 +222,14 @@ class CityscapesOfficialMetric(BaseMetric):
         if is_main_process():
             try:
                 message = [self.compute_metrics(sorted((p, t) for t, p in pairs.items()))]
-            except UserError as error:  # told on every process, so that none waits
-                message = [error.text]
+            except UserError as error:  # raised on every process, so that none waits
+                message = [error.args]
         broadcast_object_list(message)
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
-        if isinstance(message[0], str):
-            raise UserError("input", "", message[0])
+        if isinstance(message[0], tuple):
+            raise UserError(*message[0])
         metrics: dict[str, float] = message[0]
         return {f"{self.prefix}/{k}" if self.prefix else k: v for k, v in metrics.items()}
 
@@ -284,12 +276,12 @@ def official_table(result: dict[str, Any]) -> str:
     table = PrettyTable(["class", "IoU", "iIoU"])
     table.align = "r"
     table.align["class"] = "l"
-    for key, means in (("classes", ("mIoU", "miIoU")), ("categories", ("category_mIoU",
-                       "category_miIoU"))):  # fmt: skip
+    for key, prefix in (("classes", ""), ("categories", "category_")):
         for row in result[key]:
             table.add_row([row["name"], number(row["IoU"]), number(row["iIoU"])])
         table.add_divider()
-        table.add_row([f"mean of {key}", number(result[means[0]]), number(result[means[1]])])
+        means = (number(result[f"{prefix}{name}"]) for name in ("mIoU", "miIoU"))
+        table.add_row([f"mean of {key}", *means])
         if key == "classes":
             table.add_divider()
     return table.get_string()

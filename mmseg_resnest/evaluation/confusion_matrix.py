@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmseg_resnest.errors import UserError
+from ..errors import UserError
 
 __all__ = ["SegmentationScores", "confusion_matrix", "scores_from_confusion"]
 
@@ -23,15 +23,9 @@ def _flat_int64(values: Tensor, name: str) -> Tensor:
     if values.is_floating_point():
         # MMSegmentation's binary heads return their 0/1 map in the type of the scores.
         if not bool((values == values.round()).all()):
-            raise UserError(
-                "classes",
-                "",
-                f"the {name} map holds numbers that are not whole; it must hold classes",
-            )
+            raise UserError("label", name, "holds fractions; it must hold classes")
     elif values.is_complex():
-        raise UserError(
-            "argument", "", f"the {name} map is of type {values.dtype}; it must hold whole numbers"
-        )
+        raise UserError("label", name, f"is {values.dtype}; it must hold integers")
     return values.reshape(-1).to(torch.int64)
 
 
@@ -52,18 +46,13 @@ def confusion_matrix(
         predicted as j. The sum of all entries is the number of labelled pixels.
 
     Raises:
-        UserError: Shapes differ, or a prediction or a label is out of range; the message names
-            the value.
+        UserError: Shapes differ, or a prediction or a label is out of range.
     """
     if num_classes < 1:
-        raise UserError("classes", "", f"num_classes is {num_classes}; it must be at least 1")
+        raise UserError("argument", "num_classes", f"is {num_classes}; it must be at least 1")
     if pred.shape != label.shape:
-        raise UserError(
-            "size-mismatch",
-            "",
-            f"the prediction has shape {tuple(pred.shape)}, the label {tuple(label.shape)}; "
-            "they must be equal",
-        )
+        shapes = f"the prediction is {tuple(pred.shape)}, the label {tuple(label.shape)}"
+        raise UserError("size-mismatch", "label maps", shapes)
     if pred.numel() == 0:
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pred.device)
     pred, label = pred.reshape(-1), label.to(pred.device).reshape(-1)
@@ -79,28 +68,27 @@ def confusion_matrix(
 
 def _count_piece(pred: Tensor, label: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Counts of label * num_classes + pred, and of ignored pixels in the last place."""
-    label = _flat_int64(label, "label")
-    pred = _flat_int64(pred, "prediction")
+    label = _flat_int64(label, "the label map")
+    pred = _flat_int64(pred, "the prediction")
 
     low, high = (int(v) for v in pred.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(
             "classes",
-            f"a prediction is {low if low < 0 else high}, outside 0..{num_classes - 1}",
-            f"the model "
-            f"has other classes than the data set's {num_classes}; make num_classes of the heads "
-            "and the data set's classes agree",
+            "the prediction",
+            f"holds {low if low < 0 else high}, outside 0..{num_classes - 1}; make num_classes of "
+            "the heads and the data set's classes agree",
         )
     ignored = label == ignore_index
     index = label.masked_fill(ignored, 0)
     low, high = (int(v) for v in index.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(
-            "classes",
-            "",
-            f"a label is {low if low < 0 else high}, which is neither a class "
-            f"(0..{num_classes - 1}) nor ignore_index ({ignore_index}); check the label file and, "
-            "in the config, the data set's classes, reduce_zero_label and ignore_index",
+            "label",
+            "the label map",
+            f"holds {low if low < 0 else high}, neither a class (0..{num_classes - 1}) nor "
+            f"ignore_index ({ignore_index}); check the file, and the data set's classes, "
+            "reduce_zero_label and ignore_index in the config",
         )
     # Ignored pixels go to one bin behind the matrix: cheaper than selecting the others first.
     index.mul_(num_classes).add_(pred).masked_fill_(ignored, num_classes * num_classes)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.results_file import own_file
-from mmseg_resnest.io.atomic import atomic_open
-from mmseg_resnest.io.json_files import parse_json
+from ..errors import UserError
+from ..io.atomic import atomic_open
+from ..io.json_files import parse_json
+from .results_file import own_file
 
 __all__ = ["NoLog", "Series", "find_series", "plot_curves", "read_scalars"]
 
@@ -53,9 +53,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines, left_out = [], 0
     try:
         if path.stat().st_size > MAX_LOG_BYTES:
-            raise UserError(
-                "too-large", path, f"larger than {MAX_LOG_BYTES:,} bytes, which no log is"
-            )
+            raise UserError("too-large", path, f"is larger than {MAX_LOG_BYTES:,} bytes")
         with path.open("rb") as file:
             for line in file:
                 if not line.strip():
@@ -116,21 +114,14 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     """
     folder = Path(work_dir)
     if not folder.is_dir():
-        raise UserError(
-            "not-found", folder, "no such folder; give the work folder of a training run"
-        )
+        raise UserError("not-found", folder, "is not a folder; give the work folder of a run")
     # Timestamps are YYYYMMDD_hhmmss, so the order of names is that of time.
     logs = sorted(folder.glob("*/vis_data/scalars.json")) or [
         path for path in [folder / "vis_data" / "scalars.json"] if os.path.lexists(path)
     ]
     starts = [lines for log in logs if (lines := _read_lines(own_file(folder, log)))]
     if not starts:
-        raise NoLog(
-            "argument",
-            folder,
-            "holds no training log (<timestamp>/vis_data/scalars.json); give the work "
-            "folder of a run that has logged at least once",
-        )
+        raise NoLog("run", folder, "holds no training log (<timestamp>/vis_data/scalars.json)")
 
     # A line of the training loop is told by its "iter" (or its loss).
     def train_steps(lines: list[dict[str, Any]]) -> list[int]:
@@ -212,11 +203,7 @@ def plot_curves(
     scores = {name: s for name in _SCORES if (s := find_series(series, name)) is not None}
     panels = [name for name, s in (("loss", loss), ("lr", rate), ("scores", scores)) if s]
     if not panels:
-        raise UserError(
-            "input",
-            "the log holds neither loss, learning rate nor validation scores",
-            "nothing to draw",
-        )
+        raise UserError("run", "the log", "holds no loss, learning rate or validation score")
 
     ink, faint = "#202124", "#d7dadd"
     colours = {"mIoU": "#c2410c", "pixAcc": "#1d4ed8", "mAcc": "#7c8798", "loss": "#1d4ed8"}

@@ -3,55 +3,33 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import (
-    all_gather_object,
-    all_reduce,
-    get_rank,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
-from numpy.typing import NDArray
-from prettytable import PrettyTable
 from torch import Tensor
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.boundary import boundary_counts
-from mmseg_resnest.evaluation.calibration import (
-    calibration_counts,
-    calibration_error,
-    top_probability,
-)
-from mmseg_resnest.evaluation.confusion_matrix import (
+from ..errors import UserError
+from ..registry import METRICS
+from .confusion_matrix import (
     SegmentationScores,
     confusion_matrix,
     count_unchecked,
     scores_from_confusion,
 )
-from mmseg_resnest.evaluation.image_counts import (
-    ImageCounts,
-    bootstrap_interval,
-    image_mean_iou,
-)
-from mmseg_resnest.io.atomic import atomic_write
-from mmseg_resnest.io.text import printable
-from mmseg_resnest.registry import METRICS
+from .image_counts import ImageCounts
+from .per_image import ImageRecord, PerImage, class_map
+from .results import class_table, write_confusion, write_result
 
-__all__ = ["MORE_METRICS", "SegmentationMetric", "class_table", "write_result"]
+__all__ = ["MORE_METRICS", "SegmentationMetric"]
 
 # Names of what SegmentationMetric can compute beyond mIoU, pixAcc and mAcc.
 MORE_METRICS = ("precision", "recall", "F1", "fwIoU", "boundary_IoU", "image_mIoU", "ECE")
@@ -64,30 +42,6 @@ def _percent(fraction: float) -> float:
 
 def _no_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def label_map(sample: Mapping[str, Any], key: str) -> Tensor:
-    """The (H, W) map under ``sample[key]['data']``, which may be (1, H, W) or an array."""
-    data = torch.as_tensor(sample[key]["data"])
-    if data.ndim == 3 and data.shape[0] == 1:
-        data = data[0]
-    if data.ndim != 2:
-        raise UserError(
-            "size-mismatch",
-            sample.get("img_path", "an image"),
-            f"{key} has shape {tuple(data.shape)}; it must be (H, W) or (1, H, W)",
-        )
-    return data
-
-
-@dataclass
-class _Image:
-    """What is kept of one image."""
-
-    name: str
-    counts: NDArray[np.int64]  # (3, C): intersection, label, predicted
-    boundary: NDArray[np.int64]  # (2, C): intersection, union; empty unless asked for
-    calibration: NDArray[np.int64]  # (3, bins); empty unless asked for
 
 
 @METRICS.register_module()
@@ -159,30 +113,28 @@ class SegmentationMetric(BaseMetric):
         confusion_csv: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.ignore_index = ignore_index
-        self.more = [metrics] if isinstance(metrics, str) else list(metrics)
-        for name in self.more:
-            if name not in MORE_METRICS:
+        more = [metrics] if isinstance(metrics, str) else list(metrics)
+        checks = {
+            "metrics": set(more) <= set(MORE_METRICS),
+            "bootstrap": bootstrap >= 0,
+            "boundary_ratio": 0 < boundary_ratio < 1,
+            "calibration_bins": calibration_bins >= 1,
+            "scores": scores in ("logits", "sums"),
+        }
+        for name, good in checks.items():
+            if not good:
                 raise UserError(
                     "argument",
-                    "SegmentationMetric",
-                    f"metrics names {name!r}; known: {', '.join(MORE_METRICS)}",
+                    f"SegmentationMetric, {name}",
+                    "metrics are of " + ", ".join(MORE_METRICS) + "; bootstrap is 0 or more, "
+                    "boundary_ratio between 0 and 1, calibration_bins 1 or more, scores 'logits' "
+                    "or 'sums'",
                 )
-        if bootstrap < 0 or calibration_bins < 1 or not 0 < boundary_ratio < 1:
-            raise UserError(
-                "argument",
-                "SegmentationMetric",
-                f"bootstrap={bootstrap} must be 0 or more, calibration_bins="
-                f"{calibration_bins} at least 1, boundary_ratio={boundary_ratio} between 0 and 1",
-            )
-        if scores not in ("logits", "sums"):
-            raise UserError(
-                "input", "SegmentationMetric", f"scores is {scores!r}; use 'logits' or 'sums'"
-            )
-        self.bootstrap = bootstrap
-        self.boundary_ratio = boundary_ratio
-        self.calibration_bins = calibration_bins
-        self.scores = scores
+        self.ignore_index = ignore_index
+        self.more = more
+        self._per_image = PerImage(
+            more, bootstrap, boundary_ratio, calibration_bins, scores == "logits", ignore_index
+        )
         self.output_json = None if output_json is None else Path(output_json)
         self.image_counts = None if image_counts is None else Path(image_counts)
         self.confusion_csv = None if confusion_csv is None else Path(confusion_csv)
@@ -203,12 +155,11 @@ class SegmentationMetric(BaseMetric):
         self._images = 0
         self._wrong: Tensor | None = None  # number of the first image found out of range, or 0
         self._names: list[str] = []  # of the images counted on a GPU
-        self._kept: list[_Image] = []
+        self._kept: list[ImageRecord] = []
 
     @property
     def _keeps_images(self) -> bool:
-        wanted = {"boundary_IoU", "image_mIoU", "ECE"} & set(self.more)
-        return bool(wanted or self.bootstrap or self.image_counts)
+        return self._per_image.needed or self.image_counts is not None
 
     @property
     def class_names(self) -> list[str]:
@@ -216,10 +167,7 @@ class SegmentationMetric(BaseMetric):
         classes = (self.dataset_meta or {}).get("classes")
         if not classes:
             raise UserError(
-                "classes",
-                "",
-                "the data set to evaluate names no classes; give it metainfo=dict(classes=(...)) "
-                "in the config",
+                "classes", "the data set", "names no classes; give it metainfo=dict(classes=(...))"
             )
         return [str(name) for name in classes]
 
@@ -245,59 +193,11 @@ class SegmentationMetric(BaseMetric):
                 self._pixels += self._last_pixels
             self._last, self._last_pixels = matrix, pixels
             if self._keeps_images:
-                self._kept.append(self._keep(sample, matrix, num_classes))
+                name = str(sample.get("img_path") or f"image {self._images + 1}")
+                self._kept.append(self._per_image.record(name, sample, matrix))
             self._images += 1
 
-    def _keep(self, sample: Mapping[str, Any], matrix: Tensor, num_classes: int) -> _Image:
-        """The counts of one image that the sum over images cannot give."""
-        counts = matrix.cpu().numpy()
-        pred, label = label_map(sample, "pred_sem_seg"), label_map(sample, "gt_sem_seg")
-        boundary = calibration = np.zeros(0, np.int64)
-        if "boundary_IoU" in self.more:
-            boundary = boundary_counts(
-                pred.cpu().numpy().astype(np.int64),
-                label.cpu().numpy().astype(np.int64),
-                num_classes,
-                self.ignore_index,
-                self.boundary_ratio,
-            )
-        if "ECE" in self.more:
-            calibration = self._calibrate(sample, pred, label)
-        return _Image(
-            str(sample.get("img_path") or f"image {self._images + 1}"),
-            np.stack([counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)]),
-            boundary,
-            calibration,
-        )
-
-    def _calibrate(
-        self, sample: Mapping[str, Any], pred: Tensor, label: Tensor
-    ) -> NDArray[np.int64]:
-        if "seg_logits" not in sample:
-            raise UserError(
-                "input",
-                sample.get("img_path"),
-                "the model returned no seg_logits, which ECE needs; take ECE out of the metrics",
-            )
-        scores = torch.as_tensor(sample["seg_logits"]["data"])
-        if scores.ndim != 3 or scores.shape[1:] != pred.shape:
-            raise UserError(
-                "size-mismatch",
-                sample.get("img_path"),
-                f"seg_logits has shape {tuple(scores.shape)}; it must be "
-                f"(C, {pred.shape[0]}, {pred.shape[1]})",
-            )
-        label = label.to(scores.device)
-        confidence = top_probability(scores, self.scores == "logits")
-        counts: NDArray[np.int64] = calibration_counts(
-            confidence,
-            pred.to(scores.device) == label,
-            label != self.ignore_index,
-            self.calibration_bins,
-        ).numpy()
-        return counts
-
-    def _gather_images(self, size: int) -> list[_Image]:
+    def _gather_images(self, size: int) -> list[ImageRecord]:
         """The images of all processes in the order of the data set, each once."""
         parts = all_gather_object(self._kept)
         longest = max(len(part) for part in parts)
@@ -307,32 +207,25 @@ class SegmentationMetric(BaseMetric):
 
     def _count(self, sample: Mapping[str, Any], num_classes: int) -> tuple[Tensor, int]:
         """Confusion matrix and number of pixels of one image."""
-        image = sample.get("img_path") or f"image {self._images + 1} of the evaluation"
+        image = sample.get("img_path") or f"image {self._images + 1}"
         if "pred_sem_seg" not in sample:
-            raise UserError(
-                "input",
-                image,
-                "the model returned no pred_sem_seg; SegmentationMetric needs a segmentation model",
-            )
+            raise UserError("model-output", image, "the model returned no pred_sem_seg")
         if "gt_sem_seg" not in sample:
             raise UserError(
-                "input",
+                "dataset",
                 image,
-                "there is no label to evaluate against. A test split without "
-                "annotations cannot be scored: evaluate another split, or write the predictions "
-                "with mmseg-resnest predict. If there are labels, the test pipeline lacks "
-                "LoadAnnotations, or the data set its seg_map_path",
+                "has no label to evaluate against; choose a split with annotations, or add "
+                "LoadAnnotations to the test pipeline and seg_map_path to the data set",
             )
-        pred = label_map(sample, "pred_sem_seg")
-        label = label_map(sample, "gt_sem_seg")
+        pred = class_map(sample, "pred_sem_seg")
+        label = class_map(sample, "gt_sem_seg")
         if pred.shape != label.shape:
             raise UserError(
                 "size-mismatch",
                 image,
                 f"the prediction has {pred.shape[0]}x{pred.shape[1]} pixels, the label "
-                f"{label.shape[0]}x{label.shape[1]} (height x width). Either image and label file "
-                "differ in size, or the test pipeline resizes the label: put LoadAnnotations "
-                "after Resize",
+                f"{label.shape[0]}x{label.shape[1]} (height x width); put LoadAnnotations after "
+                "Resize in the test pipeline, or correct the files",
             )
         if pred.is_cuda and not pred.is_floating_point() and not self._keeps_images:
             return self._count_later(pred, label, str(image), num_classes), pred.numel()
@@ -341,7 +234,7 @@ class SegmentationMetric(BaseMetric):
         except UserError as error:
             seg_map = sample.get("seg_map_path")
             where = f"{image} (label {seg_map})" if seg_map else str(image)
-            raise UserError("input", where, f"{error.text}") from None
+            raise UserError(error.code, where, error.text) from None
         return matrix, pred.numel()
 
     def _count_later(self, pred: Tensor, label: Tensor, image: str, num_classes: int) -> Tensor:
@@ -360,14 +253,12 @@ class SegmentationMetric(BaseMetric):
     def _check_counted(self) -> None:
         """Raise for the first image that :meth:`_count_later` found out of range."""
         if self._wrong is not None and int(self._wrong):
-            count = len(self.class_names)
             raise UserError(
                 "classes",
                 self._names[int(self._wrong) - 1],
-                f"a prediction or a label is outside "
-                f"0..{count - 1} and not ignore_index ({self.ignore_index}); check that "
-                "num_classes of the heads is that of the data set, the label file and, in the "
-                "config, the data set's classes, reduce_zero_label and ignore_index",
+                f"a prediction or a label is outside 0..{len(self.class_names) - 1} and not "
+                f"ignore_index ({self.ignore_index}); check num_classes of the heads, and the "
+                "data set's classes, reduce_zero_label and ignore_index",
             )
 
     def _is_padding(self, size: int) -> bool:
@@ -409,9 +300,7 @@ class SegmentationMetric(BaseMetric):
         images, pixels = int(total[-2]), int(total[-1])
         if images == 0:
             raise UserError(
-                "empty",
-                "no image was evaluated",
-                "the data set to evaluate is empty; check its data_root, data_prefix and split",
+                "empty", "the data set", "has no image; check its data_root, data_prefix and split"
             )
         logger = MMLogger.get_current_instance()
         if images != size:
@@ -425,7 +314,10 @@ class SegmentationMetric(BaseMetric):
         metrics = self.compute_metrics([matrix])
         assert self.last_result is not None
         self.last_result.update(images=images, pixels=pixels)
-        metrics.update(self._score_images(kept, names))
+        self.last_images = None
+        if kept:
+            more, self.last_images = self._per_image.scores(kept, names, self.last_result)
+            metrics.update(more)
         self.last_result.update(metrics)
         logger.info(
             "%d images, %d labelled of %d pixels\n%s",
@@ -443,45 +335,6 @@ class SegmentationMetric(BaseMetric):
                 write_confusion(names, self.last_result["confusion_matrix"], self.confusion_csv)
         return {f"{self.prefix}/{k}" if self.prefix else k: v for k, v in metrics.items()}
 
-    def _score_images(self, kept: Sequence[_Image], names: list[str]) -> dict[str, float]:
-        """The numbers that need the images one by one; sets ``last_images``."""
-        self.last_images = None
-        if not kept:
-            return {}
-        assert self.last_result is not None
-        counts = np.stack([image.counts for image in kept])
-        self.last_images = ImageCounts(
-            [image.name for image in kept], names, counts[:, 0], counts[:, 1], counts[:, 2]
-        )
-        metrics: dict[str, float] = {}
-        if "boundary_IoU" in self.more:
-            both, union = np.sum([image.boundary for image in kept], axis=0)
-            iou = [100 * int(b) / int(u) if u else None for b, u in zip(both, union, strict=True)]
-            for row, value in zip(self.last_result["classes"], iou, strict=True):
-                row["boundary_IoU"] = value
-            scored = [value for value in iou if value is not None]
-            metrics["boundary_IoU"] = sum(scored) / len(scored) if scored else math.nan
-        if "image_mIoU" in self.more:
-            metrics["image_mIoU"] = _percent(image_mean_iou(self.last_images))
-        if "ECE" in self.more:
-            bins = np.sum([image.calibration for image in kept], axis=0)
-            error, worst = calibration_error(bins)
-            metrics["ECE"], metrics["MCE"] = _percent(error), _percent(worst)
-            self.last_result["calibration"] = [
-                {
-                    "above": b / self.calibration_bins,
-                    "pixels": int(number),
-                    "accuracy": _percent(right / number) if number else None,
-                    "confidence": _percent(units / 2**24 / number) if number else None,
-                }
-                for b, (number, right, units) in enumerate(bins.T.tolist())
-            ]
-        if self.bootstrap:
-            low, high = bootstrap_interval(self.last_images, self.bootstrap)
-            self.last_result["mIoU_interval"] = [_percent(low), _percent(high)]
-            metrics["mIoU_low"], metrics["mIoU_high"] = _percent(low), _percent(high)
-        return metrics
-
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         """Scores of the sum of confusion matrices.
 
@@ -498,9 +351,10 @@ class SegmentationMetric(BaseMetric):
         scores = scores_from_confusion(matrix)
         if int(matrix.sum()) == 0:
             raise UserError(
-                "classes",
-                f"every pixel of the evaluated labels is ignore_index ({self.ignore_index})",
-                "there is nothing to score; check the label files and reduce_zero_label",
+                "label",
+                "the data set",
+                f"every label is ignore_index ({self.ignore_index}): there is nothing to score; "
+                "check the label files and reduce_zero_label",
             )
         metrics = {
             "mIoU": _percent(scores.mean_iou),
@@ -545,124 +399,14 @@ def _class_rows(names: Sequence[str], scores: SegmentationScores) -> list[dict[s
     ]
 
 
-def class_table(result: Mapping[str, Any]) -> str:
-    """The per-class table of a ``last_result``, aligned, with the means in its last row.
-
-    Args:
-        result: ``SegmentationMetric.last_result`` or the JSON read back.
-
-    Returns:
-        Lines of text: class, IoU and Acc in percent (``-`` where a class cannot be scored) and
-        the class's share of the labelled pixels in percent.
-    """
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    labelled = result["labelled_pixels"]
-    first = result["classes"][0] if result["classes"] else {}
-    more = [name for name in (*_PER_CLASS, "boundary_IoU") if name in first]
-    table = PrettyTable(["class", "IoU", "Acc", "% of pixels", *more])
-    table.align = "r"
-    table.align["class"] = "l"
-    for row in result["classes"]:
-        share = 100 * row["label"] / labelled
-        extra = [number(row[name]) for name in more]
-        name = printable(str(row["name"]))
-        table.add_row([name, number(row["IoU"]), number(row["Acc"]), number(share), *extra])
-    table.add_divider()
-    means = [number(result[name]) for name in more]
-    table.add_row(["mean", number(result["mIoU"]), number(result["mAcc"]), "", *means])
-    blank = [""] * len(more)
-    table.add_row(["all pixels (pixAcc)", "", number(result["pixAcc"]), "100.00", *blank])
-    lines = [table.get_string()]
-    single = [name for name in ("fwIoU", "image_mIoU", "ECE", "MCE") if name in result]
-    if single:
-        lines.append(", ".join(f"{name} {number(result[name])}" for name in single))
-    if "mIoU_interval" in result:
-        low, high = result["mIoU_interval"]
-        lines.append(f"mIoU {number(low)} to {number(high)} with 95% confidence over the images")
-    return "\n".join(lines)
-
-
-def write_confusion(
-    names: Sequence[str], matrix: Sequence[Sequence[int]], path: str | os.PathLike[str]
-) -> None:
-    """Write a confusion matrix as CSV, whole or not at all.
-
-    The first row and column hold the names of the classes; rows are labels, columns predictions.
-
-    Args:
-        names: Of the classes.
-        matrix: C rows of C pixel counts.
-        path: The file; its folder is made.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["label \\ predicted", *names])
-    for name, row in zip(names, matrix, strict=True):
-        writer.writerow([name, *row])
-    atomic_write(path, buffer.getvalue())
-
-
-def _to_json(result: Mapping[str, Any]) -> str:
-    """Strict JSON with one line a value, and one line an entry of each list."""
-
-    def dump(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-    def strict(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if isinstance(value, Mapping):
-            return {str(k): strict(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [strict(v) for v in value]
-        return value
-
-    lines = []
-    for key, value in strict(result).items():
-        if isinstance(value, list) and value:
-            rows = ",\n    ".join(dump(v) for v in value)
-            lines.append(f"  {dump(key)}: [\n    {rows}\n  ]")
-        else:
-            lines.append(f"  {dump(key)}: {dump(value)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
 def _make_parent(path: Path) -> None:
+    """Makes the folder of a file that will be written after the evaluation."""
     if path.is_dir():
-        raise UserError(
-            "wrong-path-type", path, "is a folder; name a file for the JSON of the evaluation"
-        )
+        raise UserError("wrong-path-type", path, "is a folder; name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            "not-writable",
-            path,
-            f"its folder cannot be made ({error.strerror}); choose another place for the "
-            "JSON of the evaluation",
-        ) from error
+        message = f"its folder cannot be made ({error.strerror}); choose another place"
+        raise UserError("not-writable", path, message) from error
     if not os.access(path.parent, os.W_OK):
-        raise UserError(
-            "not-writable",
-            path,
-            "its folder cannot be written; choose another place for the JSON of the evaluation",
-        )
-
-
-def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a result as strict JSON (NaN and infinity become null), whole or not at all.
-
-    Args:
-        result: ``SegmentationMetric.last_result``, or it with more entries.
-        path: The file; its folder is made.
-
-    Raises:
-        UserError: The file cannot be written; the message names it.
-    """
-    atomic_write(path, _to_json(result))
+        raise UserError("not-writable", path, "its folder cannot be written; choose another place")

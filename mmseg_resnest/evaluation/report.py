@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.curves import NoLog, Series, find_series, read_scalars
-from mmseg_resnest.evaluation.results_file import (
+from ..errors import UserError
+from ..io.atomic import atomic_write
+from ..io.text import printable
+from ..version import __version__
+from ..weights import catalogue
+from .curves import NoLog, Series, find_series, read_scalars
+from .results_file import (
     EXAMPLE_KINDS,
     own_file,
     read_examples,
     read_results_file,
 )
-from mmseg_resnest.io.atomic import atomic_write
-from mmseg_resnest.io.text import printable
-from mmseg_resnest.version import __version__
-from mmseg_resnest.weights import catalogue
 
 __all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
 
@@ -63,7 +63,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """
     folder = Path(work_dir)
     if not folder.is_dir():
-        raise UserError("not-found", folder, "no such folder; give the work folder of a run")
+        raise UserError("not-found", folder, "is not a folder; give the work folder of a run")
     train = _results(folder, folder / "results.json")
     tests = {}
     if train.get("task") == "test":
@@ -78,12 +78,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     except NoLog:
         series = {}
     if not train and not tests and not series:
-        raise UserError(
-            "input",
-            folder,
-            "holds neither results.json nor a training log; give the work folder of a "
-            "run that was trained or evaluated",
-        )
+        raise UserError("run", folder, "holds neither results.json nor a training log")
     evaluations = [
         _evaluation("test with augmentation" if r.get("tta") else "test", r)
         for _, r in tests.values()
@@ -249,9 +244,8 @@ def _picture(root: Path, path: Path, kind: str) -> Iterator[Image.Image]:
     except UserError:
         raise
     except Exception as error:  # the decoder's many kinds
-        raise UserError(
-            "input", path, f"not an example image ({error}); evaluate the run again"
-        ) from error
+        message = f"is not an example image ({error}); evaluate the run again"
+        raise UserError("image", path, message) from error
 
 
 def _layers(root: Path, folder: Path, entry: Mapping[str, Any], edge: int) -> dict[str, str]:
@@ -316,7 +310,7 @@ def write_report(
         UserError: A folder holds no run, or the file cannot be written.
     """
     if not work_dirs:
-        raise UserError("argument", "", "name at least one work folder")
+        raise UserError("argument-missing", "work_dirs", "name at least one work folder")
     if Path(out).suffix.lower() not in (".html", ".htm"):
         raise UserError("argument", f"--out {out}", "must end in .html")
     runs = [read_run(folder) for folder in work_dirs]

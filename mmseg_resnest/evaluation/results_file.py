@@ -131,7 +131,7 @@ def own_file(root: str | os.PathLike[str], path: Path) -> Path:
     except (OSError, RuntimeError) as error:  # links in a circle
         raise UserError("unreadable", path, f"cannot be read ({error})") from error
     if not inside:
-        raise UserError("unsafe-path", path, f"refused, a link in the path leads outside of {root}")
+        raise UserError("unsafe-path", path, f"a link in the path leads out of {root}")
     if not path.is_file():
         raise UserError("not-found", path, f"does not exist, or is not a regular file; {_HINT}")
     return path
@@ -156,9 +156,7 @@ def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
         if matrix is not None and {len(classes)} != {len(matrix), *map(len, matrix)}:
             raise NotAllowed("confusion_matrix", f"does not fit {len(classes)} classes")
     except NotAllowed as error:
-        raise UserError(
-            "input", f"results {path}", f"is not a results.json: {error}; {_HINT}"
-        ) from error
+        raise UserError("format", path, f"is not a results.json: {error}; {_HINT}") from error
     return results
 
 
@@ -185,7 +183,6 @@ def read_examples(path: str | os.PathLike[str]) -> dict[str, Any]:
             if any(max(pair[:2]) >= number_of_classes for pair in image["pairs"]):
                 raise NotAllowed(f"images[{i}].pairs", f"do not fit {number_of_classes} classes")
     except NotAllowed as error:
-        raise UserError(
-            "input", path, f"is not a list of example images: {error}; {_HINT}"
-        ) from error
+        message = f"is not a list of example images: {error}; {_HINT}"
+        raise UserError("format", path, message) from error
     return examples

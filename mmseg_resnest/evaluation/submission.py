@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.evaluation.cityscapes import label_ids
-from mmseg_resnest.evaluation.visualize import palette_image
-from mmseg_resnest.io.atomic import atomic_open
+from ..errors import UserError
+from ..io.atomic import atomic_open
+from .cityscapes import label_ids
+from .visualize import palette_image
 
 __all__ = ["FORMATS", "Submission"]
 
@@ -50,10 +50,9 @@ def _cityscapes_name(stem: str) -> str:
     found = _CITYSCAPES_NAME.match(stem)
     if found is None:
         raise UserError(
-            "input",
+            "dataset",
             stem,
-            "the Cityscapes server finds predictions by names like "
-            "CITY_000000_000019_leftImg8bit; test on the images as they were downloaded",
+            "is not named like CITY_000000_000019_leftImg8bit; test on the downloaded images",
         )
     return f"{found['core']}_pred_labelIds"
 
@@ -114,16 +113,12 @@ class Submission:
 
     def __init__(self, name: str, images: Sequence[str], num_classes: int) -> None:
         if name not in FORMATS:
-            raise UserError("argument", f"--format {name}", f"is none of {', '.join(FORMATS)}")
+            raise UserError("argument", f"--format {name}", f"choose from {', '.join(FORMATS)}")
         self.name = name
         self.format = FORMATS[name]
         if num_classes != self.format.classes:
-            raise UserError(
-                "classes",
-                f"--format {name}",
-                f"the server expects {self.format.classes} classes, the data set "
-                f"of the config has {num_classes}",
-            )
+            counts = f"{self.format.classes} classes, the data set of the config has {num_classes}"
+            raise UserError("classes", f"--format {name}", f"the server expects {counts}")
         self.files: dict[str, str] = {}
         owner: dict[str, str] = {}
         for image in images:
@@ -131,10 +126,7 @@ class Submission:
             file = str(PurePosixPath(self.format.folder) / f"{self.format.name(stem)}.png")
             if file in owner:
                 raise UserError(
-                    "argument",
-                    f"--format {name}",
-                    f"{image} and {owner[file]} would both be {file}; the server "
-                    "tells images by their names alone",
+                    "dataset", image, f"would be {file}, as {owner[file]}; rename one of them"
                 )
             owner[file] = image
             self.files[image] = file
@@ -153,17 +145,13 @@ class Submission:
         have = {str(p.relative_to(root).as_posix()) for p in root.rglob("*.png")}
         wanted = set(self.files.values())
         for file in sorted(wanted - have)[:1]:
-            raise UserError(
-                "not-found",
-                root / file,
-                f"is missing; {len(wanted - have)} of {len(wanted)} predictions are",
-            )
+            missing = f"{len(wanted - have)} of {len(wanted)} predictions are missing"
+            raise UserError("not-found", root / file, missing)
         for file in sorted(have - wanted)[:1]:
             raise UserError(
                 "output-exists",
                 root / file,
-                "belongs to no image of the test split; empty the folder, or name "
-                "another one with --out",
+                "is not a prediction of the test split; empty the folder or choose another --out",
             )
         for image, file in self.files.items():
             self._check_file(root / file, image)
@@ -175,24 +163,19 @@ class Submission:
             with Image.open(image) as source:
                 size = source.size
         except OSError as error:
-            raise UserError("input", path, f"cannot be checked ({error})") from error
+            raise UserError("image", path, f"cannot be read ({error})") from error
         if mode != self.format.mode:
-            raise UserError(
-                "input", path, f"is of mode {mode}, the server expects {self.format.mode}"
-            )
+            modes = f"is of mode {mode}, the server expects {self.format.mode}"
+            raise UserError("image", path, modes)
         if (values.shape[1], values.shape[0]) != size:
-            raise UserError(
-                "size-mismatch",
-                path,
-                f"has {values.shape[1]}x{values.shape[0]} pixels, its image "
-                f"{size[0]}x{size[1]}; the predictions must have the image's own size",
-            )
+            sizes = f"{values.shape[1]}x{values.shape[0]} pixels, its image {size[0]}x{size[1]}"
+            raise UserError("size-mismatch", path, f"has {sizes}")
         wrong = set(np.flatnonzero(np.bincount(values.reshape(-1)))) - self.format.values
         if wrong:
-            raise UserError("input", path, f"holds {min(wrong)}, which the server does not know")
+            raise UserError("label", path, f"holds {min(wrong)}, which the server does not know")
 
     def pack(self, folder: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Path:
-        """Put a folder's predictions into a zip, whole or not at all, and read it back.
+        """Put a folder's predictions into a zip and read it back.
 
         The same predictions give the same bytes.
 
@@ -218,7 +201,5 @@ class Submission:
             with zipfile.ZipFile(part.name) as packed:
                 bad = packed.testzip()
                 if bad or sorted(packed.namelist()) != sorted(self.files.values()):
-                    raise UserError(
-                        "corrupt", target, f"was not written correctly ({bad}); try again"
-                    )
+                    raise UserError("corrupt", target, f"bad entry {bad}; try again")
         return target

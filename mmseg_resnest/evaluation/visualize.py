@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mmseg_resnest.errors import UserError
-from mmseg_resnest.io.text import printable
+from ..errors import UserError
+from ..io.text import printable
 
 __all__ = ["default_palette", "legend", "overlay", "palette_image", "side_by_side"]
 
@@ -52,22 +52,13 @@ def _index_map(label: ArrayLike, palette: Palette) -> NDArray[np.uint8]:
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim != 2 or array.size == 0:
-        raise UserError("size-mismatch", "", f"a label map has shape (H, W), got {array.shape}")
+        raise UserError("size-mismatch", "the label map", f"is {array.shape}, not (H, W)")
     if len(palette) > IGNORE:
-        raise UserError(
-            "classes",
-            "",
-            f"the palette has {len(palette)} colours; a palette image holds at most {IGNORE} "
-            f"classes (index {IGNORE} is for ignored pixels)",
-        )
+        raise UserError("classes", "the palette", f"has {len(palette)} colours, at most {IGNORE}")
     wrong = (array < 0) | ((array >= len(palette)) & (array != IGNORE))
     if wrong.any():
-        raise UserError(
-            "size-mismatch",
-            "",
-            f"the label map holds {array[wrong].flat[0]}, but the palette has colours for "
-            f"0..{len(palette) - 1} only ({IGNORE} marks ignored pixels)",
-        )
+        value = f"holds {array[wrong].flat[0]}, the palette has {len(palette)} colours"
+        raise UserError("label", "the label map", f"{value} ({IGNORE} marks ignored pixels)")
     return array.astype(np.uint8)
 
 
@@ -129,16 +120,10 @@ def overlay(
         UserError: Sizes differ, a label has no colour or ``opacity`` is outside [0, 1].
     """
     if not 0 <= opacity <= 1:
-        raise UserError("argument", "", f"opacity is {opacity}; it must lie in 0..1")
+        raise UserError("argument", "opacity", f"is {opacity}; it must lie in 0..1")
     labels = _index_map(label, palette)
     pixels = _rgb(image)
-    if pixels.shape[:2] != labels.shape:
-        raise UserError(
-            "size-mismatch",
-            "",
-            f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels, the label map "
-            f"{labels.shape[0]}x{labels.shape[1]} (height x width); they must be equal",
-        )
+    _check_size(pixels, labels, "label map")
     table = _colour_table(palette).astype(np.float32)
     weight = np.full((256, 1), opacity, np.float32)
     if opacity < 1:
@@ -155,12 +140,15 @@ def overlay(
 def _rgb(image: ArrayLike) -> NDArray[np.uint8]:
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
-        raise UserError(
-            "size-mismatch",
-            "",
-            f"an image to draw on is (H, W, 3) RGB of uint8, got {pixels.shape} of {pixels.dtype}",
-        )
+        got = f"is {pixels.shape} of {pixels.dtype}, not (H, W, 3) of uint8"
+        raise UserError("image", "the image", got)
     return pixels
+
+
+def _check_size(image: NDArray[np.uint8], labels: NDArray[np.uint8], name: str) -> None:
+    if image.shape[:2] != labels.shape:
+        sizes = f"is {labels.shape}, its image {image.shape[:2]} (height, width)"
+        raise UserError("size-mismatch", f"the {name}", sizes)
 
 
 def _font(size: int) -> Any:
@@ -199,9 +187,8 @@ def legend(
         UserError: There are fewer colours than classes, or ``present`` names no class.
     """
     if len(palette) < len(classes):
-        raise UserError(
-            "classes", "", f"the palette has {len(palette)} colours for {len(classes)} classes"
-        )
+        counts = f"has {len(palette)} colours for {len(classes)} classes"
+        raise UserError("classes", "the palette", counts)
     shown = sorted(set(range(len(classes)) if present is None else (int(i) for i in present)))
     entries = []
     for i in shown:
@@ -211,7 +198,7 @@ def legend(
             red, green, blue = palette[i]
             entries.append((printable(str(classes[i])), (int(red), int(green), int(blue))))
         else:
-            raise UserError("classes", "", f"class {i} is outside 0..{len(classes) - 1}")
+            raise UserError("classes", f"class {i}", f"is outside 0..{len(classes) - 1}")
 
     font, swatch, row, gap = _font(15), 16, 26, 8
     longest = max((font.getlength(name) for name, _ in entries), default=0)
@@ -272,13 +259,7 @@ def side_by_side(
     parts = [(titles[0], small)]
     present: set[int] = set()
     for title, labels in maps.items():
-        if labels.shape != pixels.shape[:2]:
-            raise UserError(
-                "size-mismatch",
-                "",
-                f"the image has {pixels.shape[0]}x{pixels.shape[1]} pixels, the {title} "
-                f"{labels.shape[0]}x{labels.shape[1]} (height x width); they must be equal",
-            )
+        _check_size(pixels, labels, title)
         present.update(int(i) for i in np.unique(labels))
         shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
         drawn = overlay(small, shown, palette, opacity)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from user_errors import raises_user_error
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import CityscapesOfficialMetric, SegmentationMetric
 from mmseg_resnest.evaluation.cityscapes import label_ids, official_scores, official_table
 
@@ -145,12 +145,12 @@ def test_what_is_missing_is_named(tmp_path):
     sample = small(tmp_path)
     metric = CityscapesOfficialMetric()
     metric.process(None, [sample])
-    with pytest.raises(UserError, match=r"official evaluation of Cityscapes stopped.*instanceIds"):
+    with raises_user_error("dataset", "official evaluation"):
         metric.evaluate(1)
     (tmp_path / "aachen_000000_000019_gtFine_labelIds.png").unlink()
-    with pytest.raises(UserError, match=r"labelIds\.png: is missing"):
+    with raises_user_error("not-found", "labelIds.png"):
         CityscapesOfficialMetric().process(None, [sample])
-    with pytest.raises(UserError, match="needs label files named"):
+    with raises_user_error("dataset"):
         CityscapesOfficialMetric().process(None, [{**sample, "seg_map_path": "a.png"}])
 
 
@@ -159,7 +159,7 @@ def test_sizes_that_differ_are_told(tmp_path):
     sample["pred_sem_seg"]["data"] = torch.zeros(1, 4, 5, dtype=torch.int64)
     metric = CityscapesOfficialMetric(instances=False)
     metric.process(None, [sample])
-    with pytest.raises(UserError, match="Image widths"):
+    with raises_user_error("dataset", "official evaluation"):
         metric.evaluate(1)
 
 
@@ -168,14 +168,14 @@ def test_label_ids_are_those_of_the_scripts():
 
     got = label_ids(np.arange(19))
     assert got.tolist() == [trainId2label[k].id for k in range(19)]
-    with pytest.raises(UserError, match="a prediction is 19"):
+    with raises_user_error("classes", "the prediction"):
         label_ids(np.array([[19]]))
 
 
 def test_a_file_that_is_none(tmp_path):
     small(tmp_path)
     (tmp_path / "p.png").write_text("no", encoding="utf-8")
-    with pytest.raises(UserError, match="Unable to load"):
+    with raises_user_error("dataset", "official evaluation"):
         official_scores(
             [tmp_path / "p.png"], [tmp_path / "aachen_000000_000019_gtFine_labelIds.png"], False
         )

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from user_errors import raises_user_error
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import confusion_matrix, scores_from_confusion
 from mmseg_resnest.evaluation.confusion_matrix import count_unchecked
 
@@ -147,7 +147,7 @@ def test_nothing_labelled_is_nan_everywhere():
 
 @pytest.mark.parametrize("label", [3, 254, -1, 1000])
 def test_label_out_of_range(label):
-    with pytest.raises(UserError, match=rf"a label is {label},.*0\.\.2.*255"):
+    with raises_user_error("label", "the label map"):
         confusion_matrix(torch.zeros(2, dtype=torch.long), torch.tensor([0, label]), 3)
 
 
@@ -155,17 +155,17 @@ def test_label_out_of_range(label):
 def test_prediction_out_of_range(pred):
     # Also where the label is ignored: the model has a class that the data set lacks.
     for label in (0, 255):
-        with pytest.raises(UserError, match=rf"a prediction is {pred}, outside 0\.\.2"):
+        with raises_user_error("classes", "the prediction"):
             confusion_matrix(torch.tensor([0, pred]), torch.tensor([0, label]), 3)
 
 
 def test_other_wrong_arguments():
     zeros = torch.zeros(2, 3, dtype=torch.long)
-    with pytest.raises(UserError, match=r"\(2, 3\).*\(3, 2\)"):
+    with raises_user_error("size-mismatch", "label maps"):
         confusion_matrix(zeros, zeros.T, 2)
-    with pytest.raises(UserError, match="num_classes is 0"):
+    with raises_user_error("argument", "num_classes"):
         confusion_matrix(zeros, zeros, 0)
-    with pytest.raises(UserError, match=r"prediction map.*not whole"):
+    with raises_user_error("label", "the prediction"):
         confusion_matrix(zeros + 0.5, zeros, 2)
     with pytest.raises(ValueError, match="square"):
         scores_from_confusion(torch.zeros(2, 3, dtype=torch.long))

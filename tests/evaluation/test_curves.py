@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mmengine.visualization import LocalVisBackend
 from PIL import Image
+from user_errors import raises_user_error
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import plot_curves, read_scalars
 from mmseg_resnest.evaluation.curves import Series, _smooth
 
@@ -77,20 +77,20 @@ def test_survives_a_line_cut_off_and_nan(tmp_path):
 
 
 def test_errors(tmp_path):
-    with pytest.raises(UserError, match="nowhere: no such folder"):
+    with raises_user_error("not-found", "nowhere"):
         read_scalars(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds no training log"):
+    with raises_user_error("run", tmp_path):
         read_scalars(tmp_path)
     (tmp_path / "t" / "vis_data").mkdir(parents=True)
     (tmp_path / "t" / "vis_data" / "scalars.json").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="holds no training log"):
+    with raises_user_error("run", tmp_path):
         read_scalars(tmp_path)
     time = {"time": Series(np.array([1]), np.array([1.0]))}
-    with pytest.raises(UserError, match="nothing to draw"):
+    with raises_user_error("run", "the log"):
         plot_curves(time, tmp_path / "curve.png")
     log(tmp_path, "20260101_000000", [10, 20])
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"curve\.png: cannot be written"):
+    with raises_user_error("not-writable", "curve.png"):
         plot_curves(tmp_path, tmp_path / "file" / "curve.png")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from user_errors import raises_user_error
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import palette_image, report, scores_from_confusion, write_report
@@ -155,14 +156,14 @@ def data_of_curves(folder: Path) -> set[str]:
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with raises_user_error("not-found"):
         write_report([tmp_path / "none"], tmp_path / "r.html")
-    with pytest.raises(UserError, match="neither results"):
+    with raises_user_error("run"):
         write_report([tmp_path], tmp_path / "r.html")
-    with pytest.raises(UserError, match=r"\.html"):
+    with raises_user_error("argument", "--out"):
         write_report([tmp_path], tmp_path / "r.txt")
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"results\.json: not a JSON file"):
+    with pytest.raises(UserError):
         write_report([tmp_path], tmp_path / "r.html")
 
 
@@ -176,13 +177,13 @@ def test_pictures_of_another_folder_are_refused(tmp_path: Path, file: object) ->
     examples = json.loads(path.read_text())
     examples["images"][0]["file"] = file
     path.write_text(json.dumps(examples))
-    with pytest.raises(UserError, match=r"examples\.json: .*images\[0\]\.file"):
+    with raises_user_error("format", "examples.json"):
         write_report([folder], tmp_path / "r.html")
     path.write_text('{"images": [{"kinds": ["none"]}]}')
-    with pytest.raises(UserError, match=r"examples\.json"):
+    with raises_user_error("format", "examples.json"):
         write_report([folder], tmp_path / "r.html")
     path.write_text('{"images":' + "[" * 200_000)
-    with pytest.raises(UserError, match="nested deeper"):
+    with pytest.raises(UserError):
         write_report([folder], tmp_path / "r.html")
 
 
@@ -204,7 +205,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     path = folder / name
     shutil.move(path, tmp_path / "private")
     path.symlink_to(tmp_path / "private")
-    with pytest.raises(UserError, match=re.escape(f"{path}: refused, a link")):
+    with raises_user_error("unsafe-path", path):
         write_report([folder], tmp_path / "r.html")
     path.unlink()
     shutil.move(tmp_path / "private", path.with_name("other"))
@@ -212,7 +213,7 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     assert write_report([folder], tmp_path / "r.html")["examples"] == 2
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(UserError, match=re.escape(str(path))):
+    with raises_user_error("not-found", path):
         write_report([folder], tmp_path / "r.html")
 
 
@@ -239,7 +240,7 @@ def test_pictures_that_are_not_examples(tmp_path: Path, name: str, kind: str) ->
         Image.new("CMYK", (8, 8)).save(path)
         assert write_report([folder], tmp_path / "r.html")["examples"] == 2
         return
-    with pytest.raises(UserError, match=re.escape(str(path))):
+    with raises_user_error("image", path):
         write_report([folder], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
 

@@ -1,0 +1,111 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What is written of an evaluation: the table of classes, the JSON, the confusion matrix."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prettytable import PrettyTable
+
+from ..io.atomic import atomic_write
+from ..io.text import printable
+
+__all__ = ["class_table", "write_confusion", "write_result"]
+
+
+def class_table(result: Mapping[str, Any]) -> str:
+    """The per-class table of an evaluation as aligned text, with the means in its last rows.
+
+    Args:
+        result: ``SegmentationMetric.last_result`` or the JSON read back.
+
+    Returns:
+        Class, IoU and Acc in percent (``-`` where a class cannot be scored) and the class's share
+        of the labelled pixels in percent.
+    """
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    first = result["classes"][0] if result["classes"] else {}
+    more = [name for name in ("precision", "recall", "F1", "boundary_IoU") if name in first]
+    table = PrettyTable(["class", "IoU", "Acc", "% of pixels", *more])
+    table.align = "r"
+    table.align["class"] = "l"
+    for row in result["classes"]:
+        share = number(100 * row["label"] / result["labelled_pixels"])
+        extra = [number(row[name]) for name in more]
+        name = printable(str(row["name"]))
+        table.add_row([name, number(row["IoU"]), number(row["Acc"]), share, *extra])
+    table.add_divider()
+    means = [number(result[name]) for name in more]
+    table.add_row(["mean", number(result["mIoU"]), number(result["mAcc"]), "", *means])
+    blank = [""] * len(more)
+    table.add_row(["all pixels (pixAcc)", "", number(result["pixAcc"]), "100.00", *blank])
+    lines = [table.get_string()]
+    single = [name for name in ("fwIoU", "image_mIoU", "ECE", "MCE") if name in result]
+    if single:
+        lines.append(", ".join(f"{name} {number(result[name])}" for name in single))
+    if "mIoU_interval" in result:
+        low, high = result["mIoU_interval"]
+        lines.append(f"mIoU {number(low)} to {number(high)} with 95% confidence over the images")
+    return "\n".join(lines)
+
+
+def write_confusion(
+    names: Sequence[str], matrix: Sequence[Sequence[int]], path: str | os.PathLike[str]
+) -> None:
+    """Write a confusion matrix as CSV: names first, rows are labels, columns predictions.
+
+    Args:
+        names: Of the classes.
+        matrix: C rows of C pixel counts.
+        path: The file; its folder is made.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["label \\ predicted", *names])
+    for name, row in zip(names, matrix, strict=True):
+        writer.writerow([name, *row])
+    atomic_write(path, buffer.getvalue())
+
+
+def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a result as strict JSON: NaN and infinity become null, each list has lines of its own.
+
+    Args:
+        result: ``SegmentationMetric.last_result``, or it with more entries.
+        path: The file; its folder is made.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    lines = []
+    for key, value in _finite(result).items():
+        if isinstance(value, list) and value:
+            rows = ",\n    ".join(_dump(entry) for entry in value)
+            lines.append(f"  {_dump(key)}: [\n    {rows}\n  ]")
+        else:
+            lines.append(f"  {_dump(key)}: {_dump(value)}")
+    atomic_write(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
