@@ -441,7 +441,7 @@ ENVIRONMENT = [
     ),
     Case(
         "a disk that runs full while training (files end at 100 kB)",
-        "train.py toy.py", ("iter_", "could not be saved"),
+        "train.py toy.py", ("iter_", "saving failed"),
         before=_LIMIT.format("FSIZE", 100_000, 100_000), leaves=True,
     ),
     Case(
@@ -481,12 +481,12 @@ ENVIRONMENT = [
     ),
     Case(
         "a port of the launcher that is taken", "train.py toy.py --launcher pytorch",
-        ("MASTER_PORT",), env=_LAUNCHED, before=_TAKEN, leaves=True,
+        ("PORT=",), env=_LAUNCHED, before=_TAKEN, leaves=True,
     ),
     Case(
         "a second process that never comes",
         "train.py toy.py --launcher pytorch --cfg-options +env_cfg.dist_cfg.timeout=2",
-        ("WORLD_SIZE",), env={**_LAUNCHED, "WORLD_SIZE": "2"}, before=_FREE, code=75, leaves=True,
+        ("MASTER_ADDR",), env={**_LAUNCHED, "WORLD_SIZE": "2"}, before=_FREE, code=75, leaves=True,
     ),
     Case(
         "a first process that cannot be reached",
