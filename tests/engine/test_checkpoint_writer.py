@@ -20,7 +20,7 @@ from mmseg_resnest.engine.saving import write_checkpoint
 RECORD = {"meta": {"iter": 7}, "state_dict": {"w": torch.arange(3000.0)}, "text": "as it was"}
 
 
-class Told:
+class Saver:
     def __init__(self, **kw: Any) -> None:
         self.warnings: list[str] = []
         self.news: list[str] = []
@@ -52,16 +52,16 @@ def test_a_slow_disk_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.Monkey
         write_checkpoint(record, path)
 
     monkeypatch.setattr(checkpoint_writer, "write_checkpoint", write)
-    told = Told()
-    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth")
+    saver = Saver()
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth")
     assert writing.wait(60)
     for number in (2, 3, 4):
-        told.writer.submit("newest", RECORD, tmp_path / f"iter_{number}.pth")
+        saver.writer.submit("newest", RECORD, tmp_path / f"iter_{number}.pth")
     assert not os.listdir(tmp_path)
     gate.set()
-    assert told.writer.wait() == []
+    assert saver.writer.wait() == []
     assert sorted(os.listdir(tmp_path)) == ["iter_1.pth", "iter_4.pth"]
-    assert told.warnings == []
+    assert saver.warnings == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ESTALE])
@@ -77,31 +77,31 @@ def test_a_failed_save_is_reported_once_and_retried(
         write_checkpoint(record, path)
 
     monkeypatch.setattr(checkpoint_writer, "write_checkpoint", fail)
-    told = Told()
-    told.writer.use(lambda: freed.append(1))
-    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", [Step("", done.set)])
+    saver = Saver()
+    saver.writer.use(lambda: freed.append(1))
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", [Step("", done.set)])
     assert done.wait(60)
-    assert told.writer.wait() == []
+    assert saver.writer.wait() == []
     assert verify_checkpoint(tmp_path / "iter_1.pth") is None
-    assert len(told.warnings) == 1 and os.strerror(number) in told.warnings[0]
+    assert len(saver.warnings) == 1 and os.strerror(number) in saver.warnings[0]
     assert len(freed) == 3
-    assert len(told.news) == 1
+    assert len(saver.news) == 1
 
 
 def test_what_cannot_be_saved_in_the_end_is_returned(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = Told(last_tries=2)
-    told.writer.submit("newest", RECORD, tmp_path / "file" / "iter_1.pth")
-    (problem,) = told.writer.wait()
+    saver = Saver(last_tries=2)
+    saver.writer.submit("newest", RECORD, tmp_path / "file" / "iter_1.pth")
+    (problem,) = saver.writer.wait()
     assert "iter_1.pth" in problem.text and problem.checkpoint and problem.needed
-    assert told.writer.wait() == []
+    assert saver.writer.wait() == []
 
 
 def test_a_fault_of_the_code_is_not_hidden(tmp_path: Path) -> None:
-    told = Told()
-    told.writer.submit("newest", {"bad": threading.Lock()}, tmp_path / "iter_1.pth")
+    saver = Saver()
+    saver.writer.submit("newest", {"bad": threading.Lock()}, tmp_path / "iter_1.pth")
     with pytest.raises(TypeError, match="pickle"):
-        told.writer.wait()
+        saver.writer.wait()
     assert not os.listdir(tmp_path)
 
 
@@ -118,39 +118,39 @@ def test_steps_are_retried_without_writing_again(tmp_path: Path, written: list[s
             _denied()
         done.set()
 
-    told = Told()
+    saver = Saver()
     steps = [Step("pointing", point), Step("removing", lambda: tries.append("remove"))]
-    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", steps)
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", steps)
     assert done.wait(60)
-    assert told.writer.wait() == []
+    assert saver.writer.wait() == []
     assert written == ["iter_1.pth"]
     assert tries == ["point", "remove", "point", "point"]
-    assert len(told.warnings) == 1 and "pointing failed (Permission denied)" in told.warnings[0]
-    assert len(told.news) == 1 and "pointing" in told.news[0]
+    assert len(saver.warnings) == 1 and "pointing failed (Permission denied)" in saver.warnings[0]
+    assert len(saver.news) == 1 and "pointing" in saver.news[0]
 
 
 def test_steps_that_fail_in_the_end_are_named_apart(tmp_path: Path, written: list[str]) -> None:
-    told = Told(last_tries=2)
+    saver = Saver(last_tries=2)
     steps = [Step("a", _denied, needed=True), Step("b", _denied)]
-    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", steps)
-    unsaved = told.writer.wait()
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", steps)
+    unsaved = saver.writer.wait()
     assert [(one.checkpoint, one.needed) for one in unsaved] == [(False, True), (False, False)]
     assert written == ["iter_1.pth"]
 
 
 def test_steps_of_an_older_checkpoint_are_left_to_the_newer(tmp_path: Path) -> None:
-    told = Told()
+    saver = Saver()
     failed, done = threading.Event(), []
 
     def fail() -> None:
         failed.set()
         _denied()
 
-    told.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", [Step("old", fail)])
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", [Step("old", fail)])
     assert failed.wait(60)
-    told.writer.submit(
+    saver.writer.submit(
         "newest", RECORD, tmp_path / "iter_2.pth", [Step("new", lambda: done.append(2))]
     )
-    assert told.writer.wait() == []
+    assert saver.writer.wait() == []
     assert done == [2]
     assert sorted(os.listdir(tmp_path)) == ["iter_1.pth", "iter_2.pth"]

@@ -220,7 +220,7 @@ def test_the_pointer_is_in_the_work_folder(tmp_path: Path) -> None:
         assert latest_valid_checkpoint(tmp_path, work_dir)[0] == tmp_path / found
 
 
-def test_a_runner_told_to_resume_finds_its_checkpoint(tmp_path: Path) -> None:
+def test_a_runner_that_resumes_finds_its_checkpoint(tmp_path: Path) -> None:
     make_runner(tmp_path, iterations=3).train()
     runner = make_runner(tmp_path, iterations=6)
     runner._resume = True

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 import torch
 from mmengine.hooks import Hook
+from run_state import differences
 from tiny_runs import Data, make_runner, state
 
 from mmseg_resnest.engine import preemption
 from mmseg_resnest.engine.latest import latest_valid_checkpoint
 from mmseg_resnest.engine.preemption import Preempted, StopSignals
-
-TIMES = ("time", "data_time", "eta")
 
 
 @pytest.fixture(autouse=True)
@@ -47,27 +46,9 @@ class Signal(Hook):
             time.sleep(0.01)
 
 
-def _differ(first: Any, second: Any, name: str = "") -> list[str]:
-    last = name.rsplit("/", 1)[-1]
-    if last in TIMES or last in ("cfg", "experiment_name", "last_ckpt", "best_ckpt"):
-        return []
-    if isinstance(first, dict):
-        if first.keys() != second.keys():
-            return [f"{name}: {sorted(map(str, first.keys() ^ second.keys()))}"]
-        return [d for k in first for d in _differ(first[k], second[k], f"{name}/{k}")]
-    if isinstance(first, (list, tuple)):
-        if len(first) != len(second):
-            return [f"{name}: length"]
-        pairs = enumerate(zip(first, second, strict=True))
-        return [d for i, (a, b) in pairs for d in _differ(a, b, f"{name}/{i}")]
-    if isinstance(first, torch.Tensor):
-        return [] if torch.equal(first, second) else [name]
-    return [] if first == second else [f"{name}: {first} {second}"]
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("whole")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
     make_runner(folder).train()
     return state(folder / "iter_12.pth")
 
@@ -101,36 +82,36 @@ def _stopped(folder: Path, hook: Hook, **kw: Any) -> Path:
     ],
 )
 def test_a_stopped_run_goes_on_exactly(
-    tmp_path: Path, whole: dict, moment: str, iteration: int, number: int, saved: int
+    tmp_path: Path, undisturbed: dict, moment: str, iteration: int, number: int, saved: int
 ) -> None:
     path = _stopped(tmp_path, Signal(moment, iteration, number))
     assert path.name == f"iter_{saved}.pth"
     make_runner(tmp_path, resume=path, workers=1).train()
-    assert _differ(whole, state(tmp_path / "iter_12.pth")) == []
+    assert differences(undisturbed, state(tmp_path / "iter_12.pth")) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it was on its way out
 
 
-def test_the_comparison_sees_another_seed(tmp_path: Path, whole: dict) -> None:
+def test_the_comparison_sees_another_seed(tmp_path: Path, undisturbed: dict) -> None:
     runner = make_runner(tmp_path)
     runner._randomness_cfg["seed"] = 6
     runner.set_randomness(seed=6)
     runner.train()
-    found = _differ(whole, state(tmp_path / "iter_12.pth"))
+    found = differences(undisturbed, state(tmp_path / "iter_12.pth"))
     assert any("state_dict" in name for name in found)
     assert any("train/loss" in name for name in found)
 
 
 def test_gradients_that_are_gathered_are_finished_first(tmp_path: Path) -> None:
     """Five steps make an update: saves that are due in between wait for it."""
-    make_runner(tmp_path / "whole", accumulate=5, patient=True).train()
-    assert sorted(p.name for p in (tmp_path / "whole").glob("iter_*")) == [
+    make_runner(tmp_path / "undisturbed", accumulate=5, patient=True).train()
+    assert sorted(p.name for p in (tmp_path / "undisturbed").glob("iter_*")) == [
         "iter_10.pth", "iter_12.pth",
     ]  # fmt: skip
     path = _stopped(tmp_path / "hit", Signal("before_train_iter", 5), accumulate=5)
     assert path.name == "iter_10.pth"
     make_runner(tmp_path / "hit", resume=path, accumulate=5).train()
-    states = [state(tmp_path / d / "iter_12.pth") for d in ("whole", "hit")]
-    assert _differ(*states) == []
+    states = [state(tmp_path / d / "iter_12.pth") for d in ("undisturbed", "hit")]
+    assert differences(*states) == []
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -183,13 +164,13 @@ def test_resuming_late_makes_as_few_samples_as_resuming_early(tmp_path: Path) ->
     assert made == [8, 8]  # no sample of the iterations before is made again
 
 
-def test_the_seed_of_the_resumed_run_counts(tmp_path: Path, whole: dict) -> None:
+def test_the_seed_of_the_resumed_run_counts(tmp_path: Path, undisturbed: dict) -> None:
     make_runner(tmp_path, iterations=12, interval=3, max_keep_ckpts=-1, patient=True).train()
     runner = make_runner(tmp_path / "on", resume=tmp_path / "iter_6.pth")
     runner._randomness_cfg["seed"] = 99
     runner.set_randomness(seed=99)
     runner.train()
-    found = _differ(whole, state(tmp_path / "on" / "iter_12.pth"))
+    found = differences(undisturbed, state(tmp_path / "on" / "iter_12.pth"))
     assert found == []
 
 

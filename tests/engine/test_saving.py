@@ -29,27 +29,27 @@ RECORD = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("whole") / "iter_7.pth"
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "iter_7.pth"
     write_checkpoint(RECORD, path)
     return path
 
 
-def test_a_file_is_read_by_torch_alone(whole: Path) -> None:
+def test_a_file_is_read_by_torch_alone(checkpoint: Path) -> None:
     for options in ({}, {"mmap": True}):
-        record = torch.load(whole, weights_only=True, **options)
+        record = torch.load(checkpoint, weights_only=True, **options)
         assert torch.equal(record["state_dict"]["w"], RECORD["state_dict"]["w"])
         assert record["text"] == "as it was"
-    assert load_training_checkpoint(whole)["meta"] == RECORD["meta"]
-    assert verify_checkpoint(whole) is None
+    assert load_training_checkpoint(checkpoint)["meta"] == RECORD["meta"]
+    assert verify_checkpoint(checkpoint) is None
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.data())
-def test_truncation_and_changes_are_detected(whole: Path, data: st.DataObject) -> None:
+def test_truncation_and_changes_are_detected(checkpoint: Path, data: st.DataObject) -> None:
     """A change that no checksum covers, such as one of a date, leaves all data as they were."""
-    content = whole.read_bytes()
-    broken = whole.with_name("broken.pth")
+    content = checkpoint.read_bytes()
+    broken = checkpoint.with_name("broken.pth")
     if data.draw(st.booleans()):
         broken.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
         assert verify_checkpoint(broken) is not None

@@ -1,10 +1,10 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Ends a training run in every way there is, again and again, and compares what it comes to.
 
-``make chaos`` trains a tiny model on the built-in scenes once in peace, and then with 60
+``make chaos`` trains a tiny model on the built-in scenes once undisturbed, and then with 60
 disturbances, each followed by a resumption. Every run that comes to its end must have the weights,
 optimiser state, averaged weights, histories, scores and log lines of the first, bit for bit; after
-each disturbance ``last_checkpoint`` must name a whole checkpoint, and no whole one may be missing.
+each disturbance ``last_checkpoint`` must name a valid checkpoint, and no valid one may be missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:3]]
 
 from run_state import differences, final_state
 from tool_runs import RunTool, Toy, make_toy
@@ -115,15 +115,15 @@ class Chaos:
             cwd=self.toy.folder, env={"PYTHONPATH": str(self.toy.folder)}, when=when,
         )  # fmt: skip
 
-    def in_peace(self) -> None:
+    def undisturbed(self) -> None:
         """The run that all others are compared with."""
         start = time.monotonic()
-        self.train("chaos.py", self.toy.folder / "peace").check()
+        self.train("chaos.py", self.toy.folder / "undisturbed").check()
         self.duration = time.monotonic() - start
-        self.expected = final_state(self.toy.folder / "peace")
+        self.expected = final_state(self.toy.folder / "undisturbed")
 
     def newest(self) -> int:
-        """Iteration of the newest whole checkpoint."""
+        """Iteration of the latest valid checkpoint."""
         return max((n for n, p in self.checkpoints() if verify_checkpoint(p) is None), default=0)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
@@ -174,7 +174,7 @@ class Chaos:
         return time.monotonic() - self.started >= self.strike_at
 
     def look(self, name: str, before: int, began: bool) -> None:
-        """No whole checkpoint is lost, and the pointer names a whole one.
+        """No valid checkpoint is lost, and the pointer names a valid one.
 
         What it names may have been spoilt on purpose, after it was written: a start puts that right
         before its first step (``began``).
@@ -230,18 +230,18 @@ def _a_worker(chaos: Chaos, pid: int) -> bool:
 
 
 def _truncate_newest(chaos: Chaos) -> None:
-    whole = [path for _, path in chaos.checkpoints() if verify_checkpoint(path) is None]
-    if len(whole) > 1:
-        chaos.spoilt.add(whole[-1])
-        os.truncate(whole[-1], chaos.random.randrange(whole[-1].stat().st_size))
+    valid = [path for _, path in chaos.checkpoints() if verify_checkpoint(path) is None]
+    if len(valid) > 1:
+        chaos.spoilt.add(valid[-1])
+        os.truncate(valid[-1], chaos.random.randrange(valid[-1].stat().st_size))
 
 
 def _damage_newest(chaos: Chaos) -> None:
-    whole = [path for _, path in chaos.checkpoints() if verify_checkpoint(path) is None]
-    if len(whole) > 1:
-        chaos.spoilt.add(whole[-1])
-        with whole[-1].open("r+b") as file:
-            file.seek(chaos.random.randrange(whole[-1].stat().st_size - 1000))
+    valid = [path for _, path in chaos.checkpoints() if verify_checkpoint(path) is None]
+    if len(valid) > 1:
+        chaos.spoilt.add(valid[-1])
+        with valid[-1].open("r+b") as file:
+            file.seek(chaos.random.randrange(valid[-1].stat().st_size - 1000))
             file.write(b"power was lost here")
 
 
@@ -326,7 +326,7 @@ def report(chaos: Chaos, seconds: float) -> int:
         print(f"{name:34}{struck[name]:7}{missed[name]:13}   {text}")
     print(f"{'all':34}{sum(struck.values()):7}{sum(missed.values()):13}")
     print(f"\nruns that came to their end and were compared bit for bit: {chaos.compared}")
-    print(f"resumptions that skipped a broken checkpoint and said so:  {chaos.skipped}")
+    print(f"resumptions that skipped a corrupt checkpoint and said so: {chaos.skipped}")
     print(f"problems: {len(chaos.problems)}; {seconds:.0f} s")
     for problem in chaos.problems:
         print(f"  {problem}")
@@ -347,15 +347,15 @@ def main() -> int:
         (folder / "runs").mkdir()
         runner = RunTool()
         chaos = Chaos(make_toy(folder / "runs", scenes), runner, args.seed)
-        chaos.in_peace()
-        print(f"in peace: {ITERATIONS} iterations, {chaos.duration:.1f} s", flush=True)
+        chaos.undisturbed()
+        print(f"undisturbed: {ITERATIONS} iterations, {chaos.duration:.1f} s", flush=True)
         kinds = list(HITS.values())
         for number in range(args.hits):
             hit = kinds[number % len(kinds)]
             chaos.hit(hit)
             print(f"{number + 1}/{args.hits} {hit.name}", file=sys.stderr, flush=True)
         chaos.finish()
-        full_disk(chaos, next(chaos.toy.folder.glob("peace/iter_*.pth")).stat().st_size)
+        full_disk(chaos, next(chaos.toy.folder.glob("undisturbed/iter_*.pth")).stat().st_size)
         code = report(chaos, time.monotonic() - start)
         runner.close()
     return code

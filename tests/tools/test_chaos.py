@@ -12,7 +12,7 @@ from tool_runs import RunTool, make_toy
 
 def test_a_run_survives_five_disturbances(tmp_path: Path, scenes: Path, run_tool: RunTool) -> None:
     chaos = Chaos(make_toy(tmp_path, scenes), run_tool, seed=3, by_iteration=True)
-    chaos.in_peace()
+    chaos.undisturbed()
     for name in ("saving", "truncated", "term", "worker", "kill"):
         chaos.hit(HITS[name])
     chaos.finish()
@@ -20,7 +20,7 @@ def test_a_run_survives_five_disturbances(tmp_path: Path, scenes: Path, run_tool
     assert chaos.compared >= 1
     assert sum(struck for *_, struck in chaos.rows) >= 4
     # What is compared can differ.
-    work_dir = tmp_path / "peace"
+    work_dir = tmp_path / "undisturbed"
     line = next(work_dir.glob("*/vis_data/scalars.json"))
     text = line.read_text()
     line.write_text(text.replace('"loss": 2', '"loss": 3', 1))
