@@ -18,7 +18,6 @@ from mmseg_resnest.datasets.cache import (
     read_entry,
 )
 from mmseg_resnest.datasets.prepare import build_cache
-from mmseg_resnest.datasets.transforms.loading import relabel
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.folder_lock import FolderLock
 
@@ -203,20 +202,3 @@ def test_only_needed_rows_are_read(tmp_path: Path) -> None:
     found = read_entry(tmp_path / "x.raw", source)
     assert found is not None and not found.flags.owndata
     np.testing.assert_array_equal(found[50:60, 7:9], pixels[50:60, 7:9])
-
-
-def test_labels_are_renumbered_as_the_stack_renumbers_them():
-    rng = np.random.default_rng(1)
-    numbers = rng.integers(0, 256, (20, 30), dtype=np.uint8)
-    for reduce_zero_label in (False, True):
-        for label_map in (None, {0: 3, 3: 255, 7: 0}):
-            expected = numbers.copy()
-            if reduce_zero_label:
-                expected[expected == 0] = 255
-                expected = expected - 1
-                expected[expected == 254] = 255
-            before = expected.copy()
-            for old, new in (label_map or {}).items():
-                expected[before == old] = new
-            ours = relabel(numbers, reduce_zero_label, label_map)
-            assert np.array_equal(ours, expected)

@@ -4,7 +4,7 @@
 from .loading import LoadAnnotations, LoadImageFromFile
 from .long_edge import RandomLongEdgeResize
 from .merge import merge_steps
-from .photometric import PackSegInputs, PhotoMetricDistortion, RandomFlip
+from .photometric import PackSegInputs, PhotoMetricDistortion
 from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",
-    "RandomFlip",
     "RandomLongEdgeCrop",
     "RandomLongEdgeResize",
     "RandomResizeCrop",

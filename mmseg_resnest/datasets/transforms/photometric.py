@@ -1,19 +1,15 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""mmseg's colour jitter, mirroring and packing under the stack's names, with less work."""
+"""mmseg's colour jitter and packing under the stack's names, with less work."""
 
 from __future__ import annotations
 
-import bisect
-import itertools
 from typing import Any
 
 import cv2
-import mmcv.transforms
 import mmseg.datasets.transforms
 import numpy as np
 import numpy.typing as npt
 import torch
-from mmcv.transforms.utils import cache_randomness
 from mmengine.structures import PixelData
 from numpy import random
 
@@ -22,7 +18,6 @@ from ...registry import TRANSFORMS
 __all__ = [
     "PackSegInputs",
     "PhotoMetricDistortion",
-    "RandomFlip",
     "contiguous",
 ]
 
@@ -30,7 +25,7 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def contiguous(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same pixels in the usual order; a mirrored view is turned by OpenCV, which is quick."""
+    """The same pixels in the usual order; OpenCV copies a mirrored view faster than NumPy."""
     if image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         if image.strides[1] < 0 < image.strides[0]:
             return cv2.flip(image[:, ::-1], 1)
@@ -124,23 +119,6 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
             table = self.convert(np.arange(256, dtype=np.uint8), alpha=factor)
             cv2.LUT(planes[1], table, dst=planes[1])
         return cv2.cvtColor(cv2.merge(list(planes), dst=changed), cv2.COLOR_HSV2BGR)
-
-
-@TRANSFORMS.register_module()
-class RandomFlip(mmcv.transforms.RandomFlip):
-    """mmcv's ``RandomFlip``; it draws the same numbers, without making arrays for them."""
-
-    @cache_randomness
-    def _choose_direction(self) -> str | None:
-        directions = [self.direction] if isinstance(self.direction, str) else [*self.direction]
-        if isinstance(self.prob, list):
-            shares = [*self.prob, 1 - sum(self.prob)]
-        else:
-            shares = [self.prob / len(directions)] * len(directions) + [1.0 - self.prob]
-        # As numpy.random.choice: one number, looked up in the sums of the shares.
-        sums = list(itertools.accumulate(shares))
-        place = bisect.bisect_right([value / sums[-1] for value in sums], random.random_sample())
-        return [*directions, None][place]
 
 
 @TRANSFORMS.register_module()

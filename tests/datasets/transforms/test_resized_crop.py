@@ -198,35 +198,6 @@ def test_colour_jitter_is_the_stacks(flip):
         assert np.random.random() == state
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(prob=0.5),
-        dict(prob=0.0),
-        dict(prob=1.0),
-        dict(prob=0.7, direction="vertical"),
-        dict(prob=0.6, direction=["horizontal", "vertical", "diagonal"]),
-        dict(prob=[0.1, 0.2, 0.4], direction=["horizontal", "vertical", "diagonal"]),
-    ],
-)
-def test_mirroring_is_the_stacks(options):
-    stock, ours = (
-        build(dict(type="mmcv.RandomFlip", **options)),
-        build(dict(type="RandomFlip", **options)),
-    )
-    assert type(ours[0]).__module__.startswith("mmseg_resnest")
-    directions = set()
-    for seed in range(60):
-        expected, results = run(stock, sample(), seed), run(ours, sample(), seed)
-        assert np.array_equal(results["img"], expected["img"])
-        assert np.array_equal(results["gt_seg_map"], expected["gt_seg_map"])
-        assert results["flip"] is expected["flip"]
-        assert results["flip_direction"] == expected["flip_direction"]
-        assert np.random.random() == (run(stock, sample(), seed), np.random.random())[1]
-        directions.add(results["flip_direction"])
-    assert len(directions) > 1 or options["prob"] in (0.0, 1.0)
-
-
 @pytest.mark.parametrize("view", ["mirrored part", "upside down", "turned", "part"])
 def test_pixels_are_put_in_order(view):
     image = photo(40, 50)
