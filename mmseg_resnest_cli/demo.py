@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .console import print_next
 from .options import add_config_options
 from .package import config_folder
+from .test import print_test_summary
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.preflight import check_writable
-    from mmseg_resnest.engine.testing import evaluate, print_test_summary
+    from mmseg_resnest.engine.testing import evaluate
     from mmseg_resnest.engine.training import train
     from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.io.image_files import save_image

@@ -13,7 +13,9 @@ mmseg-resnest dist-test CONFIG CHECKPOINT 8
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+from typing import Any
 
 from .console import print_next
 from .options import (
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.launch import is_main_process
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.testing import evaluate, print_test_summary
+    from mmseg_resnest.engine.testing import evaluate
 
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
@@ -73,3 +75,40 @@ def run(args: argparse.Namespace) -> int:
                 f"mmseg-resnest predict {model} IMAGE_OR_FOLDER --out predictions",
             )
     return 0
+
+
+def print_test_summary(
+    result: dict[str, Any],
+    out_dir: str | os.PathLike[str] | None = None,
+    show_dir: str | os.PathLike[str] | None = None,
+) -> None:
+    """Print the scores and where things are.
+
+    Args:
+        result: What :func:`mmseg_resnest.engine.testing.evaluate` returned.
+        out_dir: The folder of label maps, if there is one.
+        show_dir: The folder of pictures, if there is one.
+    """
+    from mmseg_resnest.engine.hooks import duration, print_header
+    from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.evaluation import class_table, official_table
+
+    if "classes" in result:
+        print(class_table(result) + "\n")
+    if result.get("official"):
+        print(official_table(result["official"]) + "\n")
+    scores = [f"{k} {result[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in result]
+    images = result.get("images")
+    speed = f", {images / result['seconds']:.1f} images/s" if images else ""
+    rows = [("scores", ", ".join(scores))] if scores else []
+    rows.append(("results", display_path(os.path.join(result["work_dir"], "results.json"))))
+    if result.get("archive"):
+        rows.append(
+            ("to submit", f"{display_path(result['archive'])} ({images:,} predictions, checked)")
+        )
+    if out_dir is not None:
+        rows.append(("label maps", display_path(out_dir)))
+    if show_dir is not None:
+        rows.append(("pictures", display_path(show_dir)))
+    rows.append(("took", duration(result["seconds"]) + speed))
+    print_header(rows)

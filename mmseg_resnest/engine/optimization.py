@@ -30,10 +30,6 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     Their numbers are not those of the run, which knows the length of an epoch; their kinds, names
     and sizes are.
 
-    Args:
-        cfg: A checked config.
-        model: The built model.
-
     Returns:
         As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
     """
@@ -64,9 +60,6 @@ def check_schedule_ends(cfg: Config) -> None:
     """Check that no schedule leaves the run a learning rate of 0 long before its end.
 
     Runs of more than a million steps are not checked: every step of the schedules is tried.
-
-    Args:
-        cfg: A checked config.
 
     Raises:
         UserError: A schedule ends before the run, with a learning rate of 0; names its key.

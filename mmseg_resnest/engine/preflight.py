@@ -28,11 +28,7 @@ __all__ += ["check_labels", "check_writable", "checkpoint_folder"]
 
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
-    """Check that the data sets of these data loaders are there and hold images.
-
-    Args:
-        cfg: A config.
-        loaders: E.g. ``["train_dataloader", "val_dataloader"]``; missing ones are passed over.
+    """Check that the data sets of these data loaders (if there are any) hold images.
 
     Raises:
         UserError: A folder is missing or empty; names it and the page of the docs.
@@ -45,10 +41,6 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
 
 def check_labels(cfg: Config, splits: Iterable[str]) -> None:
     """Refuse data whose labels contradict the config, by a sample of the files; takes seconds.
-
-    Args:
-        cfg: A config.
-        splits: E.g. ``["train", "val"]``; missing ones are passed over.
 
     Raises:
         UserError: What ``mmseg-resnest check-data`` would call an error, in its words.
@@ -77,11 +69,7 @@ def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:
 
 
 def check_file(path: str | os.PathLike[str], what: str) -> None:
-    """Check that a file can be read.
-
-    Args:
-        path: The file.
-        what: What it is for, to begin the message with: an argument or a config key.
+    """Check that a file can be read; ``what`` names its argument or config key.
 
     Raises:
         UserError: It does not exist, is a folder, is empty or cannot be read.
@@ -104,10 +92,7 @@ def check_file(path: str | os.PathLike[str], what: str) -> None:
 
 
 def check_device(device: str | torch.device | None) -> torch.device:
-    """The device to compute on.
-
-    Args:
-        device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
+    """The device to compute on, e.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
 
     Raises:
         UserError: The name is not a device, or this machine does not have it.
@@ -131,11 +116,7 @@ def check_device(device: str | torch.device | None) -> torch.device:
 
 
 def check_writable(folder: str | os.PathLike[str], what: str) -> None:
-    """Make an output folder and check that files can be written into it.
-
-    Args:
-        folder: The folder; its parents are made too.
-        what: The argument that named it, e.g. ``--work-dir``.
+    """Make the output folder that an argument ``what`` names, and check that it can be written.
 
     Raises:
         UserError: It cannot be made or written; folders that were made for it are removed.
@@ -159,12 +140,7 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> None:
 
 
 def checkpoint_folder(cfg: Config, work_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where a run saves its checkpoints: the work folder, or what the hook's ``out_dir`` says.
-
-    Args:
-        cfg: The config of the run.
-        work_dir: Its work folder; None: the config's.
-    """
+    """Where a run saves its checkpoints: the work folder, or what the hook's ``out_dir`` says."""
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     work_dir = Path(cfg.work_dir if work_dir is None else work_dir)
     out_dir = hook.get("out_dir")

@@ -97,11 +97,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def states_of_schedules(schedulers: Any) -> Any:
-    """What a checkpoint holds of schedules: their attributes, without functions.
-
-    Args:
-        schedulers: A list of them, or lists by optimizer.
-    """
+    """What a checkpoint holds of schedules: their attributes, without functions."""
     if isinstance(schedulers, dict):
         return {name: states_of_schedules(some) for name, some in schedulers.items()}
     return [
@@ -111,12 +107,7 @@ def states_of_schedules(schedulers: Any) -> Any:
 
 
 def restore_schedules(schedulers: Any, states: Any) -> None:
-    """Load checked states.
-
-    Args:
-        schedulers: A list of schedules, or lists by optimizer; changed in place.
-        states: Of the same form.
-    """
+    """Load checked states."""
     if isinstance(schedulers, dict):
         for name, some in schedulers.items():
             restore_schedules(some, states[name])

@@ -16,8 +16,6 @@ from ..errors import UserError
 from ..evaluation import (
     FORMATS,
     CityscapesOfficialMetric,
-    class_table,
-    official_table,
     write_result,
 )
 from ..models import fold_for_inference
@@ -31,12 +29,11 @@ from .hooks import (
     TestProgressHook,
     describe_dataset,
     describe_model,
-    duration,
     evaluation_result,
     print_header,
 )
 from .launch import Machine, describe_device, init_distributed, prepare_machine, timeout_of
-from .logs import display_path, report_lost_lines
+from .logs import report_lost_lines
 from .model import build_model
 from .numerics import is_fused
 from .preflight import check_checkpoint, check_data
@@ -49,7 +46,7 @@ from .runner import Runner
 from .same_run import check_same_run, failing_together
 from .watch import doing, explain_lost_processes
 
-__all__ = ["evaluate", "print_test_summary", "resolve_testing"]
+__all__ = ["evaluate", "resolve_testing"]
 
 
 @restored_process()
@@ -172,11 +169,6 @@ def _evaluate(
 def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> Resolved:
     """Decide an evaluation; nothing is written.
 
-    Args:
-        cfg: A checked config; not changed.
-        options: What the command line says.
-        machine: What the run has to compute on.
-
     Raises:
         UserError: The config lacks a part, or an option does not go with it.
     """
@@ -230,36 +222,3 @@ def _check_submission_folder(out_dir: str | os.PathLike[str] | None, submission:
         if other.suffix != ".png" and other.name != top:
             message = f"holds {other.name}; name an empty folder for the submission"
             raise UserError("output-exists", f"--out {folder}", message)
-
-
-def print_test_summary(
-    result: dict[str, Any],
-    out_dir: str | os.PathLike[str] | None = None,
-    show_dir: str | os.PathLike[str] | None = None,
-) -> None:
-    """Print the scores and where things are.
-
-    Args:
-        result: What :func:`evaluate` returned.
-        out_dir: The folder of label maps, if there is one.
-        show_dir: The folder of pictures, if there is one.
-    """
-    if "classes" in result:
-        print(class_table(result) + "\n")
-    if result.get("official"):
-        print(official_table(result["official"]) + "\n")
-    scores = [f"{k} {result[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in result]
-    images = result.get("images")
-    speed = f", {images / result['seconds']:.1f} images/s" if images else ""
-    rows = [("scores", ", ".join(scores))] if scores else []
-    rows.append(("results", display_path(os.path.join(result["work_dir"], "results.json"))))
-    if result.get("archive"):
-        rows.append(
-            ("to submit", f"{display_path(result['archive'])} ({images:,} predictions, checked)")
-        )
-    if out_dir is not None:
-        rows.append(("label maps", display_path(out_dir)))
-    if show_dir is not None:
-        rows.append(("pictures", display_path(show_dir)))
-    rows.append(("took", duration(result["seconds"]) + speed))
-    print_header(rows)

@@ -49,10 +49,6 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
 def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Change a config, in place.
 
-    Args:
-        cfg: The config.
-        options: Values by dotted key; see :func:`.load_config`.
-
     Raises:
         UserError: A key is unknown, or a value is of another kind than the config's.
     """
