@@ -86,16 +86,18 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     if out.suffix.lower() not in SUFFIXES:
-        raise UserError("export", out, f"the name must end in {', '.join(SUFFIXES)}")
+        raise UserError("argument", out, f"the name must end in {', '.join(SUFFIXES)}")
     if out.exists() and not args.force:
-        raise UserError("export", f"{out} exists", "give another name, or --force to replace it")
+        raise UserError(
+            "output-exists", out, "already exists; give another name, or --force to replace it"
+        )
     for option in ("num_images", "num_calibration"):
         if getattr(args, option) < 1:
             name = option.replace("_", "-")
-            raise UserError("argument", f"--{name} {getattr(args, option)}", "must be at least 1")
+            raise UserError("argument", f"option --{name}", "must be at least 1")
     if args.int8 is not None and out.suffix.lower() != ".onnx":
         raise UserError(
-            "argument", "--int8", f"only ONNX files are quantised; {out} must end in .onnx"
+            "argument", "option --int8", f"only ONNX files are quantised; {out} must end in .onnx"
         )
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     images = check_images(cfg, args.images, args.num_images)
