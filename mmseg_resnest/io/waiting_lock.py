@@ -1,0 +1,31 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Waiting until no other process of this machine works in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["wait_for_folder"]
+
+
+@contextlib.contextmanager
+def wait_for_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:
+    """Holds an existing folder; a process that comes later waits.
+
+    Yields:
+        Whether the folder is held; False where folders cannot be locked (Windows, some network
+        file systems).
+    """
+    with contextlib.ExitStack() as stack:
+        held = False
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            descriptor = os.open(Path(folder), os.O_RDONLY)
+            stack.callback(os.close, descriptor)  # also gives the lock back
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            held = True
+        yield held
