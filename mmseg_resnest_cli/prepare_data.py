@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(kinds.add_parser("scenes", help="the built-in demo scenes"))
     _add_custom(kinds.add_parser("custom", help="a data set of your own"))
     export = kinds.add_parser("export", help="index PNGs to LabelMe, COCO or colour masks")
-    export.add_argument("--format", choices=EXPORTS, required=True)
+    export.add_argument("--format", choices=EXPORTS, type=_form, required=True)
     export.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
     export.add_argument("--labels", required=True, metavar="DIR", help="folder of the index PNGs")
     export.add_argument(
@@ -117,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _form(text: str) -> str:
+    return "colour" if text == "color" else text
+
+
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
 
@@ -155,7 +159,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     _add_link(parser)
     add = parser.add_argument
     add("--name", required=True, help="of the data set: its folder and its config")
-    add("--format", choices=FORMATS, required=True, help="the form of the labels")
+    add("--format", choices=FORMATS, type=_form, required=True, help="the form of the labels")
     add(
         "--source",
         nargs="+",

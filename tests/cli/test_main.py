@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from mmseg_resnest.datasets import prepare
-from mmseg_resnest.datasets.prepare import annotations, custom, work
+from mmseg_resnest.datasets.prepare import annotations, custom
 from mmseg_resnest.engine.config import config_folder as library_config_folder
 from mmseg_resnest.engine.tracking import SERVICES
 from mmseg_resnest.evaluation.submission import FORMATS
 from mmseg_resnest.export.files import DEFAULT_OPSET
 from mmseg_resnest.inference.files import OUTPUTS
 from mmseg_resnest.inference.runtimes import SUFFIXES
+from mmseg_resnest.io import linking
 from mmseg_resnest.weights import cache_folder as library_cache_folder
 from mmseg_resnest.weights import catalogue as library_catalogue
 from mmseg_resnest.weights.convert import EXPORT_LAYOUTS
@@ -74,7 +75,7 @@ def test_choices_are_the_library_s() -> None:
     assert set(prepare_data.DATA_SETS) == set(prepare.DATA_SETS)
     assert prepare_data.EXPORTS == prepare.EXPORTS
     assert prepare_data.FORMATS == annotations.FORMATS
-    assert prepare_data.LINKS == work.LINKS
+    assert prepare_data.LINKS == linking.LINKS
     assert prepare_data.GROUP_PATTERN == custom.GROUP_PATTERN
     help_of_export = parser_of("export-onnx").format_help()
     assert all(suffix in help_of_export for suffix in SUFFIXES)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tool_runs import RunTool
+from user_errors import printed_error
 
 from mmseg_resnest_cli import main
 
@@ -49,20 +50,13 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _error(result: tuple[int, str, str]) -> str:
-    code, _, err = result
-    assert code == 2 and "Traceback" not in err, err
-    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    return line
-
-
 def test_ade20k_and_its_cache(run: Run, tmp_path: Path) -> None:
     for kind, suffix in (("images", "jpg"), ("annotations", "png")):
         folder = tmp_path / "source" / kind / "validation"
         folder.mkdir(parents=True)
         shape = (4, 5, 3) if kind == "images" else (4, 5)
         Image.fromarray(np.ones(shape, dtype=np.uint8)).save(folder / f"x.{suffix}")
-    assert "instead of 20,210" in _error(run("ade20k", "--source", "source"))
+    assert printed_error(run("ade20k", "--source", "source")[2])[0] == "dataset"
     args = ("ade20k", "--source", "source", "--allow-incomplete", "--cache", "--jobs", 1)
     code, out, _ = run(*args)
     assert code == 0
@@ -105,16 +99,29 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
 
 
+def test_colour_masks_in_american_spelling(run: Run, pairs: Path) -> None:
+    code, _, err = run(
+        "export", "--format", "color", "--images", "images", "--labels", "labels",
+        "--classes", "classes.txt", "--out", "out", "--jobs", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = run(
+        "custom", "--name", "mine", "--format", "color", "--source", "out/masks", "--images",
+        "images", "--classes", "out/colours.json", "--config-dir", "configs", "--jobs", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    made = np.asarray(Image.open(pairs / "data/mine/annotations/a_1.png"))
+    np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / "labels/a_1.png")))
+
+
 BAD = {
-    "no_source": (["ade20k"], "give --source PATH or --download"),
-    "login": (["cityscapes", "--download"], "log in at cityscapes-dataset.com"),
-    "missing": (["camvid", "--source", "nowhere"], "--source nowhere: does not exist"),
-    "jobs": (["camvid", "--source", ".", "--jobs", "0"], "--jobs 0: must be at least 1"),
-    "unknown": (["ade"], "invalid choice"),
-    "no_name": (["custom", "--format", "coco", "--source", "x"], "--name"),
-    "no_cache": (["camvid", "--source", ".", "--verify-cache"], "holds no file of camvid"),
+    "no_source": (["ade20k"], "argument-missing", "ade20k"),
+    "login": (["cityscapes", "--download"], "argument", "cityscapes"),
+    "missing": (["camvid", "--source", "nowhere"], "not-found", "--source nowhere"),
+    "no_cache": (["camvid", "--source", ".", "--verify-cache"], "dataset", "."),
     "base": (
         ["custom", "--name", "x", "--format", "coco", "--source", "x", "--base", "no.py"],
+        "not-found",
         "no.py",
     ),
 }
@@ -122,5 +129,20 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_mistakes(run: Run, name: str) -> None:
-    args, message = BAD[name]
-    assert message in _error(run(*args))
+    args, code, subject = BAD[name]
+    exit_code, _, err = run(*args)
+    printed, text = printed_error(err)
+    assert exit_code == 2 and printed == code and subject in text
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["camvid", "--source", ".", "--jobs", "0"],
+        ["ade"],
+        ["custom", "--format", "coco", "--source", "x"],
+    ],
+)
+def test_wrong_usage(run: Run, args: list[str]) -> None:
+    code, _, err = run(*args)
+    assert code == 2 and "error: " in err and "Traceback" not in err

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from .archives import Archive
 from .dataset import DataSet, Plan, pair
-from .sources import Archive, Files
+from .places import Files
 
 _INSIDE = "ADEChallengeData2016"
 

@@ -92,7 +92,7 @@ def build_cache(
         for file in sorted(data.glob(pattern))
     ]
     if not files:
-        raise UserError("dataset", data, "holds no images to cache; prepare the data set first")
+        raise UserError("empty", data, "holds no images to cache; prepare the data set first")
     inside = data / FOLDER
     folder = Path(cache) if cache is not None else inside
     marker = folder / "cache.json"
@@ -105,25 +105,18 @@ def build_cache(
             check_inside(parent, folder, "cache", "remove the link")
         index = index_text(data)
         if cache is not None and not marker.is_file() and any(folder.iterdir()):
-            raise UserError(
-                "argument", f"--cache {folder}", "is not empty and no cache; name another folder"
-            )
+            message = "is not empty and not a cache; name another folder"
+            raise UserError("output-exists", f"--cache {folder}", message)
         old = marker.read_text(encoding="utf-8") if marker.is_file() else None
         if old != index:
             # A data set that was moved takes its cache along: paths in it are relative.
             if old is not None and cache is not None:
-                raise UserError(
-                    "argument",
-                    f"--cache {folder}",
-                    "is the cache of another data set; name another",
-                )
+                message = "is the cache of another data set; name another folder"
+                raise UserError("output-exists", f"--cache {folder}", message)
             atomic_write(marker, index)
     except OSError as error:
-        raise UserError(
-            "not-writable",
-            folder,
-            f"cannot be written ({error.strerror}); name another place with --cache DIR",
-        ) from error
+        message = f"cannot be written ({error.strerror}); name another place with --cache DIR"
+        raise UserError("not-writable", folder, message) from error
     with FolderLock(folder, f"--cache {folder}"):  # another one would remove what this one writes
         return _fill(data, folder, files, jobs, verify)
 
@@ -161,9 +154,7 @@ def _write(data: Path, folder: Path, job: tuple[str, str]) -> str:
         pixels = _DECODE[job[0]](source.read_bytes())
         assert pixels is not None
     except Exception as error:  # decoders raise whatever they please
-        raise UserError(
-            "corrupt", source, "is no image or is damaged; mend or remove it"
-        ) from error
+        raise UserError("image", source, "is not an image or is damaged; remove it") from error
     kept = read_entry(entry, source, check=True)
     if kept is not None and np.array_equal(kept, pixels):
         return "kept"
@@ -172,12 +163,8 @@ def _write(data: Path, folder: Path, job: tuple[str, str]) -> str:
         part.flush()
         back = read_entry(part.name, source, check=True)
         if back is None or not np.array_equal(back, pixels):
-            raise UserError(
-                "dataset",
-                entry,
-                f"what was written does not read back as {source}; check the disk, or"
-                " whether the file is being changed",
-            )
+            message = f"does not read back as {source}; check the disk, or whether the file changes"
+            raise UserError("corrupt", entry, message)
     return "made"
 
 
@@ -200,12 +187,11 @@ def _check_room(data: Path, folder: Path, todo: Sequence[tuple[str, str]]) -> No
         needed += height * width * _CHANNELS[kind]
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise UserError(
-            "dataset",
-            folder,
-            f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make"
-            " room or name another place with --cache DIR",
+        message = (
+            f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room or name"
+            " another place with --cache DIR"
         )
+        raise UserError("not-writable", folder, message)
 
 
 def _link(inside: Path, folder: Path) -> bool:

@@ -7,8 +7,9 @@ import hashlib
 from pathlib import Path
 
 from ...errors import UserError
+from .archives import Archive
 from .dataset import DataSet, Plan, pair
-from .sources import Archive, Files
+from .places import Files
 
 # SHA-1 over the names and bytes of the tutorial's label maps, as `digest` computes it. The archive
 # itself has no lasting hash: the host packs it anew.
@@ -29,12 +30,8 @@ def digest(folder: Path) -> str:
 def _check(folder: Path) -> None:
     for name, wanted in _DIGESTS.items():
         if digest(folder / name) != wanted:
-            raise UserError(
-                "dataset",
-                folder / name,
-                f"not the label maps of the SegNet tutorial (their digest is not {wanted}); get "
-                f"them from there, remove {folder} and run this again",
-            )
+            message = f"other label maps than the tutorial's (SHA-1 {wanted}); remove {folder}"
+            raise UserError("dataset", folder / name, f"{message} and get them from there")
 
 
 def _plan(files: Files, allow_incomplete: bool) -> Plan:

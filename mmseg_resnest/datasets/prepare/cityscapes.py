@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 
 from cityscapesscripts.helpers.labels import labels as _table
 
+from .archives import Archive
 from .dataset import DataSet, Plan, pair
 from .labels import indices, map_values, png
-from .sources import Archive, Files, Place
+from .places import Files, Place
 
 # As createTrainIdLabelImgs draws them: it draws each polygon with its label's train id where
 # createLabelIds drew the id, on the train id of "unlabeled"; so one map is a table of the other.
@@ -37,11 +37,7 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
             stem = f"gtFine/{split}/{name}_gtFine"
             plan.take(f"{stem}_labelIds.png", labels[name])
             if split != "test":
-                plan.make(
-                    f"{stem}_labelTrainIds.png",
-                    labels[name].stamp,
-                    partial(train_ids, labels[name]),
-                )
+                plan.make(f"{stem}_labelTrainIds.png", train_ids, labels[name])
         # The official evaluation of instances and the polygons, where they are there.
         for ending in ("instanceIds.png", "polygons.json"):
             pattern = rf"gtFine/{split}/([^/]+)/([^/]+)_gtFine_{re.escape(ending)}"

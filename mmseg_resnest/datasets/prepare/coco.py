@@ -19,7 +19,6 @@ from ..class_names import check_class_name
 from .labels import Labels
 from .samples import Sample, find_image, image_size, json_files
 from .shapes import decode_rle, fill_polygon
-from .sources import file_stamp
 
 MAX_BYTES = 1 << 32  # of a JSON file
 
@@ -51,13 +50,11 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             listed = [(entry["id"], entry["file_name"]) for entry in data["images"]]
             sizes = {e["id"]: (e.get("height"), e.get("width")) for e in data["images"]}
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                "dataset",
-                file,
-                f"is no COCO file of `images`, `annotations` with `segmentation`, and"
-                f" `categories` (at {error!s:.300})",
-            ) from error
-        stamp = file_stamp(file)
+            message = (
+                "is not a COCO file: `images`, `annotations` with `segmentation`, `categories`"
+                f" (at {error!s:.300})"
+            )
+            raise UserError("annotation", file, message) from error
         folders = [images] if images else [file.parent, file.parent / "images"]
         for image_id, file_name in listed:
             relative = contained(file_name, f"{file}: the file name", hint="make it relative")
@@ -66,27 +63,19 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
                 for candidate in (folder / relative, folder / relative.name)
             )  # fmt: skip
             if image is None:
-                name = printable(file_name)
-                raise UserError(
-                    "dataset", file, f"its image {name:.300} is not there; see --images"
-                )
+                message = f"its image {printable(file_name):.300} is not there; see --images"
+                raise UserError("not-found", file, message)
             hint = "name the folder of the images with --images"
             check_inside(image, images or file.parent, f"{file}: its image", hint)
-            samples.append(
-                Sample(
-                    relative.with_suffix("").as_posix(),
-                    image,
-                    f"{stamp} {file_stamp(image)}",
-                    partial(_render, file, image, areas[image_id], sizes[image_id]),
-                    frozenset(name for name, _, _ in areas[image_id]),
-                    image.suffix,
-                )
-            )
+            name = relative.with_suffix("").as_posix()
+            render = partial(_render, str(file), image, areas[image_id], sizes[image_id])
+            names = frozenset(name for name, _, _ in areas[image_id])
+            samples.append(Sample(name, image, render, names, image.suffix))
     return samples
 
 
 def _render(
-    file: Path,
+    file: str,
     image: Path,
     areas: list[tuple[str, Any, Any]],
     given: tuple[Any, Any],
@@ -95,12 +84,9 @@ def _render(
 ) -> Labels:
     height, width = image_size(image, image)
     if None not in given and given != (height, width):
-        raise UserError(
-            "dataset",
-            file,
-            f"says that {image.name} is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
-            f" {width}x{height}",
-        )
+        said = f"{given[1]!s:.80}x{given[0]!s:.80}"
+        message = f"says that {image.name} is {said}, but it is {width}x{height}"
+        raise UserError("size-mismatch", file, message)
     labels = np.full((height, width), uncovered, dtype=np.uint8)
     for name, segmentation, number in areas:
         try:
@@ -119,10 +105,7 @@ def _render(
                         raise ValueError(f"a polygon has {len(polygon)} numbers")
                     mask |= fill_polygon(polygon, height, width)
         except Exception as error:
-            raise UserError(
-                "dataset",
-                file,
-                f"annotation {number!s:.80} of {image.name} cannot be drawn ({error!s:.300})",
-            ) from error
+            message = f"annotation {number!s:.80} of {image.name} cannot be drawn ({error!s:.300})"
+            raise UserError("annotation", file, message) from error
         labels[mask] = table[name]
     return labels

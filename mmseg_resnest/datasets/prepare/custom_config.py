@@ -74,11 +74,8 @@ def config_text(
     base = Path(parent.filename)
     for variable in ("train_pipeline", "test_pipeline"):
         if variable not in parent:
-            raise UserError(
-                "argument",
-                f"--base {base}",
-                f"has no {variable}; take one of the configs in configs/",
-            )
+            message = f"has no {variable}; take one of the configs in configs/"
+            raise UserError("config-key", f"--base {base}", message)
     lines = _head_lines(base, parent)
     batch = int(parent.get("total_batch_size") or parent.train_dataloader["batch_size"])
     per_epoch = max(1, math.ceil(num_train / batch))
@@ -99,12 +96,11 @@ def config_text(
     )
     relative = Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
     if "::" in relative:
-        raise UserError(
-            "argument",
-            f"--base {base}",
-            f"MMEngine takes '::' in the path from {config.parent} for the name of a"
-            " package; move or rename the folder",
+        message = (
+            f"MMEngine takes '::' in the path from {config.parent} for the name of a package; move"
+            " or rename the folder"
         )
+        raise UserError("argument", f"--base {base}", message)
     newline = "\n"
     return f"""\
 # {name}: {num_train} / {num_val} images, {num_classes} classes.
@@ -150,9 +146,8 @@ def _head_lines(base: Path, parent: Config) -> list[str]:
         if not head:
             continue
         if not isinstance(head, dict) or "num_classes" not in head:
-            raise UserError(
-                "classes", f"--base {base}", f"model.{key} has no num_classes; take another config"
-            )
+            message = f"model.{key} has no num_classes; take another config"
+            raise UserError("config-key", f"--base {base}", message)
         loss = head.get("loss_decode")
         weights = isinstance(loss, dict) and loss.get("class_weight") is not None
         # The base's class weights are of its own classes.

@@ -1,26 +1,25 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What every data set's preparation has in common."""
+"""What every published data set's preparation has in common."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ...io.atomic import atomic_write
-from ...io.json_files import read_json
 from ...io.processes import cpu_count
-from .fetch import fetch
-from .sources import Archive, Files, Place, file_stamp, is_archive, list_archive, list_folder
-from .work import Item, Workspace
+from ...io.up_to_date import file_state, fingerprint
+from ...weights import download_file
+from .archives import Archive, is_archive, list_archive
+from .outputs import Item, Outputs
+from .places import Files, Place, list_folder
 
 # Raise when a data set's files would come out differently: what was made before is made again.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -40,35 +39,24 @@ class Plan:
     def take(
         self, target: str, place: Place, check: Callable[[Path], object] | None = None
     ) -> None:
-        """Adds a file of a source as it is; ``check`` raises where a file is not what it is."""
+        """Adds a file of a source as it is; ``check`` raises where it is not what it should be."""
         if place.size == 0:
             raise UserError("empty", place, "is empty; get it again")
+        made_from = fingerprint(place)
         if place.kind == "file":  # what is staged or packed cannot be linked to
-            self.items.append(
-                Item(target, place.stamp, link=place.file, size=place.size, check=check)
-            )
+            item = Item(target, made_from, link=place.file, size=place.size, check=check)
         else:
-            self.items.append(Item(target, place.stamp, make=place.read, size=place.size))
+            item = Item(target, made_from, make=place.read, size=place.size)
+        self.items.append(item)
 
-    def make(self, target: str, key: str, make: Callable[[], bytes]) -> None:
-        """Adds a file that is computed; ``key`` says from what."""
-        self.items.append(Item(target, f"{key} v{VERSION}", make=make))
+    def make(self, target: str, function: Callable[..., bytes], *arguments: object) -> None:
+        """Adds a file that is computed; it is made again when any of the arguments changes."""
+        made_from = fingerprint(VERSION, function, arguments)
+        self.items.append(Item(target, made_from, make=partial(function, *arguments)))
 
     def write(self, target: str, lines: Sequence[str]) -> None:
         """Adds a text file."""
-        self.put(target, "".join(f"{line}\n" for line in lines).encode())
-
-    def put(self, target: str, data: bytes) -> None:
-        """Adds a file of a known content."""
-        self.items.append(Item(target, hashlib.sha1(data).hexdigest(), make=_Constant(data)))
-
-
-@dataclass(frozen=True)
-class _Constant:
-    data: bytes
-
-    def __call__(self) -> bytes:
-        return self.data
+        self.make(target, bytes, "".join(f"{line}\n" for line in lines).encode())
 
 
 @dataclass(frozen=True)
@@ -138,7 +126,7 @@ def prepare(
         download: Whether to fetch the archives, into ``root/downloads``.
         allow_incomplete: Take what is there where samples or archives are missing.
         jobs: Processes; None is one a core.
-        link: How to put a file that is taken as it is: one of ``work.LINKS``.
+        link: How to put a file that is taken as it is: one of ``io.linking.LINKS``.
 
     Returns:
         What was found and done.
@@ -149,180 +137,156 @@ def prepare(
     """
     root = Path(root)
     folder = root / dataset.folder
-    if download and sources:
-        raise UserError(
-            "dataset", "", "--source and --download exclude each other; give one of them"
-        )
     paths = [Path(source) for source in sources]
-    for path in paths:
-        if not path.exists():
-            raise UserError("not-found", f"--source {path}", f"does not exist; {dataset.where}")
-    if not download and not paths and not (folder / ".prepare" / "record.json").is_file():
-        raise UserError(
-            "dataset",
-            dataset.name,
-            f"give --source PATH{' or --download' if _public(dataset) else ''}; {dataset.where}",
-        )
-    if download and not _public(dataset):
-        raise UserError(
-            "dataset", dataset.name, f"cannot be downloaded by a program; {dataset.where}"
-        )
-    with Workspace(folder) as work:
-        own = {
-            target for target, done in work.journal.items() if done.how == "made"
-        }  # a source may be this folder itself: what was made in it is no source
+    _check_options(dataset, folder, paths, download)
+    with Outputs(folder) as outputs:
+        about = outputs.record.about
+        if about and about.get("data_set") != dataset.name:
+            message = f"holds another data set ({about.get('data_set')}); name another --root"
+            raise UserError("output-exists", folder, message)
+        about["data_set"] = dataset.name
+        listing = _Listing(dataset, outputs)
         facts: dict[str, Any] = {
-            "data_set": dataset.name,
             "version": VERSION,
-            "sources": "download" if download else [_fingerprint(p, folder, own) for p in paths],
+            "sources": "download" if download else [listing.state(path) for path in paths],
         }
-        record = work.record()
-        if record and record["facts"].get("data_set") == dataset.name:
-            record = work.record("incomplete", "counts", "notes")
-        if record and record.get("facts", {}).get("data_set") != dataset.name:
-            raise UserError(
-                "dataset",
-                folder,
-                f"holds another data set, {record.get('facts', {}).get('name')!r}, made"
-                " by `prepare_data.py custom`; name another place with --root",
-            )
-        if record and (allow_incomplete or not record["report"]["incomplete"]):
+        report = outputs.finished("incomplete", "counts", "notes")
+        if report and (allow_incomplete or not report["incomplete"]):
             if not download and not paths:
-                facts = record["facts"]
-            if work.is_as_recorded(facts):
-                report = record["report"]
-                kept = {"kept": record["files"]}
+                facts = about["facts"]
+            if outputs.is_as_recorded(facts):
+                kept = {"kept": len(outputs.record.outputs)}
                 return Report(folder, report["counts"], kept, report["notes"], unchanged=True)
         if download:
-            paths = [
-                fetch(archive, root / "downloads") for archive in dataset.archives if archive.url
-            ]
+            paths = [_fetch(archive, root / "downloads") for archive in dataset.archives]
         elif not paths:
-            raise UserError(
-                "resume-changed",
-                folder,
-                "has changed since it was prepared; give --source PATH to mend it",
-            )
-        unhashed: list[str] = []
-        places = [place for path in paths for place in _expand(dataset, path, work, own, unhashed)]
+            message = "has changed since it was prepared; give --source PATH to make it again"
+            raise UserError("dataset", folder, message)
+        places = [place for path in paths for place in listing.expand(path)]
         plan = dataset.plan(Files(places, paths), allow_incomplete)
-        for name in dict.fromkeys(unhashed):
+        for name in dict.fromkeys(listing.unhashed):
             how = "the CRC-32 of each of its files and " if name.endswith(".zip") else ""
-            plan.notes.append(
-                f"{name}: its publisher gives no hash that is known here; {how}the counts were"
-                " checked"
-            )
+            plan.notes.append(f"{name}: no published hash is known; {how}the counts were checked")
         incomplete = _check_counts(dataset, plan, allow_incomplete, paths)
-        done = work.run(plan.items, cpu_count() if jobs is None else jobs, link, dataset.name)
+        processes = cpu_count() if jobs is None else jobs
+        done = outputs.run(plan.items, processes, link, dataset.name)
         if dataset.check is not None and not incomplete:
             dataset.check(folder)
-        report = {"counts": plan.counts, "notes": plan.notes, "incomplete": incomplete}
-        work.finish(facts, plan.items, report)
+        found = {"counts": plan.counts, "notes": plan.notes, "incomplete": incomplete}
+        outputs.finish(facts, plan.items, found)
     return Report(folder, plan.counts, dict(done), plan.notes)
 
 
-def _public(dataset: DataSet) -> bool:
-    return any(archive.url for archive in dataset.archives)
+def _check_options(dataset: DataSet, folder: Path, paths: Sequence[Path], download: bool) -> None:
+    public = any(archive.url for archive in dataset.archives)
+    if download and paths:
+        raise UserError("argument-missing", "--download", "excludes --source; give one of them")
+    for path in paths:
+        if not path.exists():
+            raise UserError("not-found", f"--source {path}", f"does not exist; {dataset.where}")
+    if download and not public:
+        message = f"cannot be downloaded by a program; {dataset.where}"
+        raise UserError("argument", dataset.name, message)
+    if not download and not paths and not (folder / ".prepare" / "record.json").is_file():
+        options = f"--source PATH{' or --download' if public else ''}"
+        raise UserError("argument-missing", dataset.name, f"give {options}; {dataset.where}")
 
 
-def _list_source(path: Path, folder: Path, own: set[str]) -> list[Place]:
-    """The files of a folder that is a source, without what was made from it.
+def _fetch(archive: Archive, folder: Path) -> Path:
+    """An official file in a folder: fetched, continued when it was cut, or already there."""
+    assert archive.url is not None
+    algorithm, digest = ("sha1", archive.sha1) if archive.sha1 else ("md5", archive.md5)
+    file = folder / archive.name
+    return download_file(archive.url, file, digest, algorithm, "--root names another")
 
-    Args:
-        path: The source.
-        folder: The data set's folder; it may lie in the source, or be the source itself.
-        own: What was made in the data set's folder, as paths in it.
+
+class _Listing:
+    """Lists the files of sources without what was made from them.
+
+    Attributes:
+        unhashed: Names of official archives of which no hash is known.
     """
-    places = list(list_folder(path))
-    top, target = path.resolve(), folder.resolve()
-    if target != top and target.is_relative_to(top):
-        below = f"{target.relative_to(top).as_posix()}/"
-        return [place for place in places if not place.name.startswith(below)]
-    if top.is_relative_to(target):
-        inside = top.relative_to(target)
-        return [place for place in places if (inside / place.name).as_posix() not in own]
-    return places
 
+    def __init__(self, dataset: DataSet, outputs: Outputs) -> None:
+        self.outputs, self.unhashed, self._wanted = outputs, list[str](), dataset.wanted
+        self._official = {archive.name: archive for archive in dataset.archives}
+        # A source may be the data set's folder itself: what was made in it is not a source.
+        recorded = outputs.record.outputs.items()
+        self._made = {name for name, (*_, how) in recorded if how in ("made", "")}
 
-def _fingerprint(path: Path, folder: Path, own: set[str]) -> list[str]:
-    """Path and state of a source, as JSON keeps it."""
-    if path.is_file():
-        return [str(path.resolve()), file_stamp(path)]
-    digest = hashlib.sha1()
-    for place in _list_source(path, folder, own):
-        digest.update(f"{place.name}\0{place.stamp}\n".encode())
-    return [str(path.resolve()), digest.hexdigest()]
+    def _folder(self, path: Path) -> list[Place]:
+        places = list(list_folder(path))
+        top, target = path.resolve(), self.outputs.folder.resolve()
+        if target != top and target.is_relative_to(top):
+            below = f"{target.relative_to(top).as_posix()}/"
+            return [place for place in places if not place.name.startswith(below)]
+        if top.is_relative_to(target):
+            inside = top.relative_to(target)
+            return [p for p in places if (inside / p.name).as_posix() not in self._made]
+        return places
 
+    def state(self, path: Path) -> str:
+        """A fingerprint of a source."""
+        return fingerprint(path if path.is_file() else [str(path.resolve()), self._folder(path)])
 
-def _expand(
-    dataset: DataSet, path: Path, work: Workspace, own: set[str], unhashed: list[str]
-) -> Iterator[Place]:
-    """The files of a source; archives are hashed, once, and looked into.
+    def expand(self, path: Path) -> Iterator[Place]:
+        """The files of a source; official archives are hashed, once, and looked into."""
+        if path.is_dir():
+            for place in self._folder(path):
+                if not is_archive(place.file):
+                    if place.file.name in self._official:
+                        self._is_hashed(place.file)
+                    yield place
+                elif place.file.name in self._official:
+                    yield from self.expand(place.file)
+            return
+        official = self._is_hashed(path)
+        if is_archive(path):
+            yield from list_archive(path, self.outputs.staging, self._wanted, official)
+        else:
+            yield Place(path.name, path.stat().st_size, file_state(path), path)
 
-    The names of official archives that have no known hash are added to ``unhashed``.
-    """
-    official = {archive.name: archive for archive in dataset.archives}
-    if path.is_dir():
-        for place in _list_source(path, work.folder, own):
-            if is_archive(place.file):
-                if place.file.name in official:
-                    yield from _expand(dataset, place.file, work, own, unhashed)
-            else:
-                if place.file.name in official:
-                    _check_hash(official[place.file.name], place.file, work)
-                yield place
-        return
-    hashed = False
-    if path.name in official:
-        hashed = _check_hash(official[path.name], path, work)
-        if not hashed:
-            unhashed.append(path.name)
-    if is_archive(path):
-        yield from list_archive(path, work.staging, dataset.wanted, hashed)
-    else:
-        yield Place(path.name, path.stat().st_size, file_stamp(path), path)
-
-
-def _check_hash(archive: Archive, file: Path, work: Workspace) -> bool:
-    """Compares a file with its published hash, once; False where none is known."""
-    if not (archive.sha1 or archive.md5):
-        return False
-    known_file = work.hidden / "hashes.json"
-    try:
-        known = read_json(known_file, str(known_file))
-    except UserError:
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
-    key = f"{file.resolve()} {file_stamp(file)} {archive.sha1 or archive.md5}"
-    if key not in known:
-        known[key] = archive.check(file)
-        atomic_write(known_file, json.dumps(known, indent=1))
-    return True
+    def _is_hashed(self, file: Path) -> bool:
+        """Compares a file with its published hash, once; False where none is known."""
+        archive = self._official.get(file.name)
+        if archive is None:
+            return False
+        if not (archive.sha1 or archive.md5):
+            self.unhashed.append(file.name)
+            return False
+        known = self.outputs.record.about.setdefault("hashed", [])
+        key = fingerprint(file, archive.sha1 or archive.md5)
+        if key not in known:
+            archive.check(file)
+            known.append(key)
+            self.outputs.record.save()
+        return True
 
 
 def _check_counts(
     dataset: DataSet, plan: Plan, allow_incomplete: bool, paths: Sequence[Path]
 ) -> bool:
     """Whether samples are missing; an error unless that is allowed."""
-    wrong = [
+    wrong = "; ".join(
         f"{split}: {plan.counts.get(split, 0):,} instead of {number:,}"
         for split, number in dataset.expected.items()
         if plan.counts.get(split, 0) != number
-    ]
+    )
     where = ", ".join(str(path) for path in paths)
     if not plan.items:
         raise UserError("dataset", where, f"holds no file of {dataset.name}; {dataset.where}")
     if wrong and not allow_incomplete:
-        raise UserError(
-            "dataset",
-            where,
-            f"is not the whole of {dataset.name} ({'; '.join(wrong)}); {dataset.where}; or"
-            " take what is there with --allow-incomplete",
-        )
+        message = f"is incomplete ({wrong}); {dataset.where}; or accept that: --allow-incomplete"
+        raise UserError("dataset", where, message)
     if wrong:
-        plan.notes.append(f"incomplete: {'; '.join(wrong)}")
+        plan.notes.append(f"incomplete: {wrong}")
     return bool(wrong)
+
+
+def missing(what: str, where: str, dataset_where: str) -> UserError:
+    """The error for a sample without image or label map."""
+    message = f"{what}; {dataset_where}; or leave such samples out with --allow-incomplete"
+    return UserError("dataset", where, message)
 
 
 def pair(
@@ -342,10 +306,7 @@ def pair(
         name = alone[0]
         here, what = (images[name], "label map") if name in images else (labels[name], "image")
         if not allow_incomplete:
-            raise UserError(
-                "dataset",
-                here,
-                f"has no {what}; add it, or leave such files out with --allow-incomplete",
-            )
+            message = f"has no {what}; add it, or leave such files out with --allow-incomplete"
+            raise UserError("dataset", here, message)
         plan.notes.append(f"{split}: {len(alone)} files without partner left out, e.g. {here}")
     return sorted(set(images) & set(labels))

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Label maps written in the forms that annotation tools keep: the way back of ``annotations``."""
+"""Label maps written in the forms that annotation tools keep: the opposite of ``annotations``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import numpy as np
 from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.image_files import IMAGE_SUFFIXES
+from ...io.linking import put_link
 from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
 from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
+from .places import Place, list_folder
 from .samples import IGNORED_NAME, check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
-from .sources import Place, list_folder
 from .tables import Colour, read_table
-from .work import put_link
 
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 
@@ -62,9 +62,9 @@ def export_labels(
         raise UserError("argument", f"form {form}", f"must be one of {', '.join(EXPORTS)}")
     for option, folder in (("--images", images), ("--labels", labels)):
         if not folder.is_dir():
-            raise UserError("not-found", f"{option} {folder}", "is no folder")
+            raise UserError("not-found", f"{option} {folder}", "is not a folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError("argument", f"--out {out}", "is not empty; name a new folder")
+        raise UserError("output-exists", f"--out {out}", "is not empty; name a new folder")
     rows = _with_colours(read_table(Path(classes)))
     pictures = {
         Path(place.name).with_suffix("").as_posix(): place
@@ -80,7 +80,7 @@ def export_labels(
             raise UserError("dataset", place.file, f"there is no image {stem} in {images}")
         pairs.append((stem, pictures[stem], place))
     if not pairs:
-        raise UserError("argument", f"--labels {labels}", "holds no label map")
+        raise UserError("empty", f"--labels {labels}", "holds no label map")
     picture_folder = out if form == "labelme" else out / "images"
     for _, picture, _ in pairs:
         check_image(picture.file)
@@ -154,9 +154,9 @@ def _export_one(
             areas.append({"value": value, "segmentation": [flat], "iscrowd": 0})
     elif form.startswith("coco-"):
         for value in np.unique(labels):
-            counts = encode_rle(labels == value)
-            text = compress_rle(counts) if form == "coco-rle" else counts
-            runs = {"size": [height, width], "counts": text}
+            mask = labels == value
+            counts = compress_rle(mask) if form == "coco-rle" else encode_rle(mask)
+            runs = {"size": [height, width], "counts": counts}
             areas.append({"value": int(value), "segmentation": runs, "iscrowd": 1})
     return stem, picture.name, height, width, areas
 

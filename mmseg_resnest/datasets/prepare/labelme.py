@@ -21,7 +21,6 @@ from ..class_names import check_class_name
 from .labels import Labels, open_image
 from .samples import Sample, find_image, image_size, json_files
 from .shapes import Mask, fill_circle, fill_polygon
-from .sources import file_stamp
 
 MAX_BYTES = 1 << 29  # of a JSON file, which may hold its image
 
@@ -51,20 +50,16 @@ def read_labelme(source: Path, images: Path | None) -> list[Sample]:
         name = file.relative_to(top).with_suffix("").as_posix()
         image = _image(file, data, top, images)
         names = {_check_shape(file, number, shape) for number, shape in enumerate(data["shapes"])}
-        if isinstance(image, bytes):
-            suffix, stamp = _content_suffix(file, image), ""
-        else:
-            suffix, stamp = image.suffix, file_stamp(image)
+        suffix = _content_suffix(file, image) if isinstance(image, bytes) else image.suffix
         render = partial(_render, file, image)
-        key = f"{file_stamp(file)} {stamp}"
-        samples.append(Sample(name, image, key, render, frozenset(names), suffix))
+        samples.append(Sample(name, image, render, frozenset(names), suffix))
     return samples
 
 
 def _read(file: Path) -> dict[str, Any]:
     data = read_json(file, str(file), MAX_BYTES)
     if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
-        raise UserError("size-mismatch", file, "is no LabelMe file (it has no list `shapes`)")
+        raise UserError("annotation", file, "is not a LabelMe file (it has no list `shapes`)")
     return data
 
 
@@ -97,17 +92,18 @@ def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) 
         try:
             return base64.b64decode(data["imageData"])
         except (ValueError, TypeError) as error:
-            raise UserError(
-                "dataset", file, f"imageData is not base64 ({error}); label it anew"
-            ) from error
+            message = f"imageData is not base64 ({error}); label it again"
+            raise UserError("annotation", file, message) from error
     name = printable(str(given or relative))
-    raise refusal or UserError("dataset", file, f"its image {name:.300} is not there; see --images")
+    message = f"its image {name:.300} is not there; see --images"
+    raise refusal or UserError("not-found", file, message)
 
 
 def _content_suffix(file: Path, image: bytes) -> str:
     opened = open_image(image, f"{file}: imageData")
     if opened.format not in _SUFFIXES:
-        raise UserError("dataset", file, "imageData is neither JPEG nor PNG; save the image beside")
+        message = "imageData is neither JPEG nor PNG; save the image beside the file"
+        raise UserError("annotation", file, message)
     return _SUFFIXES[opened.format]
 
 
@@ -116,24 +112,18 @@ def _check_shape(file: Path, number: int, shape: Any) -> str:
     label = shape.get("label") if isinstance(shape, dict) else None
     blank = label is None or (isinstance(label, str) and not label.strip())
     if blank or not isinstance(shape.get("points"), list):
-        raise UserError(
-            "size-mismatch", file, f"shape {number} has no label or no points; mend or remove it"
-        )
+        message = f"shape {number} has no label or no points; fix or remove it"
+        raise UserError("annotation", file, message)
     label = check_class_name(label, f"{file}: shape {number}")
     kind = shape.get("shape_type") or "polygon"
     if not isinstance(kind, str) or kind not in _SHAPES:
         why = "which has no area" if kind in _LINE_SHAPES else "which is not known here"
-        raise UserError(
-            "size-mismatch",
-            file,
-            f"shape {number} ({label!r}) is a {kind!s:.80}, {why}; make it a polygon or remove it",
-        )
+        message = f"shape {number} ({label!r}) is a {kind!s:.80}, {why}; make it a polygon"
+        raise UserError("annotation", file, message)
     return label
 
 
 def _polygon(shape: Mapping[str, Any], height: int, width: int) -> Mask:
-    if len(shape["points"]) < 3:
-        raise ValueError("a polygon needs three points")
     if not all(len(point) == 2 for point in shape["points"]):
         raise ValueError("a point is not a pair of x and y")
     return fill_polygon(shape["points"], height, width)
@@ -174,24 +164,18 @@ def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered
     height, width = image_size(image, file if isinstance(image, bytes) else image)
     given = data.get("imageHeight"), data.get("imageWidth")
     if None not in given and given != (height, width):
-        raise UserError(
-            "dataset",
-            file,
-            f"says that its image is {given[1]!s:.80}x{given[0]!s:.80}, but it is"
-            f" {width}x{height}; label the image as it is now",
-        )
+        said = f"{given[1]!s:.80}x{given[0]!s:.80}"
+        message = f"says that its image is {said}, but it is {width}x{height}; label it again"
+        raise UserError("size-mismatch", file, message)
     labels = np.full((height, width), uncovered, dtype=np.uint8)
     for number, shape in enumerate(data["shapes"]):
         label = _check_shape(file, number, shape)
         try:
             mask = _SHAPES[shape.get("shape_type") or "polygon"](shape, height, width)
         except Exception as error:
-            raise UserError(
-                "size-mismatch", file, f"shape {number} ({label!r}) cannot be drawn ({error})"
-            ) from error
+            message = f"shape {number} ({label!r}) cannot be drawn ({error})"
+            raise UserError("annotation", file, message) from error
         if label not in table:
-            raise UserError(
-                "dataset", file, "has changed while it was read; run the same command again"
-            )
+            raise UserError("dataset", file, "has changed while it was read; run again")
         labels[mask] = table[label]
     return labels

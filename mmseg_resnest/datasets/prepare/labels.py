@@ -31,15 +31,13 @@ def open_image(data: bytes, name: object) -> Image.Image:
     """Decodes an image file.
 
     Raises:
-        UserError: It is no image or is damaged.
+        UserError: It is not an image or is damaged.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         image.load()
     except Exception as error:  # Pillow's decoders raise whatever they please
-        raise UserError(
-            "corrupt", name, f"is no image or is damaged ({error}); get it again"
-        ) from error
+        raise UserError("image", name, f"is not an image or is damaged ({error})") from error
     return image
 
 
@@ -47,7 +45,7 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
     """The values of a grey or palette image file (H, W), 8-bit or 16-bit.
 
     Raises:
-        UserError: It is no such image.
+        UserError: It is another kind of image.
     """
     image = open_image(data, name)
     bits = data[24] if image.format == "PNG" and image.mode in ("1", "L") else 8
@@ -55,16 +53,11 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
         step = 255 // (2**bits - 1) if image.format == "PNG" else 255
         image = image.convert("L").point(lambda value: value // step)
     if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
-        raise UserError(
-            "dataset",
-            name,
-            f"has colours (mode {image.mode}) where label numbers are expected; take"
-            " --format colour, or get the index maps",
-        )
+        message = f"has colours (mode {image.mode}), not label numbers; see --format colour"
+        raise UserError("label", name, message)
     if image.format == "JPEG":
-        raise UserError(
-            "dataset", name, "is a JPEG, which changes label numbers; get a lossless file"
-        )
+        message = "is a JPEG, which changes label numbers; get a lossless file"
+        raise UserError("label", name, message)
     return np.asarray(image).astype(np.int64)
 
 
@@ -109,13 +102,12 @@ def colours_to_labels(
         others = len(np.unique(packed[unknown]))
         colour = tuple(int(v) for v in rgb[y, x])
         more = f" and {others - 1} other colours" if others > 1 else ""
-        raise UserError(
-            "size-mismatch",
-            name,
+        message = (
             f"colour {colour} at column {x}, row {y}{more} is not in the colour table"
             f" ({int(unknown.sum())} pixels); add it to the table, or get the masks from before"
-            " they were resized or saved as JPEG",
+            " they were resized or saved as JPEG"
         )
+        raise UserError("label", name, message)
     return values[position]
 
 
@@ -130,9 +122,8 @@ def map_values(
     found = occurring(values)
     unknown = [value for value in found if value not in table]
     if unknown:
-        raise UserError(
-            "dataset", name, f"holds {what} {unknown[0]}, which is not one of the data set's"
-        )
+        message = f"holds {what} {unknown[0]}, which is not one of the data set's"
+        raise UserError("label", name, message)
     lookup = np.zeros(max(found, default=0) + 1, dtype=np.uint8)
     lookup[found] = [table[value] for value in found]
     return lookup[values]
@@ -154,7 +145,6 @@ def check_range(labels: npt.NDArray[np.int64], allowed: Sequence[int], name: obj
     """
     bad = sorted(set(occurring(labels)) - set(allowed))
     if bad:
-        raise UserError(
-            "dataset", name, f"holds label {bad[0]}, which is not one of the data set's"
-        )
+        message = f"holds label {bad[0]}, which is not one of the data set's"
+        raise UserError("label", name, message)
     return labels.astype(np.uint8)

@@ -67,9 +67,8 @@ def read_label_matrix(
                 return _whole(matrix.field(field) if field else matrix)
         raise ValueError(f"it has no variable {variable}")
     except (ValueError, KeyError, IndexError, struct.error, zlib.error) as error:
-        raise UserError(
-            "dataset", name, f"is no MATLAB file of labels ({error}); get it again"
-        ) from error
+        message = f"is not a MATLAB file of labels ({error}); get it again"
+        raise UserError("format", name, message) from error
 
 
 def _elements(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,12 @@ from mmseg.datasets import PascalContextDataset59
 
 from ...errors import UserError
 from ...io.json_files import parse_json
-from .dataset import DataSet, Plan
+from .archives import Archive
+from .dataset import DataSet, Plan, missing
 from .labels import check_range, indices, map_values, png
 from .mat_files import read_label_matrix
+from .places import Files, Place, twice
 from .shapes import decode_rle
-from .sources import Archive, Files, Place, twice
 from .voc12aug import names_in
 
 _INSIDE = "VOCdevkit/VOC2010"
@@ -40,6 +40,7 @@ NUMBERS_OF_459 = (
     347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 _LONGEST_EDGE = 10_000  # pixels; the images have at most 500
+Maker = tuple[Any, ...]  # a function that makes a label map, and its arguments
 _OTHER_NAMES = {"diningtable": "table"}  # VOC's name for it
 
 
@@ -93,19 +94,15 @@ def detail_map(
 ) -> bytes:
     """The label map of an image of the Detail API: its areas, later ones over earlier ones."""
     if not (_is_edge(height) and _is_edge(width)):
-        raise UserError(
-            "size-mismatch",
-            name,
-            f"{height!r:.40} x {width!r:.40} is not the size of an image of it",
-        )
+        message = f"{height!r:.40} x {width!r:.40} is not the size of an image of it"
+        raise UserError("annotation", name, message)
     labels = np.zeros((height, width), dtype=np.uint8)
     for category, runs in areas:
         try:
             mask = decode_rle(runs["counts"], height, width)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(
-                "unreadable", name, f"an area of it cannot be read ({error!s:.300})"
-            ) from error
+            message = f"an area of it cannot be read ({error!s:.300})"
+            raise UserError("annotation", name, message) from error
         labels[mask] = table.get(category, 0)
     return png(labels)
 
@@ -114,7 +111,7 @@ def _is_edge(value: object) -> bool:
     return type(value) is int and 0 < value <= _LONGEST_EDGE
 
 
-def _detail(files: Files, place: Place) -> tuple[dict[str, partial[bytes]], dict[str, list[str]]]:
+def _detail(place: Place) -> tuple[dict[str, Maker], dict[str, list[str]]]:
     """What makes each label map of a Detail file, and its splits."""
     data = parse_json(place.read(), str(place))
     try:
@@ -123,21 +120,19 @@ def _detail(files: Files, place: Place) -> tuple[dict[str, partial[bytes]], dict
         areas = defaultdict(list)
         for area in data["annos_segmentation"]:
             areas[area["image_id"]].append((int(area["category_id"]), area["segmentation"]))
-        makers, splits = {}, defaultdict(list)
+        makers: dict[str, Maker] = {}
+        splits = defaultdict(list)
         for image in data["images"]:
             stem = image["file_name"].rsplit(".", 1)[0]
-            makers[stem] = partial(
+            makers[stem] = (
                 detail_map, areas[image["image_id"]], image["height"], image["width"],
                 f"{place}: {stem}", table,
             )  # fmt: skip
             splits[image["phase"]].append(stem)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(
-            "dataset",
-            place,
-            f"is not the annotation file of the Detail API ({type(error).__name__}:"
-            f" {error!s:.300}); get it again",
-        ) from error
+        what = f"{type(error).__name__}: {error!s:.300}"
+        message = f"is not the annotation file of the Detail API ({what}); get it again"
+        raise UserError("annotation", place, message) from error
     return makers, splits
 
 
@@ -152,32 +147,27 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         )
         for split in ("train", "val")
     }
-    makers: dict[str, tuple[str, partial[bytes]]] = {}
+    makers: dict[str, Maker] = {}
     json_file = files.one(r"trainval_merged\.json")
     ready = files.by_name(r"SegmentationClassContext/([^/]+)\.png")
     mats = files.by_name(r"(\d{4}_\d{6})\.mat")
     of_59 = files.by_name(r"59_context_labels/([^/]+)\.png")
     if json_file is not None:
-        detail, detail_splits = _detail(files, json_file)
-        makers = {name: (json_file.stamp, maker) for name, maker in detail.items()}
+        makers, detail_splits = _detail(json_file)
         splits = {split: sorted(detail_splits.get(split, [])) for split in splits}
     elif mats:
         names = files.one(r"labels\.txt")
         table = _table_459(_names(names) if names else None, names)
-        makers = {n: (p.stamp, partial(mat_map, p, table)) for n, p in mats.items()}
+        makers = {n: (mat_map, p, table) for n, p in mats.items()}
     elif of_59:
         names = files.one(r"59_labels\.txt")
         if names is None:
-            raise UserError(
-                "dataset",
-                next(iter(of_59.values())),
-                "59_labels.txt, which names its numbers, is not"
-                " there; get it from the same page and name it with --source too",
-            )
+            message = f"is not there and names the numbers of {next(iter(of_59.values()))}"
+            raise UserError("not-found", "59_labels.txt", f"{message}; name it with --source too")
         table_59 = class_table(_names(names), names)
-        makers = {n: (p.stamp, partial(png_map, p, table_59)) for n, p in of_59.items()}
+        makers = {n: (png_map, p, table_59) for n, p in of_59.items()}
     elif ready:
-        makers = {n: (p.stamp, partial(png_map, p, None)) for n, p in ready.items()}
+        makers = {n: (png_map, p, None) for n, p in ready.items()}
     for one, other in ((json_file, mats), (json_file, of_59)):
         if one is not None and other:
             raise twice(one, next(iter(other.values())))
@@ -186,16 +176,11 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         absent = [name for name in names_of_split if name not in images or name not in makers]
         if absent and not allow_incomplete:
             what = "image" if absent[0] not in images else "label map"
-            raise UserError(
-                "dataset",
-                ", ".join(files.sources),
-                f"{absent[0]} of {split} has no {what};"
-                f" {PASCAL_CONTEXT.where}; or take what is there with --allow-incomplete",
-            )
+            complaint = f"{absent[0]} of {split} has no {what}"
+            raise missing(complaint, files.sources, PASCAL_CONTEXT.where)
         for name in names_there:
-            stamp, maker = makers[name]
             plan.take(f"{_INSIDE}/JPEGImages/{name}.jpg", images[name])
-            plan.make(f"{_INSIDE}/SegmentationClassContext/{name}.png", stamp, maker)
+            plan.make(f"{_INSIDE}/SegmentationClassContext/{name}.png", *makers[name])
         plan.counts[split] = len(names_there)
         if names_there:
             plan.write(f"{_INSIDE}/ImageSets/SegmentationContext/{split}.txt", names_there)

@@ -13,7 +13,7 @@ from PIL import Image
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from .labels import IMAGE_FORMATS, Labels
-from .sources import list_folder
+from .places import list_folder
 
 IGNORED = 255
 IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
@@ -29,16 +29,14 @@ class Sample:
     Attributes:
         name: Path without suffix, with forward slashes.
         image: The image file, or its content.
-        key: Changes when the image or its labels change.
         render: Returns the label map (H, W), given the label of each name and the label of
-            pixels that no shape covers.
+            pixels that no shape covers; a ``partial``, so that it has a fingerprint.
         names: The class names that occur, where the form tells without decoding pixels.
         suffix: Of the image's file name.
     """
 
     name: str
     image: Path | bytes
-    key: str
     render: Render
     names: frozenset[str]
     suffix: str
@@ -76,8 +74,8 @@ def check_image(file: Path) -> None:
 
 
 def _not_an_image(name: object, error: Exception) -> UserError:
-    kinds = " or ".join(IMAGE_FORMATS)
-    return UserError("corrupt", name, f"is no image or is damaged ({error}); it must be {kinds}")
+    message = f"is not an image or is damaged ({error}); it must be {' or '.join(IMAGE_FORMATS)}"
+    return UserError("image", name, message)
 
 
 def json_files(source: Path) -> list[Path]:

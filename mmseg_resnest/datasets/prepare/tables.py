@@ -45,34 +45,26 @@ def read_table(file: Path) -> list[Colour]:
             data = stream.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "unreadable", file, f"cannot be read as a list of classes ({error})"
-        ) from error
+        raise UserError("unreadable", file, f"is not a list of classes ({error})") from error
     if len(data) > _MOST_BYTES:
-        raise UserError(
-            "too-large", file, f"is larger than a list of classes ({_MOST_BYTES:,} bytes)"
-        )
+        message = f"is larger than a list of classes ({_MOST_BYTES:,} bytes)"
+        raise UserError("too-large", file, message)
     rows = _json_rows(file, text) if file.suffix.lower() == ".json" else _text_rows(file, text)
     for row in rows:
         check_class_name(row.name, str(file))
     if not rows:
-        raise UserError(
-            "dataset", file, "holds no class; write one name a line, or `name red green blue`"
-        )
+        message = "holds no class; write one name a line, or `name red green blue`"
+        raise UserError("classes", file, message)
     by_colour: dict[tuple[int, int, int], str] = {}
     for row in rows:
         if row.rgb is not None:
             if not all(0 <= value <= 255 for value in row.rgb):
-                raise UserError(
-                    "dataset", file, f"the colour {row.rgb} of {row.name!r} is not in 0..255"
-                )
+                message = f"the colour {row.rgb} of {row.name!r} is not in 0..255"
+                raise UserError("classes", file, message)
             if by_colour.setdefault(row.rgb, row.name) != row.name:
-                raise UserError(
-                    "dataset",
-                    file,
-                    f"the colour {row.rgb} is given to {by_colour[row.rgb]!r} and to"
-                    f" {row.name!r}; give each its own",
-                )
+                names = f"{by_colour[row.rgb]!r} and {row.name!r}"
+                message = f"{names} have the colour {row.rgb}; give each its own"
+                raise UserError("classes", file, message)
     return rows
 
 
@@ -82,7 +74,7 @@ def _colour(value: Any) -> tuple[int, int, int] | None:
     if isinstance(value, str):
         match = re.fullmatch(r"#?([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})", value.strip())
         if match is None:
-            raise ValueError(f"{value!r} is no colour")
+            raise ValueError(f"{value!r} is not a colour")
         return int(match[1], 16), int(match[2], 16), int(match[3], 16)
     red, green, blue = (int(part) for part in list(value)[:3])
     return red, green, blue
@@ -102,9 +94,8 @@ def _json_rows(file: Path, text: str) -> list[Colour]:
                 rows.append(Colour(entry["name"], _colour(colour)))
         return rows
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(
-            "classes", file, f"is not a JSON list of classes ({error!s:.300})"
-        ) from error
+        message = f"is not a JSON list of classes ({error!s:.300})"
+        raise UserError("classes", file, message) from error
 
 
 def _text_rows(file: Path, text: str) -> list[Colour]:
@@ -113,12 +104,8 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
     for line in text.splitlines():
         line = line.strip()
         if len(line) > _LONGEST_LINE:
-            raise UserError(
-                "classes",
-                file,
-                f"the line {line[:40]!r}... is longer than {_LONGEST_LINE} characters; it"
-                " is not a list of classes",
-            )
+            message = f"the line {line[:40]!r}... is longer than {_LONGEST_LINE} characters"
+            raise UserError("classes", file, message)
         first = first or line
         if not line or (line.startswith("#") and not re.match(r"#[0-9a-fA-F]{6}\b", line)):
             continue

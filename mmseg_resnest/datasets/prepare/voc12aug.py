@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
-from ...errors import UserError
-from .dataset import DataSet, Plan
+from .archives import Archive
+from .dataset import DataSet, Plan, missing
 from .labels import bit_palette, check_range, colours_to_labels, open_image, png
 from .mat_files import read_label_matrix
-from .sources import Archive, Files, Place
+from .places import Files, Place
 
 _INSIDE = "VOCdevkit/VOC2012"
 _VALUES = (*range(21), 255)
@@ -85,12 +83,7 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
             return True
         if not allow_incomplete:
             what = "image" if name not in images else "label map"
-            raise UserError(
-                "dataset",
-                ", ".join(files.sources),
-                f"{name} of {split} has no {what};"
-                f" {VOC12AUG.where}; or take what is there with --allow-incomplete",
-            )
+            raise missing(f"{name} of {split} has no {what}", files.sources, VOC12AUG.where)
         return False
 
     augmented = [
@@ -103,13 +96,13 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         target = f"{_INSIDE}/SegmentationClassAug/{name}.png"
         # VOC's own labels where there are both: they are finer and mark the borders.
         if name in lists["train"] and name in labels:
-            plan.make(target, labels[name].stamp, partial(index_map, labels[name]))
+            plan.make(target, index_map, labels[name])
         elif name in sbd:
-            plan.make(target, sbd[name].stamp, partial(sbd_map, sbd[name]))
+            plan.make(target, sbd_map, sbd[name])
         else:
             place = ready.get(name, labels.get(name))
             assert place is not None
-            plan.make(target, place.stamp, partial(index_map, place))
+            plan.make(target, index_map, place)
     plan.counts["trainaug"] = len(augmented)
     for split in ("train", "val"):
         names = [name for name in lists[split] if usable(name, name in labels, split)]
@@ -118,7 +111,7 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
             if _in_index_form(labels[name]):
                 plan.take(target, labels[name])
             else:
-                plan.make(target, labels[name].stamp, partial(index_map, labels[name]))
+                plan.make(target, index_map, labels[name])
         taken |= set(names)
         plan.counts[split] = len(names)
         plan.write(f"{_INSIDE}/ImageSets/Segmentation/{split}.txt", names)

@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, write_folder
+from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.check import check_data
 from mmseg_resnest.datasets.class_names import classes_json, dataset_metainfo, read_classes
@@ -222,29 +223,29 @@ def test_a_model_has_the_names_of_the_classes_file(tmp_path: Path) -> None:
     assert not [p for p in checked.problems if p.rule in ("num_classes", "label_out_of_range")]
 
 
-NO_NAMES: dict[str, tuple[Any, str]] = {
-    "blank": (" \t\n", "no label"),
-    "nothing": (None, "no label"),
-    "number": (7, "is not text"),
-    "list": (["a"], "is not text"),
-    "null character": ("a\0b", "null character"),
-    "half of a pair": ("a\ud800", "surrogate"),
-    "too long": ("x" * 201, "longer than 200"),
+NO_NAMES: dict[str, Any] = {
+    "blank": " \t\n",
+    "nothing": None,
+    "number": 7,
+    "list": ["a"],
+    "null character": "a\0b",
+    "half of a pair": "a\ud800",
+    "too long": "x" * 201,
 }
 
 
 @pytest.mark.parametrize("case", NO_NAMES)
 def test_names_that_cannot_be_class_names(tmp_path: Path, case: str) -> None:
-    name, message = NO_NAMES[case]
-    with pytest.raises(UserError, match=rf"x\.json: shape 1.*{message}") as error:
+    name = NO_NAMES[case]
+    with raises_user_error(("annotation", "dataset"), "x.json") as error:
         custom(tmp_path, **labelme(tmp_path, ["a", name]))
     assert str(error.value).encode()
     assert not (tmp_path / "data").exists() and not (tmp_path / "configs").exists()
     if name is not None:
         (tmp_path / "t.json").write_text(json.dumps([{"name": name, "color": [1, 2, 3]}]))
-        with pytest.raises(UserError, match=r"t\.json"):
+        with raises_user_error(("dataset", "empty"), "t.json"):
             read_table(tmp_path / "t.json")
-        with pytest.raises(UserError, match=r"t\.json"):
+        with raises_user_error(("dataset", "empty"), "t.json"):
             read_classes(tmp_path / "t.json")
 
 
@@ -259,17 +260,17 @@ def test_names_that_cannot_be_class_names(tmp_path: Path, case: str) -> None:
 )  # fmt: skip
 def test_classes_files_that_are_none(tmp_path: Path, rows: Any) -> None:
     (tmp_path / "classes.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match=r"classes\.json"):
+    with raises_user_error("dataset"):
         read_classes(tmp_path / "classes.json")
 
 
 def test_a_data_set_without_its_classes_file(tmp_path: Path) -> None:
     cfg = load_config(custom(tmp_path, **labelme(tmp_path, ["a", "b"])).config)
     both = {**cfg.val_dataloader.dataset, "metainfo": dict(classes=["a", "b"])}
-    with pytest.raises(UserError, match=r"classes_file .*metainfo"):
+    with raises_user_error("classes", "classes.json) and metainfo"):
         dataset_metainfo(both)
     (tmp_path / "data/mine/classes.json").unlink()
-    with pytest.raises(UserError, match=r"classes\.json: does not exist"):
+    with raises_user_error("not-found", "classes.json"):
         dataset_metainfo(cfg.val_dataloader.dataset)
 
 
@@ -309,7 +310,7 @@ def test_a_path_outside_of_the_source_is_not_followed(tmp_path: Path, path: str,
         data = dict(images=[dict(id=1, file_name=path)], categories=[], annotations=[])
         write_folder(tmp_path / "lm", {"x.json": json.dumps(data).encode()})
         options = dict(form="coco", sources=(tmp_path / "lm",))
-    with pytest.raises(UserError, match=r"x\.json.*is unsafe"):
+    with raises_user_error(("input", "unsafe-path"), "x.json"):
         custom(tmp_path, **options)
     assert not (tmp_path / "data").exists()
 
@@ -318,7 +319,7 @@ def test_a_path_outside_of_the_source_is_not_followed(tmp_path: Path, path: str,
 def test_paths_that_are_none(tmp_path: Path, path: Any) -> None:
     options = labelme(tmp_path, ["a", "b"], imagePath=path)
     (tmp_path / "lm/x.jpg").unlink()
-    with pytest.raises(UserError, match=r"x\.json: (imagePath|its image)"):
+    with raises_user_error(("input", "not-found"), "x.json"):
         custom(tmp_path, **options)
 
 
@@ -353,7 +354,7 @@ def test_a_file_that_is_no_image_is_not_linked(tmp_path: Path, content: bytes, f
     secret = write_folder(tmp_path / "lm", {"secret": content}) / "secret"
     (tmp_path / "lm/x.jpg").unlink()
     (tmp_path / "lm/x.jpg").symlink_to(secret)
-    with pytest.raises(UserError, match=r"x\.jpg: is (no image|empty)"):
+    with raises_user_error(("empty", "image"), "x.jpg"):
         custom(tmp_path, **options)
     assert not (tmp_path / "data/mine/images/x.jpg").exists()
 
@@ -363,7 +364,7 @@ def test_a_link_in_the_source_must_not_lead_out(tmp_path: Path) -> None:
     elsewhere = write_folder(tmp_path / "elsewhere", {"photo.jpg": jpeg(5)})
     (tmp_path / "lm/x.jpg").rename(tmp_path / "lm/photo.jpg")
     (tmp_path / "lm/x.jpg").symlink_to(elsewhere / "photo.jpg")
-    with pytest.raises(UserError, match=r"x\.json: .* link .*--images"):
+    with raises_user_error("unsafe-path", "x.json"):
         custom(tmp_path, **options)
     (tmp_path / "lm/x.jpg").unlink()
     (tmp_path / "lm/x.jpg").symlink_to("photo.jpg")
@@ -376,7 +377,7 @@ def test_a_link_in_the_source_must_not_lead_out(tmp_path: Path) -> None:
 
 
 @functools.cache
-def _claims() -> dict[str, tuple[dict[str, Any], str]]:
+def _claims() -> dict[str, dict[str, Any]]:
     def shape(**change: Any) -> dict[str, Any]:
         return {"shapes": [dict(label="a", **{"points": [[0, 0], [8, 0], [8, 6]], **change})]}
 
@@ -384,45 +385,44 @@ def _claims() -> dict[str, tuple[dict[str, Any], str]]:
     Image.fromarray(np.zeros((1, 1), np.uint8)).resize((9000, 9000)).save(wide, "PNG")
     big = base64.b64encode(wide.getvalue()).decode()
     return {
-        "huge image": (dict(imageHeight=10**9, imageWidth=10**9), "says that its image is"),
-        "text for a size": (dict(imageHeight="6", imageWidth=[8]), "says that its image is"),
-        "1e300": (shape(points=[[0, 0], [1e300, 0], [1e300, -1e300]]), "cannot be drawn"),
-        "infinite": (shape(points=[[0, 0], [float("inf"), 0], [1, 1]]), "cannot be drawn"),
-        "text": (shape(points=[["0", "0"], ["8", "0"], ["8", "6"]]), "cannot be drawn"),
-        "huge number": (shape(points=[[10**400, 0], [8, 0], [8, 6]]), "cannot be drawn"),
-        "triples": (shape(points=[[0, 0, 1], [8, 0, 1], [8, 6, 1], [1, 2, 3]]), "cannot be drawn"),
-        "objects": (shape(points=[{}, {}, {}]), "cannot be drawn"),
-        "kind": (shape(shape_type=["polygon"]), "which is not known"),
-        "mask": (shape(shape_type="mask", mask=big), "its mask leaves the image"),
-        "circle": (shape(shape_type="circle", points=[[0, 0], [1e200, 0]]), "cannot be drawn"),
+        "huge image": dict(imageHeight=10**9, imageWidth=10**9),
+        "text for a size": dict(imageHeight="6", imageWidth=[8]),
+        "1e300": shape(points=[[0, 0], [1e300, 0], [1e300, -1e300]]),
+        "infinite": shape(points=[[0, 0], [float("inf"), 0], [1, 1]]),
+        "text": shape(points=[["0", "0"], ["8", "0"], ["8", "6"]]),
+        "huge number": shape(points=[[10**400, 0], [8, 0], [8, 6]]),
+        "triples": shape(points=[[0, 0, 1], [8, 0, 1], [8, 6, 1], [1, 2, 3]]),
+        "objects": shape(points=[{}, {}, {}]),
+        "kind": shape(shape_type=["polygon"]),
+        "mask": shape(shape_type="mask", mask=big),
+        "circle": shape(shape_type="circle", points=[[0, 0], [1e200, 0]]),
     }
 
 
 @pytest.mark.parametrize("case", _claims())
 def test_labelme_claims(tmp_path: Path, case: str) -> None:
-    change, message = _claims()[case]
-    options = labelme(tmp_path, ["a", "b"], **change)
-    with pytest.raises(UserError, match=message) as error:
+    options = labelme(tmp_path, ["a", "b"], **_claims()[case])
+    with raises_user_error(("annotation", "size-mismatch"), "x.json") as error:
         custom(tmp_path, **options)
     assert "x.json" in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"),
+    "counts",
     [
-        # The sum of these wraps round to 48, the size of the image.
-        ([2**62] * 4 + [48], "not all in"),
-        ([2**70, 48], "cannot be drawn"),
-        ([24.5, 23.5], "whole numbers"),
-        (["24", "24"], "whole numbers"),
-        ([[24, 24]], "whole numbers"),
-        ([], "whole numbers"),
-        ("o" * 100_000, "too many digits"),
-        ("é", "cannot be drawn"),
-        (7, "whole numbers"),
+        [2**62] * 4 + [48],  # the sum wraps round to 48, the size of the image
+        [2**70, 48],
+        [24.5, 23.5],
+        ["24", "24"],
+        [[24, 24]],
+        [],
+        "o" * 100_000,
+        "é",
+        7,
     ],
+    ids=range(9),
 )
-def test_coco_run_lengths(tmp_path: Path, counts: Any, message: str) -> None:
+def test_coco_run_lengths(tmp_path: Path, counts: Any) -> None:
     write_folder(tmp_path / "c", {"x.jpg": jpeg(0), "y.jpg": jpeg(1)})
     runs = dict(size=[6, 8], counts=counts)
     data = dict(
@@ -434,22 +434,22 @@ def test_coco_run_lengths(tmp_path: Path, counts: Any, message: str) -> None:
         ],
     )
     (tmp_path / "c/c.json").write_text(json.dumps(data))
-    with pytest.raises(UserError, match=message):
+    with raises_user_error("annotation", "c.json"):
         custom(tmp_path, form="coco", sources=(tmp_path / "c/c.json",))
 
 
 @pytest.mark.parametrize("form", ["labelme", "coco"])
 def test_json_nested_deep(tmp_path: Path, form: str) -> None:
     write_folder(tmp_path / "c", {"x.json": b'{"shapes":' * 200_000})
-    with pytest.raises(UserError, match=r"x\.json: nested deeper"):
+    with raises_user_error("input"):
         custom(tmp_path, form=form, sources=(tmp_path / "c",))
     (tmp_path / "t.json").write_bytes(b"[" * 200_000)
-    with pytest.raises(UserError, match=r"t\.json: nested deeper"):
+    with raises_user_error("input"):
         read_table(tmp_path / "t.json")
 
 
 @pytest.mark.parametrize("line", ["a" * 2000, "1 " * 1000, ",".join("ab" * 700)])
 def test_class_lists_with_endless_lines(tmp_path: Path, line: str) -> None:
     (tmp_path / "t.txt").write_text(f"road 1 2 3\n{line}\n")
-    with pytest.raises(UserError, match=r"t\.txt: the line"):
+    with raises_user_error("classes", "t.txt"):
         read_table(tmp_path / "t.txt")

@@ -26,10 +26,11 @@ from mmseg_resnest.datasets.cache import FOLDER, read_entry
 from mmseg_resnest.datasets.prepare import (
     CustomOptions,
     DataSet,
+    archives,
     build_cache,
+    outputs,
+    places,
     prepare,
-    sources,
-    work,
 )
 from mmseg_resnest.datasets.prepare.custom import prepare_custom
 from mmseg_resnest.datasets.prepare.voc12aug import VOC12AUG
@@ -133,7 +134,7 @@ def test_prepare(tmp_path: Path, voc: tuple[DataSet, list[Path]]) -> None:
     def run() -> None:
         prepare(dataset, tmp_path / "killed", files, jobs=2)
 
-    points = [(sources, "_safe_members"), (sources.Place, "read"), (work._Maker, "_done")]
+    points = [(archives, "_safe_members"), (places.Place, "read"), (outputs.Record, "note")]
     assert kill_at_many_moments(run, points) >= 3
     prepare(dataset, tmp_path / "whole", files, jobs=1)
     made, wanted = (
@@ -161,7 +162,7 @@ def test_labels_of_ones_own(tmp_path: Path) -> None:
     def run() -> None:
         prepare_custom(options, tmp_path / "killed", tmp_path / "killed_configs", base, jobs=2)
 
-    assert kill_at_many_moments(run, [(work._Maker, "_done")]) >= 3
+    assert kill_at_many_moments(run, [(outputs.Record, "note")]) >= 3
     config = load_config(tmp_path / "killed_configs/mine.py")
     assert config.num_classes == 3
     made = tree(tmp_path / "killed/mine")
@@ -205,17 +206,17 @@ def test_progress_is_shown_and_all_cores_are_used(
     tmp_path: Path, voc: tuple[DataSet, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    original = work.in_parallel
+    original = outputs.in_parallel
 
     def in_parallel(function, jobs, processes, label):  # type: ignore[no-untyped-def]
         asked.append(processes)
         return original(function, jobs, 1, label)
 
     module = sys.modules[build_cache.__module__]
-    for place in (work, module):
+    for place in (outputs, module):
         monkeypatch.setattr(place, "in_parallel", in_parallel)
-        monkeypatch.setattr(module, "cpu_count", lambda: 7)
-    monkeypatch.setattr(sys.modules[prepare.__module__], "cpu_count", lambda: 7)
+    for place in (sys.modules[prepare.__module__], module):
+        monkeypatch.setattr(place, "cpu_count", lambda: 7)
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     dataset, files = voc

@@ -13,6 +13,7 @@ import pytest
 import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
+from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare.mat_files import read_label_matrix
 from mmseg_resnest.errors import UserError
@@ -60,9 +61,9 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_files(name: str) -> None:
-    with pytest.raises(UserError, match=r"a\.mat: is no MATLAB file of labels"):
+    with raises_user_error("format", "a.mat"):
         read_label_matrix(OTHERS[name], "a.mat", "LabelMap")
-    with pytest.raises(UserError, match=r"a\.mat"):
+    with raises_user_error("format", "a.mat"):
         read_label_matrix(OTHERS[name], "a.mat", "LabelMap", "Segmentation")
 
 
@@ -86,17 +87,17 @@ def test_cells_nested_deep_do_not_end_the_process() -> None:
         size += len(opening)
         parts.append(struct.pack("<II", 14, size) + opening)
         size += 8
-    with pytest.raises(UserError, match="matrix of real numbers"):
+    with raises_user_error("format", "a.mat"):
         read_label_matrix(HEADER + b"".join(reversed(parts)), "a.mat", "LabelMap")
 
 
 def test_sizes_that_a_file_only_claims() -> None:
     numbers = element(2, bytes(4))
     for shape in ((2**31 - 1, 2**31 - 1), (-2, -2), (2, 3), (0, 0)):
-        with pytest.raises(UserError, match=r"a\.mat"):
+        with raises_user_error("format", "a.mat"):
             read_label_matrix(HEADER + matrix(9, shape, b"L", numbers), "a.mat", "L")
     bomb = zlib.compress(bytes(1 << 27), 9)
-    with pytest.raises(UserError, match="more than"):
+    with raises_user_error("format", "a.mat"):
         read_label_matrix(HEADER + struct.pack("<II", 15, len(bomb)) + bomb, "a.mat", "L")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from tiny_archives import write_folder, write_tar, write_zip
+from user_errors import raises_user_error
 
-from mmseg_resnest.datasets.prepare import sources
-from mmseg_resnest.datasets.prepare.sources import Archive, Files, list_archive, list_folder
-from mmseg_resnest.errors import UserError
+from mmseg_resnest.datasets.prepare import archives
+from mmseg_resnest.datasets.prepare.archives import Archive, list_archive
+from mmseg_resnest.datasets.prepare.places import Files, list_folder
 
 MEMBERS = {"top/a.txt": b"first", "top/deep/b.txt": b"second" * 900, "top/deep/c.bin": b"\0" * 9}
 
@@ -42,7 +43,7 @@ def test_unsafe_paths_are_refused(tmp_path: Path, kind: str, name: str) -> None:
     inside.mkdir()
     members = {"good.txt": b"good", name: b"bad"}
     file = (write_zip if kind.endswith("zip") else write_tar)(inside / kind, members)
-    with pytest.raises(UserError, match="unsafe path"):
+    with raises_user_error("unsafe-path"):
         list(list_archive(file, inside / "staging", wanted=""))
     assert not list(tmp_path.glob("*.txt")) and not Path("/etc/up.txt").exists()
     assert not list(inside.rglob("up.txt"))
@@ -56,7 +57,7 @@ def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: str, ty
         info = tarfile.TarInfo("link")
         info.type, info.linkname = type_, "/etc/passwd"
         archive.addfile(info)
-    with pytest.raises(UserError, match="link or device"):
+    with raises_user_error("unsafe-path"):
         list(list_archive(file, tmp_path / "staging", wanted=""))
 
 
@@ -65,7 +66,7 @@ def test_links_in_zip_archives_are_refused(tmp_path: Path) -> None:
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
-    with pytest.raises(UserError, match="is a link"):
+    with raises_user_error("unsafe-path", "a.zip"):
         list(list_archive(tmp_path / "a.zip", tmp_path, wanted=""))
 
 
@@ -74,7 +75,7 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x", "1")
         archive.writestr("x", "2")
-    with pytest.raises(UserError, match="'x' twice"):
+    with raises_user_error("format", "a.zip"):
         list(list_archive(tmp_path / "a.zip", tmp_path, wanted=""))
 
 
@@ -82,7 +83,7 @@ def test_a_name_twice_is_refused(tmp_path: Path) -> None:
 def test_damaged_archives_are_named(tmp_path: Path, kind: str) -> None:
     file = (write_zip if kind.endswith("zip") else write_tar)(tmp_path / kind, MEMBERS)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
-    with pytest.raises(UserError, match=str(file)):
+    with raises_user_error("corrupt"):
         _read_all(file, tmp_path / "staging")
 
 
@@ -97,7 +98,7 @@ def test_a_changed_byte_in_a_zip_member_is_found(tmp_path: Path) -> None:
     data = (tmp_path / "a.zip").read_bytes().replace(b"hello", b"jello")
     (tmp_path / "a.zip").write_bytes(data)
     (place,) = list_archive(tmp_path / "a.zip", tmp_path, wanted="")
-    with pytest.raises(UserError, match=r"a\.zip: x"):
+    with raises_user_error("corrupt", "a.zip"):
         place.read()
 
 
@@ -108,7 +109,7 @@ def test_official_hashes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert Archive("a.bin", sha1=sha1).check(file) == f"SHA-1:{sha1}"
     assert Archive("a.bin", md5=md5).check(file) == f"MD5:{md5}"
     assert Archive("a.bin").check(file) == ""
-    with pytest.raises(UserError, match=f"SHA-1 is {sha1}, not 00"):
+    with raises_user_error("corrupt", "a.bin"):
         Archive("a.bin", sha1="00").check(file)
 
 
@@ -125,7 +126,7 @@ def test_names_are_matched_from_any_folder_on(tmp_path: Path) -> None:
     assert files.one(r"images/zz\.jpg") is None
     write_folder(tmp_path, {"w/images/a.jpg": b"4"})
     files = Files(list(list_folder(tmp_path)), [tmp_path])
-    with pytest.raises(UserError, match="same file twice"):
+    with raises_user_error("dataset", "a.jpg"):
         files.by_name(r"images/([^/]+)\.jpg")
 
 
@@ -139,7 +140,7 @@ def test_a_tar_that_ends_early_is_found_when_read(tmp_path: Path) -> None:
     file.write_bytes(stream.getvalue())
     (place,) = list_archive(file, tmp_path, wanted="")
     file.write_bytes(stream.getvalue()[:2000])
-    with pytest.raises(UserError, match="ends early"):
+    with raises_user_error("corrupt", "a.tar"):
         place.read()
 
 
@@ -149,7 +150,7 @@ def test_archives_that_claim_huge_files(tmp_path: Path) -> None:
     at = data.index(b"PK\x01\x02") + 24  # the size in the list of files
     data[at : at + 4] = (2**32 - 2).to_bytes(4, "little")
     file.write_bytes(data)
-    with pytest.raises(UserError, match=r"x\.txt.*4294967294"):
+    with raises_user_error("too-large", "a.zip"):
         list(list_archive(file, tmp_path, wanted=""))
 
 
@@ -163,7 +164,7 @@ def test_tar_archives_that_claim_huge_headers_and_files(
     data = info.tobuf(tarfile.GNU_FORMAT) + bytes(10240)
     file = tmp_path / kind
     file.write_bytes(gzip.compress(data) if kind == "a.tgz" else data)
-    with pytest.raises(UserError, match=r"a\.t"):
+    with raises_user_error(("corrupt", "too-large")):
         [place.read() for place in list_archive(file, tmp_path / "staging", wanted="")]
     assert not list((tmp_path).rglob("x.txt"))
 
@@ -172,16 +173,16 @@ def test_tar_archives_with_holes_are_refused(tmp_path: Path) -> None:
     info = tarfile.TarInfo("x.txt")
     info.type = tarfile.GNUTYPE_SPARSE
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
-    with pytest.raises(UserError, match=r"a\.tar"):
+    with raises_user_error("format", "a.tar"):
         list(list_archive(tmp_path / "a.tar", tmp_path, wanted=""))
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sources, "FLOOR", 1 << 20)
+    monkeypatch.setattr(archives, "FLOOR", 1 << 20)
     file = tmp_path / "a.zip"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.png", bytes(8 << 20))
-    with pytest.raises(UserError, match=r"a\.zip: 'a\.png' would unpack from"):
+    with raises_user_error("too-large", "a.zip"):
         list(list_archive(file, tmp_path / "staging", wanted=""))
 
 
@@ -190,7 +191,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch
 def test_a_compressed_tar_bomb_is_unpacked_no_further(
     tmp_path: Path, monkeypatch, kind: str, where: str
 ) -> None:
-    monkeypatch.setattr(sources, "FLOOR", 1 << 20)
+    monkeypatch.setattr(archives, "FLOOR", 1 << 20)
     file = tmp_path / f"a.tar.{kind}"
     with tarfile.open(file, f"w:{kind}", format=tarfile.PAX_FORMAT) as archive:
         info = tarfile.TarInfo("a.png")
@@ -198,7 +199,7 @@ def test_a_compressed_tar_bomb_is_unpacked_no_further(
         if where == "in a header":
             info.pax_headers = {"comment": "x" * (32 << 20)}
         archive.addfile(info, io.BytesIO(bytes(info.size)))
-    with pytest.raises(UserError, match=r"a\.tar\.\w+: (unpacks to more than|.*a header of)"):
+    with raises_user_error(("corrupt", "too-large")):
         list(list_archive(file, tmp_path / "staging", wanted=""))
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     assert written < 24 << 20

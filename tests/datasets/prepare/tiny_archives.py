@@ -15,7 +15,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from mmseg_resnest.datasets.prepare.shapes import compress_rle, encode_rle
+from mmseg_resnest.datasets.prepare.shapes import compress_rle
 
 Members = Mapping[str, bytes]
 
@@ -103,7 +103,7 @@ def detail_json(maps: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
             dict(image_id=number, file_name=f"{name}.jpg", phase=phase, height=height, width=width)
         )
         for value in np.unique(labels[labels > 0]):
-            runs = compress_rle(encode_rle(labels == value))
+            runs = compress_rle(labels == value)
             areas.append(
                 dict(
                     id=len(areas), image_id=number, category_id=int(value),

@@ -1,18 +1,12 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Where a data set comes from: folders, archives and single files, read and never written.
-
-Every file of every source gets a name, its path in the folder or archive with forward slashes.
-Data sets look for the ends of these names, so that it does not matter how deep a copy lies.
-"""
+"""Archives as sources: listed with care, and unpacked only where that must be."""
 
 from __future__ import annotations
 
 import bz2
-import functools
 import gzip
 import hashlib
 import lzma
-import os
 import re
 import shutil
 import stat
@@ -28,7 +22,8 @@ from tqdm import tqdm
 
 from ...errors import UserError
 from ...io.contained import is_contained_member
-from ...io.walk import walk
+from ...io.up_to_date import file_state
+from .places import Place, check_file_size, is_hidden, list_folder
 
 _ZIP = (".zip",)
 _TAR = (".tar",)
@@ -38,76 +33,8 @@ _BLOCK = 1 << 20
 #: a bomb; so is a compressed tar file. Images and labels pack by less, and are smaller.
 FLOOR = 256 << 20
 RATIO = 200
-_LARGEST = 1 << 30  # bytes of a file in an archive, which is read as a whole
 _LARGEST_HEADER = 1 << 20  # bytes of the names and attributes before a file in a tar archive
 _MOST_FILES = 1_000_000  # of an archive
-
-
-@dataclass(frozen=True)
-class Place:
-    """One file of a source; small, so that it can be sent to another process.
-
-    Attributes:
-        name: Its name in the source, with forward slashes.
-        size: In bytes, uncompressed.
-        stamp: Changes when the content changes: CRC-32 or modification time.
-        file: The file itself, or the archive that it lies in.
-        kind: ``file``, ``zip``, ``tar``, or ``staged``: a file that will be removed at the end.
-        offset: Where its bytes start, for ``tar``.
-    """
-
-    name: str
-    size: int
-    stamp: str
-    file: Path
-    kind: str = "file"
-    offset: int = 0
-
-    def read(self) -> bytes:
-        """The whole content; a ZIP archive's CRC-32 is checked.
-
-        Raises:
-            UserError: It is damaged or cannot be read.
-        """
-        if self.kind in ("zip", "tar"):
-            _check_size(self.size, self)
-        try:
-            if self.kind == "zip":
-                return _open_zip(str(self.file), os.getpid()).read(self.name)
-            with open(self.file, "rb") as stream:
-                stream.seek(self.offset)
-                data = stream.read(self.size if self.kind == "tar" else -1)
-        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UserError(
-                "unreadable", self, f"cannot be read ({error}); get the file again"
-            ) from error
-        except Exception as error:  # zlib.error and its like have no common base
-            raise UserError(
-                "corrupt", self, f"is damaged ({error}); get the archive again"
-            ) from error
-        if self.kind == "tar" and len(data) != self.size:
-            raise UserError("dataset", self, "the archive ends early; get it again")
-        return data
-
-    def __str__(self) -> str:
-        return str(self.file) if self.kind in ("file", "staged") else f"{self.file}: {self.name}"
-
-
-def _check_size(size: int, name: object) -> None:
-    """Refuse a file that would take the memory or the disk; archives may claim any size."""
-    if not 0 <= size <= _LARGEST:
-        raise UserError(
-            "size-mismatch",
-            name,
-            f"has {size:,} bytes, and the files of data sets have at most {_LARGEST:,};"
-            " get the archive again",
-        )
-
-
-@functools.lru_cache(maxsize=4)
-def _open_zip(path: str, pid: int) -> zipfile.ZipFile:
-    """An open archive for each process: a file position shared with a parent would wander."""
-    return zipfile.ZipFile(path)
 
 
 @dataclass(frozen=True)
@@ -141,12 +68,8 @@ class Archive:
         kind = "SHA-1" if self.sha1 else "MD5"
         found = hash_file(file, "sha1" if self.sha1 else "md5")
         if found != wanted:
-            raise UserError(
-                "corrupt",
-                file,
-                f"its {kind} is {found}, not {wanted}: it is damaged, incomplete or another"
-                " version; get it again, or unpack it yourself and name the folder with --source",
-            )
+            message = f"its {kind} is {found}, not {wanted}; get it again"
+            raise UserError("corrupt", file, f"{message}, or unpack it and name the folder")
         return f"{kind}:{found}"
 
 
@@ -180,25 +103,14 @@ def check_names(names: Sequence[str], archive: Path) -> None:
             character, or is the name of two files.
     """
     if len(names) > _MOST_FILES:
-        raise UserError(
-            "too-large", archive, f"holds more than {_MOST_FILES:,} files; it is not unpacked"
-        )
+        raise UserError("too-large", archive, f"holds more than {_MOST_FILES:,} files")
     seen = set()
     for name in names:
         if not is_contained_member(name):
-            raise UserError(
-                "dataset",
-                archive,
-                f"holds the unsafe path {name!r}; it is no official archive and is not unpacked",
-            )
+            raise UserError("unsafe-path", archive, f"holds the unsafe path {name!r}")
         if name in seen and not name.endswith("/"):
-            raise UserError("dataset", archive, f"holds {name!r} twice; it is not unpacked")
+            raise UserError("format", archive, f"holds {name!r} twice")
         seen.add(name)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is not the user's: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def list_archive(file: Path, staging: Path, wanted: str, official: bool = False) -> Iterator[Place]:
@@ -226,15 +138,14 @@ def list_archive(file: Path, staging: Path, wanted: str, official: bool = False)
         else:
             places = _unpack_stream(file, staging, wanted, official)
         for place in places:
-            if not any(_is_hidden(part) for part in PurePosixPath(place.name).parts):
+            if not any(is_hidden(part) for part in PurePosixPath(place.name).parts):
                 yield place
     except (
         *(OSError, tarfile.TarError, zipfile.BadZipFile, EOFError),
         *(zlib.error, lzma.LZMAError, ValueError, NotImplementedError, RecursionError),
     ) as error:
-        raise UserError(
-            "unreadable", file, f"cannot be read as an archive ({error}); get it again"
-        ) from error
+        message = f"cannot be read as an archive ({error}); get it again"
+        raise UserError("corrupt", file, message) from error
 
 
 def _list_zip(file: Path, official: bool) -> Iterator[Place]:
@@ -245,26 +156,20 @@ def _list_zip(file: Path, official: bool) -> Iterator[Place]:
         if stat.S_ISLNK(info.external_attr >> 16):
             if official:
                 continue
-            raise UserError(
-                "dataset", file, f"{info.filename!r} is a link; the archive is not unpacked"
-            )
+            raise UserError("unsafe-path", file, f"{info.filename!r} is a link")
         if info.flag_bits & 1:
-            raise UserError(
-                "dataset", file, "is encrypted; unpack it and name the folder with --source"
-            )
+            message = "is encrypted; unpack it and name the folder with --source"
+            raise UserError("format", file, message)
         if info.file_size > max(FLOOR, RATIO * info.compress_size):
-            raise UserError(
-                "size-mismatch",
-                file,
-                f"{info.filename!r} would unpack from {info.compress_size} bytes to "
-                f"{info.file_size}, which no image does; the archive is not unpacked",
-            )
+            sizes = f"{info.compress_size} to {info.file_size} bytes"
+            message = f"{info.filename!r} unpacks from {sizes}"
+            raise UserError("too-large", file, message)
         if not info.is_dir():
             yield Place(info.filename, info.file_size, f"crc{info.CRC:08x}", file, "zip")
 
 
 def _list_tar(file: Path, official: bool) -> Iterator[Place]:
-    stamp = file_stamp(file)
+    stamp = file_state(file)
     with tarfile.open(file, "r:", tarinfo=_Member) as archive:
         members = _safe_members(archive.getmembers(), file, official)
         _check_end(file, archive.offset)
@@ -281,7 +186,7 @@ def _check_end(file: Path, offset: int) -> None:
         stream.seek(offset)
         block = stream.read(512)
     if len(block) < 512 or any(block):
-        raise UserError("dataset", file, "ends early; get it again")
+        raise UserError("corrupt", file, "ends early; get it again")
 
 
 def _safe_members(
@@ -291,13 +196,9 @@ def _safe_members(
     check_names([f"{m.name}/" if m.isdir() else m.name for m in members], file)
     for member in members:
         if member.issparse():
-            raise UserError(
-                "dataset", file, f"{member.name!r} has holes; the archive is not unpacked"
-            )
+            raise UserError("format", file, f"{member.name!r} has holes")
         if not (member.isfile() or member.isdir() or official):
-            raise UserError(
-                "dataset", file, f"{member.name!r} is a link or device; the archive is not unpacked"
-            )
+            raise UserError("unsafe-path", file, f"{member.name!r} is a link or device")
     return [member for member in members if member.isfile()]
 
 
@@ -312,12 +213,8 @@ class _Bounded:
         data = self._stream.read(size)
         self._count += len(data)
         if self._count > max(FLOOR, RATIO * self._raw.tell()):
-            raise UserError(
-                "too-large",
-                self._file,
-                f"unpacks to more than {RATIO} times its size, which no data set "
-                "does; it is not unpacked further",
-            )
+            message = f"unpacks to more than {RATIO} times its size"
+            raise UserError("too-large", self._file, message)
         return data
 
 
@@ -357,16 +254,12 @@ _ATTRIBUTES = (
 def _check_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise UserError(
-            "size-mismatch",
-            folder,
-            f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
-            " or name another place with --root",
-        )
+        message = f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
+        raise UserError("not-writable", folder, message)
 
 
 def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> Iterator[Place]:
-    folder = staging / f"{file.name}-{file_stamp(file)}"
+    folder = staging / f"{file.name}-{file_state(file)}"
     complete = folder / ".complete"
     pattern = re.compile(wanted)
     if not complete.is_file():
@@ -390,9 +283,9 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
                 bar.update(raw.tell() - bar.n)
                 if len(seen) > _MOST_FILES:
                     check_names([one.name for one in seen], file)
-                hidden = any(_is_hidden(part) for part in PurePosixPath(member.name).parts)
+                hidden = any(is_hidden(part) for part in PurePosixPath(member.name).parts)
                 if member.isfile() and not hidden and pattern.search(member.name):
-                    _check_size(member.size, f"{file}: {member.name}")
+                    check_file_size(member.size, f"{file}: {member.name}")
                     _check_room(folder, member.size)
                     target = folder / member.name
                     if target.is_file() and target.stat().st_size == member.size:
@@ -408,92 +301,5 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
         complete.touch()
     for place in list_folder(folder):
         yield Place(
-            place.name, place.size, f"{file_stamp(file)}/{place.name}", place.file, "staged"
+            place.name, place.size, f"{file_state(file)}/{place.name}", place.file, "staged"
         )
-
-
-def list_folder(folder: Path) -> Iterator[Place]:
-    """The files below a folder, links followed, hidden ones left out, in order of their names."""
-    for where, folders, names in walk(folder):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        for name in names:
-            if _is_hidden(name):
-                continue
-            path = Path(where, name)
-            try:
-                status = path.stat()
-            except OSError as error:
-                raise UserError("unreadable", path, f"cannot be read ({error.strerror})") from error
-            if stat.S_ISREG(status.st_mode):
-                relative = path.relative_to(folder).as_posix()
-                yield Place(relative, status.st_size, _stamp(status), path)
-
-
-def _stamp(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def file_stamp(file: Path) -> str:
-    """Size and modification time of a file, as text."""
-    return _stamp(file.stat())
-
-
-class Files:
-    """The files of all sources of a data set.
-
-    Args:
-        places: The files.
-        sources: What to call the sources in messages.
-    """
-
-    def __init__(self, places: Sequence[Place], sources: Sequence[Path]) -> None:
-        self.places = list(places)
-        self.sources = [str(source) for source in sources]
-
-    def match(self, pattern: str) -> list[tuple[re.Match[str], Place]]:
-        """The files whose name, from some folder on, matches the whole pattern.
-
-        Args:
-            pattern: Regular expression for the end of the name; it starts at a folder.
-
-        Returns:
-            The matches (their groups are the pattern's) and files, in order of the names.
-        """
-        compiled = re.compile(rf"(?:.*/)?{pattern}\Z")
-        found = [(compiled.match(place.name), place) for place in self.places]
-        return sorted(
-            ((match, place) for match, place in found if match),
-            key=lambda pair: pair[1].name,
-        )
-
-    def one(self, pattern: str) -> Place | None:
-        """The file that matches, or None.
-
-        Raises:
-            UserError: Several match.
-        """
-        found = [place for _, place in self.match(pattern)]
-        if len(found) > 1:
-            raise twice(found[0], found[1])
-        return found[0] if found else None
-
-    def by_name(self, pattern: str) -> dict[str, Place]:
-        """The files that match, by the pattern's groups joined with ``/``.
-
-        Raises:
-            UserError: Two files have the same groups.
-        """
-        result: dict[str, Place] = {}
-        for match, place in self.match(pattern):
-            key = "/".join(match.groups())
-            if key in result:
-                raise twice(result[key], place)
-            result[key] = place
-        return result
-
-
-def twice(one: Place, other: Place) -> UserError:
-    """The complaint about two files where there should be one."""
-    return UserError(
-        "dataset", "", f"{one} and {other} are the same file twice; name one of them with --source"
-    )

@@ -1,0 +1,125 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Masks: image files of colours or of label numbers, one for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import UserError
+from ...io.image_files import IMAGE_SUFFIXES
+from .labels import Labels, colours_to_labels, indices, open_image
+from .places import Place, list_folder
+from .samples import IGNORED, IGNORED_NAME, Sample, image_size
+from .tables import Colour
+
+
+def read_masks(
+    form: str,
+    source: Path,
+    images: Path | None,
+    rows: Sequence[Colour],
+    label_suffix: str,
+) -> list[Sample]:
+    """The samples of a folder of masks.
+
+    Args:
+        form: ``colour`` or ``index``.
+        source: Folder of the masks.
+        images: Folder of the images.
+        rows: The table of names and colours; names by label number.
+        label_suffix: What a mask's name has after its image's.
+
+    Raises:
+        UserError: A folder or the table is missing, or a mask or an image has no partner.
+    """
+    if not source.is_dir():
+        raise UserError("wrong-path-type", f"--source {source}", "is not a folder of masks")
+    if images is None:
+        raise UserError("argument-missing", "--images", f"give the folder of images ({form} masks)")
+    if not rows or (form == "colour" and not any(row.rgb for row in rows)):
+        what = "names and colours" if form == "colour" else "names of labels 0, 1, ..."
+        raise UserError("argument-missing", "--classes", f"give the list of {what} ({form} masks)")
+    names = frozenset(row.name for row in rows)
+    masks = _images_in(source, label_suffix)
+    own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
+    pictures = _images_in(images, "", own)
+    samples = []
+    for stem, place in masks.items():
+        stem = stem.removesuffix(label_suffix)
+        if stem not in pictures:
+            message = f"there is no image {stem} in {images}; see --label-suffix"
+            raise UserError("dataset", place, message)
+        image = pictures.pop(stem).file
+        reader = _render_colours if form == "colour" else _render_indices
+        render = partial(reader, place, image, tuple(rows))
+        samples.append(Sample(stem, image, render, names, image.suffix))
+    for first in pictures.values():
+        message = f"has no mask in {source} (as {len(pictures)} images); add it or move the image"
+        raise UserError("dataset", first, message)
+    return samples
+
+
+def _images_in(
+    folder: Path, suffix: str, other: frozenset[Path] | set[Path] = frozenset()
+) -> dict[str, Place]:
+    """The image files of a folder whose stems end in the suffix, by their paths without ending."""
+    found: dict[str, Place] = {}
+    for place in list_folder(folder):
+        path = Path(place.name)
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(suffix):
+            continue
+        if place.file.resolve() in other:
+            continue
+        stem = path.with_suffix("").as_posix()
+        if stem in found:
+            message = f"and {found[stem]} share a name; remove one of them"
+            raise UserError("dataset", place, message)
+        found[stem] = place
+    return found
+
+
+def _check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
+    height, width = image_size(image, image)
+    if labels.shape[:2] != (height, width):
+        given = f"{labels.shape[1]}x{labels.shape[0]}"
+        message = f"is {given}, but its image {image} is {width}x{height}"
+        raise UserError("size-mismatch", place, message)
+
+
+def _render_colours(
+    place: Place, image: Path, rows: Sequence[Colour], table: Mapping[str, int], uncovered: int
+) -> Labels:
+    mask = open_image(place.read(), place)
+    if mask.mode in ("RGBA", "LA", "PA") or "transparency" in mask.info:
+        mask = mask.convert("RGBA")
+        if mask.getchannel("A").getextrema() != (255, 255):
+            message = "has transparent pixels; save it without an alpha channel"
+            raise UserError("image", place, message)
+    rgb = np.asarray(mask.convert("RGB"))
+    _check_size(rgb, place, image)
+    known = {row.rgb: table[row.name] for row in rows if row.rgb is not None}
+    return colours_to_labels(rgb, known, place)
+
+
+def _render_indices(
+    place: Place, image: Path, rows: Sequence[Colour], table: Mapping[str, int], uncovered: int
+) -> Labels:
+    values = indices(place.read(), place)
+    _check_size(values, place, image)
+    bad = [int(v) for v in np.unique(values) if int(v) >= len(rows) and int(v) != IGNORED]
+    if bad:
+        message = (
+            f"holds label {bad[0]}, but the list of classes has {len(rows)} names; add the name,"
+            f" or `{IGNORED_NAME}`"
+        )
+        raise UserError("label", place, message)
+    lookup = np.full(max(len(rows), IGNORED + 1), IGNORED, dtype=np.uint8)
+    lookup[: len(rows)] = [table[row.name] for row in rows]
+    result: Labels = lookup[values]
+    return result

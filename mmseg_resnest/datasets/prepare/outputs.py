@@ -1,0 +1,222 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Making the files of a data set: in parallel, each atomically, and only what is not up to date.
+
+The hidden folder ``.prepare`` in a data set's folder holds the record of its files
+(``io.up_to_date``), a lock and half-made files. Whenever the process dies, the next run removes the
+half-made files and makes those that are not recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from ...io.contained import check_inside, check_real_folder
+from ...io.folder_lock import FolderLock
+from ...io.linking import put_link
+from ...io.parallel import in_parallel
+from ...io.up_to_date import Record
+
+_REMOVE_IT = "remove it and run the same command again"
+_NO_LINK = "replace the link with a folder, or name another place with --root"
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to be made.
+
+    Attributes:
+        target: Its path below the data set's folder, with forward slashes.
+        made_from: Fingerprint of the inputs and settings that it is made from.
+        link: The file that it is the same as; linked where possible.
+        make: Returns its content otherwise; picklable.
+        size: About how many bytes it takes, to see whether there is room; 0 for small ones.
+        check: Called with ``link`` first; raises where the file is not what it should be.
+    """
+
+    target: str
+    made_from: str
+    link: Path | None = None
+    make: Callable[[], bytes] | None = None
+    size: int = 0
+    check: Callable[[Path], object] | None = None
+
+
+class Outputs:
+    """The files in a data set's folder; use it in a ``with`` statement, which takes the lock.
+
+    Args:
+        folder: The data set's folder; made if it is not there.
+
+    Raises:
+        UserError: The folder cannot be written, or another process works in it; or there are links
+            in ``.prepare``, through which files elsewhere would be written or removed.
+
+    Attributes:
+        record: Which files are there; ``record.about`` holds the ``facts`` (what was asked for) and
+            the ``report`` of the last finished run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hidden = folder / ".prepare"
+        self.staging = self.hidden / "staging"
+        self._tmp = self.hidden / "tmp"
+
+    def __enter__(self) -> Outputs:
+        try:
+            check_real_folder(self.hidden, _REMOVE_IT)
+            self.hidden.mkdir(parents=True, exist_ok=True)
+            self._check_state()
+        except OSError as error:
+            message = f"cannot be written ({error.strerror}); name another place with --root"
+            raise UserError("not-writable", self.folder, message) from error
+        self._lock = FolderLock(self.hidden, str(self.folder)).acquire()
+        self.record = Record(self.hidden / "record.json", self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._tmp, ignore_errors=True)
+        self._lock.release()
+
+    def _check_state(self) -> None:
+        """Refuses what is not a folder or a file of this program's; ``tmp`` may hold links."""
+        check_real_folder(self._tmp, _REMOVE_IT)
+        check_real_folder(self.staging, _REMOVE_IT)
+        files = [path for path in self.hidden.iterdir() if path not in (self._tmp, self.staging)]
+        for where, folders, names in os.walk(self.staging):
+            for name in folders:
+                check_real_folder(Path(where, name), _REMOVE_IT)
+            files += [Path(where, name) for name in names]
+        for file in files:
+            if not stat.S_ISREG(file.lstat().st_mode):
+                raise UserError("unsafe-path", file, f"is a link or not a file; {_REMOVE_IT}")
+
+    def finished(self, *keys: str) -> dict[str, Any] | None:
+        """The report of the last finished run, if it has these keys."""
+        report = self.record.about.get("report")
+        return report if isinstance(report, dict) and set(keys) <= set(report) else None
+
+    def is_as_recorded(self, facts: dict[str, Any]) -> bool:
+        """Whether a finished run had these facts and all of its files are unchanged since."""
+        return (
+            self.finished() is not None
+            and self.record.about.get("facts") == json.loads(json.dumps(facts))
+            and all(map(self.record.is_current, self.record.outputs))
+        )
+
+    def run(self, items: Sequence[Item], processes: int, link: str, label: str) -> Counter[str]:
+        """Makes the files that are not up to date.
+
+        Args:
+            items: The files.
+            processes: How many to make at the same time.
+            link: One of ``io.linking.LINKS``.
+            label: Of the progress bar.
+
+        Returns:
+            How many files were ``made``, ``linked``, ``copied`` and ``kept``.
+
+        Raises:
+            UserError: Two files have one name, a file cannot be made, there is no room for them,
+                or another file lies in the way.
+            KeyboardInterrupt: With advice how to go on.
+        """
+        names = Counter(item.target for item in items)
+        for name, number in names.items():
+            if number > 1:
+                message = "two files of the source become this one; rename one of them"
+                raise UserError("dataset", self.folder / name, message)
+        todo = [item for item in items if not self.record.is_current(item.target, item.made_from)]
+        counts = Counter({"kept": len(items) - len(todo)} if len(todo) < len(items) else {})
+        if not todo:
+            return counts
+        self._check_room(todo, link)
+        shutil.rmtree(self._tmp, ignore_errors=True)
+        try:
+            self._tmp.mkdir()
+            self.record.about.pop("report", None)  # it is not finished until all are made
+            absent = [i.target for i in todo if not os.path.lexists(self.folder / i.target)]
+            self.record.claim(absent)
+            make = _Maker(self.folder, self._tmp, link)
+            jobs = [(item, item.target in self.record.outputs) for item in todo]
+            for item, how in in_parallel(make, jobs, processes, label):
+                self.record.note(item.target, item.made_from, how)
+                counts[how] += 1
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            message = f"cannot write{where} ({error.strerror}); fix that and run again to go on"
+            raise UserError("not-writable", self.folder, message) from error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("run the same command again to go on") from None
+        finally:
+            with contextlib.suppress(UserError):
+                self.record.save()
+        return counts
+
+    def finish(self, facts: dict[str, Any], items: Sequence[Item], report: dict[str, Any]) -> None:
+        """Records a finished run and removes what only an unfinished one needs."""
+        outputs = self.record.outputs
+        self.record.outputs = {item.target: outputs[item.target] for item in items}
+        self.record.about |= {"facts": facts, "report": report}
+        self.record.save()
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def _check_room(self, items: Sequence[Item], link: str) -> None:
+        needed = sum(item.size for item in items if item.link is None or link == "copy")
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            message = (
+                f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room or"
+                " name another place with --root"
+            )
+            raise UserError("not-writable", self.folder, message)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one file; called in the worker processes."""
+
+    folder: Path
+    tmp: Path
+    link: str
+
+    def __call__(self, job: tuple[Item, bool]) -> tuple[Item, str]:
+        """Makes a file, given whether a file that is there may be replaced; returns how."""
+        item, ours = job
+        target = self.folder / item.target
+        there = os.path.lexists(target)
+        if item.link is not None and item.check is not None:
+            item.check(item.link)
+        if there and item.link and target.exists() and os.path.samefile(target, item.link):
+            return item, "kept"
+        part = self.tmp / secrets.token_hex(8)
+        try:
+            if item.link is not None:
+                how = put_link(item.link, part, self.link)
+            else:
+                assert item.make is not None
+                how = "made"
+                part.write_bytes(item.make())
+            if there and target.is_file() and filecmp.cmp(part, target, shallow=False):
+                return item, "kept" if item.link else how
+            if there and not ours:
+                message = "is there and is another file; move it or name another --root"
+                raise UserError("output-exists", target, message)
+            check_inside(target.parent, self.folder, "the folder of the data set", _NO_LINK)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return item, how

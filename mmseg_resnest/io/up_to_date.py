@@ -1,0 +1,145 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Whether outputs were made from the same inputs with the same settings, as ``make`` asks.
+
+A fingerprint stands for everything that an output is made from. A record beside the outputs, one
+JSON file that is replaced atomically, holds each output's fingerprint, size and modification time.
+An output is up to date if all three are as recorded.
+
+Source: GNU make's rule, with digests of the settings in place of times alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .atomic import atomic_write
+from .json_files import read_json
+
+__all__ = ["Record", "file_state", "fingerprint"]
+
+_PAUSE = 1.0  # seconds between two times that the record is written while outputs are made
+
+
+def file_state(file: str | os.PathLike[str]) -> str:
+    """Size and modification time of a file, as text; raises OSError."""
+    status = os.stat(file)
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def fingerprint(*parts: object) -> str:
+    """A digest of inputs and settings: another one if anything in them differs.
+
+    Args:
+        *parts: Plain values, lists, sets and mappings; ``Path`` stands for the file's path, size
+            and modification time; functions for their names, ``functools.partial`` with its
+            arguments; data classes for their fields.
+
+    Raises:
+        TypeError: A part is none of these.
+        OSError: A path cannot be read.
+    """
+    text = json.dumps([_plain(part) for part in parts], sort_keys=True)
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _plain(value: object) -> Any:
+    """The value as JSON that is equal for equal values alone."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return ["file", os.fspath(value.resolve()), file_state(value)]
+    if isinstance(value, bytes):
+        return ["bytes", hashlib.sha1(value, usedforsecurity=False).hexdigest()]
+    if isinstance(value, dict):
+        return ["map", sorted(([_plain(k), _plain(v)] for k, v in value.items()), key=repr)]
+    if isinstance(value, set | frozenset):
+        return ["set", sorted((_plain(item) for item in value), key=repr)]
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, functools.partial):
+        return ["call", _plain(value.func), _plain(value.args), _plain(value.keywords)]
+    if hasattr(value, "fingerprint_parts"):
+        return _plain(value.fingerprint_parts())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [_plain(getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return [type(value).__name__, *fields]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return ["function", f"{value.__module__}.{value.__qualname__}"]
+    raise TypeError(f"{type(value).__name__} has no fingerprint")
+
+
+class Record:
+    """The record of a folder's outputs.
+
+    Args:
+        file: Where it is kept. A file that is missing or damaged is an empty record.
+        folder: The folder that the names of outputs are relative to.
+
+    Attributes:
+        outputs: ``[fingerprint, size, mtime_ns, how]`` by name; ``how`` is the caller's word.
+        about: Other facts that the caller keeps, plain data.
+    """
+
+    def __init__(self, file: Path, folder: Path) -> None:
+        self.file, self.folder = file, folder
+        self.outputs: dict[str, list[Any]] = {}
+        self.about: dict[str, Any] = {}
+        self._next = 0.0
+        try:
+            data = read_json(file, str(file))
+        except UserError:
+            return
+        if isinstance(data, dict):
+            outputs, about = data.get("outputs"), data.get("about")
+            if isinstance(outputs, dict):
+                self.outputs = {name: v for name, v in outputs.items() if _is_entry(v)}
+            if isinstance(about, dict):
+                self.about = about
+
+    def is_current(self, name: str, wanted: str | None = None) -> bool:
+        """Whether an output is as recorded, and was made from what the fingerprint stands for."""
+        entry = self.outputs.get(name)
+        if entry is None or (wanted is not None and entry[0] != wanted):
+            return False
+        try:
+            status = os.stat(self.folder / name)
+        except OSError:
+            return False
+        return entry[1:3] == [status.st_size, status.st_mtime_ns]
+
+    def claim(self, names: Iterable[str]) -> None:
+        """Says that these outputs, which are not there yet, are about to be made here.
+
+        After a crash they may be replaced, whatever they hold; other files may not.
+        """
+        for name in names:
+            self.outputs.setdefault(name, ["", -1, -1, ""])
+        self.save()
+
+    def note(self, name: str, made_from: str, how: str) -> None:
+        """Records an output that is finished; writes the record at most once a second."""
+        status = os.stat(self.folder / name)
+        self.outputs[name] = [made_from, status.st_size, status.st_mtime_ns, how]
+        if time.monotonic() >= self._next:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the record."""
+        start = time.monotonic()
+        data = {"about": self.about, "outputs": self.outputs}
+        atomic_write(self.file, json.dumps(data) + "\n")
+        # Writing a record of many outputs takes at most a tenth of the time.
+        self._next = time.monotonic() + max(_PAUSE, 9 * (time.monotonic() - start))
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, list) and [type(item) for item in value] == [str, int, int, str]
