@@ -318,7 +318,7 @@ def test_labelme_files_from_another_computer(tmp_path: Path) -> None:
 def test_json_files_that_are_no_labels(tmp_path: Path, text: str) -> None:
     write_folder(tmp_path / "c", {"x.json": text.encode()})
     for form in ("labelme", "coco"):
-        with raises_user_error(("annotation", "input"), "x.json"):
+        with raises_user_error(("annotation", "format"), "x.json"):
             custom(tmp_path, form=form, sources=(tmp_path / "c",))
 
 

@@ -315,7 +315,7 @@ def test_class_lists_without_colours(tmp_path: Path) -> None:
     with raises_user_error("classes", "c.txt"):
         read_table(tmp_path / "c.txt")
     (tmp_path / "d.json").write_text("{")
-    with raises_user_error("input", "d.json"):
+    with raises_user_error("format", "d.json"):
         read_table(tmp_path / "d.json")
 
 

@@ -261,7 +261,7 @@ def test_download(
     assert prepare(dataset, tmp_path / "data", download=True).unchanged  # nothing to fetch it for
     assert len(asked) == number
     gone = replace(dataset, archives=(replace(archive, url=f"{address}/gone.zip"),))
-    with raises_user_error("checkpoint", "gone.zip"):
+    with raises_user_error("download", "gone.zip"):
         prepare(gone, tmp_path / "other", download=True)
 
 
