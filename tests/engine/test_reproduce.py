@@ -61,7 +61,9 @@ def of_the_models(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "models" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "tests" / "models")
+        spec.loader.exec_module(loaded)
     return loaded
 
 
