@@ -3,9 +3,9 @@
 
 Channels last, a 1x1 convolution is one matrix product, and the gradient of a 3x3 convolution's
 weights is one for each of the nine taps, of the pixels where the tap does not lie in the padding.
-An atrous rate of 36 on maps of 60 pixels leaves 36% of them. oneDNN's own gradient of the weights
-makes all products, and less quickly; with many channels the matrices are quicker even without
-dilation. ``conv2d`` of torch is the plain reference.
+An atrous rate of 36 on maps of 60 pixels leaves 36% of them. oneDNN's gradient of the weights
+computes all products, and takes longer with many channels even without dilation. ``conv2d`` of
+torch is the plain reference.
 """
 
 from __future__ import annotations
@@ -151,11 +151,10 @@ def _gradient_of_weight(gradient: Tensor, x: Tensor, weight: Tensor, dilation: i
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     """``conv2d`` of stride 1 with ``padding=dilation``, whose gradients are matrix products.
 
-    Sums are taken in another order; that is all that differs. Gradients of the gradients are not
-    to be had.
+    Only the order of sums differs. There are no second derivatives.
 
     Args:
-        x: (N, C, H, W), channels last to be quick.
+        x: (N, C, H, W), fastest in channels last.
         weight: (O, C, 3, 3).
         bias: (O,).
         dilation: Dilation and padding.
@@ -168,12 +167,11 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Te
 
 
 class ProductConv2d(nn.Conv2d):
-    """A convolution that is trained by matrix products where those are quicker.
+    """A convolution that is trained by matrix products where those are faster.
 
-    Parameters, names and numbers are ``nn.Conv2d``'s, numbers up to rounding. What is not on a CPU,
-    float32 or float64, and without autocast, is computed by ``nn.Conv2d``; so is what has groups,
-    a stride or another padding than its dilation, and what needs no gradient or is traced.
-    Gradients of its gradients are not to be had.
+    Parameters and names are ``nn.Conv2d``'s, results up to rounding. ``nn.Conv2d`` computes what
+    is not float32 or float64 on a CPU, uses autocast, has groups, a stride or another padding than
+    its dilation, needs no gradient or is traced. There are no second derivatives.
     """
 
     @classmethod

@@ -1,15 +1,15 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """From head scores to label maps at the image's size, without score maps of that size.
 
-The stack resizes the scores of the head to the network's input, crops the padding away, resizes
-the rest to the image and takes the arg max: two maps of classes x height x width. Here all steps
-are one (:mod:`.resampling`), and its result is reduced to labels piece by piece.
+The stack resizes the head's scores to the network's input, removes the padding, resizes the rest to
+the image and takes the arg max: two maps of classes x height x width. Here the steps are one
+(:mod:`.resampling`), and its result is reduced to labels piece by piece.
 
-On a CPU most of the work is left out. A cell is a rectangle of pixels that are made from the same
-few places of the scores. A resized score is a weighted mean of these places' scores, so within a
-cell a class can win only if its highest place reaches the largest over the classes of their lowest
-places. For the predictions of a trained network one or two classes are left in a cell; where it is
-one, nothing is interpolated. Where many are left the whole map is computed block by block.
+A cell is a rectangle of pixels that are made from the same few places of the scores. A resized
+score is a weighted mean of these places' scores, so a class can win in a cell only if its largest
+place reaches the largest over all classes of their smallest places. A trained network leaves one or
+two candidates in most cells; where there is one, nothing is interpolated. Where there are many, and
+on a GPU, the whole map is computed block by block.
 
 Labels are those of :func:`plain_label_map` wherever the best two classes differ by more than the
 rounding of the sums, which are taken in another order. Of exactly equal scores the lowest class
@@ -179,10 +179,9 @@ def _best(scores: Tensor, axis: int, rank: Tensor | None = None) -> Tensor:
     words = {torch.float32: torch.int32, torch.float64: torch.int64}.get(scores.dtype)
     if scores.device.type != "cpu" or words is None:
         return scores.argmax(axis)
-    # torch's argmax over a dimension that is not the last one is scalar code, as are comparisons
-    # with a broadcast. What follows is vector code: the distance to the maximum is 0, whose bits
-    # are those of the integer 0, or negative, as is the integer of its bits; so the largest sum of
-    # that integer and a rank is the rank of the lowest class at the maximum.
+    # torch's argmax over a dimension that is not the last is scalar code; this is vector code. The
+    # distance to the maximum is 0, whose bits are the integer 0, or negative, as is the integer of
+    # its bits; so the largest sum of that integer and a rank is the rank of the lowest class.
     classes = scores.shape[axis]
     ranks = _ranks(classes, words, axis, scores.dim()) if rank is None else rank.to(words)
     bits = scores.sub_(scores.amax(axis, keepdim=True)).view(words).add_(ranks).amax(axis)

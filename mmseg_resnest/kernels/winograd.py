@@ -1,18 +1,16 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """3x3 convolutions of stride 1 with fewer multiplications (Winograd's minimal filtering).
 
-Of ``m`` neighbouring outputs and three weights, direct convolution makes 3 m products a row; Lavin
-and Gray (arXiv 1509.09308) make m + 2, and the square of that saving in two dimensions: 36 products
-instead of 144 for 4x4 outputs. The products become one matrix product for each of the m + 2 squared
-places, which is what a CPU does best.
+Direct convolution takes 3 m products for m neighbouring outputs of a row; the method of Lavin and
+Gray (arXiv 1509.09308) takes m + 2, and in two dimensions 36 instead of 144 for 4x4 outputs. They
+are computed as (m + 2) squared matrix products.
 
 A dilated convolution is as many small ones as there are remainders of the place modulo the
 dilation, each on its own part of the map. Parts of one or two pixels, which the atrous rates 24 and
 36 leave of a small map, have their own forms: what would be multiplied with padding is left out.
 
-The transforms' points are small rational numbers, so that float32 loses little: the largest error
-is about 1e-5 of the largest output, where direct convolution's is 1e-6. ``conv2d`` of torch is the
-plain reference.
+In float32 the largest error is about 1e-5 of the largest output (direct convolution: 1e-6).
+``conv2d`` of torch is the plain reference.
 """
 
 from __future__ import annotations
@@ -20,16 +18,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 __all__ = ["Form", "choose_form", "convolve", "transform_weight"]
 
-# Points of the polynomials for four outputs; the last one is infinity. The point 1 comes second:
-# its column of the output transform is all ones, which makes it the place for the bias.
-_POINTS = (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-2))
+_Matrix = tuple[tuple[float, ...], ...]
+
 # Bytes of the transformed input that are made at a time.
 _CHUNK_BYTES = 2**26
 # Bytes of the float64 weights that are made at a time.
@@ -53,9 +49,9 @@ class Form:
     outputs: int
     before: int
     taken: int
-    data: tuple[tuple[Fraction, ...], ...]
-    weight: tuple[tuple[Fraction, ...], ...]
-    output: tuple[tuple[Fraction, ...], ...]
+    data: _Matrix
+    weight: _Matrix
+    output: _Matrix
     bias: int
 
     @property
@@ -64,54 +60,47 @@ class Form:
         return len(self.data)
 
 
-def _polynomial(roots: list[Fraction]) -> list[Fraction]:
-    """Coefficients of the product of (x - root), the lowest first."""
-    coefficients = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        coefficients = [
-            high - root * low
-            for high, low in zip(shifted, [*coefficients, Fraction(0)], strict=True)
-        ]
-    return coefficients
-
-
-def _tile(points: tuple[Fraction, ...]) -> Form:
-    """Cook and Toom's construction: interpolation of a product of polynomials at the points."""
-    outputs, count = len(points) - 1, len(points) + 1
-    data = []
-    weight = []
-    for i, point in enumerate(points):
-        others = [other for k, other in enumerate(points) if k != i]
-        scale = Fraction(1)
-        for other in others:
-            scale *= point - other
-        data.append((*_polynomial(others), Fraction(0)))
-        weight.append(tuple(point**k / scale for k in range(3)))
-    data.append(tuple(_polynomial(list(points))))
-    weight.append((Fraction(0), Fraction(0), Fraction(1)))
-    output = tuple(
-        (*(point**k for point in points), Fraction(int(k == outputs - 1))) for k in range(outputs)
-    )
-    return Form(outputs, 1, count, tuple(data), tuple(weight), output, 1)
-
-
-def _fractions(*rows: tuple[int, ...]) -> tuple[tuple[Fraction, ...], ...]:
-    return tuple(tuple(map(Fraction, row)) for row in rows)
-
-
 # A part of one pixel between padding, and of two: y0 = w1 x0 + w2 x1, y1 = w0 x0 + w1 x1.
-_ONE = Form(1, 0, 1, _fractions((1,)), _fractions((0, 1, 0)), _fractions((1,)), 0)
+_ONE = Form(1, 0, 1, ((1,),), ((0, 1, 0),), ((1,),), 0)
 _TWO = Form(
-    2, 0, 2,
-    _fractions((1, 1), (0, 1), (1, 0)),
-    _fractions((0, 1, 0), (0, -1, 1), (1, -1, 0)),
-    _fractions((1, 1, 0), (1, 0, 1)),
+    2,
     0,
-)  # fmt: skip
-
-
-_FOUR = _tile(_POINTS)
+    2,
+    ((1, 1), (0, 1), (1, 0)),
+    ((0, 1, 0), (0, -1, 1), (1, -1, 0)),
+    ((1, 1, 0), (1, 0, 1)),
+    0,
+)
+# Cook and Toom's interpolation at 0, 1, -1, 1/2, -2 and infinity. The point 1 comes second: its
+# column of the output transform is all ones, which makes it the place for the bias.
+_FOUR = Form(
+    4,
+    1,
+    6,
+    (
+        (1, -3 / 2, -2, 3 / 2, 1, 0),
+        (0, -1, 1 / 2, 5 / 2, 1, 0),
+        (0, 1, -5 / 2, 1 / 2, 1, 0),
+        (0, -2, -1, 2, 1, 0),
+        (0, 1 / 2, -1, -1 / 2, 1, 0),
+        (0, 1, -3 / 2, -2, 3 / 2, 1),
+    ),
+    (
+        (1, 0, 0),
+        (1 / 3, 1 / 3, 1 / 3),
+        (-1 / 3, 1 / 3, -1 / 3),
+        (-16 / 15, -8 / 15, -4 / 15),
+        (1 / 15, -2 / 15, 4 / 15),
+        (0, 0, 1),
+    ),
+    (
+        (1, 1, 1, 1, 1, 0),
+        (0, 1, -1, 1 / 2, -2, 0),
+        (0, 1, 1, 1 / 4, 4, 0),
+        (0, 1, -1, 1 / 8, -8, 1),
+    ),
+    1,
+)
 
 
 def choose_form(length: int, dilation: int) -> Form:
@@ -124,8 +113,8 @@ def choose_form(length: int, dilation: int) -> Form:
     return {1: _ONE, 2: _TWO}.get(part, _FOUR)
 
 
-def _matrix(rows: tuple[tuple[Fraction, ...], ...]) -> Tensor:
-    return torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
+def _matrix(rows: _Matrix) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 @functools.cache
