@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Makes hostile weights files. Each function has one attack and returns the file it wrote."""
+"""Makes hostile weights files: each function has one attack and gives the content of a file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from mmengine.config import Config
 from sandbox import Sandbox
 
 WEIGHTS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
-Attack = Callable[[Sandbox], Path]
 
 
 class Call:
@@ -40,8 +40,7 @@ class Call:
 def payloads(box: Sandbox) -> dict[str, Any]:
     """Objects that run something when an unrestricted unpickler reads them."""
     canary = str(box.canary)
-    other = box.files / "second_stage.pkl"
-    other.write_bytes(pickle.dumps(Call(os.system, f"touch '{canary}'")))
+    other = box.write("second.pkl", pickle.dumps(Call(os.system, f"touch '{canary}'")))
     return {
         "os.system": Call(os.system, f"touch '{canary}'"),
         "subprocess.Popen": Call(subprocess.Popen, ["touch", canary]),
@@ -58,82 +57,7 @@ def payloads(box: Sandbox) -> dict[str, Any]:
     }
 
 
-PAYLOADS = [
-    "os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "builtins.open",
-    "builtins.getattr", "Path.touch", "importlib.import_module", "torch.load", "numpy.load",
-    "Config.fromstring", "torch.nn.Module",
-]  # fmt: skip
-
-
 # --- pickles that call functions, in every container -----------------------------------------
-
-
-def torch_zip(box: Sandbox, value: Any) -> Path:
-    """A program in the present format of ``torch.save``."""
-    torch.save({"state_dict": {**WEIGHTS, "evil": value}}, box.files / "evil.pth")
-    return box.files / "evil.pth"
-
-
-def torch_legacy(box: Sandbox, value: Any) -> Path:
-    """A program in the old format of ``torch.save``."""
-    record = {"state_dict": {**WEIGHTS, "evil": value}}
-    torch.save(record, box.files / "evil.pth", _use_new_zipfile_serialization=False)
-    return box.files / "evil.pth"
-
-
-def raw_pickle(box: Sandbox, value: Any) -> Path:
-    """A bare pickle named as a checkpoint."""
-    (box.files / "evil.pth").write_bytes(pickle.dumps({"state_dict": value}))
-    return box.files / "evil.pth"
-
-
-def as_safetensors(box: Sandbox, value: Any) -> Path:
-    """A pickle named ``.safetensors``."""
-    (box.files / "evil.safetensors").write_bytes(pickle.dumps(value))
-    return box.files / "evil.safetensors"
-
-
-def in_zip(box: Sandbox, value: Any) -> Path:
-    """A checkpoint with a program in a ``.zip``."""
-    inner = torch_zip(box, value)
-    with zipfile.ZipFile(box.files / "evil.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(inner, "weights.pth")
-    return box.files / "evil.zip"
-
-
-def in_meta(box: Sandbox, value: Any) -> Path:
-    """A program beside plain weights."""
-    record = {"meta": {"hook": value}, "state_dict": WEIGHTS, "message_hub": {}, "optimizer": {}}
-    torch.save(record, box.files / "evil.pth")
-    return box.files / "evil.pth"
-
-
-def object_array(box: Sandbox, value: Any) -> Path:
-    """A NumPy array of objects, whose elements are pickled."""
-    array = np.empty(1, dtype=object)
-    array[0] = value
-    torch.save({"state_dict": {"evil": array}}, box.files / "evil.pth")
-    return box.files / "evil.pth"
-
-
-def npz(box: Sandbox, value: Any) -> Path:
-    """An ``.npz`` of object arrays."""
-    array = np.empty(1, dtype=object)
-    array[0] = value
-    np.savez(box.files / "evil.npz", evil=array)
-    return box.files / "evil.npz"
-
-
-CONTAINERS = [torch_zip, torch_legacy, raw_pickle, as_safetensors, in_zip, in_meta, object_array,
-              npz]  # fmt: skip
-
-
-# --- archives that say one thing and hold another ---------------------------------------------
-
-
-def _members(data: bytes) -> list[tuple[str, bytes]]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
 
 
 def _torch_bytes(record: Any, **options: Any) -> bytes:
@@ -142,21 +66,113 @@ def _torch_bytes(record: Any, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def packed_members(box: Sandbox) -> Path:
-    """A checkpoint whose members are compressed and unpack to a thousand times the file."""
-    with zipfile.ZipFile(box.files / "evil.pth", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in _members(_torch_bytes({"state_dict": {"a": torch.zeros(1 << 24)}})):
+def _legacy_bytes(record: Any) -> bytes:
+    return _torch_bytes(record, _use_new_zipfile_serialization=False)
+
+
+def _zip_bytes(members: list[tuple[Any, bytes | str]], packed: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    method = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members:
             archive.writestr(name, data)
-    return box.files / "evil.pth"
+    return buffer.getvalue()
 
 
-def two_directories(box: Sandbox) -> Path:
+def _members(data: bytes) -> list[tuple[str, bytes]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+
+
+def _array_of(value: Any) -> Any:
+    array = np.empty(1, dtype=object)
+    array[0] = value
+    return array
+
+
+def _npz_bytes(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, evil=_array_of(value))
+    return buffer.getvalue()
+
+
+def _beside_weights(value: Any) -> dict[str, Any]:
+    return {"state_dict": {**WEIGHTS, "evil": value}}
+
+
+#: Name of the file, and its content around a payload.
+CONTAINERS: dict[str, tuple[str, Callable[[Any], bytes]]] = {
+    "torch zip": ("evil.pth", lambda value: _torch_bytes(_beside_weights(value))),
+    "torch legacy": ("evil.pth", lambda value: _legacy_bytes(_beside_weights(value))),
+    "raw pickle": ("evil.pth", lambda value: pickle.dumps({"state_dict": value})),
+    "safetensors": ("evil.safetensors", pickle.dumps),
+    "zip": (
+        "evil.zip",
+        lambda value: _zip_bytes([("weights.pth", _torch_bytes(_beside_weights(value)))], True),
+    ),
+    "meta": (
+        "evil.pth",
+        lambda value: _torch_bytes(
+            {"meta": {"hook": value}, "state_dict": WEIGHTS, "message_hub": {}, "optimizer": {}}
+        ),
+    ),
+    "object array": (
+        "evil.pth",
+        lambda value: _torch_bytes({"state_dict": {"evil": _array_of(value)}}),
+    ),
+    "npz": ("evil.npz", _npz_bytes),
+}
+
+
+def pickled(box: Sandbox, container: str, payload: str) -> Path:
+    """A file that calls a function when it is unpickled."""
+    name, write = CONTAINERS[container]
+    return box.write(name, write(payloads(box)[payload]))
+
+
+# --- files of data that lie, grow, or are hard to handle -------------------------------------
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What makes a hostile file, and whether every loader of weights must refuse it."""
+
+    make: Callable[[Sandbox], Path]
+    must_be_refused: bool
+
+
+ATTACKS: dict[str, Attack] = {}
+
+
+def attack(suffix: str, must_be_refused: bool = True) -> Callable[..., Any]:
+    """Register a function that gives the content of a file."""
+
+    def register(content: Callable[[Sandbox], bytes]) -> Callable[[Sandbox], bytes]:
+        make = lambda box: box.write(f"evil{suffix}", content(box))  # noqa: E731
+        ATTACKS[content.__name__] = Attack(make, must_be_refused)
+        return content
+
+    return register
+
+
+def _state(state: Any, **options: Any) -> bytes:
+    return _torch_bytes({"state_dict": state}, **options)
+
+
+@attack(".pth")
+def packed_members(box: Sandbox) -> bytes:
+    """Members are compressed and unpack to a thousand times the file."""
+    return _zip_bytes(_members(_state({"a": torch.zeros(1 << 24)})), packed=True)
+
+
+@attack(".pth")
+def two_directories(box: Sandbox) -> bytes:
     """Python's zipfile reads one directory of the archive, torch another with packed members.
 
     The end record gives the first directory's offset; zipfile takes the one right before the end
     record and assumes that something was put before the archive.
     """
-    packed = packed_members(box).read_bytes()
+    packed = packed_members(box)
     end = packed.rindex(b"PK\5\6")
     size, offset = struct.unpack_from("<II", packed, end + 12)
     directory = bytearray(packed[offset : offset + size])
@@ -164,289 +180,256 @@ def two_directories(box: Sandbox) -> Path:
     while at < size:  # the second directory: nothing is packed and everything is small
         struct.pack_into("<H", directory, at + 10, 0)
         struct.pack_into("<II", directory, at + 20, 1, 1)
-        lengths = struct.unpack_from("<HHH", directory, at + 28)
-        at += 46 + sum(lengths)
-    (box.files / "evil.pth").write_bytes(packed[:end] + bytes(directory) + packed[end:])
-    return box.files / "evil.pth"
+        at += 46 + sum(struct.unpack_from("<HHH", directory, at + 28))
+    return packed[:end] + bytes(directory) + packed[end:]
 
 
-def two_end_records(box: Sandbox) -> Path:
+@attack(".pth")
+def two_end_records(box: Sandbox) -> bytes:
     """A valid small archive, and behind it, as its comment, the end record of another one."""
-    small = _torch_bytes({"state_dict": WEIGHTS})
-    packed = packed_members(box).read_bytes()
+    packed = packed_members(box)
     end = packed.rindex(b"PK\5\6")
-    tail = bytearray(small)
-    own = tail.rindex(b"PK\5\6")
-    comment = packed[end:]
-    struct.pack_into("<H", tail, own + 20, len(comment))
-    (box.files / "evil.pth").write_bytes(packed[:end] + bytes(tail) + comment)
-    return box.files / "evil.pth"
+    tail = bytearray(_state(WEIGHTS))
+    struct.pack_into("<H", tail, tail.rindex(b"PK\5\6") + 20, len(packed) - end)
+    return packed[:end] + bytes(tail) + packed[end:]
 
 
-def overlapping_members(box: Sandbox) -> Path:
+@attack(".pth")
+def overlapping_members(box: Sandbox) -> bytes:
     """Sixty-four storages share the bytes of one member, so the whole is larger than the file."""
-    state = {f"a{i}": torch.full((1 << 18,), float(i)) for i in range(64)}
-    members = dict(_members(_torch_bytes({"state_dict": state})))
-    first = next(name for name in members if name.endswith("/data/0"))
-    with zipfile.ZipFile(box.files / "evil.pth", "w") as archive:
-        for name, data in members.items():
+    members = _members(_state({f"a{i}": torch.full((1 << 18,), float(i)) for i in range(64)}))
+    first = next(name for name, _ in members if name.endswith("/data/0"))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members:
             if "/data/" not in name or name == first:
                 archive.writestr(name, data)
-        for name in members:
+        for name, _ in members:
             if "/data/" in name and name != first:
                 entry = copy.copy(archive.getinfo(first))
                 entry.filename = name
-                archive.filelist.append(entry)  # only the directory is written of it
-    return box.files / "evil.pth"
+                archive.filelist.append(entry)  # only its entry of the directory is written
+    return buffer.getvalue()
 
 
-def huge_declared_size(box: Sandbox) -> Path:
-    """A ``.zip`` whose member announces four gigabytes."""
-    with zipfile.ZipFile(box.files / "evil.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("weights.pth", bytes(1 << 20))
-    data = bytearray((box.files / "evil.zip").read_bytes())
-    at = data.rindex(b"PK\1\2")
-    struct.pack_into("<I", data, at + 24, 0xFFFFFFF0)
-    (box.files / "evil.zip").write_bytes(data)
-    return box.files / "evil.zip"
+@attack(".zip")
+def huge_declared_size(box: Sandbox) -> bytes:
+    """A member announces four gigabytes."""
+    data = bytearray(_zip_bytes([("weights.pth", bytes(1 << 20))], packed=True))
+    struct.pack_into("<I", data, data.rindex(b"PK\1\2") + 24, 0xFFFFFFF0)
+    return bytes(data)
 
 
-def climbing_member(box: Sandbox) -> Path:
-    """A ``.zip`` whose member would be written outside of the folder."""
-    with zipfile.ZipFile(box.files / "evil.zip", "w") as archive:
-        archive.writestr("../outside/weights.pth", _torch_bytes({"state_dict": WEIGHTS}))
-    return box.files / "evil.zip"
+@attack(".zip")
+def climbing_member(box: Sandbox) -> bytes:
+    """A member would be written outside of the folder."""
+    return _zip_bytes([("../outside/weights.pth", _state(WEIGHTS))])
 
 
-def linked_member(box: Sandbox) -> Path:
-    """A ``.zip`` whose member is a symbolic link to a file of the user."""
+@attack(".zip")
+def linked_member(box: Sandbox) -> bytes:
+    """A member is a symbolic link to a file of the user."""
     entry = zipfile.ZipInfo("weights.pth")
     entry.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(box.files / "evil.zip", "w") as archive:
-        archive.writestr(entry, str(box.outside / "weights.pth"))
-    return box.files / "evil.zip"
+    return _zip_bytes([(entry, str(box.outside / "weights.pth"))])
 
 
-def zip_in_zip(box: Sandbox) -> Path:
+@attack(".zip")
+def zip_in_zip(box: Sandbox) -> bytes:
     """An archive in an archive in an archive."""
-    data = _torch_bytes({"state_dict": WEIGHTS})
-    for name in ("weights.pth", "weights.pth", "weights.pth"):
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(name, data)
-        data = buffer.getvalue()
-    (box.files / "evil.zip").write_bytes(data)
-    return box.files / "evil.zip"
+    data = _state(WEIGHTS)
+    for _ in range(3):
+        data = _zip_bytes([("weights.pth", data)], packed=True)
+    return data
 
 
-def executable_archive(box: Sandbox) -> Path:
+@attack(".pth", must_be_refused=False)
+def executable_archive(box: Sandbox) -> bytes:
     """Bytes before the archive, as in a self-extracting program."""
-    data = _torch_bytes({"state_dict": {"a": torch.zeros(8)}})
-    (box.files / "evil.pth").write_bytes(b"#!/bin/sh\nexit\n" + data)
-    return box.files / "evil.pth"
+    return b"#!/bin/sh\nexit\n" + _state({"a": torch.zeros(8)})
 
 
-# --- tensors that are larger than their bytes ---------------------------------------------------
-
-
-def _saved(box: Sandbox, state: dict[Any, Any], **options: Any) -> Path:
-    torch.save({"state_dict": state}, box.files / "evil.pth", **options)
-    return box.files / "evil.pth"
-
-
-def terabyte_of_one_number(box: Sandbox) -> Path:
+@attack(".pth")
+def terabyte_of_one_number(box: Sandbox) -> bytes:
     """One number that strides of zero spread over a terabyte."""
-    return _saved(box, {"layer.weight": torch.zeros(1).expand(1 << 20, 1 << 18)})
+    return _state({"layer.weight": torch.zeros(1).expand(1 << 20, 1 << 18)})
 
 
-def terabyte_in_many_keys(box: Sandbox) -> Path:
+@attack(".pth", must_be_refused=False)
+def terabyte_in_many_keys(box: Sandbox) -> bytes:
     """A thousand keys that share the bytes of one tensor of 16 MiB."""
     whole = torch.zeros(1 << 22)
-    return _saved(box, {f"layer.{i}": whole.as_strided((1 << 22,), (1,)) for i in range(1000)})
+    return _state({f"layer.{i}": whole.as_strided((1 << 22,), (1,)) for i in range(1000)})
 
 
-def meta_tensor(box: Sandbox) -> Path:
+@attack(".pth")
+def meta_tensor(box: Sandbox) -> bytes:
     """A tensor with a size and without values."""
-    return _saved(box, {"layer.weight": torch.empty(1 << 40, device="meta")})
+    return _state({"layer.weight": torch.empty(1 << 40, device="meta")})
 
 
-def sparse_tensor(box: Sandbox) -> Path:
+@attack(".pth")
+def sparse_tensor(box: Sandbox) -> bytes:
     """One number at the end of a terabyte of zeros."""
-    return _saved(box, {"a": torch.sparse_coo_tensor([[1 << 37]], [1.0], ((1 << 37) + 1,))})
+    return _state({"a": torch.sparse_coo_tensor([[1 << 37]], [1.0], ((1 << 37) + 1,))})
 
 
-def legacy_storage_of_a_terabyte(box: Sandbox) -> Path:
+@attack(".pth")
+def legacy_storage_of_a_terabyte(box: Sandbox) -> bytes:
     """The old format announces a storage of a terabyte before its bytes."""
-    data = _torch_bytes(
-        {"state_dict": {"a": torch.zeros(77)}}, _use_new_zipfile_serialization=False
-    )
+    data = _legacy_bytes({"state_dict": {"a": torch.zeros(77)}})
     large = data.replace(b"KMNt", b"\x8a\x06" + (1 << 38).to_bytes(6, "little") + b"Nt", 1)
     assert large != data
-    (box.files / "evil.pth").write_bytes(large)
-    return box.files / "evil.pth"
+    return large
 
 
-def storage_beyond_its_record(box: Sandbox) -> Path:
-    """A storage that claims more numbers than its member holds: a read beyond the buffer."""
-    with zipfile.ZipFile(box.files / "evil.pth", "w") as archive:
-        for name, data in _members(_torch_bytes({"state_dict": {"a": torch.zeros(77)}})):
-            archive.writestr(name, data.replace(b"KM", b"M\x00\x40"))
-    return box.files / "evil.pth"
+@attack(".pth")
+def storage_beyond_its_record(box: Sandbox) -> bytes:
+    """A storage claims more numbers than its member holds: a read beyond the buffer."""
+    members = _members(_state({"a": torch.zeros(77)}))
+    return _zip_bytes([(name, data.replace(b"KM", b"M\x00\x40")) for name, data in members])
 
 
-def params_of_a_terabyte(box: Sandbox) -> Path:
-    """An MXNet file of one array whose shape is a terabyte."""
+@attack(".params")
+def params_of_a_terabyte(box: Sandbox) -> bytes:
+    """An MXNet array whose shape is a terabyte."""
     head = struct.pack("<QQQ", 0x112, 0, 1)
     array = struct.pack("<IiI", 0xF993FAC9, 0, 2) + struct.pack("<qq", 1 << 20, 1 << 18)
     rest = struct.pack("<iii", 1, 0, 0) + bytes(64)
-    name = b"arg:a"
-    names = struct.pack("<QQ", 1, len(name)) + name
-    (box.files / "evil.params").write_bytes(head + array + rest + names)
-    return box.files / "evil.params"
+    return head + array + rest + struct.pack("<QQ", 1, 5) + b"arg:a"
 
 
-def params_of_endless_dimensions(box: Sandbox) -> Path:
-    """An MXNet file of an array with two thousand million dimensions."""
-    head = struct.pack("<QQQ", 0x112, 0, 1) + struct.pack("<IiI", 0xF993FAC9, 0, 0x7FFFFFFF)
-    (box.files / "evil.params").write_bytes(head + bytes(256))
-    return box.files / "evil.params"
+@attack(".params")
+def params_of_endless_dimensions(box: Sandbox) -> bytes:
+    """An MXNet array with two thousand million dimensions."""
+    head = struct.pack("<QQQ", 0x112, 0, 1)
+    return head + struct.pack("<IiI", 0xF993FAC9, 0, 0x7FFFFFFF) + bytes(256)
 
 
-def params_with_endless_list(box: Sandbox) -> Path:
+@attack(".params")
+def params_with_endless_list(box: Sandbox) -> bytes:
     """An MXNet file that announces 2^60 arrays."""
-    (box.files / "evil.params").write_bytes(struct.pack("<QQQ", 0x112, 0, 1 << 60) + bytes(256))
-    return box.files / "evil.params"
+    return struct.pack("<QQQ", 0x112, 0, 1 << 60) + bytes(256)
 
 
-def safetensors_with_endless_header(box: Sandbox) -> Path:
-    """A ``.safetensors`` header of 2^62 bytes."""
-    (box.files / "evil.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b'{"a":{}}')
-    return box.files / "evil.safetensors"
+@attack(".params")
+def compressed_params(box: Sandbox) -> bytes:
+    """Compressed zeros named as MXNet's weights."""
+    return zlib.compress(bytes(1 << 24))
 
 
-def _safetensors(box: Sandbox, header: bytes, data: bytes = bytes(64)) -> Path:
-    (box.files / "evil.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
-    return box.files / "evil.safetensors"
+def _safetensors(header: Any, data: bytes = bytes(64)) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
 
 
-def safetensors_shape_bomb(box: Sandbox) -> Path:
-    """A ``.safetensors`` shape whose product overflows to the number of bytes."""
+@attack(".safetensors")
+def safetensors_with_endless_header(box: Sandbox) -> bytes:
+    """A header of 2^62 bytes."""
+    return (1 << 62).to_bytes(8, "little") + b'{"a":{}}'
+
+
+@attack(".safetensors")
+def safetensors_overflowing_shape(box: Sandbox) -> bytes:
+    """A shape whose product overflows to the number of bytes."""
     entry = {"dtype": "F32", "shape": [1 << 62, 4, 1 << 62, 4], "data_offsets": [0, 0]}
-    return _safetensors(box, json.dumps({"a": entry}).encode())
+    return _safetensors({"a": entry})
 
 
-def safetensors_shared_bytes(box: Sandbox) -> Path:
-    """Ten thousand ``.safetensors`` tensors that share the same bytes."""
+@attack(".safetensors")
+def safetensors_shared_bytes(box: Sandbox) -> bytes:
+    """Ten thousand tensors that share the same bytes."""
     entry = {"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}
-    return _safetensors(box, json.dumps({f"a{i}": entry for i in range(10_000)}).encode())
+    return _safetensors({f"a{i}": entry for i in range(10_000)})
 
 
-def safetensors_nested_header(box: Sandbox) -> Path:
-    """A ``.safetensors`` header of JSON that is nested 200,000 deep."""
-    return _safetensors(box, b'{"a":' * 200_000 + b"1" + b"}" * 200_000)
+@attack(".safetensors")
+def safetensors_nested_header(box: Sandbox) -> bytes:
+    """A header of JSON that is nested 200,000 deep."""
+    return _safetensors(b'{"a":' * 200_000 + b"1" + b"}" * 200_000)
 
 
-# --- pickles of plain data that are hard to handle ------------------------------------------------
+def _with_pickle(body: bytes) -> bytes:
+    members = _members(_state(WEIGHTS))
+    return _zip_bytes([(n, body if n.endswith("data.pkl") else data) for n, data in members])
 
 
-def nested_deep(box: Sandbox) -> Path:
+@attack(".pth")
+def nested_lists(box: Sandbox) -> bytes:
     """Lists in lists, 100,000 deep."""
-    body = pickle.PROTO + b"\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
-    return _with_pickle(box, body)
+    return _with_pickle(pickle.PROTO + b"\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
 
 
-def nested_tuples(box: Sandbox) -> Path:
+@attack(".pth")
+def nested_tuples(box: Sandbox) -> bytes:
     """Tuples in tuples, 100,000 deep, as a value of the state dict."""
-    inner = b")" + b"\x85" * 100_000
-    return _with_pickle(box, b"\x80\x02}X\x0a\x00\x00\x00state_dict}X\x01\x00\x00\x00a"
-                        + inner + b"ss.")  # fmt: skip
+    keys = b"\x80\x02}X\x0a\x00\x00\x00state_dict}X\x01\x00\x00\x00a"
+    return _with_pickle(keys + b")" + b"\x85" * 100_000 + b"ss.")
 
 
-def laughing_lists(box: Sandbox) -> Path:
+@attack(".pth")
+def laughing_lists(box: Sandbox) -> bytes:
     """Ten lists that each hold the one before ten times: 10^10 elements when walked."""
     value: list[Any] = ["ha"] * 10
     for _ in range(9):
         value = [value] * 10
-    torch.save({"state_dict": {"a": value}}, box.files / "evil.pth")
-    return box.files / "evil.pth"
+    return _state({"a": value})
 
 
-def holds_itself(box: Sandbox) -> Path:
+@attack(".pth")
+def holds_itself(box: Sandbox) -> bytes:
     """A record whose state dict is the record."""
     record: dict[str, Any] = {}
     record["state_dict"] = record
-    torch.save(record, box.files / "evil.pth")
-    return box.files / "evil.pth"
+    return _torch_bytes(record)
 
 
-def endless_prefix(box: Sandbox) -> Path:
+@attack(".pth", must_be_refused=False)
+def endless_prefix(box: Sandbox) -> bytes:
     """A key that begins with the prefix of a wrapper 300,000 times."""
-    return _saved(box, {"module." * 300_000 + "layer.weight": torch.ones(2)})
+    return _state({"module." * 300_000 + "layer.weight": torch.ones(2)})
 
 
-def keys_of_other_types(box: Sandbox) -> Path:
+@attack(".pth")
+def keys_of_other_types(box: Sandbox) -> bytes:
     """Keys that are numbers, bytes, tuples and None."""
-    return _saved(box, {1: torch.ones(2), b"a": torch.ones(2), (1, 2): torch.ones(2), None: 1})
+    return _state({1: torch.ones(2), b"a": torch.ones(2), (1, 2): torch.ones(2), None: 1})
 
 
-def values_of_other_types(box: Sandbox) -> Path:
-    """Values that are no tensors."""
-    return _saved(box, {"a": "text", "b": None, "c": [1, {2: 3}], "d": float("nan"), "e": 2**70})
+@attack(".pth")
+def values_of_other_types(box: Sandbox) -> bytes:
+    """Values that are not tensors."""
+    return _state({"a": "text", "b": None, "c": [1, {2: 3}], "d": float("nan"), "e": 2**70})
 
 
-def damaged_arrays(box: Sandbox) -> Path:
-    """NumPy arrays whose pickles are given wrong states."""
-    array = np.zeros(4, np.float32)
-    reduced = array.__reduce__()
+@attack(".pth")
+def damaged_arrays(box: Sandbox) -> bytes:
+    """NumPy arrays whose pickles have wrong states."""
+    reduced = np.zeros(4, np.float32).__reduce__()
 
     class Damaged:
         def __reduce__(self) -> Any:
             return reduced[0], reduced[1], (1, (1 << 60,), np.dtype("f4"), False, b"1234")
 
-    return _saved(box, {"a": Damaged()})
+    return _state({"a": Damaged()})
 
 
-def _with_pickle(box: Sandbox, body: bytes) -> Path:
-    with zipfile.ZipFile(box.files / "evil.pth", "w") as archive:
-        for name, data in _members(_torch_bytes({"state_dict": WEIGHTS})):
-            archive.writestr(name, body if name.endswith("data.pkl") else data)
-    return box.files / "evil.pth"
-
-
-def truncated(box: Sandbox) -> Path:
+@attack(".pth")
+def truncated(box: Sandbox) -> bytes:
     """A checkpoint that ends in the middle."""
-    data = _torch_bytes({"state_dict": WEIGHTS})
-    (box.files / "evil.pth").write_bytes(data[: len(data) // 2])
-    return box.files / "evil.pth"
+    data = _state(WEIGHTS)
+    return data[: len(data) // 2]
 
 
-def torchscript(box: Sandbox) -> Path:
+@attack(".pth")
+def torchscript(box: Sandbox) -> bytes:
     """A TorchScript program named as a checkpoint."""
-    from hostile_models import write_torchscript
+    from hostile_models import torchscript_bytes
 
-    return write_torchscript(box, box.files / "evil.pth", record=None)
+    return torchscript_bytes(box, None)
 
 
-def terminal_escapes(box: Sandbox) -> Path:
+@attack(".pth")
+def terminal_escapes(box: Sandbox) -> bytes:
     """Key names that would change the title and colours of the reader's terminal."""
-    return _saved(box, {"\x1b]0;owned\x07\x1b[31mlayer": "no tensor", "b\r\nerror: other": 1})
-
-
-def gzip_bomb_in_params(box: Sandbox) -> Path:
-    """Compressed zeros named as MXNet's weights."""
-    (box.files / "evil.params").write_bytes(zlib.compress(bytes(1 << 24)))
-    return box.files / "evil.params"
-
-
-#: Refused by every loader.
-REFUSED: list[Attack] = [
-    packed_members, two_directories, two_end_records, overlapping_members, huge_declared_size,
-    climbing_member, linked_member, zip_in_zip, terabyte_of_one_number, meta_tensor, sparse_tensor,
-    legacy_storage_of_a_terabyte, storage_beyond_its_record, params_of_a_terabyte,
-    params_of_endless_dimensions, params_with_endless_list, safetensors_with_endless_header,
-    safetensors_shape_bomb, safetensors_shared_bytes, safetensors_nested_header, nested_deep,
-    nested_tuples, laughing_lists, holds_itself, keys_of_other_types, values_of_other_types,
-    damaged_arrays, truncated, torchscript, terminal_escapes, gzip_bomb_in_params,
-]  # fmt: skip
-#: Refused, or read as what they are: plain weights.
-HARMLESS: list[Attack] = [executable_archive, terabyte_in_many_keys, endless_prefix]
+    return _state({"\x1b]0;owned\x07\x1b[31mlayer": "no tensor", "b\r\nerror: other": 1})

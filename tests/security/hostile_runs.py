@@ -13,100 +13,59 @@ import torch
 from sandbox import Sandbox
 
 Record = dict[str, Any]
-Change = Callable[[Record, Sandbox], None]
+Change = Callable[[Record], Any]
+
+
+def _part(record: Any, place: tuple[Any, ...]) -> Any:
+    for step in place:
+        record = record[step]
+    return record
 
 
 def _set(*place_and_value: Any) -> Change:
+    """Change the value at a place; ``{code}`` and its like are filled in by the caller."""
     *place, key, value = place_and_value
-
-    def change(record: Record, box: Sandbox) -> None:
-        part: Any = record
-        for step in place:
-            part = part[step]
-        part[key] = copy.deepcopy(value)
-
-    return change
+    return lambda record: _part(record, tuple(place)).__setitem__(key, copy.deepcopy(value))
 
 
 def _drop(*place: Any) -> Change:
-    *above, key = place
-
-    def change(record: Record, box: Sandbox) -> None:
-        part: Any = record
-        for step in above:
-            part = part[step]
-        del part[key]
-
-    return change
+    return lambda record: _part(record, place[:-1]).pop(place[-1])
 
 
-def _config(key: str) -> Change:
-    def change(record: Record, box: Sandbox) -> None:
-        record["meta"][key] = f"{box.code}\ngpu_ids = [0]\n"
+def _group(key: str, value: Any) -> Change:
+    return _set("optimizer", "param_groups", 0, key, value)
+
+
+def _moments(key: str, value: Any) -> Change:
+    def change(record: Record) -> None:
+        for state in record["optimizer"]["state"].values():
+            state[key] = value
 
     return change
 
 
-def _config_mapping(record: Record, box: Sandbox) -> None:
-    record["meta"]["config"] = {"custom_imports": {"imports": [box.module]}}
-
-
-def _hub_config(record: Record, box: Sandbox) -> None:
-    """Text that a resumed run would put into its own checkpoints as its config."""
-    record["message_hub"].setdefault("runtime_info", {})["cfg"] = box.code
-
-
-def _imports_in_config(record: Record, box: Sandbox) -> None:
-    record["meta"]["config"] = f"custom_imports = dict(imports=['{box.module}'])\n"
-
-
-def _other_groups(record: Record, box: Sandbox) -> None:
+def _more_groups(record: Record) -> None:
     groups = record["optimizer"]["param_groups"]
     groups.append(copy.deepcopy(groups[0]))
 
 
-def _no_groups(record: Record, box: Sandbox) -> None:
-    record["optimizer"]["param_groups"] = []
-
-
-def _other_shapes(record: Record, box: Sandbox) -> None:
-    for state in record["optimizer"]["state"].values():
-        state["exp_avg"] = torch.zeros(7, 7)
-
-
-def _terabyte_of_moments(record: Record, box: Sandbox) -> None:
-    for state in record["optimizer"]["state"].values():
-        state["exp_avg"] = torch.zeros(1).expand(1 << 20, 1 << 18)
-
-
-def _text_of_moments(record: Record, box: Sandbox) -> None:
-    for state in record["optimizer"]["state"].values():
-        state["exp_avg"] = "text"
-
-
-def _step_of_text(record: Record, box: Sandbox) -> None:
-    for state in record["optimizer"]["state"].values():
-        state["step"] = "5"
-
-
 def _history(value: Any) -> Change:
-    def change(record: Record, box: Sandbox) -> None:
-        record["message_hub"]["log_scalars"]["train/loss"] = copy.deepcopy(value)
+    return _set("message_hub", "log_scalars", "train/loss", value)
 
-    return change
+
+def _info(key: str, value: Any) -> Change:
+    return lambda record: record["message_hub"].setdefault("runtime_info", {}).update({key: value})
 
 
 def _scheduler(key: str, value: Any) -> Change:
-    def change(record: Record, box: Sandbox) -> None:
-        record["param_schedulers"][0][key] = copy.deepcopy(value)
-
-    return change
+    return _set("param_schedulers", 0, key, value)
 
 
-def _more_schedulers(record: Record, box: Sandbox) -> None:
+def _more_schedulers(record: Record) -> None:
     record["param_schedulers"] = record["param_schedulers"] * 3
 
 
+_TERABYTE = torch.zeros(1).expand(1 << 37)
 #: Fields of the wrong type or size: the run must be refused, by name.
 REFUSED: dict[str, Change] = {
     "iteration of text": _set("meta", "iter", "6"),
@@ -135,17 +94,17 @@ REFUSED: dict[str, Change] = {
     "state dict of a list": _set("state_dict", [torch.ones(2)]),
     "optimiser of text": _set("optimizer", "AdamW"),
     "optimiser empty": _set("optimizer", {}),
-    "optimiser of other groups": _other_groups,
-    "optimiser of no groups": _no_groups,
+    "optimiser of other groups": _more_groups,
+    "optimiser of no groups": _set("optimizer", "param_groups", []),
     "optimiser groups null": _set("optimizer", "param_groups", None),
-    "optimiser of other shapes": _other_shapes,
-    "optimiser of a terabyte": _terabyte_of_moments,
-    "optimiser of text as moments": _text_of_moments,
-    "optimiser step of text": _step_of_text,
-    "learning rate of text": _set("optimizer", "param_groups", 0, "lr", "0.1"),
-    "learning rate NaN": _set("optimizer", "param_groups", 0, "lr", math.nan),
-    "learning rate null": _set("optimizer", "param_groups", 0, "lr", None),
-    "betas of text": _set("optimizer", "param_groups", 0, "betas", "ab"),
+    "optimiser of other shapes": _moments("exp_avg", torch.zeros(7, 7)),
+    "optimiser of a terabyte": _moments("exp_avg", _TERABYTE),
+    "optimiser of text as moments": _moments("exp_avg", "text"),
+    "optimiser step of text": _moments("step", "5"),
+    "learning rate of text": _group("lr", "0.1"),
+    "learning rate NaN": _group("lr", math.nan),
+    "learning rate null": _group("lr", None),
+    "betas of text": _group("betas", "ab"),
     "message hub of a list": _set("message_hub", []),
     "message hub null": _set("message_hub", None),
     "runtime info of text": _set("message_hub", "runtime_info", "iter"),
@@ -161,8 +120,7 @@ REFUSED: dict[str, Change] = {
         {"log_history": torch.zeros(3), "count": torch.zeros(3), "max_length": "10"}
     ),
     "history of a terabyte": _history(
-        {"log_history": torch.zeros(1).expand(1 << 37), "count": torch.zeros(1).expand(1 << 37),
-         "max_length": 1 << 40}
+        {"log_history": _TERABYTE, "count": _TERABYTE, "max_length": 1 << 40}
     ),
     "schedules of text": _set("param_schedulers", "PolyLR"),
     "schedules of a number": _set("param_schedulers", 5),
@@ -176,11 +134,12 @@ REFUSED: dict[str, Change] = {
 
 #: Fields that a run does not need: refused by name, or dropped.
 DROPPED: dict[str, Change] = {
-    "config of Python": _config("config"),
-    "cfg of Python": _config("cfg"),
-    "cfg of Python in the hub": _hub_config,
-    "config of a mapping": _config_mapping,
-    "config that imports": _imports_in_config,
+    "config of Python": _set("meta", "config", "{code}\ngpu_ids = [0]\n"),
+    "cfg of Python": _set("meta", "cfg", "{code}\ngpu_ids = [0]\n"),
+    # Text that a resumed run would put into its own checkpoints as its config.
+    "cfg of Python in the hub": _info("cfg", "{code}"),
+    "config of a mapping": _set("meta", "config", {"custom_imports": {"imports": ["{module}"]}}),
+    "config that imports": _set("meta", "config", "custom_imports = dict(imports=['{module}'])\n"),
     "config of a number": _set("meta", "config", 5),
     "experiment name that climbs": _set("meta", "experiment_name", "../../outside/x"),
     "time of a list": _set("meta", "time", [1]),
@@ -194,19 +153,19 @@ DROPPED: dict[str, Change] = {
     "unknown keys": _set("evil", {"__class__": "os.system"}),
     "unknown meta": _set("meta", "__class__", "os.system"),
     "hub attributes": _set("message_hub", "__class__", "os.system"),
-    "hub runtime attributes": _set("message_hub", "runtime_info", "__class__", "os.system"),
-    "hub iteration of text": _set("message_hub", "runtime_info", "iter", "6"),
-    "hub limits of text": _set("message_hub", "runtime_info", "max_iters", "12"),
-    "hub best of text": _set("message_hub", "runtime_info", "best_score", "0.1"),
-    "hub best NaN": _set("message_hub", "runtime_info", "best_score", math.nan),
-    "hub best null": _set("message_hub", "runtime_info", "best_score", None),
+    "hub runtime attributes": _info("__class__", "os.system"),
+    "hub iteration of text": _info("iter", "6"),
+    "hub limits of text": _info("max_iters", "12"),
+    "hub best of text": _info("best_score", "0.1"),
+    "hub best NaN": _info("best_score", math.nan),
+    "hub best null": _info("best_score", None),
     "hub resumed keys": _set("message_hub", "resumed_keys", {"train/loss": "os.system"}),
     "hub resumed key of a score": _set("message_hub", "resumed_keys", "val/score", False),
     "hub resumed keys of a list": _set("message_hub", "resumed_keys", [1]),
-    "hub last checkpoint of a number": _set("message_hub", "runtime_info", "last_ckpt", 5),
-    "hub best checkpoint of a list": _set("message_hub", "runtime_info", "best_ckpt", [1]),
-    "optimiser attributes": _set("optimizer", "param_groups", 0, "__class__", "os.system"),
-    "optimiser switches": _set("optimizer", "param_groups", 0, "fused", "yes"),
+    "hub last checkpoint of a number": _info("last_ckpt", 5),
+    "hub best checkpoint of a list": _info("best_ckpt", [1]),
+    "optimiser attributes": _group("__class__", "os.system"),
+    "optimiser switches": _group("fused", "yes"),
     "optimiser keys": _set("optimizer", "base_param_settings", {"params": "x"}),
     "optimiser scaler": _set("optimizer", "loss_scaler", {"scale": "x", "_growth_tracker": None}),
     "schedule method": _scheduler("step", "os.system"),
@@ -222,12 +181,15 @@ DROPPED: dict[str, Change] = {
 }
 
 
-def checkpoint_with(box: Sandbox, valid: Path, change: Change, name: str = "evil.pth") -> Path:
+def checkpoint_with(box: Sandbox, valid: Path, change: Change) -> Path:
     """A copy of a training checkpoint with a change."""
     record = torch.load(valid, weights_only=True)
-    change(record, box)
-    torch.save(record, box.files / name)
-    return box.files / name
+    change(record)
+    for part, key in (("meta", "config"), ("meta", "cfg"), ("message_hub", "runtime_info")):
+        if isinstance(record[part], dict) and key in record[part]:
+            record[part][key] = box.fill(record[part][key])
+    torch.save(record, box.files / "evil.pth")
+    return box.files / "evil.pth"
 
 
 #: File names that a checkpoint may claim as its own earlier files, to have them deleted.

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmseg_resnest.errors import UserError
+from mmseg_resnest.errors import CODES, UserError
 from mmseg_resnest_cli.failures import explain_error
 from mmseg_resnest_cli.main import parser_of
 
 #: Address space that a loader may add to what the process has: all legitimate files here are tiny.
 HEADROOM = 1536 << 20
+#: Folders of hostile files into which loaders write their results.
+OUTPUTS = ("data", "configs", "run")
 
 # Python reports these actions to audit hooks. A hook cannot be taken away, so there is one.
 _PROGRAMS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn")
@@ -46,18 +48,21 @@ sys.addaudithook(_audit)
 
 
 def check_error(error: UserError, *names: str) -> None:
-    """An error names the file or the key, and none that asks for the memory first."""
+    """An error has a known code, names the file or the key, and is short, printable text."""
     text = str(error)
-    assert any(name in text for name in names), text
-    # Whoever asks for the memory first has no bound.
-    assert "alloc" not in text.lower() and "memory ran out" not in text.lower(), text
+    assert error.code in CODES, text
+    assert any(name in text for name in names or ("",)), text
+    assert len(text) < 4000 and "Traceback" not in text, text
+    assert all(line.isprintable() for line in text.split("\n")), repr(text)
+    # A loader that asks for the memory first has no bound.
+    assert "alloc" not in text.lower() and error.code != "memory", text
 
 
 @dataclass
 class Outcome:
-    """What a loader did: the message of its UserError, or what it returned."""
+    """What a loader did: its UserError, or what it returned."""
 
-    error: str | None = None
+    error: UserError | None = None
     value: Any = None
 
 
@@ -109,6 +114,23 @@ class Sandbox:
         """A statement that makes the canary."""
         return f"__import__('pathlib').Path({str(self.canary)!r}).touch()"
 
+    def fill(self, value: Any) -> Any:
+        """A value of texts, lists and mappings with ``{canary}``, ``{module}``, ... replaced."""
+        if isinstance(value, str):
+            for name in ("canary", "module", "package", "outside", "code"):
+                value = value.replace(f"{{{name}}}", str(getattr(self, name)))
+        elif isinstance(value, list):
+            value = [self.fill(item) for item in value]
+        elif isinstance(value, dict):
+            value = {self.fill(key): self.fill(item) for key, item in value.items()}
+        return value
+
+    def write(self, name: str, data: bytes | str) -> Path:
+        """Write a hostile file."""
+        path = self.files / name
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+        return path
+
     @contextmanager
     def watched(self, headroom: int = HEADROOM) -> Iterator[None]:
         """Fails the test if anything ran, was imported, was read outside, or was changed there."""
@@ -144,30 +166,29 @@ class Sandbox:
         assert not changed, f"the environment was changed: {changed}"
         assert _tree(self.outside) == before, "files outside of the given folders were changed"
 
-    def run(self, loader: Callable[[], Any], headroom: int = HEADROOM) -> Outcome:
-        """Run a loader; any error but UserError fails the test, and so does what is watched."""
+    def harmless(self, loader: Callable[[], Any], *names: str, headroom: int = HEADROOM) -> Outcome:
+        """Run a loader: it ends well, or with a UserError that holds one of the names.
+
+        Any other error fails the test, and so does what is watched.
+        """
         outcome = Outcome()
         with self.watched(headroom):
             try:
                 outcome.value = loader()
             except UserError as error:
-                outcome.error = str(error)
-                check_error(error, "")
+                outcome.error = error
+                check_error(error, *names)
         return outcome
 
-    def refused(self, loader: Callable[[], Any], *names: str, headroom: int = HEADROOM) -> str:
-        """The loader raises a UserError that holds one of the names; returns its message."""
-        outcome = self.run(loader, headroom)
+    def refused(self, loader: Callable[[], Any], *names: str, code: str | None = None) -> UserError:
+        """As :meth:`harmless`, and the loader raises, and writes nothing outside OUTPUTS."""
+        before = set(self.files.rglob("*"))
+        outcome = self.harmless(loader, *names)
         assert outcome.error is not None, f"it was not refused, but gave a {type(outcome.value)}"
-        assert any(name in outcome.error for name in names), outcome.error
+        assert code in (None, outcome.error.code), outcome.error
+        new = [path.relative_to(self.files) for path in set(self.files.rglob("*")) - before]
+        assert all(path.parts[0] in OUTPUTS for path in new), new
         return outcome.error
-
-    def harmless(self, loader: Callable[[], Any], *names: str, headroom: int = HEADROOM) -> Outcome:
-        """As :meth:`refused`, or the loader ends without error."""
-        outcome = self.run(loader, headroom)
-        if outcome.error is not None:
-            assert any(name in outcome.error for name in names), outcome.error
-        return outcome
 
     def survives(self, loader: Callable[[], Any]) -> None:
         """As :meth:`harmless` in a process of its own, which the file may bring down."""
@@ -175,43 +196,33 @@ class Sandbox:
         if pid == 0:
             code = 1
             try:
-                code = 2 if self.run(loader).error is not None else 0
+                code = 2 if self.harmless(loader).error is not None else 0
             finally:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code in (0, 2), f"the process ended with {code}"
 
-    def holds_a_secret(self, folder: Path) -> list[str]:
-        """Files below a folder that are, or have the content of, a file outside."""
+    def check_nothing_leaked(self, folder: Path) -> None:
+        """No file below a folder is, or has the content of, a file outside."""
         secrets = {path.read_bytes() for path in self.outside.rglob("*") if path.is_file()}
-        return [
-            str(path)
-            for path in folder.rglob("*")
-            if path.is_file()
-            and (
-                path.resolve().is_relative_to(self.outside.resolve())
-                or path.read_bytes() in secrets
-            )
-        ]
+        for path in folder.rglob("*"):
+            real = path.resolve()
+            assert not str(real).startswith(("/etc", "/dev", "/proc")), path
+            assert not real.is_relative_to(self.outside.resolve()), path
+            assert not path.is_file() or path.read_bytes() not in secrets, path
 
 
 def tool(name: str, *args: object) -> int | None:
-    """Run a command in this process; raises the UserError that ends it with exit code 2.
-
-    Args:
-        name: The file of its script in ``tools/``.
-        *args: Its arguments.
-    """
-    command = Path(name).stem
-    parsed = parser_of(command.replace("_", "-")).parse_args([str(arg) for arg in args])
+    """Run a command in this process; raises the UserError that ends it with exit code 2."""
+    parsed = parser_of(name).parse_args([str(arg) for arg in args])
     try:
-        code: int | None = importlib.import_module(f"mmseg_resnest_cli.{command}").run(parsed)
+        module = importlib.import_module(f"mmseg_resnest_cli.{name.replace('-', '_')}")
+        return module.run(parsed)  # type: ignore[no-any-return]
     except Exception as error:
-        told = explain_error(error)
-        if told is None:
+        explained = explain_error(error)
+        if explained is None:
             raise
-        raise told from error
-    return code
+        raise explained from error
 
 
 def _address_space() -> int:
