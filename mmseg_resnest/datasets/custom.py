@@ -11,6 +11,7 @@ from mmseg.datasets import BaseSegDataset
 
 from ..errors import UserError
 from ..io.image_files import IMAGE_SUFFIXES
+from ..io.text import printable
 from ..io.walk import walk
 from ..registry import DATASETS
 from .class_names import read_classes_of
@@ -92,7 +93,7 @@ class CustomDataset(FolderCheck, BaseSegDataset):
             listed = [line if line in images else line.strip() for line in lines if line.strip()]
             for stem in listed:
                 if stem not in images:
-                    reason = f"lists {stem}, but {top} has no such image"
+                    reason = f"lists {printable(stem)[:200]}, but {top} has no such image"
                     raise UserError("dataset", self.ann_file, reason)
             images = {stem: images[stem] for stem in listed}
 

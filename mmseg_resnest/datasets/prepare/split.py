@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import UserError
+from ...io.text import printable
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
 GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
@@ -90,7 +91,7 @@ def split_by_list(names: Sequence[str], file: Path) -> tuple[list[str], list[str
         line = line.replace("\\", "/")
         name = line if line in known else os.path.splitext(line)[0]
         if name not in known:
-            raise UserError("argument", option, f"names {line}, and there is no such image")
+            raise UserError("argument", option, f"no image is named {printable(line)[:200]}")
         val.add(name)
     if not val or val == known:
         raise UserError("argument", option, "must name some of the images, and not all")
