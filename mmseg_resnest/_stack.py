@@ -166,6 +166,7 @@ PRIVATE_NAMES = {
     "mmengine.runner.runner": ("_init_model_weights", "_load_from"),
     "mmengine.runner.loops": ("_epoch", "_iter", "_max_iters"),
     "mmengine.optim.scheduler.param_scheduler": ("_global_step",),
+    "mmengine.visualization.vis_backend": ("_env_initialized",),
     "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
     "mmseg.datasets.transforms.loading": ("_load_seg_map",),
     "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
@@ -173,7 +174,7 @@ PRIVATE_NAMES = {
     "torch.distributed.elastic.agent.server.api": ("_monitor_workers", "_remaining_restarts"),
     "torch.nn.modules.batchnorm": ("_BatchNorm",),
     "torch.nn.modules._functions": ("SyncBatchNorm",),
-    "torch.nn.modules.module": ("_buffers", "_metadata"),
+    "torch.nn.modules.module": ("_metadata",),
     "torch.utils.data.dataloader": (
         *("_iterator", "_rcvd_idx", "_shutdown_workers", "_task_info", "_workers"),
     ),

@@ -170,14 +170,15 @@ def frozen_batch_statistics(module: nn.Module) -> Iterator[None]:
     Activation checkpointing runs a block's forward pass a second time; without this the second
     run would move the running statistics twice for one batch.
     """
+    names = ("num_batches_tracked", "running_mean", "running_var")
     norms = [m for m in module.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
-    saved = [(m.momentum, m.num_batches_tracked, m.running_mean, m.running_var) for m in norms]
+    saved = [{name: getattr(norm, name) for name in names} for norm in norms]
     try:
-        for m in norms:
-            for name in ("num_batches_tracked", "running_mean", "running_var"):
-                buffer = getattr(m, name)
-                m._buffers[name] = None if buffer is None else buffer.clone()
+        for norm, buffers in zip(norms, saved, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, None if buffer is None else buffer.clone())
         yield
     finally:
-        for m, (_, tracked, mean, var) in zip(norms, saved, strict=True):
-            m._buffers.update(num_batches_tracked=tracked, running_mean=mean, running_var=var)
+        for norm, buffers in zip(norms, saved, strict=True):
+            for name, buffer in buffers.items():
+                setattr(norm, name, buffer)
