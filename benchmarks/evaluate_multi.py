@@ -2,7 +2,7 @@
 """Evaluation at six scales with mirror images, from the files to the scores.
 
 MMSegmentation's protocol: the whole image at 0.5 to 1.75 times its size, each also mirrored, mean
-of the softmax. Model and images are those of the single-scale evaluation; the stack's way is its
+of the softmax. Model and images are those of the single-scale evaluation; the stack runs its
 ``SegTTAModel``, this package's the class of the same name. Compared are the labels; besides, the
 mIoU has to be the same to 0.01.
 """

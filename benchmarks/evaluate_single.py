@@ -2,7 +2,7 @@
 """Evaluation at one scale, from the files to the scores.
 
 DeepLabV3 with ResNeSt-50 in MMSegmentation's variant, 150 classes, seeded weights, two images of
-341x256. The stack's way is its segmentor, its ResNeSt and its ``IoUMetric``. Compared are the
+341x256. The stack runs its segmentor, its ResNeSt and its ``IoUMetric``. Compared are the
 labels; besides, the mIoU has to be the same to 0.01.
 """
 

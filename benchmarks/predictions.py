@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """From head scores to the confusion matrix: two resizes, arg max, metric.
 
-The stack's way is its own code: ``BaseDecodeHead.predict_by_feat``,
+The stack runs its own code: ``BaseDecodeHead.predict_by_feat``,
 ``BaseSegmentor.postprocess_result`` and ``IoUMetric``. Scores are made up: "regions" are one
 class each with noise and broad borders, as after training; in "noise" every class can win
 anywhere, so that little can be left out. In bfloat16 the stack rounds the resized scores to 8

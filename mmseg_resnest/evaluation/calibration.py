@@ -70,7 +70,7 @@ def calibration_error(counts: NDArray[np.int64]) -> tuple[float, float]:
         counts: (3, bins), see :func:`calibration_counts`.
 
     Returns:
-        ECE and MCE; NaN where there is no pixel.
+        ECE and MCE; NaN without pixels.
     """
     number, right, units = (np.asarray(row, np.float64) for row in counts)
     filled = number > 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
+import functools
+import importlib.util
 import io
 import math
 import os
@@ -110,19 +111,22 @@ def official_scores(
     return result
 
 
+@functools.cache
 def _official_module() -> Any:
-    """The evaluation script as a module, without what it does when imported."""
+    """A copy of the evaluation script's module that is ours alone."""
+    name = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
     # It raises at import when this names no folder, though nothing is exported here.
     exported = os.environ.pop("CITYSCAPES_EXPORT_DIR", None)
     try:
-        module = importlib.import_module(
-            "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
-        )
+        spec.loader.exec_module(module)
     finally:
         if exported is not None:
             os.environ["CITYSCAPES_EXPORT_DIR"] = exported
     if not hasattr(np, "in1d"):
-        module.np = _OldNumPy()  # type: ignore[attr-defined]
+        vars(module)["np"] = _OldNumPy()
     return module
 
 

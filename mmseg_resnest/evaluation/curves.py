@@ -26,6 +26,8 @@ _MAX_LINE = 1 << 20
 _MAX_STEP = 1 << 53
 _logger = logging.getLogger(__name__)
 _SCORES = ("mIoU", "pixAcc", "mAcc")
+_INK, _FAINT = "#202124", "#d7dadd"
+_COLOURS = {"mIoU": "#c2410c", "pixAcc": "#1d4ed8", "mAcc": "#7c8798", "loss": "#1d4ed8"}
 
 
 class NoLog(UserError):
@@ -205,85 +207,73 @@ def plot_curves(
     if not panels:
         raise UserError("run", "the log", "holds no loss, learning rate or validation score")
 
-    ink, faint = "#202124", "#d7dadd"
-    colours = {"mIoU": "#c2410c", "pixAcc": "#1d4ed8", "mAcc": "#7c8798", "loss": "#1d4ed8"}
     figure = Figure(figsize=(4.6 * len(panels), 3.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
-        figure.suptitle(title, fontsize=12, fontweight="bold", color=ink)
+        figure.suptitle(title, fontsize=12, fontweight="bold", color=_INK)
     every = [s for s in (loss, rate, *scores.values()) if s is not None]
     last_step = max(int(s.steps[-1]) for s in every)
     for n, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), n + 1)
         if panel == "loss" and loss is not None:
-            # A cleaner picture than one line: every logged value faintly, the trend over them.
-            long = len(loss.steps) >= 40
-            axes.plot(
-                loss.steps,
-                loss.values,
-                color=colours["loss"],
-                lw=0.8 if long else 1.6,
-                alpha=0.3 if long else 1.0,
-                marker="o" if len(loss.steps) == 1 else "",
-            )
-            if long:
-                axes.plot(loss.steps, _smooth(loss.values), color=colours["loss"], lw=1.8)
-            axes.set_title("training loss", loc="left", fontsize=10.5, color=ink)
-            if np.isfinite(loss.values).any():
-                # The first iterations may tower over the rest; show 99% of the values well.
-                top = np.percentile(loss.values[np.isfinite(loss.values)], 99)
-                axes.set_ylim(0, 1.15 * top if top > 0 else None)
+            _draw_loss(axes, loss)
         elif panel == "lr" and rate is not None:
-            single = len(rate.steps) == 1
-            axes.plot(
-                rate.steps, rate.values, color="#0f766e", lw=1.8, marker="o" if single else ""
-            )
-            axes.set_title("learning rate", loc="left", fontsize=10.5, color=ink)
-            highest = np.nanmax(rate.values, initial=0.0)
-            axes.set_ylim(0, 1.08 * highest if highest > 0 else None)
-            # No common factor above the axis: "0.002" is read faster than "2" and "1e-3" apart.
-            axes.yaxis.set_major_formatter("{x:g}")
+            _draw_rate(axes, rate)
         else:
-            for name, points in scores.items():
-                few = len(points.steps) <= 30
-                axes.plot(
-                    points.steps,
-                    points.values,
-                    color=colours[name],
-                    lw=2.2 if name == "mIoU" else 1.5,
-                    marker="o" if few else "",
-                    ms=4,
-                    label=f"{name} {_last_finite(points.values)}",
-                )
-            axes.set_title("validation, %", loc="left", fontsize=10.5, color=ink)
-            axes.legend(
-                frameon=False,
-                fontsize=8.5,
-                loc="lower right",
-                bbox_to_anchor=(1.02, 0.985),
-                ncols=len(scores),
-                handlelength=0.9,
-                handletextpad=0.5,
-                columnspacing=1.0,
-                labelcolor=ink,
-            )
-            axes.set_ylim(0, 100)
-            _mark_best(axes, scores.get("mIoU"), last_step, colours["mIoU"])
-        axes.set_xlabel("iteration", fontsize=9, color=ink)
+            _draw_scores(axes, scores, last_step)
+        axes.set_xlabel("iteration", fontsize=9, color=_INK)
         axes.set_xlim(0, max(1.03 * last_step, 1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.grid(color=faint, lw=0.6)
+        axes.grid(color=_FAINT, lw=0.6)
         axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8.5, colors=ink, length=0)
+        axes.tick_params(labelsize=8.5, colors=_INK, length=0)
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom")
-            spine.set_color(faint)
+            spine.set_color(_FAINT)
 
     out = Path(out_png)
     with atomic_open(out) as file:
         # No date or version inside: the same log draws the same bytes.
         figure.savefig(file, format="png", metadata={"Software": None})
     return out
+
+
+def _draw_loss(axes: Any, loss: Series) -> None:
+    """Every logged value, faint where there are many, and the trend over them."""
+    long = len(loss.steps) >= 40
+    width, alpha = (0.8, 0.3) if long else (1.6, 1.0)
+    marker = "o" if len(loss.steps) == 1 else ""
+    axes.plot(*loss, color=_COLOURS["loss"], lw=width, alpha=alpha, marker=marker)
+    if long:
+        axes.plot(loss.steps, _smooth(loss.values), color=_COLOURS["loss"], lw=1.8)
+    axes.set_title("training loss", loc="left", fontsize=10.5, color=_INK)
+    if np.isfinite(loss.values).any():
+        # The first iterations may be far above the rest; show 99% of the values well.
+        top = np.percentile(loss.values[np.isfinite(loss.values)], 99)
+        axes.set_ylim(0, 1.15 * top if top > 0 else None)
+
+
+def _draw_rate(axes: Any, rate: Series) -> None:
+    axes.plot(*rate, color="#0f766e", lw=1.8, marker="o" if len(rate.steps) == 1 else "")
+    axes.set_title("learning rate", loc="left", fontsize=10.5, color=_INK)
+    highest = np.nanmax(rate.values, initial=0.0)
+    axes.set_ylim(0, 1.08 * highest if highest > 0 else None)
+    axes.yaxis.set_major_formatter("{x:g}")  # no common factor above the axis
+
+
+def _draw_scores(axes: Any, scores: Mapping[str, Series], last_step: int) -> None:
+    for name, points in scores.items():
+        width = 2.2 if name == "mIoU" else 1.5
+        marker = "o" if len(points.steps) <= 30 else ""
+        label = f"{name} {_last_finite(points.values)}"
+        axes.plot(*points, color=_COLOURS[name], lw=width, marker=marker, ms=4, label=label)
+    axes.set_title("validation, %", loc="left", fontsize=10.5, color=_INK)
+    axes.legend(
+        frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.985),
+        ncols=len(scores), handlelength=0.9, handletextpad=0.5, columnspacing=1.0, labelcolor=_INK,
+    )  # fmt: skip
+    axes.set_ylim(0, 100)
+    _mark_best(axes, scores.get("mIoU"), last_step, _COLOURS["mIoU"])
 
 
 def _mark_best(axes: Any, miou: Series | None, last_step: int, colour: str) -> None:
