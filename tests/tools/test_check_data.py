@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tool_runs import RunTool, Toy
+from user_errors import printed_error
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_clean_data(own: Toy, run_tool: RunTool) -> None:
     assert run.stderr == ""
 
 
-def test_problems_are_told_and_written(own: Toy, run_tool: RunTool) -> None:
+def test_problems_are_printed_and_written(own: Toy, run_tool: RunTool) -> None:
     bad = sorted((own.scenes / "annotations" / "training").iterdir())[2]
     labels = np.array(Image.open(bad))
     labels[0, 0] = 99
@@ -53,17 +54,19 @@ def test_problems_are_told_and_written(own: Toy, run_tool: RunTool) -> None:
     assert Path(fix[1]).name == bad.name
     assert "holds 99" in (own.folder / "page.html").read_text(encoding="utf-8")
 
-    # Training refuses it at the start, in the same words, before it writes anything.
+    # Training refuses it at the start, before it writes anything.
     error = run_tool("train.py", "toy.py", cwd=own.folder).error()
-    assert f"{bad.name}: holds 99 (1 pixels)" in error
-    assert "mmseg-resnest check-data" in error
+    assert f"{bad.name}: holds 99 (1 pixels)" in error and "[dataset]" in error
     assert not (own.folder / "work_dirs").exists()
 
 
 def test_what_cannot_be_checked(own: Toy, run_tool: RunTool) -> None:
-    assert (
-        "--workers 0"
-        in run_tool("check_data.py", "toy.py", "--workers", "0", cwd=own.folder).error()
-    )
+    def error_of(*args: str) -> tuple[str, str]:
+        run = run_tool("check_data.py", "toy.py", *args, cwd=own.folder)
+        code, text = printed_error(run.error())
+        return code, text.partition(": ")[0]
+
+    assert error_of("--workers", "0") == ("argument", "--workers 0")
+    assert error_of("--ignore", "gray") == ("argument", "--ignore gray")
     shutil.rmtree(own.scenes / "images" / "validation")
-    assert "does not exist" in run_tool("check_data.py", "toy.py", cwd=own.folder).error()
+    assert error_of() == ("not-found", "scenes/images/validation")

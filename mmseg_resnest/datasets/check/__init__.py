@@ -2,7 +2,8 @@
 """Checks a config's data before they cost a night."""
 
 from .config import guard_labels, leaf_datasets, loss_ignore_index, numbers_of_classes
-from .report import DataReport, print_report, write_fix_list, write_report
+from .page import write_report
+from .report import DataReport, print_report, write_fix_list
 from .rules import RULES, Problem, Rule
 from .run import check_data, check_start
 
