@@ -217,32 +217,20 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     def path(name: str | None) -> Path | None:
         return Path(name) if name is not None else None
 
+    same = ("name", "background", "label_suffix", "val_fraction", "group_pattern", "seed")
     options = CustomOptions(
-        name=args.name,
         form=args.format,
         sources=tuple(map(Path, args.source)),
         val_sources=tuple(map(Path, args.val_source)),
         images=path(args.images),
         val_images=path(args.val_images),
         classes=path(args.classes),
-        ignore=tuple(args.ignore),
-        background=args.background,
-        label_suffix=args.label_suffix,
-        val_fraction=args.val_fraction,
         val_list=path(args.val_list),
-        group_pattern=args.group_pattern,
-        seed=args.seed,
+        ignore=tuple(args.ignore),
+        **{name: getattr(args, name) for name in same},
     )
-    return prepare_custom(
-        options,
-        root,
-        args.config_dir,
-        load_config(args.base),
-        args.epochs,
-        args.jobs,
-        args.link,
-        args.force,
-    )
+    how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
+    return prepare_custom(options, root, args.config_dir, load_config(args.base), **how)
 
 
 def _print_report(name: str, report: Report) -> None:

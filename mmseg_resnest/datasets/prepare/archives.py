@@ -127,7 +127,7 @@ def list_archive(file: Path, staging: Path, wanted: str, official: bool = False)
             Nothing is unpacked through a link in either case.
 
     Raises:
-        UserError: It is no archive, is damaged or has unsafe paths.
+        UserError: It is not an archive, is damaged or has unsafe paths.
     """
     name = file.name.lower()
     try:
@@ -181,7 +181,7 @@ def _list_tar(file: Path, official: bool) -> Iterator[Place]:
 
 
 def _check_end(file: Path, offset: int) -> None:
-    """A tar file ends in blocks of zeros; tarfile takes one that is cut short for a whole one."""
+    """A tar file ends in blocks of zeros; tarfile accepts one that is cut short."""
     with open(file, "rb") as stream:
         stream.seek(offset)
         block = stream.read(512)

@@ -12,7 +12,7 @@ from .dataset import DataSet, Plan, pair
 from .places import Files
 
 # SHA-1 over the names and bytes of the tutorial's label maps, as `digest` computes it. The archive
-# itself has no lasting hash: the host packs it anew.
+# itself has no lasting hash: the host packs it again each time.
 _DIGESTS = {
     "trainannot": "3e3d517e235f67321d2c93970d3f31ee28735422",
     "valannot": "cadc6bf8c788d89e8f1fe07cdc6b59be188af634",

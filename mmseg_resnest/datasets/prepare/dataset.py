@@ -301,12 +301,12 @@ def pair(
     Raises:
         UserError: A name has only one of the two and that is not allowed.
     """
-    alone = sorted(set(images) ^ set(labels))
-    if alone:
-        name = alone[0]
+    single = sorted(set(images) ^ set(labels))
+    if single:
+        name = single[0]
         here, what = (images[name], "label map") if name in images else (labels[name], "image")
         if not allow_incomplete:
             message = f"has no {what}; add it, or leave such files out with --allow-incomplete"
             raise UserError("dataset", here, message)
-        plan.notes.append(f"{split}: {len(alone)} files without partner left out, e.g. {here}")
+        plan.notes.append(f"{split}: {len(single)} files without partner left out, e.g. {here}")
     return sorted(set(images) & set(labels))

@@ -33,7 +33,7 @@ def read_labelme(source: Path, images: Path | None) -> list[Sample]:
 
     An image is looked for where ``imagePath`` says, as long as that is inside of the source, and
     beside the JSON file under its name; then in ``imageData``. With a folder of images it is looked
-    for there alone, also by the last part of ``imagePath``. An image that a symbolic link leads to
+    for only there, also by the last part of ``imagePath``. An image that a symbolic link leads to
     must lie in that folder, too.
 
     Args:

@@ -15,8 +15,7 @@ from ...errors import UserError
 
 Labels = npt.NDArray[np.uint8]
 
-# Formats of images and label maps, told by the content: Pillow has decoders for many more, which
-# nobody needs here and a stranger might.
+# Recognised by the content. Pillow has decoders for many more, which only a stranger might use.
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
 
 
