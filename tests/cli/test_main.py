@@ -19,9 +19,9 @@ from mmseg_resnest.export.files import DEFAULT_OPSET
 from mmseg_resnest.inference.files import OUTPUTS
 from mmseg_resnest.inference.runtimes import SUFFIXES
 from mmseg_resnest.io import linking
+from mmseg_resnest.weights import EXPORT_LAYOUTS
 from mmseg_resnest.weights import cache_folder as library_cache_folder
 from mmseg_resnest.weights import catalogue as library_catalogue
-from mmseg_resnest.weights.convert import EXPORT_LAYOUTS
 from mmseg_resnest_cli import package, prepare_data
 from mmseg_resnest_cli.main import COMMANDS, SCRIPTS, parser_of
 from mmseg_resnest_cli.options import UsageError
