@@ -81,17 +81,13 @@ def add_report(measured: Mapping[str, Any], file: Path) -> dict[str, Any]:
         name, protocols = report["name"], report["protocols"]
         as_published, version = report["as_published"], report["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "argument", f"--add {file}", f"not a report of mmseg-resnest reproduce ({error})"
-        ) from error
+        message = f"not a report of mmseg-resnest reproduce ({error})"
+        raise UserError("format", f"--add {file}", message) from error
     if name not in catalogue():
-        raise UserError("argument", f"--add {file}", f"{name} is not in the catalogue")
+        raise UserError("not-found", f"--add {file}", f"{name} is not in the catalogue")
     if not as_published:
-        raise UserError(
-            "config-value",
-            f"--add {file}",
-            "is not of the published evaluation (other images or --cfg-options)",
-        )
+        message = "not of the published evaluation: made with other images or --cfg-options"
+        raise UserError("argument", f"--add {file}", message)
     rows = {
         protocol: {**row["measured"], "device": row["device"], "version": version}
         for protocol, row in protocols.items()

@@ -35,7 +35,7 @@ def main() -> None:
     for name in ("SIGINT", "SIGTERM"):  # whoever stops the service lets it finish its requests
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     source, target = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print is not an answer
     cv2.setNumThreads(1)
     if resource is not None and sys.platform == "linux":
         with contextlib.suppress(ValueError, OSError):  # a lower limit holds already

@@ -190,7 +190,7 @@ class DecodePool:
 
         Raises:
             ImageTooLarge: It has too many pixels.
-            UserError: It is no image, or is built to keep a decoder busy.
+            UserError: It is not an image, or is built to keep a decoder busy.
         """
         header = read_header(data, name)
         if header is None:
@@ -251,7 +251,7 @@ class DecodePool:
         except _Ended:
             message = "took longer to decode, or more memory, than images of its size do"
             fault = UserError("too-large", f"image {name}", message)
-        except Exception as error:  # a fault of this machine; whoever waits must hear of it
+        except Exception as error:  # a fault of this machine; the caller must hear of it
             fault = error
         finally:
             with self._lock:

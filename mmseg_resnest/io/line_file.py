@@ -13,7 +13,7 @@ _MOST_WAITING = 4 << 20  # bytes
 
 
 class LineFile:
-    """Appends texts to a file, each whole or not at all.
+    """Appends texts to a file, each completely or not at all.
 
     A text that cannot be written waits, and goes before the next one. The oldest are dropped when
     those that wait take more than 4 MiB.

@@ -79,7 +79,7 @@ def unpack(file: BinaryIO, members: Sequence[Member], label: str, target: Binary
 
 
 def _copy(file: BinaryIO, member: Member, target: BinaryIO) -> str | None:
-    """Unpacks one member; returns what is wrong with it, None if it is whole."""
+    """Unpacks one member; returns what is wrong with it, None if it is valid."""
     file.seek(member.offset)
     written = crc = 0
     try:

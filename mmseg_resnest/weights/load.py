@@ -107,7 +107,7 @@ def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
         raise UserError("unreadable", label, message) from error
     except UserError:
         if is_address(name_or_path) and promised_digits(path.name) is None:
-            path.unlink(missing_ok=True)  # no hash has vouched for it: the next try fetches it
+            path.unlink(missing_ok=True)  # no hash has confirmed it: the next try fetches it
         raise
 
 
@@ -149,7 +149,7 @@ def load_checkpoint(
 
 
 def load_record(name_or_path: str | Path) -> dict[str, Any]:
-    """Reads the whole of a checkpoint file, whatever it holds; nothing in the file is ever run.
+    """Reads everything in a checkpoint file, whatever it holds; nothing in the file is ever run.
 
     Args:
         name_or_path: As for :func:`load_checkpoint`.

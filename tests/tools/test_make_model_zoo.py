@@ -7,12 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
 import yaml
 from mmengine.infer import BaseInferencer
+from user_errors import raises_user_error
 
 import mmseg_resnest
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.weights import catalogue
 from mmseg_resnest_cli import make_model_zoo
 from mmseg_resnest_cli.main import parser_of
@@ -86,16 +85,16 @@ def test_measurements_are_added_and_shown(tmp_path, capsys):
     assert after == before
     assert main(["--check"], root=tmp_path) == 0
 
-    for change, words in (
-        ({"as_published": False}, "not of the published evaluation"),
-        ({"name": "nothing"}, "not in the catalogue"),
-        ({"protocols": 3, "name": None}, "not in the catalogue"),
+    for change, code in (
+        ({"as_published": False}, "argument"),
+        ({"name": "nothing"}, "not-found"),
+        ({"protocols": 3, "name": None}, "not-found"),
     ):
         file.write_text(json.dumps({**report, **change}))
-        with pytest.raises(UserError, match=words):
+        with raises_user_error(code, file):
             main(["--add", str(file)], root=tmp_path)
     file.write_text("[]")
-    with pytest.raises(UserError, match="not a report"):
+    with raises_user_error("format", file):
         main(["--add", str(file)], root=tmp_path)
 
 

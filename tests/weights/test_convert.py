@@ -62,58 +62,6 @@ def test_left_out_classifier_is_said_in_one_line(logged):
     assert "fc.weight, fc.bias" in logged[0] and "\n" not in logged[0]
 
 
-OURS = {
-    "fcn": {"head.conv5.0.weight": "convs.0.conv.weight", "head.conv5.4.bias": "conv_seg.bias"},
-    "psp": {
-        "head.conv5.0.conv1.0.weight": "psp_modules.0.1.conv.weight",
-        "head.conv5.0.conv4.1.running_var": "psp_modules.3.1.bn.running_var",
-        "head.conv5.1.weight": "bottleneck.conv.weight",
-        "head.conv5.2.bias": "bottleneck.bn.bias",
-        "head.conv5.5.weight": "conv_seg.weight",
-    },
-    "deeplab": {
-        "head.aspp.b0.0.weight": "aspp.0.conv.weight",
-        "head.aspp.b3.1.weight": "aspp.3.bn.weight",
-        "head.aspp.b4.gap.1.weight": "image_pool.conv.weight",
-        "head.aspp.b4.gap.2.weight": "image_pool.bn.weight",
-        "head.aspp.project.0.weight": "project.conv.weight",
-        "head.block.0.weight": "bottleneck.conv.weight",
-        "head.block.1.running_mean": "bottleneck.bn.running_mean",
-        "head.block.4.weight": "conv_seg.weight",
-    },
-    "enc": {
-        "head.conv5.0.weight": "bottleneck.conv.weight",
-        "head.connect.1.0.weight": "lateral_convs.1.conv.weight",
-        "head.fusion.1.weight": "fusion.bn.weight",
-        "head.encmodule.encoding.0.weight": "enc_module.encoding_project.conv.weight",
-        "head.encmodule.encoding.3.codewords": "enc_module.encoding.0.codewords",
-        "head.encmodule.encoding.3.scale": "enc_module.encoding.0.scale",
-        "head.encmodule.encoding.4.bias": "enc_module.encoding.1.bias",
-        "head.encmodule.fc.0.bias": "enc_module.fc.0.bias",
-        "head.encmodule.selayer.weight": "se_layer.weight",
-        "head.conv6.1.weight": "conv_seg.weight",
-    },
-}
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_published_segmentor(kind):
-    laterals = 2 if kind == "enc" else 0
-    source = published_segmentor(kind, fc=True, laterals=laterals)
-    found = analyse(source)
-    assert found.is_segmentor and found.layout == "published"
-    assert found.left_out == ("pretrained.fc.weight", "pretrained.fc.bias")
-    assert len(found.state_dict) == len(source) - 2
-    for theirs, ours in OURS[kind].items():
-        assert found.state_dict[f"decode_head.{ours}"] is not None
-        assert torch.equal(found.state_dict[f"decode_head.{ours}"], source[theirs])
-    for theirs, ours in OURS["fcn"].items():
-        tensor = source[theirs.replace("head.", "auxlayer.")]
-        assert torch.equal(found.state_dict[f"auxiliary_head.{ours}"], tensor)
-    for key, tensor in backbone().items():
-        assert torch.equal(found.state_dict[f"backbone.{key}"], tensor)
-
-
 @given(
     kind=st.sampled_from(HEADS),
     blocks=st.tuples(*[st.integers(1, 3)] * 4),
@@ -186,13 +134,6 @@ def test_counters_that_a_file_lacks_become_zeros():
 
 
 # --- the other layouts ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fc", [False, True])
-def test_mmsegmentation_backbone(fc):
-    source = {openmmlab_name(key): tensor for key, tensor in backbone(fc=fc).items()}
-    assert detect_layout(source) == "openmmlab"
-    assert same(convert_state_dict(source), backbone())
 
 
 @pytest.mark.parametrize("fc", [False, True])
@@ -492,13 +433,6 @@ def test_no_state_dict(record):
     with pytest.raises(UserError) as caught:
         convert_state_dict(record)
     assert caught.value.code in ("checkpoint", "empty") and caught.value.subject == "state dict"
-
-
-def test_a_record_that_holds_itself():
-    record: dict = {"epoch": torch.zeros(1)}
-    record["model"] = record
-    with raises_user_error("checkpoint"):
-        convert_state_dict(record)
 
 
 def test_no_absurd_number_of_blocks_is_listed():

@@ -215,12 +215,6 @@ def test_an_address_is_fetched_once(site, tmp_path):
     assert left(tmp_path / "cache") == ["weights.pth"]
 
 
-def test_two_addresses_that_end_in_the_same_name(site):
-    site.files = {"/a/w.pth": DATA, "/b/w.pth": torch_bytes({"b": torch.ones(1)})}
-    check_loaded(f"{site.address}/a/w.pth")
-    assert list(load_checkpoint(f"{site.address}/b/w.pth")) == ["b"]
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".params"])
 def test_a_published_zip_is_unpacked(site, entry, tmp_path, monkeypatch, suffix):
     sha1 = hashlib.sha1(DATA).hexdigest()
