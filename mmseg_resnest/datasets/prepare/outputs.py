@@ -83,6 +83,8 @@ class Outputs:
             message = f"cannot be written ({error.strerror}); name another place with --root"
             raise UserError("not-writable", self.folder, message) from error
         self._lock = FolderLock(self.hidden, str(self.folder)).acquire()
+        for part in self.hidden.glob(".record.json.*.part"):  # of a process that was killed
+            part.unlink(missing_ok=True)
         self.record = Record(self.hidden / "record.json", self.folder)
         return self
 

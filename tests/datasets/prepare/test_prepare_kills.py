@@ -134,7 +134,12 @@ def test_prepare(tmp_path: Path, voc: tuple[DataSet, list[Path]]) -> None:
     def run() -> None:
         prepare(dataset, tmp_path / "killed", files, jobs=2)
 
-    points = [(archives, "_safe_members"), (places.Place, "read"), (outputs.Record, "note")]
+    points = [
+        (archives, "_safe_members"),
+        (places.Place, "read"),
+        (outputs.Record, "note"),
+        (outputs.Record, "save"),
+    ]
     assert kill_at_many_moments(run, points) >= 3
     prepare(dataset, tmp_path / "whole", files, jobs=1)
     made, wanted = (
