@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .options import add_trust_option
+from .options import add_device_option, add_service_options, add_trust_option
 
 
 def find_choices(
@@ -35,11 +35,11 @@ def find_choices(
         name = first
         if first.endswith(".py"):
             if not rest or rest[0].endswith(".py"):
-                raise UserError("input", first, "name the checkpoint of this config behind it")
+                raise UserError("argument-missing", first, "name its checkpoint after the config")
             checkpoint = rest.pop(0)
             name = f"{Path(first).stem} ({Path(checkpoint).name})"
         if name in loaders:
-            raise UserError("input", name, "is named twice")
+            raise UserError("argument", name, "is named twice")
         loaders[name] = partial(load_segmentor, first, checkpoint, device, trust=trust)
     return loaders
 
@@ -47,17 +47,9 @@ def find_choices(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a name, or CONFIG CHECKPOINT")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address to listen on (default: this machine only)",
-    )
-    parser.add_argument(
-        "--port", type=int, default=7860, metavar="N", help="default: 7860; 0: a free one"
-    )
+    add_service_options(parser, 7860)
     add_trust_option(parser)
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    add_device_option(parser)
     parser.add_argument(
         "--max-mib", type=int, default=20, metavar="N", help="largest image file, MiB (default: 20)"
     )
@@ -73,16 +65,14 @@ def run(args: argparse.Namespace) -> int:
         from mmseg_resnest.apps.demo.server import is_local
     except ImportError as error:
         raise UserError(
-            "missing-package",
-            f"the page needs the package {error.name}",
-            "pip install starlette uvicorn",
+            "missing-package", str(error.name), "pip install starlette uvicorn"
         ) from error
 
     loaders = find_choices(args.models, args.device, args.trust)
     choices = [Choice(name, load) for name, load in loaders.items()]
     if args.max_mib < 1:
-        raise UserError("argument", f"--max-mib {args.max_mib}", "must be at least 1")
-    choices[0].model()  # a mistake in its files is told now
+        raise UserError("argument", "--max-mib", f"must be at least 1, not {args.max_mib}")
+    choices[0].model()  # so that errors in its files come now
 
     def ready(address: str, server: object) -> None:
         rows = [("models", choices[0].name), *(("", c.name) for c in choices[1:])]

@@ -11,7 +11,9 @@ __all__ = [
     "UsageError",
     "add_checkpoint",
     "add_config_options",
+    "add_device_option",
     "add_launcher_option",
+    "add_service_options",
     "add_testing_options",
     "add_training_options",
     "add_trust_option",
@@ -58,6 +60,24 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         "--data-root",
         metavar="DIR",
         help="the folder that holds camvid/, ade20k/, ... (default: $MMSEG_RESNEST_DATA or data)",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+
+
+def add_service_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add ``--host`` and ``--port``, with its default, of commands that listen."""
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: this machine only)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=port, metavar="N", help=f"default: {port}; 0: a free one"
     )
 
 

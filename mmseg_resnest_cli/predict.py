@@ -19,7 +19,7 @@ import shlex
 from pathlib import Path
 
 from .console import print_next
-from .options import add_checkpoint, add_config_options
+from .options import add_checkpoint, add_config_options, add_device_option
 
 FOLDED_FROM = 4
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stream (rtsp://...) or the number of a camera",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
+    add_device_option(parser)
     parser.add_argument(
         "--save",
         nargs="+",
@@ -128,7 +128,11 @@ def run(args: argparse.Namespace) -> int:
     if others:
         names = ", ".join(display_path(file) for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        what = "1 file that is no image" if len(others) == 1 else f"{len(others)} files, no images"
+        what = (
+            "1 file that is not an image"
+            if len(others) == 1
+            else f"{len(others)} files that are not images"
+        )
         print(f"skipped     {what}: {names}{more}")
     job = FileJob(model, images, out, args.save, args.opacity, args.tile, settings, args.overwrite)
     try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 
-from .options import add_config_options, add_trust_option
+from .options import add_config_options, add_device_option, add_service_options, add_trust_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,16 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint", nargs="?", help="weights of the whole model, with a config file"
     )
     add_trust_option(parser)
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="address to listen on (default: this machine only)",
-    )
-    parser.add_argument(
-        "--port", type=int, default=8000, metavar="N", help="default: 8000; 0: a free one"
-    )
+    add_device_option(parser)
+    add_service_options(parser, 8000)
     parser.add_argument(
         "--max-mbytes",
         type=float,
@@ -100,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         from mmseg_resnest.apps.serving.server import serve
     except ImportError as error:
         raise UserError(
-            "missing-package", f"needs {error.name}", "pip install 'mmseg-resnest[serve]'"
+            "missing-package", str(error.name), "pip install 'mmseg-resnest[serve]'"
         ) from error
 
     limits = Limits(
@@ -113,11 +105,9 @@ def run(args: argparse.Namespace) -> int:
     )
     # The application answers a body that comes too late before its connection is closed.
     connections = ConnectionLimits(per_client=args.max_per_client, body=limits.seconds + 10)
-    if not 0 <= args.port < 65536:
-        raise UserError("argument", f"--port {args.port}", "must lie between 0 and 65535")
     if args.checkpoint is None:
         if args.config.endswith(".py"):
-            raise UserError("not-found", "CHECKPOINT is missing", f"{args.config} is a config file")
+            raise UserError("argument-missing", "CHECKPOINT", f"{args.config} needs its weights")
         model = load_segmentor(args.config, device=args.device, trust=args.trust)
     else:
         cfg = load_config(args.config, args.cfg_options, args.data_root)

@@ -2,9 +2,8 @@
 """Connections within bounds: how many, from whom, and how long each may take for what.
 
 Uvicorn waits for the end of a request's header for ever, and accepts connections until no file can
-be opened any more. Three parts of it are extended here, at the points that it and asyncio have for
-that: the listening socket, the protocol class, and the server's tick. It is the only place that
-knows their attributes; ``tests/apps/test_connections.py`` tells when one of them moves.
+be opened any more. Its extension points are used here: the listening socket, the protocol class
+and the server's tick. ``tests/apps/test_connections.py`` fails if one of them moves.
 """
 
 from __future__ import annotations
@@ -59,18 +58,12 @@ class ConnectionLimits:
 
     def __post_init__(self) -> None:
         if self.total < 1:
-            raise UserError(
-                "argument", f"limit total {self.total}", "must be at least 1 connection"
-            )
+            raise UserError("argument", "limit total", f"must be at least 1, not {self.total}")
         if self.per_client < 0:
-            raise UserError(
-                "argument", f"limit per_client {self.per_client}", "must be 0 (no limit) or more"
-            )
+            raise UserError("argument", "limit per_client", "must be 0 (no limit) or more")
         for name in ("header", "body", "answer"):
             if getattr(self, name) <= 0:
-                raise UserError(
-                    "argument", f"limit {name} {getattr(self, name)}", "must be above 0 seconds"
-                )
+                raise UserError("argument", f"limit {name}", "must be above 0 seconds")
 
 
 def _room() -> int:
@@ -88,9 +81,9 @@ def _room() -> int:
     room = limit - files - _RESERVE
     if room < 8:
         raise UserError(
-            "input",
-            f"this process may open {limit} files, of which {files} are open",
-            "too few to serve; raise the limit (ulimit -n 1024)",
+            "environment",
+            "limit of open files",
+            f"{limit}, of which {files} are open, is too low to serve; run ulimit -n 1024",
         )
     return room
 

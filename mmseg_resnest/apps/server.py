@@ -18,7 +18,7 @@ __all__ = ["Server", "run"]
 
 
 class Server(uvicorn.Server):
-    """Tells when it takes requests, and closes connections that take too long.
+    """Calls ``ready`` when it takes requests, and closes connections that take too long.
 
     Set ``should_exit`` to end it.
     """
@@ -27,7 +27,7 @@ class Server(uvicorn.Server):
     connections: Connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Also tell."""
+        """Also call ``ready``."""
         await super().startup(sockets)
         self.ready()
 
@@ -54,7 +54,7 @@ def run(
         host: Address to listen on.
         port: Its port; 0 takes a free one.
         limits: On connections.
-        ready: Told the address, and the server, once requests are taken.
+        ready: Called with the address and the server once requests are taken.
         backlog: Connections that wait to be accepted.
         graceful: Seconds for requests that were taken on, when it is stopped.
 
@@ -84,9 +84,9 @@ def run(
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
-                "argument",
+                "network",
                 f"--host {host} --port {port}",
-                f"cannot be listened on ({reason}); choose another --port, or 0 for a free one",
+                f"cannot listen there ({reason}); choose another --port, or 0 for a free one",
             ) from error
         shown = f"[{host}]" if ":" in host else host
         server = Server(config)

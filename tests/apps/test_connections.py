@@ -18,6 +18,7 @@ from unittest.mock import Mock
 
 import httpx
 import pytest
+from user_errors import raises_user_error
 
 pytest.importorskip("uvicorn", reason="Uvicorn is not installed (pip install uvicorn)")
 pytest.importorskip("resource", reason="Linux and macOS only")
@@ -25,7 +26,6 @@ pytest.importorskip("resource", reason="Linux and macOS only")
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from mmseg_resnest import UserError
 from mmseg_resnest.apps import connections as module
 from mmseg_resnest.apps.connections import BoundedProtocol, ConnectionLimits, Connections
 
@@ -178,12 +178,12 @@ def test_without_files_the_log_grows_slowly(serve: Callable[..., Served]) -> Non
 
 def test_limits_fit_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ({"total": 0}, {"per_client": -1}, {"header": 0}, {"body": 0}, {"answer": -1}):
-        with pytest.raises(UserError, match=next(iter(wrong))):
+        with raises_user_error("argument", f"limit {next(iter(wrong))}"):
             ConnectionLimits(**wrong)
     import resource
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (8, 8))
-    with pytest.raises(UserError, match="ulimit -n"):
+    with raises_user_error("environment", "open files"):
         Connections(ConnectionLimits())
     monkeypatch.setattr(module, "_room", lambda: 60)
     known = Connections(ConnectionLimits(total=100, per_client=50))

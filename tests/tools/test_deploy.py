@@ -96,7 +96,7 @@ def test_serve(folder: Path, model: Segmentor, run_tool: RunTool, tmp_path: Path
             service.wait(30)
     assert service.returncode == 0
     refused = run_tool("serve.py", "toy.py", cwd=folder)
-    assert "CHECKPOINT is missing" in refused.error()
+    assert "CHECKPOINT" in refused.error() and "[argument-missing]" in refused.error()
     (folder / "stranger.pt2").write_bytes(b"PK\x03\x04")
     for tool in ("serve.py", "demo_app.py"):
         refused = run_tool(tool, "stranger.pt2", cwd=folder)

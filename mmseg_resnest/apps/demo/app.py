@@ -153,8 +153,8 @@ async def _body(request: Request, limits: Limits) -> bytes:
     return bytes(data)
 
 
-def _sentence(error: Exception) -> str:
-    text = str(error)
+def _sentence(error: UserError) -> str:
+    text = error.text
     return f"{text[:1].upper()}{text[1:]}."
 
 

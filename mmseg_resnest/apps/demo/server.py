@@ -40,7 +40,7 @@ def run_app(
         host: The address to listen on.
         port: Its port; 0 takes a free one.
         limits: What the page takes.
-        ready: Told the page's address, and the server, whose ``should_exit`` ends it.
+        ready: Called with the page's address, and the server, whose ``should_exit`` ends it.
 
     Raises:
         UserError: The address cannot be listened on, or the process may open too few files.

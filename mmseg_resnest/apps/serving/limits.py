@@ -39,10 +39,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("bytes", "pixels", "waiting", "batch"):
             if getattr(self, name) < 1:
-                raise UserError(
-                    "argument", f"limit {name} {getattr(self, name)}", "must be at least 1"
-                )
+                raise UserError("argument", f"limit {name}", "must be at least 1")
         if self.seconds <= 0:
-            raise UserError("argument", f"limit seconds {self.seconds}", "must be above 0")
+            raise UserError("argument", "limit seconds", "must be above 0")
         if self.gather < 0:
-            raise UserError("input", f"limit gather {self.gather}", "must not be negative")
+            raise UserError("argument", "limit gather", "must not be negative")

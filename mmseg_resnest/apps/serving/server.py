@@ -30,7 +30,7 @@ def serve(
         limits: What is taken on.
         host: Address to listen on.
         port: Its port; 0 takes a free one.
-        ready: Told the address once requests are taken.
+        ready: Called with the address once requests are taken.
         connections: Bounds on connections.
 
     Raises:

@@ -30,8 +30,8 @@ from schemathesis.specs.openapi.checks import (
 )
 from services import Gate, running
 from small_models import blobs
+from user_errors import raises_user_error
 
-from mmseg_resnest import UserError
 from mmseg_resnest.apps.serving import Limits
 from mmseg_resnest.apps.serving.app import end_between_blocks
 from mmseg_resnest.inference import Segmentation, Segmentor
@@ -75,7 +75,7 @@ def test_answers_are_the_models(client: httpx.Client, small_model: Segmentor) ->
     assert np.abs(got - want_drawn).mean() < 12  # JPEG
 
 
-def test_it_tells_of_itself(client: httpx.Client, small_model: Segmentor) -> None:
+def test_health_model_metrics_and_schema(client: httpx.Client, small_model: Segmentor) -> None:
     health = client.get("/health").json()
     assert (health["status"], health["waiting"]) == ("ok", 0)
     info = client.get("/model").json()
@@ -98,9 +98,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def test_what_is_too_large_is_refused(client: httpx.Client) -> None:
     answer = client.post("/predict", content=b"x" * 200_001)
-    assert (answer.status_code, answer.json()["detail"]) == (
-        413, "the image has more than 200,000 bytes"
-    )  # fmt: skip
+    assert (answer.status_code, "detail" in answer.json()) == (413, True)
     # The same without a length told beforehand.
     answer = client.post("/predict", content=(b"x" * 50_000 for _ in range(5)))
     assert answer.status_code == 413
@@ -124,7 +122,7 @@ def test_what_is_too_large_is_refused(client: httpx.Client) -> None:
         (encoded(PHOTO), {"opacity": "2"}, 422),
     ],
 )
-def test_mistakes_are_told(
+def test_bad_requests(
     client: httpx.Client, content: bytes, params: dict[str, str], status: int
 ) -> None:
     answer = client.post("/predict", params=params, content=content)
@@ -284,7 +282,7 @@ def test_memory_stays_flat(service: Service) -> None:
 
 def test_limits_are_checked() -> None:
     for wrong in ({"bytes": 0}, {"pixels": 0}, {"waiting": 0}, {"seconds": 0}, {"gather": -1}):
-        with pytest.raises(UserError, match=f"limit {next(iter(wrong))}"):
+        with raises_user_error("argument", f"limit {next(iter(wrong))}"):
             Limits(**wrong)
 
 
