@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -16,7 +15,6 @@ from torch import nn
 from torch.utils.data import Subset
 from user_errors import raises_user_error
 
-from mmseg_resnest.engine.facts import flatten
 from mmseg_resnest.engine.run_record import (
     RunRecord,
     describe_dataset,
@@ -138,25 +136,6 @@ def test_the_place_of_data_and_files_may_differ(tmp_path: Path) -> None:
     assert describe_differences(_record(cfg), records[0]) == [
         "config key model.teacher is a file another.pth, not a file teacher.pth"
     ]
-
-
-@pytest.mark.parametrize(
-    ("value", "same", "other"),
-    [
-        (np.float64(0.5), 0.5, 0.25),
-        (np.arange(3), np.arange(3), np.arange(3.0)),
-        (torch.ones(2), torch.ones(2), torch.zeros(2)),
-        (Path("/a/w.pth"), "/b/w.pth", "/b/v.pth"),
-        ({"b", "a"}, {"a", "b"}, {"a"}),
-        ((1, 2), [1, 2], (2, 1)),
-        (object(), object(), RunRecord()),
-        (b"a", b"a", b"b"),
-    ],
-)
-def test_values_of_other_kinds(value: Any, same: Any, other: Any) -> None:
-    texts = [dict(flatten({"key": one})) for one in (value, same, other)]
-    assert texts[0] == texts[1]
-    assert texts[0] != texts[2]
 
 
 # --- data -----------------------------------------------------------------------------------
