@@ -168,7 +168,7 @@ PRIVATE_NAMES = {
     "mmengine.optim.scheduler.param_scheduler": ("_global_step",),
     "mmengine.visualization.vis_backend": ("_env_initialized",),
     "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
-    "mmseg.datasets.transforms.loading": ("_load_seg_map",),
+    "mmcv.transforms.processing": ("_random_scale",),
     "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
     "torch.distributed.distributed_c10d": ("_get_default_store",),
     "torch.distributed.elastic.agent.server.api": ("_monitor_workers", "_remaining_restarts"),
