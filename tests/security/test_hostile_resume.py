@@ -208,6 +208,7 @@ def test_the_latest_valid_checkpoint_is_found(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # four runs, also on a busy machine
 def test_train_resume_runs_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
     """A real run of a segmentor: a wrong file is named, hostile ones are in the folder."""
     scenes = write_scenes(tmp_path / "scenes", 6, 3, progress=False)
