@@ -82,13 +82,7 @@ def print_test_summary(
     out_dir: str | os.PathLike[str] | None = None,
     show_dir: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Print the scores and where things are.
-
-    Args:
-        result: What :func:`mmseg_resnest.engine.testing.evaluate` returned.
-        out_dir: The folder of label maps, if there is one.
-        show_dir: The folder of pictures, if there is one.
-    """
+    """Print the scores of an evaluation (what ``evaluate`` returned) and where things are."""
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.evaluation import class_table, official_table

@@ -66,11 +66,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
-    """Print the results of a run, where they are and what to do next.
+    """Print the results of a run (what ``train`` returned), where they are and what to do next.
 
-    Args:
-        summary: What :func:`mmseg_resnest.engine.training.train` returned on the first process.
-        options: Arguments to repeat in the commands to run next, e.g. ``--data-root DIR``.
+    ``options`` are arguments to repeat in the commands to run next, e.g. ``--data-root DIR``.
     """
     from mmseg_resnest.engine.config import command_name
     from mmseg_resnest.engine.hooks import duration, print_header

@@ -38,9 +38,8 @@ def load_weights(
     Args:
         model: The model, wrapped or not. Untouched when an error is raised.
         source: What :func:`mmseg_resnest.weights.load_checkpoint` takes, or a state dict.
-        start_training: Whether the weights are only where training starts: then a backbone alone
-            goes into the model's backbone, and the last layer of a head with another number of
-            classes stays as it is. Otherwise the weights must be the whole model's.
+        start_training: The weights are only where training starts: a backbone alone goes into the
+            model's backbone, and the last layer for another number of classes stays as it is.
         name: Where a state dict comes from, for messages.
         check_only: Check that the weights fit, and load nothing.
 

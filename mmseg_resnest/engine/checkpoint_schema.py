@@ -1,13 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """What a training checkpoint may hold: every known key with its type and range.
 
-The file has been read as tensors and plain data (:mod:`mmseg_resnest.weights`). Nothing in it is
-parsed, imported or looked up after that: a text of a checkpoint stays a text. What depends on the
-model and the optimizer is compared in :mod:`.resume`.
-
-Other keys of the record, of ``meta`` and of ``runtime_info`` are dropped: the run sets them itself
-(the config's text, versions, times, names), or nothing reads them. A known key with another type,
-shape or range is refused by name.
+The file has been read as tensors and plain data (:mod:`mmseg_resnest.weights`), and nothing in it
+is parsed, imported or looked up after that. What depends on the model and the optimizer is compared
+in :mod:`.resume`. Unknown keys are dropped: the run sets them itself, or nothing reads them.
 """
 
 from __future__ import annotations
@@ -30,19 +26,19 @@ from .checkpoint_values import (
     COUNT,
     DROP,
     FLAG,
-    Fields,
-    ListOf,
-    MapOf,
-    Maybe,
     Refusal,
-    Rule,
     Spec,
-    checked,
+    exactly,
+    fields,
     integer,
     is_integer,
     is_number,
     like,
+    list_of,
+    map_of,
+    maybe,
     plain_tensor,
+    rule,
 )
 from .resume_changes import LONGEST_TEXT, MOST_KEYS
 from .saving import HISTORY
@@ -54,20 +50,28 @@ RUN_ID = re.compile(r"[0-9a-f]{16,64}")
 _LONGEST_HISTORY = 100_000_000
 _MOST_VALUES = 10_000_000
 
-_TEXT = Rule(lambda value: isinstance(value, str) and len(value) <= 4096, "a text")
-_NAME = Rule(lambda value: isinstance(value, str) and len(value) <= 256, "a short text")
-_PRINTED = Rule(  # shown on a terminal
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 4096
+
+
+_TEXT = rule(_is_text, "a text")
+_NAME = rule(lambda value: isinstance(value, str) and len(value) <= 256, "a short text")
+_PRINTED = rule(  # shown on a terminal
     lambda value: isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable(),
     "a short text",
 )
-_PRINTED_TEXTS = MapOf(_PRINTED, _PRINTED, MOST_KEYS)
-_SEED = Maybe(integer(0, 2**32 - 1))
-# A score without a value is NaN or None.
-_SCORE = Rule(
-    lambda value: value is None or isinstance(value, float) or is_number(value), "a score"
-)
-_WEIGHTS = MapOf(_TEXT, Rule(plain_tensor, "a dense tensor with values"))
-_META = Fields(
+_PRINTED_TEXTS = map_of(_PRINTED, _PRINTED, MOST_KEYS)
+_SEED = maybe(integer(0, 2**32 - 1))
+
+
+def _is_score(value: Any) -> bool:  # one without a value is NaN or None
+    return value is None or isinstance(value, float) or is_number(value)
+
+
+_SCORE = rule(_is_score, "a score")
+_WEIGHTS = map_of(_TEXT, rule(plain_tensor, "a dense tensor with values"))
+_META = fields(
     {
         "iter": COUNT,
         "epoch": COUNT,
@@ -75,13 +79,13 @@ _META = Fields(
         "total_batch": COUNT,
         "world_size": integer(1),
         "validation_pending": FLAG,
-        "run_id": Rule(
+        "run_id": rule(
             lambda value: isinstance(value, str) and RUN_ID.fullmatch(value) is not None,
             "16 to 64 hex digits",
         ),
         "start": COUNT,
         "config_values": _PRINTED_TEXTS,
-        "numerics": Fields(
+        "numerics": fields(
             {
                 "fused": FLAG,
                 "precision": _PRINTED,
@@ -94,29 +98,29 @@ _META = Fields(
             },
             unknown="drop",
         ),
-        "dataset_meta": Maybe(Fields({"classes": Maybe(ListOf(_TEXT))}, unknown="drop")),
+        "dataset_meta": maybe(fields({"classes": maybe(list_of(_TEXT))}, unknown="drop")),
     },
     needed=("iter", "epoch"),
     unknown="drop",
 )
-_RUNTIME_INFO = Fields(
+_RUNTIME_INFO = fields(
     {
         "iter": COUNT,
         "epoch": COUNT,
         "max_iters": COUNT,
         "max_epochs": COUNT,
         "seed": _SEED,
-        "eta": Rule(lambda value: is_number(value) and value >= 0, "a number of seconds"),
-        "loop_stage": Rule(
+        "eta": rule(lambda value: is_number(value) and value >= 0, "a number of seconds"),
+        "loop_stage": rule(
             lambda value: isinstance(value, str) and value in ("train", "val", "test"),
             "train, val or test",
         ),
         "last_ckpt": _TEXT,
-        "keep_ckpt_ids": ListOf(COUNT),
-        "best_score": Rule(is_number, "a number"),
-        "best_score_*": Rule(is_number, "a number"),  # with several metrics
-        "best_ckpt": Maybe(_TEXT),
-        "best_ckpt_*": Maybe(_TEXT),
+        "keep_ckpt_ids": list_of(COUNT),
+        "best_score": rule(is_number, "a number"),
+        "best_score_*": rule(is_number, "a number"),  # with several metrics
+        "best_ckpt": maybe(_TEXT),
+        "best_ckpt_*": maybe(_TEXT),
     },
     unknown="drop",
 )
@@ -125,19 +129,16 @@ _RUNTIME_INFO = Fields(
 def check_training_checkpoint(filename: str) -> dict[str, Any]:
     """Read a checkpoint that training can continue from, and check all that needs no model.
 
-    Args:
-        filename: The file.
-
     Returns:
-        The known keys, checked; histories of logged numbers are MMEngine's ``HistoryBuffer``.
-        ``optimizer`` and ``param_schedulers`` are not checked yet.
+        The known keys; histories of logged numbers are MMEngine's ``HistoryBuffer``. ``optimizer``
+        and ``param_schedulers`` are not checked yet.
 
     Raises:
         UserError: It cannot be read, something that resuming needs is not in it, or a value has
             another type or range than training writes.
     """
     refuse = Refusal(filename)
-    record = Fields(
+    record = fields(
         {
             "meta": _META,
             "state_dict": _WEIGHTS,
@@ -145,27 +146,23 @@ def check_training_checkpoint(filename: str) -> dict[str, Any]:
             "message_hub": _message_hub,
             "ema_state_dict": ANY,
             "param_schedulers": ANY,
-            "results": _results,
+            "results": check_results,
         },
         needed=("meta", "state_dict", "optimizer", "message_hub"),
         unknown="drop",
     )
-    found = checked(load_training_checkpoint(filename), record, "it", refuse)
+    found = record(load_training_checkpoint(filename), "it", refuse)
     if "ema_state_dict" in found:
         averages = {f"module.{name}": like(value) for name, value in found["state_dict"].items()}
-        found["ema_state_dict"] = checked(
-            found["ema_state_dict"],
-            Fields.exactly({**averages, "steps": _STEPS}),
-            "ema_state_dict",
-            refuse,
-        )
+        averaged = exactly({**averages, "steps": _STEPS})
+        found["ema_state_dict"] = averaged(found["ema_state_dict"], "ema_state_dict", refuse)
     about = found["meta"].pop("dataset_meta", None) or {}
     if about.get("classes") is not None:
         found["meta"]["classes"] = tuple(about["classes"])
     return found
 
 
-_STEPS = Rule(
+_STEPS = rule(
     lambda value: (
         plain_tensor(value)
         and value.numel() == 1
@@ -177,11 +174,11 @@ _STEPS = Rule(
 
 
 def _message_hub(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
-    names = MapOf(_NAME, ANY)
+    names = map_of(_NAME, ANY)
     parts: dict[str, Spec] = {"log_scalars": names, "runtime_info": names}
-    parts["resumed_keys"] = MapOf(_NAME, FLAG)
-    hub = checked(value, Fields(parts, tuple(parts), "drop"), key, refuse)
-    info = checked(hub["runtime_info"], _RUNTIME_INFO, f"{key}.runtime_info", refuse)
+    parts["resumed_keys"] = map_of(_NAME, FLAG)
+    hub = fields(parts, tuple(parts), "drop")(value, key, refuse)
+    info = _RUNTIME_INFO(hub["runtime_info"], f"{key}.runtime_info", refuse)
     scalars = restore_histories(hub["log_scalars"], refuse)
     # MMEngine saves nothing of a key that is False, and asserts that a key never changes.
     kept = dict.fromkeys([*scalars, *info], True)
@@ -189,14 +186,9 @@ def _message_hub(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
 
 
 def restore_histories(scalars: Mapping[str, Any], refuse: Refusal) -> dict[str, HistoryBuffer]:
-    """Histories of logged numbers as MMEngine's, from those that ``saving.snapshot`` made of them.
+    """MMEngine's histories of logged numbers, by name, from those that ``saving.snapshot`` made.
 
-    Args:
-        scalars: From names to those of a snapshot, or to MMEngine's own.
-        refuse: Called with what does not fit.
-
-    Raises:
-        UserError: One is damaged.
+    A damaged one is refused.
     """
     restored = {}
     for name, value in scalars.items():
@@ -205,14 +197,14 @@ def restore_histories(scalars: Mapping[str, Any], refuse: Refusal) -> dict[str, 
             (log, count), length = value.data, value.max_length
         else:
             parts: dict[str, Spec] = {HISTORY: _numbers, "count": _numbers, "max_length": ANY}
-            history = checked(value, Fields(parts, tuple(parts)), key, refuse)
+            history = exactly(parts)(value, key, refuse)
             log, count, length = history[HISTORY], history["count"], history["max_length"]
         if log.ndim != 1 or log.dtype.kind not in "biuf":
             refuse(f"{key}.{HISTORY}", log, "a list of numbers")
         if count.shape != log.shape or count.dtype.kind not in "biuf":
             refuse(f"{key}.count", count, f"{len(log)} numbers, one for each of {HISTORY}")
         least = max(1, len(log))
-        length = checked(length, integer(least, _LONGEST_HISTORY), f"{key}.max_length", refuse)
+        length = integer(least, _LONGEST_HISTORY)(length, f"{key}.max_length", refuse)
         restored[name] = make_history(log, count, length)
     return restored
 
@@ -231,39 +223,27 @@ def _numbers(value: Any, key: str, refuse: Refusal) -> NDArray:
 _OF_THE_RUN = (
     *("task", "config", "version", "numerics", "best_checkpoint", "last_checkpoint", "history"),
 )
-_HISTORY = ListOf(Fields({"iteration": COUNT, "*": _SCORE}, needed=("iteration",)))
+_HISTORY = list_of(fields({"iteration": COUNT, "*": _SCORE}, needed=("iteration",)))
 
 
-def check_results(results: Any, refuse: Refusal) -> dict[str, Any]:
-    """Check what ``ResultsHook`` has saved.
+def check_results(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
+    """The ``history`` of scores and the ``best`` result that ``ResultsHook`` has saved.
 
-    Args:
-        results: Its ``history`` of scores and its ``best`` result.
-        refuse: Called with what does not fit.
-
-    Returns:
-        Both, without what the run itself says in ``results.json``.
-
-    Raises:
-        UserError: A value has another type than the hook writes.
+    Without what the run itself says in ``results.json``. A value of another type is refused.
     """
-    return _results(results, "results", refuse)
-
-
-def _results(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
-    best = Fields(
+    best = fields(
         {
             **dict.fromkeys(_OF_THE_RUN, DROP),
             "iteration": COUNT,
-            "mIoU": Rule(lambda value: value is not None and _SCORE.fits(value), "a score"),
+            "mIoU": rule(lambda value: value is not None and _is_score(value), "a score"),
         },
         unknown="keep",
     )
     parts: dict[str, Spec] = {"history": _HISTORY, "best": best}
-    found = checked(value, Fields(parts, tuple(parts), "drop"), key, refuse)
+    found = fields(parts, tuple(parts), "drop")(value, key, refuse)
     best_result = found["best"]
     if best_result and not is_integer(best_result.get("iteration")):
-        refuse(f"{key}.best.iteration", None, COUNT.expected)
+        refuse(f"{key}.best.iteration", None, "an integer from 0")
     _check_plain(best_result, f"{key}.best", refuse)
     if "classes" in best_result:
         try:
@@ -288,10 +268,10 @@ def _check_plain(value: Any, key: str, refuse: Refusal) -> None:
 def _children(key: str, value: Any, refuse: Refusal) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         for name in value:
-            checked(name, _TEXT, f"a key of {key}", refuse)
+            _TEXT(name, f"a key of {key}", refuse)
         return [(f"{key}.{name}", child) for name, child in value.items()]
     if isinstance(value, list | tuple):
         return [(f"{key}[{index}]", child) for index, child in enumerate(value)]
-    if not (isinstance(value, bool) or _TEXT.fits(value) or _SCORE.fits(value)):
+    if not (isinstance(value, bool) or _is_text(value) or _is_score(value)):
         refuse(key, value, "a number, a text, or a list or mapping of them")
     return []

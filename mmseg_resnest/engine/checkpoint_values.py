@@ -1,16 +1,14 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""What values of a checkpoint must be, as a specification that one function walks.
+"""What values of a checkpoint must be.
 
-A specification is a :class:`Rule` for one value, a structure of specifications (:class:`Fields`,
-:class:`MapOf`, :class:`ListOf`, :class:`Items`, :class:`Maybe`), or a function like :func:`checked`
-without the argument ``spec``.
+A specification is a function of a value, its key in the checkpoint and a :class:`Refusal`. It
+returns the value without keys that are dropped, and numbers of NumPy as Python's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -21,8 +19,17 @@ from ..errors import UserError
 from ..io.text import printable
 
 __all__ = ["ANY", "COUNT", "DROP", "FLAG", "LARGEST", "NUMBER", "POSITIVE"]
-__all__ += ["Fields", "Items", "ListOf", "MapOf", "Maybe", "Refusal", "Rule", "Spec", "checked"]
-__all__ += ["describe", "integer", "is_integer", "is_number", "like", "plain_tensor"]
+__all__ += ["Refusal", "Spec", "describe", "exactly", "fields", "integer", "is_integer", "is_like"]
+__all__ += [
+    "is_number",
+    "like",
+    "list_of",
+    "map_of",
+    "maybe",
+    "plain_tensor",
+    "rule",
+    "tensor_like",
+]
 
 #: Above it a float, which JSON and NumPy may make of an integer, is not exact.
 LARGEST = 2**53
@@ -33,11 +40,7 @@ _LONGEST_REASON = 1000
 
 
 class Refusal:
-    """Raises the error that names a key of a checkpoint, what it holds and what was expected.
-
-    Args:
-        file: The checkpoint.
-    """
+    """Raises the error that names a key of a checkpoint, what it holds and what was expected."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -60,6 +63,9 @@ class Refusal:
         )
 
 
+Spec: TypeAlias = Callable[[Any, str, Refusal], Any]
+
+
 def describe(value: Any) -> str:
     """A value of a checkpoint in a few words, whatever it is."""
     if isinstance(value, Tensor | np.ndarray):
@@ -79,148 +85,101 @@ def describe(value: Any) -> str:
 # --- specifications -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One value: whether it fits, and what is expected, in words."""
+def rule(fits: Callable[[Any], bool], expected: str) -> Spec:
+    """One value that ``fits``; ``expected`` says in words which do."""
 
-    fits: Callable[[Any], bool]
-    expected: str
+    def check(value: Any, key: str, refuse: Refusal) -> Any:
+        if isinstance(value, np.number | np.bool_):
+            value = value.item()
+        if not fits(value):
+            refuse(key, value, expected)
+        return value
+
+    return check
 
 
-@dataclass(frozen=True)
-class Fields:
-    """A mapping with known keys.
+def fields(
+    known: Mapping[Any, Spec], needed: Collection[Any] = (), unknown: str = "refuse"
+) -> Spec:
+    """A mapping with known keys; one that ends in ``*`` stands for all that begin so.
 
-    Attributes:
-        known: Specifications by key; a key that ends in ``*`` stands for all that begin so.
-        needed: Keys that must be there.
-        unknown: What happens to other keys: ``refuse``, ``drop`` or ``keep``.
+    ``needed`` keys must be there; ``unknown`` ones: ``refuse``, ``drop`` or ``keep`` them.
     """
 
-    known: Mapping[Any, Spec]
-    needed: Collection[Any] = ()
-    unknown: str = "refuse"
-
-    @classmethod
-    def exactly(cls, known: Mapping[Any, Spec]) -> Fields:
-        """A mapping with these keys and no others."""
-        return cls(known, tuple(known))
-
-    def spec_of(self, name: Any) -> Spec | None:
-        """The specification of a key."""
-        if type(name) in (str, int) and name in self.known:
-            return self.known[name]
+    def spec_of(name: Any) -> Spec | None:
+        if type(name) in (str, int) and name in known:
+            return known[name]
         if isinstance(name, str) and len(name) <= _LONGEST_NAME:
-            for pattern, spec in self.known.items():
+            for pattern, spec in known.items():
                 start, star, _ = str(pattern).partition("*")
                 if star and name.startswith(start):
                     return spec
         return None
 
+    def check(value: Any, key: str, refuse: Refusal) -> dict[Any, Any]:
+        _check_mapping(value, key, refuse)
+        for name in needed:
+            if name not in value:
+                refuse.because(f"{key} holds no {name}")
+        result = {}
+        for name, item in value.items():
+            spec = spec_of(name)
+            if spec is None:
+                if not isinstance(name, str):
+                    refuse(f"a key of {key}", name, "a text")
+                if unknown == "refuse":
+                    refuse.because(f"{key} holds {describe(name)}, which this run does not have")
+                spec = DROP if unknown == "drop" else ANY
+            if spec is not DROP:
+                result[name] = spec(item, _place(key, name), refuse)
+        return result
 
-@dataclass(frozen=True)
-class MapOf:
+    return check
+
+
+def exactly(known: Mapping[Any, Spec]) -> Spec:
+    """A mapping with these keys and no others."""
+    return fields(known, tuple(known))
+
+
+def map_of(name: Spec, item: Spec, most: int = LARGEST) -> Spec:
     """A mapping from keys of a kind to values of a kind, of at most ``most`` entries."""
 
-    key: Rule
-    item: Spec
-    most: int = LARGEST
+    def check(value: Any, key: str, refuse: Refusal) -> dict[Any, Any]:
+        _check_mapping(value, key, refuse)
+        if len(value) > most:
+            refuse.because(f"{key} holds {len(value):,} keys, more than {most:,}")
+        for one in value:
+            name(one, f"a key of {key}", refuse)
+        return {one: item(inner, _place(key, one), refuse) for one, inner in value.items()}
+
+    return check
 
 
-@dataclass(frozen=True)
-class ListOf:
-    """A list of any length."""
+def list_of(items: Spec | Sequence[Spec]) -> Spec:
+    """A list of any length with one specification, or of as many items as there are of them."""
 
-    item: Spec
+    def check(value: Any, key: str, refuse: Refusal) -> Any:
+        if not isinstance(value, list | tuple):
+            refuse(key, value, "a list")
+        specs = [items] * len(value) if callable(items) else items
+        if len(value) != len(specs):
+            refuse(key, value, f"a list of {len(specs)}")
+        pairs = enumerate(zip(value, specs, strict=True))
+        result = [spec(item, _place(key, index), refuse) for index, (item, spec) in pairs]
+        return tuple(result) if isinstance(value, tuple) else result
+
+    return check
 
 
-@dataclass(frozen=True)
-class Items:
-    """A list of known length."""
-
-    items: Sequence[Spec]
-
-
-@dataclass(frozen=True)
-class Maybe:
+def maybe(spec: Spec) -> Spec:
     """None, or something."""
-
-    spec: Spec
-
-
-Spec: TypeAlias = (
-    Rule | Fields | MapOf | ListOf | Items | Maybe | Callable[[Any, str, Refusal], Any]
-)
+    return lambda value, key, refuse: None if value is None else spec(value, key, refuse)
 
 
-def checked(value: Any, spec: Spec, key: str, refuse: Refusal) -> Any:
-    """Check a value of a checkpoint.
-
-    Args:
-        value: Anything that torch's safe loader returns.
-        spec: What it must be.
-        key: Where it stands in the checkpoint.
-        refuse: Called with what does not fit.
-
-    Returns:
-        The value without keys that are dropped; numbers of NumPy as Python's.
-
-    Raises:
-        UserError: Something does not fit.
-    """
-    if isinstance(value, np.number | np.bool_):
-        value = value.item()
-    if isinstance(spec, Rule):
-        if not spec.fits(value):
-            refuse(key, value, spec.expected)
-        return value
-    if isinstance(spec, Maybe):
-        return None if value is None else checked(value, spec.spec, key, refuse)
-    if isinstance(spec, ListOf | Items):
-        return _checked_list(value, spec, key, refuse)
-    if not isinstance(spec, Fields | MapOf):
-        return spec(value, key, refuse)
+def _check_mapping(value: Any, key: str, refuse: Refusal) -> None:
     if not isinstance(value, dict):
         refuse(key, value, "a mapping")
-    if isinstance(spec, MapOf):
-        if len(value) > spec.most:
-            refuse.because(f"{key} holds {len(value):,} keys, more than {spec.most:,}")
-        for name in value:
-            checked(name, spec.key, f"a key of {key}", refuse)
-        return {
-            name: checked(item, spec.item, _place(key, name), refuse)
-            for name, item in value.items()
-        }
-    return _checked_fields(value, spec, key, refuse)
-
-
-def _checked_list(value: Any, spec: ListOf | Items, key: str, refuse: Refusal) -> Any:
-    if not isinstance(value, list | tuple):
-        refuse(key, value, "a list")
-    specs = spec.items if isinstance(spec, Items) else [spec.item] * len(value)
-    if len(value) != len(specs):
-        refuse(key, value, f"a list of {len(specs)}")
-    pairs = enumerate(zip(value, specs, strict=True))
-    items = [checked(item, one, _place(key, index), refuse) for index, (item, one) in pairs]
-    return tuple(items) if isinstance(value, tuple) else items
-
-
-def _checked_fields(value: dict, spec: Fields, key: str, refuse: Refusal) -> dict[Any, Any]:
-    for name in spec.needed:
-        if name not in value:
-            refuse.because(f"{key} holds no {name}")
-    result = {}
-    for name, item in value.items():
-        one = spec.spec_of(name)
-        if one is None:
-            if not isinstance(name, str):
-                refuse(f"a key of {key}", name, "a text")
-            if spec.unknown == "refuse":
-                refuse.because(f"{key} holds {describe(name)}, which this run does not have")
-            one = DROP if spec.unknown == "drop" else ANY
-        if one is not DROP:
-            result[name] = checked(item, one, _place(key, name), refuse)
-    return result
 
 
 def _place(key: str, name: Any) -> str:
@@ -246,19 +205,19 @@ def _is_option(value: Any) -> bool:
     return is_number(value) and abs(value) <= _LARGEST_OPTION
 
 
-def integer(least: int = 0, most: int = LARGEST) -> Rule:
+def integer(least: int = 0, most: int = LARGEST) -> Spec:
     """An integer in a range."""
     upto = f" to {most}" if most < LARGEST else ""
-    return Rule(lambda value: is_integer(value, least, most), f"an integer from {least}{upto}")
+    return rule(lambda value: is_integer(value, least, most), f"an integer from {least}{upto}")
 
 
 #: Any value; a known key that is not taken over.
-ANY = Rule(lambda value: True, "a value")
-DROP = Rule(lambda value: True, "a value that is not used")
+ANY = rule(lambda value: True, "a value")
+DROP = rule(lambda value: True, "a value that is not used")
 COUNT = integer()
-FLAG = Rule(lambda value: isinstance(value, bool), "True or False")
-NUMBER = Rule(_is_option, f"a number up to {_LARGEST_OPTION:g}")
-POSITIVE = Rule(lambda value: _is_option(value) and value > 0, "a number above 0")
+FLAG = rule(lambda value: isinstance(value, bool), "True or False")
+NUMBER = rule(_is_option, f"a number up to {_LARGEST_OPTION:g}")
+POSITIVE = rule(lambda value: _is_option(value) and value > 0, "a number above 0")
 
 
 def plain_tensor(value: Any) -> bool:
@@ -271,31 +230,34 @@ def plain_tensor(value: Any) -> bool:
     )
 
 
-def like(own: Any, number: Callable[[float], Rule] = lambda own: NUMBER) -> Spec:
-    """What is of the same kind as a value of the run.
+def is_like(value: Any, own: Tensor) -> bool:
+    """Whether a value is an ordinary tensor of the shape and type of the run's own."""
+    return plain_tensor(value) and value.shape == own.shape and value.dtype == own.dtype
 
-    Args:
-        own: A number, text, flag, None, tensor, or a list or mapping of them. Texts and flags must
-            be equal, tensors of equal shape and type; None may become a number.
-        number: The rule for a number in place of this one.
+
+def tensor_like(own: Tensor) -> Spec:
+    """A tensor of the same shape and type, which the file holds, wherever the run's own is."""
+    return rule(lambda value: is_like(value, own), describe(own))
+
+
+def like(own: Any, number: Callable[[float], Spec] = lambda own: NUMBER) -> Spec:
+    """What is of the same kind as a number, text, flag, None, tensor, or list or mapping of them.
+
+    Texts and flags must be equal, tensors of equal shape and type; None may become a number.
+    ``number`` makes the rule for a number.
     """
     if isinstance(own, bool | str):
-        return Rule(
+        return rule(
             lambda value: type(value) is type(own) and value == own, f"{own!r}, as in the config"
         )
     if own is None:
-        return Maybe(number(0))
+        return maybe(number(0))
     if isinstance(own, int | float):
         return number(own)
     if isinstance(own, Tensor):
-        return Rule(
-            lambda value: (
-                plain_tensor(value) and value.shape == own.shape and value.dtype == own.dtype
-            ),
-            describe(own),
-        )
+        return tensor_like(own)
     if isinstance(own, dict):
-        return Fields.exactly({name: like(item, number) for name, item in own.items()})
+        return exactly({name: like(item, number) for name, item in own.items()})
     if isinstance(own, list | tuple):
-        return Items([like(item, number) for item in own])
-    return Rule(lambda value: False, f"a {type(own).__name__}")
+        return list_of([like(item, number) for item in own])
+    return rule(lambda value: False, f"a {type(own).__name__}")

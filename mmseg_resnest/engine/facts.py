@@ -59,10 +59,6 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
     A long list comes with its length first. Keys of a machine are left out. Of an absolute path
     only the name of a file counts.
-
-    Args:
-        value: Mappings, lists and anything else.
-        key: Where it stands.
     """
     if isinstance(value, Mapping):
         if not value and key:

@@ -1,9 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The model of a config, built once: before the run writes anything, with the run's random numbers.
+"""The model of a config, built once: before the run writes anything, under the run's seed.
 
-A model is built under the seed of the run, and the random state after that is kept. The runner,
-which sets the seed again, continues from that state: every number it draws later is the one that it
-would have drawn if it had built the model itself.
+The random state after building is kept. The runner, which sets the seed again, continues from it:
+later numbers are those that it would have drawn if it had built the model itself.
 """
 
 from __future__ import annotations
@@ -29,12 +28,9 @@ __all__ = ["SeededModel", "build_model", "build_seeded_model"]
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, on the CPU, without initialising or loading weights.
+    """Build the model of a checked config, on the CPU, without initialising or loading weights.
 
-    Several threads may build at the same time; the default scope of MMEngine stays as it is.
-
-    Args:
-        cfg: A checked config, see :func:`~mmseg_resnest.engine.config.load_config`.
+    From any thread: the default scope of MMEngine stays as it is.
 
     Raises:
         UserError: A value in ``model`` does not fit.
@@ -58,12 +54,9 @@ def build_model(cfg: Config) -> nn.Module:
 
 @dataclass
 class SeededModel:
-    """A model whose weights were drawn under the seed of a run.
+    """A model on the CPU whose weights were drawn under the seed of a run.
 
-    Attributes:
-        model: The model, on the CPU.
-        seed: The seed of the run.
-        state: The random states of Python, NumPy and torch after building, and those of the GPUs.
+    ``state`` holds the random states of Python, NumPy, torch and the GPUs after building.
     """
 
     model: nn.Module
@@ -73,7 +66,7 @@ class SeededModel:
     _own_draws: bool = False
 
     def agree_on_seed(self) -> None:
-        """Take over the seed and the random state of process 0 where the config names no seed.
+        """Take over the seed and random state of process 0 where the config names no seed.
 
         All processes must call it. The weights of process 0 are sent to the others when the model
         is initialised and wrapped.
@@ -102,9 +95,6 @@ def build_seeded_model(cfg: Config, rank: int = 0) -> SeededModel:
     Args:
         cfg: The resolved config; without ``randomness.seed`` a seed is drawn.
         rank: Number of this process; with ``randomness.diff_rank_seed`` it is added to the seed.
-
-    Raises:
-        UserError: A value in ``model`` does not fit.
     """
     randomness = cfg.get("randomness") or {}
     seed, own_draws = randomness.get("seed"), bool(randomness.get("diff_rank_seed"))

@@ -52,12 +52,7 @@ def is_fused(cfg: Mapping[str, Any]) -> bool:
 def numerics_of(cfg: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
     """What is known of a run's numerics before its model is built.
 
-    Args:
-        cfg: A config, or an empty mapping.
-        world_size: Number of processes.
-
-    Returns:
-        The keys of the table above but ``fused_steps``; ``memory_order`` is ``contiguous``.
+    The keys of the table above but ``fused_steps``; ``memory_order`` is ``contiguous``.
     """
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
@@ -91,14 +86,9 @@ def versions() -> dict[str, str]:
 
 
 def precision_of(optim_wrapper: Any) -> str:
-    """The precision of the forward pass that an optimizer wrapper asks for.
+    """The precision of the forward pass that the config of an optimizer wrapper asks for.
 
-    Args:
-        optim_wrapper: Its config, or None.
-
-    Returns:
-        E.g. ``float32``, ``float16 (loss scale dynamic)``, ``bfloat16``; for a wrapper of another
-        kind its name.
+    E.g. ``float32``, ``float16 (loss scale dynamic)``, ``bfloat16``; or the wrapper's name.
     """
     settings = optim_wrapper if isinstance(optim_wrapper, Mapping) else {}
     name = type_name(settings.get("type", "OptimWrapper"))
@@ -113,13 +103,7 @@ def fused_steps_of(
     cfg: Mapping[str, Any],
     folded_layers: bool = False,
 ) -> list[str]:
-    """The fused steps that a run uses.
-
-    Args:
-        model: The model, wrapped or not.
-        cfg: The config that the run was built from.
-        folded_layers: Whether batch norms were folded into convolutions.
-    """
+    """The fused steps of a run; ``folded_layers``: batch norms are folded into convolutions."""
     modules = list(model.modules())
     types = {
         type_name(text.strip("'"))

@@ -25,13 +25,10 @@ _MOST_STEPS = 1_000_000
 
 
 def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
-    """The optimizer and the schedules of a config, to compare a checkpoint with.
+    """``optim_wrapper`` and ``param_schedulers`` of a config, to compare a checkpoint with.
 
-    Their numbers are not those of the run, which knows the length of an epoch; their kinds, names
-    and sizes are.
-
-    Returns:
-        As MMEngine's runner builds them: ``optim_wrapper`` and ``param_schedulers``.
+    Their kinds, names and sizes are those of the run; their numbers are not: the run knows the
+    length of an epoch.
     """
     with building(cfg.get("default_scope", "mmseg_resnest")):
         optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
@@ -57,12 +54,9 @@ def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
 
 
 def check_schedule_ends(cfg: Config) -> None:
-    """Check that no schedule leaves the run a learning rate of 0 long before its end.
+    """Raise UserError if a schedule ends long before the run, with a learning rate of 0.
 
-    Runs of more than a million steps are not checked: every step of the schedules is tried.
-
-    Raises:
-        UserError: A schedule ends before the run, with a learning rate of 0; names its key.
+    Every step of the schedules is tried, so runs of more than a million steps are not checked.
     """
     train_cfg = cfg.get("train_cfg") or {}
     by_epoch = "max_epochs" in train_cfg

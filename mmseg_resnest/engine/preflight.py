@@ -19,33 +19,20 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..datasets import check_dataset_folders, check_start
+from ..datasets import check_dataset_folders
 from ..errors import UserError
 from ..weights import check_remote, did_you_mean, is_remote
 
 __all__ = ["check_checkpoint", "check_data", "check_device", "check_disk_space", "check_file"]
-__all__ += ["check_labels", "check_writable", "checkpoint_folder"]
+__all__ += ["check_writable", "checkpoint_folder"]
 
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
-    """Check that the data sets of these data loaders (if there are any) hold images.
-
-    Raises:
-        UserError: A folder is missing or empty; names it and the page of the docs.
-    """
+    """Check that the data sets of these data loaders (if there are any) hold images."""
     for name in loaders:
         loader = cfg.get(name)
         if loader is not None and "dataset" in loader:
             check_dataset_folders(loader["dataset"])
-
-
-def check_labels(cfg: Config, splits: Iterable[str]) -> None:
-    """Refuse data whose labels contradict the config, by a sample of the files; takes seconds.
-
-    Raises:
-        UserError: What ``mmseg-resnest check-data`` would call an error, in its words.
-    """
-    check_start(cfg, list(splits))
 
 
 def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:
@@ -69,11 +56,7 @@ def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:
 
 
 def check_file(path: str | os.PathLike[str], what: str) -> None:
-    """Check that a file can be read; ``what`` names its argument or config key.
-
-    Raises:
-        UserError: It does not exist, is a folder, is empty or cannot be read.
-    """
+    """Raise UserError unless a file, named by the argument ``what``, has content to read."""
     file = Path(path)
     name = f"{what} {file}"
     if file.is_dir():
@@ -119,7 +102,7 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> None:
     """Make the output folder that an argument ``what`` names, and check that it can be written.
 
     Raises:
-        UserError: It cannot be made or written; folders that were made for it are removed.
+        UserError: It cannot be; folders that were made for it are removed.
     """
     path = Path(folder)
     new = [p for p in (path.absolute(), *path.absolute().parents) if not p.exists()]
@@ -148,14 +131,9 @@ def checkpoint_folder(cfg: Config, work_dir: str | os.PathLike[str] | None = Non
 
 
 def check_disk_space(cfg: Config, model: nn.Module) -> None:
-    """Check that the checkpoints a run keeps at a time fit on the disk, before it starts.
+    """Raise UserError if the checkpoints that a run keeps at a time do not fit on the disk.
 
-    Args:
-        cfg: The config of the run; its work folder exists.
-        model: The built model, whose size with that of the optimizer's state is a checkpoint's.
-
-    Raises:
-        UserError: They do not; says how much there is, how much is needed, and for what.
+    The size of ``model`` with that of the optimizer's state is a checkpoint's.
     """
     hook = (cfg.get("default_hooks") or {}).get("checkpoint")
     if hook is None or hook.get("interval", -1) <= 0:

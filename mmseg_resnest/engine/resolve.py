@@ -1,13 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """A run is decided once: config, options and machine become the config that the runner gets.
 
-:func:`resolve` is the only place where a config is changed. It is a pure function: it works on a
-copy and reads no file, no environment variable and nothing of the process. What has to be looked
-up first is an argument: the checkpoint to resume from (:mod:`~mmseg_resnest.engine.start`), the
-numbers of classes, and the machine (:class:`~mmseg_resnest.engine.launch.Machine`).
-
-The steps are the functions of :data:`TRAINING_STEPS` with :data:`MACHINE_STEPS`, and of
-:data:`TESTING_STEPS`, in their order.
+:func:`resolve` is the only place where a config is changed. It is pure: it works on a copy and
+reads nothing of the process. What has to be looked up first is an argument: the checkpoint to
+resume from (:mod:`~mmseg_resnest.engine.start`), the numbers of classes, and the machine
+(:class:`~mmseg_resnest.engine.launch.Machine`). The steps are the functions of
+:data:`TRAINING_STEPS` with :data:`MACHINE_STEPS`, and of :data:`TESTING_STEPS`, in their order.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from .resume_changes import Note, describe_config
 
 __all__ = ["MACHINE_STEPS", "TESTING_STEPS", "TRAINING_STEPS", "Resolved", "ResumePoint"]
 __all__ += ["TestingOptions", "TrainingOptions", "default_work_dir", "enable_amp"]
-__all__ += ["fit_loaders", "resolve", "work_dir_of"]
+__all__ += ["resolve", "work_dir_of"]
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
@@ -41,12 +39,7 @@ _LARGEST_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The checkpoint that a training continues from.
-
-    Attributes:
-        path: The file.
-        seed: The seed of the run that wrote it; None if it does not say.
-    """
+    """The checkpoint that a training continues from, and the seed of the run that wrote it."""
 
     path: str
     seed: int | None = None
@@ -56,10 +49,8 @@ class ResumePoint:
 class TrainingOptions:
     """What the command line of a training says (:func:`.training.train`), and what was looked up.
 
-    Attributes:
-        resume: The checkpoint to continue from; None starts.
-        classes: Of some data loaders, by name, what
-            :func:`~mmseg_resnest.datasets.numbers_of_classes` says of their data sets.
+    ``classes`` holds what :func:`~mmseg_resnest.datasets.numbers_of_classes` says of the data sets
+    of some data loaders.
     """
 
     work_dir: str | os.PathLike[str] | None = None
@@ -91,8 +82,7 @@ class Resolved(NamedTuple):
     Attributes:
         cfg: The config that the runner gets.
         notes: Rows for the header of the run, on decisions that the user should see.
-        values: Of a training, the config before it is fitted to the machine, see
-            :func:`~mmseg_resnest.engine.resume_changes.describe_config`.
+        values: Of a training, what :func:`.describe_config` says before it fits the machine.
     """
 
     cfg: Config
@@ -126,11 +116,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
 
 
 def default_work_dir(cfg: Config) -> str:
-    """``work_dirs/<name of the config>``.
-
-    Raises:
-        UserError: The config has no file.
-    """
+    """``work_dirs/<name of the config>``; UserError for a config without a file."""
     if not cfg.filename:
         raise UserError("argument-missing", "work_dir", "name a folder: the config has no file")
     return os.path.join("work_dirs", Path(cfg.filename).stem)
@@ -200,14 +186,9 @@ def _set_precision(cfg: Config, options: TrainingOptions, machine: Machine) -> N
 
 
 def enable_amp(cfg: Config, cuda: bool) -> str:
-    """Train in mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU.
+    """Train in mixed precision: float16 with loss scaling on a GPU (``cuda``), bfloat16 on a CPU.
 
-    Args:
-        cfg: Changed in place.
-        cuda: Whether there is a GPU.
-
-    Returns:
-        What was chosen, for the console.
+    Changes ``cfg`` in place and returns what was chosen, for the console.
 
     Raises:
         UserError: The config's optimizer wrapper is of a kind that ``--amp`` cannot replace.
@@ -366,11 +347,8 @@ def _use_submission(cfg: Config, options: TestingOptions, machine: Machine) -> N
             groups = [[one for one in some if not _loads_labels(one)] for some in step.transforms]
             step.transforms = [group for group in groups if group]
     # A prefix that is not there, rather than none: some data sets have one by default.
-    dataset.data_prefix = {
-        key: value
-        for key, value in (dataset.get("data_prefix") or {}).items()
-        if key != "seg_map_path"
-    }
+    dataset.data_prefix = dict(dataset.get("data_prefix") or {})
+    dataset.data_prefix.pop("seg_map_path", None)
     cfg.test_evaluator = []
 
 
@@ -395,10 +373,6 @@ def _keep_image_counts(cfg: Config, options: TestingOptions, machine: Machine) -
 
 
 def _fit_loaders(cfg: Config, options: Any, machine: Machine) -> None:
-    fit_loaders(cfg, machine)
-
-
-def fit_loaders(cfg: Config, machine: Machine) -> None:
     """Make the data loaders fit the machine, in place; changes no result.
 
     No more workers than the cores of one process. A worker that delivers no batch for ten minutes

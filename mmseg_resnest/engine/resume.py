@@ -28,16 +28,18 @@ from .checkpoint_values import (
     COUNT,
     DROP,
     POSITIVE,
-    Fields,
-    Items,
     Refusal,
-    Rule,
     Spec,
-    checked,
     describe,
+    exactly,
+    fields,
+    is_like,
     is_number,
     like,
+    list_of,
     plain_tensor,
+    rule,
+    tensor_like,
 )
 from .resume_changes import Changes
 from .resume_schedules import flat_schedules, schedules_like
@@ -59,7 +61,7 @@ def fit_to_run(
 
     Args:
         checkpoint: What :func:`~.checkpoint_schema.check_training_checkpoint` returned.
-        refuse: Called with what does not fit.
+        refuse: Called with what does not fit: names the key, what it holds and what was expected.
         model: The model of the run, wrapped or not.
         optim_wrapper: Its optimizer, or optimizers by name, with the schedules built on them.
         schedulers: Its schedules: a list, or lists by optimizer; None without.
@@ -68,15 +70,12 @@ def fit_to_run(
     Returns:
         The checkpoint with ``optimizer`` and ``param_schedulers`` as the run loads them; without
         ``param_schedulers`` where :func:`follows_config`.
-
-    Raises:
-        UserError: Something does not fit; names the key, what it holds and what was expected.
     """
     checkpoint = dict(checkpoint)
     own, weights = bare_model(model).state_dict(), checkpoint["state_dict"]
     # Names are compared where the weights are loaded.
-    shapes = Fields({name: _tensor_like(value) for name, value in own.items()}, unknown="keep")
-    checked(weights, shapes, "state_dict", refuse)
+    shapes = {name: tensor_like(value) for name, value in own.items()}
+    fields(shapes, unknown="keep")(weights, "state_dict", refuse)
     if "ema_state_dict" in checkpoint and set(weights) != set(own):
         name = next(iter(set(weights) ^ set(own)))
         refuse.because(f"ema_state_dict and the config's model differ in {name}")
@@ -86,40 +85,25 @@ def fit_to_run(
     spec: Spec = functools.partial(optimizer, wrapper=optim_wrapper)
     if isinstance(optim_wrapper, OptimWrapperDict):
         each = {name: functools.partial(optimizer, wrapper=w) for name, w in optim_wrapper.items()}
-        spec = Fields.exactly(each)
-    checkpoint["optimizer"] = checked(checkpoint["optimizer"], spec, "optimizer", refuse)
+        spec = exactly(each)
+    checkpoint["optimizer"] = spec(checkpoint["optimizer"], "optimizer", refuse)
 
     key = "param_schedulers"
     states = checkpoint.pop(key, None)
     if follows or not (schedulers or states):
         return checkpoint
     if isinstance(schedulers, dict):
-        spec = Fields.exactly({name: schedules_like(some) for name, some in schedulers.items()})
+        spec = exactly({name: schedules_like(some) for name, some in schedulers.items()})
     else:
         spec = schedules_like(schedulers or [])
-    checkpoint[key] = checked(states, spec, key, refuse)
+    checkpoint[key] = spec(states, key, refuse)
     return checkpoint
-
-
-def _tensor_like(own: Tensor) -> Spec:
-    """A tensor of the same shape and type, which the file holds, wherever the run's own is."""
-    return Rule(lambda value: _same(value, own), describe(own))
-
-
-def _same(value: Any, own: Tensor) -> bool:
-    return plain_tensor(value) and value.shape == own.shape and value.dtype == own.dtype
 
 
 def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
     """Whether options of the optimizer and schedules are the config's, not the checkpoint's.
 
-    Args:
-        changes: What is allowed to differ.
-        schedulers: The run's schedules: a list, or lists by optimizer; None without.
-        refuse: Called with what cannot be followed.
-
-    Raises:
-        UserError: A schedule depends on scores that the run has seen.
+    A schedule that depends on scores that the run has seen cannot follow the config: it is refused.
     """
     if not changes.optimization:
         return False
@@ -135,8 +119,8 @@ def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
 
 # --- optimizer ------------------------------------------------------------------------------
 
-_NOT_NEGATIVE = Rule(lambda value: is_number(value) and 0 <= value <= 1e30, "a number from 0")
-_BELOW_1 = Rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0, below 1")
+_NOT_NEGATIVE = rule(lambda value: is_number(value) and 0 <= value <= 1e30, "a number from 0")
+_BELOW_1 = rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0, below 1")
 
 
 def _optimizer(
@@ -145,13 +129,13 @@ def _optimizer(
     """The state of an optimizer wrapper as it loads it."""
     scaler = getattr(wrapper, "loss_scaler", None)
     settings = None if follows else wrapper.base_param_settings
-    fields: dict[str, Spec] = {
+    parts: dict[str, Spec] = {
         "state": ANY,
         "param_groups": ANY,
         "loss_scaler": DROP if scaler is None else _scaler_like(scaler.state_dict()),
         "base_param_settings": DROP if settings is None else _options_like(settings),
     }
-    found = checked(value, Fields(fields, ("state", "param_groups")), key, refuse)
+    found = fields(parts, ("state", "param_groups"))(value, key, refuse)
     if "base_param_settings" in found:
         found["base_param_settings"] = {**(settings or {}), **found["base_param_settings"]}
 
@@ -159,7 +143,7 @@ def _optimizer(
     groups, place = found["param_groups"], f"{key}.param_groups"
     if follows:
         groups = _regroup(groups, ours, place, refuse)
-    groups = checked(groups, Items([_options_like(own) for own in ours]), place, refuse)
+    groups = list_of([_options_like(own) for own in ours])(groups, place, refuse)
     # Options that an older torch did not write are the run's own.
     groups = [{**own, **group} for own, group in zip(ours, groups, strict=True)]
     numbers = [number for group in groups for number in group["params"]]
@@ -167,37 +151,32 @@ def _optimizer(
         refuse.because(f"{place} name a parameter twice")
 
     state = {} if new else found["state"]
-    spec = _state_like(groups, wrapper.optimizer, follows)
-    state = checked(state, spec, f"{key}.state", refuse)
+    state = _state_like(groups, wrapper.optimizer, follows)(state, f"{key}.state", refuse)
     found["state"] = {number: one for number, one in state.items() if one is not None}
     found["param_groups"] = groups
     return found
 
 
-def _options_like(own: Mapping[str, Any]) -> Fields:
-    """The options of a group of parameters, in the ranges that torch's optimizers ask for.
-
-    Their constructors check these; ``load_state_dict`` does not.
-    """
-    fields: dict[str, Spec] = dict.fromkeys(("foreach", "fused"), DROP)
+def _options_like(own: Mapping[str, Any]) -> Spec:
+    """The options of a group, in the ranges that the constructors of torch's optimizers check."""
+    options: dict[str, Spec] = dict.fromkeys(("foreach", "fused"), DROP)
     needed = ["lr"]
     for name, value in own.items():
         if name == "params" and isinstance(value, list):
-            fields[name] = Items([COUNT] * len(value))
+            options[name] = list_of([COUNT] * len(value))
             needed.append(name)
         elif name == "betas":
-            fields[name] = like(value, lambda own: _BELOW_1)
+            options[name] = like(value, lambda own: _BELOW_1)
         elif name.endswith("lr"):
-            fields[name] = like(value)
-        elif name not in fields:
-            fields[name] = like(value, lambda own: _NOT_NEGATIVE)
-    return Fields(fields, needed)
+            options[name] = like(value)
+        elif name not in options:
+            options[name] = like(value, lambda own: _NOT_NEGATIVE)
+    return fields(options, needed)
 
 
-def _scaler_like(own: Mapping[str, Any]) -> Fields:
-    return Fields.exactly(
-        {name: COUNT if isinstance(value, int) else POSITIVE for name, value in own.items()}
-    )
+def _scaler_like(own: Mapping[str, Any]) -> Spec:
+    kinds = {name: COUNT if isinstance(value, int) else POSITIVE for name, value in own.items()}
+    return exactly(kinds)
 
 
 def _regroup(
@@ -224,19 +203,19 @@ def _regroup(
 
 def _state_like(
     groups: Sequence[dict[str, Any]], optimizer: torch.optim.Optimizer, follows: bool
-) -> Fields:
+) -> Spec:
     """The state of each parameter: what a step of this optimizer makes of it, and nothing else."""
-    fields: dict[Any, Spec] = {}
+    states: dict[Any, Spec] = {}
     for group, own in zip(groups, optimizer.param_groups, strict=True):
         expected = _states_after_a_step(optimizer, group, own["params"])
         for index, number in enumerate(group["params"]):
             if expected is None:
-                fields[number] = _unknown_state(own["params"][index])
+                states[number] = _unknown_state(own["params"][index])
             else:
-                fields[number] = functools.partial(
+                states[number] = functools.partial(
                     _parameter_state, own=expected[index], follows=follows
                 )
-    return Fields(fields)
+    return fields(states)
 
 
 def _parameter_state(
@@ -249,23 +228,22 @@ def _parameter_state(
     value = {name: v for name, v in value.items() if v is not None or name in own}
     if follows and set(value) != set(own):
         return None
-    entries = {name: _entry_like(one) for name, one in own.items()}
-    return checked(value, Fields.exactly(entries), key, refuse)
+    return exactly({name: _entry_like(one) for name, one in own.items()})(value, key, refuse)
 
 
-def _entry_like(own: Any) -> Rule:
+def _entry_like(own: Any) -> Spec:
     if own is None:
-        return Rule(lambda value: value is None, "None")
+        return rule(lambda value: value is None, "None")
     # The trial step keeps counters as numbers, or on the CPU.
     if isinstance(own, Tensor) and (own.ndim or own.device.type != "cpu"):
-        return Rule(lambda value: _same(value, own) and _is_dense(value), describe(own))
-    return Rule(lambda value: _is_counter(value, own), "a number from 0")
+        return rule(lambda value: is_like(value, own) and _is_dense(value), describe(own))
+    return rule(lambda value: _is_counter(value, own), "a number from 0")
 
 
 def _is_counter(value: Any, own: Any) -> bool:
     """Whether it counts steps and the like, by which optimizers divide; older torch had numbers."""
     if isinstance(value, Tensor):
-        if not isinstance(own, Tensor) or not _same(value, own):
+        if not isinstance(own, Tensor) or not is_like(value, own):
             return False
         value = value.item()
     return is_number(value) and value >= 0
@@ -296,7 +274,7 @@ def _unknown_state(parameter: Tensor) -> Spec:
         return value is None or isinstance(value, bool) or is_number(value)
 
     words = f"a number, or a tensor of shape {list(parameter.shape)}"
-    return Fields({"step": Rule(is_step, "a number from 0"), "*": Rule(is_entry, words)})
+    return fields({"step": rule(is_step, "a number from 0"), "*": rule(is_entry, words)})
 
 
 def _states_after_a_step(
@@ -304,9 +282,7 @@ def _states_after_a_step(
 ) -> list[dict[str, Any]] | None:
     """What the optimizer keeps of each parameter, found by a step with tensors without values.
 
-    Returns:
-        By parameter, names and tensors on the device ``meta``; None where the optimizer needs more
-        than gradients, or numbers to compute with.
+    None where it needs more than gradients, or numbers to compute with.
     """
     stand_ins = []
     for parameter in parameters:
@@ -328,15 +304,11 @@ def _states_after_a_step(
 
 
 def keep_own_names(info: dict[str, Any], folder: Path, template: str) -> None:
-    """Keep of the paths of a checkpoint only the names of the run's own files, in its folder.
+    """Keep of the paths in a checked ``runtime_info`` only names of the run's own files, in place.
 
     A path of a checkpoint is where its run was, on any machine. What is left of it names files
-    that this run may replace and remove.
-
-    Args:
-        info: The checked ``runtime_info`` of a message hub; changed in place.
-        folder: Where this run saves its checkpoints.
-        template: Name of a checkpoint with ``{}`` for its number.
+    that this run may replace and remove, in ``folder``; ``template`` is the name of a checkpoint
+    with ``{}`` for its number.
     """
     start, _, end = template.partition("{}")
     numbered = rf"{re.escape(start)}\d+{re.escape(end)}"

@@ -76,9 +76,7 @@ Note = tuple[str, str]
 class Changes:
     """The allowed differences between a run and the one that it resumes.
 
-    Attributes:
-        keys: Their keys, of the config or the numerics.
-        notes: Rows for the header.
+    Their ``keys``, of the config or the numerics, and ``notes``, rows for the header.
     """
 
     keys: frozenset[str] = frozenset()
@@ -96,13 +94,10 @@ class Changes:
 
 
 def describe_config(cfg: Mapping[str, Any]) -> dict[str, str]:
-    """The config of a run as dotted keys and short texts, the same on any machine.
+    """The config of a run, with the total batch, as dotted keys and short texts.
 
-    Args:
-        cfg: The config with the total batch, before it is fitted to a machine.
-
-    Returns:
-        At most :data:`MOST_KEYS` keys and texts of at most :data:`LONGEST_TEXT` characters.
+    They are the same on any machine: at most :data:`MOST_KEYS` keys and texts of at most
+    :data:`LONGEST_TEXT` characters.
     """
     values = {str(key): value for key, value in cfg.items()}
     if not (values.get("auto_scale_lr") or {}).get("enable"):
@@ -143,8 +138,7 @@ def compare_with_run(
         The allowed differences, with notes on them and on differences of validations.
 
     Raises:
-        UserError: A difference makes another run and is not allowed; names the keys and both
-            values.
+        UserError: A difference that is not allowed makes another run; names keys and values.
     """
     allowed = tuple(dict.fromkeys(allowed))
     if "config_values" not in meta:
@@ -202,12 +196,7 @@ def _covers(allowed: Iterable[str], key: str) -> bool:
 
 
 def rounding_notes(numerics: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[Note]:
-    """Rows for the header: numerics of a run that round otherwise than the run it resumes.
-
-    Args:
-        numerics: Of this run.
-        before: Of the checkpoint; None where it holds none.
-    """
+    """Rows for the header: numerics that round otherwise than the resumed run's, ``before``."""
     before = before or {}
     ours, theirs = (
         dict(flatten({key: of[key] for key in _ROUNDING if key in before}))

@@ -16,16 +16,15 @@ from .checkpoint_values import (
     DROP,
     NUMBER,
     POSITIVE,
-    Fields,
-    Items,
-    MapOf,
     Refusal,
-    Rule,
     Spec,
-    checked,
+    fields,
     integer,
     is_number,
     like,
+    list_of,
+    map_of,
+    rule,
 )
 
 __all__ = ["advance_schedules", "flat_schedules", "restore_schedules"]
@@ -44,13 +43,13 @@ def schedules_like(ours: Sequence[Any]) -> Spec:
     ``load_state_dict`` of MMEngine's schedules sets every attribute that it is given, methods too:
     only those are taken over that the run's own have and that are numbers, texts or lists of them.
     """
-    return Items([functools.partial(_schedule, own=one.state_dict()) for one in ours])
+    return list_of([functools.partial(_schedule, own=one.state_dict()) for one in ours])
 
 
 def _schedule(value: Any, key: str, refuse: Refusal, own: dict[str, Any]) -> dict[str, Any]:
     needed = [name for name in _NEEDED if name in own]
-    fields = {name: _attribute_like(name, one) for name, one in own.items()}
-    found = checked(value, Fields(fields, needed), key, refuse)
+    attributes = {name: _attribute_like(name, one) for name, one in own.items()}
+    found = fields(attributes, needed)(value, key, refuse)
     # The counters must agree: a schedule divides by what is left of its steps.
     state = {**own, **found}
     length = state["end"] - state["begin"]
@@ -72,9 +71,9 @@ def _attribute_like(name: str, own: Any) -> Spec:
     if isinstance(own, Counter):  # milestones, and how often each is given
         return functools.partial(_milestones, count=len(own))
     if name == "best":  # infinite before the first score
-        return Rule(lambda value: isinstance(value, float) or is_number(value), "a number")
+        return rule(lambda value: isinstance(value, float) or is_number(value), "a number")
     if isinstance(own, float) and not math.isfinite(own):  # the worst score
-        return Rule(lambda value: isinstance(value, float) and value == own, repr(own))
+        return rule(lambda value: isinstance(value, float) and value == own, repr(own))
     if name in _VALUES:
         return like(own)
     # What is above 0 in the config divides, or is a factor, and never becomes 0.
@@ -82,7 +81,7 @@ def _attribute_like(name: str, own: Any) -> Spec:
 
 
 def _milestones(value: Any, key: str, refuse: Refusal, count: int) -> Counter:
-    steps = checked(value, MapOf(integer(), integer(1, 10)), key, refuse)
+    steps = map_of(integer(), integer(1, 10))(value, key, refuse)
     if len(steps) != count:
         refuse(key, value, f"a mapping of {count}")
     return Counter(steps)
@@ -124,13 +123,12 @@ def flat_schedules(schedulers: Any) -> list[Any]:
 
 
 def advance_schedules(schedulers: Any, iterations: int, epochs: int = 0) -> None:
-    """Step new schedules to where a run that has followed them from its start has them.
+    """Step new schedules, in place, to where a run has them that has followed them from its start.
 
     They are stepped in the order of a run, so that the values are the same to the bit.
 
     Args:
-        schedulers: A list of schedules, or lists by optimizer, none of which has been stepped;
-            changed in place, with the options of their optimizers.
+        schedulers: A list of schedules, or lists by optimizer, none of which has been stepped.
         iterations: Iterations to step by.
         epochs: Epochs among them, all of the same length; 0 in a loop that counts iterations.
     """

@@ -19,11 +19,7 @@ __all__ = ["RunFolders", "check_checkpoint_hook", "folders_of_training"]
 
 
 def check_checkpoint_hook(cfg: Config) -> None:
-    """Check how a config names its checkpoints.
-
-    Raises:
-        UserError: ``filename_tmpl`` is not a template of a file name.
-    """
+    """Check that ``filename_tmpl`` of the checkpoint hook is a template of a file name."""
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     if hook.get("filename_tmpl") is not None:
         CheckpointNames(hook["filename_tmpl"])
@@ -40,9 +36,8 @@ def folders_of_training(cfg: Config, work_dir: str) -> dict[Path, str]:
 class RunFolders:
     """Folders that one run at a time writes into.
 
-    Args:
-        arguments: For each folder the argument or config key that names it.
-        held: Gives the folders back when it is closed.
+    ``arguments`` says for each folder which argument or config key names it; ``held`` gives the
+    folders back when it is closed.
     """
 
     def __init__(self, arguments: Mapping[Path, str], held: contextlib.ExitStack) -> None:
@@ -51,13 +46,9 @@ class RunFolders:
         self._locks: dict[Path, FolderLock] = {}
 
     def hold(self, make: bool) -> list[tuple[str, str]]:
-        """Hold the folders that are not held yet.
+        """Hold the folders that are not held yet; with ``make`` those that do not exist are made.
 
-        Args:
-            make: Make those that do not exist; otherwise they are left for the next call.
-
-        Returns:
-            Rows for the header of the run: which folder was taken over from a dead process.
+        Returns rows for the header of the run: which folder was taken over from a dead process.
 
         Raises:
             UserError: Another run uses one of them, or nothing can be written there.
@@ -74,11 +65,7 @@ class RunFolders:
         return notes
 
     def check(self) -> None:
-        """Check that the folders are still held.
-
-        Raises:
-            UserError: Another run has taken one of them while this process stood still.
-        """
+        """Raise UserError if another run took a folder while this process stood still."""
         for lock in self._locks.values():
             if lock.lost is not None:
                 reason = lock.lost.removeprefix(f"{lock.subject}: ")

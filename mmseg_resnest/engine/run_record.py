@@ -37,9 +37,8 @@ _MODULE = "source of module "
 class RunRecord:
     """What one process says of its run.
 
-    Attributes:
-        facts: What is compared, by name; what explains the rest stands first.
-        files: The images and the label maps of data sets in their order, by name and kind.
+    ``facts`` by name, what explains the rest first; and the ``files`` of data sets in their order,
+    by name and kind (images, label maps).
     """
 
     facts: dict[str, str] = field(default_factory=dict)
@@ -61,8 +60,7 @@ def record_run(
 
     Args:
         cfg: The config as the run uses it; the batch is that of one process.
-        loaders: Data loaders whose data sets are listed, e.g. ``train_dataloader``; those that
-            the config lacks are passed over.
+        loaders: Data loaders whose data sets are listed; those that the config lacks are skipped.
         model: What :func:`describe_model_state` says.
         checkpoint: What the weights or the run come from: a file, an address or a name.
         **arguments: What else decides how the run computes.
@@ -97,11 +95,7 @@ def record_run(
 def describe_model_state(model: nn.Module) -> dict[str, str]:
     """Type and shape of each parameter and buffer, and whether it is trained.
 
-    Args:
-        model: A model, on any device.
-
-    Returns:
-        E.g. ``{"backbone.conv1.weight": "float32 (64, 3, 3, 3)"}``.
+    E.g. ``{"backbone.conv1.weight": "float32 (64, 3, 3, 3)"}``.
     """
     frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
     return {
@@ -129,13 +123,7 @@ def _module_sources() -> Iterator[tuple[str, str]]:
 
 
 def describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
-    """Put in what a data set holds; of wrappers also what is in the data sets inside.
-
-    Args:
-        dataset: A built data set.
-        name: How it is called in the record.
-        record: Changed in place.
-    """
+    """Record what a built data set holds; of wrappers also what is in the data sets inside."""
     facts = record.facts
     facts[f"{name} type"] = text_of(type(dataset))
     for attribute in ("repeat_indices", "indices"):  # which samples a wrapper takes
@@ -185,15 +173,7 @@ def _relative(paths: list[str], folders: Iterable[Any]) -> list[str]:
 
 
 def describe_differences(mine: RunRecord, theirs: RunRecord) -> list[str]:
-    """How a process differs from another one, each as words that follow "differs: ".
-
-    Args:
-        mine: What the process says.
-        theirs: What the other one says.
-
-    Returns:
-        The differences, those that may explain others first.
-    """
+    """How a process differs from another one, what may explain the rest first."""
     texts, names = [], set()
     for key, ours, other in differences(mine.facts, theirs.facts):
         if key.startswith(_MODULE) and None in (ours, other):

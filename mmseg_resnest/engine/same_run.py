@@ -1,8 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The processes of a run do the same run, or none of them starts.
 
-Each process has its own files and installation. When one of them has another config, other data or
-other code, the gradients that they average belong to different runs, and nothing fails.
+If one of them had another config, data or code, nothing would fail: the gradients that they average
+would belong to different runs.
 """
 
 from __future__ import annotations
@@ -32,15 +32,11 @@ _parted = False  # whether this process has left the others after a failure that
 def check_same_run(record: Callable[[], RunRecord]) -> None:
     """Compare what the processes of a run are about to do; with one process nothing is done.
 
-    All processes must call it. It costs each a digest, and only where they differ the records.
-    When it raises, the processes have parted: the first of each machine prints the error.
-
-    Args:
-        record: Describes this process's run; a failure in one process ends them all.
+    All processes must call it. When it raises, the processes have parted: the first of each machine
+    prints the error. ``record`` describes this process's run; a failure in one ends them all.
 
     Raises:
-        UserError: On every process: names the processes that differ from process 0, their hosts
-            and what differs; or what failed in one of them.
+        UserError: On every process: which of them differ from process 0 and how, or what failed.
         LostProcessError: Another process is gone.
     """
     if get_world_size() == 1:
@@ -74,8 +70,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
 def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
     """The message about processes that differ from process 0; None where there is none.
 
-    Args:
-        found: For each process its host and how it differs.
+    ``found`` holds for each process its host and how it differs.
     """
     ranks = [rank for rank, (_, these) in enumerate(found) if these]
     if not ranks:
@@ -97,11 +92,8 @@ def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
 def failing_together(launcher: str, timeout: float | None = None) -> Iterator[None]:
     """The context of what each process does before they meet: when one fails, the others end too.
 
-    They learn of it in :func:`check_same_run`, instead of waiting for the one that does not come.
-
-    Args:
-        launcher: ``none``, ``pytorch`` or ``slurm``.
-        timeout: Seconds to wait for the others, at most a minute; None is a minute.
+    They learn of it in :func:`check_same_run`, after at most ``timeout`` seconds (a minute),
+    instead of waiting for the one that does not come.
     """
     try:
         yield

@@ -38,7 +38,7 @@ class Start:
         record: What that checkpoint holds, checked; of a run that starts from weights
             (``load_from``) their state dict, once :meth:`fit` has read it.
         notes: Rows for the header of the run.
-        changes: What differs from the resumed run, and may, once :meth:`compare` has found it.
+        changes: Allowed differences from the resumed run, once :meth:`compare` has found them.
     """
 
     resume: ResumePoint | None = None
@@ -56,11 +56,7 @@ class Start:
     def compare(
         self, values: Mapping[str, str], numerics: Mapping[str, Any], allow_changes: Sequence[str]
     ) -> None:
-        """Compare the run with the one that it continues; see :func:`.compare_with_run`.
-
-        Raises:
-            UserError: The run would be another one.
-        """
+        """Compare the run with the one that it continues; see :func:`.compare_with_run`."""
         if self.resume is None:
             if allow_changes:
                 self.notes.append(("changes", "--allow-changes: no run is resumed"))
@@ -72,11 +68,7 @@ class Start:
         self.notes += self.changes.notes
 
     def fit(self, cfg: Config, model: nn.Module) -> None:
-        """Check that what the run starts from fits its built model; nothing is loaded into it.
-
-        Raises:
-            UserError: The weights, or the state of the optimizer or the schedules, do not fit.
-        """
+        """Check that weights, optimizer and schedules fit the built model; nothing is loaded."""
         source = cfg.get("load_from")
         if self.resume is not None:
             assert self.record is not None

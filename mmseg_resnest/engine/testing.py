@@ -167,11 +167,7 @@ def _evaluate(
 
 
 def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> Resolved:
-    """Decide an evaluation; nothing is written.
-
-    Raises:
-        UserError: The config lacks a part, or an option does not go with it.
-    """
+    """Decide an evaluation; UserError if a part of the config or an option does not fit."""
     require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
     return resolve(cfg, options, machine)
 

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..datasets import numbers_of_classes
+from ..datasets import check_start, numbers_of_classes
 from ..errors import UserError
 from ..evaluation import plot_curves, read_scalars
 from ..models import use_channels_last
@@ -28,7 +28,7 @@ from .launch import Machine, init_distributed, prepare_machine, timeout_of
 from .model import build_seeded_model
 from .numerics import is_fused, numerics_of
 from .preemption import Preempted, StopSignals
-from .preflight import check_checkpoint, check_data, check_disk_space, check_labels
+from .preflight import check_checkpoint, check_data, check_disk_space
 from .process_state import restored_process
 from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
 from .resume_changes import rounding_notes
@@ -71,18 +71,16 @@ def train(
             ``auto_scale_lr.base_batch_size``.
         seed: In place of the config's.
         launcher: ``none``, ``pytorch`` or ``slurm``.
-        log_to: Services that show the curves as well, some of
-            :data:`~mmseg_resnest.engine.tracking.SERVICES`.
+        log_to: Services that show the curves as well, see :data:`.tracking.SERVICES`.
         allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
             the run that is resumed; a key stands for those below it as well.
 
     Returns:
-        On every process: ``work_dir``, ``seconds``; on the first one also what
-        ``results.json`` holds, and ``curves``, the path of the picture (None without a log).
+        On every process ``work_dir`` and ``seconds``; on the first one also what ``results.json``
+        holds, and ``curves``, the path of the picture (None without a log).
 
     Raises:
-        UserError: A mistake in the config, the data or the arguments; or something that ended the
-            run, in words.
+        UserError: A mistake in the config, the data or the arguments, or what ended the run.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
     options = TrainingOptions(work_dir, seed, amp, auto_scale_lr, launcher, tuple(log_to))
@@ -120,7 +118,7 @@ def _train(
     check_sharding(cfg)
     check_checkpoint_hook(cfg)
     check_data(cfg, _LOADERS)
-    check_labels(cfg, ("train", "val"))
+    check_start(cfg, ["train", "val"])
     if start.record is None:
         _check_pretrained(cfg.model, "model")
     prepare_machine(cfg, machine)
@@ -171,14 +169,8 @@ def resolve_training(
 ) -> tuple[Resolved, Start]:
     """Look up what a training starts from, and decide it; nothing is written.
 
-    Args:
-        cfg: A checked config; not changed.
-        options: What the command line says, without what is looked up here.
-        machine: What the run has to compute on.
-        resume: As in :func:`train`.
-
-    Returns:
-        What was decided, and what the run starts from; each with rows for the header of the run.
+    Takes what :func:`train` does, in ``options`` what is not looked up here. Both results have rows
+    for the header of the run.
 
     Raises:
         UserError: The config lacks a part, an option does not go with it, or the checkpoint to

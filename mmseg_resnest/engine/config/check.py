@@ -134,16 +134,7 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
 
 
 def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] | None:
-    """The keys that a dictionary may have.
-
-    Args:
-        path: Where it stands in the config.
-        node: The dictionary.
-        scope: The config's default scope.
-
-    Returns:
-        The keys; None when they cannot be known.
-    """
+    """The keys that a dictionary at ``path`` may have; None when they cannot be known."""
     kind = node.get("type", _DEFAULT_TYPES.get(path[0]) if len(path) == 1 else None)
     if kind is not None:
         registries = _registries(path, scope)
@@ -247,9 +238,8 @@ def _unknown_option(path: Path, node: Mapping, key: str, accepted: set[str]) -> 
 def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
     """Names of the options of a class or function; None when it takes any.
 
-    A class that hands its ``**kwargs`` to the next class of its bases takes the options of that
-    one too, and so on down to the first that has no ``**kwargs``. A class that uses them itself
-    takes any.
+    A class that does nothing with its ``**kwargs`` but hand them to the next class of its bases
+    takes the options of that one too, and so on.
     """
     callables: list[Any] = [found]
     if inspect.isclass(found):

@@ -1,9 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Configs in JSON and YAML: data, which a stranger may have written and which runs nothing.
 
-A config in Python is a program and is trusted. One in JSON or YAML is read here and not by
-MMEngine, whose YAML loader runs what a file tells it to and which fills in templates, imports
-modules that a config names and inherits from Python files beside it.
+They are not read by MMEngine, whose YAML loader runs what a file tells it to and which fills in
+templates, imports modules that a config names and inherits from Python files beside it.
 """
 
 from __future__ import annotations
@@ -81,11 +80,7 @@ _LEFT_OUT = frozenset({"Albu"})  # makes whatever albumentations has under a nam
 
 
 def read_config_text(path: Path) -> str:
-    """The text of a config file.
-
-    Raises:
-        UserError: It is not a regular file, too large, or not UTF-8.
-    """
+    """The text of a config file; UserError unless it is regular, not too large and UTF-8."""
     name = f"config {path}"
     try:
         mode = path.stat().st_mode
@@ -107,15 +102,12 @@ def read_config_text(path: Path) -> str:
 
 
 def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Config:
-    """Read a config in JSON or YAML, and what it inherits from.
+    """Read a config in JSON or YAML, with its ``_base_`` files merged as MMEngine does it.
 
     Args:
         path: The file.
         find: :func:`~mmseg_resnest.engine.config.find_config`.
         ours: The folder of the configs that come with the package.
-
-    Returns:
-        The config. Its ``_base_`` files are merged as MMEngine does it, with ``_delete_``.
 
     Raises:
         UserError: The file does not parse, names a part that a config of this kind may not name,
@@ -342,7 +334,7 @@ def _refusal_of_key(key: str, value: Any, parts: Mapping[str, Sequence[Any]]) ->
 def registered_parts() -> dict[str, list[Any]]:
     """Everything that the registries of this package and its stack hold, by name.
 
-    Looked up without the registries' ``get``, which imports a module of that name.
+    Not by the registries' ``get``, which imports a module of that name.
     """
     parts: dict[str, list[Any]] = {}
     for module in registry_modules():

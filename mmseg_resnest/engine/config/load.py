@@ -1,9 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Finding and reading a config.
-
-Everything here happens before anything is built: a config that :func:`load_config` returns
-parses, names only types that exist, and gives them only options that they take.
-"""
+"""Finding and reading a config, before anything is built."""
 
 from __future__ import annotations
 
@@ -38,15 +34,10 @@ def config_folder() -> Path:
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
-    """The file of a config.
+    """The file of a config, or ``path`` itself if there is none.
 
-    Args:
-        path: A file; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
-            ``openmmlab/...``) or as a clone has it (``configs/fcn_resnest50_ade20k.py``). A file
-            that exists goes first.
-
-    Returns:
-        The file, or ``path`` itself if there is none.
+    A file that exists; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
+    ``openmmlab/...``) or as a clone has it (``configs/fcn_resnest50_ade20k.py``).
     """
     given = Path(path)
     if given.exists() or given.is_absolute():
@@ -87,9 +78,6 @@ def load_config(
         data_root: Folder that holds ``camvid/``, ``ade20k/`` and so on: what the environment
             variable ``MMSEG_RESNEST_DATA`` says otherwise.
 
-    Returns:
-        The config.
-
     Raises:
         UserError: The config is missing, does not parse, or names what does not exist; a change
             names an unknown key or has an unfit value; ``data_root`` is not a folder or is not
@@ -118,11 +106,7 @@ def load_config(
 
 
 def require(cfg: Config, keys: Iterable[str], task: str) -> None:
-    """Check that a config has the parts that a task needs.
-
-    Raises:
-        UserError: Names the first missing one.
-    """
+    """Check that a config has the parts that a task needs; UserError names a missing one."""
     for key in keys:
         if cfg.get(key) is None:
             message = f"has no {key}, which {task} needs; inherit it from a config in configs/"
@@ -176,7 +160,7 @@ def _read(path: Path) -> Config:
 
 
 def _check_python(path: Path, seen: set[Path]) -> None:
-    """Check that a Python config and what it inherits from parse, and that all are in Python.
+    """Check that a Python config and its bases parse, and that all are in Python.
 
     MMEngine would read JSON and YAML with a loader that runs what they say.
     """

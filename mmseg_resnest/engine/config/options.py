@@ -17,19 +17,11 @@ __all__ = ["apply_options", "parse_cfg_options"]
 
 
 def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` strings as a mapping.
+    """``KEY=VALUE`` strings as a mapping, keys as given (with a leading ``+`` where there is one).
 
     Values are read as MMEngine reads them: numbers, ``True``/``False``, ``None``, ``a,b`` or
-    ``[a,b]`` as a list, ``(a,b)`` as a tuple, anything else as text.
-
-    Args:
-        options: E.g. ``["model.decode_head.num_classes=3", "train_cfg.max_iters=100"]``.
-
-    Returns:
-        ``{key: value}``, keys as given (with a leading ``+`` where there is one).
-
-    Raises:
-        UserError: A string is not of that form.
+    ``[a,b]`` as a list, ``(a,b)`` as a tuple, anything else as text. UserError names a string of
+    another form.
     """
     parsed = {}
     for option in options:
@@ -47,11 +39,7 @@ def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Change a config, in place.
-
-    Raises:
-        UserError: A key is unknown, or a value is of another kind than the config's.
-    """
+    """Change a config, in place; UserError for unknown keys and values of another kind."""
     changes: dict[str, Any] = {}
     for key, value in options.items():
         if key == "data_root":

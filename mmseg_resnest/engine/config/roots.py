@@ -1,10 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Data roots whose names would not survive in the text of a config.
 
-Configs read the data root with ``{{$MMSEG_RESNEST_DATA:data}}``. MMEngine puts the variable's value
-into the config's code before that runs, so that a quote in the name of a folder would end the text
-it stands in. A name that is more than letters, digits and ``_ . / -`` is replaced by a plain one
-while the config is read, and put back into the values afterwards.
+MMEngine puts the value of ``{{$MMSEG_RESNEST_DATA:data}}`` into the config's code before that runs:
+a quote in the name of a folder would end the text it stands in. A name of more than letters, digits
+and ``_ . / -`` is replaced by a plain one while the config is read, and put back afterwards.
 """
 
 from __future__ import annotations
@@ -29,11 +28,7 @@ _PLAIN = re.compile(r"[\w./ -]*")
 def plain_roots(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Set environment variables that configs read, with plain stand-ins for other names.
 
-    Args:
-        values: Values by variable.
-
-    Yields:
-        The stand-ins and what they stand for, for :func:`restore_roots`.
+    Yields the stand-ins and what they stand for, for :func:`restore_roots`.
     """
     roots = {}
     before = {name: os.environ.get(name) for name in values}
@@ -54,7 +49,7 @@ def plain_roots(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def restore_roots(cfg: Config, roots: Mapping[str, str]) -> None:
-    """Put the names that :func:`plain_roots` yielded back into every text of a config, in place."""
+    """Put the names that :func:`plain_roots` yielded back into a config, in place."""
     if roots:
         for table in (config_tree(cfg), config_environment(cfg)):
             for key in list(table):

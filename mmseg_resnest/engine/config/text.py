@@ -12,17 +12,10 @@ __all__ = ["config_as_text"]
 
 
 def config_as_text(cfg: Config) -> str:
-    """The text of a config, for a file that will be read again.
+    """The text of a config, for a file that will be read again: ``pretty_text`` without ``{{``.
 
-    MMEngine replaces ``{{...}}`` in the text of a config before that runs. In a text of the config,
-    such as the path of a folder, that would change the value or end the text it stands in; there
-    the second brace is written as an escape sequence.
-
-    Args:
-        cfg: The config.
-
-    Returns:
-        What ``cfg.pretty_text`` is, without ``{{`` in its texts.
+    MMEngine replaces ``{{...}}`` in the text of a config before that runs, which would change a
+    value or end the text it stands in; the second brace is written as an escape sequence.
     """
     text = cfg.pretty_text
     if "{{" not in text:

@@ -79,7 +79,9 @@ class ResultsHook(Hook):
             before = read_json(path, str(path))
             history = [e for e in before["history"] if e["iteration"] <= runner.iter]
             best = before if before["iteration"] <= runner.iter else {}
-            results = check_results({"history": history, "best": best}, Refusal(str(path)))
+            results = check_results(
+                {"history": history, "best": best}, "results", Refusal(str(path))
+            )
         except (UserError, KeyError, TypeError) as error:
             runner.logger.warning("%s is ignored, it cannot be read (%s)", path, error)
             return
