@@ -32,12 +32,12 @@ help:
 	@echo 'make test          every check: ruff, mypy, pytest'
 	@echo 'make chaos         kill a training run 60 times, resume it, compare it with one in peace'
 	@echo 'make nodes         two machines in network namespaces: one is lost and comes back (root)'
-	@echo 'make bad-input     write docs/bad_input.md: what the tools say to bad input, from the tests'
+	@echo 'make bad-input     every wrong input to train, test and predict'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
 	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
 	@echo 'make docs          the documentation as a site, in build/docs'
 	@echo 'make lint          ruff and mypy only'
-	@echo 'make format        put the code into ruff format and mend what ruff can mend'
+	@echo 'make format        format the code and apply the fixes of ruff'
 	@echo 'make venv          only make $(VENV) (the jobs above do it by themselves)'
 	@echo 'make demo-nogl     the demo with libGL.so.1 hidden, as on a slim image (Linux, as root)'
 	@echo 'make clean         remove caches and build products; keeps $(VENV), data/ and work_dirs/'
@@ -112,7 +112,7 @@ nodes: venv
 	@$(BIN)/python tests/tools/nodes.py
 
 bad-input: venv
-	@$(BIN)/python tests/tools/bad_input.py
+	ALL_BAD_INPUT=1 $(BIN)/python -m pytest -q tests/tools/test_bad_input.py $(PYTEST_FLAGS)
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)

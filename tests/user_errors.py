@@ -26,8 +26,9 @@ def raises_user_error(
 
 
 def printed_error(output: str) -> tuple[str, str]:
-    """Code and text of the one line ``error: TEXT [CODE]`` that a command printed."""
-    found = re.findall(r"^error: (.*) \[([a-z-]+)\]$", output, re.MULTILINE)
+    """Code and text of the one error, ``error: TEXT [CODE]``, that a command printed."""
+    form = r"^error(?: \(process \d+\))?: (.*?) \[([a-z-]+)\]$"
+    found = re.findall(form, output, re.MULTILINE | re.DOTALL)
     assert len(found) == 1, output
     text, code = found[0]
     assert code in CODES, output

@@ -164,6 +164,16 @@ class ScenesDataset(FolderCheck, BaseSegDataset):
         palette=[list(colour) for _, colour, _ in _CLASSES],
     )
 
-    def __init__(self, reduce_zero_label: bool = True, **kwargs: Any) -> None:
-        kwargs = {"img_suffix": ".png", "seg_map_suffix": ".png"} | kwargs
-        super().__init__(reduce_zero_label=reduce_zero_label, **kwargs)
+    def __init__(
+        self,
+        img_suffix: str = ".png",
+        seg_map_suffix: str = ".png",
+        reduce_zero_label: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            img_suffix=img_suffix,
+            seg_map_suffix=seg_map_suffix,
+            reduce_zero_label=reduce_zero_label,
+            **kwargs,
+        )

@@ -331,6 +331,32 @@ def tar_entries(box: Sandbox, folder: str) -> dict[str, tarfile.TarInfo]:
     }
 
 
+def gzip_of_zeros(head: bytes, megabytes: int) -> bytes:
+    """A gzip file of ``head`` and zeros; each megabyte takes a kilobyte and no time to make."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    start = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return b"\x1f\x8b\x08" + bytes(7) + start + block * megabytes + packer.flush()
+
+
+def tar_bomb(box: Sandbox, folder: str, megabytes: int = 2048) -> Path:
+    """A compressed tar file with one image of two gigabytes of zeros."""
+    info = tarfile.TarInfo(f"{folder}/images/training/ADE_evil.jpg")
+    info.size = megabytes << 20
+    path = box.files / "evil.tar.gz"
+    path.write_bytes(gzip_of_zeros(info.tobuf(tarfile.GNU_FORMAT), megabytes))
+    return path
+
+
+def tar_of_announced_size(box: Sandbox, folder: str) -> Path:
+    """A tar file whose member announces an exabyte."""
+    info = tarfile.TarInfo(f"{folder}/images/training/ADE_evil.jpg")
+    info.size = 1 << 60
+    (box.files / "evil.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(20_480))
+    return box.files / "evil.tar"
+
+
 def write_zip(box: Sandbox, members: Members, *more: zipfile.ZipInfo) -> Path:
     """A zip file of members and of entries."""
     with zipfile.ZipFile(box.files / "evil.zip", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,23 +1,29 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Names of classes and folders that would be code or templates; tests/security has the rest."""
+"""Annotations of a stranger: names that would be code, paths that lead outside, huge claims."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from custom_sets import build, custom, write_masks
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, write_folder
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.check import check_data
 from mmseg_resnest.datasets.class_names import classes_json, dataset_metainfo, read_classes
-from mmseg_resnest.datasets.prepare import export_labels
+from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
+from mmseg_resnest.datasets.prepare.custom import prepare_custom
 from mmseg_resnest.datasets.prepare.custom_config import config_text
 from mmseg_resnest.datasets.prepare.tables import read_table
 from mmseg_resnest.engine.config import load_config
@@ -26,7 +32,9 @@ from mmseg_resnest.evaluation import class_table
 from mmseg_resnest.evaluation.visualize import legend
 from mmseg_resnest.export.publish import publish
 from mmseg_resnest.inference import load_segmentor
+from mmseg_resnest.registry import DATASETS
 
+ROOT = Path(__file__).resolve().parents[3]
 CANARY = "canary-of-a-name"
 BREAKOUTS = [
     f"'];open('{CANARY}','w');['",
@@ -59,8 +67,21 @@ folders = st.one_of(
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A canary would lie in a folder of its own."""
+    """The data root is the config's own, and a canary would lie in a folder of its own."""
+    monkeypatch.delenv("MMSEG_RESNEST_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@functools.cache
+def base() -> Config:
+    return load_config(ROOT / "configs/fcn_resnest14_scenes.py")
+
+
+def custom(tmp_path: Path, **options: Any) -> CustomReport:
+    filled: dict[str, Any] = {"name": "mine", "group_pattern": "(.*)", **options}
+    return prepare_custom(
+        CustomOptions(**filled), tmp_path / "data", tmp_path / "configs", base(), 1, jobs=1
+    )
 
 
 def labelme(tmp_path: Path, labels: list[Any], **more: Any) -> dict[str, Any]:
@@ -97,9 +118,7 @@ def test_names_from_labels_to_the_data_set_and_no_code_runs(tmp_path: Path, form
         options = labelme(tmp_path, BREAKOUTS[:8]) | {"ignore": tuple(BREAKOUTS[3:4])}
         expected = sorted({*BREAKOUTS[:8]} - {BREAKOUTS[3]})
     else:
-        options = write_masks(tmp_path, "xy")
-        (tmp_path / "classes.txt").rename(tmp_path / "names.json").write_text(json.dumps(BREAKOUTS))
-        options["classes"] = tmp_path / "names.json"
+        write_folder(tmp_path / "images", {f"{n}.jpg": jpeg(i) for i, n in enumerate("xy")})
         expected = BREAKOUTS
     if form == "coco":
         square = [[0, 0, 4, 0, 4, 6, 0, 6]]
@@ -114,11 +133,20 @@ def test_names_from_labels_to_the_data_set_and_no_code_runs(tmp_path: Path, form
         (tmp_path / "c.json").write_text(json.dumps(data))
         options = dict(form="coco", sources=(tmp_path / "c.json",), images=tmp_path / "images")
         expected = sorted(BREAKOUTS)
+    if form == "index":
+        write_folder(tmp_path / "labels", {f"{n}.png": png_of(labels_of(0, 3)) for n in "xy"})
+        (tmp_path / "names.json").write_text(json.dumps(BREAKOUTS))
+        options = dict(
+            form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
+            classes=tmp_path / "names.json",
+        )  # fmt: skip
     report = custom(tmp_path, **options)
     assert [name for name, *_ in report.classes] == expected
     cfg = load_config(report.config)
     assert cfg.model.decode_head.num_classes == len(expected)
-    assert build(cfg).metainfo["classes"] == expected
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert dataset.metainfo["classes"] == expected
     assert dataset_metainfo(cfg.test_dataloader.dataset)["classes"] == expected
     # The config of a run is written again, and read again by whoever evaluates it.
     cfg.dump(tmp_path / "dumped.py")
@@ -268,6 +296,33 @@ def test_names_come_back_from_every_exported_form(tmp_path: Path) -> None:
 # ---- paths
 
 
+OUTSIDE = ["../secret.jpg", "/etc/passwd", "..\\secret.jpg", "C:\\secret.jpg", "a/../../secret.jpg"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("form", ["labelme", "coco"])
+def test_a_path_outside_of_the_source_is_not_followed(tmp_path: Path, path: str, form: str) -> None:
+    write_folder(tmp_path, {"secret.jpg": jpeg(9)})
+    if form == "labelme":
+        options = labelme(tmp_path, ["a", "b"], imagePath=path)
+        (tmp_path / "lm/x.jpg").unlink()
+    else:
+        data = dict(images=[dict(id=1, file_name=path)], categories=[], annotations=[])
+        write_folder(tmp_path / "lm", {"x.json": json.dumps(data).encode()})
+        options = dict(form="coco", sources=(tmp_path / "lm",))
+    with raises_user_error("unsafe-path", "x.json"):
+        custom(tmp_path, **options)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("path", [7, ["a"], "", ".", "x" * 300, "a\0.jpg", "\ud800.jpg"])
+def test_paths_that_are_none(tmp_path: Path, path: Any) -> None:
+    options = labelme(tmp_path, ["a", "b"], imagePath=path)
+    (tmp_path / "lm/x.jpg").unlink()
+    with raises_user_error(("unsafe-path", "not-found"), "x.json"):
+        custom(tmp_path, **options)
+
+
 def test_paths_of_windows_inside_of_the_source(tmp_path: Path) -> None:
     for n, name in enumerate("xy"):
         shapes = [
@@ -283,6 +338,27 @@ def test_paths_of_windows_inside_of_the_source(tmp_path: Path) -> None:
     assert (tmp_path / "data/mine/images/ann/x.jpg").read_bytes() == jpeg(0)
 
 
+@pytest.mark.parametrize("content", [b"root:x:0:0", b"", b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0"])
+@pytest.mark.parametrize("form", ["labelme", "index"])
+def test_a_file_that_is_no_image_is_not_linked(tmp_path: Path, content: bytes, form: str) -> None:
+    options = labelme(tmp_path, ["a", "b"])
+    if form == "index":
+        (tmp_path / "t.txt").write_text("a\nb\n")
+        for name in "xy":
+            write_folder(tmp_path / "masks", {f"{name}.png": png_of(labels_of(0, 2))})
+            (tmp_path / f"lm/{name}.json").unlink()
+        options = dict(
+            form="index", sources=(tmp_path / "masks",), images=tmp_path / "lm",
+            classes=tmp_path / "t.txt",
+        )  # fmt: skip
+    secret = write_folder(tmp_path / "lm", {"secret": content}) / "secret"
+    (tmp_path / "lm/x.jpg").unlink()
+    (tmp_path / "lm/x.jpg").symlink_to(secret)
+    with raises_user_error(("empty", "image"), "x.jpg"):
+        custom(tmp_path, **options)
+    assert not (tmp_path / "data/mine/images/x.jpg").exists()
+
+
 def test_a_link_in_the_source_must_not_lead_out(tmp_path: Path) -> None:
     options = labelme(tmp_path, ["a", "b"])
     elsewhere = write_folder(tmp_path / "elsewhere", {"photo.jpg": jpeg(5)})
@@ -295,3 +371,85 @@ def test_a_link_in_the_source_must_not_lead_out(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("lm", target_is_directory=True)  # the folder may be a link
     custom(tmp_path, **{**options, "sources": (tmp_path / "link",)})
     assert (tmp_path / "data/mine/images/x.jpg").is_file()
+
+
+# ---- claims
+
+
+@functools.cache
+def _claims() -> dict[str, dict[str, Any]]:
+    def shape(**change: Any) -> dict[str, Any]:
+        return {"shapes": [dict(label="a", **{"points": [[0, 0], [8, 0], [8, 6]], **change})]}
+
+    wide = io.BytesIO()
+    Image.fromarray(np.zeros((1, 1), np.uint8)).resize((9000, 9000)).save(wide, "PNG")
+    big = base64.b64encode(wide.getvalue()).decode()
+    return {
+        "huge image": dict(imageHeight=10**9, imageWidth=10**9),
+        "text for a size": dict(imageHeight="6", imageWidth=[8]),
+        "1e300": shape(points=[[0, 0], [1e300, 0], [1e300, -1e300]]),
+        "infinite": shape(points=[[0, 0], [float("inf"), 0], [1, 1]]),
+        "text": shape(points=[["0", "0"], ["8", "0"], ["8", "6"]]),
+        "huge number": shape(points=[[10**400, 0], [8, 0], [8, 6]]),
+        "triples": shape(points=[[0, 0, 1], [8, 0, 1], [8, 6, 1], [1, 2, 3]]),
+        "objects": shape(points=[{}, {}, {}]),
+        "kind": shape(shape_type=["polygon"]),
+        "mask": shape(shape_type="mask", mask=big),
+        "circle": shape(shape_type="circle", points=[[0, 0], [1e200, 0]]),
+    }
+
+
+@pytest.mark.parametrize("case", _claims())
+def test_labelme_claims(tmp_path: Path, case: str) -> None:
+    options = labelme(tmp_path, ["a", "b"], **_claims()[case])
+    with raises_user_error(("annotation", "size-mismatch"), "x.json") as error:
+        custom(tmp_path, **options)
+    assert "x.json" in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [2**62] * 4 + [48],  # the sum wraps round to 48, the size of the image
+        [2**70, 48],
+        [24.5, 23.5],
+        ["24", "24"],
+        [[24, 24]],
+        [],
+        "o" * 100_000,
+        "é",
+        7,
+    ],
+    ids=range(9),
+)
+def test_coco_run_lengths(tmp_path: Path, counts: Any) -> None:
+    write_folder(tmp_path / "c", {"x.jpg": jpeg(0), "y.jpg": jpeg(1)})
+    runs = dict(size=[6, 8], counts=counts)
+    data = dict(
+        images=[dict(id=1, file_name="x.jpg"), dict(id=2, file_name="y.jpg")],
+        categories=[dict(id=1, name="a"), dict(id=2, name="b")],
+        annotations=[
+            dict(id=1, image_id=1, category_id=1, segmentation=runs),
+            dict(id=2, image_id=2, category_id=2, segmentation=[[0, 0, 4, 0, 4, 4]]),
+        ],
+    )
+    (tmp_path / "c/c.json").write_text(json.dumps(data))
+    with raises_user_error("annotation", "c.json"):
+        custom(tmp_path, form="coco", sources=(tmp_path / "c/c.json",))
+
+
+@pytest.mark.parametrize("form", ["labelme", "coco"])
+def test_json_nested_deep(tmp_path: Path, form: str) -> None:
+    write_folder(tmp_path / "c", {"x.json": b'{"shapes":' * 200_000})
+    with raises_user_error("format"):
+        custom(tmp_path, form=form, sources=(tmp_path / "c",))
+    (tmp_path / "t.json").write_bytes(b"[" * 200_000)
+    with raises_user_error("format"):
+        read_table(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("line", ["a" * 2000, "1 " * 1000, ",".join("ab" * 700)])
+def test_class_lists_with_endless_lines(tmp_path: Path, line: str) -> None:
+    (tmp_path / "t.txt").write_text(f"road 1 2 3\n{line}\n")
+    with raises_user_error("classes", "t.txt"):
+        read_table(tmp_path / "t.txt")
