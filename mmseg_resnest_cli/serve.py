@@ -87,7 +87,6 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.inference import load_segmentor
 
     try:
-        from mmseg_resnest.apps.connections import ConnectionLimits
         from mmseg_resnest.apps.serving import Limits
         from mmseg_resnest.apps.serving.server import serve
     except ImportError as error:
@@ -103,8 +102,6 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         gather=args.gather / 1000,
     )
-    # The application answers a body that comes too late before its connection is closed.
-    connections = ConnectionLimits(per_client=args.max_per_client, body=limits.seconds + 10)
     if args.checkpoint is None:
         if args.config.endswith(".py"):
             raise UserError("argument-missing", "CHECKPOINT", f"{args.config} needs its weights")
@@ -123,5 +120,5 @@ def run(args: argparse.Namespace) -> int:
         ]
         print_header(rows)
 
-    serve(model, limits, args.host, args.port, ready, connections)
+    serve(model, limits, args.host, args.port, ready, args.max_per_client)
     return 0

@@ -1,17 +1,47 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Work of a request that ends when nobody waits for it, and counts until it has ended."""
+"""What both services do with a request: its body within limits, decoding, work that can end early.
+
+A request's place is taken until its work has ended, also when nobody waits for it any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["ClientGone", "TooLong", "supervise", "until_ended"]
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import ClientDisconnect, Request
+
+from ..errors import UserError
+from ..io.decoding import DecodePool, ImageTooLarge
+
+__all__ = ["ClientGone", "Refused", "TooLong", "decode", "supervise", "until_ended"]
 
 T = TypeVar("T")
+
+
+class Refused(Exception):
+    """A request that is answered with an HTTP error.
+
+    Attributes:
+        status: Its code.
+        detail: What is wrong.
+        retry: Seconds until trying again makes sense.
+    """
+
+    def __init__(self, status: int, detail: str, retry: float | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.retry = status, detail, retry
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer; those whose body is not read to its end close the connection."""
+        headers = {} if self.retry is None else {"Retry-After": str(max(1, round(self.retry)))}
+        return headers | ({"Connection": "close"} if self.status in (403, 408, 413, 429) else {})
 
 
 class TooLong(Exception):
@@ -20,6 +50,39 @@ class TooLong(Exception):
 
 class ClientGone(Exception):
     """The client closed the connection before it had its answer."""
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    too_large = Refused(413, f"the image has more than {most / (1 << 20):.3g} MiB")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most:
+        raise too_large
+    data = bytearray()
+    try:
+        async for part in request.stream():
+            data += part
+            if len(data) > most:
+                raise too_large
+    except ClientDisconnect:
+        raise ClientGone from None
+    return bytes(data)
+
+
+async def decode(pool: DecodePool, threads: ThreadPoolExecutor, data: bytes) -> NDArray[np.uint8]:
+    """The pixels of an image file: its header is checked in ``threads``, it is decoded in ``pool``.
+
+    Raises:
+        Refused: The image is too large (413), or cannot be decoded (400).
+    """
+    try:
+        checking = threads.submit(pool.check, data, "in the body")
+        header = await until_ended(checking, checking.cancel)
+        decoding = pool.submit(data, header, "in the body")
+        return await until_ended(decoding, lambda: pool.give_up(decoding))
+    except ImageTooLarge as error:
+        raise Refused(413, error.text) from error
+    except UserError as error:
+        raise Refused(400, error.text) from error
 
 
 async def until_ended(future: Future[T], give_up: Callable[[], object]) -> T:
@@ -45,24 +108,39 @@ async def until_ended(future: Future[T], give_up: Callable[[], object]) -> T:
 
 
 async def supervise(
-    work: Coroutine[Any, Any, T],
-    seconds: float | None,
-    receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+    request: Request,
+    work: Callable[[bytes], Coroutine[Any, Any, T]],
+    most: int,
+    body_seconds: float,
+    seconds: Callable[[], float | None],
     ended: Callable[[], object],
 ) -> T:
-    """Wait for a request's work as long as its client waits and its time lasts.
+    """Read a request's body, then wait for its work as long as its client waits.
 
     Args:
-        work: It is cancelled when nobody waits for it any more.
-        seconds: The most to wait.
-        receive: Of ASGI; the body has been read.
+        request: Its body has not been read.
+        work: From the body to the answer; cancelled when nobody waits for it any more.
+        most: Bytes of the body.
+        body_seconds: For the body to arrive.
+        seconds: The most to wait for the work, asked when it begins.
         ended: Called once when the work has ended, which may be after this has raised.
 
     Raises:
+        Refused: The body is too large (413) or came too late (408).
         TooLong: Time is up.
         ClientGone: The client left.
     """
-    task = asyncio.create_task(work)
+    try:
+        # Not in a variable, or the body would stay until the answer is sent.
+        task = asyncio.create_task(
+            work(await asyncio.wait_for(_read_body(request, most), body_seconds))
+        )
+    except BaseException as error:
+        ended()
+        if isinstance(error, asyncio.TimeoutError):
+            late = f"the image did not arrive within {body_seconds:g} seconds"
+            raise Refused(408, late) from None
+        raise
 
     def note(task: asyncio.Task[T]) -> None:
         ended()
@@ -70,9 +148,9 @@ async def supervise(
             task.exception()  # seen: nobody may be left to see it
 
     task.add_done_callback(note)
-    gone = asyncio.create_task(_disconnected(receive))
+    gone = asyncio.create_task(_disconnected(request.receive))
     try:
-        await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, timeout=seconds(), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise ClientGone if gone.done() else TooLong

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
-from ..io.atomic import atomic_open
+from ..io.atomic import atomic_open, atomic_write
 from ..io.image_files import save_image, unique_stems
 from ..io.json_files import parse_json, read_json
 from .images import image_size, is_address, read_image
@@ -41,21 +41,22 @@ _REDUCED_EDGE = 4096  # pixels of the overlay of an image in tiles
 
 def model_settings(cfg: Any, checkpoint: str | os.PathLike[str]) -> list[Any]:
     """What identifies a model: the config's text and the checkpoint's file."""
-    stat: list[int] = []
-    with contextlib.suppress(OSError):
-        found = os.stat(checkpoint)
-        stat = [found.st_size, found.st_mtime_ns]
-    return [cfg.pretty_text, os.fspath(checkpoint), *stat]
+    return [cfg.pretty_text, os.fspath(checkpoint), *_size_and_time(checkpoint)]
+
+
+def _size_and_time(path: str | os.PathLike[str]) -> list[int]:
+    """Nothing if there is no such file, as for an address."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
 
 
 def plan_outputs(
     images: Sequence[str], out: Path, outputs: Sequence[str]
 ) -> dict[str, dict[str, Path]]:
-    """Where the outputs of each image go.
-
-    Raises:
-        UserError: One of them would overwrite an image.
-    """
+    """Where the outputs of each image go; UserError if one would overwrite an image."""
     stems = unique_stems(images, endings=("_overlay", "_side"))
     inputs = {os.path.realpath(image) for image in images}
     plan = {}
@@ -73,29 +74,19 @@ def plan_outputs(
         plan[image] = {kind: out / f"{stem}{endings[kind]}" for kind in outputs}
         for target in plan[image].values():
             if os.path.realpath(target) in inputs:
-                raise UserError(
-                    "output-exists",
-                    "--out",
-                    f"{target} would overwrite an image; name another folder",
-                )
+                said = f"{target} would overwrite an image; name another folder"
+                raise UserError("output-exists", "--out", said)
     return plan
 
 
 @dataclass
 class Summary:
-    """What a job did.
-
-    Attributes:
-        done: Images that were segmented.
-        skipped: Images whose outputs were complete.
-        failed: The errors of the others.
-        georeferenced: GeoTIFFs among those done, whose outputs carry no place.
-    """
+    """What a job did: numbers of images, and the errors of those that failed."""
 
     done: int = 0
-    skipped: int = 0
+    skipped: int = 0  # their outputs were complete
     failed: list[UserError] = field(default_factory=list)
-    georeferenced: int = 0
+    georeferenced: int = 0  # GeoTIFFs among those done, whose outputs carry no place
 
 
 class _Record:
@@ -115,11 +106,7 @@ class _Record:
 
     def _identity(self, image: str) -> dict[str, Any]:
         entry: dict[str, Any] = {"input": image, "settings": self._settings}
-        if not is_address(image):
-            with contextlib.suppress(OSError):
-                stat = os.stat(image)
-                entry.update(bytes=stat.st_size, modified=stat.st_mtime_ns)
-        return entry
+        return entry | dict(zip(("bytes", "modified"), _size_and_time(image), strict=False))
 
     def has(self, image: str, outputs: Sequence[Path]) -> bool:
         """Whether the image, the settings and the outputs are as they were written."""
@@ -133,7 +120,6 @@ class _Record:
         )
 
     def add(self, image: str, outputs: Sequence[Path], **facts: Any) -> None:
-        """Append a line."""
         sizes = {os.path.relpath(path, self._out): path.stat().st_size for path in outputs}
         entry = {**self._identity(image), **facts, "outputs": sizes}
         self._entries[image] = entry
@@ -186,12 +172,8 @@ class FileJob:
         if not 0 <= opacity <= 1:
             raise UserError("argument", "opacity", f"must lie between 0 and 1, not {opacity}")
         if len(model.classes) > 255 and set(outputs) - {"geojson", "coco"}:
-            raise UserError(
-                "classes",
-                "outputs",
-                f"a palette PNG holds at most 255 classes, not {len(model.classes)}; "
-                "choose geojson or coco",
-            )
+            said = f"a palette PNG holds at most 255 classes, not {len(model.classes)}"
+            raise UserError("classes", "outputs", f"{said}; choose geojson or coco")
         model.tiling((1, 1), tile)
         self.model = model
         self.out = Path(out)
@@ -310,11 +292,7 @@ class FileJob:
         summary: Summary,
     ) -> None:
         facts: dict[str, Any] = {"georeferenced": True} if metadata.georeferenced else {}
-        facts |= {
-            "height": size[0],
-            "width": size[1],
-            "seconds": round(time.monotonic() - begin, 3),
-        }
+        facts |= dict(height=size[0], width=size[1], seconds=round(time.monotonic() - begin, 3))
         self._record.add(image, list(self.plan[image].values()), **facts)
         summary.done += 1
         summary.georeferenced += metadata.georeferenced
@@ -365,5 +343,4 @@ class FileJob:
 
 
 def _write_json(data: Any, path: Path) -> None:
-    with atomic_open(path) as file:
-        file.write(json.dumps(data, separators=(",", ":")).encode())
+    atomic_write(path, json.dumps(data, separators=(",", ":")))

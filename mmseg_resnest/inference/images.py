@@ -41,6 +41,7 @@ MAX_PIXELS = 1 << 29
 MAX_DOWNLOAD = 256 << 20
 #: Seconds to wait for a server's next bytes, and for a whole image.
 _TIMEOUTS = (30.0, 300.0)
+_MISSING = "does not exist; name an image file or a folder of images"
 
 
 def is_address(source: object) -> bool:
@@ -62,7 +63,7 @@ def find_images(
     """
     root = Path(source)
     if not root.is_dir():
-        raise _not_found(root)
+        raise UserError("not-found", root, _MISSING)
     without = None if leave_out is None else Path(leave_out).resolve()
     images: list[Path] = []
     others: list[Path] = []
@@ -82,11 +83,9 @@ def find_images(
 def find_inputs(
     source: str, leave_out: str | os.PathLike[str] | None = None
 ) -> tuple[list[str], list[Path]]:
-    """The images that an argument names: a file, an address, a folder, or a pattern.
+    """The images that an argument names: a file, an address, a folder, or a pattern with ``*``.
 
-    Args:
-        source: E.g. ``a.jpg``, ``photos``, ``photos/**/*.png``, ``https://.../a.jpg``.
-        leave_out: A folder that is not searched.
+    A folder ``leave_out`` is not searched.
 
     Returns:
         Paths and addresses; and the other files of a folder.
@@ -100,7 +99,7 @@ def find_inputs(
         images, others = find_images(source, leave_out)
         return [os.fspath(image) for image in images], others
     if not glob.has_magic(source):
-        raise _not_found(source)
+        raise UserError("not-found", source, _MISSING)
     without = None if leave_out is None else os.path.realpath(leave_out) + os.sep
     found = sorted(
         path
@@ -112,20 +111,11 @@ def find_inputs(
     return found, []
 
 
-def _not_found(source: object) -> UserError:
-    return UserError(
-        "not-found", source, "does not exist; name an image file or a folder of images"
-    )
-
-
 def image_size(source: str | os.PathLike[str] | io.BytesIO) -> tuple[int, int] | None:
     """Height and width as the header says, before any EXIF rotation.
 
-    Returns:
-        None if the file has no header of a known format, or cannot be read.
-
-    Raises:
-        UserError: The header has too many parts.
+    None if the file has no header of a known format, or cannot be read; UserError if the header
+    has too many parts.
     """
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "in memory"
     try:
@@ -174,12 +164,8 @@ def read_image(image: ImageInput) -> tuple[NDArray[np.uint8], str | None]:
             raise _wrong_shape("tensor", "(3, H, W)", image.shape)
         return images[0], None
     if not isinstance(image, np.ndarray):
-        raise UserError(
-            "input",
-            "image",
-            "must be a path, an address, a PIL image, an array or a tensor, not "
-            f"{type(image).__name__}",
-        )
+        said = "must be a path, an address, a PIL image, an array or a tensor, not "
+        raise UserError("input", "image", said + type(image).__name__)
     return _from_array(image), None
 
 
@@ -225,14 +211,10 @@ def tensor_images(tensor: Tensor) -> list[NDArray[np.uint8]]:
     if batch.is_floating_point():
         low, high = (float(v) for v in batch.aminmax())
         if not (low >= 0 and high <= 1):
-            raise UserError(
-                "input",
-                "image tensor",
-                f"floating values must lie in [0, 1], not {low:g}..{high:g}; do not normalise it",
-            )
+            said = f"floating values must lie in [0, 1], not {low:g}..{high:g}; do not normalise it"
+            raise UserError("input", "image tensor", said)
         batch = (batch.float() * 255).round().byte()
     elif batch.dtype != torch.uint8:
-        raise UserError(
-            "input", "image tensor", f"must hold uint8 or floating values, not {batch.dtype}"
-        )
+        said = f"must hold uint8 or floating values, not {batch.dtype}"
+        raise UserError("input", "image tensor", said)
     return list(batch.permute(0, 2, 3, 1).contiguous().cpu().numpy())

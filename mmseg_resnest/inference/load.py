@@ -63,12 +63,9 @@ def load_segmentor(
     if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
         entry = find(config)
         if entry.config is None:
-            raise UserError(
-                "model",
-                config,
-                "an ImageNet backbone without a head cannot segment; train from it with "
-                f"init_cfg=dict(type='Pretrained', checkpoint={config!r})",
-            )
+            use = f"init_cfg=dict(type='Pretrained', checkpoint={config!r})"
+            said = f"an ImageNet backbone without a head cannot segment; train from it with {use}"
+            raise UserError("model", config, said)
         config, checkpoint = config_of(entry), config
     cfg = config if isinstance(config, Config) else load_config(config)
     return load_config_model(cfg, checkpoint, chosen, batch_pixels)

@@ -41,9 +41,6 @@ class _Refused(Exception):
 def check_onnx(path: Path) -> None:
     """Check that an ONNX file is a plain graph which holds its own tensors.
 
-    Args:
-        path: The file.
-
     Raises:
         UserError: It is damaged, or has operations of other packages, branches, loops or functions,
             tensors in other files, or tensors that are larger than what the file holds of them.

@@ -28,17 +28,11 @@ _GEO_TAGS = (33550, 33922, 34264, 34735)  # GeoTIFF
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an image file says beside its pixels.
+    """What an image file says beside its pixels, as options of Pillow's ``save``."""
 
-    Attributes:
-        picture: Options of Pillow's ``save`` for pictures with the image's colours.
-        labels: The same for label maps, whose colours are those of classes.
-        georeferenced: Whether it is a GeoTIFF.
-    """
-
-    picture: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, Any] = field(default_factory=dict)
-    georeferenced: bool = False
+    picture: dict[str, Any] = field(default_factory=dict)  # for pictures with its colours
+    labels: dict[str, Any] = field(default_factory=dict)  # for label maps, with those of classes
+    georeferenced: bool = False  # whether it is a GeoTIFF
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata:

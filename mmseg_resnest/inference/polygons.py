@@ -40,14 +40,7 @@ class Region:
 
 
 def region_polygons(labels: NDArray[np.integer]) -> list[Region]:
-    """The connected regions of a label map, from top to bottom.
-
-    Args:
-        labels: (H, W) integers.
-
-    Returns:
-        Its regions; together they cover each pixel once.
-    """
+    """The connected regions of a label map (H, W), from top to bottom; they cover all of it."""
     if labels.ndim != 2 or not labels.size:
         raise ValueError(f"a label map has shape (H, W), got {labels.shape}")
     regions = []
@@ -86,10 +79,6 @@ def geojson(regions: Sequence[Region], classes: Sequence[str]) -> dict[str, Any]
 
     Coordinates are pixels of the image with y down, not places on the earth; with y turned up the
     outer rings run counter-clockwise, as RFC 7946 asks.
-
-    Args:
-        regions: From :func:`region_polygons`.
-        classes: Names of the classes.
     """
     features = []
     for region in regions:
@@ -167,14 +156,8 @@ def rasterize(
 ) -> NDArray[np.int64]:
     """Fill polygons along the edges of pixels, as COCO's tools do; rings inside rings are holes.
 
-    Args:
-        polygons: For each its value and its rings of (x, y) points.
-        height: Of the map.
-        width: Of the map.
-        fill: Value of pixels in no polygon.
-
-    Returns:
-        (height, width) map.
+    ``polygons`` has for each its value and its rings of (x, y) points; pixels in none of them get
+    ``fill``. Returns a map (height, width).
     """
     from pycocotools import mask
 

@@ -75,11 +75,7 @@ def load_published(
 
 
 def _check_weights(cfg: Config, weights: Path, file: Path) -> None:
-    """Compare the network of a record, built without memory, with the tensors of the weights.
-
-    Raises:
-        UserError: It cannot be built, or differs in a name or a shape.
-    """
+    """Compare the network of a record, built without memory, with the tensors of the weights."""
     try:
         with torch.device("meta"):
             network = build_model(cfg)
@@ -92,15 +88,11 @@ def _check_weights(cfg: Config, weights: Path, file: Path) -> None:
         with safe_open(weights, "pt") as opened:
             found = {name: list(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except Exception as error:  # its own kind, and those of memory mapping
-        raise UserError(
-            "corrupt", weights, f"not a .safetensors file ({error}): {AGAIN}"
-        ) from error
+        said = f"not a .safetensors file ({error}): {AGAIN}"
+        raise UserError("corrupt", weights, said) from error
     wanted: dict[str, Any] = {name: list(t.shape) for name, t in network.state_dict().items()}
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
-            raise UserError(
-                "checkpoint",
-                weights,
-                f"does not hold the model of {CONFIG_FILE}: {name[:200]!r} has shape "
-                f"{found.get(name)} in the file and {wanted.get(name)} in the model",
-            )
+            shapes = f"{found.get(name)} in the file and {wanted.get(name)} in the model"
+            said = f"does not hold the model of {CONFIG_FILE}: {name[:200]!r} has shape {shapes}"
+            raise UserError("checkpoint", weights, said)

@@ -97,13 +97,9 @@ _EXPORTED = fields(_EXPORTED_KEYS, tuple(k for k in _EXPORTED_KEYS if k not in (
 
 
 def check_published(record: Any) -> dict[str, Any]:
-    """Check the content of a published ``config.json``.
+    """The content of a published ``config.json``, checked.
 
-    Args:
-        record: As JSON gives it.
-
-    Returns:
-        The same with classes in place of names of parts, and tuples in place of lists.
+    Classes take the place of names of parts, and tuples that of lists.
 
     Raises:
         NotAllowed: Something in it is not on the list; names the key.
@@ -142,10 +138,7 @@ def _check_lengths(record: Mapping[str, Any], classes: int) -> None:
 
 
 def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read and check a published ``config.json``.
-
-    Returns:
-        The record as it stands, and as :func:`check_published` returns it.
+    """A published ``config.json`` as it stands, and as :func:`check_published` returns it.
 
     Raises:
         UserError: It cannot be read, or holds something that is not allowed.
@@ -158,11 +151,7 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
 
 
 def read_exported(content: str, subject: str) -> dict[str, Any]:
-    """Read and check the record in an exported file.
-
-    Args:
-        content: The JSON text.
-        subject: The file, for messages.
+    """Read and check the JSON text of a record in an exported file, ``subject``.
 
     Raises:
         UserError: It is too large, not JSON, or holds something that is not allowed.
@@ -192,13 +181,8 @@ def record_config(record: Mapping[str, Any], model: Any, file: Path | None = Non
 def plain_model(config: Any, scope: str | None = None) -> Any:
     """A model's config as a record has it: plain values, without what only training needs.
 
-    Args:
-        config: The config's ``model``, or a part of it.
-        scope: Scope in which the config names its parts.
-
-    Returns:
-        Parts of the tables have their names there; any other part has its full name, with dots,
-        which the tables refuse.
+    Parts of the tables have their names there; any other part has its full name, with dots, which
+    the tables refuse. ``scope`` is that in which the config names its parts.
     """
     return _plain(config, MODELS, scope, _MODEL_PARTS, training=False)
 

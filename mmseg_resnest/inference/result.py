@@ -28,23 +28,14 @@ IGNORE = 255
 
 
 class Area(NamedTuple):
-    """How much of an image a class covers.
-
-    Attributes:
-        pixels: Number of pixels.
-        share: Their fraction of the image, 0..1.
-    """
+    """How much of an image a class covers: pixels, and their share of the image, 0..1."""
 
     pixels: int
     share: float
 
 
 def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[str]) -> list[int]:
-    """Indices of classes that are given by name or index.
-
-    Raises:
-        UserError: There is no such class.
-    """
+    """Indices of classes that are given by name or index; UserError if there is no such class."""
     indices = []
     for item in [wanted] if isinstance(wanted, str | int) else wanted:
         if isinstance(item, str) and item not in classes:
@@ -139,11 +130,7 @@ class Segmentation:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the label map as a palette PNG: its pixels are the class indices.
 
-        Args:
-            path: The file, ``.png``; its folder is made.
-
-        Returns:
-            The path.
+        The folder is made; returns the path.
 
         Raises:
             UserError: The name does not end in ``.png``, or the file cannot be written.

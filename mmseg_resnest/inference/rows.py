@@ -22,7 +22,6 @@ class RowSource(Protocol):
 
     height: int
     width: int
-    in_parts: bool  # whether reading some rows leaves the others on the disk
 
     def read(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """Rows ``top`` to ``bottom``, (bottom - top, W, 3) RGB of uint8."""
@@ -30,8 +29,6 @@ class RowSource(Protocol):
 
 class _ArrayRows:
     """The rows of an image that was decoded as a whole."""
-
-    in_parts = False
 
     def __init__(self, array: NDArray[np.uint8]) -> None:
         self.height, self.width = array.shape[:2]
@@ -43,8 +40,6 @@ class _ArrayRows:
 
 class _RawRows:
     """The rows of an uncompressed file; read, not mapped, so that they do not stay in memory."""
-
-    in_parts = True
 
     def __init__(self, path: str, offset: int, dtype: str, shape: tuple[int, int, int]) -> None:
         self.height, self.width, self._samples = shape
@@ -61,8 +56,6 @@ class _RawRows:
 
 class _TiffRows:
     """The rows of a compressed TIFF; only the strips or tiles that hold them are read."""
-
-    in_parts = True
 
     def __init__(self, path: str, page: tifffile.TiffPage) -> None:
         self._path = path
@@ -83,11 +76,8 @@ class _TiffRows:
                     try:
                         segment, place, size = page.decode(data, index)
                     except Exception as error:  # whatever the codec raises
-                        raise UserError(
-                            "corrupt",
-                            self._path,
-                            f"damaged near row {row * self._rows} ({error})",
-                        ) from error
+                        damaged = f"damaged near row {row * self._rows} ({error})"
+                        raise UserError("corrupt", self._path, damaged) from error
                     if segment is None:  # left out of a sparse file
                         continue
                     y, x = place[2], place[3]

@@ -68,12 +68,7 @@ def is_exported(path: object) -> bool:
 
 
 class ExportedNetwork(EncoderDecoder):
-    """A segmentor whose backbone and head are an exported file.
-
-    Args:
-        run: The file: inputs to outputs. Called from several threads.
-        record: Its record.
-    """
+    """A segmentor whose backbone and head are an exported file: ``run``, called by threads."""
 
     def __init__(self, run: Run, record: dict[str, Any]) -> None:
         options = {k: v for k, v in record["data_preprocessor"].items() if v is not None}
@@ -124,11 +119,8 @@ class _LabelSegmentor(Segmentor):
     """A model that gives labels and no scores."""
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
-        raise UserError(
-            "model",
-            "scores",
-            "this exported model gives labels only; export it without --processing to have scores",
-        )
+        said = "this exported model gives labels only; export it without --processing for scores"
+        raise UserError("model", "scores", said)
 
     def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(C, h, w): 1 for the class of a pixel, 0 for the others."""
@@ -143,18 +135,9 @@ def load_exported(
     batch_pixels: int = BATCH_PIXELS,
     trust: bool = False,
 ) -> Segmentor:
-    """Load an exported model.
+    """Load an exported model; arguments as :func:`load_segmentor` has them.
 
-    Args:
-        path: ``.onnx`` (ONNX Runtime), ``.xml`` (OpenVINO), ``.pt2`` (torch.export) or
-            ``.torchscript``, as ``mmseg-resnest export-onnx`` writes them.
-        device: Where it computes: ``cpu``, or ``cuda`` where the runtime has it (not OpenVINO);
-            None is the CPU.
-        batch_pixels: See :func:`load_segmentor`.
-        trust: Load ``.pt2`` and ``.torchscript`` files, which are programs.
-
-    Returns:
-        The model; call it with an image.
+    Here the device None is the CPU; ``cuda`` needs a runtime that has it (OpenVINO does not).
 
     Raises:
         UserError: The file cannot be read, is a program and ``trust`` is False, holds no record or
@@ -167,13 +150,9 @@ def load_exported(
     if not file.is_file():
         raise UserError("not-found", file, "no such file, or not a regular one")
     if suffix in PROGRAMS and not trust:
-        raise UserError(
-            "untrusted",
-            file,
-            f"a {SUFFIXES[suffix]} file is a program that runs with your rights; load it with "
-            "trust=True (--trust) if you made it or trust who did, or use .onnx or a published "
-            "folder, which are data",
-        )
+        said = f"a {SUFFIXES[suffix]} file is a program that runs with your rights; load it with "
+        said += "trust=True (--trust) if you made it or trust who did, or use .onnx or a published "
+        raise UserError("untrusted", file, f"{said}folder, which are data")
     with file.open("rb") as opened:
         head = opened.read(64).lstrip()
     # Programs are archives, whatever their name.
@@ -184,9 +163,8 @@ def load_exported(
     chosen = check_device(device or "cpu")
     run, text, inputs = _OPENERS[suffix](file, chosen)
     if not text:
-        raise UserError(
-            "format", file, "has no record of its classes; mmseg-resnest export-onnx writes one"
-        )
+        said = "has no record of its classes; mmseg-resnest export-onnx writes one"
+        raise UserError("format", file, said)
     record = read_exported(text, os.fspath(file))
     if inputs is not None and inputs != [record["input"]]:
         found = ", ".join(map(printable, inputs))
@@ -202,10 +180,7 @@ def load_exported(
 
 
 def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
-    """The network of a file, whose outputs are checked against its record.
-
-    An error of the runtime becomes a UserError that names the file.
-    """
+    """``run`` with outputs checked against the record; its errors become UserErrors."""
     classes, outputs = len(record["classes"]), record["out_channels"]
     labels = record["output"] == "labels"
     runtime = SUFFIXES[file.suffix.lower()]
@@ -224,12 +199,9 @@ def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
         size = inputs.shape[1:3] if record["input"] == "uint8" else inputs.shape[2:]
         shape = (len(inputs), *size) if labels else (len(inputs), outputs, *size)
         if tuple(output.shape) != shape or output.is_floating_point() == labels:
-            raise UserError(
-                "model-output",
-                file,
-                f"gave {tuple(output.shape)} {output.dtype}, but its record says "
-                f"{shape} {record['output']}",
-            )
+            given = f"{tuple(output.shape)} {output.dtype}"
+            said = f"gave {given}, but its record says {shape} {record['output']}"
+            raise UserError("model-output", file, said)
         if labels and output.numel() and not 0 <= int(output.min()) <= int(output.max()) < classes:
             raise UserError("model-output", file, f"gave a label outside 0..{classes - 1}")
         return output
@@ -241,16 +213,14 @@ def _open_onnx(file: Path, device: torch.device) -> Opened:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(
-            "missing-package", file, "needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'"
-        ) from error
+        said = "needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'"
+        raise UserError("missing-package", file, said) from error
     onnxruntime.set_default_logger_severity(3)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise UserError(
-                "device", str(device), "ONNX Runtime has no CUDA here; install onnxruntime-gpu"
-            )
+            said = "ONNX Runtime has no CUDA here; install onnxruntime-gpu"
+            raise UserError("device", str(device), said)
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     check_onnx(file)
     options = onnxruntime.SessionOptions()
@@ -277,9 +247,8 @@ def _open_openvino(file: Path, device: torch.device) -> Opened:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(
-            "missing-package", file, "needs OpenVINO: pip install 'mmseg-resnest[openvino]'"
-        ) from error
+        said = "needs OpenVINO: pip install 'mmseg-resnest[openvino]'"
+        raise UserError("missing-package", file, said) from error
     if device.type != "cpu":
         raise UserError("device", str(device), "OpenVINO files run on the CPU; use device cpu")
     options = {

@@ -139,9 +139,7 @@ class Segmentor:
     ) -> Iterator[Segmentation]:
         """Segment any number of images, a few at a time, and yield the results in their order.
 
-        Args:
-            images: Read as they are needed.
-            tile: See :meth:`__call__`.
+        Images are read as they are needed; ``tile`` as in :meth:`__call__`.
         """
         waiting = iter(images)
         while chunk := self._next_chunk(waiting, tile):
@@ -194,11 +192,7 @@ class Segmentor:
         return np.uint8 if len(self.classes) <= 255 else np.uint16
 
     def tiling(self, size: Sequence[int], tile: int | None = None) -> Tiling | None:
-        """How an image is cut into tiles; None if it is not.
-
-        Args:
-            size: Its height and width.
-            tile: See :meth:`__call__`.
+        """How an image of a height and width is cut into tiles; None if it is not.
 
         Raises:
             UserError: Tiles would be smaller than 64 pixels.
@@ -255,7 +249,6 @@ class Segmentor:
                 yield scores.softmax(0)
 
     def _tile_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(C, h, w) probabilities of a tile."""
         sample = self._prepare(pixels, tile=True)
         return next(self._probabilities([sample])).cpu().numpy()
 
@@ -270,15 +263,9 @@ class Segmentor:
     def class_scores(
         self, pixels: NDArray[np.uint8], classes: Sequence[int], tile: int | None = None
     ) -> NDArray[np.float32]:
-        """Probabilities of some classes, see :meth:`Segmentation.scores`.
+        """(K, H, W) float32 probabilities of K classes, see :meth:`Segmentation.scores`.
 
-        Args:
-            pixels: (H, W, 3) RGB, uint8.
-            classes: Indices of K classes.
-            tile: As in :meth:`__call__`.
-
-        Returns:
-            (K, H, W) float32.
+        ``pixels`` are (H, W, 3) RGB, uint8; ``tile`` as in :meth:`__call__`.
         """
         height, width = pixels.shape[:2]
         chosen = list(classes)
@@ -305,17 +292,9 @@ def load_config_model(
     batch_pixels: int = BATCH_PIXELS,
     check: Callable[[Config], None] = lambda cfg: None,
 ) -> Segmentor:
-    """Build the model of a loaded config.
+    """Build the model of a loaded config; arguments and errors as :func:`load_segmentor` has them.
 
-    Args:
-        cfg: The config.
-        checkpoint: As the further arguments, see :func:`load_segmentor`.
-        device: See there.
-        batch_pixels: See there.
-        check: Called with the config before memory is used for the model.
-
-    Raises:
-        UserError: As :func:`load_segmentor`.
+    ``check`` is called with the config before memory is used for the model.
     """
     chosen = check_device(device)
     require(cfg, ("model", "test_dataloader"), "segmenting images")
@@ -329,12 +308,7 @@ def load_config_model(
 
 
 def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
-    """Segment one image: ``model(image)`` as a function.
-
-    Args:
-        model: What :func:`load_segmentor` returned.
-        image: See :data:`ImageInput`.
-    """
+    """Segment one image: ``model(image)`` as a function."""
     return next(model.stream([image]))
 
 
@@ -346,20 +320,13 @@ def _unwrapped(dataset: Any, key: str | None = None) -> Any:
 
 
 def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
-    """The config's test pipeline without the steps that read the image and its labels.
-
-    Args:
-        cfg: The config.
-        without: Names of further steps to leave out.
-    """
+    """The config's test pipeline without the steps that read the image and its labels."""
     steps = list(_unwrapped(cfg.test_dataloader.dataset, "pipeline").get("pipeline", []))
     names = [type_name(step["type"]) for step in steps]
     if "PackSegInputs" not in names:
-        raise UserError(
-            "config-value",
-            f"{cfg.filename}: config key test_dataloader.dataset.pipeline",
-            "must end with PackSegInputs, which makes the model's input",
-        )
+        key = f"{cfg.filename}: config key test_dataloader.dataset.pipeline"
+        said = "must end with PackSegInputs, which makes the model's input"
+        raise UserError("config-value", key, said)
     left_out = ("LoadImageFrom", "LoadAnnotations", *without)
     kept = [s for s, name in zip(steps, names, strict=True) if not name.startswith(left_out)]
     return Compose(copy.deepcopy(kept))

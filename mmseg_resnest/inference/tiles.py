@@ -24,19 +24,12 @@ __all__ = ["Tiling", "tiled"]
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut.
-
-    Attributes:
-        height: Of the image.
-        width: Of the image.
-        tile: The largest edge of a tile.
-        overlap: The least that neighbours share, in pixels.
-    """
+    """How an image is cut, in pixels."""
 
     height: int
     width: int
-    tile: int
-    overlap: int
+    tile: int  # the largest edge of a tile
+    overlap: int  # the least that neighbours share
 
     def spans(self, length: int) -> list[tuple[int, int]]:
         """Begin and end of the tiles along an edge of the image.
@@ -107,8 +100,7 @@ def tiled(
         parts, below = [], []
         left: NDArray[np.float32] | None = None
         for c, (begin, end) in enumerate(columns):
-            scores = score(pixels[:, begin:end])
-            scores = scores * row_weights[r][:, None]
+            scores = score(pixels[:, begin:end]) * row_weights[r][:, None]
             scores *= column_weights[c]
             if left is not None:
                 scores[:, :, : left.shape[2]] += left

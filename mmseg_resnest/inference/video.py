@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -51,13 +51,13 @@ class _Writer:
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, self._part = tempfile.mkstemp(".mp4", f".{path.stem[:50]}.", path.parent)
-        os.close(handle)
+        # Not atomic_open: OpenCV writes by name, and takes the format from its suffix.
+        self._part = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.mp4")
         self.path = path
         # Encoders of MPEG-4 take even edges only.
         self._size = (size[1] // 2 * 2 or 2, size[0] // 2 * 2 or 2)
         code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(self._part, code, rate, self._size)
+        self._writer = cv2.VideoWriter(str(self._part), code, rate, self._size)
         if not self._writer.isOpened():
             self.discard()
             raise UserError("missing-package", path, "OpenCV cannot write MPEG-4 videos here")
@@ -70,15 +70,11 @@ class _Writer:
 
     def finish(self) -> None:
         self._writer.release()
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(self._part, 0o666 & ~umask)
         os.replace(self._part, self.path)
 
     def discard(self) -> None:
         self._writer.release()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._part)
+        self._part.unlink(missing_ok=True)
 
 
 def _frames(capture: cv2.VideoCapture, most: int | None) -> Iterator[NDArray[np.uint8]]:
@@ -111,8 +107,8 @@ def predict_video(
         model: The model.
         source: A file, an address, or the number of a camera.
         out: The folder to write to.
-        outputs: ``labels``, ``overlay``, ``side``.
-        opacity: Of the colours.
+        outputs: Some of ``labels``, ``overlay``, ``side``.
+        opacity: Of the colours, 0..1.
         max_frames: The most frames to read.
         overwrite: Do a video again whose outputs are there and newer than it.
 
@@ -148,16 +144,18 @@ def predict_video(
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not live else 0
     total = min(total, max_frames) if max_frames and total > 0 else total
     writers: dict[str, _Writer] = {}
-    begin, number, stopped = time.monotonic(), 0, False
+    begin, number, stopped = time.monotonic(), 0, True
     if done is not None:
         done.unlink(missing_ok=True)
     frames = _frames(capture, max_frames)
     # A live frame is segmented when it comes; those of a file go through the network together.
     results = (model(f, tile=0) for f in frames) if live else model.stream(frames, tile=0)
+    # Ctrl-C ends a stream as its own end would; it still interrupts a video.
+    stoppable = contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext()
     try:
         with (
             tqdm(total=max(total, 0) or None, desc="frames", disable=None, leave=False) as bar,
-            _stoppable(live) as stop,
+            stoppable,
         ):
             for result in results:
                 number += 1
@@ -172,7 +170,7 @@ def predict_video(
                     label_map = palette_image(result.labels, model.palette)
                     save_image(label_map, done.parent / f"{number:06d}.png")
                 bar.update()
-        stopped = stop.interrupted
+            stopped = False
         if not number:
             raise UserError("format", f"video {source}", "holds no frame that OpenCV can read")
         for writer in writers.values():
@@ -188,22 +186,6 @@ def predict_video(
     return {
         "frames": number, "seconds": seconds, "skipped": False, "stopped": stopped, "files": files
     }  # fmt: skip
-
-
-class _Stop:
-    interrupted = False
-
-
-@contextlib.contextmanager
-def _stoppable(live: bool) -> Iterator[_Stop]:
-    """Ctrl-C ends a stream as its own end would; it still interrupts a video."""
-    stop = _Stop()
-    try:
-        yield stop
-    except KeyboardInterrupt:
-        if not live:
-            raise
-        stop.interrupted = True
 
 
 def _modified(path: str) -> int:

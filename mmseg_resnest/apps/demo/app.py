@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import anyio
 import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +27,15 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ...errors import UserError
 from ...inference import Segmentor
 from ...io.cancel import cancellable
-from ...io.decoding import DecodePool, ImageTooLarge
-from ..work import ClientGone, supervise, until_ended
+from ...io.decoding import DecodePool
+from ..work import ClientGone, Refused, decode, supervise, until_ended
 
 __all__ = ["Choice", "Limits", "create_app"]
 
@@ -83,14 +82,6 @@ class Limits:
     seconds: float = 30
 
 
-class _Refused(Exception):
-    """A request that gets an error as its answer."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status, self.detail = status, detail
-
-
 def _data_url(kind: str, image: Image.Image, **options: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -133,29 +124,6 @@ def _answer(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         "image": _data_url("JPEG", picture, quality=90),
         "labels": _data_url("PNG", labels, compress_level=3),
     }
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The file that was sent, within the limits."""
-    too_large = f"The file has more than {limits.bytes >> 20} MiB."
-    told = request.headers.get("content-length", "")
-    if told.isdecimal() and int(told) > limits.bytes:
-        raise _Refused(413, too_large)
-    data = bytearray()
-    try:
-        with anyio.fail_after(limits.seconds):
-            async for part in request.stream():
-                data += part
-                if len(data) > limits.bytes:
-                    raise _Refused(413, too_large)
-    except TimeoutError:
-        raise _Refused(408, f"The file did not arrive in {limits.seconds:g} seconds.") from None
-    return bytes(data)
-
-
-def _sentence(error: UserError) -> str:
-    text = error.text
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _headers(nonce: str = "none") -> dict[str, str]:
@@ -208,11 +176,8 @@ def create_app(
 
     async def work(choice: Choice, data: bytes) -> dict[str, Any]:
         """From a file to what the page draws; cancelled, it ends at its next step."""
-        name = "you sent"
-        checking = checks.submit(pool.check, data, name)
-        header = await until_ended(checking, checking.cancel)
-        decoding = pool.submit(data, header, name)
-        pixels = await until_ended(decoding, lambda: pool.give_up(decoding))
+        pixels = await decode(pool, checks, data)
+        del data
         stop = threading.Event()
 
         def compute() -> dict[str, Any]:
@@ -240,38 +205,32 @@ def create_app(
         nonlocal busy
         origin = request.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            raise _Refused(403, "Only the page itself may send images.")
+            raise Refused(403, "only the page itself may send images")
         choice = by_name.get(request.query_params.get("model", ""))
         if choice is None:
-            raise _Refused(404, f"There is no such model; there are {', '.join(by_name)}.")
+            raise Refused(404, f"there is no such model; there are {', '.join(by_name)}")
         if busy >= bounds.waiting:
-            raise _Refused(429, "Other images are waiting; try again in a moment.")
+            raise Refused(429, "other images are waiting; try again in a moment")
         busy += 1
         try:
-            data = await _body(request, bounds)
-        except BaseException as error:
-            leave()
-            if isinstance(error, ClientDisconnect):
-                return Response(status_code=499)
-            raise
-        try:
-            answer = await supervise(work(choice, data), None, request.receive, leave)
-        except ImageTooLarge as error:
-            raise _Refused(
-                413, f"{_sentence(error)} mmseg-resnest predict segments larger ones."
-            ) from error
-        except UserError as error:
-            raise _Refused(400, _sentence(error)) from error
+            answer = await supervise(
+                request,
+                lambda data: work(choice, data),
+                bounds.bytes,
+                bounds.seconds,
+                lambda: None,
+                leave,
+            )
+        except UserError as error:  # of loading the model
+            raise Refused(400, error.text) from error
         except ClientGone:
             return Response(status_code=499)
         return JSONResponse(answer, headers=_headers())
 
     async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, _Refused)
-        headers = _headers()
-        if error.status in (408, 413, 429, 403):
-            headers["Connection"] = "close"  # the rest of the body is not read
-        return JSONResponse({"detail": error.detail}, error.status, headers)
+        assert isinstance(error, Refused)
+        detail = f"{error.detail[:1].upper()}{error.detail[1:]}."
+        return JSONResponse({"detail": detail}, error.status, _headers() | error.headers)
 
     return Starlette(
         routes=[
@@ -280,6 +239,6 @@ def create_app(
             Route("/segment", segment, methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
-        exception_handlers={_Refused: refuse},
+        exception_handlers={Refused: refuse},
         lifespan=lifespan,
     )

@@ -37,9 +37,9 @@ from ...evaluation import palette_image
 from ...inference import Segmentation, Segmentor
 from ...inference.result import class_indices
 from ...io.cancel import raise_if_cancelled
-from ...io.decoding import DecodePool, ImageTooLarge
+from ...io.decoding import DecodePool
 from ...version import __version__
-from ..work import ClientGone, TooLong, supervise, until_ended
+from ..work import ClientGone, Refused, TooLong, decode, supervise, until_ended
 from .batcher import Batcher, Busy
 from .limits import Limits
 
@@ -101,14 +101,6 @@ class Areas(BaseModel):
     height: int
     width: int
     areas: list[ClassArea]
-
-
-class _Refused(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, detail: str, retry: float | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.retry = status, detail, retry
 
 
 class _Metrics:
@@ -176,12 +168,9 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
         lifespan=lifespan,
     )
 
-    @app.exception_handler(_Refused)
-    async def refuse(request: Request, error: _Refused) -> JSONResponse:
-        headers = {} if error.retry is None else {"Retry-After": str(max(1, round(error.retry)))}
-        if error.status in (408, 413, 429):
-            headers["Connection"] = "close"  # the rest of the body is not read
-        return JSONResponse({"detail": error.detail}, error.status, headers)
+    @app.exception_handler(Refused)
+    async def refuse(request: Request, error: Refused) -> JSONResponse:
+        return JSONResponse({"detail": error.detail}, error.status, error.headers)
 
     @app.get("/health", response_model=Health, summary="Whether the service takes requests")
     async def health() -> Health:
@@ -261,7 +250,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
             metrics.seconds.observe(time.monotonic() - began)
             metrics.pixels.inc(pixels)
             return response
-        except _Refused as refused:
+        except Refused as refused:
             status = refused.status
             if status in (413, 429):
                 await _discard(request)
@@ -277,7 +266,7 @@ def _known(names: list[str] | None, classes: list[str]) -> list[str] | None:
         if names:
             class_indices(names, classes)
     except UserError as error:
-        raise _Refused(400, error.text) from error
+        raise Refused(400, error.text) from error
     return names or None
 
 
@@ -325,29 +314,23 @@ class _State:
         taken = self.clients[client]
         if self.waiting >= self.limits.waiting or taken >= share:
             number = self.waiting if self.waiting >= self.limits.waiting else taken
-            raise _Refused(429, f"{number} requests are being served; try again later", retry=1.0)
+            raise Refused(429, f"{number} requests are being served; try again later", retry=1.0)
         self._count(client, 1)
         doing = ["decoding"]
-        try:
-            body = await asyncio.wait_for(self._body(request), self.limits.seconds)
-            work = self._work(body, doing, output, opacity, classes)
-            del body  # or it would stay until the answer is sent
-        except BaseException as error:
-            self._count(client, -1)
-            if isinstance(error, asyncio.TimeoutError):
-                raise self._late(408, "the image did not arrive") from None
-            raise
+        limit = self.limits.seconds
         try:
             return await supervise(
-                work,
-                max(0.0, began + self.limits.seconds - time.monotonic()),
-                request.receive,
+                request,
+                lambda body: self._work(body, doing, output, opacity, classes),
+                self.limits.bytes,
+                limit,
+                lambda: max(0.0, began + limit - time.monotonic()),
                 lambda: self._count(client, -1),
             )
         except TooLong:
-            raise self._late(504, doing[0]) from None
+            raise Refused(504, f"{doing[0]} took longer than {limit:g} seconds") from None
         except ClientGone:
-            raise _Refused(499, "the client left before it had its answer") from None
+            raise Refused(499, "the client left before it had its answer") from None
 
     def _count(self, client: str, change: int) -> None:
         self.waiting += change
@@ -355,25 +338,6 @@ class _State:
         self.clients[client] += change
         if not self.clients[client]:
             del self.clients[client]
-
-    def _late(self, status: int, what: str) -> _Refused:
-        return _Refused(status, f"{what} took longer than {self.limits.seconds:g} seconds")
-
-    async def _body(self, request: Request) -> bytes:
-        most = self.limits.bytes
-        told = request.headers.get("content-length", "")
-        too_much = _Refused(413, f"the image has more than {most:,} bytes")
-        if told.isdecimal() and int(told) > most:
-            raise too_much
-        data = bytearray()
-        try:
-            async for part in request.stream():
-                data += part
-                if len(data) > most:
-                    raise too_much
-        except ClientDisconnect:
-            raise _Refused(400, "the client left before its image had arrived") from None
-        return bytes(data)
 
     async def _work(
         self,
@@ -384,17 +348,8 @@ class _State:
         classes: list[str] | None,
     ) -> tuple[int, Response]:
         """From a file to an answer; ``doing`` is told each step."""
-        name = "in the body"
-        try:
-            checking = self.threads.submit(self.pool.check, body, name)
-            header = await until_ended(checking, checking.cancel)
-            decoding = self.pool.submit(body, header, name)
-            del body
-            image = await until_ended(decoding, lambda: self.pool.give_up(decoding))
-        except ImageTooLarge as error:
-            raise _Refused(413, error.text) from error
-        except UserError as error:
-            raise _Refused(400, error.text) from error
+        image = await decode(self.pool, self.threads, body)
+        del body
         doing[0] = "segmenting"
         result = await self._segment(image)
         doing[0] = "drawing"
@@ -405,11 +360,11 @@ class _State:
         try:
             future = self.batcher.submit(image)
         except Busy as busy:
-            raise _Refused(503, str(busy), retry=5.0) from busy
+            raise Refused(503, str(busy), retry=5.0) from busy
         try:
             return await until_ended(future, future.give_up)
         except Exception as error:
-            raise _Refused(500, f"segmenting failed ({type(error).__name__})") from error
+            raise Refused(500, f"segmenting failed ({type(error).__name__})") from error
 
 
 async def _discard(request: Request) -> None:

@@ -20,18 +20,12 @@ def serve(
     limits: Limits,
     host: str,
     port: int,
-    ready: Callable[[str], Any] = lambda address: None,
-    connections: ConnectionLimits | None = None,
+    ready: Callable[[str], Any],
+    per_client: int = 128,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; requests that were taken on are answered first.
 
-    Args:
-        model: The model.
-        limits: What is taken on.
-        host: Address to listen on.
-        port: Its port; 0 takes a free one.
-        ready: Called with the address once requests are taken.
-        connections: Bounds on connections.
+    ``ready`` is called with the address; ``per_client`` is that of :class:`ConnectionLimits`.
 
     Raises:
         UserError: The address cannot be listened on, or the process may open too few files.
@@ -40,7 +34,8 @@ def serve(
         create_app(model, limits),
         host,
         port,
-        connections or ConnectionLimits(body=limits.seconds + 10),  # the application answers first
+        # The application answers a body that comes too late before its connection is closed.
+        ConnectionLimits(per_client=per_client, body=limits.seconds + 10),
         lambda address, server: ready(address),
         # Requests beyond those that can be served are told so at once.
         backlog=max(128, 2 * limits.waiting),
