@@ -88,17 +88,15 @@ def run(args: argparse.Namespace) -> int:
     if out.suffix.lower() not in SUFFIXES:
         raise UserError("argument", out, f"the name must end in {', '.join(SUFFIXES)}")
     if out.exists() and not args.force:
-        raise UserError(
-            "output-exists", out, "already exists; give another name, or --force to replace it"
-        )
+        said = "already exists; give another name, or --force to replace it"
+        raise UserError("output-exists", out, said)
     for option in ("num_images", "num_calibration"):
         if getattr(args, option) < 1:
             name = option.replace("_", "-")
             raise UserError("argument", f"option --{name}", "must be at least 1")
     if args.int8 is not None and out.suffix.lower() != ".onnx":
-        raise UserError(
-            "argument", "option --int8", f"only ONNX files are quantised; {out} must end in .onnx"
-        )
+        said = f"only ONNX files are quantised; {out} must end in .onnx"
+        raise UserError("argument", "option --int8", said)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     images = check_images(cfg, args.images, args.num_images)
     calibration: list[str] = []
@@ -123,14 +121,12 @@ def run(args: argparse.Namespace) -> int:
             full = load_segmentor(part)
             size = part.stat().st_size
             quantise(part, part, calibration)
+            sizes = f"{size / 2**20:.1f} MiB became {part.stat().st_size / 2**20:.1f} MiB"
+            print(f"quantised   on {len(calibration)} images: {sizes}")
+            scores = score([full, load_segmentor(part)], cfg, args.num_test)
+            before, after = (100 * found.mean_iou for found in scores)
             print(
-                f"quantised   on {len(calibration)} images: {size / 2**20:.1f} MiB became "
-                f"{part.stat().st_size / 2**20:.1f} MiB"
-            )
-            before, after = score([full, load_segmentor(part)], cfg, args.num_test)
-            print(
-                f"mIoU        {100 * before.mean_iou:.2f} in float32, {100 * after.mean_iou:.2f} "
-                f"in 8 bits: {100 * (after.mean_iou - before.mean_iou):+.2f}"
+                f"mIoU        {before:.2f} in float32, {after:.2f} in 8 bits: {after - before:+.2f}"
             )
     print(f"written     {display_path(out)} ({out.stat().st_size / 2**20:.1f} MiB)")
     program = out.suffix.lower() in PROGRAMS

@@ -109,8 +109,7 @@ def run(args: argparse.Namespace) -> int:
     if film or len(images) >= FOLDED_FROM:
         model.fold()
     if film:
-        live = is_stream(args.source)
-        if live:
+        if is_stream(args.source):
             print("stop with Ctrl-C; what was written by then is kept", flush=True)
         done = predict_video(
             model, args.source, out, args.save, args.opacity, args.max_frames, args.overwrite
@@ -128,12 +127,9 @@ def run(args: argparse.Namespace) -> int:
     if others:
         names = ", ".join(display_path(file) for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        what = (
-            "1 file that is not an image"
-            if len(others) == 1
-            else f"{len(others)} files that are not images"
-        )
-        print(f"skipped     {what}: {names}{more}")
+        files = "1 file that is not an image"
+        files = files if len(others) == 1 else f"{len(others)} files that are not images"
+        print(f"skipped     {files}: {names}{more}")
     job = FileJob(model, images, out, args.save, args.opacity, args.tile, settings, args.overwrite)
     try:
         summary = job.run()
@@ -143,10 +139,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"skipped     {summary.skipped} images that are done (--overwrite does them again)")
     print(f"written     {' + '.join(args.save)} of {summary.done} images in {display_path(out)}")
     if summary.georeferenced:
-        print(
-            f"note        {summary.georeferenced} of them are GeoTIFFs: the outputs have the same "
-            "pixels but carry no place"
-        )
+        what = "the outputs have the same pixels but carry no place"
+        print(f"note        {summary.georeferenced} of them are GeoTIFFs: {what}")
     if summary.failed:
         number, first = len(summary.failed), summary.failed[0]
         more = f" (and {number - 1} more errors)" if number > 1 else ""
@@ -154,6 +148,5 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(first.code, first.subject, f"{first.message}{more}; {others_done}")
     if summary.done:
         print()
-        model_words = shlex.join([args.config, args.checkpoint])
-        print_next(f"mmseg-resnest demo-app {model_words}")
+        print_next(f"mmseg-resnest demo-app {shlex.join([args.config, args.checkpoint])}")
     return 0

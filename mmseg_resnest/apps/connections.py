@@ -114,13 +114,9 @@ class Connections:
         return 0 < self.per_client <= self.open[client]
 
     def drop_oldest(self, client: str | None = None) -> bool:
-        """Close the connection that has been without a whole header for longest.
+        """Close the connection, of a client, that has been without a whole header for longest.
 
-        Args:
-            client: Only of this one.
-
-        Returns:
-            Whether there was one.
+        Returns whether there was one.
         """
         for protocol in self.waiting:
             # One that still reads its last answer is not cut off; that has a deadline of its own.

@@ -47,10 +47,10 @@ def run(
     backlog: int = 128,
     graceful: int = 3,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; requests that were taken on are answered first.
+    """Serve an ASGI application until Ctrl-C or SIGTERM; what was taken on is answered first.
 
     Args:
-        app: Of ASGI.
+        app: The application.
         host: Address to listen on.
         port: Its port; 0 takes a free one.
         limits: On connections.

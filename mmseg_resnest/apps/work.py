@@ -25,13 +25,7 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """A request that is answered with an HTTP error.
-
-    Attributes:
-        status: Its code.
-        detail: What is wrong.
-        retry: Seconds until trying again makes sense.
-    """
+    """A request that is answered with an HTTP error; ``retry`` is in seconds."""
 
     def __init__(self, status: int, detail: str, retry: float | None = None) -> None:
         super().__init__(detail)
@@ -88,9 +82,7 @@ async def decode(pool: DecodePool, threads: ThreadPoolExecutor, data: bytes) -> 
 async def until_ended(future: Future[T], give_up: Callable[[], object]) -> T:
     """The result of work in a thread; who is cancelled meanwhile returns when it has ended.
 
-    Args:
-        future: The work.
-        give_up: Called when nobody waits for the result any more; makes the work end soon.
+    ``give_up`` is called when nobody waits for the result any more; it makes the work end soon.
     """
     waiter = asyncio.wrap_future(future)
     try:

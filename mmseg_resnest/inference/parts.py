@@ -88,6 +88,12 @@ def _edge_or_size(value: Any, key: str) -> int | tuple[int, int]:
 
 # --- layers ---------------------------------------------------------------------------------
 
+_GROUP_NORM: dict[str, Check] = {
+    "num_groups": whole(1, 16384),
+    "requires_grad": flag,
+    "eps": number(1e-12, 1.0),
+    "affine": flag,
+}
 _BATCH_NORM: dict[str, Check] = {
     "requires_grad": flag,
     "eps": number(1e-12, 1.0),
@@ -101,17 +107,7 @@ NORMS = {
     "BN2d": Part(None, _BATCH_NORM),
     "SyncBN": Part(None, _BATCH_NORM, others=(SyncBN, nn.SyncBatchNorm)),
     "IN": Part(None, _BATCH_NORM, others=(nn.InstanceNorm2d,)),
-    "GN": Part(
-        None,
-        {
-            "num_groups": whole(1, 16384),
-            "requires_grad": flag,
-            "eps": number(1e-12, 1.0),
-            "affine": flag,
-        },
-        ("num_groups",),
-        others=(nn.GroupNorm,),
-    ),
+    "GN": Part(None, _GROUP_NORM, ("num_groups",), others=(nn.GroupNorm,)),
 }
 ACTIVATIONS = {
     "ReLU": Part(None, {"inplace": flag}, others=(nn.ReLU,)),
@@ -210,11 +206,8 @@ _FCN_HEAD: dict[str, Check] = {
 _PSP_HEAD: dict[str, Check] = {**_HEAD, "pool_scales": several(whole(1, 64), 1, 16)}
 _ASPP_HEAD: dict[str, Check] = {**_HEAD, "dilations": several(_RATE, 1, 16)}
 _ENC_HEAD: dict[str, Check] = {
-    **_HEAD,
-    "num_codes": whole(1, 1024),
-    "use_se_loss": flag,
-    "add_lateral": flag,
-}
+    **_HEAD, "num_codes": whole(1, 1024), "use_se_loss": flag, "add_lateral": flag,
+}  # fmt: skip
 _SIZES = ("in_channels", "channels", "num_classes")
 HEADS = {
     "FCNHead": Part(FCNHead, _FCN_HEAD, _SIZES),

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from small_models import blobs
 from user_errors import raises_user_error
 
@@ -17,24 +16,6 @@ from mmseg_resnest import load_segmentor
 from mmseg_resnest.export import export_model
 from mmseg_resnest.inference import Segmentor
 from mmseg_resnest.inference.runtimes import RECORD_KEY
-
-
-@pytest.mark.parametrize("suffix", [".torchscript", ".pt2", ".PT2", ".TorchScript"])
-def test_programs_need_trust(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / f"program{suffix}"
-    path.write_bytes(b"PK\x03\x04")
-    for module in (torch.jit, torch.export):
-        monkeypatch.setattr(module, "load", lambda *a, **k: pytest.fail("was opened"))
-    with raises_user_error("untrusted", path):
-        load_segmentor(path)
-    with raises_user_error("untrusted", path):
-        load_segmentor(str(path), None, "cpu", trust=False)
-    # Under the name of a format that is data it is not opened either.
-    for name in ("model.onnx", "model.xml", "model.ONNX"):
-        path = path.rename(tmp_path / name)
-        for trust in (False, True):
-            with raises_user_error("format", name):
-                load_segmentor(path, trust=trust)
 
 
 def test_trust_loads_them(pixel_model: Segmentor, tmp_path: Path) -> None:
@@ -58,11 +39,14 @@ def with_record(exported: Path, target: Path, **changes: object) -> Path:
     return target
 
 
-def test_outputs_are_those_of_the_record(exported: Path, tmp_path: Path) -> None:
+def test_outputs_and_inputs_are_those_of_the_record(exported: Path, tmp_path: Path) -> None:
     classes = dict(classes=list("abcde"), palette=[[0, 0, 0]] * 5, out_channels=5)
     path = with_record(exported, tmp_path / "five.onnx", **classes)
     with raises_user_error("model-output", path):
         load_segmentor(path)(blobs(20, 30))
+    path = with_record(exported, tmp_path / "other.onnx", input="uint8", output="labels")
+    with raises_user_error("format", path):
+        load_segmentor(path)
 
 
 def test_labels_are_classes_of_the_record(pixel_model: Segmentor, tmp_path: Path) -> None:
@@ -83,9 +67,3 @@ def test_errors_of_the_runtime_name_the_file(exported: Path, tmp_path: Path) -> 
     model = load_segmentor(path)
     with raises_user_error("model", path):
         model(blobs(40, 50))
-
-
-def test_the_input_is_that_of_the_record(exported: Path, tmp_path: Path) -> None:
-    path = with_record(exported, tmp_path / "other.onnx", input="uint8", output="labels")
-    with raises_user_error("format", path):
-        load_segmentor(path)

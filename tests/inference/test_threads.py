@@ -133,7 +133,6 @@ def test_eight_threads_load_while_two_predict(loads: list[Load]) -> None:
 def test_the_default_scope_is_put_back(
     scope: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when the model cannot be built, its weights or its config cannot be read."""
     with DefaultScope.overwrite_default_scope(scope):
         before = _scopes()
         cfg = small_config()

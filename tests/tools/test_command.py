@@ -24,12 +24,7 @@ Command = Callable[..., Run]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what `pip install` makes of the repository's files."""
     source = tmp_path_factory.mktemp("source")
-    for name in (
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "model-index.yml",
-    ):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "model-index.yml"):
         shutil.copy(ROOT / name, source)
     unwanted = shutil.ignore_patterns("__pycache__", "custom")
     for name in ("mmseg_resnest", "mmseg_resnest_cli", "configs", "tools"):

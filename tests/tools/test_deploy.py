@@ -52,12 +52,13 @@ def test_export_in_8_bits(folder: Path, run_tool: RunTool, model: Segmentor) -> 
     full, quantised = re.search(r"([\d.]+) MiB became ([\d.]+) MiB", run.stdout).groups()
     assert float(quantised) < float(full)
 
-    refused = run_tool("export_onnx.py", "toy.py", "toy.pth", "toy.onnx", cwd=folder)
-    code, text = printed_error(refused.error())
-    assert code == "output-exists" and "toy.onnx" in text
-    refused = run_tool("export_onnx.py", "toy.py", "toy.pth", "a.pt2", "--int8", ".", cwd=folder)
-    code, text = printed_error(refused.error())
-    assert code == "argument" and "--int8" in text
+    for options, code, subject in (
+        (["toy.onnx"], "output-exists", "toy.onnx"),
+        (["a.pt2", "--int8", "."], "argument", "--int8"),
+    ):
+        refused = run_tool("export_onnx.py", "toy.py", "toy.pth", *options, cwd=folder)
+        found, text = printed_error(refused.error())
+        assert found == code and subject in text
 
 
 def test_publish(folder: Path, run_tool: RunTool, model: Segmentor) -> None:

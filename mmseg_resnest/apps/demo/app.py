@@ -45,12 +45,7 @@ _PAGE = Path(__file__).with_name("page.html")
 
 @dataclass
 class Choice:
-    """A model to choose, loaded when it is first chosen.
-
-    Attributes:
-        name: What the page calls it.
-        load: Makes it.
-    """
+    """A model that the page calls ``name``, loaded when it is first chosen."""
 
     name: str
     load: Callable[[], Segmentor]
@@ -67,19 +62,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page takes.
+    """What the page takes."""
 
-    Attributes:
-        bytes: Of a file.
-        pixels: Of an image, by its header, before it is decoded.
-        waiting: Images that wait or are computed; one more is refused.
-        seconds: For a file to arrive.
-    """
-
-    bytes: int = 20 << 20
-    pixels: int = 16_000_000
-    waiting: int = 4
-    seconds: float = 30
+    bytes: int = 20 << 20  # of a file
+    pixels: int = 16_000_000  # of an image, by its header, before it is decoded
+    waiting: int = 4  # images that wait or are computed; one more is refused
+    seconds: float = 30  # for a file to arrive
 
 
 def _data_url(kind: str, image: Image.Image, **options: Any) -> str:
@@ -95,11 +83,7 @@ def _label_picture(labels: NDArray[np.integer]) -> Image.Image:
 
 
 def _answer(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """Segment, and pack what the page draws.
-
-    Raises:
-        UserError: The model cannot be loaded.
-    """
+    """Segment, and pack what the page draws; UserError if the model cannot be loaded."""
     model = choice.model()
     begin = time.perf_counter()
     result = model(pixels)

@@ -33,14 +33,9 @@ def run_app(
     limits: Limits | None = None,
     ready: Callable[[str, Server], Any] = lambda address, server: None,
 ) -> None:
-    """Show the page until Ctrl-C.
+    """Show the page until Ctrl-C; the port 0 takes a free one.
 
-    Args:
-        choices: The models.
-        host: The address to listen on.
-        port: Its port; 0 takes a free one.
-        limits: What the page takes.
-        ready: Called with the page's address, and the server, whose ``should_exit`` ends it.
+    ``ready`` is called with the page's address and the server, whose ``should_exit`` ends it.
 
     Raises:
         UserError: The address cannot be listened on, or the process may open too few files.

@@ -39,11 +39,8 @@ class Waiting(Future[Segmentation]):
 class Batcher:
     """Segments images from many threads in one.
 
-    Args:
-        model: Images to their results, e.g. a :class:`~mmseg_resnest.inference.Segmentor`.
-        batch: The most images in a batch.
-        gather: Seconds that the first image of a batch waits for others.
-        seen: Told the size of each batch.
+    ``model`` maps images to results; a batch has at most ``batch`` images, the first of which waits
+    ``gather`` seconds for others; ``seen`` is told its size.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
@@ -52,23 +53,44 @@ def counted(client: httpx.Client, name: str, **labels: str) -> float:
     return sum(s.value for s in samples)
 
 
+def waiting(client: httpx.Client) -> int:
+    return int(client.get("/health").json()["waiting"])
+
+
+def wait_for(client: httpx.Client, number: int) -> None:
+    end = time.monotonic() + 30
+    while waiting(client) != number and time.monotonic() < end:
+        time.sleep(0.01)
+    assert waiting(client) == number
+
+
+def connected(client: httpx.Client) -> socket.socket:
+    return socket.create_connection((client.base_url.host, client.base_url.port))
+
+
 PHOTO = blobs(64, 80, 1)
+PNG = encoded(PHOTO)
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+
+
+def post(client: httpx.Client, **options: Any) -> httpx.Response:
+    return client.post("/predict", content=PNG, **options)
 
 
 def test_answers_are_the_models(client: httpx.Client, small_model: Segmentor) -> None:
     want = small_model(PHOTO)
-    answer = client.post("/predict", content=encoded(PHOTO))
+    answer = post(client)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     with Image.open(io.BytesIO(answer.content)) as labels:
         assert labels.mode == "P"
         np.testing.assert_array_equal(np.asarray(labels), want.labels)
 
-    answer = client.post("/predict", params={"output": "areas"}, content=encoded(PHOTO))
+    answer = post(client, params={"output": "areas"})
     found = {a["name"]: a["pixels"] for a in answer.json()["areas"]}
     assert found == {n: a.pixels for n, a in want.areas().items() if a.pixels}
 
     params = {"output": "overlay", "opacity": 1, "classes": ["c1"]}
-    answer = client.post("/predict", params=params, content=encoded(PHOTO))
+    answer = post(client, params=params)
     with Image.open(io.BytesIO(answer.content)) as drawn:
         got = np.asarray(drawn.convert("RGB")).astype(int)
     want_drawn = np.asarray(want.overlay(1, ["c1"])).astype(int)
@@ -82,7 +104,7 @@ def test_health_model_metrics_and_schema(client: httpx.Client, small_model: Segm
     assert (info["classes"], info["palette"]) == (small_model.classes, small_model.palette)
     assert info["max_bytes"] == 200_000
     before = counted(client, "segmentation_requests_total", status="200")
-    client.post("/predict", content=encoded(PHOTO))
+    post(client)
     assert counted(client, "segmentation_requests_total", status="200") == before + 1
     assert counted(client, "segmentation_request_seconds_count") == before + 1
     assert counted(client, "segmentation_waiting") == 0
@@ -116,10 +138,10 @@ def test_what_is_too_large_is_refused(client: httpx.Client) -> None:
     [
         (b"", {}, 400),
         (b"no image", {}, 400),
-        (encoded(PHOTO)[:300], {}, 400),
-        (encoded(PHOTO), {"output": "overlay", "classes": "unicorn"}, 400),
-        (encoded(PHOTO), {"output": "song"}, 422),
-        (encoded(PHOTO), {"opacity": "2"}, 422),
+        (PNG[:300], {}, 400),
+        (PNG, {"output": "overlay", "classes": "unicorn"}, 400),
+        (PNG, {"output": "song"}, 422),
+        (PNG, {"opacity": "2"}, 422),
     ],
 )
 def test_bad_requests(
@@ -127,24 +149,27 @@ def test_bad_requests(
 ) -> None:
     answer = client.post("/predict", params=params, content=content)
     assert (answer.status_code, "detail" in answer.json()) == (status, True)
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    assert post(client).status_code == 200
 
 
-def test_one_too_many_is_refused_and_nobody_else(service: Service) -> None:
+def test_one_too_many_is_refused_and_one_client_does_not_take_all(service: Service) -> None:
     gate = Gate()
     gate.open.clear()
-    client = service(gate, waiting=3, seconds=20)
-    with ThreadPoolExecutor(3) as pool:
-        served = [pool.submit(client.post, "/predict", content=encoded(PHOTO)) for _ in range(3)]
-        while client.get("/health").json()["waiting"] < 3:
-            time.sleep(0.01)
-        refused = client.post("/predict", content=encoded(PHOTO))
+    client = service(gate, waiting=4, seconds=20)
+    other = {"X-Forwarded-For": "10.0.0.7"}  # a proxy on this machine is believed
+    with ThreadPoolExecutor(4) as pool:
+        served = [pool.submit(post, client) for _ in range(3)]
+        wait_for(client, 3)
+        refused = post(client)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
+        served.append(pool.submit(post, client, headers=other))
+        wait_for(client, 4)
+        assert post(client, headers={"X-Forwarded-For": "10.0.0.8"}).status_code == 429
         gate.open.set()
-        assert [future.result().status_code for future in served] == [200] * 3
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
-    assert counted(client, "segmentation_requests_total", status="429") == 1
+        assert [future.result().status_code for future in served] == [200] * 4
+    assert post(client).status_code == 200
+    assert counted(client, "segmentation_requests_total", status="429") == 2
 
 
 def test_images_that_wait_go_together(service: Service) -> None:
@@ -152,11 +177,10 @@ def test_images_that_wait_go_together(service: Service) -> None:
     gate.open.clear()
     client = service(gate, batch=4, gather=0.2)
     with ThreadPoolExecutor(7) as pool:
-        futures = [pool.submit(client.post, "/predict", content=encoded(PHOTO))]
+        futures = [pool.submit(post, client)]
         assert gate.entered.acquire(timeout=10)
-        futures += [pool.submit(client.post, "/predict", content=encoded(PHOTO)) for _ in range(6)]
-        while client.get("/health").json()["waiting"] < 7:
-            time.sleep(0.01)
+        futures += [pool.submit(post, client) for _ in range(6)]
+        wait_for(client, 7)
         time.sleep(0.1)  # decoded as well
         gate.open.set()
         assert [f.result().status_code for f in futures] == [200] * 7
@@ -167,48 +191,43 @@ def test_images_that_wait_go_together(service: Service) -> None:
 def test_what_takes_too_long_is_answered_and_not_computed(service: Service) -> None:
     gate = Gate()
     gate.open.clear()
-    client = service(gate, seconds=0.4, batch=1)
+    client = service(gate, seconds=0.4, batch=1, waiting=4)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(client.post, "/predict", content=encoded(PHOTO))
+        first = pool.submit(post, client)
         assert gate.entered.acquire(timeout=10)
-        second = pool.submit(client.post, "/predict", content=encoded(PHOTO))
-        answers = [first.result(), second.result()]
+        answers = [pool.submit(post, client).result(), first.result()]
     assert [a.status_code for a in answers] == [504, 504]
     assert "longer than 0.4 seconds" in answers[0].json()["detail"]
+    wait_for(client, 1)  # both are answered, but the network is still busy with the first
     gate.open.set()
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    wait_for(client, 0)
+    assert post(client).status_code == 200
     assert gate.batches == [1, 1]  # the second one had been given up
 
 
-def test_a_body_that_does_not_come_is_given_up(service: Service) -> None:
-    client = service(Gate(), seconds=0.3)
-    with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
-        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+def test_bodies_that_do_not_come_and_clients_that_leave(service: Service) -> None:
+    client = service(Gate(), seconds=0.3, waiting=1)
+    with connected(client) as slow:
+        slow.sendall(HEAD % 1000 + b"abc")
         slow.settimeout(10)
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
-    assert client.get("/health").json()["waiting"] == 0
-
-
-def test_a_client_that_leaves_gives_its_place_back(service: Service) -> None:
+    assert waiting(client) == 0
     client = service(Gate(), waiting=1)
-    with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
-        gone.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-        while client.get("/health").json()["waiting"] == 0:
-            time.sleep(0.01)
-    end = time.monotonic() + 10
-    while client.get("/health").json()["waiting"] and time.monotonic() < end:
-        time.sleep(0.01)
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    with connected(client) as gone:
+        gone.sendall(HEAD % 1000 + b"abc")
+        wait_for(client, 1)
+    wait_for(client, 0)
+    assert post(client).status_code == 200
 
 
 def test_a_fault_of_the_model_ends_nothing(service: Service) -> None:
     gate = Gate()
     gate.fault = RuntimeError("secret path /root")
     client = service(gate)
-    answer = client.post("/predict", content=encoded(PHOTO))
+    answer = post(client)
     assert (answer.status_code, "secret" in answer.text) == (500, False)
     gate.fault = None
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    assert post(client).status_code == 200
 
 
 def test_many_at_once_get_their_own_answers(client: httpx.Client, small_model: Segmentor) -> None:
@@ -292,7 +311,7 @@ def test_stopping_answers_what_was_taken_on() -> None:
     answers: list[int] = []
 
     def ask(address: httpx.URL) -> None:
-        answers.append(httpx.post(f"{address}/predict", content=encoded(PHOTO)).status_code)
+        answers.append(httpx.post(f"{address}/predict", content=PNG).status_code)
 
     with running(gate, Limits()) as client:
         thread = threading.Thread(target=ask, args=(client.base_url,))
@@ -310,31 +329,6 @@ def test_files_that_are_built_to_take_long_are_refused(client: httpx.Client, nam
     assert (answer.status_code, "image" in answer.json()["detail"]) == (400, True)
 
 
-def waiting(client: httpx.Client) -> int:
-    return int(client.get("/health").json()["waiting"])
-
-
-def wait_for(client: httpx.Client, number: int) -> None:
-    end = time.monotonic() + 30
-    while waiting(client) != number and time.monotonic() < end:
-        time.sleep(0.01)
-    assert waiting(client) == number
-
-
-def test_a_place_is_taken_until_its_work_has_ended(service: Service) -> None:
-    gate = Gate()
-    gate.open.clear()
-    client = service(gate, seconds=0.3, batch=1, waiting=2)
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 504
-    assert gate.entered.acquire(timeout=10)
-    assert waiting(client) == 1  # answered, but the network is still busy with it
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 504
-    wait_for(client, 1)  # this one was not in the network
-    gate.open.set()
-    wait_for(client, 0)
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
-
-
 def test_work_for_a_client_that_has_left_ends(service: Service) -> None:
     class Steps(Gate):
         """A model of many steps, which would take minutes."""
@@ -349,16 +343,14 @@ def test_work_for_a_client_that_has_left_ends(service: Service) -> None:
     model = Steps()
     model.open.clear()
     client = service(model, batch=1)
-    body = encoded(PHOTO)
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
-        gone.sendall(head.encode() + body)
+    with connected(client) as gone:
+        gone.sendall(HEAD % len(PNG) + PNG)
         assert model.entered.acquire(timeout=30)
         assert waiting(client) == 1
     wait_for(client, 0)
     assert counted(client, "segmentation_requests_total", status="499") == 1
     model.open.set()
-    assert client.post("/predict", content=encoded(PHOTO)).status_code == 200
+    assert post(client).status_code == 200
 
 
 def test_a_network_ends_between_its_blocks(small_model: Segmentor) -> None:
@@ -372,18 +364,3 @@ def test_a_network_ends_between_its_blocks(small_model: Segmentor) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def test_one_client_does_not_take_all_places(service: Service) -> None:
-    gate = Gate()
-    gate.open.clear()
-    client = service(gate, waiting=4, seconds=20)
-    other = {"X-Forwarded-For": "10.0.0.7"}  # a proxy on this machine is believed
-    with ThreadPoolExecutor(4) as pool:
-        served = [pool.submit(client.post, "/predict", content=encoded(PHOTO)) for _ in range(3)]
-        wait_for(client, 3)
-        assert client.post("/predict", content=encoded(PHOTO)).status_code == 429
-        served.append(pool.submit(client.post, "/predict", content=encoded(PHOTO), headers=other))
-        wait_for(client, 4)
-        gate.open.set()
-        assert [future.result().status_code for future in served] == [200] * 4
