@@ -307,12 +307,6 @@ def params_of_endless_dimensions(box: Sandbox) -> bytes:
 
 
 @attack(".params")
-def params_with_endless_list(box: Sandbox) -> bytes:
-    """An MXNet file that announces 2^60 arrays."""
-    return struct.pack("<QQQ", 0x112, 0, 1 << 60) + bytes(256)
-
-
-@attack(".params")
 def compressed_params(box: Sandbox) -> bytes:
     """Compressed zeros named as MXNet's weights."""
     return zlib.compress(bytes(1 << 24))
@@ -358,13 +352,6 @@ def _with_pickle(body: bytes) -> bytes:
 def nested_lists(box: Sandbox) -> bytes:
     """Lists in lists, 100,000 deep."""
     return _with_pickle(pickle.PROTO + b"\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
-
-
-@attack(".pth")
-def nested_tuples(box: Sandbox) -> bytes:
-    """Tuples in tuples, 100,000 deep, as a value of the state dict."""
-    keys = b"\x80\x02}X\x0a\x00\x00\x00state_dict}X\x01\x00\x00\x00a"
-    return _with_pickle(keys + b")" + b"\x85" * 100_000 + b"ss.")
 
 
 @attack(".pth")

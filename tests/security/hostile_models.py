@@ -105,61 +105,28 @@ _PREPROCESSOR = ("model", "data_preprocessor")
 #: Values of ``config.json``, by what they do: their place and the value.
 CONFIGS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "channels of a gigabyte": ((*_HEAD, "channels"), 2**31),
-    "million million classes": ((*_HEAD, "num_classes"), 10**12),
     "wide backbone": ((*_BACKBONE, "base_channels"), 2**28),
-    "wide stem": ((*_BACKBONE, "stem_channels"), 2**28),
     "deep head": ((*_HEAD, "num_convs"), 10**7),
-    "kernel of a million": ((*_HEAD, "kernel_size"), 10**6),
-    "dilation of a million": ((*_BACKBONE, "dilations"), [10**6] * 4),
-    "input channels": ((*_BACKBONE, "in_channels"), 2**30),
     "padding of an image": ((*_PREPROCESSOR, "size_divisor"), 2**31),
-    "size of an image": ((*_PREPROCESSOR, "test_cfg"), {"size": [10**6, 10**6]}),
-    "mean of 10^5": ((*_PREPROCESSOR, "mean"), [0.0] * 10**5),
-    "NaN": ((*_PREPROCESSOR, "mean"), [math.nan, math.inf, -math.inf]),
     "window of a pixel": (
         ("model", "test_cfg"), {"mode": "slide", "crop_size": [1, 1], "stride": [1, 1]},
     ),
     "stride of nothing": (
         ("model", "test_cfg"), {"mode": "slide", "crop_size": [64, 64], "stride": [0, 0]},
     ),
-    "batch of windows": (
-        ("model", "test_cfg"),
-        {"mode": "slide", "crop_size": [10**6] * 2, "stride": [1] * 2, "window_batch_size": 10**9},
-    ),
     "image of a million": (("pipeline",), [{"type": "Resize", "scale": [10**6] * 2}, _PACK]),
-    "scale factor": (("pipeline",), [{"type": "Resize", "scale_factor": 10**6}, _PACK]),
-    "padded image": (("pipeline",), [{"type": "Pad", "size": [10**6, 10**6]}, _PACK]),
-    "no pipeline": (("pipeline",), []),
-    "10^5 steps": (("pipeline",), [_PACK] * 10**5),
     "steps in steps": (("pipeline",), [_step_in_steps(20), _PACK]),
-    "types in lists": (
-        ("pipeline",),
-        [{"type": "RandomChoice", "transforms": [[{"type": "{module}.Thing"}]]}, _PACK],
-    ),
-    "step that reads an image": (("pipeline",), [{"type": "LoadImageFromFile"}, _PACK]),
     "step that reads labels": (
         ("pipeline",), [{"type": "LoadAnnotations", "seg_map_path": "{outside}"}, _PACK],
     ),
-    "meta keys": (("pipeline",), [{**_PACK, "meta_keys": ["__class__"] * 10**5}]),
     "nested 150 deep": ((*_BACKBONE, "extra"), _deep(150)),
     "10^5 classes": (("classes",), [f"c{i}" for i in range(10**5)]),
     "escapes in class names": (
         ("classes",), ["\x1b]0;owned\x07", "<script>alert(1)</script>", "a\nb", "{{$HOME:x}}"],
     ),
-    "class names of other types": (("classes",), [1, None, [2], {"a": 3}]),
-    "fewer colours": (("palette",), [[1, 2, 3]]),
-    "colours out of range": (("palette",), [[10**9, -1, 1.5]] * 4),
-    "colours that are text": (("palette",), ["#ff0000"] * 4),
-    "format of text": (("format",), "1"),
-    "format of truth": (("format",), True),
     "hash of a list": (("sha256",), ["0"] * 64),
-    "hash of nothing": (("sha256",), ""),
     "model is a list": (("model",), []),
-    "model is text": (("model",), "EncoderDecoder"),
-    "pipeline is a mapping": (("pipeline",), _PACK),
     "type is a list": ((*_BACKBONE, "type"), ["ResNetV1c"]),
-    "type is a number": (("model", "type"), 1),
-    "type is null": ((*_HEAD, "type"), None),
 }  # fmt: skip
 
 
@@ -180,14 +147,10 @@ def folder_with(box: Sandbox, published: Path, change: Change = lambda record: N
 TEXTS: dict[str, bytes] = {
     "empty": b"",
     "a list": b"[]",
-    "null": b"null",
-    "a number": b"1",
     "no UTF-8": b'{"format": "\xff\xfe"}',
     "nested 200,000 deep": b'{"model":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     "nested 5,000 deep": b'{"model":' + b'{"a":' * 5000 + b"1" + b"}" * 5001,
-    "objects nested 200,000 deep": b'{"a":' * 200_000 + b"1" + b"}" * 200_000,
     "a number of 100,000 digits": b'{"format": ' + b"9" * 100_000 + b"}",
-    "NUL bytes": b"\0" * 1000,
     "a pickle": pickle.dumps({"format": 1}),
     "only a format": b'{"format": 1}',
     "a zip": b"PK\3\4" + bytes(100),
@@ -230,47 +193,6 @@ def onnx_external_data(box: Sandbox, exported: Path, location: str) -> Path:
     for key, value in (("location", location), ("offset", "0"), ("length", str(size))):
         entry = weights.external_data.add()
         entry.key, entry.value = key, value
-    return box.write("evil.onnx", graph.SerializeToString())
-
-
-def onnx_large_constant(box: Sandbox, exported: Path) -> Path:
-    """An ONNX file whose network makes a tensor of a terabyte when it runs."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    graph = onnx.load(exported)
-    output = graph.graph.output[0].name
-    for node in graph.graph.node:
-        node.output[:] = ["before" if name == output else name for name in node.output]
-    shape = helper.make_tensor("evil_shape", TensorProto.INT64, [2], [1 << 20, 1 << 18])
-    zero = helper.make_tensor("evil_value", TensorProto.FLOAT, [1], [0.0])
-    graph.graph.initializer.append(shape)
-    graph.graph.node.extend([
-        helper.make_node("ConstantOfShape", ["evil_shape"], ["evil"], value=zero),
-        helper.make_node("ReduceMax", ["evil"], ["evil_sum"], keepdims=0),
-        helper.make_node("Add", ["before", "evil_sum"], [output]),
-    ])  # fmt: skip
-    return box.write("evil.onnx", graph.SerializeToString())
-
-
-def onnx_announced_weights(box: Sandbox, exported: Path) -> Path:
-    """An ONNX file that announces weights of a terabyte and holds none."""
-    import onnx
-
-    graph = onnx.load(exported)
-    weights = graph.graph.initializer[0]
-    weights.dims[:] = [1 << 20, 1 << 18]
-    return box.write("evil.onnx", graph.SerializeToString())
-
-
-def onnx_custom_operator(box: Sandbox, exported: Path) -> Path:
-    """An ONNX file with an operator of a library that is not part of ONNX Runtime."""
-    import onnx
-
-    graph = onnx.load(exported)
-    graph.graph.node[0].domain = "com.evil"
-    entry = graph.opset_import.add()
-    entry.domain, entry.version = "com.evil", 1
     return box.write("evil.onnx", graph.SerializeToString())
 
 

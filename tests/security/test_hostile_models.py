@@ -159,33 +159,18 @@ def test_keys_and_types_in_a_record(
 
 RECORDS: dict[str, Any] = {
     "10^5 classes": {"classes": [f"c{i}" for i in range(10**5)], "palette": [[0] * 3] * 10**5},
-    "fewer classes": {"classes": ["a"], "palette": [[0, 0, 0]]},
-    "classes of numbers": {"classes": [1, 2, 3, None], "palette": [[0] * 3] * 4},
     "palette of text": {"palette": ["a", "b", "c", "d"]},
-    "palette out of range": {"palette": [[10**9, -5, 0]] * 4},
     "other channels": {"out_channels": 7},
     "endless channels": {"out_channels": 10**12},
-    "channels of text": {"out_channels": "4"},
-    "channels NaN": {"out_channels": float("nan")},
-    "threshold of text": {"threshold": "0.5"},
     "pixels where there are none": {"input": "uint8", "output": "labels"},
     "labels where there are none": {"output": "labels"},
     "window of a pixel": {"test_cfg": {"mode": "slide", "crop_size": [1, 1], "stride": [1, 1]}},
-    "stride of nothing": {"test_cfg": {"mode": "slide", "crop_size": [64, 64], "stride": [0, 0]}},
-    "unknown mode": {"test_cfg": {"mode": "os.system"}},
-    "test_cfg of a list": {"test_cfg": [1]},
     "pipeline of text": {"pipeline": "PackSegInputs"},
-    "pipeline of nothing": {"pipeline": []},
     "image of a million": {
         "pipeline": [{"type": "Resize", "scale": [10**6, 10**6]}, {"type": "PackSegInputs"}]
     },
     "padding of a million": {"data_preprocessor": {"size_divisor": 2**31}},
-    "size of a million": {"data_preprocessor": {"size": [10**6, 10**6]}},
-    "mean of text": {"data_preprocessor": {"mean": "abc", "std": [1, 1, 1]}},
-    "std of zero": {"data_preprocessor": {"mean": [0, 0, 0], "std": [0, 0, 0]}},
     "preprocessor of a list": {"data_preprocessor": [["mean", 1]]},
-    "preprocessor null": {"data_preprocessor": None},
-    "format of text": {"format": "1"},
 }
 
 
@@ -217,15 +202,6 @@ def test_weights_in_a_file_outside(location: str, exported: Path, sandbox: Sandb
     (sandbox.files / "sub").mkdir()
     (sandbox.files / "link.bin").symlink_to(sandbox.outside / "raw.bin")
     path = made.onnx_external_data(sandbox, exported, sandbox.fill(location))
-    sandbox.refused(lambda: segment(path), path.name)
-
-
-@pytest.mark.parametrize(
-    "maker", [made.onnx_announced_weights, made.onnx_custom_operator, made.onnx_large_constant],
-    ids=lambda maker: maker.__name__,
-)  # fmt: skip
-def test_networks_that_no_export_makes(maker: Any, exported: Path, sandbox: Sandbox) -> None:
-    path = maker(sandbox, exported)
     sandbox.refused(lambda: segment(path), path.name)
 
 

@@ -30,18 +30,13 @@ RESULTS: dict[str, Any] = {
     "scores of text": {"mIoU": "50", "pixAcc": [1], "mAcc": {}},
     "scores NaN": {"mIoU": float("nan"), "pixAcc": float("inf")},
     "classes of numbers": {"classes": [1, 2]},
-    "classes of text": {"classes": "ab"},
-    "classes null": {"classes": None},
     "names of lists": {"classes": [{"name": ["a"], "IoU": "x"}]},
     "matrix of text": {"confusion_matrix": "abc"},
     "matrix of 10^5": {"confusion_matrix": [[0] * 330] * 330},
-    "seconds of text": {"seconds": "1"},
     "seconds of zero": {"seconds": 0, "images": 10**400},
-    "config of a list": {"config": ["toy.py"]},
     "config that climbs": {"config": "../../../outside/secret.txt"},
     "markup": {"config": "</script><script>alert(1)</script>.py"},
     "history of text": {"task": "train", "history": "abc"},
-    "history of numbers": {"task": "train", "history": [1, 2]},
 }
 
 
