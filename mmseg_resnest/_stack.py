@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 # Imported so that each of MMSegmentation's parts is registered. The original packages and their
 # maintained continuations agree on these names.
@@ -49,57 +50,21 @@ _NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
 _INSTALL = "pip install onedl-mmsegmentation onedl-mmengine onedl-mmcv"
 
 
-class _LineFilter:
-    """A text stream that drops some whole lines and passes all else on."""
-
-    def __init__(self, stream: TextIO, dropped: frozenset[str]) -> None:
-        self._stream = stream
-        self._dropped = dropped
-        self._pending = ""
-
-    def write(self, text: str) -> int:
-        """Write the lines that are complete; keep the rest for the next call."""
-        *lines, self._pending = (self._pending + text).split("\n")
-        for line in lines:
-            if line not in self._dropped:
-                self._stream.write(line + "\n")
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream below."""
-        self._stream.flush()
-
-    def close_pending(self) -> None:
-        """Write a last line that has no line end."""
-        self._stream.write(self._pending)
-        self._pending = ""
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
-
-
 @contextlib.contextmanager
 def _without_printed_noise() -> Iterator[None]:
-    if sys.stdout is None:  # pythonw and some daemons
-        yield
-        return
-    stream = _LineFilter(sys.stdout, _NOISE_LINES)
+    """What is printed meanwhile appears at the end, without the noise."""
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(stream):
+        with contextlib.redirect_stdout(printed):
             yield
     finally:
-        stream.close_pending()
+        lines = printed.getvalue().splitlines(keepends=True)
+        if sys.stdout is not None:  # as in pythonw and some daemons
+            sys.stdout.write("".join(line for line in lines if line.strip() not in _NOISE_LINES))
 
 
 def _advice(error: ImportError) -> str:
-    """What to install so that an import of the stack works.
-
-    Args:
-        error: What the import raised.
-
-    Returns:
-        Sentences that say what to install.
-    """
+    """What to install so that an import of the stack works."""
     name = error.name or ""
     root = name.partition(".")[0]
     if root in ("mmseg", "mmengine", "mmcv"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 import os
 import subprocess
 import sys
@@ -65,14 +64,10 @@ def test_all_parts_of_mmseg_are_registered() -> None:
         assert name in getattr(registry, part).module_dict
 
 
-def test_only_the_lines_to_drop_are_dropped() -> None:
-    below = io.StringIO()
-    stream = _stack._LineFilter(below, frozenset({"drop me"}))
-    for piece in ("drop", " me", "\nke", "ep me\ndrop me\nno line end"):
-        stream.write(piece)
-    stream.close_pending()
-    assert below.getvalue() == "keep me\nno line end"
-    assert stream.getvalue() == below.getvalue()  # everything else is the stream's own
+def test_only_the_lines_to_drop_are_dropped(capsys: pytest.CaptureFixture) -> None:
+    with _stack._without_printed_noise():
+        print("Could not import OneDL\nkeep me\nCould not import OneDL\nno line end", end="")
+    assert capsys.readouterr().out == "keep me\nno line end"
 
 
 FAKES = {

@@ -12,16 +12,13 @@ from typing import BinaryIO
 
 from ..errors import UserError
 
-__all__ = ["atomic_open", "atomic_write"]
-
 
 @contextmanager
 def atomic_open(path: str | os.PathLike[str], sync: bool = False) -> Iterator[BinaryIO]:
     """A new file to write into, beside ``path``; it takes that name at the end of the ``with``.
 
-    A reader sees the old file or the new one, never a part. Whoever is killed meanwhile leaves a
-    hidden ``.NAME.*.part``. What is written can be read back, by ``file.name`` after
-    ``file.flush()``, before it gets its name: an exception within the ``with`` discards it.
+    A process that is killed meanwhile leaves a hidden ``.NAME.*.part``; an exception within the
+    ``with`` discards it. Its path, to read back what is written, is ``file.name``.
 
     Args:
         path: The file; its folder is made.
@@ -46,11 +43,10 @@ def atomic_open(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Bi
                 os.fsync(file.fileno())
         os.replace(part, target)
     except OSError as error:
-        raise UserError(
-            "not-writable",
-            target,
-            f"cannot be written ({error.strerror or error}); choose another place or make room",
-        ) from error
+        message = (
+            f"cannot be written ({error.strerror or error}); choose another place or make room"
+        )
+        raise UserError("not-writable", target, message) from error
     finally:
         with suppress(OSError):
             part.unlink()

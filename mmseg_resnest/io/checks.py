@@ -12,21 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "Check", "NotAllowed", "Part", "either", "fields", "flag", "none", "number", "one_of",
-    "one_or_several", "optional", "part", "several", "text", "whole",
-]  # fmt: skip
-
 Check = Callable[[Any, str], Any]
 
 
 class NotAllowed(ValueError):
-    """A record holds something that is not on the list of what is allowed.
-
-    Args:
-        key: Path of the key, such as ``model.backbone.depth``.
-        reason: What is not allowed there.
-    """
+    """A record has something that is not allowed at a key, such as ``model.backbone.depth``."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"key {key}: {reason}")
@@ -139,13 +129,7 @@ def either(mapping: Check, other: Check) -> Check:
 def fields(
     known: Mapping[str, Check], required: tuple[str, ...] = (), others: bool = False
 ) -> Check:
-    """An object with known keys.
-
-    Args:
-        known: Check of the value of each key.
-        required: Keys that must be there.
-        others: Whether other keys are left out of what is returned, rather than refused.
-    """
+    """An object with known keys; ``others`` are left out of what is returned, or refused."""
 
     def check(value: Any, key: str) -> dict[str, Any]:
         if type(value) is not dict:
@@ -167,20 +151,12 @@ def fields(
 
 @dataclass(frozen=True)
 class Part:
-    """A kind of part that a record may name.
+    """A kind of part that a record may name, and its arguments."""
 
-    Attributes:
-        made_by: The class, which goes where the record has the name; None leaves the name, for
-            layers whose names the stack reads itself.
-        keys: Check of each of its arguments.
-        required: Arguments that must be there.
-        others: Further classes that are written under this name.
-    """
-
-    made_by: type | None
+    made_by: type | None  # goes where the record has the name; None leaves a name of the stack
     keys: Mapping[str, Check]
     required: tuple[str, ...] = ()
-    others: tuple[type, ...] = ()
+    others: tuple[type, ...] = ()  # further classes that are written under this name
 
 
 def part(kinds: Mapping[str, Part]) -> Check:

@@ -25,7 +25,7 @@ _LONGEST_PART = 255  # bytes: what file systems take
 def contained(
     name: object, subject: str, start: str | PurePosixPath = "", hint: str = ""
 ) -> PurePosixPath:
-    """The place that a name leads to inside of a folder.
+    """The place that a name leads to inside of a folder, relative to that, without ``..``.
 
     Separators may be those of Windows. ``..`` is followed as long as it stays inside.
 
@@ -35,12 +35,9 @@ def contained(
         start: Where the name starts, relative to the folder.
         hint: What to do about a name that is refused.
 
-    Returns:
-        The path relative to the folder, without ``.`` and ``..``, with forward slashes.
-
     Raises:
-        UserError: The name is not text, is empty, is absolute or has a drive, leads outside of
-            the folder or to the folder itself, or is none that a file system takes.
+        UserError: The name is not text, leads outside of the folder or to the folder itself, or
+            no file system takes it.
     """
     advice = hint or "give it relative to its folder"
 
@@ -69,11 +66,7 @@ def contained(
 def check_inside(path: Path, folder: Path, subject: str, hint: str = "") -> None:
     """Make sure that a path lies in a folder when all symbolic links are followed.
 
-    Args:
-        path: The path; it need not exist.
-        folder: The folder, which may itself be a link.
-        subject: What to call the path in errors, such as ``a.json: imagePath``.
-        hint: What to do about a path that is refused.
+    The path need not exist; the folder may itself be a link. Errors name ``subject``.
 
     Raises:
         UserError: A link leads outside of the folder.
@@ -88,12 +81,8 @@ def check_inside(path: Path, folder: Path, subject: str, hint: str = "") -> None
 def check_real_folder(folder: Path, hint: str) -> None:
     """Make sure that a folder of this package's own is not a link or a file.
 
-    What is written into such a folder replaces, and what is old in it is removed: through a link
-    that would be done to the files of somebody else.
-
-    Args:
-        folder: The folder; it need not exist.
-        hint: What to do about it.
+    What is written there replaces and removes: through a link, files of somebody else. The folder
+    need not exist.
 
     Raises:
         UserError: It is a link, or is not a folder.
@@ -104,9 +93,8 @@ def check_real_folder(folder: Path, hint: str) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISLNK(mode):
-        raise UserError(
-            "unsafe-path", printable(folder), f"is a symbolic link, not a folder; {hint}"
-        )
+        message = f"is a symbolic link, not a folder; {hint}"
+        raise UserError("unsafe-path", printable(folder), message)
     if not stat.S_ISDIR(mode):
         raise UserError("wrong-path-type", printable(folder), f"is not a folder; {hint}")
 
@@ -114,15 +102,10 @@ def check_real_folder(folder: Path, hint: str) -> None:
 def is_contained_member(name: str) -> bool:
     """Whether the name of an archive's member is one that official archives have.
 
-    Args:
-        name: With forward slashes.
-
-    Returns:
-        False if it is absolute, climbs with ``..``, or has a drive, a backslash or a control
-        character.
+    Not if it is absolute, climbs with ``..``, or has a drive, a backslash or a control character.
     """
     return not (
-        name.startswith("/")
+        name.startswith(("/", "~"))
         or ".." in PurePosixPath(name).parts
         or "\\" in name
         or _DRIVE.match(name)

@@ -62,11 +62,7 @@ class _Decoder:
         self._lock = threading.Lock()  # the process is not killed while it is being replaced
 
     def decode(self, process: subprocess.Popen[bytes], data: bytes, seconds: float) -> Image | None:
-        """RGB, (H, W, 3); None if OpenCV cannot decode it. ``process`` is what start() returned.
-
-        Raises:
-            _Ended: The process was killed, by :meth:`kill` or by its limits.
-        """
+        """RGB, (H, W, 3), or None if OpenCV cannot decode it; _Ended if the process was killed."""
         timer = threading.Timer(seconds + _WAIT, self.kill)
         timer.daemon = True
         timer.start()

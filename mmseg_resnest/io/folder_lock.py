@@ -32,8 +32,6 @@ try:
 except ImportError:  # Windows: the record alone protects
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK_FILE", "FolderLock"]
-
 LOCK_FILE = ".folder.lock"
 _SIZE = 1024  # of the record, in bytes: one write, one block
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
@@ -56,15 +54,14 @@ class FolderLock:
     Args:
         folder: An existing folder.
         subject: What to call the folder in errors, such as the argument that names it.
-        period: Seconds between two heartbeats; every process that shares the folder needs the
-            same.
+        period: Seconds between two heartbeats, the same for every process that shares the folder.
         tell: Is called with one line when the wait takes longer.
         sleep: Waits a number of seconds.
 
     Attributes:
         taken_over: Who held the folder last and did not release it, or None.
-        lost: Why the folder no longer belongs to this process, or None. That happens when the
-            process stood still for longer than others watch.
+        lost: Why the folder no longer belongs to this process, or None: it stood still for longer
+            than others watch.
     """
 
     def __init__(
@@ -88,14 +85,6 @@ class FolderLock:
         self._pid = -1  # of the process that holds the folder; a forked child does not
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> FolderLock:
-        """As :meth:`acquire`."""
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        """As :meth:`release`."""
-        self.release()
 
     def acquire(self) -> FolderLock:
         """Take the folder.
@@ -139,6 +128,12 @@ class FolderLock:
         if self.lost is None:
             self._remove()
         self._close()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        """As :meth:`release`."""
+        self.release()
 
     def renew(self) -> None:
         """One heartbeat: renew the record, or find that another process has the folder.

@@ -16,8 +16,6 @@ from ..version import __version__
 if TYPE_CHECKING:  # imported when something is fetched: most runs fetch nothing
     import requests
 
-__all__ = ["HttpError", "announced_size", "fetch_bytes", "open_address", "read_body", "status_text"]
-
 MAX_REDIRECTS = 10
 _CHUNK = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -28,11 +26,7 @@ _MIN_SPEED = 1024
 class HttpError(Exception):
     """A server cannot be reached, or its answer is not accepted.
 
-    The message completes "the server ...".
-
-    Attributes:
-        retryable: Whether another attempt may succeed.
-        answer: The server's answer, if it has given one.
+    The message completes "the server ..."; ``retryable``: another attempt may succeed.
     """
 
     def __init__(
@@ -51,15 +45,15 @@ def open_address(
 ) -> Iterator[requests.Response]:
     """A server's answer, of which only the header has been read; the body: :func:`read_body`.
 
-    The server is asked not to compress the body. An answer that is compressed nevertheless is
-    refused, for a few bytes of it could unpack to any number.
+    The server is asked not to compress the body. A compressed answer is refused: a few bytes of it
+    could unpack to any number.
 
     Args:
         address: http or https.
         timeout: Seconds to wait for a connection, and for the next bytes.
         headers: More headers of the request.
-        may_be_encoded: Accept an answer labelled as compressed, for a file that is itself a
-            compressed one: some servers label ``.tgz`` files so. It is not unpacked.
+        may_be_encoded: Accept an answer labelled as compressed, and do not unpack it: some servers
+            label ``.tgz`` files so.
 
     Raises:
         HttpError: It cannot be reached, does not answer, redirects without end or to something
@@ -112,15 +106,10 @@ def announced_size(answer: requests.Response) -> int | None:
 
 
 def read_body(answer: requests.Response, timeout: float, max_bytes: int) -> Iterator[bytes]:
-    """The body of an answer in pieces, as they arrive.
+    """The body of an answer of :func:`open_address` in pieces, as they arrive.
 
-    Args:
-        answer: From :func:`open_address`.
-        timeout: Seconds over which the server must send at least 1 KiB a second.
-        max_bytes: The most that is taken.
-
-    Raises:
-        HttpError: The transfer ends early or stalls, or the body is larger.
+    Raises HttpError if the transfer ends early, brings less than 1 KiB a second over ``timeout``
+    seconds, or is larger than ``max_bytes``.
     """
     import urllib3
 
@@ -152,17 +141,9 @@ def read_body(answer: requests.Response, timeout: float, max_bytes: int) -> Iter
 
 
 def fetch_bytes(address: str, subject: str, max_bytes: int, timeout: float, most: float) -> bytes:
-    """What lies at an address, whole, in memory.
+    """All of what lies at an http or https address; UserError if it cannot be fetched.
 
-    Args:
-        address: http or https.
-        subject: What to call it in errors, such as ``image https://...``.
-        max_bytes: The most that is taken.
-        timeout: Seconds to wait for a connection, and for the next bytes.
-        most: Seconds that all of it may take.
-
-    Raises:
-        UserError: It cannot be fetched, or is larger or slower than that.
+    ``timeout`` is in seconds for a connection and for the next bytes, ``most`` for all of it.
     """
     end = time.monotonic() + most
     data = bytearray()

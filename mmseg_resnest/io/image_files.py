@@ -50,15 +50,7 @@ def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode an image file that was read into memory; see :func:`read_rgb`.
-
-    Args:
-        data: The file.
-        name: What to call it in errors.
-
-    Raises:
-        UserError: It is empty or not an image.
-    """
+    """Decode an image file that was read into memory; see :func:`read_rgb`."""
     if not data:
         raise UserError("empty", name, "the file is empty; copy it again")
     try:
@@ -67,11 +59,8 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(
-            "image",
-            name,
-            "corrupt, or not an image that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)",
-        )
+        message = "corrupt, or not an image that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)"
+        raise UserError("image", name, message)
     return image
 
 
@@ -105,16 +94,11 @@ def unique_stems(
 ) -> dict[str, str]:
     """A name for the outputs of each image, nested as the images are below their common folder.
 
-    The name is the image's without its suffix; images that differ in the suffix only, such as
-    ``a.jpg`` and ``a.png``, keep it (``a.jpg``, ``a.png``).
+    The name is the image's without its suffix. Images that differ in the suffix only, such as
+    ``a.jpg`` and ``a.png``, keep it, and so does an image whose name looks like a further output
+    of another one: its name and one of ``endings``, such as ``_overlay``.
 
-    Args:
-        paths: Image files, each once.
-        endings: What is put behind a name for further outputs, such as ``_overlay``; an image
-            whose own name looks like such an output of another one keeps its suffix as well.
-
-    Returns:
-        ``{path as given: relative name}``, every name different.
+    Returns ``{path as given: relative name}``, every name different.
     """
     texts = [os.fspath(path) for path in paths]
     folders = [os.path.dirname(os.path.abspath(text)) for text in texts]

@@ -19,40 +19,22 @@ from PIL import Image
 
 from ..errors import UserError
 
-__all__ = [
-    "HeaderLimits", "ImageHeader", "check_structure", "open_any_size",
-    "read_header",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says of itself.
+    """What a file says of itself; pixels, before any EXIF rotation."""
 
-    Attributes:
-        format: Pillow's name of the format, such as ``PNG``.
-        width: In pixels, before any EXIF rotation.
-        height: In pixels.
-    """
-
-    format: str
+    format: str  # Pillow's name, such as PNG
     width: int
     height: int
 
 
 @dataclass(frozen=True)
 class HeaderLimits:
-    """What reading a header may take.
+    """What reading a header may take; cameras write some hundred segments."""
 
-    Attributes:
-        bytes: That are read; what is skipped does not count.
-        parts: Segments, boxes, tags or fill bytes that are passed. Cameras write up to some
-            hundred segments, most of them pieces of a colour profile or of XMP data.
-        seconds: Of the clock.
-    """
-
-    bytes: int = 1 << 20
-    parts: int = 10_000
+    bytes: int = 1 << 20  # that are read; what is skipped does not count
+    parts: int = 10_000  # segments, boxes, tags or fill bytes
     seconds: float = 2.0
 
 
@@ -264,15 +246,7 @@ def read_header(
 ) -> ImageHeader | None:
     """Read the format and size of a JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or JPEG 2000 file.
 
-    Nothing is decoded, no lock is taken, and nothing of the process is changed.
-
-    Args:
-        source: A path, an open file that can seek, or the contents.
-        name: What to call the image in errors.
-        limits: What it may take.
-
-    Returns:
-        The header; None if the file has another format or a broken header.
+    Nothing is decoded. Returns None if the file has another format or a broken header.
 
     Raises:
         UserError: The budget does not suffice: the header is made of very many parts.
@@ -300,16 +274,7 @@ def read_header(
 
 
 def check_structure(data: bytes, header: ImageHeader, name: str) -> None:
-    """Refuse files that are built to take a decoder long: tiny chunks, packed texts, many scans.
-
-    Args:
-        data: The contents.
-        header: What :func:`read_header` found.
-        name: What to call the image in errors.
-
-    Raises:
-        UserError: It is such a file.
-    """
+    """Raises UserError for tiny chunks, packed texts or many scans, which keep a decoder busy."""
     if header.format == "PNG":
         _check_png(data, name)
     if header.format == "JPEG":
@@ -317,9 +282,7 @@ def check_structure(data: bytes, header: ImageHeader, name: str) -> None:
         # included.
         scans = data.count(b"\xff\xda")
         if scans > min(_MOST_SCANS, max(1, _MOST_SCANNED // (header.width * header.height))):
-            message = (
-                f"this JPEG has {scans:,} scans, too many for its size; save it as a baseline one"
-            )
+            message = f"this JPEG has {scans:,} scans, too many for its size; save it as baseline"
             raise UserError("too-large", f"image {name}", message)
 
 
@@ -352,11 +315,7 @@ def open_any_size(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
     ``Image.open`` refuses files of many pixels by a limit that is one for the whole process; for
     the formats of :func:`read_header` the format's own class is called in its place.
 
-    Args:
-        source: A path, or an open file that can seek.
-
-    Returns:
-        The image, not decoded; it closes the file that was opened for a path.
+    The image is not decoded, and closes the file that was opened for a path.
 
     Raises:
         OSError, SyntaxError, ValueError: As ``Image.open`` does.

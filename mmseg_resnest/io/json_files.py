@@ -10,22 +10,13 @@ from typing import IO, Any
 
 from ..errors import UserError
 
-__all__ = ["parse_json", "read_json"]
-
 #: Levels of lists and objects; the records of this package and annotation files have below 20.
 MAX_DEPTH = 200
 _BLOCK = 1 << 20  # bytes
 
 
 def parse_json(text: str | bytes, subject: str) -> Any:
-    """Parse a JSON document.
-
-    Args:
-        text: The document; bytes are UTF-8, with or without a byte order mark.
-        subject: What to call it in errors, such as ``annotations a.json``.
-
-    Returns:
-        Objects as dictionaries, arrays as lists.
+    """Parse a JSON document; bytes are UTF-8, with or without a byte order mark.
 
     Raises:
         UserError: It is not JSON, is nested deeper than 200 levels, or holds a number that is too
@@ -55,11 +46,6 @@ def parse_json(text: str | bytes, subject: str) -> Any:
 
 def read_json(path: str | os.PathLike[str], subject: str, max_bytes: int | None = None) -> Any:
     """Read a JSON file.
-
-    Args:
-        path: The file.
-        subject: What to call it in errors; usually holds the path.
-        max_bytes: A larger file is refused before it is read.
 
     Raises:
         UserError: It cannot be read, is larger than ``max_bytes``, or as in :func:`parse_json`.

@@ -7,26 +7,17 @@ import os
 from collections import deque
 from pathlib import Path
 
-__all__ = ["LineFile"]
-
 _MOST_WAITING = 4 << 20  # bytes
 
 
 class LineFile:
-    """Appends texts to a file, each completely or not at all.
+    """Appends texts to a file, which is made with the first one; each is written atomically.
 
-    A text that cannot be written waits, and goes before the next one. The oldest are dropped when
-    those that wait take more than 4 MiB.
-
-    Args:
-        path: The file; made with the first text.
-
-    Attributes:
-        reason: Why the last text that could not be written was not.
-        closed: False; it can always be written to, as a stream of the logging module.
+    A text that cannot be written waits, and goes before the next one; ``reason`` says why. The
+    oldest are dropped when those that wait take more than 4 MiB.
     """
 
-    closed = False
+    closed = False  # as a stream of the logging module: more can always be written
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -34,11 +25,7 @@ class LineFile:
         self._forget()
 
     def write(self, text: str) -> int:
-        """Write a text, or keep it; raises nothing.
-
-        Returns:
-            Its length, as a stream does.
-        """
+        """Write a text, or keep it; returns its length, as a stream does, and raises nothing."""
         if self._process != os.getpid():  # a fork: what waits is its parent's to write
             self._forget()
         data = text.encode(errors="backslashreplace")
@@ -55,16 +42,10 @@ class LineFile:
         if self._waiting:
             self._try()
 
-    def close(self) -> None:
-        """As :meth:`flush`; more can be written afterwards."""
-        self.flush()
+    close = flush
 
     def give_up(self) -> int:
-        """Try once more to write what waits, and forget it.
-
-        Returns:
-            How many texts the file lacks; ``reason`` says why.
-        """
+        """Try once more to write what waits, and forget it; returns how many texts are lost."""
         self.flush()
         missing = len(self._waiting) + self._dropped
         self._forget()

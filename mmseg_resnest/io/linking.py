@@ -22,16 +22,10 @@ def put_link(source: Path, target: Path, how: str = "auto") -> str:
     ``auto`` tries, in this order: shared blocks (reflink: Btrfs, XFS), a hard link, a symbolic
     link, a copy.
 
-    Args:
-        source: A file.
-        target: A path that does not exist.
-        how: One of ``LINKS``.
-
-    Returns:
-        ``linked`` or ``copied``.
+    Returns ``linked`` or ``copied``.
 
     Raises:
-        UserError: ``how`` is not possible here.
+        UserError: ``how``, one of ``LINKS``, is not possible here.
     """
     real = source.resolve()
     kinds: dict[str, Callable[[], object]] = {

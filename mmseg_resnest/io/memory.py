@@ -12,13 +12,9 @@ def keep_freed_memory() -> bool:
     """Make the C library keep freed memory of tensors and images for the next ones.
 
     glibc gives large blocks back to the system when they are freed; each step then gets its
-    activations, and each image its pixels, as new pages, which the system must first fill with
-    zeros. The peak stays as it is; between the steps the process keeps what the largest one took.
-    A process that is forked later has the setting as well. The setting cannot be read or undone,
-    so that only the application makes it.
-
-    Returns:
-        Whether the C library took the setting; others than glibc have none.
+    activations as new pages, which the system must first fill with zeros. The peak stays as it is.
+    The setting cannot be undone, so that only the application makes it. Returns whether the C
+    library took it; others than glibc have none.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # glibc's malloc.h
     try:

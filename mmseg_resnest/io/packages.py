@@ -13,17 +13,9 @@ __all__ = ["needs_extra"]
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """The context in which optional packages are imported.
-
-    Args:
-        extra: The extra of this package that installs them.
-
-    Raises:
-        UserError: One is not installed; says what to install.
-    """
+    """Imports packages that an extra installs; raises UserError if one is missing."""
     try:
         yield
     except ImportError as error:
-        raise UserError(
-            "missing-package", error.name or extra, f"pip install 'mmseg-resnest[{extra}]'"
-        ) from error
+        message = f"pip install 'mmseg-resnest[{extra}]'"
+        raise UserError("missing-package", error.name or extra, message) from error

@@ -48,30 +48,15 @@ def in_parallel(
     unit: str = "file",
     progress: bool = True,
 ) -> Iterator[_R]:
-    """Calls a function on every job, in as many processes, in any order.
+    """Yields a function's results for all jobs, in any order, with a bar on a terminal.
 
-    Args:
-        function: It and its results must be possible to send to another process.
-        jobs: Its arguments.
-        processes: At most this many; 1 computes in this process.
-        label: What the progress bar is called.
-        unit: What the bar counts.
-        progress: Whether to show a bar on a terminal.
-
-    Yields:
-        The results.
+    ``function`` and its results are sent to other processes; 1 process is this one.
 
     Raises:
         UserError: A process died.
     """
-    bar = tqdm(
-        total=len(jobs),
-        desc=label,
-        unit=unit,
-        disable=None if progress else True,
-        smoothing=0.05,
-        dynamic_ncols=True,
-    )
+    disable = None if progress else True
+    bar = tqdm(desc=label, total=len(jobs), unit=unit, disable=disable, dynamic_ncols=True)
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     processes = max(1, min(processes, len(chunks)))
     if processes == 1:
@@ -102,12 +87,8 @@ def in_parallel(
                         yield result
                         bar.update()
     except BrokenProcessPool as error:
-        raise UserError(
-            "memory",
-            label,
-            "a process died, probably because memory ran out; run the command again with fewer "
-            "processes (--jobs or --workers)",
-        ) from error
+        message = "a process died, probably because memory ran out; run the command again with "
+        raise UserError("memory", label, f"{message}fewer --jobs or --workers") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

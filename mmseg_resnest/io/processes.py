@@ -25,11 +25,7 @@ def cpu_count() -> int:
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Make this worker process end within a second of its parent, and leave Ctrl-C to it.
-
-    Args:
-        parent: The parent's process id; None asks for it.
-    """
+    """Make this worker process end within a second of its parent, and leave Ctrl-C to it."""
     expected = os.getppid() if parent is None else parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -44,10 +40,8 @@ def end_with_parent(parent: int | None = None) -> None:
 def this_process() -> dict[str, Any]:
     """What tells this process apart, as plain data for a file.
 
-    Returns:
-        ``host``, ``pid``, ``machine`` (this start of the system, and the set of processes that is
-        seen in it; None if not on Linux) and ``process_start`` (in ticks since the system started;
-        None if not on Linux).
+    ``machine`` is this start of the system and the set of processes that is seen in it,
+    ``process_start`` is in ticks since then; None if not on Linux.
     """
     try:
         start = _start_of(os.getpid())
@@ -62,14 +56,10 @@ def this_process() -> dict[str, Any]:
 
 
 def is_alive(record: Mapping[str, Any]) -> bool | None:
-    """Whether the process that wrote a record still runs.
+    """Whether the process that wrote a record of :func:`this_process` still runs.
 
-    Args:
-        record: What :func:`this_process` returned, from a file; it may be anything.
-
-    Returns:
-        None where that cannot be found out: the process is of another host or another container.
-        False for this process itself: it has replaced itself (exec), or forgotten the record.
+    None where that cannot be found out: the process is of another host or another container. False
+    for this process itself: it has replaced itself (exec), or forgotten the record.
     """
     pid, start, machine = (record.get(key) for key in ("pid", "process_start", "machine"))
     if machine is None or machine != _machine():

@@ -9,14 +9,9 @@ __all__ = ["printable"]
 
 
 def printable(text: str | os.PathLike[str]) -> str:
-    r"""A text on one line without control characters, which UTF-8 can encode.
+    r"""A text on one line, which UTF-8 can encode.
 
-    Args:
-        text: A name or a path, with whatever bytes it holds.
-
-    Returns:
-        The text; line breaks, escape sequences of terminals, lone surrogates and their like are
-        written as ``\n``, ``\x1b``, ``\udc80``.
+    Line breaks, control characters and lone surrogates are written as ``\n``, ``\x1b``, ``\udc80``.
     """
     encodable = os.fspath(text).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in encodable)

@@ -1,11 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Whether outputs were made from the same inputs with the same settings, as ``make`` asks.
 
-A fingerprint stands for everything that an output is made from. A record beside the outputs, one
-JSON file that is replaced atomically, holds each output's fingerprint, size and modification time.
-An output is up to date if all three are as recorded.
-
-Source: GNU make's rule, with digests of the settings in place of times alone.
+A record beside the outputs, one JSON file that is replaced atomically, holds each output's size,
+modification time and fingerprint of what it was made from. An output is up to date if all three
+are as recorded.
 """
 
 from __future__ import annotations
@@ -83,16 +81,13 @@ class Record:
     Args:
         file: Where it is kept. A file that is missing or damaged is an empty record.
         folder: The folder that the names of outputs are relative to.
-
-    Attributes:
-        outputs: ``[fingerprint, size, mtime_ns, how]`` by name; ``how`` is the caller's word.
-        about: Other facts that the caller keeps, plain data.
     """
 
     def __init__(self, file: Path, folder: Path) -> None:
         self.file, self.folder = file, folder
+        # [fingerprint, size, mtime_ns, the caller's word for how] by name
         self.outputs: dict[str, list[Any]] = {}
-        self.about: dict[str, Any] = {}
+        self.about: dict[str, Any] = {}  # other plain data of the caller
         self._next = 0.0
         try:
             data = read_json(file, str(file))

@@ -14,13 +14,9 @@ def walk(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """As ``os.walk`` with ``followlinks``, but a link to a folder above itself ends there.
 
-    Args:
-        top: A folder; what cannot be listed is passed over.
-        above: Real paths of the folders that led here.
-
-    Yields:
-        Folder, names of the folders in it (sorted; remove one to leave it out), and names of the
-        other things in it (sorted).
+    Yields a folder, the names of the folders in it (remove one to leave it out) and of the other
+    things in it, both sorted. What cannot be listed is passed over. ``above``: real paths of the
+    folders that led here.
     """
     real = os.path.realpath(top)
     if real in above:

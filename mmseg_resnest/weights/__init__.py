@@ -16,8 +16,7 @@ from .cache import (
     verify,
 )
 from .catalogue import Entry, catalogue, did_you_mean, find
-from .convert import Conversion, analyse, convert_state_dict
-from .detect import detect_layout
+from .convert import Conversion, analyse, convert_state_dict, detect_layout
 from .export import EXPORT_LAYOUTS, export_state_dict
 from .load import load_checkpoint, load_training_checkpoint, resolve_checkpoint
 from .load_into import load_backbone, load_into

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UserError
+from ..io.contained import is_contained_member
 from .hashes import AGAIN
 from .state_dict import list_keys
 from .zip_directory import DEFLATED, STORED, Member
@@ -28,34 +29,17 @@ def is_torch_archive(members: Sequence[Member]) -> bool:
     return any(m.name.count("/") == 1 and m.name.endswith("/data.pkl") for m in members)
 
 
-def _is_safe(member: Member) -> bool:
-    name = member.name
-    return not (
-        member.link
-        or name.startswith(("/", "~"))
-        or any(character in name for character in "\\:\0")
-        or ".." in name.split("/")
-    )
-
-
 def unpack(file: BinaryIO, members: Sequence[Member], label: str, target: BinaryIO) -> str:
     """Writes the one checkpoint of a .zip to an open file; no name of the archive becomes a path.
 
-    Args:
-        file: The open archive.
-        members: What :func:`~mmseg_resnest.weights.zip_directory.read_directory` found in it.
-        label: How errors call it.
-        target: Where the checkpoint goes; what was written before an error stays there.
-
-    Returns:
-        The checkpoint's name in the archive.
+    Returns the checkpoint's name in the archive. What was written before an error stays.
 
     Raises:
         UserError: Paths that would leave their folder, links, more or less than one checkpoint, a
             password, an archive that unpacks to far more than its size, damage.
         OSError: ``target`` cannot be written.
     """
-    unsafe = [member.name for member in members if not _is_safe(member)]
+    unsafe = [m.name for m in members if m.link or not is_contained_member(m.name)]
     if unsafe:
         message = f"refused: it would unpack outside its folder: {list_keys(unsafe)}; {AGAIN}"
         raise UserError("unsafe-path", label, message)

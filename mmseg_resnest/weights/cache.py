@@ -17,17 +17,6 @@ from .catalogue import Entry, catalogue, find
 from .download import Limits, Wanted, fetch
 from .hashes import promised_digits
 
-__all__ = [
-    "cache_folder",
-    "cache_path",
-    "check_remote",
-    "download",
-    "download_file",
-    "is_address",
-    "is_remote",
-    "verify",
-]
-
 CACHE_VARIABLE = "MMSEG_RESNEST_CACHE"
 _ELSEWHERE = f"set {CACHE_VARIABLE} to use another folder"
 #: MMEngine's schemes and its lists of the addresses that their names stand for.
@@ -53,22 +42,16 @@ def cache_path(entry: Entry) -> Path:
 
 
 def verify(entry: Entry, path: Path | None = None) -> str | None:
-    """How a file's hash differs from the one that a catalogue entry has; None if it does not.
+    """How a file's hash differs from a catalogue entry's; None if it does not.
 
-    Args:
-        entry: The entry.
-        path: The file; None is the entry's place in the cache.
-
-    Raises:
-        UserError: The file cannot be read.
+    ``path`` None is the entry's place in the cache. Raises UserError if it cannot be read.
     """
-    path = cache_path(entry) if path is None else path
+    path = path or cache_path(entry)
     try:
         return _wanted_entry(entry).difference(path)
     except OSError as error:
-        raise UserError(
-            "unreadable", path, f"cannot be read ({error.strerror or error})"
-        ) from error
+        message = f"cannot be read ({error.strerror or error})"
+        raise UserError("unreadable", path, message) from error
 
 
 def is_address(source: str | Path) -> bool:
@@ -83,27 +66,20 @@ def is_remote(source: str | Path) -> bool:
 
 
 def check_remote(source: str) -> None:
-    """Check an address, or a catalogue name, without fetching anything.
-
-    Raises:
-        UserError: It has no file name, or there is no such name.
-    """
+    """Check an address or a catalogue name without fetching; raises UserError."""
     _wanted(source)
 
 
 def download(source: str, limits: Limits | None = None) -> Path:
     """The file of an address or a catalogue name in the cache, fetched if it is not there.
 
-    What is there, put there by an earlier download or by hand, is used if its hash is right. A
-    transfer that is cut off continues where it was, now or in a later run. Of several processes
-    that want the file one fetches it and the others wait.
+    A file that an earlier download or a person put there is used if its hash is right. A transfer
+    that is cut off continues where it was. Of several processes one fetches, the others wait.
 
     Args:
-        source: A name of the catalogue, or an http or https address, or ``open-mmlab://NAME``,
-            ``mmcls://NAME``, ``torchvision://NAME``. An address of the catalogue stands for its
-            entry: it has the entry's hash and its other addresses.
-        limits: How long to try; None is the defaults, with the time-out in seconds of the
-            environment variable ``MMSEG_RESNEST_TIMEOUT``.
+        source: A name or an address of the catalogue, another http or https address, or
+            ``open-mmlab://NAME``, ``mmcls://NAME``, ``torchvision://NAME``.
+        limits: None is the defaults and the time-out of ``MMSEG_RESNEST_TIMEOUT``, in seconds.
 
     Returns:
         The file's path: of a published .zip the checkpoint in it, unpacked.
@@ -125,16 +101,8 @@ def download_file(
 ) -> Path:
     """A published file other than a checkpoint, fetched like :func:`download` if it is not there.
 
-    Args:
-        url: An http or https address.
-        path: Where it goes.
-        digest: What it must hash to; None where nobody says.
-        algorithm: Of the hash, a name of ``hashlib``.
-        elsewhere: How to have it in another folder, for messages.
-        limits: How long to try, as for :func:`download`.
-
-    Returns:
-        ``path``.
+    ``digest`` is the hash it must have, if known, ``algorithm`` a name of ``hashlib``;
+    ``elsewhere`` says in errors how to have it in another folder. Returns ``path``.
 
     Raises:
         UserError: As :func:`download`.

@@ -36,17 +36,11 @@ _PAGE = (b"<!doctype", b"<html", b"<?xml", b"<head")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to try.
+    """How long to try."""
 
-    Attributes:
-        timeout: Seconds to wait for a connection, for an answer, and for the next bytes.
-        tries: Attempts for each address.
-        backoff: Seconds of pause, doubled before each further attempt.
-    """
-
-    timeout: float = 30.0
-    tries: int = 3
-    backoff: float = 1.0
+    timeout: float = 30.0  # seconds for a connection, for an answer, and for the next bytes
+    tries: int = 3  # for each address
+    backoff: float = 1.0  # seconds of pause, doubled before each further attempt
 
 
 class _WrongFile(HttpError):
@@ -55,24 +49,17 @@ class _WrongFile(HttpError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to have.
+    """A file to fetch from one of ``urls``, tried in turn, to ``path``.
 
-    Attributes:
-        label: What the user called it.
-        path: Where it goes.
-        urls: Where it is, tried in turn. One that ends in .zip where ``path`` does not holds it
-            as its one member.
-        digest: The first digits of its hash, or all; None if nobody says.
-        algorithm: Of the hash; None is SHA-256 or SHA-1.
-        elsewhere: How to have it in another folder, for messages.
+    A url that ends in .zip where ``path`` does not holds the file as its one member.
     """
 
-    label: str
+    label: str  # what the user called it
     path: Path
     urls: tuple[str, ...]
-    digest: str | None
-    algorithm: str | None
-    elsewhere: str
+    digest: str | None  # the first digits of its hash, or all
+    algorithm: str | None  # None is SHA-256 or SHA-1
+    elsewhere: str  # how to have it in another folder, for messages
 
     def difference(self, file: Path) -> str | None:
         """How the file's hash differs from the one it must have, if one is known."""
@@ -87,11 +74,7 @@ class Wanted:
 
 
 def default_limits() -> Limits:
-    """The limits that the environment sets.
-
-    Raises:
-        UserError: The environment variable is not a number of seconds.
-    """
+    """The limits that the environment sets; raises UserError if it is not a number."""
     text = os.environ.get(TIMEOUT_VARIABLE, "30")
     if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
         raise UserError("environment", TIMEOUT_VARIABLE, f"{text!r} is not a number of seconds")
@@ -159,11 +142,7 @@ def _get(wanted: Wanted, limits: Limits) -> None:
 
 
 def _fetch(wanted: Wanted, url: str, part: Path, limits: Limits) -> None:
-    """Bring the wanted file from one address to its place, through a partial file beside it.
-
-    Raises:
-        HttpError: That address does not give it.
-    """
+    """Bring the wanted file from one address to its place; raises HttpError."""
     from urllib3.exceptions import InvalidHeader, MaxRetryError
     from urllib3.util import Retry
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import layouts
-from .convert import analyse
-from .detect import has_split_attention
+from .convert import analyse, has_split_attention
 from .state_dict import list_keys
 
 __all__ = ["EXPORT_LAYOUTS", "export_state_dict"]

@@ -37,12 +37,9 @@ def hex_digests(file: BinaryIO, *algorithms: str) -> list[str]:
 
 
 def difference(file: BinaryIO, digest: str, algorithm: str | None = None) -> str | None:
-    """How the hash of a file differs from the one that it must have; None if it does not.
+    """How a file's hash differs from ``digest`` (all its digits, or the first); None if not.
 
-    Args:
-        file: An open binary file.
-        digest: The first digits of the hash, or all.
-        algorithm: ``sha256`` or ``sha1``; None takes either.
+    ``algorithm`` None takes SHA-256 or SHA-1.
     """
     algorithms = [algorithm] if algorithm else ["sha256", "sha1"]
     found = hex_digests(file, *algorithms)
@@ -56,11 +53,7 @@ def difference(file: BinaryIO, digest: str, algorithm: str | None = None) -> str
 
 
 def check_promise(file: BinaryIO, name: str, label: str) -> None:
-    """Compares a file with the hash that its name promises, if it does.
-
-    Raises:
-        UserError: They differ.
-    """
+    """Compares a file with the hash that its name promises, if any; raises UserError."""
     digits = promised_digits(name)
     wrong = difference(file, digits) if digits else None
     if wrong:

@@ -175,12 +175,8 @@ def _lateral_count(modules: set[str], prefix: str) -> int:
 def foreign_head_table(layout: str, modules: set[str]) -> dict[str, tuple[str, str]]:
     """Which head these modules of a ``published`` or ``gluoncv`` checkpoint are.
 
-    Args:
-        layout: ``published`` or ``gluoncv``.
-        modules: The head's modules without the head's prefix.
-
-    Returns:
-        ``{their module: (our module, kind)}``, every module that the head must have.
+    Returns ``{their module: (our module, kind)}``, every module that the head must have, without
+    the head's prefix.
     """
     if layout == "gluoncv":
         return _deeplab("aspp.concurent.") if _has(modules, "aspp") else _GLUON_FCN
@@ -199,14 +195,9 @@ def foreign_head_table(layout: str, modules: set[str]) -> dict[str, tuple[str, s
 
 
 def published_head_table(modules: set[str]) -> dict[str, str]:
-    """The published names of one of our heads.
+    """``{our module: published module}`` of the published head that fits our modules best.
 
-    Args:
-        modules: The head's modules without ``decode_head.`` or ``auxiliary_head.``.
-
-    Returns:
-        ``{our module: published module}`` of the published head that fits best; modules of other
-        heads are not in it.
+    Modules of other heads are not in it.
     """
     if _has(modules, "aspp", "project"):
         table = _deeplab("aspp.b")

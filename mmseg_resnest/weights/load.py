@@ -32,11 +32,7 @@ __all__ = ["load_checkpoint", "load_record", "load_training_checkpoint", "resolv
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """The file that ``name_or_path`` means; what is not on this machine is fetched first.
-
-    Args:
-        name_or_path: A path, an address (:func:`~mmseg_resnest.weights.download.download`), or a
-            name of the catalogue. A file that exists goes before a name.
+    """The file of a path, an address or a catalogue name (in this order), fetched if need be.
 
     Raises:
         UserError: There is no such file or name, it is a folder, it is empty, or it cannot be
@@ -149,13 +145,7 @@ def load_checkpoint(
 
 
 def load_record(name_or_path: str | Path) -> dict[str, Any]:
-    """Reads everything in a checkpoint file, whatever it holds; nothing in the file is ever run.
-
-    Args:
-        name_or_path: As for :func:`load_checkpoint`.
-
-    Returns:
-        The record as plain data on the CPU, see :func:`load_training_checkpoint`.
+    """Reads a checkpoint file whatever it holds: plain data, as :func:`load_training_checkpoint`.
 
     Raises:
         UserError: As in :func:`load_checkpoint`, or the record is not a mapping.

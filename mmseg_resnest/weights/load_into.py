@@ -165,12 +165,7 @@ def _below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sharded_like(value: Tensor, target: Tensor) -> Tensor:
-    """A whole tensor as the parts of a ``DTensor`` like another one; as it is for a plain one.
-
-    Args:
-        value: Whole, and the same on every process.
-        target: Of the same shape.
-    """
+    """A tensor, the same on every process, sharded like ``target`` if that is a ``DTensor``."""
     if not hasattr(target, "device_mesh"):
         return value
     from torch.distributed.tensor import distribute_tensor

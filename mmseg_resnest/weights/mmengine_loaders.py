@@ -23,24 +23,16 @@ from .state_dict import as_tensor, check_names
 
 # The prefixes (regular expressions) that MMEngine registers.
 _OURS = (
-    "",
-    "http://",
-    "https://",
-    "open-mmlab://",
-    "openmmlab://",
-    "mmcls://",
-    "torchvision://",
-    "modelzoo://",
+    *("", "http://", "https://", "open-mmlab://", "openmmlab://"),
+    *("mmcls://", "torchvision://", "modelzoo://"),
 )
 _REFUSED = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
 
 
 def load_from_mmseg_resnest(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """What MMEngine calls to read a checkpoint: the record of the file, on the CPU.
+    """What MMEngine calls to read a checkpoint: the record of a path, an address or a name.
 
-    Args:
-        filename: A path, an address or a name of the catalogue.
-        map_location: Not used; whoever loads the tensors into a model copies them to where it is.
+    It is on the CPU whatever ``map_location`` says: a model copies it to where it is.
 
     Raises:
         UserError: The file cannot be fetched or read, holds more than tensors and plain data, or
@@ -60,22 +52,14 @@ def load_from_mmseg_resnest(filename: str, map_location: Any = None) -> dict[str
 
 
 def refuse(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Stands for MMEngine's loaders of storage services, which unpickle what they get.
-
-    Raises:
-        UserError: Always.
-    """
+    """Stands for MMEngine's loaders of storage services, which unpickle what they get."""
     message = "files of storage services are not read; fetch it yourself and give its path, or "
     message += "give an https:// address"
     raise UserError("argument", f"checkpoint {filename}", message)
 
 
 def read_any(filename: str) -> dict[str, Any]:
-    """Read a checkpoint by path, address or name, whatever MMEngine scheme it has.
-
-    Raises:
-        UserError: As :func:`load_from_mmseg_resnest` and :func:`refuse`.
-    """
+    """Read a checkpoint by path, address or name, or refuse its scheme, as the loaders do."""
     read = refuse if any(re.match(start, filename) for start in _REFUSED) else None
     return (read or load_from_mmseg_resnest)(filename)
 

@@ -105,13 +105,9 @@ def _read_array(reader: _Reader) -> np.ndarray:
 def read_params(file: BinaryIO, label: str) -> dict[str, np.ndarray]:
     """Reads one MXNet ``.params`` file.
 
-    Args:
-        file: An open, seekable binary file.
-        label: How errors call it (its path).
-
     Returns:
-        The arrays under their names, in the order of the file, without the ``arg:`` and ``aux:``
-        that some writers put before them. The arrays are writable and own their memory.
+        The arrays, writable, in the order of the file, under their names without ``arg:`` and
+        ``aux:``.
 
     Raises:
         UserError: The file is truncated, damaged, of another format, holds sparse arrays or

@@ -16,20 +16,14 @@ _STATISTICS = ("running_mean", "running_var")
 
 
 class Part:
-    """A part of a checkpoint (backbone or head) on its way to our names.
-
-    Attributes:
-        keys: Source key to our key, both without the part's prefix.
-        missing: Keys that the part must have and has not, in the source's names.
-        unknown: Source keys without a place.
-    """
+    """A part of a checkpoint (backbone or head) on its way to our names, without its prefix."""
 
     def __init__(self, keys: Iterable[str], leaves: Mapping[str, str] | None = None) -> None:
         self._leaves = dict(leaves or {})
         self.source: dict[str, dict[str, str]] = {}  # module -> {our leaf: source key}
-        self.keys: dict[str, str] = {}
-        self.missing: list[str] = []
-        self.unknown: list[str] = []
+        self.keys: dict[str, str] = {}  # source key -> our key
+        self.missing: list[str] = []  # keys that it must have, in the source's names
+        self.unknown: list[str] = []  # source keys without a place
         for key in keys:
             module, _, leaf = key.rpartition(".")
             there = self.source.setdefault(module, {})

@@ -25,11 +25,7 @@ _MAX_ARRAY_DIMS = 32
 
 
 class NotAllowed(Exception):
-    """A pickle asks for something else than plain data; ``name`` says for what."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    """A pickle asks for something else than plain data: its argument is the name."""
 
 
 class Damaged(Exception):
@@ -82,18 +78,13 @@ class Storage:
 
 
 class Unfinished:
-    """An object of which a pickle has not set the state yet.
-
-    Attributes:
-        finish: Makes the object of the state.
-        key: Where the reader remembers it, until it is finished.
-    """
+    """An object of which a pickle has not set the state yet; ``finish`` makes it of the state."""
 
     __slots__ = ("finish", "key")
 
     def __init__(self, finish: Callable[[Budget, Any], Any]) -> None:
         self.finish = finish
-        self.key: int | None = None
+        self.key: int | None = None  # where the reader remembers it, until it is finished
 
 
 # --- tensors --------------------------------------------------------------------------------
@@ -108,9 +99,18 @@ def _is_shape(value: Any, most: int = _MAX_DIMS) -> bool:
 
 
 def _tensor(
-    budget: Budget, storage: Any, dtype: Any, offset: Any, size: Any, stride: Any
+    budget: Budget,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    requires_grad: Any = False,
+    _hooks: Any = None,
+    dtype: Any = None,
+    *metadata: Any,
 ) -> Tensor:
     """A tensor that lies within its storage."""
+    dtype = dtype or getattr(storage, "dtype", None)
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise Damaged("a tensor without a storage")
     shapes = (size, stride, (offset,))
@@ -120,27 +120,10 @@ def _tensor(
     last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else -1
     if (offset + last + 1) * dtype.itemsize > storage.untyped.nbytes():
         raise Damaged("a tensor reaches beyond its storage")
-    budget.spend(count * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(storage.untyped, offset, size, stride)
-
-
-def _rebuild_tensor(budget: Budget, args: tuple) -> Tensor:
-    storage, offset, size, stride = args
-    return _tensor(budget, storage, getattr(storage, "dtype", None), offset, size, stride)
-
-
-def _rebuild_tensor_v2(budget: Budget, args: tuple) -> Tensor:
-    storage, offset, size, stride, requires_grad, _hooks, *metadata = args
-    dtype = getattr(storage, "dtype", None)
-    args = storage, offset, size, stride, requires_grad, _hooks, dtype, *metadata
-    return _rebuild_tensor_v3(budget, args)
-
-
-def _rebuild_tensor_v3(budget: Budget, args: tuple) -> Tensor:
-    storage, offset, size, stride, requires_grad, _hooks, dtype, *metadata = args
-    tensor = _tensor(budget, storage, dtype, offset, size, stride)
     if any(metadata):
         raise Damaged("a tensor that is conjugate or negative by a flag")
+    budget.spend(count * dtype.itemsize)
+    tensor = torch.empty(0, dtype=dtype).set_(storage.untyped, offset, size, stride)
     if requires_grad is True and (tensor.is_floating_point() or tensor.is_complex()):
         tensor.requires_grad_()
     return tensor
@@ -165,9 +148,12 @@ def _rebuild_from_type(budget: Budget, args: tuple) -> Any:
 
 _TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 _TENSOR_FUNCTIONS: dict[str, Callable[[Budget, tuple], Any]] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor_v2,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
+    "torch._utils._rebuild_tensor": lambda budget, args: _tensor(budget, *args),
+    # without the type of the elements, which is its storage's
+    "torch._utils._rebuild_tensor_v2": lambda budget, args: _tensor(
+        budget, *args[:6], None, *args[6:]
+    ),
+    "torch._utils._rebuild_tensor_v3": lambda budget, args: _tensor(budget, *args),
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
 }

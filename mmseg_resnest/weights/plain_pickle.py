@@ -1,12 +1,10 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Reads pickles of tensors and plain data; nothing that a pickle names is ever called.
 
-A pickle is a program for a small stack machine. This is such a machine that knows only the
-instructions that ``torch.save`` writes, and for which a name is a row of the table in
-:mod:`~mmseg_resnest.weights.pickle_names`: a value, or a function there that checks what it is
-given. A name that is not in the table ends the reading. Memory is bounded by the size of the file:
-every size that a pickle states is checked against what is there before anything is allocated, and
-what copies data has a budget.
+A pickle is a program for a stack machine. This machine knows only the instructions that
+``torch.save`` writes; a name is a row of the table in :mod:`.pickle_names` (a value, or a function
+that checks its arguments) or ends the reading. Memory is bounded by the size of the file: sizes in
+a pickle are checked before anything is allocated, and what copies data has a budget.
 """
 
 from __future__ import annotations
@@ -164,16 +162,13 @@ class _Machine:
         if isinstance(value, Unfinished):
             value.key = key
 
-    def protocol(self) -> None:
-        self._take(1)
-
 
 def _pusher(make: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     return lambda machine: machine._push(make(machine))
 
 
-_INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {
-    pickle.PROTO: _Machine.protocol,
+_INSTRUCTIONS: dict[bytes, Callable[[_Machine], object]] = {
+    pickle.PROTO: lambda machine: machine._take(1),
     pickle.MARK: _Machine.mark,
     pickle.GLOBAL: _Machine.name,
     pickle.REDUCE: _Machine.call,
@@ -211,14 +206,13 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {
 def read_pickle(
     file: BinaryIO, end: int, budget: Budget, storage: Callable[[tuple], Storage]
 ) -> Any:
-    """Reads one pickle from where an open file stands.
+    """Reads one pickle from where an open file stands; it then stands behind the pickle.
 
     Args:
-        file: The file; afterwards it stands behind the pickle.
-        end: Where the file's part that belongs to the pickle ends at the latest, bytes.
+        file: The file.
+        end: Where the pickle ends at the latest, bytes from the file's beginning.
         budget: Of the whole file.
-        storage: Gives the storage that a persistent id (a tuple of plain data, and
-            :class:`StorageType`) refers to.
+        storage: Gives the storage that a persistent id refers to.
 
     Returns:
         Dictionaries, lists, tuples, sets, numbers, text, bytes, tensors, parameters, torch's types

@@ -49,10 +49,6 @@ class _Unusable(Exception):
 def read_safetensors(file: BinaryIO, label: str) -> dict[str, Tensor]:
     """The tensors of a file, in the order of its header.
 
-    Args:
-        file: The open file, seekable.
-        label: How errors call it.
-
     Raises:
         UserError: The file is truncated, damaged, of another format, names a tensor twice, or
             holds a type that PyTorch lacks.

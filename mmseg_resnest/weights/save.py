@@ -16,12 +16,7 @@ SUFFIXES = (".pth", ".safetensors")
 
 
 def check_target(path: str | Path, force: bool = False) -> Path:
-    """The path to write a checkpoint to.
-
-    Raises:
-        UserError: The suffix is unknown, the folder does not exist, or there is a file already
-            and ``force`` is not given.
-    """
+    """The path to write a checkpoint to; raises UserError if it cannot be that."""
     target = Path(path).expanduser()
     if target.suffix not in SUFFIXES:
         raise UserError("argument", target, f"the name must end in {' or '.join(SUFFIXES)}")
@@ -39,19 +34,16 @@ def save_state_dict(
 ) -> Path:
     """Writes tensors and nothing else, as a plain mapping.
 
-    The file appears under its name when it is complete and on the disk; an attempt that fails
-    leaves nothing behind, and what was there before stays.
+    The write is atomic: when it fails, what was there before stays.
 
     Args:
         state_dict: Names to tensors.
-        path: Ends in ``.pth`` (``torch.save``) or ``.safetensors``.
+        path: Ends in ``.pth`` (``torch.save``) or ``.safetensors``; returned.
         force: Replace a file that is there.
 
-    Returns:
-        The path.
-
     Raises:
-        UserError: See :func:`check_target`; or the folder cannot be written.
+        UserError: The suffix is unknown, the folder does not exist or cannot be written, or there
+            is a file already.
     """
     target = check_target(path, force)
     # a tensor of its own, so that no file carries the rest of a storage of which it was a view

@@ -38,11 +38,7 @@ def _shown(key: str) -> str:
 
 
 def check_names(state_dict: Any, label: str = "state dict") -> Mapping[str, Any]:
-    """A state dict, checked to be a mapping whose keys can be names of tensors.
-
-    Raises:
-        UserError: It is not a mapping, or a key is not a text or too long.
-    """
+    """The state dict, if it is a mapping whose keys are texts of names' length; or UserError."""
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
         message = "does not hold a state dict (a mapping from names to tensors)"
         raise UserError("checkpoint", label, message)
@@ -58,10 +54,6 @@ def unwrap_state_dict(record: Any, label: str = "state dict") -> dict[str, Any]:
 
     Looks under ``state_dict``, ``model_state_dict`` and ``model``, and takes ``module.`` and
     ``_orig_mod.`` off when every key has it.
-
-    Args:
-        record: What a file holds.
-        label: What to call it in errors.
 
     Raises:
         UserError: It is not a mapping with text keys, or is empty, or a key is too long.
@@ -85,15 +77,9 @@ def unwrap_state_dict(record: Any, label: str = "state dict") -> dict[str, Any]:
 
 
 def as_tensor(name: str, value: Any, label: str = "state dict") -> Tensor:
-    """``value`` as a plain tensor of the same type, sharing its memory where that is possible.
+    """A tensor or an array as a plain tensor, sharing its memory where that is possible.
 
-    Args:
-        name: Its key.
-        value: A tensor or an array.
-        label: What to call the state dict in errors.
-
-    Raises:
-        UserError: ``value`` is neither a dense tensor nor a numeric array.
+    Raises UserError if it is neither a dense tensor nor a numeric array.
     """
     subject = f"{label}: key {_shown(name)}"
     if isinstance(value, Tensor):

@@ -34,14 +34,9 @@ _FLOOR = 64 << 20
 
 
 def read_torch(file: BinaryIO, label: str) -> Any:
-    """The record of a file written by ``torch.save``; nothing in the file is ever run.
+    """The record of a file that ``torch.save`` wrote, as :func:`.plain_pickle.read_pickle` reads.
 
-    Args:
-        file: The open file.
-        label: How errors call it.
-
-    Returns:
-        As :func:`~mmseg_resnest.weights.plain_pickle.read_pickle`, on the CPU.
+    Nothing in the file is ever run; tensors are on the CPU.
 
     Raises:
         UserError: The file is truncated, damaged, of another format, asks for more than tensors
@@ -63,13 +58,14 @@ def read_torch(file: BinaryIO, label: str) -> Any:
     except UserError:
         raise
     except NotAllowed as error:
-        if error.name.startswith("torch._utils._rebuild_"):
+        name = str(error)
+        if name.startswith("torch._utils._rebuild_"):
             message = "holds a sparse, quantised or nested tensor, or one without values; only "
             raise UserError("checkpoint", label, f"{message}dense ones are supported") from error
         raise UserError(
             "checkpoint-unsafe",
             label,
-            f"refused, and nothing was run: it asks for {error.name[:100]!r}, which is neither a "
+            f"refused, and nothing was run: it asks for {name[:100]!r}, which is neither a "
             "tensor nor plain data and could run any program. Get the weights from their "
             "publisher, or have whoever made the file save the state dict alone",
         ) from error
@@ -85,37 +81,27 @@ def _budget(size: int) -> Budget:
     return Budget(_MOST_USES * size + _FLOOR)
 
 
-def _reference(reference: tuple) -> tuple[StorageType, str, int]:
-    """Type, key and number of elements of a reference to a storage."""
-    if len(reference) < 5 or reference[0] != "storage":
-        raise Damaged("a damaged reference to a storage")
-    kind, key, _location, count = reference[1:5]
-    if (
-        not isinstance(kind, StorageType)
-        or not isinstance(key, str)
-        or not re.fullmatch(r"[\w.-]{1,100}", key)
-        or type(count) is not int
-        or count < 0
-    ):
-        raise Damaged("a damaged reference to a storage")
-    if any(item is not None for item in reference[5:]):
-        raise Damaged("a storage that is part of another one")
-    return kind, key, count
-
-
 class _Storages:
-    """The storages of a file, each made once.
-
-    Args:
-        make: Gives the memory, (number of bytes,) of uint8, for a key and a number of bytes.
-    """
+    """The storages of a file, each made once, by ``make(key, number of bytes)``."""
 
     def __init__(self, make: Callable[[str, int], torch.Tensor]) -> None:
         self._make = make
         self.found: dict[str, Storage] = {}
 
     def __call__(self, reference: tuple) -> Storage:
-        kind, key, count = _reference(reference)
+        if len(reference) < 5 or reference[0] != "storage":
+            raise Damaged("a damaged reference to a storage")
+        kind, key, _location, count, *view = reference[1:]
+        if not (
+            isinstance(kind, StorageType)
+            and isinstance(key, str)
+            and re.fullmatch(r"[\w.-]{1,100}", key)
+            and type(count) is int
+            and count >= 0
+        ):
+            raise Damaged("a damaged reference to a storage")
+        if any(item is not None for item in view):
+            raise Damaged("a storage that is part of another one")
         size = count * kind.dtype.itemsize
         storage = self.found.get(key)
         if storage is None:

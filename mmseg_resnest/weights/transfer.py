@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from ..io.http import HttpError, announced_size, open_address, read_body, status_text
 
-__all__ = ["forget", "say", "size_of", "transfer"]
-
 #: The largest file that is fetched, bytes; data sets have 20 GB.
 _MAX_BYTES = 64 << 30
 #: Files that a server may label as compressed, for they are.
@@ -47,14 +45,8 @@ def _notes(part: Path, url: str) -> dict[str, Any]:
 def transfer(url: str, part: Path, timeout: float, has_hash: bool) -> bool:
     """Bring the file of an address into a partial file, from where that ends.
 
-    Args:
-        url: The address.
-        part: ``.NAME.part``; beside it ``.NAME.json`` holds what continuing it needs.
-        timeout: Seconds, see :func:`~mmseg_resnest.io.http.open_address`.
-        has_hash: Whether the complete file will be compared with a hash.
-
-    Returns:
-        Whether it continued what was there.
+    The part is ``.NAME.part``; beside it ``.NAME.json`` holds what continuing it needs. Returns
+    whether it continued what was there. ``has_hash``: the complete file will be compared with one.
 
     Raises:
         HttpError: It did not arrive; what came is kept.

@@ -39,27 +39,16 @@ class _Disagreement(Exception):
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive.
+    """One file of an archive, as the archive says."""
 
-    Attributes:
-        name: As it stands in the archive; not a path to write to.
-        offset: Where its data starts in the archive, bytes.
-        packed: Size of that data, bytes.
-        size: Size of the file that it unpacks to, as the archive says, bytes.
-        method: How it is packed: :data:`STORED`, :data:`DEFLATED` or another number.
-        crc: CRC-32 of the unpacked file, as the archive says.
-        encrypted: Whether a password is needed.
-        link: Whether it is a symbolic link.
-    """
-
-    name: str
-    offset: int
-    packed: int
-    size: int
-    method: int
-    crc: int
+    name: str  # not a path to write to
+    offset: int  # of its data in the archive, bytes
+    packed: int  # size of that data, bytes
+    size: int  # of what it unpacks to, bytes
+    method: int  # STORED, DEFLATED or another number
+    crc: int  # CRC-32 of what it unpacks to
     encrypted: bool
-    link: bool
+    link: bool  # a symbolic link
 
     @property
     def is_folder(self) -> bool:
@@ -69,10 +58,6 @@ class Member:
 
 def read_directory(file: BinaryIO, label: str) -> list[Member]:
     """The members of an archive, in the order of its directory.
-
-    Args:
-        file: The open archive, seekable.
-        label: How errors call it.
 
     Raises:
         UserError: It is not a .zip, is damaged, or readers could disagree about it.
@@ -133,19 +118,12 @@ def _find_directory(file: BinaryIO, size: int) -> tuple[int, int, int, int]:
         )
         if signature != b"PK\6\6" or rest != _END64.size - 12:
             raise _Disagreement("its 64-bit end record is of another size")
-        here64, count64, length64, start64 = large
-        for small, wide, most in (
-            (disk, disk64, 0xFFFF),
-            (directory_disk, directory_disk64, 0xFFFF),
-            (here, here64, 0xFFFF),
-            (count, count64, 0xFFFF),
-            (length, length64, _IN_EXTRA),
-            (start, start64, _IN_EXTRA),
-        ):
-            if small not in (wide, most):
-                raise _Disagreement("its two end records differ")
-        disk, directory_disk = disk64, directory_disk64
-        here, count, length, start = here64, count64, length64, start64
+        small = (disk, directory_disk, here, count, length, start)
+        wide = (disk64, directory_disk64, *large)
+        most = (*[0xFFFF] * 4, *[_IN_EXTRA] * 2)
+        if any(s not in (w, m) for s, w, m in zip(small, wide, most, strict=True)):
+            raise _Disagreement("its two end records differ")
+        disk, directory_disk, here, count, length, start = wide
     if disk or directory_disk or here != count:
         raise _Disagreement("parts of it are in other files")
     return at, count, start, length
@@ -189,16 +167,8 @@ def _entry(
         raise _Disagreement("a member whose header differs from the directory")
     if method == STORED and packed != size and not flags & _ENCRYPTED:
         raise _Disagreement("a member of two sizes")
-    member = Member(
-        name,
-        data,
-        packed,
-        size,
-        method,
-        crc,
-        bool(flags & _ENCRYPTED),
-        stat.S_ISLNK(attributes >> 16),
-    )
+    encrypted, link = bool(flags & _ENCRYPTED), stat.S_ISLNK(attributes >> 16)
+    member = Member(name, data, packed, size, method, crc, encrypted, link)
     return member, (offset, data + packed, bool(flags & _SIZES_FOLLOW)), following
 
 
