@@ -11,9 +11,12 @@ place reaches the largest over all classes of their smallest places. A trained n
 two candidates in most cells; where there is one, nothing is interpolated. Where there are many, and
 on a GPU, the whole map is computed block by block.
 
-Labels are those of :func:`plain_label_map` wherever the best two classes differ by more than the
-rounding of the sums, which are taken in another order. Of exactly equal scores the lowest class
-wins, as with ``argmax``; scores that are equal only before they are rounded may fall either way.
+One resize on a CPU gives ``interpolate``'s own scores, bit by bit, and so the labels of
+:func:`plain_label_map`: both take fused multiply-adds along the width, then along the height, from
+the last place to the first. (Torch sums otherwise where height + width of the result are at most
+256, and for scores that lie channels last.) Two resizes are one sum here, while the stack rounds
+the map between them: labels then differ only where the best two classes differ by less than
+rounding. Of equal scores the lowest class wins, as with ``argmax``.
 Scores are expected to be finite: NaN or infinity give a class, but an undefined one.
 """
 
@@ -138,6 +141,7 @@ def _label_blocks(
     operators: Sequence[Resampling], images: Sequence[Tensor], out: Tensor, softmax: bool = False
 ) -> None:
     """Writes the labels of the sum of views (C, h, w) to ``out`` (H, W)."""
+    images = [image.flip(1, 2) for image in images]
     for rows, columns in blocks(*out.shape):
         views = [
             operator.tiles(image, rows, columns)
@@ -334,9 +338,9 @@ class _Cells:
 
 
 def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
-    total = values[0] * weights[0]
-    for value, weight in zip(values[1:], weights[1:], strict=True):
-        total.addcmul_(value, weight)
+    total = values[-1] * weights[-1]  # the last place first, as `interpolate` does
+    for place in range(len(values) - 2, -1, -1):
+        total.addcmul_(values[place], weights[place])
     return total
 
 

@@ -170,38 +170,39 @@ class Resampling:
         self.dtype = dtype
         self.rows = Axis(size[0], steps, 0, dtype)
         self.columns = Axis(size[1], steps, 1, dtype)
+        # Flipped: a product adds up its places in order, `interpolate` begins with the last one.
         # A copy from pageable memory is staged at once: nothing waits for the GPU.
-        self._down = self.rows.matrix.to(device, non_blocking=True)
-        self._across = self.columns.matrix.t().contiguous().to(device, non_blocking=True)
+        self._down = self.rows.matrix.flip(1).to(device, non_blocking=True)
+        self._across = self.columns.matrix.t().flip(0).contiguous().to(device, non_blocking=True)
 
-    def tiles(self, scores: Tensor, rows: slice, columns: slice) -> Iterator[tuple[slice, Tensor]]:
+    def tiles(
+        self, flipped: Tensor, rows: slice, columns: slice, top: int = 0
+    ) -> Iterator[tuple[slice, Tensor]]:
         """The resulting scores of a block, some rows at a time.
 
         Args:
-            scores: (C, h, w).
-            rows: Rows of the result.
+            flipped: (C, k, w) rows of the scores, flipped along height and width.
+            rows: Rows of the result; they are made from the rows given.
             columns: Columns of the result.
+            top: Which row of the scores is the first one given.
 
         Yields:
             Rows of the result, and their scores (r, C, columns).
         """
-        places = scores[:, self.rows.source(rows), self.columns.source(columns)]
-        yield from self._tiles(places, rows, columns)
-
-    def _tiles(self, places: Tensor, rows: slice, columns: slice) -> Iterator[tuple[slice, Tensor]]:
-        """:meth:`tiles` from the places alone that the block is made from, (C, k, l)."""
-        top = self.rows.source(rows).start
-        classes, count, length = places.shape
+        bottom, length = top + flipped.shape[1], flipped.shape[2]
+        source, across = self.rows.source(rows), self.columns.source(columns)
+        places = flipped[:, _flipped(source, bottom), _flipped(across, length)]
+        classes, count, _ = places.shape
         width = columns.stop - columns.start
-        weights = self._across[self.columns.source(columns), columns]
-        wide = _product(places.transpose(0, 1).reshape(count * classes, length), weights)
+        lines = places.transpose(0, 1).reshape(count * classes, -1)
+        wide = _product(lines, self._across[_flipped(across, length), columns])
         wide = wide.view(count, classes * width)
         row_bytes = classes * width * wide.element_size()
-        for first, last in pieces(rows.stop - rows.start, row_bytes, places.device):
+        for first, last in pieces(rows.stop - rows.start, row_bytes, wide.device):
             part = slice(rows.start + first, rows.start + last)
-            source = self.rows.source(part)
-            near = wide[source.start - top : source.stop - top]
-            tile = _product(self._down[part, source], near)
+            near = self.rows.source(part)
+            weights = self._down[part, _flipped(near, self._down.shape[1])]
+            tile = _product(weights, wide[_flipped(near, source.stop)])
             yield part, tile.view(last - first, classes, width)
 
     def add(
@@ -222,11 +223,10 @@ class Resampling:
             exponential: Whether the exponential of the resulting scores is added.
         """
         rows = rows or slice(0, self.rows.size)
+        flipped = scores.flip(1, 2)
         for down, across in blocks(rows.stop - rows.start, self.columns.size):
             down = slice(down.start + rows.start, down.stop + rows.start)
-            source = self.rows.source(down)
-            places = scores[:, source.start - top : source.stop - top, self.columns.source(across)]
-            for part, tile in self._tiles(places, down, across):
+            for part, tile in self.tiles(flipped, down, across, top):
                 total[:, part, across] += (tile.exp_() if exponential else tile).transpose(0, 1)
 
 
@@ -261,6 +261,10 @@ def pieces(rows: int, row_bytes: int, device: torch.device) -> Iterator[tuple[in
     step = max(_TILE_BYTES["cpu" if device.type == "cpu" else "cuda"] // max(row_bytes, 1), 1)
     for first in range(0, rows, step):
         yield first, min(first + step, rows)
+
+
+def _flipped(places: slice, length: int) -> slice:
+    return slice(length - places.stop, length - places.start)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -123,6 +123,21 @@ def test_labels_at_the_sizes_of_ade20k(align_corners, kind):
     assert equal >= 0.9999
 
 
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="sums in another order"
+)
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_one_resize_is_that_of_interpolate_bit_by_bit(align_corners):
+    scores = torch.randn(1, 20, 33, 41, generator=torch.Generator().manual_seed(0))
+    step = Resize((200, 321), align_corners)
+    total = torch.zeros(20, 200, 321)
+    add_resized(total, scores[0], [step])
+    assert torch.equal(total, step(scores)[0])
+    regions = region_scores(20, 24).round()  # equal scores in many places
+    for each in (scores, regions):
+        assert torch.equal(label_map(each, [step]), plain_label_map(each, [step]))
+
+
 def test_few_classes_are_left_in_a_cell():
     """None that wins is missing, and most cells of regions have one; with NaN all stay."""
     scores = region_scores(19, 24)
