@@ -36,9 +36,8 @@ _UNUSABLE = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errn
 def explain_error(error: BaseException) -> UserError | None:
     """The UserError behind an exception that surfaced late, or None when it is a fault of the code.
 
-    Args:
-        error: What a tool met: a lost data loading worker, memory or disk that ran out, a file
-            that cannot be read or written, a name that is in no registry.
+    A lost data loading worker, memory or disk that ran out, a file that cannot be read or written,
+    a name that is in no registry.
     """
     text = str(error)
     if gone := _WORKER_GONE.search(text):
@@ -108,8 +107,8 @@ def _first_line(text: str) -> str:
 
 
 def _too_many_files() -> UserError:
-    return UserError("environment", "open files", "there are too many; raise the limit (ulimit -n) "
-                     "or use fewer workers")  # fmt: skip
+    how = "there are too many; raise the limit (ulimit -n) or use fewer workers"
+    return UserError("environment", "open files", how)
 
 
 def _explain_failed_worker(failed: re.Match[str], text: str) -> UserError:

@@ -25,11 +25,7 @@ _SECONDS_FOR_THE_FIRST = 10.0
 
 
 def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit the process with its code.
-
-    Args:
-        command: Returns the exit code; None is 0.
-    """
+    """Run a command, which returns its exit code or None for 0, and exit the process with it."""
     code: int | None
     try:
         code = command()

@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from mmseg_resnest.engine.launch import is_main_process
+    from mmengine.dist import is_main_process
+
     from mmseg_resnest.engine.reproduce import print_reproduction, reproduce
 
     report = reproduce(

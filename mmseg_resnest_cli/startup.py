@@ -11,17 +11,9 @@ __all__ = ["prepare_process"]
 # and the last as regular expressions.
 _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     # align_corners is part of the published models; an image's size is what it is.
-    (
-        r"When align_corners=True, the output would more aligned if",
-        UserWarning,
-        r"mmseg\.models\.utils\.wrappers$",
-    ),
+    (r"When align_corners=True, the output would", UserWarning, r"mmseg\.models\.utils\.wrappers$"),
     # Part of MMSegmentation's own recipe; it cannot be combined with class weights.
-    (
-        r"Default ``avg_non_ignore`` is False",
-        UserWarning,
-        r"mmseg\.models\.losses\.cross_entropy_loss$",
-    ),
+    (r"Default ``avg_non_ignore`` is", UserWarning, r"mmseg\.models\.losses\.cross_entropy_loss$"),
     # MMEngine wraps models with an argument whose name torch is going to change.
     (r"`broadcast_buffers` is deprecated", FutureWarning, ""),
 )

@@ -23,7 +23,6 @@ from torch.distributed.run import config_from_args, parse_args
 
 _EXIT_AGAIN = 75
 _FINAL = {2, 130}
-_TOLD = {*_FINAL, _EXIT_AGAIN}
 
 
 class _Agent(LocalElasticAgent):
@@ -39,10 +38,8 @@ class _Agent(LocalElasticAgent):
 def run(arguments: list[str] | None = None) -> int:
     """Run torchrun with these arguments, or those of the command line; returns the exit code.
 
-    The options that ``tools/dist_train.sh`` and ``tools/dist_test.sh`` pass are supported.
-
-    Raises:
-        ChildFailedError: A process failed without saying why.
+    The options that ``tools/dist_train.sh`` and ``tools/dist_test.sh`` pass are supported. A
+    ChildFailedError is a process that failed without saying why.
     """
     # Its lines about a process that ended say nothing that ChildFailedError does not.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
@@ -57,7 +54,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _EXIT_AGAIN
     if not failures:
         return 0
-    codes = {failure.exitcode for failure in failures.values()} & _TOLD
+    codes = {failure.exitcode for failure in failures.values()} & {*_FINAL, _EXIT_AGAIN}
     if not codes:
         raise ChildFailedError(str(words[0] if words else command), failures)
     return min(codes)  # a mistake before all else

@@ -41,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
+    from mmengine.dist import is_main_process
+
     from mmseg_resnest.engine.config import load_config
-    from mmseg_resnest.engine.launch import is_main_process
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.training import train
 

@@ -48,14 +48,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
-    """Floating-point operations of one image through backbone and head, in inference.
+    """Floating-point operations of one image (height, width) through backbone and head.
 
     Matrix products and convolutions are counted by their formula, with a multiplication and an
     addition as two operations: half of it is the multiply-adds that papers often call FLOPs.
-
-    Args:
-        model: A segmentor; not changed.
-        shape: Height and width of the image.
     """
     bare = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
@@ -134,18 +130,18 @@ def benchmark(
     seconds: float = 10,
     checkpoint: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a config's model.
+    """Measure the model of a checked config.
 
     Images are random ones in memory: reading and augmenting files is not measured. Testing goes
     from pixels to label map by the config's ``model.test_cfg``. A training step is forward,
     backward and the optimizer's step.
 
     Args:
-        cfg: A checked config.
+        cfg: The config.
         shape: Height and width of the images; None: :func:`default_shape`.
         batch_size: Images that go through the network together.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
-        amp: Train in mixed precision, as ``train.py --amp`` does.
+        amp: Train in mixed precision.
         training: Measure training steps too.
         seconds: How long each of the two is measured; at least three runs.
         checkpoint: Weights; None: random ones, which take the same time.
@@ -155,9 +151,6 @@ def benchmark(
         not measured), each with ``images_per_second`` (the median; also ``slowest_`` and
         ``fastest_``), ``memory_bytes`` (the peak of tensors on a GPU, or of the process on a CPU),
         ``precision``, ``batch`` and ``runs``.
-
-    Raises:
-        UserError: The config, the device or an argument does not fit.
     """
     require(cfg, ("model",), "measuring a model")
     if batch_size < 1:
@@ -169,11 +162,7 @@ def benchmark(
     if training:
         require(cfg, ("optim_wrapper",), "measuring training")
         if batch_size < 2:
-            raise UserError(
-                "argument",
-                "--train",
-                "batch norm needs at least two images: --batch-size 2 or more",
-            )
+            raise UserError("argument", "--train", "batch norm needs --batch-size 2 or more")
     if checkpoint is not None:
         check_checkpoint(checkpoint, "--checkpoint")
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
@@ -188,12 +177,12 @@ def benchmark(
             "config": cfg.filename,
             "model": describe_model(model, cfg, None),
             "shape": [height, width],
-            "device": torch.cuda.get_device_name(where)
-            if where.type == "cuda"
-            else describe_device(),
+            "device": describe_device(),
             "parameters": count_parameters(model),
             "flops": count_flops(model, (height, width)),
         }
+        if where.type == "cuda":
+            result["device"] = torch.cuda.get_device_name(where)
         predict_labels_only(model)
         model.to(where).eval()
         inputs = list(torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8))
@@ -206,19 +195,16 @@ def benchmark(
                 # Copies: predictions are written into the samples.
                 cast(Any, model).test_step({**batch, "data_samples": [s.clone() for s in samples]})
 
+        def train() -> None:
+            cast(Any, model).train_step(batch, optimizer)
+
         result["testing"] = _measure(test, batch_size, where, seconds, "testing")
         result["testing"]["precision"] = "float32"
         result["training"] = None
         if training:
             optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
             model.train()
-            result["training"] = _measure(
-                lambda: cast(Any, model).train_step(batch, optimizer),
-                batch_size,
-                where,
-                seconds,
-                "training",
-            )
+            result["training"] = _measure(train, batch_size, where, seconds, "training")
             result["training"]["precision"] = precision
     return result
 

@@ -34,11 +34,8 @@ _Cell = tuple[str, NDArray[np.uint8]]  # a line of text and the picture below it
 class Step:
     """What a pipeline has made of an image and its labels up to some step.
 
-    Attributes:
-        name: Of the step.
-        image: (H, W, 3) RGB, uint8.
-        labels: (H, W), or None before they are loaded.
-        text: Size, and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
+    ``image`` is (H, W, 3) RGB, uint8; ``labels`` (H, W), or None before they are loaded; ``text``
+    size and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
     """
 
     def __init__(self, name: str, sample: dict[str, Any]) -> None:
@@ -64,12 +61,7 @@ class Step:
 
 
 def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
-    """Run a data set's pipeline on an image, step by step.
-
-    Args:
-        dataset: A data set of MMSegmentation.
-        index: Of the image.
-        seed: Of the pipeline's random numbers.
+    """Run the pipeline of an MMSegmentation data set on an image, with a seed, step by step.
 
     Returns:
         What each step made of the image; the first is the image as it was loaded.
@@ -126,9 +118,6 @@ def browse(
 
     Returns:
         ``images``, the number of sheets; ``out``, the folder; ``pipeline``, the steps' names.
-
-    Raises:
-        UserError: The config has no such data, files are missing, or an argument is wrong.
     """
     name = f"{split}_dataloader"
     require(cfg, (name,), f"showing the {split} images")
@@ -160,7 +149,10 @@ def browse(
         for index, path in zip(progress, paths, strict=True):
             runs = [draw_sample(dataset, index, seed + 1000 * index + n) for n in range(draws)]
             names = [step.name for step in runs[0]]
-            rows = (_rows_of_steps if steps else _rows_of_draws)(runs, palette, opacity)
+            if steps:
+                rows = [_row_of_steps(run, palette, opacity) for run in runs]
+            else:
+                rows = _rows_of_draws(runs, palette, opacity)
             shown = [step.labels for run in runs for step in (run[0], run[-1])]
             present = {int(i) for labels in shown if labels is not None for i in np.unique(labels)}
             width = max(map(len, rows)) * (_EDGE + _GAP) - _GAP
@@ -169,17 +161,12 @@ def browse(
     return {"images": len(order), "out": os.fspath(out_dir), "pipeline": names}
 
 
-def _rows_of_steps(
-    runs: Sequence[Sequence[Step]], palette: Sequence[Sequence[int]], opacity: float
-) -> list[list[_Cell]]:
-    """A row for each run of the pipeline: the image after each step."""
-    return [
-        [
-            (f"{step.name}: {step.text}" if n else step.text, step.coloured(palette, opacity))
-            for n, step in enumerate(run)
-        ]
-        for run in runs
-    ]
+def _row_of_steps(
+    run: Sequence[Step], palette: Sequence[Sequence[int]], opacity: float
+) -> list[_Cell]:
+    """The image after each step of a run of the pipeline."""
+    texts = [run[0].text, *(f"{step.name}: {step.text}" for step in run[1:])]
+    return [(text, s.coloured(palette, opacity)) for text, s in zip(texts, run, strict=True)]
 
 
 def _rows_of_draws(

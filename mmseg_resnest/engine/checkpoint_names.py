@@ -23,12 +23,8 @@ _MAX_BYTES = 120  # a name has at most 255, and best_<key>_ is put before it
 class CheckpointNames:
     """The names of a run's checkpoints: ``iter_4000.pth``, ``best_mIoU_iter_4000.pth``.
 
-    Args:
-        template: MMEngine's ``filename_tmpl``: where ``{}`` stands, a checkpoint has its number.
-
-    Raises:
-        UserError: It is not the name of a file in one folder, names all checkpoints alike, or
-            names them as ``--resume`` does not look for them.
+    ``template`` is MMEngine's ``filename_tmpl``. A UserError refuses one that is not the name of a
+    file, names all checkpoints alike, or names them as ``--resume`` does not look for them.
     """
 
     def __init__(self, template: Any) -> None:
@@ -76,12 +72,7 @@ def _best(key: str) -> str:
 
 
 def remove_parts(folders: Iterable[Path], names: CheckpointNames) -> list[str]:
-    """Remove what interrupted writes of checkpoints have left; returns the names.
-
-    Args:
-        folders: Where the run writes; no other process writes there now.
-        names: Of the run's checkpoints; files of other names stay.
-    """
+    """Remove what interrupted writes have left where a run alone writes; returns the names."""
     removed = []
     for folder in dict.fromkeys(folders):
         for path in sorted(folder.glob(".*.part")):

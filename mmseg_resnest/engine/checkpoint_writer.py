@@ -19,34 +19,21 @@ __all__ = ["CheckpointWriter", "Step", "Unsaved"]
 
 @dataclass(frozen=True)
 class Step:
-    """A step of saving a checkpoint.
+    """A step of saving a checkpoint."""
 
-    Attributes:
-        name: What it does, for messages, as ``removing older checkpoints``.
-        run: Does it; called again after it has raised an ``OSError`` or ``UserError``.
-        needed: Whether a run that could not do it has failed.
-        checkpoint: Whether it writes the file; the steps after it wait until it has succeeded.
-    """
-
-    name: str
-    run: Callable[[], None]
-    needed: bool = False
-    checkpoint: bool = False
+    name: str  # for messages, as "removing older checkpoints"
+    run: Callable[[], None]  # called again after an OSError or UserError
+    needed: bool = False  # whether a run that could not do it has failed
+    checkpoint: bool = False  # whether it writes the file, for which the steps after it wait
 
 
 @dataclass(frozen=True)
 class Unsaved:
-    """What could not be done in the end.
+    """What could not be done in the end."""
 
-    Attributes:
-        text: What and why, in words.
-        checkpoint: Whether a checkpoint was not written.
-        needed: Whether the run has failed therefore.
-    """
-
-    text: str
-    checkpoint: bool
-    needed: bool
+    text: str  # what and why
+    checkpoint: bool  # whether a checkpoint was not written
+    needed: bool  # whether the run has failed therefore
 
 
 @dataclass
@@ -67,11 +54,9 @@ class CheckpointWriter:
     copy of each kind is kept beside the one being written. What follows a write is retried step by
     step, without writing the file again.
 
-    Args:
-        warn: Called once when something starts to fail.
-        inform: Called when it works again.
-        pauses: Seconds before the second, third, ... try; the last one repeats.
-        last_tries: How often something is tried in :meth:`wait` before it is given up.
+    ``warn`` is called once when something starts to fail, ``inform`` when it works again.
+    ``pauses`` are seconds before the second, third, ... try, of which the last repeats;
+    ``last_tries`` are the tries in :meth:`wait`.
     """
 
     def __init__(
@@ -100,14 +85,10 @@ class CheckpointWriter:
     def submit(
         self, kind: str, record: Mapping[str, Any], path: Path, steps: Sequence[Step] = ()
     ) -> None:
-        """Hand over a checkpoint; returns at once.
+        """Hand over a snapshot and the steps that follow its writing; returns at once.
 
-        Args:
-            kind: A waiting checkpoint of the same kind is dropped for this one, with its steps.
-            record: A :func:`~mmseg_resnest.engine.saving.snapshot`.
-            path: The file.
-            steps: Done in the thread after the file is written; one that fails does not keep the
-                next from being done.
+        A waiting checkpoint of the same kind is dropped for this one. A step that fails does not
+        keep the next from being done.
         """
         save = Step("saving", lambda: write_checkpoint(record, path), True, checkpoint=True)
         with self._condition:

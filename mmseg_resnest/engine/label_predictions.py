@@ -19,9 +19,6 @@ def predict_labels_only(model: nn.Module) -> None:
 
     A config that sets ``model.test_cfg.keep_scores`` decides for itself. A model of another class,
     such as test-time augmentation, which adds scores up, stays as it is.
-
-    Args:
-        model: The model; changed in place.
     """
     if isinstance(model, EncoderDecoder):
         model.test_cfg.setdefault("keep_scores", False)

@@ -142,16 +142,11 @@ def _pointed(folder: Path, work_dir: Path) -> Path | None:
 def latest_valid_checkpoint(
     folder: Path, work_dir: Path | None = None
 ) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The latest valid checkpoint of a run, and the corrupt ones that come before it.
+    """The latest valid checkpoint of a run, and the corrupt ones before it with the reasons.
 
-    Args:
-        folder: Where the run writes its checkpoints. Those of the best scores (``best_*``), which
-            hold weights only, do not count.
-        work_dir: Where ``last_checkpoint`` is; default: ``folder``. The file of either folder that
-            it names counts too.
-
-    Returns:
-        The file, or None; and the others with the reasons, the latest first.
+    Checkpoints of the best scores (``best_*``), which hold weights only, do not count.
+    ``last_checkpoint`` is in ``work_dir``, or in ``folder``; the file of either that it names
+    counts too.
     """
     found = _checkpoints(folder)
     pointed = _pointed(folder, work_dir or folder)
@@ -178,9 +173,5 @@ def latest_valid_checkpoint(
 
 
 def next_start(folder: Path) -> int:
-    """The number of the next start in a folder: one above those of all checkpoints in it.
-
-    Args:
-        folder: Where a run writes its checkpoints; need not exist.
-    """
+    """The number of the next start in a folder: one above those of all checkpoints in it."""
     return 1 + max((_candidate(path).start for path in _checkpoints(folder)), default=0)

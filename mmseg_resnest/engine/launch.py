@@ -13,22 +13,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from mmengine.config import Config
-from mmengine.dist import is_main_process
 
 from ..errors import UserError
 from ..io.processes import cpu_count
 from .watch import LostProcessError
-
-__all__ = [
-    "Machine",
-    "describe_device",
-    "init_distributed",
-    "is_main_process",
-    "join_launcher",
-    "local_world_size",
-    "prepare_machine",
-    "timeout_of",
-]
 
 #: Open files of a run beside those of its batches, about.
 _OTHER_FILES = 40
@@ -55,30 +43,16 @@ def _number(name: str, default: str = "") -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run has to compute on, as one of its processes sees it.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        world_size: Processes of the run.
-        cores: Cores for one process.
-        cuda: Whether there is a GPU.
-    """
+    """What a run has to compute on, as one of its processes sees it."""
 
     rank: int = 0
     world_size: int = 1
-    cores: int = 1
+    cores: int = 1  # for one process
     cuda: bool = False
 
     @classmethod
     def here(cls, launcher: str) -> Machine:
-        """This process and its machine, without talking to the other processes.
-
-        Args:
-            launcher: ``none``, ``pytorch`` or ``slurm``.
-
-        Raises:
-            UserError: As :func:`join_launcher`.
-        """
+        """This process and its machine, without talking to the other processes."""
         rank, world_size = join_launcher(launcher)
         cores = max(1, cpu_count() // max(1, local_world_size()))
         return cls(rank, world_size, cores, torch.cuda.is_available())
@@ -86,9 +60,6 @@ class Machine:
 
 def join_launcher(launcher: str) -> tuple[int, int]:
     """Rank of this process and number of processes, from the launcher's environment variables.
-
-    Args:
-        launcher: ``none``, ``pytorch`` (torchrun) or ``slurm`` (srun).
 
     Raises:
         UserError: The variables are missing or not numbers, or there are fewer GPUs than processes
@@ -130,13 +101,9 @@ def timeout_of(cfg: Config) -> float:
 
 
 def init_distributed(launcher: str, timeout: float = _TIMEOUT) -> None:
-    """Meet the other processes; ``none`` does nothing.
+    """Meet the other processes, by NCCL where there are GPUs, otherwise by Gloo.
 
-    NCCL where there are GPUs, Gloo otherwise, so that the same command runs on both.
-
-    Args:
-        launcher: ``none``, ``pytorch`` or ``slurm``; :func:`join_launcher` has been called.
-        timeout: Seconds that a collective may take before it counts as hung.
+    A collective that takes more than ``timeout`` seconds counts as hung.
 
     Raises:
         UserError: The port that the launcher has chosen is taken.
@@ -212,10 +179,6 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
     * As many open files as this user may have: each tensor that a worker sends is one.
     * Under a launcher, on a CPU: the processes share the cores as threads. A single process leaves
       their number to torch (all cores, or OMP_NUM_THREADS).
-
-    Args:
-        cfg: The config that the runner gets.
-        machine: What the run has to compute on.
 
     Raises:
         UserError: The workers' batches are more open files than this user may have: the run would

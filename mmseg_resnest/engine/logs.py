@@ -18,14 +18,6 @@ from .._stack import global_instances
 from ..io.line_file import LineFile
 from ..registry import VISBACKENDS
 
-__all__ = [
-    "LocalVisBackend",
-    "display_path",
-    "quiet_console",
-    "report_lost_lines",
-    "write_to_log_file",
-]
-
 # What the stack says about its own internals in every run.
 _NOISE = (
     '"FileClient" will be deprecated',
@@ -68,22 +60,15 @@ class _LogFile(logging.FileHandler):
 def quiet_console(logger: MMLogger | None = None) -> MMLogger:
     """Let a logger of MMEngine print warnings and errors only, to stderr; returns it.
 
-    MMEngine prints its environment, the whole config and every message to stdout. They stay in
-    the log file.
-
-    Args:
-        logger: The logger; None is the one that MMEngine uses before a runner exists.
+    The rest stays in the log file. None is the logger that MMEngine uses before a runner exists.
     """
-    if logger is None:
-        logger = MMLogger.get_instance("mmengine")
-    logger.handlers = [_replaced(handler) for handler in logger.handlers]
+    logger = logger or MMLogger.get_instance("mmengine")
+    for index, handler in enumerate(logger.handlers):
+        if type(handler) is logging.StreamHandler:
+            logger.handlers[index] = _Console(max(handler.level, logging.WARNING))
+        elif type(handler) is logging.FileHandler:
+            logger.handlers[index] = _LogFile(handler)
     return logger
-
-
-def _replaced(handler: logging.Handler) -> logging.Handler:
-    if type(handler) is logging.StreamHandler:
-        return _Console(max(handler.level, logging.WARNING))
-    return _LogFile(handler) if type(handler) is logging.FileHandler else handler
 
 
 def report_lost_lines(logger: logging.Logger) -> None:
@@ -100,10 +85,7 @@ def _report_loss(file: LineFile, what: str, logger: logging.Logger) -> None:
 
 @VISBACKENDS.register_module()
 class LocalVisBackend(MMEngineBackend):
-    """MMEngine's backend of this name, but a full disk does not end the run.
-
-    Lines of ``scalars.json`` that cannot be written wait for the next one.
-    """
+    """MMEngine's backend of this name; lines that a full disk refuses wait for the next one."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

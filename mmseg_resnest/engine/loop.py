@@ -38,17 +38,12 @@ class _StopInValidation(Exception):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(MMEngineLoop):
-    """MMEngine's loop of this name, which resumes exactly and at once.
+    """MMEngine's loop of this name, with its arguments, which resumes exactly and at once.
 
-    * Every step is seeded by its number, see :mod:`mmseg_resnest.engine.sampler`.
-    * With :class:`~mmseg_resnest.engine.sampler.ExactSampler` the data start at the iteration
-      resumed from; other samplers are skipped through, as MMEngine does.
-    * A validation that was due when the checkpoint was saved, and is missing, is done first.
-    * With several processes the logged losses are the mean over them.
-    * Once asked to stop (:mod:`mmseg_resnest.engine.preemption`), all processes stop after the
-      same step, or in a validation, save, and raise ``Preempted``.
-
-    Args: as MMEngine's.
+    Every step is seeded by its number. With :class:`.ExactSampler` the data start at the iteration
+    resumed from; other samplers are skipped through, as in MMEngine. A validation that the
+    checkpoint lacks is done first. Logged losses are the mean over the processes. Once asked to
+    stop, all processes stop after the same step, or in a validation, save, and raise ``Preempted``.
     """
 
     stopping = False
@@ -171,8 +166,7 @@ class IterBasedTrainLoop(MMEngineLoop):
     def _any_process(self, flag: bool) -> bool:
         if get_world_size() == 1:
             return flag
-        device = next(self.runner.model.parameters()).device
-        value = torch.tensor(float(flag), device=device)
+        value = torch.tensor(float(flag), device=next(self.runner.model.parameters()).device)
         torch.distributed.all_reduce(value)
         return value.item() > 0
 
@@ -206,12 +200,10 @@ class IterBasedTrainLoop(MMEngineLoop):
         """Wait for the checkpoint and end the run."""
         unsaved = self.runner.finish_saving()
         lost = [one.text for one in unsaved if one.checkpoint]
-        texts = "; ".join(lost or [one.text for one in unsaved])
         name = stop_signal() or "another process"
-        saved = f"stopped by {name} at iteration {self._iter:,}, but {texts}"
-        if not lost:
-            saved = (
-                f"stopped by {name}; saved at iteration {self._iter:,}; the same command with "
-                f"--resume continues from it{'; ' if texts else ''}{texts}"
-            )
-        raise Preempted(saved)
+        if lost:
+            raise Preempted(f"stopped by {name} at iteration {self._iter:,}, but {'; '.join(lost)}")
+        saved = f"saved at iteration {self._iter:,}"
+        then = "the same command with --resume continues from it"
+        texts = [f"stopped by {name}", saved, then, *(one.text for one in unsaved)]
+        raise Preempted("; ".join(texts))

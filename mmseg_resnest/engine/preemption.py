@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 __all__ = ["EXIT_AGAIN", "Preempted", "StopSignals", "ignore_signals_in_worker", "stop_signal"]
@@ -67,12 +67,7 @@ class StopSignals:
         atexit.register(_end_workers)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Give the signals back."""
         global _current
         for number, handler in self._before.items():
@@ -107,11 +102,7 @@ def ignore_signals_in_worker(worker_init: Any, worker: int) -> None:
 
     Ctrl-C and schedulers send signals to every process of a job. A worker that ended on one would
     end the run before that has saved. The first SIGTERM may be such a signal; the second is the
-    run's own. Outside :class:`StopSignals` nothing changes.
-
-    Args:
-        worker_init: The loader's own ``worker_init_fn``, or None.
-        worker: Number of the worker.
+    run's own. ``worker_init`` is the loader's own ``worker_init_fn``.
     """
     if _current is not None:  # of the run, which this process is a fork of
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -128,14 +119,10 @@ def _stay_once(number: int, frame: FrameType | None) -> None:
 
 
 def _end_workers(patience: float = 5.0) -> None:
-    """End the workers that are left when the process ends.
+    """End the workers that are left when the process ends, those that hang after some seconds.
 
     Loaders end theirs when they are freed, which a traceback or a cycle may keep from happening.
-    multiprocessing then sends one SIGTERM, which :func:`ignore_signals_in_worker` ignores, and
-    would wait forever.
-
-    Args:
-        patience: Seconds until those that hang are killed.
+    multiprocessing then sends one SIGTERM, which the workers ignore, and would wait forever.
     """
     end = time.monotonic() + patience
     with contextlib.suppress(RuntimeError):  # torch says so of a worker that was killed

@@ -54,9 +54,7 @@ def config_of(entry: Entry) -> Path:
     config = config_folder().parent / entry.config
     if not config.is_file():
         raise UserError(
-            "not-found",
-            config,
-            f"the config of {entry.name} is missing; install the package again",
+            "not-found", config, f"the config of {entry.name} is missing; install the package again"
         )
     return config
 
@@ -68,13 +66,8 @@ def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
         # Without a pipeline: only the files are listed.
         dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, pipeline=[]))
     samples = [dataset.get_data_info(i) for i in range(len(dataset))]
-    missing = [
-        path
-        for sample in samples
-        for path in (sample["img_path"], sample["seg_map_path"])
-        if not os.path.isfile(path)
-    ]
-    if missing:
+    paths = [sample[key] for sample in samples for key in ("img_path", "seg_map_path")]
+    if missing := [path for path in paths if not os.path.isfile(path)]:
         raise UserError(
             "not-found",
             missing[0],
@@ -123,8 +116,6 @@ def reproduce(
         ones; ``file``: where it is; ``protocols``: ``{protocol: {published, measured, difference,
         seconds, device}}`` with ``{metric: percent}`` (difference: measured - published).
 
-    Raises:
-        UserError: A mistake in the arguments or the data; the weights cannot be fetched.
     """
     entry = find(name)
     published = published_numbers(entry)
@@ -148,9 +139,8 @@ def reproduce(
         "version": __version__,
     }
     known = {} if again else _known(file, report)
-    report["as_published"] = not cfg_options and images == PUBLISHED_IMAGES.get(
-        entry.dataset, images
-    )
+    wanted = PUBLISHED_IMAGES.get(entry.dataset, images)
+    report["as_published"] = not cfg_options and images == wanted
     report["protocols"] = {}
     for protocol, numbers in published.items():
         if protocol in known:
@@ -202,8 +192,7 @@ def print_reproduction(report: Mapping[str, Any]) -> None:
     table.align["protocol"] = table.align["metric"] = "l"
     for protocol, row in report["protocols"].items():
         for metric, number in row["published"].items():
-            numbers = (number, row["measured"][metric])
-            cells = [f"{n:.2f}" for n in numbers]
+            cells = [f"{number:.2f}", f"{row['measured'][metric]:.2f}"]
             table.add_row([protocol, metric, *cells, f"{row['difference'][metric]:+.2f}"])
     print(table.get_string() + "\n")
     rows = [

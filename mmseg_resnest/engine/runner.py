@@ -47,11 +47,7 @@ from .numerics import fused_steps_of, numerics_of
 from .preemption import ignore_signals_in_worker
 from .resume import fit_to_run, follows_config, keep_own_names
 from .resume_changes import Changes
-from .resume_schedules import (
-    advance_schedules,
-    restore_schedules,
-    states_of_schedules,
-)
+from .resume_schedules import advance_schedules, restore_schedules, states_of_schedules
 from .sampler import ExactSampler, SeededDataset
 from .saving import snapshot, write_checkpoint
 from .sharding import gathered, is_sharded, shard_optimizer_state
@@ -88,12 +84,10 @@ class Runner(MMEngineRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Config, model: nn.Module | SeededModel | None = None) -> Runner:
-        """Build a runner from a config.
+        """Build a runner from a config, which is copied.
 
-        Args:
-            cfg: The config; copied.
-            model: A built model to use in place of ``cfg.model``. After a seeded one, random
-                numbers go on as if the runner had built it.
+        ``model`` is a built model in place of ``cfg.model``. After a seeded one, random numbers go
+        on as if the runner had built it.
         """
         cfg = copy.deepcopy(cfg)
         names = set(inspect.signature(MMEngineRunner.__init__).parameters) - {"self", "cfg"}
@@ -202,11 +196,7 @@ class Runner(MMEngineRunner):
         return []
 
     def train(self) -> nn.Module:
-        """As MMEngine's.
-
-        Raises:
-            UserError: Training is complete, and something of it could not be written.
-        """
+        """As MMEngine's; a UserError if training is complete, but could not all be written."""
         self._failures.clear()
         model = super().train()
         if self._failures:
@@ -251,12 +241,7 @@ class Runner(MMEngineRunner):
     ) -> dict[str, Any]:
         """What a checkpoint holds now; tensors are the run's own, not copies.
 
-        With a sharded model all processes must call it.
-
-        Args:
-            meta: Holds ``iter`` and ``epoch``.
-            save_optimizer: Include the optimizer, with the scale of mixed precision.
-            save_param_scheduler: Include the schedules.
+        With a sharded model all processes must call it. ``meta`` holds ``iter`` and ``epoch``.
         """
         hub = self.message_hub
         about = {
@@ -316,18 +301,13 @@ class Runner(MMEngineRunner):
     def start_from(self, record: Mapping[str, Any] | None) -> None:
         """Hand over the content of ``load_from``, so that it is not read again.
 
-        Args:
-            record: What :func:`~.checkpoint_schema.check_training_checkpoint` returned where the
-                run resumes, otherwise the state dict; None: read the file. Freed once loaded.
+        It is what :func:`~.checkpoint_schema.check_training_checkpoint` returned where the run
+        resumes, otherwise the state dict; None: read the file. Freed once loaded.
         """
         self._start_record = record
 
     def load_or_resume(self) -> None:
-        """Load what the run starts from.
-
-        A run has an identity, made at its first start and kept when it is resumed. Each of its
-        starts has a number above those of all checkpoints in its folder.
-        """
+        """Load what the run starts from, and number this start."""
         if self._has_loaded:
             return
         folder = self.checkpoint_folder
@@ -353,11 +333,7 @@ class Runner(MMEngineRunner):
     ) -> None:
         """Continue from a training checkpoint, of which nothing is parsed or executed.
 
-        Args:
-            filename: The checkpoint.
-            resume_optimizer: Load the state of the optimizer.
-            resume_param_scheduler: Load the state of the schedules.
-            map_location: Not used: tensors go to where the run's own are.
+        Arguments are MMEngine's; tensors go to where the run's own are, not to ``map_location``.
 
         Raises:
             UserError: The file cannot be read safely, is not a training checkpoint, or does not
@@ -388,7 +364,8 @@ class Runner(MMEngineRunner):
         if "classes" in meta and meta["classes"] != (classes and tuple(classes)):
             self.logger.warning("%s: the names of its classes differ from the data set's", filename)
         hub = checkpoint["message_hub"]
-        keep_own_names(hub["runtime_info"], self.checkpoint_folder, self._checkpoint_template())
+        template = getattr(self._checkpoint_hook, "filename_tmpl", "iter_{}.pth")
+        keep_own_names(hub["runtime_info"], self.checkpoint_folder, template)
         self.message_hub.load_state_dict(hub)
         if resume_optimizer:
             if self.sharded and isinstance(self.optim_wrapper, OptimWrapper):
@@ -424,13 +401,6 @@ class Runner(MMEngineRunner):
             return Path(self.work_dir)
         return Path(out_dir) / Path(self.work_dir).name
 
-    def _checkpoint_template(self) -> str:
-        """The name of a checkpoint, with ``{}`` for its number."""
-        hook = self._checkpoint_hook
-        by_epoch = getattr(hook, "by_epoch", False)
-        named = getattr(hook, "filename_tmpl", None)
-        return named or ("epoch_{}.pth" if by_epoch else "iter_{}.pth")
-
     def load_checkpoint(
         self,
         filename: str,
@@ -440,17 +410,8 @@ class Runner(MMEngineRunner):
     ) -> Mapping[str, Any]:
         """Load weights to start from; every tensor must find its place, in any known layout.
 
-        Args:
-            filename: The checkpoint.
-            map_location: Not used, as ``strict`` and ``revise_keys``.
-            strict: Not used.
-            revise_keys: Not used.
-
-        Returns:
-            An empty mapping: what else the file holds is not read.
-
-        Raises:
-            UserError: The file cannot be read, or does not fit the model.
+        MMEngine's other arguments are not used. Returns an empty mapping: what else the file holds
+        is not read. A UserError says that it cannot be read or does not fit the model.
         """
         record, self._start_record = self._start_record, None
         source = filename if record is None else record

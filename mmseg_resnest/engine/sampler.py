@@ -56,12 +56,7 @@ class ExactSampler(Sampler):
 
     Each epoch is a permutation made from the seed and the epoch's number; process ``r`` of ``W``
     takes samples ``r, r + W, r + 2 W, ...``. So iteration ``i`` with total batch ``B`` is samples
-    ``i B`` to ``(i + 1) B - 1`` for any number of processes.
-
-    Args:
-        dataset: The data set.
-        shuffle: Whether epochs are shuffled.
-        seed: The run's seed; None draws one that all processes share.
+    ``i B`` to ``(i + 1) B - 1`` for any number of processes. ``seed`` None draws one for all.
     """
 
     def __init__(self, dataset: Sized, shuffle: bool = True, seed: int | None = None) -> None:
@@ -108,10 +103,7 @@ class SeededDataset(Dataset):
 
     ``random``, ``numpy.random`` and torch's CPU generator are seeded before a sample is made, and
     put back afterwards, so that data loading in the main process leaves the model's numbers alone.
-    Attributes are those of the data set inside.
-
-    Args:
-        dataset: The data set; plain indices are passed on as they are.
+    Plain indices are passed on as they are; attributes are those of the data set inside.
     """
 
     def __init__(self, dataset: Any) -> None:

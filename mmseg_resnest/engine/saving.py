@@ -59,15 +59,10 @@ class _TorchFile:
 
 
 def write_checkpoint(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint atomically and sync it to the disk.
+    """Write what ``torch.save`` takes atomically, and sync it to the disk.
 
-    Args:
-        record: What ``torch.save`` takes. ``iter``, ``run_id`` and ``start`` of its ``meta`` are
-            written into the comment too, where they are read without the rest.
-        path: The file. One of that name stays until the new one is complete.
-
-    Raises:
-        UserError: It cannot be written; no part of it is left, or its folder cannot be synced.
+    ``iter``, ``run_id`` and ``start`` of its ``meta`` are written into the comment too. A UserError
+    says that it cannot be written (no part of it is left), or its folder cannot be synced.
     """
     path = Path(path)
     meta = record.get("meta", {})
@@ -84,11 +79,7 @@ def write_checkpoint(record: Mapping[str, Any], path: str | os.PathLike[str]) ->
 
 
 def point_to(path: Path, folder: Path) -> None:
-    """Let ``last_checkpoint`` of a folder, which MMEngine's tools read, name a checkpoint.
-
-    Raises:
-        UserError: It cannot be written.
-    """
+    """Let ``last_checkpoint`` of a folder, which MMEngine's tools read, name a checkpoint."""
     with atomic_open(folder / POINTER, sync=True) as file:
         file.write(os.fsencode(path))
     _sync_folder(folder)

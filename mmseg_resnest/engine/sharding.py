@@ -29,15 +29,9 @@ class FSDP:
     """Shards a model in place and returns it; no wrapper around it is left.
 
     The weights are initialised first, while they are complete, and are process 0's. The units that
-    are gathered and freed together are the backbone's blocks; the rest is one more.
-
-    Args:
-        module: The model.
-        reshard_after_forward: Free the gathered weights after the forward pass and gather them
-            again for the backward pass: less memory, more traffic.
-
-    Returns:
-        The model; its parameters are ``DTensor``s.
+    are gathered and freed together are the backbone's blocks; the rest is one more. With
+    ``reshard_after_forward`` gathered weights are freed after the forward pass and gathered again
+    for the backward pass: less memory, more traffic. The parameters become ``DTensor``s.
     """
 
     def __new__(cls, module: nn.Module, reshard_after_forward: bool = True) -> Any:
@@ -51,20 +45,11 @@ class FSDP:
         for value in module.state_dict().values():
             broadcast(value)
         mesh = init_device_mesh(get_device(), (get_world_size(),))
-        for block in _blocks(module):
-            fully_shard(block, mesh=mesh, reshard_after_forward=reshard_after_forward)
-        return fully_shard(module, mesh=mesh, reshard_after_forward=reshard_after_forward)
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of the backbone's stages."""
-    return [
-        block
-        for stage in getattr(module, "backbone", module).children()
-        if isinstance(stage, nn.Sequential)
-        for block in stage.children()
-        if any(True for _ in block.children())
-    ]
+        stages = getattr(module, "backbone", module).children()
+        blocks = [b for s in stages if isinstance(s, nn.Sequential) for b in s.children()]
+        for unit in [*(block for block in blocks if list(block.children())), module]:
+            fully_shard(unit, mesh=mesh, reshard_after_forward=reshard_after_forward)
+        return module
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -99,12 +84,7 @@ def gathered(value: Any) -> Any:
 
 
 def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Shard the tensors of a complete optimizer state as its parameters are; in place.
-
-    Args:
-        state: What the optimizer's ``load_state_dict`` takes.
-        optimizer: The optimizer of a sharded model, with the parameters of ``state``.
-    """
+    """Shard the tensors of a complete optimizer state as its parameters are; in place."""
     from ..weights.load_into import sharded_like
 
     for theirs, ours in zip(state["param_groups"], optimizer.param_groups, strict=True):
@@ -115,11 +95,7 @@ def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optim
 
 
 def check_sharding(cfg: Mapping[str, Any]) -> None:
-    """Refuse what a sharded model cannot do.
-
-    Raises:
-        UserError: A config key does not go with ``FSDP``.
-    """
+    """Refuse config keys that do not go with ``FSDP``."""
     if type_name((cfg.get("model_wrapper_cfg") or {}).get("type")) != "FSDP":
         return
     hooks = cfg.get("custom_hooks") or []

@@ -26,11 +26,7 @@ PROJECT = "mmseg-resnest"  # what the services group runs by, unless their own v
 
 
 def check_services(services: Iterable[str]) -> None:
-    """Check that curves can be sent to these services.
-
-    Raises:
-        UserError: A service is not one of :data:`SERVICES`, or its package is not installed.
-    """
+    """Check that these are :data:`SERVICES` whose packages are installed."""
     for service in services:
         if service not in SERVICES:
             raise UserError("argument", f"--log-to {service}", f"choose of {', '.join(SERVICES)}")
@@ -40,20 +36,14 @@ def check_services(services: Iterable[str]) -> None:
 
 @VISBACKENDS.register_module()
 class Tracker(BaseVisBackend):
-    """MMEngine's back end of a service, for runs that stop and resume.
+    """MMEngine's back end of a service of :data:`SERVICES`, for runs that stop and resume.
 
-    A run that is resumed in its work folder continues the same run of the service. Scalars stand
-    over the iteration. A service that fails at the start ends the run with a UserError; one that
-    fails later is reported once, and training goes on without it. No source code is uploaded.
-
-    TensorBoard's files go into ``WORK_DIR/tensorboard``. Weights & Biases and MLflow take project
-    and server from their own environment variables (``WANDB_PROJECT``, ``WANDB_MODE``,
-    ``MLFLOW_TRACKING_URI``, ``MLFLOW_EXPERIMENT_NAME``); without a server MLflow writes into
-    ``WORK_DIR/mlflow.db``.
-
-    Args:
-        save_dir: The folder ``WORK_DIR/TIME/vis_data`` of the run; MMEngine's visualizer gives it.
-        service: One of :data:`SERVICES`.
+    A run that is resumed in its work folder continues the same run of the service. A service that
+    fails at the start ends the run with a UserError; one that fails later is reported once, and
+    training goes on. No source code is uploaded. TensorBoard's files go into
+    ``WORK_DIR/tensorboard``; Weights & Biases and MLflow take project and server from their own
+    environment variables, and without a server MLflow writes into ``WORK_DIR/mlflow.db``.
+    ``save_dir`` is ``WORK_DIR/TIME/vis_data``, as MMEngine's visualizer gives it.
     """
 
     def __init__(self, save_dir: str, service: str) -> None:
@@ -64,8 +54,6 @@ class Tracker(BaseVisBackend):
         self.where = ""  # what to open to see the curves
         self._resumes = False
         self._failed = False
-
-    # --- the start
 
     def _init_env(self) -> None:
         try:
@@ -109,11 +97,10 @@ class Tracker(BaseVisBackend):
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database}"
         local = self.root / "mlflow"
         is_file = address.startswith("sqlite:")
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        place = local.as_uri() if is_file else None
         self._inner = MLflowVisBackend(
-            os.fspath(local),
-            exp_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
-            tracking_uri=address,
-            artifact_location=local.as_uri() if is_file else None,
+            os.fspath(local), exp_name=name, tracking_uri=address, artifact_location=place
         )
         # MMEngine always warns that a server must be running; MLflow reports each table it makes.
         loggers = (MMLogger.get_current_instance(), logging.getLogger("mlflow"))
@@ -137,8 +124,6 @@ class Tracker(BaseVisBackend):
 
     def _keep_run(self, name: str) -> None:
         (self.root / f".{self.service}_run").write_text(f"{name}\n")
-
-    # --- what MMEngine calls
 
     @property
     @force_init_env
@@ -170,11 +155,7 @@ class Tracker(BaseVisBackend):
 
     @force_init_env
     def add_scalars(
-        self,
-        scalar_dict: Mapping[str, Any],
-        step: int = 0,
-        file_path: str | None = None,
-        **kwargs: Any,
+        self, scalar_dict: Mapping[str, Any], step: int = 0, *_: Any, **__: Any
     ) -> None:
         """Record numbers of an iteration."""
         values = {k: float(v) for k, v in scalar_dict.items() if k not in ("step", "iter")}

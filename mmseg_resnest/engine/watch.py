@@ -91,12 +91,7 @@ def doing(what: str) -> None:
 def explain_lost_processes(
     error: BaseException, then: str = "the same command with --resume continues the run"
 ) -> LostProcessError | None:
-    """The UserError when a collective failed because of another process, otherwise None.
-
-    Args:
-        error: What was raised.
-        then: What to do, to end the message.
-    """
+    """The UserError when a collective failed because of another process, otherwise None."""
     if isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return None
     if get_world_size() == 1 or not _LOST.search(str(error)):

@@ -47,15 +47,9 @@ class Agreement:
 
 
 def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[str]:
-    """Real images to compare models on.
+    """At most ``most`` images to compare models on, spread evenly; a UserError if there is none.
 
-    Args:
-        cfg: A config; those of its test split, if ``source`` is None.
-        source: A file, a folder or a pattern.
-        most: Their number, spread evenly.
-
-    Raises:
-        UserError: There is none.
+    ``source`` is a file, a folder or a pattern; None takes the config's test split.
     """
     if source is not None:
         found = find_inputs(source)[0]
@@ -76,10 +70,7 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
     """Segment images with a model and with what was exported from it.
 
     Each image is taken at its own size and, with its mirror image, as a batch of two at three
-    quarters of it, so that a size that the file fixed would show.
-
-    Raises:
-        UserError: There is no image.
+    quarters of it, so that a size that the file fixed would show. No image is a UserError.
     """
     models = model, other
     count = equal = total = 0
@@ -105,11 +96,7 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
 
 
 def require_agreement(agreement: Agreement, what: str) -> None:
-    """Raise unless the models agree.
-
-    Raises:
-        UserError: They do not; says by how much.
-    """
+    """Raise a UserError, which says by how much, unless the models agree."""
     if not agreement.good:
         raise UserError(
             "export", what,

@@ -36,10 +36,8 @@ _AXES: dict[str, dict[int, str | None]] = {
 def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, which is moved to ``target`` when the block ends without an error.
 
-    Other files that are written beside it (OpenVINO's ``.bin``) are moved along.
-
-    Raises:
-        UserError: The folder cannot be written.
+    Other files that are written beside it (OpenVINO's ``.bin``) are moved along. A UserError says
+    that the folder cannot be written.
     """
     path = Path(target)
     try:
@@ -47,8 +45,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:50]}.") as folder:
             yield Path(folder) / path.name
             # ``target`` last: when it is there, so is all that it needs.
-            written = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)
-            for file in written:
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
                 os.replace(file, path.parent / file.name)
     except OSError as error:
         raise UserError(
@@ -64,16 +61,13 @@ def export_model(
 ) -> Path:
     """Write a model in the format of the file's suffix; :func:`load_segmentor` loads it.
 
-    Batch, height and width of the input stay free.
+    Batch, height and width of the input stay free. Returns the path.
 
     Args:
         model: The model.
         path: ``.onnx``, ``.xml`` (OpenVINO), ``.pt2`` (torch.export) or ``.torchscript``.
         processing: Images in, labels out, see :class:`ExportNetwork`.
         opset: Of ONNX, 11 to 20; None is 17.
-
-    Returns:
-        The path.
 
     Raises:
         UserError: The model, the suffix or the opset does not fit, or the file cannot be written.
@@ -92,32 +86,21 @@ def export_model(
             "export", "option --processing",
             "torch.export cannot follow the test pipeline's Resize; export .pt2 without it",
         )  # fmt: skip
-    record = make_record(model, processing)
-    with atomic_path(target) as part, torch.no_grad():
-        if suffix == ".torchscript":
-            torch.jit.save(_trace(network), part, _extra_files={RECORD_KEY: record})
-        else:
-            torch.export.save(_program(network), part, extra_files={RECORD_KEY: record})
-    return target
-
-
-def _trace(network: ExportNetwork) -> Any:
-    with warnings.catch_warnings():
+    record = {RECORD_KEY: make_record(model, processing)}
+    sample = (network.sample(),)
+    with atomic_path(target) as part, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tracing will go, and what it could not know
-        # Its own check would trace once more; compare() checks the files against the model.
-        return torch.jit.trace(network, (network.sample(),), check_trace=False)
-
-
-def _program(network: ExportNetwork) -> torch.export.ExportedProgram:
-    free = torch.export.Dim.DYNAMIC
-    axes = (0, 1, 2) if network.processing else (0, 2, 3)
-    with AlignedCorners(network.net):
-        return torch.export.export(
-            network,
-            (network.sample(),),
-            dynamic_shapes={"images": dict.fromkeys(axes, free)},
-            strict=False,
-        )
+        if suffix == ".torchscript":
+            # Its own check would trace once more; compare() checks the files against the model.
+            traced = torch.jit.trace(network, sample, check_trace=False)
+            torch.jit.save(traced, part, _extra_files=record)
+        else:
+            axes = (0, 1, 2) if processing else (0, 2, 3)
+            shapes = {"images": dict.fromkeys(axes, torch.export.Dim.DYNAMIC)}
+            with AlignedCorners(network.net):
+                program = torch.export.export(network, sample, dynamic_shapes=shapes, strict=False)
+            torch.export.save(program, part, extra_files=record)
+    return target
 
 
 def export_onnx(

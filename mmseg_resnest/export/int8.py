@@ -36,25 +36,19 @@ _OPERATIONS = ["Conv"]
 
 
 class _Inputs:
-    """The network's inputs for some images, as ONNX Runtime's calibration asks for them.
+    """The network's inputs, as ONNX Runtime's calibration asks for them."""
 
-    Args:
-        model: The file in float32, loaded.
-        name: The name of its input.
-        images: The images.
-    """
-
-    def __init__(self, model: Segmentor, name: str, images: Sequence[ImageInput]) -> None:
-        self._name = name
-        self._inputs = _inputs_of(model, images)
+    def __init__(self, inputs: Iterator[dict[str, NDArray]]) -> None:
+        self._inputs = inputs
 
     def get_next(self) -> dict[str, NDArray] | None:
         """The next input by name; None after the last."""
-        inputs = next(self._inputs, None)
-        return None if inputs is None else {self._name: inputs}
+        return next(self._inputs, None)
 
 
-def _inputs_of(model: Segmentor, images: Sequence[ImageInput]) -> Iterator[NDArray]:
+def _inputs_of(
+    model: Segmentor, name: str, images: Sequence[ImageInput]
+) -> Iterator[dict[str, NDArray]]:
     network = cast(Any, model.model)
     run, seen = network.run, []
 
@@ -65,7 +59,7 @@ def _inputs_of(model: Segmentor, images: Sequence[ImageInput]) -> Iterator[NDArr
     network.run = record
     for image in tqdm(images, desc="calibrating", unit="image", disable=None, leave=False):
         model([read_image(image)[0]])
-        yield from seen
+        yield from ({name: inputs} for inputs in seen)
         seen.clear()
 
 
@@ -98,20 +92,17 @@ def quantise(
     if not images:
         raise UserError("argument-missing", "images", "give at least one image to calibrate on")
     model = load_exported(source)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        atomic_path(target) as part,
-        _quiet_quantiser(),
-    ):
+    with tempfile.TemporaryDirectory() as folder, atomic_path(target) as part, _quiet_quantiser():
         prepared = os.path.join(folder, "prepared.onnx")
         # Its symbolic shape inference fails on free sizes and is not needed for convolutions.
         quant_pre_process(os.fspath(source), prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared)
         last = [n.name for n in graph.graph.node if n.op_type == "Conv"][-1:]
+        inputs = _Inputs(_inputs_of(model, graph.graph.input[0].name, images))
         quantization.quantize_static(
             prepared,
             os.fspath(part),
-            cast(Any, _Inputs(model, graph.graph.input[0].name, images)),
+            cast(Any, inputs),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_OPERATIONS,
             nodes_to_exclude=last if skip_last else [],
@@ -141,11 +132,7 @@ def _quiet_quantiser() -> Iterator[None]:
 
 
 def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[SegmentationScores]:
-    """Scores of each model on the first ``most`` images of the config's test split; 0 is all.
-
-    Raises:
-        UserError: The data are not there.
-    """
+    """Scores of each model on the first ``most`` images of the config's test split; 0 is all."""
     check_data(cfg, ("test_dataloader",))
     with building(cfg.get("default_scope", "mmseg")):
         dataset = DATASETS.build(cfg.test_dataloader.dataset)

@@ -40,10 +40,6 @@ class _BinPool(nn.Module):
 
     Exporters take the size of the sample for the sizes of the bins. Here the bins' bounds,
     floor(i * H / n) to ceil((i + 1) * H / n) as in PyTorch, are part of the graph.
-
-    Args:
-        rows: Bins from top to bottom.
-        columns: Bins from left to right.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -156,15 +152,10 @@ class _ImageResize(nn.Module):
 class ExportNetwork(nn.Module):
     """What goes into the file: a copy of a model's backbone, neck and head.
 
-    Args:
-        model: The model.
-        processing: Put preparation and labels into it: it takes images as they are, (N, H, W, 3)
-            RGB of uint8, and gives label maps (N, H, W), uint8 (int32 with more than 255 classes).
-            Without, it takes normalised images (N, 3, H, W), float32, and gives scores
-            (N, C, H, W).
-
-    Raises:
-        UserError: The model cannot be exported so; says why.
+    It takes normalised images (N, 3, H, W), float32, and gives scores (N, C, H, W). With
+    ``processing`` it takes images as they are, (N, H, W, 3) RGB of uint8, and gives label maps
+    (N, H, W), uint8 (int32 with more than 255 classes). A UserError says why a model cannot be
+    exported so.
     """
 
     mean: Tensor
@@ -179,11 +170,9 @@ class ExportNetwork(nn.Module):
             )
         if type(net.data_preprocessor) is not SegDataPreProcessor:
             raise UserError(
-                "export",
-                "config key model.data_preprocessor.type",
-                f"only a SegDataPreProcessor can be exported, not a "
-                f"{type(net.data_preprocessor).__name__}",
-            )
+                "export", "config key model.data_preprocessor.type",
+                "only a SegDataPreProcessor can be exported",
+            )  # fmt: skip
         self.processing = processing
         self.net = copy.deepcopy(net).cpu().float().eval()
         self.net.data_preprocessor = nn.Identity()
@@ -199,8 +188,7 @@ class ExportNetwork(nn.Module):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.AdaptiveAvgPool2d):
                     setattr(module, name, _pool(child))
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+        self.requires_grad_(False)
 
     def _take_preprocessor(self, net: Any) -> None:
         mode = net.test_cfg.get("mode", "whole")
@@ -279,11 +267,7 @@ def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:
 
 
 def _resize_step(model: Segmentor) -> _ImageResize | None:
-    """The test pipeline's resizing as part of the graph.
-
-    Raises:
-        UserError: It does something else as well.
-    """
+    """The test pipeline's resizing as part of the graph; a UserError if it does more."""
     found: _ImageResize | None = None
     for step in pipeline_steps(model):
         if step["type"] == "PackSegInputs":
@@ -312,8 +296,7 @@ def _resize_step(model: Segmentor) -> _ImageResize | None:
 def make_record(model: Segmentor, processing: bool) -> str:
     """The JSON record that goes with the network, see :mod:`mmseg_resnest.inference.runtimes`.
 
-    Raises:
-        UserError: The test pipeline or ``model.test_cfg`` has what a record may not have.
+    A UserError names what the config has and a record may not have.
     """
     net = cast(Any, model.model)
     pre = net.data_preprocessor
@@ -354,11 +337,8 @@ class AlignedCorners(TorchFunctionMode):
     """Makes the bilinear resizes of a network with ``align_corners`` while it is exported.
 
     The heads' ``resize`` reads sizes as numbers, to warn about some, where ``align_corners`` is
-    set, and torch.export would fix those sizes. So the heads are given False, and the operation
-    below them True.
-
-    Args:
-        net: The copy that is exported; its heads' ``align_corners`` becomes False.
+    set, and torch.export would fix those sizes. So the heads of ``net``, the copy that is exported,
+    are given False, and the operation below them True.
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -23,7 +23,7 @@ from ..evaluation.results_file import read_results_file
 from ..inference import Segmentor, load_segmentor
 from ..inference.published import CONFIG_FILE, WEIGHTS_FILE
 from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_model
-from ..io.atomic import atomic_open
+from ..io.atomic import atomic_write
 from ..io.checks import NotAllowed
 from ..io.text import printable
 from ..registry import type_name
@@ -41,14 +41,11 @@ _METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accura
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Scores from a ``results.json`` of ``mmseg-resnest test``.
+    """Scores from a ``results.json`` of ``mmseg-resnest test``; a UserError if it is not one.
 
     Returns:
         ``mIoU``, ``pixAcc``, ``mAcc`` in percent, as far as they are there, ``images``, ``tta``
         and ``IoU``, the IoU of each class by name.
-
-    Raises:
-        UserError: It cannot be read, or is another file.
     """
     result = read_results_file(path)
     if "classes" not in result:
@@ -86,8 +83,8 @@ def publish(
         ``folder``, ``files`` (name to bytes) and ``sha256``.
 
     Raises:
-        UserError: The folder exists, or cannot be written; or the model has a part or an argument
-            that a published model may not have.
+        UserError: The folder exists or cannot be written, or a published model may not have a part
+            or an argument of this one.
     """
     target = Path(folder)
     if target.exists() and not (force and (target / CONFIG_FILE).is_file()):
@@ -116,11 +113,8 @@ def publish(
 def _write(
     model: Segmentor, folder: Path, title: str, licence: str, results: Mapping[str, Any] | None
 ) -> str:
-    state = {
-        key: value
-        for key, value in model.model.state_dict().items()
-        if not key.startswith("auxiliary_head.")
-    }
+    state = model.model.state_dict()
+    state = {k: v for k, v in state.items() if not k.startswith("auxiliary_head.")}
     parameters = sum(p.numel() for k, p in model.model.named_parameters() if k in state)
     record = {
         "format": FORMAT,
@@ -144,21 +138,17 @@ def _write(
     weights = save_state_dict(state, folder / WEIGHTS_FILE)
     with open(weights, "rb") as file:
         digest = hex_digests(file, "sha256")[0]
-    text = json.dumps(record | {"sha256": digest}, indent=1) + "\n"
+    record["sha256"] = digest
+    text = json.dumps(record, indent=1) + "\n"
     if len(text.encode()) > MAX_RECORD_BYTES:
         raise UserError(
             "too-large", folder / CONFIG_FILE, f"would exceed {MAX_RECORD_BYTES:,} bytes"
         )
-    _write_text(folder / CONFIG_FILE, text)
+    atomic_write(folder / CONFIG_FILE, text)
     training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
-    _write_text(folder / TRAINING_CONFIG_FILE, config_as_text(training))
-    _write_text(folder / CARD_FILE, model_card(model, title, licence, record | {"sha256": digest}))
+    atomic_write(folder / TRAINING_CONFIG_FILE, config_as_text(training))
+    atomic_write(folder / CARD_FILE, model_card(model, title, licence, record))
     return digest
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_open(path) as file:
-        file.write(text.encode())
 
 
 def _model_config(cfg: Config) -> dict[str, Any]:
@@ -248,11 +238,7 @@ def _dataset_name(cfg: Config) -> str:
 
 
 def check_loads_back(model: Segmentor, folder: str | os.PathLike[str]) -> None:
-    """Load the folder and compare its labels of a random image with the model's.
-
-    Raises:
-        UserError: They differ.
-    """
+    """Load the folder; a UserError if its labels of a random image differ from the model's."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (96, 128, 3), np.uint8)
     again = load_segmentor(os.fspath(folder), device="cpu")

@@ -34,13 +34,7 @@ _KEPT_FORMS = 4
 
 
 class FoldedConv2d(nn.Module):
-    """A convolution with the batch norm and the ReLU that follow it.
-
-    Args:
-        conv: The convolution.
-        norm: Its batch norm, whose running statistics are used; None or an identity is none.
-        relu: Whether a ReLU follows.
-    """
+    """A convolution with the batch norm (its running statistics) and the ReLU that follow it."""
 
     weight: Tensor
     bias: Tensor | None
@@ -58,8 +52,7 @@ class FoldedConv2d(nn.Module):
                 None if norm.bias is None else norm.bias.double(),
             )  # fmt: skip
         dtype = conv.weight.dtype
-        channels_last = torch.channels_last
-        weight = weight.detach().to(dtype).contiguous(memory_format=channels_last)
+        weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", None if bias is None else bias.detach().to(dtype))
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
@@ -107,11 +100,7 @@ class FoldedConv2d(nn.Module):
 
 
 class FoldedSplitAttention(nn.Module):
-    """:class:`SplitAttentionConv2d` with its norms folded.
-
-    Args:
-        split: The module.
-    """
+    """:class:`SplitAttentionConv2d` with its norms folded."""
 
     def __init__(self, split: SplitAttentionConv2d) -> None:
         super().__init__()
@@ -140,11 +129,7 @@ class FoldedSplitAttention(nn.Module):
 
 
 class FoldedBottleneck(nn.Module):
-    """:class:`Bottleneck` with its norms folded.
-
-    Args:
-        block: The block.
-    """
+    """:class:`Bottleneck` with its norms folded."""
 
     def __init__(self, block: Bottleneck) -> None:
         super().__init__()
@@ -171,16 +156,16 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
     Folded are every :class:`ResNeSt` with batch norms and every ``ConvModule`` of a convolution, a
     batch norm and a ReLU. The parameters get other names, and the model cannot be trained any more.
     """
+    child: Any
     for name, child in model.named_children():
         if isinstance(child, ResNeSt):
             if _folds(child):
                 _fold_backbone(child)
-        elif type(child) is ConvModule:
-            folded = _fold_conv_module(child)
-            if folded is not None:
-                setattr(model, name, folded)
-        else:
+        elif type(child) is not ConvModule:
             fold_for_inference(child)
+        elif _is_plain(child):
+            norm = child.norm if child.with_norm else None
+            setattr(model, name, FoldedConv2d(child.conv, norm, relu=child.with_activation))
     return model
 
 
@@ -216,9 +201,9 @@ def _fold_backbone(backbone: ResNeSt) -> None:
         setattr(backbone, f"layer{stage + 1}", folded)
 
 
-def _fold_conv_module(module: ConvModule) -> FoldedConv2d | None:
-    activation = module.activate if module.with_activation else None
-    plain = (
+def _is_plain(module: ConvModule) -> bool:
+    """Whether a module is a convolution, a fixed batch norm and a ReLU, the last two if any."""
+    return (
         type(module.conv) in (nn.Conv2d, ProductConv2d)
         and module.conv.padding_mode == "zeros"
         and not isinstance(module.conv.padding, str)
@@ -226,12 +211,8 @@ def _fold_conv_module(module: ConvModule) -> FoldedConv2d | None:
         and not module.with_spectral_norm
         and module.order == ("conv", "norm", "act")
         and (not module.with_norm or _is_fixed(module.norm))
-        and (activation is None or type(activation) is nn.ReLU)
+        and (not module.with_activation or type(module.activate) is nn.ReLU)
     )
-    if not plain:
-        return None
-    norm = module.norm if module.with_norm else None
-    return FoldedConv2d(module.conv, norm, relu=activation is not None)
 
 
 def _saves(conv: nn.Conv2d) -> bool:

@@ -74,8 +74,7 @@ class ResidualEncoding(Encoding):
 class PublishedEncHead(_ElementDropout, EncHead):
     """Context encoding head (EncNet, arXiv 1803.08904) with its semantic encoding branch.
 
-    Takes MMSegmentation's ``EncHead`` arguments. The encoding layer is computed without the
-    tensor of all residuals, which takes gigabytes at training size.
+    Takes MMSegmentation's ``EncHead`` arguments; the encoding layer is :class:`ResidualEncoding`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -98,7 +97,7 @@ class DeepLabV3Head(_ElementDropout):
         in_channels: Channels C of the backbone's last stage.
         channels: Width of every layer; C / 8 as published.
         dilations: Rates of the 3x3 convolutions.
-        projection_dropout: Channel dropout after the projection.
+        projection_dropout: Probability of the channel dropout.
         kwargs: Arguments of MMSegmentation's ``BaseDecodeHead``.
     """
 

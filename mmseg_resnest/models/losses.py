@@ -39,13 +39,7 @@ class CrossEntropyLoss(MMSegCrossEntropyLoss):
         if reduction == "mean" and avg_factor is None and torch.is_grad_enabled():
             avg_factor = self._shared_factor(label, ignore_index)
         return super().forward(
-            cls_score,
-            label,
-            weight,
-            avg_factor=avg_factor,
-            reduction_override=reduction_override,
-            ignore_index=ignore_index,
-            **kwargs,
+            cls_score, label, weight, avg_factor, reduction_override, ignore_index, **kwargs
         )
 
     def _shared_factor(self, label: Tensor, ignore_index: int) -> Tensor | None:

@@ -35,22 +35,18 @@ def use_channels_last(model: nn.Module) -> bool:
     this saves a quarter of a training step of DeepLabV3. Numbers are the same up to rounding and
     the places of single dropped activations. Checkpoints load into a model of either order.
 
-    Args:
-        model: Changed in place if it is an :class:`EncoderDecoder` on a CPU of a :class:`ResNeSt`
-            and heads that are tested with it.
-
-    Returns:
-        Whether it was changed.
+    Only an :class:`EncoderDecoder` on a CPU of a :class:`ResNeSt` and heads that are tested with it
+    is changed, in place; returns whether it was.
     """
     if not isinstance(model, EncoderDecoder) or type(model.backbone) is not ResNeSt:
         return False
     heads = [model.decode_head, getattr(model, "auxiliary_head", None)]
     flat = [head for one in heads for head in (one if isinstance(one, nn.ModuleList) else [one])]
-    if any(head is not None and type(head) not in _HEADS for head in flat):
-        return False
-    if getattr(model, "neck", None) is not None:
-        return False
-    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+    if (
+        any(head is not None and type(head) not in _HEADS for head in flat)
+        or getattr(model, "neck", None) is not None
+        or any(parameter.device.type != "cpu" for parameter in model.parameters())
+    ):
         return False
     model.to(memory_format=torch.channels_last)
     for module in list(model.modules()):

@@ -48,13 +48,12 @@ class MultiScaleGrid:
     """Settings of the evaluation; the defaults are the published ones (but for Cityscapes' scales).
 
     Attributes:
-        scales: factors of ``base_size``; published: these, and on Cityscapes (0.75, 1.0, 1.25,
-            1.5, 1.75, 2.0, 2.25).
+        scales: factors of ``base_size``.
         flip: whether every window is also scored mirrored.
         base_size: long edge of the image at scale 1, in pixels.
         crop_size: edge of the square windows, in pixels. They are ``int(crop_size * 2 / 3)`` apart.
-        window_batch_size: windows of one scale that run through the network at once. It changes
-            speed and memory only.
+        window_batch_size: windows of one scale that run through the network at once; changes speed
+            and memory only.
     """
 
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -70,18 +69,13 @@ class MultiScaleGrid:
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any], where: str) -> MultiScaleGrid:
-        """Checks the values of a config.
+        """Checks the values of a config, whose dotted name ``where`` messages give.
 
-        Args:
-            cfg: any of the attributes above; a key ``mode`` is passed over.
-            where: dotted name of ``cfg`` in the user's config, for messages.
-
-        Raises:
-            UserError: a key is unknown or a value is of the wrong kind or out of range.
+        ``mode`` and ``keep_scores`` are passed over; a UserError names what is wrong.
         """
         known = cls.keys()
         for key in cfg:
-            if key != "mode" and key not in known:
+            if key not in ("mode", "keep_scores", *known):
                 raise UserError(
                     "config-key",
                     f"config key {where}.{key}",
@@ -103,12 +97,8 @@ class MultiScaleGrid:
         for key, least in (("base_size", 1), ("crop_size", 2), ("window_batch_size", 1)):
             value = settings.get(key, least)
             whole = isinstance(value, Integral) and not isinstance(value, bool)
-            check_value(
-                f"{where}.{key}",
-                value,
-                f"a whole number of at least {least}",
-                whole and int(value) >= least,
-            )
+            good = whole and int(value) >= least
+            check_value(f"{where}.{key}", value, f"a whole number of at least {least}", good)
             if key in settings:
                 settings[key] = int(value)
         return cls(**settings)
@@ -121,8 +111,7 @@ class MultiScaleGrid:
     def scaled_size(self, height: int, width: int, scale: float) -> tuple[int, int]:
         """Height and width, in pixels, at which an image is scored at ``scale``.
 
-        The short edge is at least 1: a strip hundreds of times longer than wide would round to
-        no pixel at all, where the published code fails.
+        The short edge is at least 1: that of a very long strip would round to 0.
         """
         long_edge = math.ceil(self.base_size * scale)
         if height > width:
@@ -131,11 +120,7 @@ class MultiScaleGrid:
 
 
 def check_value(key: str, value: object, wanted: str, good: bool) -> None:
-    """Raise unless a value of a config is good.
-
-    Raises:
-        UserError: It is not; names the key and what is wanted.
-    """
+    """Raise a UserError, which names the key and what is wanted, unless a value is good."""
     if not good:
         raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
 
@@ -166,7 +151,7 @@ def add_multi_scale_scores(
         scores: (C, H, W), float32 or float64.
         image: (3, H, W), normalised, at its own size.
         logits_function: the network.
-        settings: scales, sizes and the number of windows in a batch.
+        settings: of the evaluation.
         black: (3, 1, 1), the normalised value of a black pixel.
         align_corners: how logits of another size than the window's are resized to it.
     """
@@ -188,26 +173,20 @@ def add_multi_scale_scores(
 
 
 def window_logits(logits_function: LogitsFunction, windows: Tensor, flip: bool) -> Tensor:
-    """Logits of ``windows`` plus, if ``flip``, those of their mirror images.
+    """Logits (B, C, h, w) of ``windows`` plus, if ``flip``, those of their mirror images.
 
     A bilinear resize and a mirror image commute, so logits that are yet to be resized are summed
     before. Half precision logits are summed in float32, because the exponential of the sum leaves
     the range of float16 at 11.
-
-    Returns:
-        (B, C, h, w), float32 (float64 for float64 logits), at the network's resolution.
     """
-    logits = _at_least_float32(logits_function(windows))
+    logits = logits_function(windows)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if flip:
         mirrored = logits_function(windows.flip(3))
         # One window at a time: flip copies.
         for sums, mirrored_logits in zip(logits, mirrored, strict=True):
             sums += mirrored_logits.flip(2)
     return logits
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _window_starts(length: int, settings: MultiScaleGrid) -> list[int]:
@@ -289,14 +268,10 @@ def _scored_rows(
 
 
 def _add_resized_rows(scores: Tensor, pieces: Iterator[Tensor], height: int) -> None:
-    """Adds a map, resized bilinearly with align_corners=True, to ``scores`` (C, H, W).
+    """Adds a map of ``height`` rows, resized with align_corners=True, to ``scores`` (C, H, W).
 
-    Rows of the result are made as soon as the two rows that they lie between are there.
-
-    Args:
-        scores: (C, H, W), float32 or float64.
-        pieces: the map's rows from top to bottom, as pieces (C, rows, w).
-        height: number of rows of the map.
+    It comes as pieces (C, rows, w) from top to bottom. Rows of the result are made as soon as the
+    two rows that they lie between are there.
     """
     resampling = None
     start = 0  # row of the map at which the piece starts
@@ -330,10 +305,7 @@ class MultiScaleGridTTA(BaseTTAModel):
         module: the segmentor (``EncoderDecoder`` of this package), built or as a config. Its
             ``test_cfg`` is replaced.
         data_preprocessor: replaces the one of ``module`` when that is a config.
-        **settings: attributes of :class:`MultiScaleGrid`.
-
-    Raises:
-        UserError: a setting is wrong, or the segmentor has no such evaluation.
+        **settings: attributes of :class:`MultiScaleGrid`; a UserError names one that is wrong.
     """
 
     def __init__(
@@ -356,13 +328,9 @@ class MultiScaleGridTTA(BaseTTAModel):
         segmentor.test_cfg = dict(mode="multi_scale_grid", **settings)
 
     def test_step(self, data: dict | tuple | list) -> list[BaseDataElement]:
-        """Predictions of ``inputs``, images (3, H, W) as loaded, and ``data_samples``.
+        """Samples with ``pred_sem_seg`` and the summed scores as ``seg_logits``, one an image.
 
-        Returns:
-            A sample for each image, with ``pred_sem_seg``, and the summed scores as ``seg_logits``.
-
-        Raises:
-            UserError: the batch holds several versions of an image.
+        ``inputs`` are images (3, H, W) as loaded; several versions of one are a UserError.
         """
         inputs = data["inputs"] if isinstance(data, dict) else data[0]
         if not isinstance(inputs, Tensor) and any(not isinstance(item, Tensor) for item in inputs):
@@ -375,11 +343,7 @@ class MultiScaleGridTTA(BaseTTAModel):
         return self.module.test_step(data)
 
     def merge_preds(self, data_samples_list: list[list[BaseDataElement]]) -> list[BaseDataElement]:
-        """The predictions as they are: they are merged, as scores, before they get here.
-
-        Raises:
-            UserError: an image has more than one prediction.
-        """
+        """The predictions as they are: they are merged, as scores, before they get here."""
         if any(len(data_samples) != 1 for data_samples in data_samples_list):
             raise UserError(
                 "config-value", "config key tta_pipeline", "it must make one version of an image"

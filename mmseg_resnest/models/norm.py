@@ -40,13 +40,8 @@ class SyncBN(BatchNorm):
 
     Unlike :class:`torch.nn.SyncBatchNorm` it also trains on a CPU, alone or under ``torchrun``
     with gloo, so that a config written for many GPUs runs unchanged on a laptop. With one process
-    it is plain batch norm. Parameters and buffers have the names of ``torch.nn.BatchNorm2d``.
-
-    Args:
-        num_features: Channels C of the input (N, C) or (N, C, ...).
-        eps: Added to the variance.
-        momentum: Weight of the new batch in the running statistics.
-        process_group: Processes that share statistics; the default group when None.
+    it is plain batch norm. Arguments, parameters and buffers are those of ``torch.nn.BatchNorm2d``;
+    ``process_group`` None is the default group.
 
     Raises:
         UserError: In training, when a channel has a single value over the whole batch (one image
@@ -87,26 +82,15 @@ class SyncBN(BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         if self.momentum is None or not self.track_running_stats:
-            raise UserError(
-                "argument",
-                "norm_cfg",
-                "SyncBN needs momentum and running statistics",
-            )
+            raise UserError("argument", "norm_cfg", "SyncBN needs momentum and running statistics")
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         if input.is_cuda:
             group = self.process_group or dist.group.WORLD
             return SyncBatchNormFunction.apply(
-                input,
-                self.weight,
-                self.bias,
-                self.running_mean,
-                self.running_var,
-                self.eps,
-                self.momentum,
-                group,
-                world_size,
-            )
+                input, self.weight, self.bias, self.running_mean, self.running_var,
+                self.eps, self.momentum, group, world_size,
+            )  # fmt: skip
         return self._forward_cpu(input)
 
     def _forward_cpu(self, x: Tensor) -> Tensor:
@@ -132,13 +116,10 @@ class SyncBN(BatchNorm):
 
 
 def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:
-    """Builds the normalisation layer of ``norm_cfg`` for ``channels``.
+    """Builds the normalisation layer of ``norm_cfg`` for a number of channels.
 
-    Args:
-        norm_cfg: A config with ``type`` (``BN``, ``SyncBN``, ``GN``, ...), the layer's arguments
-            and ``requires_grad``. Names are looked up in this package's registry first, so that
-            ``SyncBN`` is the one that also trains on a CPU.
-        channels: Number of channels C.
+    Names are looked up in this package's registry first, so that ``SyncBN`` is the one that also
+    trains on a CPU.
 
     Raises:
         UserError: For an unknown type, or a number of groups that does not divide ``channels``.

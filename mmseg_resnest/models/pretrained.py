@@ -21,13 +21,8 @@ class Pretrained:
     """As MMEngine's initialiser of this name, for modules of the stack such as ``ResNet``.
 
     MMEngine unpickles without restriction where a restricted reading fails; this one reads tensors
-    and plain data only, and takes the names of the catalogue as well. As in MMEngine, keys that do
-    not fit are logged, not refused.
-
-    Args:
-        checkpoint: A path, an address or a name of the catalogue.
-        prefix: The part of the file to load, such as ``backbone.``; None is the whole file.
-        map_location: Not used: tensors are copied to where the module is.
+    and plain data only, and takes the names of the catalogue as well; ``map_location`` is not used.
+    As in MMEngine, keys that do not fit are logged, not refused.
 
     Raises:
         UserError: The file cannot be fetched or read, or holds more than tensors and plain data;

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -71,16 +70,9 @@ _STAGES = {
 class Bottleneck(nn.Module):
     """A ResNeSt block: 1x1 convolution, split attention, average pool, 1x1 convolution.
 
-    Args:
-        in_channels: Channels of the input.
-        planes: Width of the stage; the output has ``4 * planes`` channels.
-        stride: Stride of the block, taken by its average pool.
-        dilation: Dilation of the split-attention convolution.
-        shortcut: Whether the shortcut has a convolution (pooled by ``stride`` before it).
-        pool: Whether the block has the 3x3 average pool, with stride ``stride``.
-        arch: A line of :data:`ARCHITECTURES`.
-        norm_cfg: Normalisation layers.
-        dropblock: Probability and side, in feature map pixels, of DropBlock after each norm.
+    The output has ``4 * planes`` channels. ``stride`` is taken by the 3x3 average pool if there is
+    one (``pool``), ``dilation`` is that of the split attention; a convolution in the ``shortcut``
+    is pooled by ``stride`` before it. ``dropblock`` is probability and side in feature map pixels.
     """
 
     expansion = 4
@@ -244,14 +236,11 @@ class ResNeSt(BaseModule):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             self.stage_channels += (channels,)
         self._register_load_state_dict_pre_hook(self._ignore_unbuilt_stages)
-        self._init_published()
-        self._freeze()
-
-    def _init_published(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # variance 2 / (k * k * out_channels), as the authors draw it
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self._freeze()
 
     def _ignore_unbuilt_stages(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         for stage in range(len(self.stage_channels) + 1, 5):
@@ -259,11 +248,7 @@ class ResNeSt(BaseModule):
                 del state_dict[key]
 
     def init_weights(self) -> None:
-        """Loads ``init_cfg`` of type ``Pretrained`` in any known layout, strictly.
-
-        Raises:
-            UserError: When the file cannot be read, has another layout, or does not fit.
-        """
+        """Loads ``init_cfg`` of type ``Pretrained`` in any known layout; all of it must fit."""
         configs = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg]
         pretrained = [c for c in configs if c and c.get("type") == "Pretrained"]
         if not pretrained:
@@ -273,15 +258,11 @@ class ResNeSt(BaseModule):
             return
         load_backbone(self, pretrained[-1]["checkpoint"], prefix=pretrained[-1].get("prefix"))
         self.is_init = True
-        print_log(
-            f"ResNeSt: loaded {pretrained[-1]['checkpoint']}", logger="current", level=logging.INFO
-        )
+        print_log(f"ResNeSt: loaded {pretrained[-1]['checkpoint']}", logger="current")
 
     def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
         names = ["conv1", "bn1", *(f"layer{i}" for i in range(1, self.frozen_stages + 1))]
-        for name in names:
+        for name in names if self.frozen_stages >= 0 else ():
             module = getattr(self, name, None)
             if module is not None:
                 module.eval()
@@ -302,19 +283,15 @@ class ResNeSt(BaseModule):
         if not (self.with_cp and self.training and torch.is_grad_enabled()):
             return stage(x)
         for block in stage:
+            # The second run of a block must not count twice in its running statistics.
             contexts = partial(_checkpoint_contexts, block)
             x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
         return x
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Computes the feature maps of ``out_indices``.
+        """Feature maps (N, C, h, w) of normalised images (N, in_channels, H, W).
 
-        Args:
-            images: Normalised images (N, in_channels, H, W).
-
-        Returns:
-            Feature maps (N, C, h, w), C = 256, 512, 1024, 2048 for the stages 0 to 3, in the
-            order of the stages.
+        They are those of ``out_indices``; C = 256, 512, 1024, 2048 for the stages 0 to 3.
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         outputs = []
@@ -326,7 +303,6 @@ class ResNeSt(BaseModule):
 
 
 def _checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
-    """What surrounds a block's first run and its second, which must not count twice."""
     return nullcontext(), frozen_batch_statistics(block)
 
 

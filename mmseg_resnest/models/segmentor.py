@@ -47,7 +47,7 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
     keep = test_cfg.get("keep_scores", True)
     check_value(f"{where}.keep_scores", keep, "True or False", isinstance(keep, bool))
     if mode == "multi_scale_grid":
-        MultiScaleGrid.from_config(_of_the_grid(test_cfg), where)
+        MultiScaleGrid.from_config(test_cfg, where)
     if mode == "slide":
         for key in ("crop_size", "stride"):
             pair = test_cfg.get(key)
@@ -60,11 +60,6 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
         crop, stride = test_cfg["crop_size"], test_cfg["stride"]
         closed = all(s <= c for s, c in zip(stride, crop, strict=True))
         check_value(f"{where}.stride", stride, f"at most crop_size, {crop}", closed)
-
-
-def _of_the_grid(test_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a ``test_cfg`` that the multi-scale grid evaluation reads, or refuses."""
-    return {key: value for key, value in test_cfg.items() if key != "keep_scores"}
 
 
 @MODELS.register_module()
@@ -81,13 +76,8 @@ class EncoderDecoder(StockEncoderDecoder):
 
     Parts that the config names without a scope are looked for in this package first also when no
     default scope is set: MMSegmentation has a ResNeSt of its own that computes something else.
-
-    Args:
-        *args: Those of MMSegmentation's EncoderDecoder.
-        **kwargs: The same, by name. Without ``test_cfg`` the whole image is scored at once.
-
-    Raises:
-        UserError: ``test_cfg`` is wrong.
+    Without ``test_cfg`` the whole image is scored at once; a wrong one is a UserError, here and in
+    all that predicts.
     """
 
     test_cfg: Any
@@ -105,9 +95,6 @@ class EncoderDecoder(StockEncoderDecoder):
 
         They are logits, or in mode 'multi_scale_grid' the summed scores. ``batch_img_metas`` are N
         mappings with at least ``ori_shape`` and ``img_shape``; they are not changed.
-
-        Raises:
-            UserError: ``test_cfg`` is wrong.
         """
         test_cfg = ConfigDict(self.test_cfg or {})
         test_cfg.setdefault("mode", "whole")
@@ -124,12 +111,9 @@ class EncoderDecoder(StockEncoderDecoder):
         """Summed scores (N, C, H, W) of the published multi-scale evaluation, image by image.
 
         They are float32 (float64 for float64 images), without gradients. What the data
-        preprocessor has padded, which ``batch_img_metas`` say, scores 0.
-
-        Raises:
-            UserError: ``test_cfg`` is wrong, or the head has a single output.
+        preprocessor has padded scores 0. A head with a single output is a UserError.
         """
-        settings = MultiScaleGrid.from_config(_of_the_grid(self.test_cfg or {}), "model.test_cfg")
+        settings = MultiScaleGrid.from_config(self.test_cfg or {}, "model.test_cfg")
         if self.out_channels == 1:
             raise UserError(
                 "config-conflict",
@@ -157,16 +141,9 @@ class EncoderDecoder(StockEncoderDecoder):
     ) -> list[SegDataSample]:
         """Predictions of normalised images (N, 3, H, W) at their original sizes.
 
-        Args:
-            inputs: The images.
-            data_samples: N samples with metainfo; None makes new ones of the inputs' size.
-
         Returns:
-            N samples with ``pred_sem_seg`` (1, h, w), int64, and unless
-            ``test_cfg.keep_scores`` is False with ``seg_logits`` (C, h, w).
-
-        Raises:
-            UserError: ``test_cfg`` is wrong.
+            N samples (``data_samples``, or new ones of the inputs' size) with ``pred_sem_seg``
+            (1, h, w), int64, and unless ``test_cfg.keep_scores`` is False ``seg_logits`` (C, h, w).
         """
         if (self.test_cfg or {}).get("keep_scores", True):
             return super().predict(inputs, data_samples)
@@ -194,16 +171,10 @@ class EncoderDecoder(StockEncoderDecoder):
     ) -> tuple[Tensor, list[list[Step]]]:
         """Scores before they are resized, and what leads from them to the original sizes.
 
-        Args:
-            inputs: (N, 3, H, W), normalised.
-            data_samples: N samples with metainfo; None takes the inputs' size for the original.
-
         Returns:
-            (N, C, h, w) scores, at the head's resolution where all that follows the head is known
-            to be a bilinear resize, and at that of ``inputs`` otherwise; and N lists of steps.
-
-        Raises:
-            UserError: ``test_cfg`` is wrong.
+            (N, C, h, w) scores of normalised images (N, 3, H, W), at the head's resolution where
+            all that follows the head is known to be a bilinear resize, and at that of ``inputs``
+            otherwise; and N lists of steps.
         """
         test_cfg = self.test_cfg or {}
         check_test_cfg(test_cfg)
@@ -263,17 +234,10 @@ class EncoderDecoder(StockEncoderDecoder):
     def postprocess_result(
         self, seg_logits: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> list[SegDataSample]:
-        """Puts scores and labels into data samples, at the images' original sizes.
+        """Puts scores (N, C, H, W) and labels into data samples, at the images' original sizes.
 
         Scores that have that size already are taken as they are: the stock code copies them, and
         the scores of a 2048x1024 image in 150 classes are 1.2 GiB.
-
-        Args:
-            seg_logits: (N, C, H, W).
-            data_samples: N samples with metainfo; None makes new ones of the scores' size.
-
-        Returns:
-            N samples with ``seg_logits`` (C, h, w) and ``pred_sem_seg`` (1, h, w), int64.
         """
         if (
             self.out_channels == 1

@@ -64,19 +64,10 @@ class SplitAttentionConv2d(nn.Module):
     two 1x1 convolutions and a softmax over the splits (a sigmoid when there is one) how the splits
     are weighted in the sum that leaves the block.
 
-    Args:
-        in_channels: Channels of the input.
-        channels: Channels of the output.
-        kernel_size: Side of the convolution's kernel.
-        stride: Its stride.
-        padding: Its zero padding.
-        dilation: Its dilation.
-        groups: Cardinality; the convolution has ``groups * radix`` groups.
-        radix: Number of splits, 1 or more.
-        reduction_factor: The gate has ``max(in_channels * radix / reduction_factor, 32)`` channels.
-        norm_cfg: Normalisation of the splits and of the gate.
-        dropblock_prob: DropBlock probability between the first norm and its ReLU.
-        dropblock_size: Side of a dropped block in feature map pixels.
+    Arguments up to ``dilation`` are the convolution's. It has ``groups * radix`` groups, where
+    ``groups`` is the cardinality and ``radix`` the number of splits. The gate has
+    ``max(in_channels * radix / reduction_factor, 32)`` channels. DropBlock is between the first
+    norm and its ReLU.
     """
 
     def __init__(
@@ -97,8 +88,7 @@ class SplitAttentionConv2d(nn.Module):
         super().__init__()
         norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
         gate_channels = max(in_channels * radix // reduction_factor, 32)
-        self.radix = radix
-        self.groups = groups
+        self.radix, self.groups = radix, groups
         self.conv = nn.Conv2d(
             in_channels, channels * radix, kernel_size, stride, padding, dilation,
             groups=groups * radix, bias=False,
@@ -113,14 +103,9 @@ class SplitAttentionConv2d(nn.Module):
         self.fc2 = nn.Conv2d(gate_channels, channels * radix, 1, groups=groups)
 
     def attention(self, gap: Tensor) -> Tensor:
-        """The weights of the splits.
+        """The splits' weights (N, radix * channels, 1, 1), split-major, which sum to one.
 
-        Args:
-            gap: The splits' sum, averaged over the image, (N, channels, 1, 1).
-
-        Returns:
-            Weights (N, radix * channels, 1, 1), split-major like the convolution's output. Over
-            the splits they sum to one (radix > 1).
+        ``gap`` (N, channels, 1, 1) is the splits' sum, averaged over the image.
         """
         weights = self.fc2(self.relu(self.bn1(self.fc1(gap))))
         return split_shares(weights, self.radix, self.groups)

@@ -30,14 +30,9 @@ class SegTTAModel(StockSegTTAModel):
 
     @torch.no_grad()
     def test_step(self, data: dict | tuple | list) -> list[SegDataSample]:
-        """Predictions of a batch.
+        """One sample an image: the last view's, as in the stock class, with the sum's labels.
 
-        Args:
-            data: ``inputs`` and ``data_samples``, each a list of views, each a list of images.
-
-        Returns:
-            One SegDataSample an image, the last view's with the labels of the sum, as the stock
-            class returns it, and without ``seg_logits``.
+        ``inputs`` and ``data_samples`` of ``data`` are lists of views, each a list of images.
         """
         model: Any = self.module.module if is_model_wrapper(self.module) else self.module
         plain = not isinstance(model, EncoderDecoder) or model.out_channels == 1

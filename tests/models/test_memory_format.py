@@ -15,11 +15,7 @@ from torch import Tensor, nn
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.kernels import convolution
-from mmseg_resnest.models import (
-    ARCHITECTURES,
-    fold_for_inference,
-    use_channels_last,
-)
+from mmseg_resnest.models import ARCHITECTURES, fold_for_inference, use_channels_last
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SMALL = {**ARCHITECTURES["resnest14"], "base_width": 8, "stem_width": 4}

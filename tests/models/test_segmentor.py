@@ -240,8 +240,7 @@ ENC = {"type": "EncHead", "in_channels": [8], "in_index": [0], "num_codes": 4}
 
 
 @pytest.mark.parametrize(
-    "head",
-    [{"type": FlippingHead}, {**ENC, "use_se_loss": True}, {**ENC, "use_se_loss": False}],
+    "head", [{"type": FlippingHead}, {**ENC, "use_se_loss": True}, {**ENC, "use_se_loss": False}]
 )
 @torch.no_grad()
 def test_labels_of_heads_that_do_more(head):

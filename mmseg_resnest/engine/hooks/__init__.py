@@ -2,13 +2,7 @@
 """Hooks of a run: what it shows, saves and guards."""
 
 from .checkpoint import CheckpointHook
-from .console import (
-    ConsoleHook,
-    describe_dataset,
-    describe_model,
-    duration,
-    print_header,
-)
+from .console import ConsoleHook, describe_dataset, describe_model, duration, print_header
 from .examples import ExamplesHook
 from .nonfinite import NonFiniteHook
 from .predictions import SavePredictionsHook, TestProgressHook

@@ -28,16 +28,12 @@ __all__ = ["CheckpointHook"]
 class CheckpointHook(MMEngineHook):
     """Saves a run as MMEngine's hook of this name does, in the background and atomically.
 
-    * A file is written atomically; only then does ``last_checkpoint`` name it, and only then are
-      older ones removed. Each of the three that fails is reported and retried by itself.
-    * Only files in its folder with the names that it gives itself are removed.
-    * Training goes on while it is written. When the disk cannot take it, the older ones stay, one
-      warning says so, and it is retried.
-    * With gradient accumulation it waits for the update: gradients are not saved.
-    * A run that is asked to stop is saved.
+    Once a file is written, ``last_checkpoint`` names it; then older ones are removed, and only
+    files with names that this hook gives. What fails is reported and retried by itself, and
+    training goes on meanwhile. With gradient accumulation it waits for the update: gradients are
+    not saved. A run that is asked to stop is saved.
 
-    Args: as MMEngine's, but for ``file_client_args`` and ``backend_args``: files are written to a
-        file system of this machine.
+    Args: as MMEngine's, without ``file_client_args`` and ``backend_args``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,8 +52,6 @@ class CheckpointHook(MMEngineHook):
         self._pointed: Path | None = None
         self._owed = False
         self._saved_step: int | None = None
-
-    # --- when ---
 
     def before_train(self, runner: Runner) -> None:
         """Find the folder, and the run's checkpoints that are in it already."""
@@ -94,9 +88,7 @@ class CheckpointHook(MMEngineHook):
         except (OSError, UserError) as error:
             runner.logger.warning("%s; it names an earlier checkpoint", error)
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Save when it is due, or the run is about to stop."""
         due = not self.by_epoch and (
             self.every_n_train_iters(runner, self.interval, self.save_begin)
@@ -107,9 +99,7 @@ class CheckpointHook(MMEngineHook):
             runner.logger.info("Saving checkpoint at %d iterations", runner.iter + 1)
             self._save_checkpoint(runner)
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """End the validation if the run was asked to stop."""
         if isinstance(runner.train_loop, IterBasedTrainLoop):
             runner.train_loop.check_stop_in_validation()
@@ -131,8 +121,6 @@ class CheckpointHook(MMEngineHook):
         runner.report_unsaved(unsaved)
         if not any(one.checkpoint for one in unsaved):
             super().after_train(runner)
-
-    # --- what ---
 
     def _save_now(self, runner: Runner, validation_pending: bool) -> None:
         """Save when ``runner.iter`` counts the finished steps already."""
@@ -160,10 +148,9 @@ class CheckpointHook(MMEngineHook):
             self.save_param_scheduler,
         )
         if is_main_process():
-            folder = Path(runner.work_dir)
 
             def point() -> None:
-                self._point_to(path, folder)
+                self._point_to(path, Path(runner.work_dir))
                 with contextlib.suppress(OSError):  # what it named before was kept for it
                     self._free()
 
@@ -224,10 +211,7 @@ class CheckpointHook(MMEngineHook):
         return Step("removing older checkpoints", run)
 
     def _free(self) -> None:
-        """Remove what is older than the newest k, and than the best; in the writer's thread.
-
-        What ``last_checkpoint`` names stays until that names another one.
-        """
+        """Remove older checkpoints, but what ``last_checkpoint`` names; in the writer's thread."""
         failure: OSError | None = None
         for kind, kept in self._kept.items():
             number = self.max_keep_ckpts if kind == "newest" else 1
@@ -244,23 +228,18 @@ class CheckpointHook(MMEngineHook):
 
     def _checkpoints_up_to(self, step: int) -> list[Path]:
         """The numbered checkpoints in the folder up to a step, in order."""
-        found = []
-        for path in self._folder.iterdir():
-            number = self._names.step_of(path.name)
-            if number is not None and number <= step and path.is_file() and not path.is_symlink():
-                found.append((number, path))
-        return [path for _, path in sorted(found)]
+        numbered = [(self._names.step_of(p.name), p) for p in self._folder.iterdir()]
+        found = [(n, p) for n, p in numbered if n is not None and n <= step]
+        return [p for _, p in sorted(found) if p.is_file() and not p.is_symlink()]
 
     def _take_over_best(self) -> None:
-        """Take over the best checkpoints of the run that is resumed, if their names are ours.
-
-        The names come from a checkpoint: files of any other name are left alone.
-        """
+        """Take over the best checkpoints of the run that is resumed, if their names are ours."""
         for key in self.key_indicators if self.save_best else ():
             single = len(self.key_indicators) == 1
             before = self.best_ckpt_path if single else self.best_ckpt_path_dict[key]
             name = Path(before).name if isinstance(before, str) else ""  # the folder may have moved
-            path = self._folder / name if self._names.is_best(name, key) else None
-            if path is not None:
-                self._kept[self._best_kind(key)] = [path]
-            self._set_best(key, None if path is None else str(path))
+            if not self._names.is_best(name, key):
+                self._set_best(key, None)
+                continue
+            self._kept[self._best_kind(key)] = [self._folder / name]
+            self._set_best(key, str(self._folder / name))

@@ -19,15 +19,6 @@ from ..checkpoint import bare_model
 from ..launch import describe_device
 from ..logs import display_path
 
-__all__ = [
-    "ConsoleHook",
-    "describe_dataset",
-    "describe_model",
-    "duration",
-    "print_header",
-    "progress_bar",
-]
-
 _HEADER_WIDTH = 11
 SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_TEXTS = 0.3
@@ -44,8 +35,7 @@ def print_header(rows: Sequence[tuple[str, str]]) -> None:
 
 def duration(seconds: float) -> str:
     """``42 s``, ``3 min 05 s``, ``7 h 12 min`` or ``3 d 04 h``."""
-    whole = round(seconds)
-    minutes, s = divmod(whole, 60)
+    minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)
     if days:
@@ -82,10 +72,8 @@ def describe_dataset(dataset: Any) -> str:
 class ConsoleHook(Hook):
     """Shows a training run on the console: a header, aligned lines, a progress bar.
 
-    A line covers the iterations since the line before: their mean loss, the learning rate, seconds
-    per iteration and the time left (validations included). Lines come at the logger's interval,
-    but no more than 50 in all, or one a minute. On a terminal a bar below them shows the loss,
-    images per second, the latest mIoU and the time left.
+    A line covers the iterations since the line before. Lines come at the logger's interval, but no
+    more than 50 in all, or one a minute; the time left includes validations.
 
     Args:
         title: What is trained, for the header.
@@ -180,9 +168,7 @@ class ConsoleHook(Hook):
             self._print_pending(runner)
             self._val_bar = progress_bar(len(runner.val_dataloader), 0, "validation")
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Advance the bar of the validation."""
         if self._on:
             self._val_bar.update()

@@ -41,12 +41,8 @@ class ExamplesHook(Hook):
     ``folder/examples.json`` lists them with their scores; ``NUMBER.jpg``, ``NUMBER_label.png``
     and ``NUMBER_pred.png`` are image, label and prediction, reduced to ``edge`` pixels.
 
-    Args:
-        folder: Where they go; those of an earlier evaluation are replaced.
-        number: Images of each kind.
-        pairs: The confusions (label, prediction) with most pixels that get images.
-        edge: The longest edge of the pictures, in pixels.
-        ignore_index: The label that is left out.
+    Those of an earlier evaluation are replaced. ``number`` is of images of each kind, ``pairs`` of
+    confusions (label, prediction) that get images, those with most pixels.
     """
 
     priority = "LOW"

@@ -30,13 +30,10 @@ class NonFiniteHook(Hook):
     """Keeps a loss or gradient that is NaN or infinite from reaching the weights.
 
     Before each update the losses since the last one and the gradients are checked, on all
-    processes together. If they are not finite, ``nonfinite_iter_<i>/`` of the work folder gets,
-    from every process, the files of its batch, its losses and the names of the gradients
-    (``process_<r>.json``) and the batch itself (``process_<r>.pth``), and the run's state before
-    the update (``state.pth``).
-
-    Where mixed precision scales the loss, the scaler handles gradients that overflow: only the
-    loss is checked.
+    processes together (with a loss scaler, which handles overflows, the losses alone). If they are
+    not finite, ``nonfinite_iter_<i>/`` of the work folder gets files, losses and names of the
+    gradients (``process_<r>.json``) and the batch (``process_<r>.pth``) of every process, and the
+    run's state before the update (``state.pth``).
 
     Args:
         on_nonfinite: ``stop`` ends the run. ``skip`` leaves the update out and restores the model's

@@ -26,18 +26,14 @@ class SavePredictionsHook(Hook):
 
     Args:
         out_dir: For label maps: palette PNGs whose pixels are class indices, named and nested as
-            the images are. None writes none.
-        show_dir: For pictures of image, label and prediction side by side. None writes none.
+            the images are.
+        show_dir: For pictures of image, label and prediction side by side.
         submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
-            ``voc``), check it at the end and pack it into ``out_dir.zip``; a UserError says what
-            does not fit. None: label maps.
+            ``voc``), check it at the end and pack it into ``out_dir.zip``.
     """
 
     def __init__(
-        self,
-        out_dir: str | None = None,
-        show_dir: str | None = None,
-        submission: str | None = None,
+        self, out_dir: str | None = None, show_dir: str | None = None, submission: str | None = None
     ) -> None:
         self.format = submission
         self.submission: Submission | None = None

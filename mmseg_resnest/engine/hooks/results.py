@@ -24,12 +24,7 @@ __all__ = ["ResultsHook", "evaluation_result"]
 
 
 def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """``SegmentationMetric.last_result``, with the counts of each class, or the metrics alone.
-
-    Args:
-        evaluator: MMEngine's evaluator after it has evaluated.
-        metrics: What it returned.
-    """
+    """``SegmentationMetric.last_result``, with the counts of each class, or ``metrics`` alone."""
     results = (getattr(metric, "last_result", None) for metric in evaluator.metrics)
     found = next((result for result in results if result is not None), None)
     return dict(found) if found is not None else {k: float(v) for k, v in metrics.items()}
@@ -40,12 +35,7 @@ class ResultsHook(Hook):
     """Keeps ``results.json`` of a work folder up to date while a run trains.
 
     It holds the scores and the per-class table of the best validation so far, where the best and
-    the newest checkpoint are, the scores of every validation, and the run's numerics. The first
-    process writes it atomically after each validation.
-
-    Args:
-        file: Name of the file in the work folder.
-        extra: More entries for it.
+    the newest checkpoint are, the scores of every validation, the run's numerics, and ``extra``.
     """
 
     priority = "LOWEST"  # after CheckpointHook, which says where the best checkpoint is
