@@ -66,21 +66,12 @@ def test_arguments_are_refused_like_everything_else() -> None:
         (OSError(errno.EMFILE, "Too many open files"), "environment", "open files"),
         (RuntimeError("PytorchStreamWriter failed writing file data/3"), "not-writable", ""),
         (KeyError("Foo is not in the mmengine::hook registry. Please check"), "config-type", "Foo"),
-        (
-            RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "),
-            *("data-loading", "process 12"),
-        ),
-        (
-            RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"),
-            *("data-loading", "process 12, 13"),
-        ),
+        (RuntimeError("DataLoader worker (pid 12) is killed"), "data-loading", "process 12"),
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) ended"), "data-loading", "process 12, 13"),
         (RuntimeError("Pin memory thread exited unexpectedly"), "data-loading", "worker"),
         (RuntimeError("DataLoader timed out after 5 seconds"), "data-loading", "worker"),
         (RuntimeError("received 0 items of ancdata"), "environment", "open files"),
-        (
-            RuntimeError("Too many open files. Communication with the workers is no"),
-            *("environment", "open files"),
-        ),
+        (RuntimeError("Too many open files. Communication"), "environment", "open files"),
     ],
 )
 def test_late_mistakes_are_explained(error: Exception, code: str, subject: str) -> None:

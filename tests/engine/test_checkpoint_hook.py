@@ -116,44 +116,6 @@ def test_lost_log_lines_are_reported_in_the_end(
         assert "Is a directory" in lines[0]
 
 
-FOREIGN = ["notes.pth", "iter_4.pth.bak", "best_other_iter_4.pth", "best_score_iter_4.txt"]
-
-
-@pytest.mark.parametrize(
-    "named",
-    [
-        "notes.pth", "../outside.pth", "/{}/outside.pth", "best_other_iter_4.pth",
-        "best_score_folder", "best_score_iter_4.txt", "", "..", ["best_score_iter_3.pth"],
-    ],
-)  # fmt: skip
-def test_a_name_in_a_checkpoint_removes_nothing_foreign(tmp_path: Path, named: Any) -> None:
-    folder = tmp_path / "run"
-    make_runner(folder, iterations=3, save_best=None).train()
-    outside = tmp_path / "outside.pth"
-    outside.write_text("precious")
-    for name in FOREIGN:
-        (folder / name).write_text("precious")
-    (folder / "best_score_folder").mkdir()
-    record = torch.load(folder / "iter_3.pth", weights_only=True)
-    named = named.format(tmp_path) if isinstance(named, str) else named
-    record["message_hub"]["runtime_info"].update(best_ckpt=named, best_score=9e9)
-    record["message_hub"]["resumed_keys"].update(best_ckpt=True, best_score=True)
-    torch.save(record, folder / "from.pth")
-    resumed = make_runner(folder, iterations=5, resume=folder / "from.pth")
-    if isinstance(named, str):
-        resumed.train()
-    else:
-        with raises_user_error("resume", folder / "from.pth"):
-            resumed.train()
-    assert outside.read_text() == "precious"
-    assert all((folder / name).read_text() == "precious" for name in FOREIGN)
-    assert (folder / "best_score_folder").is_dir()
-    if not isinstance(named, str):
-        return
-    assert (folder / "best_score_iter_4.pth").is_file()
-    assert (folder / "iter_5.pth").is_file()
-
-
 def test_the_best_of_the_run_before_is_removed(tmp_path: Path) -> None:
     for key in ("score", "auto"):
         folder = tmp_path / key

@@ -91,16 +91,6 @@ def test_a_stopped_run_goes_on_exactly(
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it was on its way out
 
 
-def test_the_comparison_sees_another_seed(tmp_path: Path, undisturbed: dict) -> None:
-    runner = make_runner(tmp_path)
-    runner._randomness_cfg["seed"] = 6
-    runner.set_randomness(seed=6)
-    runner.train()
-    found = differences(undisturbed, state(tmp_path / "iter_12.pth"))
-    assert any("state_dict" in name for name in found)
-    assert any("train/loss" in name for name in found)
-
-
 def test_gradients_that_are_gathered_are_finished_first(tmp_path: Path) -> None:
     """Five steps make an update: saves that are due in between wait for it."""
     make_runner(tmp_path / "undisturbed", accumulate=5, patient=True).train()

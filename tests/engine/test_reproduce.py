@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import json
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -30,6 +28,11 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from PIL import Image
 from user_errors import raises_user_error
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
+
+from published_reference import PublishedModel
+from test_multi_scale import reference_scores
 
 from mmseg_resnest.engine import reproduce as module
 from mmseg_resnest.errors import UserError
@@ -56,17 +59,6 @@ OPTIONS = [
 ]
 
 
-def of_the_models(name: str) -> ModuleType:
-    """A module of ``tests/models``."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "models" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "tests" / "models")
-        spec.loader.exec_module(loaded)
-    return loaded
-
-
 @dataclass
 class StandIn:
     """A data set, a catalogue with one model of it, and what must be measured."""
@@ -82,19 +74,14 @@ def predictions(reference: torch.nn.Module, image: np.ndarray) -> dict[str, np.n
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     tensor = torch.from_numpy((image.astype(np.float64) - mean) / std).permute(2, 0, 1)[None]
     height, width = image.shape[:2]
-    size = (
-        int(width * BASE / max(height, width) + 0.5),
-        int(height * BASE / max(height, width) + 0.5),
-    )
+    size = [int(edge * BASE / max(height, width) + 0.5) for edge in (width, height)]
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     small = torch.from_numpy((small.astype(np.float64) - mean) / std).permute(2, 0, 1)[None]
     with torch.no_grad():
         whole = F.interpolate(
             reference(small)[0], (height, width), mode="bilinear", align_corners=True
         )
-        multi = of_the_models("test_multi_scale").reference_scores(
-            lambda x: reference(x)[0], tensor, SCALES, True, BASE, CROP
-        )
+        multi = reference_scores(lambda x: reference(x)[0], tensor, SCALES, True, BASE, CROP)
     return {
         "single scale": whole[0].argmax(0).numpy(),
         "multi-scale + flip": multi[0].argmax(0).numpy(),
@@ -119,8 +106,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("reproduce")
-    reference_module = of_the_models("published_reference")
-    reference = reference_module.PublishedModel("fcn", ARCHITECTURES["resnest14"], 150).eval()
+    reference = PublishedModel("fcn", ARCHITECTURES["resnest14"], 150).eval()
 
     ade = root / "data" / "ade20k" / "ADEChallengeData2016"
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in PUBLISHED}
@@ -145,36 +131,21 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
         for protocol, prediction in found.items():
             pairs[protocol].append((prediction, label))
 
-    weights = {
-        k: v.float() if v.is_floating_point() else v for k, v in reference.state_dict().items()
-    }
-    torch.save(weights, root / "weights.pth")
+    torch.save(reference.float().state_dict(), root / "weights.pth")
     digest = hashlib.sha1((root / "weights.pth").read_bytes()).hexdigest()
     name = f"fcn_standin_ade-{digest[:8]}"
     (root / "cache").mkdir()
     (root / "weights.pth").rename(root / "cache" / f"{name}.pth")
     entry = {
-        "task": "segmentation",
-        "layout": "published",
-        "file": f"{name}.pth",
-        "urls": ["http://127.0.0.1:9/nobody-listens.zip"],
-        "algorithm": "sha1",
-        "digest": digest,
-        "arch": "resnest14",
-        "config": "configs/fcn_resnest50_ade20k.py",
-        "dataset": "ADE20K",
-        "metrics": PUBLISHED,
-        "source": "https://example.org/standin",
-        "licence": None,
-    }
+        "task": "segmentation", "layout": "published", "file": f"{name}.pth", "arch": "resnest14",
+        "urls": ["http://127.0.0.1:9/nobody-listens.zip"], "algorithm": "sha1", "digest": digest,
+        "config": "configs/fcn_resnest50_ade20k.py", "dataset": "ADE20K", "metrics": PUBLISHED,
+        "source": "https://example.org/standin", "licence": None,
+    }  # fmt: skip
     backbone = {**entry, "task": "classification", "config": None}
     (root / "catalogue.json").write_text(json.dumps({NAME: entry, "standin/backbone": backbone}))
-    yield StandIn(
-        root / "data",
-        root / "catalogue.json",
-        root / "cache",
-        {protocol: scores(p) for protocol, p in pairs.items()},
-    )
+    expected = {protocol: scores(p) for protocol, p in pairs.items()}
+    yield StandIn(root / "data", root / "catalogue.json", root / "cache", expected)
     torch.set_num_threads(threads)
 
 

@@ -51,14 +51,9 @@ def fake_wandb(calls: Calls) -> ModuleType:
     run = SimpleNamespace(id="run1", dir="/x/files", offline=True)  # its address is not asked for
     note = lambda name: lambda *a, **k: calls.append((name, (*a, k)))  # noqa: E731
     module.__dict__.update(
-        init=note("init"),
-        define_metric=note("define_metric"),
-        log=note("log"),
-        finish=note("finish"),
-        Settings=lambda **k: k,
-        run=run,
-        config=SimpleNamespace(update=note("config")),
-    )
+        {name: note(name) for name in ("init", "define_metric", "log", "finish")},
+        Settings=lambda **k: k, run=run, config=SimpleNamespace(update=note("config")),
+    )  # fmt: skip
     return module
 
 

@@ -54,14 +54,7 @@ class SplitAttention(nn.Module):
 
 class Block(nn.Module):
     def __init__(
-        self,
-        inside: int,
-        planes: int,
-        stride: int,
-        rate: int,
-        first: bool,
-        pooled: bool,
-        arch: dict,
+        self, inside: int, planes: int, stride: int, rate: int, first: bool, pool: bool, arch: dict
     ) -> None:
         super().__init__()
         width = int(planes * arch["base_width"] / 64) * arch["groups"]
@@ -70,7 +63,7 @@ class Block(nn.Module):
         self.conv2 = SplitAttention(width, arch["radix"], arch["groups"], rate)
         self.conv3 = nn.Conv2d(width, 4 * planes, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * planes)
-        self.pool = nn.AvgPool2d(3, stride, padding=1) if pooled else None
+        self.pool = nn.AvgPool2d(3, stride, padding=1) if pool else None
         self.pool_first = arch["avd_first"]
         if first:
             self.downsample = nn.Sequential(
@@ -116,17 +109,9 @@ class Backbone(nn.Module):
             layers = []
             for block in range(arch["blocks"][stage]):
                 first = block == 0
-                layers.append(
-                    Block(
-                        inside,
-                        planes,
-                        stride if first else 1,
-                        first_rate if first else rate,
-                        first,
-                        first and stage > 0,
-                        arch,
-                    )
-                )
+                step, dilation = (stride, first_rate) if first else (1, rate)
+                pooled = first and stage > 0
+                layers.append(Block(inside, planes, step, dilation, first, pooled, arch))
                 inside = 4 * planes
             setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
 

@@ -167,14 +167,9 @@ def test_equals_the_plain_reference(size, scales, base_and_crop, flip, window_ba
     net = TinyNet()
     expected = reference_scores(net, image, scales, flip, base_size, crop_size)
     ours = our_scores(
-        net,
-        image,
-        scales=tuple(scales),
-        flip=flip,
-        base_size=base_size,
-        crop_size=crop_size,
+        net, image, scales=tuple(scales), flip=flip, base_size=base_size, crop_size=crop_size,
         window_batch_size=window_batch_size,
-    )
+    )  # fmt: skip
     assert relative_error(ours, expected) < 1e-12
 
 
@@ -261,24 +256,12 @@ def test_overflow_is_reported(monkeypatch):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("scales", ()),
-        ("scales", 1.0),
-        ("scales", (1.0, 0.0)),
-        ("scales", (float("nan"),)),
-        ("scales", "0.5"),
-        ("scales", (True,)),
-        ("flip", 1),
-        ("base_size", 0),
-        ("base_size", 520.0),
-        ("crop_size", 0),
-        ("crop_size", 1),
-        ("crop_size", (480, 480)),
-        ("window_batch_size", 0),
-        ("window_batch_size", True),
-        ("crop", 480),
-        ("stride", 320),
+        ("scales", ()), ("scales", 1.0), ("scales", (1.0, 0.0)), ("scales", (float("nan"),)),
+        ("scales", "0.5"), ("scales", (True,)), ("flip", 1), ("base_size", 0),
+        ("base_size", 520.0), ("crop_size", 0), ("crop_size", 1), ("crop_size", (480, 480)),
+        ("window_batch_size", 0), ("window_batch_size", True), ("crop", 480), ("stride", 320),
     ],
-)
+)  # fmt: skip
 def test_bad_settings_name_their_key(key, value):
     code = "config-key" if key in ("crop", "stride") else "config-value"
     with raises_user_error(code, f"model.test_cfg.{key}"):
@@ -344,16 +327,8 @@ def test_peak_memory_does_not_grow_with_the_number_of_scales():
 # The model of a config, and the published code's output
 
 
-SETTINGS = {
-    "scales": (0.5, 1.0, 1.5),
-    "flip": True,
-    "base_size": 40,
-    "crop_size": 24,
-    "window_batch_size": 3,
-}
-
-
-TTA = {"type": "MultiScaleGridTTA", **SETTINGS}
+PROTOCOL = {"scales": (0.5, 1.0, 1.5), "flip": True, "base_size": 40, "crop_size": 24}
+TTA = {"type": "MultiScaleGridTTA", **PROTOCOL, "window_batch_size": 3}
 
 
 def test_tta_model_gives_the_published_scores_and_labels():
@@ -367,9 +342,8 @@ def test_tta_model_gives_the_published_scores_and_labels():
         return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=True)
 
     inputs = tta.module.data_preprocessor(batch)["inputs"]
-    reference = {key: SETTINGS[key] for key in ("scales", "flip", "base_size", "crop_size")}
     with torch.no_grad():
-        expected = reference_scores(net, inputs, **reference)
+        expected = reference_scores(net, inputs, **PROTOCOL)
     assert relative_error(result.seg_logits.data[None], expected) < 1e-5
     assert torch.equal(result.pred_sem_seg.data, expected.argmax(1))
 

@@ -26,11 +26,6 @@ def test_one_process_is_plain_batch_norm():
     assert torch.equal(plain.eval()(x), synced.eval()(x))
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4), (6, 5, 4, 3)])
-def test_any_number_of_dimensions(shape):
-    assert SyncBN(5)(torch.randn(shape)).shape == shape
-
-
 def test_one_value_a_channel_is_refused_in_training_only():
     norm = SyncBN(5)
     with raises_user_error("config-value", "train_dataloader.batch_size"):

@@ -17,7 +17,6 @@ from torch import nn
 from user_errors import raises_user_error
 
 from mmseg_resnest.models import ARCHITECTURES, DropBlock2d, ResNeSt
-from mmseg_resnest.registry import MODELS
 
 PARAMETERS = {
     "resnest14": 8_562_688,
@@ -344,14 +343,6 @@ class TestVariants:
             self.check(model(images), expected, 0.06)
 
     @torch.no_grad()
-    def test_channels_last(self, model, images):
-        expected = model.eval()(images)
-        other = copy.deepcopy(model).to(memory_format=torch.channels_last)
-        outputs = other(images.contiguous(memory_format=torch.channels_last))
-        assert all(o.is_contiguous(memory_format=torch.channels_last) for o in outputs)
-        self.check(outputs, expected, 1e-5)
-
-    @torch.no_grad()
     def test_trace(self, model, images):
         traced = torch.jit.trace(model.eval(), images)
         self.check(traced(images[:1]), model(images[:1]), 1e-5)
@@ -430,12 +421,6 @@ def test_dropblock_drops_the_asked_share():
         share = (DropBlock2d(prob, 3).train()(torch.ones(16, 64, 30, 30)) == 0).float().mean()
         # overlapping blocks make it a little less (algorithm 1 counts them apart)
         assert 0.85 * prob < share <= 1.02 * prob
-
-
-def test_registered_and_found_from_a_config():
-    config = dict(type="mmseg_resnest.ResNeSt", arch="resnest14", output_stride=16)
-    model = MODELS.build(config)
-    assert isinstance(model, ResNeSt) and model.output_stride == 16
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mmseg.models.decode_heads import FCNHead
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
-from tiny_models import MEAN, STD, batch_of, built, metas_of, seeded_images
+from tiny_models import MEAN, STD, batch_of, built, metas_of, seeded_images, tiny_config
 from user_errors import raises_user_error
 
 from mmseg_resnest.models import EncoderDecoder, ResNeSt
@@ -169,10 +169,7 @@ def test_padding_of_the_data_preprocessor_takes_no_part():
         ({"mode": None}, "mode"),
         ({"mode": "whole", "keep_scores": 1}, "keep_scores"),
         ({"mode": "whole", "strid": 3}, "strid"),
-        ({**MULTI, "crop": 480}, "crop"),
         ({**MULTI, "crop_size": 0}, "crop_size"),
-        ({**MULTI, "crop_size": (24, 24)}, "crop_size"),
-        ({**MULTI, "scales": []}, "scales"),
         ({**MULTI, "stride": (16, 16)}, "stride"),
         ({**SLIDE, "stride": 16}, "stride"),
         ({**SLIDE, "stride": (16, 25)}, "stride"),
@@ -181,7 +178,7 @@ def test_padding_of_the_data_preprocessor_takes_no_part():
     ],
 )
 def test_bad_test_cfg_names_its_key(test_cfg, key):
-    code = "config-key" if key in ("strid", "crop", "stride") else "config-value"
+    code = "config-key" if key in ("strid", "stride") else "config-value"
     code = "config-value" if test_cfg["mode"] == "slide" else code
     with raises_user_error(code, f"model.test_cfg.{key}"):
         built(test_cfg)
@@ -254,17 +251,8 @@ def test_labels_of_heads_that_do_more(head):
 
 
 def test_parts_are_found_here_first_without_a_default_scope(monkeypatch):
-    config = {
-        "type": "EncoderDecoder",
-        "backbone": {"type": "ResNeSt", "arch": "resnest14"},
-        "decode_head": {
-            "type": "FCNHead",
-            "in_channels": 2048,
-            "in_index": 3,
-            "channels": 8,
-            "num_classes": 4,
-        },
-    }
+    config = tiny_config(backbone={"type": "ResNeSt", "arch": "resnest14"})
+    config["decode_head"].update(in_channels=2048, in_index=3)
     monkeypatch.setattr(DefaultScope, "_instance_dict", OrderedDict())
     model = MODELS.build(config)
     assert DefaultScope.get_current_instance() is None

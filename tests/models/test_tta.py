@@ -5,14 +5,12 @@ import copy
 
 import pytest
 import torch
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from mmseg.models.segmentors import SegTTAModel as StockSegTTAModel
 from mmseg.structures import SegDataSample
 from tiny_models import built
 
 from mmseg_resnest.models import SegTTAModel
-from mmseg_resnest.registry import MODELS
 
 
 def views(count=2):
@@ -67,8 +65,3 @@ def test_a_single_output_is_evaluated_as_by_the_stock_class():
         expected = StockSegTTAModel(model).test_step(views())
         results = SegTTAModel(model).test_step(views())
     assert torch.equal(results[0].pred_sem_seg.data, expected[0].pred_sem_seg.data)
-
-
-def test_configs_find_it():
-    init_default_scope("mmseg_resnest")
-    assert MODELS.get("SegTTAModel") is SegTTAModel
