@@ -103,6 +103,19 @@ class LocalVisBackend(MMEngineBackend):
 
 
 @contextlib.contextmanager
+def only_errors(*loggers: logging.Logger) -> Iterator[None]:
+    """Let loggers pass on errors only, as long as the block runs."""
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
 def nothing_printed() -> Iterator[None]:
     """Keep MMEngine's default logger from printing; its handlers are put back at the end."""
     loggers = global_instances(MMLogger)

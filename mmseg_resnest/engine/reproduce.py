@@ -50,8 +50,7 @@ def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
 
 def config_of(entry: Entry) -> Path:
     """The config file of a catalogue entry; a UserError if it is missing."""
-    assert entry.config is not None
-    config = config_folder().parent / entry.config
+    config = config_folder().parent / str(entry.config)
     if not config.is_file():
         raise UserError(
             "not-found", config, f"the config of {entry.name} is missing; install the package again"
@@ -95,14 +94,14 @@ def reproduce(
     again: bool = False,
     launcher: str = "none",
 ) -> dict[str, Any]:
-    """Evaluate a model of the catalogue as published and compare it with the published numbers.
+    """Evaluate a segmentation model of the catalogue and compare it with the published numbers.
 
     The data set is checked first; then the weights are fetched, unless they are in the cache. The
     report is written after each protocol, and protocols that it already holds for the same weights,
     images and options are not evaluated again.
 
     Args:
-        name: A segmentation model of the catalogue.
+        name: Of the model.
         data_root: Folder of the data sets.
         work_dir: For results and logs; default ``work_dirs/reproduce/NAME``.
         json_file: The report; default ``reproduction.json`` in the work folder.

@@ -17,7 +17,7 @@ from mmengine.visualization.vis_backend import BaseVisBackend, force_init_env
 
 from ..errors import UserError
 from ..registry import VISBACKENDS
-from .logs import display_path
+from .logs import display_path, only_errors
 
 __all__ = ["SERVICES", "Tracker", "check_services"]
 
@@ -103,15 +103,8 @@ class Tracker(BaseVisBackend):
             os.fspath(local), exp_name=name, tracking_uri=address, artifact_location=place
         )
         # MMEngine always warns that a server must be running; MLflow reports each table it makes.
-        loggers = (MMLogger.get_current_instance(), logging.getLogger("mlflow"))
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel("ERROR")
-        try:
+        with only_errors(MMLogger.get_current_instance(), logging.getLogger("mlflow")):
             _ = self._inner.experiment
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
         run = mlflow.start_run(run_id=self._known_run(), run_name=self.root.name)
         self._keep_run(run.info.run_id)
         local_page = f"mlflow ui --backend-store-uri sqlite:///{display_path(database)}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..engine.logs import only_errors
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.runtimes import RECORD_KEY, SUFFIXES
@@ -124,7 +125,9 @@ def export_onnx(
     record = make_record(model, processing)
     given, got = ("uint8", "labels") if processing else ("float32", "logits")
     axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
-    with atomic_path(path) as part, torch.no_grad(), _quiet_exporters():
+    quiet = only_errors(logging.getLogger("torch.onnx"))
+    with atomic_path(path) as part, torch.no_grad(), warnings.catch_warnings(), quiet:
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             network, (network.sample(),), os.fspath(part), dynamo=False, opset_version=version,
             input_names=["images"], output_names=[got], autograd_inlining=False,
@@ -150,20 +153,6 @@ def _name_sizes(value: Any, axes: dict[int, str | None], channels: int | None = 
             size.dim_value = channels
         else:
             size.dim_param = name
-
-
-@contextmanager
-def _quiet_exporters() -> Iterator[None]:
-    """Without the exporter's log lines and warnings."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:

@@ -7,7 +7,6 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..engine.logs import only_errors
 from ..engine.preflight import check_data
 from ..errors import UserError
 from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confusion
@@ -92,7 +92,9 @@ def quantise(
     if not images:
         raise UserError("argument-missing", "images", "give at least one image to calibrate on")
     model = load_exported(source)
-    with tempfile.TemporaryDirectory() as folder, atomic_path(target) as part, _quiet_quantiser():
+    # It advises pre-processing, which is done here.
+    quiet = only_errors(logging.getLogger())
+    with tempfile.TemporaryDirectory() as folder, atomic_path(target) as part, quiet:
         prepared = os.path.join(folder, "prepared.onnx")
         # Its symbolic shape inference fails on free sizes and is not needed for convolutions.
         quant_pre_process(os.fspath(source), prepared, skip_symbolic_shape=True)
@@ -117,18 +119,6 @@ def quantise(
         onnx.helper.set_model_props(written, {RECORD_KEY: record})
         onnx.save(written, part)
     return Path(target)
-
-
-@contextmanager
-def _quiet_quantiser() -> Iterator[None]:
-    """Without its advice on pre-processing, which has been followed."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[SegmentationScores]:

@@ -33,33 +33,25 @@ __all__ = ["ExamplesHook"]
 # What an evaluation writes into its folder; other files there stay.
 _OWN = re.compile(rf"[0-9]{{5,}}(\.jpg|_(label|pred)\.png)|part[0-9]+\.json|{EXAMPLES_FILE}")
 
+_EACH = 6  # images of each kind
+_PAIRS = 24  # the confusions (label, prediction) with most pixels that get images
+_EDGE = 480  # longest edge of the pictures, in pixels
+_IGNORED = 255
+
 
 @HOOKS.register_module()
 class ExamplesHook(Hook):
     """Writes the best, the worst and some random images of a test, and images of confusions.
 
     ``folder/examples.json`` lists them with their scores; ``NUMBER.jpg``, ``NUMBER_label.png``
-    and ``NUMBER_pred.png`` are image, label and prediction, reduced to ``edge`` pixels.
-
-    Those of an earlier evaluation are replaced. ``number`` is of images of each kind, ``pairs`` of
-    confusions (label, prediction) that get images, those with most pixels.
+    and ``NUMBER_pred.png`` are image, label and prediction, reduced in size. Those of an earlier
+    evaluation are replaced.
     """
 
     priority = "LOW"
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        number: int = 6,
-        pairs: int = 24,
-        edge: int = 480,
-        ignore_index: int = 255,
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self.number = number
-        self.pairs = pairs
-        self.edge = edge
-        self.ignore_index = ignore_index
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Remove the files of an earlier evaluation."""
@@ -73,7 +65,7 @@ class ExamplesHook(Hook):
         if len(palette) != len(self._classes):
             palette = default_palette(len(self._classes))
         self._palette = [list(map(int, colour)) for colour in palette]
-        chosen = np.random.default_rng(0).permutation(len(dataset))[: self.number]
+        chosen = np.random.default_rng(0).permutation(len(dataset))[:_EACH]
         self._random = {dataset.get_data_info(int(i))["img_path"] for i in chosen}
         self._best: list[float] = []
         self._worst: list[float] = []
@@ -90,7 +82,7 @@ class ExamplesHook(Hook):
             if "gt_sem_seg" not in sample or sample.img_path in self._seen:
                 continue
             label, pred = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
-            matrix = confusion_matrix(pred, label, len(self._classes), self.ignore_index)
+            matrix = confusion_matrix(pred, label, len(self._classes), _IGNORED)
             counts = matrix.cpu().numpy()
             if not counts.sum():
                 continue
@@ -108,7 +100,7 @@ class ExamplesHook(Hook):
         """Whether an image is among the best or worst so far, random, or shows a confusion most."""
         example = entry["path"] in self._random
         for heap, score in ((self._best, entry["mIoU"]), (self._worst, -entry["mIoU"])):
-            if len(heap) < self.number:
+            if len(heap) < _EACH:
                 heapq.heappush(heap, score)
                 example = True
             elif score > heap[0]:
@@ -122,12 +114,11 @@ class ExamplesHook(Hook):
 
     def _write(self, entry: dict[str, Any], label: np.ndarray, pred: np.ndarray) -> None:
         height, width = label.shape
-        scale = min(1.0, self.edge / max(height, width))
+        scale = min(1.0, _EDGE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = Image.fromarray(read_rgb(entry["path"])).resize(size, Image.Resampling.LANCZOS)
         save_image(picture, self.folder / f"{entry['file']}.jpg")
         for name, values in (("label", label), ("pred", pred)):
-            values = np.where(values == self.ignore_index, 255, values)
             small = palette_image(values, self._palette).resize(size, Image.Resampling.NEAREST)
             save_image(small, self.folder / f"{entry['file']}_{name}.png")
 
@@ -146,10 +137,10 @@ class ExamplesHook(Hook):
             for i, j, count in entry["pairs"]:
                 if count > most.get((i, j), (0, {}))[0]:
                     most[i, j] = (count, entry)
-        confusions = sorted(most.values(), key=lambda m: -m[0])[: self.pairs]
+        confusions = sorted(most.values(), key=lambda m: -m[0])[:_PAIRS]
         chosen = {
-            "best": ranked[: self.number],
-            "worst": ranked[::-1][: self.number],
+            "best": ranked[:_EACH],
+            "worst": ranked[::-1][:_EACH],
             "random": [entry for entry in seen if entry["path"] in self._random],
             "confusion": [entry for _, entry in confusions],
         }

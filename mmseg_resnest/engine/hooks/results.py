@@ -40,8 +40,9 @@ class ResultsHook(Hook):
 
     priority = "LOWEST"  # after CheckpointHook, which says where the best checkpoint is
 
-    def __init__(self, file: str = "results.json", extra: Mapping[str, Any] | None = None) -> None:
-        self.file = file
+    file = "results.json"
+
+    def __init__(self, extra: Mapping[str, Any] | None = None) -> None:
         self.extra = dict(extra or {})
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
