@@ -214,15 +214,10 @@ def _check_schedule(cfg):
 
 def tiny_batch(classes: int) -> list[SegDataSample]:
     """Labels of two images (64, 96), an eighth ignored."""
-    samples = []
-    for index in range(2):
-        generator = torch.Generator().manual_seed(index)
-        labels = torch.randint(classes, (1, 64, 96), generator=generator)
-        labels[..., :12] = 255
-        sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
-        sample.set_metainfo(dict(img_shape=(64, 96), ori_shape=(64, 96)))
-        samples.append(sample)
-    return samples
+    labels = torch.randint(classes, (2, 1, 64, 96), generator=torch.Generator().manual_seed(0))
+    labels[..., :12] = 255
+    meta = dict(img_shape=(64, 96), ori_shape=(64, 96))
+    return [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=one)) for one in labels]
 
 
 @pytest.mark.parametrize(

@@ -211,11 +211,6 @@ class TestMakefile:
         python.chmod(0o755)
         return python
 
-    def test_help_lists_the_jobs(self, tmp_path: Path) -> None:
-        result = self.make(tmp_path, "help")
-        for job in ("demo", "test", "lint", "format", "venv", "clean"):
-            assert f"make {job} " in result.stdout
-
     @pytest.mark.parametrize(
         ("answers", "expected"),
         [

@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from published_reference import draw
 from torch import nn
 
 from mmseg_resnest.kernels.winograd import choose_form
@@ -24,18 +25,9 @@ HEADS = {
 }  # fmt: skip
 
 
-def randomise(model, seed=0):
-    """Weights and statistics that differ from channel to channel and keep activations in range."""
-    generator = torch.Generator().manual_seed(seed)
+def randomise(model):
     for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        if tensor.dim() == 4:
-            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
-        elif name.endswith(("running_var", "weight")):
-            tensor.uniform_(0.5, 1.5, generator=generator)
-        else:
-            tensor.normal_(0, 0.1, generator=generator)
+        draw(name, tensor)
     return model.eval()
 
 

@@ -40,12 +40,10 @@ def learn(model: nn.Module, size: tuple[int, int] = (32, 48)) -> tuple[Tensor, T
     """The loss and its gradient."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
-    samples = []
-    for _ in range(2):
-        label = torch.randint(0, model.decode_head.num_classes, (1, *size), generator=generator)
-        sample = SegDataSample(gt_sem_seg=PixelData(data=label))
-        sample.set_metainfo(dict(img_shape=size, ori_shape=size))
-        samples.append(sample)
+    classes = model.decode_head.num_classes
+    labels = torch.randint(0, classes, (2, 1, *size), generator=generator)
+    meta = dict(img_shape=size, ori_shape=size)
+    samples = [SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=one)) for one in labels]
     losses = model.loss(images, samples)
     loss = sum(value for name, value in losses.items() if "loss" in name)
     loss.backward()

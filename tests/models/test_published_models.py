@@ -67,11 +67,9 @@ def batch_of(count: int, height: int, width: int, classes: int):
     labels = torch.randint(classes, (count, height, width), generator=generator)
     labels[0] %= 3
     labels[:, :, -7:] = IGNORED
-    samples = []
-    for image in labels:
-        sample = SegDataSample(gt_sem_seg=PixelData(data=image[None].clone()))
-        sample.set_metainfo(dict(img_shape=(height, width), ori_shape=(height, width)))
-        samples.append(sample)
+    meta = dict(img_shape=(height, width), ori_shape=(height, width))
+    parts = [PixelData(data=image[None].clone()) for image in labels]
+    samples = [SegDataSample(metainfo=meta, gt_sem_seg=part) for part in parts]
     return images, labels, samples
 
 
