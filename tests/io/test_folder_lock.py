@@ -245,15 +245,6 @@ def test_of_two_that_find_a_folder_free_one_gets_it(
     assert _record(tmp_path)["token"] == "other"
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
-def test_file_systems_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    _without_locks(monkeypatch, number)
-    with make(tmp_path):
-        assert _record(tmp_path)["beat"] == 0
-
-
 def test_a_closed_descriptor_does_not_open_the_folder(tmp_path: Path) -> None:
     """Whoever reads the file in this process gives up the kernel's lock; the record remains."""
     with make(tmp_path) as lock:

@@ -8,8 +8,6 @@ import io
 import struct
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from hostile_images import HEIGHT, WIDTH, chunk, hostile, png, saved
 from hypothesis import given, settings
@@ -52,18 +50,9 @@ def test_size_and_format(kind: str, options: dict[str, object], tmp_path: Path) 
         assert (image.format, image.size) == (kind, (WIDTH, HEIGHT))
 
 
-@pytest.mark.parametrize("number", range(1, 7))
-def test_netpbm_with_comments(number: int) -> None:
-    text = f"P{number}\n# a comment\n{WIDTH}#another\n {HEIGHT}\n255\n".encode()
+def test_netpbm_with_comments() -> None:
+    text = f"P6\n# a comment\n{WIDTH}#another\n {HEIGHT}\n255\n".encode()
     assert read_header(text, "x") == ImageHeader("PPM", WIDTH, HEIGHT)
-
-
-@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".pgm", ".jp2"])
-def test_what_opencv_writes(ending: str) -> None:
-    data = cv2.imencode(ending, np.zeros((HEIGHT, WIDTH), np.uint8))[1].tobytes()
-    header = read_header(data, "x")
-    assert header is not None
-    assert (header.width, header.height) == (WIDTH, HEIGHT)
 
 
 def test_files_of_many_chunks_and_scans_are_read() -> None:

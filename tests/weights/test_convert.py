@@ -19,7 +19,6 @@ from weight_names import (
     to_gluon,
 )
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.models import ResNeSt
 from mmseg_resnest.registry import MODELS
 from mmseg_resnest.weights import (
@@ -45,14 +44,6 @@ def without_classifier(state_dict):
 
 
 # --- published ------------------------------------------------------------------------------
-
-
-def test_published_backbone_keeps_names_and_memory():
-    source = backbone(fc=True)
-    result = convert_state_dict(source)
-    assert list(result) == list(without_classifier(source))
-    for key, tensor in result.items():
-        assert tensor.data_ptr() == source[key].data_ptr()
 
 
 def test_left_out_classifier_is_said_in_one_line(logged):
@@ -121,37 +112,22 @@ def test_backbones_there_and_back(blocks, counters, split, fc, layout):
     assert same(convert_state_dict(there), ours)
 
 
-def test_counters_that_a_file_lacks_become_zeros():
-    source = backbone(counters=False)
-    found = analyse(source)
-    counters = [key for key in backbone() if key.endswith("num_batches_tracked")]
-    assert sorted(found.added) == sorted(counters)
-    assert list(found.state_dict) == list(backbone())
-    for key in counters:
-        assert found.state_dict[key].dtype == torch.int64
-        assert found.state_dict[key].shape == ()
-        assert found.state_dict[key] == 0
-
-
 # --- the other layouts ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fc", [False, True])
-def test_mmpretrain(fc):
+@pytest.mark.parametrize("stem", ["modules", "sequential"])
+def test_mmpretrain(stem, fc):
     source = {mmpretrain_name(key): tensor for key, tensor in backbone(fc=fc).items()}
     assert "backbone.layer1.0.downsample.0.weight" in source
+    if stem == "sequential" and fc:
+        source = {f"backbone.{openmmlab_name(key)}": v for key, v in backbone().items()}
+        source.update({f"head.{k}": v for k, v in backbone(fc=True).items() if k[:3] == "fc."})
     found = analyse(source)
     assert found.layout == "mmpretrain"
     assert not found.is_segmentor
     assert found.left_out == (("head.fc.weight", "head.fc.bias") if fc else ())
     assert same(found.state_dict, backbone())
-
-
-def test_mmpretrain_with_the_stem_as_one_sequential():
-    source = {f"backbone.{openmmlab_name(key)}": v for key, v in backbone().items()}
-    source.update({f"head.{k}": v for k, v in backbone(fc=True).items() if k.startswith("fc.")})
-    assert detect_layout(source) == "mmpretrain"
-    assert same(convert_state_dict(source), backbone())
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -179,21 +155,6 @@ def test_gluoncv_segmentor(kind):
     for key, tensor in expected.items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(result[key], tensor)
-
-
-def test_the_stacks_own_backbone():
-    """Names straight from MMSegmentation's ResNeSt land on those of ours."""
-    with torch.device("meta"):
-        theirs = MODELS.build(
-            dict(type="mmseg.ResNeSt", depth=50, stem_channels=64, radix=2, avg_down_stride=True)
-        )
-        ours = ResNeSt("resnest50", avd_in_dilated=False)
-    source = {k: torch.zeros(()).expand(v.shape) for k, v in theirs.state_dict().items()}
-    result = convert_state_dict(source)
-    assert {k: v.shape for k, v in result.items()} == {
-        k: v.shape for k, v in ours.state_dict().items()
-    }
-    assert set(export_state_dict(result, "openmmlab")) == set(source)
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN"])
@@ -365,7 +326,7 @@ def test_any_missing_tensor_is_named(name):
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize(
-    "extra", ["who.knows.weight", "layer1.0.se.weight", "layer9.0.conv1.weight"]
+    "extra", ["who.knows.weight", "layer1.0.se.weight", "layer1.999999999.conv1.weight"]
 )
 def test_a_tensor_without_a_place_is_named(name, extra):
     source = SOURCES[name]()
@@ -406,14 +367,6 @@ def test_two_names_for_one_tensor():
     assert "conv1.0.weight" in caught.value.message
 
 
-def test_only_the_first_twenty_keys_are_listed():
-    source = {**backbone(), **{f"strange.{i}": torch.zeros(1) for i in range(33)}}
-    with raises_user_error("checkpoint") as caught:
-        convert_state_dict(source)
-    assert "strange.19 and 13 more" in caught.value.message
-    assert "strange.20" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "record",
     [
@@ -426,20 +379,6 @@ def test_another_network(record):
     with raises_user_error("checkpoint") as caught:
         detect_layout(record)
     assert next(iter(record)) in str(caught.value)
-
-
-@pytest.mark.parametrize("record", [{}, {"state_dict": {}}, [1, 2], {3: torch.zeros(1)}, None])
-def test_no_state_dict(record):
-    with pytest.raises(UserError) as caught:
-        convert_state_dict(record)
-    assert caught.value.code in ("checkpoint", "empty") and caught.value.subject == "state dict"
-
-
-def test_no_absurd_number_of_blocks_is_listed():
-    source = {**backbone(), "layer1.999999999.conv1.weight": torch.zeros(1)}
-    with raises_user_error("checkpoint") as caught:
-        convert_state_dict(source)
-    assert "layer1.999999999.conv1.weight" in caught.value.message
 
 
 # --- export ---------------------------------------------------------------------------------

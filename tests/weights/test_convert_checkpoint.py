@@ -121,14 +121,6 @@ def test_mistakes(tmp_path, run, monkeypatch, source, target, code):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_layout_without_names(tmp_path, run):
-    torch.save(published_segmentor("fcn"), tmp_path / "a.pth")
-    code, _, err = run(tmp_path / "a.pth", tmp_path / "b.pth", "--layout", "timm")
-    assert code == 2
-    assert printed_error(err)[0] == "checkpoint"
-    assert not (tmp_path / "b.pth").exists()
-
-
 def test_a_file_has_the_usual_rights_and_no_foreign_storage(tmp_path):
     large = torch.zeros(100_000)
     umask = os.umask(0o027)

@@ -9,8 +9,6 @@ import io
 import os
 import pickle
 import random
-import re
-import struct
 import tempfile
 import zipfile
 from pathlib import Path
@@ -43,17 +41,13 @@ WEIGHTS = {
 
 @pytest.fixture(autouse=True)
 def clean_up_is_checked(tmp_path, monkeypatch):
-    """Whatever a test loads, no file is left in the folder for temporary files, and no
-    allowed name in PyTorch's list."""
+    """Whatever a test loads, no file is left in the folder for temporary files."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    allowed = set(torch.serialization.get_safe_globals())
     yield
     # (PyTorch's compiler makes a folder of its own when optimisers are imported)
     assert [p for p in scratch.iterdir() if not p.name.startswith("torchinductor")] == []
-    # (parts of PyTorch add their own when they are imported)
-    assert allowed <= set(torch.serialization.get_safe_globals())
 
 
 def assert_same(result, expected=WEIGHTS):
@@ -73,20 +67,12 @@ def torch_bytes(record, **options) -> bytes:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "old format"])
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".tar", ""])
+@pytest.mark.parametrize("suffix", [".pth", ""])
 def test_torch_files(tmp_path, suffix, zipped):
     path = tmp_path / f"weights{suffix}"
     torch.save(WEIGHTS, path, _use_new_zipfile_serialization=zipped)
     assert_same(load_checkpoint(path))
     assert_same(load_checkpoint(str(path), map_location=torch.device("cpu")))
-
-
-@pytest.mark.parametrize("wrap", ["state_dict", "model", "model_state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_wrapped(tmp_path, wrap, prefix):
-    path = tmp_path / "weights.pth"
-    torch.save({"epoch": 3, wrap: {prefix + k: v for k, v in WEIGHTS.items()}}, path)
-    assert_same(load_checkpoint(path))
 
 
 def test_modules_state_dict_with_metadata(tmp_path):
@@ -97,26 +83,6 @@ def test_modules_state_dict_with_metadata(tmp_path):
     result = load_checkpoint(path)
     assert_same(result, {k: v.detach() for k, v in model.state_dict().items()})
     assert all(type(tensor) is torch.Tensor for tensor in result.values())
-
-
-def test_arrays_in_a_torch_file(tmp_path):
-    path = tmp_path / "weights.pth"
-    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.arange(4, dtype=">i2"), "c": np.float32(2)}
-    torch.save({"model": arrays}, path)
-    result = load_checkpoint(path)
-    assert result["a"].tolist() == [[0, 1, 2], [3, 4, 5]] and result["a"].dtype == torch.float64
-    assert result["b"].tolist() == [0, 1, 2, 3] and result["b"].dtype == torch.int16
-    assert result["c"].item() == 2
-
-
-def test_safetensors(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    path = tmp_path / "weights.safetensors"
-    safetensors.save_file(WEIGHTS, path)
-    result = load_checkpoint(path)
-    assert_same({key: result[key] for key in WEIGHTS})
-    # by its content, whatever its name
-    assert len(load_checkpoint(path.rename(tmp_path / "weights.bin"))) == 3
 
 
 def test_mxnet_params(tmp_path):
@@ -218,13 +184,7 @@ def test_what_mmengines_runner_writes(tmp_path, fresh_mmengine):
         work_dir=str(tmp_path / "run"),
         train_dataloader=DataLoader(data, 2, sampler=DefaultSampler(data, shuffle=False)),
         train_cfg=dict(by_epoch=False, max_iters=3),
-        optim_wrapper=dict(
-            type="AmpOptimWrapper",
-            dtype="bfloat16",
-            optimizer=dict(type="SGD", lr=0.1, momentum=0.9),
-        )
-        if torch.cuda.is_available()
-        else dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
         param_scheduler=dict(type="PolyLR", power=0.9, end=3, by_epoch=False),
         default_hooks=dict(
             checkpoint=dict(type="CheckpointHook", interval=3, by_epoch=False),
@@ -306,90 +266,6 @@ def test_nothing_to_resume_from(tmp_path, record):
         load_training_checkpoint(tmp_path / "weights.pth")
 
 
-# --- malice ---------------------------------------------------------------------------------
-
-
-class Call:
-    """Pickles as a call of ``function``."""
-
-    def __init__(self, function, *args, state=None):
-        self.function, self.args, self.state = function, args, state
-
-    def __reduce__(self):
-        return (
-            (self.function, self.args)
-            if self.state is None
-            else (self.function, self.args, self.state)
-        )
-
-
-def attacks(marker: Path):
-    """Those of NumPy's and MMEngine's names; tests/security has the others."""
-    from numpy._core.multiarray import _reconstruct, scalar
-
-    history = HistoryBuffer([1.0], [1])
-
-    def array(size: int) -> Call:
-        state = (1, (size,), np.dtype("f8"), False, b"12345678")
-        return Call(_reconstruct, np.ndarray, (0,), b"b", state=state)
-
-    return {
-        "os.system": Call(os.system, f"touch {marker}"),
-        "getattr of a type": Call(getattr, dict, "__subclasses__"),
-        "getattr of a history": Call(getattr, history, "__init__"),
-        "object array": np.array([Call(os.system, f"touch {marker}")], dtype=object),
-        "empty object array": np.array([None, {}], dtype=object),
-        "record array": np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
-        "date array": np.array(["2026-01-01"], dtype="M8[D]"),
-        "array subclass": Call(_reconstruct, np.matrix, (0,), b"b"),
-        "array of the wrong size": array(2**40),
-        "array of negative size": array(-1),
-        "scalar of the wrong size": Call(scalar, np.dtype("f8"), b"123"),
-        "scalar of an object": Call(scalar, np.dtype("O"), b""),
-        "module": nn.Linear(1, 1),
-        "history of a list": Call(HistoryBuffer, state={"_log_history": [1], "max_length": 3}),
-        "path": marker,
-    }
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip format", "old format"])
-@pytest.mark.parametrize("name", attacks(Path("marker")))
-def test_nothing_in_a_file_is_run(tmp_path, monkeypatch, name, zipped):
-    marker = tmp_path / "marker"
-    path = tmp_path / "weights.pth"
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    record = {"state_dict": WEIGHTS, "extra": attacks(marker)[name]}
-    torch.save(record, path, _use_new_zipfile_serialization=zipped)
-    for read in (load_checkpoint, load_training_checkpoint):
-        with pytest.raises(UserError) as caught:
-            read(path)
-        assert caught.value.code in ("checkpoint-unsafe", "corrupt")
-        assert str(path) in caught.value.subject and "\n" not in str(caught.value)
-        assert not marker.exists()
-
-
-def test_the_error_names_what_a_pickle_asks_for(tmp_path):
-    torch.save(Call(os.system, "true"), tmp_path / "weights.pth")
-    with raises_user_error("checkpoint-unsafe", "weights.pth") as caught:
-        load_checkpoint(tmp_path / "weights.pth")
-    assert re.search(r"'(posix|os)\.system'", caught.value.message)
-
-
-def test_a_name_allowed_elsewhere_is_not_allowed_here(tmp_path):
-    """Another library's additions to PyTorch's list do not count, and come back afterwards."""
-    path = tmp_path / "weights.pth"
-    torch.save({"a": Call(getattr, "x", "upper")}, path)
-    allowed = torch.serialization.get_safe_globals()
-    torch.serialization.add_safe_globals([getattr, os.system])
-    try:
-        with raises_user_error("checkpoint-unsafe", path):
-            load_checkpoint(path)
-        assert os.system in torch.serialization.get_safe_globals()
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(allowed)
-
-
 # --- archives -------------------------------------------------------------------------------
 
 
@@ -400,17 +276,6 @@ def zip_of(path: Path, entries: dict[str, bytes], method=zipfile.ZIP_DEFLATED) -
     return path
 
 
-@pytest.mark.parametrize(
-    "name", ["../evil.pth", "/tmp/evil.pth", "a/../../evil.pth", "..\\evil.pth", "C:/evil.pth",
-             "~/evil.pth"],
-)  # fmt: skip
-def test_paths_that_escape(tmp_path, name):
-    path = zip_of(tmp_path / "weights.zip", {name: torch_bytes(WEIGHTS)})
-    with raises_user_error("unsafe-path", path):
-        load_checkpoint(path)
-    assert not list(tmp_path.rglob("evil*")) and not Path("/tmp/evil.pth").exists()
-
-
 def test_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "RATIO_FLOOR", 1 << 10)
     path = zip_of(tmp_path / "ratio.zip", {"weights.pth": bytes(1 << 20)})
@@ -419,17 +284,6 @@ def test_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "MAX_UNPACKED_BYTES", 1 << 12)
     path = zip_of(tmp_path / "size.zip", {"weights.pth": os.urandom(1 << 13)})
     with raises_user_error("too-large", path):
-        load_checkpoint(path)
-
-
-def test_a_bomb_that_lies_about_its_size(tmp_path):
-    path = zip_of(tmp_path / "weights.zip", {"weights.pth": bytes(1 << 24)})
-    data = bytearray(path.read_bytes())
-    for place in (data.find(b"PK\x01\x02") + 24, data.find(b"PK\x03\x04") + 22):
-        assert struct.unpack_from("<I", data, place)[0] == 1 << 24
-        struct.pack_into("<I", data, place, 100)
-    path.write_bytes(data)
-    with raises_user_error("corrupt", path):
         load_checkpoint(path)
 
 
@@ -462,31 +316,6 @@ def test_a_locked_archive(tmp_path):
 
 # --- damage ---------------------------------------------------------------------------------
 
-FORMATS = {
-    "new.pth": lambda: torch_bytes(WEIGHTS),
-    "old.pth": lambda: torch_bytes(WEIGHTS, _use_new_zipfile_serialization=False),
-    "gluon.params": MEMBERS[".params"],
-    "packed.zip": None,
-}
-
-
-def example(name: str, folder: Path) -> bytes:
-    make = FORMATS[name]
-    if make is not None:
-        return make()
-    return zip_of(folder / "whole.zip", {"w.pth": torch_bytes(WEIGHTS)}).read_bytes()
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_truncated(tmp_path, name):
-    data = example(name, tmp_path)
-    path = tmp_path / name
-    for length in [*range(1, 40), *range(40, len(data), max(1, len(data) // 60)), len(data) - 1]:
-        path.write_bytes(data[:length])
-        with pytest.raises(UserError) as caught:
-            load_checkpoint(path)
-        assert str(path) in str(caught.value)
-
 
 @pytest.mark.parametrize("name", ["w.pth", "w.zip", "w.params", "w.safetensors"])
 @pytest.mark.parametrize(
@@ -517,15 +346,6 @@ def test_no_file(tmp_path):
             load_checkpoint(name)
     with raises_user_error("wrong-path-type", tmp_path):
         load_checkpoint(tmp_path)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_unreadable_file(tmp_path):
-    path = tmp_path / "w.pth"
-    torch.save(WEIGHTS, path)
-    path.chmod(0)
-    with raises_user_error("unreadable", path):
-        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -588,8 +408,6 @@ def test_load_backbone(tmp_path, small, prefix):
 def test_load_backbone_without_its_last_stage(tmp_path, small):
     torch.save(small.state_dict(), tmp_path / "w.pth")
     model = ResNeSt("resnest14", out_indices=(0, 1, 2))
-    if any(key.startswith("layer4.") for key in model.state_dict()):
-        pytest.skip("the backbone builds all four stages whatever out_indices says")
     load_backbone(model, tmp_path / "w.pth")
     for key, value in model.state_dict().items():
         assert torch.equal(value, small.state_dict()[key])

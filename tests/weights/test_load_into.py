@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import mmseg
@@ -62,7 +61,7 @@ def assert_holds(model, weights, less=()):
 @pytest.mark.parametrize("layout", ["ours", "published", "openmmlab"])
 def test_in_any_layout(model, weights, layout):
     source = weights if layout == "ours" else export_state_dict(weights, layout)
-    assert load_into(model, source) == ()
+    assert load_into(model, source, drop_head_for_other_classes=True) == ()
     assert_holds(model, weights)
 
 
@@ -90,13 +89,6 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded(model, weights):
     assert "backbone.bn1.weight ([7], the model has [64])" in caught.value.message
     assert "drop_head" not in caught.value.message
     assert_holds(model, before)
-
-
-def test_another_depth_lists_twenty(model):
-    deeper = segmentor(arch="resnest26").state_dict()
-    with raises_user_error("checkpoint", "the checkpoint") as caught:
-        load_into(model, deeper)
-    assert re.search(r"backbone\.layer1\.1.* and \d+ more", caught.value.message)
 
 
 @pytest.mark.parametrize("kind", ["no auxiliary head", "a backbone", "another network"])
@@ -132,12 +124,6 @@ def test_other_classes(weights, logged):
     assert all(torch.equal(model.state_dict()[key], before[key]) for key in dropped)
     assert len(logged) == 1
     assert "4 classes" in logged[0] and "9" in logged[0] and "decode_head.conv_seg" in logged[0]
-
-
-def test_same_classes_drop_nothing(model, weights, logged):
-    assert load_into(model, weights, drop_head_for_other_classes=True) == ()
-    assert_holds(model, weights)
-    assert logged == []
 
 
 def test_dropping_is_for_classes_only(weights):

@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mmengine.logging import HistoryBuffer
 from test_mxnet_params import write_params
 from user_errors import raises_user_error
 
@@ -242,6 +243,34 @@ def test_a_pickle_that_does_not_fit_its_file(tmp_path, value, storages):
     refused(tmp_path / "weights.pth", archive(pickled(value), storages))
 
 
+HISTORY = HistoryBuffer([1.0], [1])
+SCALAR, RECONSTRUCT = np._core.multiarray.scalar, np._core.multiarray._reconstruct
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Call(os.system, "false"),
+        Call(getattr, dict, "__subclasses__"),
+        Call(getattr, HISTORY, "__init__"),
+        np.array([Call(os.system, "false")], dtype=object),
+        np.zeros(2, dtype=[("a", "f4"), ("b", "O")]),
+        np.array(["2026-01-01"], dtype="M8[D]"),
+        Call(RECONSTRUCT, np.matrix, (0,), b"b"),
+        Call(SCALAR, np.dtype("f8"), b"123"),
+        Call(SCALAR, np.dtype("O"), b""),
+        torch.nn.Linear(1, 1),
+        Call(HistoryBuffer, state={"_log_history": [1], "max_length": 3}),
+        Path("a"),
+    ],
+    ids=range(12),
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_is_not_plain_data(tmp_path, value, zipped):
+    data = torch_bytes({"a": torch.ones(1), "extra": value}, zipped)
+    refused(tmp_path / "weights.pth", data, "checkpoint-unsafe", "corrupt")
+
+
 def test_shared_memory_is_counted(tmp_path):
     """Many tensors of one storage, each of which a conversion would copy."""
     many = [tensor((250_000,), (1,), count=250_000) for _ in range(1000)]
@@ -346,6 +375,13 @@ def examples() -> dict[str, bytes]:
 
 
 EXAMPLES = examples()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_truncated(tmp_path, name):
+    data = EXAMPLES[name]
+    for length in [*range(1, 40), *range(40, len(data), max(1, len(data) // 60)), len(data) - 1]:
+        refused(tmp_path / name, data[:length])
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
