@@ -18,7 +18,7 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .console import print_next
 from .options import UsageError
@@ -48,19 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in DATA_SETS:
         sub = kinds.add_parser(name, help=DATA_SETS[name])
         _add_common(sub)
-        sub.add_argument(
-            "--source",
-            nargs="+",
-            default=[],
-            metavar="PATH",
-            help="official archives, or folders that hold them or what they unpack to",
-        )
-        sub.add_argument("--download", action="store_true", help="fetch what is public first")
-        sub.add_argument(
-            "--allow-incomplete",
-            action="store_true",
-            help="take what is there where images or archives are missing",
-        )
+        add = sub.add_argument
+        what = "official archives, or folders that hold them or what they unpack to"
+        add("--source", nargs="+", default=[], metavar="PATH", help=what)
+        add("--download", action="store_true", help="fetch what is public first")
+        what = "take what is there where images or archives are missing"
+        add("--allow-incomplete", action="store_true", help=what)
         _add_link(sub)
     _add_common(kinds.add_parser("scenes", help="the built-in demo scenes"))
     _add_custom(kinds.add_parser("custom", help="a data set of your own"))
@@ -157,23 +150,18 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _add_custom(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     _add_link(parser)
-    add = parser.add_argument
+    add: Any = parser.add_argument
     add("--name", required=True, help="of the data set: its folder and its config")
     add("--format", choices=FORMATS, type=_form, required=True, help="the form of the labels")
-    add(
-        "--source",
-        nargs="+",
-        required=True,
-        metavar="PATH",
-        help="JSON files, or folders of labels",
-    )
-    add(
-        "--images", metavar="DIR", help="folder of the images, where they are not beside the labels"
-    )
-    add("--val-source", nargs="+", default=[], metavar="PATH", help="the validation images' labels")
-    add("--val-images", metavar="DIR", help="folder of the validation images (default: --images)")
+    paths = dict(nargs="+", type=Path, metavar="PATH")
+    add("--source", required=True, help="JSON files, or folders of labels", **paths)
+    add("--val-source", default=[], help="the validation images' labels", **paths)
+    folder = dict(type=Path, metavar="DIR")
+    add("--images", help="folder of the images, where they are not beside the labels", **folder)
+    add("--val-images", help="folder of the validation images (default: --images)", **folder)
     add(
         "--classes",
+        type=Path,
         metavar="FILE",
         help="class list or colour table, text, CSV or JSON: a name a line, or name and colour"
         " (default: the names that occur, sorted)",
@@ -184,7 +172,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
     )
     add("--val-fraction", type=float, default=0.2, metavar="F", help="default: 0.2")
-    add("--val-list", metavar="FILE", help="names of the validation images, one a line")
+    add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
     add(
         "--group-pattern",
         default=GROUP_PATTERN,
@@ -214,18 +202,12 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom
     from mmseg_resnest.engine.config import load_config
 
-    def path(name: str | None) -> Path | None:
-        return Path(name) if name is not None else None
-
-    same = ("name", "background", "label_suffix", "val_fraction", "group_pattern", "seed")
+    same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "seed"]
+    same += ["images", "val_images", "classes", "val_list"]
     options = CustomOptions(
         form=args.format,
-        sources=tuple(map(Path, args.source)),
-        val_sources=tuple(map(Path, args.val_source)),
-        images=path(args.images),
-        val_images=path(args.val_images),
-        classes=path(args.classes),
-        val_list=path(args.val_list),
+        sources=tuple(args.source),
+        val_sources=tuple(args.val_source),
         ignore=tuple(args.ignore),
         **{name: getattr(args, name) for name in same},
     )

@@ -38,12 +38,7 @@ _OFFSET = 64
 
 
 def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
-    """An entry of the cache for pixels (H, W, C) or (H, W).
-
-    Args:
-        pixels: The decoded file.
-        source: State of the file, taken before it was read.
-    """
+    """An entry for pixels (H, W, C) or (H, W); ``source`` is the file's state before reading."""
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]
     channels = pixels.shape[2] if pixels.ndim == 3 else 0
@@ -57,16 +52,10 @@ def entry_bytes(pixels: Pixels, source: os.stat_result) -> bytes:
 def read_entry(
     entry: str | os.PathLike[str], source: str | os.PathLike[str], check: bool = False
 ) -> Pixels | None:
-    """The pixels of an entry, mapped into memory; changing them changes no file.
+    """The pixels (H, W, C) or (H, W) of an entry, mapped; changing them changes no file.
 
-    Args:
-        entry: File in the cache.
-        source: The image or label file.
-        check: Compare the CRC-32, which reads everything.
-
-    Returns:
-        (H, W, C) or (H, W); None when there is no entry, it is damaged, or the file has changed
-        since.
+    None when there is no entry, it is damaged, or the source file has changed since. ``check``
+    compares the CRC-32, which reads everything.
     """
     try:
         status = os.stat(source)
@@ -130,11 +119,9 @@ def _warn_stale(cache: str) -> None:
 
 
 def find_pixels(source: str, cache_dir: str | None = None) -> Pixels | None:
-    """The pixels of a file from the cache, or None.
+    """The pixels of an image or label file from the cache, or None.
 
-    Args:
-        source: Image or label file.
-        cache_dir: The cache; None looks for ``.mmseg_cache`` in the folders above the file.
+    Without ``cache_dir``, ``.mmseg_cache`` is looked for in the folders above the file.
 
     Raises:
         UserError: ``cache_dir`` is not a cache.

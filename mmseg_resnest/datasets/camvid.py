@@ -19,47 +19,16 @@ class CamVidDataset(CustomDataset):
     Layout below ``data_root``: ``train/``, ``trainannot/``, ``val/``, ``valannot/``, ``test/``,
     ``testannot/``. Label maps are 8-bit PNGs of the image's name with 0..10 = class and 11 =
     void, which becomes ``ignore_index`` when labels are loaded. Images may be ``.jpg`` or
-    ``.png``, even mixed.
-
-    Args:
-        img_suffix: Suffixes that images may have.
-        seg_map_suffix: Suffix of label maps.
-        **kwargs: As ``CustomDataset``. With ``ann_file`` (one name without suffix a line) only the
-            images it lists are taken.
-
-    Raises:
-        UserError: If a folder is missing or empty, an image or a label map lacks its partner, or
-            two images share a name.
+    ``.png``, even mixed. Arguments and errors are those of ``CustomDataset``.
     """
 
     METAINFO = dict(
-        classes=(
-            "Sky",
-            "Building",
-            "Pole",
-            "Road",
-            "Pavement",
-            "Tree",
-            "SignSymbol",
-            "Fence",
-            "Car",
-            "Pedestrian",
-            "Bicyclist",
-        ),
-        palette=[
-            [128, 128, 128],
-            [128, 0, 0],
-            [192, 192, 128],
-            [128, 64, 128],
-            [60, 40, 222],
-            [128, 128, 0],
-            [192, 128, 128],
-            [64, 64, 128],
-            [64, 0, 128],
-            [64, 64, 0],
-            [0, 128, 192],
-        ],
-    )
+        classes=("Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence",
+                 "Car", "Pedestrian", "Bicyclist"),
+        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222],
+                 [128, 128, 0], [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0],
+                 [0, 128, 192]],
+    )  # fmt: skip
 
     def __init__(
         self,

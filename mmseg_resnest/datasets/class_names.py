@@ -31,20 +31,11 @@ _MOST_BYTES = 1 << 24
 
 
 def check_class_name(name: object, where: str) -> str:
-    """Check that a value can be the name of a class.
-
-    Any text can, with quotes, braces or line breaks, but for what is refused below.
-
-    Args:
-        name: The value.
-        where: Where it was found, for the message.
-
-    Returns:
-        The name as it is.
+    """The name of a class as it is; any text that is not refused may be one.
 
     Raises:
-        UserError: It is not text, is blank, holds a null character or half of a surrogate pair,
-            which no UTF-8 file can hold, or is longer than 200 characters.
+        UserError: It is not text, is blank, holds a null character or half of a surrogate pair
+            (which UTF-8 cannot hold), or is longer than 200 characters; ``where`` is the subject.
     """
     wrong = ""
     if not isinstance(name, str):
@@ -63,11 +54,7 @@ def check_class_name(name: object, where: str) -> str:
 
 
 def classes_json(palette: Sequence[tuple[str, tuple[int, int, int]]]) -> bytes:
-    """The content of ``classes.json``.
-
-    Args:
-        palette: Name and red, green and blue (0..255) of each class, in the order of the labels.
-    """
+    """``classes.json`` for the name and colour (r, g, b; 0..255) of each class, in order."""
     lines = [
         json.dumps({"name": name, "color": list(colour)}, ensure_ascii=False)
         for name, colour in palette
@@ -76,17 +63,10 @@ def classes_json(palette: Sequence[tuple[str, tuple[int, int, int]]]) -> bytes:
 
 
 def read_classes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read ``classes.json``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        ``classes``, the names, and ``palette``, ``[r, g, b]`` of each.
+    """Names (``classes``) and ``[r, g, b]`` (``palette``) of the classes in ``classes.json``.
 
     Raises:
-        UserError: It cannot be read, is not such a list, or has a name that is not allowed or
-            occurs twice.
+        UserError: It cannot be read, is not such a list, or a name is not allowed or occurs twice.
     """
     where = f"classes file {os.fspath(path)}"
     if not os.path.isfile(path):
@@ -124,10 +104,7 @@ def read_classes_of(
 ) -> dict[str, Any]:
     """The ``metainfo`` of a data set's config, with what its classes file says.
 
-    Args:
-        classes_file: The file, absolute or relative to ``data_root``; None reads none.
-        data_root: The data set's folder.
-        metainfo: What the config gives besides.
+    ``classes_file`` is absolute or relative to ``data_root``; None reads none.
 
     Raises:
         UserError: As :func:`read_classes`; or the config names the classes in both.
@@ -147,14 +124,10 @@ def read_classes_of(
 
 
 def dataset_metainfo(dataset_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What a data set's ``metainfo`` will say, without building the data set.
+    """The ``metainfo`` (``classes``, ``palette``, ...) of a data set that is not built yet.
 
     Args:
         dataset_cfg: Its config; no wrapper.
-
-    Returns:
-        ``classes``, ``palette`` and so on, as far as the class, the classes file and the config's
-        ``metainfo`` give them.
 
     Raises:
         UserError: The classes file cannot be read.

@@ -22,9 +22,7 @@ _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  #
 
 @DATASETS.register_module()
 class CustomDataset(FolderCheck, BaseSegDataset):
-    """Images and label maps that share their names.
-
-    ``mmseg-resnest prepare-data custom`` makes such a data set.
+    """Images and label maps that share their names; ``prepare-data custom`` makes such a data set.
 
     Label maps are 8-bit PNGs with 0..K-1 = class and 255 = ignored. Images may have any of the
     suffixes, even mixed. Folders below the two folders are part of the names.
@@ -32,13 +30,10 @@ class CustomDataset(FolderCheck, BaseSegDataset):
     Args:
         img_suffix: Suffixes that images may have.
         seg_map_suffix: Suffix of label maps.
-        classes_file: JSON file with the names and colours of the classes
-            (:mod:`~mmseg_resnest.datasets.class_names`), absolute or relative to ``data_root``.
-            None leaves them to ``metainfo``.
-        metainfo: ``classes`` and ``palette``, where there is no ``classes_file``.
-        data_root: The data set's folder.
-        **kwargs: As ``mmseg.datasets.BaseSegDataset``. With ``ann_file`` (one name without suffix
-            a line) only the images it lists are taken.
+        classes_file: Names and colours (:mod:`~mmseg_resnest.datasets.class_names`), absolute or
+            relative to ``data_root``; None leaves them to ``metainfo``.
+        **kwargs: As ``mmseg.datasets.BaseSegDataset``. ``ann_file`` lists the images to take, one
+            name without suffix a line.
 
     Raises:
         UserError: The classes file cannot be read, a folder is missing or empty, an image or a

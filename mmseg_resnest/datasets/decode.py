@@ -65,15 +65,11 @@ def decode_label(data: bytes) -> Pixels:
 
 
 def decode_png(data: bytes, *colour_types: int) -> Pixels | None:
-    """The pixels of an intact PNG file of 8 bits a channel that holds nothing unusual.
+    """The pixels (H, W), or (H, W, 3) BGR, of an intact, ordinary 8-bit PNG file.
 
-    Args:
-        data: The file.
-        colour_types: The colour types that are wanted: 0 grey, 2 RGB, 3 palette.
-
-    Returns:
-        (H, W), or (H, W, 3) BGR. None where another library must read the file: a damaged one, a
-        palette without kornia-rs, interlacing, transparency, or a chunk that may change the pixels.
+    None where another library must read the file: it is not of one of the colour types (0 grey,
+    2 RGB, 3 palette), damaged, interlaced, transparent, a palette without kornia-rs, or holds a
+    chunk that may change the pixels.
     """
     if data[:8] != _PNG or data[8:16] != b"\0\0\0\rIHDR" or len(data) < 33:
         return None

@@ -32,18 +32,10 @@ def _has_file(folder: Path, suffixes: tuple[str, ...]) -> bool:
 def require_folder(
     path: str | os.PathLike[str], dataset_name: str, suffixes: Sequence[str] = ("",)
 ) -> Path:
-    """Makes sure that a data set's folder exists and holds files.
-
-    Args:
-        path: The folder.
-        dataset_name: What the message calls the data set.
-        suffixes: At least one file below the folder must end in one of these.
-
-    Returns:
-        The folder.
+    """Makes sure that a data set's folder exists and holds a file with one of the suffixes.
 
     Raises:
-        UserError: If the folder is missing, not a folder, unreadable or holds no such file.
+        UserError: It is missing, not a folder, unreadable or holds no such file.
     """
     folder = Path(path)
     what = f"this folder of {dataset_name}"
@@ -62,11 +54,8 @@ def require_folder(
 def require_file(path: str | os.PathLike[str], dataset_name: str) -> Path:
     """Makes sure that a list of samples exists and is not empty.
 
-    Returns:
-        The file.
-
     Raises:
-        UserError: If the file is missing, unreadable or empty.
+        UserError: It is missing, unreadable or empty.
     """
     file = Path(path)
     what = f"this list of {dataset_name}"
@@ -97,9 +86,7 @@ class FolderCheck:
         """
         name = type(self).__name__
         suffixes = {"img_path": _as_tuple(self.img_suffix), "seg_map_path": (self.seg_map_suffix,)}
-        for key, folder in self.data_prefix.items():
-            if folder is not None:
-                require_folder(folder, name, suffixes.get(key, ("",)))
+        _require_folders("", self.data_prefix, suffixes, name)
         if self.ann_file:
             require_file(self.ann_file, name)
         samples = self.list_samples()
@@ -117,6 +104,14 @@ class FolderCheck:
         return samples
 
 
+def _require_folders(
+    root: str, prefixes: Mapping[str, str], suffixes: Mapping[str, tuple[str, ...]], name: str
+) -> None:
+    for key, prefix in prefixes.items():
+        if prefix is not None:
+            require_folder(Path(root, prefix), name, suffixes.get(key, ("",)))
+
+
 def _as_tuple(suffix: str | Sequence[str]) -> tuple[str, ...]:
     return (suffix,) if isinstance(suffix, str) else tuple(suffix)
 
@@ -127,12 +122,9 @@ def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
     Works for any data set of MMSegmentation's kind, and inside wrappers (``ConcatDataset``, ...). A
     data set whose files are not local (``backend_args``) is left alone.
 
-    Args:
-        dataset_cfg: The ``dataset`` value of a data loader's config.
-
     Raises:
-        UserError: If ``data_root``, a folder of ``data_prefix`` or ``ann_file`` is missing or
-            empty, or holds no file with the data set's suffix.
+        UserError: ``data_root``, a folder of ``data_prefix`` or ``ann_file`` is missing or empty,
+            or holds no file with the data set's suffix.
     """
     for inner in dataset_cfg.get("datasets", ()):
         check_dataset_folders(inner)
@@ -146,10 +138,7 @@ def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
     root = dataset_cfg.get("data_root") or ""
     if root and not Path(root).is_dir():
         raise UserError("not-found", root, f"the data_root of {name} does not exist; {_HINT}")
-    suffixes = _suffixes(dataset_cfg)
-    for key, prefix in (dataset_cfg.get("data_prefix") or {}).items():
-        if prefix is not None:
-            require_folder(Path(root, prefix), name, suffixes.get(key, ("",)))
+    _require_folders(root, dataset_cfg.get("data_prefix") or {}, _suffixes(dataset_cfg), name)
     if dataset_cfg.get("ann_file"):
         ann_file = Path(root, dataset_cfg["ann_file"])
         # MMSegmentation takes a folder here as "all files of it".

@@ -67,9 +67,7 @@ def remember(dataset_cfg: Mapping[str, Any], samples: list[dict[str, Any]]) -> N
 def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     """Build a data set and list its samples, unless :func:`remember` has them.
 
-    Args:
-        dataset_cfg: The ``dataset`` of a data loader.
-        keep: Remember it for the next time as well.
+    ``keep`` remembers them for the next time as well.
 
     Raises:
         UserError: A file of one of the package's own data sets is missing.

@@ -51,7 +51,7 @@ def draw_scene(
         split: ``'training'`` or ``'validation'``; the splits never share a scene.
 
     Returns:
-        RGB image (128, 160, 3) and labels (128, 160), uint8; 0 is unlabelled, as seams are.
+        RGB image and labels (128, 160), uint8; 0 is unlabelled, as seams are.
     """
     if split not in SPLITS:
         raise UserError("argument", "split", f"must be one of {', '.join(SPLITS)}, not {split!r}")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from png_files import chunk, png_file
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets import LoadAnnotations, LoadImageFromFile, decode
@@ -29,10 +30,6 @@ def library(request, monkeypatch):
     elif decode.decode_rust is None:
         pytest.skip("kornia-rs is not installed")
     return request.param
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def paeth(left: int, up: int, corner: int) -> int:
@@ -61,16 +58,8 @@ def png(
     for y, row in enumerate(pixels.reshape(height, -1)):
         body += filtered_row(filters[y % len(filters)], row.tobytes(), above, step)
         above = row.tobytes()
-    packed = zlib.compress(body)
-    size = -(-len(packed) // parts)
-    header = struct.pack(">IIBBBBB", width, height, bits, GREY if step == 1 else RGB, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + extra
-        + b"".join(chunk(b"IDAT", packed[i : i + size]) for i in range(0, len(packed), size))
-        + chunk(b"IEND", b"")
-    )
+    colour = GREY if step == 1 else RGB
+    return png_file(width, height, body, bits, colour, extra, parts)
 
 
 def opencv(data: bytes) -> np.ndarray:

@@ -84,34 +84,6 @@ def test_scenes_differ_by_index_split_and_seed():
     assert len(set(pictures)) == len(pictures)
 
 
-def _mean_iou(predicted: np.ndarray, label: np.ndarray) -> float:
-    count = len(CLASSES)
-    matrix = np.bincount(label * count + predicted, minlength=count**2).reshape(count, count)
-    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    return float(np.mean(np.diag(matrix) / np.maximum(union, 1)) * 100)
-
-
-def test_colour_alone_scores_badly(samples):
-    def flat(split: str) -> tuple[np.ndarray, np.ndarray]:
-        colour = np.concatenate([image.reshape(-1, 3) for image, _ in samples[split]])
-        label = np.concatenate([label.ravel() for _, label in samples[split]])
-        return colour[label > 0].astype(np.int64), label[label > 0].astype(np.int64) - 1
-
-    (colour, label), (val_colour, val_label) = flat("training"), flat("validation")
-    means = np.stack([colour[label == value].mean(axis=0) for value in range(len(CLASSES))])
-    # |c - m|^2 without its common term |c|^2
-    distance = (means**2).sum(axis=1) - 2 * val_colour @ means.T
-    assert _mean_iou(distance.argmin(axis=1), val_label) < 25
-
-    def bins(values: np.ndarray) -> np.ndarray:
-        return (values // 16) @ np.array([256, 16, 1])
-
-    table = np.bincount(bins(colour) * len(CLASSES) + label, minlength=4096 * len(CLASSES))
-    table = table.reshape(4096, len(CLASSES))
-    for weights in (table, table / table.sum(axis=0)):  # likeliest label; classes on a par
-        assert _mean_iou(weights[bins(val_colour)].argmax(axis=1), val_label) < 25
-
-
 def _tree(root: Path) -> dict[str, tuple[str, int]]:
     return {
         str(file.relative_to(root)): (_sha256(file.read_bytes()), file.stat().st_mtime_ns)

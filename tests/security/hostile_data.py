@@ -7,14 +7,13 @@ import base64
 import copy
 import io
 import json
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from png_files import png_file
 from sandbox import Sandbox
 from tiny_archives import jpeg
 
@@ -54,15 +53,7 @@ def shape(**changes: Any) -> Json:
 
 def bomb_png(width: int, height: int) -> bytes:
     """A PNG of zeros in few bytes: one row of 1-bit pixels, again and again."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        body = kind + data
-        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(min((width // 8 + 2) * height, 1 << 22)), 9)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
-            + chunk(b"IEND", b""))  # fmt: skip
+    return png_file(width, height, bytes(min((width // 8 + 2) * height, 1 << 22)), bits=1)
 
 
 #: ``imagePath`` of the first file; none of these may be linked, copied or read.
@@ -294,32 +285,6 @@ def tar_entries(box: Sandbox, folder: str) -> dict[str, tarfile.TarInfo]:
         "name with a backslash": entry(f"{folder}\\..\\x.jpg", tarfile.REGTYPE),
         "name of NUL": entry(f"{folder}/images/training/a\nb.jpg", tarfile.REGTYPE),
     }
-
-
-def gzip_of_zeros(head: bytes, megabytes: int) -> bytes:
-    """A gzip file of ``head`` and zeros; each megabyte takes a kilobyte and no time to make."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    start = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return b"\x1f\x8b\x08" + bytes(7) + start + block * megabytes + packer.flush()
-
-
-def tar_bomb(box: Sandbox, folder: str, megabytes: int = 2048) -> Path:
-    """A compressed tar file with one image of two gigabytes of zeros."""
-    info = tarfile.TarInfo(f"{folder}/images/training/ADE_evil.jpg")
-    info.size = megabytes << 20
-    path = box.files / "evil.tar.gz"
-    path.write_bytes(gzip_of_zeros(info.tobuf(tarfile.GNU_FORMAT), megabytes))
-    return path
-
-
-def tar_of_announced_size(box: Sandbox, folder: str) -> Path:
-    """A tar file whose member announces an exabyte."""
-    info = tarfile.TarInfo(f"{folder}/images/training/ADE_evil.jpg")
-    info.size = 1 << 60
-    (box.files / "evil.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(20_480))
-    return box.files / "evil.tar"
 
 
 def write_zip(box: Sandbox, members: Members, *more: zipfile.ZipInfo) -> Path:

@@ -115,8 +115,6 @@ def test_colour_masks_in_american_spelling(run: Run, pairs: Path) -> None:
 
 
 BAD = {
-    "no_source": (["ade20k"], "argument-missing", "ade20k"),
-    "login": (["cityscapes", "--download"], "argument", "cityscapes"),
     "missing": (["camvid", "--source", "nowhere"], "not-found", "--source nowhere"),
     "no_cache": (["camvid", "--source", ".", "--verify-cache"], "dataset", "."),
     "base": (

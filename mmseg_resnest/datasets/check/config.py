@@ -49,10 +49,8 @@ def guard_labels(
 ) -> None:
     """Let the package's ``LoadAnnotations`` refuse labels that are not classes.
 
-    Args:
-        dataset_cfg: The ``dataset`` of a data loader; its pipelines are changed in place.
-        numbers: What :func:`numbers_of_classes` returned for it.
-        ignore_index: The label that the loss leaves out.
+    The pipelines of ``dataset_cfg`` are changed in place; ``numbers`` is what
+    :func:`numbers_of_classes` returned for it.
     """
     for leaf, number in zip(leaf_datasets(dataset_cfg), numbers, strict=True):
         for step in leaf.get("pipeline", ()) if number is not None else ():
@@ -103,14 +101,7 @@ def loss_ignore_index(cfg: Mapping[str, Any]) -> int:
 def check_config(
     cfg: Mapping[str, Any], dataset_cfg: Mapping[str, Any], dataset: Any, split: str
 ) -> list[Problem]:
-    """Compare the numbers of a config with the data set and with one another.
-
-    Args:
-        cfg: The whole config.
-        dataset_cfg: Of one data set.
-        dataset: That data set, built.
-        split: Its split.
-    """
+    """Compare the numbers of a config with one built data set of it and with one another."""
     problems = []
     classes = dataset.metainfo.get("classes") or ()
     kind = type(dataset).__name__

@@ -26,12 +26,8 @@ def check_label_use(
 ) -> list[Problem]:
     """Whether ``reduce_zero_label``, ``ignore_index`` and the classes fit the labels of a split.
 
-    Args:
-        counts: (256,) pixels of each value, one array a label file.
-        plan: How they are read.
-        name: Of the data set.
-        split: Its split.
-        complete: Whether the counts are those of all its label files.
+    ``counts`` are the (256,) pixels of each value, one array a label file; ``complete`` says
+    whether they are those of all its label files.
     """
     if not counts:
         return []
@@ -112,10 +108,7 @@ def check_class_counts(
 ) -> list[Problem]:
     """Classes that occur in no split, or only in those that are not trained on.
 
-    Args:
-        pixels: (C,) pixels of each class, by split.
-        classes: Their names.
-        name: Of the data set.
+    ``pixels`` are the (C,) pixels of each class, by split.
     """
     untrained, never = [], []
     for k, label in enumerate(classes):

@@ -38,16 +38,10 @@ def write_report(
     draw: Draw,
     samples: int = 24,
 ) -> None:
-    """Write one HTML page that needs no other file.
+    """Write one HTML page that needs no other file, atomically.
 
-    It shows the problems, how frequent each class is, the image sizes and some labelled samples.
-
-    Args:
-        report: The report.
-        path: The page.
-        title: Its heading.
-        draw: Lays a label map's colours over an image.
-        samples: How many samples to show.
+    It shows the problems, how frequent each class is, the image sizes and ``samples`` labelled
+    samples; ``draw`` lays a label map's colours over an image.
 
     Raises:
         UserError: The page cannot be written.

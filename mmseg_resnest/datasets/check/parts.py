@@ -28,17 +28,7 @@ __all__ = ["Part", "build_part"]
 
 @dataclass
 class Part:
-    """One data set of one split.
-
-    Attributes:
-        split: ``train``, ``val`` or ``test``.
-        name: Of the data set's class.
-        classes: Names of its classes.
-        palette: ``[r, g, b]`` for each class.
-        samples: As ``BaseSegDataset`` lists them.
-        plan: How they are read.
-        facts: What the check found, one for each sample (after the check).
-    """
+    """One data set of one split: its samples, how they are read, and the facts of each."""
 
     split: str
     name: str
@@ -57,12 +47,7 @@ class Part:
 def build_part(
     cfg: Mapping[str, Any], leaf: Mapping[str, Any], split: str
 ) -> tuple[Part | None, list[Problem]]:
-    """List the samples of one data set.
-
-    Args:
-        cfg: The whole config.
-        leaf: The config of a data set that lists files.
-        split: Its split.
+    """List the samples of one data set; ``leaf`` is its config in ``cfg``.
 
     Returns:
         The data set, None where it has no samples, and what its config and folders show.

@@ -79,17 +79,7 @@ def make_plan(
     palette: Sequence[Sequence[int]] = (),
     with_labels: bool = True,
 ) -> ReadPlan:
-    """Take the loading transforms out of a pipeline.
-
-    Args:
-        pipeline: A config's pipeline.
-        label_map: The data set's, see ``BaseSegDataset``.
-        reduce_zero_label: The data set's.
-        num_classes: Number of its classes.
-        ignore_index: The label that the loss leaves out.
-        palette: Colours of the classes.
-        with_labels: False for a data set without label maps.
-    """
+    """Take the loading transforms out of a config's pipeline."""
     image: Any = None
     label: Any = None
     for step in pipeline:

@@ -124,10 +124,6 @@ def write_fix_list(report: DataReport, path: str | os.PathLike[str]) -> None:
     File names are written with the bytes they have on disk; line breaks and tabs in them are
     written as a backslash and a letter.
 
-    Args:
-        report: The report.
-        path: The file.
-
     Raises:
         UserError: It cannot be written.
     """

@@ -19,13 +19,8 @@ _COPY = "copy or download it again"
 class Rule:
     """One thing that the check looks for.
 
-    Attributes:
-        name: As in reports and ``--ignore``.
-        severity: ``error``: training stops, or learns or scores something wrong. ``warning``: it
-            may be meant.
-        title: A heading.
-        effect: What happens in training.
-        remedy: What to do.
+    ``name`` is as in reports and ``--ignore``. ``severity`` is ``error`` (training stops, or learns
+    or scores something wrong) or ``warning`` (it may be meant); ``effect`` is that on training.
     """
 
     name: str
@@ -121,15 +116,9 @@ RULES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A rule that a file or a config breaks.
+    """A rule that a file or a config key breaks; ``split`` is empty for the whole config.
 
-    Attributes:
-        rule: A key of ``RULES``.
-        file: The file, or the config key.
-        what: What is wrong, e.g. ``holds 12 (34 pixels)``.
-        split: The split it was found in; empty for the whole config.
-        severity: By default the rule's.
-        remedy: By default the rule's.
+    Severity and remedy are the rule's by default.
     """
 
     rule: str

@@ -51,9 +51,6 @@ def check_data(
         progress: Whether to show a bar on a terminal.
         ignore: Names of rules to leave out.
 
-    Returns:
-        The report; its problems are empty for a clean data set.
-
     Raises:
         UserError: A folder is missing, a split is not in the config, or a process was killed.
     """
@@ -186,12 +183,8 @@ def check_start(
 ) -> None:
     """Refuse data whose labels contradict the config, judging by some of the files.
 
-    Args:
-        cfg: A checked config.
-        splits: The splits to look at.
-        files: How many samples of each, spread over the whole.
-        seconds: Stop after this time for each split.
-        limit: How many problems to report.
+    Looks at ``files`` samples of each split, spread over the whole, for ``seconds`` at most, and
+    reports up to ``limit`` problems.
 
     Raises:
         UserError: What :func:`check_data` would call an error, in its words.

@@ -36,28 +36,16 @@ _DAMAGE = re.compile(r"corrupt|premature|bogus|truncat|incomplete|\berror\b|inva
 _HARMLESS = re.compile(r"libpng warning|iCCP|sRGB", re.I)
 _LOSSY = ("JPEG", "MPO", "JPEG2000")
 _EXIF_ORIENTATION = 0x0112
-_ROTATIONS = {
-    2: "mirrored",
-    3: "rotated by 180 degrees",
-    4: "mirrored upside down",
-    5: "transposed",
-    6: "rotated by 90 degrees",
-    7: "transposed",
-    8: "rotated by 90 degrees",
-}
+_ROTATIONS = dict.fromkeys((5, 7), "transposed") | dict.fromkeys((6, 8), "rotated by 90 degrees")
+_ROTATIONS |= {2: "mirrored", 3: "rotated by 180 degrees", 4: "mirrored upside down"}
 
 
 @dataclass
 class SampleFacts:
     """What the check found out about one sample.
 
-    Attributes:
-        split: Its split.
-        problems: What is wrong with it.
-        size: (width, height) of the image as training sees it.
-        raw_counts: (256,) pixels of each value of the label file.
-        image_hash: Digest of the decoded image.
-        label_hash: Digest of the label map.
+    ``size`` is (width, height) of the image as training sees it, ``raw_counts`` (256,) the pixels
+    of each value of the label file; the hashes are those of the decoded arrays.
     """
 
     split: str = ""
@@ -73,13 +61,7 @@ class SampleFacts:
 
 
 def check_sample(sample: Mapping[str, Any], plan: ReadPlan, split: str = "") -> SampleFacts:
-    """Read one sample as training would and say what is wrong with it.
-
-    Args:
-        sample: What ``BaseSegDataset.load_data_list`` lists for it.
-        plan: How to read it.
-        split: For the problems.
-    """
+    """Read one sample, as ``load_data_list`` lists it, as training would; say what is wrong."""
     facts = SampleFacts(split)
     _check_name(sample["img_path"], facts)
     rotation = _read_image(sample, plan, facts)

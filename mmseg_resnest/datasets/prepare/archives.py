@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ...errors import UserError
 from ...io.contained import is_contained_member
 from ...io.up_to_date import file_state
-from .places import Place, check_file_size, is_hidden, list_folder
+from .places import Place, check_file_size, check_room, is_hidden, list_folder
 
 _ZIP = (".zip",)
 _TAR = (".tar",)
@@ -39,55 +39,30 @@ _MOST_FILES = 1_000_000  # of an archive
 
 @dataclass(frozen=True)
 class Archive:
-    """An official file: its name, where it is published and what it must hash to.
-
-    Attributes:
-        name: File name.
-        url: Public address; None when it is behind a login.
-        sha1: Hex digest, or None when none is published.
-        md5: The same, where the publisher gives only this one.
-    """
+    """An official file, its public address (None: behind a login) and published digest, if any."""
 
     name: str
     url: str | None = None
     sha1: str | None = None
     md5: str | None = None
 
-    def check(self, file: Path) -> str:
-        """Hashes a file and compares.
-
-        Returns:
-            ``algorithm:hex``, or ``''`` where no hash is published.
-
-        Raises:
-            UserError: The digest differs.
-        """
-        wanted = self.sha1 or self.md5
-        if wanted is None:
-            return ""
-        kind = "SHA-1" if self.sha1 else "MD5"
-        found = hash_file(file, "sha1" if self.sha1 else "md5")
-        if found != wanted:
-            message = f"its {kind} is {found}, not {wanted}; get it again"
+    def check(self, file: Path) -> None:
+        """Compares a file with its published digest; raises UserError where it differs."""
+        algorithm, wanted = ("sha1", self.sha1) if self.sha1 else ("md5", self.md5)
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+        with _bar(file, "check") as bar, open(file, "rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+                bar.update(len(block))
+        if digest.hexdigest() != wanted:
+            message = f"its {algorithm} is {digest.hexdigest()}, not {wanted}; get it again"
             raise UserError("corrupt", file, f"{message}, or unpack it and name the folder")
-        return f"{kind}:{found}"
 
 
-def hash_file(file: Path, algorithm: str) -> str:
-    """Hex digest of a file, with a progress bar on a terminal."""
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    bar = tqdm(
-        total=file.stat().st_size,
-        unit="B",
-        unit_scale=True,
-        desc=f"check {file.name}",
-        disable=None,
-    )
-    with bar, open(file, "rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
+def _bar(file: Path, what: str) -> Any:
+    """Progress through a file, on a terminal."""
+    size = file.stat().st_size
+    return tqdm(total=size, unit="B", unit_scale=True, desc=f"{what} {file.name}", disable=None)
 
 
 def is_archive(file: Path) -> bool:
@@ -117,14 +92,9 @@ def list_archive(file: Path, staging: Path, wanted: str, official: bool = False)
     """The files of an archive, hidden ones left out.
 
     A compressed tar file can be read from its start only, so those of its files whose names match
-    ``wanted`` are unpacked into ``staging`` first; what an interrupted run unpacked is kept.
-
-    Args:
-        file: The archive.
-        staging: A folder to unpack into.
-        wanted: Regular expression, searched in the names.
-        official: Its hash is the publisher's: links in it are passed over rather than refused.
-            Nothing is unpacked through a link in either case.
+    the pattern ``wanted`` are unpacked into ``staging`` first; what an interrupted run unpacked is
+    kept. In an ``official`` archive, whose hash is the publisher's, links are passed over rather
+    than refused; nothing is unpacked through a link in either case.
 
     Raises:
         UserError: It is not an archive, is damaged or has unsafe paths.
@@ -251,25 +221,14 @@ _ATTRIBUTES = (
 )
 
 
-def _check_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        message = f"{size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
-        raise UserError("not-writable", folder, message)
-
-
 def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> Iterator[Place]:
     folder = staging / f"{file.name}-{file_state(file)}"
     complete = folder / ".complete"
     pattern = re.compile(wanted)
     if not complete.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        bar = tqdm(
-            total=file.stat().st_size, unit="B", unit_scale=True, desc=f"unpack {file.name}",
-            disable=None,
-        )  # fmt: skip
         with (
-            bar,
+            _bar(file, "unpack") as bar,
             open(file, "rb") as raw,
             _decompressed(raw, file) as stream,
             tarfile.open(
@@ -286,7 +245,7 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
                 hidden = any(is_hidden(part) for part in PurePosixPath(member.name).parts)
                 if member.isfile() and not hidden and pattern.search(member.name):
                     check_file_size(member.size, f"{file}: {member.name}")
-                    _check_room(folder, member.size)
+                    check_room(folder, member.size)
                     target = folder / member.name
                     if target.is_file() and target.stat().st_size == member.size:
                         continue

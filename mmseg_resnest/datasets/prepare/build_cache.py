@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,15 +20,9 @@ from ...io.folder_lock import FolderLock
 from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
 from ...io.remove import remove_file
-from ..cache import (
-    FOLDER,
-    SUFFIX,
-    entry_bytes,
-    entry_path,
-    index_text,
-    read_entry,
-)
+from ..cache import FOLDER, SUFFIX, entry_bytes, entry_path, index_text, read_entry
 from ..decode import decode_image, decode_label
+from .places import check_room
 from .samples import image_size
 
 _DECODE = {"image": decode_image, "label": decode_label}
@@ -41,13 +34,8 @@ _CHANNELS = {"image": 3, "label": 1}
 class CacheReport:
     """What was written.
 
-    Attributes:
-        folder: The cache.
-        files: How many entries it has.
-        size: Of the cache, in bytes.
-        source_size: Of the files that it holds decoded, in bytes.
-        done: Entries ``made`` and ``kept``, and old ones ``removed``.
-        linked: Whether the data set's folder leads to the cache, so that configs find it.
+    ``files`` entries of ``size`` bytes hold files of ``source_size`` bytes; ``done`` counts those
+    ``made``, ``kept`` and ``removed``. ``linked``: the data set's folder leads to the cache.
     """
 
     folder: Path
@@ -77,9 +65,6 @@ def build_cache(
         cache: Where to; None is ``.mmseg_cache`` in the folder.
         jobs: Processes; None is one a core.
         verify: Decode every file again and compare its kept entry too.
-
-    Returns:
-        What was written.
 
     Raises:
         UserError: There is nothing to cache, no room, or a file that cannot be decoded; or links
@@ -130,7 +115,11 @@ def _fill(
     if not verify:
         todo = [job for job in files if read_entry(*_ends(data, folder, job)) is None]
         done["kept"] = len(files) - len(todo)
-    _check_room(data, folder, todo)
+    needed = 0
+    for kind, name in todo:
+        height, width = image_size(data / name, data / name)
+        needed += height * width * _CHANNELS[kind]
+    check_room(folder, needed, " or name another place with --cache DIR")
     processes = cpu_count() if jobs is None else jobs
     try:
         for how in in_parallel(partial(_write, data, folder), todo, processes, "cache"):
@@ -178,20 +167,6 @@ def _remove_others(folder: Path, names: set[str]) -> int:
         elif _PART.fullmatch(file.name):
             remove_file(file)
     return removed
-
-
-def _check_room(data: Path, folder: Path, todo: Sequence[tuple[str, str]]) -> None:
-    needed = 0
-    for kind, name in todo:
-        height, width = image_size(data / name, data / name)
-        needed += height * width * _CHANNELS[kind]
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        message = (
-            f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room or name"
-            " another place with --cache DIR"
-        )
-        raise UserError("not-writable", folder, message)
 
 
 def _link(inside: Path, folder: Path) -> bool:

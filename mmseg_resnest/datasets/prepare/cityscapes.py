@@ -19,7 +19,7 @@ TRAIN_IDS = {label.id: label.trainId for label in _table if label.id >= 0}
 
 def train_ids(place: Place) -> bytes:
     """``*_gtFine_labelTrainIds.png`` from a ``*_gtFine_labelIds.png``."""
-    return png(map_values(indices(place.read(), place), TRAIN_IDS, place, "label id"))
+    return png(map_values(indices(place.read(), place), TRAIN_IDS, place))
 
 
 def _plan(files: Files, allow_incomplete: bool) -> Plan:

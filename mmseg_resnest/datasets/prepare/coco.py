@@ -26,10 +26,8 @@ MAX_BYTES = 1 << 32  # of a JSON file
 def read_coco(source: Path, images: Path | None) -> list[Sample]:
     """The samples of a JSON file, or of those of a folder.
 
-    Args:
-        source: JSON file, or a folder of them.
-        images: Folder of the images; None looks beside the JSON file and in ``images/`` there.
-            An image that a symbolic link leads to must lie in that folder, too.
+    Without ``images``, they are looked for beside the JSON file and in ``images/`` there. An image
+    that a symbolic link leads to must lie in that folder, too.
 
     Raises:
         UserError: A file is not one of COCO, or one of its images is not there or outside.
@@ -47,8 +45,10 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
                 areas[entry["image_id"]].append(
                     (categories[entry["category_id"]], entry["segmentation"], entry.get("id"))
                 )
-            listed = [(entry["id"], entry["file_name"]) for entry in data["images"]]
-            sizes = {e["id"]: (e.get("height"), e.get("width")) for e in data["images"]}
+            listed = [
+                (entry["id"], entry["file_name"], (entry.get("height"), entry.get("width")))
+                for entry in data["images"]
+            ]
         except (KeyError, TypeError, AttributeError) as error:
             message = (
                 "is not a COCO file: `images`, `annotations` with `segmentation`, `categories`"
@@ -56,7 +56,7 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             )
             raise UserError("annotation", file, message) from error
         folders = [images] if images else [file.parent, file.parent / "images"]
-        for image_id, file_name in listed:
+        for image_id, file_name, size in listed:
             relative = contained(file_name, f"{file}: the file name", hint="make it relative")
             image = find_image(
                 candidate for folder in folders
@@ -68,7 +68,7 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             hint = "name the folder of the images with --images"
             check_inside(image, images or file.parent, f"{file}: its image", hint)
             name = relative.with_suffix("").as_posix()
-            render = partial(_render, str(file), image, areas[image_id], sizes[image_id])
+            render = partial(_render, str(file), image, areas[image_id], size)
             names = frozenset(name for name, _, _ in areas[image_id])
             samples.append(Sample(name, image, render, names, image.suffix))
     return samples

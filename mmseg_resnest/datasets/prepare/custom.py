@@ -29,10 +29,12 @@ from ...io.processes import cpu_count
 from ...io.text import printable
 from ...io.up_to_date import file_state
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
-from .annotations import read_samples
+from .coco import read_coco
 from .custom_config import config_text
 from .dataset import Plan
+from .labelme import read_labelme
 from .labels import bit_palette, indices, png
+from .masks import read_masks
 from .outputs import Outputs
 from .places import Place
 from .samples import IGNORED, IGNORED_NAME, Sample, check_image
@@ -50,7 +52,7 @@ class CustomOptions:
 
     Attributes:
         name: Folder below the data root and name of the config.
-        form: One of ``annotations.FORMATS``.
+        form: ``labelme``, ``coco``, ``colour`` or ``index``.
         sources: Where the labels are.
         val_sources: Where the labels of the validation images are, if they are apart.
         images: Folder of the images.
@@ -85,15 +87,9 @@ class CustomOptions:
 class CustomReport:
     """What was found and done.
 
-    Attributes:
-        folder: The data set's folder.
-        config: The config file.
-        classes: Names, colours and how many pixels of the training and validation images are each.
-        splits: Names of the images of each split.
-        groups: How many groups each split has.
-        done: Files made, linked, copied and kept.
-        notes: What the user should know.
-        unchanged: Whether nothing was to be done.
+    ``classes`` holds name, colour and number of pixels in training and validation of each class;
+    ``splits`` the names of images and ``groups`` the number of groups by split; ``done`` how many
+    files were made, linked, copied and kept; ``unchanged`` says that nothing was to be done.
     """
 
     folder: Path
@@ -104,6 +100,49 @@ class CustomReport:
     done: dict[str, int]
     notes: list[str] = field(default_factory=list)
     unchanged: bool = False
+
+
+def _read_samples(
+    options: CustomOptions, sources: Sequence[Path], images: Path | None, rows: Sequence[Colour]
+) -> list[Sample]:
+    """The samples of the sources, in order of their names."""
+    form = options.form
+    for source in sources:
+        if not source.exists():
+            raise UserError("not-found", f"--source {source}", "does not exist")
+    if images is not None and not images.is_dir():
+        raise UserError("not-found", f"--images {images}", "is not a folder")
+    samples: list[Sample] = []
+    for source in sources:
+        if form == "labelme":
+            samples += read_labelme(source, images)
+        elif form == "coco":
+            samples += read_coco(source, images)
+        else:
+            samples += read_masks(form, source, images, rows, options.label_suffix)
+    if not samples:
+        what = "JSON files" if form in ("labelme", "coco") else "masks (PNG)"
+        raise UserError("empty", ", ".join(map(str, sources)), f"holds no {what} with samples")
+    names = set[str]()
+    for sample in samples:
+        _check_name(sample.name)
+        if sample.name in names:
+            raise UserError("dataset", sample.name, "names two images; rename one of them")
+        names.add(sample.name)
+    return sorted(samples, key=lambda sample: sample.name)
+
+
+def _check_name(name: str) -> None:
+    """Makes sure that a list can name the image, one a line, in UTF-8."""
+    try:
+        name.encode()
+        fits = len(name.splitlines()) == 1
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        shown = name.encode("utf-8", "backslashreplace").decode().encode("unicode_escape").decode()
+        message = "has a line break or is not UTF-8; rename the image and its labels"
+        raise UserError("dataset", shown, message)
 
 
 def class_list(
@@ -142,12 +181,9 @@ def class_list(
         )
         raise UserError("classes", options.name, message)
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
-    spare = (tuple(int(v) for v in colour) for colour in bit_palette()[1:])
+    spare = map(tuple, bit_palette()[1:].tolist())
     free = (colour for colour in spare if colour not in given.values())
-    palette: Palette = []
-    for name in classes:
-        red, green, blue = given[name] if name in given else next(free)
-        palette.append((name, (red, green, blue)))
+    palette = [(name, given[name] if name in given else next(free)) for name in classes]
     table = dict.fromkeys(occurring | ignored | set(names), IGNORED)
     table.update({name: label for label, name in enumerate(classes)})
     return palette, table
@@ -182,9 +218,6 @@ def prepare_custom(
         link: How to put the images: one of ``io.linking.LINKS``.
         force: Replace a config that was changed by hand.
 
-    Returns:
-        What was found and done.
-
     Raises:
         UserError: Names the file or option that is wrong.
     """
@@ -216,23 +249,23 @@ def prepare_custom(
             raise UserError("output-exists", config, message)
         about |= {"data_set": "custom", "name": options.name}
         done = outputs.run(plan.items, processes, link, options.name)
-        counted = _counted(outputs.finished("pixels", "unlabelled"), len(palette))
+        counted = outputs.finished("pixels", "unlabelled")
         unchanged = counted is not None and done["kept"] == len(plan.items) and old == text
         if not unchanged or counted is None:
-            counted = {}, []
+            counted = {"pixels": {}, "unlabelled": []}
             for split, names in splits.items():
                 pixels, unlabelled = _count_pixels(folder, names, len(palette), processes, split)
-                counted[0][split] = pixels
-                counted[1].extend(unlabelled)
+                counted["pixels"][split] = pixels
+                counted["unlabelled"] += unlabelled
             atomic_write(config, text)
             about["config"] = _sha(text)
-            outputs.finish({}, plan.items, {"pixels": counted[0], "unlabelled": counted[1]})
-    in_train, in_val = counted[0]["train"], counted[0]["val"]
+            outputs.finish({}, plan.items, counted)
+    in_train, in_val = counted["pixels"]["train"], counted["pixels"]["val"]
     classes = [
         (name, colour, in_train[label], in_val[label])
         for label, (name, colour) in enumerate(palette)
     ]
-    notes = _notes(classes, counted[1])
+    notes = _notes(classes, counted["unlabelled"])
     return CustomReport(folder, config, classes, splits, groups, dict(done), notes, unchanged)
 
 
@@ -240,14 +273,11 @@ def _samples(
     options: CustomOptions, rows: Sequence[Colour]
 ) -> tuple[list[Sample], dict[str, list[str]], dict[str, int]]:
     """The samples, the names in each split, and how many groups each split has."""
-
-    def read(sources: Sequence[Path], images: Path | None) -> list[Sample]:
-        return read_samples(options.form, sources, images, rows, options.label_suffix)
-
-    samples = read(options.sources, options.images)
+    samples = _read_samples(options, options.sources, options.images, rows)
     names = [sample.name for sample in samples]
     if options.val_sources:
-        apart = read(options.val_sources, options.val_images or options.images)
+        val_images = options.val_images or options.images
+        apart = _read_samples(options, options.val_sources, val_images, rows)
         held_out = [sample.name for sample in apart]
         shared = set(names) & set(held_out)
         if shared:
@@ -297,20 +327,6 @@ def _notes(classes: Sequence[tuple[Any, ...]], unlabelled: Sequence[str]) -> lis
         number, first = len(unlabelled), min(unlabelled)
         notes.append(f"{number:,} images have no labelled pixel, e.g. {first}: they teach nothing")
     return notes
-
-
-def _counted(
-    report: dict[str, Any] | None, classes: int
-) -> tuple[dict[str, list[int]], list[str]] | None:
-    """What an earlier run counted, see :func:`_count_pixels`; None where it is not there."""
-    pixels, unlabelled = (report or {}).get("pixels"), (report or {}).get("unlabelled")
-    if not isinstance(pixels, dict) or not isinstance(unlabelled, list):
-        return None
-    for split in ("train", "val"):
-        counts = pixels.get(split)
-        if not isinstance(counts, list) or [type(n) for n in counts] != [int] * classes:
-            return None
-    return pixels, list(map(str, unlabelled))
 
 
 def _sha(data: bytes) -> str:

@@ -24,12 +24,8 @@ __all__ = ["config_text", "text_literal"]
 def text_literal(text: str) -> str:
     """A Python literal of a text that is safe wherever MMEngine reads a config.
 
-    Args:
-        text: Any text, also with lone surrogates, as paths have for bytes that are not UTF-8.
-
-    Returns:
-        The text in double quotes; every character but letters, digits and ``_ . / -`` and the space
-        is an escape sequence, so that no quote, brace, dollar, backslash or line break is left.
+    Every character but letters, digits and ``_ . / -`` and the space is an escape sequence, also
+    lone surrogates, which paths have for bytes that are not UTF-8.
     """
     return '"' + "".join(_escaped(character) for character in text) + '"'
 
@@ -53,20 +49,9 @@ def config_text(
     parent: Config,
     epochs: int,
 ) -> str:
-    """A config that inherits from ``parent`` and trains on the data set.
+    """The text of a config that inherits from ``parent`` and trains on the data set.
 
-    Args:
-        name: Of the data set: letters, digits and ``_``.
-        root: The data root.
-        num_classes: Classes of the data set.
-        num_train: Images to train on.
-        num_val: Images to validate on.
-        config: Where the config will be.
-        parent: The config to inherit from, with the variables of the published data sets' files.
-        epochs: How often training sees each image.
-
-    Returns:
-        The text of a Python file.
+    ``config`` is where it will be; ``name`` has only letters, digits and ``_``.
 
     Raises:
         UserError: The parent lacks what the config needs, or MMEngine cannot read its path.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,7 @@ VERSION = 2
 
 @dataclass
 class Plan:
-    """The files of a data set.
-
-    Attributes:
-        items: The files to make.
-        counts: How many samples each split has.
-        notes: What the user should know: what was left out, what is missing.
-    """
+    """The files of a data set: ``items`` to make, samples of each split, notes for the user."""
 
     items: list[Item] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -90,12 +84,8 @@ class DataSet:
 class Report:
     """What a preparation found and did.
 
-    Attributes:
-        folder: The data set's folder.
-        counts: Samples of each split.
-        done: Files ``made``, ``linked``, ``copied`` and ``kept``.
-        notes: What the user should know.
-        unchanged: Whether nothing was to be done.
+    ``counts`` holds the samples of each split, ``done`` how many files were ``made``, ``linked``,
+    ``copied`` and ``kept``; ``unchanged`` says that nothing was to be done.
     """
 
     folder: Path
@@ -128,9 +118,6 @@ def prepare(
         jobs: Processes; None is one a core.
         link: How to put a file that is taken as it is: one of ``io.linking.LINKS``.
 
-    Returns:
-        What was found and done.
-
     Raises:
         UserError: A source is missing, damaged or unsafe, files are missing, or something else
             lies in the way.
@@ -158,7 +145,8 @@ def prepare(
                 kept = {"kept": len(outputs.record.outputs)}
                 return Report(folder, report["counts"], kept, report["notes"], unchanged=True)
         if download:
-            paths = [_fetch(archive, root / "downloads") for archive in dataset.archives]
+            public = [archive for archive in dataset.archives if archive.url]
+            paths = [_fetch(archive, root / "downloads") for archive in public]
         elif not paths:
             message = "has changed since it was prepared; give --source PATH to make it again"
             raise UserError("dataset", folder, message)
@@ -283,10 +271,26 @@ def _check_counts(
     return bool(wrong)
 
 
-def missing(what: str, where: str, dataset_where: str) -> UserError:
-    """The error for a sample without image or label map."""
-    message = f"{what}; {dataset_where}; or leave such samples out with --allow-incomplete"
-    return UserError("dataset", where, message)
+def complete(
+    names: Sequence[str],
+    images: Container[str],
+    labels: Container[str],
+    sources: str,
+    where: str,
+    allow_incomplete: bool,
+) -> list[str]:
+    """The names of a list that have an image and a label map.
+
+    Raises:
+        UserError: One lacks one of the two and that is not allowed; ``where`` says what to get.
+    """
+    found = [name for name in names if name in images and name in labels]
+    if len(found) < len(names) and not allow_incomplete:
+        name = next(name for name in names if name not in images or name not in labels)
+        what = "label map" if name in images else "image"
+        message = f"{name} has no {what}; {where}; or leave such samples out: --allow-incomplete"
+        raise UserError("dataset", sources, message)
+    return found
 
 
 def pair(

@@ -1,11 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Label maps written in the forms that annotation tools keep: the opposite of ``annotations``."""
+"""Label maps written in the forms that annotation tools keep: the opposite of ``custom``."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ import numpy as np
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
-from ...io.image_files import IMAGE_SUFFIXES
 from ...io.linking import put_link
 from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
 from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
-from .places import Place, list_folder
+from .masks import images_in
+from .places import Place
 from .samples import IGNORED_NAME, check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
 from .tables import Colour, read_table
@@ -36,7 +36,7 @@ def export_labels(
     out: str | os.PathLike[str],
     jobs: int | None = None,
 ) -> int:
-    """Writes a folder of images and index PNGs in another form.
+    """Writes a folder of images and index PNGs in another form; returns the number of label maps.
 
     Polygons follow the pixels' borders, so that reading them back gives every pixel as it was
     (``shapes``). Labels that the class list does not name become ``__ignore__``.
@@ -51,9 +51,6 @@ def export_labels(
         out: A new or empty folder; the images go there, or to ``images/`` in it.
         jobs: Processes; None is one a core.
 
-    Returns:
-        How many label maps were written.
-
     Raises:
         UserError: A folder or file is missing or is not what it should be.
     """
@@ -66,16 +63,9 @@ def export_labels(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("output-exists", f"--out {out}", "is not empty; name a new folder")
     rows = _with_colours(read_table(Path(classes)))
-    pictures = {
-        Path(place.name).with_suffix("").as_posix(): place
-        for place in list_folder(images)
-        if Path(place.name).suffix.lower() in IMAGE_SUFFIXES
-    }
+    pictures = images_in(images)
     pairs = []
-    for place in list_folder(labels):
-        if Path(place.name).suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        stem = Path(place.name).with_suffix("").as_posix()
+    for stem, place in images_in(labels).items():
         if stem not in pictures:
             raise UserError("dataset", place.file, f"there is no image {stem} in {images}")
         pairs.append((stem, pictures[stem], place))
@@ -100,11 +90,7 @@ def export_labels(
 def _with_colours(rows: Sequence[Colour]) -> list[Colour]:
     """The classes, each with a colour, and ``__ignore__`` for every other label."""
     given = {row.rgb for row in rows}
-    free = (
-        (int(r), int(g), int(b))
-        for r, g, b in bit_palette()[1:]
-        if (int(r), int(g), int(b)) not in given
-    )
+    free = (colour for colour in map(tuple, bit_palette()[1:].tolist()) if colour not in given)
     full = [row if row.rgb is not None else Colour(row.name, next(free)) for row in rows]
     if all(row.name != IGNORED_NAME for row in full):
         black = (0, 0, 0)
@@ -124,25 +110,14 @@ def _export_one(
     if image_size(picture.file, picture.file) != (height, width):
         raise UserError("size-mismatch", place, f"differs in size from its image {picture}")
     if form == "labelme":
-        shapes: list[dict[str, Any]] = [
-            {
-                "label": names[value],
-                "points": [list(corner) for corner in corners],
-                "group_id": None,
-                "shape_type": "polygon",
-                "flags": {},
-            }
-            for value, corners in outlines(labels)
+        plain: dict[str, Any] = dict(group_id=None, shape_type="polygon", flags={})
+        shapes = [
+            dict(label=names[value], points=corners, **plain) for value, corners in outlines(labels)
         ]
-        data: Mapping[str, Any] = {
-            "version": "5.0.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": Path(picture.name).name,
-            "imageData": None,
-            "imageHeight": height,
-            "imageWidth": width,
-        }
+        data = dict(
+            version="5.0.0", flags={}, shapes=shapes, imagePath=Path(picture.name).name,
+            imageData=None, imageHeight=height, imageWidth=width,
+        )  # fmt: skip
         atomic_write(out / f"{stem}.json", json.dumps(data))
     elif form == "colour":
         palette = np.array([row.rgb for row in rows], dtype=np.uint8)
@@ -151,13 +126,13 @@ def _export_one(
     if form == "coco":
         for value, corners in outlines(labels):
             flat = [coordinate for corner in corners for coordinate in corner]
-            areas.append({"value": value, "segmentation": [flat], "iscrowd": 0})
+            areas.append(dict(category_id=value + 1, segmentation=[flat], iscrowd=0))
     elif form.startswith("coco-"):
         for value in np.unique(labels):
             mask = labels == value
             counts = compress_rle(mask) if form == "coco-rle" else encode_rle(mask)
             runs = {"size": [height, width], "counts": counts}
-            areas.append({"value": int(value), "segmentation": runs, "iscrowd": 1})
+            areas.append(dict(category_id=int(value) + 1, segmentation=runs, iscrowd=1))
     return stem, picture.name, height, width, areas
 
 
@@ -171,15 +146,7 @@ def _write_coco(
     for number, (_, name, height, width, areas) in enumerate(parts, start=1):
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         for area in areas:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": area["value"] + 1,
-                    "segmentation": area["segmentation"],
-                    "iscrowd": area["iscrowd"],
-                }
-            )
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **area})
     categories = [{"id": n, "name": row.name} for n, row in enumerate(rows, start=1)]
     data = {"images": images, "annotations": annotations, "categories": categories}
     atomic_write(file, json.dumps(data))

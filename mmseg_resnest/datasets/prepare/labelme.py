@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .shapes import Mask, fill_circle, fill_polygon
 
 MAX_BYTES = 1 << 29  # of a JSON file, which may hold its image
 
+_SHAPES = ("polygon", "rectangle", "circle", "mask")
 _LINE_SHAPES = ("line", "linestrip", "point", "points")
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
 
@@ -35,10 +36,6 @@ def read_labelme(source: Path, images: Path | None) -> list[Sample]:
     beside the JSON file under its name; then in ``imageData``. With a folder of images it is looked
     for only there, also by the last part of ``imagePath``. An image that a symbolic link leads to
     must lie in that folder, too.
-
-    Args:
-        source: Folder, or one JSON file.
-        images: Folder of the images, or None.
 
     Raises:
         UserError: A file is not one of LabelMe, or its image is not there or outside.
@@ -123,21 +120,6 @@ def _check_shape(file: Path, number: int, shape: Any) -> str:
     return label
 
 
-def _polygon(shape: Mapping[str, Any], height: int, width: int) -> Mask:
-    if not all(len(point) == 2 for point in shape["points"]):
-        raise ValueError("a point is not a pair of x and y")
-    return fill_polygon(shape["points"], height, width)
-
-
-def _rectangle(shape: Mapping[str, Any], height: int, width: int) -> Mask:
-    (x0, y0), (x1, y1) = shape["points"][:2]
-    return fill_polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], height, width)
-
-
-def _circle(shape: Mapping[str, Any], height: int, width: int) -> Mask:
-    return fill_circle(shape["points"][0], shape["points"][1], height, width)
-
-
 def _bitmap(shape: Mapping[str, Any], height: int, width: int) -> Mask:
     """LabelMe's ``mask``: a small picture whose upper left corner is the first point."""
     x, y = (round(value) for value in shape["points"][0])
@@ -151,12 +133,18 @@ def _bitmap(shape: Mapping[str, Any], height: int, width: int) -> Mask:
     return mask
 
 
-_SHAPES: dict[str, Callable[[Mapping[str, Any], int, int], Mask]] = {
-    "polygon": _polygon,
-    "rectangle": _rectangle,
-    "circle": _circle,
-    "mask": _bitmap,
-}
+def _mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
+    kind, points = shape.get("shape_type") or "polygon", shape["points"]
+    if kind == "mask":
+        return _bitmap(shape, height, width)
+    if kind == "circle":
+        return fill_circle(points[0], points[1], height, width)
+    if kind == "rectangle":
+        (x0, y0), (x1, y1) = points[:2]
+        points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    if not all(len(point) == 2 for point in points):
+        raise ValueError("a point is not a pair of x and y")
+    return fill_polygon(points, height, width)
 
 
 def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered: int) -> Labels:
@@ -171,7 +159,7 @@ def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered
     for number, shape in enumerate(data["shapes"]):
         label = _check_shape(file, number, shape)
         try:
-            mask = _SHAPES[shape.get("shape_type") or "polygon"](shape, height, width)
+            mask = _mask(shape, height, width)
         except Exception as error:
             message = f"shape {number} ({label!r}) cannot be drawn ({error})"
             raise UserError("annotation", file, message) from error

@@ -79,12 +79,7 @@ def pack_colours(rgb: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
 def colours_to_labels(
     rgb: npt.NDArray[np.uint8], table: Mapping[tuple[int, int, int], int], name: object
 ) -> Labels:
-    """Label map (H, W) of a colour-coded image (H, W, 3).
-
-    Args:
-        rgb: The image.
-        table: Label by colour.
-        name: What the message calls the image.
+    """Label map (H, W) of a colour-coded image (H, W, 3), given the label of each colour.
 
     Raises:
         UserError: A colour is not in the table; says which, how often and where.
@@ -111,39 +106,22 @@ def colours_to_labels(
 
 
 def map_values(
-    values: npt.NDArray[np.int64], table: Mapping[int, int], name: object, what: str
+    values: npt.NDArray[np.int64], table: Mapping[int, int] | Sequence[int], name: object
 ) -> Labels:
-    """Replaces every value by the table's.
+    """Replaces every value by the table's; a sequence names values that stay as they are.
 
     Raises:
         UserError: A value is not in the table.
     """
-    found = occurring(values)
+    if not isinstance(table, Mapping):
+        table = dict(zip(table, table, strict=True))
+    # Counting takes an entry for every number up to the largest.
+    few = not values.size or (values.min() >= 0 and values.max() <= 0xFFFF)
+    found = (np.flatnonzero(np.bincount(values.ravel())) if few else np.unique(values)).tolist()
     unknown = [value for value in found if value not in table]
     if unknown:
-        message = f"holds {what} {unknown[0]}, which is not one of the data set's"
+        message = f"holds label {unknown[0]}, which is not one of the data set's"
         raise UserError("label", name, message)
     lookup = np.zeros(max(found, default=0) + 1, dtype=np.uint8)
     lookup[found] = [table[value] for value in found]
     return lookup[values]
-
-
-def occurring(values: npt.NDArray[Any]) -> list[int]:
-    """The numbers that occur in an array of numbers from 0 on, in order."""
-    # Counting takes an entry for every number up to the largest.
-    if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-        return np.unique(values).tolist()
-    return [int(value) for value in np.flatnonzero(np.bincount(values.reshape(-1)))]
-
-
-def check_range(labels: npt.NDArray[np.int64], allowed: Sequence[int], name: object) -> Labels:
-    """The labels as 8-bit numbers.
-
-    Raises:
-        UserError: One of them is not allowed.
-    """
-    bad = sorted(set(occurring(labels)) - set(allowed))
-    if bad:
-        message = f"holds label {bad[0]}, which is not one of the data set's"
-        raise UserError("label", name, message)
-    return labels.astype(np.uint8)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,7 @@ def read_masks(
     rows: Sequence[Colour],
     label_suffix: str,
 ) -> list[Sample]:
-    """The samples of a folder of masks.
-
-    Args:
-        form: ``colour`` or ``index``.
-        source: Folder of the masks.
-        images: Folder of the images.
-        rows: The table of names and colours; names by label number.
-        label_suffix: What a mask's name has after its image's.
+    """The samples of a folder of masks; ``rows`` names the colours, or labels 0, 1, ... in order.
 
     Raises:
         UserError: A folder or the table is missing, or a mask or an image has no partner.
@@ -46,9 +39,9 @@ def read_masks(
         what = "names and colours" if form == "colour" else "names of labels 0, 1, ..."
         raise UserError("argument-missing", "--classes", f"give the list of {what} ({form} masks)")
     names = frozenset(row.name for row in rows)
-    masks = _images_in(source, label_suffix)
+    masks = images_in(source, label_suffix)
     own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
-    pictures = _images_in(images, "", own)
+    pictures = images_in(images, other=own)
     samples = []
     for stem, place in masks.items():
         stem = stem.removesuffix(label_suffix)
@@ -65,10 +58,8 @@ def read_masks(
     return samples
 
 
-def _images_in(
-    folder: Path, suffix: str, other: frozenset[Path] | set[Path] = frozenset()
-) -> dict[str, Place]:
-    """The image files of a folder whose stems end in the suffix, by their paths without ending."""
+def images_in(folder: Path, suffix: str = "", other: Set[Path] = frozenset()) -> dict[str, Place]:
+    """The image files, less ``other``, whose stems end in the suffix, by path without ending."""
     found: dict[str, Place] = {}
     for place in list_folder(folder):
         path = Path(place.name)

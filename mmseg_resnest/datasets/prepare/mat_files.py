@@ -26,36 +26,18 @@ _MATRIX, _COMPRESSED = 14, 15
 _STRUCTURE = 2
 _NUMBERS = range(6, 16)  # array classes: double, single, 8-bit to 64-bit integers
 # Storage types of numbers.
-_TYPES = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
+_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
+_TYPES |= {12: "i8", 13: "u8"}
 
 
 def read_label_matrix(
     data: bytes, name: object, variable: str, field: str | None = None
 ) -> npt.NDArray[np.int64]:
-    """The whole numbers of a variable.
-
-    Args:
-        data: The file.
-        name: What messages call it.
-        variable: Name of the variable.
-        field: Its field, where the variable is a structure.
-
-    Returns:
-        (H, W).
+    """The whole numbers (H, W) of a variable, or of a field of it where it is a structure.
 
     Raises:
         UserError: It is not such a file, holds no such matrix, or is larger than label maps are.
+            ``name`` is the subject.
     """
     try:
         order = {b"IM": "<", b"MI": ">"}.get(data[126:128], "")
@@ -101,12 +83,7 @@ def _variables(data: bytes, order: str) -> Iterator[memoryview]:
 
 
 class _Matrix:
-    """A variable, or a field of one.
-
-    Args:
-        body: The content of its element.
-        order: ``<`` or ``>``, of the bytes.
-    """
+    """A variable, or a field of one, from the content of its element."""
 
     def __init__(self, body: memoryview, order: str) -> None:
         self.order = order

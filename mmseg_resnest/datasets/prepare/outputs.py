@@ -27,6 +27,7 @@ from ...io.folder_lock import FolderLock
 from ...io.linking import put_link
 from ...io.parallel import in_parallel
 from ...io.up_to_date import Record
+from .places import check_room
 
 _REMOVE_IT = "remove it and run the same command again"
 _NO_LINK = "replace the link with a folder, or name another place with --root"
@@ -56,16 +57,12 @@ class Item:
 class Outputs:
     """The files in a data set's folder; use it in a ``with`` statement, which takes the lock.
 
-    Args:
-        folder: The data set's folder; made if it is not there.
+    ``record`` says which files are there; ``record.about`` holds the ``facts`` (what was asked for)
+    and the ``report`` of the last finished run.
 
     Raises:
-        UserError: The folder cannot be written, or another process works in it; or there are links
-            in ``.prepare``, through which files elsewhere would be written or removed.
-
-    Attributes:
-        record: Which files are there; ``record.about`` holds the ``facts`` (what was asked for) and
-            the ``report`` of the last finished run.
+        UserError: The folder cannot be written, another process works in it, or there are links in
+            ``.prepare``, through which files elsewhere would be written or removed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,16 +116,10 @@ class Outputs:
         )
 
     def run(self, items: Sequence[Item], processes: int, link: str, label: str) -> Counter[str]:
-        """Makes the files that are not up to date.
+        """Makes the files that are not up to date; ``label`` is the progress bar's.
 
-        Args:
-            items: The files.
-            processes: How many to make at the same time.
-            link: One of ``io.linking.LINKS``.
-            label: Of the progress bar.
-
-        Returns:
-            How many files were ``made``, ``linked``, ``copied`` and ``kept``.
+        ``link`` is one of ``io.linking.LINKS``. Returns how many files were ``made``, ``linked``,
+        ``copied`` and ``kept``.
 
         Raises:
             UserError: Two files have one name, a file cannot be made, there is no room for them,
@@ -144,7 +135,8 @@ class Outputs:
         counts = Counter({"kept": len(items) - len(todo)} if len(todo) < len(items) else {})
         if not todo:
             return counts
-        self._check_room(todo, link)
+        needed = sum(item.size for item in todo if item.link is None or link == "copy")
+        check_room(self.folder, needed, " or name another place with --root")
         shutil.rmtree(self._tmp, ignore_errors=True)
         try:
             self._tmp.mkdir()
@@ -174,16 +166,6 @@ class Outputs:
         self.record.about |= {"facts": facts, "report": report}
         self.record.save()
         shutil.rmtree(self.staging, ignore_errors=True)
-
-    def _check_room(self, items: Sequence[Item], link: str) -> None:
-        needed = sum(item.size for item in items if item.link is None or link == "copy")
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            message = (
-                f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room or"
-                " name another place with --root"
-            )
-            raise UserError("not-writable", self.folder, message)
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from mmseg.datasets import PascalContextDataset59
 from ...errors import UserError
 from ...io.json_files import parse_json
 from .archives import Archive
-from .dataset import DataSet, Plan, missing
-from .labels import check_range, indices, map_values, png
+from .dataset import DataSet, Plan, complete
+from .labels import indices, map_values, png
 from .mat_files import read_label_matrix
 from .places import Files, Place, twice
 from .shapes import decode_rle
@@ -78,15 +78,12 @@ def _table_459(names: Mapping[int, str] | None, where: object) -> dict[int, int]
 def mat_map(place: Place, table: Mapping[int, int]) -> bytes:
     """The label map of a ``LabelMap`` file."""
     labels = read_label_matrix(place.read(), place, "LabelMap")
-    return png(map_values(labels, table, place, "label"))
+    return png(map_values(labels, table, place))
 
 
 def png_map(place: Place, table: Mapping[int, int] | None) -> bytes:
     """The label map of a PNG; without a table it has our numbers."""
-    labels = indices(place.read(), place)
-    if table is None:
-        return png(check_range(labels, range(60), place))
-    return png(map_values(labels, table, place, "label"))
+    return png(map_values(indices(place.read(), place), table or range(60), place))
 
 
 def detail_map(
@@ -172,12 +169,10 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         if one is not None and other:
             raise twice(one, next(iter(other.values())))
     for split, names_of_split in splits.items():
-        names_there = [name for name in names_of_split if name in images and name in makers]
-        absent = [name for name in names_of_split if name not in images or name not in makers]
-        if absent and not allow_incomplete:
-            what = "image" if absent[0] not in images else "label map"
-            complaint = f"{absent[0]} of {split} has no {what}"
-            raise missing(complaint, files.sources, PASCAL_CONTEXT.where)
+        where = PASCAL_CONTEXT.where
+        names_there = complete(
+            names_of_split, images, makers, files.sources, where, allow_incomplete
+        )
         for name in names_there:
             plan.take(f"{_INSIDE}/JPEGImages/{name}.jpg", images[name])
             plan.make(f"{_INSIDE}/SegmentationClassContext/{name}.png", *makers[name])

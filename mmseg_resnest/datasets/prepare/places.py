@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,14 @@ class Place:
         return str(self.file) if self.kind in ("file", "staged") else f"{self.file}: {self.name}"
 
 
+def check_room(folder: Path, needed: int, hint: str = "") -> None:
+    """Refuse to start what would fill the disk."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"{needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; make room"
+        raise UserError("not-writable", folder, f"{message}{hint}")
+
+
 def check_file_size(size: int, name: object) -> None:
     """Refuse a file that would take the memory or the disk; archives may claim any size."""
     if not 0 <= size <= _LARGEST:
@@ -109,12 +118,7 @@ def list_folder(folder: Path) -> Iterator[Place]:
 
 
 class Files:
-    """The files of all sources of a data set.
-
-    Args:
-        places: The files.
-        sources: What to call the sources in messages.
-    """
+    """The files of all sources of a data set; messages call the sources by ``sources``."""
 
     def __init__(self, places: Sequence[Place], sources: Sequence[Path]) -> None:
         self.places = list(places)

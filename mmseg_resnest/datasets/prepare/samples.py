@@ -54,28 +54,15 @@ def image_size(image: Path | bytes, name: object) -> tuple[int, int]:
             width, height = opened.size
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception as error:  # Pillow's decoders raise whatever they please
-        raise _not_an_image(name, error) from error
+        kinds = " or ".join(IMAGE_FORMATS)
+        message = f"is not an image or is damaged ({error}); it must be {kinds}"
+        raise UserError("image", name, message) from error
     return (width, height) if turned else (height, width)
 
 
 def check_image(file: Path) -> None:
-    """Make sure, by its content, that a file is an image, before it becomes part of a data set.
-
-    Only the header is read.
-
-    Raises:
-        UserError: It is not, whatever its name says.
-    """
-    try:
-        with Image.open(file, formats=IMAGE_FORMATS):
-            pass
-    except Exception as error:  # Pillow's decoders raise whatever they please
-        raise _not_an_image(file, error) from error
-
-
-def _not_an_image(name: object, error: Exception) -> UserError:
-    message = f"is not an image or is damaged ({error}); it must be {' or '.join(IMAGE_FORMATS)}"
-    return UserError("image", name, message)
+    """Make sure that a file is an image, whatever its name says; raises UserError."""
+    image_size(file, file)
 
 
 def json_files(source: Path) -> list[Path]:

@@ -17,14 +17,7 @@ SCENES_CACHED = tuple(
 
 
 def prepare_scenes(folder: str | os.PathLike[str]) -> Report:
-    """Draws the scenes of ``make demo``, unless they are there.
-
-    Args:
-        folder: Where to.
-
-    Returns:
-        What was done.
-    """
+    """Draws the scenes of ``make demo`` into a folder, unless they are there."""
     folder = Path(folder)
     unchanged = (folder / "scenes.json").is_file()
     write_scenes(folder)

@@ -23,16 +23,9 @@ _LONGEST = 1e8  # pixels along an outline, which takes memory for each
 
 
 def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
-    """The pixels of a polygon, by COCO's rule.
+    """The pixels (height, width) of a polygon, by COCO's rule; parts outside are cut off.
 
-    Args:
-        points: Corners (n, 2) or (2 n,), each x and y; the last is joined to the first. Parts
-            outside of the image are cut off.
-        height: Of the image.
-        width: Of the image.
-
-    Returns:
-        (height, width).
+    ``points`` are corners (n, 2) or (2 n,), each x and y; the last is joined to the first.
 
     Raises:
         ValueError: A coordinate is not a number within a million pixels, there are fewer than
@@ -72,15 +65,9 @@ def fill_circle(centre: npt.ArrayLike, edge: npt.ArrayLike, height: int, width: 
 
 
 def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> Mask:
-    """The pixels of COCO's run lengths, down the columns, the first run outside.
+    """The pixels (height, width) of COCO's run lengths, down the columns, the first run outside.
 
-    Args:
-        counts: The runs, or their text in the COCO API's form.
-        height: Of the image.
-        width: Of the image.
-
-    Returns:
-        (height, width).
+    ``counts`` are the runs, or their text in the COCO API's form.
 
     Raises:
         ValueError: They do not fill the image exactly.
@@ -101,7 +88,7 @@ def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> 
 
 
 def _numbers(text: bytes) -> list[int]:
-    """The numbers of the text in the form of the COCO API's ``rleToString``.
+    """The numbers of a text as the COCO API's ``rleToString`` writes them.
 
     Five bits a character, lowest first; from the fourth number on the difference from the number
     two before.

@@ -22,21 +22,15 @@ def split_by_groups(
 ) -> tuple[list[str], list[str], dict[str, int]]:
     """Splits images so that no group is in both parts.
 
-    Groups are taken in an order that only their names and the seed decide, each as long as it
-    brings the validation part nearer to its share.
-
-    Args:
-        names: Of the images.
-        pattern: Regular expression; images whose whole names match with an equal first group are
-            a group, others stand alone.
-        val_fraction: The share to reach, between 0 and 1.
-        seed: Another seed gives another split.
+    Images whose whole names match the pattern with an equal first group are a group, others stand
+    alone. Groups are taken in an order that only their names and the seed decide, each as long as
+    it brings the validation part nearer to its share.
 
     Returns:
         Training names, validation names, and the number of groups of each.
 
     Raises:
-        UserError: The pattern cannot be used, or there is only one group.
+        UserError: The pattern or the fraction cannot be used, or there is only one group.
     """
     option = f"--group-pattern {pattern}"
     try:

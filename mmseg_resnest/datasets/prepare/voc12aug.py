@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from .archives import Archive
-from .dataset import DataSet, Plan, missing
-from .labels import bit_palette, check_range, colours_to_labels, open_image, png
+from .dataset import DataSet, Plan, complete
+from .labels import bit_palette, colours_to_labels, map_values, open_image, png
 from .mat_files import read_label_matrix
 from .places import Files, Place
 
@@ -41,13 +41,13 @@ def index_map(place: Place) -> bytes:
     else:
         rgb = np.asarray(image.convert("RGB"))
         labels = colours_to_labels(rgb, _COLOURS, place).astype(np.int64)
-    return png(check_range(labels, _VALUES, place))
+    return png(map_values(labels, _VALUES, place))
 
 
 def sbd_map(place: Place) -> bytes:
     """The label map of an SBD file: field ``GTcls.Segmentation``, 0..20."""
     labels = read_label_matrix(place.read(), place, "GTcls", "Segmentation")
-    return png(check_range(labels, range(21), place))
+    return png(map_values(labels, range(21), place))
 
 
 def names_in(place: Place | None) -> list[str]:
@@ -65,7 +65,8 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
         split: names_in(files.one(rf"ImageSets/Segmentation/{split}\.txt"))
         for split in ("train", "val", "trainaug")
     }
-    extra = [name for split in ("train", "val") for name in names_in(_sbd_list(files, split))]
+    sbd_lists = [files.one(rf"dataset/{split}\.txt") for split in ("train", "val")]
+    extra = [name for place in sbd_lists for name in names_in(place)]
     held_out = set(lists["val"])
     if sbd and not extra:  # unpacked without its lists
         extra = sorted(sbd)
@@ -78,19 +79,8 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
             " scores on that set would be too good"
         )
 
-    def usable(name: str, there: bool, split: str) -> bool:
-        if name in images and there:
-            return True
-        if not allow_incomplete:
-            what = "image" if name not in images else "label map"
-            raise missing(f"{name} of {split} has no {what}", files.sources, VOC12AUG.where)
-        return False
-
-    augmented = [
-        name
-        for name in wanted
-        if usable(name, name in sbd or name in labels or name in ready, "trainaug")
-    ]
+    rest = files.sources, VOC12AUG.where, allow_incomplete
+    augmented = complete(wanted, images, {**sbd, **labels, **ready}, *rest)
     taken = set(augmented)
     for name in augmented:
         target = f"{_INSIDE}/SegmentationClassAug/{name}.png"
@@ -105,7 +95,7 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
             plan.make(target, index_map, place)
     plan.counts["trainaug"] = len(augmented)
     for split in ("train", "val"):
-        names = [name for name in lists[split] if usable(name, name in labels, split)]
+        names = complete(lists[split], images, labels, *rest)
         for name in names:
             target = f"{_INSIDE}/SegmentationClass/{name}.png"
             if _in_index_form(labels[name]):
@@ -121,10 +111,6 @@ def _plan(files: Files, allow_incomplete: bool) -> Plan:
     if not taken:
         plan.items.clear()
     return plan
-
-
-def _sbd_list(files: Files, split: str) -> Place | None:
-    return files.one(rf"dataset/{split}\.txt")
 
 
 VOC12AUG = DataSet(

@@ -24,17 +24,13 @@ class RandomLongEdgeResize(BaseTransform):
     The long edge is uniform over the integers from int(base_size * low) to int(base_size * high),
     both included; the short edge is int(short * long_new / long + 0.5). The image is filtered by
     Pillow's bilinear (antialiased), label maps by its nearest, as in the published code
-    (PyTorch-Encoding, ``_sync_transform``).
+    (PyTorch-Encoding, ``_sync_transform``). ``ratio_range`` is (low, high), both above 0.
 
     Changes ``img`` and every key named in ``seg_fields``; sets ``img_shape``, ``scale``,
     ``scale_factor`` (both (width, height)) and ``keep_ratio``.
 
-    Args:
-        base_size: long edge in pixels at ratio 1.
-        ratio_range: (low, high), both above 0.
-
     Raises:
-        UserError: the range is empty, or its low end leaves no pixel.
+        UserError: The range is empty, or its low end leaves no pixel.
     """
 
     def __init__(self, base_size: int = 520, ratio_range: tuple[float, float] = (0.5, 2.0)) -> None:

@@ -10,19 +10,12 @@ __all__ = ["merge_steps"]
 
 
 def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
-    """A pipeline whose resize and crop are one step.
-
-    The same random numbers are drawn and labels are equal; images differ as the two classes say.
+    """A new pipeline in which resize and crop are one step.
 
     ``RandomResize`` and ``RandomCrop`` become ``RandomResizeCrop``; ``RandomLongEdgeResize``,
     ``Pad`` to the crop's size and ``RandomCrop`` become ``RandomLongEdgeCrop``. Steps that
-    have other arguments, or are named with a scope (``mmseg.RandomCrop``), stay.
-
-    Args:
-        pipeline: Configs of transforms.
-
-    Returns:
-        A new list.
+    have other arguments, or are named with a scope (``mmseg.RandomCrop``), stay. The same random
+    numbers are drawn and labels are equal; images differ as the two classes say.
     """
     merged: list[Any] = []
     rest = list(pipeline)

@@ -56,12 +56,7 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
     """mmseg's ``PhotoMetricDistortion``: brightness, contrast, saturation and hue at random.
 
     It draws the same numbers and gives the same pixels. Brightness and contrast, which map each
-    8-bit value to another, are one table.
-
-    Args:
-        *args: As of mmseg's.
-        planar: Without effect; the config of an earlier run may set it.
-        **kwargs: As of mmseg's.
+    8-bit value to another, are one table. ``planar`` has no effect; configs of earlier runs set it.
     """
 
     def __init__(self, *args: Any, planar: bool = False, **kwargs: Any) -> None:

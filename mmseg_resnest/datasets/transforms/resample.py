@@ -41,12 +41,8 @@ def _resize_plane(plane: np.ndarray, size: tuple[int, int], resample: Image.Resa
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes an image as Pillow's bilinear filter does: with antialiasing when it shrinks.
 
-    Args:
-        image: (H, W) or (H, W, C), of any number type. 8-bit images are rounded as Pillow rounds.
-        size: new (width, height) in pixels.
-
-    Returns:
-        The resized image, of the same type: (height, width) or (height, width, C).
+    (H, W) or (H, W, C) of any number type to ``size`` = (width, height), of the same type; 8-bit
+    images are rounded as Pillow rounds.
     """
     bilinear = Image.Resampling.BILINEAR
     if image.ndim == 2:
@@ -57,32 +53,20 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a label map as Pillow's nearest filter does: the pixel under the new pixel's centre.
+    """Resizes labels (H, W) to ``size`` = (width, height) as Pillow's nearest filter does.
 
-    OpenCV's nearest takes the pixel under the new pixel's corner instead, half a pixel away.
-
-    Args:
-        labels: (H, W) integers.
-        size: new (width, height) in pixels.
-
-    Returns:
-        (height, width), of the same type.
+    It takes the pixel under the new pixel's centre; OpenCV's nearest takes the one under the
+    new pixel's corner, half a pixel away.
     """
     return _resize_plane(labels, size, Image.Resampling.NEAREST)
 
 
 def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
-    """A part of an image that was resized bilinearly, as OpenCV resizes it.
+    """A part of an image (H, W, C), uint8 or float32, that OpenCV resized bilinearly to ``size``.
 
-    Args:
-        image: (H, W, C), uint8 or float32.
-        size: (width, height) of the whole resized image.
-        box: The part of that.
-
-    Returns:
-        (bottom - top, right - left, C), the part of ``cv2.resize(image, size)`` with its pixels
-        moved by 1/64 of a pixel of the image at most, along each axis: values differ by 1/64 of the
-        difference between neighbours along each, and by rounding.
+    ``size`` is (width, height) of the whole resized image. The result is that part of
+    ``cv2.resize(image, size)`` with its pixels moved by 1/64 of a pixel of the image at most,
+    along each axis: values differ by 1/64 of the difference between neighbours, and by rounding.
     """
     height, width = image.shape[:2]
     top, bottom, left, right = box
@@ -119,16 +103,7 @@ def _start_of_part(length: int, resized: int, first: int) -> tuple[int, int]:
 
 
 def labels_part(labels: npt.NDArray[Any], size: tuple[int, int], box: Box) -> npt.NDArray[Any]:
-    """A part of a label map that was resized by OpenCV's nearest neighbour.
-
-    Args:
-        labels: (H, W).
-        size: (width, height) of the whole resized map.
-        box: The part of that.
-
-    Returns:
-        (bottom - top, right - left), equal to that part of ``cv2.resize(labels, size, ...)``.
-    """
+    """The part ``box`` of ``cv2.resize(labels, size)`` by nearest neighbour, value by value."""
     height, width = labels.shape
     top, bottom, left, right = box
     if size == (width, height):

@@ -35,13 +35,7 @@ def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
 
 
 def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255) -> bool:
-    """Whether one class has ``limit`` or more of the labelled pixels, or there is but one class.
-
-    Args:
-        labels: (H, W), integers.
-        limit: A share.
-        ignore_index: The label that is not counted.
-    """
+    """Whether one class has ``limit`` or more of the labelled pixels, or there is but one class."""
     if labels.dtype == np.uint8 and labels.size < 2**24:  # beyond, its float32 may not be exact
         counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
     else:

@@ -19,7 +19,6 @@ from mmengine.registry import init_default_scope
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.transforms.merge import merge_steps
-from mmseg_resnest.datasets.transforms.photometric import contiguous
 from mmseg_resnest.datasets.transforms.resample import labels_part, resized_part
 from mmseg_resnest.datasets.transforms.resized_crop import is_dominated
 from mmseg_resnest.registry import TRANSFORMS
@@ -196,19 +195,6 @@ def test_colour_jitter_is_the_stacks(flip):
         np.random.seed(seed)
         assert np.array_equal(ours(dict(img=view))["img"], expected)
         assert np.random.random() == state
-
-
-@pytest.mark.parametrize("view", ["mirrored part", "upside down", "turned", "part"])
-def test_pixels_are_put_in_order(view):
-    image = photo(40, 50)
-    seen = {
-        "mirrored part": image[3:30, 5:44][:, ::-1],
-        "upside down": image[::-1],
-        "turned": image[::-1, ::-1],
-        "part": image[3:30, 5:44],
-    }[view]
-    made = contiguous(seen)
-    assert made.flags.c_contiguous and np.array_equal(made, seen)
 
 
 @pytest.mark.parametrize("flip", [False, True])

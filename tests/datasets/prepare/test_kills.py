@@ -11,21 +11,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import pytest
+from custom_sets import base, write_masks
 from mmcv.transforms import LoadImageFromFile as PlainImage
 from PIL import Image
-from tiny_archives import jpeg, labels_of, png_of, sbd_mat, tree, write_folder, write_tar
+from tiny_archives import Voc, jpeg, labels_of, small, tree, write_folder, write_tar
 from tqdm import tqdm
 
 from mmseg_resnest.datasets.cache import FOLDER, read_entry
 from mmseg_resnest.datasets.prepare import (
     CustomOptions,
-    DataSet,
     archives,
     build_cache,
     outputs,
@@ -104,31 +101,14 @@ def left_over(folder: Path) -> list[str]:
     return [n for n in names if n.endswith(".part") or n in ("tmp", "staging")]
 
 
-@pytest.fixture
-def voc(tmp_path: Path) -> tuple[DataSet, list[Path]]:
-    """Both archives, the second one of those that are unpacked first."""
-    top, lists = "VOCdevkit/VOC2012", "ImageSets/Segmentation"
-    names = [f"2007_{number:06d}" for number in range(30)]
-    main = {f"{top}/JPEGImages/{name}.jpg": jpeg(n) for n, name in enumerate(names)}
-    for n, name in enumerate(names[:12]):
-        main[f"{top}/SegmentationClass/{name}.png"] = png_of(labels_of(n, 21))
-    main[f"{top}/{lists}/train.txt"] = "\n".join(names[:6]).encode()
-    main[f"{top}/{lists}/val.txt"] = "\n".join(names[6:12]).encode()
-    sbd = "benchmark_RELEASE/dataset"
-    extra = {f"{sbd}/cls/{n}.mat": sbd_mat(labels_of(9, 21)) for n in names[12:]}
-    extra[f"{sbd}/train.txt"] = "\n".join(names[12:20]).encode()
-    extra[f"{sbd}/val.txt"] = "\n".join(names[20:]).encode()
+def test_prepare(tmp_path: Path, voc: Voc) -> None:
+    """While it unpacks, reads, converts and writes, with two processes of its own."""
     (tmp_path / "source").mkdir()
     files = [
-        write_tar(tmp_path / "source/VOCtrainval.tar", main),
-        write_tar(tmp_path / "source/sbd.tgz", extra),
+        write_tar(tmp_path / "source/VOCtrainval.tar", voc[0]),
+        write_tar(tmp_path / "source/sbd.tgz", voc[1]),  # one of those that are unpacked first
     ]
-    return replace(VOC12AUG, expected={"trainaug": 24, "train": 6, "val": 6}), files
-
-
-def test_prepare(tmp_path: Path, voc: tuple[DataSet, list[Path]]) -> None:
-    """While it unpacks, reads, converts and writes, with two processes of its own."""
-    dataset, files = voc
+    dataset = small(VOC12AUG, trainaug=6, train=3, val=3)
     before = tree(tmp_path / "source")
 
     def run() -> None:
@@ -147,25 +127,18 @@ def test_prepare(tmp_path: Path, voc: tuple[DataSet, list[Path]]) -> None:
         for root in ("killed", "whole")
     )
     assert made == wanted
-    assert len(made) == 30 + 24 + 12 + 3
+    assert len(made) == 9 + 6 + 6 + 3
     assert not left_over(tmp_path / "killed")
     assert prepare(dataset, tmp_path / "killed", files, jobs=1).unchanged
     assert tree(tmp_path / "source") == before
 
 
 def test_labels_of_ones_own(tmp_path: Path) -> None:
-    for n in range(40):
-        write_folder(tmp_path / "images", {f"a_{n}.jpg": jpeg(n)})
-        write_folder(tmp_path / "labels", {f"a_{n}.png": png_of(labels_of(n, 3))})
-    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    base = load_config(ROOT / "configs/fcn_resnest14_scenes.py")
-    options = CustomOptions(
-        name="mine", form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
-        classes=tmp_path / "classes.txt", group_pattern="(.*)",
-    )  # fmt: skip
+    masks = write_masks(tmp_path, [f"a_{n}" for n in range(40)])
+    options = CustomOptions(name="mine", group_pattern="(.*)", **masks)
 
     def run() -> None:
-        prepare_custom(options, tmp_path / "killed", tmp_path / "killed_configs", base, jobs=2)
+        prepare_custom(options, tmp_path / "killed", tmp_path / "killed_configs", base(), jobs=2)
 
     assert kill_at_many_moments(run, [(outputs.Record, "note")]) >= 3
     config = load_config(tmp_path / "killed_configs/mine.py")
@@ -197,37 +170,3 @@ def test_cache(tmp_path: Path) -> None:
         assert found is not None
         np.testing.assert_array_equal(found, expected["img"])
     assert build_cache(images, patterns, jobs=1).done == {"made": 0, "kept": 40, "removed": 0}
-
-
-class Terminal(StringIO):
-    """What a progress bar is drawn on."""
-
-    def isatty(self) -> bool:
-        """As a terminal says."""
-        return True
-
-
-def test_progress_is_shown_and_all_cores_are_used(
-    tmp_path: Path, voc: tuple[DataSet, list[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    original = outputs.in_parallel
-
-    def in_parallel(function, jobs, processes, label):  # type: ignore[no-untyped-def]
-        asked.append(processes)
-        return original(function, jobs, 1, label)
-
-    module = sys.modules[build_cache.__module__]
-    for place in (outputs, module):
-        monkeypatch.setattr(place, "in_parallel", in_parallel)
-    for place in (sys.modules[prepare.__module__], module):
-        monkeypatch.setattr(place, "cpu_count", lambda: 7)
-    screen = Terminal()
-    monkeypatch.setattr(sys, "stderr", screen)
-    dataset, files = voc
-    folder = prepare(dataset, tmp_path, files).folder
-    build_cache(folder, dataset.cached)
-    assert asked == [7, 7]
-    said = screen.getvalue()
-    for bar in ("unpack sbd.tgz", "voc12aug: 100%", "cache: 100%"):
-        assert bar in said

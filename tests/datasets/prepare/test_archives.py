@@ -33,41 +33,14 @@ def test_only_wanted_files_of_a_compressed_tar_are_unpacked(tmp_path: Path) -> N
     assert not list((tmp_path / "staging").rglob("c.bin"))
 
 
-UNSAFE = ["/etc/passwd", "../up.txt", "a/../../up.txt", "C:/x.txt", "a\\..\\b", "a\nb"]
-
-
-@pytest.mark.parametrize("name", UNSAFE)
-@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "a.tgz"])
-def test_unsafe_paths_are_refused(tmp_path: Path, kind: str, name: str) -> None:
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    members = {"good.txt": b"good", name: b"bad"}
-    file = (write_zip if kind.endswith("zip") else write_tar)(inside / kind, members)
-    with raises_user_error("unsafe-path"):
-        list(list_archive(file, inside / "staging", wanted=""))
-    assert not list(tmp_path.glob("*.txt")) and not Path("/etc/up.txt").exists()
-    assert not list(inside.rglob("up.txt"))
-
-
-@pytest.mark.parametrize("kind", ["a.tar", "a.tgz"])
-@pytest.mark.parametrize("type_", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: str, type_: bytes) -> None:
-    file = tmp_path / kind
-    with tarfile.open(file, "w:gz" if kind.endswith("gz") else "w") as archive:
-        info = tarfile.TarInfo("link")
-        info.type, info.linkname = type_, "/etc/passwd"
-        archive.addfile(info)
-    with raises_user_error("unsafe-path"):
-        list(list_archive(file, tmp_path / "staging", wanted=""))
-
-
-def test_links_in_zip_archives_are_refused(tmp_path: Path) -> None:
+def test_links_in_official_zip_archives_are_left_out(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("link")
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
-    with raises_user_error("unsafe-path", "a.zip"):
-        list(list_archive(tmp_path / "a.zip", tmp_path, wanted=""))
+        archive.writestr("x", "1")
+    found = list_archive(tmp_path / "a.zip", tmp_path, "", official=True)
+    assert [place.name for place in found] == ["x"]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -102,15 +75,13 @@ def test_a_changed_byte_in_a_zip_member_is_found(tmp_path: Path) -> None:
         place.read()
 
 
-def test_official_hashes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("algorithm", ["sha1", "md5"])
+def test_official_hashes(tmp_path: Path, algorithm: str) -> None:
     file = tmp_path / "a.bin"
     file.write_bytes(b"data")
-    sha1, md5 = hashlib.sha1(b"data").hexdigest(), hashlib.md5(b"data").hexdigest()
-    assert Archive("a.bin", sha1=sha1).check(file) == f"SHA-1:{sha1}"
-    assert Archive("a.bin", md5=md5).check(file) == f"MD5:{md5}"
-    assert Archive("a.bin").check(file) == ""
+    Archive("a.bin", **{algorithm: hashlib.new(algorithm, b"data").hexdigest()}).check(file)
     with raises_user_error("corrupt", "a.bin"):
-        Archive("a.bin", sha1="00").check(file)
+        Archive("a.bin", **{algorithm: "00"}).check(file)
 
 
 def test_folders_hide_hidden_files_and_end_in_loops(tmp_path: Path) -> None:
@@ -128,20 +99,6 @@ def test_names_are_matched_from_any_folder_on(tmp_path: Path) -> None:
     files = Files(list(list_folder(tmp_path)), [tmp_path])
     with raises_user_error("dataset", "a.jpg"):
         files.by_name(r"images/([^/]+)\.jpg")
-
-
-def test_a_tar_that_ends_early_is_found_when_read(tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        info = tarfile.TarInfo("x")
-        info.size = 5000
-        archive.addfile(info, io.BytesIO(b"1" * 5000))
-    file = tmp_path / "a.tar"
-    file.write_bytes(stream.getvalue())
-    (place,) = list_archive(file, tmp_path, wanted="")
-    file.write_bytes(stream.getvalue()[:2000])
-    with raises_user_error("corrupt", "a.tar"):
-        place.read()
 
 
 def test_archives_that_claim_huge_files(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 """Labels of one's own in every form, the split, the config, and the way back."""
 
 import base64
-import functools
 import io
 import json
 import os
@@ -12,46 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from custom_sets import build, custom, label_map, masks
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.class_names import dataset_metainfo, read_classes
-from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, export_labels
-from mmseg_resnest.datasets.prepare.custom import prepare_custom
+from mmseg_resnest.datasets.prepare import CustomReport, export_labels
 from mmseg_resnest.datasets.prepare.split import GROUP_PATTERN, split_by_groups
 from mmseg_resnest.datasets.prepare.tables import Colour, read_table
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.registry import DATASETS
 
-ROOT = Path(__file__).resolve().parents[3]
-BASE = ROOT / "configs/fcn_resnest50_ade20k.py"
+DATA = os.environ.get("MMSEG_RESNEST_DATA", "")
 CLASSES = "sky 10 20 30\nroad 40 50 60\ncar 70 80 90\n__ignore__ 0 0 0\n"
-
-
-def _prepare(
-    tmp_path: Path, base: Path = BASE, force: bool = False, **options: Any
-) -> CustomReport:
-    filled: dict[str, Any] = {"name": "mine", "group_pattern": "(.*)", **options}
-    return prepare_custom(
-        CustomOptions(**filled),
-        tmp_path / "data",
-        tmp_path / "configs",
-        _config(base),
-        jobs=1,
-        force=force,
-    )
-
-
-@functools.cache
-def _config(file: Path) -> Config:
-    return load_config(file)
-
-
-def _made(tmp_path: Path, name: str) -> np.ndarray:
-    return np.asarray(Image.open(tmp_path / f"data/mine/annotations/{name}.png"))
 
 
 @pytest.fixture
@@ -88,9 +60,9 @@ def test_there_and_back(tmp_path: Path, truth: dict[str, np.ndarray], form: str)
     before = tree(tmp_path)
     out = tmp_path / "out"
     assert export_labels(tmp_path / "images", tmp_path / "labels", classes, form, out, 1) == 4
-    report = _prepare(tmp_path, **_options(form, out, classes))
+    report = custom(tmp_path, **_options(form, out, classes))
     for name, labels in truth.items():
-        np.testing.assert_array_equal(_made(tmp_path, name), labels)
+        np.testing.assert_array_equal(label_map(tmp_path, name), labels)
         image = (tmp_path / f"data/mine/images/{name}.jpg").read_bytes()
         assert image == (tmp_path / f"images/{name}.jpg").read_bytes()
     assert [name for name, *_ in report.classes] == ["sky", "road", "car"]
@@ -99,7 +71,7 @@ def test_there_and_back(tmp_path: Path, truth: dict[str, np.ndarray], form: str)
     np.testing.assert_array_equal(pixels, [(flat == label).sum() for label in range(3)])
     assert {n: s for n, s in tree(tmp_path).items() if n in before} == before
     first = tree(tmp_path)
-    assert _prepare(tmp_path, **_options(form, out, classes)).unchanged
+    assert custom(tmp_path, **_options(form, out, classes)).unchanged
     assert tree(tmp_path) == first
 
 
@@ -107,15 +79,11 @@ def test_index_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
     # Among them a palette file and one of 16 bits; a name in the list may be ignored.
     write_folder(tmp_path / "labels", {"a_1.png": png_of(truth["a_1"], list(range(256)) * 3)})
     Image.fromarray(truth["a_2"].astype(np.uint16)).save(tmp_path / "labels/a_2.png")
-    options: dict[str, Any] = dict(
-        form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
-        classes=tmp_path / "classes.txt", ignore=("road",),
-    )  # fmt: skip
-    report = _prepare(tmp_path, **options)
+    report = custom(tmp_path, ignore=("road",), **masks(tmp_path))
     assert [name for name, *_ in report.classes] == ["sky", "car"]
     table = np.array([0, 255, 1, *[255] * 253], dtype=np.uint8)
     for name, labels in truth.items():
-        np.testing.assert_array_equal(_made(tmp_path, name), table[labels])
+        np.testing.assert_array_equal(label_map(tmp_path, name), table[labels])
         assert Image.open(tmp_path / f"data/mine/annotations/{name}.png").mode == "L"
 
 
@@ -129,22 +97,22 @@ def test_another_colour_table_or_form_makes_every_label_map_again(
 
     def made_with(table: dict[str, list[int]], form: str = "colour") -> CustomReport:
         (tmp_path / "table.json").write_text(json.dumps(table))
-        return _prepare(tmp_path, form=form, classes=tmp_path / "table.json", **options)
+        return custom(tmp_path, form=form, classes=tmp_path / "table.json", **options)
 
     exchanged = np.arange(256, dtype=np.uint8)
     exchanged[:2] = 1, 0
     made_with(swapped)
     for name, labels in truth.items():
-        np.testing.assert_array_equal(_made(tmp_path, name), exchanged[labels])
+        np.testing.assert_array_equal(label_map(tmp_path, name), exchanged[labels])
     assert made_with(colours).done["made"] >= len(truth)
     for name, labels in truth.items():
-        np.testing.assert_array_equal(_made(tmp_path, name), labels)
+        np.testing.assert_array_equal(label_map(tmp_path, name), labels)
     # The same files, table and classes, read in another form.
     assert made_with(swapped, "index").done["made"] >= len(truth)
     report = made_with(swapped)
     assert report.done["made"] >= len(truth)
     for name, labels in truth.items():
-        np.testing.assert_array_equal(_made(tmp_path, name), exchanged[labels])
+        np.testing.assert_array_equal(label_map(tmp_path, name), exchanged[labels])
     assert made_with(swapped).unchanged
 
 
@@ -169,7 +137,7 @@ def test_labelme_shapes_and_image_data(tmp_path: Path) -> None:
     )  # fmt: skip
     members = {f"{n}.json": json.dumps(data).encode() for n in ("x", "deep/y")}
     source = write_folder(tmp_path / "source", members)
-    report = _prepare(tmp_path, form="labelme", sources=(source,))
+    report = custom(tmp_path, form="labelme", sources=(source,))
     assert [name for name, *_ in report.classes] == ["a", "b", "c", "d"]
     expected = np.zeros((6, 8), np.uint8)
     expected[2:4, 3:5] = 1
@@ -177,12 +145,12 @@ def test_labelme_shapes_and_image_data(tmp_path: Path) -> None:
     expected[4:6, 6] = expected[5, 7] = 3
     expected[0, 7] = 255
     for name in ("x", "deep/y"):
-        np.testing.assert_array_equal(_made(tmp_path, name), expected)
+        np.testing.assert_array_equal(label_map(tmp_path, name), expected)
         assert (tmp_path / f"data/mine/images/{name}.jpg").read_bytes() == jpeg(0)
     data["shapes"][2]["shape_type"] = "line"  # type: ignore[index]
     write_folder(source, {"x.json": json.dumps(data).encode()})
     with raises_user_error("annotation", "x.json"):
-        _prepare(tmp_path, form="labelme", sources=(source,))
+        custom(tmp_path, form="labelme", sources=(source,))
 
 
 def test_background_and_order_of_names(tmp_path: Path) -> None:
@@ -191,83 +159,97 @@ def test_background_and_order_of_names(tmp_path: Path) -> None:
     members = {f"{n}.json": json.dumps(data).encode() for n in ("x", "y")}
     source = write_folder(tmp_path / "source", members)
     with raises_user_error("classes", "mine"):
-        _prepare(tmp_path, form="labelme", sources=(source,))
-    _prepare(tmp_path, form="labelme", sources=(source,), background="ground")
+        custom(tmp_path, form="labelme", sources=(source,))
+    custom(tmp_path, form="labelme", sources=(source,), background="ground")
     expected = np.zeros((6, 8), np.uint8)
     expected[:2, :2] = 1
-    np.testing.assert_array_equal(_made(tmp_path, "x"), expected)
+    np.testing.assert_array_equal(label_map(tmp_path, "x"), expected)
 
 
-def _coco(**change: Any) -> dict[str, Any]:
-    data = dict(
+def _coco() -> dict[str, Any]:
+    return dict(
         images=[dict(id=n, file_name=f"a_{n}.jpg", height=6, width=8) for n in range(2)],
         categories=[dict(id=3, name="sky"), dict(id=5, name="road")],
         annotations=[
             dict(id=1, image_id=0, category_id=3, segmentation=[[0, 0, 4, 0, 4, 6, 0, 6]]),
             dict(id=2, image_id=0, category_id=5, segmentation=[[1, 1, 2, 1, 2, 2, 1, 2], [0] * 6]),
-            dict(id=3, image_id=1, category_id=5, segmentation=dict(size=[6, 8], counts=[0, 48])),
+            dict(
+                id=3, image_id=1, category_id=5, iscrowd=1,
+                segmentation=dict(size=[6, 8], counts=[0, 48]),
+            ),
         ],
-    )
-    return {**data, **change}
+    )  # fmt: skip
+
+
+def _custom_coco(tmp_path: Path, data: dict[str, Any]) -> CustomReport:
+    write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
+    (tmp_path / "c/x.json").write_text(json.dumps(data))
+    return custom(tmp_path, form="coco", sources=(tmp_path / "c/x.json",))
 
 
 def test_coco(tmp_path: Path) -> None:
-    write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
-    file = tmp_path / "c/x.json"
-    file.write_text(json.dumps(_coco()))
-    _prepare(tmp_path, form="coco", sources=(file,))
+    _custom_coco(tmp_path, _coco())
     expected = np.full((6, 8), 255, np.uint8)
     expected[:, :4] = 1
     expected[1, 1] = 0  # the later annotation lies over the earlier; names are sorted: road, sky
-    np.testing.assert_array_equal(_made(tmp_path, "a_0"), expected)
-    assert (_made(tmp_path, "a_1") == 0).all()
+    np.testing.assert_array_equal(label_map(tmp_path, "a_0"), expected)
+    assert (label_map(tmp_path, "a_1") == 0).all()
     assert read_classes(tmp_path / "data/mine/classes.json")["classes"] == ["road", "sky"]
 
 
-BAD_COCO = {
-    "runs": ("annotations", 2, "segmentation", dict(size=[6, 8], counts=[0, 47]), "annotation"),
-    "size": ("annotations", 2, "segmentation", dict(size=[8, 6], counts=[0, 48]), "annotation"),
-    "points": ("annotations", 0, "segmentation", [[1, 2, 3]], "annotation"),
-    "image": ("images", 0, "file_name", "gone.jpg", "not-found"),
-    "unsafe": ("images", 0, "file_name", "../a_0.jpg", "unsafe-path"),
-    "shape": ("images", 0, "height", 7, "size-mismatch"),
-    "category": ("annotations", 0, "category_id", 99, "annotation"),
+def test_images_without_labels_are_noted(tmp_path: Path) -> None:
+    data = _coco()
+    del data["annotations"][2]
+    notes = _custom_coco(tmp_path, data).notes
+    assert any("1 images have no labelled pixel, e.g. a_1" in note for note in notes)
+    again = custom(tmp_path, form="coco", sources=(tmp_path / "c/x.json",))
+    assert again.unchanged and again.notes == notes
+
+
+_AREA = ("annotations", 0, "segmentation")
+BAD_COCO: dict[str, tuple[tuple[str, int, str], Any, str]] = {
+    "runs": (_AREA, dict(size=[6, 8], counts=[0, 47]), "annotation"),
+    "runs of text": (_AREA, dict(size=[6, 8], counts="~~"), "annotation"),
+    "size": (_AREA, dict(size=[8, 6], counts=[0, 48]), "annotation"),
+    "no size": (_AREA, dict(counts=[48]), "annotation"),
+    "points": (_AREA, [[1, 2, 3]], "annotation"),
+    "no points": (_AREA, [[]], "annotation"),
+    "only a box": (_AREA, [], "annotation"),
+    "image": (("images", 0, "file_name"), "gone.jpg", "not-found"),
+    "shape": (("images", 0, "height"), 7, "size-mismatch"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_COCO)
 def test_bad_coco(tmp_path: Path, name: str) -> None:
-    part, index, key, value, code = BAD_COCO[name]
+    (part, index, key), value, code = BAD_COCO[name]
     data = _coco()
     data[part][index][key] = value
-    write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
-    (tmp_path / "c/x.json").write_text(json.dumps(data))
     with raises_user_error(code, "x.json"):
-        _prepare(tmp_path, form="coco", sources=(tmp_path / "c/x.json",))
+        _custom_coco(tmp_path, data)
 
 
 def test_bad_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
-    masks: dict[str, Any] = dict(sources=(tmp_path / "labels",), images=tmp_path / "images")
-    index: dict[str, Any] = dict(form="index", classes=tmp_path / "classes.txt", **masks)
+    index = masks(tmp_path)
     with raises_user_error("argument-missing", "--classes"):
-        _prepare(tmp_path, form="index", **masks)
+        custom(tmp_path, **{**index, "classes": None})
     write_folder(tmp_path / "labels", {"a_3.png": png_of(labels_of(0, 9))})
     with raises_user_error("label", "a_3.png"):
-        _prepare(tmp_path, **index)
+        custom(tmp_path, **index)
     write_folder(tmp_path / "labels", {"a_3.png": png_of(labels_of(0, 3, (6, 6)))})
     with raises_user_error("size-mismatch", "a_3.png"):
-        _prepare(tmp_path, **index)
+        custom(tmp_path, **index)
     write_folder(tmp_path / "labels", {"a_3.png": jpeg(0)})
     with raises_user_error("label", "a_3.png"):
-        _prepare(tmp_path, **index)
+        custom(tmp_path, **index)
     with raises_user_error("label", "a_0.png"):
-        _prepare(tmp_path, **{**index, "form": "colour"})
+        custom(tmp_path, **{**index, "form": "colour"})
     (tmp_path / "labels/a_3.png").unlink()
     with raises_user_error("dataset", "a_3.jpg"):
-        _prepare(tmp_path, **index)
+        custom(tmp_path, **index)
     write_folder(tmp_path / "labels", {"b.png": png_of(truth["a_1"])})
     with raises_user_error("dataset", "b.png"):
-        _prepare(tmp_path, **index)
+        custom(tmp_path, **index)
 
 
 def test_sizes_are_those_after_exif_rotation(tmp_path: Path) -> None:
@@ -279,10 +261,7 @@ def test_sizes_are_those_after_exif_rotation(tmp_path: Path) -> None:
     turned = png_of(labels_of(0, 3, (6, 8)))
     write_folder(tmp_path / "labels", {"x.png": turned, "y.png": turned})
     (tmp_path / "classes.txt").write_text(CLASSES)
-    _prepare(
-        tmp_path, form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
-        classes=tmp_path / "classes.txt",
-    )  # fmt: skip
+    custom(tmp_path, **masks(tmp_path))
 
 
 TABLES = {
@@ -358,27 +337,21 @@ def test_one_group_is_no_split() -> None:
 
 def test_validation_images_named_or_apart(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
     (tmp_path / "val.txt").write_text("a_2.jpg\n")
-    options: dict[str, Any] = dict(
-        form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
-        classes=tmp_path / "classes.txt",
-    )  # fmt: skip
-    assert _prepare(tmp_path, val_list=tmp_path / "val.txt", **options).splits["val"] == ["a_2"]
+    options = masks(tmp_path)
+    assert custom(tmp_path, val_list=tmp_path / "val.txt", **options).splits["val"] == ["a_2"]
     (tmp_path / "val.txt").write_text("b\n")
     with raises_user_error("argument", "val.txt"):
-        _prepare(tmp_path, val_list=tmp_path / "val.txt", **options)
+        custom(tmp_path, val_list=tmp_path / "val.txt", **options)
     write_folder(tmp_path / "images2", {"v.jpg": jpeg(0)})
     write_folder(tmp_path / "labels2", {"v.png": png_of(truth["a_1"])})
     apart = dict(val_sources=(tmp_path / "labels2",), val_images=tmp_path / "images2")
-    report = _prepare(tmp_path, **apart, **options)
+    report = custom(tmp_path, **apart, **options)
     assert report.splits == {"train": ["a_0", "a_1", "a_2", "a_3"], "val": ["v"]}
 
 
 def test_the_config_trains_as_it_is(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
-    options: dict[str, Any] = dict(
-        form="index", sources=(tmp_path / "labels",), images=tmp_path / "images",
-        classes=tmp_path / "classes.txt",
-    )  # fmt: skip
-    report = _prepare(tmp_path, **options)
+    options = masks(tmp_path)
+    report = custom(tmp_path, inherits="fcn_resnest50_ade20k", epochs=80, **options)
     cfg = load_config(report.config, data_root=tmp_path / "data")
     assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 3
     assert dataset_metainfo(cfg.train_dataloader.dataset) == {
@@ -387,38 +360,36 @@ def test_the_config_trains_as_it_is(tmp_path: Path, truth: dict[str, np.ndarray]
     }
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end - 1 == 80
     for split in ("train", "val"):
-        with DefaultScope.overwrite_default_scope("mmseg_resnest"):
-            dataset = DATASETS.build(cfg[f"{split}_dataloader"].dataset)
+        dataset = build(cfg, split)
         infos = [dataset.get_data_info(n) for n in range(len(dataset))]
         assert sorted(Path(info["img_path"]).stem for info in infos) == report.splits[split]
-        with DefaultScope.overwrite_default_scope("mmseg_resnest"):
-            sample = dataset[0]
-        assert sample["data_samples"].gt_sem_seg.data.max() <= 255
+        assert dataset[0]["data_samples"].gt_sem_seg.data.max() <= 255
     # A base with class weights and a warm-up of its own data set.
-    other = ROOT / "configs/fcn_resnest14_camvid.py"
-    cfg = load_config(_prepare(tmp_path, base=other, **options).config)
+    cfg = load_config(
+        custom(tmp_path, inherits="fcn_resnest14_camvid", epochs=80, **options).config
+    )
     assert cfg.model.decode_head.loss_decode.class_weight is None
     assert [s.type for s in cfg.param_scheduler] == ["LinearLR", "PolyLR"]
     # What was changed by hand is not lost.
     report.config.write_text("_base_ = []\n")
     with raises_user_error("output-exists", "mine.py"):
-        _prepare(tmp_path, **options)
+        custom(tmp_path, **options)
     assert report.config.read_text() == "_base_ = []\n"
-    _prepare(tmp_path, force=True, **options)
+    custom(tmp_path, force=True, **options)
     load_config(report.config)
 
 
 @pytest.mark.parametrize("name", ["1a", "a-b", "class", "../x", ""])
 def test_bad_names(tmp_path: Path, name: str) -> None:
     with raises_user_error("argument"):
-        _prepare(tmp_path, name=name, form="labelme", sources=(tmp_path,))
+        custom(tmp_path, name=name, form="labelme", sources=(tmp_path,))
 
 
-@pytest.mark.skipif("MMSEG_RESNEST_DATA" not in os.environ, reason="needs the real images")
+@pytest.mark.skipif(not DATA, reason="needs the real images")
 @pytest.mark.parametrize("form", FORMS)
 def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     """CamVid in each form and back: no pixel changes but void, which becomes 255."""
-    camvid = Path(os.environ["MMSEG_RESNEST_DATA"]) / "camvid"
+    camvid = Path(DATA) / "camvid"
     if not camvid.is_dir():
         pytest.skip(f"no {camvid}")
     files = sorted((camvid / "valannot").iterdir())[::34]
@@ -432,8 +403,8 @@ def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     classes.write_text("".join(f"{name}\n" for name in names))
     out = tmp_path / "out"
     export_labels(camvid / "val", tmp_path / "labels", classes, form, out, 1)
-    _prepare(tmp_path, **_options(form, out, out / "colours.json" if form == "colour" else classes))
+    custom(tmp_path, **_options(form, out, out / "colours.json" if form == "colour" else classes))
     for file in files:
         labels = np.asarray(Image.open(file))
         expected = np.where(labels == 11, 255, labels)
-        np.testing.assert_array_equal(_made(tmp_path, file.stem), expected)
+        np.testing.assert_array_equal(label_map(tmp_path, file.stem), expected)
