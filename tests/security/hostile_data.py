@@ -61,6 +61,7 @@ PATHS = [
     "/etc/passwd",
     "{outside}/photo.jpg",
     "../../outside/photo.jpg",
+    "..\\..\\outside\\photo.jpg",
     "a0.jpg/../../../outside/photo.jpg",
     "linked_folder/photo.jpg",
     "linked_image.jpg",
