@@ -21,24 +21,11 @@ def boundary_distance(height: int, width: int, ratio: float = 0.02) -> int:
 def inner_boundary(mask: NDArray[np.uint8], distance: int) -> NDArray[np.uint8]:
     """The pixels of a mask that lie within ``distance`` of its outline.
 
-    The border of the image is an outline. The distance is the chessboard's: a 3x3 erosion
-    repeated ``distance`` times.
-
-    Args:
-        mask: (H, W) of 0 and 1.
-        distance: Pixels.
-
-    Returns:
-        (H, W) of 0 and 1.
+    Masks are (H, W) of 0 and 1. The border of the image is an outline; the distance is the
+    chessboard's.
     """
-    size = 2 * distance + 1
-    # One erosion with a (2d + 1) square equals d of 3x3; outside the image there is nothing.
-    core = cv2.erode(
-        mask,
-        np.ones((size, size), np.uint8),
-        borderType=cv2.BORDER_CONSTANT,
-        borderValue=(0,),
-    )
+    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
+    core = cv2.erode(mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
     return mask - np.asarray(core, np.uint8)
 
 
@@ -57,9 +44,9 @@ def boundary_counts(
     Args:
         pred: (H, W) classes.
         label: (H, W) classes, ``ignore_index`` where unlabelled.
-        num_classes: Number of classes C.
+        num_classes: C.
         ignore_index: The label left out.
-        ratio: Width of the band as a fraction of the image's diagonal.
+        ratio: Width of the band, as a fraction of the image's diagonal.
 
     Returns:
         (2, C) pixels: intersections, unions.

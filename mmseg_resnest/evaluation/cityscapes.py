@@ -34,20 +34,11 @@ from .per_image import class_map
 
 __all__ = ["CityscapesOfficialMetric", "label_ids", "official_scores", "official_table"]
 
-_TRAIN_SUFFIXES = ("_labelTrainIds.png", "_labelIds.png")
-
 
 def label_ids(train_ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Cityscapes' label ids (7 = road ...) of train ids (0 = road ...).
 
-    Args:
-        train_ids: (H, W) in 0..18; 255 becomes 0, "unlabeled".
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        UserError: A value is not a train id.
+    255 becomes 0, "unlabeled"; any other value that is not a train id raises UserError.
     """
     from cityscapesscripts.helpers.labels import labels
 
@@ -131,7 +122,7 @@ def _official_module() -> Any:
 
 
 def _official_label(seg_map_path: str | None, image: str) -> str:
-    for suffix in _TRAIN_SUFFIXES:
+    for suffix in ("_labelTrainIds.png", "_labelIds.png"):
         if seg_map_path and seg_map_path.endswith(suffix):
             path = seg_map_path.removesuffix(suffix) + "_labelIds.png"
             if os.path.isfile(path):
@@ -190,12 +181,7 @@ class CityscapesOfficialMetric(BaseMetric):
         return Path(self._temporary.name)
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        """Write the label ids of a batch.
-
-        Args:
-            data_batch: Not used.
-            data_samples: Samples with ``pred_sem_seg.data``, ``img_path`` and ``seg_map_path``.
-        """
+        """Write the label ids of samples with ``pred_sem_seg``, ``img_path``, ``seg_map_path``."""
         for sample in data_samples:
             if isinstance(sample, BaseDataElement):
                 sample = sample.to_dict()

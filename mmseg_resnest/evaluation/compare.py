@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,25 +20,19 @@ __all__ = ["Comparison", "compare_counts", "comparison_table"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run B against run A on one score, in percent.
-
-    Attributes:
-        name: A class, or ``mIoU``.
-        a: The score of run A; NaN where it has none.
-        b: Of run B.
-        low: Lower end of the interval of the difference B - A.
-        high: Upper end.
-        p: Two-sided p-value of "no difference".
-        adjusted: ``p`` of a class after Holm's correction for the number of classes.
-    """
+    """Run B against run A on one score, in percent; NaN where a run has none."""
 
     name: str
+    """A class, or ``mIoU``."""
     a: float
     b: float
     low: float
+    """Ends of the interval of the difference B - A."""
     high: float
     p: float
+    """Two-sided p-value of "no difference"."""
     adjusted: float
+    """``p`` of a class after Holm's correction for the number of classes."""
 
     @property
     def difference(self) -> float:
@@ -88,20 +81,12 @@ def compare_counts(
     results = []
     for k, name in enumerate(["mIoU", *a.classes]):
         column = drawn[:, k][~np.isnan(drawn[:, k])]
-        low, high = (
-            np.quantile(column, [(1 - level) / 2, (1 + level) / 2]) if len(column) else [np.nan] * 2
+        ends = [(1 - level) / 2, (1 + level) / 2]
+        low, high = np.quantile(column, ends) if len(column) else (np.nan, np.nan)
+        of_a, of_b, lower, upper = (
+            100 * float(value) for value in (scores_a[k], scores_b[k], low, high)
         )
-        results.append(
-            Comparison(
-                name,
-                100 * float(scores_a[k]),
-                100 * float(scores_b[k]),
-                100 * float(low),
-                100 * float(high),
-                float(p[k]),
-                float(adjusted[k]),
-            )
-        )
+        results.append(Comparison(name, of_a, of_b, lower, upper, float(p[k]), float(adjusted[k])))
     return results
 
 
@@ -149,13 +134,7 @@ def _holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: float = 0.05) -> str:
-    """The comparison as aligned text; ``*`` marks what is significant after the correction.
-
-    Args:
-        rows: From :func:`compare_counts`.
-        level: Of the intervals, for the heading.
-        alpha: The bound on the adjusted p-value.
-    """
+    """What :func:`compare_counts` returned, as text; ``*`` marks an adjusted p below ``alpha``."""
 
     def number(value: float, form: str = ".2f") -> str:
         return "-" if np.isnan(value) else format(value, form)
@@ -166,21 +145,12 @@ def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: flo
     table.align = "r"
     table.align["class"] = "l"
 
-    def cells(row: Comparison) -> list[Any]:
+    for row in (*rows[1:], rows[0]):
+        if row is rows[0]:
+            table.add_divider()
         interval = "-" if np.isnan(row.low) else f"{row.low:+.2f} .. {row.high:+.2f}"
-        return [
-            printable(row.name),
-            number(row.a),
-            number(row.b),
-            number(row.difference, "+.2f"),
-            interval,
-            number(row.p, ".4f"),
-            number(row.adjusted, ".4f"),
-            "*" if row.adjusted < alpha else "",
-        ]
-
-    for row in rows[1:]:
-        table.add_row(cells(row))
-    table.add_divider()
-    table.add_row(cells(rows[0]))
+        scores = number(row.a), number(row.b), number(row.difference, "+.2f")
+        chances = number(row.p, ".4f"), number(row.adjusted, ".4f")
+        star = "*" if row.adjusted < alpha else ""
+        table.add_row([printable(row.name), *scores, interval, *chances, star])
     return table.get_string()

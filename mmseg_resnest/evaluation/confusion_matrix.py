@@ -14,7 +14,6 @@ from ..errors import UserError
 
 __all__ = ["SegmentationScores", "confusion_matrix", "scores_from_confusion"]
 
-
 _PIECE = 2**16  # pixels that are counted at a time on a CPU
 
 
@@ -100,15 +99,8 @@ def count_unchecked(
 ) -> tuple[Tensor, Tensor]:
     """:func:`confusion_matrix` for a GPU: nothing is waited for.
 
-    Args:
-        pred: Predicted classes, any shape, any integer type.
-        label: True classes, same shape.
-        num_classes: Number of classes C.
-        ignore_index: The label left out.
-
     Returns:
-        The matrix, int64 (C, C), without pixels that are out of range, and the number of those,
-        int64 (), both on ``pred``'s device.
+        The matrix without pixels that are out of range, and the number of those, int64 ().
     """
     pred = pred.reshape(-1).to(torch.int64)
     label = label.to(pred.device, non_blocking=True).reshape(-1).to(torch.int64)
@@ -192,7 +184,7 @@ def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.floa
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of the numbers that are not NaN; NaN when there are none."""
+    """Mean of what is not NaN; NaN when there is nothing."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
 
@@ -206,10 +198,6 @@ def scores_from_confusion(matrix: Tensor | NDArray[np.integer]) -> SegmentationS
 
     Args:
         matrix: (C, C) integers, rows = label, columns = prediction.
-
-    Returns:
-        The scores and the counts they come from; see :class:`SegmentationScores` for classes
-        that do not occur. A matrix of zeros gives NaN everywhere.
 
     Raises:
         ValueError: ``matrix`` is not square, or not of integers.

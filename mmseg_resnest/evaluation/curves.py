@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,23 +35,14 @@ class NoLog(UserError):
 
 
 class Series(NamedTuple):
-    """One logged quantity over the iterations.
-
-    Attributes:
-        steps: (n,) iterations, ascending.
-        values: (n,) values; NaN where the run logged NaN.
-    """
+    """One logged quantity: (n,) iterations, ascending, and (n,) values, NaN where it was NaN."""
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log: ``step`` and the numbers that were logged there.
-
-    A line that is cut off by a killed run, or has no step, is left out; so are values that are not
-    numbers. A log names how many lines it left out.
-    """
+    """``step`` and numbers of each line, but for lines that a killed run cut off."""
     lines, left_out = [], 0
     try:
         if path.stat().st_size > MAX_LOG_BYTES:
@@ -147,8 +138,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     series = {}
     for name, points in merged.items():
         if points:
-            steps = sorted(points)
-            values = [points[s] for s in steps]
+            steps, values = zip(*sorted(points.items()), strict=True)
             series[name] = Series(np.array(steps, np.int64), np.array(values, np.float64))
     return series
 
@@ -203,24 +193,25 @@ def plot_curves(
     loss = find_series(series, "loss")
     rate = find_series(series, "lr") or find_series(series, "base_lr")
     scores = {name: s for name in _SCORES if (s := find_series(series, name)) is not None}
-    panels = [name for name, s in (("loss", loss), ("lr", rate), ("scores", scores)) if s]
-    if not panels:
+    every = [s for s in (loss, rate, *scores.values()) if s is not None]
+    if not every:
         raise UserError("run", "the log", "holds no loss, learning rate or validation score")
 
+    last_step = max(int(s.steps[-1]) for s in every)
+    panels: list[Callable[[Any], None]] = []
+    if loss is not None:
+        panels.append(functools.partial(_draw_loss, loss=loss))
+    if rate is not None:
+        panels.append(functools.partial(_draw_rate, rate=rate))
+    if scores:
+        panels.append(functools.partial(_draw_scores, scores=scores, last_step=last_step))
     figure = Figure(figsize=(4.6 * len(panels), 3.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
         figure.suptitle(title, fontsize=12, fontweight="bold", color=_INK)
-    every = [s for s in (loss, rate, *scores.values()) if s is not None]
-    last_step = max(int(s.steps[-1]) for s in every)
-    for n, panel in enumerate(panels):
+    for n, draw in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), n + 1)
-        if panel == "loss" and loss is not None:
-            _draw_loss(axes, loss)
-        elif panel == "lr" and rate is not None:
-            _draw_rate(axes, rate)
-        else:
-            _draw_scores(axes, scores, last_step)
+        draw(axes)
         axes.set_xlabel("iteration", fontsize=9, color=_INK)
         axes.set_xlim(0, max(1.03 * last_step, 1))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -265,7 +256,8 @@ def _draw_scores(axes: Any, scores: Mapping[str, Series], last_step: int) -> Non
     for name, points in scores.items():
         width = 2.2 if name == "mIoU" else 1.5
         marker = "o" if len(points.steps) <= 30 else ""
-        label = f"{name} {_last_finite(points.values)}"
+        finite = points.values[np.isfinite(points.values)]
+        label = f"{name} {finite[-1]:.2f}" if len(finite) else f"{name} nan"
         axes.plot(*points, color=_COLOURS[name], lw=width, marker=marker, ms=4, label=label)
     axes.set_title("validation, %", loc="left", fontsize=10.5, color=_INK)
     axes.legend(
@@ -273,18 +265,15 @@ def _draw_scores(axes: Any, scores: Mapping[str, Series], last_step: int) -> Non
         ncols=len(scores), handlelength=0.9, handletextpad=0.5, columnspacing=1.0, labelcolor=_INK,
     )  # fmt: skip
     axes.set_ylim(0, 100)
-    _mark_best(axes, scores.get("mIoU"), last_step, _COLOURS["mIoU"])
-
-
-def _mark_best(axes: Any, miou: Series | None, last_step: int, colour: str) -> None:
-    """Ring the best mIoU where it is not the last one, whose value the legend shows."""
+    miou = scores.get("mIoU")
     if miou is None or not np.isfinite(miou.values).any():
         return
+    # Ring the best mIoU where it is not the last one, whose value the legend shows.
     best = int(np.nanargmax(miou.values))
     if best == len(miou.values) - 1:
         return
     step, value = int(miou.steps[best]), float(miou.values[best])
-    axes.plot([step], [value], "o", ms=9, mfc="none", mec=colour, mew=1.4)
+    axes.plot([step], [value], "o", ms=9, mfc="none", mec=_COLOURS["mIoU"], mew=1.4)
     axes.annotate(
         f"best {value:.2f}",
         (step, value),
@@ -292,10 +281,5 @@ def _mark_best(axes: Any, miou: Series | None, last_step: int, colour: str) -> N
         textcoords="offset points",
         ha="right" if step > 0.8 * last_step else "center",
         fontsize=9,
-        color=colour,
+        color=_COLOURS["mIoU"],
     )
-
-
-def _last_finite(values: NDArray[np.float64]) -> str:
-    finite = [v for v in values if math.isfinite(v)]
-    return f"{finite[-1]:.2f}" if finite else "nan"

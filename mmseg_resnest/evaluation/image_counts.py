@@ -23,40 +23,33 @@ __all__ = ["ImageCounts", "bootstrap_interval", "class_mean", "image_draws", "im
 
 FILE_NAME = "images.npz"
 _DRAWS_AT_ONCE = 128
+_COUNTS = ("intersection", "label", "predicted")
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Counts of N images and C classes, among the labelled pixels.
-
-    Attributes:
-        images: Names of the images.
-        classes: Names of the classes.
-        intersection: (N, C) int64 pixels labelled and predicted as the class.
-        label: (N, C) int64 pixels labelled as the class.
-        predicted: (N, C) int64 labelled pixels predicted as the class.
-    """
+    """Names of N images and C classes, and (N, C) int64 counts of the labelled pixels."""
 
     images: list[str]
     classes: list[str]
     intersection: NDArray[np.int64]
+    """Pixels labelled and predicted as the class."""
     label: NDArray[np.int64]
     predicted: NDArray[np.int64]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a compressed ``.npz``.
+    @property
+    def union(self) -> NDArray[np.int64]:
+        """(N, C) pixels labelled or predicted as the class."""
+        return self.label + self.predicted - self.intersection
 
-        Raises:
-            UserError: It cannot be written.
-        """
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a compressed ``.npz``."""
         with atomic_open(path) as file:
             np.savez_compressed(
                 file,
                 images=np.array(self.images, dtype=np.str_),
                 classes=np.array(self.classes, dtype=np.str_),
-                intersection=self.intersection.astype(np.uint32),
-                label=self.label.astype(np.uint32),
-                predicted=self.predicted.astype(np.uint32),
+                **{name: getattr(self, name).astype(np.uint32) for name in _COUNTS},
             )
 
     @classmethod
@@ -77,7 +70,7 @@ class ImageCounts:
             raise UserError("not-found", file, "does not exist; run mmseg-resnest test first")
         try:
             with np.load(file, allow_pickle=False) as data:
-                arrays = [data[k].astype(np.int64) for k in ("intersection", "label", "predicted")]
+                arrays = [data[name].astype(np.int64) for name in _COUNTS]
                 counts = cls(data["images"].tolist(), data["classes"].tolist(), *arrays)
         except (OSError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             message = f"does not hold counts of images ({error}); evaluate the run again"
@@ -97,7 +90,7 @@ class ImageCounts:
             (C,) or (B, C) fractions of 1; NaN where a class is neither labelled nor predicted.
         """
         # float64 holds these sums exactly (below 2**53), and its product is far faster than int64.
-        both, union = self.intersection, self.label + self.predicted - self.intersection
+        both, union = self.intersection, self.union
         if weights is None:
             top, bottom = both.sum(axis=0), union.sum(axis=0)
         else:
@@ -115,14 +108,12 @@ def image_mean_iou(counts: ImageCounts) -> float:
     Source: Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC
     2013, section 3.
     """
-    union = counts.label + counts.predicted - counts.intersection
-    present = union > 0
-    iou = np.where(present, counts.intersection / np.maximum(union, 1), 0.0)
-    number = present.sum(axis=1)
     scored = counts.label.sum(axis=1) > 0
     if not scored.any():
         return float("nan")
-    return float((iou[scored].sum(axis=1) / number[scored]).mean())
+    union = counts.union[scored]
+    iou = counts.intersection[scored] / np.maximum(union, 1)
+    return float((iou.sum(axis=1) / (union > 0).sum(axis=1)).mean())
 
 
 def image_draws(number: int, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -147,12 +138,6 @@ def bootstrap_interval(
     The percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
     section 13.3): images are drawn with replacement, as many as there are, and mIoU is computed
     of their summed counts.
-
-    Args:
-        counts: Of the images.
-        draws: How often images are drawn.
-        level: Of confidence.
-        seed: Of the draws; the same gives the same interval.
     """
     means = np.concatenate(
         [class_mean(counts.iou(w)) for w in image_draws(len(counts.images), draws, seed)]

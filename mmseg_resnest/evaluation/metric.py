@@ -68,29 +68,23 @@ class SegmentationMetric(BaseMetric):
     * ``confusion_matrix``: C lists of C integers, rows = label, columns = prediction;
     * what ``metrics`` and ``bootstrap`` ask for.
 
-    ``last_images`` holds the counts of each image where ``image_counts`` or one of these needs
-    them. docs/metrics.md defines every number.
+    ``last_images`` holds the counts of each image where they are needed. docs/metrics.md defines
+    every number.
 
     Args:
         ignore_index: Label value left out.
-        metrics: More numbers to compute, of ``precision``, ``recall``, ``F1`` (of each class and
-            their means), ``fwIoU`` (IoU weighted by how frequent the classes are),
-            ``boundary_IoU`` (of each class and its mean), ``image_mIoU`` (mean of the images' own
-            mIoU) and ``ECE`` (expected calibration error, with ``MCE`` and the bins).
-        bootstrap: Number of draws for ``mIoU_interval``, the 95 % confidence interval of mIoU
-            over the choice of images; 0 computes none.
+        output_json: File for the result of each evaluation; None writes none.
+        collect_device: As MMEngine's metrics; not used.
+        prefix: Put before the names of the returned values, as ``prefix/mIoU``.
+        metrics: More numbers, of ``precision``, ``recall``, ``F1``, ``fwIoU``, ``boundary_IoU``,
+            ``image_mIoU`` and ``ECE``.
+        bootstrap: Number of draws for ``mIoU_interval``; 0 computes none.
         boundary_ratio: Width of the boundary band, as a fraction of the image's diagonal.
         calibration_bins: Number of bins of ``ECE``.
         scores: What the model's scores are, for ``ECE``: ``logits``, or ``sums`` of exponentials
             (the multi-scale grid evaluation), which are scaled to sum to 1.
-        image_counts: File that each evaluation writes the counts of each image to (``.npz``), for
-            ``mmseg-resnest compare-runs``; None writes none.
-        confusion_csv: File that each evaluation writes the confusion matrix to, with the names of
-            the classes; None writes none.
-        output_json: File that each evaluation writes its result to; None writes none.
-        collect_device: Kept for the configs of MMEngine's metrics; the sum over processes runs
-            where their backend needs it.
-        prefix: Put before the names of the returned values, as ``prefix/mIoU``.
+        image_counts: File for the counts of each image (``.npz``); None writes none.
+        confusion_csv: File for the confusion matrix; None writes none.
 
     Raises:
         UserError: A file cannot be written, or an option is wrong.
@@ -176,8 +170,8 @@ class SegmentationMetric(BaseMetric):
 
         Args:
             data_batch: Not used.
-            data_samples: Samples, as dicts or data elements, with ``pred_sem_seg.data`` and
-                ``gt_sem_seg.data`` of shape (1, H, W) or (H, W) each.
+            data_samples: Dicts or data elements with ``pred_sem_seg.data`` and
+                ``gt_sem_seg.data``, (1, H, W) or (H, W).
 
         Raises:
             UserError: A sample has no label, its sizes differ or a value is out of range (on a
@@ -244,10 +238,8 @@ class SegmentationMetric(BaseMetric):
         """
         matrix, wrong = count_unchecked(pred, label, num_classes, self.ignore_index)
         self._names.append(image)
-        number = (wrong > 0) * len(self._names)
-        self._wrong = (
-            number if self._wrong is None else torch.where(self._wrong > 0, self._wrong, number)
-        )
+        first = (wrong > 0) * len(self._names)
+        self._wrong = first if self._wrong is None else self._wrong + (self._wrong == 0) * first
         return matrix
 
     def _check_counted(self) -> None:
@@ -270,7 +262,7 @@ class SegmentationMetric(BaseMetric):
         return get_rank() + get_world_size() * (self._images - 1) >= size
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Sum over the processes, log the table, write the JSON and start anew.
+        """Sum over the processes, log the table, write the files and start anew.
 
         Args:
             size: Number of images of the data set.

@@ -35,33 +35,17 @@ def class_map(sample: Mapping[str, Any], key: str) -> Tensor:
 
 @dataclass
 class ImageRecord:
-    """What is kept of one image.
-
-    Attributes:
-        name: The image's path.
-        counts: (3, C) pixels: intersection, label, predicted.
-        boundary: (2, C) pixels of the boundary bands: intersection, union; or empty.
-        calibration: (3, bins), see :func:`~.calibration.calibration_counts`; or empty.
-    """
+    """What is kept of one image."""
 
     name: str
-    counts: NDArray[np.int64]
-    boundary: NDArray[np.int64]
-    calibration: NDArray[np.int64]
+    counts: NDArray[np.int64]  # (3, C) pixels: intersection, label, predicted
+    boundary: NDArray[np.int64]  # (2, C) of the boundary bands: intersection, union; or empty
+    calibration: NDArray[np.int64]  # (3, bins), see calibration_counts; or empty
 
 
 @dataclass(frozen=True)
 class PerImage:
-    """What is computed of the images; see :class:`~.metric.SegmentationMetric`.
-
-    Attributes:
-        metrics: Names of the numbers, those that need no images among them.
-        bootstrap: Draws for the confidence interval of mIoU.
-        boundary_ratio: Width of the boundary band, as a fraction of the image's diagonal.
-        bins: Bins of the calibration.
-        logits: Whether the model's scores are logits.
-        ignore_index: The label left out.
-    """
+    """What is computed of the images: options of :class:`~.metric.SegmentationMetric`."""
 
     metrics: Sequence[str]
     bootstrap: int
@@ -118,15 +102,9 @@ class PerImage:
     def scores(
         self, images: Sequence[ImageRecord], classes: list[str], result: dict[str, Any]
     ) -> tuple[dict[str, float], ImageCounts]:
-        """The numbers of all images.
+        """The numbers of all images by name, in percent, and the counts of each image.
 
-        Args:
-            images: At least one.
-            classes: Names of the classes.
-            result: ``SegmentationMetric.last_result``, to which details are added.
-
-        Returns:
-            The numbers by name, in percent, and the counts of each image.
+        Details are added to ``result``, ``SegmentationMetric.last_result``.
         """
         kept = np.stack([image.counts for image in images])
         names = [image.name for image in images]

@@ -22,12 +22,7 @@ from ..io.text import printable
 from ..version import __version__
 from ..weights import catalogue
 from .curves import NoLog, Series, find_series, read_scalars
-from .results_file import (
-    EXAMPLE_KINDS,
-    own_file,
-    read_examples,
-    read_results_file,
-)
+from .results_file import EXAMPLE_KINDS, own_file, read_examples, read_results_file
 
 __all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
 
@@ -38,7 +33,7 @@ _MOST_POINTS = 600  # of a curve: more cannot be told apart
 _MAX_CONFIG = 1 << 20  # characters
 _MAX_PICTURE = 16 << 20  # bytes of an example's file
 _MAX_EDGE = 4096  # of an example's picture, pixels
-_PROTOCOLS = {False: "single scale", True: "multi-scale + flip"}
+_PROTOCOLS = ("single scale", "multi-scale + flip")
 
 
 def _results(root: Path, path: Path) -> dict[str, Any]:
@@ -88,15 +83,13 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         note = f"best validation, iteration {train.get('iteration', '?')}"
         evaluations.append(_evaluation(note, train))
     config = str((train or next((r for _, r in tests.values()), {})).get("config") or "")
-    name = Path(config).stem or folder.name
-    speed = _speed(series, tests)
     return {
-        "name": name,
+        "name": Path(config).stem or folder.name,
         "folder": os.fspath(work_dir),
         "evaluations": evaluations,
         "published": _published(config),
         "curves": _curves(series, train),
-        "speed": speed,
+        "speed": _speed(series, tests),
         "config": _config_text(folder),
         "environment": _environment(folder),
         "examples": _examples(folder, [place for place, _ in tests.values()]),
@@ -119,14 +112,14 @@ def _evaluation(title: str, result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _published(config: str) -> list[dict[str, Any]]:
     """The published numbers of the models of a config, by protocol."""
-    stem, found = Path(config).stem, []
-    for entry in catalogue().values():
-        if stem and entry.config is not None and Path(entry.config).stem == stem:
-            for protocol, numbers in entry.metrics.items():
-                row = {"name": entry.name, "protocol": protocol, "source": entry.source, **numbers}
-                if row["protocol"] in _PROTOCOLS.values():
-                    found.append(row)
-    return found
+    stem = Path(config).stem
+    return [
+        {"name": entry.name, "protocol": protocol, "source": entry.source, **numbers}
+        for entry in catalogue().values()
+        if stem and entry.config is not None and Path(entry.config).stem == stem
+        for protocol, numbers in entry.metrics.items()
+        if protocol in _PROTOCOLS
+    ]
 
 
 def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,10 +150,10 @@ def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, An
 def _finite(series: Mapping[str, Series], name: str) -> Series | None:
     """The points of a series that have a finite value, if there are any."""
     points = find_series(series, name)
-    good = None if points is None else np.isfinite(points.values)
-    if points is None or good is None or not good.any():
+    if points is None:
         return None
-    return Series(points.steps[good], points.values[good])
+    good = np.isfinite(points.values)
+    return Series(points.steps[good], points.values[good]) if good.any() else None
 
 
 def _speed(series: Mapping[str, Any], tests: Mapping[str, Any]) -> list[list[str]]:
@@ -219,17 +212,15 @@ def _examples(root: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     return None
 
 
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 @contextmanager
 def _picture(root: Path, path: Path, kind: str) -> Iterator[Image.Image]:
-    """An example's picture, decoded.
-
-    Raises:
-        UserError: It is missing, too large or damaged, or a link to outside of the run's folder.
-    """
+    """An example's picture, decoded; UserError where it is not one or lies elsewhere."""
     own_file(root, path)
     try:
         if path.stat().st_size > _MAX_PICTURE:
@@ -250,29 +241,22 @@ def _picture(root: Path, path: Path, kind: str) -> Iterator[Image.Image]:
 
 def _layers(root: Path, folder: Path, entry: Mapping[str, Any], edge: int) -> dict[str, str]:
     """Image, label, prediction and error of an example as data URIs, at most ``edge`` pixels."""
-    layers = {}
-    maps = {}
+    layers, maps = {}, {}
     with _picture(root, folder / f"{entry['file']}.jpg", "JPEG") as image:
         scale = min(1.0, edge / max(image.size))
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        data = io.BytesIO()
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        small.save(data, "JPEG", quality=80)
-        layers["image"] = _data_uri(data.getvalue(), "jpeg")
+        layers["image"] = _data_uri(small, "JPEG", quality=80)
     for name in ("label", "pred"):
         with _picture(root, folder / f"{entry['file']}_{name}.png", "PNG") as image:
             small = image.resize(size, Image.Resampling.NEAREST)
             maps[name] = np.asarray(small)
-            data = io.BytesIO()
-            small.save(data, "PNG", optimize=True)
-            layers[name] = _data_uri(data.getvalue(), "png")
+            layers[name] = _data_uri(small, "PNG", optimize=True)
     error = (maps["label"] != maps["pred"]).astype(np.uint8)
     error[maps["label"] == 255] = 2
     picture = Image.fromarray(error)
     picture.putpalette([222, 226, 230, 214, 40, 40, 40, 44, 52])
-    data = io.BytesIO()
-    picture.save(data, "PNG", optimize=True)
-    layers["error"] = _data_uri(data.getvalue(), "png")
+    layers["error"] = _data_uri(picture, "PNG", optimize=True)
     return layers
 
 
@@ -280,7 +264,6 @@ def _embed(runs: Sequence[dict[str, Any]], room: int) -> None:
     """Put the examples' pictures into the runs, smaller or fewer where there is little room."""
     wanted = [run for run in runs if run["examples"]]
     for run in wanted:
-        share = room // len(wanted)
         examples = run["examples"]
         root, folder = examples.pop("root"), examples.pop("folder")
         order = sorted(examples["images"], key=lambda e: min(map(EXAMPLE_KINDS.index, e["kinds"])))
@@ -288,7 +271,7 @@ def _embed(runs: Sequence[dict[str, Any]], room: int) -> None:
         for entry in order:
             layers = _layers(root, folder, entry, 480 if len(wanted) == 1 else 360)
             used += sum(len(v) for v in layers.values())
-            if used > share:
+            if used > room // len(wanted):
                 break
             kept.append({**entry, **layers})
         examples["images"] = kept

@@ -20,14 +20,9 @@ __all__ = ["class_table", "write_confusion", "write_result"]
 
 
 def class_table(result: Mapping[str, Any]) -> str:
-    """The per-class table of an evaluation as aligned text, with the means in its last rows.
+    """``SegmentationMetric.last_result`` as a table of the classes and means, in percent.
 
-    Args:
-        result: ``SegmentationMetric.last_result`` or the JSON read back.
-
-    Returns:
-        Class, IoU and Acc in percent (``-`` where a class cannot be scored) and the class's share
-        of the labelled pixels in percent.
+    A class that cannot be scored has ``-``.
     """
 
     def number(value: float | None) -> str:
@@ -61,16 +56,7 @@ def class_table(result: Mapping[str, Any]) -> str:
 def write_confusion(
     names: Sequence[str], matrix: Sequence[Sequence[int]], path: str | os.PathLike[str]
 ) -> None:
-    """Write a confusion matrix as CSV: names first, rows are labels, columns predictions.
-
-    Args:
-        names: Of the classes.
-        matrix: C rows of C pixel counts.
-        path: The file; its folder is made.
-
-    Raises:
-        UserError: It cannot be written.
-    """
+    """Write a confusion matrix as CSV: names first, rows are labels, columns predictions."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["label \\ predicted", *names])
@@ -81,10 +67,6 @@ def write_confusion(
 
 def write_result(result: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a result as strict JSON: NaN and infinity become null, each list has lines of its own.
-
-    Args:
-        result: ``SegmentationMetric.last_result``, or it with more entries.
-        path: The file; its folder is made.
 
     Raises:
         UserError: It cannot be written.

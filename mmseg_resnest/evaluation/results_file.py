@@ -114,18 +114,7 @@ _EXAMPLES = fields(
 
 
 def own_file(root: str | os.PathLike[str], path: Path) -> Path:
-    """A file of a folder, which no link leads out of.
-
-    Args:
-        root: The folder that the user named.
-        path: A path below it.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        UserError: It is missing, is not a regular file, or a link leads outside of ``root``.
-    """
+    """``path``, a regular file below ``root``, which no link leads out of; else UserError."""
     try:
         inside = path.resolve().is_relative_to(Path(root).resolve())
     except (OSError, RuntimeError) as error:  # links in a circle
@@ -139,9 +128,6 @@ def own_file(root: str | os.PathLike[str], path: Path) -> Path:
 
 def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the ``results.json`` of a training or an evaluation.
-
-    Args:
-        path: The file.
 
     Returns:
         Those of its keys that this package uses, with the types and ranges that
@@ -162,9 +148,6 @@ def read_results_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_examples(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the ``examples.json`` beside the example images of an evaluation.
-
-    Args:
-        path: The file.
 
     Returns:
         ``classes``, ``palette`` and ``images``, each with ``file``, ``name``, ``mIoU``,

@@ -25,25 +25,21 @@ _CITYSCAPES_NAME = re.compile(r"^(?P<core>[^_]+_\d+_\d+)_leftImg8bit$")
 
 
 def _voc_palette() -> list[list[int]]:
-    """VOC's 256 colours: the bits of an index, spread over red, green and blue from the top."""
-    colours = []
-    for index in range(256):
-        colour = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        colours.append(colour)
-    return colours
+    """VOC's colours: the bits of an index, spread over red, green and blue from the top."""
+    return [
+        [sum((index >> (3 * bit + c) & 1) << (7 - bit) for bit in range(8)) for c in range(3)]
+        for index in range(21)
+    ]
 
 
 @dataclass(frozen=True)
 class _Format:
     classes: int
-    folder: str
     mode: str
     values: frozenset[int]
     convert: Callable[[NDArray[np.uint8]], Image.Image]
-    name: Callable[[str], str]
+    name: Callable[[str], str] = str
+    folder: str = ""
 
 
 def _cityscapes_name(stem: str) -> str:
@@ -57,34 +53,26 @@ def _cityscapes_name(stem: str) -> str:
     return f"{found['core']}_pred_labelIds"
 
 
-def _cityscapes_ids() -> frozenset[int]:
-    return frozenset(label_ids(np.arange(19)).tolist())
-
-
 FORMATS: dict[str, _Format] = {
     "cityscapes": _Format(
         classes=19,
-        folder="",
         mode="L",
-        values=_cityscapes_ids(),
+        values=frozenset(label_ids(np.arange(19)).tolist()),
         convert=lambda labels: Image.fromarray(label_ids(labels)),
         name=_cityscapes_name,
     ),
     "ade20k": _Format(
         classes=150,
-        folder="",
         mode="L",
         values=frozenset(range(1, 151)),
         convert=lambda labels: Image.fromarray((labels + 1).astype(np.uint8)),
-        name=lambda stem: stem,
     ),
     "voc": _Format(
         classes=21,
         folder="results/VOC2012/Segmentation/comp6_test_cls",
         mode="P",
         values=frozenset(range(21)),
-        convert=lambda labels: palette_image(labels, _voc_palette()[:21]),
-        name=lambda stem: stem,
+        convert=lambda labels: palette_image(labels, _voc_palette()),
     ),
 }
 
@@ -175,16 +163,9 @@ class Submission:
             raise UserError("label", path, f"holds {min(wrong)}, which the server does not know")
 
     def pack(self, folder: str | os.PathLike[str], archive: str | os.PathLike[str]) -> Path:
-        """Put a folder's predictions into a zip and read it back.
+        """Put a folder's predictions into a zip and read it back; returns the zip.
 
         The same predictions give the same bytes.
-
-        Args:
-            folder: The folder.
-            archive: The zip to write.
-
-        Returns:
-            The zip.
 
         Raises:
             UserError: It cannot be written.

@@ -28,13 +28,8 @@ def default_palette(num_classes: int) -> list[list[int]]:
     """Colours for classes whose data set has none.
 
     Hues step by the golden angle, so neighbours differ however many there are; lightness and
-    saturation alternate to tell apart hues that come round again.
-
-    Args:
-        num_classes: Number of colours.
-
-    Returns:
-        ``[r, g, b]`` in 0..255 for each class, the same on every machine.
+    saturation alternate to tell apart hues that come round again. Each is ``[r, g, b]`` in 0..255,
+    the same on every machine.
     """
     colours = []
     for i in range(num_classes):
@@ -151,11 +146,6 @@ def _check_size(image: NDArray[np.uint8], labels: NDArray[np.uint8], name: str) 
         raise UserError("size-mismatch", f"the {name}", sizes)
 
 
-def _font(size: int) -> Any:
-    """Pillow's built-in font: needs no file of the system."""
-    return ImageFont.load_default(size)
-
-
 def _shorten(text: str, font: Any, width: float) -> str:
     """``text``, cut with an ellipsis so as to fit ``width`` pixels."""
     if font.getlength(text) <= width:
@@ -200,7 +190,7 @@ def legend(
         else:
             raise UserError("classes", f"class {i}", f"is outside 0..{len(classes) - 1}")
 
-    font, swatch, row, gap = _font(15), 16, 26, 8
+    font, swatch, row, gap = ImageFont.load_default(15), 16, 26, 8
     longest = max((font.getlength(name) for name, _ in entries), default=0)
     column = min(width, int(longest) + swatch + 4 * gap)
     columns = max(1, min(len(entries), width // max(column, 1)))
@@ -216,13 +206,6 @@ def legend(
         text = _shorten(name, font, width // columns - swatch - gap)
         draw.text((x + swatch + gap, y + swatch / 2), text, font=font, fill=_INK, anchor="lm")
     return np.asarray(picture).copy()
-
-
-def _panel_size(height: int, width: int) -> tuple[int, int]:
-    """Size (width, height) to show an image in: long edge within 360..720 pixels."""
-    long_edge = max(height, width)
-    scale = min(max(long_edge, 360), 720) / long_edge
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def side_by_side(
@@ -254,7 +237,9 @@ def side_by_side(
     pixels = _rgb(image)
     maps = {} if truth is None else {titles[1]: _index_map(truth, palette)}
     maps[titles[2]] = _index_map(prediction, palette)
-    size = _panel_size(*pixels.shape[:2])
+    height, width = pixels.shape[:2]
+    scale = min(max(height, width, 360), 720) / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     parts = [(titles[0], small)]
     present: set[int] = set()
@@ -272,7 +257,7 @@ def side_by_side(
     height = head + size[1] + foot + key.shape[0] + margin
     figure = Image.new("RGB", (inner + 2 * margin, height), _PAPER)
     draw = ImageDraw.Draw(figure)
-    font = _font(17)
+    font = ImageFont.load_default(17)
     for n, (title, part) in enumerate(parts):
         x = margin + n * (size[0] + gap)
         text = _shorten(title, font, size[0])

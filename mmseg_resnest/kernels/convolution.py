@@ -33,11 +33,6 @@ Tap = tuple[int, int, tuple[slice, slice], tuple[slice, slice]]
 def taps(height: int, width: int, dilation: int) -> Iterator[Tap]:
     """The taps of a 3x3 convolution with ``padding=dilation`` that reach the map, the centre first.
 
-    Args:
-        height: Of the map.
-        width: Of the map.
-        dilation: Of the convolution.
-
     Yields:
         Row and column of the tap's weight, the part of the input (rows, columns) that it is
         multiplied with, and the part of the output that this goes to, of the same size.

@@ -46,15 +46,7 @@ _SCORES, _LEAST_CELLS = 2**15, 64
 
 
 def plain_label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
-    """The reference: every step on the whole map, then the arg max.
-
-    Args:
-        scores: (N, C, h, w).
-        steps: What is done to the scores, in order.
-
-    Returns:
-        (N, H, W) int64.
-    """
+    """The reference, (N, C, h, w) to (N, H, W): every step on the whole map, then the arg max."""
     for step in steps:
         scores = step(scores)
     return scores.argmax(1)
@@ -92,14 +84,7 @@ def label_map(scores: Tensor, steps: Sequence[Step] = ()) -> Tensor:
 
 @torch.no_grad()
 def argmax_classes(scores: Tensor) -> Tensor:
-    """Arg max over the classes of scores at their final size.
-
-    Args:
-        scores: (C, H, W).
-
-    Returns:
-        (H, W) int64; among equal scores the lowest class.
-    """
+    """Arg max (H, W) int64 over the classes of scores (C, H, W); of equal scores the lowest."""
     if scores.device.type != "cpu" or not scores.is_floating_point():
         return scores.argmax(0)
     classes, height, width = scores.shape
@@ -235,12 +220,7 @@ class _Runs:
 
 
 class _Candidates:
-    """Classes that can win in windows of places, some rows of windows at a time.
-
-    Args:
-        scores: (C, h, w).
-        rows: Places where the rows of windows begin.
-        size: Places of a window, (height, width).
+    """Classes that can win in windows of ``size`` places; ``rows`` is where they begin.
 
     Attributes:
         counts: (rows, columns) how many classes a window has.

@@ -106,13 +106,7 @@ Step = Resize | Crop | Mirror
 
 
 class Axis:
-    """All steps along one axis.
-
-    Args:
-        length: Places of the scores.
-        steps: What is done to them, in order.
-        axis: 0 is the height.
-        dtype: float32 or float64.
+    """All steps along one axis of ``length`` places (0: height).
 
     Attributes:
         matrix: (size, length); a line holds the weights of the scores that a pixel is made from.
@@ -146,18 +140,9 @@ class Axis:
 
 
 class Resampling:
-    """Steps as a matrix for the rows and one for the columns.
+    """Steps from scores of ``size`` (height, width): a matrix for the rows, one for the columns.
 
-    Args:
-        size: Height and width of the scores.
-        steps: What is done to them, in order.
-        dtype: float32 or float64.
-        device: Where the scores are.
-
-    Attributes:
-        rows: The steps along the height.
-        columns: The steps along the width.
-        dtype: That of the scores.
+    ``dtype`` is float32 or float64, that of the scores; ``rows`` and ``columns`` are the axes.
     """
 
     def __init__(

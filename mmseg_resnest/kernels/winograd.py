@@ -126,13 +126,7 @@ def _transforms(down: Form, across: Form) -> tuple[Tensor, Tensor]:
 
 
 def transform_weight(weight: Tensor, groups: int, down: Form, across: Form) -> Tensor:
-    """Weights as the products need them.
-
-    Args:
-        weight: (O, C / groups, 3, 3).
-        groups: Groups of the convolution.
-        down: Form of the height.
-        across: Form of the width.
+    """Weights (O, C / groups, 3, 3) as the products need them, for the forms of height and width.
 
     Returns:
         (groups, products of both forms, C / groups, O / groups), float32.
@@ -203,15 +197,7 @@ def convolve(
 class _Grid:
     """How the tiles of both forms lie on a map.
 
-    Args:
-        height: Of the map.
-        width: Of the map.
-        dilation: Of the convolution.
-        down: Form of the height.
-        across: Form of the width.
-
-    Attributes:
-        covered: Height and width of what the tiles make; it is no smaller than the map.
+    ``covered`` is height and width of what the tiles make, not smaller than the map.
     """
 
     def __init__(self, height: int, width: int, dilation: int, down: Form, across: Form) -> None:

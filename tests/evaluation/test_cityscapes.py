@@ -11,7 +11,7 @@ from PIL import Image
 from user_errors import raises_user_error
 
 from mmseg_resnest.evaluation import CityscapesOfficialMetric, SegmentationMetric
-from mmseg_resnest.evaluation.cityscapes import label_ids, official_scores, official_table
+from mmseg_resnest.evaluation.cityscapes import label_ids, official_table
 
 LABELS = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "cityscapes" / "gtFine"
 FILES = sorted(LABELS.glob("*/*/*_gtFine_labelIds.png")) if LABELS.is_dir() else []
@@ -170,12 +170,3 @@ def test_label_ids_are_those_of_the_scripts():
     assert got.tolist() == [trainId2label[k].id for k in range(19)]
     with raises_user_error("classes", "the prediction"):
         label_ids(np.array([[19]]))
-
-
-def test_a_file_that_is_none(tmp_path):
-    small(tmp_path)
-    (tmp_path / "p.png").write_text("no", encoding="utf-8")
-    with raises_user_error("dataset", "official evaluation"):
-        official_scores(
-            [tmp_path / "p.png"], [tmp_path / "aachen_000000_000019_gtFine_labelIds.png"], False
-        )

@@ -10,7 +10,7 @@ from PIL import Image
 from user_errors import raises_user_error
 
 from mmseg_resnest.evaluation import plot_curves, read_scalars
-from mmseg_resnest.evaluation.curves import Series, _smooth
+from mmseg_resnest.evaluation.curves import Series
 
 MIOU, PIX_ACC = (0xC2, 0x41, 0x0C), (0x1D, 0x4E, 0xD8)
 
@@ -127,13 +127,3 @@ def test_degenerate_curves_are_drawn(tmp_path, values):
     names = ("loss", "lr", "mIoU")
     path = plot_curves(dict.fromkeys(names, series), tmp_path / "curve.png")
     assert path.stat().st_size > 5000
-
-
-def test_trend_is_a_running_mean_that_leaves_nan_out():
-    values = np.arange(100.0)
-    assert _smooth(values)[50] == pytest.approx(50)
-    values[50] = np.nan
-    trend = _smooth(values)
-    assert np.isfinite(trend).all()
-    assert trend[50] == pytest.approx(50)
-    assert trend[0] == pytest.approx(1)  # mean of 0, 1, 2

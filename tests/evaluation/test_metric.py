@@ -2,7 +2,6 @@
 """SegmentationMetric: values, processes, errors, table and JSON."""
 
 import json
-import logging
 import os
 import runpy
 import subprocess
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
@@ -117,19 +115,6 @@ def test_counts_above_two_to_the_31st_are_exact_over_processes(process_results):
         assert result["pixAcc"] == 100 * (right / (right + 2 * world))
 
 
-def test_counts_are_exact_where_float32_is_not():
-    # Image by image past 2^24: IoUMetric's float32 sums lose the odd pixels here.
-    metric = make_metric()
-    label = torch.zeros(2049, 2049, dtype=torch.uint8)  # 4,198,401 pixels
-    pred = label.clone()
-    pred[0, 0] = 1
-    for _ in range(5):
-        metric.process(None, [sample_of(pred, label)])
-    metric.evaluate(5)
-    assert metric.last_result["confusion_matrix"][0] == [5 * (2049 * 2049 - 1), 5, 0, 0]
-    assert metric.last_result["pixels"] == 5 * 2049 * 2049
-
-
 def test_agrees_with_mmseg():
     samples = [make_sample(i) for i in range(6)]
     theirs = IoUMetric(iou_metrics=["mIoU"], prefix="theirs")
@@ -168,14 +153,6 @@ def test_through_the_evaluator_with_data_samples():
     assert direct.evaluate(3) == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 5), (1, 5), (1, 5, 1), (5, 1)])
-def test_maps_one_pixel_high_or_wide(shape):
-    metric = make_metric()
-    pred, label = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 1, 1, 255, 2])
-    metric.process(None, [sample_of(pred.reshape(shape), label.reshape(shape[-2:]))])
-    assert metric.evaluate(1)["pixAcc"] == 75
-
-
 def test_starts_anew_after_each_evaluation():
     metric = make_metric()
     first, second = make_sample(0), make_sample(1)
@@ -195,42 +172,21 @@ def test_ignore_index_can_be_another():
     assert metric.last_result["ignore_index"] == 0
 
 
-def test_logs_the_table(caplog):
+def test_table():
     metric = make_metric()
     metric.process(None, [sample_of([[0, 0, 1, 2]], [[0, 0, 0, 255]])])
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    try:
-        with caplog.at_level(logging.INFO, logger=logger.name):
-            metric.evaluate(1)
-    finally:
-        logger.removeHandler(caplog.handler)
-    text = caplog.text
-    assert "1 images, 3 labelled of 4 pixels" in text
-    rows = {
-        cells[0]: cells[1:]
-        for line in text.splitlines()
-        if len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 4
-    }
-    assert rows["road"] == ["66.67", "66.67", "100.00"]
-    assert rows["sky"] == ["0.00", "-", "0.00"]
-    assert rows["car"] == rows["cat"] == ["-", "-", "0.00"]
-    assert rows["mean"] == ["33.33", "66.67", ""]
-    assert rows["all pixels (pixAcc)"] == ["", "66.67", "100.00"]
+    metric.evaluate(1)
     lines = class_table(metric.last_result).splitlines()
     assert len({len(line) for line in lines}) == 1  # aligned
-
-
-def test_warns_when_images_were_left_out(caplog):
-    metric = make_metric()
-    metric.process(None, [make_sample(0)])
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    try:
-        metric.evaluate(3)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert "scored 1 images of a data set of 3" in caplog.text
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    assert cells[1:] == [
+        ["road", "66.67", "66.67", "100.00"],
+        ["sky", "0.00", "-", "0.00"],
+        ["car", "-", "-", "0.00"],
+        ["cat", "-", "-", "0.00"],
+        ["mean", "33.33", "66.67", ""],
+        ["all pixels (pixAcc)", "", "66.67", "100.00"],
+    ]
 
 
 def test_json_reads_back(tmp_path):
