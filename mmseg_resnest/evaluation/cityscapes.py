@@ -26,11 +26,11 @@ from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 from numpy.typing import NDArray
 from PIL import Image
-from prettytable import PrettyTable
 
 from ..errors import UserError
 from ..registry import METRICS
 from .per_image import class_map
+from .results import new_table, number
 
 __all__ = ["CityscapesOfficialMetric", "label_ids", "official_scores", "official_table"]
 
@@ -259,13 +259,7 @@ def _summary(raw: dict[str, Any], images: int) -> dict[str, Any]:
 
 def official_table(result: dict[str, Any]) -> str:
     """The official scores as aligned text, in percent."""
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    table = PrettyTable(["class", "IoU", "iIoU"])
-    table.align = "r"
-    table.align["class"] = "l"
+    table = new_table("class", "IoU", "iIoU")
     for key, prefix in (("classes", ""), ("categories", "category_")):
         for row in result[key]:
             table.add_row([row["name"], number(row["IoU"]), number(row["iIoU"])])

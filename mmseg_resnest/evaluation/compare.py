@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from prettytable import PrettyTable
 
 from ..errors import UserError
 from ..io.text import printable
 from .image_counts import ImageCounts, class_mean, image_draws
+from .results import new_table, number
 
 __all__ = ["Comparison", "compare_counts", "comparison_table"]
 
@@ -135,15 +135,7 @@ def _holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: float = 0.05) -> str:
     """What :func:`compare_counts` returned, as text; ``*`` marks an adjusted p below ``alpha``."""
-
-    def number(value: float, form: str = ".2f") -> str:
-        return "-" if np.isnan(value) else format(value, form)
-
-    table = PrettyTable(
-        ["class", "A", "B", "B - A", f"{100 * level:g}% interval", "p", "p adj", ""]
-    )
-    table.align = "r"
-    table.align["class"] = "l"
+    table = new_table("class", "A", "B", "B - A", f"{100 * level:g}% interval", "p", "p adj", "")
 
     for row in (*rows[1:], rows[0]):
         if row is rows[0]:

@@ -19,20 +19,27 @@ from ..io.text import printable
 __all__ = ["class_table", "write_confusion", "write_result"]
 
 
+def new_table(*columns: str) -> PrettyTable:
+    """A table whose first column is on the left, the others on the right."""
+    table = PrettyTable(columns)
+    table.align = "r"
+    table.align[columns[0]] = "l"
+    return table
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A score as text, ``-`` where there is none."""
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
 def class_table(result: Mapping[str, Any]) -> str:
     """``SegmentationMetric.last_result`` as a table of the classes and means, in percent.
 
     A class that cannot be scored has ``-``.
     """
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
     first = result["classes"][0] if result["classes"] else {}
     more = [name for name in ("precision", "recall", "F1", "boundary_IoU") if name in first]
-    table = PrettyTable(["class", "IoU", "Acc", "% of pixels", *more])
-    table.align = "r"
-    table.align["class"] = "l"
+    table = new_table("class", "IoU", "Acc", "% of pixels", *more)
     for row in result["classes"]:
         share = number(100 * row["label"] / result["labelled_pixels"])
         extra = [number(row[name]) for name in more]

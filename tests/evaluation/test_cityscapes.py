@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from user_errors import raises_user_error
 
-from mmseg_resnest.evaluation import CityscapesOfficialMetric, SegmentationMetric
+from mmseg_resnest.evaluation import CityscapesOfficialMetric
 from mmseg_resnest.evaluation.cityscapes import label_ids, official_table
 
 LABELS = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "cityscapes" / "gtFine"
@@ -42,13 +42,9 @@ def worsened(truth, seed):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """Both metrics on two real label maps at their own size, with instances."""
+    """The official metric on two real label maps at their own size, with instances."""
     root = tmp_path_factory.mktemp("gt")
     metric = CityscapesOfficialMetric(out_dir=root / "kept")
-    ours = SegmentationMetric()
-    from mmseg.datasets import CityscapesDataset
-
-    ours.dataset_meta = metric.dataset_meta = CityscapesDataset.METAINFO
     for seed, file in enumerate(FILES[:2]):
         for kind in ("labelIds", "instanceIds"):
             source = file.with_name(file.name.replace("labelIds", kind))
@@ -58,22 +54,9 @@ def scored(tmp_path_factory):
             "img_path": f"{file.stem}.png",
             "seg_map_path": str(root / file.name).replace("_labelIds", "_labelTrainIds"),
             "pred_sem_seg": {"data": torch.as_tensor(worsened(truth, seed))[None]},
-            "gt_sem_seg": {"data": torch.as_tensor(truth)[None]},
         }
         metric.process(None, [sample])
-        ours.process(None, [sample])
-    return root, metric.evaluate(2), metric.last_official, ours.evaluate(2), ours.last_result
-
-
-@needs_labels
-def test_official_and_ours_agree(scored):
-    _, official, details, metrics, result = scored
-    assert official["official/mIoU"] == pytest.approx(metrics["mIoU"], rel=1e-14)
-    assert f"{official['official/mIoU']:.4f}" == f"{metrics['mIoU']:.4f}"
-    assert 5 < metrics["mIoU"] < 90
-    ours = {row["name"]: row["IoU"] for row in result["classes"] if row["IoU"] is not None}
-    theirs = {row["name"]: row["IoU"] for row in details["classes"]}
-    assert theirs == pytest.approx(ours, rel=1e-14)
+    return root, metric.evaluate(2), metric.last_official
 
 
 @needs_labels
@@ -81,7 +64,7 @@ def test_instance_weighted_and_category_scores(scored):
     """iIoU of cars and IoU of the vehicle category, from the files with plain NumPy."""
     from cityscapesscripts.helpers.labels import labels
 
-    root, official, details, *_ = scored
+    root, official, details = scored
     mean_car = 12794.0202738185  # pixels of a car, from the official script
     tp = fn = fp = 0.0
     both = union = 0

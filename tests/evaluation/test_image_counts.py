@@ -95,10 +95,6 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "images.npz").write_bytes(b"no zip")
     with raises_user_error("format", ".npz"):
         ImageCounts.load(tmp_path)
-    # A pickle inside is never read.
-    np.savez(tmp_path / "images.npz", images=np.array([{}], dtype=object))
-    with raises_user_error("format", ".npz"):
-        ImageCounts.load(tmp_path)
     with zipfile.ZipFile(tmp_path / "images.npz", "w"):
         pass
     with raises_user_error("format", ".npz"):
@@ -146,21 +142,17 @@ def test_holm_on_a_worked_example():
     np.testing.assert_allclose(got, [0.03, 0.06, np.nan, 0.06, 0.02])
 
 
-def test_order_of_images_does_not_matter():
-    a, b = make(seed=1, images=12), make(seed=2, images=12)
-    turned = ImageCounts(
-        [f"elsewhere/{name}" for name in b.images[::-1]],
-        CLASSES, b.intersection[::-1], b.label[::-1], b.predicted[::-1],
-    )  # fmt: skip
-    assert repr(compare_counts(a, b, 200)) == repr(compare_counts(a, turned, 200))
-
-
 def test_runs_that_cannot_be_compared():
     a = make()
     with raises_user_error("dataset", "the runs"):
         compare_counts(a, make(images=29))
     with raises_user_error("classes", "the runs"):
         compare_counts(a, make(classes=3))
+    turned = ImageCounts(
+        [f"elsewhere/{name}" for name in a.images[::-1]],
+        CLASSES, a.intersection[::-1], a.label[::-1], a.predicted[::-1],
+    )  # fmt: skip
+    assert repr(compare_counts(a, turned, 200)) == repr(compare_counts(a, a, 200))
     b = make()
     b.label[3, 0] += 1
     with raises_user_error("dataset", "val/003.png"):

@@ -148,10 +148,6 @@ def test_through_the_evaluator_with_data_samples():
     assert got == pytest.approx({f"val/{k}": v for k, v in expected.items()}, rel=1e-13)
     assert type(evaluator.metrics[0]) is SegmentationMetric
 
-    direct = make_metric()
-    direct.process(None, elements)
-    assert direct.evaluate(3) == pytest.approx(expected, rel=1e-13)
-
 
 def test_starts_anew_after_each_evaluation():
     metric = make_metric()

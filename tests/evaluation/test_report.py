@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from user_errors import raises_user_error
 
-from mmseg_resnest.errors import UserError
 from mmseg_resnest.evaluation import palette_image, report, scores_from_confusion, write_report
 from mmseg_resnest.evaluation.report import read_run
 
@@ -147,12 +146,9 @@ def test_parts_may_be_missing(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "test")
     assert write_report([tmp_path / "run"], tmp_path / "b.html")["examples"] == 0
     (tmp_path / "run" / "results.json").unlink()
-    assert data_of_curves(tmp_path) == {"loss", "lr", "mIoU", "pixAcc"}
-
-
-def data_of_curves(folder: Path) -> set[str]:
-    write_report([folder / "run"], folder / "c.html")
-    return set(data_of(folder / "c.html")["runs"][0]["curves"])
+    write_report([tmp_path / "run"], tmp_path / "c.html")
+    curves = data_of(tmp_path / "c.html")["runs"][0]["curves"]
+    assert set(curves) == {"loss", "lr", "mIoU", "pixAcc"}
 
 
 def test_mistakes(tmp_path: Path) -> None:
@@ -162,26 +158,6 @@ def test_mistakes(tmp_path: Path) -> None:
         write_report([tmp_path], tmp_path / "r.html")
     with raises_user_error("argument", "--out"):
         write_report([tmp_path], tmp_path / "r.txt")
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(UserError):
-        write_report([tmp_path], tmp_path / "r.html")
-
-
-@pytest.mark.parametrize("file", ["../secret", "/etc/passwd", 7, None])
-def test_pictures_of_another_folder_are_refused(tmp_path: Path, file: object) -> None:
-    folder = make_run(tmp_path / "run")
-    (path,) = folder.rglob("examples.json")
-    examples = json.loads(path.read_text())
-    examples["images"][0]["file"] = file
-    path.write_text(json.dumps(examples))
-    with raises_user_error("format", "examples.json"):
-        write_report([folder], tmp_path / "r.html")
-    path.write_text('{"images": [{"kinds": ["none"]}]}')
-    with raises_user_error("format", "examples.json"):
-        write_report([folder], tmp_path / "r.html")
-    path.write_text('{"images":' + "[" * 200_000)
-    with pytest.raises(UserError):
-        write_report([folder], tmp_path / "r.html")
 
 
 @pytest.mark.parametrize(

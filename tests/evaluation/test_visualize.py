@@ -126,14 +126,6 @@ def test_side_by_side():
     assert 2 * 400 < without.shape[1] < 2 * 400 + 100
 
 
-def test_side_by_side_blackens_what_is_not_labelled():
-    truth = np.full((360, 480), 255)
-    truth[180:] = 0
-    image = np.full((360, 480, 3), 240, np.uint8)
-    figure = side_by_side(image, truth, np.zeros((360, 480), int), PALETTE, CLASSES)
-    assert figure[100, figure.shape[1] // 2].tolist() == [0, 0, 0]
-
-
 @pytest.mark.parametrize(("shape", "expected"), [((12, 16), 360), ((512, 1024), 720)])
 def test_side_by_side_brings_images_to_a_readable_size(shape, expected):
     label = np.zeros(shape, int)

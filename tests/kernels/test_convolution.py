@@ -87,9 +87,7 @@ def test_gradients_that_nobody_asks_for_are_not_made(monkeypatch: pytest.MonkeyP
 
 
 def as_products(conv: nn.Conv2d) -> nn.Conv2d:
-    other = copy.deepcopy(conv)
-    other.__class__ = ProductConv2d
-    return other
+    return ProductConv2d.like(copy.deepcopy(conv))
 
 
 @pytest.mark.parametrize(

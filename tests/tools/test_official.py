@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,15 +100,3 @@ def test_official_evaluation_of_a_model(
     assert categories[2] == f"{official['category_miIoU']:.2f}"
     for name in ("car", "vehicle", "human"):
         assert re.search(rf"\| {name} +\| +\d+\.\d+ +\| +\d+\.\d+ ", run.stdout), run.stdout
-
-
-def test_what_the_official_evaluation_cannot_find_is_named(toy: Toy, run_tool: RunTool) -> None:
-    source = made(toy.folder / "source")
-    for file in source.rglob("*instanceIds.png"):
-        file.unlink()
-    small = replace(DATA_SETS["cityscapes"], expected={"train": 3})
-    prepare(small, toy.folder, [source], jobs=1)
-    config = toy.variant("official", CITYSCAPES)
-    torch.save(build_model(load_config(config)).state_dict(), toy.folder / "random.pth")
-    error = run_tool("test.py", "official.py", "random.pth", "--official", cwd=toy.folder).error()
-    assert "instanceIds" in error
