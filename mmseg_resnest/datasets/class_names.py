@@ -16,15 +16,6 @@ from ..errors import UserError
 from ..io.json_files import read_json
 from ..registry import DATASETS
 
-__all__ = [
-    "CLASSES_FILE",
-    "check_class_name",
-    "classes_json",
-    "dataset_metainfo",
-    "read_classes",
-    "read_classes_of",
-]
-
 CLASSES_FILE = "classes.json"
 LONGEST_NAME = 200  # characters
 _MOST_BYTES = 1 << 24

@@ -23,7 +23,6 @@ try:
 except ImportError:
     decode_rust = None
 
-__all__ = ["decode_image", "decode_label", "decode_png", "read_local"]
 
 Pixels = npt.NDArray[np.uint8]
 

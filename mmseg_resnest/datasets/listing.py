@@ -12,8 +12,6 @@ from mmseg.datasets import BaseSegDataset
 from ..registry import DATASETS
 from .layout import FolderCheck
 
-__all__ = ["build_dataset", "list_samples", "remember"]
-
 # What the check before training has listed, for the run that follows.
 _listed: dict[str, list[dict[str, Any]]] = {}
 

@@ -12,9 +12,6 @@ from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from ..class_names import dataset_metainfo
 from .rules import Problem
 
-__all__ = ["check_config", "guard_labels", "leaf_datasets", "loss_ignore_index"]
-__all__ += ["numbers_of_classes"]
-
 
 def leaf_datasets(dataset_cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The data sets of a config that list files, those inside wrappers too."""

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from .plan import ReadPlan
 from .rules import Problem
 
-__all__ = ["check_class_counts", "check_label_use", "class_counts"]
-
 # Below this many files, "never occurs" says nothing.
 _ENOUGH_FILES = 100
 

@@ -23,8 +23,6 @@ from .report import DataReport
 from .rules import RULES
 from .sample import SampleFacts
 
-__all__ = ["write_report"]
-
 # (image, label, palette) -> the image with the label's colours on it
 Draw = Callable[[Any, Any, Sequence[Sequence[int]]], NDArray[np.uint8]]
 

@@ -23,8 +23,6 @@ from .plan import ReadPlan, make_plan
 from .rules import Problem
 from .sample import SampleFacts
 
-__all__ = ["Part", "build_part"]
-
 
 @dataclass
 class Part:

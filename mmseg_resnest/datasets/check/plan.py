@@ -19,8 +19,6 @@ from PIL import Image
 from ...registry import TRANSFORMS
 from ..transforms.loading import LoadAnnotations
 
-__all__ = ["ReadPlan", "load", "make_plan"]
-
 _StackLoadAnnotations = mmseg.datasets.transforms.LoadAnnotations
 
 

@@ -14,8 +14,6 @@ from .labels import class_counts
 from .parts import Part
 from .rules import RULES, Problem
 
-__all__ = ["DataReport", "print_report", "write_fix_list"]
-
 
 @dataclass
 class DataReport:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from ...io.text import printable
 
-__all__ = ["RULES", "Problem", "Rule"]
-
 ERROR, WARNING = "error", "warning"
 _STOPS = "training stops at this sample"
 _INDEX_ERROR = "training stops with an index error or a CUDA assert"

@@ -27,8 +27,6 @@ from .report import DataReport
 from .rules import RULES, Problem
 from .sample import SampleFacts, check_sample
 
-__all__ = ["check_data", "check_start"]
-
 SPLITS = ("train", "val", "test")
 _MORE = 5  # times as many files are looked at before training where a sample leaves doubts
 

@@ -26,8 +26,6 @@ from ...io.image_header import open_any_size
 from .plan import ReadPlan, load
 from .rules import Problem
 
-__all__ = ["MAX_PIXELS", "SampleFacts", "check_sample"]
-
 _MIN_SIDE = 16
 # Pillow's own bound, above which it warns of a decompression bomb (it refuses twice as many).
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3

@@ -18,8 +18,6 @@ from mmengine.config import Config
 from ...errors import UserError
 from ..class_names import CLASSES_FILE
 
-__all__ = ["config_text", "text_literal"]
-
 
 def text_literal(text: str) -> str:
     """A Python literal of a text that is safe wherever MMEngine reads a config.

@@ -19,8 +19,6 @@ import numpy.typing as npt
 
 from ...errors import UserError
 
-__all__ = ["read_label_matrix"]
-
 _MOST_BYTES = 1 << 26  # of a variable, unpacked: a label map of 8000x8000 in bytes
 _MATRIX, _COMPRESSED = 14, 15
 _STRUCTURE = 2

@@ -22,8 +22,6 @@ from ...registry import TRANSFORMS
 from ..cache import find_pixels
 from ..decode import Pixels, decode_image, decode_label, read_local
 
-__all__ = ["LoadAnnotations", "LoadImageFromFile", "relabel"]
-
 _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
 

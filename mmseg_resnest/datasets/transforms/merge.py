@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["merge_steps"]
-
 
 def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
     """A new pipeline in which resize and crop are one step.

@@ -15,12 +15,6 @@ from numpy import random
 
 from ...registry import TRANSFORMS
 
-__all__ = [
-    "PackSegInputs",
-    "PhotoMetricDistortion",
-    "contiguous",
-]
-
 Bytes = npt.NDArray[np.uint8]
 
 

@@ -10,16 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = [
-    "Box",
-    "labels_part",
-    "pillow_labels_part",
-    "pillow_part",
-    "resize_image",
-    "resize_labels",
-    "resized_part",
-]
-
 Box = tuple[int, int, int, int]  # top, bottom, left, right
 # How far a part's pixels may be moved, in pixels of the image.
 _SHIFT = 1 / 64

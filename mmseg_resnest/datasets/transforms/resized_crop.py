@@ -24,8 +24,6 @@ from ...registry import TRANSFORMS
 from .long_edge import RandomLongEdgeResize
 from .resample import Box, labels_part, pillow_labels_part, pillow_part, resized_part
 
-__all__ = ["RandomCrop", "RandomLongEdgeCrop", "RandomResizeCrop"]
-
 
 def _draw_box(height: int, width: int, crop_size: tuple[int, int]) -> Box:
     """Where the crop lies in an image; numbers are drawn as mmseg's ``RandomCrop`` draws them."""
