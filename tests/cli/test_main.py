@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmseg_resnest.datasets import prepare
-from mmseg_resnest.datasets.prepare import annotations, custom
+from mmseg_resnest.datasets.prepare import custom
 from mmseg_resnest.engine.config import config_folder as library_config_folder
 from mmseg_resnest.engine.tracking import SERVICES
 from mmseg_resnest.evaluation.submission import FORMATS
@@ -74,7 +74,7 @@ def test_choices_are_the_library_s() -> None:
     assert _choices("convert-checkpoint", "--layout") == list(EXPORT_LAYOUTS)
     assert set(prepare_data.DATA_SETS) == set(prepare.DATA_SETS)
     assert prepare_data.EXPORTS == prepare.EXPORTS
-    assert prepare_data.FORMATS == annotations.FORMATS
+    assert prepare_data.FORMATS == custom.FORMATS
     assert prepare_data.LINKS == linking.LINKS
     assert prepare_data.GROUP_PATTERN == custom.GROUP_PATTERN
     help_of_export = parser_of("export-onnx").format_help()

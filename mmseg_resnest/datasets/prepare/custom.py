@@ -41,6 +41,7 @@ from .samples import IGNORED, IGNORED_NAME, Sample, check_image
 from .split import GROUP_PATTERN, split_by_groups, split_by_list
 from .tables import Colour, read_table
 
+FORMATS = ("labelme", "coco", "colour", "index")
 _MOST_CLASSES = 255  # 255 itself means ignored
 
 Palette = list[tuple[str, tuple[int, int, int]]]
@@ -52,7 +53,7 @@ class CustomOptions:
 
     Attributes:
         name: Folder below the data root and name of the config.
-        form: ``labelme``, ``coco``, ``colour`` or ``index``.
+        form: One of ``FORMATS``.
         sources: Where the labels are.
         val_sources: Where the labels of the validation images are, if they are apart.
         images: Folder of the images.
