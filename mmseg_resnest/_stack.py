@@ -18,15 +18,8 @@ from typing import Any
 # Imported so that each of MMSegmentation's parts is registered. The original packages and their
 # maintained continuations agree on these names.
 _MODULES = (
-    "mmengine.runner",
-    "mmcv.cnn",
-    "mmcv.transforms",
-    "mmseg.datasets",
-    "mmseg.engine",
-    "mmseg.evaluation",
-    "mmseg.models",
-    "mmseg.structures",
-    "mmseg.visualization",
+    *("mmengine.runner", "mmcv.cnn", "mmcv.transforms", "mmseg.datasets", "mmseg.engine"),
+    *("mmseg.evaluation", "mmseg.models", "mmseg.structures", "mmseg.visualization"),
 )
 
 # Lines printed (not logged) at import: mmseg.datasets and mmseg.datasets.transforms, once each.
@@ -34,17 +27,10 @@ _NOISE_LINES = frozenset({"Could not import OneDL"})
 
 # Warnings of the import: (start of the message as a regular expression, category, module as a
 # regular expression). mmcv without compiled operators, which no model of ours uses, and with them.
+_TRANSFORMER = r"mmcv\.cnn\.bricks\.transformer$"
 _NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
-    (
-        r"Fail to import ``MultiScaleDeformableAttention`` from ``mmcv\.ops",
-        UserWarning,
-        r"mmcv\.cnn\.bricks\.transformer$",
-    ),
-    (
-        r"``MultiScaleDeformableAttention`` has been moved to",
-        ImportWarning,
-        r"mmcv\.cnn\.bricks\.transformer$",
-    ),
+    (r"Fail to import ``MultiScaleDeformableAttention``", UserWarning, _TRANSFORMER),
+    (r"``MultiScaleDeformableAttention`` has been moved to", ImportWarning, _TRANSFORMER),
 )
 
 _INSTALL = "pip install onedl-mmsegmentation onedl-mmengine onedl-mmcv"

@@ -126,17 +126,10 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
             for protocol, published in entry.metrics.items():
                 found = measured.get(entry.name, {}).get(protocol, {})
                 config = str(entry.config)
-                rows.append(
-                    [
-                        f"`{entry.name}`",
-                        f"[{Path(config).stem}](../{config})",
-                        protocol,
-                        *(number(part.get(key)) for part in (published, found)
-                          for key in ("pixAcc", "mIoU")),
-                        f"`mmseg-resnest reproduce {entry.name}`",
-                        source_of(entry),
-                    ]
-                )  # fmt: skip
+                numbers = (p.get(key) for p in (published, found) for key in ("pixAcc", "mIoU"))
+                row = [f"`{entry.name}`", f"[{Path(config).stem}](../{config})", protocol]
+                row += [*map(number, numbers), f"`mmseg-resnest reproduce {entry.name}`"]
+                rows.append([*row, source_of(entry)])
         parts.append(f"## {dataset}\n\n{table(titles, rows, titles[3:7])}")
     rows = []
     for entry in entries.values():
@@ -144,10 +137,8 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
             continue
         ((_, published),) = entry.metrics.items()
         crop = f"{published['crop']:g}" if "crop" in published else ""
-        rows.append(
-            [f"`{entry.name}`", entry.arch, number(published["top1"]), crop,
-             source_of(entry)]
-        )  # fmt: skip
+        top1 = number(published["top1"])
+        rows.append([f"`{entry.name}`", entry.arch, top1, crop, source_of(entry)])
     titles = ["name", "architecture", "published top-1", "crop", "source"]
     parts.append(f"{BACKBONES}\n{table(titles, rows, titles[2:4])}")
     return "\n".join(parts)
@@ -175,19 +166,16 @@ def metafile(entries: Sequence[Entry], collections: bool) -> dict[str, Any]:
             for protocol, numbers in entry.metrics.items()
             for metric, value in numbers.items()
         }
-        collection = COLLECTIONS[head_of(entry)][0]
+        collection, dataset = COLLECTIONS[head_of(entry)][0], entry.dataset
         models.append(
             {
                 "Name": f"{stem}_{prefix}" if taken else stem,
                 "Alias": [entry.name],
                 "In Collection": collection,
                 "Config": entry.config,
-                "Metadata": {
-                    "Training Data": entry.dataset,
-                    "Architecture": [entry.arch, collection],
-                },
+                "Metadata": {"Training Data": dataset, "Architecture": [entry.arch, collection]},
                 "Results": [
-                    {"Task": "Semantic Segmentation", "Dataset": entry.dataset, "Metrics": metrics}
+                    {"Task": "Semantic Segmentation", "Dataset": dataset, "Metrics": metrics}
                 ],
                 "Weights": entry.urls[0],
                 "Paper": RESNEST,
@@ -197,25 +185,22 @@ def metafile(entries: Sequence[Entry], collections: bool) -> dict[str, Any]:
         )
     if not collections:
         return {"Models": models}
-    return {
-        "Collections": [
-            {
-                "Name": name,
-                "License": "Apache License 2.0",
-                "Metadata": {
-                    "Training Data": sorted(
-                        {e.dataset for e in catalogue().values()
-                         if e.task == "segmentation" and head_of(e) == key}
-                    )
-                },
-                "Paper": {"Title": title, "URL": f"https://arxiv.org/abs/{arxiv}"},
-                "README": "configs/README.md",
-                "Frameworks": ["PyTorch"],
-            }
-            for key, (name, title, arxiv) in COLLECTIONS.items()
-        ],
-        "Models": models,
-    }  # fmt: skip
+    datasets: dict[str, set[str]] = {key: set() for key in COLLECTIONS}
+    for entry in catalogue().values():
+        if entry.task == "segmentation":
+            datasets[head_of(entry)].add(entry.dataset)
+    papers = [
+        {
+            "Name": name,
+            "License": "Apache License 2.0",
+            "Metadata": {"Training Data": sorted(datasets[key])},
+            "Paper": {"Title": title, "URL": f"https://arxiv.org/abs/{arxiv}"},
+            "README": "configs/README.md",
+            "Frameworks": ["PyTorch"],
+        }
+        for key, (name, title, arxiv) in COLLECTIONS.items()
+    ]
+    return {"Collections": papers, "Models": models}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -237,29 +222,20 @@ def generated(measured: Mapping[str, Any]) -> dict[str, str]:
     models = [entry for entry in entries.values() if entry.task == "segmentation"]
     unknown = {p for entry in models for p in entry.metrics} - set(PROTOCOLS)
     assert not unknown, unknown
-    folders = {str(Path(file).parent): file for file in METAFILES}
-    files = {
-        file: as_yaml(
-            metafile(
-                [e for e in models if str(Path(str(e.config)).parent) == folder],
-                collections=folder == "configs",
-            )
-        )
-        for folder, file in folders.items()
-    }
-    return {
-        "docs/model_zoo.md": page(entries, measured),
-        "model-index.yml": as_yaml({"Import": list(METAFILES)}),
-        **files,
-    }
+    files = {"docs/model_zoo.md": page(entries, measured)}
+    files["model-index.yml"] = as_yaml({"Import": list(METAFILES)})
+    for file in METAFILES:
+        folder = Path(file).parent
+        chosen = [entry for entry in models if Path(str(entry.config)).parent == folder]
+        files[file] = as_yaml(metafile(chosen, collections=folder.name == "configs"))
+    return files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--check", action="store_true", help="write nothing")
-    parser.add_argument(
-        "--add", metavar="FILE", type=Path, help="a report that mmseg-resnest reproduce wrote"
-    )
+    help_ = "a report that mmseg-resnest reproduce wrote"
+    parser.add_argument("--add", metavar="FILE", type=Path, help=help_)
 
 
 def run(args: argparse.Namespace, root: Path = ROOT) -> int:

@@ -14,16 +14,6 @@ from typing import Any
 
 from .options import UsageError
 
-__all__ = [
-    "cache_folder",
-    "catalogue",
-    "config_folder",
-    "copy_configs",
-    "list_configs",
-    "package_folder",
-    "version",
-]
-
 
 def package_folder() -> Path:
     """The folder of the package ``mmseg_resnest``."""
@@ -52,17 +42,7 @@ def list_configs() -> list[str]:
 
 
 def copy_configs(folder: str | os.PathLike[str]) -> int:
-    """Copy the configs that come with the package.
-
-    Args:
-        folder: A folder that does not exist yet.
-
-    Returns:
-        The number of configs, without the parts that they inherit from.
-
-    Raises:
-        UsageError: The folder exists.
-    """
+    """Copy the configs that come with the package to a new folder; returns their number."""
     target = Path(folder)
     if target.exists():
         raise UsageError(f"{target}: exists; name a new folder to copy the configs to")

@@ -8,7 +8,7 @@
     mmseg-resnest weights verify resnest50 some/folder/resnest101-22405ba7.pth
 
 Downloads go to $MMSEG_RESNEST_CACHE (default: ~/.cache/mmseg_resnest). Exit code: 0; 1 when verify
-finds a file damaged or missing; 2 for any other error.
+finds a file corrupt or missing; 2 for any other error.
 """
 
 from __future__ import annotations
@@ -154,14 +154,13 @@ def check(names: Sequence[str]) -> int:
             print(f"{cache_folder()} holds no published weights")
     bad = 0
     for entry, path in chosen:
-        if not path.is_file():
-            bad += 1
-            print(f"MISSING  {path}", flush=True)
-            continue
-        wrong = weights.verify(entry, path)
-        bad += wrong is not None
-        state = f"DAMAGED  {path}: {wrong}" if wrong else f"whole    {path}"
-        print(state + ("" if wrong else f" ({entry.algorithm} {entry.digest})"), flush=True)
+        line = f"missing  {path}"
+        if path.is_file():
+            wrong = weights.verify(entry, path)
+            line = f"ok       {path} ({entry.algorithm} {entry.digest})"
+            line = f"corrupt  {path}: {wrong}" if wrong else line
+        bad += not line.startswith("ok")
+        print(line, flush=True)
     if bad:
-        print(f"{bad} of {len(chosen)} damaged or missing", file=sys.stderr)
+        print(f"{bad} of {len(chosen)} corrupt or missing", file=sys.stderr)
     return 1 if bad else 0

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..evaluation import plot_curves, read_scalars
 from ..models import use_channels_last
 from ..version import __version__
-from ..weights import resolve_checkpoint
+from ..weights.mmengine_loaders import read_any
 from .config import require
 from .hooks import ConsoleHook, ResultsHook
 from .launch import Machine, init_distributed, prepare_machine, timeout_of
@@ -120,7 +120,7 @@ def _train(
     check_data(cfg, _LOADERS)
     check_start(cfg, ["train", "val"])
     if start.record is None:
-        _fetch_pretrained(cfg.model, "model")
+        _check_pretrained(cfg.model, "model")
     prepare_machine(cfg, machine)
     numerics = numerics_of(cfg, machine.world_size)
     start.compare(resolved.values, numerics, allow_changes)
@@ -220,18 +220,18 @@ def unwrapped_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt("before the first iteration: nothing was trained") from None
 
 
-def _fetch_pretrained(node: Any, key: str) -> None:
-    """Fetch the file of every ``init_cfg`` of type ``Pretrained``."""
+def _check_pretrained(node: Any, key: str) -> None:
+    """Fetch and read the file of every ``init_cfg`` of type ``Pretrained``: it may be corrupt."""
     if isinstance(node, dict):
         for name, value in node.items():
-            _fetch_pretrained(value, f"{key}.{name}")
+            _check_pretrained(value, f"{key}.{name}")
         checkpoint = node.get("checkpoint")
         if node.get("type") == "Pretrained" and isinstance(checkpoint, str):
             check_checkpoint(checkpoint, f"config key {key}.checkpoint")
-            resolve_checkpoint(checkpoint)  # the initialiser reads it
+            read_any(checkpoint)
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
-            _fetch_pretrained(value, f"{key}[{index}]")
+            _check_pretrained(value, f"{key}[{index}]")
 
 
 def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:

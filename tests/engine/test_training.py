@@ -1,8 +1,13 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from small_runs import run, small_config
+from user_errors import raises_user_error
+
+from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.engine.training import unwrapped_interrupts
 
@@ -19,3 +24,13 @@ def test_an_interrupt_that_a_library_turned_into_an_error_is_raised(behind: Base
 def test_other_errors_stay() -> None:
     with pytest.raises(SyntaxError), unwrapped_interrupts():
         raise SyntaxError("really")
+
+
+def test_corrupt_pretrained_weights_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 4, 1, progress=False)
+    (tmp_path / "weights.pth").write_bytes(b"PK\3\4" + bytes(100))
+    cfg = small_config(tmp_path / "scenes")
+    cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "weights.pth"))
+    with raises_user_error("corrupt", tmp_path / "weights.pth"):
+        run(cfg, tmp_path / "work")
+    assert not (tmp_path / "work").exists()

@@ -128,16 +128,16 @@ def test_verify(run: Callable[..., Result], entry: Path, tmp_path: Path) -> None
     code, out, _ = run("verify")
     assert code == 0 and "holds no published weights" in out
     code, out, err = run("verify", "net")
-    assert code == 1 and out == f"MISSING  {entry}\n"
-    assert err == "1 of 1 damaged or missing\n"
+    assert code == 1 and out == f"missing  {entry}\n"
+    assert err == "1 of 1 corrupt or missing\n"
     entry.write_bytes(DATA)
     copy = tmp_path / entry.name
     copy.write_bytes(DATA[:-1])
     code, out, _ = run("verify")
-    assert (code, out) == (0, f"whole    {entry} (sha1 {hashlib.sha1(DATA).hexdigest()})\n")
+    assert (code, out) == (0, f"ok       {entry} (sha1 {hashlib.sha1(DATA).hexdigest()})\n")
     code, out, _ = run("verify", "net", copy)
     assert code == 1 and len(out.splitlines()) == 2
-    assert f"DAMAGED  {copy}: the content has SHA-1" in out
+    assert f"corrupt  {copy}: the content has SHA-1" in out
     other = tmp_path / "other.pth"
     other.write_bytes(DATA)
     code, _, err = run("verify", other)
