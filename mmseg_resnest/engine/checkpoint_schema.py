@@ -217,8 +217,6 @@ def _numbers(value: Any, key: str, refuse: Refusal) -> NDArray:
     refuse(key, value, "a tensor of numbers")
 
 
-# --- results --------------------------------------------------------------------------------
-
 #: What the run itself puts into ``results.json``; a checkpoint does not speak for it.
 _OF_THE_RUN = (
     *("task", "config", "version", "numerics", "best_checkpoint", "last_checkpoint", "history"),

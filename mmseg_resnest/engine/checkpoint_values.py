@@ -82,9 +82,6 @@ def describe(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-# --- specifications -------------------------------------------------------------------------
-
-
 def rule(fits: Callable[[Any], bool], expected: str) -> Spec:
     """One value that ``fits``; ``expected`` says in words which do."""
 
@@ -184,9 +181,6 @@ def _check_mapping(value: Any, key: str, refuse: Refusal) -> None:
 
 def _place(key: str, name: Any) -> str:
     return f"{key}.{name}" if isinstance(name, str) else f"{key}[{name}]"
-
-
-# --- rules ----------------------------------------------------------------------------------
 
 
 def is_integer(value: Any, least: int = 0, most: int = LARGEST) -> bool:

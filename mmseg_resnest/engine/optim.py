@@ -13,26 +13,21 @@ from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 
 from ..registry import OPTIM_WRAPPERS
 
-__all__ = [
-    "AmpOptimWrapper",
-    "BFloat16OptimWrapper",
-    "Guard",
-    "GuardedOptimWrapper",
-    "OptimWrapper",
-]
+__all__ = ["AmpOptimWrapper", "BFloat16OptimWrapper", "Guard", "GuardedOptimWrapper"]
+__all__ += ["OptimWrapper"]
 
 
 class Guard(Protocol):
     """Decides before each update whether it is made."""
 
     def see_loss(self, loss: torch.Tensor) -> None:
-        """Take note of a loss before its backward pass."""
+        """Called with a loss before its backward pass."""
 
     def allows(self, wrapper: MMEngineOptimWrapper) -> bool:
         """Whether the gradients may reach the weights; called on every process."""
 
     def updated(self) -> None:
-        """Take note that the update was made."""
+        """Called after an update."""
 
 
 class GuardedOptimWrapper(MMEngineOptimWrapper):

@@ -4,15 +4,14 @@
 :func:`resolve` is the only place where a config is changed. It is pure: it works on a copy and
 reads nothing of the process. What has to be looked up first is an argument: the checkpoint to
 resume from (:mod:`~mmseg_resnest.engine.start`), the numbers of classes, and the machine
-(:class:`~mmseg_resnest.engine.launch.Machine`). The steps are the functions of
-:data:`TRAINING_STEPS` with :data:`MACHINE_STEPS`, and of :data:`TESTING_STEPS`, in their order.
+(:class:`~mmseg_resnest.engine.launch.Machine`).
 """
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -27,9 +26,8 @@ from ..registry import type_name
 from .launch import Machine
 from .resume_changes import Note, describe_config
 
-__all__ = ["MACHINE_STEPS", "TESTING_STEPS", "TRAINING_STEPS", "Resolved", "ResumePoint"]
-__all__ += ["TestingOptions", "TrainingOptions", "default_work_dir", "enable_amp"]
-__all__ += ["resolve", "work_dir_of"]
+__all__ = ["Resolved", "ResumePoint", "TestingOptions", "TrainingOptions"]
+__all__ += ["default_work_dir", "enable_amp", "resolve", "work_dir_of"]
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
@@ -106,12 +104,38 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     """
     cfg = copy.deepcopy(cfg)
     values: dict[str, str] = {}
+    notes: list[Note | None] = []
     if isinstance(options, TrainingOptions):
-        notes = [step(cfg, options, machine) for step in TRAINING_STEPS]
+        cfg.work_dir = work_dir_of(cfg, options)
+        _set_start(cfg, options)
+        notes.append(_set_seed(cfg, options))
+        _set_numerics(cfg)
+        if options.amp:
+            notes.append(("precision", enable_amp(cfg, machine.cuda)))
+        if options.auto_scale_lr:
+            _scale_learning_rate(cfg)
+        _guard_numbers(cfg)
+        _log_to_services(cfg, options)
+        # What follows fits the run to the machine; it changes no result.
         values = describe_config(cfg)
-        notes += [step(cfg, options, machine) for step in MACHINE_STEPS]
+        notes.append(_share_batch(cfg, machine))
+        if cfg.numerics.fused:
+            _merge_pipelines(cfg.train_dataloader.get("dataset"))
+        for name, numbers in options.classes.items():  # LoadAnnotations refuses other labels
+            guard_labels(cfg[name].dataset, numbers, loss_ignore_index(cfg))
     else:
-        notes = [step(cfg, options, machine) for step in TESTING_STEPS]
+        _set_test_folder(cfg, options)
+        cfg.load_from, cfg.resume = None, False  # the weights are those of the command line
+        _set_numerics(cfg)
+        if options.tta:
+            _use_tta(cfg)
+        if options.official:
+            _add_official_metric(cfg)
+        if options.submission is not None:
+            _use_submission(cfg, options.submission)
+        _keep_image_counts(cfg, options)
+    _fit_loaders(cfg, machine)
+    _set_launcher(cfg, options, machine)
     return Resolved(cfg, [note for note in notes if note is not None], values)
 
 
@@ -125,16 +149,12 @@ def default_work_dir(cfg: Config) -> str:
 # --- training -------------------------------------------------------------------------------
 
 
-def _set_work_dir(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
-    cfg.work_dir = work_dir_of(cfg, options)
-
-
 def work_dir_of(cfg: Config, options: TrainingOptions) -> str:
     """The work folder of a training."""
     return os.fspath(options.work_dir or cfg.get("work_dir") or default_work_dir(cfg))
 
 
-def _set_start(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+def _set_start(cfg: Config, options: TrainingOptions) -> None:
     """Resume, or start; a start may load weights (``load_from``)."""
     cfg.resume = options.resume is not None
     if options.resume is not None:
@@ -142,7 +162,7 @@ def _set_start(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
         _drop_pretrained(cfg.model)
 
 
-def _set_numerics(cfg: Config, options: Any, machine: Machine) -> None:
+def _set_numerics(cfg: Config) -> None:
     """Whether steps may be fused, which changes rounding; see :mod:`.numerics`."""
     cfg.numerics = {"fused": True, **(cfg.get("numerics") or {})}
     if not isinstance(cfg.numerics.fused, bool):
@@ -160,7 +180,7 @@ def _drop_pretrained(node: Any) -> None:
             _drop_pretrained(value)
 
 
-def _set_seed(cfg: Config, options: TrainingOptions, machine: Machine) -> Note | None:
+def _set_seed(cfg: Config, options: TrainingOptions) -> Note | None:
     """The seed of the resumed run, or else that of the options, or else the config's."""
     randomness = dict(cfg.get("randomness") or {})
     wanted = randomness.get("seed") if options.seed is None else options.seed
@@ -179,10 +199,6 @@ def _set_seed(cfg: Config, options: TrainingOptions, machine: Machine) -> Note |
     if resumed is not None and wanted not in (None, resumed):
         return "seed", f"{resumed}, the resumed run's, not {wanted}"
     return None
-
-
-def _set_precision(cfg: Config, options: TrainingOptions, machine: Machine) -> Note | None:
-    return ("precision", enable_amp(cfg, machine.cuda)) if options.amp else None
 
 
 def enable_amp(cfg: Config, cuda: bool) -> str:
@@ -208,9 +224,7 @@ def enable_amp(cfg: Config, cuda: bool) -> str:
     return "mixed precision (bfloat16)"
 
 
-def _scale_learning_rate(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
-    if not options.auto_scale_lr:
-        return
+def _scale_learning_rate(cfg: Config) -> None:
     scaling = cfg.get("auto_scale_lr") or {}
     if not scaling.get("base_batch_size"):
         raise UserError(
@@ -222,14 +236,14 @@ def _scale_learning_rate(cfg: Config, options: TrainingOptions, machine: Machine
     cfg.auto_scale_lr = {**scaling, "enable": True}
 
 
-def _guard_numbers(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+def _guard_numbers(cfg: Config) -> None:
     """Keep losses that are not finite from the weights, unless the config says otherwise."""
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault("nonfinite", dict(type="NonFiniteHook"))
 
 
-def _log_to_services(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+def _log_to_services(cfg: Config, options: TrainingOptions) -> None:
     for service in dict.fromkeys(options.log_to):
         if cfg.get("visualizer") is None:
             cfg.visualizer = dict(type="SegLocalVisualizer")
@@ -239,7 +253,7 @@ def _log_to_services(cfg: Config, options: TrainingOptions, machine: Machine) ->
             cfg.visualizer.vis_backends = [*backends, tracker]
 
 
-def _share_batch(cfg: Config, options: TrainingOptions, machine: Machine) -> Note | None:
+def _share_batch(cfg: Config, machine: Machine) -> Note | None:
     """Divide the training batch, which is the total one, over the processes."""
     loader = cfg.train_dataloader
     holder = loader if "batch_size" in loader else loader.get("batch_sampler") or {}
@@ -262,48 +276,30 @@ def _share_batch(cfg: Config, options: TrainingOptions, machine: Machine) -> Not
     return "batch", f"{total} images a step = {processes} processes x {total // processes}"
 
 
-def _merge_pipelines(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
+def _merge_pipelines(node: Any) -> None:
     """Do resize and crop of the training images in one step; the samples stay the same."""
-    if cfg.numerics.fused:
-        _merge_steps_below(cfg.train_dataloader.get("dataset"))
-
-
-def _merge_steps_below(node: Any) -> None:
     if isinstance(node, dict):
         for value in node.values():
-            _merge_steps_below(value)
+            _merge_pipelines(value)
         if isinstance(node.get("pipeline"), list):
             node["pipeline"] = merge_steps(node["pipeline"])
     elif isinstance(node, (list, tuple)):
         for value in node:
-            _merge_steps_below(value)
-
-
-def _guard_labels(cfg: Config, options: TrainingOptions, machine: Machine) -> None:
-    """Tell ``LoadAnnotations`` the number of classes, so that it refuses other labels."""
-    for name, numbers in options.classes.items():
-        guard_labels(cfg[name].dataset, numbers, loss_ignore_index(cfg))
+            _merge_pipelines(value)
 
 
 # --- testing --------------------------------------------------------------------------------
 
 
-def _set_test_folder(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+def _set_test_folder(cfg: Config, options: TestingOptions) -> None:
     folder = options.work_dir
     if folder is None:
         folder = os.path.join(default_work_dir(cfg), "test_tta" if options.tta else "test")
     cfg.work_dir = os.fspath(folder)
 
 
-def _start_from_the_checkpoint(cfg: Config, options: TestingOptions, machine: Machine) -> None:
-    """The weights to test are those of the command line alone."""
-    cfg.load_from, cfg.resume = None, False
-
-
-def _use_tta(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+def _use_tta(cfg: Config) -> None:
     """Put the test-time augmentation around the model, as MMSegmentation does."""
-    if not options.tta:
-        return
     if cfg.get("tta_model") is None:
         raise UserError(
             "config-key",
@@ -317,10 +313,8 @@ def _use_tta(cfg: Config, options: TestingOptions, machine: Machine) -> None:
     cfg.model = cfg.tta_model
 
 
-def _add_official_metric(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+def _add_official_metric(cfg: Config) -> None:
     """Put Cityscapes' official evaluation beside the config's metrics."""
-    if not options.official:
-        return
     kind = cfg.test_dataloader.dataset.get("type")
     if type_name(kind) != "CityscapesDataset":
         message = f"is for Cityscapes; the config's test split is {kind}"
@@ -330,12 +324,10 @@ def _add_official_metric(cfg: Config, options: TestingOptions, machine: Machine)
     cfg.test_evaluator = [*metrics, ConfigDict(type="CityscapesOfficialMetric")]
 
 
-def _use_submission(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+def _use_submission(cfg: Config, submission: str) -> None:
     """Make the test split one of images alone, which nothing scores."""
-    if options.submission is None:
-        return
-    if options.submission not in FORMATS:
-        name = f"--format {options.submission}"
+    if submission not in FORMATS:
+        name = f"--format {submission}"
         raise UserError("argument", name, f"must be one of {', '.join(FORMATS)}")
     dataset: Any = cfg.test_dataloader.dataset
     if dataset.get("datasets") or dataset.get("dataset"):
@@ -356,7 +348,7 @@ def _loads_labels(step: Mapping[str, Any]) -> bool:
     return type_name(step.get("type")) == "LoadAnnotations"
 
 
-def _keep_image_counts(cfg: Config, options: TestingOptions, machine: Machine) -> None:
+def _keep_image_counts(cfg: Config, options: TestingOptions) -> None:
     """Have the counts of each image written beside results.json, for comparisons."""
     evaluators = cfg.test_evaluator
     for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
@@ -372,7 +364,7 @@ def _keep_image_counts(cfg: Config, options: TestingOptions, machine: Machine) -
 # --- the machine ----------------------------------------------------------------------------
 
 
-def _fit_loaders(cfg: Config, options: Any, machine: Machine) -> None:
+def _fit_loaders(cfg: Config, machine: Machine) -> None:
     """Make the data loaders fit the machine, in place; changes no result.
 
     No more workers than the cores of one process. A worker that delivers no batch for ten minutes
@@ -403,37 +395,3 @@ def _set_launcher(cfg: Config, options: Any, machine: Machine) -> None:
         find_unused_parameters=cfg.get("find_unused_parameters", False),
         device_ids=None,  # MMEngine would name a GPU
     )
-
-
-#: The steps of a training, in their order.
-TRAINING_STEPS: tuple[Callable[[Config, TrainingOptions, Machine], Note | None], ...] = (
-    _set_work_dir,
-    _set_start,
-    _set_seed,
-    _set_numerics,
-    _set_precision,
-    _scale_learning_rate,
-    _guard_numbers,
-    _log_to_services,
-)
-#: The further steps of a training, which fit it to the machine, in their order.
-MACHINE_STEPS: tuple[Callable[[Config, TrainingOptions, Machine], Note | None], ...] = (
-    _share_batch,
-    _merge_pipelines,
-    _guard_labels,
-    _fit_loaders,
-    _set_launcher,
-)
-#: The steps of an evaluation, in their order. Counts are kept in the work folder, by metrics that
-#: are left after a submission; whether they are sums depends on the augmentation.
-TESTING_STEPS: tuple[Callable[[Config, TestingOptions, Machine], Note | None], ...] = (
-    _set_test_folder,
-    _start_from_the_checkpoint,
-    _set_numerics,
-    _use_tta,
-    _add_official_metric,
-    _use_submission,
-    _keep_image_counts,
-    _fit_loaders,
-    _set_launcher,
-)

@@ -117,8 +117,6 @@ def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
     return True
 
 
-# --- optimizer ------------------------------------------------------------------------------
-
 _NOT_NEGATIVE = rule(lambda value: is_number(value) and 0 <= value <= 1e30, "a number from 0")
 _BELOW_1 = rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0, below 1")
 
@@ -262,11 +260,6 @@ def _is_dense(value: Tensor) -> bool:
 def _unknown_state(parameter: Tensor) -> Spec:
     """The state of an optimizer that cannot be tried: tensors like the parameter, and numbers."""
 
-    def is_step(value: Any) -> bool:
-        if plain_tensor(value) and value.numel() == 1:
-            value = value.item()
-        return is_number(value) and value >= 0
-
     def is_entry(value: Any) -> bool:
         if isinstance(value, Tensor):
             fits = plain_tensor(value) and value.shape in (parameter.shape, (), (1,))
@@ -274,7 +267,7 @@ def _unknown_state(parameter: Tensor) -> Spec:
         return value is None or isinstance(value, bool) or is_number(value)
 
     words = f"a number, or a tensor of shape {list(parameter.shape)}"
-    return fields({"step": rule(is_step, "a number from 0"), "*": rule(is_entry, words)})
+    return fields({"step": _entry_like(torch.zeros(())), "*": rule(is_entry, words)})
 
 
 def _states_after_a_step(
@@ -298,9 +291,6 @@ def _states_after_a_step(
     except Exception:  # an optimizer of any library, in any way
         return None
     return [dict(trial.state[one]) for one in stand_ins]
-
-
-# --- names of files -------------------------------------------------------------------------
 
 
 def keep_own_names(info: dict[str, Any], folder: Path, template: str) -> None:

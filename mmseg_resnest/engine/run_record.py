@@ -119,9 +119,6 @@ def _module_sources() -> Iterator[tuple[str, str]]:
                 yield name, f"content {digest(source.read())}"
 
 
-# --- data -----------------------------------------------------------------------------------
-
-
 def describe_dataset(dataset: Any, name: str, record: RunRecord) -> None:
     """Record what a built data set holds; of wrappers also what is in the data sets inside."""
     facts = record.facts
@@ -167,9 +164,6 @@ def _relative(paths: list[str], folders: Iterable[Any]) -> list[str]:
                 return [path[len(start) :] for path in paths]
     common = os.path.commonprefix(paths)  # noqa: RUF071 (cut at the last separator)
     return [path[common.rfind("/") + 1 :] for path in paths]
-
-
-# --- comparison -----------------------------------------------------------------------------
 
 
 def describe_differences(mine: RunRecord, theirs: RunRecord) -> list[str]:

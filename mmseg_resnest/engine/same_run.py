@@ -50,7 +50,10 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         states = _gather((socket.gethostname(), mine.digest(), problem and _words(problem)))
         if any(words for _, _, words in states):
             _part()
-            raise problem or _failure_of_another(states)
+            if problem:
+                raise problem
+            rank, (host, _, words) = next((r, s) for r, s in enumerate(states) if s[2] is not None)
+            raise UserError("ranks", f"process {rank} on {host}", str(words))
         if len({digest for _, digest, _ in states}) == 1:
             return
         first: list[Any] = [mine if get_rank() == 0 else None]
@@ -121,12 +124,6 @@ def _gather(mine: Any) -> list[Any]:
 
 def _words(error: Exception) -> str:
     return error.text if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def _failure_of_another(states: Sequence[tuple[str, str, str | None]]) -> UserError:
-    """What failed in the first process that failed."""
-    rank, (host, _, problem) = next((r, s) for r, s in enumerate(states) if s[2] is not None)
-    return UserError("ranks", f"process {rank} on {host}", str(problem))
 
 
 def _part() -> None:

@@ -39,19 +39,14 @@ class Start:
             (``load_from``) their state dict, once :meth:`fit` has read it.
         notes: Rows for the header of the run.
         changes: Allowed differences from the resumed run, once :meth:`compare` has found them.
+        numerics: What the checkpoint to continue from says of its run's rounding.
     """
 
     resume: ResumePoint | None = None
     record: dict[str, Any] | None = None
     notes: list[Note] = field(default_factory=list)
     changes: Changes = field(default_factory=Changes)
-
-    @property
-    def numerics(self) -> dict[str, Any] | None:
-        """What the checkpoint to continue from says of its run's rounding."""
-        if self.resume is None or self.record is None:
-            return None
-        return self.record["meta"].get("numerics")
+    numerics: dict[str, Any] | None = None
 
     def compare(
         self, values: Mapping[str, str], numerics: Mapping[str, Any], allow_changes: Sequence[str]
@@ -79,11 +74,6 @@ class Start:
             self.record = load_checkpoint(source)
             load_weights(model, self.record, start_training=True, name=source, check_only=True)
         check_schedule_ends(cfg)
-
-    def hand_over(self) -> dict[str, Any] | None:
-        """What the runner loads; it is not kept here."""
-        record, self.record = self.record, None
-        return record
 
 
 def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
@@ -123,7 +113,8 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
             raise UserError("corrupt", f"--resume {resume}", message)
     if resume is not None:
         start.record = check_training_checkpoint(resume)
-        start.resume = ResumePoint(resume, start.record["meta"].get("seed"))
+        meta = start.record["meta"]
+        start.resume, start.numerics = ResumePoint(resume, meta.get("seed")), meta.get("numerics")
         start.notes.append(("start", f"continue from {display_path(resume)}"))
     elif cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "config key load_from")

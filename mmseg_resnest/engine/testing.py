@@ -13,11 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 
 from ..errors import UserError
-from ..evaluation import (
-    FORMATS,
-    CityscapesOfficialMetric,
-    write_result,
-)
+from ..evaluation import FORMATS, CityscapesOfficialMetric, write_result
 from ..models import fold_for_inference
 from ..version import __version__
 from ..weights import load_checkpoint
@@ -90,80 +86,72 @@ def evaluate(
     options = TestingOptions(work_dir, tta, official, submission, launcher)
     folders = {"--out": out_dir, "--show-dir": show_dir}
     with contextlib.ExitStack() as held:
-        return _evaluate(cfg, options, checkpoint, folders, held)
+        with failing_together(options.launcher, timeout_of(cfg)):
+            # Resolve.
+            machine = Machine.here(options.launcher)
+            cfg, notes, _ = resolve_testing(cfg, options, machine)
 
+            # Preflight.
+            if options.submission is not None:
+                _check_submission_folder(folders["--out"], options.submission)
+            check_checkpoint(checkpoint, "checkpoint")
+            check_data(cfg, ("test_dataloader",))  # before what may be a long download
+            weights = load_checkpoint(os.fspath(checkpoint))
+            prepare_machine(cfg, machine)
 
-def _evaluate(
-    cfg: Config,
-    options: TestingOptions,
-    checkpoint: str | os.PathLike[str],
-    folders: dict[str, str | os.PathLike[str] | None],
-    held: contextlib.ExitStack,
-) -> dict[str, Any]:
-    with failing_together(options.launcher, timeout_of(cfg)):
-        # Resolve.
-        machine = Machine.here(options.launcher)
-        cfg, notes, _ = resolve_testing(cfg, options, machine)
+            # Build.
+            model = build_model(cfg)
+            load_weights(model, weights, name=checkpoint)
+            del weights
+            if machine.rank == 0:
+                named = {"--work-dir": cfg.work_dir, **folders}.items()
+                places = {Path(path): name for name, path in named if path is not None}
+                notes += RunFolders(places, held).hold(make=True)
+        init_distributed(options.launcher, timeout_of(cfg))
+        state = describe_model_state(model)
+        arguments = {"submission": options.submission}
+        check_same_run(
+            lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **arguments)
+        )
+        runner = Runner.from_cfg(cfg, model=model)
+        runner.register_hook(TestProgressHook())
+        if options.submission is None:
+            runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
+        out, show = (None if path is None else os.fspath(path) for path in folders.values())
+        saving = SavePredictionsHook(out, show, options.submission)
+        if out or show:
+            runner.register_hook(saving)
 
-        # Preflight.
+        # Run.
+        # On every process: a sampler that is built agrees on its seed with the others'.
+        dataset = runner.test_loop.dataloader.dataset
+        if is_main_process():
+            _print_header(runner, checkpoint, options.tta, notes)
+        folded = is_fused(cfg) and not machine.cuda
+        if folded:
+            fold_for_inference(runner.model.eval())
+        start = time.monotonic()
+        metrics = _run(runner)
+        result = {
+            "task": "test",
+            "config": cfg.filename,
+            "checkpoint": os.fspath(checkpoint),
+            "tta": options.tta,
+            "folded": folded,
+            "numerics": runner.describe_numerics(folded),
+            "version": __version__,
+            "seconds": round(time.monotonic() - start, 3),
+            **evaluation_result(runner.test_evaluator, metrics),
+        }
+        for metric in runner.test_evaluator.metrics:
+            if isinstance(metric, CityscapesOfficialMetric):
+                result["official"] = metric.last_official
         if options.submission is not None:
-            _check_submission_folder(folders["--out"], options.submission)
-        check_checkpoint(checkpoint, "checkpoint")
-        check_data(cfg, ("test_dataloader",))  # before what may be a long download
-        weights = load_checkpoint(os.fspath(checkpoint))
-        prepare_machine(cfg, machine)
-
-        # Build.
-        model = build_model(cfg)
-        load_weights(model, weights, name=checkpoint)
-        del weights
-        if machine.rank == 0:
-            named = {"--work-dir": cfg.work_dir, **folders}.items()
-            places = {Path(path): name for name, path in named if path is not None}
-            notes += RunFolders(places, held).hold(make=True)
-    init_distributed(options.launcher, timeout_of(cfg))
-    state = describe_model_state(model)
-    arguments = {"submission": options.submission}
-    check_same_run(lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **arguments))
-    runner = Runner.from_cfg(cfg, model=model)
-    runner.register_hook(TestProgressHook())
-    if options.submission is None:
-        runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
-    out, show = (None if path is None else os.fspath(path) for path in folders.values())
-    saving = SavePredictionsHook(out, show, options.submission)
-    if out or show:
-        runner.register_hook(saving)
-
-    # Run.
-    # On every process: a sampler that is built agrees on its seed with the others'.
-    dataset = runner.test_loop.dataloader.dataset
-    if is_main_process():
-        _print_header(runner, checkpoint, options.tta, notes)
-    folded = is_fused(cfg) and not machine.cuda
-    if folded:
-        fold_for_inference(runner.model.eval())
-    start = time.monotonic()
-    metrics = _run(runner)
-    result = {
-        "task": "test",
-        "config": cfg.filename,
-        "checkpoint": os.fspath(checkpoint),
-        "tta": options.tta,
-        "folded": folded,
-        "numerics": runner.describe_numerics(folded),
-        "version": __version__,
-        "seconds": round(time.monotonic() - start, 3),
-        **evaluation_result(runner.test_evaluator, metrics),
-    }
-    for metric in runner.test_evaluator.metrics:
-        if isinstance(metric, CityscapesOfficialMetric):
-            result["official"] = metric.last_official
-    if options.submission is not None:
-        archive = None if saving.archive is None else os.fspath(saving.archive)
-        result.update(format=options.submission, images=len(dataset), archive=archive)
-    if is_main_process():
-        write_result(result, Path(cfg.work_dir) / "results.json")
-    return {**result, "work_dir": cfg.work_dir}
+            archive = None if saving.archive is None else os.fspath(saving.archive)
+            result.update(format=options.submission, images=len(dataset), archive=archive)
+        if is_main_process():
+            write_result(result, Path(cfg.work_dir) / "results.json")
+        return {**result, "work_dir": cfg.work_dir}
 
 
 def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> Resolved:
@@ -173,10 +161,7 @@ def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> R
 
 
 def _print_header(
-    runner: Runner,
-    checkpoint: str | os.PathLike[str],
-    tta: bool,
-    notes: list[Note],
+    runner: Runner, checkpoint: str | os.PathLike[str], tta: bool, notes: list[Note]
 ) -> None:
     cfg, dataset = runner.cfg, runner.test_dataloader.dataset
     title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name

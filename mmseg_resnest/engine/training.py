@@ -91,77 +91,68 @@ def train(
         unwrapped_interrupts(),
         failing_together(launcher, timeout_of(cfg)),
     ):
-        return _train(cfg, options, resume, allow_changes, signals, held)
+        begin = time.monotonic()
+        machine = Machine.here(options.launcher)
 
+        # Resolve. The folders are held before the latest checkpoint is looked for.
+        folders = None
+        if machine.rank == 0:
+            folders = RunFolders(folders_of_training(cfg, work_dir_of(cfg, options)), held)
+        notes = folders.hold(make=False) if folders else []
+        resolved, start = resolve_training(cfg, options, machine, resume)
+        cfg = resolved.cfg
 
-def _train(
-    cfg: Config,
-    options: TrainingOptions,
-    resume: str | None,
-    allow_changes: Sequence[str],
-    signals: StopSignals,
-    held: contextlib.ExitStack,
-) -> dict[str, Any]:
-    begin = time.monotonic()
-    machine = Machine.here(options.launcher)
+        # Preflight.
+        check_services(options.log_to)
+        check_sharding(cfg)
+        check_checkpoint_hook(cfg)
+        check_data(cfg, _LOADERS)
+        check_start(cfg, ["train", "val"])
+        if start.record is None:
+            _check_pretrained(cfg.model, "model")
+        prepare_machine(cfg, machine)
+        numerics = numerics_of(cfg, machine.world_size)
+        start.compare(resolved.values, numerics, allow_changes)
 
-    # Resolve. The folders are held before the latest checkpoint is looked for.
-    folders = None
-    if machine.rank == 0:
-        folders = RunFolders(folders_of_training(cfg, work_dir_of(cfg, options)), held)
-    notes = folders.hold(make=False) if folders else []
-    resolved, start = resolve_training(cfg, options, machine, resume)
-    cfg = resolved.cfg
+        # Build.
+        built = build_seeded_model(cfg, machine.rank)
+        start.fit(cfg, built.model)
+        state = describe_model_state(built.model)
+        if folders:
+            notes += folders.hold(make=True)
+            check_disk_space(cfg, built.model)
+        init_distributed(options.launcher, timeout_of(cfg))
+        changes = sorted(allow_changes)
+        check_same_run(
+            lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
+        )
+        runner = Runner.from_cfg(cfg, built)
+        del built
+        notes += [*start.notes, *resolved.notes]
+        runner.start_from(start.record)
+        start.record = None
+        runner.config_values, runner.numerics = resolved.values, numerics
+        runner.changes = start.changes
+        if folders:
+            runner.before_saving = folders.check
+        if machine.world_size == 1 and is_fused(cfg) and use_channels_last(runner.model):
+            numerics["memory_order"] = "channels_last"
+        notes += rounding_notes(numerics, start.numerics)
+        title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
+        results = ResultsHook(
+            extra={"task": "train", "config": cfg.filename, "version": __version__}
+        )
+        runner.register_hook(ConsoleHook(title=title, config=str(cfg.filename), notes=notes))
+        runner.register_hook(results)
 
-    # Preflight.
-    check_services(options.log_to)
-    check_sharding(cfg)
-    check_checkpoint_hook(cfg)
-    check_data(cfg, _LOADERS)
-    check_start(cfg, ["train", "val"])
-    if start.record is None:
-        _check_pretrained(cfg.model, "model")
-    prepare_machine(cfg, machine)
-    numerics = numerics_of(cfg, machine.world_size)
-    start.compare(resolved.values, numerics, allow_changes)
-
-    # Build.
-    built = build_seeded_model(cfg, machine.rank)
-    start.fit(cfg, built.model)
-    state = describe_model_state(built.model)
-    if folders:
-        notes += folders.hold(make=True)
-        check_disk_space(cfg, built.model)
-    init_distributed(options.launcher, timeout_of(cfg))
-    changes = sorted(allow_changes)
-    check_same_run(
-        lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
-    )
-    runner = Runner.from_cfg(cfg, built)
-    del built
-    notes += [*start.notes, *resolved.notes]
-    before = start.numerics
-    runner.start_from(start.hand_over())
-    runner.config_values, runner.numerics = resolved.values, numerics
-    runner.changes = start.changes
-    if folders:
-        runner.before_saving = folders.check
-    if machine.world_size == 1 and is_fused(cfg) and use_channels_last(runner.model):
-        numerics["memory_order"] = "channels_last"
-    notes += rounding_notes(numerics, before)
-    title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
-    results = ResultsHook(extra={"task": "train", "config": cfg.filename, "version": __version__})
-    runner.register_hook(ConsoleHook(title=title, config=str(cfg.filename), notes=notes))
-    runner.register_hook(results)
-
-    # Run.
-    signals.training()
-    _run(runner)
-    summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - begin}
-    if is_main_process():
-        summary.update(_read_results(runner, results))
-        summary["curves"] = _draw_curves(cfg.work_dir, title, runner)
-    return summary
+        # Run.
+        signals.training()
+        _run(runner)
+        summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - begin}
+        if is_main_process():
+            summary.update(_read_results(runner, results))
+            summary["curves"] = _draw_curves(cfg.work_dir, title, runner)
+        return summary
 
 
 def resolve_training(

@@ -179,6 +179,9 @@ TESTING: list[tuple[TestingOptions, dict[str, Any]]] = [
             "work_dir": os.path.join("work_dirs", "fcn_resnest50_cityscapes", "test"),
             "load_from": None,
             "resume": False,
+            "test_evaluator.image_counts": os.path.join(
+                "work_dirs", "fcn_resnest50_cityscapes", "test", "images.npz"
+            ),
             "model.type": "EncoderDecoder",
             "launcher": "none",
         },
@@ -207,12 +210,6 @@ def test_options_of_an_evaluation(
     assert {key: at(resolved, key) for key in expected} == expected
 
 
-def test_counts_of_images_lie_in_the_work_folder(cityscapes: Config) -> None:
-    plain = resolve(cityscapes, TestingOptions(work_dir="x"), HERE).cfg.test_evaluator
-    metric = plain[0] if isinstance(plain, list) else plain
-    assert metric.image_counts == os.path.join("x", "images.npz")
-
-
 def test_a_submission_reads_no_labels(cityscapes: Config) -> None:
     cfg = resolve(cityscapes, TestingOptions(submission="cityscapes"), HERE).cfg
     assert "LoadAnnotations" not in str(cfg.test_dataloader)
@@ -230,29 +227,39 @@ def test_the_pipeline_stays_unless_steps_may_be_fused(cfg: Config) -> None:
     assert "RandomCrop" not in steps(fused=True)
 
 
-def test_a_resumed_run_fetches_no_pretrained_weights(cfg: Config) -> None:
-    cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint="backbone.pth")
-    resumed = resolve(cfg, TrainingOptions(resume=ResumePoint("iter_4.pth")), HERE).cfg
-    assert resumed.model.backbone.init_cfg is None
-    assert resolve(cfg, TrainingOptions(), HERE).cfg.model.backbone.init_cfg.type == "Pretrained"
+PRETRAINED = {"model.backbone.init_cfg": dict(type="Pretrained", checkpoint="backbone.pth")}
+NO_WORKERS = dict(num_workers=0, persistent_workers=True, prefetch_factor=2, timeout=5)
 
 
-def test_a_hook_and_a_wrapper_of_the_config_stay(cfg: Config) -> None:
-    cfg.default_hooks.nonfinite = dict(type="NonFiniteHook", on_nonfinite="skip")
-    cfg.model_wrapper_cfg = dict(type="FSDP")
-    cfg.train_dataloader.timeout = 5
-    resolved = resolve(cfg, TrainingOptions(launcher="pytorch"), Machine(world_size=2)).cfg
-    assert resolved.default_hooks.nonfinite.on_nonfinite == "skip"
-    assert resolved.model_wrapper_cfg.type == "FSDP"
-    assert resolved.train_dataloader.timeout == 5
-
-
-def test_a_run_without_workers(cfg: Config) -> None:
-    cfg.train_dataloader.update(
-        num_workers=0, persistent_workers=True, prefetch_factor=2, timeout=5
-    )
-    loader = resolve(cfg, TrainingOptions(), HERE).cfg.train_dataloader
-    assert not {"persistent_workers", "prefetch_factor", "timeout"} & set(loader)
+@pytest.mark.parametrize(
+    ("change", "options", "expected"),
+    [
+        (PRETRAINED, dict(resume=ResumePoint("a.pth")), {"model.backbone.init_cfg": None}),
+        (PRETRAINED, {}, {"model.backbone.init_cfg.type": "Pretrained"}),
+        (
+            {"default_hooks.nonfinite": dict(type="NonFiniteHook", on_nonfinite="skip")},
+            {},
+            {"default_hooks.nonfinite.on_nonfinite": "skip"},
+        ),
+        (
+            {"model_wrapper_cfg": dict(type="FSDP")},
+            dict(launcher="pytorch"),
+            {"model_wrapper_cfg.type": "FSDP"},
+        ),
+        ({"train_dataloader.timeout": 5}, {}, {"train_dataloader.timeout": 5}),
+        (
+            {f"train_dataloader.{key}": value for key, value in NO_WORKERS.items()},
+            {},
+            {f"train_dataloader.{key}": None for key in list(NO_WORKERS)[1:]},
+        ),
+    ],
+)
+def test_what_the_config_says(
+    change: dict[str, Any], options: dict[str, Any], expected: dict[str, Any], cfg: Config
+) -> None:
+    cfg.merge_from_dict(change)
+    resolved = resolve(cfg, TrainingOptions(**options), HERE).cfg
+    assert {key: at(resolved, key) for key in expected} == expected
 
 
 def test_what_the_header_says(cfg: Config) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mmengine
 import numpy as np
 import pytest
 import torch
@@ -31,7 +30,6 @@ from user_errors import raises_user_error
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.hooks import ResultsHook
-from mmseg_resnest.engine.optimization import build_optimization
 from mmseg_resnest.engine.resume import fit_to_run, keep_own_names
 from mmseg_resnest.engine.resume_schedules import restore_schedules, states_of_schedules
 from mmseg_resnest.errors import UserError
@@ -67,22 +65,19 @@ def _check(record: dict[str, Any], path: Path) -> dict[str, Any]:
     return fit_to_run(checkpoint, Refusal(str(path)), model, *_optimization(model))
 
 
-def _put(record: dict[str, Any], place: tuple, value: Any) -> dict[str, Any]:
-    """A copy with another value at a place, which need not exist."""
+_MISSING = object()
+
+
+def _put(record: dict[str, Any], place: tuple, value: Any = _MISSING) -> dict[str, Any]:
+    """A copy with another value at a place, which need not exist; or without one."""
     record = copy.deepcopy(record)
     node: Any = record
     for key in place[:-1]:
         node = node[key]
-    node[place[-1]] = value
-    return record
-
-
-def _take(record: dict[str, Any], place: tuple) -> dict[str, Any]:
-    record = copy.deepcopy(record)
-    node: Any = record
-    for key in place[:-1]:
-        node = node[key]
-    del node[place[-1]]
+    if value is _MISSING:
+        del node[place[-1]]
+    else:
+        node[place[-1]] = value
     return record
 
 
@@ -91,24 +86,16 @@ STATE = ("optimizer", "state", 0)
 PLAN = ("param_schedulers", 0)
 INFO = ("message_hub", "runtime_info")
 LOSS = ("message_hub", "log_scalars", "train/loss")
-WIDE = torch.zeros(1).expand(10**12)  # 4 bytes that stand for terabytes
 
 
 @pytest.mark.parametrize(
     ("place", "value"),
     [
-        (("meta",), []),
-        (("meta", "iter"), "5"),
-        (("meta", "iter"), -1),
-        (("meta", "seed"), 2**32),
-        (("meta", "validation_pending"), 1),
         (("meta", "run_id"), "../../etc"),
         (("meta", "start"), float("nan")),
-        (("meta", "dataset_meta", "classes"), "abc"),
         (("state_dict", "layers.0.weight"), torch.zeros(6, 4, dtype=torch.float64)),
         (("state_dict", 5), torch.zeros(1)),
         (("ema_state_dict", "steps"), torch.tensor(-1)),
-        (("ema_state_dict", "module.layers.0.weight"), torch.zeros(2)),
         (("ema_state_dict", "module.other"), torch.zeros(2)),
         (("optimizer", "hooks"), {}),
         ((*GROUP, "params"), [0, 1]),
@@ -118,27 +105,19 @@ WIDE = torch.zeros(1).expand(10**12)  # 4 bytes that stand for terabytes
         ((*GROUP, "weight_decay"), -1.0),
         ((*GROUP, "eps"), 1e300),
         ((*GROUP, "amsgrad"), True),
-        ((*GROUP, "step"), "step"),
         ((*STATE, "exp_avg"), torch.zeros(1, 1).expand(6, 4)),
-        ((*STATE, "exp_avg"), 0.0),
         ((*STATE, "step"), torch.tensor(float("nan"))),
         ((*STATE, "momentum_buffer"), torch.zeros(6, 4)),
         (("optimizer", "state", 99), {}),
-        ((*PLAN, "step"), "print"),
         ((*PLAN, "last_step"), 10**6),
         ((*PLAN, "_global_step"), -5),
         ((*PLAN, "total_iters"), 3),
-        ((*PLAN, "power"), float("nan")),
         ((*PLAN, "param_name"), "weight_decay"),
         ((*PLAN, "base_values"), [0.1, 0.1]),
-        (("message_hub", "resumed_keys", "train/loss"), "yes"),
-        ((*INFO, "best_score_mIoU"), float("nan")),
-        ((*INFO, "best_ckpt"), 5),
         ((*INFO, "eta"), -1.0),
         ((*INFO, "loop_stage"), "print(1)"),
         ((*INFO, 5), 5),
         ((*LOSS, "log_history"), torch.zeros(4, dtype=torch.bfloat16)),
-        ((*LOSS, "log_history"), WIDE),
         ((*LOSS, "max_length"), 1),
         ((*LOSS, "max_length"), 10**12),
         (("results", "history"), {}),
@@ -170,32 +149,8 @@ def test_a_wrong_value_is_refused_by_name(
 )  # fmt: skip
 def test_what_is_missing_is_named(record: dict, tmp_path: Path, place: tuple) -> None:
     with raises_user_error("resume", "wrong.pth") as info:
-        _check(_take(record, place), tmp_path / "wrong.pth")
+        _check(_put(record, place), tmp_path / "wrong.pth")
     assert str(place[-1]) in info.value.message
-
-
-def test_nothing_of_a_checkpoint_is_parsed(
-    record: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Configs inside it are texts, which MMEngine's own resume executes."""
-    code = f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n"
-    hostile = copy.deepcopy(record)
-    for key in ("config", "cfg", "experiment_name", "mmengine_version", "hook_msgs"):
-        hostile["meta"][key] = code
-        hostile["message_hub"]["runtime_info"][key] = code
-        hostile["message_hub"]["resumed_keys"][key] = True
-    hostile["hook"] = {"type": "x", "_scope_": "os"}
-    for name in ("fromstring", "fromfile", "_file2dict"):
-        monkeypatch.setattr(mmengine.Config, name, None)
-    torch.save(hostile, tmp_path / "hostile.pth")
-    runner = make_runner(tmp_path / "on", iterations=6, resume=tmp_path / "hostile.pth")
-    runner.train()
-    assert runner.iter == 6
-    assert not (tmp_path / "ran").exists()
-    assert "cfg" in runner.message_hub.runtime_info
-    assert code not in runner.message_hub.runtime_info.values()
-    again = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)
-    assert code not in str(again["meta"]) and code not in str(again["message_hub"])
 
 
 def test_a_refused_checkpoint_changes_nothing(record: dict, tmp_path: Path) -> None:
@@ -379,12 +334,8 @@ class Scaler:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("scale", float("inf")), ("scale", 0.0), ("scale", "x"), ("growth_interval", 1.5),
-        ("_growth_tracker", -1), ("more", 1),
-    ],
-)  # fmt: skip
+    ("key", "value"), [("scale", 0.0), ("growth_interval", 1.5), ("_growth_tracker", -1)]
+)
 def test_the_loss_scaler_is_checked(key: str, value: Any) -> None:
     wrapper = OptimWrapper(torch.optim.SGD(_parameters(), lr=0.1))
     wrapper.loss_scaler = Scaler()
@@ -469,23 +420,3 @@ def test_a_checkpoint_of_mmengine_goes_on(record: dict, tmp_path: Path) -> None:
     meta = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["meta"]
     assert (meta["iter"], meta["start"], len(meta["run_id"])) == (6, 1, 32)
     assert len(runner.message_hub.get_scalar("train/loss").data[0]) == 6
-
-
-def test_a_config_is_built_as_the_run_builds_it() -> None:
-    cfg = mmengine.Config(
-        {
-            "optim_wrapper": {
-                "type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1},
-                "paramwise_cfg": {"custom_keys": {"layers.0": {"lr_mult": 10}}},
-            },
-            "param_scheduler": [
-                {"type": "LinearLR", "start_factor": 0.1, "end": 2, "by_epoch": True,
-                 "convert_to_iter_based": True},
-                {"type": "PolyLR", "begin": 2},
-            ],
-        }
-    )  # fmt: skip
-    wrapper, schedulers = build_optimization(cfg, Model())
-    assert len(wrapper.optimizer.param_groups) == 6
-    assert [type(one).__name__ for one in schedulers] == ["LinearLR", "PolyLR"]
-    assert not schedulers[0].by_epoch

@@ -59,7 +59,6 @@ def _config(root: Path) -> Config:
             val_dataloader=dict(batch_size=1, dataset=_dataset(root)),
             optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.01)),
             randomness=dict(seed=3),
-            env_cfg=dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method="fork")),
         )
     )  # fmt: skip
 
@@ -67,9 +66,6 @@ def _config(root: Path) -> Config:
 def _record(cfg: Config, **options: Any) -> RunRecord:
     model = describe_model_state(nn.Linear(2, 3))
     return record_run(cfg, ("train_dataloader", "val_dataloader"), model, **options)
-
-
-# --- configs --------------------------------------------------------------------------------
 
 
 def _set(key: str, value: Any) -> Callable[[Config], None]:
@@ -81,7 +77,6 @@ def _set(key: str, value: Any) -> Callable[[Config], None]:
     [
         (_set("optim_wrapper.optimizer.lr", 0.02), "optim_wrapper.optimizer.lr is 0.02, not 0.01"),
         (_set("model.layers", (1, 3)), "key model.layers is [1, 3], not [1, 2]"),
-        (_set("model.layers", [dict(a=1)]), "key model.layers is 1 items, not [1, 2]"),
         (_set("model.norm_cfg.eps", 0.1), "key model.norm_cfg.eps is 0.1, not missing"),
         (lambda cfg: cfg.model.pop("norm_cfg"), "key model.norm_cfg.type is missing, not 'BN'"),
         (_set("model.type", nn.Linear), "is torch.nn.modules.linear.Linear, not 'Anything'"),
@@ -102,23 +97,6 @@ def test_a_key_that_differs_is_named(
     assert describe_differences(theirs, mine)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        _set("work_dir", "elsewhere"),
-        _set("train_dataloader.num_workers", 0),
-        _set("env_cfg.mp_cfg.mp_start_method", "spawn"),
-        _set("visualizer", dict(type="SegLocalVisualizer")),
-        _set("launcher", "slurm"),
-    ],
-)
-def test_keys_of_a_machine_may_differ(change: Callable[[Config], None], tmp_path: Path) -> None:
-    cfg = _config(_make_files(tmp_path))
-    other = copy.deepcopy(cfg)
-    change(other)
-    assert _record(other).digest() == _record(cfg).digest()
-
-
 def test_the_place_of_data_and_files_may_differ(tmp_path: Path) -> None:
     records = []
     for name in ("here", "there"):
@@ -136,9 +114,6 @@ def test_the_place_of_data_and_files_may_differ(tmp_path: Path) -> None:
     assert describe_differences(_record(cfg), records[0]) == [
         "config key model.teacher is a file another.pth, not a file teacher.pth"
     ]
-
-
-# --- data -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,19 +145,6 @@ def test_label_maps_and_the_order_of_samples(tmp_path: Path) -> None:
     assert "another order" in found
 
 
-class _Numbers(torch.utils.data.Dataset):
-    """A data set without names."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
 def _wrapped(kind: str, dataset: dict[str, Any]) -> Any:
     if kind == "mix":
         return dict(type="MultiImageMixDataset", dataset=dataset, pipeline=[])
@@ -211,17 +173,11 @@ def test_data_sets_that_are_objects(tmp_path: Path) -> None:
         describe_dataset(dataset, "set", record)
         return record
 
-    assert describe_differences(facts(_Numbers(3)), facts(_Numbers(4))) == [
-        "set length is 3, not 4"
-    ]
-    some = [facts(Subset(_Numbers(9), chosen)) for chosen in ([1, 2], [1, 2], [1, 3])]
+    assert describe_differences(facts([1, 2, 3]), facts([1])) == ["set length is 3, not 1"]
+    some = [facts(Subset(range(9), chosen)) for chosen in ([1, 2], [1, 2], [1, 3])]
     assert some[0].digest() == some[1].digest()
     assert "set indices" in describe_differences(some[0], some[2])[0]
-    kinds = [facts(kind) for kind in (_Numbers(3), [1, 2, 3], iter([1]))]
-    assert all(describe_differences(kinds[i], kinds[i - 1]) for i in range(3))
-
-
-# --- code, versions, model, checkpoint ------------------------------------------------------
+    assert describe_differences(facts(range(3)), facts([1, 2, 3]))
 
 
 def test_code_versions_model_and_checkpoint(tmp_path: Path) -> None:
@@ -248,14 +204,6 @@ def test_code_versions_model_and_checkpoint(tmp_path: Path) -> None:
         "model more is float32 (), not missing",
     ):
         assert text in found
-    assert "loaded_here_alone" not in found
+    assert "loaded_here_alone" not in found and "source of module torch" not in theirs.facts
     with raises_user_error("not-found", "nothing.pth"):
         _record(cfg, checkpoint=tmp_path / "nothing.pth")
-
-
-def test_what_is_compared_of_this_installation(tmp_path: Path) -> None:
-    facts = _record(_config(_make_files(tmp_path))).facts
-    assert {"Python", "torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv"} <= set(facts)
-    for name in ("mmseg_resnest.engine.run_record", "mmseg.models.segmentors.encoder_decoder"):
-        assert f"source of module {name}" in facts
-    assert "source of module torch" not in facts

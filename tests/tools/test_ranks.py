@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 import socket
 
-import pytest
 from tool_runs import RunTool, Toy, Trained
 
 _LIMIT = 120  # seconds, after which a process counts as hung
@@ -64,23 +63,10 @@ def _difference(error: str) -> str:
     return error
 
 
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        (
-            "optim_wrapper = dict(optimizer=dict(lr=0.01 + 0.01 * int('{{$RANK:0}}')))",
-            "config key optim_wrapper.optimizer.lr is 0.02, not 0.01",
-        ),
-        (
-            "model = dict(decode_head=dict(channels=8 + 8 * int('{{$RANK:0}}')))",
-            "config key model.decode_head.channels is 16, not 8",
-        ),
-    ],
-    ids=["learning rate", "model"],
-)
-def test_another_config(toy: Toy, run_tool: RunTool, config: str, said: str) -> None:
-    toy.variant("differs", config)
-    assert said in _difference(_both_end(toy, run_tool, "train.py", "differs.py"))
+def test_another_config(toy: Toy, run_tool: RunTool) -> None:
+    toy.variant("differs", "optim_wrapper = dict(optimizer=dict(lr=0.01 + int('{{$RANK:0}}')))")
+    error = _difference(_both_end(toy, run_tool, "train.py", "differs.py"))
+    assert "config key optim_wrapper.optimizer.lr is 1.01, not 0.01" in error
 
 
 def test_another_sample(toy: Toy, run_tool: RunTool) -> None:
@@ -114,15 +100,6 @@ def test_a_config_that_one_process_misses(toy: Toy, run_tool: RunTool) -> None:
     before = "import os; os.chdir('/') if os.environ['RANK'] == '1' else None"
     error = _both_end(toy, run_tool, "train.py", "toy.py", before=before)
     assert f"process 1 on {socket.gethostname()}: config toy.py: does not exist" in error
-
-
-def test_another_checkpoint(toy: Toy, trained: Trained, run_tool: RunTool) -> None:
-    for rank, source in enumerate(("iter_6.pth", "iter_3.pth")):
-        (toy.folder / f"from{rank}").mkdir()
-        shutil.copy(trained.work_dir / source, toy.folder / f"from{rank}" / "start.pth")
-    toy.variant("differs", f'load_from = "{toy.folder}/from{{{{$RANK:0}}}}/start.pth"')
-    error = _difference(_both_end(toy, run_tool, "train.py", "differs.py"))
-    assert "the checkpoint's SHA-256" in error
 
 
 def test_another_module_of_the_user(toy: Toy, run_tool: RunTool) -> None:

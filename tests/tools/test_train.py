@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,13 @@ def test_a_resnest_continues_bit_for_bit(toy: Toy, run_tool: RunTool) -> None:
     run_tool("train.py", "split.py", "--work-dir", whole, cwd=toy.folder).check()
     options = ["--work-dir", halves, "--cfg-options", "train_cfg.max_iters=2"]
     run_tool("train.py", "split.py", *options, cwd=toy.folder).check()
+    error = run_tool("train.py", "split.py", *options[:2], "--resume", cwd=toy.folder).error()
+    assert "train_cfg.max_iters is 4" in error and "--allow-changes" in error
     longer = ["--resume", "--allow-changes", "train_cfg.max_iters"]
-    run_tool("train.py", "split.py", *options[:2], *longer, cwd=toy.folder).check()
+    run = run_tool("train.py", "split.py", *options[:2], *longer, cwd=toy.folder).check()
+    assert "resumed     at iteration 2" in run.stdout
+    history = json.loads((halves / "results.json").read_text())["history"]
+    assert [entry["iteration"] for entry in history] == [2, 4]
     assert differences(final_state(whole), final_state(halves)) == []
     weight = load(whole / "iter_4.pth")["state_dict"]["backbone.layer2.0.conv2.conv.weight"]
     assert weight.is_contiguous(memory_format=torch.channels_last)
@@ -94,49 +100,6 @@ def test_a_resnest_continues_bit_for_bit(toy: Toy, run_tool: RunTool) -> None:
 
 def _numbers(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=False)["state_dict"]
-
-
-def test_resuming_continues_the_run(trained: Trained, toy: Toy, run_tool: RunTool) -> None:
-    """Half a run, continued, passes through the same numbers as a whole one from there on."""
-    half = run_tool(
-        "train.py", "toy.py", "--cfg-options", "train_cfg.max_iters=3", cwd=toy.folder
-    ).check()
-    assert "3/3" in half.stdout
-    error = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder).error()
-    assert "train_cfg.max_iters is 6" in error and "--allow-changes" in error
-    whole = run_tool(
-        "train.py", "toy.py", "--resume", "--allow-changes", "train_cfg", cwd=toy.folder
-    ).check()
-    assert "resumed     at iteration 3" in whole.stdout
-    assert whole.stderr == ""
-    work_dir = toy.folder / "work_dirs" / "toy"
-    ours, theirs = (
-        json.loads((d / "results.json").read_text())["history"]
-        for d in (work_dir, trained.work_dir)
-    )
-    assert [e["iteration"] for e in ours] == [3, 6]
-    assert ours[0] == theirs[0]
-    first, second = _numbers(work_dir / "iter_3.pth"), _numbers(trained.work_dir / "iter_3.pth")
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    last = torch.load(work_dir / "iter_6.pth", weights_only=False)
-    assert last["meta"]["iter"] == 6
-    assert last["param_schedulers"][0]["last_step"] == 6
-
-
-def test_options_reach_the_run(toy: Toy, run_tool: RunTool) -> None:
-    """--work-dir, --amp, --seed, --auto-scale-lr, --resume and --cfg-options together."""
-    run = run_tool(
-        "train.py", "toy.py", "--work-dir", "elsewhere", "--amp", "--seed", "7",
-        "--auto-scale-lr", "--resume", "auto",
-        "--cfg-options", "train_cfg.max_iters=2", "train_dataloader.batch_size=2",
-        cwd=toy.folder,
-    ).check()  # fmt: skip
-    assert "holds no checkpoint to resume from" in run.stdout
-    assert "mixed precision" in run.stdout
-    assert "learning rate 0.005" in run.stdout
-    saved = torch.load(toy.folder / "elsewhere" / "iter_2.pth", weights_only=False)
-    assert saved["meta"]["seed"] == 7
-    assert not (toy.folder / "work_dirs").exists()
 
 
 def _printed(toy: Toy, run_tool: RunTool, *args: Any) -> dict[str, Any]:
@@ -230,6 +193,25 @@ def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
     assert "Traceback" not in run.stderr
 
 
+def _bash(script: str, *args: str, env: dict[str, str] | None = None) -> Any:
+    return subprocess.run(
+        ["bash", TOOLS / script, *args],
+        capture_output=True, text=True, timeout=20, env=env, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Puts a shell script in place of a program; by default it prints its arguments."""
+
+    def make(name: str, text: str = 'printf "%s\\n" "$@"') -> dict[str, str]:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+        return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("script", "args"),
     [
@@ -240,9 +222,7 @@ def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
     ],
 )
 def test_launchers_explain_their_arguments(script: str, args: list[str]) -> None:
-    run = subprocess.run(
-        ["bash", TOOLS / script, *args], capture_output=True, text=True, timeout=20, check=False
-    )
+    run = _bash(script, *args)
     assert run.returncode == 2
     assert run.stderr.startswith(f"error: usage: {script} ")
 
@@ -250,67 +230,43 @@ def test_launchers_explain_their_arguments(script: str, args: list[str]) -> None
 @pytest.mark.parametrize(
     ("script", "given", "restarts", "passed"),
     [
-        (
-            "dist_train.sh", ["toy.py", "2", "--amp"], 3,
-            ["toy.py", "--launcher", "pytorch", "--amp"],
-        ),
-        (
-            "dist_test.sh", ["toy.py", "a.pth", "2", "--tta"], 0,
-            ["toy.py", "a.pth", "--launcher", "pytorch", "--tta"],
-        ),
+        ("dist_train.sh", "toy.py 2 --amp", 3, "toy.py --launcher pytorch --amp"),
+        ("dist_test.sh", "toy.py a.pth 2 --tta", 0, "toy.py a.pth --launcher pytorch --tta"),
     ],
-)  # fmt: skip
+)
 def test_launchers_start_torchrun(
-    tmp_path: Path, script: str, given: list[str], restarts: int, passed: list[str]
-) -> None:
-    """A stand-in for Python records the command line."""
-    python = tmp_path / "python"
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o755)
-    env = {**os.environ, "PYTHON": str(python), "PORT": "29511"}
-    run = subprocess.run(
-        ["bash", TOOLS / script, *given],
-        capture_output=True, text=True, timeout=20, env=env, check=True,
-    )  # fmt: skip
-    option, launcher, *words = run.stdout.split()
-    assert [option, launcher] == ["-m", "mmseg_resnest_cli.torchrun"]
-    options = words[: -len(passed) - 1]
-    assert {"--nproc-per-node=2", "--nnodes=1", f"--max-restarts={restarts}"} <= set(options)
-    assert "--rdzv-endpoint=127.0.0.1:29511" in options
-    tool = f"{TOOLS}/{script[5:-3]}.py"
-    assert words[-len(passed) - 1 :] == [tool, *passed]
+    tmp_path: Path, stand_in: Callable[..., dict[str, str]],
+    script: str, given: str, restarts: int, passed: str,
+) -> None:  # fmt: skip
+    env = {**stand_in("python"), "PYTHON": str(tmp_path / "python"), "PORT": "29511"}
+    words = _bash(script, *given.split(), env=env).stdout.split()
+    assert words[:2] == ["-m", "mmseg_resnest_cli.torchrun"]
+    assert {
+        *("--nproc-per-node=2", "--nnodes=1", f"--max-restarts={restarts}"),
+        "--rdzv-endpoint=127.0.0.1:29511",
+    } <= set(words)
+    command = [f"{TOOLS}/{script[5:-3]}.py", *passed.split()]
+    assert words[-len(command) :] == command
 
 
-def test_slurm_asks_for_what_was_asked(tmp_path: Path) -> None:
-    """A stand-in for srun records the command line."""
-    srun = tmp_path / "srun"
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    srun.chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GPUS": "16"}
-    run = subprocess.run(
-        ["bash", TOOLS / "slurm_train.sh", "gpu", "job", "toy.py", "out", "--amp"],
-        capture_output=True, text=True, timeout=20, env=env, check=True,
-    )  # fmt: skip
-    words = run.stdout.split()
+def test_slurm_asks_for_what_was_asked(stand_in: Callable[..., dict[str, str]]) -> None:
+    env = {**stand_in("srun"), "GPUS": "16"}
+    words = _bash("slurm_train.sh", "gpu", "job", "toy.py", "out", "--amp", env=env).stdout.split()
     assert {"--ntasks=16", "--ntasks-per-node=8", "--gres=gpu:8", "--partition=gpu"} <= set(words)
     assert words[-6:] == ["toy.py", "--work-dir", "out", "--launcher", "slurm", "--amp"]
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_slurm_goes_on_where_a_run_was_stopped(tmp_path: Path, batch: bool) -> None:
+def test_slurm_goes_on_where_a_run_was_stopped(
+    tmp_path: Path, batch: bool, stand_in: Callable[..., dict[str, str]]
+) -> None:
     """Stand-ins for srun, which ends with 75 twice, and scontrol."""
     calls = tmp_path / "calls"
-    srun = f'#!/bin/sh\necho srun "$@" >> {calls}\n[ "$(grep -c srun {calls})" -gt 2 ] || exit 75\n'
-    for name, text in (("srun", srun), ("scontrol", f'#!/bin/sh\necho scontrol "$@" >> {calls}\n')):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    stand_in("srun", f'echo srun "$@" >> {calls}\n[ "$(grep -c srun {calls})" -gt 2 ] || exit 75')
+    env = stand_in("scontrol", f'echo scontrol "$@" >> {calls}')
     if batch:
         env["SLURM_JOB_ID"] = "77"
-    run = subprocess.run(
-        ["bash", TOOLS / "slurm_train.sh", "gpu", "job", "toy.py"],
-        capture_output=True, text=True, timeout=20, env=env, check=False,
-    )  # fmt: skip
+    run = _bash("slurm_train.sh", "gpu", "job", "toy.py", env=env)
     lines = calls.read_text().splitlines()
     assert all("--signal=USR1@120" in line for line in lines if line.startswith("srun"))
     if batch:  # back into the queue; the job's next start resumes by itself

@@ -143,9 +143,6 @@ def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] |
     return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
 
 
-# --- registries -----------------------------------------------------------------------------
-
-
 def registry_modules() -> list[Any]:
     """The modules that hold registries: ours, MMSegmentation's, MMEngine's."""
     return [our_registry, mmseg_registry, mmengine_registry]
@@ -221,9 +218,6 @@ def _unknown_type(path: Path, kind: Any, registries: list[Registry]) -> UserErro
     elif other:
         hint = f"{kind} is a {other.replace('_', ' ')}"
     return UserError("config-type", place, f"there is no {what} called {kind}; {hint}")
-
-
-# --- options --------------------------------------------------------------------------------
 
 
 def _unknown_option(path: Path, node: Mapping, key: str, accepted: set[str]) -> UserError:

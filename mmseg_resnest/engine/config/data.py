@@ -76,9 +76,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 _LEFT_OUT = frozenset({"Albu"})  # makes whatever albumentations has under a name
 
 
-# --- files ----------------------------------------------------------------------------------
-
-
 def read_config_text(path: Path) -> str:
     """The text of a config file; UserError unless it is regular, not too large and UTF-8."""
     name = f"config {path}"
@@ -201,9 +198,6 @@ def _merge(path: Path, place: tuple[str, ...], base: Any, change: Any) -> Any:
     return result
 
 
-# --- parsing --------------------------------------------------------------------------------
-
-
 class _PlainLoader(yaml.SafeLoader):
     """Plain data only, without keys that are twice there or merged in from elsewhere.
 
@@ -248,9 +242,6 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError("config-syntax", name, "must be a mapping from keys to values")
     return values
-
-
-# --- what it may say ------------------------------------------------------------------------
 
 
 def _check(path: Path, values: Mapping[str, Any]) -> None:
