@@ -22,13 +22,15 @@ from ... import registry as our_registry
 from ..._stack import config_tree
 from ...errors import UserError
 
-__all__ = ["DATALOADERS", "EFFECTIVE_KEYS", "RUNNER_KEYS", "accepted_keys", "check_config"]
-__all__ += ["registry_modules"]
+__all__ = ["DATALOADERS", "EFFECTIVE_KEYS", "REGISTRY_MODULES", "RUNNER_KEYS"]
+__all__ += ["accepted_keys", "check_config"]
 
 # A registry imports its own module when asked, but not that of its parent: without this, the names
 # of MMSegmentation that nobody has imported yet would seem not to exist.
 register_all_modules(init_default_scope=False)
 
+#: The modules that hold registries: each one's have those of the next as parents.
+REGISTRY_MODULES = (our_registry, mmseg_registry, mmengine_registry)
 #: Top-level keys that something reads after the config is parsed. Any other one is a variable of
 #: the config file: changing it afterwards changes nothing.
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
@@ -143,13 +145,8 @@ def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] |
     return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
 
 
-def registry_modules() -> list[Any]:
-    """The modules that hold registries: ours, MMSegmentation's, MMEngine's."""
-    return [our_registry, mmseg_registry, mmengine_registry]
-
-
 def _registry(name: str, scope: str) -> Registry | None:
-    for module in registry_modules()[{"mmseg_resnest": 0, "mmseg": 1}.get(scope, 2) :]:
+    for module in REGISTRY_MODULES[{"mmseg_resnest": 0, "mmseg": 1}.get(scope, 2) :]:
         if hasattr(module, name):
             return getattr(module, name)
     return None

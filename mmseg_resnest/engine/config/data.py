@@ -20,7 +20,7 @@ from mmengine.registry import Registry
 
 from ...errors import UserError
 from ...io.json_files import parse_json
-from .check import registry_modules
+from .check import REGISTRY_MODULES
 
 __all__ = ["DATA_SUFFIXES", "load_data_config", "read_config_text"]
 
@@ -246,6 +246,12 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _check(path: Path, values: Mapping[str, Any]) -> None:
     """Check every key and value of a config that is data."""
+
+    def refuse(place: Sequence[str], wrong: str | None) -> None:
+        if wrong:
+            name = f"config {path}: config key {'.'.join(place)}"
+            raise UserError("config-value", name, wrong)
+
     parts = registered_parts()
     count = 0
     todo: list[tuple[tuple[str, ...], Any]] = [((), values)]
@@ -258,18 +264,12 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         if type(value) is dict:
             for key, item in value.items():
                 _check_key(path, place, key)
-                wrong = _refusal_of_key(key, item, parts)
-                if wrong:
-                    name = f"config {path}: config key {'.'.join((*place, key))}"
-                    raise UserError("config-value", name, wrong)
+                refuse((*place, key), _refusal_of_key(key, item, parts))
                 todo.append(((*place, key), item))
         elif type(value) is list:
             todo += [((*place, str(index)), item) for index, item in enumerate(value)]
         else:
-            wrong = _refusal_of_value(value)
-            if wrong:
-                name = f"config {path}: config key {'.'.join(place)}"
-                raise UserError("config-value", name, wrong)
+            refuse(place, _refusal_of_value(value))
 
 
 def _check_key(path: Path, place: Sequence[str], key: Any) -> None:
@@ -328,7 +328,7 @@ def registered_parts() -> dict[str, list[Any]]:
     Not by the registries' ``get``, which imports a module of that name.
     """
     parts: dict[str, list[Any]] = {}
-    for module in registry_modules():
+    for module in REGISTRY_MODULES:
         for registry in vars(module).values():
             if isinstance(registry, Registry):
                 registry.import_from_location()

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from ..._stack import config_tree, parse_option_value
+from ...datasets import leaf_datasets
 from ...errors import UserError
 from .check import DATALOADERS, EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys
 
@@ -57,23 +58,14 @@ def _set_data_root(cfg: Config, root: Any) -> None:
     """Make ``root`` the data_root of every data set in the data loaders."""
     if not isinstance(root, str):
         raise UserError("config-value", f"--cfg-options data_root={root}", "must name a folder")
-    sets = [d for name in DATALOADERS for d in _datasets((cfg.get(name) or {}).get("dataset"))]
+    loaders = [(cfg.get(name) or {}).get("dataset") for name in DATALOADERS]
+    sets: list[Any] = [one for d in loaders if isinstance(d, Mapping) for one in leaf_datasets(d)]
     if not sets:
         message = "the config has no data loader to change"
         raise UserError("config-key", "--cfg-options data_root", message)
     for dataset in sets:
         dataset["data_root"] = root
     cfg["data_root"] = root
-
-
-def _datasets(dataset: Any) -> Iterator[ConfigDict]:
-    """The data sets of a config, those inside wrappers too."""
-    if isinstance(dataset, ConfigDict):
-        inner = [dataset["dataset"]] if "dataset" in dataset else list(dataset.get("datasets", []))
-        for one in inner:
-            yield from _datasets(one)
-        if not inner:
-            yield dataset
 
 
 def _check_option(cfg: Config, key: str, value: Any) -> None:
