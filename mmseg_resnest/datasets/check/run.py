@@ -28,6 +28,7 @@ from .rules import RULES, Problem
 from .sample import SampleFacts, check_sample
 
 SPLITS = ("train", "val", "test")
+_LEAST = 8  # files that are looked at before training, however long that takes
 _MORE = 5  # times as many files are looked at before training where a sample leaves doubts
 
 _parts: list[Part] = []  # what the forked workers read from
@@ -181,8 +182,8 @@ def check_start(
 ) -> None:
     """Refuse data whose labels contradict the config, judging by some of the files.
 
-    Looks at ``files`` samples of each split, spread over the whole, for ``seconds`` at most, and
-    reports up to ``limit`` problems.
+    Looks at ``files`` samples of each split, spread over the whole, but after the first eight for
+    ``seconds`` at most, and reports up to ``limit`` problems.
 
     Raises:
         UserError: What :func:`check_data` would call an error, in its words.
@@ -238,6 +239,6 @@ def _read_some(part: Part, files: int, seconds: float) -> list[SampleFacts]:
         warnings.simplefilter("ignore")
         for i in chosen:
             facts.append(check_sample(part.samples[i], part.plan, part.split))
-            if time.monotonic() > deadline:
+            if len(facts) >= _LEAST and time.monotonic() > deadline:
                 break
     return facts

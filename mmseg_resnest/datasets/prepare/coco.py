@@ -46,7 +46,7 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
                     (categories[entry["category_id"]], entry["segmentation"], entry.get("id"))
                 )
             listed = [
-                (entry["id"], entry["file_name"], (entry.get("height"), entry.get("width")))
+                (areas[entry["id"]], entry["file_name"], (entry.get("height"), entry.get("width")))
                 for entry in data["images"]
             ]
         except (KeyError, TypeError, AttributeError) as error:
@@ -56,7 +56,7 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             )
             raise UserError("annotation", file, message) from error
         folders = [images] if images else [file.parent, file.parent / "images"]
-        for image_id, file_name, size in listed:
+        for shapes, file_name, size in listed:
             relative = contained(file_name, f"{file}: the file name", hint="make it relative")
             image = find_image(
                 candidate for folder in folders
@@ -68,8 +68,8 @@ def read_coco(source: Path, images: Path | None) -> list[Sample]:
             hint = "name the folder of the images with --images"
             check_inside(image, images or file.parent, f"{file}: its image", hint)
             name = relative.with_suffix("").as_posix()
-            render = partial(_render, str(file), image, areas[image_id], size)
-            names = frozenset(name for name, _, _ in areas[image_id])
+            render = partial(_render, str(file), image, shapes, size)
+            names = frozenset(name for name, _, _ in shapes)
             samples.append(Sample(name, image, render, names, image.suffix))
     return samples
 
