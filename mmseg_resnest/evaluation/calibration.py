@@ -15,15 +15,12 @@ _UNIT = 2**-24
 
 
 def top_probability(scores: Tensor, are_logits: bool = True) -> Tensor:
-    """The probability of the most likely class.
+    """The probability (H, W) of the most likely class.
 
     Args:
         scores: (C, H, W) logits; (1, H, W) is the probability of class 1 of two. Or, with
             ``are_logits`` False, scores that are not negative, of any scale.
         are_logits: Whether the soft-max is still to be taken.
-
-    Returns:
-        (H, W), in 0..1.
     """
     scores = scores.float()
     if scores.shape[0] == 1:
@@ -64,13 +61,8 @@ def calibration_error(counts: NDArray[np.int64]) -> tuple[float, float]:
 
     ECE = sum over bins of share of pixels * |accuracy - mean confidence|; MCE is the largest of
     these differences (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
-    equations 3 and 5).
-
-    Args:
-        counts: (3, bins), see :func:`calibration_counts`.
-
-    Returns:
-        ECE and MCE; NaN without pixels.
+    equations 3 and 5). ``counts`` is what :func:`calibration_counts` returned; without pixels both
+    are NaN.
     """
     number, right, units = (np.asarray(row, np.float64) for row in counts)
     filled = number > 0

@@ -76,8 +76,7 @@ def official_scores(
         instances: Whether to compute iIoU, which reads ``*_gtFine_instanceIds.png`` beside them.
 
     Returns:
-        What ``evaluateImgLists`` returns: ``averageScoreClasses``, ``classScores``,
-        ``categoryScores``, ``classInstScores`` ... as fractions of 1.
+        What ``evaluateImgLists`` returns: ``classScores`` ... as fractions of 1.
 
     Raises:
         UserError: A file cannot be read or does not fit.

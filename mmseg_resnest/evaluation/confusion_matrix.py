@@ -69,7 +69,6 @@ def _count_piece(pred: Tensor, label: Tensor, num_classes: int, ignore_index: in
     """Counts of label * num_classes + pred, and of ignored pixels in the last place."""
     label = _flat_int64(label, "the label map")
     pred = _flat_int64(pred, "the prediction")
-
     low, high = (int(v) for v in pred.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(

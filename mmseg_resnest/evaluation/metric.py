@@ -40,8 +40,8 @@ def _percent(fraction: float) -> float:
     return 100.0 * float(fraction)
 
 
-def _no_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _percent_or_none(fraction: float) -> float | None:
+    return None if math.isnan(fraction) else _percent(fraction)
 
 
 @METRICS.register_module()
@@ -108,22 +108,15 @@ class SegmentationMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         more = [metrics] if isinstance(metrics, str) else list(metrics)
-        checks = {
-            "metrics": set(more) <= set(MORE_METRICS),
-            "bootstrap": bootstrap >= 0,
-            "boundary_ratio": 0 < boundary_ratio < 1,
-            "calibration_bins": calibration_bins >= 1,
-            "scores": scores in ("logits", "sums"),
-        }
-        for name, good in checks.items():
+        for name, good, allowed in (
+            ("metrics", set(more) <= set(MORE_METRICS), ", ".join(MORE_METRICS)),
+            ("bootstrap", bootstrap >= 0, "0 or more"),
+            ("boundary_ratio", 0 < boundary_ratio < 1, "between 0 and 1"),
+            ("calibration_bins", calibration_bins >= 1, "1 or more"),
+            ("scores", scores in ("logits", "sums"), "'logits' or 'sums'"),
+        ):
             if not good:
-                raise UserError(
-                    "argument",
-                    f"SegmentationMetric, {name}",
-                    "metrics are of " + ", ".join(MORE_METRICS) + "; bootstrap is 0 or more, "
-                    "boundary_ratio between 0 and 1, calibration_bins 1 or more, scores 'logits' "
-                    "or 'sums'",
-                )
+                raise UserError("argument", f"SegmentationMetric, {name}", f"allowed: {allowed}")
         self.ignore_index = ignore_index
         self.more = more
         self._per_image = PerImage(
@@ -134,8 +127,7 @@ class SegmentationMetric(BaseMetric):
         self.confusion_csv = None if confusion_csv is None else Path(confusion_csv)
         for path in (self.output_json, self.image_counts, self.confusion_csv):
             if path is not None and is_main_process():
-                # Now rather than after hours of evaluation.
-                _make_parent(path)
+                _make_parent(path)  # now rather than after hours of evaluation
         self.last_result: dict[str, Any] | None = None
         self.last_images: ImageCounts | None = None
         self._reset()
@@ -144,9 +136,7 @@ class SegmentationMetric(BaseMetric):
         self.results.clear()
         self._matrix: Tensor | None = None  # (C, C) sum over the images but the last
         self._last: Tensor | None = None  # (C, C) of the last image
-        self._pixels = 0
-        self._last_pixels = 0
-        self._images = 0
+        self._pixels = self._last_pixels = self._images = 0
         self._wrong: Tensor | None = None  # number of the first image found out of range, or 0
         self._names: list[str] = []  # of the images counted on a GPU
         self._kept: list[ImageRecord] = []
@@ -358,7 +348,7 @@ class SegmentationMetric(BaseMetric):
             if name in self.more:
                 values = getattr(scores, attribute)
                 for row, value in zip(rows, values, strict=True):
-                    row[name] = _no_nan(_percent(value))
+                    row[name] = _percent_or_none(value)
                 scored = values[~np.isnan(values)]
                 metrics[name] = _percent(scored.mean())
         if "fwIoU" in self.more:
@@ -380,8 +370,8 @@ def _class_rows(names: Sequence[str], scores: SegmentationScores) -> list[dict[s
     return [
         {
             "name": name,
-            "IoU": _no_nan(_percent(scores.iou[i])),
-            "Acc": _no_nan(_percent(scores.acc[i])),
+            "IoU": _percent_or_none(scores.iou[i]),
+            "Acc": _percent_or_none(scores.acc[i]),
             "intersection": int(scores.intersection[i]),
             "union": int(scores.union[i]),
             "label": int(scores.label_pixels[i]),

@@ -72,9 +72,6 @@ def palette_image(label: ArrayLike, palette: Palette) -> Image.Image:
         label: (H, W) classes; 255 marks ignored pixels, shown in black.
         palette: ``[r, g, b]`` in 0..255 for each class, at most 255 classes.
 
-    Returns:
-        Image of mode P; saved as PNG, it reads back as the same labels.
-
     Raises:
         UserError: A label has no colour; the message names it.
     """
