@@ -59,14 +59,11 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
     from mmseg_resnest.errors import UserError
+    from mmseg_resnest.io.packages import needs_extra
 
-    try:
+    with needs_extra("app"):
         from mmseg_resnest.apps.demo import Choice, Limits, run_app
         from mmseg_resnest.apps.demo.server import is_local
-    except ImportError as error:
-        raise UserError(
-            "missing-package", str(error.name), "pip install starlette uvicorn"
-        ) from error
 
     loaders = find_choices(args.models, args.device, args.trust)
     choices = [Choice(name, load) for name, load in loaders.items()]

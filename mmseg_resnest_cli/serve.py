@@ -85,14 +85,11 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.hooks import print_header
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference import load_segmentor
+    from mmseg_resnest.io.packages import needs_extra
 
-    try:
+    with needs_extra("serve"):
         from mmseg_resnest.apps.serving import Limits
         from mmseg_resnest.apps.serving.server import serve
-    except ImportError as error:
-        raise UserError(
-            "missing-package", str(error.name), "pip install 'mmseg-resnest[serve]'"
-        ) from error
 
     limits = Limits(
         bytes=int(args.max_mbytes * 2**20),

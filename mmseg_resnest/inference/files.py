@@ -284,12 +284,7 @@ class FileJob:
         self._finish(image, size, begin, metadata, summary)
 
     def _finish(
-        self,
-        image: str,
-        size: tuple[int, ...],
-        begin: float,
-        metadata: Metadata,
-        summary: Summary,
+        self, image: str, size: tuple[int, ...], begin: float, metadata: Metadata, summary: Summary
     ) -> None:
         facts: dict[str, Any] = {"georeferenced": True} if metadata.georeferenced else {}
         facts |= dict(height=size[0], width=size[1], seconds=round(time.monotonic() - begin, 3))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from ..io.packages import needs_extra
 
 __all__ = ["check_onnx"]
 
@@ -45,10 +46,8 @@ def check_onnx(path: Path) -> None:
         UserError: It is damaged, or has operations of other packages, branches, loops or functions,
             tensors in other files, or tensors that are larger than what the file holds of them.
     """
-    try:
+    with needs_extra("deploy"):
         import onnx
-    except ImportError as error:
-        raise UserError("missing-package", path, "needs onnx: pip install onnx") from error
     if path.stat().st_size >= MAX_FILE_BYTES:
         raise UserError("too-large", path, "has 2 GiB or more, which ONNX Runtime cannot load")
     model = onnx.ModelProto()

@@ -33,6 +33,7 @@ from ..datasets.transforms.photometric import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
+from ..io.packages import needs_extra
 from ..io.text import printable
 from ..models.segmentor import EncoderDecoder
 from ..registry import building
@@ -210,11 +211,8 @@ def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
 
 
 def _open_onnx(file: Path, device: torch.device) -> Opened:
-    try:
+    with needs_extra("deploy"):
         import onnxruntime
-    except ImportError as error:
-        said = "needs ONNX Runtime: pip install 'mmseg-resnest[deploy]'"
-        raise UserError("missing-package", file, said) from error
     onnxruntime.set_default_logger_severity(3)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
@@ -244,11 +242,8 @@ def _open_onnx(file: Path, device: torch.device) -> Opened:
 
 
 def _open_openvino(file: Path, device: torch.device) -> Opened:
-    try:
+    with needs_extra("openvino"):
         import openvino
-    except ImportError as error:
-        said = "needs OpenVINO: pip install 'mmseg-resnest[openvino]'"
-        raise UserError("missing-package", file, said) from error
     if device.type != "cpu":
         raise UserError("device", str(device), "OpenVINO files run on the CPU; use device cpu")
     options = {

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,19 +27,12 @@ IMAGE = blobs(72, 88, 3)
 Load = Callable[[], Segmentor]
 
 
-def _write(cfg: Config, path: Path) -> Path:
-    values = cfg.to_dict()
-    if path.suffix == ".json":
-        path.write_text(json.dumps(values))
-    else:
-        path.write_text("\n".join(f"{key} = {value!r}" for key, value in values.items()))
-    return path
-
-
 def _from_files(path: Path, cfg: Config | str) -> Load:
     """A config file and a checkpoint of its own."""
     torch.manual_seed(len(path.name))
-    config = cfg if isinstance(cfg, str) else _write(cfg, path)
+    config: Path | str = cfg if isinstance(cfg, str) else path
+    if isinstance(cfg, Config):
+        cfg.dump(path)
     model = balanced(load_segmentor(config, None, "cpu"))
     weights = path.with_suffix(".pth")
     torch.save(model.model.state_dict(), weights)

@@ -13,8 +13,6 @@ from typing import Any
 
 import hostile_data as made
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
@@ -106,22 +104,6 @@ def test_outline_of_many_corners(sandbox: Sandbox) -> None:
     sandbox.harmless(labelme(sandbox, folder), "a0.json")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"[" * 200_000 + b"]" * 200_000, b'{"shapes":' * 200_000 + b"1" + b"}" * 200_000, b"",
-        b"null", b"[]", b"\xff\xfe", b"\0" * 100, b"\x80\x04.",
-        b'{"shapes": [], "imagePath": ' + b"9" * 100_000 + b"}",
-    ],
-    ids=range(9),
-)  # fmt: skip
-def test_other_texts_as_annotations(text: bytes, sandbox: Sandbox) -> None:
-    folder = made.labelme(sandbox)
-    (folder / "a0.json").write_bytes(text)
-    sandbox.refused(labelme(sandbox, folder), "a0.json")
-    sandbox.refused(coco(sandbox, folder / "a0.json"), "a0.json")
-
-
 def _named(box: Sandbox, name: str) -> Path:
     for made_before in ("data", "configs", "labels"):
         shutil.rmtree(box.files / made_before, ignore_errors=True)
@@ -141,16 +123,6 @@ def test_class_names_stay_text(sandbox: Sandbox, subtests: Any) -> None:
             # Python that reads the config as a text of code must not find the name in it either.
             for config in (sandbox.files / "configs").glob("*.py"):
                 assert sandbox.code not in config.read_text()
-
-
-@settings(
-    max_examples=20, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
-@given(name=st.text(st.sampled_from("{}$\"'\\#\n %a_:(),é字\u2028\r\t\0"), min_size=1, max_size=12))
-def test_any_class_name_comes_back_or_is_refused(name: str, sandbox: Sandbox) -> None:
-    done = sandbox.harmless(labelme(sandbox, _named(sandbox, name)))
-    assert done.error is not None or sorted(done.value) == sorted({"road", name})
 
 
 # --- COCO, masks, lists ---------------------------------------------------------------------------
@@ -271,10 +243,9 @@ def test_the_valid_archive_is_taken(write: Any, sandbox: Sandbox) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_entries_of_tar_files(mode: str, sandbox: Sandbox, subtests: Any) -> None:
+def test_entries_of_tar_files(sandbox: Sandbox, subtests: Any) -> None:
     for name, entry in made.tar_entries(sandbox, _INSIDE).items():
-        path = made.write_tar(sandbox, _members(), entry, mode=mode)
+        path = made.write_tar(sandbox, _members(), entry, mode="w:gz")
         with subtests.test(entry=name):
             sandbox.refused(lambda path=path: _prepare(sandbox, path), path.name)
     sandbox.check_nothing_leaked(sandbox.files / "data")
