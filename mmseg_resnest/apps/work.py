@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -104,7 +105,7 @@ async def supervise(
     work: Callable[[bytes], Coroutine[Any, Any, T]],
     most: int,
     body_seconds: float,
-    seconds: Callable[[], float | None],
+    seconds: float | None,
     ended: Callable[[], object],
 ) -> T:
     """Read a request's body, then wait for its work as long as its client waits.
@@ -114,7 +115,7 @@ async def supervise(
         work: From the body to the answer; cancelled when nobody waits for it any more.
         most: Bytes of the body.
         body_seconds: For the body to arrive.
-        seconds: The most to wait for the work, asked when it begins.
+        seconds: From now to the answer, at most.
         ended: Called once when the work has ended, which may be after this has raised.
 
     Raises:
@@ -122,6 +123,7 @@ async def supervise(
         TooLong: Time is up.
         ClientGone: The client left.
     """
+    began = time.monotonic()
     try:
         # Not in a variable, or the body would stay until the answer is sent.
         task = asyncio.create_task(
@@ -141,8 +143,9 @@ async def supervise(
 
     task.add_done_callback(note)
     gone = asyncio.create_task(_disconnected(request.receive))
+    left = None if seconds is None else max(0.0, began + seconds - time.monotonic())
     try:
-        await asyncio.wait({task, gone}, timeout=seconds(), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise ClientGone if gone.done() else TooLong

@@ -202,7 +202,7 @@ def create_app(
                 lambda data: work(choice, data),
                 bounds.bytes,
                 bounds.seconds,
-                lambda: None,
+                None,
                 leave,
             )
         except UserError as error:  # of loading the model

@@ -8,11 +8,11 @@ import contextlib
 import io
 import time
 from collections import Counter as Count
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from enum import Enum
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 import numpy as np
@@ -28,7 +28,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from torch import nn
 
@@ -50,12 +50,8 @@ _DISCARD_SECONDS = 1.0
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-class Output(str, Enum):
-    """What ``/predict`` answers with."""
-
-    labels = "labels"
-    overlay = "overlay"
-    areas = "areas"
+#: What ``/predict`` answers with.
+Output = Literal["labels", "overlay", "areas"]
 
 
 class Problem(BaseModel):
@@ -75,8 +71,6 @@ class Health(BaseModel):
 
 class ModelInfo(BaseModel):
     """The model, and what the service takes on."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     classes: list[str]
     palette: list[list[int]]
@@ -235,7 +229,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
         request: Request,
         output: Annotated[
             Output, Query(description="a label map (PNG), an overlay (JPEG) or areas (JSON)")
-        ] = Output.labels,
+        ] = "labels",
         opacity: Annotated[float, Query(ge=0, le=1, description="of the overlay")] = 0.5,
         classes: Annotated[
             list[str] | None, Query(description="names of those to colour in the overlay")
@@ -245,7 +239,8 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
         status = 500
         try:
             names = _known(classes, model.classes)
-            pixels, response = await state.serve(request, began, output, opacity, names)
+            draw = partial(_answer, output=output, opacity=opacity, classes=names)
+            pixels, response = await state.serve(request, draw)
             status = 200
             metrics.seconds.observe(time.monotonic() - began)
             metrics.pixels.inc(pixels)
@@ -298,14 +293,9 @@ class _State:
         self.threads.shutdown()
 
     async def serve(
-        self,
-        request: Request,
-        began: float,
-        output: Output,
-        opacity: float,
-        classes: list[str] | None,
+        self, request: Request, draw: Callable[[Segmentation], Response]
     ) -> tuple[int, Response]:
-        """Serve one request.
+        """Serve one request; returns the pixels of its image, and what ``draw`` makes of it.
 
         Its place is taken before a byte of its body is read, until its work has ended.
         """
@@ -321,10 +311,10 @@ class _State:
         try:
             return await supervise(
                 request,
-                lambda body: self._work(body, doing, output, opacity, classes),
+                lambda body: self._work(body, doing, draw),
                 self.limits.bytes,
                 limit,
-                lambda: max(0.0, began + limit - time.monotonic()),
+                limit,
                 lambda: self._count(client, -1),
             )
         except TooLong:
@@ -340,12 +330,7 @@ class _State:
             del self.clients[client]
 
     async def _work(
-        self,
-        body: bytes,
-        doing: list[str],
-        output: Output,
-        opacity: float,
-        classes: list[str] | None,
+        self, body: bytes, doing: list[str], draw: Callable[[Segmentation], Response]
     ) -> tuple[int, Response]:
         """From a file to an answer; ``doing`` is told each step."""
         image = await decode(self.pool, self.threads, body)
@@ -353,7 +338,7 @@ class _State:
         doing[0] = "segmenting"
         result = await self._segment(image)
         doing[0] = "drawing"
-        drawing = self.threads.submit(_answer, result, output, opacity, classes)
+        drawing = self.threads.submit(draw, result)
         return image.shape[0] * image.shape[1], await until_ended(drawing, drawing.cancel)
 
     async def _segment(self, image: NDArray[np.uint8]) -> Segmentation:
@@ -386,10 +371,10 @@ async def _discard(request: Request) -> None:
 def _answer(
     result: Segmentation, output: Output, opacity: float, classes: list[str] | None
 ) -> Response:
-    if output is Output.areas:
+    if output == "areas":
         height, width = result.labels.shape
         areas = [
-            ClassArea(name=name, pixels=area.pixels, share=area.share)
+            ClassArea(name=name, **area._asdict())
             for name, area in result.areas().items()
             if area.pixels
         ]
@@ -398,7 +383,7 @@ def _answer(
             media_type="application/json",
         )
     data = io.BytesIO()
-    if output is Output.overlay:
+    if output == "overlay":
         result.overlay(opacity, classes).save(data, "JPEG", quality=90)
         return Response(data.getvalue(), media_type="image/jpeg")
     picture: Image.Image = palette_image(result.labels, result.palette)
