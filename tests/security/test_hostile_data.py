@@ -104,6 +104,17 @@ def test_outline_of_many_corners(sandbox: Sandbox) -> None:
     sandbox.harmless(labelme(sandbox, folder), "a0.json")
 
 
+@pytest.mark.parametrize(
+    "text", [b"[" * 200_000 + b"]" * 200_000, b'{"shapes":' * 200_000, b"null", b"\xff\xfe", b"\0"],
+    ids=range(5),
+)  # fmt: skip
+def test_other_texts_as_annotations(text: bytes, sandbox: Sandbox) -> None:
+    folder = made.labelme(sandbox)
+    (folder / "a0.json").write_bytes(text)
+    sandbox.refused(labelme(sandbox, folder), "a0.json")
+    sandbox.refused(coco(sandbox, folder / "a0.json"), "a0.json")
+
+
 def _named(box: Sandbox, name: str) -> Path:
     for made_before in ("data", "configs", "labels"):
         shutil.rmtree(box.files / made_before, ignore_errors=True)
