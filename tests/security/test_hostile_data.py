@@ -254,9 +254,10 @@ def test_the_valid_archive_is_taken(write: Any, sandbox: Sandbox) -> None:
     }  # fmt: skip
 
 
-def test_entries_of_tar_files(sandbox: Sandbox, subtests: Any) -> None:
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_entries_of_tar_files(mode: str, sandbox: Sandbox, subtests: Any) -> None:
     for name, entry in made.tar_entries(sandbox, _INSIDE).items():
-        path = made.write_tar(sandbox, _members(), entry, mode="w:gz")
+        path = made.write_tar(sandbox, _members(), entry, mode=mode)
         with subtests.test(entry=name):
             sandbox.refused(lambda path=path: _prepare(sandbox, path), path.name)
     sandbox.check_nothing_leaked(sandbox.files / "data")

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import io
 import socket
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from png_files import png_file
 from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -114,10 +113,6 @@ def test_health_model_metrics_and_schema(client: httpx.Client, small_model: Segm
     ].keys()
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def test_what_is_too_large_is_refused(client: httpx.Client) -> None:
     answer = client.post("/predict", content=b"x" * 200_001)
     assert (answer.status_code, "detail" in answer.json()) == (413, True)
@@ -125,10 +120,7 @@ def test_what_is_too_large_is_refused(client: httpx.Client) -> None:
     answer = client.post("/predict", content=(b"x" * 50_000 for _ in range(5)))
     assert answer.status_code == 413
     # A small file of very many pixels is not decoded.
-    rows = zlib.compress(bytes(60_001 * 100), 9)
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    bomb += chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    bomb = png_file(60_000, 60_000, bytes(60_001 * 100), colour=2)
     answer = client.post("/predict", content=bomb)
     assert (answer.status_code, "60000 x 60000" in answer.json()["detail"]) == (413, True)
 
