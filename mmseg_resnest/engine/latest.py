@@ -1,17 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The latest valid checkpoint of a folder, by progress and not by the clock of the machine.
 
-The comment of a file, see :mod:`mmseg_resnest.engine.saving`, says which run it is of (``run_id``,
-made at the first start and kept by later ones), the number of the start that wrote it (``start``,
-above those of all checkpoints that were in the folder then) and the iteration.
-
-* Of several runs in a folder, the one that ``last_checkpoint`` names counts; without it, the one
-  with the highest ``start``. Time decides between runs that have no such number.
-* Within a run the highest ``start`` and then the highest iteration counts.
-* ``last_checkpoint`` counts by its file name alone: the folder may have been moved, and a text in
-  it must not lead to files elsewhere. Links, pipes and devices are skipped unopened.
-* Files without a comment, of other programs and older versions, are one run for each form of
-  name (``iter_7.pth``, ``epoch_7.pth``): first what ``last_checkpoint`` names, then by iteration.
+The comment of a file says which run it is of, the number of the start that wrote it, and the
+iteration; docs/reliability.md gives the order. ``last_checkpoint`` counts by its file name alone:
+a text in it must not lead to files elsewhere. Links, pipes and devices are skipped unopened. Files
+without a comment, of other programs and older versions, are one run for each form of name
+(``iter_7.pth``, ``epoch_7.pth``).
 """
 
 from __future__ import annotations
@@ -42,7 +36,7 @@ _LONGEST_PATH = 4096
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A file and its place in the order; see the top of this module."""
+    """A file and its place in the order, see docs/reliability.md."""
 
     path: Path
     run: str

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -90,12 +89,3 @@ def test_what_is_read_without_the_library_is_the_library_s(
     assert package.cache_folder() == library_cache_folder()
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path))
     assert package.cache_folder() == library_cache_folder() == tmp_path
-
-
-def test_every_command_is_a_file_with_the_same_two_functions() -> None:
-    for name in NAMES:
-        module = sys.modules[f"mmseg_resnest_cli.{name.replace('-', '_')}"]
-        parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
-        assert callable(module.run)
-        assert (ROOT / "tools" / f"{name.replace('-', '_')}.py").is_file() or name == "completion"

@@ -40,7 +40,6 @@ from mmseg_resnest.models import ARCHITECTURES
 from mmseg_resnest_cli import reproduce
 from mmseg_resnest_cli.main import parser_of
 
-ROOT = Path(__file__).parents[2]
 NAME = "standin/fcn_ade"
 PUBLISHED = {
     "single scale": {"pixAcc": 70.0, "mIoU": 30.5},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -120,7 +121,7 @@ def make_runner(
         },
         train_cfg={"type": "IterBasedTrainLoop", "max_iters": iterations, "val_interval": 4},
         val_dataloader=DataLoader(
-            Data(), 2, sampler=SequentialSampler(range(10)), collate_fn=_collate
+            Data(), 2, sampler=SequentialSampler(range(10)), collate_fn=pseudo_collate
         ),
         val_cfg={"type": "ValLoop"},
         val_evaluator=[Mean()],
@@ -152,10 +153,6 @@ def make_runner(
         default_scope="mmseg_resnest",
         experiment_name=f"tiny_{_count}",
     )  # fmt: skip
-
-
-def _collate(samples: list) -> dict[str, list]:
-    return {key: [sample[key] for sample in samples] for key in samples[0]}
 
 
 def state(path: Path) -> dict[str, Any]:

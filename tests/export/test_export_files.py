@@ -20,7 +20,7 @@ from user_errors import raises_user_error
 from mmseg_resnest import UserError, load_segmentor
 from mmseg_resnest.export import compare, export_model
 from mmseg_resnest.export.check import require_agreement
-from mmseg_resnest.export.network import _BinPool, _ImageResize
+from mmseg_resnest.export.network import _ImageResize
 from mmseg_resnest.inference import Segmentation, Segmentor
 
 
@@ -47,13 +47,6 @@ def test_parts_keep_their_sizes_free(part: str, tmp_path: Path) -> None:
             want = model.model.encode_decode(images, [dict(img_shape=images.shape[2:])] * shape[0])
         got = session.run(None, {"images": images.numpy()})[0]
         np.testing.assert_allclose(got, want.numpy(), atol=2e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("size", "bins"), [((7, 5), (3, 2)), ((1, 9), (6, 6)), ((60, 45), (6, 1))])
-def test_bins_are_those_of_adaptive_pooling(size: tuple[int, int], bins: tuple[int, int]) -> None:
-    x = torch.randn(2, 3, *size)
-    want = torch.nn.functional.adaptive_avg_pool2d(x, bins)
-    torch.testing.assert_close(_BinPool(*bins)(x), want, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(97, 133), (40, 50), (211, 150)])
