@@ -58,6 +58,10 @@ PROGRAMS = (".pt2", ".torchscript")
 Run = Callable[[Tensor], Tensor]
 #: What runs a file, the text of its record, and the types of its inputs where it declares them.
 Opened = tuple[Run, str | None, list[str] | None]
+_UNTRUSTED = (
+    "a {} file is a program that runs with your rights; load it with trust=True (--trust) if you "
+    "made it or trust who did, or use .onnx or a published folder, which are data"
+)
 _STARTS = {".xml": (b"<?xml", b"<net")}
 #: The runtimes' names of the types that a record knows.
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "f32": "float32", "u8": "uint8"}
@@ -151,9 +155,7 @@ def load_exported(
     if not file.is_file():
         raise UserError("not-found", file, "no such file, or not a regular one")
     if suffix in PROGRAMS and not trust:
-        said = f"a {SUFFIXES[suffix]} file is a program that runs with your rights; load it with "
-        said += "trust=True (--trust) if you made it or trust who did, or use .onnx or a published "
-        raise UserError("untrusted", file, f"{said}folder, which are data")
+        raise UserError("untrusted", file, _UNTRUSTED.format(SUFFIXES[suffix]))
     with file.open("rb") as opened:
         head = opened.read(64).lstrip()
     # Programs are archives, whatever their name.
