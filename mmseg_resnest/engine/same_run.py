@@ -19,7 +19,7 @@ from ..errors import UserError
 from .launch import init_distributed, join_launcher
 from .preemption import Preempted
 from .run_record import RunRecord, describe_differences
-from .watch import explain_lost_processes
+from .watch import lost_processes_explained
 
 __all__ = ["check_same_run", "describe_ranks", "failing_together"]
 
@@ -46,7 +46,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         mine = record()
     except Exception as error:
         problem = error
-    try:
+    with lost_processes_explained():
         states = _gather((socket.gethostname(), mine.digest(), problem and _words(problem)))
         if any(words for _, _, words in states):
             _part()
@@ -59,11 +59,6 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         first: list[Any] = [mine if get_rank() == 0 else None]
         dist.broadcast_object_list(first, src=0)
         found = _gather((socket.gethostname(), describe_differences(mine, first[0])))
-    except RuntimeError as error:
-        explained = explain_lost_processes(error)
-        if explained is None:
-            raise
-        raise explained from error
     text = describe_ranks(found)
     if text is not None:
         _part()

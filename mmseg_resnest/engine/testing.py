@@ -40,7 +40,7 @@ from .run_folders import RunFolders
 from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together
-from .watch import doing, explain_lost_processes
+from .watch import doing, lost_processes_explained
 
 __all__ = ["evaluate", "resolve_testing"]
 
@@ -131,7 +131,12 @@ def evaluate(
         if folded:
             fold_for_inference(runner.model.eval())
         start = time.monotonic()
-        metrics = _run(runner)
+        doing("testing")
+        try:
+            with lost_processes_explained("start the test again"):
+                metrics = runner.test()
+        finally:
+            report_lost_lines(runner.logger)
         result = {
             "task": "test",
             "config": cfg.filename,
@@ -176,20 +181,6 @@ def _print_header(
             *notes,
         ]
     )
-
-
-def _run(runner: Runner) -> dict[str, float]:
-    """Test to the end, and say in words which process was lost."""
-    doing("testing")
-    try:
-        return runner.test()
-    except Exception as error:
-        explained = explain_lost_processes(error, "start the test again")
-        if explained is None:
-            raise
-        raise explained from error
-    finally:
-        report_lost_lines(runner.logger)
 
 
 def _check_submission_folder(out_dir: str | os.PathLike[str] | None, submission: str) -> None:

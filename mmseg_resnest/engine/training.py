@@ -39,7 +39,7 @@ from .same_run import check_same_run, failing_together
 from .sharding import check_sharding
 from .start import Start, find_start
 from .tracking import check_services
-from .watch import explain_lost_processes
+from .watch import lost_processes_explained
 
 __all__ = ["resolve_training", "train", "unwrapped_interrupts"]
 
@@ -147,7 +147,12 @@ def train(
 
         # Run.
         signals.training()
-        _run(runner)
+        # torch imports its profiler in the first step; that import would report a worker that
+        # dies just then, too.
+        with torch.autograd.profiler.record_function("start"):
+            pass
+        with contextlib.closing(runner), lost_processes_explained():
+            runner.train()
         summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - begin}
         if is_main_process():
             summary.update(_read_results(runner, results))
@@ -176,23 +181,6 @@ def resolve_training(
     }
     options = replace(options, resume=start.resume, classes=classes)
     return resolve(cfg, options, machine), start
-
-
-def _run(runner: Runner) -> None:
-    """Train to the end, and say in words which process was lost."""
-    # torch imports its profiler in the first step; that import would report a worker that dies
-    # just then, too.
-    with torch.autograd.profiler.record_function("start"):
-        pass
-    try:
-        runner.train()
-    except Exception as error:
-        explained = explain_lost_processes(error)
-        if explained is None:
-            raise
-        raise explained from error
-    finally:
-        runner.close()
 
 
 @contextlib.contextmanager

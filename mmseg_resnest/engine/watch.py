@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
@@ -17,6 +19,7 @@ from .._stack import default_store
 from ..errors import UserError
 
 __all__ = ["LostProcessError", "doing", "explain_lost_processes"]
+__all__ += ["lost_processes_explained"]
 
 _PERIOD = 2.0
 _SILENT = 5 * _PERIOD
@@ -88,9 +91,22 @@ def doing(what: str) -> None:
     _pulse.doing(what)
 
 
-def explain_lost_processes(
-    error: BaseException, then: str = "the same command with --resume continues the run"
-) -> LostProcessError | None:
+_RESUME = "the same command with --resume continues the run"
+
+
+@contextlib.contextmanager
+def lost_processes_explained(then: str = _RESUME) -> Iterator[None]:
+    """Raise :func:`explain_lost_processes` in place of the error it explains."""
+    try:
+        yield
+    except Exception as error:
+        explained = explain_lost_processes(error, then)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def explain_lost_processes(error: BaseException, then: str = _RESUME) -> LostProcessError | None:
     """The UserError when a collective failed because of another process, otherwise None."""
     if isinstance(error, UserError) or not isinstance(error, RuntimeError):
         return None
