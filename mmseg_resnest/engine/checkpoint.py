@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..weights import analyse, load_checkpoint, load_into
 
-__all__ = ["bare_model", "load_weights"]
-
 
 def bare_model(model: nn.Module) -> nn.Module:
     """The segmentor inside the wrappers for distributed training and test-time augmentation."""

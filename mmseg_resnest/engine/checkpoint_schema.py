@@ -43,8 +43,6 @@ from .checkpoint_values import (
 from .resume_changes import LONGEST_TEXT, MOST_KEYS
 from .saving import HISTORY
 
-__all__ = ["RUN_ID", "check_results", "check_training_checkpoint", "restore_histories"]
-
 #: What identifies a run: hex digits, as ``secrets.token_hex`` makes them.
 RUN_ID = re.compile(r"[0-9a-f]{16,64}")
 _LONGEST_HISTORY = 100_000_000

@@ -18,19 +18,6 @@ from torch import Tensor
 from ..errors import UserError
 from ..io.text import printable
 
-__all__ = ["ANY", "COUNT", "DROP", "FLAG", "LARGEST", "NUMBER", "POSITIVE"]
-__all__ += ["Refusal", "Spec", "describe", "exactly", "fields", "integer", "is_integer", "is_like"]
-__all__ += [
-    "is_number",
-    "like",
-    "list_of",
-    "map_of",
-    "maybe",
-    "plain_tensor",
-    "rule",
-    "tensor_like",
-]
-
 #: Above it a float, which JSON and NumPy may make of an integer, is not exact.
 LARGEST = 2**53
 _LARGEST_OPTION = 1e30  # its powers, which schedules take, are still finite

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Difference", "differences", "digest", "flatten", "shorten", "text_of"]
-
 #: Keys of a config, at any depth, that may differ between machines.
 _OF_A_MACHINE = frozenset(
     {

@@ -24,8 +24,6 @@ from torch import nn
 from ..errors import UserError
 from ..registry import MODELS, building
 
-__all__ = ["SeededModel", "build_model", "build_seeded_model"]
-
 
 def build_model(cfg: Config) -> nn.Module:
     """Build the model of a checked config, on the CPU, without initialising or loading weights.

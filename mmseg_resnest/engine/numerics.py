@@ -33,8 +33,6 @@ from ..kernels.convolution import ProductConv2d
 from ..registry import type_name
 from .facts import flatten
 
-__all__ = ["fused_steps_of", "is_fused", "numerics_of", "precision_of", "versions"]
-
 _MODULES = ("torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv", "mmseg_resnest")
 #: Installed or not, they decide which code computes.
 _PACKAGES = ("torchvision", "pillow", "mmsegmentation", "onedl-mmsegmentation", "imagecodecs")

@@ -13,9 +13,6 @@ from mmengine.optim import OptimWrapper as MMEngineOptimWrapper
 
 from ..registry import OPTIM_WRAPPERS
 
-__all__ = ["AmpOptimWrapper", "BFloat16OptimWrapper", "Guard", "GuardedOptimWrapper"]
-__all__ += ["OptimWrapper"]
-
 
 class Guard(Protocol):
     """Decides before each update whether it is made."""

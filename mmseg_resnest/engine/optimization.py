@@ -16,8 +16,6 @@ from ..errors import UserError
 from ..registry import building
 from .resume_schedules import advance_schedules
 
-__all__ = ["build_optimization", "check_schedule_ends"]
-
 #: Share of the first learning rate that counts as none: what rounding leaves of 0.
 _NO_RATE = 1e-9
 #: Steps of schedules that are tried before a run: some seconds.

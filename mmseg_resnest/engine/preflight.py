@@ -23,9 +23,6 @@ from ..datasets import check_dataset_folders
 from ..errors import UserError
 from ..weights import check_remote, did_you_mean, is_remote
 
-__all__ = ["check_checkpoint", "check_data", "check_device", "check_disk_space", "check_file"]
-__all__ += ["check_writable", "checkpoint_folder"]
-
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
     """Check that the data sets of these data loaders (if there are any) hold images."""

@@ -28,7 +28,6 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-__all__ = ["restored_process"]
 
 # MMEngine keeps every instance of these by name for the whole process.
 _GLOBALS: tuple[Any, ...] = (DefaultScope, MMLogger, MessageHub, Visualizer)

@@ -26,9 +26,6 @@ from ..registry import type_name
 from .launch import Machine
 from .resume_changes import Note, describe_config
 
-__all__ = ["Resolved", "ResumePoint", "TestingOptions", "TrainingOptions"]
-__all__ += ["default_work_dir", "enable_amp", "resolve", "work_dir_of"]
-
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")

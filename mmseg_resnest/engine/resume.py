@@ -44,8 +44,6 @@ from .checkpoint_values import (
 from .resume_changes import Changes
 from .resume_schedules import flat_schedules, schedules_like
 
-__all__ = ["fit_to_run", "follows_config", "keep_own_names"]
-
 _NO_CHANGES = Changes()
 
 

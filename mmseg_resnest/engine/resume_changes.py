@@ -25,9 +25,6 @@ from typing import Any
 from ..errors import UserError
 from .facts import Difference, differences, digest, flatten, shorten
 
-__all__ = ["LONGEST_TEXT", "MOST_KEYS", "Changes", "compare_with_run", "describe_config"]
-__all__ += ["rounding_notes"]
-
 MOST_KEYS = 20_000
 LONGEST_TEXT = 300
 

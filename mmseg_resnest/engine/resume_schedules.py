@@ -27,9 +27,6 @@ from .checkpoint_values import (
     rule,
 )
 
-__all__ = ["advance_schedules", "flat_schedules", "restore_schedules"]
-__all__ += ["schedules_like", "states_of_schedules"]
-
 #: Attributes that count steps; -1 is before the first one.
 _COUNTERS = ("last_step", "_global_step", "total_iters", "begin", "end", "num_bad_epochs")
 _NEEDED = ("last_step", "_global_step", "base_values", "_last_value")

@@ -15,8 +15,6 @@ from ..io.folder_lock import FolderLock
 from .checkpoint_names import CheckpointNames
 from .preflight import check_writable, checkpoint_folder
 
-__all__ = ["RunFolders", "check_checkpoint_hook", "folders_of_training"]
-
 
 def check_checkpoint_hook(cfg: Config) -> None:
     """Check that ``filename_tmpl`` of the checkpoint hook is a template of a file name."""

@@ -22,8 +22,6 @@ from ..weights.hashes import hex_digests
 from .facts import differences, digest, flatten, shorten, text_of
 from .numerics import versions
 
-__all__ = ["RunRecord", "describe_differences", "describe_model_state", "record_run"]
-
 #: Top-level keys that are compared as what they lead to: the checkpoint's content.
 _COMPARED_ELSEWHERE = frozenset({"load_from", "resume"})
 #: Packages whose loaded modules are compared though they are installed: people change their

@@ -21,8 +21,6 @@ from .preemption import Preempted
 from .run_record import RunRecord, describe_differences
 from .watch import lost_processes_explained
 
-__all__ = ["check_same_run", "describe_ranks", "failing_together"]
-
 _MOST = 4  # differences that are shown
 _PATIENCE = 60.0  # seconds in which others learn of a failure before the processes have met
 

@@ -26,8 +26,6 @@ from .resume import fit_to_run
 from .resume_changes import Changes, Note, compare_with_run
 from .saving import POINTER
 
-__all__ = ["Start", "find_start"]
-
 
 @dataclass
 class Start:

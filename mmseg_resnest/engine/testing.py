@@ -42,8 +42,6 @@ from .runner import Runner
 from .same_run import check_same_run, failing_together
 from .watch import doing, lost_processes_explained
 
-__all__ = ["evaluate", "resolve_testing"]
-
 
 @restored_process()
 def evaluate(

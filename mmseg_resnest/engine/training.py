@@ -41,8 +41,6 @@ from .start import Start, find_start
 from .tracking import check_services
 from .watch import lost_processes_explained
 
-__all__ = ["resolve_training", "train", "unwrapped_interrupts"]
-
 _LOADERS = ("train_dataloader", "val_dataloader")
 
 

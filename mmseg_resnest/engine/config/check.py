@@ -22,9 +22,6 @@ from ... import registry as our_registry
 from ..._stack import config_tree
 from ...errors import UserError
 
-__all__ = ["DATALOADERS", "EFFECTIVE_KEYS", "REGISTRY_MODULES", "RUNNER_KEYS"]
-__all__ += ["accepted_keys", "check_config"]
-
 # A registry imports its own module when asked, but not that of its parent: without this, the names
 # of MMSegmentation that nobody has imported yet would seem not to exist.
 register_all_modules(init_default_scope=False)

@@ -22,8 +22,6 @@ from ...errors import UserError
 from ...io.json_files import parse_json
 from .check import REGISTRY_MODULES
 
-__all__ = ["DATA_SUFFIXES", "load_data_config", "read_config_text"]
-
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
 #: The largest config file, bytes; those of the package have some thousand. YAML is slow to parse.
 MAX_BYTES = 1 << 20

@@ -22,8 +22,6 @@ from .data import DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
 from .roots import plain_roots, restore_roots
 
-__all__ = ["command_name", "config_folder", "find_config", "load_config", "require"]
-
 DATA_VARIABLE = "MMSEG_RESNEST_DATA"
 SCENES_VARIABLE = "MMSEG_RESNEST_SCENES"
 

@@ -14,8 +14,6 @@ from ...datasets import leaf_datasets
 from ...errors import UserError
 from .check import DATALOADERS, EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys
 
-__all__ = ["apply_options", "parse_cfg_options"]
-
 
 def parse_cfg_options(options: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` strings as a mapping, keys as given (with a leading ``+`` where there is one).

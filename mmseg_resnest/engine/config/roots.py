@@ -19,8 +19,6 @@ from mmengine.config import Config
 
 from ..._stack import config_environment, config_tree
 
-__all__ = ["plain_roots", "restore_roots"]
-
 _PLAIN = re.compile(r"[\w./ -]*")
 
 

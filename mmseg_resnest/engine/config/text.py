@@ -8,8 +8,6 @@ import tokenize
 
 from mmengine.config import Config
 
-__all__ = ["config_as_text"]
-
 
 def config_as_text(cfg: Config) -> str:
     """The text of a config, for a file that will be read again: ``pretty_text`` without ``{{``.
