@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-__all__ = ["Cancelled", "cancellable", "end_when_cancelled", "raise_if_cancelled"]
-
 _cancelled: ContextVar[Callable[[], bool] | None] = ContextVar("cancelled", default=None)
 
 

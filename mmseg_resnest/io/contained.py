@@ -16,8 +16,6 @@ from pathlib import Path, PurePosixPath
 from ..errors import UserError
 from .text import printable
 
-__all__ = ["check_inside", "check_real_folder", "contained", "is_contained_member"]
-
 _DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_PART = 255  # bytes: what file systems take
 

@@ -25,8 +25,6 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from .image_header import ImageHeader, check_structure, read_header
 
-__all__ = ["DecodePool", "ImageTooLarge"]
-
 Image = NDArray[np.uint8]
 
 _WORKER = Path(__file__).with_name("decode_worker.py")

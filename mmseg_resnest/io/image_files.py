@@ -20,8 +20,6 @@ from PIL import Image
 from ..errors import UserError
 from .atomic import atomic_open
 
-__all__ = ["IMAGE_SUFFIXES", "decode_rgb", "read_rgb", "save_image", "unique_stems"]
-
 #: Of image files, in lower case; where several files share a stem, the first of these counts.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
@@ -121,15 +119,9 @@ def save_image(
     path: str | os.PathLike[str],
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a picture atomically; its folder is made.
+    """Write a picture, a PIL image or (H, W, 3) RGB of uint8, atomically; its folder is made.
 
-    Args:
-        image: A PIL image, or (H, W, 3) RGB of uint8.
-        path: The file; the suffix says the format.
-        metadata: More options of Pillow's ``save``: ``exif``, ``icc_profile``, ``dpi``.
-
-    Returns:
-        The path.
+    The suffix says the format; ``metadata`` are more options of Pillow. Returns the path.
 
     Raises:
         UserError: It cannot be written; nothing is left behind.

@@ -131,10 +131,8 @@ def _jpeg(file: _Reader) -> Size:
 def _webp(file: _Reader) -> Size:
     data = file.read(30)
     if data[12:16] == b"VP8X":
-        return (
-            1 + int.from_bytes(data[24:27], "little"),
-            1 + int.from_bytes(data[27:30], "little"),
-        )
+        width, height = (1 + int.from_bytes(data[i : i + 3], "little") for i in (24, 27))
+        return width, height
     if data[12:16] == b"VP8L" and data[20] == 0x2F:
         bits = int.from_bytes(data[21:25], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)

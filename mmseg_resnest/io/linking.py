@@ -10,8 +10,6 @@ from pathlib import Path
 
 from ..errors import UserError
 
-__all__ = ["LINKS", "put_link"]
-
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 _FICLONE = 0x40049409  # linux/fs.h: share a file's blocks until one of the two is written
 

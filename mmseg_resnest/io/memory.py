@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import ctypes
 
-__all__ = ["keep_freed_memory"]
-
 
 def keep_freed_memory() -> bool:
     """Make the C library keep freed memory of tensors and images for the next ones.

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 from ..errors import UserError
 
-__all__ = ["needs_extra"]
-
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:

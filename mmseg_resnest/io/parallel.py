@@ -17,8 +17,6 @@ from tqdm import tqdm
 from ..errors import UserError
 from .processes import end_with_parent
 
-__all__ = ["in_parallel", "opencv_on_one_thread"]
-
 _CHUNK = 8  # jobs that a process is given at a time
 
 _T = TypeVar("_T")

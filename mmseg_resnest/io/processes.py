@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cpu_count", "end_with_parent", "is_alive", "this_process"]
-
 _PF_EXITING = 0x4  # linux/sched.h
 
 

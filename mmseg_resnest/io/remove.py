@@ -7,8 +7,6 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["remove_file"]
-
 
 def remove_file(path: Path) -> bool:
     """Remove a regular file; links, folders and all else stay.

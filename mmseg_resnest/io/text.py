@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["printable"]
-
 
 def printable(text: str | os.PathLike[str]) -> str:
     r"""A text on one line, which UTF-8 can encode.

@@ -22,8 +22,6 @@ from ..errors import UserError
 from .atomic import atomic_write
 from .json_files import read_json
 
-__all__ = ["Record", "file_state", "fingerprint"]
-
 _PAUSE = 1.0  # seconds between two times that the record is written while outputs are made
 
 
@@ -36,10 +34,8 @@ def file_state(file: str | os.PathLike[str]) -> str:
 def fingerprint(*parts: object) -> str:
     """A digest of inputs and settings: another one if anything in them differs.
 
-    Args:
-        *parts: Plain values, lists, sets and mappings; ``Path`` stands for the file's path, size
-            and modification time; functions for their names, ``functools.partial`` with its
-            arguments; data classes for their fields.
+    They are plain values and containers, functions (by name), ``functools.partial``, data classes,
+    and ``Path``, which stands for the file's path, size and modification time.
 
     Raises:
         TypeError: A part is none of these.

@@ -8,8 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["wait_for_folder"]
-
 
 @contextlib.contextmanager
 def wait_for_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-__all__ = ["walk"]
-
 
 def walk(
     top: str | os.PathLike[str], above: tuple[str, ...] = ()

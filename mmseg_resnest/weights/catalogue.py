@@ -21,41 +21,23 @@ _DATA = Path(__file__).with_name("catalogue.json")
 
 @dataclass(frozen=True)
 class Entry:
-    """One published checkpoint.
-
-    Attributes:
-        name: What it is asked for by.
-        task: ``segmentation`` (a whole model) or ``classification`` (an ImageNet backbone).
-        layout: Whose parameter names it has: ``published``, ``gluoncv``, ``openmmlab`` or
-            ``timm`` (the published ones under timm's model names).
-        file: The name of the checkpoint in the cache folder; of a published .zip, the file in it.
-        urls: Where it is published, tried in turn.
-        algorithm: ``sha256`` or ``sha1``, as the publisher has it.
-        digest: Hex digits of the hash of ``file``: all, or the first 8 where only they are
-            published.
-        arch: The backbone, a name of :data:`mmseg_resnest.models.resnest.ARCHITECTURES`.
-        config: The config it belongs to, relative to the repository; None for backbones.
-        dataset: The data set it was trained and measured on.
-        metrics: Published numbers, percent, by protocol: ``multi-scale + flip`` and ``single
-            scale`` hold ``mIoU`` and, where published, ``pixAcc``; ``single crop`` holds
-            ``top1`` and, where known, ``crop`` (pixels).
-        source: Who publishes the file and the numbers.
-        licence: The licence of that source (an SPDX identifier), or None.
-    """
+    """One published checkpoint."""
 
     name: str
-    task: str
-    layout: str
-    file: str
-    urls: tuple[str, ...]
-    algorithm: str
-    digest: str
-    arch: str
-    config: str | None
-    dataset: str
+    task: str  # segmentation (a whole model) or classification (an ImageNet backbone)
+    layout: str  # whose parameter names it has: published, gluoncv, openmmlab or timm
+    file: str  # the checkpoint's name in the cache folder, also if it is published in a .zip
+    urls: tuple[str, ...]  # where it is published, tried in turn
+    algorithm: str  # sha256 or sha1, as the publisher has it
+    digest: str  # of the file: all hex digits, or the first 8 where only they are published
+    arch: str  # the backbone, a name of mmseg_resnest.models.resnest.ARCHITECTURES
+    config: str | None  # relative to the repository; None for backbones
+    dataset: str  # that it was trained and measured on
+    #: Published percentages by protocol: ``multi-scale + flip`` and ``single scale`` hold ``mIoU``
+    #: and perhaps ``pixAcc``; ``single crop`` holds ``top1`` and perhaps ``crop`` (pixels).
     metrics: Mapping[str, Mapping[str, float]]
-    source: str
-    licence: str | None
+    source: str  # who publishes the file and the numbers
+    licence: str | None  # of that source, an SPDX identifier
 
 
 @cache

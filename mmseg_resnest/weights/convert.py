@@ -22,8 +22,6 @@ from . import layouts
 from .parts import COUNTER, Part, place_backbone, place_head
 from .state_dict import as_tensor, list_keys, unwrap_state_dict
 
-__all__ = ["Conversion", "analyse", "convert_state_dict", "detect_layout"]
-
 
 def detect_layout(state_dict: Mapping[str, Any]) -> str:
     """The layout of a checkpoint, told from its keys.
@@ -81,22 +79,13 @@ def _has_conv_modules(keys: Iterable[str]) -> bool:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of a checkpoint.
+    """What became of a checkpoint."""
 
-    Attributes:
-        layout: The layout that was found, see :func:`detect_layout`.
-        is_segmentor: Whether it is a whole segmentation model (keys ``backbone.*``,
-            ``decode_head.*``, ``auxiliary_head.*``) and not a backbone alone (no prefix).
-        state_dict: The tensors under our names, in the order of the source.
-        left_out: Keys of the source that have no place here: the ImageNet classifier.
-        added: Counters (``num_batches_tracked``, zero) that the source did not have.
-    """
-
-    layout: str
-    is_segmentor: bool
-    state_dict: dict[str, Tensor]
-    left_out: tuple[str, ...]
-    added: tuple[str, ...]
+    layout: str  # see detect_layout
+    is_segmentor: bool  # a whole segmentation model, not a backbone alone (without a prefix)
+    state_dict: dict[str, Tensor]  # under our names, in the order of the source
+    left_out: tuple[str, ...]  # keys of the ImageNet classifier
+    added: tuple[str, ...]  # counters (num_batches_tracked, zero) that the source did not have
 
 
 def _classifier_keys(keys: Iterable[str], layout: str, backbone: str) -> tuple[str, ...]:

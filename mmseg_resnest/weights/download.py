@@ -25,8 +25,6 @@ from .hashes import difference
 from .transfer import forget, say, size_of, transfer
 from .zip_directory import read_directory
 
-__all__ = ["Limits", "Wanted", "fetch"]
-
 TIMEOUT_VARIABLE = "MMSEG_RESNEST_TIMEOUT"
 #: An attempt that brings this much, bytes, makes up for the failures before it.
 _PROGRESS = 1 << 20

@@ -13,17 +13,12 @@ from . import layouts
 from .convert import analyse, has_split_attention
 from .state_dict import list_keys
 
-__all__ = ["EXPORT_LAYOUTS", "export_state_dict"]
-
 EXPORT_LAYOUTS = ("published", "timm", "openmmlab", "mmseg-resnest")
 
 
 def _rename_modules(keys: Iterable[str], table: Mapping[str, str]) -> dict[str, str]:
-    names = {}
-    for key in keys:
-        module, _, leaf = key.rpartition(".")
-        names[key] = f"{table.get(module, module)}.{leaf}"
-    return names
+    parts = {key: key.rpartition(".") for key in keys}
+    return {key: f"{table.get(module, module)}.{leaf}" for key, (module, _, leaf) in parts.items()}
 
 
 def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, Tensor]:

@@ -28,8 +28,6 @@ from .state_dict import as_tensor, unwrap_state_dict
 from .torch_files import read_torch
 from .zip_directory import read_directory
 
-__all__ = ["load_checkpoint", "load_record", "load_training_checkpoint", "resolve_checkpoint"]
-
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
     """The file of a path, an address or a catalogue name (in this order), fetched if need be.

@@ -17,8 +17,6 @@ from .convert import convert_state_dict
 from .load import load_checkpoint
 from .state_dict import list_keys
 
-__all__ = ["load_backbone", "load_into", "sharded_like"]
-
 _CLASSIFIER = re.compile(
     r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
 )

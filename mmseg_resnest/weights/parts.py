@@ -9,8 +9,6 @@ from torch import Tensor
 
 from . import layouts
 
-__all__ = ["Part", "place_backbone", "place_head"]
-
 COUNTER = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var")
 
@@ -33,17 +31,10 @@ class Part:
             else:
                 there[name] = key
 
-    @property
-    def modules(self) -> set[str]:
-        """The source's modules."""
-        return set(self.source)
-
     def place(self, names: Mapping[str, str], expected: Mapping[str, str]) -> None:
-        """Renames the part and compares it with what it must be.
+        """Renames the part by ``names`` (source module to ours) and compares it with ``expected``.
 
-        Args:
-            names: Source module to our module.
-            expected: Our module to its kind: every module that must be there, and no other may.
+        That holds the kind of each of our modules that must be there; no other may.
         """
         ours_to_source = {ours: module for module, ours in names.items()}
         has_statistics = any(
@@ -77,12 +68,9 @@ class Part:
     def pass_through(self, shapes: Mapping[str, int]) -> None:
         """Keeps the names of a head that is built the same here as there, whatever it is.
 
-        Its modules are not known beforehand; what is checked holds for every head of the stack:
-        tensors that come in pairs do, and a ConvModule has a convolution with either a bias or a
-        norm behind it.
-
-        Args:
-            shapes: The number of dimensions of each tensor.
+        What is checked holds for every head of the stack: tensors that come in pairs do, and a
+        ConvModule has a convolution with either a bias or a norm behind it. ``shapes`` are numbers
+        of dimensions.
         """
         for module, there in self.source.items():
             parent, _, name = module.rpartition(".")
@@ -165,7 +153,7 @@ def place_backbone(layout: str, keys: list[str], all_stages: bool) -> Part:
     """A backbone in one of the known layouts; ``all_stages``: whether it must have all four."""
     part = Part(keys, layouts.GLUON_LEAVES if layout == "gluoncv" else None)
     names = _backbone_names(layout, part.source)
-    ours = {names.get(module, module) for module in part.modules}
+    ours = {names.get(module, module) for module in part.source}
     expected = _expected_backbone(ours, all_stages)
     if layout == "gluoncv":
         # so that a missing norm is called by GluonCV's name
@@ -180,7 +168,7 @@ def place_head(layout: str, keys: list[str], tensors: Mapping[str, Tensor], pref
     """A head, whose ``keys`` are without their ``prefix``."""
     if layout in ("published", "gluoncv"):
         part = Part(keys, layouts.GLUON_LEAVES if layout == "gluoncv" else None)
-        table = layouts.foreign_head_table(layout, part.modules)
+        table = layouts.foreign_head_table(layout, set(part.source))
         part.place({theirs: ours for theirs, (ours, _) in table.items()}, dict(table.values()))
     else:
         part = Part(keys)

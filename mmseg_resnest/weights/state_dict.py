@@ -13,8 +13,6 @@ from torch import Tensor
 from ..errors import UserError
 from ..io.text import printable
 
-__all__ = ["as_tensor", "check_names", "list_keys", "unwrap_state_dict"]
-
 LISTED_KEYS = 20
 #: The longest name of a tensor, characters; those of models have below 100.
 LONGEST_KEY = 1000
