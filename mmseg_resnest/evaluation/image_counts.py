@@ -81,13 +81,10 @@ class ImageCounts:
         return counts
 
     def iou(self, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """IoU of each class, of all images or of each of B draws of images.
+        """IoU of each class: (C,) of all images, or (B, C) of each of B draws of images.
 
-        Args:
-            weights: (B, N) how often each draw holds each image; None: each image once.
-
-        Returns:
-            (C,) or (B, C) fractions of 1; NaN where a class is neither labelled nor predicted.
+        ``weights`` (B, N) is how often each draw holds each image. NaN where a class is neither
+        labelled nor predicted.
         """
         # float64 holds these sums exactly (below 2**53), and its product is far faster than int64.
         both, union = self.intersection, self.union

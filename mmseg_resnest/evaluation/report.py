@@ -48,10 +48,6 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         work_dir: The work folder of a training (with its ``test`` and ``test_tta`` folders, where
             it was evaluated), or that of an evaluation alone.
 
-    Returns:
-        ``name``, ``evaluations`` (per evaluation the scores, the classes and the confusion
-        matrix), ``curves``, ``published``, ``speed``, ``config``, ``environment``, ``examples``.
-
     Raises:
         UserError: The folder is missing, or holds neither a log nor results; a file in it is not
             what a run writes, or is a link to outside of the folder.

@@ -163,8 +163,7 @@ def legend(
     Args:
         classes: Names of the classes.
         palette: ``[r, g, b]`` in 0..255 for each class.
-        present: The classes to show, in class order; 255 is shown as "unlabelled". None shows
-            all.
+        present: The classes to show; 255 is "unlabelled". None shows all.
         width: Width of the picture in pixels.
 
     Returns:

@@ -126,18 +126,14 @@ def test_nothing_labelled_is_nan_everywhere():
     assert confusion_matrix(empty, empty, 3).tolist() == [[0] * 3] * 3
 
 
-@pytest.mark.parametrize("label", [3, 254, -1, 1000])
-def test_label_out_of_range(label):
+@pytest.mark.parametrize("value", [3, 254, -1])
+def test_values_out_of_range(value):
     with raises_user_error("label", "the label map"):
-        confusion_matrix(torch.zeros(2, dtype=torch.long), torch.tensor([0, label]), 3)
-
-
-@pytest.mark.parametrize("pred", [3, 255, -1])
-def test_prediction_out_of_range(pred):
+        confusion_matrix(torch.zeros(2, dtype=torch.long), torch.tensor([0, value]), 3)
     # Also where the label is ignored: the model has a class that the data set lacks.
     for label in (0, 255):
         with raises_user_error("classes", "the prediction"):
-            confusion_matrix(torch.tensor([0, pred]), torch.tensor([0, label]), 3)
+            confusion_matrix(torch.tensor([0, value]), torch.tensor([0, label]), 3)
 
 
 def test_other_wrong_arguments():

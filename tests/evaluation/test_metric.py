@@ -339,12 +339,9 @@ def test_more_metrics_are_those_of_their_parts(tmp_path):
 
 
 def test_wrong_options_are_refused():
-    with raises_user_error("argument", "SegmentationMetric, metrics"):
-        SegmentationMetric(metrics=["mDice"])
-    with raises_user_error("argument", "SegmentationMetric, bootstrap"):
-        SegmentationMetric(bootstrap=-1)
-    with raises_user_error("argument", "SegmentationMetric, scores"):
-        SegmentationMetric(scores="probabilities")
+    for name, value in (("metrics", ["mDice"]), ("bootstrap", -1), ("scores", "probabilities")):
+        with raises_user_error("argument", f"SegmentationMetric, {name}"):
+            SegmentationMetric(**{name: value})
     metric = make_metric(metrics="ECE")
     with raises_user_error("model-output"):
         metric.process(None, [make_sample(0)])
