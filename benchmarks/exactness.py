@@ -137,7 +137,7 @@ PEERS = {"mmseg-resnest": ours, "MMSegmentation": stock, "timm": timm}
 
 @torch.no_grad()
 def measure(arch: str, output_stride: int) -> dict[str, float | str]:
-    """The worst stage's relative difference for each peer, or why there is none."""
+    """The worst stage's relative difference for each peer, or why it is missing."""
     reference = published(arch, output_stride)
     state = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
     images = torch.randn(IMAGE, generator=torch.Generator().manual_seed(1))

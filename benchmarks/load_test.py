@@ -74,7 +74,7 @@ def send(
     clients: int,
     at: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[float], Counter[str], float]:
-    """Latencies of the served ones, statuses, and seconds in all; ``at`` is told each number."""
+    """Latencies of the served ones, statuses, and seconds in all; ``at`` receives each number."""
     turn = itertools.count()
     times: list[float] = []
     statuses: Counter[str] = Counter()

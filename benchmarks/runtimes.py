@@ -83,7 +83,7 @@ def ways(
         images: A case to what the module is given.
 
     Returns:
-        Name to a way of a comparison, and name to why there is none.
+        Name to a variant, and name to why it is missing.
     """
     found: dict[str, Any] = {}
     missing: dict[str, str] = {}
@@ -94,7 +94,7 @@ def ways(
     if shutil.which("g++") or shutil.which("clang++"):
         add("torch.compile, frozen", compiled)
     else:
-        missing["torch.compile"] = "it needs a C++ compiler, and there is none"
+        missing["torch.compile"] = "it needs a C++ compiler, which is missing"
     for name, package, runtime in (
         ("ONNX Runtime", "onnxruntime", onnx_runtime),
         ("OpenVINO", "openvino", openvino),

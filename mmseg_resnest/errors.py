@@ -69,7 +69,7 @@ class UserError(Exception):
 
     Args:
         code: A key of :data:`CODES`; tests and programs compare it.
-        subject: The file, config key or argument that is wrong; "" when there is none.
+        subject: The file, config key or argument that is wrong; "" without one.
         message: What is wrong and what to do.
 
     Attributes:

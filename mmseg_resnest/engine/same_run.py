@@ -64,7 +64,7 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
 
 
 def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
-    """The message about processes that differ from process 0; None where there is none.
+    """The message about processes that differ from process 0; None if they agree.
 
     ``found`` holds for each process its host and how it differs.
     """

@@ -19,7 +19,7 @@ def boundary_distance(height: int, width: int, ratio: float = 0.02) -> int:
 
 
 def inner_boundary(mask: NDArray[np.uint8], distance: int) -> NDArray[np.uint8]:
-    """The pixels of a mask that lie within ``distance`` of its outline.
+    """The pixels of a mask within ``distance`` of its outline.
 
     Masks are (H, W) of 0 and 1. The border of the image is an outline; the distance is the
     chessboard's.

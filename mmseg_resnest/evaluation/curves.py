@@ -116,7 +116,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     if not starts:
         raise NoLog("run", folder, "holds no training log (<timestamp>/vis_data/scalars.json)")
 
-    # A line of the training loop is told by its "iter" (or its loss).
+    # A line of the training loop has "iter" (or a loss).
     def train_steps(lines: list[dict[str, Any]]) -> list[int]:
         return [e["step"] for e in lines if "iter" in e or "loss" in e]
 

@@ -28,7 +28,7 @@ def new_table(*columns: str) -> PrettyTable:
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """A score as text, ``-`` where there is none."""
+    """A score as text, ``-`` for a missing one."""
     return "-" if value is None or math.isnan(value) else format(value, form)
 
 

@@ -47,7 +47,7 @@ class Agreement:
 
 
 def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[str]:
-    """At most ``most`` images to compare models on, spread evenly; a UserError if there is none.
+    """At most ``most`` images to compare models on, spread evenly; a UserError without any.
 
     ``source`` is a file, a folder or a pattern; None takes the config's test split.
     """

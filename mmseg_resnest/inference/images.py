@@ -91,7 +91,7 @@ def find_inputs(
         Paths and addresses; and the other files of a folder.
 
     Raises:
-        UserError: There is none.
+        UserError: No image was found.
     """
     if is_address(source) or os.path.isfile(source):
         return [source], []

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """An ONNX file of unknown origin is checked before ONNX Runtime opens it.
 
-While it loads a file, the runtime computes constants, reads tensors that lie in other files, and
+While it loads a file, the runtime computes constants, reads tensors from other files, and
 runs loops for as long as the file says. :mod:`mmseg_resnest.export` writes none of that: its graphs
 have standard operations, no branches and loops, and all of their tensors are in the file.
 """

@@ -38,7 +38,7 @@ def fingerprint(*parts: object) -> str:
     and ``Path``, which stands for the file's path, size and modification time.
 
     Raises:
-        TypeError: A part is none of these.
+        TypeError: A part has another type.
         OSError: A path cannot be read.
     """
     text = json.dumps([_plain(part) for part in parts], sort_keys=True)

@@ -23,7 +23,7 @@ __all__ = ["ProductConv2d", "conv3x3"]
 # Input channels from which on the gradient of 3x3 weights is quicker by taps: below, copying the
 # pixels of each tap takes what the products save.
 _MANY_CHANNELS = 1024
-# Share of the products that lie on the map below which output and input's gradient are quicker
+# Share of the products on the map below which output and input's gradient are quicker
 # by taps as well.
 _FEW_PRODUCTS = 0.45
 

@@ -14,7 +14,7 @@ on a GPU, the whole map is computed block by block.
 One resize on a CPU gives ``interpolate``'s own scores, bit by bit, and so the labels of
 :func:`plain_label_map`: both take fused multiply-adds along the width, then along the height, from
 the last place to the first. (Torch sums otherwise where height + width of the result are at most
-256, and for scores that lie channels last.) Two resizes are one sum here, while the stack rounds
+256, and for channels-last scores.) Two resizes are one sum here, while the stack rounds
 the map between them: labels then differ only where the best two classes differ by less than
 rounding. Of equal scores the lowest class wins, as with ``argmax``.
 Scores are expected to be finite: NaN or infinity give a class, but an undefined one.

@@ -226,7 +226,7 @@ def _scored_rows(
     row_bytes = like.shape[0] * max(width, like.shape[2]) * like.element_size()
     piece_rows = max(_RESIZE_BYTES // row_bytes, 1)
 
-    # Sums of the rows [band_top, band_top + crop) that lie in the image.
+    # Sums of the rows [band_top, band_top + crop) within the image.
     band = like.new_zeros(like.shape[0], min(crop, height), width)
     band_top = 0
 

@@ -212,7 +212,7 @@ class EncoderDecoder(StockEncoderDecoder):
     def _head_scores(self, images: Tensor) -> Tensor:
         """Scores (N, C, h, w) of normalised images, at the resolution of the head."""
         scores = self.decode_head.forward(self.extract_feat(images))
-        # EncHead adds the scores of its class branch. Scores that lie channels last are turned, as
+        # EncHead adds the scores of its class branch. Channels-last scores are turned, as
         # all that follows goes through them class by class.
         return (scores[0] if isinstance(scores, tuple) else scores).contiguous()
 

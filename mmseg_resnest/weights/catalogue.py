@@ -69,7 +69,7 @@ def find(name: str) -> Entry:
     """The entry of a name.
 
     Raises:
-        UserError: There is none; names the closest ones.
+        UserError: No entry has that name; names the closest ones.
     """
     entries = _entries()
     if name not in entries:

@@ -109,7 +109,7 @@ def _tensor(
     dtype: Any = None,
     *metadata: Any,
 ) -> Tensor:
-    """A tensor that lies within its storage."""
+    """A tensor within its storage."""
     dtype = dtype or getattr(storage, "dtype", None)
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise Damaged("a tensor without a storage")

@@ -74,7 +74,7 @@ train_dataloader = dict(
 )"""
 
 
-_ONE = "train_cfg.max_iters=1"
+_ONE = "--cfg-options train_cfg.max_iters=1"
 _REFUSED = "http://127.0.0.1:9"  # the port of a service that nobody runs
 # No permission counts for the superuser, whom continuous integration often is.
 _NO_POWERS = """

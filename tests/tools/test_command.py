@@ -124,7 +124,7 @@ def test_train_and_go_on_as_it_says(command: Command, toy: Toy) -> None:
 def test_mistakes(command: Command, tmp_path: Path) -> None:
     said = command("tran", cwd=tmp_path).error()
     assert said.startswith("error: there is no command tran; did you mean train")
-    assert said.endswith("(see: mmseg-resnest --help)\n")
+    assert said.endswith("(see: mmseg-resnest --help) [argument]\n")
     assert "mmseg-resnest train --help" in command("train", "--x", "y", cwd=tmp_path).error()
     assert "mmseg-resnest weights list" in command("weights", "info", "x", cwd=tmp_path).error()
     assert "usage: dist_train.sh" in command("dist-train", cwd=tmp_path).error()
@@ -140,7 +140,7 @@ def test_a_published_name_is_enough(run_script: Command, installed: Path, tmp_pa
         "with mock.patch.object(segmentor, 'load_weights') as load, "
         "mock.patch.object(segmentor, 'check_checkpoint'):\n"
         "    model = load.load_segmentor('fcn_resnest50_ade', device='cpu')\n"
-        "assert load.call_args.args[1] == 'fcn_resnest50_ade'\n"
+        "assert 'fcn_resnest50_ade' in load.call_args.args\n"
         "print(model.cfg.filename, len(model.classes))\n"
     )
     said = run_script(script, cwd=tmp_path).check().stdout.split()

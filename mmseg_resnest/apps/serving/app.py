@@ -332,7 +332,7 @@ class _State:
     async def _work(
         self, body: bytes, doing: list[str], draw: Callable[[Segmentation], Response]
     ) -> tuple[int, Response]:
-        """From a file to an answer; ``doing`` is told each step."""
+        """From a file to an answer; ``doing`` receives each step."""
         image = await decode(self.pool, self.threads, body)
         del body
         doing[0] = "segmenting"

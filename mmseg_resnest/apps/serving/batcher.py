@@ -40,7 +40,7 @@ class Batcher:
     """Segments images from many threads in one.
 
     ``model`` maps images to results; a batch has at most ``batch`` images, the first of which waits
-    ``gather`` seconds for others; ``seen`` is told its size.
+    ``gather`` seconds for others; ``seen`` receives its size.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def serve(
         # The application answers a body that comes too late before its connection is closed.
         ConnectionLimits(per_client=per_client, body=limits.seconds + 10),
         lambda address, server: ready(address),
-        # Requests beyond those that can be served are told so at once.
+        # Requests beyond the limit are refused at once.
         backlog=max(128, 2 * limits.waiting),
         graceful=int(limits.seconds) + 1,
     )

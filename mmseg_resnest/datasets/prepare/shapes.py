@@ -130,7 +130,7 @@ def compress_rle(mask: Mask) -> str:
 def outlines(labels: npt.NDArray[np.uint8]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Polygons that, painted one after the other, give a label map (H, W) back exactly.
 
-    Each connected area of a label gives its outer border, without holes; an area that lies in
+    Each connected area of a label gives its outer border, without holes; an area in
     another's hole comes after it and so is painted over it.
 
     Yields:

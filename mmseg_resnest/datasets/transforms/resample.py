@@ -76,7 +76,7 @@ def resized_part(image: npt.NDArray[Any], size: tuple[int, int], box: Box) -> np
 
 
 def _start_of_part(length: int, resized: int, first: int) -> tuple[int, int]:
-    """Where the resize of a part begins: the image's place and the result's that lies there.
+    """Where the resize of a part begins: the places in the image and in the result.
 
     A resize begins at whole pixels of both, and those seldom meet. Taken is the last place of the
     result which is (nearly) at a whole pixel and from which on ``first`` is made of the part's own

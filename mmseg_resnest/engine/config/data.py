@@ -36,7 +36,7 @@ _TYPE_KEYS = ("type", "constructor", "runner_type")
 _KEY = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./ -]{0,199}")
 _ALL: tuple[str, ...] = ("*",)
 #: The modules whose registered parts a config that is data may name, and which of them. The nearest
-#: entry above a module counts. Left out is what unpickles, imports what it is told, runs other
+#: entry above a module counts. Left out is what unpickles, imports by name, runs other
 #: programs, or sends data elsewhere.
 PARTS: dict[str, tuple[str, ...]] = {
     "mmcv.cnn.bricks": _ALL,

@@ -32,7 +32,7 @@ def config_folder() -> Path:
 
 
 def find_config(path: str | os.PathLike[str]) -> Path:
-    """The file of a config, or ``path`` itself if there is none.
+    """The file of a config, or ``path`` itself if it names no config.
 
     A file that exists; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
     ``openmmlab/...``) or as a clone has it (``configs/fcn_resnest50_ade20k.py``).
