@@ -39,8 +39,8 @@ _LONGEST = 16
 _LEAST_PIXELS = 4
 # A score of a candidate takes so many times as long as one of a whole block.
 _COST = 4
-# Bytes of the scores of the cells whose candidates are looked for at a time.
-_BAND_BYTES = 2**21
+# Bytes of the scores, and pixels, of the cells whose candidates are looked for at a time.
+_BAND_BYTES, _BAND_PIXELS = 2**21, 2**17
 # Scores of candidates that are computed at a time, below which torch starts no threads, and cells.
 _SCORES, _LEAST_CELLS = 2**15, 64
 
@@ -268,7 +268,9 @@ class _Cells:
 
     def label(self, scores: Tensor, out: Tensor) -> None:
         """Writes the labels of scores (C, h, w) to ``out`` (H, W)."""
-        step = max(_BAND_BYTES // (scores.element_size() * len(scores) * scores.shape[2]), 1)
+        row_bytes = scores.element_size() * len(scores) * scores.shape[2]
+        row_pixels = -(-out.numel() // scores.shape[1])
+        step = max(min(_BAND_BYTES // row_bytes, _BAND_PIXELS // row_pixels), 1)
         for first in range(0, scores.shape[1] - self.down.taps + 1, step):
             last = min(first + step, scores.shape[1] - self.down.taps + 1)
             inside = (self.down.place >= first) & (self.down.place < last)
