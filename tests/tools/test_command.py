@@ -137,10 +137,10 @@ def test_a_published_name_is_enough(run_script: Command, installed: Path, tmp_pa
     script.write_text(
         "from unittest import mock\n"
         "from mmseg_resnest.inference import load, segmentor\n"
-        "with mock.patch.object(segmentor, 'load_weights') as load, "
+        "with mock.patch.object(segmentor, 'load_weights') as weights, "
         "mock.patch.object(segmentor, 'check_checkpoint'):\n"
         "    model = load.load_segmentor('fcn_resnest50_ade', device='cpu')\n"
-        "assert 'fcn_resnest50_ade' in load.call_args.args\n"
+        "assert 'fcn_resnest50_ade' in weights.call_args.args\n"
         "print(model.cfg.filename, len(model.classes))\n"
     )
     said = run_script(script, cwd=tmp_path).check().stdout.split()
