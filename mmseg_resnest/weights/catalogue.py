@@ -73,6 +73,6 @@ def find(name: str) -> Entry:
     """
     entries = _entries()
     if name not in entries:
-        message = f"not a name of published weights{did_you_mean(name)} ; see mmseg-resnest weights list"
-        raise UserError("not-found", name, message)
+        hint = f"{did_you_mean(name)}; see mmseg-resnest weights list"
+        raise UserError("not-found", name, f"not a name of published weights{hint}")
     return entries[name]
