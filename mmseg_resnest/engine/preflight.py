@@ -151,7 +151,9 @@ def check_disk_space(cfg: Config, model: nn.Module) -> None:
     need = (kept + 1) * one + (best + 1) * (weights + averaged) * bool(best)
     folder = checkpoint_folder(cfg)
     place = next(p for p in [folder, *folder.absolute().parents] if p.is_dir())
-    there = sum(path.lstat().st_size for path in folder.glob("*.pth")) if folder.is_dir() else 0
+    # Files of the run that it replaces, and what killed writers left, which it removes.
+    patterns = ("*.pth", ".*.pth.*.part") if folder.is_dir() else ()
+    there = sum(path.lstat().st_size for pattern in patterns for path in folder.glob(pattern))
     free = shutil.disk_usage(place).free
     if free + there < need:
         raise UserError(
