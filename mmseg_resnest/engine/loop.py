@@ -180,6 +180,7 @@ class IterBasedTrainLoop(MMEngineLoop):
         self._validation_can_stop = len(set(lengths)) == 1 and between_updates(runner.optim_wrapper)
         doing(f"validating after iteration {self._iter}")
         seed_validation(runner.seed, self._iter, runner.rank)
+        self.validation_pending = True
         try:
             runner.val_loop.run()
         except _StopInValidation:

@@ -78,6 +78,7 @@ def _stopped(folder: Path, hook: Hook, **kw: Any) -> Path:
         ("after_train_iter", 4, signal.SIGUSR1, 6),  # after the decision: the next step's end
         ("before_train_iter", 6, signal.SIGINT, 7),
         ("after_val_iter", 4, signal.SIGTERM, 4),  # in a validation, where no save was due
+        ("after_val_epoch", 4, signal.SIGTERM, 4),  # after it
         ("after_val_iter", 12, signal.SIGTERM, 12),  # in the last one
     ],
 )

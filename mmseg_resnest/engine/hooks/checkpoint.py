@@ -112,8 +112,7 @@ class CheckpointHook(MMEngineHook):
     def save_before_leaving(self, runner: Runner) -> None:
         """Save the run between two steps, where a validation was interrupted or has ended."""
         if self._saved_step != runner.iter:
-            pending = runner.train_loop.validation_due(runner.iter)
-            self._save_now(runner, validation_pending=pending)
+            self._save_now(runner, runner.train_loop.validation_pending)
 
     def after_train(self, runner: Runner) -> None:
         """Wait until all is written."""
