@@ -101,7 +101,6 @@ import_stack()
 # --- private names of dependencies -----------------------------------------------------------
 
 import torch  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
 from mmengine.logging import HistoryBuffer  # noqa: E402
 from torch.nn.modules._functions import SyncBatchNorm as SyncBatchNormFunction  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # noqa: E402
@@ -110,7 +109,7 @@ __all__ = ["BatchNorm", "SyncBatchNormFunction"]
 
 # Module to the names that the functions below, and subclasses of its classes, rely on.
 PRIVATE_NAMES = {
-    "mmengine.config.config": ("_cfg_dict", "_env_variables", "_parse_iterable"),
+    "mmengine.config.config": ("_cfg_dict", "_env_variables"),
     "mmengine.utils.manager": ("_instance_dict",),
     "mmengine.logging.history_buffer": ("_log_history", "_count_history"),
     "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
@@ -143,15 +142,6 @@ def config_tree(cfg: Any) -> Any:
 def config_environment(cfg: Any) -> dict[str, Any]:
     """The environment variables that a config file read."""
     return cfg._env_variables
-
-
-def parse_option_value(text: str) -> Any:
-    """A value of ``--cfg-options`` as MMEngine reads it.
-
-    Raises:
-        AssertionError: Its brackets do not match.
-    """
-    return DictAction._parse_iterable(text)
 
 
 def global_instances(kind: Any) -> dict[str, Any]:

@@ -49,11 +49,13 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that change a config: ``--cfg-options`` and ``--data-root``."""
     parser.add_argument(
         "--cfg-options",
+        action="extend",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
         help="change config keys, e.g. train_cfg.max_iters=1000 model.backbone.norm_eval=True; "
-        "lists as a,b or [a,b]; +KEY=VALUE adds a key that neither the config nor its class knows; "
+        "lists as a,b or [a,b], dictionaries as {key: value} or dict(key=value), text with commas "
+        "as KEY=\"'a, b'\"; +KEY=VALUE adds a key that neither the config nor its class knows; "
         "data_root=DIR makes DIR the root of every data set",
     )
     parser.add_argument(

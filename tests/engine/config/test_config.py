@@ -7,71 +7,10 @@ from pathlib import Path
 import pytest
 from user_errors import raises_user_error
 
-from mmseg_resnest.engine.config import check_config, load_config, parse_cfg_options, require
+from mmseg_resnest.engine.config import check_config, load_config, require
 
 ROOT = Path(__file__).resolve().parents[3]
 CAMVID = ROOT / "configs" / "fcn_resnest14_camvid.py"
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("a.b=3", 3),
-        ("a.b=1e-3", 1e-3),
-        ("a.b=True", True),
-        ("a.b=None", None),
-        ("a.b=text=more", "text=more"),
-        ("a.b=[1,2]", [1, 2]),
-        ("a.b=(1,2)", (1, 2)),
-        ("a.b=x,y", ["x", "y"]),
-    ],
-)
-def test_values_are_read(text: str, value: object) -> None:
-    assert parse_cfg_options([text]) == {"a.b": value}
-
-
-@pytest.mark.parametrize("text", ["a", "=3", "a..b=3", " a=3", "a=[1,(2]", "+=1"])
-def test_malformed_options(text: str) -> None:
-    with raises_user_error("argument", f"--cfg-options {text}"):
-        parse_cfg_options([text])
-
-
-def test_options_change_what_they_name() -> None:
-    cfg = load_config(
-        CAMVID,
-        [
-            "train_cfg.max_iters=7",
-            "model.backbone.with_cp=True",  # not in the config, but an option of ResNeSt
-            "optim_wrapper.clip_grad.max_norm=1",  # a new dictionary for an option of OptimWrapper
-            "+model.test_cfg.anything=1",
-            "default_hooks.checkpoint.interval=3",
-        ],
-    )
-    assert cfg.train_cfg.max_iters == 7
-    assert cfg.model.backbone.with_cp is True
-    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1)
-    assert cfg.model.test_cfg.anything == 1
-    assert cfg.default_hooks.checkpoint.interval == 3
-
-
-@pytest.mark.parametrize(
-    ("option", "code", "named"),
-    [
-        ("model.backbone.with_cpp=True", "config-key", "model.backbone.with_cp"),
-        ("model.decode_head.chanels=3", "config-key", "model.decode_head.channels"),
-        ("model.test_cfg.mod=slide", "config-key", "model.test_cfg.mode"),
-        ("train_dataloader.num_worker=3", "config-key", "train_dataloader.num_workers"),
-        ("num_classes=3", "config-key", "+num_classes="),
-        ("model.backbone.arch.blocks=3", "config-key", "model.backbone.arch"),
-        ("train_pipeline.99.type=x", "config-key", "train_pipeline"),
-        ("train_cfg.max_iters=True", "config-value", "a number"),
-        ("auto_scale_lr.enable=3", "config-value", "True or False"),
-    ],
-)
-def test_options_that_would_do_nothing_are_refused(option: str, code: str, named: str) -> None:
-    with raises_user_error(code, f"--cfg-options {option.partition('=')[0]}") as info:
-        load_config(CAMVID, [option])
-    assert named in info.value.message
 
 
 def test_data_root_of_all_data_sets(tmp_path: Path) -> None:
