@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference import load_segmentor
-    from mmseg_resnest.inference.files import FileJob, model_settings, plan_outputs
+    from mmseg_resnest.inference.files import FileJob, plan_outputs
     from mmseg_resnest.inference.images import find_inputs
     from mmseg_resnest.inference.video import is_stream, is_video, predict_video
 
@@ -93,7 +93,6 @@ def run(args: argparse.Namespace) -> int:
     elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
         raise UserError("not-found", args.source, "no such video")
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    settings = model_settings(cfg, args.checkpoint)
     model = load_segmentor(cfg, args.checkpoint, args.device)
     check_writable(out, "--out")
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
@@ -106,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
             ("device", str(model.device)),
         ]
     )
+    model.fingerprint  # noqa: B018 (of the weights as they were loaded, however many images)
     if film or len(images) >= FOLDED_FROM:
         model.fold()
     if film:
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         files = "1 file that is not an image"
         files = files if len(others) == 1 else f"{len(others)} files that are not images"
         print(f"skipped     {files}: {names}{more}")
-    job = FileJob(model, images, out, args.save, args.opacity, args.tile, settings, args.overwrite)
+    job = FileJob(model, images, out, args.save, args.opacity, args.tile, None, args.overwrite)
     try:
         summary = job.run()
     except KeyboardInterrupt:

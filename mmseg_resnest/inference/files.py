@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -22,7 +21,8 @@ from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
 from ..io.atomic import atomic_open, atomic_write
 from ..io.image_files import save_image, unique_stems
-from ..io.json_files import parse_json, read_json
+from ..io.json_files import read_json
+from ..io.up_to_date import Journal, fingerprint
 from .images import image_size, is_address, read_image
 from .picture_files import Metadata, PngRows, read_metadata
 from .polygons import coco_json, geojson, region_polygons
@@ -30,27 +30,13 @@ from .rows import open_rows
 from .segmentor import Segmentor
 from .tiles import Tiling, tiled
 
-__all__ = ["OUTPUTS", "FileJob", "Summary", "model_settings", "plan_outputs"]
+__all__ = ["OUTPUTS", "RECORD", "FileJob", "Summary", "plan_outputs"]
 
 OUTPUTS = ("labels", "overlay", "side", "geojson", "coco")
 RECORD = "predictions.jsonl"
 COCO_FILE = "coco.json"
 _LOSSY = {".jpg", ".jpeg", ".webp"}
 _REDUCED_EDGE = 4096  # pixels of the overlay of an image in tiles
-
-
-def model_settings(cfg: Any, checkpoint: str | os.PathLike[str]) -> list[Any]:
-    """What identifies a model: the config's text and the checkpoint's file."""
-    return [cfg.pretty_text, os.fspath(checkpoint), *_size_and_time(checkpoint)]
-
-
-def _size_and_time(path: str | os.PathLike[str]) -> list[int]:
-    """Nothing if there is no such file, as for an address."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns]
 
 
 def plan_outputs(
@@ -89,47 +75,6 @@ class Summary:
     georeferenced: int = 0  # GeoTIFFs among those done, whose outputs carry no place
 
 
-class _Record:
-    """``predictions.jsonl``: a line for each image that is done, by whose outputs it is known."""
-
-    def __init__(self, out: Path, settings: str, overwrite: bool) -> None:
-        self._out, self._settings = out, settings
-        self._entries: dict[str, dict[str, Any]] = {}
-        if overwrite or not (out / RECORD).exists():
-            return
-        for line in (out / RECORD).read_text(encoding="utf-8").splitlines():
-            # The last line may have been cut off.
-            with contextlib.suppress(UserError, TypeError, KeyError, AttributeError):
-                entry = parse_json(line, str(out / RECORD))
-                if isinstance(entry.get("outputs", {}), dict):
-                    self._entries[entry["input"]] = entry
-
-    def _identity(self, image: str) -> dict[str, Any]:
-        entry: dict[str, Any] = {"input": image, "settings": self._settings}
-        return entry | dict(zip(("bytes", "modified"), _size_and_time(image), strict=False))
-
-    def has(self, image: str, outputs: Sequence[Path]) -> bool:
-        """Whether the image, the settings and the outputs are as they were written."""
-        entry = self._entries.get(image)
-        if entry is None or any(entry.get(k) != v for k, v in self._identity(image).items()):
-            return False
-        written = entry.get("outputs", {})
-        return set(written) == {os.path.relpath(path, self._out) for path in outputs} and all(
-            (self._out / name).is_file() and (self._out / name).stat().st_size == size
-            for name, size in written.items()
-        )
-
-    def add(self, image: str, outputs: Sequence[Path], **facts: Any) -> None:
-        sizes = {os.path.relpath(path, self._out): path.stat().st_size for path in outputs}
-        entry = {**self._identity(image), **facts, "outputs": sizes}
-        self._entries[image] = entry
-        try:
-            with (self._out / RECORD).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise UserError("not-writable", self._out / RECORD, f"{error.strerror}") from error
-
-
 class FileJob:
     """Segments images into a folder.
 
@@ -139,8 +84,8 @@ class FileJob:
     ``NAME_coco.json`` the outlines of all regions; ``coco.json`` those of all images. The overlay
     and the side by side picture of an image in tiles are reduced to 4096 pixels.
 
-    Writes are atomic. An image is skipped if the record ``predictions.jsonl`` has it and its file,
-    the settings and the outputs have not changed.
+    Writes are atomic. An image is skipped if the record ``predictions.jsonl`` has its outputs and
+    they, its file, the model and the settings have not changed; one at an address is fetched again.
 
     Args:
         model: The model.
@@ -149,7 +94,7 @@ class FileJob:
         outputs: Some of :data:`OUTPUTS`.
         opacity: Of the colours in the overlay.
         tile: As in :meth:`Segmentor.__call__`.
-        settings: Whatever else decides about the outputs, such as the checkpoint.
+        settings: Whatever else decides about the outputs, beside the model.
         overwrite: Do all images again.
 
     Raises:
@@ -181,12 +126,23 @@ class FileJob:
         self.opacity = opacity
         self.tile = tile
         self.plan = plan_outputs(images, self.out, self.outputs)
-        text = json.dumps([list(self.outputs), opacity, tile, settings], default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._record = _Record(self.out, digest, overwrite)
+        same = fingerprint(model.fingerprint, tile, settings)
+        # Before an image is read: what is put there meanwhile is another one.
+        self._made_from = {image: self._fingerprints(image, same) for image in self.plan}
+        self._record = Journal(self.out / RECORD)
+        self._done: set[str] = set()
+        if not overwrite:  # an address may answer otherwise now
+            ours = {k: v for k, v in self._made_from.items() if not is_address(k)}
+            self._done = {image for image, made in ours.items() if self._record.has(made)}
 
-    def _is_done(self, image: str) -> bool:
-        return self._record.has(image, list(self.plan[image].values()))
+    def _fingerprints(self, image: str, settings: str) -> dict[Path, str]:
+        """The outputs of an image, each with the fingerprint of what it is made from."""
+        source = Path(image) if os.path.exists(image) else image
+        options = {"overlay": self.opacity}
+        return {
+            path: fingerprint(source, settings, kind, options.get(kind))
+            for kind, path in self.plan[image].items()
+        }
 
     def run(self) -> Summary:
         """Segment the images that are not done; one that fails does not stop the others.
@@ -194,7 +150,7 @@ class FileJob:
         Raises:
             UserError: An output cannot be written.
         """
-        waiting = [image for image in self.plan if not self._is_done(image)]
+        waiting = [image for image in self.plan if image not in self._done]
         summary = Summary(skipped=len(self.plan) - len(waiting))
         small: list[str] = []
         large: list[str] = []
@@ -288,7 +244,8 @@ class FileJob:
     ) -> None:
         facts: dict[str, Any] = {"georeferenced": True} if metadata.georeferenced else {}
         facts |= dict(height=size[0], width=size[1], seconds=round(time.monotonic() - begin, 3))
-        self._record.add(image, list(self.plan[image].values()), **facts)
+        self._record.add(self._made_from[image], input=image, **facts)
+        self._done.add(image)
         summary.done += 1
         summary.georeferenced += metadata.georeferenced
 
@@ -323,7 +280,7 @@ class FileJob:
         """Write the annotations of all images into one file."""
         joined: dict[str, Any] = {"images": [], "categories": [], "annotations": []}
         for image, plan in self.plan.items():
-            if not self._is_done(image):
+            if image not in self._done:
                 continue
             part = read_json(plan["coco"], str(plan["coco"]))
             image_id = len(joined["images"]) + 1

@@ -179,7 +179,9 @@ def load_exported(
     with building("mmseg_resnest"):
         network = ExportedNetwork(_checked(run, record, file), record)
         kind = _LabelSegmentor if network.gives_labels else Segmentor
-        return kind(network, record_config(record, model), chosen, batch_pixels)
+        made = kind(network, record_config(record, model), chosen, batch_pixels)
+    made.files = (file, *file.parent.glob(f"{file.stem}.bin"))  # OpenVINO's weights lie beside it
+    return made
 
 
 def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast, overload
 
 import numpy as np
@@ -20,13 +22,16 @@ from torch import Tensor, nn
 from ..datasets.class_names import dataset_metainfo
 from ..engine.checkpoint import load_weights
 from ..engine.config import require
+from ..engine.facts import flatten
 from ..engine.model import build_model
 from ..engine.preflight import check_checkpoint, check_device
 from ..errors import UserError
 from ..evaluation import default_palette
 from ..io.cancel import raise_if_cancelled
+from ..io.up_to_date import fingerprint
 from ..models import EncoderDecoder, fold_for_inference
 from ..registry import building, type_name
+from ..version import __version__
 from .images import ImageInput, find_images, read_image, tensor_images
 from .result import Segmentation
 from .tiles import Tiling, tiled
@@ -70,7 +75,10 @@ class Segmentor:
         device: Where it computes.
         batch_pixels: Images of equal size go through the network together, as long as they have
             no more pixels than this in all: the bound on memory.
+        files: Those that hold of the network what its state does not.
     """
+
+    files: tuple[Path, ...] = ()
 
     def __init__(
         self,
@@ -89,6 +97,20 @@ class Segmentor:
             self.classes, self.palette = _classes(cfg, model)
             self._pipeline = _image_pipeline(cfg)
             self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that decides about its labels: weights, config, classes and version.
+
+        Of the network as it is when this is asked for first.
+        """
+        weights = {}
+        for name, value in self.model.state_dict().items():
+            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+            weights[name] = [str(value.dtype), list(value.shape), digest]
+        facts = dict(flatten(dict(self.cfg.items())))
+        return fingerprint(__version__, weights, self.files, facts, self.classes, self.palette)
 
     def fold(self) -> Segmentor:
         """Fold the network for speed if it computes on a CPU; returns the same model.

@@ -19,6 +19,8 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
 from ..io.image_files import save_image
+from ..io.up_to_date import Journal, fingerprint
+from .files import RECORD
 from .segmentor import Segmentor
 
 __all__ = ["VIDEO_SUFFIXES", "is_stream", "is_video", "predict_video"]
@@ -77,6 +79,18 @@ class _Writer:
         self._part.unlink(missing_ok=True)
 
 
+def _make_room(folder: Path, record: Journal, source: str) -> None:
+    """Remove the frames of an earlier video from a folder, if they are of this program."""
+    frames = list(folder.glob("[0-9]" * 6 + ".png"))
+    if frames and not record.names(folder):
+        message = f"holds {frames[0].name}, which is not of this program; name another folder"
+        raise UserError("output-exists", f"--out: {folder}", message)
+    for frame in frames:
+        frame.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    record.add({folder: ""}, input=source)  # these are, also if this process dies
+
+
 def _frames(capture: cv2.VideoCapture, most: int | None) -> Iterator[NDArray[np.uint8]]:
     number = 0
     while most is None or number < most:
@@ -101,7 +115,8 @@ def predict_video(
     ``NAME_overlay.mp4`` and ``NAME_side.mp4`` (image and overlay) have the video's size and rate;
     ``NAME/000001.png`` ... are label maps. A stream goes on until it ends, ``max_frames`` is
     reached, or Ctrl-C; what was written by then is kept. A video that is interrupted leaves no
-    ``.mp4``.
+    ``.mp4``. A file is skipped if the record ``predictions.jsonl`` has its outputs and they, the
+    file, the model and the settings have not changed.
 
     Args:
         model: The model.
@@ -110,14 +125,15 @@ def predict_video(
         outputs: Some of ``labels``, ``overlay``, ``side``.
         opacity: Of the colours, 0..1.
         max_frames: The most frames to read.
-        overwrite: Do a video again whose outputs are there and newer than it.
+        overwrite: Do a video again whose outputs are up to date.
 
     Returns:
         ``frames``, ``seconds``, ``skipped`` (all outputs were there), ``stopped`` (by Ctrl-C) and
         ``files``.
 
     Raises:
-        UserError: It cannot be opened, holds no frame, or an output is not one for videos.
+        UserError: It cannot be opened, holds no frame, an output is not one for videos, or files
+            of another program lie where label maps go.
     """
     if not set(outputs) <= {"labels", "overlay", "side"}:
         raise UserError("argument", "outputs", "a video has labels, overlay and side only")
@@ -128,11 +144,14 @@ def predict_video(
         stem = f"{kind}_{time.strftime('%Y%m%d_%H%M%S')}"
     folder = Path(out)
     videos = {kind: folder / f"{stem}_{kind}.mp4" for kind in outputs if kind != "labels"}
-    done = folder / stem / "complete" if "labels" in outputs else None
-    files = [*videos.values(), *([done.parent] if done else [])]
-    newer = _modified(source)
-    marks = [*videos.values(), *([done] if done else [])]
-    if not live and not overwrite and all(_modified(os.fspath(p)) > newer for p in marks):
+    maps = folder / stem if "labels" in outputs else None
+    files = [*videos.values(), *([maps] if maps else [])]
+    record, made_from = Journal(folder / RECORD), dict[Path, str]()
+    if os.path.isfile(source):
+        same = fingerprint(Path(source), model.fingerprint, max_frames)
+        made_from = {path: fingerprint(same, kind, opacity) for kind, path in videos.items()}
+        made_from |= {maps: same} if maps else {}
+    if made_from and not overwrite and record.has(made_from):
         return {"frames": 0, "seconds": 0.0, "skipped": True, "stopped": False, "files": files}
 
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
@@ -145,8 +164,8 @@ def predict_video(
     total = min(total, max_frames) if max_frames and total > 0 else total
     writers: dict[str, _Writer] = {}
     begin, number, stopped = time.monotonic(), 0, True
-    if done is not None:
-        done.unlink(missing_ok=True)
+    if maps is not None:
+        _make_room(maps, record, source)
     frames = _frames(capture, max_frames)
     # A live frame is segmented when it comes; those of a file go through the network together.
     results = (model(f, tile=0) for f in frames) if live else model.stream(frames, tile=0)
@@ -166,9 +185,9 @@ def predict_video(
                     if kind not in writers:
                         writers[kind] = _Writer(path, rate, picture.shape[:2])
                     writers[kind].write(picture)
-                if done is not None:
+                if maps is not None:
                     label_map = palette_image(result.labels, model.palette)
-                    save_image(label_map, done.parent / f"{number:06d}.png")
+                    save_image(label_map, maps / f"{number:06d}.png")
                 bar.update()
             stopped = False
         if not number:
@@ -176,8 +195,8 @@ def predict_video(
         for writer in writers.values():
             writer.finish()
         writers = {}
-        if done is not None:
-            done.write_text(f"{number} frames\n", encoding="utf-8")
+        if made_from:
+            record.add(made_from, input=source, frames=number)
     finally:
         capture.release()
         for writer in writers.values():
@@ -186,10 +205,3 @@ def predict_video(
     return {
         "frames": number, "seconds": seconds, "skipped": False, "stopped": stopped, "files": files
     }  # fmt: skip
-
-
-def _modified(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0

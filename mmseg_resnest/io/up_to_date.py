@@ -1,33 +1,40 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Whether outputs were made from the same inputs with the same settings, as ``make`` asks.
 
-A record beside the outputs, one JSON file that is replaced atomically, holds each output's size,
-modification time and fingerprint of what it was made from. An output is up to date if all three
-are as recorded.
+A record beside the outputs holds each output's size, modification time and fingerprint of what it
+was made from. An output is up to date if all three are as recorded. :class:`Record` is one JSON
+file that is replaced atomically; :class:`Journal` is lines that several processes may append.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .atomic import atomic_write
-from .json_files import read_json
+from .json_files import parse_json, read_json
 
 _PAUSE = 1.0  # seconds between two times that the record is written while outputs are made
 
 
 def file_state(file: str | os.PathLike[str]) -> str:
-    """Size and modification time of a file, as text; raises OSError."""
+    """Size and modification time of a file, as text; of a folder a digest of those of its files.
+
+    Raises OSError.
+    """
     status = os.stat(file)
+    if stat.S_ISDIR(status.st_mode):
+        return fingerprint(sorted([one.name, file_state(one)] for one in Path(file).iterdir()))
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
@@ -134,3 +141,58 @@ class Record:
 
 def _is_entry(value: object) -> bool:
     return isinstance(value, list) and [type(item) for item in value] == [str, int, int, str]
+
+
+class Journal:
+    """The record of outputs that one or several processes make: JSON lines, which are appended.
+
+    Args:
+        file: Where it is kept; names of outputs are relative to its folder. Lines that are damaged
+            or cut off do not count.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._outputs: dict[str, list[str]] = {}  # made from what, and state, by name
+        self._before = ""  # the next line
+        with contextlib.suppress(FileNotFoundError):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            self._before = "\n" if lines and not lines[-1].endswith("\n") else ""
+            for line in lines:
+                with contextlib.suppress(UserError):
+                    entry = parse_json(line, str(file))
+                    outputs = entry.get("outputs") if isinstance(entry, dict) else None
+                    self._outputs |= outputs if isinstance(outputs, dict) else {}
+
+    def has(self, outputs: Mapping[Path, str]) -> bool:
+        """Whether outputs are as recorded, and were made from what the fingerprints stand for."""
+        try:
+            return all(self._outputs.get(self._name(p)) == e for p, e in _entries(outputs))
+        except OSError:
+            return False
+
+    def names(self, output: Path) -> bool:
+        """Whether an output of this path was recorded, whatever has become of it."""
+        return self._name(output) in self._outputs
+
+    def add(self, outputs: Mapping[Path, str], **facts: Any) -> None:
+        """Appends a line: outputs that are finished, with fingerprints, and other plain data.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        made = {self._name(path): entry for path, entry in _entries(outputs)}
+        self._outputs |= made
+        try:
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(self._before + json.dumps({**facts, "outputs": made}) + "\n")
+        except OSError as error:
+            raise UserError("not-writable", self.file, f"{error.strerror}") from error
+        self._before = ""
+
+    def _name(self, output: Path) -> str:
+        return os.path.relpath(output, self.file.parent)
+
+
+def _entries(outputs: Mapping[Path, str]) -> list[tuple[Path, list[str]]]:
+    return [(path, [made_from, file_state(path)]) for path, made_from in outputs.items()]

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image, ImageCms
 from small_models import blobs
 from user_errors import raises_user_error
@@ -100,6 +105,42 @@ def test_a_stopped_job_goes_on(
     with raises_user_error("not-writable", out):
         FileJob(small_model, sources, out, overwrite=True).run()
     assert not list(out.glob(".*"))
+
+
+def test_an_image_is_done_when_nothing_that_made_it_differs(
+    small_model: Segmentor, tmp_path: Path
+) -> None:
+    sources = [str(tmp_path / "a" / "x.png"), str(tmp_path / "b" / "x.png")]
+    for seed, source in enumerate(sources):
+        Path(source).parent.mkdir()
+        Image.fromarray(blobs(16, 16, seed=seed)).save(source)
+    out = tmp_path / "out"
+
+    def predict(source: str, expected: int, model: Segmentor = small_model, **more: Any) -> None:
+        assert FileJob(model, [source], out, **more).run().done == expected
+        assert np.array_equal(labels_of(out / "x.png"), model(source).labels)
+
+    predict(sources[0], 1)
+    predict(sources[0], 0)
+    predict(sources[0], 0, outputs=["labels"])
+    predict(sources[0], 0, outputs=["labels"], opacity=0.9)  # labels have no opacity
+    predict(sources[0], 1, opacity=0.9)
+    predict(sources[0], 1, tile=64)
+    predict(sources[1], 1, tile=64)  # the same names of outputs
+    predict(sources[0], 1, tile=64)
+    labels_of(out / "x.png")
+    content = bytearray((out / "x.png").read_bytes())
+    content[-20] ^= 1  # changed by hand, the size stays
+    (out / "x.png").write_bytes(content)
+    predict(sources[0], 1, tile=64)
+    other = Segmentor(copy.deepcopy(small_model.model), small_model.cfg, small_model.device)
+    predict(sources[0], 0, other, tile=64)  # the same weights
+    with torch.no_grad():
+        other.model.decode_head.conv_seg.weight.neg_()
+    predict(sources[0], 1, Segmentor(other.model, other.cfg, other.device), tile=64)
+    recoloured = Segmentor(other.model, other.cfg, other.device)
+    recoloured.palette = [[1, 2, 3], *recoloured.palette[1:]]
+    predict(sources[0], 1, recoloured, tile=64)
 
 
 @pytest.mark.parametrize("tile", [0, 64])
@@ -247,6 +288,62 @@ def test_a_video(small_model: Segmentor, film: Path, tmp_path: Path) -> None:
     assert predict_video(small_model, str(film), out, ["overlay"])["skipped"]
     (out / "film_overlay.mp4").unlink()
     assert predict_video(small_model, str(film), out, ["overlay"], max_frames=2)["frames"] == 2
+
+
+def _count(path: Path) -> int:
+    """Frames of a video, read one by one."""
+    capture = cv2.VideoCapture(str(path))
+    return next(n for n in itertools.count() if not capture.read()[0])
+
+
+def test_a_video_is_done_when_nothing_that_made_it_differs(
+    small_model: Segmentor, film: Path, tmp_path: Path
+) -> None:
+    out, kinds = tmp_path / "out", ["labels", "overlay"]
+    frames = lambda: sorted(p.name for p in (out / "film").iterdir())  # noqa: E731
+
+    def predict(expected: int | None, model: Segmentor = small_model, **options: Any) -> None:
+        """Frames that are done, None for a video that is skipped."""
+        done = predict_video(model, str(film), out, kinds, **options)
+        assert (None if done["skipped"] else done["frames"]) == expected
+        if expected is not None:
+            assert _count(out / "film_overlay.mp4") == len(frames()) == expected
+
+    predict(2, max_frames=2)
+    predict(None, max_frames=2)
+    predict(6)
+    predict(None)
+    predict(6, opacity=0.9)
+    predict(6, opacity=0.5)
+    (out / "film" / "000003.png").unlink()
+    predict(6)
+    predict(2, max_frames=2)  # no frame of the longer one is left
+    predict(6)
+    other = Segmentor(copy.deepcopy(small_model.model), small_model.cfg, small_model.device)
+    predict(None, other)  # the same weights
+    with torch.no_grad():
+        other.model.decode_head.conv_seg.weight.neg_()
+    other = Segmentor(other.model, small_model.cfg, small_model.device)
+    before = labels_of(out / "film" / "000001.png")
+    predict(6, other)
+    first = np.ascontiguousarray(cv2.VideoCapture(str(film)).read()[1][:, :, ::-1])
+    assert np.array_equal(labels_of(out / "film" / "000001.png"), other(first).labels)
+    assert not np.array_equal(labels_of(out / "film" / "000001.png"), before)
+    # Another video of the same name, in place or elsewhere, and back.
+    (tmp_path / "more").mkdir()
+    elsewhere = shutil.copy2(film, tmp_path / "more")
+    assert not predict_video(other, str(elsewhere), out, kinds)["skipped"]
+    predict(6, other)
+
+
+def test_frames_of_others_are_not_replaced(
+    small_model: Segmentor, film: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "film").mkdir(parents=True)
+    (tmp_path / "out" / "film" / "000001.png").write_bytes(b"a frame that someone has extracted")
+    with raises_user_error("output-exists", "film"):
+        predict_video(small_model, str(film), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "film").iterdir())) == 1
 
 
 def test_an_interrupted_video_leaves_no_half(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmseg_resnest.io.up_to_date import Record, fingerprint
+from mmseg_resnest.io.up_to_date import Journal, Record, fingerprint
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,25 @@ def test_a_damaged_record_is_empty(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)
     record = Record(tmp_path / "record.json", tmp_path)
     assert record.outputs == {} and record.about == {}
+
+
+def test_a_journal_knows_outputs_by_what_they_were_made_from(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"content")
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "1").write_bytes(b"a map")
+    journal = Journal(tmp_path / "journal.jsonl")
+    made = {tmp_path / "x": "this", tmp_path / "maps": "that"}
+    assert not journal.has(made) and not journal.names(tmp_path / "x")
+    journal.add(made, input="a", seconds=1)
+    with journal.file.open("ab") as file:
+        file.write(b'[1]\n{"outputs": {"x": 3}, \n{"outputs": 1}\nhalf \xff a line')
+    other = Journal(tmp_path / "journal.jsonl")
+    for one in (journal, other):
+        assert one.has(made) and one.has({tmp_path / "x": "this"}) and one.names(tmp_path / "maps")
+        assert not one.has({tmp_path / "x": "that"}) and not one.has({tmp_path / "y": "this"})
+    (tmp_path / "maps" / "2").write_bytes(b"one more")
+    assert not other.has(made) and other.has({tmp_path / "x": "this"})
+    other.add({tmp_path / "x": "another"}, input="b")  # the last one made it
+    assert not other.has({tmp_path / "x": "this"})
+    os.utime(tmp_path / "x", ns=(1, 1))
+    assert not Journal(journal.file).has({tmp_path / "x": "another"})
