@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from .io.text import printable
+
 __all__ = ["CODES", "UserError", "reason"]
 
 # What each code means and what to do; docs/errors.md is made from it.
@@ -84,8 +86,8 @@ class UserError(Exception):
 
     @property
     def text(self) -> str:
-        """``SUBJECT: MESSAGE``, or the message alone."""
-        return f"{self.subject}: {self.message}" if self.subject else self.message
+        """``SUBJECT: MESSAGE``, or the message alone; the subject on one line."""
+        return f"{printable(self.subject)}: {self.message}" if self.subject else self.message
 
     def __str__(self) -> str:
         return f"{self.text} [{self.code}]"

@@ -10,6 +10,7 @@ import traceback
 import torch
 
 from mmseg_resnest.errors import CODES, UserError
+from mmseg_resnest.io.memory import ran_out_of_memory
 
 __all__ = ["explain_error", "is_lost_worker"]
 
@@ -61,7 +62,7 @@ def explain_error(error: BaseException) -> UserError | None:
             "crop, activation checkpointing (model.backbone.with_cp=True), or more GPUs; to "
             "evaluate, a smaller model.test_cfg.window_batch_size or crop_size",
         )
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if ran_out_of_memory(error):
         return UserError(
             "memory",
             "this machine",

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.inference.files import FileJob, plan_outputs
     from mmseg_resnest.inference.images import find_inputs
     from mmseg_resnest.inference.video import is_stream, is_video, predict_video
+    from mmseg_resnest.io.text import printable
 
     if not 0 <= args.opacity <= 1:
         raise UserError("argument", "--opacity", f"must lie between 0 and 1, not {args.opacity}")
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     if others:
-        names = ", ".join(display_path(file) for file in others[:3])
+        names = ", ".join(printable(display_path(file)) for file in others[:3])
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         files = "1 file that is not an image"
         files = files if len(others) == 1 else f"{len(others)} files that are not images"
@@ -143,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"note        {summary.georeferenced} of them are GeoTIFFs: {what}")
     if summary.failed:
         number, first = len(summary.failed), summary.failed[0]
+        for error in summary.failed if number > 1 else ():
+            print(f"failed      {printable(error.text)}")
         more = f" (and {number - 1} more errors)" if number > 1 else ""
         others_done = f"{len(images) - number} of {len(images)} images are done"
         raise UserError(first.code, first.subject, f"{first.message}{more}; {others_done}")

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from ..errors import UserError
 from ..io.decoding import DecodePool, ImageTooLarge
 
-__all__ = ["ClientGone", "Refused", "TooLong", "decode", "supervise", "until_ended"]
+__all__ = ["ClientGone", "Refused", "TooLong", "decode", "supervise", "unfit", "until_ended"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,11 @@ async def decode(pool: DecodePool, threads: ThreadPoolExecutor, data: bytes) -> 
         raise Refused(413, error.text) from error
     except UserError as error:
         raise Refused(400, error.text) from error
+
+
+def unfit(error: UserError) -> Refused:
+    """The answer to an image that the model cannot segment; files of this machine are not named."""
+    return Refused(413 if error.code == "memory" else 400, error.message)
 
 
 async def until_ended(future: Future[T], give_up: Callable[[], object]) -> T:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,14 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
 from ..io.atomic import atomic_open, atomic_write
-from ..io.image_files import save_image, unique_stems
+from ..io.image_files import JPEG_EDGE, save_image, unique_stems
 from ..io.json_files import read_json
 from ..io.up_to_date import Journal, fingerprint
-from .images import image_size, is_address, read_image
+from .faults import NOT_OF_AN_IMAGE, image_error
+from .images import RECORD, image_size, is_address
 from .picture_files import Metadata, PngRows, read_metadata
 from .polygons import coco_json, geojson, region_polygons
+from .result import Segmentation
 from .rows import open_rows
 from .segmentor import Segmentor
 from .tiles import Tiling, tiled
@@ -33,7 +34,6 @@ from .tiles import Tiling, tiled
 __all__ = ["OUTPUTS", "RECORD", "FileJob", "Summary", "plan_outputs"]
 
 OUTPUTS = ("labels", "overlay", "side", "geojson", "coco")
-RECORD = "predictions.jsonl"
 COCO_FILE = "coco.json"
 _LOSSY = {".jpg", ".jpeg", ".webp"}
 _REDUCED_EDGE = 4096  # pixels of the overlay of an image in tiles
@@ -73,6 +73,22 @@ class Summary:
     skipped: int = 0  # their outputs were complete
     failed: list[UserError] = field(default_factory=list)
     georeferenced: int = 0  # GeoTIFFs among those done, whose outputs carry no place
+
+    def note(self, error: UserError) -> None:
+        """Keep an error without its frames, which hold the image."""
+        error.__cause__ = error.__context__ = None
+        self.failed.append(error.with_traceback(None))
+
+
+@contextlib.contextmanager
+def _alone(image: str, what: str, summary: Summary) -> Iterator[None]:
+    """Whatever fails inside fails for this image alone; ``what`` as :func:`.image_error` has it."""
+    try:
+        yield
+    except NOT_OF_AN_IMAGE:
+        raise
+    except Exception as error:
+        summary.note(image_error(error, image, what))
 
 
 class FileJob:
@@ -145,60 +161,59 @@ class FileJob:
         }
 
     def run(self) -> Summary:
-        """Segment the images that are not done; one that fails does not stop the others.
+        """Segment the images that are not done.
+
+        One that fails, to be read, prepared, segmented or written, does not stop the others.
 
         Raises:
-            UserError: An output cannot be written.
+            UserError: The file of all outlines, ``coco.json``, cannot be written.
         """
         waiting = [image for image in self.plan if image not in self._done]
         summary = Summary(skipped=len(self.plan) - len(waiting))
         small: list[str] = []
         large: list[str] = []
-        for image in waiting:
-            size = None if is_address(image) else image_size(image)
-            in_tiles = size is not None and self.model.tiling(size, self.tile) is not None
-            (large if in_tiles else small).append(image)
         with tqdm(
             total=len(self.plan), initial=summary.skipped, desc="images", disable=None, leave=False,
             dynamic_ncols=True,
         ) as bar:  # fmt: skip
+            for image in waiting:
+                try:
+                    size = None if is_address(image) else image_size(image)
+                except UserError as error:
+                    summary.note(error)
+                    bar.update()
+                    continue
+                in_tiles = size is not None and self.model.tiling(size, self.tile) is not None
+                (large if in_tiles else small).append(image)
             self._run_small(small, summary, bar)
             for image in large:
-                try:
+                with _alone(image, "segmenting it in tiles failed", summary):
                     self._run_large(image, summary)
-                except UserError as error:
-                    summary.failed.append(error)
                 bar.update()
         if "coco" in self.outputs:
             self._join_coco()
         return summary
 
     def _run_small(self, images: Sequence[str], summary: Summary, bar: tqdm) -> None:
-        names: deque[str] = deque()
-
-        def readable() -> Iterator[NDArray[np.uint8]]:
-            for image in images:
-                try:
-                    pixels = read_image(image)[0]
-                except UserError as error:
-                    summary.failed.append(error)
-                    bar.update()
-                    continue
-                names.append(image)
-                yield pixels
-
         begin = time.monotonic()
-        for result in self.model.stream(readable(), tile=self.tile):
-            image = names.popleft()
-            plan, metadata = self.plan[image], read_metadata(image)
-            if "labels" in plan:
-                picture = palette_image(result.labels, self.model.palette)
-                save_image(picture, plan["labels"], metadata.labels)
-            self._write_pictures(plan, result.image, result.labels, metadata)
-            self._write_polygons(image, result.labels)
-            self._finish(image, result.labels.shape, begin, metadata, summary)
+        results = self.model.attempts(images, tile=self.tile)
+        for image, result in zip(images, results, strict=True):
+            if isinstance(result, UserError):
+                summary.note(result)
+            else:
+                with _alone(image, "writing its outputs failed", summary):
+                    self._write(image, result, begin, summary)
             begin = time.monotonic()
             bar.update()
+
+    def _write(self, image: str, result: Segmentation, begin: float, summary: Summary) -> None:
+        plan, metadata = self.plan[image], read_metadata(image)
+        if "labels" in plan:
+            picture = palette_image(result.labels, self.model.palette)
+            save_image(picture, plan["labels"], metadata.labels)
+        self._write_pictures(plan, result.image, result.labels, metadata)
+        self._write_polygons(image, result.labels)
+        self._finish(image, result.labels.shape, begin, metadata, summary)
 
     def _run_large(self, image: str, summary: Summary) -> None:
         """Segment an image in tiles, reading and writing it in parts."""
@@ -258,7 +273,8 @@ class FileJob:
     ) -> None:
         if "overlay" in plan:
             drawn = overlay(pixels, labels, self.model.palette, self.opacity)
-            save_image(drawn, plan["overlay"], metadata.picture)
+            step = -(-max(drawn.shape) // JPEG_EDGE) if plan["overlay"].suffix == ".jpg" else 1
+            save_image(drawn[::step, ::step], plan["overlay"], metadata.picture)
         if "side" in plan:
             panel = side_by_side(pixels, None, labels, self.model.palette, self.model.classes)
             profile = {k: v for k, v in metadata.picture.items() if k == "icc_profile"}

@@ -19,8 +19,11 @@ from ..errors import UserError
 from ..io.http import fetch_bytes
 from ..io.image_files import IMAGE_SUFFIXES, decode_rgb, read_rgb
 from ..io.image_header import read_header
+from ..io.up_to_date import Journal
+from ..io.walk import walk
 
 __all__ = [
+    "RECORD",
     "ImageInput",
     "find_images",
     "find_inputs",
@@ -34,6 +37,8 @@ ImageInput = str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Tensor
 """A path, an address (http, https), a PIL image, an array (H, W), (H, W, 3) or (H, W, 4) of uint8
 (grey, RGB, RGB and alpha), or a tensor (3, H, W), RGB: uint8, or floating in [0, 1]."""
 
+#: The journal in an output folder.
+RECORD = "predictions.jsonl"
 #: The most pixels of an image that is decoded as a whole: 1.5 GiB of RGB. More than Pillow's own
 #: limit; checked in the file's header before anything is decoded.
 MAX_PIXELS = 1 << 29
@@ -49,10 +54,32 @@ def is_address(source: object) -> bool:
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
+class _Written:
+    """What predictions have written, by the records in their folders: it is no input."""
+
+    def __init__(self) -> None:
+        self._records: dict[Path, Journal | None] = {}
+
+    def __contains__(self, path: str | os.PathLike[str]) -> bool:
+        file = Path(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        for i, folder in enumerate(file.parents):
+            if folder not in self._records:
+                record = folder / RECORD
+                self._records[folder] = Journal(record) if record.is_file() else None
+            journal = self._records[folder]
+            # A record names files, and folders of label maps.
+            if journal is not None and any(map(journal.names, (file, *file.parents[:i]))):
+                return True
+        return file.name == RECORD
+
+
 def find_images(
     source: str | os.PathLike[str], leave_out: str | os.PathLike[str] | None = None
 ) -> tuple[list[Path], list[Path]]:
     """The images of a folder and its subfolders, and its other files; hidden ones are left out.
+
+    Links are followed. What predictions have written is no image, nor another file. A folder that
+    cannot be listed counts as an image, which cannot be read.
 
     Args:
         source: The folder.
@@ -67,16 +94,17 @@ def find_images(
     without = None if leave_out is None else Path(leave_out).resolve()
     images: list[Path] = []
     others: list[Path] = []
-    for folder, folders, names in os.walk(root):
+    written = _Written()
+    for folder, folders, names in walk(root, unreadable=lambda path, _: images.append(Path(path))):
         # In place, so that walk leaves them out.
-        folders[:] = sorted(
-            f for f in folders if f[0] != "." and Path(folder, f).resolve() != without
-        )
-        for name in sorted(n for n in names if n[0] != "."):
-            file = Path(folder, name)
-            (images if file.suffix.lower() in IMAGE_SUFFIXES else others).append(file)
+        folders[:] = [f for f in folders if f[0] != "." and Path(folder, f).resolve() != without]
+        for file in (Path(folder, name) for name in names if name[0] != "."):
+            image = file.suffix.lower() in IMAGE_SUFFIXES and _may_be_read(file)
+            if file not in written:
+                (images if image else others).append(file)
     if not images:
-        raise UserError("empty", root, "holds no image (.jpg, .png, .tif, .webp, .bmp, ...)")
+        said = "holds no image (.jpg, .png, .tif, .webp, .bmp, ...) but what predict has written"
+        raise UserError("empty", root, said)
     return images, others
 
 
@@ -88,7 +116,7 @@ def find_inputs(
     A folder ``leave_out`` is not searched.
 
     Returns:
-        Paths and addresses; and the other files of a folder.
+        Paths and addresses; and the other files of a folder, or the folders that match a pattern.
 
     Raises:
         UserError: No image was found.
@@ -98,17 +126,27 @@ def find_inputs(
     if os.path.isdir(source):
         images, others = find_images(source, leave_out)
         return [os.fspath(image) for image in images], others
+    if os.path.lexists(source):
+        raise UserError("not-found", source, "is a link to a file that does not exist")
     if not glob.has_magic(source):
         raise UserError("not-found", source, _MISSING)
     without = None if leave_out is None else os.path.realpath(leave_out) + os.sep
-    found = sorted(
+    written = _Written()
+    matches = [
         path
-        for path in glob.glob(source, recursive=True)
-        if os.path.isfile(path) and not (without and os.path.realpath(path).startswith(without))
-    )
+        for path in sorted(glob.glob(source, recursive=True))
+        if not (without and (os.path.realpath(path) + os.sep).startswith(without))
+        and path not in written
+    ]
+    found = [path for path in matches if _may_be_read(path)]
     if not found:
         raise UserError("not-found", source, "no file matches this pattern")
-    return found, []
+    return found, [Path(path) for path in matches if not _may_be_read(path)]
+
+
+def _may_be_read(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a file or a broken link, of which the reader says so; no folder, no pipe."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def image_size(source: str | os.PathLike[str] | io.BytesIO) -> tuple[int, int] | None:

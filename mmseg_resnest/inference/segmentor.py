@@ -32,6 +32,7 @@ from ..io.up_to_date import fingerprint
 from ..models import EncoderDecoder, fold_for_inference
 from ..registry import building, type_name
 from ..version import __version__
+from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import ImageInput, find_images, read_image, tensor_images
 from .result import Segmentation
 from .tiles import Tiling, tiled
@@ -161,46 +162,90 @@ class Segmentor:
     ) -> Iterator[Segmentation]:
         """Segment any number of images, a few at a time, and yield the results in their order.
 
-        Images are read as they are needed; ``tile`` as in :meth:`__call__`.
+        Images are read as they are needed; ``tile`` as in :meth:`__call__`. The first image that
+        fails ends the stream with its UserError.
         """
+        for result in self.attempts(images, tile=tile):
+            if isinstance(result, UserError):
+                raise result
+            yield result
+
+    def attempts(
+        self, images: Iterable[ImageInput], *, tile: int | None = None
+    ) -> Iterator[Segmentation | UserError]:
+        """As :meth:`stream`, but an image that fails does not end it.
+
+        Yields for each image its result, or the error of reading it, preparing it or of the
+        network. Where the network fails on a batch, each of its images is tried alone.
+        """
+        self.tiling((1, 1), tile)  # a wrong edge is no fault of an image
         waiting = iter(images)
         while chunk := self._next_chunk(waiting, tile):
-            results: dict[int, Segmentation] = {}
+            results: dict[int, Segmentation | UserError] = {}
             sizes: dict[tuple[int, ...], list[int]] = {}
             for i, item in enumerate(chunk):
-                if isinstance(item, Segmentation):
-                    results[i] = item
-                else:
+                if isinstance(item, _Prepared):
                     sizes.setdefault(item.size, []).append(i)
+                else:
+                    results[i] = item
             for (height, width), indices in sizes.items():
-                each = max(1, self.batch_pixels // (height * width))
+                each = max(1, self.batch_pixels // max(1, height * width))
                 for batch in (indices[k : k + each] for k in range(0, len(indices), each)):
                     items = [cast(_Prepared, chunk[i]) for i in batch]
-                    labels = self._labels([item.data for item in items])
-                    for i, item, label in zip(batch, items, labels, strict=True):
-                        results[i] = self._result(label, item.image, item.path, 0)
+                    results.update(zip(batch, self._segmented(items), strict=True))
             yield from (results[i] for i in range(len(chunk)))
 
     def _next_chunk(
         self, images: Iterator[ImageInput], tile: int | None
-    ) -> list[_Prepared | Segmentation]:
+    ) -> list[_Prepared | Segmentation | UserError]:
         """The next images, up to some batches of pixels; large ones are segmented in tiles here."""
-        chunk: list[_Prepared | Segmentation] = []
+        chunk: list[_Prepared | Segmentation | UserError] = []
         pixels = 0
         for image in images:
-            array, path = read_image(image)
-            tiling = self.tiling(array.shape[:2], tile)
-            if tiling is None:
-                chunk.append(_Prepared(array, path, self._prepare(array)))
-            else:
-                labels = np.empty(array.shape[:2], self.label_type)
-                for top, band in tiled(_rows_of(array), self.tile_votes, tiling):
-                    labels[top : top + len(band)] = band
-                chunk.append(self._result(labels, array, path, tiling.tile))
-            pixels += array.shape[0] * array.shape[1]
+            item = self._ready(image, tile)
+            chunk.append(item)
+            if isinstance(item, UserError):
+                break  # or a long row of them would wait for the next image
+            pixels += item.image.shape[0] * item.image.shape[1]
             if pixels >= _LOOK_AHEAD * self.batch_pixels:
                 break
         return chunk
+
+    def _ready(self, image: ImageInput, tile: int | None) -> _Prepared | Segmentation | UserError:
+        """An image that is read and prepared; the result of a large one; or what went wrong."""
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
+        what = "reading it failed"
+        try:
+            array, path = read_image(image)
+            tiling = self.tiling(array.shape[:2], tile)
+            if tiling is None:
+                what = f"preparing {_pixels(array)} failed"
+                return _Prepared(array, path, self._prepare(array))
+            what = f"the network failed on {_pixels(array)}"
+            labels = np.empty(array.shape[:2], self.label_type)
+            for top, band in tiled(_rows_of(array), self.tile_votes, tiling):
+                labels[top : top + len(band)] = band
+            return self._result(labels, array, path, tiling.tile)
+        except NOT_OF_AN_IMAGE:
+            raise
+        except Exception as error:
+            return image_error(error, name, what)
+
+    def _segmented(self, items: Sequence[_Prepared]) -> list[Segmentation | UserError]:
+        """Results of inputs of one size; where they fail together, each is tried alone."""
+        try:
+            labels = self._labels([item.data for item in items])
+            return [
+                self._result(label, item.image, item.path, 0)
+                for item, label in zip(items, labels, strict=True)
+            ]
+        except NOT_OF_AN_IMAGE:
+            raise
+        except Exception as error:
+            if len(items) == 1:
+                what = f"the network failed on {_pixels(items[0].image)}"
+                return [image_error(error, items[0].path or "image", what)]
+        return [result for item in items for result in self._segmented([item])]
 
     def _result(
         self, labels: NDArray, image: NDArray[np.uint8], path: str | None, tile: int
@@ -238,7 +283,10 @@ class Segmentor:
             "ori_shape": (height, width),
             "img_path": None,
         }
-        return (self._tile_pipeline if tile else self._pipeline)(sample)
+        prepared = (self._tile_pipeline if tile else self._pipeline)(sample)
+        if prepared is None:
+            raise UserError("image", "", "the test pipeline leaves nothing of it")
+        return prepared
 
     def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:
         """The network's outputs for inputs of one size."""
@@ -301,6 +349,10 @@ class Segmentor:
         ):
             result[:, top : top + band.shape[1]] = band
         return result
+
+
+def _pixels(array: NDArray[np.uint8]) -> str:
+    return f"its {array.shape[1]}x{array.shape[0]} pixels"
 
 
 def _rows_of(array: NDArray[np.uint8]) -> Callable[[int, int], NDArray[np.uint8]]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -43,9 +44,10 @@ def atomic_open(path: str | os.PathLike[str], sync: bool = False) -> Iterator[Bi
                 os.fsync(file.fileno())
         os.replace(part, target)
     except OSError as error:
-        message = (
-            f"cannot be written ({error.strerror or error}); choose another place or make room"
-        )
+        do = "choose another place or make room"
+        if error.errno == errno.ENAMETOOLONG:
+            do = "shorten the name of what it is made from"
+        message = f"cannot be written ({error.strerror or error}); {do}"
         raise UserError("not-writable", target, message) from error
     finally:
         with suppress(OSError):

@@ -19,12 +19,16 @@ from PIL import Image
 
 from ..errors import UserError
 from .atomic import atomic_open
+from .memory import ran_out_of_memory
 
 #: Of image files, in lower case; where several files share a stem, the first of these counts.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
     *(".jp2", ".pgm", ".ppm"),
 )
+
+#: The longest edge of a JPEG file that libjpeg writes, in pixels.
+JPEG_EDGE = 65500
 
 
 def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -54,7 +58,9 @@ def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
     try:
         with _quiet_opencv():
             image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
-    except cv2.error:
+    except (cv2.error, MemoryError) as error:
+        if ran_out_of_memory(error):
+            raise UserError("memory", name, "memory ran out while it was decoded") from error
         image = None
     if image is None:
         message = "corrupt, or not an image that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)"

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The C library's handling of freed memory."""
+"""Memory: what the C library does with freed blocks, and errors that say there is no more."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(m_mmap_threshold, 1 << 30) and mallopt(m_trim_threshold, (1 << 31) - 1))
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, NumPy, torch or OpenCV says that memory ran out."""
+    said = ("out of memory", "can't allocate memory", "not enough memory", "Insufficient memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)

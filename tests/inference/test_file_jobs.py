@@ -22,7 +22,7 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.inference import Segmentor, files, rasterize, video
 from mmseg_resnest.inference.files import FileJob
-from mmseg_resnest.inference.images import find_inputs
+from mmseg_resnest.inference.images import find_images, find_inputs
 from mmseg_resnest.inference.rows import open_rows
 from mmseg_resnest.inference.video import is_stream, is_video, predict_video
 
@@ -102,8 +102,8 @@ def test_a_stopped_job_goes_on(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with raises_user_error("not-writable", out):
-        FileJob(small_model, sources, out, overwrite=True).run()
+    summary = FileJob(small_model, sources, out, overwrite=True).run()
+    assert [error.code for error in summary.failed] == ["not-writable"] * 4
     assert not list(out.glob(".*"))
 
 
@@ -281,6 +281,8 @@ def test_a_video(small_model: Segmentor, film: Path, tmp_path: Path) -> None:
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12)
     assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 96
     assert len(list((out / "film").glob("*.png"))) == 6
+    with raises_user_error("empty", tmp_path):
+        find_images(tmp_path)  # label maps of frames are no images to segment
     frame = cv2.VideoCapture(str(film)).read()[1][:, :, ::-1]
     assert np.array_equal(
         labels_of(out / "film" / "000001.png"), small_model(np.ascontiguousarray(frame)).labels

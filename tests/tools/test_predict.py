@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +76,29 @@ def test_one_image_equals_the_function(
 def test_a_broken_image_does_not_stop_the_others(
     trained: Trained, run_tool: RunTool, photos: Path, tmp_path: Path
 ) -> None:
-    (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:60])
     out = tmp_path / "out"
-    error = _predict(trained, run_tool, photos, out).error()
-    assert "b.png" in error
-    assert "4 of 5 images are done" in error
+    (photos / "b.png").write_bytes((photos / "a.png").read_bytes()[:60])
+    (photos / "new\nline.png").write_bytes(b"")
+    (photos / os.fsdecode(b"\xff.png")).symlink_to("missing.png")
+    (photos / os.fsdecode(b"\xff.txt")).write_bytes(b"")
+    Image.new("RGB", (3000, 2)).save(photos / "wide.png")
+    steps = [
+        dict(type="LoadImageFromFile"),
+        dict(type="Resize", scale=(64, 48), keep_ratio=True),
+        dict(type="PackSegInputs"),
+    ]
+    text = f"test_dataloader = dict(dataset=dict(pipeline={steps}))"
+    config = trained.toy.variant("resizing", text)
+    run = run_tool(
+        "predict.py", config.name, trained.checkpoint, photos, "--out", out, cwd=trained.toy.folder
+    )
+    error = run.error()
+    assert "4 of 8 images are done" in error
+    failed = [line for line in run.stdout.splitlines() if line.startswith("failed")]
+    assert len(failed) == 4
+    for name in ("b.png", "new\\nline.png", "\\udcff.png", "wide.png"):
+        assert any(name in line for line in failed), name
+    assert "\\udcff.txt" in run.stdout
     assert (out / "grey.png").is_file()
     assert not (out / "b.png").exists()
 

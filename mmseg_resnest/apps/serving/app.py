@@ -38,8 +38,9 @@ from ...inference import Segmentation, Segmentor
 from ...inference.result import class_indices
 from ...io.cancel import raise_if_cancelled
 from ...io.decoding import DecodePool
+from ...io.image_files import JPEG_EDGE
 from ...version import __version__
-from ..work import ClientGone, Refused, TooLong, decode, supervise, until_ended
+from ..work import ClientGone, Refused, TooLong, decode, supervise, unfit, until_ended
 from .batcher import Batcher, Busy
 from .limits import Limits
 
@@ -208,10 +209,11 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
                 },
             },
             400: problem(
-                "The body is no image or one that takes long to decode, or there is no such class"
+                "The body is no image, one that takes long to decode or that the model cannot "
+                "segment, or there is no such class"
             ),
             408: problem("The body did not arrive in time"),
-            413: problem("The body has too many bytes, or the image too many pixels"),
+            413: problem("The body has too many bytes, or the image too many pixels for memory"),
             429: problem("Too many requests at a time; try again after Retry-After seconds"),
             500: problem("A fault of the service"),
             503: problem("The service is being stopped"),
@@ -348,6 +350,8 @@ class _State:
             raise Refused(503, str(busy), retry=5.0) from busy
         try:
             return await until_ended(future, future.give_up)
+        except UserError as error:
+            raise unfit(error) from error
         except Exception as error:
             raise Refused(500, f"segmenting failed ({type(error).__name__})") from error
 
@@ -384,6 +388,9 @@ def _answer(
         )
     data = io.BytesIO()
     if output == "overlay":
+        if max(result.labels.shape) > JPEG_EDGE:
+            said = f"an overlay is a JPEG, of at most {JPEG_EDGE:,} pixels along an edge"
+            raise Refused(400, f"{said}; ask for labels or areas")
         result.overlay(opacity, classes).save(data, "JPEG", quality=90)
         return Response(data.getvalue(), media_type="image/jpeg")
     picture: Image.Image = palette_image(result.labels, result.palette)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...inference import Segmentation
-from ...io.cancel import cancellable
+from ...io.cancel import Cancelled, cancellable
 
 __all__ = ["Batcher", "Busy", "Waiting"]
 
@@ -37,7 +37,7 @@ class Waiting(Future[Segmentation]):
 
 
 class Batcher:
-    """Segments images from many threads in one.
+    """Segments images from many threads in one; where a batch fails, each image is tried alone.
 
     ``model`` maps images to results; a batch has at most ``batch`` images, the first of which waits
     ``gather`` seconds for others; ``seen`` receives its size.
@@ -107,8 +107,13 @@ class Batcher:
             with cancellable(lambda: all(future.given_up for _, future in items)):
                 results = self._model([image for image, _ in items])
         except BaseException as error:  # whoever waits must hear of it, and the thread must go on
-            for _, future in items:
-                future.set_exception(error)
+            if len(items) == 1 or isinstance(error, Cancelled):
+                for _, future in items:
+                    future.set_exception(error)
+                return
+        else:
+            for (_, future), result in zip(items, results, strict=True):
+                future.set_result(result)
             return
-        for (_, future), result in zip(items, results, strict=True):
-            future.set_result(result)
+        for item in items:  # an image that fails does not cost the others theirs
+            self._run([item])

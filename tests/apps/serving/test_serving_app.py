@@ -29,11 +29,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from services import Gate, running
-from small_models import blobs
+from small_models import blobs, small_config
 from user_errors import raises_user_error
 
+from mmseg_resnest import load_segmentor
 from mmseg_resnest.apps.serving import Limits
 from mmseg_resnest.apps.serving.app import end_between_blocks
+from mmseg_resnest.apps.serving.batcher import Batcher
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import Segmentation, Segmentor
 from mmseg_resnest.io.cancel import Cancelled, cancellable, raise_if_cancelled
 
@@ -220,6 +223,63 @@ def test_a_fault_of_the_model_ends_nothing(service: Service) -> None:
     assert (answer.status_code, "secret" in answer.text) == (500, False)
     gate.fault = None
     assert post(client).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        (UserError("image", "image", "preparing its 80x64 pixels failed"), 400),
+        (UserError("memory", "image", "memory ran out"), 413),
+        (UserError("model", "image: /srv/model.onnx", "cannot compute it"), 400),
+        (RuntimeError("secret path /root"), 500),
+    ],
+)
+def test_an_image_that_the_model_cannot_segment(
+    service: Service, fault: Exception, status: int
+) -> None:
+    gate = Gate()
+    gate.fault = fault
+    answer = post(service(gate))
+    assert answer.status_code == status
+    if isinstance(fault, UserError):
+        assert answer.json()["detail"] == fault.message
+    else:
+        assert "secret" not in answer.text
+
+
+def test_an_image_that_fails_does_not_cost_the_others_of_its_batch() -> None:
+    class Fussy(Gate):
+        def __call__(self, images: list[np.ndarray]) -> list[Segmentation]:
+            self.fault = RuntimeError() if any(not image.any() for image in images) else None
+            return super().__call__(images)
+
+    gate = Fussy()
+    batcher = Batcher(gate, batch=3, gather=30)
+    futures = [batcher.submit(image) for image in (PHOTO, np.zeros_like(PHOTO), PHOTO[:9])]
+    batcher.start()
+    assert [len(futures[i].result(20).labels) for i in (0, 2)] == [64, 9]
+    assert isinstance(futures[1].exception(20), RuntimeError)
+    assert gate.batches == [3, 1, 1, 1]
+    batcher.close()
+
+
+def test_an_image_that_nothing_is_left_of(service: Service) -> None:
+    cfg = small_config()
+    resize = dict(type="Resize", scale=(96, 64), keep_ratio=True)
+    cfg.test_dataloader.dataset.pipeline.insert(1, resize)
+    client = service(load_segmentor(cfg, None, "cpu"))
+    answer = client.post("/predict", content=encoded(blobs(2, 3000)))
+    assert answer.status_code == 400
+    assert "3000x2" in answer.json()["detail"]
+    assert post(client).status_code == 200
+
+
+def test_an_overlay_that_no_jpeg_holds(service: Service, small_model: Segmentor) -> None:
+    client = service(small_model)
+    photo = encoded(blobs(1, 65_501))
+    answer = client.post("/predict", content=photo, params={"output": "overlay"})
+    assert (answer.status_code, "65,500" in answer.json()["detail"]) == (400, True)
+    assert client.post("/predict", content=photo).status_code == 200
 
 
 def test_many_at_once_get_their_own_answers(client: httpx.Client, small_model: Segmentor) -> None:
