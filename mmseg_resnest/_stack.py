@@ -109,7 +109,7 @@ __all__ = ["BatchNorm", "SyncBatchNormFunction"]
 
 # Module to the names that the functions below, and subclasses of its classes, rely on.
 PRIVATE_NAMES = {
-    "mmengine.config.config": ("_cfg_dict", "_env_variables"),
+    "mmengine.config.config": ("_cfg_dict", "_env_variables", "_imported_names"),
     "mmengine.utils.manager": ("_instance_dict",),
     "mmengine.logging.history_buffer": ("_log_history", "_count_history"),
     "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
@@ -142,6 +142,11 @@ def config_tree(cfg: Any) -> Any:
 def config_environment(cfg: Any) -> dict[str, Any]:
     """The environment variables that a config file read."""
     return cfg._env_variables
+
+
+def config_imports(cfg: Any) -> set[str]:
+    """The top-level names that a config in Python style imports."""
+    return cfg._imported_names
 
 
 def global_instances(kind: Any) -> dict[str, Any]:

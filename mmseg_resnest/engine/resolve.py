@@ -23,6 +23,7 @@ from ..datasets import guard_labels, loss_ignore_index, merge_steps
 from ..errors import UserError
 from ..evaluation import FORMATS
 from ..registry import type_name
+from .config import named_types
 from .launch import Machine
 from .resume_changes import Note, describe_config
 
@@ -99,7 +100,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     Raises:
         UserError: An option does not go with the config or the machine.
     """
-    cfg = copy.deepcopy(cfg)
+    cfg = named_types(copy.deepcopy(cfg))
     values: dict[str, str] = {}
     notes: list[Note | None] = []
     if isinstance(options, TrainingOptions):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from ..engine.config import load_config
+from ..engine.config import load_config, named_types
 from ..engine.preflight import check_device
 from ..engine.reproduce import config_of
 from ..errors import UserError
@@ -67,5 +67,5 @@ def load_segmentor(
             said = f"an ImageNet backbone without a head cannot segment; train from it with {use}"
             raise UserError("model", config, said)
         config, checkpoint = config_of(entry), config
-    cfg = config if isinstance(config, Config) else load_config(config)
+    cfg = named_types(config) if isinstance(config, Config) else load_config(config)
     return load_config_model(cfg, checkpoint, chosen, batch_pixels)

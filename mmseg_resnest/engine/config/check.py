@@ -28,6 +28,8 @@ register_all_modules(init_default_scope=False)
 
 #: The modules that hold registries: each one's have those of the next as parents.
 REGISTRY_MODULES = (our_registry, mmseg_registry, mmengine_registry)
+#: What the registries are called in those modules.
+REGISTRY_NAMES = tuple(name for name in dir(mmengine_registry) if name.isupper())
 #: Top-level keys that something reads after the config is parsed. Any other one is a variable of
 #: the config file: changing it afterwards changes nothing.
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
@@ -37,6 +39,8 @@ EFFECTIVE_KEYS = RUNNER_KEYS | {
     *("runner_type", "strategy", "sync_bn", "total_batch_size", "tta_model", "tta_pipeline"),
 }
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+#: Keys whose value is looked up in a registry.
+TYPE_KEYS = ("type", "constructor", "runner_type")
 #: The keys of top-level dictionaries that have no type.
 _UNTYPED: dict[str, frozenset[str]] = {
     "randomness": frozenset({"seed", "deterministic", "diff_rank_seed"}),
@@ -142,10 +146,12 @@ def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] |
     return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
 
 
-def _registry(name: str, scope: str) -> Registry | None:
+def registry_of(name: str, scope: str) -> Registry | None:
+    """The registry in which a scope looks first, of a name of :data:`REGISTRY_NAMES`."""
     for module in REGISTRY_MODULES[{"mmseg_resnest": 0, "mmseg": 1}.get(scope, 2) :]:
-        if hasattr(module, name):
-            return getattr(module, name)
+        found = getattr(module, name, None)
+        if isinstance(found, Registry):
+            return found
     return None
 
 
@@ -166,14 +172,14 @@ def _registries(path: Path, scope: str) -> list[Registry]:
         names = _REGISTRIES_OF_KEYS.get((top, last)) or _REGISTRIES.get(top)
     if names is None:
         return _all_registries()
-    found = [_registry(name, scope) for name in names]
-    return [r for r in found if isinstance(r, Registry)]
+    found = [registry_of(name, scope) for name in names]
+    return [registry for registry in found if registry is not None]
 
 
 def _all_registries() -> list[Registry]:
     """Ours, each with its parents behind it, and those that only MMEngine has."""
-    found = [_registry(name, "mmseg_resnest") for name in dir(mmengine_registry) if name.isupper()]
-    return [r for r in found if isinstance(r, Registry)]
+    found = [registry_of(name, "mmseg_resnest") for name in REGISTRY_NAMES]
+    return [registry for registry in found if registry is not None]
 
 
 def _find_type(kind: Any, registries: list[Registry], scope: str | None = None) -> Any:

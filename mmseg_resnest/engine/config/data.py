@@ -20,7 +20,7 @@ from mmengine.registry import Registry
 
 from ...errors import UserError
 from ...io.json_files import parse_json
-from .check import REGISTRY_MODULES
+from .check import REGISTRY_MODULES, TYPE_KEYS
 
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
 #: The largest config file, bytes; those of the package have some thousand. YAML is slow to parse.
@@ -31,8 +31,6 @@ MAX_VALUES = 200_000
 MAX_BASES = 20
 
 _SCOPES = ("mmseg_resnest", "mmseg", "mmengine")
-#: Keys whose value is looked up in a registry.
-_TYPE_KEYS = ("type", "constructor", "runner_type")
 _KEY = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./ -]{0,199}")
 _ALL: tuple[str, ...] = ("*",)
 #: The modules whose registered parts a config that is data may name, and which of them. The nearest
@@ -306,7 +304,7 @@ def _refusal_of_key(key: str, value: Any, parts: Mapping[str, Sequence[Any]]) ->
         return "must be true or false; its options choose a compiler to run"
     if key in ("backend_args", "file_client_args") and value not in (None, {"backend": "local"}):
         return "a config in JSON or YAML reads local files only: leave it out"
-    if key not in _TYPE_KEYS:
+    if key not in TYPE_KEYS:
         return None
     if not isinstance(value, str):
         return "must be the name of a part"

@@ -7,8 +7,9 @@ import ast
 import difflib
 import errno
 import os
+import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .check import check_config
 from .data import DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
 from .roots import plain_roots, restore_roots
+from .types import named_types
 
 DATA_VARIABLE = "MMSEG_RESNEST_DATA"
 SCENES_VARIABLE = "MMSEG_RESNEST_SCENES"
@@ -149,22 +151,23 @@ def _read(path: Path) -> Config:
     try:
         if path.suffix in DATA_SUFFIXES:
             return load_data_config(path, find_config, config_folder())
-        _check_python(path, set())
-        return Config.fromfile(path)
+        _check_python(path, {})
+        return named_types(Config.fromfile(path))
     except UserError:
         raise
     except Exception as error:
         raise _explain_parse_error(path, error) from error
 
 
-def _check_python(path: Path, seen: set[Path]) -> None:
-    """Check that a Python config and its bases parse, and that all are in Python.
+def _check_python(path: Path, seen: dict[Path, str]) -> str:
+    """Check that a Python config and its bases parse, are Python, and inherit in one style.
 
-    MMEngine would read JSON and YAML with a loader that runs what they say.
+    MMEngine would read JSON and YAML with a loader that runs what they say. Returns the statement
+    by which the file inherits, an empty text if it does not.
     """
     if path in seen or not path.is_file():
-        return
-    seen.add(path)
+        return seen.get(path, "")
+    seen[path] = ""
     try:
         tree = ast.parse(read_config_text(path))
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -172,19 +175,54 @@ def _check_python(path: Path, seen: set[Path]) -> None:
         place = f"config {path}, line {line}" if line else f"config {path}"
         reason = getattr(error, "msg", str(error)) + (f": {text.strip()}" if text.strip() else "")
         raise UserError("config-syntax", place, reason) from error
+    name = f"config {path}"
+    found = list(_bases(tree, path.parent))
+    if "_base_" not in [style for style, _, _ in found]:
+        _check_imports(name, tree)
+    for style, base, file in found:
+        if base.lower().endswith(DATA_SUFFIXES):
+            message = f"_base_ names {base!r}; a Python config inherits from Python only"
+            raise UserError("config-syntax", name, message)
+        if seen[path] not in ("", style):
+            raise UserError("config-syntax", name, "holds _base_ and read_base(); keep one of them")
+        seen[path] = style
+        theirs = _check_python(file, seen) if file is not None else ""
+        if theirs not in ("", style):
+            message = f"inherits with {style} from {file}, which inherits with {theirs}; MMEngine "
+            message += f"cannot mix them: inherit with {theirs} here too"
+            raise UserError("config-syntax", name, message)
+    return seen[path]
+
+
+def _check_imports(name: str, tree: ast.Module) -> None:
+    """Refuse what MMEngine's reading of Python style would stumble over."""
+    for node in tree.body:
+        wrong = ""
+        if isinstance(node, ast.With) and ast.unparse(node.items[0]) != "read_base()":
+            wrong = "with read_base() is the only with statement that MMEngine takes in a config"
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            wrong = "only with read_base() imports relative to the file; put the module's folder "
+            wrong += "on PYTHONPATH and import it without the dot"
+        if wrong:
+            raise UserError("config-syntax", f"{name}, line {node.lineno}", wrong)
+
+
+def _bases(tree: ast.Module, folder: Path) -> Iterator[tuple[str, str, Path | None]]:
+    """Of each base of a config: the statement, what it names, and its file where that is plain."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == "_base_" for target in node.targets
         ):
             for part in ast.walk(node.value):
                 base = part.value if isinstance(part, ast.Constant) else None
-                if not isinstance(base, str):
-                    continue
-                if base.lower().endswith(DATA_SUFFIXES):
-                    message = f"_base_ names {base!r}; a Python config inherits from Python only"
-                    raise UserError("config-syntax", f"config {path}", message)
-                if base.endswith(".py"):
-                    _check_python(path.parent / base, seen)
+                if isinstance(base, str):
+                    yield "_base_", base, folder / base if base.endswith(".py") else None
+        elif isinstance(node, ast.With):
+            for part in node.body:
+                if isinstance(part, ast.ImportFrom) and part.module:
+                    above = Path(folder, *[".."] * (part.level - 1))
+                    file = above / (part.module.replace(".", "/") + ".py")
+                    yield "read_base()", part.module, file if part.level else None
 
 
 def _explain_parse_error(path: Path, error: Exception) -> UserError:
@@ -210,8 +248,9 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
     reason = f"{type(error).__name__}: {error.args[0] if error.args else error}".splitlines()[0]
     # Config files run under their own name, so the last frame outside the packages is theirs.
     here = str(path.resolve().parent)
+    libraries = (sysconfig.get_path("stdlib") + os.sep, f"{os.sep}site-packages{os.sep}")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        in_package = f"{os.sep}site-packages{os.sep}" in frame.filename
+        in_package = any(library in frame.filename for library in libraries)
         theirs = frame.filename.startswith(here) or not in_package
         ours = Path(frame.filename).is_relative_to(Path(__file__).parents[2])
         if theirs and not ours and frame.filename.endswith(".py"):
