@@ -8,8 +8,7 @@ _base_ = [
 ]
 # (1 / share of the training pixels) ** 0.5, mean 1 over pixels
 weights = [0.9, 0.75, 3.7, 0.64, 1.71, 1.16, 3.52, 3.64, 1.56, 4.6, 7.87]
-# the stack cannot average over labelled pixels and weight classes at once
-loss = dict(class_weight=weights, avg_non_ignore=False)
+loss = dict(class_weight=weights)
 model = dict(
     backbone=dict(_base_.backbone, init_cfg=None),
     decode_head=dict(channels=256, num_classes=_base_.num_classes, loss_decode=loss),

@@ -10,10 +10,6 @@ _base_ = [
 weights = [0.9, 0.75, 3.7, 0.64, 1.71, 1.16, 3.52, 3.64, 1.56, 4.6, 7.87]
 model = dict(
     backbone=dict(_base_.backbone, output_stride=32),
-    decode_head=dict(
-        num_classes=_base_.num_classes,
-        # the stack cannot average over labelled pixels and weight classes at once
-        loss_decode=dict(class_weight=weights, avg_non_ignore=False),
-    ),
+    decode_head=dict(num_classes=_base_.num_classes, loss_decode=dict(class_weight=weights)),
     auxiliary_head=dict(channels=64, num_classes=_base_.num_classes),
 )

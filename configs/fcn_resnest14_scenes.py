@@ -10,10 +10,6 @@ _base_ = [
 weights = [0.96, 0.72, 0.78, 1.27, 1.15, 0.7, 1.16, 1.54, 1.32, 1.93, 1.96, 2.53]
 model = dict(
     backbone=dict(_base_.backbone, output_stride=32),
-    decode_head=dict(
-        num_classes=_base_.num_classes,
-        # the stack cannot average over labelled pixels and weight classes at once
-        loss_decode=dict(class_weight=weights, avg_non_ignore=False),
-    ),
+    decode_head=dict(num_classes=_base_.num_classes, loss_decode=dict(class_weight=weights)),
     auxiliary_head=dict(channels=64, num_classes=_base_.num_classes),
 )

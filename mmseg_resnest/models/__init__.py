@@ -2,8 +2,18 @@
 """Models: they turn images into scores."""
 
 from .folding import fold_for_inference
-from .heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
-from .losses import CrossEntropyLoss
+from .heads import DeepLabV3Head, EncHead, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from .losses import (
+    BoundaryLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    HuasdorffDisstanceLoss,
+    LovaszLoss,
+    OhemCrossEntropy,
+    OHEMPixelSampler,
+    TverskyLoss,
+)
 from .memory_format import use_channels_last
 from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
 from .norm import SyncBN
@@ -15,12 +25,20 @@ from .tta import SegTTAModel
 
 __all__ = [
     "ARCHITECTURES",
+    "BoundaryLoss",
     "CrossEntropyLoss",
     "DeepLabV3Head",
+    "DiceLoss",
     "DropBlock2d",
+    "EncHead",
     "EncoderDecoder",
+    "FocalLoss",
+    "HuasdorffDisstanceLoss",
+    "LovaszLoss",
     "MultiScaleGrid",
     "MultiScaleGridTTA",
+    "OHEMPixelSampler",
+    "OhemCrossEntropy",
     "Pretrained",
     "PublishedEncHead",
     "PublishedFCNHead",
@@ -29,6 +47,7 @@ __all__ = [
     "SegTTAModel",
     "SplitAttentionConv2d",
     "SyncBN",
+    "TverskyLoss",
     "fold_for_inference",
     "use_channels_last",
 ]

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
-from mmseg.models.decode_heads import EncHead, FCNHead, PSPHead
+from mmseg.models.decode_heads import EncHead as StockEncHead
+from mmseg.models.decode_heads import FCNHead, PSPHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import Encoding
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..registry import MODELS
@@ -68,6 +70,33 @@ class ResidualEncoding(Encoding):
             weights = F.softmax(self.scale.to(codewords) * distances, dim=2)  # N, H*W, K
             sums = weights.transpose(1, 2) @ features
             return sums - weights.sum(1).unsqueeze(2) * codewords
+
+
+@MODELS.register_module()
+class EncHead(StockEncHead):
+    """MMSegmentation's head, whose class branch learns which labelled classes an image has.
+
+    The stack's takes an ignored label that is a class for one, has no class branch without a loss
+    for a single class, and cannot be trained with ``use_se_loss=False``.
+    """
+
+    def loss_by_feat(
+        self, seg_logit: Any, batch_data_samples: list[SegDataSample], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Losses of scores (N, C, h, w), with those of the class branch (N, num_classes)."""
+        scores, branch = seg_logit if self.use_se_loss else (seg_logit, None)
+        # The stack's own takes both outputs apart.
+        losses = super(StockEncHead, self).loss_by_feat(scores, batch_data_samples)
+        if branch is not None:
+            labels = torch.stack([s.gt_sem_seg.data for s in batch_data_samples]).flatten(1).long()
+            classes = max(self.num_classes, 2)
+            if self.ignore_index is not None:  # a column of its own, which is cut off
+                labels = labels.masked_fill(labels == self.ignore_index, classes)
+            present = labels.new_zeros(len(labels), classes + 1).scatter_(1, labels, 1)
+            # One class is class 1, as for one output of a head.
+            present = present[:, classes - self.num_classes : classes]
+            losses["loss_se"] = self.loss_se_decode(branch, present)
+        return losses
 
 
 @MODELS.register_module()

@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..kernels.predict import argmax_classes, label_map
 from ..kernels.resampling import Crop, Mirror, Resize, Step
 from ..registry import MODELS, building
+from .losses import check_losses
 from .multi_scale import MultiScaleGrid, add_multi_scale_scores, check_value
 
 _MODES = ("whole", "slide", "multi_scale_grid")
@@ -77,7 +78,7 @@ class EncoderDecoder(StockEncoderDecoder):
     Parts that the config names without a scope are looked for in this package first also when no
     default scope is set: MMSegmentation has a ResNeSt of its own that computes something else.
     Without ``test_cfg`` the whole image is scored at once; a wrong one is a UserError, here and in
-    all that predicts.
+    all that predicts, and so is a loss that does not fit its head.
     """
 
     test_cfg: Any
@@ -86,9 +87,20 @@ class EncoderDecoder(StockEncoderDecoder):
         with building():
             unset = DefaultScope.get_current_instance() is None
             with building(MODELS.scope if unset else None):
+                check_losses(kwargs)
                 super().__init__(*args, **kwargs)
         self.test_cfg = ConfigDict(self.test_cfg or {"mode": "whole"})
         check_test_cfg(self.test_cfg)
+
+    def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
+        """Losses by name, of normalised images (N, 3, H, W) and their labels.
+
+        With one output there is no ``acc_seg``, which the stack takes from the highest score.
+        """
+        losses = super().loss(inputs, data_samples)
+        if self.out_channels == 1:
+            losses = {name: v for name, v in losses.items() if not name.endswith("acc_seg")}
+        return losses
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
         """Scores (N, C, H, W) of normalised images (N, 3, H, W) by ``test_cfg.mode``.

@@ -1,0 +1,26 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Losses of the names of MMSegmentation's, which a head passes scores, labels and what it ignores.
+
+Each takes the arguments of MMSegmentation's class of its name and computes what that documents;
+docs/experiments.md has a table of what differs and why.
+"""
+
+from .base import SegmentationLoss
+from .check import check_losses
+from .pixels import BoundaryLoss, CrossEntropyLoss, FocalLoss, OhemCrossEntropy
+from .regions import DiceLoss, HuasdorffDisstanceLoss, LovaszLoss, TverskyLoss
+from .sampler import OHEMPixelSampler
+
+__all__ = [
+    "BoundaryLoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "HuasdorffDisstanceLoss",
+    "LovaszLoss",
+    "OHEMPixelSampler",
+    "OhemCrossEntropy",
+    "SegmentationLoss",
+    "TverskyLoss",
+    "check_losses",
+]

@@ -1,0 +1,216 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What all losses share: their options, class weights, and the pixels that count."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from ...errors import UserError
+
+#: What ``class_weight`` may be: a number for each class, or a file with them.
+ClassWeight = Sequence[float] | str | None
+
+
+class SegmentationLoss(nn.Module):
+    """A loss of scores (N, C, ...) and labels (N, ...), or of targets of the scores' shape.
+
+    Scores are logits, of any precision; the loss is computed in float32 or float64. A head with one
+    output scores class 1 against class 0: to a loss of class probabilities it is the pair of logits
+    (0, score).
+
+    Args:
+        loss_name: Name in the log; what is trained has ``loss`` in it.
+        loss_weight: What the loss is multiplied by.
+        reduction: 'mean', 'sum' or 'none'.
+        class_weight: A weight for each class, or a ``.json``, ``.yaml`` or ``.npy`` file with them.
+            With one output there are two, or one for class 1, and class 0 has weight 1.
+        ignore_index: A label to ignore beside the one that the head passes.
+
+    Raises:
+        UserError: An option has a value that is not accepted, or the file cannot be read.
+    """
+
+    #: Whether reduction 'none' gives a value for each pixel.
+    per_pixel = False
+    #: Whether targets may have the shape of the scores: several classes, or none, at a place.
+    multi_label = False
+
+    def __init__(
+        self,
+        loss_name: str,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+        class_weight: ClassWeight = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        super().__init__()
+        number = isinstance(loss_weight, int | float) and math.isfinite(loss_weight)
+        check_option("loss_weight", loss_weight, "a number", number)
+        check_option("loss_name", loss_name, "a text", isinstance(loss_name, str))
+        self.loss_name = loss_name
+        self.loss_weight = float(loss_weight)
+        self.reduction = self.reduction_of(reduction)
+        self.class_weight = None if class_weight is None else _read_weights(class_weight)
+        self.ignore_index = ignore_index
+
+    def check_outputs(self, outputs: int) -> None:
+        """Raise UserError if the loss does not fit a head of so many outputs."""
+        self.check_count("class_weight", self.class_weight, outputs)
+
+    def check_count(self, option: str, values: Any, outputs: int) -> None:
+        """Raise UserError if an option is a list and has not a value for each class."""
+        counts = (1, 2) if outputs == 1 else (outputs,)
+        if isinstance(values, list) and len(values) not in counts:
+            wanted = " or ".join(map(str, counts))
+            raise UserError(
+                "config-conflict",
+                f"config key {option}",
+                f"has {len(values)} values, and the head needs {wanted}: one for each class",
+            )
+
+    def reduction_of(self, reduction: str | None) -> str:
+        """The reduction of a call; None is the one of the config."""
+        reduction = self.reduction if reduction is None else reduction
+        good = reduction in ("none", "mean", "sum")
+        check_option("reduction", reduction, "'none', 'mean' or 'sum'", good)
+        return reduction
+
+    def weights(self, scores: Tensor) -> Tensor | None:
+        """The class weights for scores (N, C, ...): (C,), or (2,) with one output."""
+        if self.class_weight is None:
+            return None
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        weights = scores.new_tensor(self.class_weight, dtype=dtype)
+        if scores.shape[1] == 1 and len(weights) == 1:
+            weights = torch.cat([torch.ones_like(weights), weights])
+        return weights
+
+    def ignored(self, ignore_index: int | None) -> tuple[int, ...]:
+        """The labels that do not count: the head's, and that of the loss."""
+        both = (ignore_index, self.ignore_index)
+        return tuple(index for index in both if index is not None)
+
+
+def check_option(option: str, value: object, wanted: str, good: bool) -> None:
+    """Raise UserError, which names the option and what is wanted, unless a value is good."""
+    if not good:
+        raise UserError("config-value", f"config key {option}", f"must be {wanted}, not {value!r}")
+
+
+def _read_weights(weights: ClassWeight) -> list[float]:
+    """Class weights as a list of numbers, from a file if it is named."""
+    if isinstance(weights, str):
+        weights = _read_file(Path(weights))
+    values: Any = weights.tolist() if isinstance(weights, np.ndarray | Tensor) else weights
+    good = isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in values
+    )
+    check_option("class_weight", values, "numbers of at least 0, one for each class", good)
+    return [float(value) for value in values]
+
+
+def _read_file(path: Path) -> Any:
+    """The content of a file of class weights. Pickles, which can run code, are not read."""
+    subject = "config key class_weight"
+    try:
+        if path.suffix == ".npy":
+            return np.load(path)
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        if path.suffix in (".yaml", ".yml"):
+            return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("not-found", subject, f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError("unreadable", subject, f"{path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, yaml.YAMLError) as error:
+        raise UserError("format", subject, f"{path} cannot be read: {error}") from error
+    raise UserError("format", subject, f"{path} must be a .json, .yaml or .npy file")
+
+
+def as_float(scores: Tensor) -> Tensor:
+    """Scores in float32, or in float64 if they are."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def as_classes(scores: Tensor) -> Tensor:
+    """Logits (N, 2, ...) of the one output of a head; other scores as they are."""
+    return torch.cat([torch.zeros_like(scores), scores], 1) if scores.shape[1] == 1 else scores
+
+
+def check_labels(labels: Tensor, valid: Tensor, classes: int) -> None:
+    """Raise UserError if a label that is not ignored is no class."""
+    wrong = labels[valid & ((labels < 0) | (labels >= classes))]
+    if wrong.numel():
+        raise UserError(
+            "label",
+            "label map",
+            f"holds {int(wrong[0])}, which is neither one of the {classes} classes of the model "
+            "nor its ignore_index; check-data lists such files",
+        )
+
+
+def labelled(
+    scores: Tensor, labels: Tensor, ignored: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes what is ignored out of scores (N, C, ...) and labels (N, ...).
+
+    Returns:
+        Scores with 0 at ignored pixels, which passes no gradient on; labels (N, ...), int64, with 0
+        there; and where pixels count (N, ...), bool.
+    """
+    labels = labels.long()
+    valid = torch.ones_like(labels, dtype=torch.bool)
+    for index in ignored:
+        valid &= labels != index
+    check_labels(labels, valid, max(scores.shape[1], 2))
+    scores = as_float(scores).masked_fill(~valid.unsqueeze(1), 0)
+    return scores, labels.masked_fill(~valid, 0), valid
+
+
+def one_hot(labels: Tensor, outputs: int, like: Tensor) -> Tensor:
+    """Targets (N, outputs, ...) of labels (N, ...); one output is for class 1."""
+    first = 1 if outputs == 1 else 0
+    classes = torch.arange(first, first + outputs, device=labels.device)
+    classes = classes.view(-1, *[1] * (labels.dim() - 1))
+    return (labels.unsqueeze(1) == classes).to(like.dtype)
+
+
+def against_rest(
+    scores: Tensor, labels: Tensor, weight: Tensor | None, ignored: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores as those of one class against the rest.
+
+    Args:
+        scores: (N, C, ...).
+        labels: (N, ...), or targets (N, C, ...), of which all count.
+        weight: What each pixel counts, (N, ...), or None.
+        ignored: Labels that do not count.
+
+    Returns:
+        Scores and targets (N, C, ...), and what each pixel counts (N, 1, ...): 0 where ignored.
+    """
+    if labels.shape == scores.shape:
+        scores = as_float(scores)
+        targets, mask = labels.to(scores.dtype), torch.ones_like(scores[:, :1])
+    else:
+        scores, labels, valid = labelled(scores, labels, ignored)
+        targets = one_hot(labels, scores.shape[1], scores)
+        mask = valid.unsqueeze(1).to(scores.dtype)
+    if weight is not None:
+        mask = mask * (weight if weight.dim() == scores.dim() else weight.unsqueeze(1))
+    return scores, targets, mask
+
+
+def by_channel(values: Tensor, like: Tensor) -> Tensor:
+    """Values (C,) in a shape that multiplies (N, C, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 2))

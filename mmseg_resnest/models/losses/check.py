@@ -1,0 +1,91 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Whether the losses of a model's config fit its heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import UserError
+from ...registry import MODELS, type_name
+from .base import SegmentationLoss
+
+#: Losses of the stack that have no meaning for scores and labels of classes, and why.
+_REFUSED = {
+    "KLDivLoss": "compares the scores of two models, for distillation",
+    "SiLogLoss": "compares depths",
+}
+
+
+def check_losses(model: Mapping[str, Any]) -> None:
+    """Check the losses of the heads of a model's config.
+
+    Losses that are not of this package are left alone.
+
+    Raises:
+        UserError: A loss does not fit its head; the message names ``model.HEAD.KEY``.
+    """
+    for name in ("decode_head", "auxiliary_head"):
+        for key, head in _listed(model.get(name), f"model.{name}"):
+            _check_head(head, key)
+
+
+def _listed(configs: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The config, or those of a list, with their keys; built parts are left out."""
+    listed = isinstance(configs, list | tuple)
+    for index, config in enumerate(configs if listed else [configs]):
+        if isinstance(config, Mapping):
+            yield f"{key}.{index}" if listed else key, config
+
+
+def _check_head(head: Mapping[str, Any], key: str) -> None:
+    classes = head.get("num_classes")
+    outputs = head.get("out_channels") or classes
+    losses = [
+        _checked(*item, outputs) for item in _listed(head.get("loss_decode"), f"{key}.loss_decode")
+    ]
+    known = [loss for loss in losses if loss is not None]
+    if known == losses and known and not any("loss" in loss.loss_name for loss in known):
+        message = "has no 'loss' in it, so that the loss is shown and not trained; change the name"
+        raise UserError("config-value", f"config key {key}.loss_decode.loss_name", message)
+    sampler = head.get("sampler") or {}
+    if type_name(sampler.get("type")) == "OHEMPixelSampler" and sampler.get("thresh") is None:
+        for loss in known:
+            if not loss.per_pixel:
+                raise UserError(
+                    "config-conflict",
+                    f"config key {key}.sampler.thresh",
+                    f"must be a number: {type(loss).__name__} has no value for each pixel by "
+                    "which they could be chosen",
+                )
+    for where, config in _listed(head.get("loss_se_decode"), f"{key}.loss_se_decode"):
+        se_loss = _checked(where, config, classes)
+        if head.get("use_se_loss", True) and se_loss is not None and not se_loss.multi_label:
+            raise UserError(
+                "config-conflict",
+                f"config key {where}",
+                "must be a loss of several classes at once, as CrossEntropyLoss with "
+                "use_sigmoid=True is",
+            )
+
+
+def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> SegmentationLoss | None:
+    """The loss of a config, or None if it is not of this package."""
+    kind = config.get("type")
+    if (why := _REFUSED.get(type_name(kind))) is not None:
+        message = f"{type_name(kind)} {why}; it is no loss of scores and labels of classes"
+        raise UserError("config-type", f"config key {key}.type", message)
+    loss = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(loss, type) and issubclass(loss, SegmentationLoss)):
+        return None
+    options = {name: value for name, value in config.items() if name not in ("type", "_scope_")}
+    try:
+        built = loss(**options)
+        if outputs:
+            built.check_outputs(outputs)
+    except UserError as error:
+        subject = error.subject.replace("config key ", f"config key {key}.", 1)
+        raise UserError(error.code, subject, error.message) from error
+    except TypeError as error:
+        raise UserError("config-key", f"config key {key}", str(error)) from error
+    return built
