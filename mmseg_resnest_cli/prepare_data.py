@@ -39,7 +39,6 @@ DATA_SETS = {
 FORMATS = ("labelme", "coco", "colour", "index")
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
-GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,10 +174,14 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
     add(
         "--group-pattern",
-        default=GROUP_PATTERN,
         metavar="REGEX",
         help="its first group is what images of one group share (default: the name without the"
-        " number at its end)",
+        " number at its end, where neighbours look like frames of a video)",
+    )
+    add(
+        "--frames",
+        action=argparse.BooleanOptionalAction,
+        help="numbered images are frames of videos, or are not (default: measured)",
     )
     add("--seed", type=int, default=0, help="another seed gives another split")
     in_clone = config_folder().parent.joinpath("pyproject.toml").is_file()
@@ -202,7 +205,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom
     from mmseg_resnest.engine.config import load_config
 
-    same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "seed"]
+    same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
     same += ["images", "val_images", "classes", "val_list"]
     options = CustomOptions(
         form=args.format,

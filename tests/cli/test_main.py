@@ -75,7 +75,6 @@ def test_choices_are_the_library_s() -> None:
     assert prepare_data.EXPORTS == prepare.EXPORTS
     assert prepare_data.FORMATS == custom.FORMATS
     assert prepare_data.LINKS == linking.LINKS
-    assert prepare_data.GROUP_PATTERN == custom.GROUP_PATTERN
     help_of_export = parser_of("export-onnx").format_help()
     assert all(suffix in help_of_export for suffix in SUFFIXES)
     assert f"(default: {DEFAULT_OPSET})" in help_of_export

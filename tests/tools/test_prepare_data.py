@@ -78,7 +78,7 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     args = (
         "custom", "--name", "mine", "--format", "coco", "--source", "coco/annotations.json",
         "--config-dir", "configs", "--base", ROOT / "configs/fcn_resnest14_scenes.py",
-        "--epochs", 2, "--jobs", 1,
+        "--epochs", 2, "--jobs", 1, "--frames",
     )  # fmt: skip
     code, out, err = run(*args)
     assert code == 0, err

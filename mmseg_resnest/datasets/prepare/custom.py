@@ -12,6 +12,7 @@ import hashlib
 import keyword
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,15 +31,16 @@ from ...io.text import printable
 from ...io.up_to_date import file_state
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
 from .coco import read_coco
+from .colours import count_colours, describe, write_draft
 from .custom_config import config_text
 from .dataset import Plan
 from .labelme import read_labelme
 from .labels import bit_palette, indices, png
-from .masks import read_masks
+from .masks import images_in, read_masks
 from .outputs import Outputs
 from .places import Place
 from .samples import IGNORED, IGNORED_NAME, Sample, check_image
-from .split import GROUP_PATTERN, split_by_groups, split_by_list
+from .split import group_images, split_by_groups, split_by_list
 from .tables import Colour, read_table
 
 FORMATS = ("labelme", "coco", "colour", "index")
@@ -64,7 +66,9 @@ class CustomOptions:
         label_suffix: What a mask's name has after its image's.
         val_fraction: Share of the images to validate on.
         val_list: File with the names of the images to validate on, instead of a share.
-        group_pattern: The first group of this pattern, matched with the whole name, is the group.
+        group_pattern: The first group of this pattern, matched with the whole name, is the group;
+            None goes by the number at the end of the name.
+        frames: Whether numbered images are frames of videos; None measures it.
         seed: Of the split.
     """
 
@@ -80,7 +84,8 @@ class CustomOptions:
     label_suffix: str = ""
     val_fraction: float = 0.2
     val_list: Path | None = None
-    group_pattern: str = GROUP_PATTERN
+    group_pattern: str | None = None
+    frames: bool | None = None
     seed: int = 0
 
 
@@ -233,7 +238,12 @@ def prepare_custom(
     rows = read_table(options.classes) if options.classes is not None else []
     if options.form == "index" and len({row.name for row in rows}) != len(rows):
         raise UserError("classes", options.classes, "names a class twice")
-    samples, splits, groups = _samples(options, rows)
+    draft = root / f"{options.name}_colours.txt"
+    folders = all(source.is_dir() for source in (*options.sources, *options.val_sources))
+    if options.form == "colour" and folders and len({row.rgb for row in rows} - {None}) < 2:
+        sources = ", ".join(map(str, options.sources))
+        raise _unknown_colours(options, rows, draft, processes, sources)
+    samples, splits, groups, notes = _samples(options, rows, processes)
     palette, table = class_list(options, rows, samples)
     uncovered = table[options.background] if options.background is not None else IGNORED
     plan = _plan(samples, splits, palette, table, uncovered)
@@ -249,7 +259,12 @@ def prepare_custom(
             message = "was changed or made by hand; move it, or replace it with --force"
             raise UserError("output-exists", config, message)
         about |= {"data_set": "custom", "name": options.name}
-        done = outputs.run(plan.items, processes, link, options.name)
+        try:
+            done = outputs.run(plan.items, processes, link, options.name)
+        except UserError as error:
+            if options.form == "colour" and error.code == "label":
+                raise _unknown_colours(options, rows, draft, processes, error.subject) from error
+            raise
         counted = outputs.finished("pixels", "unlabelled")
         unchanged = counted is not None and done["kept"] == len(plan.items) and old == text
         if not unchanged or counted is None:
@@ -258,6 +273,8 @@ def prepare_custom(
                 pixels, unlabelled = _count_pixels(folder, names, len(palette), processes, split)
                 counted["pixels"][split] = pixels
                 counted["unlabelled"] += unlabelled
+            if options.form == "index":
+                _check_two_values(options, rows, counted["pixels"], draft)
             atomic_write(config, text)
             about["config"] = _sha(text)
             outputs.finish({}, plan.items, counted)
@@ -266,14 +283,14 @@ def prepare_custom(
         (name, colour, in_train[label], in_val[label])
         for label, (name, colour) in enumerate(palette)
     ]
-    notes = _notes(classes, counted["unlabelled"])
+    notes += _notes(classes, counted["unlabelled"])
     return CustomReport(folder, config, classes, splits, groups, dict(done), notes, unchanged)
 
 
 def _samples(
-    options: CustomOptions, rows: Sequence[Colour]
-) -> tuple[list[Sample], dict[str, list[str]], dict[str, int]]:
-    """The samples, the names in each split, and how many groups each split has."""
+    options: CustomOptions, rows: Sequence[Colour], processes: int
+) -> tuple[list[Sample], dict[str, list[str]], dict[str, int], list[str]]:
+    """The samples, the names in each split, how many groups each split has, and notes."""
     samples = _read_samples(options, options.sources, options.images, rows)
     names = [sample.name for sample in samples]
     if options.val_sources:
@@ -284,14 +301,18 @@ def _samples(
         if shared:
             message = "is in --source and in --val-source; rename one of them"
             raise UserError("dataset", min(shared), message)
-        return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}
+        return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}, []
     if options.val_list is not None:
-        train, val, groups = split_by_list(names, options.val_list)
-    else:
-        train, val, groups = split_by_groups(
-            names, options.group_pattern, options.val_fraction, options.seed
+        train, val, counts = split_by_list(names, options.val_list)
+        return samples, {"train": train, "val": val}, counts, []
+    groups, notes = group_images(samples, options.group_pattern, options.frames, processes)
+    train, val, counts = split_by_groups(groups, options.val_fraction, options.seed)
+    if len(groups) == 1:
+        notes.append(
+            f"all {len(names):,} images are one group: the last {len(val):,} are for validation,"
+            " and look better than new images will; --val-source or --val-list names others"
         )
-    return samples, {"train": train, "val": val}, groups
+    return samples, {"train": train, "val": val}, counts, notes
 
 
 def _plan(
@@ -316,6 +337,46 @@ def _plan(
     for split, names in splits.items():
         plan.write(f"splits/{split}.txt", names)
     return plan
+
+
+def _unknown_colours(
+    options: CustomOptions, rows: Sequence[Colour], draft: Path, processes: int, subject: str
+) -> UserError:
+    """The error for colours without a name, all at once; writes a draft of the table."""
+    masks: list[Place] = []
+    for folder in (*options.sources, *options.val_sources):
+        masks += images_in(folder, options.label_suffix).values()
+    found = count_colours(masks, processes)
+    unknown = Counter({rgb: found[rgb] for rgb in set(found) - {row.rgb for row in rows}})
+    write_draft(draft, rows, unknown)
+    lossy = (
+        "; so many come from resizing or JPEG: get the masks from before it"
+        if len(unknown) > _MOST_CLASSES
+        else ""
+    )
+    message = (
+        f"{len(unknown):,} colours of {len(masks):,} masks have no name, with pixels:"
+        f" {describe(unknown)}{lossy}. {draft} lists them: name them there, then the same command"
+        f" with --classes {shlex.quote(str(draft))}"
+    )
+    return UserError("label", subject, message)
+
+
+def _check_two_values(
+    options: CustomOptions, rows: Sequence[Colour], pixels: Mapping[str, list[int]], draft: Path
+) -> None:
+    """Refuses masks of 0 and 255 that were meant as two classes: 255 would be ignored."""
+    used = {label for counts in pixels.values() for label, count in enumerate(counts) if count}
+    if used != {0} or len(rows) < 2:
+        return
+    names = [row.name for row in rows[:2]]
+    table = [Colour(names[0], (0, 0, 0)), Colour(names[1], (255, 255, 255))]
+    write_draft(draft, table, Counter())
+    message = (
+        f"the masks hold 0 and 255 alone, and 255 is ignored; if it means {printable(names[1])!r},"
+        f" run the same command with --format colour --classes {shlex.quote(str(draft))}"
+    )
+    raise UserError("label", ", ".join(map(str, options.sources)), message)
 
 
 def _notes(classes: Sequence[tuple[Any, ...]], unlabelled: Sequence[str]) -> list[str]:

@@ -35,9 +35,9 @@ def read_masks(
         raise UserError("wrong-path-type", f"--source {source}", "is not a folder of masks")
     if images is None:
         raise UserError("argument-missing", "--images", f"give the folder of images ({form} masks)")
-    if not rows or (form == "colour" and not any(row.rgb for row in rows)):
-        what = "names and colours" if form == "colour" else "names of labels 0, 1, ..."
-        raise UserError("argument-missing", "--classes", f"give the list of {what} ({form} masks)")
+    if not rows:
+        message = "give the list of the names of labels 0, 1, ... (index masks)"
+        raise UserError("argument-missing", "--classes", message)
     names = frozenset(row.name for row in rows)
     masks = images_in(source, label_suffix)
     own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images

@@ -7,31 +7,66 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import UserError
 from ...io.text import printable
+from .frames import numbered_groups, video_groups
+from .samples import Sample
 
-# The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
-GROUP_PATTERN = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
 
+def group_images(
+    samples: Sequence[Sample], pattern: str | None, frames: bool | None, processes: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Puts images that must not be separated into groups; others stand alone.
 
-def split_by_groups(
-    names: Sequence[str], pattern: str, val_fraction: float, seed: int
-) -> tuple[list[str], list[str], dict[str, int]]:
-    """Splits images so that no group is in both parts.
-
-    Images whose whole names match the pattern with an equal first group are a group, others stand
-    alone. Groups are taken in an order that only their names and the seed decide, each as long as
-    it brings the validation part nearer to its share.
+    Args:
+        samples: The images.
+        pattern: Images whose whole names match it with an equal first group are a group; None
+            goes by the numbers at the end of their names.
+        frames: Whether numbered images are frames of videos; None measures it
+            (:func:`.frames.video_groups`). Of no effect with a pattern.
+        processes: How many to measure with.
 
     Returns:
-        Training names, validation names, and the number of groups of each.
+        Names by group, in order of the frames, and notes for the user.
 
     Raises:
-        UserError: The pattern or the fraction cannot be used, or there is only one group.
+        UserError: The pattern cannot be used.
     """
+    names = [sample.name for sample in samples]
+    if pattern is not None:
+        return _matching(names, pattern), []
+    if frames is False:
+        return {name: [name] for name in names}, []
+    numbered = numbered_groups(names)
+    if frames:
+        return numbered, []
+    several = {group: members for group, members in numbered.items() if len(members) > 1}
+    videos = video_groups(several, {sample.name: sample for sample in samples}, processes)
+    groups = {}
+    for group, members in numbered.items():
+        groups.update(
+            {group: members} if group in videos else {member: [member] for member in members}
+        )
+    photos = [group for group in several if group not in videos]
+    notes = []
+    for kind, some, option in (
+        ("frames of a video and stay in one part", sorted(videos), "--no-frames"),
+        ("single photos and are split one by one", sorted(photos), "--frames"),
+    ):
+        if some:
+            count = sum(len(several[group]) for group in some)
+            first = several[some[0]]
+            notes.append(
+                f"{count:,} numbered images (e.g. {first[0]} to {first[-1]}) look like {kind};"
+                f" {option} decides otherwise"
+            )
+    return groups, notes
+
+
+def _matching(names: Sequence[str], pattern: str) -> dict[str, list[str]]:
     option = f"--group-pattern {pattern}"
     try:
         compiled = re.compile(pattern)
@@ -39,19 +74,38 @@ def split_by_groups(
         raise UserError("argument", option, f"is not a regular expression ({error})") from error
     if compiled.groups < 1:
         raise UserError("argument", option, "has no group; put ( ) around the shared part")
-    if not 0 < val_fraction < 1:
-        raise UserError("argument", f"--val-fraction {val_fraction}", "must lie between 0 and 1")
     groups = defaultdict(list)
     for name in names:
         match = compiled.fullmatch(name)
         groups[match.group(1) if match else name].append(name)
-    if len(groups) < 2:
-        message = (
-            f"puts all {len(names)} images into one group, {next(iter(groups))!r}, which cannot be"
-            " split; give another pattern, '(.*)' if every image stands alone, or --val-list FILE"
-        )
-        raise UserError("dataset", option, message)
+    return dict(groups)
+
+
+def split_by_groups(
+    groups: Mapping[str, Sequence[str]], val_fraction: float, seed: int
+) -> tuple[list[str], list[str], dict[str, int]]:
+    """Splits images so that no group is in both parts.
+
+    Groups are taken in an order that only their names and the seed decide, each as long as it
+    brings the validation part nearer to its share. One group alone is cut: its last images are
+    for validation.
+
+    Returns:
+        Training names, validation names, and the number of groups of each.
+
+    Raises:
+        UserError: The fraction cannot be used, or there is only one image.
+    """
+    if not 0 < val_fraction < 1:
+        raise UserError("argument", f"--val-fraction {val_fraction}", "must lie between 0 and 1")
+    names = [name for members in groups.values() for name in members]
     target = val_fraction * len(names)
+    if len(names) < 2:
+        message = "is the only image, which cannot be split; add images, or give --val-source"
+        raise UserError("dataset", ", ".join(names), message)
+    if len(groups) < 2:
+        count = min(len(names) - 1, max(1, round(target)))
+        return sorted(names[:-count]), sorted(names[-count:]), {"train": 1, "val": 1}
     val: list[str] = []
     chosen: set[str] = set()
     order = sorted(groups, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).digest())

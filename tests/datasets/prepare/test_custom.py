@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from custom_sets import build, custom, label_map, masks
@@ -18,7 +19,14 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.class_names import dataset_metainfo, read_classes
 from mmseg_resnest.datasets.prepare import CustomReport, export_labels
-from mmseg_resnest.datasets.prepare.split import GROUP_PATTERN, split_by_groups
+from mmseg_resnest.datasets.prepare.frames import (
+    NUMBERED,
+    looks_like_video,
+    numbered_groups,
+    small_copy,
+)
+from mmseg_resnest.datasets.prepare.samples import Sample
+from mmseg_resnest.datasets.prepare.split import group_images, split_by_groups
 from mmseg_resnest.datasets.prepare.tables import Colour, read_table
 from mmseg_resnest.engine.config import load_config
 
@@ -302,19 +310,20 @@ def test_split_keeps_groups_together() -> None:
     names = [
         f"video{v}_{n:05d}" for v, size in enumerate((50, 20, 20, 30, 10)) for n in range(size)
     ]
-    train, val, groups = split_by_groups(names, GROUP_PATTERN, 0.25, seed=0)
+    train, val, groups = split_by_groups(numbered_groups(names), 0.25, seed=0)
     assert sorted(train + val) == sorted(names)
     videos = [{name.split("_")[0] for name in part} for part in (train, val)]
     assert not videos[0] & videos[1]
     assert groups == {"train": len(videos[0]), "val": len(videos[1])}
     assert 10 <= len(val) <= 60
-    again = split_by_groups(names[::-1], GROUP_PATTERN, 0.25, seed=0)
+    again = split_by_groups(numbered_groups(names[::-1]), 0.25, seed=0)
     assert (again[0], again[1]) == (train, val)  # the order of the files does not matter
-    assert any(split_by_groups(names, GROUP_PATTERN, 0.25, seed)[1] != val for seed in range(1, 5))
+    grouped = numbered_groups(names)
+    assert any(split_by_groups(grouped, 0.25, seed)[1] != val for seed in range(1, 5))
 
 
 def test_group_pattern() -> None:
-    pattern = re.compile(GROUP_PATTERN)
+    pattern = re.compile(NUMBERED)
     for name, group in {
         "0001TP_006690": "0001TP",
         "0006R0_f00930": "0006R0",
@@ -327,12 +336,90 @@ def test_group_pattern() -> None:
     assert pattern.fullmatch("holiday") is None
 
 
-def test_one_group_is_no_split() -> None:
-    with raises_user_error("dataset", "--group-pattern"):
-        split_by_groups([f"img_{n}" for n in range(9)], GROUP_PATTERN, 0.2, 0)
+def test_one_video_is_cut_at_its_end() -> None:
+    names = [f"img_{n}" for n in range(12)]
+    train, val, groups = split_by_groups(numbered_groups(names[::-1]), 0.2, 0)
+    assert val == ["img_10", "img_11"] and sorted(train + val) == sorted(names)
+    assert groups == {"train": 1, "val": 1}
+    with raises_user_error("dataset", "a"):
+        split_by_groups({"a": ["a"]}, 0.2, 0)
+
+
+def _film(length: int, step: int, seed: int) -> list[Image.Image]:
+    """Frames of a camera that moves over a picture of soft spots."""
+    noise = np.random.default_rng(seed).random((60, 40 + step * length))
+    soft = cv2.GaussianBlur(noise, (0, 0), 6)
+    soft = 255 * (soft - soft.min()) / np.ptp(soft)
+    return [
+        Image.fromarray(soft[:, n * step : n * step + 40].astype(np.uint8)) for n in range(length)
+    ]
+
+
+def test_frames_of_a_video_are_told_from_photos(tmp_path: Path) -> None:
+    samples = []
+    for name, images in {
+        "clip": _film(20, 3, seed=1),
+        "IMG": [_film(1, 0, seed=n + 10)[0] for n in range(20)],
+    }.items():
+        for n, image in enumerate(images):
+            image.save(tmp_path / f"{name}_{n}.png")
+            samples.append(
+                Sample(f"{name}_{n}", tmp_path / f"{name}_{n}.png", bytes, frozenset(), ".png")
+            )
+    groups, notes = group_images(samples, None, None, 1)
+    assert groups["clip"] == [f"clip_{n}" for n in range(20)]
+    assert len(groups) == 21 and groups["IMG_7"] == ["IMG_7"] and len(notes) == 2
+    assert len(group_images(samples, None, True, 1)[0]) == 2
+    assert len(group_images(samples, None, False, 1)[0]) == 40
+    assert set(group_images(samples, "(.).*", None, 1)[0]) == {"c", "I"}
     for pattern in ("(", "a"):
         with raises_user_error("argument", "--group-pattern"):
-            split_by_groups(["a", "b"], pattern, 0.2, 0)
+            group_images(samples, pattern, None, 1)
+
+
+@pytest.mark.skipif(not DATA, reason="needs MMSEG_RESNEST_DATA")
+def test_camvid_is_three_videos() -> None:
+    folder = Path(DATA, "camvid/train")
+    files = {path.stem: path for path in folder.iterdir()}
+    for members in numbered_groups(list(files)).values():
+        copies = [small_copy(Image.open(files[name])) for name in members[:40]]
+        assert looks_like_video(dict(enumerate(copies)))
+
+
+def test_unknown_colours_are_listed_and_the_draft_helps(
+    tmp_path: Path, truth: dict[str, np.ndarray]
+) -> None:
+    options = masks(tmp_path, "colour")
+    palette = np.array([(0, 0, 0), (9, 8, 7), (255, 255, 255)], dtype=np.uint8)
+    for name, labels in truth.items():
+        Image.fromarray(palette[labels % 255]).save(tmp_path / f"labels/{name}.png")
+    (tmp_path / "classes.txt").write_text("a 0 0 0\n")
+    draft = tmp_path / "data/mine_colours.txt"
+    for classes in (options["classes"], None):
+        with raises_user_error("label", "labels"):
+            custom(tmp_path, **options | {"classes": classes})
+        assert len(read_table(draft)) == 3
+    report = custom(tmp_path, **options | {"classes": draft})
+    pixels = np.bincount(np.concatenate([labels.ravel() % 255 for labels in truth.values()]))
+    assert sorted(train + val for *_, train, val in report.classes) == sorted(pixels.tolist())
+
+
+def test_masks_of_0_and_255_name_the_command_that_reads_them(
+    tmp_path: Path, truth: dict[str, np.ndarray]
+) -> None:
+    options = masks(tmp_path)
+    for name, labels in truth.items():
+        Image.fromarray(((labels == 1) * 255).astype(np.uint8)).save(
+            tmp_path / f"labels/{name}.png"
+        )
+    (tmp_path / "classes.txt").write_text("rest\nthing\n")
+    with raises_user_error("label", "labels"):
+        custom(tmp_path, **options)
+    draft = tmp_path / "data/mine_colours.txt"
+    report = custom(tmp_path, **options | {"form": "colour", "classes": draft})
+    assert [name for name, *_ in report.classes] == ["rest", "thing"]
+    for name, labels in truth.items():
+        np.testing.assert_array_equal(label_map(tmp_path, name), labels == 1)
 
 
 def test_validation_images_named_or_apart(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:

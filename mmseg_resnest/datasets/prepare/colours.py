@@ -1,0 +1,60 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Which colours a folder of masks holds, and a draft of the table that names them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...io.atomic import atomic_write
+from ...io.parallel import in_parallel
+from .labels import open_image, pack_colours
+from .places import Place
+from .tables import Colour
+
+_MOST = 255  # colours in a draft: there can be no more classes
+_SHOWN = 10
+
+RGB = tuple[int, int, int]
+
+
+def count_colours(masks: Sequence[Place], processes: int) -> Counter[RGB]:
+    """Pixels of each colour in all masks.
+
+    Raises:
+        UserError: A mask is damaged.
+    """
+    total: Counter[RGB] = Counter()
+    for counts in in_parallel(_colours, masks, processes, "count colours"):
+        total.update(counts)
+    return total
+
+
+def _colours(mask: Place) -> Counter[RGB]:
+    image = open_image(mask.read(), mask).convert("RGB")
+    packed, counts = np.unique(pack_colours(np.asarray(image)), return_counts=True)
+    colours = ((c >> 16, c >> 8 & 255, c & 255) for c in packed.tolist())
+    return Counter(dict(zip(colours, counts.tolist(), strict=True)))
+
+
+def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> None:
+    """Writes a colour table: the rows as they are, then unknown colours, most frequent first."""
+    lines = [
+        "# A colour table for --classes: a name and its colour a line. Replace the names colour_N;",
+        "# lines of one name become one class; __ignore__ leaves pixels out.",
+    ]
+    named = [row for row in rows if row.rgb is not None]
+    lines += [" ".join((row.name, *map(str, row.rgb or ()))) for row in named]
+    for number, (rgb, pixels) in enumerate(unknown.most_common(_MOST)):
+        lines += [f"# {pixels:,} pixels", f"colour_{number} {rgb[0]} {rgb[1]} {rgb[2]}"]
+    atomic_write(file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def describe(unknown: Counter[RGB]) -> str:
+    """The most frequent colours with their pixels, for a message."""
+    first = ", ".join(f"{rgb} {pixels:,}" for rgb, pixels in unknown.most_common(_SHOWN))
+    more = len(unknown) - _SHOWN
+    return f"{first}{f' and {more:,} more' if more > 0 else ''}"
