@@ -549,6 +549,21 @@ def test_ignore_index_that_contradicts_the_labels(data: Path) -> None:
     assert keys == ["config key model.decode_head.ignore_index"]
 
 
+def test_transforms_fill_with_classes_or_what_is_ignored(clean: Path) -> None:
+    cfg = config(clean)
+    steps = [
+        dict(type="RandomRotate", prob=1.0, degree=9, seg_pad_val=200),
+        dict(type="Pad", size=(9, 9)),
+    ]
+    cfg.train_dataloader.dataset.pipeline += [dict(type="RandomApply", transforms=steps)]
+    (problem,) = check(cfg).by_rule["ignore_index"]
+    assert problem.file.startswith("config key train_dataloader.dataset.pipeline.")
+    assert problem.file.endswith(".transforms.0.seg_pad_val") and "200" in problem.what
+    steps[0]["seg_pad_val"] = 0  # black pixels of a background are a class of their own
+    cfg.train_dataloader.dataset.pipeline[-1] = dict(type="RandomApply", transforms=steps)
+    assert "ignore_index" not in check(cfg).by_rule
+
+
 def test_black_and_white_masks(data: Path) -> None:
     relabel(data, {k: 255 * (k > 3) for k in range(12)})
     problem = only(base_config(data, 2), "ignore_index")

@@ -7,9 +7,12 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmcv.transforms import BaseTransform, Pad
+
 from ...errors import UserError
 from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from ..class_names import dataset_metainfo
+from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
 
 
@@ -128,13 +131,32 @@ def check_config(
         what = f"is {ignored}, which is the class {classes[ignored]}"
         problems.append(Problem("ignore_index", key, what))
     preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or cfg.get("data_preprocessor")
-    padding = (preprocessor or {}).get("seg_pad_val")
-    unfit = padding is not None and padding != ignored and not 0 <= padding < len(classes)
-    if split == "train" and classes and unfit:
-        key = "config key model.data_preprocessor.seg_pad_val"
-        what = f"is {padding}, which is neither a class nor ignored ({ignored})"
-        problems.append(Problem("ignore_index", key, what, remedy=f"set it to {ignored}"))
+    fills = [("model.data_preprocessor.seg_pad_val", (preprocessor or {}).get("seg_pad_val"))]
+    fills += _fills("train_dataloader", cfg.get("train_dataloader"))
+    for key, fill in fills if split == "train" and classes else ():
+        if fill is not None and fill != ignored and not 0 <= fill < len(classes):
+            what = f"is {fill}, which is neither a class nor ignored ({ignored})"
+            remedy = f"set it to {ignored}"
+            problems.append(Problem("ignore_index", f"config key {key}", what, remedy=remedy))
     return problems + _check_default_reduce(dataset_cfg, dataset, split)
+
+
+def _fills(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+    """The labels that transforms fill with, with their keys, in a part of a config."""
+    if isinstance(node, list | tuple):
+        node = dict(enumerate(node))
+    if not isinstance(node, Mapping):
+        return
+    kind = node.get("type")
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(kind, type) and issubclass(kind, BaseTransform):
+        for option in ("seg_pad_val", "seg_fill_in"):
+            yield f"{path}.{option}", _default(TRANSFORMS, {**node, "type": kind}, option)
+        if issubclass(kind, Pad | RandomLongEdgeCrop):
+            fill = node.get("pad_val")
+            yield f"{path}.pad_val.seg", fill.get("seg", 255) if isinstance(fill, Mapping) else 255
+    for key, value in node.items():
+        yield from _fills(f"{path}.{key}", value)
 
 
 def _check_default_reduce(

@@ -1,6 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Transforms: they load, resize, crop and colour samples."""
+"""Transforms: they load, resize, crop and colour samples.
 
+Those of :mod:`.albu`, :mod:`.colour` and :mod:`.geometry` take the names of the stack's, whose own
+are wrong.
+"""
+
+from . import albu, colour, geometry
 from .loading import LoadAnnotations, LoadImageFromFile
 from .long_edge import RandomLongEdgeResize
 from .merge import merge_steps
@@ -16,5 +21,8 @@ __all__ = [
     "RandomLongEdgeCrop",
     "RandomLongEdgeResize",
     "RandomResizeCrop",
+    "albu",
+    "colour",
+    "geometry",
     "merge_steps",
 ]

@@ -14,6 +14,7 @@ from mmengine.structures import PixelData
 from numpy import random
 
 from ...registry import TRANSFORMS
+from .colour import require_bytes
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -51,6 +52,9 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
 
     It draws the same numbers and gives the same pixels. Brightness and contrast, which map each
     8-bit value to another, are one table. ``planar`` has no effect; configs of earlier runs set it.
+
+    Raises:
+        UserError: The image is not 8-bit in three channels.
     """
 
     def __init__(self, *args: Any, planar: bool = False, **kwargs: Any) -> None:
@@ -59,9 +63,7 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
     def transform(self, results: dict) -> dict:
         """Changes ``results['img']`` (H, W, 3) BGR."""
         image = results["img"]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            stock: dict = super().transform(results)
-            return stock
+        require_bytes(image, self, channels=3)
         values = np.arange(256, dtype=np.uint8)
         before = self.brightness(values)
         contrast_first = random.randint(2) == 1

@@ -21,6 +21,7 @@ from mmcv.transforms.utils import cache_randomness
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
+from .geometry import padded
 from .long_edge import RandomLongEdgeResize
 from .resample import Box, labels_part, pillow_labels_part, pillow_part, resized_part
 
@@ -171,30 +172,20 @@ class RandomLongEdgeCrop(RandomLongEdgeResize):
         """Resizes, pads and crops ``results['img']`` (H, W[, C]) and its label maps (H, W)."""
         height, width = results["img"].shape[:2]
         size = self._new_size(height, width)
-        padded = max(size[1], self.crop_size[0]), max(size[0], self.crop_size[1])
-        top, bottom, left, right = self._draw_crop(*padded)
+        whole = max(size[1], self.crop_size[0]), max(size[0], self.crop_size[1])
+        top, bottom, left, right = self._draw_crop(*whole)
         box = top, min(bottom, size[1]), left, min(right, size[0])
         missing = (bottom - box[1], right - box[3])
         image = pillow_part(results["img"], size, box)
-        results["img"] = _padded(image, missing, self.pad_val["img"])
+        results["img"] = padded(image, missing, self.pad_val["img"])
         for key in results.get("seg_fields", []):
             labels = pillow_labels_part(results[key], size, box)
-            results[key] = _padded(labels, missing, self.pad_val["seg"])
+            results[key] = padded(labels, missing, self.pad_val["seg"])
         results["img_shape"] = results["img"].shape[:2]
-        results["pad_shape"] = (*padded, *results["img"].shape[2:])
+        results["pad_shape"] = (*whole, *results["img"].shape[2:])
         results["pad_fixed_size"] = self.crop_size[::-1]
         results["pad_size_divisor"] = None
         results["scale"] = size
         results["scale_factor"] = (size[0] / width, size[1] / height)
         results["keep_ratio"] = True
         return results
-
-
-def _padded(pixels: npt.NDArray[Any], missing: tuple[int, int], value: int) -> npt.NDArray[Any]:
-    """Pixels added at the bottom and at the right."""
-    if not any(missing):
-        return pixels
-    shape = (pixels.shape[0] + missing[0], pixels.shape[1] + missing[1], *pixels.shape[2:])
-    out = np.full(shape, value, pixels.dtype)
-    out[: pixels.shape[0], : pixels.shape[1]] = pixels
-    return out

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from ... import registry as our_registry
 from ..._stack import config_tree
 from ...errors import UserError
+from .pipelines import PipelineCheck
 
 # A registry imports its own module when asked, but not that of its parent: without this, the names
 # of MMSegmentation that nobody has imported yet would seem not to exist.
@@ -103,7 +104,7 @@ def check_config(cfg: Config | Mapping[str, Any]) -> None:
 
     Raises:
         UserError: A type is in no registry it is looked up in, or does not take an option it is
-            given; names the place in the config and near matches.
+            given, or a transform is refused; names the place in the config and near matches.
     """
     root = config_tree(cfg) if isinstance(cfg, Config) else cfg
     scope = root.get("default_scope", "mmengine")
@@ -111,6 +112,15 @@ def check_config(cfg: Config | Mapping[str, Any]) -> None:
         # Variables of the config file are only checked where they are used.
         if key in EFFECTIVE_KEYS:
             _check_node((str(key),), value, scope)
+    _check_pipelines(root, scope)
+
+
+def _check_pipelines(root: Mapping[str, Any], scope: str) -> None:
+    registries = _registries(("tta_pipeline",), scope)
+    check = PipelineCheck(lambda node: _find_type(node["type"], registries, node.get("_scope_")))
+    for loader in DATALOADERS:
+        check.check_dataset((loader, "dataset"), (root.get(loader) or {}).get("dataset"))
+    check.check_steps(("tta_pipeline",), root.get("tta_pipeline"))
 
 
 def _check_node(path: Path, node: Any, scope: str) -> None:

@@ -1,0 +1,136 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Pipelines of a config in which labels would not stay with their image, found without building."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mmcv.transforms
+import mmseg.datasets.transforms as stack
+
+from ...datasets.transforms.kinds import MOVING, REFUSED
+from ...errors import UserError
+from ...registry import type_name
+
+Path = tuple[str, ...]
+
+
+@dataclass
+class _Before:
+    """What the steps so far did; names of steps, or "" where none did it."""
+
+    labels: str = ""  # loaded label maps
+    moved: str = ""  # moved pixels
+    drawn: str = ""  # moved them at random
+    edges: str = ""  # made a map of edges
+    packed: str = ""  # the key of the step that packed
+
+    def add(self, other: _Before) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) or value)
+
+
+class PipelineCheck:
+    """Checks the pipelines of a config.
+
+    Args:
+        find: The class of a step (a mapping with ``type``), or None.
+    """
+
+    def __init__(self, find: Callable[[Mapping[str, Any]], Any]) -> None:
+        self._find = find
+
+    def check_dataset(self, path: Path, node: Any) -> _Before:
+        """Check a data set and those inside it.
+
+        Raises:
+            UserError: A step is refused, or stands where labels would not follow the image; the
+                subject is its key.
+        """
+        before = _Before()
+        if not isinstance(node, Mapping):
+            return before
+        for i, inner in enumerate(node.get("datasets") or ()):
+            before.add(self.check_dataset((*path, "datasets", str(i)), inner))
+        before.add(self.check_dataset((*path, "dataset"), node.get("dataset")))
+        steps = node.get("pipeline")
+        mixes = type_name(node.get("type")) == "MultiImageMixDataset"
+        if mixes and steps and before.packed:
+            reason = "packs the images before MultiImageMixDataset can change them; move it to the "
+            reason += "end of that one's pipeline"
+            raise UserError("config-conflict", before.packed, reason)
+        self.check_steps((*path, "pipeline"), steps, before, mixes)
+        return before
+
+    def check_steps(
+        self, path: Path, steps: Any, before: _Before | None = None, mixes: bool = False
+    ) -> None:
+        """Check steps: one, a list, or lists in a list; raises as :meth:`check_dataset`.
+
+        Args:
+            path: Their key.
+            steps: From the config.
+            before: What the steps before them did; these are added.
+            mixes: Whether a step may ask for other images of the data set.
+        """
+        before = _Before() if before is None else before
+        if isinstance(steps, list | tuple):
+            for i, step in enumerate(steps):
+                mixes_here = mixes and isinstance(step, Mapping)
+                self.check_steps((*path, str(i)), step, before, mixes_here)
+            return
+        kind = self._find(steps) if isinstance(steps, Mapping) and "type" in steps else None
+        if not isinstance(kind, type):
+            return
+        key, name = f"config key {'.'.join((*path, 'type'))}", kind.__name__
+        if kind in REFUSED:
+            raise UserError("config-type", key, f"{name} {REFUSED[kind]}")
+        if hasattr(kind, "get_indices") and not mixes:
+            reason = f"{name} asks for other images, which only a step directly in the pipeline of "
+            raise UserError("config-conflict", key, f"{reason}MultiImageMixDataset gets")
+        moves = issubclass(kind, MOVING)
+        if moves and before.edges:
+            reason = f"{name} leaves behind the edges that {before.edges} made; put it before that"
+            raise UserError("config-conflict", key, reason)
+        if issubclass(kind, stack.ConcatCDInput) and before.moved:
+            reason = f"joins images of which {before.moved} has moved the first alone; put "
+            raise UserError("config-conflict", key, f"{name} {reason}{name} before it")
+        maps = issubclass(kind, mmcv.transforms.KeyMapper) and steps.get("mapping") is not None
+        inside = _Before(labels=before.labels, edges=before.edges) if maps else before
+        if not issubclass(kind, stack.Albu):
+            self.check_steps((*path, "transforms"), steps.get("transforms"), inside)
+        if maps:
+            _check_mapping(key, kind, steps, inside)
+            inside.moved = inside.drawn = ""  # what it maps moves together
+            before.add(inside)
+        before.moved = before.moved or (name if moves else "")
+        at_random = moves and name.startswith("Random")
+        before.drawn = before.drawn or (name if at_random else "")
+        before.edges = before.edges or (name if issubclass(kind, stack.GenerateEdge) else "")
+        loads = name.startswith("Load") and "Annotation" in name
+        before.labels = before.labels or (name if loads else "")
+        before.packed = before.packed or (key if name.startswith("Pack") else "")
+
+
+def _check_mapping(key: str, kind: type, step: Mapping[str, Any], inside: _Before) -> None:
+    """Refuse a ``KeyMapper`` that moves an image without what belongs to it."""
+    outputs = set(_texts(step.get("mapping") if not step.get("remapping") else step["remapping"]))
+    if inside.labels and inside.moved and "img" in outputs and "gt_seg_map" not in outputs:
+        reason = f"{kind.__name__} gives back img, which {inside.moved} moves, without gt_seg_map;"
+        raise UserError("config-conflict", key, f"{reason} map gt_seg_map too")
+    shares = issubclass(kind, mmcv.transforms.TransformBroadcaster)
+    if shares and inside.drawn and not step.get("share_random_params"):
+        reason = f"{inside.drawn} moves each image by other numbers; set share_random_params=True"
+        raise UserError("config-conflict", key, reason)
+
+
+def _texts(mapping: Any) -> Iterator[str]:
+    if isinstance(mapping, Mapping):
+        mapping = list(mapping.values())
+    if isinstance(mapping, list | tuple):
+        for item in mapping:
+            yield from _texts(item)
+    elif isinstance(mapping, str):
+        yield mapping
