@@ -11,11 +11,10 @@ from mmseg.datasets import BaseSegDataset
 
 from ..errors import UserError
 from ..io.image_files import IMAGE_SUFFIXES
-from ..io.text import printable
 from ..io.walk import walk
 from ..registry import DATASETS
 from .class_names import read_classes_of
-from .layout import FolderCheck
+from .layout import FolderCheck, listed_names
 
 _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  # cameras write .JPG
 
@@ -33,7 +32,7 @@ class CustomDataset(FolderCheck, BaseSegDataset):
         classes_file: Names and colours (:mod:`~mmseg_resnest.datasets.class_names`), absolute or
             relative to ``data_root``; None leaves them to ``metainfo``.
         **kwargs: As ``mmseg.datasets.BaseSegDataset``. ``ann_file`` lists the images to take, one
-            name without suffix a line.
+            name a line, see :func:`.listed_names`.
 
     Raises:
         UserError: The classes file cannot be read, a folder is missing or empty, an image or a
@@ -82,21 +81,16 @@ class CustomDataset(FolderCheck, BaseSegDataset):
                 reason = f"{images[stem].name} has the same name without suffix; remove one of them"
                 raise UserError("dataset", file, reason)
             images[stem] = file
+        names = sorted(images)
         if self.ann_file:
-            # Editors on Windows write a mark before the first line, others spaces at the end.
-            lines = Path(self.ann_file).read_text(encoding="utf-8-sig").splitlines()
-            listed = [line if line in images else line.strip() for line in lines if line.strip()]
-            for stem in listed:
-                if stem not in images:
-                    reason = f"lists {printable(stem)[:200]}, but {top} has no such image"
-                    raise UserError("dataset", self.ann_file, reason)
-            images = {stem: images[stem] for stem in listed}
+            root, suffixes = self.data_root or "", tuple(self.img_suffix)
+            names = sorted(listed_names(self.ann_file, top, root, suffixes, images.__contains__))
 
         folder = self.data_prefix.get("seg_map_path")
         samples = []
-        for stem, image in sorted(images.items()):
+        for stem in names:
             sample: dict[str, Any] = dict(
-                img_path=str(image),
+                img_path=str(images[stem]),
                 label_map=self.label_map,
                 reduce_zero_label=self.reduce_zero_label,
                 seg_fields=[],

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.image_files import IMAGE_SUFFIXES
+from ..io.text import printable
 from ..io.walk import walk
 from ..registry import DATASETS
 
@@ -61,13 +64,111 @@ def require_file(path: str | os.PathLike[str], dataset_name: str) -> Path:
     what = f"this list of {dataset_name}"
     if not file.is_file():
         raise UserError("not-found", file, f"{what} does not exist; {_HINT}")
-    try:
-        empty = not file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("unreadable", file, f"{what} cannot be read ({error})") from error
-    if empty:
+    if not read_lines(file):
         raise EmptyDataError("empty", file, f"{what} is empty; {_HINT}")
     return file
+
+
+def read_lines(file: Path) -> list[tuple[int, str]]:
+    """Number and text of each line that holds something, whatever editor wrote the file.
+
+    Raises:
+        UserError: It cannot be read, or is neither UTF-8 nor UTF-16.
+    """
+    try:
+        data = file.read_bytes()
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = data.decode("utf-16" if utf16 else "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("unreadable", file, f"this list cannot be read ({error})") from error
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def listed_names(
+    ann_file: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    suffixes: Sequence[str],
+    known: Callable[[str], bool],
+) -> list[str]:
+    """The names of the images that a list takes, as often as it has them.
+
+    A line names an image by its path below its folder, without suffix as in the stack's lists or
+    with it; the path may also begin at the data root or be absolute, and have backslashes. A line
+    that begins with ``#`` is a comment, unless an image has that name.
+
+    Args:
+        ann_file: The list.
+        folder: Of the images.
+        root: Of the data set.
+        suffixes: That images may have, beside the usual ones.
+        known: Whether there is an image of this path below ``folder``, without suffix.
+
+    Raises:
+        UserError: Lines that name no image: the first one, and how many there are.
+    """
+    names = []
+    wrong = []
+    for number, line in read_lines(Path(ann_file)):
+        spellings = _spellings(line, folder, root, (*suffixes, *IMAGE_SUFFIXES))
+        name = next(filter(known, spellings), None)
+        if name is not None:
+            names.append(name)
+        elif not line.lstrip().startswith("#"):
+            wrong.append((number, printable(line.strip())[:200]))
+    if wrong:
+        number, text = wrong[0]
+        more = f" ({len(wrong)} such lines)" if len(wrong) > 1 else ""
+        ending = suffixes[0] if len(suffixes) == 1 else ".*"
+        said = f"lists {text}, but there is no image {os.path.join(folder, text)}{ending}{more}"
+        raise UserError("dataset", f"{ann_file}, line {number}", said)
+    if not names:
+        raise EmptyDataError("empty", ann_file, f"this list names no image; {_HINT}")
+    return names
+
+
+def _spellings(
+    line: str,
+    folder: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    suffixes: Sequence[str],
+) -> Iterator[str]:
+    """What a line may stand for, paths below the folder without suffix, likely ones first."""
+    text = line.strip()
+    forward = text.replace("\\", "/")
+    # A name may begin or end with a space, and hold a backslash.
+    for top, name in ((folder, line), (folder, text), (folder, forward), (root, forward)):
+        path = Path(os.path.relpath(os.path.join(top, name), folder)).as_posix()
+        if path.split("/")[0] == "..":
+            continue
+        yield path
+        for suffix in suffixes:
+            if path.lower().endswith(suffix.lower()):
+                yield path[: -len(suffix)]
+
+
+def listed_samples(dataset: Any) -> list[dict[str, Any]]:
+    """The samples of a ``BaseSegDataset`` whose ``ann_file`` is a list of names.
+
+    Raises:
+        UserError: As :func:`listed_names`.
+    """
+    images, labels = (dataset.data_prefix.get(key) for key in ("img_path", "seg_map_path"))
+    suffix, root = dataset.img_suffix, dataset.data_root or ""
+    names = listed_names(
+        dataset.ann_file, images, root, (suffix,),
+        lambda name: os.path.isfile(os.path.join(images, name + suffix)),
+    )  # fmt: skip
+    samples = []
+    for name in names:
+        sample: dict[str, Any] = {"img_path": os.path.join(images, name + suffix)}
+        if labels is not None:
+            sample["seg_map_path"] = os.path.join(labels, name + dataset.seg_map_suffix)
+        sample["label_map"] = dataset.label_map
+        sample["reduce_zero_label"] = dataset.reduce_zero_label
+        sample["seg_fields"] = []
+        samples.append(sample)
+    return samples
 
 
 class FolderCheck:
@@ -100,6 +201,8 @@ class FolderCheck:
 
     def list_samples(self) -> list[dict]:
         """The samples of folders that exist and hold files, whether or not each file exists."""
+        if self.ann_file and not os.path.isdir(self.ann_file):
+            return listed_samples(self)
         samples: list[dict] = super().load_data_list()  # type: ignore[misc]
         return samples
 

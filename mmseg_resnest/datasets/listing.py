@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmseg.datasets import BaseSegDataset
 
 from ..registry import DATASETS
-from .layout import FolderCheck
+from .layout import FolderCheck, listed_samples
 
 # What the check before training has listed, for the run that follows.
 _listed: dict[str, list[dict[str, Any]]] = {}
@@ -26,7 +26,11 @@ def list_samples(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     own = type(dataset).load_data_list is not BaseSegDataset.load_data_list
     images = dataset.data_prefix.get("img_path")
     suffix = dataset.img_suffix
-    if own or dataset.ann_file or dataset.backend_args or not isinstance(suffix, str):
+    if own or dataset.backend_args or not isinstance(suffix, str):
+        return dataset.load_data_list()
+    if os.path.isfile(dataset.ann_file) and isinstance(images, str):
+        return listed_samples(dataset)
+    if dataset.ann_file:
         return dataset.load_data_list()
     if not isinstance(images, str) or not os.path.isdir(images):
         return dataset.load_data_list()
@@ -72,8 +76,12 @@ def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     """
     key = _key(dataset_cfg)
     samples = _listed.get(key) if keep else _listed.pop(key, None)
+    if samples is None and dataset_cfg.get("ann_file"):
+        lazy = DATASETS.build({**dataset_cfg, "lazy_init": True, "pipeline": []})
+        if isinstance(lazy, BaseSegDataset) and not isinstance(lazy, FolderCheck):
+            samples = list_samples(lazy)
     if samples is None or dataset_cfg.get("lazy_init"):
-        dataset = DATASETS.build(dict(dataset_cfg))
+        dataset = DATASETS.build(_with_lists(dataset_cfg))
     else:
         dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
         name = "list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
@@ -85,6 +93,20 @@ def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     if hasattr(dataset, "full_init"):
         dataset.full_init()
     return dataset
+
+
+def _with_lists(dataset_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a wrapper whose data sets are built where they take a list of names."""
+
+    def inner(cfg: Mapping[str, Any]) -> Any:
+        return build_dataset(cfg) if cfg.get("ann_file") else _with_lists(cfg)
+
+    result = dict(dataset_cfg)
+    if isinstance(result.get("dataset"), Mapping):
+        result["dataset"] = inner(result["dataset"])
+    if isinstance(result.get("datasets"), Sequence):
+        result["datasets"] = [inner(one) for one in result["datasets"]]
+    return result
 
 
 def _key(dataset_cfg: Mapping[str, Any]) -> str:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from ..datasets import build_dataset
 from ..errors import UserError
 from ..evaluation import legend, overlay
 from ..io.image_files import save_image, unique_stems
-from ..registry import DATASETS
 from .config import require
 from .preflight import check_data
 
@@ -127,7 +127,7 @@ def browse(
         raise UserError("argument", f"--opacity {opacity}", "must lie between 0 and 1")
     check_data(cfg, (name,))
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
-        dataset: Any = DATASETS.build(copy.deepcopy(cfg[name].dataset))
+        dataset: Any = build_dataset(copy.deepcopy(cfg[name].dataset))
         while not hasattr(dataset, "pipeline") and hasattr(dataset, "dataset"):
             dataset = dataset.dataset  # wrappers such as RepeatDataset
         if not hasattr(dataset, "pipeline"):

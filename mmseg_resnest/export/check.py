@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from ..datasets import build_dataset
 from ..engine.preflight import check_data
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.images import ImageInput, find_inputs, read_image
-from ..registry import DATASETS, building
+from ..registry import building
 
 __all__ = ["Agreement", "check_images", "compare", "require_agreement"]
 
@@ -60,7 +61,7 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
             message = f"{error.message}; or name images to check on with --images"
             raise UserError(error.code, error.subject, message) from error
         with building(cfg.get("default_scope", "mmseg")):
-            dataset = DATASETS.build(cfg.test_dataloader.dataset)
+            dataset = build_dataset(cfg.test_dataloader.dataset)
         found = [os.fspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
     number = min(most, len(found))
     return [found[i * len(found) // number] for i in range(number)]

@@ -17,6 +17,7 @@ from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..datasets import build_dataset
 from ..engine.logs import only_errors
 from ..engine.preflight import check_data
 from ..errors import UserError
@@ -25,7 +26,7 @@ from ..inference import Segmentor
 from ..inference.images import ImageInput, read_image
 from ..inference.runtimes import RECORD_KEY, load_exported
 from ..io.packages import needs_extra
-from ..registry import DATASETS, building
+from ..registry import building
 from .files import atomic_path
 
 __all__ = ["quantise", "score"]
@@ -125,7 +126,7 @@ def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[Segme
     """Scores of each model on the first ``most`` images of the config's test split; 0 is all."""
     check_data(cfg, ("test_dataloader",))
     with building(cfg.get("default_scope", "mmseg")):
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        dataset = build_dataset(cfg.test_dataloader.dataset)
     number = min(most, len(dataset)) if most else len(dataset)
     classes = len(models[0].classes)
     matrices = [np.zeros((classes, classes), np.int64) for _ in models]

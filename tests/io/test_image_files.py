@@ -27,6 +27,10 @@ def test_names_of_outputs(paths: list[str], stems: list[str]) -> None:
     assert list(unique_stems(paths, endings=("_overlay",)).values()) == stems
 
 
+def test_an_image_that_is_named_twice_keeps_its_name() -> None:
+    assert unique_stems(["d/a.png", "d/a.png", "d/b.png"]) == {"d/a.png": "a", "d/b.png": "b"}
+
+
 def test_pictures_are_written_atomically(tmp_path: Path) -> None:
     pixels = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
     path = save_image(pixels, tmp_path / "new" / "p.png")

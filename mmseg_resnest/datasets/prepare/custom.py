@@ -303,7 +303,9 @@ def _samples(
             raise UserError("dataset", min(shared), message)
         return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}, []
     if options.val_list is not None:
-        train, val, counts = split_by_list(names, options.val_list)
+        source = options.sources[0]
+        folder = options.images or (source if source.is_dir() else source.parent)
+        train, val, counts = split_by_list(names, options.val_list, folder)
         return samples, {"train": train, "val": val}, counts, []
     groups, notes = group_images(samples, options.group_pattern, options.frames, processes)
     train, val, counts = split_by_groups(groups, options.val_fraction, options.seed)

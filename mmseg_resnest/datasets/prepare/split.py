@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import UserError
-from ...io.text import printable
+from ..layout import listed_names
 from .frames import numbered_groups, video_groups
 from .samples import Sample
 
@@ -122,25 +121,23 @@ def split_by_groups(
     return train, sorted(val), {"train": len(groups) - len(chosen), "val": len(chosen)}
 
 
-def split_by_list(names: Sequence[str], file: Path) -> tuple[list[str], list[str], dict[str, int]]:
+def split_by_list(
+    names: Sequence[str], file: Path, folder: Path
+) -> tuple[list[str], list[str], dict[str, int]]:
     """Splits images by a file that names those to validate on, one a line.
+
+    ``folder`` is that of the images; see :func:`.listed_names` for what a line may be.
 
     Raises:
         UserError: The file cannot be read, or names none, all, or an image that is not there.
     """
     option = f"--val-list {file}"
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("unreadable", option, f"cannot be read ({error})") from error
     known = set(names)
-    val = set()
-    for line in filter(None, lines):
-        line = line.replace("\\", "/")
-        name = line if line in known else os.path.splitext(line)[0]
-        if name not in known:
-            raise UserError("argument", option, f"no image is named {printable(line)[:200]}")
-        val.add(name)
-    if not val or val == known:
+    try:
+        val = set(listed_names(file, folder, folder, (".json", ".png"), known.__contains__))
+    except UserError as error:
+        code = error.code if error.code == "unreadable" else "argument"
+        raise UserError(code, f"--val-list {error.subject}", error.message) from error
+    if val == known:
         raise UserError("argument", option, "must name some of the images, and not all")
     return sorted(known - val), sorted(val), {}
