@@ -104,7 +104,8 @@ def unique_stems(
 
     Returns ``{path as given: relative name}``, every name different.
     """
-    texts = list(dict.fromkeys(map(os.fspath, paths)))  # a list of names may have one twice
+    # A list of names may have one twice.
+    texts = list(dict.fromkeys(os.fspath(path) for path in paths))
     folders = [os.path.dirname(os.path.abspath(text)) for text in texts]
     root = os.path.commonpath(folders) if folders else ""
     relative = {text: os.path.relpath(os.path.abspath(text), root) for text in texts}
