@@ -3,14 +3,17 @@
 
 Exit codes: 0, or what the command returns; 2 for a mistake of the user; 75 for a run that was
 asked to stop, has saved, and continues with ``--resume``; 130 after Ctrl-C; 141 when the reader of
-the output has ended. A fault of the code keeps its traceback and exits with 1.
+the output has ended. A fault of the code keeps its traceback and exits with 1, one of a GPU with
+75.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -60,12 +63,22 @@ def _exit_code(error: Exception) -> int:
     if explained is None:
         found = explain_error(error)
         if found is None:
-            raise error
+            if not _is_of_the_machine(error):
+                raise error
+            traceback.print_exception(error)
+            return EXIT_AGAIN
         explained = str(found)
         if isinstance(found, LostProcessError):
             _report(explained)
             return EXIT_AGAIN
     return _report(explained)
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    """Whether a GPU or a connection failed, which another start may not meet again."""
+    text = str(error)
+    known = re.search(r"CUDA error|CUDA driver error|cuDNN error|CUBLAS|NCCL", text)
+    return isinstance(error, RuntimeError) and bool(known) and "device-side assert" not in text
 
 
 def _silence_stdout() -> None:

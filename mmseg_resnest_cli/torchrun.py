@@ -3,8 +3,9 @@
 
 torchrun ends every failure with its own traceback, and restarts processes whatever their exit code
 is. When the tools meet a user's mistake (exit code 2) or are interrupted (130), they have said so
-in one line, and a restart would say it again. When torchrun itself is asked to stop, the processes
-save, and the exit code is theirs: 75, start it again with --resume.
+in one line, and a restart would say it again. A fault of the code (1) would come again as well;
+what a machine may do once ends in a signal or in 75. When torchrun itself is asked to stop, the
+processes save, and the exit code is theirs: 75, start it again with --resume.
 """
 
 import logging
@@ -22,15 +23,16 @@ from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import config_from_args, parse_args
 
 _EXIT_AGAIN = 75
+_FAULT = 1
 _FINAL = {2, 130}
 
 
 class _Agent(LocalElasticAgent):
-    """torchrun's agent, which does not restart processes that met a user's mistake."""
+    """torchrun's agent, which does not restart what would fail again."""
 
     def _monitor_workers(self, worker_group: Any) -> Any:
         result = super()._monitor_workers(worker_group)
-        if {failure.exitcode for failure in result.failures.values()} & _FINAL:
+        if {failure.exitcode for failure in result.failures.values()} & {_FAULT, *_FINAL}:
             self._remaining_restarts = 0
         return result
 

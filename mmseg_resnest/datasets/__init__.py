@@ -5,8 +5,10 @@ from .camvid import CamVidDataset
 from .check import (
     check_start,
     guard_labels,
+    image_sizes,
     leaf_datasets,
     loss_ignore_index,
+    mixed_batch,
     numbers_of_classes,
 )
 from .custom import CustomDataset
@@ -41,9 +43,11 @@ __all__ = [
     "check_dataset_folders",
     "check_start",
     "guard_labels",
+    "image_sizes",
     "leaf_datasets",
     "loss_ignore_index",
     "merge_steps",
+    "mixed_batch",
     "numbers_of_classes",
     "write_scenes",
 ]

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..registry import building
+from .failing_parts import failing
 from .resume_schedules import advance_schedules
 
 #: Share of the first learning rate that counts as none: what rounding leaves of 0.
@@ -27,9 +28,13 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
 
     Their kinds, names and sizes are those of the run; their numbers are not: the run knows the
     length of an epoch.
+
+    Raises:
+        UserError: One of them cannot be built.
     """
     with building(cfg.get("default_scope", "mmseg_resnest")):
-        optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        with failing("config key optim_wrapper", "it cannot be built"):
+            optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
         configs = cfg.get("param_scheduler")
         if configs is None:
             return optim_wrapper, None
@@ -44,10 +49,13 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
 
 def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
     built = []
-    for config in configs if isinstance(configs, list | tuple) else [configs]:
-        config = {"end": 1_000_000, **copy.deepcopy(config)}
-        arguments = {"optimizer": optim_wrapper, "epoch_length": 1}
-        built.append(PARAM_SCHEDULERS.build(config, default_args=arguments))
+    several = isinstance(configs, list | tuple)
+    for index, config in enumerate(configs if several else [configs]):
+        key = f"param_scheduler.{index}" if several else "param_scheduler"
+        with failing(f"config key {key}", "it cannot be built"):
+            config = {"end": 1_000_000, **copy.deepcopy(config)}
+            arguments = {"optimizer": optim_wrapper, "epoch_length": 1}
+            built.append(PARAM_SCHEDULERS.build(config, default_args=arguments))
     return built
 
 

@@ -62,6 +62,8 @@ def restored_process() -> Iterator[None]:
         restore.callback(random.setstate, random.getstate())
         restore.callback(np.random.set_state, np.random.get_state())
         restore.callback(torch.set_rng_state, torch.get_rng_state())
+        if torch.cuda.is_initialized():
+            restore.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         for kind in _GLOBALS:
             restore.callback(_restore_instances, kind, dict(global_instances(kind)))
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
@@ -20,6 +20,8 @@ from .launch import init_distributed, join_launcher
 from .preemption import Preempted
 from .run_record import RunRecord, describe_differences
 from .watch import lost_processes_explained
+
+T = TypeVar("T")
 
 _MOST = 4  # differences that are shown
 _PATIENCE = 60.0  # seconds in which others learn of a failure before the processes have met
@@ -39,20 +41,9 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
     """
     if get_world_size() == 1:
         return
-    mine, problem = RunRecord(), None
-    try:
-        mine = record()
-    except Exception as error:
-        problem = error
+    mine = together(record)
     with lost_processes_explained():
-        states = _gather((socket.gethostname(), mine.digest(), problem and _words(problem)))
-        if any(words for _, _, words in states):
-            _part()
-            if problem:
-                raise problem
-            rank, (host, _, words) = next((r, s) for r, s in enumerate(states) if s[2] is not None)
-            raise UserError("ranks", f"process {rank} on {host}", str(words))
-        if len({digest for _, digest, _ in states}) == 1:
+        if len(set(_gather(mine.digest()))) == 1:
             return
         first: list[Any] = [mine if get_rank() == 0 else None]
         dist.broadcast_object_list(first, src=0)
@@ -61,6 +52,28 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
     if text is not None:
         _part()
         raise UserError("ranks", "", text)
+
+
+def together(action: Callable[[], T]) -> T:
+    """What ``action`` returns; all processes must call it, and when one fails, all of them end.
+
+    Raises:
+        UserError: On every process: what failed, and where it was another one.
+        LostProcessError: Another process is gone.
+    """
+    if get_world_size() == 1:
+        return action()
+    try:
+        result, problem = action(), None
+    except Exception as error:
+        problem = error
+    with lost_processes_explained():
+        states = _gather((socket.gethostname(), problem and _words(problem)))
+    for rank, (host, words) in enumerate(states):
+        if words is not None:
+            _part()
+            raise problem or UserError("ranks", f"process {rank} on {host}", words)
+    return result
 
 
 def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
@@ -105,7 +118,7 @@ def _announce(error: Exception, launcher: str, timeout: float) -> None:
     if launcher == "none" or _parted or dist.is_initialized() or join_launcher(launcher)[1] == 1:
         return
     init_distributed(launcher, timeout)
-    _gather((socket.gethostname(), "", _words(error)))
+    _gather((socket.gethostname(), _words(error)))
     _part()
 
 

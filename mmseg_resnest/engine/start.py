@@ -89,7 +89,7 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
     """
     if resume is None and cfg.get("resume"):
         resume = cfg.get("load_from") or "auto"
-    if resume is None and _restarted_by_launcher() and (Path(work_dir) / POINTER).is_file():
+    if resume is None and restarted_by_launcher() and (Path(work_dir) / POINTER).is_file():
         resume = "auto"  # what this very run has saved: its first start removed an older pointer
     start = Start()
     if resume == "auto":
@@ -120,7 +120,7 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
     return start
 
 
-def _restarted_by_launcher() -> bool:
+def restarted_by_launcher() -> bool:
     """Whether torchrun or Slurm has started this run again."""
     names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(os.environ.get(name, "0") not in ("", "0") for name in names)

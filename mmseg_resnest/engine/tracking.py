@@ -16,7 +16,7 @@ from mmengine.visualization import MLflowVisBackend, TensorboardVisBackend, Wand
 from mmengine.visualization.vis_backend import BaseVisBackend, force_init_env
 
 from ..errors import UserError
-from ..registry import VISBACKENDS
+from ..registry import VISBACKENDS, type_name
 from .logs import display_path, only_errors
 
 __all__ = ["SERVICES", "Tracker", "check_services"]
@@ -25,13 +25,33 @@ SERVICES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "mmseg-resnest"  # what the services group runs by, unless their own variables say else
 
 
-def check_services(services: Iterable[str]) -> None:
-    """Check that these are :data:`SERVICES` whose packages are installed."""
+#: What MMEngine's back ends import when a run starts.
+_PACKAGES = {
+    "TensorboardVisBackend": "tensorboard",
+    "WandbVisBackend": "wandb",
+    "MLflowVisBackend": "mlflow",
+    "ClearMLVisBackend": "clearml",
+    "NeptuneVisBackend": "neptune",
+    "DVCLiveVisBackend": "dvclive",
+    "AimVisBackend": "aim",
+}
+
+
+def check_services(services: Iterable[str], visualizer: Mapping[str, Any] | None = None) -> None:
+    """Check that these are :data:`SERVICES` whose packages are installed.
+
+    The same for the back ends of a config's ``visualizer``.
+    """
     for service in services:
         if service not in SERVICES:
             raise UserError("argument", f"--log-to {service}", f"choose of {', '.join(SERVICES)}")
         if importlib.util.find_spec(service) is None:
             raise UserError("missing-package", f"--log-to {service}", f"pip install {service}")
+    for index, backend in enumerate((visualizer or {}).get("vis_backends") or ()):
+        package = _PACKAGES.get(type_name(backend.get("type")))
+        if package is not None and importlib.util.find_spec(package) is None:
+            key = f"config key visualizer.vis_backends.{index}.type"
+            raise UserError("missing-package", key, f"pip install {package}, or remove it")
 
 
 @VISBACKENDS.register_module()

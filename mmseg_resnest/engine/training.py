@@ -23,6 +23,7 @@ from ..models import use_channels_last
 from ..version import __version__
 from ..weights.mmengine_loaders import read_any
 from .config import require
+from .dry_step import dry_step
 from .hooks import ConsoleHook, ResultsHook
 from .launch import Machine, init_distributed, prepare_machine, timeout_of
 from .model import build_seeded_model
@@ -35,9 +36,9 @@ from .resume_changes import rounding_notes
 from .run_folders import RunFolders, check_checkpoint_hook, folders_of_training
 from .run_record import describe_model_state, record_run
 from .runner import Runner
-from .same_run import check_same_run, failing_together
+from .same_run import check_same_run, failing_together, together
 from .sharding import check_sharding
-from .start import Start, find_start
+from .start import Start, find_start, restarted_by_launcher
 from .tracking import check_services
 from .watch import lost_processes_explained
 
@@ -101,7 +102,7 @@ def train(
         cfg = resolved.cfg
 
         # Preflight.
-        check_services(options.log_to)
+        check_services(options.log_to, cfg.get("visualizer"))
         check_sharding(cfg)
         check_checkpoint_hook(cfg)
         check_data(cfg, _LOADERS)
@@ -117,13 +118,15 @@ def train(
         start.fit(cfg, built.model)
         state = describe_model_state(built.model)
         if folders:
-            notes += folders.hold(make=True)
             check_disk_space(cfg, built.model)
+        if not restarted_by_launcher():
+            notes += dry_step(cfg, built, machine)
         init_distributed(options.launcher, timeout_of(cfg))
         changes = sorted(allow_changes)
         check_same_run(
             lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
         )
+        notes += together(lambda: folders.hold(make=True) if folders else [])
         runner = Runner.from_cfg(cfg, built)
         del built
         notes += [*start.notes, *resolved.notes]

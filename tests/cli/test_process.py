@@ -46,8 +46,16 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 def test_faults_of_the_code_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_and_exit(_raising(ZeroDivisionError()))
+    with pytest.raises(RuntimeError):  # a label that is no class
+        run_and_exit(_raising(RuntimeError("CUDA error: device-side assert triggered")))
     assert explain_error(ValueError("x")) is None
     assert explain_error(KeyError("x")) is None
+
+
+def test_a_gpu_that_fails_is_started_again(capsys: pytest.CaptureFixture[str]) -> None:
+    error = RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    assert _exit_code(_raising(error)) == 75
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_arguments_are_refused_like_everything_else() -> None:

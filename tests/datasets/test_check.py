@@ -333,7 +333,7 @@ FAULTS: dict[str, tuple[str, Plant, str]] = {
 COMPANIONS = {"conflicting_labels": {"duplicate_image"}}
 # Rules about a config or a whole split, with tests of their own.
 OF_CONFIGS = {"empty_split", "num_classes", "reduce_zero_label", "ignore_index"}
-OF_CONFIGS |= {"class_only_val", "class_never"}
+OF_CONFIGS |= {"class_only_val", "class_never", "mixed_sizes"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -580,6 +580,23 @@ def test_number_of_classes_that_contradicts_the_head(clean: Path) -> None:
     assert not found
     with raises_user_error("dataset", "config key model.decode_head.num_classes"):
         check_start(cfg)
+
+
+def test_images_of_two_sizes_in_a_batch(data: Path) -> None:
+    """Of three images to validate on the last is smaller: it comes alone into a batch of two."""
+    for folder, suffix in (("val", "jpg"), ("valannot", "png")):
+        path = data / folder / f"2.{suffix}"
+        with Image.open(path) as image:
+            small = image.crop((0, 0, 80, 64))
+        small.save(path)
+    cfg = config(data)
+    cfg.model.data_preprocessor = dict(type="SegDataPreProcessor", size=(64, 64))
+    for size, found in ((1, False), (2, False), (3, True)):
+        cfg.val_dataloader.batch_size = size
+        problems = check(cfg).by_rule.get("mixed_sizes", [])
+        assert [p.file for p in problems] == ["config key val_dataloader.batch_size"] * found
+    cfg.val_dataloader.dataset.pipeline.insert(1, dict(type="Resize", scale=(64, 64)))
+    assert "mixed_sizes" not in check(cfg).by_rule  # the pipeline makes them equal
 
 
 def test_classes_that_do_not_occur(data: Path) -> None:

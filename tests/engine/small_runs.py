@@ -34,13 +34,16 @@ HEADS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def small_config(scenes: Path, head: str = "fcn", iterations: int = 6, **options: Any) -> Config:
-    """The demo's config with a tiny backbone and another head, without validation.
+def small_config(
+    scenes: Path, head: str = "fcn", iterations: int = 6, validate: bool = False, **options: Any
+) -> Config:
+    """The demo's config with a tiny backbone and another head, by default without validation.
 
     Args:
         scenes: What ``write_scenes`` wrote.
         head: A key of :data:`HEADS`.
         iterations: Length of the run and of its schedules.
+        validate: Whether it validates, in this process.
         **options: More ``--cfg-options``, with ``__`` in place of dots.
     """
     changes = {
@@ -51,6 +54,7 @@ def small_config(scenes: Path, head: str = "fcn", iterations: int = 6, **options
         ],
         "train_dataloader.batch_size": 2,
         "train_dataloader.num_workers": 0,
+        "val_dataloader.num_workers": 0,
         "default_hooks.checkpoint.interval": 3,
         "default_hooks.checkpoint.max_keep_ckpts": -1,
         "default_hooks.checkpoint.save_best": None,
@@ -59,7 +63,8 @@ def small_config(scenes: Path, head: str = "fcn", iterations: int = 6, **options
     }
     changes.update({key.replace("__", "."): value for key, value in options.items()})
     cfg = load_config(CONFIGS / f"{FCN}.py", changes)
-    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    if not validate:
+        cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     (crop,) = [s for s in cfg.train_dataloader.dataset.pipeline if s.type == "RandomCrop"]
     crop.crop_size = (64, 64)
     model = cfg.model

@@ -70,7 +70,8 @@ def _step(code: str) -> str:
     """A config whose transform does something in a data loading worker."""
     return f"""custom_imports = dict(imports=['broken_step'])
 train_dataloader = dict(
-    sampler=dict(type='ExactSampler'), dataset=dict(pipeline=[dict(type='Broken', code={code!r})])
+    sampler=dict(type='ExactSampler'),
+    dataset=dict(pipeline=[dict(type='Broken', code={code!r}), *_base_.train_pipeline]),
 )"""
 
 
@@ -262,7 +263,7 @@ CONFIGS = [
     ),
     _config(
         "a head with other channels than the backbone",
-        "model = dict(decode_head=dict(in_channels=33))", "model", "model", leaves=True,
+        "model = dict(decode_head=dict(in_channels=33))", "model", "model.decode_head",
     ),
     _config(
         "checkpoints that do not fit on the disk",
@@ -483,13 +484,13 @@ ENVIRONMENT = [
     ),
     Case(
         "a port of the launcher that is taken", "train.py toy.py --launcher pytorch",
-        "network", "127.0.0.1:", env=_LAUNCHED, before=_TAKEN, leaves=True,
+        "network", "127.0.0.1:", env=_LAUNCHED, before=_TAKEN,
     ),
     Case(
         "a second process that never comes",
         "train.py toy.py --launcher pytorch --cfg-options +env_cfg.dist_cfg.timeout=2",
         "ranks", "process 0",
-        env={**_LAUNCHED, "WORLD_SIZE": "2"}, before=_FREE, exit_code=75, leaves=True,
+        env={**_LAUNCHED, "WORLD_SIZE": "2"}, before=_FREE, exit_code=75,
     ),
     Case(
         "a first process that cannot be reached",
@@ -532,27 +533,30 @@ ENVIRONMENT = [
     ),
     Case(
         "a data loading worker that exits", "train.py wrong.py",
-        "data-loading", "data loading worker", config=_step("os._exit(1)"), leaves=True,
+        "data-loading", "data loading worker", config=_step("os._exit(1)"),
     ),
     Case(
         "a data loading worker that is killed", "train.py wrong.py",
         "data-loading", "data loading worker", config=_step("os.kill(os.getpid(), 9)"),
-        leaves=True,
     ),
     Case(
         "a transform that fails in a worker", "train.py wrong.py",
-        "data-loading", "worker",
-        config=_step("raise ValueError('bad pixel')"), leaves=True,
+        "data-loading", "train_dataloader.dataset",
+        config=_step("raise ValueError('bad pixel')"),
+    ),
+    Case(
+        "a transform that fails in a worker after some samples", "train.py wrong.py",
+        "data-loading", "worker", leaves=True,
+        config=_step("self.n = getattr(self, 'n', 0) + 1\nif self.n > 8: raise ValueError(self.n)"),
     ),
     Case(
         "a transform that says what is wrong", "train.py wrong.py", "image", "file x",
-        config=_step("raise UserError('image', 'file x', 'is broken')"), leaves=True,
+        config=_step("raise UserError('image', 'file x', 'is broken')"),
     ),
     Case(
         "a data loading worker that hangs",
         "train.py wrong.py --cfg-options train_dataloader.timeout=2",
         "data-loading", "data loading worker", config=_step("time.sleep(100)"),
-        leaves=True,
     ),
 ]  # fmt: skip
 
@@ -614,6 +618,7 @@ class Broken:
 
     def __call__(self, sample):
         exec(self.code)
+        return sample
 """
     )
     _make_data(toy)

@@ -51,7 +51,8 @@ def test_converting_a_checkpoint_that_runs_code(full_toy: Toy, run_tool: RunTool
 def test_the_traceback_of_a_worker_is_in_the_log(
     full_toy: Toy, trained: Trained, run_tool: RunTool
 ) -> None:
-    case = next(case for case in CASES if case.fed == "a transform that fails in a worker")
+    fed = "a transform that fails in a worker after some samples"
+    case = next(case for case in CASES if case.fed == fed)
     run_case(case, full_toy, trained, run_tool)
     (log,) = full_toy.folder.glob("work_dirs/*/*/*.log")
     assert "Original Traceback" in log.read_text()

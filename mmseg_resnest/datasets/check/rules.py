@@ -72,6 +72,8 @@ RULES = {
         Rule("ignore_index", ERROR, "ignore_index",
              "training stops at a label out of range, or ignores or scores the wrong pixels",
              "use one ignore_index for heads, metric and data set, and one that is not a class"),
+        Rule("mixed_sizes", ERROR, "images of two sizes in a batch",
+             "validation or testing stops at this batch", "set batch_size to 1"),
         Rule("leaked_image", ERROR, "the same image in two splits",
              "scores are too good: the model has seen the image",
              "remove it from one of the splits"),

@@ -20,6 +20,7 @@ from ...io.processes import cpu_count
 from ...io.text import printable
 from ...registry import DATASETS
 from ..listing import remember
+from .batches import check_batches
 from .config import leaf_datasets
 from .labels import check_class_counts, check_label_use, class_counts
 from .parts import Part, build_part
@@ -83,6 +84,10 @@ def check_data(
             problems += facts.problems
         problems += _label_use(part)
     problems += _duplicates(parts) + _class_use(parts)
+    for split in asked:
+        problems += check_batches(
+            cfg, split, [p for p in parts if p.split == same.get(split, split)]
+        )
     order = {rule: i for i, rule in enumerate(RULES)}
     unique = dict.fromkeys(p for p in problems if p.rule not in ignore)
     # Stable: within a rule the order of splits and files stays.

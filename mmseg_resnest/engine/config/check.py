@@ -35,7 +35,7 @@ REGISTRY_NAMES = tuple(name for name in dir(mmengine_registry) if name.isupper()
 #: the config file: changing it afterwards changes nothing.
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 EFFECTIVE_KEYS = RUNNER_KEYS | {
-    *("activation_checkpointing", "compile", "custom_imports", "data_root"),
+    *("activation_checkpointing", "compile", "custom_imports", "data_root", "dry_step"),
     *("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "numerics"),
     *("runner_type", "strategy", "sync_bn", "total_batch_size", "tta_model", "tta_pipeline"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from tqdm import tqdm
 
 from ...registry import HOOKS
@@ -122,14 +122,16 @@ class ConsoleHook(Hook):
         ]
         if runner.val_loop is not None:
             rows.append(("", f"{describe_dataset(runner.val_dataloader.dataset)} to validate on"))
-        epochs = runner.max_iters * self._batch / max(len(dataset), 1)
+        epochs = f"{runner.max_iters * self._batch / max(len(dataset), 1):.1f}"
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            epochs = f"{runner.max_epochs:,}"
         optimizer = runner.optim_wrapper.optimizer
         # Schedulers keep the config's rate in the groups, of which the last has no factor.
         group = optimizer.param_groups[-1]
         rows += [
             ("device", describe_device(runner.world_size)),
             ("schedule",
-             f"{runner.max_iters:,} iterations of {self._batch} images ({epochs:.1f} epochs), "
+             f"{runner.max_iters:,} iterations of {self._batch} images ({epochs} epochs), "
              f"{type(optimizer).__name__}, learning rate {group.get('initial_lr', group['lr']):g}"),
             *self.notes,
             ("work dir", display_path(runner.work_dir)),

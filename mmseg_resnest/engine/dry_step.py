@@ -1,0 +1,423 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""One step of training and one of validation before a run, so that a mistake costs seconds.
+
+Both are the run's own: its first batch, its model, losses, precision, optimizer and metrics. They
+are made with a copy of the model, and all random states are put back, so that the run after them
+computes what it would have computed without them. Nothing is written.
+
+Each process does its steps alone, before the processes meet: one that fails ends them all
+(:func:`~.same_run.failing_together`), and none waits in a collective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import itertools
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
+from mmengine.runner import autocast, set_random_seed
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from .._stack import BatchNorm, stop_workers
+from ..datasets import build_dataset, image_sizes, mixed_batch
+from ..errors import UserError
+from ..models import SyncBN
+from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
+from .failing_parts import Failure, failing, failing_model, have_labels
+from .label_predictions import metrics_read_labels_only, predict_labels_only
+from .launch import Machine
+from .model import SeededModel
+from .optimization import build_optimization
+from .process_state import restored_process
+from .resume_changes import Note
+from .runner import Runner
+
+__all__ = ["dry_step"]
+
+#: Loops whose steps are the model's ``train_step`` and ``val_step``.
+_TRAIN_LOOPS = frozenset({"IterBasedTrainLoop", "EpochBasedTrainLoop"})
+#: Options of metrics that name what they write.
+_OUTPUTS = (
+    *("output_json", "image_counts", "confusion_csv"),
+    *("output_dir", "out_dir", "out_file_path", "outfile_prefix"),
+)
+_ENDLESS = frozenset({"ExactSampler", "InfiniteSampler"})
+_MOST_NAMED = 3
+#: Validation images whose sizes are compared.
+_MOST_LOOKED_AT = 2000
+
+
+def dry_step(cfg: Config, built: SeededModel, machine: Machine) -> list[Note]:
+    """Make one training step and, where the run validates, one validation step.
+
+    Args:
+        cfg: The resolved config.
+        built: The run's model, which stays as it is.
+        machine: This process and what it computes on.
+
+    Returns:
+        Rows for the header of the run, on what was found and does not stop it.
+
+    Raises:
+        UserError: A step fails; the subject is the config key of what does. Data loading workers
+            that hang or die raise what they raise in a run.
+    """
+    loop = cfg.train_cfg
+    kind = type_name(loop.get("type", "EpochBasedTrainLoop"))
+    if not cfg.get("dry_step", True) or kind not in _TRAIN_LOOPS:
+        return []
+    with (
+        restored_process(),
+        warnings.catch_warnings(),
+        building(cfg.get("default_scope", "mmengine")),
+        contextlib.ExitStack() as held,
+    ):
+        warnings.simplefilter("ignore")  # the run gives them
+        MMLogger.get_instance("dry_step", log_level="CRITICAL")
+        hub = MessageHub.get_instance("dry_step")
+        for name, value in {"iter": 0, "epoch": 0, "loop_stage": "train", **loop}.items():
+            if isinstance(value, int | str):
+                hub.update_info(name, value)
+        randomness = cfg.get("randomness") or {}
+        set_random_seed(built.seed, deterministic=bool(randomness.get("deterministic")))
+        return _Steps(cfg, built, machine, held).run()
+
+
+class _Steps:
+    def __init__(
+        self, cfg: Config, built: SeededModel, machine: Machine, held: contextlib.ExitStack
+    ) -> None:
+        self.cfg, self.built, self.machine, self.held = cfg, built, machine, held
+
+    def run(self) -> list[Note]:
+        cfg = self.cfg
+        hooks = self._build_hooks()
+        train = self._loader("train_dataloader")
+        if train is None:
+            return []
+        indices = next(self._batches(train))
+        batch = self._load("train_dataloader", train, indices)
+        val = None if cfg.get("val_cfg") is None else self._loader("val_dataloader")
+        if val is not None:
+            val_batch = self._load("val_dataloader", val, self._validated(val))
+        try:
+            model = self._copy_model()
+            for key, hook in hooks.items():
+                if isinstance(hook, EMAHook):
+                    with failing(f"config key {key}", "it cannot average the model"):
+                        MODELS.build(copy.deepcopy(hook.ema_cfg), default_args={"model": model})
+            notes, schedules = self._train(model, train, batch, indices)
+            if val is not None and type_name(cfg.val_cfg.get("type", "ValLoop")) == "ValLoop":
+                scores = self._validate(model, val, val_batch)
+                _check_scores(cfg, hooks, schedules, scores)
+            return notes
+        except UserError as error:
+            # A sharded run needs less memory than one process with all of the model.
+            if error.code == "memory" and self._wrapper == "FSDP":
+                return []
+            raise
+        finally:
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+
+    @property
+    def _wrapper(self) -> str:
+        return type_name((self.cfg.get("model_wrapper_cfg") or {}).get("type"))
+
+    # --- data -------------------------------------------------------------------------------
+
+    def _loader(self, name: str) -> DataLoader | None:
+        """The data loader; None where a batch of it cannot be had alone."""
+        loader = self.cfg[name]
+        dataset = loader.get("dataset")
+        if isinstance(dataset, Mapping):
+            with failing(f"config key {name}.dataset", "it cannot be built"):
+                dataset = build_dataset(copy.deepcopy(dataset), keep=True)
+        if isinstance(dataset, IterableDataset):
+            return None
+        with failing(f"config key {name}", "it cannot be built"):
+            made = Runner.build_dataloader({**loader, "dataset": dataset}, seed=self.built.seed)
+        return None if made.batch_sampler is None else made
+
+    def _batches(self, loader: DataLoader) -> Iterator[list[int]]:
+        """The indices of this process's batches.
+
+        Samplers take a process for the only one before it has met the others. All that the stack
+        has take every ``world_size``-th sample.
+        """
+        batches: Any = loader.batch_sampler
+        if type(batches) is not BatchSampler:
+            yield from batches
+            return
+        mine = itertools.islice(batches.sampler, self.machine.rank, None, self.machine.world_size)
+        size = loader.batch_size or 1
+        yield list(itertools.islice(mine, size)) or [0]
+        while batch := list(itertools.islice(mine, size)):
+            yield batch
+
+    def _validated(self, loader: DataLoader) -> Sequence[int]:
+        """The first batch, or the first one whose images differ in size."""
+        batches = self._batches(loader)
+        first = next(batches)
+        if len(first) == 1:
+            return first
+        batches = itertools.islice(itertools.chain([first], batches), _MOST_LOOKED_AT // len(first))
+        return mixed_batch(batches, image_sizes(loader.dataset)) or first
+
+    def _load(self, name: str, loader: DataLoader, indices: Sequence[int]) -> Any:
+        """One batch, by a worker where the run has workers: it may hang, or end its process."""
+        workers = min(1, loader.num_workers)
+        one = DataLoader(
+            _Tried(loader.dataset),
+            batch_sampler=[list(indices)],
+            collate_fn=functools.partial(_collate, loader.collate_fn),
+            num_workers=workers,
+            persistent_workers=bool(workers),
+            worker_init_fn=loader.worker_init_fn,
+            timeout=loader.timeout,
+        )
+        try:
+            batch = next(iter(one))
+        finally:
+            stop_workers(one)
+        if isinstance(batch, Failure):
+            raise batch.error(f"config key {name}.dataset")
+        return batch
+
+    # --- training ---------------------------------------------------------------------------
+
+    def _copy_model(self) -> Any:
+        """A copy of the model where the run has it, to train on."""
+        if self.machine.cuda and self.cfg.launcher != "none":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        with failing("config key model", "it cannot be copied to its device"):
+            model = copy.deepcopy(self.built.model).to(get_device())
+        if self.cfg.launcher == "none":
+            model = revert_sync_batchnorm(model)
+        if metrics_read_labels_only(self.cfg):
+            predict_labels_only(model)
+        model.train()
+        if self.machine.world_size > 1:
+            # Batch norm over all processes would wait for the others.
+            kinds = (BatchNorm,) if self.cfg.get("sync_bn") else (SyncBN, nn.SyncBatchNorm)
+            for module in model.modules():
+                if isinstance(module, kinds):
+                    module.eval()
+        return model
+
+    def _train(
+        self, model: Any, loader: Any, batch: Any, indices: Sequence[int]
+    ) -> tuple[list[Note], list[Any]]:
+        """One step; returns rows for the header and the schedules."""
+        cfg = self.cfg
+        optim_wrapper, schedules = build_optimization(cfg, model)
+        single = isinstance(optim_wrapper, OptimWrapper)
+        for one in [optim_wrapper] if single else optim_wrapper.values():
+            one.initialize_count_status(model, 0, 1)  # the first update comes after this step
+        used: set[str] = set()
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        watches = [
+            p.register_hook(functools.partial(_note, used, name)) for name, p in trained.items()
+        ]
+        step = functools.partial(model.train_step, optim_wrapper=optim_wrapper)
+        with failing_model(cfg, model, batch, "train_dataloader", len(indices)):
+            step(batch)
+        for watch in watches:
+            watch.remove()
+        if self.machine.world_size > 1:
+            self._check_unused([name for name in trained if name not in used])
+        if self._leaves_one(loader):
+            batch = self._load("train_dataloader", loader, indices[:1])
+            try:
+                step(batch)
+            except Exception as error:
+                size = loader.batch_size
+                raise UserError(
+                    "config-value",
+                    "config key train_dataloader.drop_last",
+                    f"the last batch of an epoch is a single image ({len(loader.dataset):,} images "
+                    f"in batches of {size}), which the model cannot train on "
+                    f"({str(error).splitlines()[0]}); set train_dataloader.drop_last=True",
+                ) from error
+        lists = schedules.values() if isinstance(schedules, dict) else [schedules or []]
+        return _unmatched_keys(cfg, model), [one for some in lists for one in some]
+
+    def _check_unused(self, unused: list[str]) -> None:
+        """DistributedDataParallel waits for the gradient of every parameter."""
+        wrapper = self.cfg.get("model_wrapper_cfg") or {}
+        allowed = (
+            self.cfg.get("find_unused_parameters")
+            or wrapper.get("find_unused_parameters")
+            or wrapper.get("static_graph")
+            or self._wrapper == "FSDP"
+        )
+        if allowed or not unused:
+            return
+        own = wrapper and self.cfg.get("find_unused_parameters") is None and self.machine.cuda
+        key = "model_wrapper_cfg.find_unused_parameters" if own else "find_unused_parameters"
+        more = len(unused) - _MOST_NAMED
+        names = ", ".join(unused[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+        raise UserError(
+            "config-value",
+            f"config key {key}",
+            f"must be True for this model on {self.machine.world_size} processes: no loss depends "
+            f"on its parameters {names}; or take out the part that nothing reads",
+        )
+
+    def _leaves_one(self, loader: Any) -> bool:
+        """Whether a later batch of the run is a single image of this process, and others not."""
+        batches = loader.batch_sampler
+        if type(batches) is not BatchSampler or batches.drop_last or batches.batch_size < 2:
+            return False
+        if type(batches.sampler).__name__ in _ENDLESS:
+            return False
+        length: int = len(batches.sampler)  # type: ignore[arg-type]
+        count = -(-length // self.machine.world_size)
+        steps = self.cfg.train_cfg.get("max_iters", count)
+        return count % batches.batch_size == 1 and steps * batches.batch_size >= count > 1
+
+    # --- validation -------------------------------------------------------------------------
+
+    def _validate(self, model: Any, loader: Any, batch: Any) -> dict[str, Any]:
+        """One step and its scores."""
+        cfg = self.cfg
+        model.eval()
+        count = len(batch["inputs"]) if isinstance(batch, Mapping) and "inputs" in batch else 1
+        with (
+            failing_model(cfg, model, batch, "val_dataloader", count),
+            torch.no_grad(),
+            autocast(enabled=bool(cfg.val_cfg.get("fp16"))),
+        ):
+            outputs = model.val_step(batch)
+        key = "config key val_evaluator"
+        with failing(key, "it cannot be built"):
+            metrics = self._without_outputs(cfg.val_evaluator)
+            evaluator = Runner.build_evaluator(cast(Any, None), metrics)
+        if hasattr(loader.dataset, "metainfo"):
+            evaluator.dataset_meta = loader.dataset.metainfo
+        try:
+            with failing(key, "the scores of the first images cannot be computed"):
+                evaluator.process(data_samples=outputs, data_batch=batch)
+                return evaluator.evaluate(len(outputs))
+        except UserError as error:
+            if have_labels(batch):
+                raise
+            key = "config key val_dataloader.dataset"
+            message = "its samples have no labels to compare with; set data_prefix.seg_map_path, "
+            message += f"and LoadAnnotations in its pipeline ({error.text})"
+            raise UserError("config-value", key, message) from error
+
+    def _without_outputs(self, evaluator: Any) -> Any:
+        """The config of an evaluator that writes into a folder for temporary files."""
+        evaluator = copy.deepcopy(evaluator)
+        todo = [evaluator]
+        while todo:
+            node = todo.pop()
+            todo += node if isinstance(node, list | tuple) else ()
+            if not isinstance(node, dict):
+                continue
+            todo += node.values()
+            for name in _OUTPUTS:
+                if isinstance(node.get(name), str):
+                    folder = tempfile.TemporaryDirectory(prefix="dry_step_")
+                    place = self.held.enter_context(folder)
+                    node[name] = os.path.join(place, os.path.basename(node[name]))
+        return evaluator
+
+    # --- hooks ------------------------------------------------------------------------------
+
+    def _build_hooks(self) -> dict[str, Any]:
+        """The hooks of the config, by key."""
+        cfg = self.cfg
+        visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
+        with failing("config key visualizer", "it cannot be built"):  # some hooks take the newest
+            VISUALIZERS.build({**visualizer, "name": "dry_step", "vis_backends": None})
+        nodes = {f"default_hooks.{k}": v for k, v in (cfg.get("default_hooks") or {}).items()}
+        nodes |= {f"custom_hooks.{i}": v for i, v in enumerate(cfg.get("custom_hooks") or [])}
+        hooks = {}
+        for key, node in nodes.items():
+            if isinstance(node, dict):
+                node = {k: v for k, v in copy.deepcopy(node).items() if k != "priority"}
+                with failing(f"config key {key}", "it cannot be built"):
+                    node = HOOKS.build(node)
+            hooks[key] = node
+        return hooks
+
+
+def _note(used: set[str], name: str, gradient: Any) -> None:
+    used.add(name)
+
+
+class _Tried(torch.utils.data.Dataset):
+    """A data set that returns what fails in place of a sample: errors lose much on their way."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            return Failure.of(error)
+
+
+def _collate(function: Any, samples: Sequence[Any]) -> Any:
+    for sample in samples:
+        if isinstance(sample, Failure):
+            return sample
+    try:
+        return function(samples)
+    except Exception as error:
+        return Failure.of(error)
+
+
+def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:
+    """Keys of ``paramwise_cfg`` that are in no parameter's name: a base config may have more."""
+    paramwise = cfg.optim_wrapper.get("paramwise_cfg") or {}
+    names = [name for name, _ in model.named_parameters()]
+    keys = [key for key in paramwise.get("custom_keys") or {} if not any(key in n for n in names)]
+    if not keys:
+        return []
+    text = f"custom_keys {', '.join(keys)} of paramwise_cfg: in the name of no parameter"
+    return [("optimizer", text)]
+
+
+def _check_scores(
+    cfg: Config, hooks: Mapping[str, Any], schedules: Sequence[Any], scores: Mapping[str, Any]
+) -> None:
+    """Check that the scores that hooks and schedules wait for are among those of a validation."""
+    wanted: list[tuple[str, str]] = []
+    for key, hook in hooks.items():
+        if isinstance(hook, CheckpointHook):
+            named = hook.save_best or []
+            wanted += [(f"{key}.save_best", one) for one in named if one != "auto"]
+            if "auto" in named and scores:
+                with failing(f"config key {key}.save_best", "set it to the name of a score"):
+                    CheckpointHook(save_best=next(iter(scores)), rule=hook.rules)
+        elif isinstance(hook, EarlyStoppingHook):
+            wanted.append((f"{key}.monitor", hook.monitor))
+    several = isinstance(cfg.get("param_scheduler"), list | tuple)
+    for index, schedule in enumerate(schedules):
+        if hasattr(schedule, "monitor"):
+            key = f"param_scheduler.{index}" if several else "param_scheduler"
+            wanted.append((f"{key}.monitor", schedule.monitor))
+    for key, name in wanted:
+        if name not in scores:
+            known = ", ".join(scores) or "none"
+            message = f"{name} is no score of val_evaluator, which gives {known}"
+            raise UserError("config-value", f"config key {key}", message)

@@ -1,0 +1,208 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Which part of a config an exception comes from, as a UserError about its key."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..errors import UserError
+from .preemption import Preempted
+
+_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+_ONE_VALUE = "Expected more than 1 value per channel"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception as plain data, for another process."""
+
+    code: str
+    subject: str
+    message: str
+
+    @classmethod
+    def of(cls, exception: Exception) -> Failure:
+        """Of a UserError its parts, of another one what it says and where."""
+        if isinstance(exception, UserError):
+            return cls(exception.code, exception.subject, exception.message)
+        return cls("", "", describe(exception))
+
+    def error(self, subject: str) -> UserError:
+        """The UserError; ``subject`` is used where the exception was none."""
+        if self.code:
+            return UserError(self.code, self.subject, self.message)
+        return UserError("data-loading", subject, f"its samples fail with {self.message}")
+
+
+def describe(error: BaseException) -> str:
+    """E.g. ``ValueError: bad pixel (steps.py:12)``."""
+    text = str(error).strip() or "no message"
+    place = ""
+    if frames := traceback.extract_tb(error.__traceback__):
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}{place}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a GPU or of the machine ran out."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or bool(re.search(r"out of memory|can't allocate memory", str(error)))
+
+
+@contextlib.contextmanager
+def failing(subject: str, what: str) -> Iterator[None]:
+    """Raise a UserError about ``subject`` in place of another exception."""
+    try:
+        yield
+    except (UserError, Preempted):
+        raise
+    except Exception as error:
+        code = "memory" if is_out_of_memory(error) else "config-value"
+        raise UserError(code, subject, f"{what}: {describe(error)}") from error
+
+
+@contextlib.contextmanager
+def failing_model(
+    cfg: Config, model: nn.Module, batch: Any, loader: str, images: int
+) -> Iterator[None]:
+    """Raise a UserError about the part of the model in which an exception was raised.
+
+    Args:
+        cfg: The config of the run.
+        model: The model that computes.
+        batch: What it was given.
+        loader: The data loader's key.
+        images: How many images the batch has.
+    """
+    sizes = _sizes(batch)
+    labels = have_labels(batch)
+    try:
+        yield
+    except (UserError, Preempted):
+        raise
+    except Exception as error:
+        explained = _explain_batch(cfg, error, loader, images, sizes, labels)
+        raise (explained or _explain_part(cfg, model, error, loader)) from error
+
+
+def _sizes(batch: Any) -> list[str]:
+    inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
+    if not isinstance(inputs, Sequence):
+        return []
+    return sorted({"x".join(map(str, one.shape[-2:])) for one in inputs if hasattr(one, "shape")})
+
+
+def have_labels(batch: Any) -> bool:
+    """Whether all samples of a batch hold a label map."""
+    samples = batch.get("data_samples") if isinstance(batch, Mapping) else None
+    return not samples or all("gt_sem_seg" in sample for sample in samples)
+
+
+def _explain_batch(
+    cfg: Config, error: Exception, loader: str, images: int, sizes: list[str], labels: bool
+) -> UserError | None:
+    """What is wrong with a batch, rather than with the model."""
+    key = f"config key {loader}.batch_size"
+    training = loader == "train_dataloader"
+    if is_out_of_memory(error):
+        size = f" of {sizes[0]}" if len(sizes) == 1 else ""
+        what = "use a smaller batch or crop, --amp, activation checkpointing "
+        what += "(model.backbone.with_cp=True) or more GPUs"
+        if not training:
+            what = "use model.test_cfg.mode='slide' with a smaller crop_size, or smaller images"
+        message = f"memory does not suffice for {images} images{size} in a process; {what}"
+        return UserError("memory", key, f"{message} ({describe(error)})")
+    if _ONE_VALUE in str(error) and training:
+        return UserError(
+            "config-value",
+            key,
+            f"gives a process {images} image{'s' if images > 1 else ''}, and batch norm cannot "
+            "train on a single value for each channel; use at least 2 images for each process, or "
+            "SyncBN on several processes",
+        )
+    if not training and len(sizes) > 1 and "image size in a batch" in str(error):
+        return UserError(
+            "config-conflict",
+            key,
+            f"is {images}, but images of one batch differ in size ({', '.join(sizes[:4])}); set "
+            f"{loader}.batch_size=1",
+        )
+    if not labels and isinstance(error, AttributeError | KeyError | AssertionError):
+        key = f"config key {loader}.dataset"
+        message = "its samples have no labels; set data_prefix.seg_map_path, and LoadAnnotations "
+        return UserError("config-value", key, f"{message}in its pipeline ({describe(error)})")
+    return None
+
+
+def _explain_part(cfg: Config, model: nn.Module, error: Exception, loader: str) -> UserError:
+    name, module = _failing_module(model, error)
+    path, node = _config_of(cfg, name)
+    key = f"config key {path}"
+    batch = "training" if loader == "train_dataloader" else "validation"
+    message = f"fails on the first {batch} batch: {describe(error)}"
+    if "size_divisor" in (node or {}) or "size" in (node or {}):
+        size, divisor = (getattr(module, one, None) for one in ("size", "size_divisor"))
+        if size is not None and divisor is not None:
+            message = f"is {size}, and size_divisor is {divisor}: only one of them can be set; set "
+            message += "the other one to None"
+            return UserError("config-conflict", f"{key}.size", message)
+        if size is None and divisor is None:
+            message = "is not set, nor is size_divisor; set one of them"
+            return UserError("config-value", f"{key}.size", message)
+    weights = (node or {}).get("class_weight")
+    classes = _classes_above(model, name)
+    if isinstance(weights, list | tuple) and classes and len(weights) != classes:
+        message = f"has {len(weights)} weights, but the head has {classes} classes"
+        return UserError("config-value", f"{key}.class_weight", message)
+    if channels := _CHANNELS.search(str(error)):
+        message = f"its parts do not fit together: a layer takes {channels[1]} channels and gets "
+        message += f"{channels[2]}; compare in_channels and in_index of the heads with the outputs "
+        message += f"of model.backbone ({describe(error)})"
+        return UserError("model", key, message)
+    return UserError("config-value", key, message)
+
+
+def _failing_module(model: nn.Module, error: Exception) -> tuple[str, nn.Module]:
+    """Name and module of the innermost part of the model whose method failed."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        found = names.get(id(frame.f_locals.get("self")), "") or found
+    return found, model.get_submodule(found)
+
+
+def _config_of(cfg: Config, name: str) -> tuple[str, Mapping[str, Any] | None]:
+    """The key of the config that a part of the model, by its name, is made from, and its value."""
+    path: list[str] = ["model"]
+    node: Any = cfg.model
+    parts = name.split(".")
+    if parts[0] == "data_preprocessor" and node.get("data_preprocessor") is None:
+        return "data_preprocessor", cfg.get("data_preprocessor")
+    for part in parts:
+        if isinstance(node, Mapping) and isinstance(node.get(part), Mapping | list | tuple):
+            node = node[part]
+        elif isinstance(node, list | tuple) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        else:
+            break
+        path.append(part)
+    return ".".join(path), node if isinstance(node, Mapping) else None
+
+
+def _classes_above(model: nn.Module, name: str) -> int | None:
+    """``num_classes`` of the head that holds a part."""
+    while name:
+        name = name.rpartition(".")[0]
+        classes = getattr(model.get_submodule(name), "num_classes", None)
+        if isinstance(classes, int):
+            return classes
+    return None

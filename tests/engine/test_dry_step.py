@@ -1,0 +1,264 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A mistake that a first step or validation shows is refused before anything is written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+from run_state import differences, final_state
+from small_runs import run, small_config
+from user_errors import raises_user_error
+
+from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.dry_step import dry_step
+from mmseg_resnest.engine.launch import Machine
+from mmseg_resnest.engine.model import build_seeded_model
+from mmseg_resnest.engine.resolve import TrainingOptions, resolve
+from mmseg_resnest.registry import METRICS, TRANSFORMS
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images to train on; of three to validate on one is smaller."""
+    root = write_scenes(tmp_path_factory.mktemp("data") / "scenes", 6, 3, progress=False)
+    for kind in ("images", "annotations"):
+        path = sorted((root / kind / "validation").iterdir())[1]
+        with Image.open(path) as image:
+            small = image.crop((0, 0, 80, 64))
+        small.save(path)
+    return root
+
+
+@TRANSFORMS.register_module()
+class Fails:
+    """A transform with a mistake."""
+
+    def __call__(self, results: dict) -> dict:
+        raise ZeroDivisionError("no pixels")
+
+
+@METRICS.register_module()
+class NeedsEverything:
+    """A metric that wants what there is not."""
+
+    def __init__(self) -> None:
+        raise KeyError("everything")
+
+
+def _set(key: str, value: Any) -> Callable[[Config], None]:
+    def change(cfg: Config) -> None:
+        cfg.merge_from_dict({key: value})
+
+    return change
+
+
+def _skip(cfg: Config) -> None:
+    """Take the labels out of the validation."""
+    steps = cfg.val_dataloader.dataset.pipeline
+    cfg.val_dataloader.dataset.pipeline = [s for s in steps if s.type != "LoadAnnotations"]
+
+
+def _add_step(loader: str) -> Callable[[Config], None]:
+    def change(cfg: Config) -> None:
+        cfg[loader].dataset.pipeline.insert(1, dict(type="Fails"))
+
+    return change
+
+
+def _no_crop(cfg: Config) -> None:
+    steps = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset.pipeline = [s for s in steps if s.type != "RandomCrop"]
+
+
+def _pooling(images: int) -> Callable[[Config], None]:
+    """A head with batch norm after global pooling."""
+
+    def change(cfg: Config) -> None:
+        cfg.model.decode_head.update(type="PSPHead", in_channels=2048, in_index=3, pool_scales=(1,))
+        for key in ("input_transform", "num_convs", "concat_input", "kernel_size"):
+            cfg.model.decode_head.pop(key, None)
+        cfg.train_dataloader.batch_size = images
+
+    return change
+
+
+CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
+    "class weights of the wrong number": (
+        _set("model.decode_head.loss_decode.class_weight", [1.0, 2.0]),
+        "config-value", "model.decode_head.loss_decode.class_weight",
+    ),
+    "a score that there is not": (
+        _set("default_hooks.checkpoint.save_best", "mDice"),
+        "config-value", "default_hooks.checkpoint.save_best",
+    ),
+    "a score whose rule is unknown": (
+        _set("default_hooks.checkpoint", dict(save_best="kappa", rule=None)),
+        "config-value", "default_hooks.checkpoint",
+    ),
+    "stopping by a score that there is not": (
+        _set("custom_hooks", [dict(type="EarlyStoppingHook", monitor="val/mIoU")]),
+        "config-value", "custom_hooks.0.monitor",
+    ),
+    "a schedule by a score that there is not": (
+        _set("param_scheduler", [
+            dict(type="ReduceOnPlateauLR", monitor="loss", patience=1)
+        ]),
+        "config-value", "param_scheduler.0.monitor",
+    ),
+    "a hook with a wrong option": (
+        _set("custom_hooks", [dict(type="EMAHook", momentum=5.0)]),
+        "config-value", "custom_hooks.0",
+    ),
+    "batch norm of one image": (
+        _pooling(1), "config-value", "train_dataloader.batch_size",
+    ),
+    "images of two sizes in a batch": (
+        _set("val_dataloader.batch_size", 2), "config-conflict", "val_dataloader.batch_size",
+    ),
+    "size beside size_divisor": (
+        _set("model.data_preprocessor", dict(size=(64, 64), size_divisor=32)),
+        "config-conflict", "model.data_preprocessor.size",
+    ),
+    "neither size nor size_divisor": (
+        _set("model.data_preprocessor", dict(size=None, size_divisor=None)),
+        "config-value", "model.data_preprocessor.size",
+    ),
+    "a mean of two channels": (
+        _set("model.data_preprocessor", dict(mean=[1.0, 2.0], std=[1.0, 1.0])),
+        "config-value", "model",
+    ),
+    "a head with other channels than the backbone": (
+        _set("model.auxiliary_head.in_channels", 7), "model", "model.auxiliary_head",
+    ),
+    "a head that reads a stage that there is not": (
+        _set("model.auxiliary_head.in_index", 9), "config-value", "model.auxiliary_head",
+    ),
+    "a tracker that is not installed": (
+        _set("visualizer.vis_backends", [dict(type="ClearMLVisBackend")]),
+        "missing-package", "visualizer.vis_backends.0.type",
+    ),
+    "a transform that fails": (
+        _add_step("train_dataloader"), "data-loading", "train_dataloader.dataset",
+    ),
+    "a transform of the validation that fails": (
+        _add_step("val_dataloader"), "data-loading", "val_dataloader.dataset",
+    ),
+    "validation without labels": (
+        _skip, "config-value", "val_dataloader.dataset",
+    ),
+    "a metric that cannot be built": (
+        _set("val_evaluator", dict(type="NeedsEverything", _delete_=True)),
+        "config-value", "val_evaluator",
+    ),
+    "a schedule that ends before it begins": (
+        _set("param_scheduler", [
+            dict(type="PolyLR", begin=5, end=2, by_epoch=False)
+        ]),
+        "config-value", "param_scheduler",
+    ),
+    "an optimizer with a wrong value": (
+        _set("optim_wrapper.optimizer.lr", -1.0), "config-value", "optim_wrapper",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_found_before_anything_is_written(
+    name: str, scenes: Path, tmp_path: Path
+) -> None:
+    change, code, subject = CASES[name]
+    cfg = small_config(scenes, validate=True)
+    change(cfg)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    with raises_user_error(code, f"config key {subject}") as caught:
+        run(cfg, tmp_path / "work")
+    assert "\n" not in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_the_run_after_it_is_the_same_run(scenes: Path, tmp_path: Path) -> None:
+    """Losses, weights, running statistics, averages, optimizer, scores: all bits are equal."""
+    for name, dry in (("with", True), ("without", False)):
+        cfg = small_config(
+            scenes, validate=True, train_cfg__val_interval=3,
+            default_hooks__checkpoint__save_best="mIoU",
+            optim_wrapper__type="BFloat16OptimWrapper", optim_wrapper__accumulative_counts=2,
+        )  # fmt: skip
+        cfg.model.decode_head.dropout_ratio = 0.5
+        cfg.custom_hooks = [dict(type="EMAHook", momentum=0.1)]
+        cfg.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=True)
+        if not dry:
+            cfg.dry_step = False
+        run(cfg, tmp_path / name)
+    assert differences(final_state(tmp_path / "with"), final_state(tmp_path / "without")) == []
+
+
+def _step(cfg: Config, rank: int = 0, world_size: int = 1) -> list[tuple[str, str]]:
+    machine = Machine(rank, world_size)
+    options = TrainingOptions("work", launcher="none" if world_size == 1 else "pytorch")
+    cfg = resolve(cfg, options, machine).cfg
+    return dry_step(cfg, build_seeded_model(cfg), machine)
+
+
+def test_a_last_batch_of_one_image(scenes: Path) -> None:
+    """Six images in batches of five: with drop_last, or in batches of four, they can be trained."""
+    cfg = small_config(scenes)
+    _pooling(5)(cfg)
+    cfg.train_dataloader.sampler = dict(type="DefaultSampler", shuffle=True)
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
+    with raises_user_error("config-value", "config key train_dataloader.drop_last"):
+        _step(cfg)
+    cfg.train_dataloader.drop_last = True
+    assert _step(cfg) == []
+    cfg.train_dataloader.update(drop_last=False, batch_size=4)
+    assert _step(cfg) == []
+
+
+@pytest.mark.parametrize("key", [None, "find_unused_parameters"])
+def test_a_part_that_no_loss_reads_on_two_processes(key: str | None, scenes: Path) -> None:
+    """The heads read the third stage; the fourth gets no gradient."""
+    cfg = small_config(scenes, train_dataloader__batch_size=4)
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.update(type="FCNHead", in_channels=1024, in_index=2, input_transform=None)
+    assert _step(cfg) == []
+    if key is None:
+        with raises_user_error("config-value", "config key find_unused_parameters") as caught:
+            _step(cfg, 1, 2)
+        assert "backbone.layer4" in caught.value.message
+    else:
+        cfg[key] = True
+        assert _step(cfg, 1, 2) == []
+
+
+@pytest.mark.parametrize("kind", ["BN", "SyncBN"])
+def test_one_image_for_each_of_two_processes(kind: str, scenes: Path) -> None:
+    """Batch norm over both processes has two; the backbone's attention pools all pixels."""
+    cfg = small_config(scenes)
+    for part in (cfg.model.backbone, cfg.model.decode_head, cfg.model.auxiliary_head):
+        part.norm_cfg = dict(type=kind)
+    if kind == "SyncBN":
+        assert _step(cfg, 1, 2) == []
+        return
+    with raises_user_error("config-value", "config key train_dataloader.batch_size"):
+        _step(cfg, 1, 2)
+
+
+def test_keys_of_the_optimizer_that_match_nothing_are_shown(scenes: Path) -> None:
+    cfg = small_config(scenes)
+    keys = dict(head=dict(lr_mult=10.0), pos_embed=dict(decay_mult=0.0))
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=keys)
+    ((row, text),) = _step(cfg)
+    assert row == "optimizer"
+    assert "pos_embed" in text
+    assert "head" not in text
