@@ -30,6 +30,20 @@ def check_losses(model: Mapping[str, Any]) -> None:
             _check_head(head, key)
 
 
+def _losses(head: Mapping[str, Any], key: str, many: bool) -> Iterator[tuple[str, Any]]:
+    """The configs of the losses under a key of a head, with their whole keys."""
+    name = key.rsplit(".", 1)[-1]
+    if name not in head:
+        return
+    value = head[name]
+    listed = isinstance(value, list | tuple) and many
+    parts = [(f"{key}.{i}", part) for i, part in enumerate(value)] if listed else [(key, value)]
+    if not parts or not all(isinstance(part, Mapping) and "type" in part for _, part in parts):
+        wanted = "dict(type=...)" + " or a list of such" * many
+        raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
+    yield from parts
+
+
 def _listed(configs: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The config, or those of a list, with their keys; built parts are left out."""
     listed = isinstance(configs, list | tuple)
@@ -41,9 +55,8 @@ def _listed(configs: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _check_head(head: Mapping[str, Any], key: str) -> None:
     classes = head.get("num_classes")
     outputs = head.get("out_channels") or classes
-    losses = [
-        _checked(*item, outputs) for item in _listed(head.get("loss_decode"), f"{key}.loss_decode")
-    ]
+    parts = _losses(head, f"{key}.loss_decode", many=True)
+    losses = [_checked(where, config, outputs) for where, config in parts]
     known = [loss for loss in losses if loss is not None]
     if known == losses and known and not any("loss" in loss.loss_name for loss in known):
         message = "has no 'loss' in it, so that the loss is shown and not trained; change the name"
@@ -58,9 +71,11 @@ def _check_head(head: Mapping[str, Any], key: str) -> None:
                     f"must be a number: {type(loss).__name__} has no value for each pixel by "
                     "which they could be chosen",
                 )
-    for where, config in _listed(head.get("loss_se_decode"), f"{key}.loss_se_decode"):
+    if not head.get("use_se_loss", True):
+        return
+    for where, config in _losses(head, f"{key}.loss_se_decode", many=False):
         se_loss = _checked(where, config, classes)
-        if head.get("use_se_loss", True) and se_loss is not None and not se_loss.multi_label:
+        if se_loss is not None and not se_loss.multi_label:
             raise UserError(
                 "config-conflict",
                 f"config key {where}",
@@ -76,6 +91,9 @@ def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> Segmen
         message = f"{type_name(kind)} {why}; it is no loss of scores and labels of classes"
         raise UserError("config-type", f"config key {key}.type", message)
     loss = MODELS.get(kind) if isinstance(kind, str) else kind
+    if loss is None:
+        message = f"{kind!r} is not a registered part; a loss of your own needs custom_imports"
+        raise UserError("config-type", f"config key {key}.type", message)
     if not (isinstance(loss, type) and issubclass(loss, SegmentationLoss)):
         return None
     options = {name: value for name, value in config.items() if name not in ("type", "_scope_")}
