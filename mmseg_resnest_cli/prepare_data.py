@@ -4,7 +4,7 @@
     mmseg-resnest prepare-data ade20k --download
     mmseg-resnest prepare-data cityscapes --source FOLDER_OF_THE_ZIP_FILES
     mmseg-resnest prepare-data cityscapes --cache
-    mmseg-resnest prepare-data custom --name mine --format labelme --source FOLDER
+    mmseg-resnest prepare-data custom --name mine --source FOLDER
     mmseg-resnest prepare-data export --format coco --images DIR --labels DIR --classes FILE ...
 
 Archives or unpacked folders do. Sources are only read. A run that was killed goes on where it was;
@@ -151,7 +151,13 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     _add_link(parser)
     add: Any = parser.add_argument
     add("--name", required=True, help="of the data set: its folder and its config")
-    add("--format", choices=FORMATS, type=_form, required=True, help="the form of the labels")
+    add(
+        "--format",
+        choices=("auto", *FORMATS),
+        type=_form,
+        default="auto",
+        help="the form of the labels (default: told from the files of the --source folder)",
+    )
     paths = dict(nargs="+", type=Path, metavar="PATH")
     add("--source", required=True, help="JSON files, or folders of labels", **paths)
     add("--val-source", default=[], help="the validation images' labels", **paths)
@@ -202,8 +208,9 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
 
 
 def _custom(args: argparse.Namespace, root: str) -> CustomReport:
-    from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom
+    from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom, recognise_options
     from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.io.processes import cpu_count
 
     same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
     same += ["images", "val_images", "classes", "val_list"]
@@ -215,6 +222,9 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         **{name: getattr(args, name) for name in same},
     )
     how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
+    if args.format == "auto":
+        options, notes = recognise_options(options, Path(root), args.jobs or cpu_count())
+        print("\n".join(notes))
     return prepare_custom(options, root, args.config_dir, load_config(args.base), **how)
 
 

@@ -9,6 +9,7 @@ from .custom import CustomOptions, CustomReport, prepare_custom
 from .dataset import DataSet, Report, prepare
 from .export import EXPORTS, export_labels
 from .pascal_context import PASCAL_CONTEXT
+from .recognise import recognise_options
 from .scenes import SCENES_CACHED, prepare_scenes
 from .voc12aug import VOC12AUG
 
@@ -29,4 +30,5 @@ __all__ = [
     "prepare",
     "prepare_custom",
     "prepare_scenes",
+    "recognise_options",
 ]

@@ -53,6 +53,12 @@ def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> No
     atomic_write(file, "".join(f"{line}\n" for line in lines).encode())
 
 
+def write_table(file: Path, rows: Sequence[Colour]) -> None:
+    """Writes a list of classes or a colour table that :func:`.tables.read_table` reads."""
+    lines = [" ".join((row.name, *map(str, row.rgb or ()))) for row in rows]
+    atomic_write(file, "".join(f"{line}\n" for line in lines).encode())
+
+
 def describe(unknown: Counter[RGB]) -> str:
     """The most frequent colours with their pixels, for a message."""
     first = ", ".join(f"{rgb} {pixels:,}" for rgb, pixels in unknown.most_common(_SHOWN))

@@ -15,7 +15,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ from .labels import bit_palette, indices, png
 from .masks import images_in, read_masks
 from .outputs import Outputs
 from .places import Place
-from .samples import IGNORED, IGNORED_NAME, Sample, check_image
+from .samples import IGNORED, Sample, check_image
 from .split import group_images, split_by_groups, split_by_list
-from .tables import Colour, read_table
+from .tables import IGNORED_NAME, Colour, read_table
 
 FORMATS = ("labelme", "coco", "colour", "index")
 _MOST_CLASSES = 255  # 255 itself means ignored
@@ -236,7 +236,8 @@ def prepare_custom(
     root = Path(root)
     folder, config = root / options.name, Path(config_dir) / f"{options.name}.py"
     rows = read_table(options.classes) if options.classes is not None else []
-    if options.form == "index" and len({row.name for row in rows}) != len(rows):
+    named = [row.name for row in rows if row.name != IGNORED_NAME]
+    if options.form == "index" and len(set(named)) != len(named):
         raise UserError("classes", options.classes, "names a class twice")
     draft = root / f"{options.name}_colours.txt"
     folders = all(source.is_dir() for source in (*options.sources, *options.val_sources))
@@ -297,10 +298,11 @@ def _samples(
         val_images = options.val_images or options.images
         apart = _read_samples(options, options.val_sources, val_images, rows)
         held_out = [sample.name for sample in apart]
-        shared = set(names) & set(held_out)
-        if shared:
-            message = "is in --source and in --val-source; rename one of them"
-            raise UserError("dataset", min(shared), message)
+        if set(names) & set(held_out):  # then the name of the part comes before both
+            samples = [replace(sample, name=f"train/{sample.name}") for sample in samples]
+            apart = [replace(sample, name=f"val/{sample.name}") for sample in apart]
+            names = [sample.name for sample in samples]
+            held_out = [sample.name for sample in apart]
         return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}, []
     if options.val_list is not None:
         source = options.sources[0]

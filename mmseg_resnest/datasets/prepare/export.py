@@ -21,9 +21,9 @@ from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
 from .masks import images_in
 from .places import Place
-from .samples import IGNORED_NAME, check_image, image_size
+from .samples import check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
-from .tables import Colour, read_table
+from .tables import IGNORED_NAME, Colour, read_table
 
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 

@@ -15,8 +15,8 @@ from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from .labels import Labels, colours_to_labels, indices, open_image
 from .places import Place, list_folder
-from .samples import IGNORED, IGNORED_NAME, Sample, image_size
-from .tables import Colour
+from .samples import IGNORED, Sample, image_size
+from .tables import IGNORED_NAME, Colour
 
 
 def read_masks(

@@ -16,7 +16,6 @@ from .labels import IMAGE_FORMATS, Labels
 from .places import list_folder
 
 IGNORED = 255
-IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
 
 # Renders a label map (H, W) from the label of each class name.
 Render = Callable[[Mapping[str, int], int], Labels]

@@ -13,6 +13,7 @@ from ...errors import UserError
 from ...io.json_files import parse_json
 from ..class_names import check_class_name
 
+IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
 _MOST_BYTES = 1 << 24
 _LONGEST_LINE = 1000  # characters: a name and a colour, and what tools write behind them
 
@@ -122,7 +123,20 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
             rows.append(Colour(code[1].strip(" \"'"), _colour(code[2])))
         else:
             rows.append(Colour(next(csv.reader([line]))[0].strip(), None))
+    if re.fullmatch(r"pixel value\s*,\s*class", first, re.I):  # Roboflow's _classes.csv
+        return _numbered_rows(text)
     heading = r"\b(?:r|red)\b.*\b(?:g|green)\b.*\b(?:b|blue)\b"
     if any(row.rgb for row in rows) and rows[0].rgb is None and re.search(heading, first, re.I):
         rows = rows[1:]
     return [row for row in rows if row.name]
+
+
+def _numbered_rows(text: str) -> list[Colour]:
+    """Names in order of their numbers, of lines ``number, name``; numbers left out are ignored."""
+    names: dict[int, str] = {}
+    for number, name in (line.split(",", 1) for line in text.splitlines()[1:] if "," in line):
+        if number.strip().isdecimal():
+            names[int(number)] = name.strip()
+    if max(names, default=0) > 255:
+        return []
+    return [Colour(names.get(n, IGNORED_NAME), None) for n in range(max(names, default=-1) + 1)]
