@@ -34,28 +34,46 @@ def check_label_use(
     present = set(np.flatnonzero(occurs.any(axis=0)).tolist())
     number = plan.num_classes
     wrong = plan.out_of_range(occurs.sum(axis=0, dtype=np.int64))
-    identity = bool((plan.table[: number + 1] == np.arange(number + 1)).all())
+    values = sorted({*present, *range(number + 1)})
+    identity = bool((plan.table[values] == values).all())
     reduce_key = f"reduce_zero_label of {name} ({split})"
+    ignore_key = f"ignore_index of {name} ({split})"
+    if number == 1:
+        return [_one_class(present, plan, name, split)]
     problems = []
+
+    def left(new: Mapping[int, int]) -> int:
+        """How many classes would occur, were the labels changed so."""
+        return len({new.get(label, label) for label in present} & set(range(number)))
 
     # Without a 0 nothing is unlabelled: then all the others must be there to tell.
     shifted = 0 in present or set(range(1, number)) <= present
-    if wrong == [number] and shifted and identity:
+    one_less = {label: label - 1 if label else 255 for label in range(number + 1)}
+    if wrong == [number] and shifted and identity and left(one_less) > 1:
         share = int(occurs[:, number].sum())
         low, unlabelled = (0, "0 seems to be unlabelled and ") if 0 in present else (1, "")
         what = f"is False, but the labels run from {low} to {number} ({number} in {share} of "
         what += f"{files} files) with {number} classes: {unlabelled}1 the first class"
-        remedy = f"set reduce_zero_label=True; if {number} is the void label, give the data set a "
-        remedy += f"label_map {{{number}: 255}}"
+        remedy = "set reduce_zero_label=True"
+        if 0 in present:
+            remedy += "; if 0 is a class, such as the background, name it before the others and "
+            remedy += f"set num_classes={number + 1}"
+        remedy += f"; if {number} is the void label, {_map_labels({number: 255})}"
         problems.append(Problem("reduce_zero_label", reduce_key, what, split, remedy=remedy))
-    elif len(wrong) == 1 and occurs[:, wrong[0]].sum() * 2 >= files:
+    elif number == 2 and len(present) == 2 and (wrong or present == {0, 255}) and identity:
+        codes = {label: k for k, label in enumerate(sorted(present)) if label != k}
+        what = f"hold {' and '.join(map(str, sorted(present)))} only: they seem to be masks of two "
+        what += "values"
+        what += f", of which 255 is ignored ({plan.ignore_index})" if 255 in present else ""
+        key = f"label maps of {name} ({split})"
+        remedy = f"save the masks with 0 and 1, or {_map_labels(codes)}"
+        problems.append(Problem("ignore_index", key, what, split, remedy=remedy))
+    elif len(wrong) == 1 and occurs[:, wrong[0]].sum() * 2 >= files and left({}) > 1:
         (value,) = wrong
         what = f"the loss ignores {plan.ignore_index}, but {int(occurs[:, value].sum())} of "
         what += f"{files} files hold {value}, which is not a class: it seems to be the void label"
-        remedy = f"give the data set a label_map {{{value}: {plan.ignore_index}}}, or set "
-        remedy += f"ignore_index={value} in the heads and the metric"
-        key = f"ignore_index of {name} ({split})"
-        problems.append(Problem("ignore_index", key, what, split, remedy=remedy))
+        remedy = _map_labels({value: plan.ignore_index})
+        problems.append(Problem("ignore_index", ignore_key, what, split, remedy=remedy))
 
     needless, severity = "", ""
     if plan.maps_zero_away and number not in present:
@@ -72,12 +90,25 @@ def check_label_use(
         remedy = "set reduce_zero_label=False"
         problems.append(Problem("reduce_zero_label", reduce_key, what, split, severity, remedy))
 
-    if present == {0, 255} and not plan.maps_zero_away and number > 1:
-        what = "hold 0 and 255 only: they seem to be black and white masks, whose white is ignored "
-        what += f"({plan.ignore_index})"
-        key, remedy = f"label maps of {name} ({split})", "save the masks with 0 and 1"
-        problems.append(Problem("ignore_index", key, what, split, remedy=remedy))
     return problems
+
+
+def _map_labels(labels: Mapping[int, int]) -> str:
+    return f"give the data set (of type CustomDataset) label_map={dict(labels)}"
+
+
+def _one_class(present: set[int], plan: ReadPlan, name: str, split: str) -> Problem:
+    """One class alone: every label that counts is the same."""
+    shown = ", ".join(map(str, sorted(present)[:5])) + (", ..." if len(present) > 5 else "")
+    what = f"there is one, which leaves nothing to tell it from; the label maps hold {shown}"
+    remedy = "name two classes, first what is not of the class (background), and set num_classes=2 "
+    remedy += "in the heads (and for one output with a sigmoid out_channels=1 and use_sigmoid=True "
+    remedy += "in their losses)"
+    if plan.table[0] == 255:
+        remedy += "; set reduce_zero_label=False"
+    if present == {0, 255}:
+        remedy += f"; {_map_labels({255: 1})}"
+    return Problem("num_classes", f"classes of {name} ({split})", what, split, remedy=remedy)
 
 
 def class_counts(

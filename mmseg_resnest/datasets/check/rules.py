@@ -63,7 +63,8 @@ RULES = {
              "training runs out of memory, or sees padding and a few enlarged pixels",
              "find the image in its proper size, or remove it"),
         Rule("num_classes", ERROR, "number of classes",
-             "training stops with an index error, or the model predicts classes that do not exist",
+             "training stops with an index error or learns nothing, or the model predicts classes "
+             "that do not exist",
              "set num_classes of the heads and the data set's metainfo.classes to the same number"),
         Rule("reduce_zero_label", ERROR, "reduce_zero_label",
              "training stops at a label out of range, or learns every class as its neighbour",
@@ -106,10 +107,12 @@ RULES = {
              "rename or convert it, set img_suffix, or move it elsewhere"),
         Rule("class_only_val", WARNING, "classes that cannot be learnt",
              "training cannot learn it; its IoU will be 0 and lowers the mean",
-             "move images that show it to train, or remove the class"),
+             "move images that show it to train, or remove the class and renumber the labels "
+             "behind it (label_map)"),
         Rule("class_never", WARNING, "classes that never occur",
              "training cannot learn it; where it is predicted, its IoU is 0",
-             "check the class list and the labels, or remove the class"),
+             "check the class list and the labels, or remove the class and renumber the labels "
+             "behind it (label_map)"),
     )
 }  # fmt: skip
 
