@@ -12,10 +12,11 @@ import numpy as np
 from mmengine.config import Config
 
 from ..datasets import build_dataset
+from ..datasets.reader import ImageInput
 from ..engine.preflight import check_data
 from ..errors import UserError
 from ..inference import Segmentor
-from ..inference.images import ImageInput, find_inputs, read_image
+from ..inference.images import find_inputs
 from ..registry import building
 
 __all__ = ["Agreement", "check_images", "compare", "require_agreement"]
@@ -79,17 +80,17 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
     worst = None if labels_only else 0.0
     for image in images:
         count += 1
-        pixels = read_image(image)[0]
-        height, width = (max(32, edge * 3 // 4) for edge in pixels.shape[:2])
-        small = pixels[:height, :width]
-        pair = [np.ascontiguousarray(one) for one in (small, small[:, ::-1])]
-        for batch in ([pixels], pair):
+        loaded = model.reader.read(image)
+        height, width = (max(32, edge * 3 // 4) for edge in loaded.size)
+        small = loaded.pixels[:height, :width]
+        pair = [model.reader.loaded(np.ascontiguousarray(one)) for one in (small, small[:, ::-1])]
+        for batch in ([loaded], pair):
             for a, b in zip(model(batch), other(batch), strict=True):
                 equal += int((a.labels == b.labels).sum())
                 total += a.labels.size
         if worst is not None:
             classes = range(len(model.classes))
-            scores: list[Any] = [one.class_scores(pixels, classes, tile=0) for one in models]
+            scores: list[Any] = [one.class_scores(loaded, classes, tile=0) for one in models]
             worst = max(worst, float(np.abs(scores[0] - scores[1]).max()))
     if not count:
         raise UserError("argument-missing", "images", "give at least one to compare the models on")

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..datasets import build_dataset
+from ..datasets.reader import ImageInput
 from ..engine.logs import only_errors
 from ..engine.preflight import check_data
 from ..errors import UserError
 from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confusion
 from ..inference import Segmentor
-from ..inference.images import ImageInput, read_image
 from ..inference.runtimes import RECORD_KEY, load_exported
 from ..io.packages import needs_extra
 from ..registry import building
@@ -59,7 +59,7 @@ def _inputs_of(
 
     network.run = record
     for image in tqdm(images, desc="calibrating", unit="image", disable=None, leave=False):
-        model([read_image(image)[0]])
+        model([image])
         yield from ({name: inputs} for inputs in seen)
         seen.clear()
 
@@ -134,8 +134,8 @@ def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[Segme
         data = pseudo_collate([dataset[i]])
         sample = data["data_samples"][0]
         label = sample.gt_sem_seg.data[0].long()
-        pixels = read_image(sample.img_path)[0]
+        loaded = models[0].reader.read(sample.img_path)
         for model, matrix in zip(models, matrices, strict=True):
-            predicted = torch.from_numpy(model([pixels])[0].labels.astype(np.int64))
+            predicted = torch.from_numpy(model([loaded])[0].labels.astype(np.int64))
             matrix += confusion_matrix(predicted, label, classes).numpy()
     return [scores_from_confusion(matrix) for matrix in matrices]

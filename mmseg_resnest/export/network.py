@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._stack import converts_channels, normalisation, shape_as_tensor
+from ..datasets.reader import ImageReader
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.record import check_exported, plain_pipeline
@@ -21,14 +22,14 @@ from ..io.checks import NotAllowed
 from ..registry import type_name
 from ..version import __version__
 
-__all__ = ["AlignedCorners", "ExportNetwork", "make_record", "pipeline_steps"]
+__all__ = ["AlignedCorners", "ExportNetwork", "make_record", "reading"]
 
 ONLY_KNOWN_PARTS = (
     "exported and published models load without trust, so they may only have parts of this "
     "package: remove it, or share the config and the checkpoint instead"
 )
-_LOADS = ("LoadImageFrom", "LoadAnnotations")
 _PLACES = {
+    "loading": "test_dataloader.dataset.pipeline",
     "pipeline": "test_dataloader.dataset.pipeline",
     "test_cfg": "model.test_cfg",
     "data_preprocessor": "model.data_preprocessor",
@@ -154,8 +155,9 @@ class ExportNetwork(nn.Module):
 
     It takes normalised images (N, 3, H, W), float32, and gives scores (N, C, H, W). With
     ``processing`` it takes images as they are, (N, H, W, 3) RGB of uint8, and gives label maps
-    (N, H, W), uint8 (int32 with more than 255 classes). A UserError says why a model cannot be
-    exported so.
+    (N, H, W), uint8 (int32 with more than 255 classes). Where the config reads images of another
+    number of channels, the file takes that many. A UserError says why a model cannot be exported
+    so.
     """
 
     mean: Tensor
@@ -182,6 +184,8 @@ class ExportNetwork(nn.Module):
         if processing:
             self._take_preprocessor(net)
             self.resize = _resize_step(model)
+            _check_reading(model, self.resize is not None)
+        self.channels = model.channels or 3
         self.threshold = net.decode_head.threshold if net.out_channels == 1 else None
         self.many = len(model.classes) > 255
         for module in list(self.net.modules()):
@@ -224,7 +228,7 @@ class ExportNetwork(nn.Module):
         x = images.permute(0, 3, 1, 2).float()
         if self.resize is not None:
             x = self.resize(x)
-        if self.to_bgr:
+        if self.to_bgr and self.channels == 3:
             x = x[:, [2, 1, 0]]
         if self.normalise:
             x = (x - self.mean) / self.std
@@ -243,8 +247,9 @@ class ExportNetwork(nn.Module):
         """An input to follow through the graph; no edge is like another."""
         generator = torch.Generator().manual_seed(0)
         if self.processing:
-            return torch.randint(0, 256, (2, 136, 168, 3), dtype=torch.uint8, generator=generator)
-        return torch.randn(2, 3, 136, 168, generator=generator)
+            size = (2, 136, 168, self.channels)
+            return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+        return torch.randn(2, self.channels, 136, 168, generator=generator)
 
 
 def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
@@ -255,21 +260,39 @@ def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
     return _BinPool(rows, columns)
 
 
-def pipeline_steps(model: Segmentor) -> list[dict[str, Any]]:
-    """The steps of the test pipeline between reading an image and the network, as JSON has them."""
-    dataset = model.cfg.test_dataloader.dataset
-    while "pipeline" not in dataset and "dataset" in dataset:
-        dataset = dataset.dataset
-    steps = plain_pipeline(
-        list(dataset.get("pipeline", [])), model.cfg.get("default_scope", "mmseg")
-    )
-    return [step for step in steps if not type_name(step["type"]).startswith(_LOADS)]
+def reading(model: Segmentor) -> dict[str, Any]:
+    """The keys of a record that say how images are read and prepared, as JSON has them.
+
+    Raises:
+        UserError: The config's loader is not one that a record may have.
+    """
+    loading, scope = model.reader.describe_loading(), model.cfg.get("default_scope", "mmseg")
+    if loading is None:
+        name = type_name(model.reader.loading[-1]["type"])
+        raise UserError("export", model.reader.key, f"{name}: {ONLY_KNOWN_PARTS}")
+    default = ImageReader().describe_loading()
+    return {
+        **({} if loading == default else {"loading": loading}),
+        "pipeline": plain_pipeline(model.reader.preparing, scope),
+    }
+
+
+def _check_reading(model: Segmentor, resizes: bool) -> None:
+    """Refuse a loader whose images are no RGB or grey ones of uint8."""
+    wrong = ""
+    if not model.reader.eight_bit:
+        wrong = "takes 8-bit images, but this config's loader does not make them 8-bit"
+    elif resizes and model.reader.to_float32:
+        wrong = "resizes 8-bit images, but this config's loader has to_float32=True"
+    if wrong:
+        said = f"a file with --processing {wrong}: export without it"
+        raise UserError("export", model.reader.key, said)
 
 
 def _resize_step(model: Segmentor) -> _ImageResize | None:
     """The test pipeline's resizing as part of the graph; a UserError if it does more."""
     found: _ImageResize | None = None
-    for step in pipeline_steps(model):
+    for step in reading(model)["pipeline"]:
         if step["type"] == "PackSegInputs":
             continue
         known = {"type", "scale", "keep_ratio", "backend", "interpolation"}
@@ -310,6 +333,7 @@ def make_record(model: Segmentor, processing: bool) -> str:
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
         "align_corners": bool(net.align_corners),
+        "in_channels": model.channels or 3,
         "out_channels": int(net.out_channels),
         "threshold": getattr(net.decode_head, "threshold", None),
         "data_preprocessor": {
@@ -321,7 +345,7 @@ def make_record(model: Segmentor, processing: bool) -> str:
             "test_cfg": pre.test_cfg,
         },
         "test_cfg": dict(net.test_cfg),
-        "pipeline": pipeline_steps(model),
+        **reading(model),
     }
     # As JSON has it: lists for tuples. What JSON has no type for is refused as a text.
     record = json.loads(json.dumps(record, default=repr))

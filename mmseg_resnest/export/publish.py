@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from mmengine.config import Config
 
+from ..datasets import leaf_datasets
 from ..engine.config import config_as_text
 from ..errors import UserError
 from ..evaluation.results_file import read_results_file
@@ -30,7 +31,7 @@ from ..registry import type_name
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
-from .network import ONLY_KNOWN_PARTS, pipeline_steps
+from .network import ONLY_KNOWN_PARTS, reading
 
 __all__ = ["CARD_FILE", "TRAINING_CONFIG_FILE", "publish", "read_results"]
 
@@ -127,12 +128,13 @@ def _write(
         "palette": [list(colour) for colour in model.palette],
         "metrics": dict(results or {}),
         "model": plain_model(_model_config(model.cfg), model.cfg.get("default_scope", "mmseg")),
-        "pipeline": pipeline_steps(model),
+        **reading(model),
     }
     try:
         check_published(record)
     except NotAllowed as error:
-        place = "test_dataloader.dataset." if error.key.startswith("pipeline") else ""
+        of_data = error.key.startswith(("loading", "pipeline"))
+        place = "test_dataloader.dataset." if of_data else ""
         message = f"{error.reason}; {ONLY_KNOWN_PARTS}"
         raise UserError("export", f"config key {place}{error.key}", message) from error
     weights = save_state_dict(state, folder / WEIGHTS_FILE)
@@ -230,17 +232,16 @@ def _markdown(text: str) -> str:
 
 
 def _dataset_name(cfg: Config) -> str:
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
-    name = type_name(dataset["type"])
-    return name.removesuffix("Dataset") or name
+    leaves = leaf_datasets(cfg.test_dataloader.dataset)
+    names = [type_name(leaf["type"]) for leaf in leaves]
+    return ", ".join(dict.fromkeys(name.removesuffix("Dataset") or name for name in names))
 
 
 def check_loads_back(model: Segmentor, folder: str | os.PathLike[str]) -> None:
     """Load the folder; a UserError if its labels of a random image differ from the model's."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (96, 128, 3), np.uint8)
+    pixels = rng.integers(0, 256, (96, 128, model.channels or 3), np.uint8)
+    image = model.reader.loaded(pixels)
     again = load_segmentor(os.fspath(folder), device="cpu")
     if not np.array_equal(model(image).labels, again(image).labels):
         raise UserError(

@@ -15,7 +15,8 @@
     results = model("photos/")      # a folder or a list: a list of results
 """
 
-from .images import ImageInput, find_images, read_image
+from ..datasets.reader import ImageInput
+from .images import find_images, read_image
 from .load import load_segmentor
 from .polygons import coco_json, geojson, rasterize, region_polygons
 from .result import Area, Segmentation

@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..datasets.reader import image_size, is_address
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
 from ..io.atomic import atomic_open, atomic_write
-from ..io.image_files import JPEG_EDGE, save_image, unique_stems
+from ..io.image_files import JPEG_EDGE, as_picture, save_image, unique_stems
 from ..io.json_files import read_json
 from ..io.up_to_date import Journal, fingerprint
 from .faults import NOT_OF_AN_IMAGE, image_error
-from .images import RECORD, image_size, is_address
+from .images import RECORD
 from .picture_files import Metadata, PngRows, read_metadata
 from .polygons import coco_json, geojson, region_polygons
 from .result import Segmentation
@@ -219,7 +220,7 @@ class FileJob:
         """Segment an image in tiles, reading and writing it in parts."""
         begin = time.monotonic()
         plan, metadata = self.plan[image], read_metadata(image)
-        rows = open_rows(image)
+        rows = open_rows(image, self.model.reader)
         size = (rows.height, rows.width)
         # Turned by its EXIF orientation it may have become small enough.
         tiling = self.model.tiling(size, self.tile) or Tiling(*size, max(size), 0)
@@ -248,7 +249,7 @@ class FileJob:
             if png is not None:
                 png.close()
         if pictures:
-            pixels = np.concatenate(small_pixels)
+            pixels = as_picture(np.concatenate(small_pixels), self.model.reader.rgb)
             self._write_pictures(plan, pixels, np.concatenate(small_labels), metadata)
         if whole is not None:
             self._write_polygons(image, whole)

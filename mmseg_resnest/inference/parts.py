@@ -53,8 +53,8 @@ from ..models.resnest import ARCHITECTURES
 from ..models.segmentor import check_test_cfg
 
 __all__ = [
-    "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "MAX_CLASSES", "NORMS", "PREPARATION",
-    "PREPROCESSORS", "SEGMENTORS", "STEPS", "scoring",
+    "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "IMAGE_CHANNELS", "LOADING",
+    "MAX_CLASSES", "NORMS", "PREPARATION", "PREPROCESSORS", "SEGMENTORS", "STEPS", "scoring",
 ]  # fmt: skip
 
 #: Classes of a model; scores of a pixel take four bytes for each.
@@ -66,6 +66,7 @@ MAX_PIXELS = 1 << 26
 _LEAST_STRIDE = 8
 
 _CHANNELS = whole(1, 16384)
+IMAGE_CHANNELS = whole(1, 64)
 _EDGE = whole(1, MAX_EDGE)
 _RATE = whole(1, 256)
 _STAGES = several(whole(0, 3), 1, 4)
@@ -140,7 +141,7 @@ _ARCHITECTURE = fields(
 )
 _RESNET: dict[str, Check] = {
     "depth": one_of(18, 34, 50, 101, 152),
-    "in_channels": one_of(3),
+    "in_channels": IMAGE_CHANNELS,
     "stem_channels": _CHANNELS,
     "base_channels": whole(1, 1024),
     "num_stages": whole(1, 4),
@@ -167,7 +168,7 @@ BACKBONES = {
             "output_stride": one_of(8, 16, 32),
             "out_indices": _STAGES,
             "frozen_stages": whole(-1, 4),
-            "in_channels": one_of(3),
+            "in_channels": IMAGE_CHANNELS,
             "norm_cfg": _NORM,
             "norm_eval": flag,
             "with_cp": flag,
@@ -286,6 +287,15 @@ _META_KEYS = (
     "img_path", "seg_map_path", "ori_shape", "img_shape", "pad_shape", "scale", "scale_factor",
     "keep_ratio", "flip", "flip_direction", "reduce_zero_label",
 )  # fmt: skip
+#: How a file's bytes become pixels; where they come from is not among the arguments.
+LOADING: dict[str, Check] = {
+    "to_float32": flag,
+    "color_type": one_of(
+        "color", "grayscale", "unchanged", "color_ignore_orientation",
+        "grayscale_ignore_orientation", *range(-1, 256),
+    ),
+    "imdecode_backend": one_of("cv2", "pillow", "tifffile"),
+}  # fmt: skip
 STEPS = {
     "Resize": Part(
         Resize,
@@ -320,7 +330,7 @@ STEPS = {
     ),
     "Normalize": Part(
         Normalize,
-        {"mean": several(_PIXEL, 1, 3), "std": several(_SPREAD, 1, 3), "to_rgb": flag},
+        {"mean": several(_PIXEL, 1, 64), "std": several(_SPREAD, 1, 64), "to_rgb": flag},
         ("mean", "std"),
     ),
     "PackSegInputs": Part(

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..datasets.reader import is_address
 from ..io.image_header import open_any_size
-from .images import is_address
 
 __all__ = ["Metadata", "PngRows", "read_metadata"]
 

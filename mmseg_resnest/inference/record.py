@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ..datasets.transforms import LoadImageFromFile
 from ..errors import UserError
 from ..io.checks import (
     Check,
@@ -38,6 +39,8 @@ from .parts import (
     BACKBONES,
     CONVOLUTIONS,
     HEADS,
+    IMAGE_CHANNELS,
+    LOADING,
     MAX_CLASSES,
     NORMS,
     PREPARATION,
@@ -75,6 +78,7 @@ _PUBLISHED = fields(
         "parameters": whole(0, 1 << 60),
         "metrics": _ANYTHING,
         "model": part(SEGMENTORS),
+        "loading": fields(LOADING),
         "pipeline": several(part(STEPS), 1, 32),
     },
     ("format", "classes", "palette", "sha256", "model", "pipeline"),
@@ -87,13 +91,16 @@ _EXPORTED_KEYS: dict[str, Check] = {
     "input": one_of("float32", "uint8"),
     "output": one_of("logits", "labels"),
     "align_corners": flag,
+    "in_channels": IMAGE_CHANNELS,
     "out_channels": whole(1, MAX_CLASSES),
     "threshold": optional(number(0.0, 1.0)),
     "data_preprocessor": fields(PREPARATION),
     "test_cfg": scoring,
+    "loading": fields(LOADING),
     "pipeline": several(part(STEPS), 1, 32),
 }
-_EXPORTED = fields(_EXPORTED_KEYS, tuple(k for k in _EXPORTED_KEYS if k not in ("version", "name")))
+_NOT_NEEDED = ("version", "name", "in_channels", "loading")
+_EXPORTED = fields(_EXPORTED_KEYS, tuple(k for k in _EXPORTED_KEYS if k not in _NOT_NEEDED))
 
 
 def check_published(record: Any) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def record_config(record: Mapping[str, Any], model: Any, file: Path | None = Non
     dataset = dict(
         type="BaseSegDataset",
         metainfo=dict(classes=list(record["classes"]), palette=list(record["palette"])),
-        pipeline=list(record["pipeline"]),
+        pipeline=[dict(type=LoadImageFromFile, **record.get("loading", {})), *record["pipeline"]],
     )
     return Config(
         dict(default_scope="mmseg_resnest", model=model, test_dataloader=dict(dataset=dataset)),

@@ -11,8 +11,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from ..datasets.reader import ImageReader
 from ..errors import UserError
-from .images import read_image
 
 __all__ = ["RowSource", "open_rows"]
 
@@ -23,18 +23,18 @@ class RowSource(Protocol):
     height: int
     width: int
 
-    def read(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Rows ``top`` to ``bottom``, (bottom - top, W, 3) RGB of uint8."""
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
+        """Rows ``top`` to ``bottom``, as the reader loads them."""
 
 
 class _ArrayRows:
     """The rows of an image that was decoded as a whole."""
 
-    def __init__(self, array: NDArray[np.uint8]) -> None:
+    def __init__(self, array: NDArray[Any]) -> None:
         self.height, self.width = array.shape[:2]
         self._array = array
 
-    def read(self, top: int, bottom: int) -> NDArray[np.uint8]:
+    def read(self, top: int, bottom: int) -> NDArray[Any]:
         return self._array[top:bottom]
 
 
@@ -88,21 +88,22 @@ class _TiffRows:
 
 
 def _eight_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
-    """Rows of 1 to 4 samples of 8 or 16 bits, as RGB of 8 bits."""
+    """Rows of 1 to 4 samples of 8 or 16 bits, as BGR of 8 bits."""
     if band.dtype.kind == "u" and band.dtype.itemsize == 2:
         band = (band >> 8).astype(np.uint8)
     if band.ndim == 2:
         band = band[:, :, None]
     if band.shape[2] < 3:  # grey, or grey and alpha
         band = np.repeat(band[:, :, :1], 3, axis=2)
-    return np.ascontiguousarray(band[:, :, :3]).astype(np.uint8, copy=False)
+    return np.ascontiguousarray(band[:, :, 2::-1]).astype(np.uint8, copy=False)
 
 
-def open_rows(path: str | os.PathLike[str]) -> RowSource:
+def open_rows(path: str | os.PathLike[str], reader: ImageReader) -> RowSource:
     """Open an image to read rows of it.
 
-    TIFF (uncompressed, or with deflate in strips or tiles) and binary PPM and PGM are read in
-    parts. Other files are decoded as a whole, which takes 3 bytes a pixel.
+    Where the reader loads images by default, TIFF (uncompressed, or with deflate in strips or
+    tiles) and binary PPM and PGM are read in parts. Other files are decoded as a whole, which takes
+    3 bytes a pixel.
 
     Raises:
         UserError: It cannot be read or decoded, or is too large to be decoded as a whole.
@@ -111,13 +112,13 @@ def open_rows(path: str | os.PathLike[str]) -> RowSource:
     suffix = Path(name).suffix.lower()
     rows: RowSource | None = None
     try:
-        if suffix in (".tif", ".tiff"):
+        if suffix in (".tif", ".tiff") and reader.is_default:
             rows = _open_tiff(name)
-        elif suffix in (".ppm", ".pgm"):
+        elif reader.is_default and suffix in (".ppm", ".pgm"):
             rows = _open_netpbm(name)
     except (OSError, ValueError, KeyError, IndexError, tifffile.TiffFileError):
-        rows = None  # read_image says what is wrong with it
-    return rows or _ArrayRows(read_image(path)[0])
+        rows = None  # the reader says what is wrong with it
+    return rows or _ArrayRows(reader.read(path).pixels)
 
 
 def _open_tiff(path: str) -> RowSource | None:

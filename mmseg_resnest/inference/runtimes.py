@@ -29,7 +29,7 @@ from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..datasets.transforms.photometric import PackSegInputs
+from ..datasets.transforms import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
@@ -92,9 +92,10 @@ class ExportedNetwork(EncoderDecoder):
         self.align_corners = self.decode_head.align_corners
         self.num_classes = self.decode_head.num_classes
         self.out_channels = self.decode_head.out_channels
+        self.in_channels = int(record.get("in_channels", 3))
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
-        """Scores (N, C, H, W) of normalised images (N, 3, H, W)."""
+        """Scores (N, C, H, W) of normalised images (N, channels, H, W)."""
         raise_if_cancelled()
         return self.run(inputs.contiguous())
 
@@ -127,9 +128,9 @@ class _LabelSegmentor(Segmentor):
         said = "this exported model gives labels only; export it without --processing for scores"
         raise UserError("model", "scores", said)
 
-    def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def tile_votes(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """(C, h, w): 1 for the class of a pixel, 0 for the others."""
-        label = self._labels([self._prepare(pixels, tile=True)])[0]
+        label = self._labels([self._prepare(self.reader.loaded(pixels), tile=True)])[0]
         classes = np.arange(len(self.classes))[:, None, None]
         return (label[None] == classes).astype(np.float32)
 

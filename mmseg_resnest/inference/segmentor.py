@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +14,13 @@ from typing import Any, cast, overload
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..datasets import leaf_datasets
 from ..datasets.class_names import dataset_metainfo
+from ..datasets.reader import ImageInput, ImageReader, LoadedImage
 from ..engine.checkpoint import load_weights
 from ..engine.config import require
 from ..engine.facts import flatten
@@ -29,11 +30,11 @@ from ..errors import UserError
 from ..evaluation import default_palette
 from ..io.cancel import raise_if_cancelled
 from ..io.up_to_date import fingerprint
-from ..models import EncoderDecoder, fold_for_inference
-from ..registry import building, type_name
+from ..models import EncoderDecoder, fold_for_inference, input_channels
+from ..registry import building
 from ..version import __version__
 from .faults import NOT_OF_AN_IMAGE, image_error
-from .images import ImageInput, find_images, read_image, tensor_images
+from .images import find_images
 from .result import Segmentation
 from .tiles import Tiling, tiled
 
@@ -52,8 +53,7 @@ _LOOK_AHEAD = 4  # batches that are read ahead, to find images of equal size
 class _Prepared:
     """An image on its way into the network."""
 
-    image: NDArray[np.uint8]
-    path: str | None
+    image: LoadedImage
     data: dict[str, Any]
 
     @property
@@ -65,8 +65,8 @@ class _Prepared:
 class Segmentor:
     """A model ready to segment images: ``model(image)`` returns a :class:`Segmentation`.
 
-    Made by :func:`load_segmentor`. Images are prepared as the config's test pipeline prepares
-    those of the data set. Several threads may call one model at the same time.
+    Made by :func:`load_segmentor`. Images are read and prepared as the config's test pipeline reads
+    and prepares those of the data set. Several threads may call one model at the same time.
 
     Attributes:
         model: The network, in evaluation mode.
@@ -74,6 +74,8 @@ class Segmentor:
         classes: Names of the classes.
         palette: ``[r, g, b]`` in 0..255 for each class.
         device: Where it computes.
+        reader: How it reads images.
+        channels: Of the network's input; None where its parts do not tell.
         batch_pixels: Images of equal size go through the network together, as long as they have
             no more pixels than this in all: the bound on memory.
         files: Those that hold of the network what its state does not.
@@ -96,8 +98,24 @@ class Segmentor:
         self.batch_pixels = batch_pixels
         with building(cfg.get("default_scope", "mmseg")):
             self.classes, self.palette = _classes(cfg, model)
-            self._pipeline = _image_pipeline(cfg)
-            self._tile_pipeline = _image_pipeline(cfg, without=("Resize",))
+            self.reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
+        self.channels = input_channels(model)
+        self._check_channels()
+
+    def _check_channels(self) -> None:
+        """Refuse a loader whose images the network cannot take."""
+        decoding = self.reader.decoding
+        if decoding is None or not decoding.eight_bit:
+            return  # as many as are in a file
+        pixels = np.zeros((64, 64, 3) if decoding.colours else (64, 64), np.uint8)
+        try:
+            found = len(self.reader.prepare(self.reader.loaded(pixels))["inputs"])
+        except UserError:  # of a step that needs more than pixels
+            return
+        if self.channels not in (None, found):
+            said = f"images have {found} channels, but the model takes {self.channels}; set "
+            said += "color_type of the loader, or in_channels of the backbone"
+            raise UserError("config-conflict", self.reader.key, said)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,9 +153,9 @@ class Segmentor:
         """Segment an image, or all images of a list or a folder.
 
         Args:
-            image: A path, an address (http, https), a PIL image, an array of uint8, or a tensor
-                (3, H, W), see :data:`ImageInput`; or a list of them, a tensor (N, 3, H, W), or a
-                folder, whose images are taken with those of its subfolders, by name.
+            image: A path, an address (http, https), a PIL image, an array or a tensor (C, H, W),
+                see :data:`ImageInput`; or a list of them, a tensor (N, C, H, W), or a folder,
+                whose images are taken with those of its subfolders, by name.
             tile: Edge of the tiles that a larger image is cut into; 0 never cuts; None cuts
                 images of more than 16.8 million pixels into tiles of 1024. Tiles overlap by an
                 eighth and are blended; they keep the image's own resolution, whatever the test
@@ -154,7 +172,7 @@ class Segmentor:
         if isinstance(image, list | tuple):
             return list(self.stream(image, tile=tile))
         if isinstance(image, Tensor) and image.ndim == 4:
-            return list(self.stream(tensor_images(image), tile=tile))
+            return list(self.stream(self.reader.batch(image), tile=tile))
         return next(self.stream([image], tile=tile))
 
     def stream(
@@ -206,7 +224,8 @@ class Segmentor:
             chunk.append(item)
             if isinstance(item, UserError):
                 break  # or a long row of them would wait for the next image
-            pixels += item.image.shape[0] * item.image.shape[1]
+            height, width = item.labels.shape if isinstance(item, Segmentation) else item.image.size
+            pixels += height * width
             if pixels >= _LOOK_AHEAD * self.batch_pixels:
                 break
         return chunk
@@ -216,16 +235,16 @@ class Segmentor:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "image"
         what = "reading it failed"
         try:
-            array, path = read_image(image)
-            tiling = self.tiling(array.shape[:2], tile)
+            loaded = self.reader.read(image)
+            tiling = self.tiling(loaded.size, tile)
             if tiling is None:
-                what = f"preparing {_pixels(array)} failed"
-                return _Prepared(array, path, self._prepare(array))
-            what = f"the network failed on {_pixels(array)}"
-            labels = np.empty(array.shape[:2], self.label_type)
-            for top, band in tiled(_rows_of(array), self.tile_votes, tiling):
+                what = f"preparing {_pixels(loaded)} failed"
+                return _Prepared(loaded, self._prepare(loaded))
+            what = f"the network failed on {_pixels(loaded)}"
+            labels = np.empty(loaded.size, self.label_type)
+            for top, band in tiled(_rows_of(loaded.pixels), self.tile_votes, tiling):
                 labels[top : top + len(band)] = band
-            return self._result(labels, array, path, tiling.tile)
+            return self._result(labels, loaded, tiling.tile)
         except NOT_OF_AN_IMAGE:
             raise
         except Exception as error:
@@ -236,7 +255,7 @@ class Segmentor:
         try:
             labels = self._labels([item.data for item in items])
             return [
-                self._result(label, item.image, item.path, 0)
+                self._result(label, item.image, 0)
                 for item, label in zip(items, labels, strict=True)
             ]
         except NOT_OF_AN_IMAGE:
@@ -244,14 +263,13 @@ class Segmentor:
         except Exception as error:
             if len(items) == 1:
                 what = f"the network failed on {_pixels(items[0].image)}"
-                return [image_error(error, items[0].path or "image", what)]
+                return [image_error(error, items[0].image.path or "image", what)]
         return [result for item in items for result in self._segmented([item])]
 
-    def _result(
-        self, labels: NDArray, image: NDArray[np.uint8], path: str | None, tile: int
-    ) -> Segmentation:
+    def _result(self, labels: NDArray, image: LoadedImage, tile: int) -> Segmentation:
         scores = partial(self.class_scores, image, tile=tile)
-        return Segmentation(labels, image, self.classes, self.palette, path, scores)
+        info = self.classes, self.palette, image.path
+        return Segmentation(labels, image.picture, *info, scores)
 
     @property
     def label_type(self) -> type[np.integer]:
@@ -274,19 +292,14 @@ class Segmentor:
             return None
         return Tiling(height, width, edge, edge // 8)
 
-    def _prepare(self, pixels: NDArray[np.uint8], tile: bool = False) -> dict[str, Any]:
-        height, width = pixels.shape[:2]
-        sample = {
-            # The stack reads images as BGR; the data preprocessor reorders them.
-            "img": np.ascontiguousarray(pixels[:, :, ::-1]),
-            "img_shape": (height, width),
-            "ori_shape": (height, width),
-            "img_path": None,
-        }
-        prepared = (self._tile_pipeline if tile else self._pipeline)(sample)
-        if prepared is None:
-            raise UserError("image", "", "the test pipeline leaves nothing of it")
-        return prepared
+    def _prepare(self, image: ImageInput, tile: bool = False) -> dict[str, Any]:
+        loaded = self.reader.read(image)
+        data = self.reader.prepare(loaded, tile)
+        found = data["inputs"].shape[0]
+        if self.channels not in (None, found):
+            said = f"has {found} channels, but the model takes {self.channels}"
+            raise UserError("image", loaded.path or "an image", said)
+        return data
 
     def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:
         """The network's outputs for inputs of one size."""
@@ -318,12 +331,12 @@ class Segmentor:
             else:
                 yield scores.softmax(0)
 
-    def _tile_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        sample = self._prepare(pixels, tile=True)
+    def _tile_scores(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        sample = self._prepare(self.reader.loaded(pixels), tile=True)
         return next(self._probabilities([sample])).cpu().numpy()
 
-    def tile_votes(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(C, h, w) scores of a tile; the highest one is the label."""
+    def tile_votes(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """(C, h, w) scores of a tile, as :attr:`reader` loads it; the highest is the label."""
         scores = self._tile_scores(pixels)
         head = cast(Any, self.model).decode_head
         if head.out_channels == 1:  # the stack says class 1 above the head's threshold
@@ -331,31 +344,35 @@ class Segmentor:
         return scores
 
     def class_scores(
-        self, pixels: NDArray[np.uint8], classes: Sequence[int], tile: int | None = None
+        self,
+        image: ImageInput,
+        classes: Sequence[int],
+        tile: int | None = None,
     ) -> NDArray[np.float32]:
         """(K, H, W) float32 probabilities of K classes, see :meth:`Segmentation.scores`.
 
-        ``pixels`` are (H, W, 3) RGB, uint8; ``tile`` as in :meth:`__call__`.
+        ``tile`` as in :meth:`__call__`.
         """
-        height, width = pixels.shape[:2]
+        loaded = self.reader.read(image)
+        height, width = loaded.size
         chosen = list(classes)
         tiling = self.tiling((height, width), tile)
         if tiling is None:
-            scores = next(self._probabilities([self._prepare(pixels)]))
+            scores = next(self._probabilities([self._prepare(loaded)]))
             return scores[chosen].cpu().numpy()
         result = np.empty((len(chosen), height, width), np.float32)
         for top, band in tiled(
-            _rows_of(pixels), lambda x: self._tile_scores(x)[chosen], tiling, labels=False
+            _rows_of(loaded.pixels), lambda x: self._tile_scores(x)[chosen], tiling, labels=False
         ):
             result[:, top : top + band.shape[1]] = band
         return result
 
 
-def _pixels(array: NDArray[np.uint8]) -> str:
-    return f"its {array.shape[1]}x{array.shape[0]} pixels"
+def _pixels(image: LoadedImage) -> str:
+    return f"its {image.size[1]}x{image.size[0]} pixels"
 
 
-def _rows_of(array: NDArray[np.uint8]) -> Callable[[int, int], NDArray[np.uint8]]:
+def _rows_of(array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
     return lambda top, bottom: array[top:bottom]
 
 
@@ -386,29 +403,9 @@ def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
     return next(model.stream([image]))
 
 
-def _unwrapped(dataset: Any, key: str | None = None) -> Any:
-    """The data set's config inside its wrappers, or the first of them that has a key."""
-    while key not in dataset and "dataset" in dataset:
-        dataset = dataset.dataset
-    return dataset
-
-
-def _image_pipeline(cfg: Config, without: tuple[str, ...] = ()) -> Compose:
-    """The config's test pipeline without the steps that read the image and its labels."""
-    steps = list(_unwrapped(cfg.test_dataloader.dataset, "pipeline").get("pipeline", []))
-    names = [type_name(step["type"]) for step in steps]
-    if "PackSegInputs" not in names:
-        key = f"{cfg.filename}: config key test_dataloader.dataset.pipeline"
-        said = "must end with PackSegInputs, which makes the model's input"
-        raise UserError("config-value", key, said)
-    left_out = ("LoadImageFrom", "LoadAnnotations", *without)
-    kept = [s for s, name in zip(steps, names, strict=True) if not name.startswith(left_out)]
-    return Compose(copy.deepcopy(kept))
-
-
 def _classes(cfg: Config, model: nn.Module) -> tuple[list[str], list[list[int]]]:
     """Names and colours of the classes: the data set's, or made up where they do not fit."""
-    info = dataset_metainfo(_unwrapped(cfg.test_dataloader.dataset))
+    info = dataset_metainfo(next(leaf_datasets(cfg.test_dataloader.dataset)))
     count = int(cast(Any, model).decode_head.num_classes)
     classes = [str(name) for name in info.get("classes") or ()]
     palette = [list(map(int, colour)) for colour in info.get("palette") or ()]

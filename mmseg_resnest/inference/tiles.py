@@ -72,8 +72,8 @@ def _weights(spans: list[tuple[int, int]]) -> list[NDArray[np.float32]]:
 
 
 def tiled(
-    read: Callable[[int, int], NDArray[np.uint8]],
-    score: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    read: Callable[[int, int], NDArray],
+    score: Callable[[NDArray], NDArray[np.float32]],
     tiling: Tiling,
     labels: bool = True,
     advance: Callable[[], object] = lambda: None,
@@ -81,8 +81,8 @@ def tiled(
     """Score an image tile by tile.
 
     Args:
-        read: Rows from, to (exclusive) of the image, (n, W, 3) RGB of uint8.
-        score: (C, h, w) scores of a tile (h, w, 3), to be averaged where tiles overlap.
+        read: Rows from, to (exclusive) of the image, (n, W) or (n, W, channels).
+        score: (C, h, w) scores of a tile of it, to be averaged where tiles overlap.
         tiling: How the image is cut.
         labels: Yield the class of the highest score rather than the scores.
         advance: Called after each tile.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Image files: names that do not collide, reading as training reads, atomic writes."""
+"""Image files: names that do not collide, pictures of what was read, atomic writes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import UserError
 from .atomic import atomic_open
-from .memory import ran_out_of_memory
 
 #: Of image files, in lower case; where several files share a stem, the first of these counts.
 IMAGE_SUFFIXES = (
@@ -31,41 +28,30 @@ IMAGE_SUFFIXES = (
 JPEG_EDGE = 65500
 
 
-def read_rgb(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Read an image with the decoder that training uses.
+def as_picture(pixels: NDArray[Any], rgb: bool = False) -> NDArray[np.uint8]:
+    """Pixels of any kind as a picture to look at.
 
     Args:
-        path: An image file; grey, 16-bit and transparent ones become 8-bit RGB.
+        pixels: (H, W) or (H, W, C). Values outside of 0..255, and those that all lie in [0, 1],
+            are stretched over the range of grey levels.
+        rgb: The first three channels are red, green and blue; otherwise blue, green and red.
 
     Returns:
-        (H, W, 3) RGB, uint8, turned as its EXIF orientation says.
-
-    Raises:
-        UserError: The file is missing, cannot be read or is not an image.
+        (H, W, 3) RGB, uint8; of one or two channels the first one, in grey.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
-        raise UserError(code, path, f"the image cannot be read ({error.strerror})") from error
-    return decode_rgb(data, os.fspath(path))
-
-
-def decode_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode an image file that was read into memory; see :func:`read_rgb`."""
-    if not data:
-        raise UserError("empty", name, "the file is empty; copy it again")
-    try:
-        with _quiet_opencv():
-            image = mmcv.imfrombytes(data, flag="color", channel_order="rgb", backend="cv2")
-    except (cv2.error, MemoryError) as error:
-        if ran_out_of_memory(error):
-            raise UserError("memory", name, "memory ran out while it was decoded") from error
-        image = None
-    if image is None:
-        message = "corrupt, or not an image that OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)"
-        raise UserError("image", name, message)
-    return image
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.shape[2] >= 3:
+        pixels = pixels[:, :, :3] if rgb else pixels[:, :, 2::-1]
+    else:
+        pixels = np.repeat(pixels[:, :, :1], 3, axis=2)
+    if pixels.dtype == np.uint8:
+        return pixels
+    values = np.nan_to_num(pixels.astype(np.float32), posinf=0, neginf=0)
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 255 or high <= 1:
+        values = (values - low) * (255 / max(high - low, 1e-12))
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 class _Quiet:
@@ -77,7 +63,7 @@ class _Quiet:
 
 
 @contextmanager
-def _quiet_opencv() -> Iterator[None]:
+def decoding_quietly() -> Iterator[None]:
     """Without OpenCV's own messages about a corrupt file."""
     log = cv2.utils.logging
     with _Quiet.lock:

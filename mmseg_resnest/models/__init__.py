@@ -19,7 +19,7 @@ from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
 from .norm import SyncBN
 from .pretrained import Pretrained
 from .resnest import ARCHITECTURES, ResNeSt
-from .segmentor import EncoderDecoder
+from .segmentor import EncoderDecoder, input_channels
 from .split_attention import DropBlock2d, SplitAttentionConv2d
 from .tta import SegTTAModel
 
@@ -49,5 +49,6 @@ __all__ = [
     "SyncBN",
     "TverskyLoss",
     "fold_for_inference",
+    "input_channels",
     "use_channels_last",
 ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from mmseg.models.decode_heads import EncHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from mmseg.structures import SegDataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._stack import normalisation
 from ..errors import UserError
@@ -284,3 +285,17 @@ def _is_original(meta: Mapping[str, Any], size: Sequence[int]) -> bool:
         and not meta.get("flip")
         and tuple(meta["ori_shape"][:2]) == tuple(size)
     )
+
+
+def input_channels(model: nn.Module) -> int | None:
+    """How many channels the images of a segmentor have; None where its parts do not tell."""
+    known = getattr(model, "in_channels", None)
+    backbone = getattr(model, "backbone", None)
+    if known is not None or backbone is None:
+        return known
+    makers = [vars(base).get("__init__") for base in type(backbone).__mro__[:-1]]
+    if not any("in_channels" in inspect.signature(m).parameters for m in makers if m is not None):
+        return None
+    layers = (layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d))
+    first = next(layers, None)
+    return None if first is None else first.in_channels

@@ -20,6 +20,7 @@ from PIL import Image, ImageCms
 from small_models import blobs
 from user_errors import raises_user_error
 
+from mmseg_resnest.datasets.reader import ImageReader
 from mmseg_resnest.inference import Segmentor, files, rasterize, video
 from mmseg_resnest.inference.files import FileJob
 from mmseg_resnest.inference.images import find_images, find_inputs
@@ -198,10 +199,10 @@ def test_rows_of_tiffs(tmp_path: Path, options: dict, kind: str) -> None:
     photometric = "minisblack" if kind == "grey" else "rgb"
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, stored, photometric=photometric, **options)
-    rows = open_rows(path)
+    rows = open_rows(path, ImageReader())
     expected = np.repeat(pixels[:, :, :1], 3, axis=2) if kind == "grey" else pixels
     for top, bottom in ((0, 101), (0, 1), (15, 17), (33, 90), (100, 101)):
-        assert np.array_equal(rows.read(top, bottom), expected[top:bottom])
+        assert np.array_equal(rows.read(top, bottom), expected[top:bottom, :, ::-1])
 
 
 def test_a_damaged_large_file_writes_nothing(pixel_model: Segmentor, tmp_path: Path) -> None:
@@ -222,11 +223,12 @@ def test_rows_of_other_files(tmp_path: Path) -> None:
     pixels = blobs(50, 60)
     for name in ("a.ppm", "a.png"):
         Image.fromarray(pixels).save(tmp_path / name)
-        assert np.array_equal(open_rows(tmp_path / name).read(7, 33), pixels[7:33])
+        rows = open_rows(tmp_path / name, ImageReader())
+        assert np.array_equal(rows.read(7, 33), pixels[7:33, :, ::-1])
     data = (tmp_path / "a.ppm").read_bytes()
     (tmp_path / "b.ppm").write_bytes(data[:-100])
     with raises_user_error("image", "b.ppm"):
-        open_rows(tmp_path / "b.ppm")
+        open_rows(tmp_path / "b.ppm", ImageReader())
 
 
 def test_a_large_image_in_bounded_memory(pixel_model: Segmentor, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
+from ...datasets.reader import ImageReader
 from ...errors import UserError
 from ...evaluation import (
     EXAMPLES_FILE,
@@ -24,7 +25,7 @@ from ...evaluation import (
     palette_image,
     write_result,
 )
-from ...io.image_files import read_rgb, save_image
+from ...io.image_files import save_image
 from ...io.remove import remove_file
 from ...registry import HOOKS
 
@@ -67,6 +68,7 @@ class ExamplesHook(Hook):
         self._palette = [list(map(int, colour)) for colour in palette]
         chosen = np.random.default_rng(0).permutation(len(dataset))[:_EACH]
         self._random = {dataset.get_data_info(int(i))["img_path"] for i in chosen}
+        self._picture = ImageReader.pictures(dataset)
         self._best: list[float] = []
         self._worst: list[float] = []
         self._records: dict[tuple[int, int], int] = {}
@@ -116,7 +118,8 @@ class ExamplesHook(Hook):
         height, width = label.shape
         scale = min(1.0, _EDGE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = Image.fromarray(read_rgb(entry["path"])).resize(size, Image.Resampling.LANCZOS)
+        pixels = Image.fromarray(self._picture(entry["path"]))
+        picture = pixels.resize(size, Image.Resampling.LANCZOS)
         save_image(picture, self.folder / f"{entry['file']}.jpg")
         for name, values in (("label", label), ("pred", pred)):
             small = palette_image(values, self._palette).resize(size, Image.Resampling.NEAREST)

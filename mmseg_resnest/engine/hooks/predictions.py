@@ -12,8 +12,9 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...datasets.reader import ImageReader
 from ...evaluation import Submission, palette_image, side_by_side
-from ...io.image_files import read_rgb, save_image, unique_stems
+from ...io.image_files import save_image, unique_stems
 from ...registry import HOOKS
 from .console import SECONDS_BETWEEN_LINES, duration, progress_bar
 
@@ -47,6 +48,7 @@ class SavePredictionsHook(Hook):
         dataset = runner.test_dataloader.dataset
         paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
         self._stems = unique_stems(paths)
+        self._picture = ImageReader.pictures(dataset)
         self._classes = list(dataset.metainfo["classes"])
         self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
         if self.format is not None:
@@ -60,17 +62,16 @@ class SavePredictionsHook(Hook):
             stem = self._stems[sample.img_path]
             labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
             if self.out_dir is not None and self.submission is not None:
-                picture = self.submission.picture(labels)
-                save_image(picture, self.out_dir / self.submission.files[sample.img_path])
+                converted = self.submission.picture(labels)
+                save_image(converted, self.out_dir / self.submission.files[sample.img_path])
             elif self.out_dir is not None:
                 save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
             if self.show_dir is not None:
                 truth = None
                 if "gt_sem_seg" in sample:
                     truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-                panel = side_by_side(
-                    read_rgb(sample.img_path), truth, labels, self._palette, self._classes
-                )
+                picture = self._picture(sample.img_path)
+                panel = side_by_side(picture, truth, labels, self._palette, self._classes)
                 save_image(panel, self.show_dir / f"{stem}.png")
             self.written += 1
 
