@@ -131,6 +131,8 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
             _add_official_metric(cfg)
         if options.submission is not None:
             _use_submission(cfg, options.submission)
+        if scores_nothing(cfg):
+            _drop_labels(cfg.test_dataloader.dataset)
         _keep_image_counts(cfg, options)
     _fit_loaders(cfg, machine)
     _set_launcher(cfg, options, machine)
@@ -317,9 +319,8 @@ def _add_official_metric(cfg: Config) -> None:
     if type_name(kind) != "CityscapesDataset":
         message = f"is for Cityscapes; the config's test split is {kind}"
         raise UserError("config-conflict", "--official", message)
-    before = cfg.test_evaluator
-    metrics = list(before) if isinstance(before, list | tuple) else [before]
-    cfg.test_evaluator = [*metrics, ConfigDict(type="CityscapesOfficialMetric")]
+    metric = ConfigDict(type="CityscapesOfficialMetric")
+    cfg.test_evaluator = [*metrics_of(cfg.test_evaluator), metric]
 
 
 def _use_submission(cfg: Config, submission: str) -> None:
@@ -331,15 +332,37 @@ def _use_submission(cfg: Config, submission: str) -> None:
     if dataset.get("datasets") or dataset.get("dataset"):
         message = "needs a data set in test_dataloader.dataset, not a wrapper"
         raise UserError("config-conflict", "--format", message)
-    dataset.pipeline = [step for step in dataset.pipeline if not _loads_labels(step)]
-    for step in dataset.pipeline:
-        if step.get("type") == "TestTimeAug":
-            groups = [[one for one in some if not _loads_labels(one)] for some in step.transforms]
-            step.transforms = [group for group in groups if group]
-    # A prefix that is not there, rather than none: some data sets have one by default.
-    dataset.data_prefix = dict(dataset.get("data_prefix") or {})
-    dataset.data_prefix.pop("seg_map_path", None)
     cfg.test_evaluator = []
+
+
+def metrics_of(evaluator: Any) -> list[Any]:
+    """The metrics of an evaluator's config: of one, of several, or of MMEngine's ``Evaluator``."""
+    if isinstance(evaluator, Mapping) and type_name(evaluator.get("type")).endswith("Evaluator"):
+        evaluator = evaluator.get("metrics") or ()
+    return list(evaluator) if isinstance(evaluator, list | tuple) else [evaluator]
+
+
+def scores_nothing(cfg: Config) -> bool:
+    """Whether an evaluation has no metric, or only such that write files (``format_only``)."""
+    return all(metric.get("format_only") for metric in metrics_of(cfg.test_evaluator))
+
+
+def _drop_labels(dataset: Any) -> None:
+    """Make a data set, or those in a wrapper, one of images alone."""
+    inner = [*(dataset.get("datasets") or ()), dataset.get("dataset")]
+    for one in inner:
+        if isinstance(one, Mapping):
+            _drop_labels(one)
+    if dataset.get("pipeline"):
+        dataset["pipeline"] = [step for step in dataset["pipeline"] if not _loads_labels(step)]
+        for step in dataset["pipeline"]:
+            if type_name(step.get("type")) == "TestTimeAug":
+                groups = [[s for s in some if not _loads_labels(s)] for some in step["transforms"]]
+                step["transforms"] = [group for group in groups if group]
+    if "data_prefix" in dataset:
+        # A prefix that is not there, rather than none: some data sets have one by default.
+        dataset["data_prefix"] = dict(dataset["data_prefix"] or {})
+        dataset["data_prefix"].pop("seg_map_path", None)
 
 
 def _loads_labels(step: Mapping[str, Any]) -> bool:
@@ -348,8 +371,7 @@ def _loads_labels(step: Mapping[str, Any]) -> bool:
 
 def _keep_image_counts(cfg: Config, options: TestingOptions) -> None:
     """Have the counts of each image written beside results.json, for comparisons."""
-    evaluators = cfg.test_evaluator
-    for one in evaluators if isinstance(evaluators, list | tuple) else [evaluators]:
+    for one in metrics_of(cfg.test_evaluator):
         if type_name(one.get("type")) != "SegmentationMetric":
             continue
         if one.get("image_counts") is None:

@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 
+from ..datasets import build_dataset
 from ..errors import UserError
 from ..evaluation import FORMATS, CityscapesOfficialMetric, write_result
 from ..models import fold_for_inference
+from ..registry import building
 from ..version import __version__
 from ..weights import load_checkpoint
 from .checkpoint import load_weights
@@ -34,13 +38,18 @@ from .model import build_model
 from .numerics import is_fused
 from .preflight import check_checkpoint, check_data
 from .process_state import restored_process
-from .resolve import Resolved, TestingOptions, resolve
+from .resolve import Resolved, TestingOptions, resolve, scores_nothing
 from .resume_changes import Note
 from .run_folders import RunFolders
 from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together
 from .watch import doing, lost_processes_explained
+
+_UNSCORED = (
+    "to predict images without labels, add --cfg-options test_evaluator=[] and --out DIR, or use "
+    "mmseg-resnest predict"
+)
 
 
 @restored_process()
@@ -93,7 +102,7 @@ def evaluate(
             if options.submission is not None:
                 _check_submission_folder(folders["--out"], options.submission)
             check_checkpoint(checkpoint, "checkpoint")
-            check_data(cfg, ("test_dataloader",))  # before what may be a long download
+            check_test_data(cfg)  # before what may be a long download
             weights = load_checkpoint(os.fspath(checkpoint))
             prepare_machine(cfg, machine)
 
@@ -161,6 +170,56 @@ def resolve_testing(cfg: Config, options: TestingOptions, machine: Machine) -> R
     """Decide an evaluation; UserError if a part of the config or an option does not fit."""
     require(cfg, ("model", "test_dataloader", "test_evaluator", "test_cfg"), "testing")
     return resolve(cfg, options, machine)
+
+
+def check_test_data(cfg: Config) -> None:
+    """Check that the test split holds images, and a label map for each where something scores.
+
+    ``cfg`` is what :func:`.resolve` returned: where nothing is scored no step loads labels.
+
+    Raises:
+        UserError: Something is missing; where labels are, it says how to predict without.
+    """
+    leaves = list(_leaves(cfg.test_dataloader.dataset))
+    folders = []
+    scored = not scores_nothing(cfg)
+    for leaf in leaves if scored else ():
+        prefix = leaf.get("data_prefix")
+        if prefix is not None and prefix.get("seg_map_path") is None:
+            key = "config key test_dataloader.dataset.data_prefix.seg_map_path"
+            said = f"is missing: test_evaluator scores, and needs labels; {_UNSCORED}"
+            raise UserError("config-key", key, said)
+        if prefix is not None and prefix.seg_map_path:
+            folders.append(Path(leaf.get("data_root") or "", prefix.seg_map_path))
+    try:
+        check_data(cfg, ("test_dataloader",))
+        if scored and not any(leaf.get("backend_args") for leaf in leaves):
+            _check_label_files(cfg)
+    except UserError as error:
+        path = Path(error.subject)
+        if any(folder == path or folder in path.parents for folder in folders):
+            raise UserError(error.code, path, f"{error.message}; {_UNSCORED}") from error
+        raise
+
+
+def _check_label_files(cfg: Config) -> None:
+    with building(cfg.get("default_scope", "mmseg")):
+        dataset = build_dataset(copy.deepcopy(cfg.test_dataloader.dataset), keep=True)
+    paths = (dataset.get_data_info(i).get("seg_map_path") for i in range(len(dataset)))
+    missing = [path for path in paths if path is not None and not os.path.isfile(path)]
+    if missing:
+        more = f" ({len(missing)} of {len(dataset)} images have none)" if len(missing) > 1 else ""
+        raise UserError("not-found", missing[0], f"this label map does not exist{more}")
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The data sets of a config, inside its wrappers."""
+    inner = [*(dataset.get("datasets") or ()), dataset.get("dataset")]
+    found = [one for one in inner if isinstance(one, Mapping)]
+    for one in found:
+        yield from _leaves(one)
+    if not found:
+        yield dataset
 
 
 def _print_header(

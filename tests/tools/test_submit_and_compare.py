@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 from tool_runs import RunTool, Trained
-from user_errors import printed_error
+from user_errors import printed_error, raises_user_error
 
+from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.testing import evaluate
 from mmseg_resnest.errors import UserError
@@ -58,6 +59,81 @@ def voc(trained: Trained) -> Path:
         weights[key] = weights[key].repeat(2, *[1] * (weights[key].ndim - 1))[:21].clone()
     torch.save(weights, folder / "voc.pth")
     return folder
+
+
+UNLABELLED = {
+    "nothing is scored": "test_evaluator = []",
+    "the stack writes files": (
+        "test_evaluator = dict("
+        "_delete_=True, type='IoUMetric', format_only=True, output_dir='stack', prefix='a')"
+    ),
+    "several": """
+test_evaluator = [dict(type="IoUMetric", format_only=True, output_dir="stack")]
+test_dataloader = dict(dataset=dict(data_prefix=dict(_delete_=True, img_path="JPEGImages")))
+""",
+    "a wrapper": """
+test_evaluator = []
+test_dataloader = dict(dataset=dict(_delete_=True, type="ConcatDataset", datasets=[
+    dict(type="CustomDataset", data_root="voc", metainfo=dict(classes=list(map(str, range(21)))),
+         data_prefix=dict(img_path="JPEGImages", seg_map_path="nowhere"), pipeline=[
+        dict(type="LoadImageFromFile"),
+        dict(type="Resize", scale=(96, 96), keep_ratio=True),
+        dict(type="LoadAnnotations"),
+        dict(type="PackSegInputs"),
+    ])]))
+""",
+}
+
+
+@pytest.mark.parametrize("case", UNLABELLED)
+def test_predictions_of_images_without_labels(
+    voc: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str
+) -> None:
+    monkeypatch.chdir(voc)
+    config = voc / "unlabelled.py"
+    config.write_text(f"_base_ = 'voc.py'\n{UNLABELLED[case]}\n", encoding="utf-8")
+    out, show = tmp_path / "out", tmp_path / "show"
+    result = evaluate(load_config(config), "voc.pth", tmp_path / "w", out_dir=out, show_dir=show)
+    assert "mIoU" not in result
+    expected = load_segmentor("voc.py", "voc.pth", "cpu").fold()
+    for i in range(3):
+        name = f"2008_00000{i}"
+        with Image.open(out / f"{name}.png") as labels:
+            wanted = expected(f"voc/JPEGImages/{name}.jpg").labels
+            assert np.array_equal(np.asarray(labels), wanted)
+        assert (show / f"{name}.png").is_file()
+        if "stack" in UNLABELLED[case]:
+            with Image.open(voc / "stack" / f"{name}.png") as labels:
+                assert np.array_equal(np.asarray(labels), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "subject"),
+    [
+        ("", "not-found", "SegmentationClass"),
+        ("data_prefix=dict(_delete_=True, img_path='JPEGImages')", "config-key", "seg_map_path"),
+        ("data_prefix=dict(seg_map_path='JPEGImages')", "empty", "JPEGImages"),
+        ("data_prefix=dict(seg_map_path='some')", "not-found", "2008_000001.png"),
+        (
+            "type='CustomDataset', ann_file='', metainfo=dict(classes=['a']),"
+            " data_prefix=dict(seg_map_path='some')",
+            "not-found", "2008_000001.png",
+        ),
+    ],
+)  # fmt: skip
+def test_scores_of_images_without_labels_are_refused_before_the_run(
+    voc: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str, code: str, subject: str
+) -> None:
+    monkeypatch.chdir(voc)
+    (voc / "voc" / "some").mkdir(exist_ok=True)
+    Image.new("L", (80, 60)).save(voc / "voc" / "some" / "2008_000000.png")
+    config = voc / "unlabelled.py"
+    text = f"test_dataloader = dict(dataset=dict({change}))"
+    config.write_text(f"_base_ = 'voc.py'\n{text}\n", encoding="utf-8")
+    with raises_user_error(code, subject) as error:
+        evaluate(load_config(config), "voc.pth", tmp_path / "w", out_dir=tmp_path / "out")
+    assert "test_evaluator=[]" in error.value.message
+    assert not list(tmp_path.iterdir())
 
 
 def test_submission_without_labels(voc: Path, run_tool: RunTool) -> None:
