@@ -57,17 +57,21 @@ MODEL = dict(
 )  # fmt: skip
 
 
-def train_step(cfg: Config) -> tuple[float, int]:
-    """The loss of all training images, loaded as training does, and how many classes count."""
-    dataset_cfg = copy.deepcopy(cfg.train_dataloader.dataset)
-    dataset_cfg.pipeline.insert(-1, dict(type="RandomCrop", crop_size=(64, 64)))
-    ignored = loss_ignore_index(cfg)
-    guard_labels(dataset_cfg, numbers_of_classes(dataset_cfg), ignored)
+def build(cfg: Config, split: str, *steps: dict[str, Any]) -> tuple[Any, Any]:
+    """A small model, and a data set that refuses the labels that training refuses."""
+    dataset_cfg = copy.deepcopy(cfg[f"{split}_dataloader"].dataset)
+    dataset_cfg.pipeline[-1:-1] = steps
+    guard_labels(dataset_cfg, numbers_of_classes(dataset_cfg), loss_ignore_index(cfg))
     model_cfg = Config(dict(model=MODEL))
     model_cfg.merge_from_dict(dict(model=cfg.model.to_dict()))
     with DefaultScope.overwrite_default_scope("mmseg_resnest"):
-        dataset = DATASETS.build(dataset_cfg)
-        model = MODELS.build(model_cfg.model)
+        return MODELS.build(model_cfg.model), DATASETS.build(dataset_cfg)
+
+
+def train_step(cfg: Config) -> tuple[float, int]:
+    """The loss of all training images, and how many classes count."""
+    ignored = loss_ignore_index(cfg)
+    model, dataset = build(cfg, "train", dict(type="RandomCrop", crop_size=(64, 64)))
     batch = pseudo_collate([dataset[i] for i in range(len(dataset))])
     batch = model.data_preprocessor(batch, True)
     loss, _ = model.parse_losses(model.loss(**batch))
@@ -79,6 +83,15 @@ def train_step(cfg: Config) -> tuple[float, int]:
 def learns(cfg: Config) -> bool:
     loss, classes = train_step(cfg)
     return np.isfinite(loss) and loss > 1e-3 and classes > 1
+
+
+def validate(cfg: Config) -> int:
+    """How many images are segmented in the batches of the validation."""
+    model, dataset = build(cfg, "val")
+    size = cfg.val_dataloader.batch_size
+    samples = [dataset[i] for i in range(len(dataset))]
+    batches = [pseudo_collate(samples[i : i + size]) for i in range(0, len(samples), size)]
+    return sum(len(model.eval().val_step(batch)) for batch in batches)
 
 
 # --- files ----------------------------------------------------------------------------------
@@ -356,6 +369,18 @@ def only_val(root: Path) -> Config:
     return config(root)
 
 
+def mixed_sizes(root: Path) -> Config:
+    for folder, suffix in (("val", "jpg"), ("valannot", "png")):
+        path = root / folder / f"2.{suffix}"
+        Image.open(path).crop((0, 0, 80, 64)).save(path)
+    cfg = config(root)
+    cfg.model.data_preprocessor = dict(type="SegDataPreProcessor", size=(64, 64))
+    cfg.val_dataloader.batch_size = 3
+    with pytest.raises(AssertionError):
+        validate(cfg)
+    return cfg
+
+
 def wrong_suffix(root: Path) -> Config:
     cfg = base_config(root)
     relabel(root, {11: 255})
@@ -499,6 +524,7 @@ CONFIGS_AT_FAULT: dict[str, list[tuple[str, Make, Callable[[Config, str], Config
         ("order", other_palette, palette_order),
         ("decoder", palette_as_colours, default_decoder),
     ],
+    "mixed_sizes": [("batch", mixed_sizes, set_key("val_dataloader.batch_size", 1))],
     "class_never": [
         ("removed", never(8), lambda cfg, remedy: without(cfg, 8)),
         ("the last one", never(10), lambda cfg, remedy: without(cfg, 10)),
@@ -524,6 +550,7 @@ def test_configs(rule: str, make: Make, fix: Callable[[Config, str], Config], da
     assert [p.message for p in report.problems if p.severity == "error"] == []
     assert rule not in report.by_rule
     assert learns(fixed)
+    assert validate(fixed) == len(list((data / "val").iterdir()))
 
 
 @pytest.mark.parametrize("reduce", [False, True])
