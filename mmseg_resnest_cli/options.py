@@ -101,8 +101,8 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="continue from a checkpoint; without one, or with auto, from the newest in the "
-        "work dir (put the option after the config)",
+        help="continue from a checkpoint; without one, or with auto, from the newest of the run "
+        "that was written last (put the option after the config)",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument(

@@ -104,6 +104,7 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
     """The config that the runner gets; None on other processes than the first."""
     from mmseg_resnest.engine.launch import Machine
     from mmseg_resnest.engine.resolve import TestingOptions, TrainingOptions
+    from mmseg_resnest.engine.run_folders import training_folder
     from mmseg_resnest.engine.testing import resolve_testing
     from mmseg_resnest.engine.training import resolve_training
 
@@ -117,7 +118,7 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
             machine,
         ).cfg
     options = TrainingOptions(
-        work_dir=args.work_dir,
+        work_dir=training_folder(cfg, args.work_dir, args.resume, machine.world_size),
         seed=args.seed,
         amp=args.amp,
         auto_scale_lr=args.auto_scale_lr,

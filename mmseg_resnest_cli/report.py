@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
         ("open", Path(args.out).resolve().as_uri()),
     ]
     print_header(rows)
+    for folder in done["left_out"]:
+        print(f"left out    {display_path(folder)}: it evaluates other weights than that run's")
     if not done["examples"]:
         print("for example images evaluate the run first: mmseg-resnest test CONFIG CHECKPOINT")
     return 0

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--work-dir",
         metavar="DIR",
-        help="for results.json and the log (default: work_dirs/<config name>/test)",
+        help="for results.json and the log (default: test in the folder of the checkpoint's run)",
     )
     add_testing_options(parser)
     parser.add_argument("--out", metavar="DIR", help="write label maps (PNG, class indices) here")

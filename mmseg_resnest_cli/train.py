@@ -24,7 +24,11 @@ from .options import add_config_options, add_launcher_option, add_training_optio
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", metavar="DIR", help="default: work_dirs/<config name>")
+    parser.add_argument(
+        "--work-dir",
+        metavar="DIR",
+        help="default: work_dirs/<config name>, with -2, -3, ... where that holds a run",
+    )
     add_training_options(parser)
     parser.add_argument(
         "--allow-changes",

@@ -32,7 +32,7 @@ def final_state(work_dir: Path) -> dict[str, Any]:
         **record,
         "best": best["state_dict"],
         "best_file": results["best_checkpoint"],
-        "results.json": results,
+        "results.json": {key: value for key, value in results.items() if key != "run_id"},
         "log": logged(work_dir),
     }
 

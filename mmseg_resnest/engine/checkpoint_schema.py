@@ -217,7 +217,8 @@ def _numbers(value: Any, key: str, refuse: Refusal) -> NDArray:
 
 #: What the run itself puts into ``results.json``; a checkpoint does not speak for it.
 _OF_THE_RUN = (
-    *("task", "config", "version", "numerics", "best_checkpoint", "last_checkpoint", "history"),
+    *("task", "config", "version", "run_id", "numerics", "best_checkpoint", "last_checkpoint"),
+    "history",
 )
 _HISTORY = list_of(fields({"iteration": COUNT, "*": _SCORE}, needed=("iteration",)))
 

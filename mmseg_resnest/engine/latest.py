@@ -27,11 +27,15 @@ from .checkpoint_schema import RUN_ID
 from .checkpoint_values import is_integer, is_number
 from .saving import MAGIC, POINTER
 
-__all__ = ["latest_valid_checkpoint", "next_start", "verify_checkpoint"]
+__all__ = [
+    "holds_checkpoint", "latest_valid_checkpoint", "next_start", "run_of", "runs_of",
+    "verify_checkpoint",
+]  # fmt: skip
 
 _CHUNK = 1 << 20
 _LONGEST_COMMENT = 2048
 _LONGEST_PATH = 4096
+_SAVED = re.compile(r"^(best_.+|iter|epoch)_\d+\.pth$")
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,26 @@ def latest_valid_checkpoint(
             return one.path, skipped
         skipped.append((one.path, reason))
     return None, skipped
+
+
+def run_of(path: Path) -> str | None:
+    """The identity of the run that wrote a checkpoint; None where the file does not say it."""
+    try:
+        with path.open("rb") as file:
+            note = _comment(file)
+    except OSError:
+        return None
+    return (note and note["run_id"]) or None
+
+
+def runs_of(folder: Path) -> set[str]:
+    """The identities of the runs whose checkpoints are in a folder."""
+    return {run for path in _checkpoints(folder) if (run := run_of(path)) is not None}
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a training has saved there: checkpoints, by their names or what they say."""
+    return any(_SAVED.search(path.name) or run_of(path) for path in _checkpoints(folder))
 
 
 def next_start(folder: Path) -> int:

@@ -74,6 +74,13 @@ class Start:
         check_schedule_ends(cfg)
 
 
+def wish_to_resume(cfg: Config, resume: str | None) -> str | None:
+    """``resume`` of the command line, or else what the config says: ``auto`` or a checkpoint."""
+    if resume is None and cfg.get("resume"):
+        return cfg.get("load_from") or "auto"
+    return resume
+
+
 def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
     """Decide what a training starts from, and read it if that is a checkpoint to continue from.
 
@@ -87,8 +94,7 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
     Raises:
         UserError: The checkpoint does not exist, is corrupt, or training cannot continue from it.
     """
-    if resume is None and cfg.get("resume"):
-        resume = cfg.get("load_from") or "auto"
+    resume = wish_to_resume(cfg, resume)
     if resume is None and restarted_by_launcher() and (Path(work_dir) / POINTER).is_file():
         resume = "auto"  # what this very run has saved: its first start removed an older pointer
     start = Start()

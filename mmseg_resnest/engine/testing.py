@@ -17,10 +17,13 @@ from mmengine.dist import get_world_size, is_main_process
 from ..datasets import build_dataset
 from ..errors import UserError
 from ..evaluation import FORMATS, CityscapesOfficialMetric, write_result
+from ..evaluation.image_counts import FILE_NAME as COUNTS_FILE
+from ..evaluation.results_file import RESULTS_FILE
+from ..io.remove import remove_file
 from ..models import fold_for_inference
 from ..registry import building
 from ..version import __version__
-from ..weights import load_checkpoint
+from ..weights import load_checkpoint, resolve_checkpoint
 from .checkpoint import load_weights
 from .config import require
 from .hooks import (
@@ -32,6 +35,7 @@ from .hooks import (
     evaluation_result,
     print_header,
 )
+from .latest import run_of
 from .launch import Machine, describe_device, init_distributed, prepare_machine, timeout_of
 from .logs import report_lost_lines
 from .model import build_model
@@ -40,7 +44,7 @@ from .preflight import check_checkpoint, check_data
 from .process_state import restored_process
 from .resolve import Resolved, TestingOptions, resolve, scores_nothing
 from .resume_changes import Note
-from .run_folders import RunFolders
+from .run_folders import RunFolders, evaluation_folder
 from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together
@@ -73,8 +77,9 @@ def evaluate(
     Args:
         cfg: A checked config; not changed.
         checkpoint: Weights of the whole model, in any known layout.
-        work_dir: Where ``results.json`` and the log go; default ``work_dirs/<config>/test``
-            (``test_tta`` with test-time augmentation).
+        work_dir: Where ``results.json`` and the log go; default: ``test`` (``test_tta`` with
+            test-time augmentation) in the work folder of the run that the checkpoint is of, or in
+            ``work_dirs/<config>``, see :func:`.run_folders.evaluation_folder`.
         tta: Evaluate with the config's ``tta_model`` (and ``tta_pipeline``).
         out_dir: Where label maps go, as palette PNGs of class indices.
         show_dir: Where pictures of image, label and prediction side by side go.
@@ -90,12 +95,13 @@ def evaluate(
     Raises:
         UserError: A mistake in the config, the checkpoint, the data or the arguments.
     """
-    options = TestingOptions(work_dir, tta, official, submission, launcher)
     folders = {"--out": out_dir, "--show-dir": show_dir}
     with contextlib.ExitStack() as held:
-        with failing_together(options.launcher, timeout_of(cfg)):
+        with failing_together(launcher, timeout_of(cfg)):
             # Resolve.
-            machine = Machine.here(options.launcher)
+            machine = Machine.here(launcher)
+            folder = evaluation_folder(cfg, checkpoint, work_dir, tta)
+            options = TestingOptions(folder, tta, official, submission, launcher)
             cfg, notes, _ = resolve_testing(cfg, options, machine)
 
             # Preflight.
@@ -137,6 +143,9 @@ def evaluate(
         folded = is_fused(cfg) and not machine.cuda
         if folded:
             fold_for_inference(runner.model.eval())
+        if is_main_process():  # so that none of an earlier evaluation's stays beside this one's
+            for name in (RESULTS_FILE, COUNTS_FILE):
+                remove_file(Path(cfg.work_dir) / name)
         start = time.monotonic()
         doing("testing")
         try:
@@ -148,6 +157,7 @@ def evaluate(
             "task": "test",
             "config": cfg.filename,
             "checkpoint": os.fspath(checkpoint),
+            "run_id": run_of(resolve_checkpoint(os.fspath(checkpoint))),
             "tta": options.tta,
             "folded": folded,
             "numerics": runner.describe_numerics(folded),
@@ -162,7 +172,7 @@ def evaluate(
             archive = None if saving.archive is None else os.fspath(saving.archive)
             result.update(format=options.submission, images=len(dataset), archive=archive)
         if is_main_process():
-            write_result(result, Path(cfg.work_dir) / "results.json")
+            write_result(result, Path(cfg.work_dir) / RESULTS_FILE)
         return {**result, "work_dir": cfg.work_dir}
 
 

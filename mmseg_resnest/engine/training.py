@@ -33,7 +33,14 @@ from .preflight import check_checkpoint, check_data, check_disk_space
 from .process_state import restored_process
 from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
 from .resume_changes import rounding_notes
-from .run_folders import RunFolders, check_checkpoint_hook, folders_of_training
+from .run_folders import (
+    RunFolders,
+    check_checkpoint_hook,
+    check_free,
+    folders_of_training,
+    this_launch,
+    training_folder,
+)
 from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together, together
@@ -61,7 +68,7 @@ def train(
     Args:
         cfg: A checked config; not changed. Its training batch is the total over all processes.
         work_dir: Where checkpoints, logs and results go; default: the config's, or
-            ``work_dirs/<name of the config>``.
+            ``work_dirs/<name of the config>``, or that with a number (:mod:`.run_folders`).
         resume: ``auto``: continue from the latest valid checkpoint of the work folder, or start
             when there is none; otherwise the checkpoint to continue from. None starts, or, when a
             launcher has started the run again, is as ``auto``.
@@ -82,7 +89,6 @@ def train(
         UserError: A mistake in the config, the data or the arguments, or what ended the run.
         Preempted: SIGTERM, SIGUSR1 or Ctrl-C asked the run to stop; it was saved.
     """
-    options = TrainingOptions(work_dir, seed, amp, auto_scale_lr, launcher, tuple(log_to))
     with (
         restored_process(),
         StopSignals() as signals,
@@ -91,13 +97,17 @@ def train(
         failing_together(launcher, timeout_of(cfg)),
     ):
         begin = time.monotonic()
-        machine = Machine.here(options.launcher)
+        machine = Machine.here(launcher)
 
         # Resolve. The folders are held before the latest checkpoint is looked for.
+        folder = training_folder(cfg, work_dir, resume, machine.world_size)
+        options = TrainingOptions(folder, seed, amp, auto_scale_lr, launcher, tuple(log_to))
         folders = None
         if machine.rank == 0:
-            folders = RunFolders(folders_of_training(cfg, work_dir_of(cfg, options)), held)
+            folders = RunFolders(folders_of_training(cfg, folder), held)
         notes = folders.hold(make=False) if folders else []
+        if work_dir is not None:
+            check_free(cfg, folder, resume)
         resolved, start = resolve_training(cfg, options, machine, resume)
         cfg = resolved.cfg
 
@@ -141,7 +151,8 @@ def train(
         notes += rounding_notes(numerics, start.numerics)
         title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
         results = ResultsHook(
-            extra={"task": "train", "config": cfg.filename, "version": __version__}
+            extra={"task": "train", "config": cfg.filename, "version": __version__},
+            launch=this_launch(),
         )
         runner.register_hook(ConsoleHook(title=title, config=str(cfg.filename), notes=notes))
         runner.register_hook(results)
@@ -224,7 +235,7 @@ def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:
 
 def _draw_curves(work_dir: str, title: str, runner: Runner) -> str | None:
     try:
-        series = read_scalars(work_dir)
+        series = read_scalars(work_dir, runner.run_id)
     except UserError:  # too short a run to have logged anything
         return None
     try:

@@ -15,10 +15,16 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..io.atomic import atomic_open
-from ..io.json_files import parse_json
+from ..io.json_files import parse_json, read_json
 from .results_file import own_file
 
-__all__ = ["NoLog", "Series", "find_series", "plot_curves", "read_scalars"]
+__all__ = [
+    "START_FILE", "NoLog", "Series", "StartNote", "find_series", "find_starts", "plot_curves",
+    "read_scalars", "read_start",
+]  # fmt: skip
+
+#: In the folder of each start of a training (``<work_dir>/<timestamp>``): which run it is of.
+START_FILE = "run.json"
 
 #: Of a log; a line has some hundred bytes.
 MAX_LOG_BYTES = 1 << 30
@@ -39,6 +45,39 @@ class Series(NamedTuple):
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+
+
+class StartNote(NamedTuple):
+    """What ``run.json`` says: the identity of the run, and the launch that started it."""
+
+    run_id: str
+    launch: str
+
+
+def read_start(path: Path) -> StartNote | None:
+    """Read a ``run.json``; None where there is none, or something else."""
+    try:
+        note = read_json(path, str(path), _MAX_LINE) if path.is_file() else None
+    except UserError:
+        return None
+    run_id, launch = (note.get(k) if isinstance(note, dict) else None for k in StartNote._fields)
+    if not (isinstance(run_id, str) and isinstance(launch, str)):
+        return None
+    return StartNote(run_id, launch)
+
+
+def find_starts(work_dir: Path, run_id: str | None = None) -> list[Path]:
+    """The folders of a run's starts (``<work_dir>/<timestamp>``), in the order of time.
+
+    Of the run with this identity; None: that of the newest start that says it (``run.json``). All
+    where none does.
+    """
+    # Timestamps are YYYYMMDD_hhmmss, so the order of names is that of time.
+    starts = [log.parent.parent for log in sorted(work_dir.glob("*/vis_data/scalars.json"))]
+    notes = [read_start(start / START_FILE) for start in starts]
+    runs = [None if note is None else note.run_id for note in notes]
+    wanted = run_id or next((run for run in reversed(runs) if run is not None), None)
+    return [start for start, run in zip(starts, runs, strict=True) if run == wanted]
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +127,7 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
+def read_scalars(work_dir: str | os.PathLike[str], run_id: str | None = None) -> dict[str, Series]:
     """Read what MMEngine's LoggerHook wrote into a work folder.
 
     Every start of a run writes ``<work_dir>/<timestamp>/vis_data/scalars.json``. Starts are
@@ -97,6 +136,7 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
 
     Args:
         work_dir: The work folder of the run, or one of its timestamp folders.
+        run_id: Of which run, see :func:`find_starts`.
 
     Returns:
         Series by name: ``loss``, ``lr``, ``mIoU`` ... as they were logged, over the iterations.
@@ -108,10 +148,8 @@ def read_scalars(work_dir: str | os.PathLike[str]) -> dict[str, Series]:
     folder = Path(work_dir)
     if not folder.is_dir():
         raise UserError("not-found", folder, "is not a folder; give the work folder of a run")
-    # Timestamps are YYYYMMDD_hhmmss, so the order of names is that of time.
-    logs = sorted(folder.glob("*/vis_data/scalars.json")) or [
-        path for path in [folder / "vis_data" / "scalars.json"] if os.path.lexists(path)
-    ]
+    places = find_starts(folder, run_id) or [folder]
+    logs = [path for one in places if os.path.lexists(path := one / "vis_data" / "scalars.json")]
     starts = [lines for log in logs if (lines := _read_lines(own_file(folder, log)))]
     if not starts:
         raise NoLog("run", folder, "holds no training log (<timestamp>/vis_data/scalars.json)")

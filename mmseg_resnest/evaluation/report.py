@@ -21,8 +21,8 @@ from ..io.atomic import atomic_write
 from ..io.text import printable
 from ..version import __version__
 from ..weights import catalogue
-from .curves import NoLog, Series, find_series, read_scalars
-from .results_file import EXAMPLE_KINDS, own_file, read_examples, read_results_file
+from .curves import START_FILE, NoLog, Series, find_series, find_starts, read_scalars, read_start
+from .results_file import EXAMPLE_KINDS, RESULTS_FILE, own_file, read_examples, read_results_file
 
 __all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
 
@@ -44,6 +44,9 @@ def _results(root: Path, path: Path) -> dict[str, Any]:
 def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """Everything that a report shows of a run, ready to be written as JSON.
 
+    Scores, curves and pictures are of one run: an evaluation of other weights than the training's
+    is left out, and ``left_out`` names its folder.
+
     Args:
         work_dir: The work folder of a training (with its ``test`` and ``test_tta`` folders, where
             it was evaluated), or that of an evaluation alone.
@@ -55,19 +58,26 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     folder = Path(work_dir)
     if not folder.is_dir():
         raise UserError("not-found", folder, "is not a folder; give the work folder of a run")
-    train = _results(folder, folder / "results.json")
-    tests = {}
+    train = _results(folder, folder / RESULTS_FILE)
+    tests, left_out = {}, []
     if train.get("task") == "test":
         tests["test"], train = (folder, train), {}
     else:
         for place in ("test", "test_tta"):
-            result = _results(folder, folder / place / "results.json")
+            result = _results(folder, folder / place / RESULTS_FILE)
             if result:
                 tests[place] = (folder / place, result)
+    starts = find_starts(folder, train.get("run_id"))
     try:
-        series = read_scalars(folder)
+        series = read_scalars(folder, train.get("run_id"))
     except NoLog:
         series = {}
+    start = read_start(starts[-1] / START_FILE) if starts else None
+    run = train.get("run_id") or (start and start.run_id)
+    for place, (where, result) in list(tests.items()):
+        if run and result.get("run_id", run) != run:
+            left_out.append(os.fspath(where))
+            del tests[place]
     if not train and not tests and not series:
         raise UserError("run", folder, "holds neither results.json nor a training log")
     evaluations = [
@@ -86,9 +96,10 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         "published": _published(config),
         "curves": _curves(series, train),
         "speed": _speed(series, tests),
-        "config": _config_text(folder),
-        "environment": _environment(folder),
+        "config": _config_text(folder, starts),
+        "environment": _environment(folder, starts),
         "examples": _examples(folder, [place for place, _ in tests.values()]),
+        "left_out": left_out,
     }
 
 
@@ -186,14 +197,16 @@ def _head(path: Path, most: int) -> str:
         raise UserError("unreadable", path, f"cannot be read ({error.strerror})") from error
 
 
-def _config_text(folder: Path) -> str:
-    path = _newest(folder, "*/vis_data/config.py") or _newest(folder, "*.py")
+def _config_text(folder: Path, starts: Sequence[Path]) -> str:
+    found = [file for start in starts if os.path.lexists(file := start / "vis_data" / "config.py")]
+    path = own_file(folder, found[-1]) if found else _newest(folder, "*.py")
     return "" if path is None else _head(path, _MAX_CONFIG)
 
 
-def _environment(folder: Path) -> str:
+def _environment(folder: Path, starts: Sequence[Path]) -> str:
     """The block that the runner writes at the head of its log."""
-    path = _newest(folder, "*/*.log")
+    found = [log for start in starts for log in sorted(start.glob("*.log"))]
+    path = own_file(folder, found[-1]) if found else _newest(folder, "*/*.log")
     head = "" if path is None else _head(path, 20_000)
     match = re.search(r"System environment:\n(.*?)\n-{20,}", head, re.S)
     return match[1].strip("\n") if match else ""
@@ -283,7 +296,8 @@ def write_report(
         out: The file, ``.html``; its folder is made.
 
     Returns:
-        ``runs`` (their names), ``bytes``, ``examples`` (number of images).
+        ``runs`` (their names), ``bytes``, ``examples`` (number of images), ``left_out`` (folders
+        of evaluations of other weights than the runs').
 
     Raises:
         UserError: A folder holds no run, or the file cannot be written.
@@ -297,6 +311,7 @@ def write_report(
     for run in runs:
         if names.count(run["name"]) > 1:
             run["name"] = f"{run['name']} ({Path(run['folder']).resolve().name})"
+    left_out = [folder for run in runs for folder in run.pop("left_out")]
     bare = [{**run, "examples": None} for run in runs]
     room = MAX_BYTES - len(_page(bare).encode())
     _embed(runs, max(room, 0))
@@ -306,6 +321,7 @@ def write_report(
         "runs": [run["name"] for run in runs],
         "bytes": len(page.encode()),
         "examples": sum(len(run["examples"]["images"]) for run in runs if run["examples"]),
+        "left_out": left_out,
     }
 
 

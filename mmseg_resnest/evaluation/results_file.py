@@ -24,8 +24,9 @@ from ..io.contained import contained
 from ..io.json_files import read_json
 from ..io.text import printable
 
-__all__ = ["EXAMPLE_KINDS", "own_file", "read_examples", "read_results_file"]
+__all__ = ["EXAMPLE_KINDS", "RESULTS_FILE", "own_file", "read_examples", "read_results_file"]
 
+RESULTS_FILE = "results.json"  # in a work folder
 #: Kinds of example images, the first ones first.
 EXAMPLE_KINDS = ("worst", "best", "random", "confusion")
 #: A larger file is refused unread; the confusion matrix of 2048 classes takes half of it.
@@ -57,6 +58,7 @@ _RESULTS = fields(
     {
         **_SCORES,
         "task": optional(_PLAIN_TEXT),
+        "run_id": optional(_PLAIN_TEXT),
         "tta": optional(flag),
         "config": optional(_line),
         "checkpoint": optional(_line),

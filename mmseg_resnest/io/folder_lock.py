@@ -266,6 +266,20 @@ class FolderLock:
             del _held[self._key]
 
 
+def is_held(folder: str | os.PathLike[str]) -> bool:
+    """Whether a process that may still run holds a folder; the lock is left alone."""
+    path = Path(folder) / LOCK_FILE
+    try:
+        status = os.stat(folder)
+        holder = _held.get((status.st_dev, status.st_ino))
+        if holder is not None and holder._pid == os.getpid():
+            return True  # to close its file here would give the lock up
+        content = path.read_bytes() if stat.S_ISREG(path.lstat().st_mode) else b""
+    except OSError:
+        return False
+    return bool(content) and is_alive(_parse(content)) is not False
+
+
 def _parse(content: bytes) -> dict[str, Any]:
     """The record; empty if it cannot be read, as while it is written."""
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from PIL import Image
 from run_state import differences, final_state, load
 from tool_runs import TOOLS, RunTool, Toy, Trained
 
+from mmseg_resnest.engine.saving import HISTORY
+from mmseg_resnest.evaluation.report import read_run
 from mmseg_resnest.io.folder_lock import LOCK_FILE, FolderLock
 
 SCORES = ("mIoU", "pixAcc", "mAcc")
@@ -287,6 +290,53 @@ def test_a_folder_of_another_run_is_refused(toy: Toy, run_tool: RunTool) -> None
         error = run_tool("train.py", "toy.py", "--work-dir", "work", cwd=toy.folder).error()
         assert sorted(os.listdir(work_dir)) == before
     assert f"--work-dir work: is in use by process {os.getpid()} on host" in error
+
+
+def test_results_of_two_runs_never_mix(toy: Toy, run_tool: RunTool) -> None:
+    first, second = (toy.folder / "work_dirs" / name for name in ("toy", "toy-2"))
+    run_tool("train.py", "toy.py", cwd=toy.folder).check()
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    run = run_tool("train.py", "toy.py", "--seed", "1", cwd=toy.folder).check()
+    assert re.search(r"^work dir +work_dirs/toy-2$", run.stdout, re.MULTILINE)
+    assert "mmseg-resnest test toy.py work_dirs/toy-2/best_mIoU_iter_" in run.stdout
+    again = run_tool("train.py", "toy.py", "--seed", "1", "--resume", cwd=toy.folder).check()
+    assert "work_dirs/toy-2/iter_6.pth" in again.stdout
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    assert not (toy.folder / "work_dirs" / "toy-3").exists()
+
+    # Each folder holds the scores, the curves and the weights of one run.
+    found = []
+    for folder in (first, second):
+        results = json.loads((folder / "results.json").read_text())
+        notes = [json.loads(path.read_text()) for path in folder.glob("*/run.json")]
+        saved = {load(path)["meta"]["run_id"] for path in folder.glob("*.pth")}
+        assert {note["run_id"] for note in notes} == saved == {results["run_id"]}
+        curves = read_run(folder)["curves"]
+        history = load(folder / "iter_6.pth")["message_hub"]["log_scalars"]["train/loss"]
+        means = history[HISTORY].cumsum(0) / torch.arange(1, 7)  # what is logged
+        assert curves["loss"]["y"] == pytest.approx(means.tolist(), rel=1e-4)
+        assert curves["mIoU"]["x"] == [entry["iteration"] for entry in results["history"]]
+        scores = [entry["mIoU"] for entry in results["history"]]
+        assert curves["mIoU"]["y"] == pytest.approx(scores, rel=1e-4)
+        found.append((results["run_id"], curves["loss"]))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
+
+    # A test goes to the run that it is of; a report leaves out that of another.
+    run_tool("test.py", "toy.py", "work_dirs/toy-2/iter_6.pth", cwd=toy.folder).check()
+    tested = json.loads((second / "test" / "results.json").read_text())
+    assert tested["run_id"] == found[1][0] and not (first / "test").exists()
+    assert len(read_run(second)["evaluations"]) == 2
+    shutil.copytree(second / "test", first / "test")
+    report = read_run(first)
+    assert [one["title"] for one in report["evaluations"]] == ["best validation, iteration 3"]
+    assert (report["left_out"], report["examples"]) == ([str(first / "test")], None)
+    run = run_tool("report.py", "work_dirs/toy", cwd=toy.folder).check()
+    assert "left out    work_dirs/toy/test" in run.stdout
+
+    # A folder that the command line names is never another one, and is not written again.
+    for tool in (("train.py", "toy.py"), ("test.py", "toy.py", "work_dirs/toy/iter_6.pth")):
+        error = run_tool(*tool, "--work-dir", "work_dirs/toy-2", cwd=toy.folder).error()
+        assert "--work-dir work_dirs/toy-2: " in error and "[output-exists]" in error
 
 
 _KILLED_ONCE_IT_HAS_SAVED = """

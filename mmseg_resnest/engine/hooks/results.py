@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ from mmengine.hooks import Hook
 
 from ...errors import UserError
 from ...evaluation import write_result
+from ...evaluation.curves import START_FILE, StartNote
+from ...evaluation.results_file import RESULTS_FILE
+from ...io.atomic import atomic_write
 from ...io.json_files import read_json
 from ...registry import HOOKS
 from ..checkpoint_schema import check_results
@@ -35,15 +39,21 @@ class ResultsHook(Hook):
     """Keeps ``results.json`` of a work folder up to date while a run trains.
 
     It holds the scores and the per-class table of the best validation so far, where the best and
-    the newest checkpoint are, the scores of every validation, the run's numerics, and ``extra``.
+    the newest checkpoint are, the scores of every validation, the run's identity and numerics, and
+    ``extra``. ``run.json`` beside the log of each start says which run that is of.
+
+    Args:
+        extra: More for ``results.json``.
+        launch: What names the launch of this process, for ``run.json``.
     """
 
     priority = "LOWEST"  # after CheckpointHook, which says where the best checkpoint is
 
-    file = "results.json"
+    file = RESULTS_FILE
 
-    def __init__(self, extra: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, extra: Mapping[str, Any] | None = None, launch: str = "") -> None:
         self.extra = dict(extra or {})
+        self.launch = launch
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
         self.not_written: str | None = None  # why the file lacks something, or None
@@ -62,18 +72,23 @@ class ResultsHook(Hook):
             self._resumed = True
 
     def before_train(self, runner: Runner) -> None:
-        """Resuming from a checkpoint without validations: take them over from the file."""
+        """Note the start; resuming without validations in the checkpoint, take over the file's."""
+        if is_main_process():
+            note = StartNote(runner.run_id, self.launch)._asdict()
+            atomic_write(Path(runner.log_dir) / START_FILE, json.dumps(note) + "\n")
         path = Path(runner.work_dir) / self.file
         if self._resumed or not runner.iter or not path.is_file():
             return
         try:
             before = read_json(path, str(path))
+            if before.get("run_id", runner.run_id) != runner.run_id:
+                return  # of a run that was here before
             history = [e for e in before["history"] if e["iteration"] <= runner.iter]
             best = before if before["iteration"] <= runner.iter else {}
             results = check_results(
                 {"history": history, "best": best}, "results", Refusal(str(path))
             )
-        except (UserError, KeyError, TypeError) as error:
+        except (UserError, KeyError, TypeError, AttributeError) as error:
             runner.logger.warning("%s is ignored, it cannot be read (%s)", path, error)
             return
         self.history, self.best = results["history"], results["best"]
@@ -109,7 +124,8 @@ class ResultsHook(Hook):
             "last_checkpoint": _name(hub.get("last_ckpt")),
         }
         numerics = runner.describe_numerics()
-        record = {**self.extra, "numerics": numerics, **places, **self.best}
+        about = {"run_id": runner.run_id, "numerics": numerics}
+        record = {**self.extra, **about, **places, **self.best}
         record.update(history=self.history, **places)
         path = Path(runner.work_dir) / self.file
         try:
