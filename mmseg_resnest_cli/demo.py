@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.training import train
     from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.io.image_files import save_image
+    from mmseg_resnest.io.json_files import read_json
 
     config_file = config_folder() / "fcn_resnest14_scenes.py"
     begin = time.monotonic()
@@ -59,9 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
     cfg = load_config(config_file, args.cfg_options, args.data_root)
     scenes = Path(cfg.train_dataloader.dataset.data_root)
-    if not (scenes / "scenes.json").is_file():
+    sizes: dict[str, Any] = {}
+    if (scenes / "scenes.json").is_file():  # of any number, but drawn by this version
+        found = read_json(scenes / "scenes.json", str(scenes / "scenes.json"))
+        names = ("num_train", "num_val", "seed")
+        sizes = {name: found[name] for name in names if type(found.get(name)) is int}
+    else:
         print_header([("drawing", f"the built-in scenes, once, in {display_path(scenes)}")])
-        write_scenes(scenes)
+    write_scenes(scenes, **sizes)
     start_over(work_dir)
     check_writable(work_dir, "--work-dir")
     summary = train(cfg, work_dir=work_dir)

@@ -15,11 +15,13 @@ from prettytable import PrettyTable
 from ..errors import UserError
 from ..evaluation import write_result
 from ..io.json_files import read_json
+from ..io.up_to_date import fingerprint
 from ..registry import DATASETS, building
 from ..version import __version__
 from ..weights import Entry, catalogue, find
 from ..weights.load import resolve_checkpoint
 from .config import config_folder, load_config
+from .facts import flatten
 from .hooks import print_header
 from .launch import describe_device, join_launcher
 from .logs import display_path
@@ -58,8 +60,12 @@ def config_of(entry: Entry) -> Path:
     return config
 
 
-def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
-    """The number of images to evaluate on; a UserError if it is wrong or a file is missing."""
+def _check_images(cfg: Config, entry: Entry, any_images: bool) -> tuple[int, str]:
+    """The number of images to evaluate on, and a fingerprint of them and their label maps.
+
+    Raises:
+        UserError: The number is wrong or a file is missing.
+    """
     check_data(cfg, ("test_dataloader",))
     with building(cfg.get("default_scope", "mmseg_resnest")):
         # Without a pipeline: only the files are listed.
@@ -81,7 +87,7 @@ def _check_images(cfg: Config, entry: Entry, any_images: bool) -> int:
             f"holds {len(samples):,} images, and the published numbers are of {wanted:,}; complete "
             "it as data/README.md says, or add --any-images to evaluate what is there",
         )
-    return len(samples)
+    return len(samples), fingerprint([Path(path) for path in paths])
 
 
 def reproduce(
@@ -98,7 +104,7 @@ def reproduce(
 
     The data set is checked first; then the weights are fetched, unless they are in the cache. The
     report is written after each protocol, and protocols that it already holds for the same weights,
-    images and options are not evaluated again.
+    files, config and options are not evaluated again.
 
     Args:
         name: Of the model.
@@ -122,7 +128,7 @@ def reproduce(
     folder = Path(work_dir) if work_dir else Path("work_dirs", "reproduce", *name.split("/"))
     file = Path(json_file) if json_file else folder / "reproduction.json"
     cfg = load_config(config, cfg_options, data_root)
-    images = _check_images(cfg, entry, any_images)
+    images, files = _check_images(cfg, entry, any_images)
     join_launcher(launcher)
     report: dict[str, Any] = {
         "task": "reproduce",
@@ -135,6 +141,7 @@ def reproduce(
         "data_root": os.path.abspath(cfg.test_dataloader.dataset.data_root),
         "images": images,
         "cfg_options": list(cfg_options),
+        "made_from": fingerprint(files, dict(flatten(dict(cfg.items())))),
         "version": __version__,
     }
     known = {} if again else _known(file, report)

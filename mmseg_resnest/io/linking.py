@@ -45,6 +45,13 @@ def put_link(source: Path, target: Path, how: str = "auto") -> str:
     raise AssertionError("a copy either succeeds or raises")
 
 
+def is_linked(source: Path, target: Path, how: str) -> bool:
+    """Whether ``target``, which exists, is what :func:`put_link` makes; with ``auto`` anything."""
+    link, same = target.is_symlink(), os.path.samefile(source, target)
+    own = {"auto": True, "symlink": link, "hard": same and not link}
+    return own.get(how, not same)
+
+
 def _reflink(source: Path, target: Path) -> None:
     try:
         import fcntl

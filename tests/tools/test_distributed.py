@@ -156,7 +156,9 @@ def test_a_process_that_hangs_or_is_lost_is_named(
     """The other one ends after the set time, and with a code that starts all again."""
     (runs.folder / "struck.py").write_text(STRUCK.format(code=code))
     codes = (75, -signal.SIGKILL)  # what hangs is killed by the launcher, in real life
-    text = train(runs, 2, "struck", config="struck.py", kill=kill, codes=codes)[0].stderr
+    text = train(runs, 2, f"struck_{len(code)}", config="struck.py", kill=kill, codes=codes)[
+        0
+    ].stderr
     assert re.search(rf"process 1 \(pid \d+ on .+\) {said}", text), text
     assert "a collective failed, another process hangs or is lost" in text
     assert "Traceback" not in text

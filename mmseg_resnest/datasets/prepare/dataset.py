@@ -137,10 +137,12 @@ def prepare(
             "version": VERSION,
             "sources": "download" if download else [listing.state(path) for path in paths],
         }
+        before = about.get("facts") or {}
+        facts["link"] = before.get("link", link) if link == "auto" else link
         report = outputs.finished("incomplete", "counts", "notes")
         if report and (allow_incomplete or not report["incomplete"]):
             if not download and not paths:
-                facts = about["facts"]
+                facts["sources"] = before.get("sources")
             if outputs.is_as_recorded(facts):
                 kept = {"kept": len(outputs.record.outputs)}
                 return Report(folder, report["counts"], kept, report["notes"], unchanged=True)

@@ -24,9 +24,9 @@ from typing import Any
 from ...errors import UserError
 from ...io.contained import check_inside, check_real_folder
 from ...io.folder_lock import FolderLock
-from ...io.linking import put_link
+from ...io.linking import is_linked, put_link
 from ...io.parallel import in_parallel
-from ...io.up_to_date import Record
+from ...io.up_to_date import Record, file_state
 from .places import check_room
 
 _REMOVE_IT = "remove it and run the same command again"
@@ -131,7 +131,7 @@ class Outputs:
             if number > 1:
                 message = "two files of the source become this one; rename one of them"
                 raise UserError("dataset", self.folder / name, message)
-        todo = [item for item in items if not self.record.is_current(item.target, item.made_from)]
+        todo = [item for item in items if not self._is_done(item, link)]
         counts = Counter({"kept": len(items) - len(todo)} if len(todo) < len(items) else {})
         if not todo:
             return counts
@@ -144,7 +144,7 @@ class Outputs:
             absent = [i.target for i in todo if not os.path.lexists(self.folder / i.target)]
             self.record.claim(absent)
             make = _Maker(self.folder, self._tmp, link)
-            jobs = [(item, item.target in self.record.outputs) for item in todo]
+            jobs = [(item, self._is_ours(item.target)) for item in todo]
             for item, how in in_parallel(make, jobs, processes, label):
                 self.record.note(item.target, item.made_from, how)
                 counts[how] += 1
@@ -159,13 +159,43 @@ class Outputs:
                 self.record.save()
         return counts
 
+    def _is_done(self, item: Item, link: str) -> bool:
+        if not self.record.is_current(item.target, item.made_from):
+            return False
+        return item.link is None or is_linked(item.link, self.folder / item.target, link)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a file may be replaced: it was made here, by this plan or by an earlier one."""
+        former = self.record.about.get("former") or {}
+        try:
+            return name in self.record.outputs or former.get(name) == file_state(self.folder / name)
+        except OSError:
+            return False
+
     def finish(self, facts: dict[str, Any], items: Sequence[Item], report: dict[str, Any]) -> None:
-        """Records a finished run and removes what only an unfinished one needs."""
-        outputs = self.record.outputs
-        self.record.outputs = {item.target: outputs[item.target] for item in items}
-        self.record.about |= {"facts": facts, "report": report}
+        """Records a finished run and removes what only an unfinished one needs.
+
+        Files of earlier runs stay, but where one has the name of one of these with another suffix:
+        nobody could tell which of the two is meant.
+        """
+        outputs, stems = self.record.outputs, {_stem(item.target) for item in items}
+        self.record.outputs = {item.target: outputs.pop(item.target) for item in items}
+        earlier = (self.record.about.get("former") or {}).items()
+        former = {name: state for name, state in earlier if name not in self.record.outputs}
+        for name, (_, size, modified, _) in outputs.items():
+            state = f"{size}-{modified}"
+            with contextlib.suppress(OSError):
+                if file_state(self.folder / name) == state and _stem(name) in stems:
+                    (self.folder / name).unlink()
+                else:
+                    former[name] = state
+        self.record.about |= {"facts": facts, "report": report, "former": former}
         self.record.save()
         shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def _stem(target: str) -> str:
+    return os.path.splitext(target)[0]
 
 
 @dataclass(frozen=True)
@@ -183,8 +213,11 @@ class _Maker:
         there = os.path.lexists(target)
         if item.link is not None and item.check is not None:
             item.check(item.link)
-        if there and item.link and target.exists() and os.path.samefile(target, item.link):
-            return item, "kept"
+        as_wanted = True
+        if there and item.link is not None and target.exists():
+            as_wanted = is_linked(item.link, target, self.link)
+            if as_wanted and os.path.samefile(target, item.link):
+                return item, "kept"
         part = self.tmp / secrets.token_hex(8)
         try:
             if item.link is not None:
@@ -194,7 +227,9 @@ class _Maker:
                 how = "made"
                 part.write_bytes(item.make())
             if there and target.is_file() and filecmp.cmp(part, target, shallow=False):
-                return item, "kept" if item.link else how
+                ours = True
+                if as_wanted:
+                    return item, "kept" if item.link else how
             if there and not ours:
                 message = "is there and is another file; move it or name another --root"
                 raise UserError("output-exists", target, message)

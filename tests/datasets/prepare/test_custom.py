@@ -422,6 +422,105 @@ def test_masks_of_0_and_255_name_the_command_that_reads_them(
         np.testing.assert_array_equal(label_map(tmp_path, name), labels == 1)
 
 
+def _write(folder: Path, **files: Any) -> None:
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+
+
+_TABLE = "{} 10 20 30\n{} 40 50 60\n{} 70 80 90\n__ignore__ 0 0 0\n"
+#: What changes between two calls: a change of the sources, and options.
+CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "nothing": (None, {}),
+    "a table edited in place": (
+        lambda top: _write(top, classes__txt=_TABLE.format("road", "sky", "car")), {}
+    ),
+    "merged classes": (lambda top: _write(top, classes__txt=_TABLE.format("a", "a", "b")), {}),
+    "a name changed": (lambda top: _write(top, classes__txt=_TABLE.format("sky", "a", "car")), {}),
+    "ignored": (None, dict(ignore=("road",))),
+    "another seed": (None, dict(seed=3)),
+    "another share": (None, dict(val_fraction=0.5)),
+    "one group": (None, dict(group_pattern="(.).*", val_fraction=0.5)),
+    "another suffix": (None, dict(sources="more", label_suffix="_mask")),
+    "labels of the same names": (None, dict(sources="other")),
+    "other images": (
+        lambda top: write_folder(top / "images", {"a_1.jpg": jpeg(9), "a_2.jpg": jpeg(8)}), {}
+    ),
+    "images in another format": (
+        lambda top: [
+            Image.open(file).save(file.with_suffix(".png")) or file.unlink()
+            for file in sorted((top / "images").iterdir())
+        ],
+        {},
+    ),
+    "fewer images": (
+        lambda top: [(top / name).unlink() for name in ("images/a_1.jpg", "labels/a_1.png")], {}
+    ),
+    "apart": (None, dict(val_sources="apart", val_images="apart_images")),
+    "another list": (lambda top: _write(top, val__txt="a_1\na_3\n"), dict(val_list="val.txt")),
+    "the list edited": (lambda top: _write(top, val__txt="a_0\na_3\n"), dict(val_list="val.txt")),
+}  # fmt: skip
+
+
+def _sources(top: Path, truth: dict[str, np.ndarray]) -> None:
+    """The sources that CHANGES begin with and choose from."""
+    palette = [10, 20, 30, 40, 50, 60, 70, 80, 90, *[0] * 759]
+    colour = {
+        n: Image.open(io.BytesIO(png_of(m, palette))).convert("RGB") for n, m in truth.items()
+    }
+    for folder in ("labels", "other", "more", "apart"):
+        (top / folder).mkdir(exist_ok=True)
+    for name, picture in colour.items():
+        picture.save(top / "labels" / f"{name}.png")
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(top / "other" / f"{name}.png")
+        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(top / "more" / f"{name}_mask.png")
+    colour["a_0"].save(top / "apart" / "v.png")
+    write_folder(top / "apart_images", {"v.jpg": jpeg(7)})
+    write_folder(top / "images", {f"{n}.jpg": jpeg(i) for i, n in enumerate(truth)})
+    _write(top, classes__txt=CLASSES, val__txt="a_2\n")
+    (top / "images" / "a_1.png").unlink(missing_ok=True)
+    for file in (top / "images").glob("*.png"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_second_call_gives_what_a_first_one_would(
+    tmp_path: Path, truth: dict[str, np.ndarray], name: str
+) -> None:
+    """After any change, and back: as in an empty root."""
+    change, more = CHANGES[name]
+
+    def prepare(root: str, **options: Any) -> dict[str, bytes]:
+        chosen: dict[str, Any] = dict(sources="labels", images="images", classes="classes.txt")
+        chosen.update(options)
+        files = ("images", "classes", "val_list", "val_images")
+        chosen.update({k: tmp_path / v for k, v in chosen.items() if k in files})
+        for key in {"sources", "val_sources"} & set(chosen):
+            chosen[key] = (tmp_path / chosen[key],)
+        (tmp_path / "configs/mine.py").unlink(missing_ok=True)
+        report = custom(tmp_path, root=root, form="colour", **chosen)
+        cfg = load_config(report.config)
+        found = {
+            split: [
+                (Path(info["img_path"]).read_bytes(), Path(info["seg_map_path"]).read_bytes())
+                for info in map(dataset.get_data_info, range(len(dataset)))
+            ]
+            for split in ("train", "val")
+            if (dataset := build(cfg, split))
+        }
+        meta = dataset_metainfo(cfg.train_dataloader.dataset)
+        return {**found, "meta": meta, "pixels": report.classes, "notes": report.notes}
+
+    _sources(tmp_path, truth)
+    first = prepare("data")
+    if change is not None:
+        change(tmp_path)
+    second = prepare("data", **more)
+    assert second == prepare("fresh", **more)
+    assert (second == first) == (name == "nothing")
+    _sources(tmp_path, truth)
+    assert prepare("data") == first
+
+
 def test_validation_images_named_or_apart(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
     (tmp_path / "val.txt").write_text("a_2.jpg\n")
     options = masks(tmp_path)

@@ -57,6 +57,32 @@ def test_other_inputs_or_settings_make_a_file_again(tmp_path: Path) -> None:
     assert (tmp_path / "d/001").read_bytes() == _content(77)
 
 
+def test_a_link_becomes_a_copy_and_back(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(b"image")
+    items = [Item("d/x.png", "k", link=tmp_path / "source", size=5)]
+    folder = tmp_path / "out"
+    for link, how, is_link in (
+        ("symlink", "linked", True), ("symlink", "kept", True), ("copy", "copied", False),
+        ("auto", "kept", False), ("hard", "linked", False), ("symlink", "linked", True),
+    ):  # fmt: skip
+        assert _run(folder, items, link=link) == {how: 1}
+        assert (folder / "d/x.png").is_symlink() == is_link
+        assert (folder / "d/x.png").samefile(tmp_path / "source") == (link in ("symlink", "hard"))
+        assert (folder / "d/x.png").read_bytes() == b"image"
+
+
+def test_files_of_an_earlier_run_may_come_back(tmp_path: Path) -> None:
+    made = lambda name, key: Item(name, key, make=partial(_content, len(key)))  # noqa: E731
+    _run(tmp_path, [made("d/x.jpg", "k"), made("d/y.jpg", "k"), made("d/z.jpg", "k")])
+    _run(tmp_path, [made("d/x.png", "kk")])
+    assert sorted(tree(tmp_path)) == ["d/x.png", "d/y.jpg", "d/z.jpg"]  # which x it is is clear
+    (tmp_path / "d/z.jpg").write_bytes(b"mine now")
+    _run(tmp_path, [made("d/x.png", "kk"), made("d/y.jpg", "other")])
+    assert (tmp_path / "d/y.jpg").read_bytes() == _content(5)
+    with raises_user_error("output-exists", "d/z.jpg"):
+        _run(tmp_path, [made("d/z.jpg", "other")])
+
+
 def test_killed_and_continued(tmp_path: Path) -> None:
     items = _items(60, endless=45)
     process = multiprocessing.get_context("fork").Process(target=_run, args=(tmp_path, items))
