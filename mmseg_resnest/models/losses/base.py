@@ -53,12 +53,12 @@ class SegmentationLoss(nn.Module):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        number = isinstance(loss_weight, int | float) and math.isfinite(loss_weight)
-        check_option("loss_weight", loss_weight, "a number", number)
+        check_number("loss_weight", loss_weight, -math.inf)
         check_option("loss_name", loss_name, "a text", isinstance(loss_name, str))
         self.loss_name = loss_name
         self.loss_weight = float(loss_weight)
-        self.reduction = self.reduction_of(reduction)
+        _check_reduction(reduction)
+        self.reduction = reduction
         self.class_weight = None if class_weight is None else _read_weights(class_weight)
         self.ignore_index = ignore_index
 
@@ -79,9 +79,9 @@ class SegmentationLoss(nn.Module):
 
     def reduction_of(self, reduction: str | None) -> str:
         """The reduction of a call; None is the one of the config."""
-        reduction = self.reduction if reduction is None else reduction
-        good = reduction in ("none", "mean", "sum")
-        check_option("reduction", reduction, "'none', 'mean' or 'sum'", good)
+        if reduction is None:
+            return self.reduction
+        _check_reduction(reduction)
         return reduction
 
     def weights(self, scores: Tensor) -> Tensor | None:
@@ -104,6 +104,19 @@ def check_option(option: str, value: object, wanted: str, good: bool) -> None:
     """Raise UserError, which names the option and what is wanted, unless a value is good."""
     if not good:
         raise UserError("config-value", f"config key {option}", f"must be {wanted}, not {value!r}")
+
+
+def check_number(option: str, value: object, least: float = 0, most: float = math.inf) -> None:
+    """Raise UserError unless a value is a finite number in a range."""
+    wanted = "a number" if least == -math.inf else f"a number of at least {least:g}"
+    wanted += f" and at most {most:g}" if most < math.inf else ""
+    number = isinstance(value, int | float) and math.isfinite(value) and least <= value <= most
+    check_option(option, value, wanted, number)
+
+
+def _check_reduction(reduction: object) -> None:
+    good = reduction in ("none", "mean", "sum")
+    check_option("reduction", reduction, "'none', 'mean' or 'sum'", good)
 
 
 def _read_weights(weights: ClassWeight) -> list[float]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -97,6 +98,11 @@ def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> Segmen
     if not (isinstance(loss, type) and issubclass(loss, SegmentationLoss)):
         return None
     options = {name: value for name, value in config.items() if name not in ("type", "_scope_")}
+    known = inspect.signature(loss).parameters
+    for name in options:
+        if name not in known:
+            message = f"is not an option of {loss.__name__}, which has {', '.join(known)}"
+            raise UserError("config-key", f"config key {key}.{name}", message)
     try:
         built = loss(**options)
         if outputs:
@@ -104,6 +110,6 @@ def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> Segmen
     except UserError as error:
         subject = error.subject.replace("config key ", f"config key {key}.", 1)
         raise UserError(error.code, subject, error.message) from error
-    except TypeError as error:
-        raise UserError("config-key", f"config key {key}", str(error)) from error
+    except TypeError as error:  # a value of another type than the option's
+        raise UserError("config-value", f"config key {key}", str(error)) from error
     return built

@@ -21,6 +21,7 @@ from .base import (
     as_float,
     by_channel,
     check_labels,
+    check_number,
     check_option,
     labelled,
 )
@@ -185,11 +186,10 @@ class FocalLoss(SegmentationLoss):
     ) -> None:
         super().__init__(loss_name, loss_weight, reduction, class_weight)
         check_option("use_sigmoid", use_sigmoid, "True", use_sigmoid is True)
-        check_option("gamma", gamma, "a number", isinstance(gamma, int | float) and gamma >= 0)
+        check_number("gamma", gamma)
         self.alpha = list(alpha) if isinstance(alpha, list | tuple) else alpha
-        values = self.alpha if isinstance(self.alpha, list) else [self.alpha]
-        good = all(isinstance(value, int | float) and 0 <= value <= 1 for value in values)
-        check_option("alpha", alpha, "between 0 and 1, or a list of such numbers", good)
+        for value in self.alpha if isinstance(self.alpha, list) else [self.alpha]:
+            check_number("alpha", value, 0, 1)
         self.gamma = gamma
 
     def check_outputs(self, outputs: int) -> None:
@@ -252,8 +252,10 @@ class OhemCrossEntropy(SegmentationLoss):
         super().__init__(
             loss_name, loss_weight, class_weight=class_weight, ignore_index=ignore_label
         )
+        check_number("thres", thres, 0, 1)
+        check_number("min_kept", min_kept)
         self.thresh = thres
-        self.min_kept = max(1, min_kept)
+        self.min_kept = max(1, int(min_kept))
 
     def forward(
         self,

@@ -20,6 +20,7 @@ from .base import (
     SegmentationLoss,
     against_rest,
     as_classes,
+    check_number,
     check_option,
     labelled,
     one_hot,
@@ -57,6 +58,7 @@ class DiceLoss(SegmentationLoss):
     ) -> None:
         super().__init__(loss_name, loss_weight, reduction, ignore_index=ignore_index)
         self.use_sigmoid = self.multi_label = bool(use_sigmoid)
+        check_number("eps", eps)
         self.activate, self.naive_dice, self.eps = activate, naive_dice, eps
 
     def forward(
@@ -90,9 +92,10 @@ class DiceLoss(SegmentationLoss):
         overlap = 2 * (mask * scores * targets).sum(1)
         sizes = (mask * (scores**power + targets**power)).sum(1)
         if self.naive_dice:
-            quotient = (overlap + self.eps) / (sizes + self.eps)
+            overlap, sizes = overlap + self.eps, sizes + self.eps
         else:
-            quotient = overlap / (sizes + 2 * self.eps)
+            sizes = sizes + 2 * self.eps
+        quotient = overlap / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
         # An image without a labelled pixel has nothing to lose.
         loss = torch.where(mask.any(1), 1 - quotient, 0 * quotient)
         return self.loss_weight * weight_reduce_loss(loss, image_weight, reduction, avg_factor)
@@ -123,6 +126,8 @@ class TverskyLoss(SegmentationLoss):
         super().__init__(
             loss_name, loss_weight, class_weight=class_weight, ignore_index=ignore_index
         )
+        for name, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta)):
+            check_number(name, value)
         good = math.isclose(alpha + beta, 1, abs_tol=1e-6)
         check_option("beta", beta, f"1 - alpha, {1 - alpha:g}", good)
         self.smooth, self.alpha, self.beta = smooth, alpha, beta
@@ -283,7 +288,6 @@ class HuasdorffDisstanceLoss(SegmentationLoss):
         loss_weight: float = 1.0,
         ignore_index: int | None = None,
         loss_name: str = "loss_huasdorff_disstance",
-        **kwargs: Any,
     ) -> None:
         super().__init__(loss_name, loss_weight, reduction, class_weight, ignore_index)
 
