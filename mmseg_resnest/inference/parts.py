@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmcv.cnn import Conv2d
-from mmcv.transforms import Normalize, Pad
+from mmcv.transforms import Normalize
+from mmcv.transforms import Pad as StockPad
 from mmseg.datasets.transforms import PackSegInputs as StockPackSegInputs
 from mmseg.datasets.transforms import Resize, ResizeShortestEdge, ResizeToMultiple
 from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
@@ -28,6 +29,7 @@ from mmseg.models.decode_heads import (
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from torch import nn
 
+from ..datasets.transforms.geometry import Pad
 from ..datasets.transforms.photometric import PackSegInputs
 from ..errors import UserError
 from ..io.checks import (
@@ -323,10 +325,11 @@ STEPS = {
             "size": optional(_size),
             "size_divisor": optional(whole(1, 4096)),
             "pad_val": either(
-                fields({"img": one_or_several(_PIXEL, 3, 3), "seg": whole(-1000, 65535)}), _PIXEL
+                fields({"img": one_or_several(_PIXEL, 1, 64), "seg": whole(-1000, 65535)}), _PIXEL
             ),
             "padding_mode": one_of("constant", "edge", "reflect", "symmetric"),
         },
+        others=(StockPad,),
     ),
     "Normalize": Part(
         Normalize,

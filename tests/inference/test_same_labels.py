@@ -122,7 +122,7 @@ class Case:
 GREY = dict(channels=1, mean=[120.0], std=[60.0])
 FILE = "LoadImageFromFile"
 RESIZE = dict(type="Resize", scale=(70, 44), keep_ratio=False)
-PILLOW = dict(RESIZE, backend="pillow")
+PILLOW = dict(RESIZE, keep_ratio=True, backend="pillow")
 CASES = {
     "default": Case(dict(type=FILE), _turned),
     "jpeg": Case(dict(type=FILE), suffix=".jpg", steps=[PILLOW]),
