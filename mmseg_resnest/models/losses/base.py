@@ -55,6 +55,7 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         check_number("loss_weight", loss_weight, -math.inf)
         check_option("loss_name", loss_name, "a text", isinstance(loss_name, str))
+        check_index("ignore_index", ignore_index)
         self.loss_name = loss_name
         self.loss_weight = float(loss_weight)
         _check_reduction(reduction)
@@ -112,6 +113,11 @@ def check_number(option: str, value: object, least: float = 0, most: float = mat
     wanted += f" and at most {most:g}" if most < math.inf else ""
     number = isinstance(value, int | float) and math.isfinite(value) and least <= value <= most
     check_option(option, value, wanted, number)
+
+
+def check_index(option: str, value: object) -> None:
+    """Raise UserError unless a value is a label to ignore, or None."""
+    check_option(option, value, "a whole number or None", value is None or type(value) is int)
 
 
 def _check_reduction(reduction: object) -> None:

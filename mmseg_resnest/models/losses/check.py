@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...registry import MODELS, type_name
-from .base import SegmentationLoss
+from .base import SegmentationLoss, check_index
 
 #: Losses of the stack that have no meaning for scores and labels of classes, and why.
 _REFUSED = {
@@ -54,6 +54,7 @@ def _listed(configs: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _check_head(head: Mapping[str, Any], key: str) -> None:
+    check_index(f"{key}.ignore_index", head.get("ignore_index"))
     classes = head.get("num_classes")
     outputs = head.get("out_channels") or classes
     parts = _losses(head, f"{key}.loss_decode", many=True)

@@ -20,6 +20,7 @@ from .base import (
     as_classes,
     as_float,
     by_channel,
+    check_index,
     check_labels,
     check_number,
     check_option,
@@ -249,6 +250,7 @@ class OhemCrossEntropy(SegmentationLoss):
         class_weight: ClassWeight = None,
         loss_name: str = "loss_ohem",
     ) -> None:
+        check_index("ignore_label", ignore_label)
         super().__init__(
             loss_name, loss_weight, class_weight=class_weight, ignore_index=ignore_label
         )
