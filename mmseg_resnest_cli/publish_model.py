@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.export.publish import check_loads_back, publish, read_results
     from mmseg_resnest.inference import load_segmentor
 
-    results = None if args.results is None else read_results(args.results)
+    results = None if args.results is None else read_results(args.results, args.checkpoint)
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     model = load_segmentor(cfg, args.checkpoint, "cpu")
     print_header(

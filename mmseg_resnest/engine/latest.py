@@ -29,7 +29,7 @@ from .saving import MAGIC, POINTER
 
 __all__ = [
     "holds_checkpoint", "latest_valid_checkpoint", "next_start", "run_of", "runs_of",
-    "verify_checkpoint",
+    "verify_checkpoint", "written_by",
 ]  # fmt: skip
 
 _CHUNK = 1 << 20
@@ -170,14 +170,20 @@ def latest_valid_checkpoint(
     return None, skipped
 
 
-def run_of(path: Path) -> str | None:
-    """The identity of the run that wrote a checkpoint; None where the file does not say it."""
+def written_by(path: Path) -> tuple[str, int] | None:
+    """The identity of the run that wrote a checkpoint, and its iteration; None: it says neither."""
     try:
         with path.open("rb") as file:
             note = _comment(file)
     except OSError:
         return None
-    return (note and note["run_id"]) or None
+    return (note["run_id"], note["iteration"]) if note and note["run_id"] else None
+
+
+def run_of(path: Path) -> str | None:
+    """The identity of the run that wrote a checkpoint; None where the file does not say it."""
+    found = written_by(path)
+    return None if found is None else found[0]
 
 
 def runs_of(folder: Path) -> set[str]:

@@ -94,7 +94,7 @@ def check_free(cfg: Config, work_dir: str, resume: str | None) -> None:
     runs = _runs(cfg, work_dir)
     other = runs - {run_of(Path(resume))} if resume else holds_run(cfg, work_dir)
     if other:
-        message = "holds another run; name another folder, or continue that run with --resume"
+        message = "holds another run: continue that with --resume, name another folder or remove it"
         raise UserError("output-exists", f"--work-dir {work_dir}", message)
 
 

@@ -35,7 +35,7 @@ from .hooks import (
     evaluation_result,
     print_header,
 )
-from .latest import run_of
+from .latest import written_by
 from .launch import Machine, describe_device, init_distributed, prepare_machine, timeout_of
 from .logs import report_lost_lines
 from .model import build_model
@@ -153,11 +153,13 @@ def evaluate(
                 metrics = runner.test()
         finally:
             report_lost_lines(runner.logger)
+        written = written_by(resolve_checkpoint(os.fspath(checkpoint)))
         result = {
             "task": "test",
             "config": cfg.filename,
             "checkpoint": os.fspath(checkpoint),
-            "run_id": run_of(resolve_checkpoint(os.fspath(checkpoint))),
+            "run_id": written and written[0],
+            "iteration": written and written[1],
             "tta": options.tta,
             "folded": folded,
             "numerics": runner.describe_numerics(folded),

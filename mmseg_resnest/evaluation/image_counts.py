@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..io.atomic import atomic_open
+from .results_file import RESULTS_FILE, read_results_file
 
 __all__ = ["ImageCounts", "bootstrap_interval", "class_mean", "image_draws", "image_mean_iou"]
 
@@ -60,12 +61,15 @@ class ImageCounts:
             path: The file, or the folder that holds ``images.npz`` (or ``test/images.npz``).
 
         Raises:
-            UserError: It is not there, or holds something else.
+            UserError: It is not there, or holds something else; or the ``test`` of a run's folder
+                is of other weights.
         """
         file = Path(path)
         if file.is_dir():
             places = [file / FILE_NAME, file / "test" / FILE_NAME]
             file = next((p for p in places if p.is_file()), places[0])
+            if file == places[1]:
+                _check_of_run(Path(path))
         if not file.is_file():
             raise UserError("not-found", file, "does not exist; run mmseg-resnest test first")
         try:
@@ -94,6 +98,15 @@ class ImageCounts:
             top, bottom = weights @ both.astype(np.float64), weights @ union.astype(np.float64)
         nothing = np.full(bottom.shape, np.nan)
         return np.divide(top, bottom, out=nothing, where=bottom > 0)
+
+
+def _check_of_run(folder: Path) -> None:
+    """Raise UserError if an evaluation in the folder of a run is of another one."""
+    files = [folder / RESULTS_FILE, folder / "test" / RESULTS_FILE]
+    train, test = (read_results_file(file) if file.is_file() else {} for file in files)
+    if train.get("run_id") and test.get("run_id", train["run_id"]) != train["run_id"]:
+        message = "evaluates other weights than that run's; evaluate the run again"
+        raise UserError("run", folder / "test", message)
 
 
 def image_mean_iou(counts: ImageCounts) -> float:

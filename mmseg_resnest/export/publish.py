@@ -19,6 +19,7 @@ from mmengine.config import Config
 
 from ..datasets import leaf_datasets
 from ..engine.config import config_as_text
+from ..engine.latest import written_by
 from ..errors import UserError
 from ..evaluation.results_file import read_results_file
 from ..inference import Segmentor, load_segmentor
@@ -41,14 +42,26 @@ _OF_THIS_MACHINE = ("work_dir", "load_from", "resume")
 _METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accuracy"}
 
 
-def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Scores from a ``results.json`` of ``mmseg-resnest test``; a UserError if it is not one.
+def read_results(
+    path: str | os.PathLike[str], checkpoint: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Scores from a ``results.json`` of ``mmseg-resnest test``.
+
+    Raises:
+        UserError: It is not one, or is of other weights than ``checkpoint``, as far as both say of
+            which run and iteration they are.
 
     Returns:
         ``mIoU``, ``pixAcc``, ``mAcc`` in percent, as far as they are there, ``images``, ``tta``
         and ``IoU``, the IoU of each class by name.
     """
     result = read_results_file(path)
+    scored = result.get("run_id"), result.get("iteration")
+    written = None if checkpoint is None else written_by(Path(checkpoint))
+    if written is not None and None not in scored and written != scored:
+        message = f"is not of {checkpoint}, but of iteration {scored[1]} of "
+        message += "that run" if written[0] == scored[0] else "another run"
+        raise UserError("config-conflict", f"--results {path}", f"{message}; test this checkpoint")
     if "classes" not in result:
         raise UserError(
             "run", path, "has no key classes; name the results.json that mmseg-resnest test wrote"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -203,6 +204,14 @@ def test_end_to_end(run, stand_in: StandIn, tmp_path: Path, monkeypatch) -> None
     for args in (["--again"], ["--cfg-options", *OPTIONS[:-1]]):
         with pytest.raises(AssertionError, match="evaluated again"):
             run("--any-images", *args)
+
+    place = stand_in.data_root / "ade20k" / "ADEChallengeData2016" / "annotations" / "validation"
+    label = sorted(place.iterdir())[0]
+    before = label.stat()
+    os.utime(label, ns=(1, 1))  # another label map
+    with pytest.raises(AssertionError, match="evaluated again"):
+        run("--any-images", "--cfg-options", *OPTIONS)
+    os.utime(label, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     # After an interruption only the missing protocol is evaluated.
     del report["protocols"]["multi-scale + flip"]

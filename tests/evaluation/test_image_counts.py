@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Counts of images: the interval of mIoU, and runs compared, against plain loops."""
 
+import json
 import math
 import random
 import statistics
@@ -87,6 +88,17 @@ def test_file_reads_back(tmp_path):
         np.testing.assert_array_equal(again.intersection, counts.intersection)
         np.testing.assert_array_equal(again.predicted, counts.predicted)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["images.npz"]
+
+
+def test_an_evaluation_of_another_run_is_not_that_of_a_folder(tmp_path):
+    make().save(tmp_path / "test" / "images.npz")
+    for place, run in ((tmp_path, "a" * 32), (tmp_path / "test", "b" * 32)):
+        (place / "results.json").write_text(json.dumps({"run_id": run}))
+    with raises_user_error("run", tmp_path / "test"):
+        ImageCounts.load(tmp_path)
+    ImageCounts.load(tmp_path / "test")  # named itself
+    (tmp_path / "test" / "results.json").write_text(json.dumps({"run_id": "a" * 32}))
+    ImageCounts.load(tmp_path)
 
 
 def test_files_that_are_none(tmp_path):

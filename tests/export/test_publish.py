@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ from small_models import balanced, blobs
 from user_errors import raises_user_error
 
 from mmseg_resnest import UserError, load_segmentor
+from mmseg_resnest.engine.saving import write_checkpoint
 from mmseg_resnest.export import export_model
 from mmseg_resnest.export.publish import check_loads_back, publish, read_results
 from mmseg_resnest.inference import Segmentor
@@ -186,6 +188,23 @@ def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path)
         publish(model, tmp_path / "other", force=True)
     with raises_user_error("run", folder / "config.json"):
         read_results(folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("run", "iteration", "fits"), [("a", 4, True), ("a", 5, False), ("b", 4, False)]
+)
+def test_scores_of_other_weights_are_refused(
+    tmp_path: Path, run: str, iteration: int, fits: bool
+) -> None:
+    checkpoint = tmp_path / "iter_4.pth"
+    meta = {"run_id": "a" * 32, "start": 1, "iter": 4}
+    write_checkpoint({"meta": meta, "state_dict": {}}, checkpoint)
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({**RESULTS, "run_id": run * 32, "iteration": iteration}))
+    with contextlib.nullcontext() if fits else raises_user_error("config-conflict", "--results"):
+        assert read_results(file, checkpoint)["mIoU"] == RESULTS["mIoU"]
+    file.write_text(json.dumps(RESULTS))  # says of no run
+    read_results(file, checkpoint)
 
 
 def test_names_stay_texts_in_the_card(model: Segmentor, tmp_path: Path) -> None:
