@@ -255,7 +255,12 @@ class _Steps:
                     f"({str(error).splitlines()[0]}); set train_dataloader.drop_last=True",
                 ) from error
         lists = schedules.values() if isinstance(schedules, dict) else [schedules or []]
-        return _unmatched_keys(cfg, model), [one for some in lists for one in some]
+        every = [one for some in lists for one in some]
+        for schedule in every:
+            if not hasattr(schedule, "monitor"):  # others wait for a score
+                with failing("config key param_scheduler", f"{type(schedule).__name__} fails"):
+                    schedule.step()
+        return _unmatched_keys(cfg, model), every
 
     def _check_unused(self, unused: list[str]) -> None:
         """DistributedDataParallel waits for the gradient of every parameter."""

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ..errors import UserError
+from ..io.memory import ran_out_of_memory
 from .preemption import Preempted
 
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
@@ -52,12 +53,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:300]}{place}"
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of a GPU or of the machine ran out."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or bool(re.search(r"out of memory|can't allocate memory", str(error)))
-
-
 @contextlib.contextmanager
 def failing(subject: str, what: str) -> Iterator[None]:
     """Raise a UserError about ``subject`` in place of another exception."""
@@ -66,7 +61,7 @@ def failing(subject: str, what: str) -> Iterator[None]:
     except (UserError, Preempted):
         raise
     except Exception as error:
-        code = "memory" if is_out_of_memory(error) else "config-value"
+        code = "memory" if ran_out_of_memory(error) else "config-value"
         raise UserError(code, subject, f"{what}: {describe(error)}") from error
 
 
@@ -113,7 +108,7 @@ def _explain_batch(
     """What is wrong with a batch, rather than with the model."""
     key = f"config key {loader}.batch_size"
     training = loader == "train_dataloader"
-    if is_out_of_memory(error):
+    if ran_out_of_memory(error):
         size = f" of {sizes[0]}" if len(sizes) == 1 else ""
         what = "use a smaller batch or crop, --amp, activation checkpointing "
         what += "(model.backbone.with_cp=True) or more GPUs"
@@ -144,6 +139,9 @@ def _explain_batch(
 
 
 def _explain_part(cfg: Config, model: nn.Module, error: Exception, loader: str) -> UserError:
+    if any(isinstance(one, OptimWrapper) for one in _objects(error)[-4:]):
+        message = f"its step fails on the first training batch: {describe(error)}"
+        return UserError("config-value", "config key optim_wrapper", message)
     name, module = _failing_module(model, error)
     path, node = _config_of(cfg, name)
     key = f"config key {path}"
@@ -171,12 +169,18 @@ def _explain_part(cfg: Config, model: nn.Module, error: Exception, loader: str) 
     return UserError("config-value", key, message)
 
 
+def _objects(error: Exception) -> list[Any]:
+    """The objects whose methods an exception went through, outermost first."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [frame.f_locals["self"] for frame, _ in frames if "self" in frame.f_locals]
+
+
 def _failing_module(model: nn.Module, error: Exception) -> tuple[str, nn.Module]:
     """Name and module of the innermost part of the model whose method failed."""
     names = {id(module): name for name, module in model.named_modules()}
     found = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        found = names.get(id(frame.f_locals.get("self")), "") or found
+    for one in _objects(error):
+        found = names.get(id(one), "") or found
     return found, model.get_submodule(found)
 
 

@@ -92,7 +92,8 @@ def check_schedule_ends(cfg: Config) -> None:
     end, index = max(early)
     groups = optim_wrapper.optimizer.param_groups
     for steps in (end, length - 1 - end) if later else (end,):
-        advance_schedules(schedules, steps, steps if by_epoch else 0)
+        with failing("config key param_scheduler", "a step of it fails"):
+            advance_schedules(schedules, steps, steps if by_epoch else 0)
         if any(group["lr"] > _NO_RATE * group.get("initial_lr", 0) for group in groups):
             return
     name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")

@@ -105,6 +105,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     notes: list[Note | None] = []
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
+        _check_length(cfg)
         _set_start(cfg, options)
         notes.append(_set_seed(cfg, options))
         _set_numerics(cfg)
@@ -160,6 +161,14 @@ def _set_start(cfg: Config, options: TrainingOptions) -> None:
     if options.resume is not None:
         cfg.load_from = options.resume.path
         _drop_pretrained(cfg.model)
+
+
+def _check_length(cfg: Config) -> None:
+    for name in ("max_iters", "max_epochs", "val_interval"):
+        value = cfg.train_cfg.get(name, 1)
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            key = f"config key train_cfg.{name}"
+            raise UserError("config-value", key, f"must be a whole number from 1 on, not {value!r}")
 
 
 def _set_numerics(cfg: Config) -> None:

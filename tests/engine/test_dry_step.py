@@ -93,7 +93,7 @@ def _pooling(images: int) -> Callable[[Config], None]:
 CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
     "class weights of the wrong number": (
         _set("model.decode_head.loss_decode.class_weight", [1.0, 2.0]),
-        "config-value", "model.decode_head.loss_decode.class_weight",
+        "config-conflict", "model.decode_head.loss_decode.class_weight",
     ),
     "a score that there is not": (
         _set("default_hooks.checkpoint.save_best", "mDice"),
@@ -164,6 +164,19 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
         ]),
         "config-value", "param_scheduler",
     ),
+    "a schedule with a wrong value": (
+        _set("param_scheduler", [
+            dict(type="PolyLR", power="x", begin=0, end=4, by_epoch=False)
+        ]),
+        "config-value", "param_scheduler",
+    ),
+    "a norm that is no number": (
+        _set("optim_wrapper.clip_grad", dict(max_norm="a")), "config-value", "optim_wrapper",
+    ),
+    "no interval": (
+        _set("train_cfg.val_interval", 0), "config-value", "train_cfg.val_interval",
+    ),
+    "no iterations": (_set("train_cfg.max_iters", 0), "config-value", "train_cfg.max_iters"),
     "an optimizer with a wrong value": (
         _set("optim_wrapper.optimizer.lr", -1.0), "config-value", "optim_wrapper",
     ),
