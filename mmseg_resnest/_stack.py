@@ -112,6 +112,7 @@ PRIVATE_NAMES = {
     "mmengine.config.config": ("_cfg_dict", "_env_variables", "_imported_names"),
     "mmengine.utils.manager": ("_instance_dict",),
     "mmengine.logging.history_buffer": ("_log_history", "_count_history"),
+    "mmengine.dataset.dataset_wrapper": ("_get_repeat_factors",),
     "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
     "mmengine.runner.runner": ("_init_model_weights", "_load_from"),
     "mmengine.runner.loops": ("_epoch", "_iter", "_max_iters"),
@@ -119,6 +120,7 @@ PRIVATE_NAMES = {
     "mmengine.visualization.vis_backend": ("_env_initialized",),
     "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
     "mmcv.transforms.processing": ("_crop_seg_map", "_random_scale"),
+    "mmseg.datasets.dataset_wrappers": ("_skip_type_keys",),
     "mmseg.datasets.transforms.transforms": ("_adjust_gamma",),
     "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
     "torch.distributed.distributed_c10d": ("_get_default_store",),
@@ -186,6 +188,13 @@ def set_progress(loop: Any, epoch: int, iteration: int) -> None:
 def loads_from(runner: Any) -> str | None:
     """The checkpoint that a runner starts from."""
     return runner._load_from
+
+
+def mixing_transforms(dataset: Any) -> list[Any]:
+    """The transforms of a ``MultiImageMixDataset`` that it does not skip."""
+    skipped = dataset._skip_type_keys or ()
+    pairs = zip(dataset.pipeline, dataset.pipeline_types, strict=True)
+    return [transform for transform, kind in pairs if kind not in skipped]
 
 
 def mark_stepped(optimizer: Any) -> None:

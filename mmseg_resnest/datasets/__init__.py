@@ -26,9 +26,11 @@ from .transforms import (
     RandomResizeCrop,
     merge_steps,
 )
+from .wrappers import ClassBalancedDataset, inside
 
 __all__ = [
     "CamVidDataset",
+    "ClassBalancedDataset",
     "CustomDataset",
     "LoadAnnotations",
     "LoadImageFromFile",
@@ -44,6 +46,7 @@ __all__ = [
     "check_start",
     "guard_labels",
     "image_sizes",
+    "inside",
     "leaf_datasets",
     "loss_ignore_index",
     "merge_steps",

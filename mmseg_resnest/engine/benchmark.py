@@ -23,7 +23,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..datasets import leaf_datasets
 from ..errors import UserError
+from ..registry import type_name
 from .checkpoint import load_weights
 from .config import require
 from .hooks import describe_model, print_header
@@ -62,9 +64,13 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
 
 def default_shape(cfg: Config) -> tuple[int, int]:
     """The size that a config trains on: its crop's, or 512 x 512 where it does not crop."""
-    for step in (cfg.get("train_dataloader") or {}).get("dataset", {}).get("pipeline", []):
-        if str(step.get("type", "")).endswith("RandomCrop"):
-            height, width = step["crop_size"]
+    dataset = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    pipelines = [dataset.get("pipeline", ())]  # a wrapper's changes what comes from those inside
+    pipelines += [leaf.get("pipeline", ()) for leaf in leaf_datasets(dataset)]
+    for step in (step for pipeline in pipelines for step in pipeline):
+        if type_name(step.get("type", "")) == "RandomCrop":
+            size = step["crop_size"]
+            height, width = (size, size) if isinstance(size, int) else size
             return int(height), int(width)
     return 512, 512
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from ..datasets import build_dataset
+from .._stack import mixing_transforms
+from ..datasets import build_dataset, inside
 from ..errors import UserError
 from ..evaluation import legend, overlay
 from ..io.image_files import save_image, unique_stems
+from ..registry import type_name
 from .config import require
 from .preflight import check_data
 
@@ -61,7 +63,7 @@ class Step:
 
 
 def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
-    """Run the pipeline of an MMSegmentation data set on an image, with a seed, step by step.
+    """Run the pipelines of a data set and its wrappers on an image, with a seed, step by step.
 
     Returns:
         What each step made of the image; the first is the image as it was loaded.
@@ -71,15 +73,34 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
     """
     random.seed(seed)
     np.random.seed(seed)
-    sample = dataset.get_data_info(index)
     steps: list[Step] = []
-    for transform in dataset.pipeline.transforms:
+    _run(dataset, index, steps)
+    if not steps:
+        raise UserError("config-value", "pipeline", "loads no image; add LoadImageFromFile")
+    return steps
+
+
+def _run(dataset: Any, index: int, steps: list[Step]) -> Any:
+    """Add the steps of a sample of a data set or wrapper; returns what the last one made."""
+    dataset, index = inside(dataset, index)
+    others: Any = getattr(dataset, "dataset", None)  # that MultiImageMixDataset mixes
+    sample: Any
+    if others is None:
+        sample, transforms = dataset.get_data_info(index), dataset.pipeline.transforms
+    else:
+        sample, transforms = _run(others, index, steps), mixing_transforms(dataset)
+    for transform in transforms:
         name = type(transform).__name__
         if name.startswith("Pack"):  # tensors from here on
             break
+        if hasattr(transform, "get_indices"):
+            chosen = transform.get_indices(others)
+            chosen = chosen if isinstance(chosen, Sequence) else [chosen]
+            sample["mix_results"] = [copy.deepcopy(others[i]) for i in chosen]
         sample = transform(sample)
         if sample is None:
             raise UserError("dataset", f"transform {name}", f"drops image {index} of the data set")
+        sample.pop("mix_results", None)
         if "img" not in sample:
             continue
         step = Step(name, sample)
@@ -87,9 +108,7 @@ def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
             steps[-1] = Step(steps[-1].name, sample)  # loading labels is not a step of its own
         else:
             steps.append(step)
-    if not steps:
-        raise UserError("config-value", "pipeline", "loads no image; add LoadImageFromFile")
-    return steps
+    return sample
 
 
 def browse(
@@ -127,26 +146,24 @@ def browse(
         raise UserError("argument", f"--opacity {opacity}", "must lie between 0 and 1")
     check_data(cfg, (name,))
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
-        dataset: Any = build_dataset(copy.deepcopy(cfg[name].dataset))
-        while not hasattr(dataset, "pipeline") and hasattr(dataset, "dataset"):
-            dataset = dataset.dataset  # wrappers such as RepeatDataset
-        if not hasattr(dataset, "pipeline"):
-            raise UserError(
-                "config-value",
-                f"config key {name}.dataset",
-                f"{type(dataset).__name__} has no pipeline; browse its data sets one by one",
-            )
+        dataset_cfg = copy.deepcopy(cfg[name].dataset)
+        while type_name(dataset_cfg.get("type")) in ("RepeatDataset", "ClassBalancedDataset"):
+            dataset_cfg = dataset_cfg["dataset"]  # each image once
+        dataset: Any = build_dataset(dataset_cfg)
         order = list(range(len(dataset)))
         if shuffle:
             random.Random(seed).shuffle(order)
-        order = order[:images]
-        paths = [dataset.get_data_info(i)["img_path"] for i in order]
-        stems = unique_stems(paths)
+        chosen: dict[str, int] = {}
+        for index in order:
+            chosen.setdefault(dataset.get_data_info(index)["img_path"], index)
+            if len(chosen) == images:
+                break
+        stems = unique_stems(list(chosen))
         classes = [str(c) for c in dataset.metainfo["classes"]]
         palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
         names: list[str] = []
-        progress = tqdm(order, desc="images", disable=None, leave=False, dynamic_ncols=True)
-        for index, path in zip(progress, paths, strict=True):
+        items = chosen.items()
+        for path, index in tqdm(items, "images", disable=None, leave=False, dynamic_ncols=True):
             runs = [draw_sample(dataset, index, seed + 1000 * index + n) for n in range(draws)]
             names = [step.name for step in runs[0]]
             if steps:
@@ -158,7 +175,7 @@ def browse(
             width = max(map(len, rows)) * (_EDGE + _GAP) - _GAP
             key = legend(classes, palette, present, width) if present else None
             save_image(_sheet(Path(path).name, rows, key), Path(out_dir) / f"{stems[path]}.png")
-    return {"images": len(order), "out": os.fspath(out_dir), "pipeline": names}
+    return {"images": len(chosen), "out": os.fspath(out_dir), "pipeline": names}
 
 
 def _row_of_steps(

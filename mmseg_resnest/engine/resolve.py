@@ -290,7 +290,7 @@ def _merge_pipelines(node: Any) -> None:
     if isinstance(node, dict):
         for value in node.values():
             _merge_pipelines(value)
-        if isinstance(node.get("pipeline"), list):
+        if isinstance(node.get("pipeline"), list) and not node.get("skip_type_keys"):
             node["pipeline"] = merge_steps(node["pipeline"])
     elif isinstance(node, (list, tuple)):
         for value in node:

@@ -116,8 +116,10 @@ def check_config(cfg: Config | Mapping[str, Any]) -> None:
 
 
 def _check_pipelines(root: Mapping[str, Any], scope: str) -> None:
-    registries = _registries(("tta_pipeline",), scope)
-    check = PipelineCheck(lambda node: _find_type(node["type"], registries, node.get("_scope_")))
+    def find(path: Path, node: Mapping[str, Any]) -> Any:
+        return _find_type(node["type"], _registries(path, scope), node.get("_scope_"))
+
+    check = PipelineCheck(find)
     for loader in DATALOADERS:
         check.check_dataset((loader, "dataset"), (root.get(loader) or {}).get("dataset"))
     check.check_steps(("tta_pipeline",), root.get("tta_pipeline"))

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import mmcv.transforms
+import mmengine.dataset
 import mmseg.datasets.transforms as stack
+from mmengine.dataset import BaseDataset
+from mmseg.datasets import MultiImageMixDataset
 
 from ...datasets.transforms.kinds import MOVING, REFUSED
 from ...errors import UserError
@@ -33,13 +36,13 @@ class _Before:
 
 
 class PipelineCheck:
-    """Checks the pipelines of a config.
+    """Checks the data sets and pipelines of a config.
 
     Args:
-        find: The class of a step (a mapping with ``type``), or None.
+        find: The class of a mapping with ``type`` at a key, or None.
     """
 
-    def __init__(self, find: Callable[[Mapping[str, Any]], Any]) -> None:
+    def __init__(self, find: Callable[[Path, Mapping[str, Any]], Any]) -> None:
         self._find = find
 
     def check_dataset(self, path: Path, node: Any) -> _Before:
@@ -56,13 +59,30 @@ class PipelineCheck:
             before.add(self.check_dataset((*path, "datasets", str(i)), inner))
         before.add(self.check_dataset((*path, "dataset"), node.get("dataset")))
         steps = node.get("pipeline")
-        mixes = type_name(node.get("type")) == "MultiImageMixDataset"
+        key = f"config key {'.'.join(path)}"
+        kind = self._find(path, node) if "type" in node else None
+        if kind is mmengine.dataset.ClassBalancedDataset and not self._counts(path, node):
+            reason = "does not know the classes of label maps; write "
+            reason += "mmseg_resnest.ClassBalancedDataset"
+            raise UserError("config-type", f"{key}.type", f"MMEngine's {kind.__name__} {reason}")
+        mixes = isinstance(kind, type) and issubclass(kind, MultiImageMixDataset)
+        if mixes:
+            _check_skipped(f"{key}.skip_type_keys", node)
         if mixes and steps and before.packed:
             reason = "packs the images before MultiImageMixDataset can change them; move it to the "
             reason += "end of that one's pipeline"
             raise UserError("config-conflict", before.packed, reason)
         self.check_steps((*path, "pipeline"), steps, before, mixes)
         return before
+
+    def _counts(self, path: Path, node: Mapping[str, Any]) -> bool:
+        """Whether the data set inside has a way of its own to tell its classes."""
+        inner = node.get("dataset")
+        if not isinstance(inner, Mapping) or "type" not in inner:
+            return True
+        kind = self._find((*path, "dataset"), inner)
+        own = getattr(kind, "get_cat_ids", BaseDataset.get_cat_ids)
+        return own is not BaseDataset.get_cat_ids
 
     def check_steps(
         self, path: Path, steps: Any, before: _Before | None = None, mixes: bool = False
@@ -81,7 +101,7 @@ class PipelineCheck:
                 mixes_here = mixes and isinstance(step, Mapping)
                 self.check_steps((*path, str(i)), step, before, mixes_here)
             return
-        kind = self._find(steps) if isinstance(steps, Mapping) and "type" in steps else None
+        kind = self._find(path, steps) if isinstance(steps, Mapping) and "type" in steps else None
         if not isinstance(kind, type):
             return
         key, name = f"config key {'.'.join((*path, 'type'))}", kind.__name__
@@ -112,6 +132,16 @@ class PipelineCheck:
         loads = name.startswith("Load") and "Annotation" in name
         before.labels = before.labels or (name if loads else "")
         before.packed = before.packed or (key if name.startswith("Pack") else "")
+
+
+def _check_skipped(key: str, node: Mapping[str, Any]) -> None:
+    """Whether the steps that a ``MultiImageMixDataset`` is to skip are steps of it."""
+    steps = node.get("pipeline") or ()
+    kinds = [step.get("type") for step in steps if isinstance(step, Mapping)]
+    for name in node.get("skip_type_keys") or ():
+        if name not in kinds:
+            reason = f"names {name}; the steps are {', '.join(map(type_name, kinds))}"
+            raise UserError("config-value", key, reason)
 
 
 def _check_mapping(key: str, kind: type, step: Mapping[str, Any], inside: _Before) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import mmcv.transforms
+import mmengine.dataset
 import mmseg.datasets.transforms as stack
 import pytest
+from mmengine.dataset import BaseDataset
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.transforms.kinds import REFUSED
@@ -197,3 +199,47 @@ def test_a_class_for_a_type_is_what_its_name_is() -> None:
             [dict(type=mmcv.transforms.LoadImageFromFile), dict(type=stack.RandomFlip, prob=0.5)]
         )
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["mmengine.ClassBalancedDataset", mmengine.dataset.ClassBalancedDataset]
+)
+def test_a_balance_of_classes_that_nobody_counts(name: Any) -> None:
+    inner = dataset(LOAD)
+    wrapped = dict(
+        type="RepeatDataset", times=2, dataset=dict(type=name, dataset=inner, oversample_thr=1)
+    )
+    with raises_user_error("config-type", "config key train_dataloader.dataset.dataset.type"):
+        check(wrapped)
+
+    class Counts(BaseDataset):
+        def get_cat_ids(self, idx: int) -> list[int]:
+            return [0]
+
+    check(dict(type=name, dataset=dict(type=Counts), oversample_thr=1))
+    check(dict(type="ClassBalancedDataset", dataset=inner, oversample_thr=1))
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "code", "key"),
+    [
+        (mixed([MOSAIC]) | dict(skip_type_keys=["RandomMosaik"]), "config-value", "skip_type_keys"),
+        (mixed([MOSAIC]) | dict(skip_types=["RandomMosaic"]), "config-key", "skip_types"),
+        (mixed([dict(MOSAIC, image_scale=9)]), "config-key", "pipeline.0.image_scale"),
+        (
+            dict(type="ClassBalancedDataset", dataset=dataset(LOAD), oversample_th=1),
+            "config-key",
+            "oversample_th",
+        ),
+        (dict(type="RepeatDataset", dataset=dataset(LOAD), time=1), "config-key", "time"),
+        (
+            dict(type="ConcatDataset", datasets=[dataset(LOAD)], ignore_key="a"),
+            "config-key",
+            "ignore_key",
+        ),
+    ],
+)
+def test_options_that_wrappers_do_not_have(wrapper: dict, code: str, key: str) -> None:
+    with raises_user_error(code, f"config key train_dataloader.dataset.{key}"):
+        check(wrapper)
+    check(mixed([MOSAIC, FLIP]) | dict(skip_type_keys=["RandomMosaic"]))
