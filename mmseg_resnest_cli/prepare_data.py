@@ -190,6 +190,9 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         help="numbered images are frames of videos, or are not (default: measured)",
     )
     add("--seed", type=int, default=0, help="another seed gives another split")
+    what = "leave out COCO's annotations that cannot be drawn, such as boxes alone (they are"
+    what += " ignored), and images that are not there; they are counted"
+    add("--allow-incomplete", action="store_true", help=what)
     in_clone = config_folder().parent.joinpath("pyproject.toml").is_file()
     add(
         "--config-dir",
@@ -213,7 +216,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.io.processes import cpu_count
 
     same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
-    same += ["images", "val_images", "classes", "val_list"]
+    same += ["images", "val_images", "classes", "val_list", "allow_incomplete"]
     options = CustomOptions(
         form=args.format,
         sources=tuple(args.source),

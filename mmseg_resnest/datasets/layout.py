@@ -94,8 +94,8 @@ def listed_names(
     """The names of the images that a list takes, as often as it has them.
 
     A line names an image by its path below its folder, without suffix as in the stack's lists or
-    with it; the path may also begin at the data root or be absolute, and have backslashes. A line
-    that begins with ``#`` is a comment, unless an image has that name.
+    with it; the path may also begin at the data root or be absolute, with slashes or backslashes,
+    but without "..". A line that begins with ``#`` is a comment, unless an image has that name.
 
     Args:
         ann_file: The list.
@@ -136,6 +136,8 @@ def _spellings(
     """What a line may stand for, paths below the folder without suffix, likely ones first."""
     text = line.strip()
     forward = text.replace("\\", "/")
+    if ".." in forward.split("/"):
+        return
     # A name may begin or end with a space, and hold a backslash.
     for top, name in ((folder, line), (folder, text), (folder, forward), (root, forward)):
         path = Path(os.path.relpath(os.path.join(top, name), folder)).as_posix()

@@ -39,7 +39,7 @@ WRITTEN: dict[str, tuple[str | bytes, list[str]]] = {
     "old Mac": ("a\rdeep/c\r", ["a", "deep/c"]),
     "Windows PowerShell": ("a\r\nb 1.png\r\n".encode("utf-16"), ["a", "b 1"]),
     "spaces and blank lines": ("\n  a \n\t\n b 1.png\t\n\n", ["a", "b 1"]),
-    "dots": ("./a\n.\\deep\\c\ndeep/../b 1.png\n", ["a", "b 1", "deep/c"]),
+    "dots": ("./a\n.\\deep\\c\n./b 1.png\n", ["a", "b 1", "deep/c"]),
     "absolute": ("{root}/images/a.png\n{root}/images/deep/c\n", ["a", "deep/c"]),
     "from the data root": ("images/a.png\nimages\\deep\\c.png\n", ["a", "deep/c"]),
     "comments": ("# the best\na\n#d\n # b 1\n", ["#d", "a"]),
@@ -51,6 +51,7 @@ WRONG: dict[str, tuple[str | bytes, int]] = {
     "two columns": ("images/a.png labels/a.png\n", 1),
     "of another folder": ("a\n\n../labels/a.png\n", 3),
     "a folder": ("deep\n", 1),
+    "a way round": ("../images/a\n", 1),
     "outside": ("/etc/hostname\n", 1),
     "commas": ("a,deep/c\n", 1),
 }

@@ -30,7 +30,7 @@ from ...io.processes import cpu_count
 from ...io.text import printable
 from ...io.up_to_date import file_state
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
-from .coco import read_coco
+from .coco import Faults, read_coco
 from .colours import count_colours, describe, write_draft
 from .custom_config import config_text
 from .dataset import Plan
@@ -70,6 +70,8 @@ class CustomOptions:
             None goes by the number at the end of the name.
         frames: Whether numbered images are frames of videos; None measures it.
         seed: Of the split.
+        allow_incomplete: Leave out annotations of COCO's files that cannot be drawn, and images
+            that are not there.
     """
 
     name: str
@@ -87,6 +89,7 @@ class CustomOptions:
     group_pattern: str | None = None
     frames: bool | None = None
     seed: int = 0
+    allow_incomplete: bool = False
 
 
 @dataclass
@@ -109,10 +112,17 @@ class CustomReport:
 
 
 def _read_samples(
-    options: CustomOptions, sources: Sequence[Path], images: Path | None, rows: Sequence[Colour]
+    options: CustomOptions,
+    sources: Sequence[Path],
+    images: Path | None,
+    rows: Sequence[Colour],
+    notes: list[str],
 ) -> list[Sample]:
-    """The samples of the sources, in order of their names."""
+    """The samples of the sources, in order of their names; ``notes`` takes what is left out."""
     form = options.form
+    if options.allow_incomplete and form != "coco":
+        raise UserError("argument", "--allow-incomplete", "is for COCO's files alone")
+    faults = Faults()
     for source in sources:
         if not source.exists():
             raise UserError("not-found", f"--source {source}", "does not exist")
@@ -123,9 +133,13 @@ def _read_samples(
         if form == "labelme":
             samples += read_labelme(source, images)
         elif form == "coco":
-            samples += read_coco(source, images)
+            samples += read_coco(source, images, faults)
         else:
             samples += read_masks(form, source, images, rows, options.label_suffix)
+    error = faults.error()
+    if error is not None and not options.allow_incomplete:
+        raise error
+    notes += [f"left out of {file}: {text}" for file, text in faults.texts().items()]
     if not samples:
         what = "JSON files" if form in ("labelme", "coco") else "masks (PNG)"
         raise UserError("empty", ", ".join(map(str, sources)), f"holds no {what} with samples")
@@ -292,24 +306,26 @@ def _samples(
     options: CustomOptions, rows: Sequence[Colour], processes: int
 ) -> tuple[list[Sample], dict[str, list[str]], dict[str, int], list[str]]:
     """The samples, the names in each split, how many groups each split has, and notes."""
-    samples = _read_samples(options, options.sources, options.images, rows)
+    notes: list[str] = []
+    samples = _read_samples(options, options.sources, options.images, rows, notes)
     names = [sample.name for sample in samples]
     if options.val_sources:
         val_images = options.val_images or options.images
-        apart = _read_samples(options, options.val_sources, val_images, rows)
+        apart = _read_samples(options, options.val_sources, val_images, rows, notes)
         held_out = [sample.name for sample in apart]
         if set(names) & set(held_out):  # then the name of the part comes before both
             samples = [replace(sample, name=f"train/{sample.name}") for sample in samples]
             apart = [replace(sample, name=f"val/{sample.name}") for sample in apart]
             names = [sample.name for sample in samples]
             held_out = [sample.name for sample in apart]
-        return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}, []
+        return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}, notes
     if options.val_list is not None:
         source = options.sources[0]
         folder = options.images or (source if source.is_dir() else source.parent)
         train, val, counts = split_by_list(names, options.val_list, folder)
-        return samples, {"train": train, "val": val}, counts, []
-    groups, notes = group_images(samples, options.group_pattern, options.frames, processes)
+        return samples, {"train": train, "val": val}, counts, notes
+    groups, more = group_images(samples, options.group_pattern, options.frames, processes)
+    notes += more
     train, val, counts = split_by_groups(groups, options.val_fraction, options.seed)
     if len(groups) == 1:
         notes.append(

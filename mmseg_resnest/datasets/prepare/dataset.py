@@ -16,7 +16,7 @@ from ...io.up_to_date import file_state, fingerprint
 from ...weights import download_file
 from .archives import Archive, is_archive, list_archive
 from .outputs import Item, Outputs
-from .places import Files, Place, list_folder
+from .places import PREPARED, Files, Place, list_folder
 
 # Raise when a data set's files would come out differently: what was made before is made again.
 VERSION = 2
@@ -177,7 +177,7 @@ def _check_options(dataset: DataSet, folder: Path, paths: Sequence[Path], downlo
     if download and not public:
         message = f"cannot be downloaded by a program; {dataset.where}"
         raise UserError("argument", dataset.name, message)
-    if not download and not paths and not (folder / ".prepare" / "record.json").is_file():
+    if not download and not paths and not (folder / PREPARED / "record.json").is_file():
         options = f"--source PATH{' or --download' if public else ''}"
         raise UserError("argument-missing", dataset.name, f"give {options}; {dataset.where}")
 

@@ -27,7 +27,7 @@ from ...io.folder_lock import FolderLock
 from ...io.linking import is_linked, put_link
 from ...io.parallel import in_parallel
 from ...io.up_to_date import Record, file_state
-from .places import check_room
+from .places import PREPARED, check_room
 
 _REMOVE_IT = "remove it and run the same command again"
 _NO_LINK = "replace the link with a folder, or name another place with --root"
@@ -67,7 +67,7 @@ class Outputs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.hidden = folder / ".prepare"
+        self.hidden = folder / PREPARED
         self.staging = self.hidden / "staging"
         self._tmp = self.hidden / "tmp"
 

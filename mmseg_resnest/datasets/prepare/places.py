@@ -20,6 +20,8 @@ from pathlib import Path
 from ...errors import UserError
 from ...io.walk import walk
 
+#: In the folder of a data set that was prepared.
+PREPARED = ".prepare"
 _LARGEST = 1 << 30  # bytes of a file in an archive, which is read as a whole
 
 
@@ -101,9 +103,15 @@ def is_hidden(name: str) -> bool:
 
 
 def list_folder(folder: Path) -> Iterator[Place]:
-    """The files below a folder, links followed, hidden ones left out, in order of their names."""
+    """The files below a folder, links followed, in order of their names.
+
+    Hidden files and folders are left out, and folders that a data set was prepared in.
+    """
     for where, folders, names in walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+        folders[:] = [
+            name for name in folders
+            if not is_hidden(name) and not os.path.isdir(os.path.join(where, name, PREPARED))
+        ]  # fmt: skip
         for name in names:
             if is_hidden(name):
                 continue

@@ -33,13 +33,19 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
     """
     from pycocotools import mask
 
+    corners = check_polygon(points)
+    runs = mask.frPyObjects([corners.reshape(-1).tolist()], height, width)
+    return decode_rle(mask.merge(runs)["counts"], height, width)
+
+
+def check_polygon(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The corners (n, 2) of a polygon; ValueError as :func:`fill_polygon`."""
     corners = _coordinates(points).reshape(-1, 2)
     if len(corners) < 3:
         raise ValueError("a polygon needs three points")
     if np.abs(np.diff(corners, axis=0, append=corners[:1])).sum() > _LONGEST:
         raise ValueError("its outline is too long; simplify it")
-    runs = mask.frPyObjects([corners.reshape(-1).tolist()], height, width)
-    return decode_rle(mask.merge(runs)["counts"], height, width)
+    return corners
 
 
 def _coordinates(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -65,7 +71,16 @@ def fill_circle(centre: npt.ArrayLike, edge: npt.ArrayLike, height: int, width: 
 
 
 def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> Mask:
-    """The pixels (height, width) of COCO's run lengths, down the columns, the first run outside.
+    """The pixels (height, width) of COCO's run lengths; ValueError as :func:`run_lengths`."""
+    runs = run_lengths(counts, height, width)
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def run_lengths(
+    counts: str | bytes | Sequence[int], height: int, width: int
+) -> npt.NDArray[np.int64]:
+    """COCO's run lengths, down the columns, the first run outside.
 
     ``counts`` are the runs, or their text in the COCO API's form.
 
@@ -83,8 +98,7 @@ def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> 
     runs = runs.astype(np.int64)
     if runs.sum() != height * width:
         raise ValueError(f"the run lengths add up to {runs.sum()}, not to {height} x {width}")
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
+    return runs
 
 
 def _numbers(text: bytes) -> list[int]:

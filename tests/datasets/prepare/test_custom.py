@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from custom_sets import build, custom, label_map, masks
+from custom_sets import build, custom, label_map, masks, write_labelme, write_masks
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 from user_errors import raises_user_error
@@ -235,6 +235,101 @@ def test_bad_coco(tmp_path: Path, name: str) -> None:
     data[part][index][key] = value
     with raises_user_error(code, "x.json"):
         _custom_coco(tmp_path, data)
+
+
+# Annotations and images of which something is wrong, and the kind that they are counted as.
+FAULTS: dict[str, list[dict[str, Any]]] = {
+    "with a box alone": [
+        dict(segmentation=[]), dict(segmentation=None), dict(), dict(segmentation={})
+    ],
+    "with a polygon of fewer than three points": [
+        dict(segmentation=[[1, 1, 2, 2]]), dict(segmentation=[[0, 0, 4, 0, 4, 4], [1, 1]])
+    ],
+    "with a polygon of an odd number": [dict(segmentation=[[0, 0, 4, 0, 4, 4, 1]])],
+    "whose run lengths have another size": [
+        dict(segmentation=dict(size=[8, 6], counts=[0, 48]), iscrowd=1)
+    ],
+    "that cannot be drawn": [
+        dict(segmentation=dict(size=[6, 8], counts=[0, 47])),
+        dict(segmentation=dict(size=[6, 8], counts="~~")),
+        dict(segmentation=[[0, 0, "x", 0, 4, 4]]),
+        dict(segmentation=[[0, 0, 1e9, 0, 4, 4]]),
+        dict(segmentation=7),
+    ],
+    "of categories that are not listed": [dict(segmentation=[[0] * 6], category_id=99)],
+    "of images that are not listed": [dict(segmentation=[[0] * 6], image_id=99)],
+}  # fmt: skip
+
+
+def _faulty_coco() -> tuple[dict[str, Any], dict[str, int]]:
+    """A COCO file with all faults, each in the right half of the first image; and their numbers."""
+    data, counts = _coco(), {}
+    for kind, some in FAULTS.items():
+        counts[kind] = len(some)
+        for one in some:
+            number = 100 + len(data["annotations"])
+            data["annotations"].append(
+                dict(id=number, image_id=0, category_id=5, bbox=[4.2, 0.5, 2, 9.1]) | one
+            )
+    data["images"] += [dict(id=n, file_name=f"gone_{n}.jpg") for n in (7, 8)]
+    data["annotations"].append(dict(id=9, image_id=7, category_id=5, segmentation=[[0] * 6]))
+    counts["images that are not there"] = 2
+    return data, counts
+
+
+def test_all_faults_of_coco_are_told_at_once_or_left_out(tmp_path: Path) -> None:
+    data, counts = _faulty_coco()
+    with raises_user_error("annotation", "x.json") as error:
+        _custom_coco(tmp_path, data)
+    (tmp_path / "c/y.json").write_text(json.dumps(_coco()).replace("a_", "b_"))
+    write_folder(tmp_path / "c/images", {f"b_{n}.jpg": jpeg(n) for n in range(2)})
+    files = (tmp_path / "c/x.json", tmp_path / "c/y.json")
+    report = custom(tmp_path, form="coco", sources=files, allow_incomplete=True, background="sky")
+    (note,) = [note for note in report.notes if "left out" in note]
+    for text in (error.value.message, note):
+        for kind, number in counts.items():
+            assert re.search(rf"\b{number} (annotations )?{kind}", text), (kind, text)
+        assert "id 103 of a_0.jpg, id 104 of a_0.jpg, id 105 of a_0.jpg, ..." in text
+        assert "y.json" not in text
+    # The boxes of what was left out are ignored, not background; the good shapes are there.
+    expected = np.ones((6, 8), np.uint8)  # sky
+    expected[:, 4:7] = 255
+    expected[1, 1] = 0
+    np.testing.assert_array_equal(label_map(tmp_path, "a_0"), expected)
+    assert (label_map(tmp_path, "a_1") == 0).all()
+    assert sum(len(names) for names in report.splits.values()) == 4
+    with raises_user_error("argument", "--allow-incomplete"):
+        custom(tmp_path, allow_incomplete=True, **write_masks(tmp_path / "m", ["x", "y"]))
+
+
+@pytest.mark.parametrize("part", ["images", "categories"])
+def test_ids_of_coco_that_stand_twice(tmp_path: Path, part: str) -> None:
+    data = _coco()
+    data[part].append(dict(data[part][0]))
+    with raises_user_error("annotation", "x.json"):
+        _custom_coco(tmp_path, data)
+
+
+@pytest.mark.parametrize("form", ["index", "labelme", "coco"])
+def test_a_root_among_the_sources(tmp_path: Path, form: str) -> None:
+    top = tmp_path / "photos"
+    if form == "coco":
+        write_folder(top, {f"a_{n}.jpg": jpeg(n) for n in range(2)})
+        (top / "x.json").write_text(json.dumps(_coco()))
+        options: dict[str, Any] = dict(form=form, sources=(top,))
+    elif form == "labelme":
+        write_labelme(tmp_path, ["a", "b"])
+        (tmp_path / "lm").rename(top)
+        options = dict(form=form, sources=(top,))
+    else:
+        options = write_masks(tmp_path, ["x", "y", "z"])
+        (tmp_path / "images").rename(top)
+        options["images"] = top
+    first = custom(tmp_path, root="photos/data", name="inside", **options)
+    again = custom(tmp_path, root="photos/data", name="inside", **options)
+    assert again.unchanged and again.splits == first.splits
+    other = custom(tmp_path, root="photos/other", name="mine", **options)
+    assert other.splits == first.splits
 
 
 def test_bad_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
