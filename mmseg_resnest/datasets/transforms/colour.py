@@ -99,17 +99,20 @@ class Rerange(stack.Rerange):
 
 
 class _ChannelsLast:
-    """Mixin for mmseg's biomedical transforms, which take images (C, ...), for (H, W[, C]).
+    """Mixin for mmseg's biomedical transforms, which take volumes, for images (H, W[, C]) too.
 
     They compute in float32; values are rounded and cut off at the ends of an integer type.
     """
 
     def transform(self, results: dict) -> dict:
-        """Changes ``img`` (H, W[, C])."""
+        """Changes ``img`` (H, W[, C]) or (C, Z, Y, X)."""
         image = results["img"]
-        planes = np.moveaxis(image.reshape(*image.shape[:2], -1), 2, 0).astype(np.float32)
+        planes = image.astype(np.float32)
+        if image.ndim < 4:
+            planes = np.moveaxis(planes.reshape(*image.shape[:2], -1), 2, 0)
         changed = super().transform({"img": planes})["img"]  # type: ignore[misc]
-        changed = np.moveaxis(changed, 0, 2).reshape(image.shape)
+        if image.ndim < 4:
+            changed = np.moveaxis(changed, 0, 2).reshape(image.shape)
         if image.dtype.kind in "iu":
             limits = np.iinfo(image.dtype)
             changed = np.clip(np.rint(changed), limits.min, limits.max)
@@ -119,17 +122,17 @@ class _ChannelsLast:
 
 @TRANSFORMS.register_module()
 class BioMedicalGaussianNoise(_ChannelsLast, stack.BioMedicalGaussianNoise):
-    """mmseg's ``BioMedicalGaussianNoise`` for images (H, W[, C]) of any type."""
+    """mmseg's ``BioMedicalGaussianNoise`` for images (H, W[, C]) and volumes of any type."""
 
 
 @TRANSFORMS.register_module()
 class BioMedicalGaussianBlur(_ChannelsLast, stack.BioMedicalGaussianBlur):
-    """mmseg's ``BioMedicalGaussianBlur`` for images (H, W[, C]) of any type."""
+    """mmseg's ``BioMedicalGaussianBlur`` for images (H, W[, C]) and volumes of any type."""
 
 
 @TRANSFORMS.register_module()
 class BioMedicalRandomGamma(_ChannelsLast, stack.BioMedicalRandomGamma):
-    """mmseg's ``BioMedicalRandomGamma`` for images (H, W[, C]) of any type."""
+    """mmseg's ``BioMedicalRandomGamma`` for images (H, W[, C]) and volumes of any type."""
 
     def _adjust_gamma(self, img: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """As mmseg's, also with ``per_channel``, with which its own fails; ``img`` is (C, H, W)."""

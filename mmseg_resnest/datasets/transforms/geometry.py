@@ -330,3 +330,32 @@ def _flat(pixels: Pixels | None, key: str) -> Pixels:
         message += "pack in the pipeline of MultiImageMixDataset"
         raise UserError("config-value", "transform RandomMosaic", message)
     return pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+@TRANSFORMS.register_module()
+class BioMedical3DPad(stack.BioMedical3DPad):
+    """mmseg's ``BioMedical3DPad``; labels are padded where mmseg's loses them.
+
+    Args:
+        pad_shape: Depth, height and width to pad to.
+        pad_val: Of the new voxels of ``img``.
+        seg_pad_val: Their label.
+    """
+
+    def __init__(
+        self, pad_shape: tuple[int, int, int], pad_val: float = 0.0, seg_pad_val: int = IGNORED
+    ) -> None:
+        super().__init__(tuple(pad_shape), pad_val, seg_pad_val)
+
+    def transform(self, results: dict) -> dict:
+        """Pads ``img`` (C, Z, Y, X) and the label maps (Z, Y, X) on all sides alike."""
+        for key in ("img", *label_keys(results)):
+            volume = results[key]
+            missing = [
+                max(w - n, 0) for w, n in zip(self.pad_shape, volume.shape[-3:], strict=True)
+            ]
+            widths = [(0, 0)] * (volume.ndim - 3) + [(n // 2, n - n // 2) for n in missing]
+            fill = self.pad_val if key == "img" else self.seg_pad_val
+            results[key] = np.pad(volume, widths, constant_values=fill)
+        results["img_shape"] = results["pad_shape"] = results["img"].shape[1:]
+        return results

@@ -10,6 +10,9 @@ from .long_edge import RandomLongEdgeResize
 
 #: Transforms that move pixels of ``img`` and of the label maps, and of nothing else in a sample.
 MOVING: tuple[type, ...] = (
+    stack.BioMedical3DPad,
+    stack.BioMedical3DRandomCrop,
+    stack.BioMedical3DRandomFlip,
     mmcv.transforms.CenterCrop,
     mmcv.transforms.Pad,
     mmcv.transforms.RandomChoiceResize,
@@ -25,8 +28,6 @@ MOVING: tuple[type, ...] = (
     RandomLongEdgeResize,
 )
 
-_VOLUMES = "is for volumes (C, Z, Y, X), and models here take images (C, H, W)"
-
 #: Transforms of the stack that no config may name, and why; subclasses of them are others.
 REFUSED: dict[type, str] = {
     stack.SegRescale: "makes label maps of another size than their images; remove it, as losses "
@@ -35,10 +36,6 @@ REFUSED: dict[type, str] = {
     "mmseg_resnest.RandomRotFlip",
     mmcv.transforms.MultiScaleFlipAug: "returns samples that models of MMSegmentation do not take; "
     "use TestTimeAug",
-    stack.BioMedical3DPad: _VOLUMES,
-    stack.BioMedical3DRandomCrop: _VOLUMES,
-    stack.BioMedical3DRandomFlip: _VOLUMES,
-    stack.LoadBiomedicalAnnotation: _VOLUMES,
-    stack.LoadBiomedicalData: _VOLUMES,
-    stack.LoadBiomedicalImageFromFile: _VOLUMES,
+    stack.BioMedical3DPad: "loses the labels, and pads one axis by another's size; write "
+    "mmseg_resnest.BioMedical3DPad",
 }

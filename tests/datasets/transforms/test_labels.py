@@ -97,11 +97,21 @@ COLOURS: dict[str, list[dict[str, Any]]] = {
 #: Those that have no pixels of labels in their hands: they load, pack, or call others.
 OTHERS = {
     *("ImageToTensor", "InferencerLoader", "LoadAnnotations", "LoadDepthAnnotation"),
+    *("LoadBiomedicalAnnotation", "LoadBiomedicalData", "LoadBiomedicalImageFromFile"),
     *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromNpyFile"),
     *("LoadMultipleRSImageFromFile", "LoadSingleRSImageFromFile", "PackSegInputs", "ToTensor"),
     *("Compose", "KeyMapper", "RandomApply", "RandomChoice", "TestTimeAug"),
     *("TransformBroadcaster",),  # test_pipelines.py
     *("Albu", "ConcatCDInput", "RandomDepthMix"),  # below
+}
+#: Those of volumes (C, Z, Y, X), of which a transform of one's own takes slices.
+VOLUMES: dict[str, list[dict[str, Any]]] = {
+    "BioMedical3DPad": [dict(pad_shape=(9, 30, 12))],
+    "BioMedical3DRandomCrop": [
+        dict(crop_shape=(4, 9, 8)),
+        dict(crop_shape=6, keep_foreground=False),
+    ],
+    "BioMedical3DRandomFlip": [dict(prob=0.7, axes=(0, 1, 2))],
 }
 LABELS = (0, 1, 5, 18)  # 0 is what a wrong fill would be
 
@@ -123,7 +133,7 @@ def test_every_transform_is_covered_or_refused() -> None:
     refused = {
         kind.__name__ for kind in REFUSED if TRANSFORMS.get(kind.__name__) is kind
     }  # others have one of ours in their place
-    covered = MOVING.keys() | COLOURS.keys() | OTHERS
+    covered = MOVING.keys() | COLOURS.keys() | VOLUMES.keys() | OTHERS
     assert names_of_transforms() == covered | refused
     assert not covered & refused
 
@@ -244,6 +254,29 @@ def test_colours_leave_labels_alone(name: str, channels: int, dtype: Any) -> Non
         assert np.isfinite(after["img"]).all()
 
 
+@pytest.mark.parametrize("name", VOLUMES)
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.tuples(st.integers(2, 12), st.integers(2, 12), st.integers(2, 12)),
+    channels=st.integers(1, 2),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_labels_move_with_the_volume(
+    name: str, shape: tuple[int, int, int], channels: int, seed: int
+) -> None:
+    labels = np.random.default_rng(seed).choice(LABELS, shape).astype(np.uint8)
+    before = dict(gt_seg_map=labels, img=np.stack([coded(labels, 0)] * channels), img_path="a")
+    for options in VOLUMES[name]:
+        after = apply(build(name, **options), before, seed)
+        moved = after["gt_seg_map"]
+        assert set(np.unique(moved)) <= {*LABELS, 255} and moved.dtype == np.uint8
+        shown = np.where(moved == 255, 0, 80 + 8 * moved.astype(int))
+        assert np.array_equal(after["img"], np.stack([shown] * channels))
+        if name == "BioMedical3DPad":
+            assert moved.shape == after["img_shape"] == tuple(np.maximum(shape, (9, 30, 12)))
+            assert (moved != 255).sum() == labels.size
+
+
 #: Where the stack is right, ours does the same: by arguments.
 SAME = {
     "Pad": dict(size_divisor=32, pad_val=dict(img=(7, 8, 9), seg=255)),
@@ -297,6 +330,9 @@ def test_biomedical_colours_are_the_stacks_of_planes(name: str) -> None:
     ours = apply(build(name, prob=1.0), sample, 3)["img"]
     stocks = apply(build(f"mmseg.{name}", prob=1.0), {"img": planes}, 3)["img"]
     assert np.allclose(ours, stocks.transpose(1, 2, 0), atol=1e-4)
+    volume = dict(img=np.random.default_rng(2).normal(size=(2, 4, 9, 8)).astype(np.float32))
+    ours = apply(build(name, prob=1.0), volume, 3)["img"]
+    assert np.allclose(ours, apply(build(f"mmseg.{name}", prob=1.0), volume, 3)["img"], atol=1e-4)
     # Values of 8 bits are cut off, not taken modulo 256.
     dark = apply(build("BioMedicalGaussianNoise", prob=1.0, mean=-50.0), make(1), 3)
     assert dark["img"].max() <= 80 + 8 * max(LABELS) - 40
