@@ -23,21 +23,22 @@ from typing import Any, cast
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
-from mmengine.runner import autocast, set_random_seed
+from mmengine.runner import autocast, get_priority, set_random_seed
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from .._stack import BatchNorm, stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
-from ..errors import UserError
+from ..errors import UserError, reason
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
-from .failing_parts import Failure, failing, failing_model, have_labels
+from .failing_parts import Failure, failing, failing_model, failing_part, have_labels
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
 from .model import SeededModel
@@ -45,6 +46,7 @@ from .optimization import build_optimization
 from .process_state import restored_process
 from .resume_changes import Note
 from .runner import Runner
+from .sampler import ExactSampler
 
 __all__ = ["dry_step"]
 
@@ -55,7 +57,6 @@ _OUTPUTS = (
     *("output_json", "image_counts", "confusion_csv"),
     *("output_dir", "out_dir", "out_file_path", "outfile_prefix"),
 )
-_ENDLESS = frozenset({"ExactSampler", "InfiniteSampler"})
 _MOST_NAMED = 3
 #: Validation images whose sizes are compared.
 _MOST_LOOKED_AT = 2000
@@ -109,17 +110,18 @@ class _Steps:
         train = self._loader("train_dataloader")
         if train is None:
             return []
+        self._check_lengths(train)
         indices = next(self._batches(train))
         batch = self._load("train_dataloader", train, indices)
         val = None if cfg.get("val_cfg") is None else self._loader("val_dataloader")
         if val is not None:
+            self._check_end(val, "val_dataloader", "a validation")
             val_batch = self._load("val_dataloader", val, self._validated(val))
         try:
             model = self._copy_model()
             for key, hook in hooks.items():
                 if isinstance(hook, EMAHook):
-                    with failing(f"config key {key}", "it cannot average the model"):
-                        MODELS.build(copy.deepcopy(hook.ema_cfg), default_args={"model": model})
+                    _check_averaging(cfg, key, hook, model)
             notes, schedules = self._train(model, train, batch, indices)
             if val is not None and type_name(cfg.val_cfg.get("type", "ValLoop")) == "ValLoop":
                 scores = self._validate(model, val, val_batch)
@@ -207,6 +209,12 @@ class _Steps:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         with failing("config key model", "it cannot be copied to its device"):
             model = copy.deepcopy(self.built.model).to(get_device())
+        for module in model.modules():
+            _leave_out_pretrained(module)
+        initialise: Any = getattr(model, "init_weights", None)
+        if initialise is not None:
+            with failing_part(self.cfg, model, "its weights cannot be initialised"):
+                initialise()
         if self.cfg.launcher == "none":
             model = revert_sync_batchnorm(model)
         if metrics_read_labels_only(self.cfg):
@@ -252,7 +260,7 @@ class _Steps:
                     "config key train_dataloader.drop_last",
                     f"the last batch of an epoch is a single image ({len(loader.dataset):,} images "
                     f"in batches of {size}), which the model cannot train on "
-                    f"({str(error).splitlines()[0]}); set train_dataloader.drop_last=True",
+                    f"({reason(error).splitlines()[0]}); set train_dataloader.drop_last=True",
                 ) from error
         lists = schedules.values() if isinstance(schedules, dict) else [schedules or []]
         every = [one for some in lists for one in some]
@@ -284,12 +292,36 @@ class _Steps:
             f"on its parameters {names}; or take out the part that nothing reads",
         )
 
+    def _check_lengths(self, loader: Any) -> None:
+        """Whether the loop and the loader agree on how long the run and its epochs are."""
+        if "max_epochs" in self.cfg.train_cfg:
+            self._check_end(loader, "train_dataloader", "an epoch")
+        batches = loader.batch_sampler
+        if type(batches) is not BatchSampler or not batches.drop_last or self._endless(loader):
+            return
+        count = len(batches.sampler) // self.machine.world_size  # type: ignore[arg-type]
+        if count < batches.batch_size:
+            message = f"is {batches.batch_size} for a process, which gets {count:,} images: no "
+            message += "batch is complete, and drop_last leaves out the others"
+            raise UserError("config-conflict", "config key train_dataloader.batch_size", message)
+
+    def _check_end(self, loader: Any, name: str, what: str) -> None:
+        if self._endless(loader):
+            kind = type(loader.sampler).__name__
+            message = f"{kind} has no end, so that {what} would have none; use DefaultSampler"
+            raise UserError("config-conflict", f"config key {name}.sampler.type", message)
+
+    @staticmethod
+    def _endless(loader: Any) -> bool:
+        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        return isinstance(sampler, ExactSampler | InfiniteSampler)
+
     def _leaves_one(self, loader: Any) -> bool:
         """Whether a later batch of the run is a single image of this process, and others not."""
         batches = loader.batch_sampler
         if type(batches) is not BatchSampler or batches.drop_last or batches.batch_size < 2:
             return False
-        if type(batches.sampler).__name__ in _ENDLESS:
+        if self._endless(loader):
             return False
         length: int = len(batches.sampler)  # type: ignore[arg-type]
         count = -(-length // self.machine.world_size)
@@ -357,11 +389,22 @@ class _Steps:
         hooks = {}
         for key, node in nodes.items():
             if isinstance(node, dict):
-                node = {k: v for k, v in copy.deepcopy(node).items() if k != "priority"}
+                node = copy.deepcopy(node)
                 with failing(f"config key {key}", "it cannot be built"):
+                    get_priority(node.pop("priority", "NORMAL"))
                     node = HOOKS.build(node)
             hooks[key] = node
         return hooks
+
+
+def _leave_out_pretrained(module: Any) -> None:
+    """Take weights to start from out of what initialises a module: they have been read before."""
+    inits = getattr(module, "init_cfg", None)
+    if inits:
+        listed = [inits] if isinstance(inits, dict) else inits
+        kept = [one for one in listed if not type_name(one.get("type")).startswith("Pretrained")]
+        if len(kept) < len(listed):
+            module.init_cfg = kept or None
 
 
 def _note(used: set[str], name: str, gradient: Any) -> None:
@@ -400,6 +443,16 @@ def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:
         return []
     text = f"custom_keys {', '.join(keys)} of paramwise_cfg: in the name of no parameter"
     return [("optimizer", text)]
+
+
+def _check_averaging(cfg: Config, key: str, hook: EMAHook, model: nn.Module) -> None:
+    with failing(f"config key {key}", "it cannot average the model"):
+        MODELS.build(copy.deepcopy(hook.ema_cfg), default_args={"model": model})
+    for option, length in (("begin_iter", "max_iters"), ("begin_epoch", "max_epochs")):
+        begin, end = getattr(hook, option, 0), cfg.train_cfg.get(length)
+        if end is not None and begin > end:
+            message = f"is {begin:,}, after the end of the run, train_cfg.{length}={end:,}"
+            raise UserError("config-conflict", f"config key {key}.{option}", message)
 
 
 def _check_scores(

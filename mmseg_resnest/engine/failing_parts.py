@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import nn
@@ -46,11 +47,12 @@ class Failure:
 
 def describe(error: BaseException) -> str:
     """E.g. ``ValueError: bad pixel (steps.py:12)``."""
-    text = str(error).strip() or "no message"
-    place = ""
+    text, place = str(error).strip(), ""
     if frames := traceback.extract_tb(error.__traceback__):
+        text = text or frames[-1].line or ""
         place = f" ({frames[-1].filename}:{frames[-1].lineno})"
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}{place}"
+    first = text.partition("\n")[0][:300] or "no message"
+    return f"{type(error).__name__}: {first}{place}"
 
 
 @contextlib.contextmanager
@@ -66,10 +68,21 @@ def failing(subject: str, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def failing_part(cfg: Config, model: nn.Module, what: str) -> Iterator[None]:
+    """Raise a UserError about the part of ``model`` in which an exception was raised."""
+    try:
+        yield
+    except (UserError, Preempted):
+        raise
+    except Exception as error:
+        raise _explain_part(cfg, model, error, what) from error
+
+
+@contextlib.contextmanager
 def failing_model(
     cfg: Config, model: nn.Module, batch: Any, loader: str, images: int
 ) -> Iterator[None]:
-    """Raise a UserError about the part of the model in which an exception was raised.
+    """As :func:`failing_part`, or about the batch, of a model that is given one.
 
     Args:
         cfg: The config of the run.
@@ -80,13 +93,20 @@ def failing_model(
     """
     sizes = _sizes(batch)
     labels = have_labels(batch)
+    packed = isinstance(batch, Mapping) and "inputs" in batch
     try:
         yield
     except (UserError, Preempted):
         raise
     except Exception as error:
-        explained = _explain_batch(cfg, error, loader, images, sizes, labels)
-        raise (explained or _explain_part(cfg, model, error, loader)) from error
+        explained = _explain_batch(error, loader, images, sizes, labels)
+        if explained is None and not packed:
+            key = f"config key {loader}.dataset.pipeline"
+            message = f"its samples have no inputs; end it in PackSegInputs ({describe(error)})"
+            explained = UserError("config-value", key, message)
+        which = "training" if loader == "train_dataloader" else "validation"
+        what = f"fails on the first {which} batch"
+        raise (explained or _explain_part(cfg, model, error, what)) from error
 
 
 def _sizes(batch: Any) -> list[str]:
@@ -103,7 +123,7 @@ def have_labels(batch: Any) -> bool:
 
 
 def _explain_batch(
-    cfg: Config, error: Exception, loader: str, images: int, sizes: list[str], labels: bool
+    error: Exception, loader: str, images: int, sizes: list[str], labels: bool
 ) -> UserError | None:
     """What is wrong with a batch, rather than with the model."""
     key = f"config key {loader}.batch_size"
@@ -138,15 +158,16 @@ def _explain_batch(
     return None
 
 
-def _explain_part(cfg: Config, model: nn.Module, error: Exception, loader: str) -> UserError:
-    if any(isinstance(one, OptimWrapper) for one in _objects(error)[-4:]):
-        message = f"its step fails on the first training batch: {describe(error)}"
-        return UserError("config-value", "config key optim_wrapper", message)
+def _explain_part(cfg: Config, model: nn.Module, error: Exception, what: str) -> UserError:
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        stepping = isinstance(frame.f_locals.get("self"), OptimWrapper | torch.optim.Optimizer)
+        if stepping and frame.f_code.co_name == "step":
+            message = f"the first update fails: {describe(error)}"
+            return UserError("config-value", "config key optim_wrapper", message)
     name, module = _failing_module(model, error)
     path, node = _config_of(cfg, name)
     key = f"config key {path}"
-    batch = "training" if loader == "train_dataloader" else "validation"
-    message = f"fails on the first {batch} batch: {describe(error)}"
+    message = f"{what}: {describe(error)}"
     if "size_divisor" in (node or {}) or "size" in (node or {}):
         size, divisor = (getattr(module, one, None) for one in ("size", "size_divisor"))
         if size is not None and divisor is not None:
@@ -156,11 +177,6 @@ def _explain_part(cfg: Config, model: nn.Module, error: Exception, loader: str) 
         if size is None and divisor is None:
             message = "is not set, nor is size_divisor; set one of them"
             return UserError("config-value", f"{key}.size", message)
-    weights = (node or {}).get("class_weight")
-    classes = _classes_above(model, name)
-    if isinstance(weights, list | tuple) and classes and len(weights) != classes:
-        message = f"has {len(weights)} weights, but the head has {classes} classes"
-        return UserError("config-value", f"{key}.class_weight", message)
     if channels := _CHANNELS.search(str(error)):
         message = f"its parts do not fit together: a layer takes {channels[1]} channels and gets "
         message += f"{channels[2]}; compare in_channels and in_index of the heads with the outputs "
@@ -169,18 +185,12 @@ def _explain_part(cfg: Config, model: nn.Module, error: Exception, loader: str) 
     return UserError("config-value", key, message)
 
 
-def _objects(error: Exception) -> list[Any]:
-    """The objects whose methods an exception went through, outermost first."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return [frame.f_locals["self"] for frame, _ in frames if "self" in frame.f_locals]
-
-
 def _failing_module(model: nn.Module, error: Exception) -> tuple[str, nn.Module]:
     """Name and module of the innermost part of the model whose method failed."""
     names = {id(module): name for name, module in model.named_modules()}
     found = ""
-    for one in _objects(error):
-        found = names.get(id(one), "") or found
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        found = names.get(id(frame.f_locals.get("self")), "") or found
     return found, model.get_submodule(found)
 
 
@@ -200,13 +210,3 @@ def _config_of(cfg: Config, name: str) -> tuple[str, Mapping[str, Any] | None]:
             break
         path.append(part)
     return ".".join(path), node if isinstance(node, Mapping) else None
-
-
-def _classes_above(model: nn.Module, name: str) -> int | None:
-    """``num_classes`` of the head that holds a part."""
-    while name:
-        name = name.rpartition(".")[0]
-        classes = getattr(model.get_submodule(name), "num_classes", None)
-        if isinstance(classes, int):
-            return classes
-    return None

@@ -181,10 +181,16 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
       their number to torch (all cores, or OMP_NUM_THREADS).
 
     Raises:
-        UserError: The workers' batches are more open files than this user may have: the run would
-            hang, because a worker cannot report it.
+        UserError: This system has no such way to start processes. The workers' batches are more
+            open files than this user may have: the run would hang, because a worker cannot report
+            it.
     """
     _allow_open_files(cfg)
+    method = ((cfg.get("env_cfg") or {}).get("mp_cfg") or {}).get("mp_start_method", "fork")
+    known = torch.multiprocessing.get_all_start_methods()
+    if method not in known:
+        message = f"must be one of {', '.join(known)}, not {method!r}"
+        raise UserError("config-value", "config key env_cfg.mp_cfg.mp_start_method", message)
     if cfg.launcher == "none":
         return
     # MMEngine would set these to 1, with a warning.

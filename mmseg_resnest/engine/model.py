@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import random
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..registry import MODELS, building
+from .failing_parts import describe
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -41,13 +41,8 @@ def build_model(cfg: Config) -> nn.Module:
         with building(cfg.get("default_scope", "mmseg")):
             return MODELS.build(model)
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        message = error.args[0] if error.args else "no reason given"
-        raise UserError(
-            "config-value",
-            "config key model",
-            f"cannot be built; {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})",
-        ) from error
+        message = f"cannot be built; {describe(error)}"
+        raise UserError("config-value", "config key model", message) from error
 
 
 @dataclass

@@ -60,22 +60,11 @@ def _set(key: str, value: Any) -> Callable[[Config], None]:
     return change
 
 
-def _skip(cfg: Config) -> None:
-    """Take the labels out of the validation."""
-    steps = cfg.val_dataloader.dataset.pipeline
-    cfg.val_dataloader.dataset.pipeline = [s for s in steps if s.type != "LoadAnnotations"]
-
-
 def _add_step(loader: str) -> Callable[[Config], None]:
     def change(cfg: Config) -> None:
         cfg[loader].dataset.pipeline.insert(1, dict(type="Fails"))
 
     return change
-
-
-def _no_crop(cfg: Config) -> None:
-    steps = cfg.train_dataloader.dataset.pipeline
-    cfg.train_dataloader.dataset.pipeline = [s for s in steps if s.type != "RandomCrop"]
 
 
 def _pooling(images: int) -> Callable[[Config], None]:
@@ -86,6 +75,23 @@ def _pooling(images: int) -> Callable[[Config], None]:
         for key in ("input_transform", "num_convs", "concat_input", "kernel_size"):
             cfg.model.decode_head.pop(key, None)
         cfg.train_dataloader.batch_size = images
+
+    return change
+
+
+def _by_epoch(images: int, sampler: str, **loader: Any) -> Callable[[Config], None]:
+    def change(cfg: Config) -> None:
+        sampler_cfg = dict(type=sampler, shuffle=True)
+        cfg.train_dataloader.update(batch_size=images, sampler=sampler_cfg, **loader)
+        cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
+
+    return change
+
+
+def _without(loader: str, kind: str) -> Callable[[Config], None]:
+    def change(cfg: Config) -> None:
+        steps = cfg[loader].dataset.pipeline
+        cfg[loader].dataset.pipeline = [step for step in steps if step.type != kind]
 
     return change
 
@@ -152,11 +158,45 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
         _add_step("val_dataloader"), "data-loading", "val_dataloader.dataset",
     ),
     "validation without labels": (
-        _skip, "config-value", "val_dataloader.dataset",
+        _without("val_dataloader", "LoadAnnotations"), "config-value", "val_dataloader.dataset",
     ),
     "a metric that cannot be built": (
         _set("val_evaluator", dict(type="NeedsEverything", _delete_=True)),
         "config-value", "val_evaluator",
+    ),
+    "training without labels": (
+        _without("train_dataloader", "LoadAnnotations"), "config-value", "train_dataloader.dataset",
+    ),
+    "samples that are not packed": (
+        _without("train_dataloader", "PackSegInputs"),
+        "config-value", "train_dataloader.dataset.pipeline",
+    ),
+    "an epoch without an end": (
+        _by_epoch(2, "ExactSampler"), "config-conflict", "train_dataloader.sampler.type",
+    ),
+    "a validation without an end": (
+        _set("val_dataloader.sampler", dict(type="InfiniteSampler", _delete_=True)),
+        "config-conflict", "val_dataloader.sampler.type",
+    ),
+    "no complete batch": (
+        _by_epoch(20, "DefaultSampler", drop_last=True),
+        "config-conflict", "train_dataloader.batch_size",
+    ),
+    "two metrics with the same scores": (
+        _set("val_evaluator", [dict(type="SegmentationMetric")] * 2), "config-value",
+        "val_evaluator",
+    ),
+    "weights of a part that there is not": (
+        _set("model.decode_head.init_cfg", dict(type="Normal", override=dict(name="nowhere"))),
+        "config-value", "model.decode_head",
+    ),
+    "averages from after the end on": (
+        _set("custom_hooks", [dict(type="EMAHook", begin_iter=1000)]),
+        "config-conflict", "custom_hooks.0.begin_iter",
+    ),
+    "an unknown way to start processes": (
+        _set("env_cfg.mp_cfg.mp_start_method", "spork"),
+        "config-value", "env_cfg.mp_cfg.mp_start_method",
     ),
     "a schedule that ends before it begins": (
         _set("param_scheduler", [
@@ -215,6 +255,24 @@ def test_the_run_after_it_is_the_same_run(scenes: Path, tmp_path: Path) -> None:
             cfg.dry_step = False
         run(cfg, tmp_path / name)
     assert differences(final_state(tmp_path / "with"), final_state(tmp_path / "without")) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_memory_that_does_not_suffice(error: Exception, scenes: Path) -> None:
+    cfg = small_config(scenes)
+    built = build_seeded_model(cfg)
+    built.model.decode_head.loss = _Raises(error)
+    cfg = resolve(cfg, TrainingOptions("work"), Machine()).cfg
+    with raises_user_error("memory", "config key train_dataloader.batch_size"):
+        dry_step(cfg, built, Machine())
+
+
+class _Raises:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, *arguments: Any) -> None:
+        raise self.error
 
 
 def _step(cfg: Config, rank: int = 0, world_size: int = 1) -> list[tuple[str, str]]:

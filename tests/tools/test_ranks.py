@@ -24,6 +24,16 @@ from mmseg_resnest.registry import HOOKS
 class OwnHook(Hook):
     pass
 """
+_STEP = """
+import os
+from mmseg_resnest.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class OwnStep:
+    def __call__(self, results):
+        return results if os.environ["RANK"] == "0" else results["own"]
+"""
 
 
 def _two_roots(toy: Toy) -> None:
@@ -43,13 +53,15 @@ def _without(toy: Toy, kind: str) -> str:
     return name
 
 
-def _both_end(toy: Toy, run_tool: RunTool, *args: str, before: str = "") -> str:
+def _both_end(
+    toy: Toy, run_tool: RunTool, *args: str, before: str = "", env: dict[str, str] | None = None
+) -> str:
     """What the first of two processes says; both end with exit code 2, the second in silence."""
     before += (
         "\nimport mmseg_resnest_cli.process as process\nprocess._SECONDS_FOR_THE_FIRST = 0.1\n"
     )
     listing = {p for p in toy.folder.rglob("*") if p.is_file()}
-    runs = run_tool.ranks(2, *args, cwd=toy.folder, timeout=_LIMIT, before=before)
+    runs = run_tool.ranks(2, *args, cwd=toy.folder, timeout=_LIMIT, before=before, env=env)
     assert runs[1].returncode == 2
     assert runs[1].stderr == ""
     new = {p for p in toy.folder.rglob("*") if p.is_file()} - listing
@@ -100,6 +112,33 @@ def test_a_config_that_one_process_misses(toy: Toy, run_tool: RunTool) -> None:
     before = "import os; os.chdir('/') if os.environ['RANK'] == '1' else None"
     error = _both_end(toy, run_tool, "train.py", "toy.py", before=before)
     assert f"process 1 on {socket.gethostname()}: config toy.py: does not exist" in error
+
+
+def test_a_part_that_no_loss_reads(toy: Toy, run_tool: RunTool) -> None:
+    """The head reads the third stage; the remedy that the error names makes the run train."""
+    head = "model = dict(decode_head=dict(in_channels=16, in_index=2))\n"
+    toy.variant("unused", head)
+    error = _both_end(toy, run_tool, "train.py", "unused.py")
+    assert "config key find_unused_parameters" in error
+    assert not (toy.folder / "work_dirs").exists()
+    toy.variant("unused", f"{head}find_unused_parameters = True\ntrain_cfg = dict(max_iters=2)\n")
+    for run in run_tool.ranks(2, "train.py", "unused.py", cwd=toy.folder, timeout=_LIMIT):
+        run.check()
+
+
+def test_a_first_sample_that_one_process_cannot_make(toy: Toy, run_tool: RunTool) -> None:
+    toy.variant(
+        "differs",
+        'custom_imports = dict(imports=["own_step"])\n'
+        'steps = [dict(type="OwnStep"), *_base_.train_pipeline]\n'
+        "train_dataloader = dict(dataset=dict(pipeline=steps))\n",
+    )
+    (toy.folder / "own_step.py").write_text(_STEP)
+    env = {"PYTHONPATH": str(toy.folder)}
+    error = _both_end(toy, run_tool, "train.py", "differs.py", env=env)
+    assert f"process 1 on {socket.gethostname()}: config key train_dataloader.dataset" in error
+    assert "KeyError: 'own'" in error
+    assert not (toy.folder / "work_dirs").exists()
 
 
 def test_another_module_of_the_user(toy: Toy, run_tool: RunTool) -> None:
