@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.remove import remove_file
-from .saving import POINTER
+from .saving import BEST_LINK, LAST_LINK, POINTER
 
 __all__ = ["CheckpointNames", "remove_parts"]
 
@@ -41,7 +41,8 @@ class CheckpointNames:
         self._template = template
         self._numbered = re.compile(number)
         self._best = re.compile(rf"best_[^/]+_{number}")
-        self._part = re.compile(rf"\.({POINTER}|(best_[^/]+_)?{number})\.[0-9a-f]{{1,8}}\.part")
+        own = f"{POINTER}|{BEST_LINK}|{LAST_LINK}"
+        self._part = re.compile(rf"\.({own}|(best_[^/]+_)?{number})\.[0-9a-f]{{1,8}}\.part")
 
     def numbered(self, step: int) -> str:
         """The name of the checkpoint of a step."""

@@ -25,7 +25,7 @@ from ..io.text import printable
 from ..weights.zip_directory import STORED, Member, read_directory
 from .checkpoint_schema import RUN_ID
 from .checkpoint_values import is_integer, is_number
-from .saving import MAGIC, POINTER
+from .saving import BEST_LINK, MAGIC, POINTER
 
 __all__ = [
     "holds_checkpoint", "latest_valid_checkpoint", "next_start", "run_of", "runs_of",
@@ -150,7 +150,8 @@ def latest_valid_checkpoint(
     pointed = _pointed(folder, work_dir or folder)
     if pointed is not None:
         found.add(pointed)
-    candidates = [_candidate(path) for path in found if not path.name.startswith("best_")]
+    weights_only = ("best_", BEST_LINK)
+    candidates = [_candidate(path) for path in found if not path.name.startswith(weights_only)]
     current = next((one.run for one in candidates if one.path == pointed), None)
     newest: dict[str, tuple[int, float]] = {}
     for one in candidates:

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import time
 import zipfile
 from collections import OrderedDict
@@ -27,9 +28,10 @@ from .._stack import copy_metadata
 from ..errors import UserError
 from ..io.atomic import atomic_open
 
-__all__ = ["point_to", "snapshot", "write_checkpoint"]
+__all__ = ["link_to", "point_to", "snapshot", "write_checkpoint"]
 
 POINTER = "last_checkpoint"
+BEST_LINK, LAST_LINK = "best.pth", "last.pth"
 #: How the comment of our archives begins.
 MAGIC = b"mmseg-resnest checkpoint "
 #: The key of the numbers in a history that :func:`snapshot` has made plain data.
@@ -83,6 +85,22 @@ def point_to(path: Path, folder: Path) -> None:
     with atomic_open(folder / POINTER, sync=True) as file:
         file.write(os.fsencode(path))
     _sync_folder(folder)
+
+
+def link_to(path: Path, folder: Path, name: str) -> None:
+    """Let ``best.pth`` or ``last.pth`` of a folder be a symbolic link to a checkpoint.
+
+    A file of that name which is no link stays. OSError: the file system has no such links.
+    """
+    link = folder / name
+    if link.exists() and not link.is_symlink():
+        return
+    part = folder / f".{name}.{secrets.token_hex(4)}.part"
+    try:
+        part.symlink_to(os.path.relpath(path, folder))
+        part.replace(link)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tiny_runs import make_runner
 from user_errors import raises_user_error
 
 from mmseg_resnest.engine.hooks import ResultsHook, checkpoint
-from mmseg_resnest.engine.latest import verify_checkpoint
+from mmseg_resnest.engine.latest import latest_valid_checkpoint, verify_checkpoint
 from mmseg_resnest.engine.saving import point_to
 from mmseg_resnest.errors import UserError
 
@@ -126,6 +127,26 @@ def test_the_best_of_the_run_before_is_removed(tmp_path: Path) -> None:
         torch.save(record, folder / "from.pth")
         make_runner(folder, iterations=8, save_best=key, resume=folder / "from.pth").train()
         assert [p.name for p in folder.glob("best_*")] == ["best_score_iter_8.pth"]
+
+
+def test_last_and_best_are_links_to_checkpoints(tmp_path: Path) -> None:
+    for end, resume in ((7, None), (12, "iter_7.pth")):
+        run = dict(iterations=end, save_best="score", max_keep_ckpts=1)
+        make_runner(tmp_path, resume=resume and tmp_path / resume, **run).train()
+        for name, found in (("last", "iter"), ("best", "best_score_iter")):
+            link, found = tmp_path / f"{name}.pth", f"{found}_{end}.pth"
+            assert link.is_symlink() and link.resolve() == (tmp_path / found).resolve()
+            assert not link.readlink().is_absolute()  # the folder may be moved
+    assert latest_valid_checkpoint(tmp_path)[0] == tmp_path / "iter_12.pth"
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path, copied, ignore=shutil.ignore_patterns("iter_*", "last*", "2*"))
+    assert latest_valid_checkpoint(copied)[0] is None  # the best one holds weights only
+
+
+def test_a_file_called_last_stays(tmp_path: Path) -> None:
+    (tmp_path / "last.pth").write_text("mine")
+    make_runner(tmp_path).train()
+    assert (tmp_path / "last.pth").read_text() == "mine"
 
 
 def test_links_and_folders_are_not_rotated_out(tmp_path: Path) -> None:

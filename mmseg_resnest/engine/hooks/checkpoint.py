@@ -19,7 +19,7 @@ from ..checkpoint_names import CheckpointNames, remove_parts
 from ..checkpoint_writer import Step
 from ..loop import IterBasedTrainLoop, between_updates
 from ..runner import Runner
-from ..saving import POINTER, point_to, snapshot
+from ..saving import BEST_LINK, LAST_LINK, POINTER, link_to, point_to, snapshot
 
 __all__ = ["CheckpointHook"]
 
@@ -28,8 +28,9 @@ __all__ = ["CheckpointHook"]
 class CheckpointHook(MMEngineHook):
     """Saves a run as MMEngine's hook of this name does, in the background and atomically.
 
-    Once a file is written, ``last_checkpoint`` names it; then older ones are removed, and only
-    files with names that this hook gives. What fails is reported and retried by itself, and
+    Once a file is written, ``last_checkpoint`` names it, and the links ``last.pth`` and
+    ``best.pth`` (by the first score of ``save_best``) lead to it; then older ones are removed, and
+    only files with names that this hook gives. What fails is reported and retried by itself, and
     training goes on meanwhile. With gradient accumulation it waits for the update: gradients are
     not saved. A run that is asked to stop is saved.
 
@@ -153,7 +154,11 @@ class CheckpointHook(MMEngineHook):
                 with contextlib.suppress(OSError):  # what it named before was kept for it
                     self._free()
 
-            steps = [Step(f"updating {POINTER}", point, needed=True), self._removal("newest", path)]
+            steps = [
+                Step(f"updating {POINTER}", point, needed=True),
+                self._linking(runner, path, LAST_LINK),
+                self._removal("newest", path),
+            ]
             runner.checkpoint_writer.submit("newest", snapshot(record), path, steps)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
@@ -183,6 +188,8 @@ class CheckpointHook(MMEngineHook):
             if is_main_process():
                 kind = self._best_kind(key)
                 steps = [self._removal(kind, path)]
+                if key == self.key_indicators[0]:
+                    steps.insert(0, self._linking(runner, path, BEST_LINK))
                 runner.checkpoint_writer.submit(kind, snapshot(record), path, steps)
 
     def _best_kind(self, key: str) -> str:
@@ -198,6 +205,15 @@ class CheckpointHook(MMEngineHook):
     def _point_to(self, path: Path, folder: Path) -> None:
         point_to(path, folder)
         self._pointed = Path(os.path.abspath(path))
+
+    def _linking(self, runner: Runner, path: Path, name: str) -> Step:
+        """Lets ``best.pth`` or ``last.pth`` of the work folder be the checkpoint."""
+        folder = Path(runner.work_dir)
+
+        def run() -> None:
+            link_to(path, folder, name)
+
+        return Step(f"updating {name}", run)
 
     def _removal(self, kind: str, newest: Path) -> Step:
         """Removes the checkpoints that a new one replaces."""
