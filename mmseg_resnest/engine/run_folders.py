@@ -73,9 +73,7 @@ def training_folder(
     if resume == "auto":
         found = sorted(folders, key=_last_written)
     elif resume is not None and not is_remote(resume):
-        inside, run = Path(resume).parent.resolve(), run_of(Path(resume))
-        found = [one for one in folders if inside in [p.resolve() for p in _places(cfg, one)]]
-        found = found or [one for one in folders if run in _runs(cfg, one)]
+        found = _of_checkpoint(cfg, folders, Path(resume))
     elif restarted_by_launcher():
         found = [one for one in folders if this_launch() in _launches(one)]
     if found:
@@ -121,12 +119,9 @@ def evaluation_folder(
         return os.fspath(work_dir)
     name = "test_tta" if tta else "test"
     file = Path(checkpoint)
-    inside = file.parent.resolve()
     if file.is_file():
-        folders = _folders_of(cfg) if cfg.filename else []
-        for folder in folders:
-            if inside in [p.resolve() for p in _places(cfg, folder)]:
-                return os.path.join(folder, name)
+        if cfg.filename and (found := _of_checkpoint(cfg, _folders_of(cfg), file)):
+            return os.path.join(found[-1], name)
         if _is_of_training(file.parent) and os.access(file.parent, os.W_OK):
             return os.path.join(file.parent, name)
     base = default_work_dir(cfg)
@@ -153,6 +148,13 @@ def holds_run(cfg: Config, work_dir: str) -> bool:
 def _places(cfg: Config, work_dir: str) -> list[Path]:
     """Where the checkpoints of a run with this work folder may be."""
     return [Path(work_dir), checkpoint_folder(cfg, work_dir)]
+
+
+def _of_checkpoint(cfg: Config, folders: list[str], file: Path) -> list[str]:
+    """Those of some work folders that hold a checkpoint, or else its run."""
+    inside, run = file.parent.resolve(), run_of(file)
+    found = [one for one in folders if inside in [p.resolve() for p in _places(cfg, one)]]
+    return found or [one for one in folders if run in _runs(cfg, one)]
 
 
 def _runs(cfg: Config, work_dir: str) -> set[str]:

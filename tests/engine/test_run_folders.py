@@ -248,6 +248,8 @@ def test_an_evaluation_goes_to_the_run_of_its_checkpoint(runs: Runs) -> None:
     assert place(first) == "work_dirs/toy/test"
     assert place(second.resolve(), tta=True) == "work_dirs/toy-2/test_tta"
     assert place(mine) == "mine/test"
+    Path("sent.pth").write_bytes(first.read_bytes())
+    assert place("sent.pth") == "work_dirs/toy/test"
     assert place("published v1.pth") == "work_dirs/toy_published_v1/test"
     assert place(first, "there") == "there"
     with raises_user_error("output-exists", "--work-dir mine"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 import torch
 from run_state import differences, final_state, load, logged
 from tool_runs import TOOLS, Run, RunTool, Toy, make_toy
+
+from mmseg_resnest.engine.saving import point_to
 
 ITERATIONS = 6
 CONFIG = f"""
@@ -193,10 +196,17 @@ def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
 
 
 def test_a_lost_process_restarts_all(runs: Toy) -> None:
-    """Under torchrun: one of two processes is killed, and all go on from the newest checkpoint."""
+    """Under torchrun: one of two processes is killed, and all go on from the newest checkpoint.
+
+    That is of their own run, not of one that was there before.
+    """
     folder = runs.folder
+    before = folder / "work_dirs" / "dist"
+    before.mkdir(parents=True)
+    shutil.copy(folder / "one" / "iter_6.pth", before)
+    point_to(before / "iter_6.pth", before)
     run = subprocess.Popen(
-        ["bash", TOOLS / "dist_train.sh", "dist.py", "2", "--work-dir", "lost"],
+        ["bash", TOOLS / "dist_train.sh", "dist.py", "2"],
         cwd=folder,
         env={**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -212,8 +222,8 @@ def test_a_lost_process_restarts_all(runs: Toy) -> None:
     text = "".join(lines)
     assert killed, text[-3000:]
     assert run.wait() == 0, text[-4000:]
-    assert re.search(r"continue from lost/iter_[24]\.pth", text)
-    states = [final_state(folder / name) for name in ("two", "lost")]
+    assert re.search(r"continue from work_dirs/dist-2/iter_[24]\.pth", text)
+    states = [final_state(folder / name) for name in ("two", "work_dirs/dist-2")]
     assert differences(*states) == []
 
 
