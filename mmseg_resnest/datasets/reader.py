@@ -15,9 +15,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-import mmcv
 import mmcv.transforms
 import mmseg.datasets.transforms
 import numpy as np
@@ -29,14 +28,15 @@ from torch import Tensor
 
 from ..errors import UserError, reason
 from ..io.http import fetch_bytes
-from ..io.image_files import as_picture, decoding_quietly
+from ..io.image_files import Decoding, as_picture
 from ..io.image_header import read_header
 from ..io.memory import ran_out_of_memory
+from ..io.text import printable
 from ..registry import type_name
 from .transforms import LoadImageFromFile
 
 __all__ = [
-    "Decoding", "ImageInput", "ImageReader", "LoadedImage", "image_size", "is_address",
+    "ImageInput", "ImageReader", "LoadedImage", "image_size", "is_address",
     "pipelines",
 ]  # fmt: skip
 
@@ -55,36 +55,6 @@ _DECODERS = (
 )
 #: Options that say where a loader finds its bytes, not what it makes of them.
 _PLACES = ("cache_dir", "backend_args", "file_client_args", "ignore_empty")
-
-
-class Decoding(NamedTuple):
-    """How a file's bytes become pixels: ``flag`` and ``backend`` of ``mmcv.imfrombytes``."""
-
-    flag: str | int = "color"
-    backend: str = "cv2"
-
-    def __call__(self, data: bytes) -> Any:
-        """The pixels; None, or whatever the backend raises, where it cannot decode them."""
-        with decoding_quietly():
-            return mmcv.imfrombytes(data, flag=self.flag, backend=self.backend)
-
-    @property
-    def eight_bit(self) -> bool:
-        """Whether it gives uint8, with one or three channels, whatever is in the file."""
-        deep = self.flag & 2 or self.flag < 0 if isinstance(self.flag, int) else False
-        return self.backend != "tifffile" and self.flag != "unchanged" and not deep
-
-    @property
-    def turns(self) -> bool:
-        """Whether images are turned as their EXIF orientation says."""
-        if isinstance(self.flag, int):
-            return self.backend == "cv2" and self.flag >= 0 and not self.flag & 128
-        return self.backend in ("cv2", "pillow") and self.flag in ("color", "grayscale")
-
-    @property
-    def colours(self) -> bool:
-        """Whether 8-bit images have three channels rather than one."""
-        return bool(self.flag & 1) if isinstance(self.flag, int) else self.flag[:5] == "color"
 
 
 @dataclass(frozen=True)
@@ -287,7 +257,7 @@ class ImageReader:
             if ran_out_of_memory(error):
                 raise
             name = type(self._loading[-1]).__name__
-            said = f"{name} cannot read it ({type(error).__name__}: {error})"
+            said = f"{name} cannot read it ({_words(error)})"
             raise UserError("image", path or "an image", said) from error
         results.setdefault("img_shape", results["img"].shape[:2])
         results.setdefault("ori_shape", results["img"].shape[:2])
@@ -462,7 +432,8 @@ class ImageReader:
         except Exception as error:  # whatever a step raises
             if ran_out_of_memory(error):
                 raise
-            said = f"{name} of {self.key} cannot work on it ({type(error).__name__}: {error})"
+            size = f"{image.size[1]}x{image.size[0]} pixels"
+            said = f"{name} of {self.key} cannot work on its {size} ({_words(error)})"
             raise UserError("image", image.path or "an image", said) from error
         return results
 
@@ -582,11 +553,13 @@ def _read_bytes(path: str, most: int = -1) -> bytes:
 
 
 def _not_an_image(name: str, decoding: Decoding, error: Exception | None = None) -> NoReturn:
-    if decoding.backend == "cv2":
-        said = "OpenCV reads (JPEG, PNG, WebP, TIFF, BMP, ...)"
-    else:
-        said = f"imdecode_backend={decoding.backend!r} reads ({error})"
-    raise UserError("image", name, f"corrupt, or not an image that {said}") from error
+    kinds = "JPEG, PNG, WebP, TIFF, BMP, ..." if decoding.backend == "cv2" else error
+    said = f"corrupt, or not an image that {decoding.reader} reads ({kinds})"
+    raise UserError("image", name, said) from error
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:300]}"
 
 
 def _wrong_shape(kind: str, expected: str, found: Sequence[int]) -> UserError:

@@ -1,9 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Decodes images in a process of its own; started by decoding.py, as a script.
 
-Imports OpenCV and NumPy only. Reads from standard input: seconds of processor time (float64),
-length (uint64), the file. Writes to standard output: height, width (uint32), rows of RGB; 0, 0 if
-OpenCV cannot decode it. Ends when the input ends.
+Imports OpenCV and NumPy only, until another decoder is asked for. Reads from standard input:
+seconds of processor time (float64), length (uint64), flag and backend of ``mmcv.imfrombytes`` (32
+bytes each; OpenCV's flag is a number), the file. Writes to standard output: type (8 bytes), number
+of axes (uint32), length of each (uint32), the values; no type and no axes if it cannot be decoded.
+Ends when the input ends.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 sys.path.pop(0)  # the folder of this file: its names are not those of other packages
@@ -28,6 +31,23 @@ except ImportError:  # Windows
     resource: Any = None  # type: ignore[no-redef]
 
 _MEMORY = 4 << 30  # address space; the largest images that the services take need a quarter
+_STACK = 8 << 30  # what the libraries of other decoders reserve, and do not use
+
+
+def _limit_memory(size: int) -> None:
+    with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
+        resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+
+
+def _decoder(flag: str, backend: str) -> Callable[[bytes], Any]:
+    """What decodes files so; not yet within the limit on time."""
+    if backend == "cv2":
+        return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), int(flag))
+    if "mmcv.image" not in sys.modules and resource is not None and sys.platform == "linux":
+        _limit_memory(_MEMORY + _STACK)
+    import mmcv.image
+
+    return lambda data: mmcv.image.imfrombytes(data, flag=flag, backend=backend)
 
 
 def main() -> None:
@@ -38,25 +58,27 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is not an answer
     cv2.setNumThreads(1)
     if resource is not None and sys.platform == "linux":
-        with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
-            resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.RLIM_INFINITY))
-    while len(head := source.read(16)) == 16:
-        seconds, length = struct.unpack("<dQ", head)
+        _limit_memory(_MEMORY)
+    while len(head := source.read(80)) == 80:
+        seconds, length, *names = struct.unpack("<dQ32s32s", head)
+        flag, backend = (name.rstrip(b"\0").decode() for name in names)
         data = source.read(length)
         if len(data) < length:
             return
+        decode = _decoder(flag, backend)
         if resource is not None:
             # The kernel ends this process when it has computed for longer.
             most = math.ceil(time.process_time() + seconds)
             resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
         image = None
-        with contextlib.suppress(cv2.error, MemoryError):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        with contextlib.suppress(Exception):  # each decoder has its own kinds
+            image = decode(data)
         if image is None:
-            target.write(struct.pack("<II", 0, 0))
+            target.write(struct.pack("<8sI", b"", 0))
         else:
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)
-            target.write(struct.pack("<II", *image.shape[:2]))
+            image = np.ascontiguousarray(image)
+            kind = image.dtype.str.encode()
+            target.write(struct.pack(f"<8sI{image.ndim}I", kind, image.ndim, *image.shape))
             target.write(image.data)
         target.flush()
         del data, image

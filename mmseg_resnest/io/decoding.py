@@ -9,6 +9,7 @@ is killed when nobody waits for its image any more; the next image starts anothe
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import struct
@@ -23,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .image_files import Decoding
 from .image_header import ImageHeader, check_structure, read_header
 
-Image = NDArray[np.uint8]
+Image = NDArray[Any]
 
 _WORKER = Path(__file__).with_name("decode_worker.py")
 # Seconds of processor time: JPEG 2000, the slowest, takes 0.1 s a million pixels.
@@ -33,7 +35,12 @@ _SECONDS = 1.0
 _SECONDS_A_PIXEL = 4e-7
 #: Images of more pixels have processes of their own, so that small ones do not wait for them.
 _LARGE = 1 << 21
+#: Bytes of a pixel: 16 channels of 16 bits.
+_MOST_BYTES = 32
 _WAIT = 60.0  # seconds of the clock on top, for systems without limits on processor time
+
+
+_DEFAULT = Decoding()
 
 
 class ImageTooLarge(UserError):
@@ -59,26 +66,38 @@ class _Decoder:
         self._killed = False
         self._lock = threading.Lock()  # the process is not killed while it is being replaced
 
-    def decode(self, process: subprocess.Popen[bytes], data: bytes, seconds: float) -> Image | None:
-        """RGB, (H, W, 3), or None if OpenCV cannot decode it; _Ended if the process was killed."""
+    def decode(
+        self, process: subprocess.Popen[bytes], data: bytes, seconds: float, how: Decoding
+    ) -> Image | None:
+        """(H, W) or (H, W, C), or None if it cannot be decoded; _Ended if it was killed."""
         timer = threading.Timer(seconds + _WAIT, self.kill)
         timer.daemon = True
         timer.start()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(struct.pack("<dQ", seconds, len(data)))
+            head = struct.pack("<dQ32s32s", seconds, len(data), *how.as_bytes())
+            process.stdin.write(head)
             process.stdin.write(data)
             process.stdin.flush()
-            head = process.stdout.read(8)
-            if len(head) < 8:
+            head = process.stdout.read(12)
+            if len(head) < 12:
                 raise _Ended
-            height, width = struct.unpack("<II", head)
-            if not height:
+            kind, axes = struct.unpack("<8sI", head)
+            if not axes:
                 return None
-            if height * width > self._max_pixels:
+            shape = struct.unpack(f"<{axes}I", process.stdout.read(4 * axes))
+            dtype = np.dtype(kind.rstrip(b"\0").decode())
+            size = math.prod(shape) * dtype.itemsize
+            if (
+                not 0 < size <= self._max_pixels * _MOST_BYTES
+                or axes > 3
+                or dtype.kind not in "buif"
+            ):
                 raise _Ended
-            image = np.empty((height, width, 3), np.uint8)
+            if math.prod(shape[:2]) > self._max_pixels:
+                raise _Ended
+            image = np.empty(shape, dtype)
             if process.stdout.readinto(image.data.cast("B")) < image.nbytes:  # type: ignore[attr-defined]
                 raise _Ended
             return image
@@ -167,7 +186,7 @@ class DecodePool:
         """
         for decoder in self._lanes[0].decoders:
             try:
-                if decoder.decode(decoder.start(), b"P5 1 1 255\n\0", _WAIT) is None:
+                if decoder.decode(decoder.start(), b"P5 1 1 255\n\0", _WAIT, _DEFAULT) is None:
                     raise RuntimeError("OpenCV decodes no image in a process of its own")
             except _Ended:
                 raise RuntimeError(
@@ -197,19 +216,20 @@ class DecodePool:
         check_structure(data, header, name)
         return header
 
-    def submit(self, data: bytes, header: ImageHeader, name: str) -> Future[Image]:
+    def submit(
+        self, data: bytes, header: ImageHeader, name: str, how: Decoding = _DEFAULT
+    ) -> Future[Image]:
         """Decode an image that was checked.
 
         Returns:
-            (H, W, 3) RGB of uint8, turned as its EXIF orientation says, equal to
-            :func:`~mmseg_resnest.io.image_files.decode_rgb`; or UserError, if it is broken or
-            takes longer than images of its size do.
+            What ``how(data)`` would return here; or UserError, if it is broken or takes longer than
+            images of its size do.
         """
         pixels = header.width * header.height
         lane = self._lanes[pixels > _LARGE]
         seconds = _SECONDS + _SECONDS_A_PIXEL * pixels
         future: Future[Image] = Future()
-        lane.threads.submit(self._decode, lane, future, data, seconds, name)
+        lane.threads.submit(self._decode, lane, future, data, seconds, name, how)
         return future
 
     def give_up(self, future: Future[Image]) -> None:
@@ -227,7 +247,13 @@ class DecodePool:
             lane.close()
 
     def _decode(
-        self, lane: _Lane, future: Future[Image], data: bytes, seconds: float, name: str
+        self,
+        lane: _Lane,
+        future: Future[Image],
+        data: bytes,
+        seconds: float,
+        name: str,
+        how: Decoding,
     ) -> None:
         with self._lock:
             if not future.set_running_or_notify_cancel():
@@ -238,10 +264,12 @@ class DecodePool:
             process = decoder.start()
             if future in self._given_up:  # before this process was there to be killed
                 raise _Ended
-            image = decoder.decode(process, data, seconds)
+            image = decoder.decode(process, data, seconds, how)
             fault: Exception | None = None
             if image is None:
-                fault = UserError("image", f"image {name}", "damaged, or OpenCV cannot read it")
+                fault = UserError(
+                    "image", f"image {name}", f"damaged, or {how.reader} cannot read it"
+                )
         except _Ended:
             message = "took longer to decode, or more memory, than images of its size do"
             fault = UserError("too-large", f"image {name}", message)

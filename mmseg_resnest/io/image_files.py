@@ -9,10 +9,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
+import mmcv
 import numpy as np
+from mmcv.image.io import imread_flags
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,6 +28,47 @@ IMAGE_SUFFIXES = (
 
 #: The longest edge of a JPEG file that libjpeg writes, in pixels.
 JPEG_EDGE = 65500
+
+
+class Decoding(NamedTuple):
+    """How a file's bytes become pixels: ``flag`` and ``backend`` of ``mmcv.imfrombytes``."""
+
+    flag: str | int = "color"
+    backend: str = "cv2"
+
+    def __call__(self, data: bytes) -> Any:
+        """The pixels; None, or whatever the backend raises, where it cannot decode them."""
+        with _quiet_opencv():
+            return mmcv.imfrombytes(data, flag=self.flag, backend=self.backend)
+
+    @property
+    def eight_bit(self) -> bool:
+        """Whether it gives uint8, with one or three channels, whatever is in the file."""
+        deep = self.flag & 2 or self.flag < 0 if isinstance(self.flag, int) else False
+        return self.backend != "tifffile" and self.flag != "unchanged" and not deep
+
+    @property
+    def turns(self) -> bool:
+        """Whether images are turned as their EXIF orientation says."""
+        if isinstance(self.flag, int):
+            return self.backend == "cv2" and self.flag >= 0 and not self.flag & 128
+        return self.backend in ("cv2", "pillow") and self.flag in ("color", "grayscale")
+
+    @property
+    def colours(self) -> bool:
+        """Whether 8-bit images have three channels rather than one."""
+        return bool(self.flag & 1) if isinstance(self.flag, int) else self.flag[:5] == "color"
+
+    @property
+    def reader(self) -> str:
+        """What decodes, for errors."""
+        return {"cv2": "OpenCV", "pillow": "Pillow"}.get(self.backend, self.backend)
+
+    def as_bytes(self) -> tuple[bytes, bytes]:
+        """Flag and backend; the flag of OpenCV is a number."""
+        named = self.backend == "cv2" and isinstance(self.flag, str)
+        flag = imread_flags[self.flag] if named else self.flag
+        return str(flag).encode(), self.backend.encode()
 
 
 def as_picture(pixels: NDArray[Any], rgb: bool = False) -> NDArray[np.uint8]:
@@ -63,7 +106,7 @@ class _Quiet:
 
 
 @contextmanager
-def decoding_quietly() -> Iterator[None]:
+def _quiet_opencv() -> Iterator[None]:
     """Without OpenCV's own messages about a corrupt file."""
     log = cv2.utils.logging
     with _Quiet.lock:

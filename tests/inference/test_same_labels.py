@@ -6,6 +6,7 @@ A table of the stack's loaders, with files that only they read right, through ea
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 from collections.abc import Callable
@@ -26,8 +27,10 @@ from mmengine.dataset import pseudo_collate
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from small_models import blobs, small_config
+from starlette.testclient import TestClient
 from user_errors import raises_user_error
 
+from mmseg_resnest.apps import demo, serving
 from mmseg_resnest.datasets import LoadImageFromFile
 from mmseg_resnest.export import compare, export_model
 from mmseg_resnest.export.publish import check_loads_back, publish
@@ -448,3 +451,34 @@ def test_onnx(world: Callable[[str], World], name: str, tmp_path: Path) -> None:
     other = load_segmentor(tmp_path / "model.onnx")
     for path, expected in tested.labels.items():
         assert np.array_equal(other(path).labels, expected)
+
+
+@pytest.mark.parametrize("name", ["grey", "12 bits", "four channels pillow", "bands"])
+def test_served(world: Callable[[str], World], name: str) -> None:
+    tested = world(name)
+    with TestClient(serving.create_app(tested.model)) as client:
+        for path, expected in tested.labels.items():
+            answer = client.post("/predict", content=Path(path).read_bytes())
+            with Image.open(io.BytesIO(answer.content)) as labels:
+                assert np.array_equal(np.asarray(labels), expected)
+            overlay = client.post("/predict?output=overlay", content=Path(path).read_bytes())
+            assert overlay.status_code == 200
+
+
+def test_shown_on_the_page(world: Callable[[str], World]) -> None:
+    names = ("12 bits", "grey", "default")
+    choices = [demo.Choice(name, lambda name=name: world(name).model) for name in names]
+    with TestClient(demo.create_app(choices)) as client:
+        for name in names:  # each reads in its way
+            for path, expected in world(name).labels.items():
+                data = Path(path).read_bytes()
+                answer = client.post("/segment", params={"model": name}, content=data).json()
+                picture = base64.b64decode(answer["labels"].partition(",")[2])
+                with Image.open(io.BytesIO(picture)) as labels:
+                    assert np.array_equal(np.asarray(labels)[:, :, 0], expected)
+
+
+def test_a_service_does_not_run_every_loader(tested: World) -> None:
+    if not tested.case.bytes:
+        with raises_user_error("config-value", "test_dataloader.dataset.pipeline"):
+            serving.create_app(tested.model)

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hostile_images import HEIGHT, WIDTH, packed_texts, png, saved
 from PIL import Image
 from user_errors import raises_user_error
 
 from mmseg_resnest.io import decoding
 from mmseg_resnest.io.decoding import DecodePool, ImageTooLarge
-from mmseg_resnest.io.image_files import decode_rgb
+from mmseg_resnest.io.image_files import Decoding
 from mmseg_resnest.io.image_header import ImageHeader
 
 SLOW = ImageHeader("PNG", WIDTH, HEIGHT)
@@ -31,8 +32,8 @@ def pool() -> Iterator[DecodePool]:
     made.close()
 
 
-def decode(pool: DecodePool, data: bytes) -> np.ndarray:
-    return pool.submit(data, pool.check(data, "x"), "x").result(60)
+def decode(pool: DecodePool, data: bytes, how: Decoding = Decoding()) -> np.ndarray:  # noqa: B008
+    return pool.submit(data, pool.check(data, "x"), "x", how).result(60)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -48,7 +49,9 @@ def test_pixels_are_those_of_decoding_here(pool: DecodePool, kind: str) -> None:
     turned[0x0112] = 6
     options = {"exif": turned} if kind in ("PNG", "JPEG", "WEBP") else {}
     data = encoded(Image.fromarray(pixels), kind, **options)
-    np.testing.assert_array_equal(decode(pool, data), decode_rgb(data, "x"))
+    for flag in ("color", "grayscale", "unchanged"):
+        here = Decoding(flag)(data)
+        np.testing.assert_array_equal(decode(pool, data, Decoding(flag)), here)
 
 
 def test_grey_alpha_and_16_bits(pool: DecodePool) -> None:
@@ -58,7 +61,20 @@ def test_grey_alpha_and_16_bits(pool: DecodePool) -> None:
         Image.fromarray(np.full((7, 9), 40000, np.uint16)),
     ):
         data = encoded(image, "PNG")
-        np.testing.assert_array_equal(decode(pool, data), decode_rgb(data, "x"))
+        for how in (Decoding(), Decoding("unchanged"), Decoding("grayscale", "pillow")):
+            found, here = decode(pool, data, how), how(data)
+            assert (found.dtype, found.shape) == (here.dtype, here.shape)
+            np.testing.assert_array_equal(found, here)
+
+
+def test_bands(pool: DecodePool) -> None:
+    pixels = np.random.default_rng(0).normal(size=(HEIGHT, WIDTH, 5)).astype(np.float32)
+    data = io.BytesIO()
+    tifffile.imwrite(data, pixels, photometric="minisblack")
+    how = Decoding("unchanged", "tifffile")
+    np.testing.assert_array_equal(decode(pool, data.getvalue(), how), pixels)
+    with raises_user_error("image", "image x"):
+        decode(pool, saved("JPEG"), how)
 
 
 def test_large_images(pool: DecodePool) -> None:

@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ...datasets.reader import LoadedImage
 from ...errors import UserError
 from ...inference import Segmentor
 from ...io.cancel import cancellable
@@ -82,16 +83,16 @@ def _label_picture(labels: NDArray[np.integer]) -> Image.Image:
     return Image.fromarray(np.stack([low, high, np.zeros_like(low)], axis=2).astype(np.uint8))
 
 
-def _answer(choice: Choice, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """Segment, and pack what the page draws; UserError if the model cannot be loaded."""
+def _answer(choice: Choice, image: LoadedImage) -> dict[str, Any]:
+    """Segment, and pack what the page draws."""
     model = choice.model()
     begin = time.perf_counter()
-    result = model(pixels)
+    result = model(image)
     seconds = time.perf_counter() - begin
     height, width = result.labels.shape
     factor = min(1.0, _SHOWN_EDGE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+    picture = Image.fromarray(result.image).resize(size, Image.Resampling.BILINEAR)
     labels = _label_picture(result.labels).resize(size, Image.Resampling.NEAREST)
     areas = [
         {"index": i, "name": str(n), "colour": list(c), "pixels": area.pixels, "share": area.share}
@@ -160,13 +161,15 @@ def create_app(
 
     async def work(choice: Choice, data: bytes) -> dict[str, Any]:
         """From a file to what the page draws; cancelled, it ends at its next step."""
-        pixels = await decode(pool, checks, data)
+        loading = network.submit(choice.model)  # it says how its images are decoded
+        model = await until_ended(loading, loading.cancel)
+        image = await decode(pool, checks, data, model.reader)
         del data
         stop = threading.Event()
 
         def compute() -> dict[str, Any]:
             with cancellable(stop.is_set):
-                return _answer(choice, pixels)
+                return _answer(choice, image)
 
         computing = network.submit(compute)
 

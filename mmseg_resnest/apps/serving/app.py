@@ -15,10 +15,8 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
-import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
-from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -32,6 +30,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from torch import nn
 
+from ...datasets.reader import ImageReader, LoadedImage
 from ...errors import UserError
 from ...evaluation import palette_image
 from ...inference import Segmentation, Segmentor
@@ -40,7 +39,16 @@ from ...io.cancel import raise_if_cancelled
 from ...io.decoding import DecodePool
 from ...io.image_files import JPEG_EDGE
 from ...version import __version__
-from ..work import ClientGone, Refused, TooLong, decode, supervise, unfit, until_ended
+from ..work import (
+    ClientGone,
+    Refused,
+    TooLong,
+    check_reader,
+    decode,
+    supervise,
+    unfit,
+    until_ended,
+)
 from .batcher import Batcher, Busy
 from .limits import Limits
 
@@ -135,13 +143,17 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     Args:
         model: What segments; one thread calls it.
         limits: What the service takes on.
+
+    Raises:
+        UserError: The model's config has a loader that a service cannot use.
     """
+    check_reader(model.reader)
     bounds = limits or Limits()
     metrics = _Metrics()
     batcher = Batcher(
         lambda images: model(list(images)), bounds.batch, bounds.gather, metrics.batches.observe
     )
-    state = _State(bounds, batcher, metrics)
+    state = _State(bounds, batcher, metrics, model.reader)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -283,8 +295,10 @@ def end_between_blocks(model: Any) -> list[Any]:
 class _State:
     """What requests share."""
 
-    def __init__(self, limits: Limits, batcher: Batcher, metrics: _Metrics) -> None:
-        self.limits, self.batcher, self.metrics = limits, batcher, metrics
+    def __init__(
+        self, limits: Limits, batcher: Batcher, metrics: _Metrics, reader: ImageReader
+    ) -> None:
+        self.limits, self.batcher, self.metrics, self.reader = limits, batcher, metrics, reader
         self.pool = DecodePool(limits.pixels)
         self.threads = ThreadPoolExecutor(4, "requests")  # for what takes seconds at most
         self.waiting = 0
@@ -335,15 +349,15 @@ class _State:
         self, body: bytes, doing: list[str], draw: Callable[[Segmentation], Response]
     ) -> tuple[int, Response]:
         """From a file to an answer; ``doing`` receives each step."""
-        image = await decode(self.pool, self.threads, body)
+        image = await decode(self.pool, self.threads, body, self.reader)
         del body
         doing[0] = "segmenting"
         result = await self._segment(image)
         doing[0] = "drawing"
         drawing = self.threads.submit(draw, result)
-        return image.shape[0] * image.shape[1], await until_ended(drawing, drawing.cancel)
+        return image.size[0] * image.size[1], await until_ended(drawing, drawing.cancel)
 
-    async def _segment(self, image: NDArray[np.uint8]) -> Segmentation:
+    async def _segment(self, image: LoadedImage) -> Segmentation:
         try:
             future = self.batcher.submit(image)
         except Busy as busy:

@@ -10,15 +10,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ...datasets.reader import LoadedImage
 from ...inference import Segmentation
 from ...io.cancel import Cancelled, cancellable
 
 __all__ = ["Batcher", "Busy", "Waiting"]
-
-Image = NDArray[np.uint8]
 
 
 class Busy(Exception):
@@ -45,13 +41,13 @@ class Batcher:
 
     def __init__(
         self,
-        model: Callable[[Sequence[Image]], list[Segmentation]],
+        model: Callable[[Sequence[LoadedImage]], list[Segmentation]],
         batch: int,
         gather: float,
         seen: Callable[[int], Any] = lambda size: None,
     ) -> None:
         self._model, self._batch, self._gather, self._seen = model, batch, gather, seen
-        self._queue: queue.Queue[tuple[Image, Waiting] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[LoadedImage, Waiting] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._closed = False
 
@@ -59,7 +55,7 @@ class Batcher:
         """Start computing."""
         self._thread.start()
 
-    def submit(self, image: Image) -> Waiting:
+    def submit(self, image: LoadedImage) -> Waiting:
         """Queue an image. One that is given up before its turn costs nothing.
 
         Raises:
@@ -99,7 +95,7 @@ class Batcher:
             self._run([i for i in items if i[1].set_running_or_notify_cancel()])
             del item, items  # or the last images would stay while the thread waits
 
-    def _run(self, items: list[tuple[Image, Waiting]]) -> None:
+    def _run(self, items: list[tuple[LoadedImage, Waiting]]) -> None:
         if not items:
             return
         self._seen(len(items))

@@ -15,6 +15,7 @@ import numpy as np
 from mmseg_resnest.apps.connections import ConnectionLimits
 from mmseg_resnest.apps.server import Server, run
 from mmseg_resnest.apps.serving import Limits, create_app
+from mmseg_resnest.datasets.reader import ImageInput, ImageReader
 from mmseg_resnest.inference import Segmentation
 
 
@@ -29,6 +30,7 @@ class Gate:
 
     classes = ["ground", "sky"]
     palette = [[0, 0, 0], [10, 20, 30]]
+    reader = ImageReader()
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -37,15 +39,15 @@ class Gate:
         self.batches: list[int] = []
         self.fault: Exception | None = None
 
-    def __call__(self, images: list[np.ndarray]) -> list[Segmentation]:
+    def __call__(self, images: list[ImageInput]) -> list[Segmentation]:
         self.batches.append(len(images))
         self.entered.release()
         assert self.open.wait(20)
         if self.fault is not None:
             raise self.fault
         return [
-            Segmentation(np.ones(i.shape[:2], np.uint8), i, self.classes, self.palette)
-            for i in images
+            Segmentation(np.ones(i.size, np.uint8), i.picture, self.classes, self.palette)
+            for i in map(self.reader.read, images)
         ]
 
 
