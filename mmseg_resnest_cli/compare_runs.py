@@ -6,7 +6,7 @@ mmseg-resnest test CONFIG B.pth --work-dir b
 mmseg-resnest compare-runs a b --json difference.json
 
 Paired bootstrap over the images; * marks differences that are significant at 5 % (of the classes
-after Holm's correction for their number).
+after Holm's correction for their number). Scores of other metrics stand side by side.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.errors import UserError
-    from mmseg_resnest.evaluation import ImageCounts, compare_counts, comparison_table, write_result
+    from mmseg_resnest.evaluation import (
+        ImageCounts,
+        compare_counts,
+        comparison_table,
+        other_scores_of,
+        scores_table,
+        write_result,
+    )
 
     if args.draws < 100:
         raise UserError(
@@ -36,12 +43,25 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise UserError("argument", f"--seed {args.seed}", "must be 0 or more")
 
-    one, two = ImageCounts.load(args.a), ImageCounts.load(args.b)
-    rows = compare_counts(one, two, args.draws, seed=args.seed)
-    print(f"A {args.a}\nB {args.b}\n{len(one.images):,} images, {args.draws:,} draws\n")
-    print(comparison_table(rows))
+    tables, rows, images = [], [], None
+    try:
+        one, two = ImageCounts.load(args.a), ImageCounts.load(args.b)
+        rows, images = compare_counts(one, two, args.draws, seed=args.seed), len(one.images)
+        tables.append(f"{images:,} images, {args.draws:,} draws\n\n{comparison_table(rows)}")
+    except UserError as error:
+        others = [other_scores_of(path, counted=False) for path in (args.a, args.b)]
+        if error.code != "not-found" or not others[0].keys() & others[1].keys():
+            raise
+    else:
+        others = [other_scores_of(path, counted=True) for path in (args.a, args.b)]
+    if others[0].keys() & others[1].keys():  # nothing is known of their spread over the images
+        tables.append(scores_table(*others))
+    print(f"A {args.a}\nB {args.b}\n" + "\n\n".join(tables))
     if args.json:
         found = [dataclasses.asdict(row) for row in rows]
         record = {"a": args.a, "b": args.b, "draws": args.draws, "seed": args.seed}
-        write_result({**record, "images": len(one.images), "scores": found}, args.json)
+        record.update(
+            images=images, scores=found, other_scores=dict(zip("ab", others, strict=True))
+        )
+        write_result(record, args.json)
     return 0

@@ -86,16 +86,16 @@ def print_test_summary(
     """Print the scores of an evaluation (what ``evaluate`` returned) and where things are."""
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.evaluation import class_table, official_table
+    from mmseg_resnest.evaluation import class_table, official_table, score_text
 
     if "classes" in result:
         print(class_table(result) + "\n")
     if result.get("official"):
         print(official_table(result["official"]) + "\n")
-    scores = [f"{k} {result[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in result]
+    scores = score_text(result)
     images = result.get("images")
     speed = f", {images / result['seconds']:.1f} images/s" if images else ""
-    rows = [("scores", ", ".join(scores))] if scores else []
+    rows = [("scores", scores)] if scores else []
     rows.append(("results", display_path(os.path.join(result["work_dir"], "results.json"))))
     if result.get("archive"):
         rows.append(

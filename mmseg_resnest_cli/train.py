@@ -78,22 +78,20 @@ def print_training_summary(summary: dict[str, Any], options: str = "") -> None:
     from mmseg_resnest.engine.config import command_name
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.evaluation import class_table
+    from mmseg_resnest.evaluation import class_table, score_text
 
     folder = Path(display_path(summary["work_dir"]))
     rows = []
     if "classes" in summary:
         print(f"best validation, at iteration {summary['iteration']:,}")
         print(class_table(summary) + "\n")
-    if "mIoU" in summary:
-        scores = ", ".join(
-            f"{k} {summary[k]:.2f}" for k in ("mIoU", "pixAcc", "mAcc") if k in summary
-        )
+    scores = score_text(summary)
+    if scores:
         rows.append(("best", f"{scores} at iteration {summary['iteration']:,}"))
     checkpoint = summary.get("best_checkpoint") or summary.get("last_checkpoint")
     if checkpoint:
         rows.append(("checkpoint", str(folder / checkpoint)))
-    if "mIoU" in summary:
+    if scores:
         rows.append(("results", str(folder / "results.json")))
     if summary.get("curves"):
         rows.append(("curves", display_path(summary["curves"])))

@@ -232,6 +232,7 @@ def check_results(value: Any, key: str, refuse: Refusal) -> dict[str, Any]:
         {
             **dict.fromkeys(_OF_THE_RUN, DROP),
             "iteration": COUNT,
+            "scores": map_of(_TEXT, _SCORE),
             "mIoU": rule(lambda value: value is not None and _is_score(value), "a score"),
         },
         unknown="keep",

@@ -36,6 +36,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from .._stack import BatchNorm, stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
 from ..errors import UserError, reason
+from ..evaluation import score_name
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
 from .failing_parts import Failure, failing, failing_model, failing_part, have_labels
@@ -466,7 +467,7 @@ def _check_scores(
             wanted += [(f"{key}.save_best", one) for one in named if one != "auto"]
             if "auto" in named and scores:
                 with failing(f"config key {key}.save_best", "set it to the name of a score"):
-                    CheckpointHook(save_best=next(iter(scores)), rule=hook.rules)
+                    type(hook)(save_best=next(iter(scores)), rule=hook.rules)
         elif isinstance(hook, EarlyStoppingHook):
             wanted.append((f"{key}.monitor", hook.monitor))
     several = isinstance(cfg.get("param_scheduler"), list | tuple)
@@ -475,7 +476,7 @@ def _check_scores(
             key = f"param_scheduler.{index}" if several else "param_scheduler"
             wanted.append((f"{key}.monitor", schedule.monitor))
     for key, name in wanted:
-        if name not in scores:
+        if score_name(scores, name) is None:
             known = ", ".join(scores) or "none"
             message = f"{name} is no score of val_evaluator, which gives {known}"
             raise UserError("config-value", f"config key {key}", message)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..evaluation import metric_configs
 from ..models import EncoderDecoder
 from ..registry import type_name
 
@@ -27,8 +28,7 @@ def predict_labels_only(model: nn.Module) -> None:
 def metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
     """Whether every metric of a config is one that is known to need no scores."""
     for name in ("val_evaluator", "test_evaluator"):
-        metrics = cfg.get(name) or []
-        for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        for metric in metric_configs(cfg.get(name) or ()):
             if not isinstance(metric, Mapping):
                 return False
             if type_name(metric.get("type", "")) not in ("SegmentationMetric", "IoUMetric"):

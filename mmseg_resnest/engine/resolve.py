@@ -21,7 +21,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..datasets import guard_labels, loss_ignore_index, merge_steps
 from ..errors import UserError
-from ..evaluation import FORMATS
+from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
 from .config import named_types
 from .launch import Machine
@@ -329,7 +329,7 @@ def _add_official_metric(cfg: Config) -> None:
         message = f"is for Cityscapes; the config's test split is {kind}"
         raise UserError("config-conflict", "--official", message)
     metric = ConfigDict(type="CityscapesOfficialMetric")
-    cfg.test_evaluator = [*metrics_of(cfg.test_evaluator), metric]
+    cfg.test_evaluator = [*metric_configs(cfg.test_evaluator), metric]
 
 
 def _use_submission(cfg: Config, submission: str) -> None:
@@ -344,16 +344,10 @@ def _use_submission(cfg: Config, submission: str) -> None:
     cfg.test_evaluator = []
 
 
-def metrics_of(evaluator: Any) -> list[Any]:
-    """The metrics of an evaluator's config: of one, of several, or of MMEngine's ``Evaluator``."""
-    if isinstance(evaluator, Mapping) and type_name(evaluator.get("type")).endswith("Evaluator"):
-        evaluator = evaluator.get("metrics") or ()
-    return list(evaluator) if isinstance(evaluator, list | tuple) else [evaluator]
-
-
 def scores_nothing(cfg: Config) -> bool:
     """Whether an evaluation has no metric, or only such that write files (``format_only``)."""
-    return all(metric.get("format_only") for metric in metrics_of(cfg.test_evaluator))
+    metrics = metric_configs(cfg.test_evaluator)
+    return all(isinstance(one, Mapping) and one.get("format_only") for one in metrics)
 
 
 def _drop_labels(dataset: Any) -> None:
@@ -380,10 +374,13 @@ def _loads_labels(step: Mapping[str, Any]) -> bool:
 
 def _keep_image_counts(cfg: Config, options: TestingOptions) -> None:
     """Have the counts of each image written beside results.json, for comparisons."""
-    for one in metrics_of(cfg.test_evaluator):
-        if type_name(one.get("type")) != "SegmentationMetric":
-            continue
-        if one.get("image_counts") is None:
+    ours = [
+        one
+        for one in metric_configs(cfg.test_evaluator)
+        if isinstance(one, dict) and type_name(one.get("type")) == "SegmentationMetric"
+    ]
+    for one in ours:
+        if one is ours[0] and one.get("image_counts") is None:
             one["image_counts"] = os.path.join(cfg.work_dir, "images.npz")
         adds_up = options.tta and cfg.model.get("type") == "MultiScaleGridTTA"
         if adds_up and one.get("scores") is None:

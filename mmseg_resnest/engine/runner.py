@@ -17,6 +17,7 @@ import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -30,6 +31,7 @@ from torch.utils.data import DataLoader
 from .._stack import set_progress, stop_workers
 from ..datasets import build_dataset
 from ..errors import UserError
+from ..evaluation import build_evaluator
 from ..io.atomic import atomic_write
 from ..registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from ..version import __version__
@@ -121,6 +123,10 @@ class Runner(MMEngineRunner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """As MMEngine's, quiet on the console."""
         return quiet_console(super().build_logger(*args, **kwargs))
+
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """See :func:`mmseg_resnest.evaluation.build_evaluator`."""
+        return build_evaluator(evaluator)
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """As MMEngine's, but not that of an earlier runner in this process."""

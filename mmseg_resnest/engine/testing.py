@@ -16,7 +16,7 @@ from mmengine.dist import get_world_size, is_main_process
 
 from ..datasets import build_dataset
 from ..errors import UserError
-from ..evaluation import FORMATS, CityscapesOfficialMetric, write_result
+from ..evaluation import FORMATS, CityscapesOfficialMetric, evaluation_result, write_result
 from ..evaluation.image_counts import FILE_NAME as COUNTS_FILE
 from ..evaluation.results_file import RESULTS_FILE
 from ..io.remove import remove_file
@@ -32,7 +32,6 @@ from .hooks import (
     TestProgressHook,
     describe_dataset,
     describe_model,
-    evaluation_result,
     print_header,
 )
 from .latest import written_by
@@ -154,7 +153,7 @@ def evaluate(
         finally:
             report_lost_lines(runner.logger)
         written = written_by(resolve_checkpoint(os.fspath(checkpoint)))
-        result = {
+        about = {
             "task": "test",
             "config": cfg.filename,
             "checkpoint": os.fspath(checkpoint),
@@ -165,8 +164,8 @@ def evaluate(
             "numerics": runner.describe_numerics(folded),
             "version": __version__,
             "seconds": round(time.monotonic() - start, 3),
-            **evaluation_result(runner.test_evaluator, metrics),
         }
+        result = {**about, **evaluation_result(runner.test_evaluator, metrics), **about}
         for metric in runner.test_evaluator.metrics:
             if isinstance(metric, CityscapesOfficialMetric):
                 result["official"] = metric.last_official

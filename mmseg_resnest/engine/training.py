@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 
 from ..datasets import check_start, numbers_of_classes
 from ..errors import UserError
-from ..evaluation import plot_curves, read_scalars
+from ..evaluation import SCORES, other_scores, plot_curves, read_scalars
 from ..models import use_channels_last
 from ..version import __version__
 from ..weights.mmengine_loaders import read_any
@@ -168,7 +168,7 @@ def train(
         summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - begin}
         if is_main_process():
             summary.update(_read_results(runner, results))
-            summary["curves"] = _draw_curves(cfg.work_dir, title, runner)
+            summary["curves"] = _draw_curves(cfg.work_dir, title, runner, results)
         return summary
 
 
@@ -233,13 +233,14 @@ def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:
     return json.loads(Path(runner.work_dir, results.file).read_text(encoding="utf-8"))
 
 
-def _draw_curves(work_dir: str, title: str, runner: Runner) -> str | None:
+def _draw_curves(work_dir: str, title: str, runner: Runner, results: ResultsHook) -> str | None:
     try:
         series = read_scalars(work_dir, runner.run_id)
     except UserError:  # too short a run to have logged anything
         return None
     try:
-        return os.fspath(plot_curves(series, Path(work_dir) / "curves.png", title))
+        scores = [*SCORES, *other_scores(results.best)]
+        return os.fspath(plot_curves(series, Path(work_dir) / "curves.png", title, scores))
     except UserError as error:
         runner.logger.warning("no picture of the curves: %s", error.text)
         return None

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..io.text import printable
 from .image_counts import ImageCounts, class_mean, image_draws
-from .results import new_table, number
+from .results import SCORES, new_table, number, other_scores, score
+from .results_file import read_results_file
 
-__all__ = ["Comparison", "compare_counts", "comparison_table"]
+__all__ = ["Comparison", "compare_counts", "comparison_table", "other_scores_of", "scores_table"]
 
 
 @dataclass(frozen=True)
@@ -145,4 +147,36 @@ def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: flo
         chances = number(row.p, ".4f"), number(row.adjusted, ".4f")
         star = "*" if row.adjusted < alpha else ""
         table.add_row([printable(row.name), *scores, interval, *chances, star])
+    return table.get_string()
+
+
+def other_scores_of(path: str | os.PathLike[str], counted: bool) -> dict[str, float]:
+    """The scores that an evaluation wrote beside its counts of images, or in place of them.
+
+    Args:
+        path: The folder of an evaluation, the work folder of a run that was tested, or a file
+            in one.
+        counted: Whether there are counts, which :data:`.results.SCORES` are compared by.
+
+    Raises:
+        UserError: ``results.json`` cannot be read.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent
+    for file in (folder / "results.json", folder / "test" / "results.json"):
+        if file.is_file():
+            result = read_results_file(file)
+            if result.get("task") == "test":
+                first = {} if counted else {name: result.get(name) for name in SCORES}
+                named = {**first, **other_scores(result)}
+                return {name: value for name, value in named.items() if value is not None}
+    return {}
+
+
+def scores_table(a: Mapping[str, float], b: Mapping[str, float]) -> str:
+    """The scores that both runs have, and the difference, as text."""
+    table = new_table("score", "A", "B", "B - A")
+    for name in a:
+        if name in b:
+            difference = f"{b[name] - a[name]:+.4g}"
+            table.add_row([printable(name), score(a[name]), score(b[name]), difference])
     return table.get_string()

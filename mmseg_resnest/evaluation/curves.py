@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..io.atomic import atomic_open
 from ..io.json_files import parse_json, read_json
+from .results import SCORES, score
 from .results_file import own_file
 
 __all__ = [
@@ -31,9 +32,9 @@ MAX_LOG_BYTES = 1 << 30
 _MAX_LINE = 1 << 20
 _MAX_STEP = 1 << 53
 _logger = logging.getLogger(__name__)
-_SCORES = ("mIoU", "pixAcc", "mAcc")
 _INK, _FAINT = "#202124", "#d7dadd"
 _COLOURS = {"mIoU": "#c2410c", "pixAcc": "#1d4ed8", "mAcc": "#7c8798", "loss": "#1d4ed8"}
+_OTHER_COLOURS = ("#0f766e", "#9333ea", "#ca8a04", "#db2777", "#65a30d")
 
 
 class NoLog(UserError):
@@ -204,6 +205,7 @@ def plot_curves(
     work_dir_or_series: str | os.PathLike[str] | Mapping[str, Series],
     out_png: str | os.PathLike[str],
     title: str | None = None,
+    scores: Sequence[str] = SCORES,
 ) -> Path:
     """Draw loss, learning rate and validation scores over the iterations.
 
@@ -211,6 +213,7 @@ def plot_curves(
         work_dir_or_series: The work folder of a run, or what :func:`read_scalars` returned.
         out_png: The picture to write; its folder is made.
         title: Written above the curves.
+        scores: Names of the validation scores to draw. Those in percent have a panel of their own.
 
     Returns:
         The path of the picture.
@@ -230,8 +233,10 @@ def plot_curves(
         series = read_scalars(work_dir_or_series)
     loss = find_series(series, "loss")
     rate = find_series(series, "lr") or find_series(series, "base_lr")
-    scores = {name: s for name in _SCORES if (s := find_series(series, name)) is not None}
-    every = [s for s in (loss, rate, *scores.values()) if s is not None]
+    drawn = {name: s for name in scores if (s := find_series(series, name)) is not None}
+    percent = {name: s for name, s in drawn.items() if _in_percent(name, s)}
+    others = {name: s for name, s in drawn.items() if name not in percent}
+    every = [s for s in (loss, rate, *drawn.values()) if s is not None]
     if not every:
         raise UserError("run", "the log", "holds no loss, learning rate or validation score")
 
@@ -241,8 +246,8 @@ def plot_curves(
         panels.append(functools.partial(_draw_loss, loss=loss))
     if rate is not None:
         panels.append(functools.partial(_draw_rate, rate=rate))
-    if scores:
-        panels.append(functools.partial(_draw_scores, scores=scores, last_step=last_step))
+    for group in filter(None, (percent, others)):
+        panels.append(functools.partial(_draw_scores, scores=group, last_step=last_step))
     figure = Figure(figsize=(4.6 * len(panels), 3.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -290,19 +295,33 @@ def _draw_rate(axes: Any, rate: Series) -> None:
     axes.yaxis.set_major_formatter("{x:g}")  # no common factor above the axis
 
 
+def _in_percent(name: str, points: Series) -> bool:
+    """Whether a score is one of :data:`SCORES`, or its values look like percentages."""
+    finite = points.values[np.isfinite(points.values)]
+    return name in SCORES or bool(len(finite) and finite.min() >= 0 and 1 < finite.max() <= 100)
+
+
 def _draw_scores(axes: Any, scores: Mapping[str, Series], last_step: int) -> None:
+    others = [name for name in scores if name not in _COLOURS]
     for name, points in scores.items():
+        colour = _COLOURS.get(name)
+        if colour is None:
+            colour = _OTHER_COLOURS[others.index(name) % len(_OTHER_COLOURS)]
         width = 2.2 if name == "mIoU" else 1.5
         marker = "o" if len(points.steps) <= 30 else ""
         finite = points.values[np.isfinite(points.values)]
-        label = f"{name} {finite[-1]:.2f}" if len(finite) else f"{name} nan"
-        axes.plot(*points, color=_COLOURS[name], lw=width, marker=marker, ms=4, label=label)
-    axes.set_title("validation, %", loc="left", fontsize=10.5, color=_INK)
+        label = f"{name} {score(finite[-1])}" if len(finite) else f"{name} nan"
+        axes.plot(*points, color=colour, lw=width, marker=marker, ms=4, label=label)
+    percent = all(_in_percent(*one) for one in scores.items())
+    title = "validation, %" if percent else "validation"
+    axes.set_title(title, loc="left", fontsize=10.5, color=_INK)
+    above: dict[str, Any] = dict(loc="lower right", bbox_to_anchor=(1.02, 0.985), ncols=len(scores))
     axes.legend(
-        frameon=False, fontsize=8.5, loc="lower right", bbox_to_anchor=(1.02, 0.985),
-        ncols=len(scores), handlelength=0.9, handletextpad=0.5, columnspacing=1.0, labelcolor=_INK,
+        **(above if set(scores) <= set(SCORES) else dict(loc="best", ncols=2)), frameon=False,
+        fontsize=8.5, handlelength=0.9, handletextpad=0.5, columnspacing=1.0, labelcolor=_INK,
     )  # fmt: skip
-    axes.set_ylim(0, 100)
+    if percent:
+        axes.set_ylim(0, 100)
     miou = scores.get("mIoU")
     if miou is None or not np.isfinite(miou.values).any():
         return

@@ -22,6 +22,7 @@ from ..io.text import printable
 from ..version import __version__
 from ..weights import catalogue
 from .curves import START_FILE, NoLog, Series, find_series, find_starts, read_scalars, read_start
+from .results import other_scores
 from .results_file import EXAMPLE_KINDS, RESULTS_FILE, own_file, read_examples, read_results_file
 
 __all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
@@ -29,6 +30,7 @@ __all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
 EXAMPLES_FILE = "examples.json"
 MAX_BYTES = 9_500_000  # of the file
 _TEMPLATE = Path(__file__).with_name("report.html")
+_MOST_SCORES = 8  # of other metrics
 _MOST_POINTS = 600  # of a curve: more cannot be told apart
 _MAX_CONFIG = 1 << 20  # characters
 _MAX_PICTURE = 16 << 20  # bytes of an example's file
@@ -83,9 +85,9 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
     evaluations = [
         _evaluation("test with augmentation" if r.get("tta") else "test", r)
         for _, r in tests.values()
-        if r.get("mIoU") is not None
+        if r.get("mIoU") is not None or r.get("scores")
     ]
-    if train.get("mIoU") is not None:
+    if train.get("mIoU") is not None or train.get("scores"):
         note = f"best validation, iteration {train.get('iteration', '?')}"
         evaluations.append(_evaluation(note, train))
     config = str((train or next((r for _, r in tests.values()), {})).get("config") or "")
@@ -109,6 +111,7 @@ def _evaluation(title: str, result: Mapping[str, Any]) -> dict[str, Any]:
         "title": title,
         "tta": bool(result.get("tta")),
         **{k: result[k] for k in keys if result.get(k) is not None},
+        "others": dict(list(other_scores(result).items())[:_MOST_SCORES]),
         "classes": [
             {k: row.get(k) for k in ("name", "IoU", "Acc", "label")}
             for row in result.get("classes", ())
@@ -131,7 +134,7 @@ def _published(config: str) -> list[dict[str, Any]]:
 
 def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, Any]:
     curves = {}
-    for name in ("loss", "lr", "mIoU", "pixAcc"):
+    for name in ("loss", "lr", "mIoU", "pixAcc", *list(other_scores(train))[:_MOST_SCORES]):
         points = find_series(series, name)
         if points is None and name == "lr":
             points = find_series(series, "base_lr")
@@ -145,8 +148,8 @@ def _curves(series: Mapping[str, Any], train: Mapping[str, Any]) -> dict[str, An
         values = np.array([float(f"{v:.5g}") for v in values])
         good = np.isfinite(values)
         curves[name] = {"x": steps[good].tolist(), "y": values[good].tolist()}
-    if "mIoU" not in curves and train.get("history"):
-        history = [e for e in train["history"] if e.get("mIoU") is not None]
+    history = [e for e in train.get("history") or () if e.get("mIoU") is not None]
+    if "mIoU" not in curves and history:
         curves["mIoU"] = {
             "x": [e["iteration"] for e in history],
             "y": [round(e["mIoU"], 3) for e in history],

@@ -16,7 +16,20 @@ from prettytable import PrettyTable
 from ..io.atomic import atomic_write
 from ..io.text import printable
 
-__all__ = ["class_table", "write_confusion", "write_result"]
+__all__ = [
+    "SCORES",
+    "class_table",
+    "other_scores",
+    "score",
+    "score_text",
+    "write_confusion",
+    "write_result",
+]
+
+#: The scores in percent that every table and curve shows.
+SCORES = ("mIoU", "pixAcc", "mAcc")
+_OF_CLASSES = ("precision", "recall", "F1", "boundary_IoU")
+_OF_ALL = ("fwIoU", "image_mIoU", "ECE", "MCE")
 
 
 def new_table(*columns: str) -> PrettyTable:
@@ -38,7 +51,7 @@ def class_table(result: Mapping[str, Any]) -> str:
     A class that cannot be scored has ``-``.
     """
     first = result["classes"][0] if result["classes"] else {}
-    more = [name for name in ("precision", "recall", "F1", "boundary_IoU") if name in first]
+    more = [name for name in _OF_CLASSES if name in first]
     table = new_table("class", "IoU", "Acc", "% of pixels", *more)
     for row in result["classes"]:
         share = number(100 * row["label"] / result["labelled_pixels"])
@@ -51,13 +64,35 @@ def class_table(result: Mapping[str, Any]) -> str:
     blank = [""] * len(more)
     table.add_row(["all pixels (pixAcc)", "", number(result["pixAcc"]), "100.00", *blank])
     lines = [table.get_string()]
-    single = [name for name in ("fwIoU", "image_mIoU", "ECE", "MCE") if name in result]
+    single = [name for name in _OF_ALL if name in result]
     if single:
         lines.append(", ".join(f"{name} {number(result[name])}" for name in single))
     if "mIoU_interval" in result:
         low, high = result["mIoU_interval"]
         lines.append(f"mIoU {number(low)} to {number(high)} with 95% confidence over the images")
     return "\n".join(lines)
+
+
+def score_text(result: Mapping[str, Any]) -> str:
+    """The scores of a result in a line, but for those that only its :func:`class_table` shows."""
+    shown = [f"{name} {number(result[name])}" for name in SCORES if name in result]
+    shown += [f"{printable(name)} {score(value)}" for name, value in other_scores(result).items()]
+    return ", ".join(shown)
+
+
+def other_scores(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """The scores of a result that are neither :data:`SCORES` nor in its :func:`class_table`."""
+    of_table = (*_OF_CLASSES, *_OF_ALL, "mIoU_low", "mIoU_high") if "classes" in result else ()
+    return {
+        name: value
+        for name, value in (result.get("scores") or {}).items()
+        if name.rsplit("/", 1)[-1] not in (*SCORES, *of_table)
+    }
+
+
+def score(value: float | None) -> str:
+    """A score of any metric as text: in percent, or a small number."""
+    return number(value, ".2f" if value is None or not 0 < abs(value) < 1 else ".4g")
 
 
 def write_confusion(

@@ -24,7 +24,14 @@ from ..io.contained import contained
 from ..io.json_files import read_json
 from ..io.text import printable
 
-__all__ = ["EXAMPLE_KINDS", "RESULTS_FILE", "own_file", "read_examples", "read_results_file"]
+__all__ = [
+    "EXAMPLE_KINDS",
+    "NOT_SCORES",
+    "RESULTS_FILE",
+    "own_file",
+    "read_examples",
+    "read_results_file",
+]
 
 RESULTS_FILE = "results.json"  # in a work folder
 #: Kinds of example images, the first ones first.
@@ -54,31 +61,39 @@ _CLASS: dict[str, Check] = {
     "Acc": _SCORE,
     "label": optional(number(0, 1 << 60)),
 }
-_RESULTS = fields(
-    {
-        **_SCORES,
-        "task": optional(_PLAIN_TEXT),
-        "run_id": optional(_PLAIN_TEXT),
-        "tta": optional(flag),
-        "config": optional(_line),
-        "checkpoint": optional(_line),
-        "iteration": optional(_ITERATION),
-        "images": optional(_COUNT),
-        "seconds": optional(number(0.0, 1e12)),
-        "labelled_pixels": optional(_COUNT),
-        "mIoU_interval": optional(several(_SCORE, 2, 2)),
-        "classes": several(fields(_CLASS, ("name", "IoU"), others=True), 0, MAX_CLASSES),
-        "confusion_matrix": optional(several(several(_COUNT, 0, MAX_CLASSES), 0, MAX_CLASSES)),
-        "history": optional(
-            several(
-                fields({**_SCORES, "iteration": _ITERATION}, ("iteration",), others=True),
-                0,
-                1_000_000,
-            )
-        ),
-    },
-    others=True,
-)
+
+
+def _named_scores(value: Any, key: str) -> dict[str, float | None]:
+    """Scores of any metric by name."""
+    if type(value) is not dict or len(value) > MAX_CLASSES:
+        raise NotAllowed(key, f"is not an object of at most {MAX_CLASSES} scores")
+    check = optional(number(-1e300, 1e300))
+    return {_PLAIN_TEXT(name, key): check(one, f"{key}.{name}") for name, one in value.items()}
+
+
+_KEYS: dict[str, Check] = {
+    "task": optional(_PLAIN_TEXT),
+    "run_id": optional(_PLAIN_TEXT),
+    "tta": optional(flag),
+    "config": optional(_line),
+    "checkpoint": optional(_line),
+    "iteration": optional(_ITERATION),
+    "images": optional(_COUNT),
+    "seconds": optional(number(0.0, 1e12)),
+    "labelled_pixels": optional(_COUNT),
+    "mIoU_interval": optional(several(_SCORE, 2, 2)),
+    "scores": optional(_named_scores),
+    "classes": several(fields(_CLASS, ("name", "IoU"), others=True), 0, MAX_CLASSES),
+    "confusion_matrix": optional(several(several(_COUNT, 0, MAX_CLASSES), 0, MAX_CLASSES)),
+    "history": optional(
+        several(
+            fields({**_SCORES, "iteration": _ITERATION}, ("iteration",), others=True), 0, 1_000_000
+        )
+    ),
+}
+#: Keys that a score of the same name must not take.
+NOT_SCORES = frozenset(_KEYS)
+_RESULTS = fields({**_SCORES, **_KEYS}, others=True)
 _INDEX = whole(0, MAX_CLASSES - 1)
 
 

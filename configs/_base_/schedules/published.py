@@ -24,7 +24,6 @@ default_hooks = dict(
         max_keep_ckpts=3,
         save_last=True,
         save_best="mIoU",
-        rule="greater",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     nonfinite=dict(type="NonFiniteHook", on_nonfinite="stop"),

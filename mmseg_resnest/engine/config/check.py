@@ -7,7 +7,7 @@ import ast
 import difflib
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mmengine.registry as mmengine_registry
@@ -15,12 +15,14 @@ import mmseg.registry as mmseg_registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
+from mmseg.evaluation.metrics import IoUMetric
 from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 from ... import registry as our_registry
 from ..._stack import config_tree
 from ...errors import UserError
+from ...evaluation import MORE_METRICS, SegmentationMetric
 from .pipelines import PipelineCheck
 
 # A registry imports its own module when asked, but not that of its parent: without this, the names
@@ -96,6 +98,12 @@ _REGISTRIES_OF_KEYS: dict[tuple[str, str], tuple[str, ...]] = {
     },
 }
 
+#: Options of metrics that name scores; a wrong one would fail at the first validation.
+_CHOICES: dict[Any, tuple[str, tuple[str, ...]]] = {
+    SegmentationMetric: ("metrics", MORE_METRICS),
+    IoUMetric: ("iou_metrics", ("mIoU", "mDice", "mFscore")),
+}
+
 Path = tuple[str, ...]
 
 
@@ -137,7 +145,10 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
         found = _find_type(kind, registries, node.get("_scope_"))
         if found is None:
             raise _unknown_type(path, kind, registries)
-        accepted = _options_of(found, registries)
+        known, others = _options_of(found, registries)
+        accepted = None if others else known
+        if found in _CHOICES:
+            _check_choices(path, node, *_CHOICES[found])
         if kind == "Albu":  # its transforms are albumentations', not ours to check
             node = {k: v for k, v in node.items() if k != "transforms"}
     elif len(path) == 1 and path[0] in _UNTYPED:
@@ -148,13 +159,25 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
         _check_node((*path, str(key)), value, scope)
 
 
+def _check_choices(path: Path, node: Mapping[str, Any], key: str, known: Sequence[str]) -> None:
+    """Raise unless an option is one of the known names, or several."""
+    value = node.get(key, ())
+    for name in [value] if isinstance(value, str) else value or ():
+        if name not in known:
+            similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+            hint = f"did you mean {similar[0]}? It" if similar else "it"
+            place = f"config key {'.'.join((*path, key))}"
+            message = f"{node['type']} has no score {name}; {hint} has {', '.join(known)}"
+            raise UserError("config-value", place, message)
+
+
 def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] | None:
-    """The keys that a dictionary at ``path`` may have; None when they cannot be known."""
+    """The keys that a dictionary at ``path`` is known to take; None when none can be known."""
     kind = node.get("type", _DEFAULT_TYPES.get(path[0]) if len(path) == 1 else None)
     if kind is not None:
         registries = _registries(path, scope)
         found = _find_type(kind, registries, node.get("_scope_"))
-        return None if found is None else _options_of(found, registries)
+        return None if found is None else _options_of(found, registries)[0] or None
     return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
 
 
@@ -241,8 +264,8 @@ def _unknown_option(path: Path, node: Mapping, key: str, accepted: set[str]) -> 
     return UserError("config-key", place, f"{who} has no option {key}; {hint}")
 
 
-def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
-    """Names of the options of a class or function; None when it takes any.
+def _options_of(found: Any, registries: list[Registry]) -> tuple[set[str], bool]:
+    """Names of the options of a class or function, and whether it takes others.
 
     A class that does nothing with its ``**kwargs`` but hand them to the next class of its bases
     takes the options of that one too, and so on.
@@ -255,19 +278,19 @@ def _options_of(found: Any, registries: list[Registry]) -> set[str] | None:
     accepted: set[str] = {"_scope_"}.union(*(_BUILD_KEYS.get(r.name, set()) for r in registries))
     for function in callables:
         if function is object.__init__:
-            return None
+            return accepted - {"self"}, True
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):
-            return None
+            return accepted - {"self"}, True
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         accepted |= {p.name for p in parameters if p.kind in named}
         rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if rest is None:
-            return accepted - {"self"}
+            return accepted - {"self"}, False
         if not _hands_on(function, rest):
-            return None
-    return None
+            break
+    return accepted - {"self"}, True
 
 
 def _hands_on(function: Any, kwargs: str) -> bool:

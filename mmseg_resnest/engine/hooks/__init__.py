@@ -4,13 +4,15 @@
 from .checkpoint import CheckpointHook
 from .console import ConsoleHook, describe_dataset, describe_model, duration, print_header
 from .examples import ExamplesHook
+from .monitor import EarlyStoppingHook
 from .nonfinite import NonFiniteHook
 from .predictions import SavePredictionsHook, TestProgressHook
-from .results import ResultsHook, evaluation_result
+from .results import ResultsHook
 
 __all__ = [
     "CheckpointHook",
     "ConsoleHook",
+    "EarlyStoppingHook",
     "ExamplesHook",
     "NonFiniteHook",
     "ResultsHook",
@@ -19,6 +21,5 @@ __all__ = [
     "describe_dataset",
     "describe_model",
     "duration",
-    "evaluation_result",
     "print_header",
 ]

@@ -13,6 +13,7 @@ from mmengine.hooks import CheckpointHook as MMEngineHook
 
 from ..._stack import loads_from
 from ...errors import UserError
+from ...evaluation import evaluation_scores
 from ...io.remove import remove_file
 from ...registry import HOOKS
 from ..checkpoint_names import CheckpointNames, remove_parts
@@ -20,6 +21,7 @@ from ..checkpoint_writer import Step
 from ..loop import IterBasedTrainLoop, between_updates
 from ..runner import Runner
 from ..saving import BEST_LINK, LAST_LINK, POINTER, link_to, point_to, snapshot
+from .monitor import GREATER, LESS, monitored, more_is_worse, naming, require_score
 
 __all__ = ["CheckpointHook"]
 
@@ -37,8 +39,12 @@ class CheckpointHook(MMEngineHook):
     Args: as MMEngine's, without ``file_client_args`` and ``backend_args``.
     """
 
+    _default_greater_keys = list(GREATER)
+    _default_less_keys = list(LESS)
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with naming("default_hooks.checkpoint"):
+            super().__init__(*args, **kwargs)
         if self.file_client_args is not None or self.backend_args is not None:
             raise UserError(
                 "config-value",
@@ -166,14 +172,18 @@ class CheckpointHook(MMEngineHook):
             return
         step = runner.epoch if self.by_epoch else runner.iter
         if "auto" in self.key_indicators:
-            self._init_rule(self.rules, [next(iter(metrics))])
+            chosen = monitored(runner, evaluation_scores(metrics))
+            if chosen is None:
+                return
+            less = more_is_worse(chosen.name)
+            self._init_rule([self.rules[0] or ("less" if less else "greater")], [chosen.name])
         single = len(self.key_indicators) == 1
         hub = runner.message_hub
         for key, rule in zip(self.key_indicators, self.rules, strict=True):
             suffix = "" if single else f"_{key}"
             known = f"best_score{suffix}" in hub.runtime_info
             best = hub.get_info(f"best_score{suffix}") if known else self.init_value_map[rule]
-            score = metrics[key]
+            score = metrics[require_score(metrics, key, "default_hooks.checkpoint.save_best")]
             if score is None or not self.is_better_than[key](score, best):
                 continue
             path = self._folder / self._names.best(key, step)

@@ -14,12 +14,15 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from tqdm import tqdm
 
+from ...evaluation import SCORES, SegmentationMetric, evaluation_result, score
 from ...registry import HOOKS
 from ..checkpoint import bare_model
 from ..launch import describe_device
 from ..logs import display_path
+from .monitor import monitored
 
 _HEADER_WIDTH = 11
+_COLUMNS = ("mIoU", "pixAcc")
 SECONDS_BETWEEN_LINES = 60.0
 _SECONDS_BETWEEN_TEXTS = 0.3
 # Without tqdm's own estimate of the time left, which ignores validations.
@@ -100,7 +103,9 @@ class ConsoleHook(Hook):
         self._iterations = self._pending = 0
         self._train_seconds = 0.0
         self._val_seconds: float | None = None
-        self._miou: float | None = None
+        self._score: tuple[str, float] | None = None
+        scores = runner.message_hub.runtime_info.items()  # of the run that is resumed
+        self._best = next((float(v) for k, v in scores if k.startswith("best_score")), None)
         self._since = self._last_line = self._last_text = time.monotonic()
         intervals = [h.interval for h in runner.hooks if type(h).__name__ == "LoggerHook"]
         self._interval = max(1, intervals[0]) if intervals else 50
@@ -108,7 +113,11 @@ class ConsoleHook(Hook):
         self._batch = (train.batch_size or train.batch_sampler.batch_size) * runner.world_size
         print_header(self._header(runner))
         self._width = max(len("iteration"), 2 * len(str(runner.max_iters)) + 1)
-        self._print("iteration", "loss", "lr", "s/iter", "left", f"{'mIoU':>6}  {'pixAcc':>6}")
+        metrics = [] if runner.val_loop is None else runner.val_loop.evaluator.metrics
+        ours = any(isinstance(metric, SegmentationMetric) for metric in metrics)
+        self._columns = _COLUMNS if ours or not metrics else ()
+        columns = "  ".join(f"{name:>6}" for name in self._columns or ["validation"])
+        self._print("iteration", "loss", "lr", "s/iter", "left", columns)
         self._bar = progress_bar(runner.max_iters, runner.iter, "training", form=_TRAINING_BAR)
 
     def _header(self, runner: Runner) -> list[tuple[str, str]]:
@@ -182,13 +191,23 @@ class ConsoleHook(Hook):
         self._since = time.monotonic()
         self._val_seconds = self._since - self._val_start
         self._val_bar.close()
-        scores = {k.rsplit("/", 1)[-1]: v for k, v in (metrics or {}).items()}
-        self._miou = scores.get("mIoU", math.nan)
-        best = runner.message_hub.runtime_info.get("best_score")
-        mark = "  best so far" if best is None or self._miou > float(best) else ""
-        results = f"{self._miou:6.2f}  {scores.get('pixAcc', math.nan):6.2f}{mark}"
+        result = evaluation_result(runner.val_loop.evaluator, metrics or {})
+        shown = [f"{result.get(name, math.nan):6.2f}" for name in self._columns]
+        scores = result["scores"]
+        hidden = (*SCORES, "mIoU_low", "mIoU_high") if self._columns else ()
+        chosen = monitored(runner, scores)
+        for name, value in scores.items():
+            by_name = chosen is not None and name == chosen.name and name not in _COLUMNS
+            if by_name or name.rsplit("/", 1)[-1] not in hidden:
+                shown.append(f"{name} {score(value)}")
+        if chosen is not None:
+            self._score = chosen.name, chosen.value
+            if self._best is None or chosen.better(chosen.value, self._best):
+                self._best = chosen.value
+                shown.append("best so far")
         position = f"{runner.iter}/{runner.max_iters}"
-        self._print(position, "", "", "", f"took {duration(self._val_seconds)}", results)
+        took = f"took {duration(self._val_seconds)}"
+        self._print(position, "", "", "", took, "  ".join(shown))
 
     def after_train(self, runner: Runner) -> None:
         """Close the bar."""
@@ -201,8 +220,8 @@ class ConsoleHook(Hook):
         """E.g. ``loss 0.412, 31.5 images/s, mIoU 48.12, 3 min 05 s left``."""
         parts = [] if loss is None else [f"loss {loss:.3f}"]
         parts.append(f"{self._batch * self._iterations / self._train_seconds:.1f} images/s")
-        if self._miou is not None:
-            parts.append(f"mIoU {self._miou:.2f}")
+        if self._score is not None:
+            parts.append(f"{self._score[0]} {score(self._score[1])}")
         return ", ".join([*parts, f"{duration(self._left(runner, done))} left"])
 
     def _left(self, runner: Runner, done: int) -> float:

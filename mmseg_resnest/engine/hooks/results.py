@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from ...errors import UserError
-from ...evaluation import write_result
+from ...evaluation import SCORES, evaluation_result, evaluation_scores, write_result
 from ...evaluation.curves import START_FILE, StartNote
 from ...evaluation.results_file import RESULTS_FILE
 from ...io.atomic import atomic_write
@@ -23,24 +24,19 @@ from ..checkpoint_schema import check_results
 from ..checkpoint_values import Refusal
 from ..checkpoint_writer import Unsaved
 from ..runner import Runner
+from .monitor import monitored
 
-__all__ = ["ResultsHook", "evaluation_result"]
-
-
-def evaluation_result(evaluator: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """``SegmentationMetric.last_result``, with the counts of each class, or ``metrics`` alone."""
-    results = (getattr(metric, "last_result", None) for metric in evaluator.metrics)
-    found = next((result for result in results if result is not None), None)
-    return dict(found) if found is not None else {k: float(v) for k, v in metrics.items()}
+__all__ = ["ResultsHook"]
 
 
 @HOOKS.register_module()
 class ResultsHook(Hook):
     """Keeps ``results.json`` of a work folder up to date while a run trains.
 
-    It holds the scores and the per-class table of the best validation so far, where the best and
-    the newest checkpoint are, the scores of every validation, the run's identity and numerics, and
-    ``extra``. ``run.json`` beside the log of each start says which run that is of.
+    It holds the scores and the per-class table of the best validation so far (by the score that
+    ``save_best`` names, see :func:`.monitor.monitored`), where the best and the newest checkpoint
+    are, the scores of every validation, the run's identity and numerics, and ``extra``.
+    ``run.json`` beside the log of each start says which run that is of.
 
     Args:
         extra: More for ``results.json``.
@@ -98,12 +94,17 @@ class ResultsHook(Hook):
         if not is_main_process():
             return
         result = evaluation_result(runner.val_evaluator, metrics or {})
-        scores: dict[str, float] = {k: result[k] for k in ("mIoU", "pixAcc", "mAcc") if k in result}
+        scores = evaluation_scores(metrics or {})
+        now = {"iteration": runner.iter}
         self.history = [e for e in self.history if e["iteration"] != runner.iter]
-        self.history.append({"iteration": runner.iter, **scores})
-        # Strictly better, as CheckpointHook decides.
-        if result.get("mIoU", 0.0) > self.best.get("mIoU", -1.0):
-            self.best = {"iteration": runner.iter, **result}
+        named = {name: result[name] for name in SCORES if name in result}  # without a prefix
+        self.history.append({**now, **named, **scores, **named, **now})
+        score = monitored(runner, scores)
+        if score is not None and not math.isnan(score.value):
+            before = (self.best.get("scores") or self.best).get(score.name)
+            # Strictly better, as CheckpointHook decides.
+            if before is None or score.better(score.value, before):
+                self.best = {**now, **result, **now}
         reported = self.not_written is not None
         self._write(runner)
         if self.not_written is not None and not reported:  # the next validation retries
@@ -125,8 +126,8 @@ class ResultsHook(Hook):
         }
         numerics = runner.describe_numerics()
         about = {"run_id": runner.run_id, "numerics": numerics}
-        record = {**self.extra, **about, **places, **self.best}
-        record.update(history=self.history, **places)
+        record = {**self.extra, **about, **places}
+        record = {**record, **self.best, **record, "history": self.history}
         path = Path(runner.work_dir) / self.file
         try:
             write_result(record, path)

@@ -1,0 +1,100 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Which score decides what is best, and whether more of it is better; early stopping by one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from mmengine.hooks import CheckpointHook
+from mmengine.hooks import EarlyStoppingHook as MMEngineEarlyStoppingHook
+from mmengine.runner import Runner
+
+from ...errors import UserError
+from ...evaluation import score_name
+from ...registry import HOOKS
+
+__all__ = ["GREATER", "LESS", "EarlyStoppingHook", "Monitored", "monitored", "require_score"]
+
+#: Names of scores, or parts of them in any case, of which more is better: MMEngine's and more.
+GREATER = (
+    *("acc", "top", "AR@", "auc", "precision", "mAP", "IoU", "dice", "recall", "F1", "score"),
+    *("kappa", "d1", "d2", "d3"),
+)
+#: Those of which less is better.
+LESS = ("loss", "error", "ECE", "MCE", "rmse", "abs_rel", "sq_rel", "log10", "silog", "MAE", "MSE")
+
+
+class Monitored(NamedTuple):
+    """The score that decides which validation is the best."""
+
+    name: str
+    value: float
+    better: Callable[[float, float], bool]
+    """Whether the first value is better than the second."""
+
+
+def monitored(runner: Runner, scores: Mapping[str, float]) -> Monitored | None:
+    """The score of ``save_best`` (``auto``: the first), or else mIoU, or the first one, if any."""
+    key, rule = "mIoU", None
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            key, rule = hook.key_indicators[0], hook.rules[0]
+    name = score_name(scores, key) or next(iter(scores), None)
+    if name is None:
+        return None
+    less = rule == "less" if rule else more_is_worse(name)
+    return Monitored(name, scores[name], (lambda a, b: a < b) if less else (lambda a, b: a > b))
+
+
+def more_is_worse(name: str) -> bool:
+    """Whether less is better, by MMEngine's rule for the name of a score."""
+    lower = name.lower()
+    greater, less = ([key.lower() for key in keys] for keys in (GREATER, LESS))
+    if lower in greater or lower in less:
+        return lower in less
+    return not any(key in lower for key in greater) and any(key in lower for key in less)
+
+
+def require_score(scores: Mapping[str, Any], name: str, key: str) -> str:
+    """The full name of a score that the config key ``key`` asks for; UserError without one."""
+    found = score_name(scores, name)
+    if found is None:
+        known = ", ".join(map(str, scores)) or "none"
+        message = f"the evaluators give no score {name}; they give {known}"
+        raise UserError("config-value", f"config key {key}", message)
+    return found
+
+
+@contextlib.contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Turn what MMEngine's hooks raise for wrong options into a UserError that names the key."""
+    try:
+        yield
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        message = str(error.args[0] if error.args else error)
+        if "infer the rule" in message:
+            message += " Add rule='greater' or rule='less', or correct the name."
+        raise UserError("config-value", f"config key {key}", message) from error
+
+
+@HOOKS.register_module()
+class EarlyStoppingHook(MMEngineEarlyStoppingHook):
+    """MMEngine's, which knows the direction of more scores and refuses a score that is not there.
+
+    Args: as MMEngine's.
+    """
+
+    _default_greater_keys = list(GREATER)
+    _default_less_keys = list(LESS)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with naming("custom_hooks (EarlyStoppingHook)"):
+            super().__init__(*args, **kwargs)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Stop the training if the score has not become better for long."""
+        key = "custom_hooks (EarlyStoppingHook).monitor"
+        name = require_score(metrics or {}, self.monitor, key)
+        super().after_val_epoch(runner, {self.monitor: (metrics or {})[name]})
