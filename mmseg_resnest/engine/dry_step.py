@@ -36,7 +36,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from .._stack import BatchNorm, stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
 from ..errors import UserError, reason
-from ..evaluation import score_name
+from ..evaluation import evaluation_scores, score_name
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
 from .failing_parts import Failure, failing, failing_model, failing_part, have_labels
@@ -465,9 +465,10 @@ def _check_scores(
         if isinstance(hook, CheckpointHook):
             named = hook.save_best or []
             wanted += [(f"{key}.save_best", one) for one in named if one != "auto"]
-            if "auto" in named and scores:
+            numbers = evaluation_scores(scores)
+            if "auto" in named and numbers:
                 with failing(f"config key {key}.save_best", "set it to the name of a score"):
-                    type(hook)(save_best=next(iter(scores)), rule=hook.rules)
+                    type(hook)(save_best=next(iter(numbers)), rule=hook.rules[0])
         elif isinstance(hook, EarlyStoppingHook):
             wanted.append((f"{key}.monitor", hook.monitor))
     several = isinstance(cfg.get("param_scheduler"), list | tuple)

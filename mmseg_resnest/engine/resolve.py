@@ -103,6 +103,9 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     cfg = named_types(copy.deepcopy(cfg))
     values: dict[str, str] = {}
     notes: list[Note | None] = []
+    for name in ("val_evaluator", "test_evaluator"):
+        if isinstance(cfg.get(name), tuple):  # MMEngine's loops take lists alone
+            cfg[name] = list(cfg[name])
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
         _check_length(cfg)

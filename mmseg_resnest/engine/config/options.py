@@ -58,11 +58,11 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
     heads = {tuple(parts) for parts in given.values()}
 
     def rank(key: str) -> int:
-        # What the other keys rely on, whatever their order, unless it is within another's value.
+        # What the other keys rely on comes first, whatever the order; a type within a dictionary
+        # that another key sets comes after that.
         *above, last = given[key]
-        if any(tuple(above[:depth]) in heads for depth in range(1, len(above) + 1)):
-            return 2
-        return {_DELETE: 0, "type": 1}.get(last, 2)
+        within = any(tuple(above[:depth]) in heads for depth in range(1, len(above) + 1))
+        return 0 if last == _DELETE else 1 if last == "type" and not within else 2
 
     for key in sorted(options, key=rank):
         parts, value = given[key], options[key]

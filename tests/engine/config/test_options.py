@@ -206,6 +206,8 @@ SGD = dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9))
         (["optim_wrapper=dict(optimizer=dict(_delete_=True, type=AdamW))"], dict(type="AdamW")),
         (["optim_wrapper.optimizer.betas=(0.8,0.9)", "optim_wrapper.optimizer.type=AdamW",
           "optim_wrapper.optimizer._delete_=True"], dict(type="AdamW", betas=(0.8, 0.9))),
+        (["optim_wrapper.optimizer={type: AdamW}", "optim_wrapper.optimizer._delete_=True"],
+         dict(type="AdamW")),
         (["optim_wrapper.optimizer={lr: 1}", "optim_wrapper.optimizer.lr=2"],
          dict(type="SGD", lr=2, momentum=0.9)),
         (["optim_wrapper.optimizer.lr=2", "optim_wrapper.optimizer={lr: 1}"],
