@@ -182,10 +182,6 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
         _by_epoch(20, "DefaultSampler", drop_last=True),
         "config-conflict", "train_dataloader.batch_size",
     ),
-    "two metrics with the same scores": (
-        _set("val_evaluator", [dict(type="SegmentationMetric")] * 2), "config-value",
-        "val_evaluator",
-    ),
     "weights of a part that there is not": (
         _set("model.decode_head.init_cfg", dict(type="Normal", override=dict(name="nowhere"))),
         "config-value", "model.decode_head",
