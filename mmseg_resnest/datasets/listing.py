@@ -69,7 +69,8 @@ def remember(dataset_cfg: Mapping[str, Any], samples: list[dict[str, Any]]) -> N
 def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     """Build a data set and list its samples, unless :func:`remember` has them.
 
-    ``keep`` remembers them for the next time as well.
+    ``keep`` remembers them for the next time as well; the data set is used for a moment only, and
+    holds them as they are.
 
     Raises:
         UserError: A file of one of the package's own data sets is missing.
@@ -86,6 +87,8 @@ def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
         dataset = DATASETS.build({**dataset_cfg, "lazy_init": True})
         name = "list_samples" if isinstance(dataset, FolderCheck) else "load_data_list"
         setattr(dataset, name, lambda: list(samples))  # MMEngine empties it
+        if keep:
+            dataset.serialize_data = False  # which takes longer than a moment
         try:
             dataset.full_init()
         finally:

@@ -154,7 +154,8 @@ class _Steps:
         if isinstance(dataset, IterableDataset):
             return None
         with failing(f"config key {name}", "it cannot be built"):
-            made = Runner.build_dataloader({**loader, "dataset": dataset}, seed=self.built.seed)
+            tried = {**loader, "dataset": _Tried(dataset)}
+            made = Runner.build_dataloader(tried, seed=self.built.seed)
         return None if made.batch_sampler is None else made
 
     def _batches(self, loader: DataLoader) -> Iterator[list[int]]:
@@ -186,7 +187,7 @@ class _Steps:
         """One batch, by a worker where the run has workers: it may hang, or end its process."""
         workers = min(1, loader.num_workers)
         one = DataLoader(
-            _Tried(loader.dataset),
+            loader.dataset,
             batch_sampler=[list(indices)],
             collate_fn=functools.partial(_collate, loader.collate_fn),
             num_workers=workers,
@@ -423,6 +424,17 @@ class _Tried(torch.utils.data.Dataset):
             return self.dataset[index]
         except Exception as error:
             return Failure.of(error)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
+        return self  # MMEngine copies what loaders are built from
 
 
 def _collate(function: Any, samples: Sequence[Any]) -> Any:
