@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -119,7 +120,7 @@ class Segmentor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all that decides about its labels: weights, config, classes and version.
+        """A digest of what decides about its labels: weights, config, modules, classes, version.
 
         Of the network as it is when this is asked for first.
         """
@@ -128,8 +129,12 @@ class Segmentor:
             content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
             digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
             weights[name] = [str(value.dtype), list(value.shape), digest]
+        imports = (self.cfg.get("custom_imports") or {}).get("imports") or ()
+        names = [imports] if isinstance(imports, str) else imports
+        modules = [getattr(sys.modules.get(name), "__file__", None) for name in names]
+        files = [*self.files, *(Path(file) for file in modules if file)]
         facts = dict(flatten(dict(self.cfg.items())))
-        return fingerprint(__version__, weights, self.files, facts, self.classes, self.palette)
+        return fingerprint(__version__, weights, files, facts, self.classes, self.palette)
 
     def fold(self) -> Segmentor:
         """Fold the network for speed if it computes on a CPU; returns the same model.

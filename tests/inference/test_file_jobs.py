@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import json
 import shutil
@@ -109,7 +110,7 @@ def test_a_stopped_job_goes_on(
 
 
 def test_an_image_is_done_when_nothing_that_made_it_differs(
-    small_model: Segmentor, tmp_path: Path
+    small_model: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = [str(tmp_path / "a" / "x.png"), str(tmp_path / "b" / "x.png")]
     for seed, source in enumerate(sources):
@@ -139,6 +140,15 @@ def test_an_image_is_done_when_nothing_that_made_it_differs(
     with torch.no_grad():
         other.model.decode_head.conv_seg.weight.neg_()
     predict(sources[0], 1, Segmentor(other.model, other.cfg, other.device), tile=64)
+    cfg = copy.deepcopy(other.cfg)
+    cfg.custom_imports = dict(imports=["module_of_mine"])
+    (tmp_path / "module_of_mine.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("module_of_mine")
+    for expected, changed in ((1, False), (0, True), (1, False)):
+        predict(sources[0], expected, Segmentor(other.model, cfg, other.device), tile=64)
+        if changed:
+            (tmp_path / "module_of_mine.py").write_text("# edited")
     recoloured = Segmentor(other.model, other.cfg, other.device)
     recoloured.palette = [[1, 2, 3], *recoloured.palette[1:]]
     predict(sources[0], 1, recoloured, tile=64)
