@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..weights import analyse, load_checkpoint, load_into
+from ..weights.load_into import load_tensors
+from ..weights.partial import fit, fit_parts
 
 
 def bare_model(model: nn.Module) -> nn.Module:
@@ -30,14 +32,15 @@ def load_weights(
 ) -> str:
     """Load a checkpoint of any known layout into a model; every tensor must find its place.
 
-    A file whose names are the model's own is loaded as it is, so models of other families work
-    too; otherwise the layout is recognised and converted.
+    A file whose names are the model's own, but for a prefix, is loaded as it is, so models of other
+    families work too; otherwise the layout is recognised and converted.
 
     Args:
         model: The model, wrapped or not. Untouched when an error is raised.
         source: What :func:`mmseg_resnest.weights.load_checkpoint` takes, or a state dict.
-        start_training: The weights are only where training starts: a backbone alone goes into the
-            model's backbone, and the last layer for another number of classes stays as it is.
+        start_training: The weights are only where training starts: each part of the model that is
+            in the file is loaded whole, and the others stay as they are, as does the last layer for
+            another number of classes.
         name: Where a state dict comes from, for messages.
         check_only: Check that the weights fit, and load nothing.
 
@@ -53,30 +56,24 @@ def load_weights(
         name = os.fspath(source)
         state_dict = load_checkpoint(name)
     target = bare_model(model)
-    own = set(target.state_dict())
-    known = sum(key in own for key in state_dict)
-    what = "the whole model"
     try:
-        if known < len(state_dict) / 2:
+        if start_training:
+            found, layout = fit_parts(state_dict, target, name)
+            if not check_only:
+                load_tensors(target, found.loaded)
+            return f"{found.say(target)}, from {name}{layout and f' (layout {layout})'}"
+        what = "the whole model"
+        found = fit(state_dict, target)
+        if 2 * len(found.placed) >= len(state_dict):
+            state_dict = {**{key: state_dict[key] for key in found.left_out}, **found.placed}
+        else:
             conversion = analyse(state_dict)
             state_dict = conversion.state_dict
             what = f"the whole model (layout {conversion.layout})"
-            if not conversion.is_segmentor:
-                if not start_training:
-                    message = (
-                        "holds a backbone without a head, which cannot segment; train from it with "
-                        "--cfg-options load_from=FILE"
-                    )
-                    raise UserError("checkpoint", "", message)
-                target = cast(nn.Module, target.backbone)
-                what = f"the backbone (layout {conversion.layout})"
-        dropped = load_into(
-            target,
-            state_dict,
-            drop_head_for_other_classes=start_training,
-            check_only=check_only,
-        )
+        if not any(key.startswith("decode_head.") for key in state_dict):
+            message = "holds no decode_head and cannot segment; train from it with --cfg-options "
+            raise UserError("checkpoint", "", f"{message}load_from={name}")
+        load_into(target, state_dict, check_only=check_only)
     except UserError as error:
         raise UserError(error.code, f"checkpoint {name}", error.text) from error
-    kept = f"; left as they are, for another number of classes: {', '.join(dropped)}"
-    return f"{what} from {name}{kept if dropped else ''}"
+    return f"{what} from {name}"

@@ -61,7 +61,10 @@ class Start:
         self.notes += self.changes.notes
 
     def fit(self, cfg: Config, model: nn.Module) -> None:
-        """Check that weights, optimizer and schedules fit the built model; nothing is loaded."""
+        """Check that weights, optimizer and schedules fit the built model; nothing is loaded.
+
+        A row says which weights a start takes.
+        """
         source = cfg.get("load_from")
         if self.resume is not None:
             assert self.record is not None
@@ -70,7 +73,10 @@ class Start:
             fit_to_run(self.record, Refusal(source), model, *optimization, self.changes)
         elif source:
             self.record = load_checkpoint(source)
-            load_weights(model, self.record, start_training=True, name=source, check_only=True)
+            said = load_weights(
+                model, self.record, start_training=True, name=source, check_only=True
+            )
+            self.notes.append(("weights", said))
         check_schedule_ends(cfg)
 
 
@@ -122,7 +128,6 @@ def find_start(cfg: Config, resume: str | None, work_dir: str) -> Start:
         start.notes.append(("start", f"continue from {display_path(resume)}"))
     elif cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "config key load_from")
-        start.notes.append(("start", f"from the weights of {cfg.load_from}"))
     return start
 
 

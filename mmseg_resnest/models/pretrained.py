@@ -6,12 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import UserError
 from ..registry import WEIGHT_INITIALIZERS
+from ..weights.load_into import below, load_tensors
 from ..weights.mmengine_loaders import read_any
+from ..weights.partial import fit, not_fitting
+from ..weights.state_dict import unwrap_state_dict
 
 __all__ = ["Pretrained"]
 
@@ -20,13 +21,19 @@ __all__ = ["Pretrained"]
 class Pretrained:
     """As MMEngine's initialiser of this name, for modules of the stack such as ``ResNet``.
 
-    MMEngine unpickles without restriction where a restricted reading fails; this one reads tensors
-    and plain data only, and takes the names of the catalogue as well; ``map_location`` is not used.
-    As in MMEngine, keys that do not fit are logged, not refused.
+    MMEngine unpickles without restriction where a restricted reading fails, and passes over what
+    does not fit; this one reads tensors and plain data only, takes the names of the catalogue as
+    well, and loads what fits by name: one log line says how much that was and what stays.
+    ``map_location`` is not used.
+
+    Args:
+        checkpoint: A file, an address or a name.
+        prefix: Use only the keys that start with it, without it; None finds the prefix.
 
     Raises:
         UserError: The file cannot be fetched or read, or holds more than tensors and plain data;
-            or no key has the prefix.
+            no key has the prefix; a tensor has another shape; or less than half of the module's
+            parameters is in the file.
     """
 
     def __init__(
@@ -37,17 +44,20 @@ class Pretrained:
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights into a module, in place."""
-        record = read_any(self.checkpoint)
-        state = record.get("state_dict", record)
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+        label = str(self.checkpoint)
+        values = unwrap_state_dict(read_any(self.checkpoint), label)
+        state = {key: value for key, value in values.items() if isinstance(value, Tensor)}
         if self.prefix is not None:
-            prefix = f"{self.prefix.removesuffix('.')}."
-            state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            if not state:
-                raise UserError(
-                    "checkpoint",
-                    self.checkpoint,
-                    f"no key starts with {prefix}; remove prefix from init_cfg or correct it",
-                )
-        print_log(f"load {self.prefix or 'weights'} from {self.checkpoint}", logger="current")
-        load_state_dict(module, state, strict=False, logger="current")
+            state = below(self.prefix, state, label)
+        found = fit(state, module)
+        loaded, total = found.numbers
+        if found.shapes or 2 * loaded < total:
+            wrong = {
+                "have another shape": list(found.shapes.values()),
+                "are missing": found.missing,
+                "of the file have no place in it": list(found.left_out),
+            }
+            raise not_fitting(label, module, wrong, "give weights of this network")
+        load_tensors(module, found.loaded)
+        name = type(module).__name__
+        print_log(f"{name}: loaded {found.say(module)} from {label}", logger="current")

@@ -256,9 +256,10 @@ class ResNeSt(BaseModule):
             return
         if getattr(self, "is_init", False):
             return
-        load_backbone(self, pretrained[-1]["checkpoint"], prefix=pretrained[-1].get("prefix"))
+        source = pretrained[-1]["checkpoint"]
+        said = load_backbone(self, source, prefix=pretrained[-1].get("prefix"))
         self.is_init = True
-        print_log(f"ResNeSt: loaded {pretrained[-1]['checkpoint']}", logger="current")
+        print_log(f"ResNeSt: loaded {said} from {source}", logger="current")
 
     def _freeze(self) -> None:
         names = ["conv1", "bn1", *(f"layer{i}" for i in range(1, self.frozen_stages + 1))]

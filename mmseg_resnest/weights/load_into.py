@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .convert import convert_state_dict
 from .load import load_checkpoint
+from .partial import CLASSIFIER, check_left_out, fit, not_fitting
 from .state_dict import list_keys
 
-_CLASSIFIER = re.compile(
-    r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
-)
 _STAGE = re.compile(r"((?:.*\.)?)layer[2-4]\.")
 
 
@@ -86,7 +84,7 @@ def load_into(
     classes = [
         key
         for key in differing
-        if _CLASSIFIER.search(key) and state_dict[key].shape[1:] == target[key].shape[1:]
+        if CLASSIFIER.search(key) and state_dict[key].shape[1:] == target[key].shape[1:]
     ]
     dropped: tuple[str, ...] = ()
     if classes and drop_head_for_other_classes:
@@ -97,15 +95,6 @@ def load_into(
             f"{key} ({list(state_dict[key].shape)}, the model has {list(target[key].shape)})"
             for key in differing
         ]
-        found = [
-            f"{len(keys)} keys {what}: {list_keys(keys)}; "
-            for keys, what in (
-                (missing, "are missing"),
-                (unexpected, "are not in the model"),
-                (shapes, "have another shape"),
-            )
-            if keys
-        ]
         advice = "use the config that the checkpoint belongs to"
         if classes and not dropped:
             theirs, ours = state_dict[classes[0]].shape[0], target[classes[0]].shape[0]
@@ -113,16 +102,15 @@ def load_into(
                 f"; it has {theirs} classes and the model {ours}: to start from the rest of it, "
                 "load with drop_head_for_other_classes=True"
             )
-        message = f"does not fit {type(inner).__name__}; {''.join(found)}{advice}{why_not}"
-        raise UserError("checkpoint", label, message)
+        wrong = {
+            "are missing": missing,
+            "are not in the model": unexpected,
+            "have another shape": shapes,
+        }
+        raise not_fitting(label, inner, wrong, advice + why_not)
     if check_only:
         return dropped
-    kept = {
-        key: sharded_like(value, target[key])
-        for key, value in state_dict.items()
-        if key not in dropped
-    }
-    inner.load_state_dict(kept, strict=not dropped)
+    load_tensors(inner, {k: value for k, value in state_dict.items() if k not in dropped})
     if dropped:
         print_log(
             f"{label} has {state_dict[dropped[0]].shape[0]} classes, the model "
@@ -132,14 +120,25 @@ def load_into(
     return dropped
 
 
-def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | None = None) -> None:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors that are known to fit, under the model's names; the others stay."""
+    target = model.state_dict()
+    model.load_state_dict(
+        {key: sharded_like(value, target[key]) for key, value in tensors.items()}, strict=False
+    )
+
+
+def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | None = None) -> str:
     """Loads a ResNeSt backbone from a file in any known layout, strictly.
 
     Args:
         backbone: A :class:`~mmseg_resnest.models.ResNeSt`.
         name_or_path: What :func:`load_checkpoint` takes: a backbone or a segmentation model, of
             which the backbone is taken.
-        prefix: Use only the keys that start with it, without it.
+        prefix: Use only the keys that start with it, without it; None finds it.
+
+    Returns:
+        What was loaded, in words.
 
     Raises:
         UserError: The file cannot be read, has no key with the prefix, has an unknown layout, or
@@ -147,15 +146,27 @@ def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | N
     """
     state_dict = load_checkpoint(name_or_path)
     if prefix:
-        start = prefix.rstrip(".") + "."
-        part = _below(start, state_dict)
-        if not part:
-            message = f"no key starts with prefix {start!r}; its keys are: {list_keys(state_dict)}"
-            raise UserError("checkpoint", name_or_path, message)
-        state_dict = part
-    state_dict = convert_state_dict(state_dict, str(name_or_path))
-    state_dict = _below("backbone.", state_dict) or state_dict
-    load_into(backbone, state_dict, source=name_or_path)
+        state_dict = below(prefix, state_dict, str(name_or_path))
+    found = fit(state_dict, backbone)
+    if found.missing or found.shapes:  # in another layout, or it does not fit
+        state_dict = convert_state_dict(state_dict, str(name_or_path))
+        state_dict = _below("backbone.", state_dict) or state_dict
+        load_into(backbone, state_dict, source=name_or_path)
+        found = fit(state_dict, backbone)
+    else:
+        check_left_out(found, backbone, str(name_or_path))
+        load_tensors(backbone, found.loaded)
+    return found.say(backbone)
+
+
+def below(prefix: str, state_dict: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, without it; UserError if there are none."""
+    start = prefix.rstrip(".") + "."
+    part = _below(start, state_dict)
+    if not part:
+        message = f"no key starts with prefix {start!r}; remove prefix from init_cfg or correct it"
+        raise UserError("checkpoint", label, f"{message}; its keys are: {list_keys(state_dict)}")
+    return part
 
 
 def _below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
