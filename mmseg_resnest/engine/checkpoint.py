@@ -70,10 +70,11 @@ def load_weights(
             conversion = analyse(state_dict)
             state_dict = conversion.state_dict
             what = f"the whole model (layout {conversion.layout})"
-        if not any(key.startswith("decode_head.") for key in state_dict):
+        headless = not any(key.startswith("decode_head.") for key in state_dict)
+        if headless and hasattr(target, "decode_head"):
             message = "holds no decode_head and cannot segment; train from it with --cfg-options "
             raise UserError("checkpoint", "", f"{message}load_from={name}")
         load_into(target, state_dict, check_only=check_only)
     except UserError as error:
-        raise UserError(error.code, f"checkpoint {name}", error.text) from error
+        raise UserError(error.code, f"checkpoint {name}", error.message) from error
     return f"{what} from {name}"

@@ -20,8 +20,9 @@ from ..datasets import check_start, numbers_of_classes
 from ..errors import UserError
 from ..evaluation import SCORES, other_scores, plot_curves, read_scalars
 from ..models import use_channels_last
+from ..models.pretrained import check_pretrained
+from ..registry import type_name
 from ..version import __version__
-from ..weights.mmengine_loaders import read_any
 from .config import require
 from .dry_step import dry_step
 from .hooks import ConsoleHook, ResultsHook
@@ -32,7 +33,7 @@ from .preemption import Preempted, StopSignals
 from .preflight import check_checkpoint, check_data, check_disk_space
 from .process_state import restored_process
 from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
-from .resume_changes import rounding_notes
+from .resume_changes import Note, rounding_notes
 from .run_folders import (
     RunFolders,
     check_checkpoint_hook,
@@ -117,14 +118,14 @@ def train(
         check_checkpoint_hook(cfg)
         check_data(cfg, _LOADERS)
         check_start(cfg, ["train", "val"])
-        if start.record is None:
-            _check_pretrained(cfg.model, "model")
         prepare_machine(cfg, machine)
         numerics = numerics_of(cfg, machine.world_size)
         start.compare(resolved.values, numerics, allow_changes)
 
         # Build.
         built = build_seeded_model(cfg, machine.rank)
+        if start.resume is None:
+            notes += _check_pretrained(built.model)
         start.fit(cfg, built.model)
         state = describe_model_state(built.model)
         if folders:
@@ -211,18 +212,23 @@ def unwrapped_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt("before the first iteration: nothing was trained") from None
 
 
-def _check_pretrained(node: Any, key: str) -> None:
-    """Fetch and read the file of every ``init_cfg`` of type ``Pretrained``: it may be corrupt."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            _check_pretrained(value, f"{key}.{name}")
-        checkpoint = node.get("checkpoint")
-        if node.get("type") == "Pretrained" and isinstance(checkpoint, str):
-            check_checkpoint(checkpoint, f"config key {key}.checkpoint")
-            read_any(checkpoint)
-    elif isinstance(node, (list, tuple)):
-        for index, value in enumerate(node):
-            _check_pretrained(value, f"{key}[{index}]")
+def _check_pretrained(model: torch.nn.Module) -> list[Note]:
+    """Read the file of every ``init_cfg`` of type ``Pretrained``: it may be corrupt, or not fit.
+
+    Returns rows that say what will be loaded.
+    """
+    rows: list[Note] = []
+    for name, module in model.named_modules():
+        configs: Any = getattr(module, "init_cfg", None)
+        for init in configs if isinstance(configs, list | tuple) else [configs]:
+            if not (isinstance(init, Mapping) and isinstance(init.get("checkpoint"), str)):
+                continue
+            if type_name(init.get("type")) == "Pretrained":
+                key = ".".join(filter(None, ("model", name, "init_cfg.checkpoint")))
+                check_checkpoint(init["checkpoint"], f"config key {key}")
+                said = check_pretrained(module, init)
+                rows.append(("weights", f"{name or 'model'}: {said}, from {init['checkpoint']}"))
+    return rows
 
 
 def _read_results(runner: Runner, results: ResultsHook) -> dict[str, Any]:

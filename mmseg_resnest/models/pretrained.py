@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..registry import WEIGHT_INITIALIZERS
+from ..weights import load_backbone
 from ..weights.load_into import below, load_tensors
 from ..weights.mmengine_loaders import read_any
-from ..weights.partial import fit, not_fitting
+from ..weights.partial import Fit, fit, not_fitting
 from ..weights.state_dict import unwrap_state_dict
+from .resnest import ResNeSt
 
-__all__ = ["Pretrained"]
+__all__ = ["Pretrained", "check_pretrained"]
+
+#: Modules of the stack that read the file themselves, and the prefixes that they take off.
+_OWN_LOADERS: dict[str, tuple[str, ...]] = {
+    "SwinTransformer": ("", "backbone."),
+    **dict.fromkeys(("BEiT", "MAE", "PIDNet", "VisionTransformer"), ("",)),
+}
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -44,6 +53,13 @@ class Pretrained:
 
     def __call__(self, module: nn.Module) -> None:
         """Load the weights into a module, in place."""
+        found = self.fit(module)
+        load_tensors(module, found.loaded)
+        said = f"{type(module).__name__}: loaded {found.say(module)} from {self.checkpoint}"
+        print_log(said, logger="current")
+
+    def fit(self, module: nn.Module) -> Fit:
+        """What of the file goes where in a module; errors are those of the class."""
         label = str(self.checkpoint)
         values = unwrap_state_dict(read_any(self.checkpoint), label)
         state = {key: value for key, value in values.items() if isinstance(value, Tensor)}
@@ -51,13 +67,33 @@ class Pretrained:
             state = below(self.prefix, state, label)
         found = fit(state, module)
         loaded, total = found.numbers
-        if found.shapes or 2 * loaded < total:
+        advice = "give weights of this network"
+        prefixes = _OWN_LOADERS.get(type(module).__name__)
+        if prefixes is not None:  # it fits shapes in its own way
+            good = bool(found.placed) and found.prefix in prefixes
+            advice += f", or start from them with load_from={label!r}, which finds their prefix"
+        else:
+            good = not found.shapes and 2 * loaded >= total
+        if not good:
             wrong = {
                 "have another shape": list(found.shapes.values()),
                 "are missing": found.missing,
-                "of the file have no place in it": list(found.left_out),
+                "of the file have no place in it": list(found.left_out) or list(state),
             }
-            raise not_fitting(label, module, wrong, "give weights of this network")
-        load_tensors(module, found.loaded)
-        name = type(module).__name__
-        print_log(f"{name}: loaded {found.say(module)} from {label}", logger="current")
+            raise not_fitting(label, module, wrong, advice)
+        return found
+
+
+def check_pretrained(module: nn.Module, init_cfg: Mapping[str, Any]) -> str:
+    """Check that the file of an ``init_cfg`` can be read and fits a module; loads nothing.
+
+    Returns:
+        What will be loaded, in words.
+
+    Raises:
+        UserError: As :class:`Pretrained` and :func:`~mmseg_resnest.weights.load_backbone` do.
+    """
+    checkpoint, prefix = init_cfg["checkpoint"], init_cfg.get("prefix")
+    if isinstance(module, ResNeSt):
+        return load_backbone(module, checkpoint, prefix, check_only=True)
+    return Pretrained(checkpoint, prefix).fit(module).say(module)

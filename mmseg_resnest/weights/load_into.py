@@ -128,7 +128,12 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     )
 
 
-def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | None = None) -> str:
+def load_backbone(
+    backbone: nn.Module,
+    name_or_path: str | Path,
+    prefix: str | None = None,
+    check_only: bool = False,
+) -> str:
     """Loads a ResNeSt backbone from a file in any known layout, strictly.
 
     Args:
@@ -136,6 +141,7 @@ def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | N
         name_or_path: What :func:`load_checkpoint` takes: a backbone or a segmentation model, of
             which the backbone is taken.
         prefix: Use only the keys that start with it, without it; None finds it.
+        check_only: Check that it fits, and load nothing.
 
     Returns:
         What was loaded, in words.
@@ -151,11 +157,12 @@ def load_backbone(backbone: nn.Module, name_or_path: str | Path, prefix: str | N
     if found.missing or found.shapes:  # in another layout, or it does not fit
         state_dict = convert_state_dict(state_dict, str(name_or_path))
         state_dict = _below("backbone.", state_dict) or state_dict
-        load_into(backbone, state_dict, source=name_or_path)
+        load_into(backbone, state_dict, source=name_or_path, check_only=check_only)
         found = fit(state_dict, backbone)
     else:
         check_left_out(found, backbone, str(name_or_path))
-        load_tensors(backbone, found.loaded)
+        if not check_only:
+            load_tensors(backbone, found.loaded)
     return found.say(backbone)
 
 

@@ -19,6 +19,7 @@ from .state_dict import list_keys
 CLASSIFIER = re.compile(
     r"(?:^|\.)(?:decode_head|auxiliary_head)(?:\.\d+)?\.(?:conv_seg|se_layer)\.(?:weight|bias)$"
 )
+_PARTS = {"backbone", "neck", "decode_head", "auxiliary_head"}
 _DEEPEST_PREFIX = 3
 _PREFIXES_TRIED = 16
 
@@ -143,7 +144,7 @@ def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) ->
     try:
         conversion = analyse(_without_shared_prefix(state_dict))
     except UserError as error:
-        why_not = f" (it does not convert either: {error.message})"
+        why_not = "" if found.placed else f" (it does not convert either: {error.message})"
     else:
         converted = fit(conversion.state_dict, model)
         wrong = _wrong_in_parts(converted, model)
@@ -202,11 +203,10 @@ def not_fitting(
 
 
 def _without_shared_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the first level of the names where all have the same, other than ``backbone``."""
+    """Without the first level of the names where all have the same, and it is no part's name."""
     names = dict(state_dict)
-    while names and len(first := {_part(key) for key in names}) == 1 and first != {"backbone"}:
-        (prefix,) = first
-        if f"{prefix}." not in min(names) or not all("." in key for key in names):
+    while len(first := {_part(key) for key in names}) == 1 and not first & _PARTS:
+        if not all("." in key for key in names):
             break
         names = {key.partition(".")[2]: value for key, value in names.items()}
     return names

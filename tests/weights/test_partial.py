@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from user_errors import raises_user_error
 
 from mmseg_resnest.engine.checkpoint import load_weights
+from mmseg_resnest.models.pretrained import check_pretrained
 from mmseg_resnest.registry import MODELS
 from mmseg_resnest.weights import export_state_dict
 
@@ -290,3 +291,30 @@ def test_evaluation_takes_whole_models_only(kind: str, source: dict[str, Tensor]
     for part in ("backbone", "heads", "head"):
         with raises_user_error("checkpoint", "w.pth"):
             load_weights(model, only(source, *PARTS[part]), name="w.pth")
+
+
+SWIN = dict(
+    type="SwinTransformer", embed_dims=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1),
+    pretrain_img_size=32,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prefix", "good"), [("", True), ("backbone.", True), ("module.", True), ("encoder.", False)]
+)
+def test_modules_that_read_the_file_themselves(prefix: str, good: bool, tmp_path: Path) -> None:
+    """What they would pass over in silence is refused before a run."""
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "w.pth"))
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        swin = MODELS.build(dict(SWIN))
+        state = filled(swin)
+        torch.save(under(prefix, state), tmp_path / "w.pth")
+        if good:
+            check_pretrained(swin, init)
+            model = MODELS.build(dict(SWIN, init_cfg=init))
+            model.init_weights()
+            assert torch.equal(model.state_dict()["norm3.weight"], state["norm3.weight"])
+        else:
+            with raises_user_error("checkpoint", "w.pth") as caught:
+                check_pretrained(swin, init)
+            assert "load_from=" in caught.value.message
