@@ -12,7 +12,7 @@ import copy
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,34 +27,29 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import UserError, reason
-from ..io.http import fetch_bytes
 from ..io.image_files import Decoding, as_picture
-from ..io.image_header import read_header
+from ..io.image_sources import fetch_image, is_address, read_image_file
 from ..io.memory import ran_out_of_memory
 from ..io.text import printable
-from ..registry import type_name
+from .pipelines import (
+    comparable,
+    gives_rgb,
+    is_stock,
+    loads_labels,
+    pipelines,
+    split_loading,
+    step_name,
+)
 from .transforms import LoadImageFromFile
 
-__all__ = [
-    "ImageInput", "ImageReader", "LoadedImage", "image_size", "is_address",
-    "pipelines",
-]  # fmt: skip
+__all__ = ["ImageInput", "ImageReader", "LoadedImage"]
 
-#: The most pixels of an image that is decoded as a whole: 1.5 GiB of RGB. More than Pillow's own
-#: limit; checked in the file's header before anything is decoded.
-MAX_PIXELS = 1 << 29
-#: The most bytes that are fetched from an address.
-MAX_DOWNLOAD = 256 << 20
-#: Seconds to wait for a server's next bytes, and for a whole image.
-_TIMEOUTS = (30.0, 300.0)
 #: Loaders that decode a file's bytes by ``color_type`` and ``imdecode_backend`` and do no more.
 _DECODERS = (
     LoadImageFromFile,
     mmcv.transforms.LoadImageFromFile,
     mmseg.datasets.transforms.LoadImageFromNDArray,
 )
-#: Options that say where a loader finds its bytes, not what it makes of them.
-_PLACES = ("cache_dir", "backend_args", "file_client_args", "ignore_empty")
 
 
 @dataclass(frozen=True)
@@ -86,10 +81,7 @@ class LoadedImage:
     @property
     def picture(self) -> NDArray[np.uint8]:
         """(H, W, 3) RGB of uint8, for people to look at."""
-        pixels = self.pixels
-        if pixels.ndim == 4:  # (N, Z, Y, X): the middle of the first volume
-            pixels = pixels[0, pixels.shape[1] // 2]
-        return as_picture(pixels, self.rgb)
+        return as_picture(self.pixels, self.rgb)
 
 
 ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor | LoadedImage
@@ -125,15 +117,16 @@ class ImageReader:
 
     def __init__(self, steps: Sequence[Any] = (), key: str = "pipeline") -> None:
         self.key = f"config key {key}"
-        kept = [step for step in steps if not _loads_labels(_name(step))]
+        kept = [step for step in steps if not loads_labels(step_name(step))]
         built = self._build(kept)
-        loading = [i for i, step in enumerate(built) if type(step).__name__.startswith("Load")]
-        if not loading and (not built or _is_stock(built[0])):  # the data set has no files
-            kept, loading = [dict(type=LoadImageFromFile), *kept], [0]
-            built = [LoadImageFromFile(), *built]
-        number = loading[0] + 1 if loading else 1
+        number = len(split_loading(kept)[0])
+        if not number and (not built or is_stock(built[0])):  # the data set has no files
+            kept, built = [dict(type=LoadImageFromFile), *kept], [LoadImageFromFile(), *built]
+        number = number or 1
         self.loading, self.preparing = kept[:number], kept[number:]
         self._loading, self._rest = built[:number], built[number:]
+        #: From a sample of the data set to one with the image.
+        self.loader = self._loading[0] if number == 1 else Compose(self._loading)
         # In tiles an image keeps its own resolution.
         self._tile = [one for one in self._rest if not type(one).__name__.startswith("Resize")]
         loader = self._loading[-1]
@@ -142,8 +135,7 @@ class ImageReader:
             self.decoding = Decoding(loader.color_type, loader.imdecode_backend)
             self._probe(self.decoding)
         self.to_float32 = bool(getattr(loader, "to_float32", False))
-        backend = getattr(loader, "imdecode_backend", None)
-        self.rgb = backend == "tifffile" or "RSImage" in type(loader).__name__
+        self.rgb = gives_rgb(loader)
 
     @classmethod
     def of(cls, dataset_cfg: Mapping[str, Any], key: str) -> ImageReader:
@@ -156,7 +148,7 @@ class ImageReader:
         reader: ImageReader | None = None
         alike: list[Any] = []
         for _, steps in pipelines(dataset_cfg):
-            names = [_name(step) for step in steps]
+            names = [step_name(step) for step in steps]
             where = f"config key {key}.pipeline"
             if not any(name.startswith("Pack") for name in names):
                 said = "must end with PackSegInputs, which makes the model's input"
@@ -169,7 +161,7 @@ class ImageReader:
                 if hasattr(step, "get_indices"):
                     said = f"{type(step).__name__} mixes several images; this takes one at a time"
                     raise UserError("config-value", where, said)
-            alike.append([_comparable(step) for step in [*found.loading, *found.preparing]])
+            alike.append([comparable(step) for step in [*found.loading, *found.preparing]])
             if alike[-1] != alike[0]:
                 said = "its data sets read images with different pipelines; give all of them one"
                 raise UserError("config-conflict", f"config key {key}", said)
@@ -188,7 +180,7 @@ class ImageReader:
             except Exception as error:  # of any constructor
                 package = "is not installed" in str(error)
                 code = "missing-package" if package else "config-value"
-                raise UserError(code, self.key, f"{_name(step)}: {reason(error)}") from error
+                raise UserError(code, self.key, f"{step_name(step)}: {reason(error)}") from error
         return built
 
     def _probe(self, decoding: Decoding) -> None:
@@ -272,17 +264,13 @@ class ImageReader:
         if isinstance(image, LoadedImage):
             return image
         if is_address(image):
-            address = str(image)
-            data = fetch_bytes(address, address, MAX_DOWNLOAD, *_TIMEOUTS)
-            _check_size(image_size(io.BytesIO(data)), address)
-            return self.decode(data, address)
+            return self.decode(fetch_image(str(image)), str(image))
         if isinstance(image, str | os.PathLike):
             path = os.fspath(image)
-            _check_size(image_size(path), path)
             if self.decoding is None:
-                _read_bytes(path, 1)
+                read_image_file(path, 1)
                 return self.load_sample({"img_path": path})
-            return self.decode(_read_bytes(path), path)
+            return self.decode(read_image_file(path), path)
         if isinstance(image, Image.Image):
             return self._from_pil(image)
         if isinstance(image, Tensor):
@@ -299,10 +287,8 @@ class ImageReader:
         """Decode the bytes of an image file that has a path or an address.
 
         Raises:
-            UserError: It is empty, or cannot be decoded.
+            UserError: It cannot be decoded.
         """
-        if not data:
-            raise UserError("empty", name, "the file is empty; copy it again")
         if self.decoding is None:  # the loader reads files by their names
             suffix = os.path.splitext(name.split("?")[0])[1] if is_address(name) else ""
             with tempfile.TemporaryDirectory() as folder:
@@ -461,95 +447,9 @@ class ImageReader:
         return picture
 
 
-def pipelines(dataset: Any) -> Iterator[tuple[Any, list[Any]]]:
-    """The data sets inside wrappers, each with its steps and those of the wrappers around it.
-
-    ``dataset`` is a config, or a data set that was built.
-    """
-    yield from _pipelines(dataset, [])
-
-
-def _pipelines(node: Any, after: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-    def get(name: str, other: str = "") -> Any:
-        if isinstance(node, Mapping):
-            return node.get(name)
-        return getattr(node, name, getattr(node, other or name, None))
-
-    own = get("pipeline") or []
-    skipped = get("skip_type_keys", "_skip_type_keys") or ()
-    own = [step for step in getattr(own, "transforms", own) if _name(step) not in skipped]
-    inner = list(get("datasets") or ())
-    if get("dataset") is not None:
-        inner.append(get("dataset"))
-    if not inner:
-        yield node, [*own, *after]
-    for one in inner:
-        yield from _pipelines(one, [*own, *after])
-
-
-def _name(step: Any) -> str:
-    return type_name(step["type"]) if isinstance(step, Mapping) else type(step).__name__
-
-
-def _is_stock(step: Any) -> bool:
-    """Whether a transform is one of the stack's or of this package."""
-    return type(step).__module__.split(".")[0] in ("mmcv", "mmseg", "mmseg_resnest")
-
-
-def _loads_labels(name: str) -> bool:
-    return name.startswith("Load") and "Annotation" in name
-
-
-def _comparable(step: Any) -> Any:
-    """A step's config without what says where files are, and without scopes and modules."""
-    kept = {k: v for k, v in step.items() if k not in (*_PLACES, "type", "_scope_")}
-    return type_name(step["type"]), kept
-
-
 def _sample(path: str | None) -> dict[str, Any]:
     """What a data set gives of an image without labels."""
     return {"img_path": path, "label_map": None, "reduce_zero_label": False, "seg_fields": []}
-
-
-def is_address(source: object) -> bool:
-    """Whether it is the http or https address of an image."""
-    return isinstance(source, str) and source.startswith(("http://", "https://"))
-
-
-def image_size(source: str | os.PathLike[str] | io.BytesIO) -> tuple[int, int] | None:
-    """Height and width as the header says, before any EXIF rotation.
-
-    None if the file has no header of a known format, or cannot be read; UserError if the header
-    has too many parts.
-    """
-    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "in memory"
-    try:
-        header = read_header(source, name)
-    except OSError:
-        return None
-    return None if header is None else (header.height, header.width)
-
-
-def _check_size(size: tuple[int, int] | None, name: str) -> None:
-    if size is not None and size[0] * size[1] > MAX_PIXELS:
-        raise UserError(
-            "too-large",
-            name,
-            f"{size[1]}x{size[0]} pixels exceed the {MAX_PIXELS:,} that are decoded at once; "
-            "convert it to a TIFF, uncompressed or with deflate, which predict reads in parts",
-        )
-
-
-def _read_bytes(path: str, most: int = -1) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(most)
-    except OSError as error:
-        code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
-        raise UserError(code, path, f"the image cannot be read ({error.strerror})") from error
-    if not data:
-        raise UserError("empty", path, "the file is empty; copy it again")
-    return data
 
 
 def _not_an_image(name: str, decoding: Decoding, error: Exception | None = None) -> NoReturn:

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..datasets import leaf_datasets
 from ..errors import UserError
+from ..models import input_channels
 from ..registry import type_name
 from .checkpoint import load_weights
 from .config import require
@@ -58,7 +59,7 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> int:
     bare = copy.deepcopy(model).to("meta").eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        bare(torch.empty(1, 3, *shape, device="meta"), mode="tensor")
+        bare(torch.empty(1, input_channels(model) or 3, *shape, device="meta"), mode="tensor")
     return counter.get_total_flops()
 
 
@@ -191,7 +192,8 @@ def benchmark(
             result["device"] = torch.cuda.get_device_name(where)
         predict_labels_only(model)
         model.to(where).eval()
-        inputs = list(torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8))
+        size = (batch_size, input_channels(model) or 3, height, width)
+        inputs = list(torch.randint(0, 256, size, dtype=torch.uint8))
         classes = int(cast(Any, model).decode_head.num_classes)
         samples = [_sample(height, width, classes) for _ in inputs]
         batch = {"inputs": inputs, "data_samples": samples}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -19,9 +20,10 @@ from tqdm import tqdm
 
 from .._stack import mixing_transforms
 from ..datasets import build_dataset, inside
+from ..datasets.pipelines import gives_rgb
 from ..errors import UserError
 from ..evaluation import legend, overlay
-from ..io.image_files import save_image, unique_stems
+from ..io.image_files import as_picture, save_image, unique_stems
 from ..registry import type_name
 from .config import require
 from .preflight import check_data
@@ -40,12 +42,11 @@ class Step:
     size and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
     """
 
-    def __init__(self, name: str, sample: dict[str, Any]) -> None:
+    def __init__(self, name: str, sample: dict[str, Any], rgb: bool = False) -> None:
         self.name = name
+        self.rgb = rgb
         image = np.asarray(sample["img"])
-        if image.ndim == 2:
-            image = np.repeat(image[:, :, None], 3, axis=2)
-        self.image = np.clip(np.rint(image[:, :, ::-1]), 0, 255).astype(np.uint8)
+        self.image = as_picture(image, rgb)
         labels = sample.get("gt_seg_map")
         self.labels = None if labels is None else np.array(labels)
         self.text = f"{image.shape[1]} x {image.shape[0]}"
@@ -59,7 +60,10 @@ class Step:
         """The image under its labels' colours, (H, W, 3) RGB, uint8."""
         if self.labels is None:
             return self.image
-        return overlay(self.image, self.labels, palette, opacity)
+        labels, size = self.labels, self.image.shape[:2]
+        if labels.shape != size:  # testing loads them at the size of the file
+            labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST)
+        return overlay(self.image, labels, palette, opacity)
 
 
 def draw_sample(dataset: Any, index: int, seed: int) -> list[Step]:
@@ -103,9 +107,11 @@ def _run(dataset: Any, index: int, steps: list[Step]) -> Any:
         sample.pop("mix_results", None)
         if "img" not in sample:
             continue
-        step = Step(name, sample)
+        step = Step(name, sample, gives_rgb(transform) or (bool(steps) and steps[-1].rgb))
         if steps and steps[-1].labels is None and step.labels is not None:
-            steps[-1] = Step(steps[-1].name, sample)  # loading labels is not a step of its own
+            steps[-1] = Step(
+                steps[-1].name, sample, step.rgb
+            )  # loading labels is not a step of its own
         else:
             steps.append(step)
     return sample

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from ..datasets import guard_labels, loss_ignore_index, merge_steps
+from ..datasets.pipelines import pipelines, with_loading
 from ..errors import UserError
 from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
@@ -320,9 +321,20 @@ def _use_tta(cfg: Config) -> None:
             "tta_model=dict(type='MultiScaleGridTTA', scales=(0.75, 1.0, 1.25), flip=True)",
         )
     if cfg.get("tta_pipeline") is not None:
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        for leaf, steps in list(pipelines(cfg.test_dataloader.dataset)):
+            leaf["pipeline"] = with_loading(cfg.tta_pipeline, steps, "tta_pipeline")
+        _end_wrappers(cfg.test_dataloader.dataset)
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
+
+
+def _end_wrappers(dataset: Any) -> None:
+    """Take the pipelines out of the wrappers around data sets."""
+    inner = [one for one in [*(dataset.get("datasets") or ()), dataset.get("dataset")] if one]
+    if inner and "pipeline" in dataset:
+        dataset["pipeline"] = []
+    for one in inner:
+        _end_wrappers(one)
 
 
 def _add_official_metric(cfg: Config) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..datasets.reader import image_size, is_address
 from ..errors import UserError
 from ..evaluation import overlay, palette_image, side_by_side
 from ..io.atomic import atomic_open, atomic_write
 from ..io.image_files import JPEG_EDGE, as_picture, save_image, unique_stems
+from ..io.image_sources import image_size, is_address
 from ..io.json_files import read_json
 from ..io.up_to_date import Journal, fingerprint
 from .faults import NOT_OF_AN_IMAGE, image_error

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.reader import ImageInput, ImageReader, is_address
+from ..datasets.reader import ImageInput, ImageReader
 from ..errors import UserError
 from ..io.image_files import IMAGE_SUFFIXES
+from ..io.image_sources import is_address
 from ..io.up_to_date import Journal
 from ..io.walk import walk
 

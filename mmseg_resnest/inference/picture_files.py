@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..datasets.reader import is_address
 from ..io.image_header import open_any_size
+from ..io.image_sources import is_address
 
 __all__ = ["Metadata", "PngRows", "read_metadata"]
 

@@ -75,13 +75,16 @@ def as_picture(pixels: NDArray[Any], rgb: bool = False) -> NDArray[np.uint8]:
     """Pixels of any kind as a picture to look at.
 
     Args:
-        pixels: (H, W) or (H, W, C). Values outside of 0..255, and those that all lie in [0, 1],
+        pixels: (H, W), (H, W, C), or volumes (N, D, H, W), of which the middle of the first is
+            shown. Values outside of 0..255, and those that all lie in [0, 1],
             are stretched over the range of grey levels.
         rgb: The first three channels are red, green and blue; otherwise blue, green and red.
 
     Returns:
         (H, W, 3) RGB, uint8; of one or two channels the first one, in grey.
     """
+    if pixels.ndim == 4:
+        pixels = pixels[0, pixels.shape[1] // 2]
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] >= 3:

@@ -24,6 +24,7 @@ from user_errors import raises_user_error
 from mmseg_resnest.datasets import reader
 from mmseg_resnest.inference import Segmentation, Segmentor, load_segmentor
 from mmseg_resnest.inference.tiles import Tiling, _weights, tiled
+from mmseg_resnest.io import image_sources
 from mmseg_resnest.models.folding import FoldedConv2d
 
 
@@ -113,7 +114,7 @@ def test_bad_addresses(
     small_model: Segmentor, photo: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photo.parent / "page.html").write_text("<html>")
-    monkeypatch.setattr(reader, "MAX_DOWNLOAD", 100)
+    monkeypatch.setattr(image_sources, "MAX_DOWNLOAD", 100)
     for name, code in (("none.png", "download"), ("page.html", "image"), ("photo.png", "download")):
         with raises_user_error(code, name):
             small_model(f"{address}/{name}")
@@ -122,8 +123,8 @@ def test_bad_addresses(
 def test_large_images_are_refused_before_decoding(
     small_model: Segmentor, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "MAX_PIXELS", 1000)
-    monkeypatch.setattr(reader, "_read_bytes", lambda path: pytest.fail("was decoded"))
+    monkeypatch.setattr(image_sources, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(reader.ImageReader, "decode", lambda *data: pytest.fail("was decoded"))
     with raises_user_error("too-large", photo):
         small_model(photo)
 

@@ -32,6 +32,11 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.apps import demo, serving
 from mmseg_resnest.datasets import LoadImageFromFile
+from mmseg_resnest.datasets.check import check_data
+from mmseg_resnest.datasets.reader import ImageReader
+from mmseg_resnest.engine.benchmark import benchmark
+from mmseg_resnest.engine.browse import browse, draw_sample
+from mmseg_resnest.engine.testing import evaluate
 from mmseg_resnest.export import compare, export_model
 from mmseg_resnest.export.publish import check_loads_back, publish
 from mmseg_resnest.inference import Segmentor, load_segmentor
@@ -90,7 +95,7 @@ def _alpha(path: Path, pixels: np.ndarray) -> None:
 
 def _bands(path: Path, pixels: np.ndarray) -> None:
     bands = np.dstack([pixels, pixels[:, ::-1, :2]]).astype(np.float32) / 100
-    tifffile.imwrite(path, bands, photometric="minisblack")
+    tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig")
 
 
 def _array(path: Path, pixels: np.ndarray) -> None:
@@ -482,3 +487,95 @@ def test_a_service_does_not_run_every_loader(tested: World) -> None:
     if not tested.case.bytes:
         with raises_user_error("config-value", "test_dataloader.dataset.pipeline"):
             serving.create_app(tested.model)
+
+
+def _evaluated(tested: World, folder: Path, **changes: Any) -> dict[str, np.ndarray]:
+    """Labels by path, as the tool ``test`` writes them, with pictures beside them."""
+    cfg = tested.cfg.copy()
+    cfg.test_dataloader.update(
+        batch_size=1, num_workers=0, sampler=dict(type="DefaultSampler", shuffle=False)
+    )
+    cfg.update(test_evaluator=dict(type="SegmentationMetric"), test_cfg=dict(type="TestLoop"))
+    cfg.merge_from_dict(changes.pop("cfg", {}))
+    torch.save({"state_dict": tested.model.model.state_dict()}, folder / "weights.pth")
+    out, show = folder / "out", folder / "show"
+    evaluate(cfg, folder / "weights.pth", folder / "run", out_dir=out, show_dir=show, **changes)
+    assert len(list(show.iterdir())) == len(list(out.iterdir())) == 3
+    assert len(list((folder / "run" / "examples").glob("*.jpg"))) == 3
+    return {path: _labels_of(out / f"{Path(path).stem}.png") for path in tested.labels}
+
+
+@pytest.mark.parametrize("name", ["12 bits", "grey", "bands", "tifffile colours", "own"])
+def test_the_tool_test_and_its_pictures(
+    world: Callable[[str], World], name: str, tmp_path: Path
+) -> None:
+    tested = world(name)
+    labels = _evaluated(tested, tmp_path)
+    for path, expected in tested.labels.items():
+        assert np.array_equal(labels[path], expected)
+    with building("mmseg_resnest"):
+        picture = ImageReader.pictures(DATASETS.build(tested.cfg.test_dataloader.dataset))
+    for path in labels:
+        assert np.array_equal(picture(path), tested.model(path).image)
+    if name == "tifffile colours":
+        assert np.array_equal(picture(path), tifffile.imread(path))
+
+
+def test_tta_reads_as_the_test_does(world: Callable[[str], World], tmp_path: Path) -> None:
+    tested = world("12 bits, integers")
+    plain = [dict(type=FILE), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
+    tta = dict(tta_model=dict(type="MultiScaleGridTTA", scales=(1.0,), flip=False, base_size=56,
+                              crop_size=64), tta_pipeline=plain)  # fmt: skip
+    labels = _evaluated(tested, tmp_path, tta=True, cfg=tta)
+    cfg = tested.cfg.copy()
+    cfg.model.test_cfg = dict(mode="multi_scale_grid", scales=(1.0,), flip=False, base_size=56,
+                              crop_size=64)  # fmt: skip
+    model = load_segmentor(cfg, None, "cpu")
+    model.model.load_state_dict(tested.model.model.state_dict())
+    for path in tested.labels:
+        assert np.array_equal(labels[path], model(path).labels)
+    plain[0] = dict(type=FILE, color_type="grayscale")
+    with raises_user_error("config-conflict", "tta_pipeline"):
+        _evaluated(tested, tmp_path, tta=True, cfg=tta)
+
+
+def test_browsed(tested: World, tmp_path: Path) -> None:
+    done = browse(tested.cfg, tmp_path, "test", images=2, draws=1, steps=True)
+    assert done["images"] == len(list(tmp_path.iterdir())) == 2
+    with building("mmseg_resnest"):
+        dataset: Any = DATASETS.build(tested.cfg.test_dataloader.dataset)
+    path = dataset.get_data_info(0)["img_path"]
+    if tested.case.steps != [dict(type="MiddleSlice")]:
+        first = draw_sample(dataset, 0, 0)[0]
+        assert np.array_equal(first.image, tested.model(path).image)
+
+
+#: What a loader makes of images that check-data warns of, by the name of a case.
+WARNINGS = {
+    "default": {"rotated_image"}, "stock class": {"rotated_image"}, "grey": {"rotated_image"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("volume", "arrays")])
+def test_checked(world: Callable[[str], World], name: str) -> None:
+    report = check_data(world(name).cfg, ["test"], workers=1, progress=False)
+    found = {problem.rule for problem in report.problems}
+    assert found - {"class_never"} == WARNINGS.get(name, set())
+
+
+def test_checked_as_it_is_read(world: Callable[[str], World]) -> None:
+    for name, rules in (
+        ("12 bits", {"deep_image", "grey_image"}),
+        ("four channels", {"alpha_image"}),
+    ):
+        cfg = world(name).cfg.copy()
+        cfg.test_dataloader.dataset.pipeline[0] = dict(type=FILE)
+        report = check_data(cfg, ["test"], workers=1, progress=False)
+        assert {problem.rule for problem in report.problems} - {"class_never"} == rules
+
+
+@pytest.mark.parametrize("name", ["grey", "four channels", "bands"])
+def test_measured(world: Callable[[str], World], name: str) -> None:
+    result = benchmark(world(name).cfg, (64, 64), device="cpu", seconds=0)
+    assert result["flops"] > 0
+    assert result["testing"]["images_per_second"] > 0

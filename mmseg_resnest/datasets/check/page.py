@@ -142,7 +142,7 @@ def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
     if facts.size is None:
         return ""
     sample = part.samples[index]
-    image = np.ascontiguousarray(load(part.plan.image, dict(sample))["img"][..., ::-1])
+    image = np.ascontiguousarray(part.plan.reader.load_sample(sample).picture)
     picture = _small(image, Image.Resampling.BOX)
     if facts.raw_counts is not None:
         results = {**sample, "seg_fields": []}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.walk import walk
-from ...registry import DATASETS
+from ...registry import DATASETS, building
 from ..class_names import dataset_metainfo
 from ..layout import EmptyDataError, check_dataset_folders
 from ..listing import list_samples
@@ -84,15 +84,16 @@ def build_part(
         reason = "has no class names; give it metainfo=dict(classes=(...)) or classes_file"
         raise UserError("classes", name, reason)
     palette = [[int(v) for v in colour] for colour in dataset.metainfo["palette"]]
-    plan = make_plan(
-        leaf.get("pipeline", ()),
-        dataset.label_map,
-        dataset.reduce_zero_label,
-        len(classes),
-        loss_ignore_index(cfg),
-        palette if "palette" in dataset_metainfo(leaf) else (),
-        with_labels=dataset.data_prefix.get("seg_map_path") is not None,
-    )
+    with building(cfg.get("default_scope", "mmseg")):
+        plan = make_plan(
+            leaf.get("pipeline", ()),
+            dataset.label_map,
+            dataset.reduce_zero_label,
+            len(classes),
+            loss_ignore_index(cfg),
+            palette if "palette" in dataset_metainfo(leaf) else (),
+            with_labels=dataset.data_prefix.get("seg_map_path") is not None,
+        )
     problems += _unlisted(dataset, samples, plan, split)
     return Part(split, name.rpartition(" (")[0], classes, palette, samples, plan), problems
 

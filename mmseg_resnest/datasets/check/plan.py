@@ -12,11 +12,12 @@ from typing import Any
 
 import mmseg.datasets.transforms
 import numpy as np
-from mmcv.transforms import LoadImageFromFile
 from numpy.typing import NDArray
 from PIL import Image
 
 from ...registry import TRANSFORMS
+from ..pipelines import split_loading
+from ..reader import ImageReader
 from ..transforms.loading import LoadAnnotations
 
 _StackLoadAnnotations = mmseg.datasets.transforms.LoadAnnotations
@@ -27,7 +28,7 @@ class ReadPlan:
     """How a data set's samples are read, and what their labels may be.
 
     Attributes:
-        image: The pipeline's transform that loads images.
+        reader: Of the images, by the pipeline's transforms.
         label: The one that loads label maps; None: the samples have none.
         raw: ``label`` without any mapping; None for another transform than MMSegmentation's.
         table: (256,) uint8, the label that training sees for each value of a file.
@@ -37,7 +38,7 @@ class ReadPlan:
         with_pixels: Whether to hash the pixels (to find duplicates).
     """
 
-    image: Any
+    reader: ImageReader
     label: Any
     raw: Any
     table: NDArray[np.uint8]
@@ -78,7 +79,6 @@ def make_plan(
     with_labels: bool = True,
 ) -> ReadPlan:
     """Take the loading transforms out of a config's pipeline."""
-    image: Any = None
     label: Any = None
     for step in pipeline:
         kind = step.get("type") if isinstance(step, Mapping) else None
@@ -87,17 +87,14 @@ def make_plan(
             continue
         if issubclass(kind, _StackLoadAnnotations):
             label = TRANSFORMS.build(dict(step)) if with_labels else None
-        elif kind.__name__.startswith("Load"):
-            image = TRANSFORMS.build(dict(step))
     raw: Any = None
     table = np.arange(256, dtype=np.uint8)
     if type(label) in (LoadAnnotations, _StackLoadAnnotations):
         raw = copy.copy(label)
         raw.reduce_zero_label = None
         table = _table(label, label_map, reduce_zero_label)
-    return ReadPlan(
-        image or LoadImageFromFile(), label, raw, table, num_classes, ignore_index, palette
-    )
+    reader = ImageReader(split_loading(pipeline)[0] or pipeline[:1])
+    return ReadPlan(reader, label, raw, table, num_classes, ignore_index, palette)
 
 
 def _table(

@@ -229,24 +229,27 @@ def _read_image(sample: Mapping[str, Any], plan: ReadPlan, facts: SampleFacts) -
     header = _read_header(data) if data is not None else None
     if data is None or not _may_decode(path, "image", header, facts):
         return None
-    results = _decode(lambda: load(plan.image, dict(sample)), path, "image", header, facts)
+    reader = plan.reader
+    results = _decode(lambda: load(reader.loader, dict(sample)), path, "image", header, facts)
     if results is None:
         return None
     pixels = results["img"]
     facts.size = (int(pixels.shape[1]), int(pixels.shape[0]))
+    colours = pixels.ndim == 3 and pixels.shape[2] == 3
     if plan.with_pixels:
         facts.image_hash = _digest(pixels)
     if header is None:
         return None
-    if header.mode in ("1", "L", "LA", "La", "I", "F") or header.mode.startswith("I;16"):
+    grey = header.mode in ("1", "L", "LA", "La", "I", "F") or header.mode.startswith("I;16")
+    if grey and colours:
         facts.found("grey_image", path, "is a grey image")
-    if header.mode == "CMYK":
+    if header.mode == "CMYK" and colours:
         facts.found("cmyk_image", path, "has the colours of print (CMYK)")
-    if header.transparent:
+    if header.transparent and (colours or pixels.ndim == 2):
         facts.found("alpha_image", path, "has transparency")
-    if header.bits > 8:
+    if header.bits > 8 and reader.eight_bit:
         facts.found("deep_image", path, f"has {header.bits} bits a channel")
-    return header.rotation
+    return header.rotation if reader.decoding is not None and reader.decoding.turns else None
 
 
 # --- label maps -----------------------------------------------------------------------------
