@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.dist import get_world_size, is_main_process
 
 from ..datasets import build_dataset
@@ -19,6 +20,7 @@ from ..errors import UserError
 from ..evaluation import FORMATS, CityscapesOfficialMetric, evaluation_result, write_result
 from ..evaluation.image_counts import FILE_NAME as COUNTS_FILE
 from ..evaluation.results_file import RESULTS_FILE
+from ..io.memory import ran_out_of_memory
 from ..io.remove import remove_file
 from ..models import fold_for_inference
 from ..registry import building
@@ -126,7 +128,8 @@ def evaluate(
             lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **arguments)
         )
         runner = Runner.from_cfg(cfg, model=model)
-        runner.register_hook(TestProgressHook())
+        progress = TestProgressHook()
+        runner.register_hook(progress)
         if options.submission is None:
             runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
         out, show = (None if path is None else os.fspath(path) for path in folders.values())
@@ -137,6 +140,7 @@ def evaluate(
         # Run.
         # On every process: a sampler that is built agrees on its seed with the others'.
         dataset = runner.test_loop.dataloader.dataset
+        _name_images(dataset)
         if is_main_process():
             _print_header(runner, checkpoint, options.tta, notes)
         folded = is_fused(cfg) and not machine.cuda
@@ -150,6 +154,11 @@ def evaluate(
         try:
             with lost_processes_explained("start the test again"):
                 metrics = runner.test()
+        except Exception as error:
+            named = _failure(error, progress)
+            if named is error:
+                raise
+            raise named from error
         finally:
             report_lost_lines(runner.logger)
         written = written_by(resolve_checkpoint(os.fspath(checkpoint)))
@@ -211,6 +220,54 @@ def check_test_data(cfg: Config) -> None:
         if any(folder == path or folder in path.parents for folder in folders):
             raise UserError(error.code, path, f"{error.message}; {_UNSCORED}") from error
         raise
+
+
+class _Steps(Compose):
+    """A pipeline whose failures name the image."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any] | None:
+        image, results = data.get("img_path", "an image"), data
+        for step in self.transforms:
+            try:
+                results = step(results)
+            except UserError:
+                raise
+            except Exception as error:
+                if ran_out_of_memory(error):
+                    raise
+                name = type(step).__name__
+                said = f"{name} of the test pipeline cannot work on it ({_reason(error)})"
+                raise UserError("image", image, said) from error
+            if results is None:
+                return None
+        return results
+
+
+def _name_images(dataset: Any) -> None:
+    """Have the pipelines of a data set, also inside wrappers, name the image that they fail on."""
+    for inner in (*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)):
+        if inner is not None:
+            _name_images(inner)
+    if type(getattr(dataset, "pipeline", None)) is Compose:
+        dataset.pipeline = _Steps(dataset.pipeline.transforms)
+
+
+def _failure(error: Exception, progress: TestProgressHook) -> Exception:
+    """An error that names the images, where they were being predicted and scored."""
+    if isinstance(error, (UserError, OSError)) or not progress.current:
+        return error
+    images = ", ".join(progress.current)
+    if ran_out_of_memory(error):
+        said = f"predicting it takes more memory than there is ({_reason(error)}); set "
+        said += "model.test_cfg to mode='slide', or leave it out of the test split"
+        return UserError("memory", images, said)
+    first = "" if progress.batches else "; it is the first, so the model may be at fault"
+    said = f"predicting or scoring it failed ({_reason(error)}){first}"
+    return UserError("image" if progress.batches else "model", images, said)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 def _check_label_files(cfg: Config) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmseg.models import SegDataPreProcessor
 from PIL import Image
 from tool_runs import RunTool, Trained
 from user_errors import printed_error, raises_user_error
@@ -105,6 +106,42 @@ def test_predictions_of_images_without_labels(
         if "stack" in UNLABELLED[case]:
             with Image.open(voc / "stack" / f"{name}.png") as labels:
                 assert np.array_equal(np.asarray(labels), wanted)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (None, "image"),  # nothing is left of it after Resize
+        (RuntimeError("size mismatch"), "image"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory"),
+    ],
+)
+def test_an_image_that_cannot_be_predicted_is_named(
+    voc: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: Exception | None, code: str
+) -> None:
+    monkeypatch.chdir(voc)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(np.full((60, 80, 3), 90, np.uint8)).save(folder / "a.jpg")
+    Image.new("RGB", (80, 60) if fault else (3000, 2)).save(folder / "b.jpg")
+    config = voc / "unlabelled.py"
+    data = f"data_root='', ann_file='', data_prefix=dict(_delete_=True, img_path={str(folder)!r})"
+    text = (
+        f"test_evaluator = []\ntest_dataloader = dict(dataset=dict({data}, type='ADE20KDataset'))"
+    )
+    config.write_text(f"_base_ = 'voc.py'\n{text}\n", encoding="utf-8")
+    if fault is not None:
+        real = SegDataPreProcessor.forward
+
+        def forward(self: Any, data: dict[str, Any], training: bool = False) -> Any:
+            if not any(image.any() for image in data["inputs"]):
+                raise fault
+            return real(self, data, training)
+
+        monkeypatch.setattr(SegDataPreProcessor, "forward", forward)
+    with raises_user_error(code, folder / "b.jpg"):
+        evaluate(load_config(config), "voc.pth", tmp_path / "w", out_dir=tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["a.png"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,24 @@ class SavePredictionsHook(Hook):
 
 @HOOKS.register_module()
 class TestProgressHook(Hook):
-    """A progress bar over the images that a model is tested on."""
+    """A progress bar over the images that a model is tested on.
+
+    Attributes:
+        current: Paths of the images that are predicted and scored at the moment.
+        batches: How many are done.
+    """
 
     __test__ = False  # pytest: not a test
+
+    current: Sequence[str] = ()
+    batches = 0
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note the images of a batch."""
+        samples = (data_batch or {}).get("data_samples") or []
+        views = [one[0] if isinstance(one, list) else one for one in samples]  # as augmented
+        self.current = [str(view.img_path) for view in views if "img_path" in view]
+        self.batches = batch_idx
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Show the bar."""
@@ -103,6 +119,7 @@ class TestProgressHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Advance the bar; without a terminal print a line a minute."""
+        self.current = ()
         total = len(runner.test_dataloader.dataset)
         step = len(outputs or []) * runner.world_size
         self._bar.update(min(step, total - self._bar.n))
