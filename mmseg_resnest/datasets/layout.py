@@ -120,6 +120,7 @@ def listed_names(
         number, text = wrong[0]
         more = f" ({len(wrong)} such lines)" if len(wrong) > 1 else ""
         ending = suffixes[0] if len(suffixes) == 1 else ".*"
+        ending = "" if text.endswith(tuple(suffixes)) else ending
         said = f"lists {text}, but there is no image {os.path.join(folder, text)}{ending}{more}"
         raise UserError("dataset", f"{ann_file}, line {number}", said)
     if not names:

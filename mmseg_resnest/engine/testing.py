@@ -155,10 +155,10 @@ def evaluate(
             with lost_processes_explained("start the test again"):
                 metrics = runner.test()
         except Exception as error:
-            named = _failure(error, progress)
-            if named is error:
+            failure = _failure(error, progress)
+            if failure is error:
                 raise
-            raise named from error
+            raise failure from error
         finally:
             report_lost_lines(runner.logger)
         written = written_by(resolve_checkpoint(os.fspath(checkpoint)))
