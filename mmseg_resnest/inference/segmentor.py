@@ -131,8 +131,8 @@ class Segmentor:
             weights[name] = [str(value.dtype), list(value.shape), digest]
         imports = (self.cfg.get("custom_imports") or {}).get("imports") or ()
         names = [imports] if isinstance(imports, str) else imports
-        modules = [getattr(sys.modules.get(name), "__file__", None) for name in names]
-        files = [*self.files, *(Path(file) for file in modules if file)]
+        modules = [getattr(sys.modules.get(name), "__file__", None) or "" for name in names]
+        files = [*self.files, *(Path(file) for file in modules if os.path.isfile(file))]
         facts = dict(flatten(dict(self.cfg.items())))
         return fingerprint(__version__, weights, files, facts, self.classes, self.palette)
 
