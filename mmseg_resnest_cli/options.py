@@ -17,6 +17,7 @@ __all__ = [
     "add_testing_options",
     "add_training_options",
     "add_trust_option",
+    "run_options",
 ]
 
 
@@ -110,6 +111,23 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
     )
     parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
     parser.add_argument(
+        "--epochs",
+        type=float,
+        metavar="N",
+        help="passes over the training images; schedules and the intervals of validation and "
+        "saving move with the length",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images of a step, over all processes"
+    )
+    parser.add_argument("--lr", type=float, help="learning rate; those of schedules move with it")
+    parser.add_argument(
+        "--image-size",
+        metavar="WxH",
+        help="of the training crops, e.g. 512x384, or 512 for a square; the sizes that images are "
+        "resized to move with it",
+    )
+    parser.add_argument(
         "--log-to",
         nargs="+",
         default=[],
@@ -118,6 +136,19 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         help="show the curves there as well, while training: tensorboard, wandb, mlflow (put the "
         "option after the config)",
     )
+
+
+def run_options(args: argparse.Namespace) -> Any:
+    """What the arguments of :func:`add_training_options` change in the run of a config."""
+    from mmseg_resnest.engine.run_options import RunOptions
+
+    size = None
+    if args.image_size is not None:
+        sides = args.image_size.lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+            raise UsageError(f"--image-size {args.image_size}: must be WIDTHxHEIGHT or one number")
+        size = int(sides[0]), int(sides[-1])
+    return RunOptions(args.epochs, args.batch_size, args.lr, size)
 
 
 def add_testing_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -24,12 +24,16 @@ from .options import (
     add_launcher_option,
     add_testing_options,
     add_training_options,
+    run_options,
 )
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-_TRAINING = ("resume", "amp", "auto_scale_lr", "seed", "log_to")
+_TRAINING = (
+    *("resume", "amp", "auto_scale_lr", "seed", "log_to"),
+    *("epochs", "batch_size", "lr", "image_size"),
+)
 _TESTING = ("tta", "format", "official")
 _BOTH = ("work_dir", "launcher")
 
@@ -124,5 +128,6 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
         auto_scale_lr=args.auto_scale_lr,
         launcher=args.launcher,
         log_to=tuple(args.log_to),
+        run=run_options(args),
     )
     return resolve_training(cfg, options, machine, args.resume)[0].cfg

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
-__all__ = ["prepare_process"]
+__all__ = ["prepare_process", "use_device"]
 
 # Warnings that a user can do nothing about: (start of the message, category, module), the first
 # and the last as regular expressions.
@@ -36,3 +37,35 @@ def prepare_process() -> None:
     use_safe_loaders()
     quiet_console()
     keep_freed_memory()
+
+
+def use_device(device: str | None, launcher: str = "none") -> None:
+    """Let a training use one device: hide the other GPUs from torch, or all of them.
+
+    Args:
+        device: ``cpu``, ``cuda`` (the first one) or ``cuda:N``; None changes nothing.
+        launcher: With one, each process has a GPU of its own; only ``cpu`` can be chosen.
+
+    Raises:
+        UserError: There is no such device, or the launcher chooses it.
+    """
+    from mmseg_resnest.errors import UserError
+
+    if device is None:
+        return
+    kind, _, number = device.partition(":")
+    if device != "cpu":
+        if kind != "cuda" or not (number or "0").isdecimal() or device == "cuda:":
+            raise UserError("argument", f"--device {device}", "must be cpu, cuda or cuda:N")
+        if launcher != "none":
+            message = f"the launcher {launcher} gives each process its GPU; choose them with "
+            raise UserError("argument", f"--device {device}", f"{message}CUDA_VISIBLE_DEVICES")
+        import torch
+
+        found = torch.cuda.device_count()
+        if int(number or 0) >= found:
+            message = f"there are {found} GPUs here; use --device cpu, or check nvidia-smi"
+            raise UserError("device", f"--device {device}", message)
+    visible = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    chosen = "" if device == "cpu" else number or "0"
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(chosen)] if chosen and visible else chosen

@@ -4,6 +4,7 @@
     mmseg-resnest train configs/fcn_resnest14_scenes.py
     mmseg-resnest train configs/fcn_resnest14_camvid.py --data-root /data --amp
     mmseg-resnest train configs/fcn_resnest14_camvid.py --resume
+    mmseg-resnest train configs/fcn_resnest14_camvid.py --epochs 20 --batch-size 4 --lr 0.001
     mmseg-resnest train configs/fcn_resnest14_camvid.py --log-to tensorboard wandb
     mmseg-resnest dist-train configs/deeplabv3_resnest101_ade20k.py 8
 
@@ -18,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from .console import print_next
-from .options import add_config_options, add_launcher_option, add_training_options
+from .options import (
+    add_config_options,
+    add_device_option,
+    add_launcher_option,
+    add_training_options,
+    run_options,
+)
+from .startup import use_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(numerics.fused)",
     )
     add_config_options(parser)
+    add_device_option(parser)
     add_launcher_option(parser)
 
 
@@ -51,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.training import train
 
+    use_device(args.device, args.launcher)
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
     summary = train(
@@ -63,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         launcher=args.launcher,
         log_to=args.log_to,
         allow_changes=args.allow_changes,
+        run=run_options(args),
     )
     if is_main_process():
         root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""

@@ -27,6 +27,7 @@ from ..registry import type_name
 from .config import named_types
 from .launch import Machine
 from .resume_changes import Note, describe_config
+from .run_options import RunOptions, set_run_options
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
@@ -58,6 +59,7 @@ class TrainingOptions:
     log_to: Sequence[str] = ()
     resume: ResumePoint | None = None
     classes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
+    run: RunOptions = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
         _check_length(cfg)
+        notes += set_run_options(cfg, options.run, options.auto_scale_lr)
         _set_start(cfg, options)
         notes.append(_set_seed(cfg, options))
         _set_numerics(cfg)

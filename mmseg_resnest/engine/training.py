@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import time
@@ -16,12 +17,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..datasets import check_start, numbers_of_classes
+from ..datasets import build_dataset, check_start, numbers_of_classes
 from ..errors import UserError
 from ..evaluation import SCORES, other_scores, plot_curves, read_scalars
 from ..models import use_channels_last
 from ..models.pretrained import check_pretrained
-from ..registry import type_name
+from ..registry import building, type_name
 from ..version import __version__
 from .config import require
 from .dry_step import dry_step
@@ -42,6 +43,7 @@ from .run_folders import (
     this_launch,
     training_folder,
 )
+from .run_options import RunOptions
 from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together, together
@@ -63,6 +65,7 @@ def train(
     launcher: str = "none",
     log_to: Sequence[str] = (),
     allow_changes: Sequence[str] = (),
+    run: RunOptions | None = None,
 ) -> dict[str, Any]:
     """Train as a config says; everything that can be checked is checked before anything is written.
 
@@ -81,6 +84,7 @@ def train(
         log_to: Services that show the curves as well, see :data:`.tracking.SERVICES`.
         allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
             the run that is resumed; a key stands for those below it as well.
+        run: Length, batch, learning rate and image size in place of the config's.
 
     Returns:
         On every process ``work_dir`` and ``seconds``; on the first one also what ``results.json``
@@ -102,7 +106,9 @@ def train(
 
         # Resolve. The folders are held before the latest checkpoint is looked for.
         folder = training_folder(cfg, work_dir, resume, machine.world_size)
-        options = TrainingOptions(folder, seed, amp, auto_scale_lr, launcher, tuple(log_to))
+        options = TrainingOptions(
+            folder, seed, amp, auto_scale_lr, launcher, tuple(log_to), run=run or RunOptions()
+        )
         folders = None
         if machine.rank == 0:
             folders = RunFolders(folders_of_training(cfg, folder), held)
@@ -192,6 +198,10 @@ def resolve_training(
         for name in _LOADERS
         if isinstance((cfg.get(name) or {}).get("dataset"), Mapping)
     }
+    if options.run.epochs is not None:
+        with building(cfg.get("default_scope", "mmengine")):
+            images = len(build_dataset(copy.deepcopy(cfg.train_dataloader.dataset), keep=True))
+        options = replace(options, run=replace(options.run, images=images))
     options = replace(options, resume=start.resume, classes=classes)
     return resolve(cfg, options, machine), start
 

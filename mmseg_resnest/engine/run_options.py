@@ -1,0 +1,204 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Length, batch, learning rate and image size of a training, with what belongs to each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import UserError
+from .resume_changes import Note
+
+#: Options of transforms, of the model's testing and of its augmentation that are sizes in pixels.
+_SIZES = frozenset({"crop_size", "scale", "img_scale", "size", "base_size", "stride"})
+_SIZED = ("train_dataloader", "val_dataloader", "test_dataloader", "tta_pipeline", "tta_model")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says of a training in place of the config; None leaves it.
+
+    Attributes:
+        epochs: Length, in passes over the training images.
+        batch_size: Images of a step, over all processes.
+        lr: Learning rate.
+        image_size: Width and height of the training crops, in pixels.
+        images: How many training images there are; needed with ``epochs``.
+    """
+
+    epochs: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    image_size: tuple[int, int] | None = None
+    images: int | None = None
+
+
+def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[Note]:
+    """Change a config, in place, and return rows for the header of the run.
+
+    Args:
+        cfg: The config of a training.
+        options: What to change.
+        scales_lr: Whether the learning rate is scaled with the batch afterwards.
+
+    Raises:
+        UserError: A value is not accepted, or the config has nothing that it could change.
+    """
+    notes: list[Note] = []
+    for name, value in (("--epochs", options.epochs), ("--lr", options.lr)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError("argument", name, f"must be above 0, not {value}")
+    if options.batch_size is not None:
+        notes += _set_batch(cfg, options.batch_size, options.lr is not None or scales_lr)
+    if options.epochs is not None:
+        notes += _set_length(cfg, options.epochs, options.images or 0)
+    if options.lr is not None:
+        _set_rate(cfg, options.lr)
+    if options.image_size is not None:
+        notes += _set_image_size(cfg, *options.image_size)
+    return notes
+
+
+def _batch_holder(cfg: Config) -> Any:
+    loader = cfg.train_dataloader
+    return loader if "batch_size" in loader else loader.get("batch_sampler") or {}
+
+
+def _set_batch(cfg: Config, batch: int, rate_is_said: bool) -> list[Note]:
+    if batch < 1:
+        raise UserError("argument", "--batch-size", f"must be at least 1, not {batch}")
+    holder = _batch_holder(cfg)
+    before, holder["batch_size"] = holder.get("batch_size"), batch
+    if rate_is_said or before == batch:
+        return []
+    text = f"as for a batch of {before}; --lr sets another, --auto-scale-lr scales it"
+    return [("learning rate", text)]
+
+
+def _set_length(cfg: Config, epochs: float, images: int) -> list[Note]:
+    """Stretch the run, its schedules, and the intervals of validation and saving."""
+    loop, after = cfg.train_cfg, int(epochs)
+    if (before := loop.get("max_iters")) is not None:
+        batch = _batch_holder(cfg).get("batch_size") or 1
+        after = max(1, math.ceil(epochs * images / batch))
+        loop["max_iters"] = after
+    else:
+        before = loop.get("max_epochs")
+        if not before or epochs != after:
+            raise UserError("argument", "--epochs", f"must be a whole number, not {epochs:g}")
+        loop["max_epochs"] = after
+    factor = after / before
+
+    def stretched(value: Any) -> int:
+        return max(1, round(value * factor))
+
+    loop["val_interval"] = stretched(loop.get("val_interval", 1))
+    if loop.get("dynamic_intervals"):
+        loop["dynamic_intervals"] = [
+            (stretched(a), stretched(b)) for a, b in loop.dynamic_intervals
+        ]
+    saving = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if saving.get("interval", -1) > 0:
+        saving["interval"] = stretched(saving["interval"])
+    for schedule in _schedules(cfg):
+        begin, end = schedule.get("begin", 0), schedule.get("end")
+        schedule["begin"] = begin and stretched(begin)
+        if end is not None:
+            # What ends with the run, or just after it, still does.
+            late = end >= before
+            schedule["end"] = after + (end - before) if late else stretched(end)
+            schedule["end"] = max(schedule["end"], schedule["begin"] + 1)
+        for key in ("milestones", "T_max", "step_size", "total_steps"):
+            if isinstance(schedule.get(key), list | tuple):
+                schedule[key] = [stretched(one) for one in schedule[key]]
+            elif schedule.get(key) is not None:
+                schedule[key] = stretched(schedule[key])
+    unit = "iterations" if "max_iters" in loop else "epochs"
+    return [("length", f"{after:,} {unit} for {before:,}; schedules and intervals move with it")]
+
+
+def _schedules(cfg: Config) -> list[Any]:
+    configs = cfg.get("param_scheduler")
+    if isinstance(configs, Mapping) and "type" not in configs:  # by the name of an optimizer
+        configs = [one for some in configs.values() for one in _listed(some)]
+    return [one for one in _listed(configs) if isinstance(one, Mapping)]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _set_rate(cfg: Config, rate: float) -> None:
+    """Set the learning rate, and the lowest ones of schedules in proportion."""
+    optimizer: Any = cfg.optim_wrapper.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "lr" not in optimizer:
+        message = (
+            "the config's optimizers are several, or have no lr; change them with --cfg-options"
+        )
+        raise UserError("config-conflict", "--lr", message)
+    factor = rate / optimizer["lr"] if optimizer["lr"] else 1.0
+    cfg.optim_wrapper.optimizer.lr = rate
+    for schedule in _schedules(cfg):
+        for key in ("eta_min", "eta_max"):
+            if schedule.get(key):
+                schedule[key] *= factor
+
+
+def _set_image_size(cfg: Config, width: int, height: int) -> list[Note]:
+    """Set the crop of the training, and stretch the other sizes by the same factors."""
+    if min(width, height) < 32:
+        message = f"must be at least 32 pixels, not {width}x{height}"
+        raise UserError("argument", "--image-size", message)
+    before = _crop(cfg.train_dataloader)
+    if before is None:
+        message = "the training pipeline of the config has no RandomCrop; change its transforms"
+        raise UserError("config-conflict", "--image-size", message)
+    factors = width / before[0], height / before[1]
+    nodes = [cfg.get(name) for name in _SIZED]
+    nodes += [cfg.model.get("test_cfg"), cfg.model.get("data_preprocessor")]
+    for node in nodes:
+        _stretch_sizes(node, factors)
+    return [("image size", f"{width}x{height} for {before[0]}x{before[1]}; resizing moves with it")]
+
+
+def _crop(node: Any) -> tuple[int, int] | None:
+    """Width and height of the first crop of a pipeline."""
+    if isinstance(node, Mapping):
+        crop = node.get("crop_size")
+        if "type" in node and crop is not None:
+            return (crop, crop) if isinstance(crop, int) else (int(crop[1]), int(crop[0]))
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        return next((found for one in node if (found := _crop(one)) is not None), None)
+    return None
+
+
+def _stretch_sizes(node: Any, factors: tuple[float, float]) -> None:
+    """Multiply the sizes of transforms; ``factors`` are those of width and height."""
+    if isinstance(node, list | tuple):
+        for one in node:
+            _stretch_sizes(one, factors)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in _SIZES and value is not None:
+                # (width, height) in a scale and in the size of Pad and CenterCrop.
+                wide_first = key in ("scale", "img_scale", "size") and "type" in node
+                wide_first = wide_first and node["type"] != "SegDataPreProcessor"
+                node[key] = _stretched(value, factors if wide_first else factors[::-1])
+            else:
+                _stretch_sizes(value, factors)
+
+
+def _stretched(value: Any, factors: tuple[float, float]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | list | tuple):
+        return value
+    if isinstance(value, int):
+        return max(1, round(value * math.sqrt(factors[0] * factors[1])))
+    if len(value) == 2 and all(isinstance(one, int) for one in value):
+        sides = zip(value, factors, strict=True)
+        return tuple(one if one < 1 else max(1, round(one * by)) for one, by in sides)
+    return type(value)(_stretched(one, factors) for one in value)

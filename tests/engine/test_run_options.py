@@ -1,0 +1,134 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What belongs to the length, batch, rate and image size of a training moves with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from small_runs import run, small_config
+from user_errors import raises_user_error
+
+from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.run_options import RunOptions, set_run_options
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def _config(name: str = "fcn_resnest50_ade20k") -> Config:
+    return load_config(CONFIGS / f"{name}.py")
+
+
+def _sizes(node: Any) -> dict[str, list[Any]]:
+    """The options of transforms that are sizes, in order."""
+    found: dict[str, list[Any]] = {}
+    for step in node:
+        for key in ("crop_size", "scale", "size", "base_size"):
+            if key in step:
+                found.setdefault(f"{step['type']}.{key}", []).append(step[key])
+    return found
+
+
+def test_length_moves_schedules_and_intervals() -> None:
+    cfg = _config()
+    before = cfg.to_dict()
+    assert before["train_cfg"]["max_iters"] == before["param_scheduler"][-1]["end"] - 1
+    batch = cfg.train_dataloader.batch_size
+    images = batch * before["train_cfg"]["max_iters"] // 10
+    set_run_options(cfg, RunOptions(epochs=5, images=images), False)  # half as long
+    half = before["train_cfg"]["max_iters"] // 2
+    assert cfg.train_cfg.max_iters == half
+    assert cfg.train_cfg.val_interval * 2 == before["train_cfg"]["val_interval"]
+    saving = "default_hooks", "checkpoint"
+    assert cfg[saving[0]][saving[1]].interval * 2 == before[saving[0]][saving[1]]["interval"]
+    assert cfg.param_scheduler[-1].end == half + 1
+    for new, old in zip(cfg.param_scheduler[:-1], before["param_scheduler"], strict=False):
+        assert new.end == round(old["end"] / 2)
+
+
+def test_epochs_count_the_new_batch_and_part_of_one() -> None:
+    cfg = _config()
+    notes = set_run_options(cfg, RunOptions(epochs=1.5, batch_size=4, images=10), False)
+    assert cfg.train_dataloader.batch_size == 4
+    assert cfg.train_cfg.max_iters == 4  # 15 images in batches of 4
+    assert [name for name, _ in notes] == ["learning rate", "length"]
+    assert set_run_options(cfg, RunOptions(batch_size=8, lr=0.1), False) == []
+    assert set_run_options(cfg, RunOptions(batch_size=2), True) == []
+
+
+def test_epoch_loops_take_whole_epochs() -> None:
+    cfg = _config()
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=10, val_interval=2)
+    cfg.param_scheduler = [
+        dict(type="MultiStepLR", milestones=[6, 8], begin=0, end=10),
+        dict(type="CosineAnnealingLR", T_max=10, begin=2, end=10, eta_min=0.001),
+    ]
+    set_run_options(cfg, RunOptions(epochs=20, lr=cfg.optim_wrapper.optimizer.lr * 3), False)
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (20, 4)
+    assert cfg.param_scheduler[0].milestones == [12, 16]
+    second = cfg.param_scheduler[1]
+    assert (second.T_max, second.begin, second.end) == (20, 4, 20)
+    assert second.eta_min == pytest.approx(0.003)
+    with raises_user_error("argument", "--epochs"):
+        set_run_options(cfg, RunOptions(epochs=2.5), False)
+
+
+def test_image_size_moves_the_sizes_of_the_pipelines() -> None:
+    cfg = _config()
+    before = _sizes(cfg.train_dataloader.dataset.pipeline)
+    (crop,) = before["RandomCrop.crop_size"]
+    tta = dict(cfg.tta_model)
+    set_run_options(cfg, RunOptions(image_size=(crop[1] // 2, crop[0] // 2)), False)
+    after = _sizes(cfg.train_dataloader.dataset.pipeline)
+    assert after["RandomCrop.crop_size"] == [(crop[0] // 2, crop[1] // 2)]
+    for name, values in before.items():
+        for old, new in zip(values, after[name], strict=True):
+            old, new = ((one,) if isinstance(one, int) else one for one in (old, new))
+            assert [2 * one for one in new] == list(old), name
+    assert cfg.tta_model.base_size * 2 == tta["base_size"]
+    tested = _sizes(cfg.test_dataloader.dataset.pipeline)
+    assert tested["Resize.scale"] == [(tta["base_size"] // 2,) * 2]
+
+
+def test_sizes_that_are_not_square_keep_their_order() -> None:
+    cfg = _config("fcn_resnest14_camvid")
+    (crop,) = _sizes(cfg.train_dataloader.dataset.pipeline)["RandomCrop.crop_size"]
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type="Resize", scale=(100, 50)))
+    cfg.model.test_cfg = dict(mode="slide", crop_size=(40, 80), stride=(20, 60))
+    set_run_options(cfg, RunOptions(image_size=(crop[1] * 2, crop[0])), False)  # twice as wide
+    after = _sizes(cfg.train_dataloader.dataset.pipeline)["RandomCrop.crop_size"]
+    assert after == [(crop[0], crop[1] * 2)]
+    assert cfg.test_dataloader.dataset.pipeline[1]["scale"] == (200, 50)
+    assert tuple(cfg.model.test_cfg.crop_size) == (40, 160)
+    assert tuple(cfg.model.test_cfg.stride) == (20, 120)
+
+
+def test_what_is_refused() -> None:
+    for options, name in (
+        (RunOptions(epochs=0), "--epochs"),
+        (RunOptions(lr=-1.0), "--lr"),
+        (RunOptions(batch_size=0), "--batch-size"),
+        (RunOptions(image_size=(8, 64)), "--image-size"),
+    ):
+        with raises_user_error("argument", name):
+            set_run_options(_config(), options, False)
+    cfg = _config()
+    cfg.train_dataloader.dataset.pipeline = []
+    with raises_user_error("config-conflict", "--image-size"):
+        set_run_options(cfg, RunOptions(image_size=(64, 64)), False)
+    cfg.optim_wrapper = dict(type="OptimWrapperDict")
+    with raises_user_error("config-conflict", "--lr"):
+        set_run_options(cfg, RunOptions(lr=0.1), False)
+
+
+def test_a_run_follows_them(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "scenes", 6, 3, progress=False)
+    options = RunOptions(epochs=2, batch_size=3, lr=0.5, image_size=(96, 64))
+    summary = run(small_config(root, validate=True), tmp_path / "work", run=options)
+    assert summary["iteration"] == 4
+    assert (tmp_path / "work/iter_4.pth").is_file()
+    cfg = Config.fromfile(tmp_path / "work/fcn_resnest14_scenes.py")
+    assert cfg.train_cfg.max_iters == 4 and cfg.optim_wrapper.optimizer.lr == 0.5
