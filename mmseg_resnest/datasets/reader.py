@@ -40,7 +40,7 @@ from .pipelines import (
     split_loading,
     step_name,
 )
-from .transforms import LoadImageFromFile
+from .transforms import LoadImageFromFile, LoadImageFromNDArray
 
 __all__ = ["ImageInput", "ImageReader", "LoadedImage"]
 
@@ -48,6 +48,7 @@ __all__ = ["ImageInput", "ImageReader", "LoadedImage"]
 _DECODERS = (
     LoadImageFromFile,
     mmcv.transforms.LoadImageFromFile,
+    LoadImageFromNDArray,
     mmseg.datasets.transforms.LoadImageFromNDArray,
 )
 

@@ -505,7 +505,7 @@ def _evaluated(tested: World, folder: Path, **changes: Any) -> dict[str, np.ndar
     return {path: _labels_of(out / f"{Path(path).stem}.png") for path in tested.labels}
 
 
-@pytest.mark.parametrize("name", ["12 bits", "grey", "bands", "tifffile colours", "own"])
+@pytest.mark.parametrize("name", ["12 bits", "grey", "arrays", "tifffile colours", "own"])
 def test_the_tool_test_and_its_pictures(
     world: Callable[[str], World], name: str, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ are wrong.
 """
 
 from . import albu, colour, geometry
-from .loading import LoadAnnotations, LoadImageFromFile
+from .loading import LoadAnnotations, LoadImageFromFile, LoadImageFromNDArray
 from .long_edge import RandomLongEdgeResize
 from .merge import merge_steps
 from .photometric import PackSegInputs, PhotoMetricDistortion
@@ -15,6 +15,7 @@ from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 __all__ = [
     "LoadAnnotations",
     "LoadImageFromFile",
+    "LoadImageFromNDArray",
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",

@@ -83,6 +83,16 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
 
 
 @TRANSFORMS.register_module()
+class LoadImageFromNDArray(mmseg.datasets.transforms.LoadImageFromNDArray):
+    """mmseg's ``LoadImageFromNDArray``, which forgets the path that outputs are named by."""
+
+    def transform(self, results: dict) -> dict:
+        """Sets ``img_shape`` and ``ori_shape`` from ``img`` (H, W) or (H, W, C)."""
+        path = results.get("img_path")
+        return {**super().transform(results), "img_path": path}
+
+
+@TRANSFORMS.register_module()
 class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
     """mmseg's ``LoadAnnotations`` with the fast cache; it refuses label maps that do not fit.
 
