@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ from ...errors import UserError
 from ...registry import type_name
 
 Path = tuple[str, ...]
+#: Options of wrappers that are numbers above 0, and whether whole ones.
+_NUMBERS: tuple[tuple[type, str, bool], ...] = (
+    (mmengine.dataset.ClassBalancedDataset, "oversample_thr", False),
+    (mmengine.dataset.RepeatDataset, "times", True),
+)
 
 
 @dataclass
@@ -65,6 +71,7 @@ class PipelineCheck:
             reason = "does not know the classes of label maps; write "
             reason += "mmseg_resnest.ClassBalancedDataset"
             raise UserError("config-type", f"{key}.type", f"MMEngine's {kind.__name__} {reason}")
+        _check_number(key, kind, node)
         mixes = isinstance(kind, type) and issubclass(kind, MultiImageMixDataset)
         if mixes:
             _check_skipped(f"{key}.skip_type_keys", node)
@@ -132,6 +139,19 @@ class PipelineCheck:
         loads = name.startswith("Load") and "Annotation" in name
         before.labels = before.labels or (name if loads else "")
         before.packed = before.packed or (key if name.startswith("Pack") else "")
+
+
+def _check_number(key: str, kind: Any, node: Mapping[str, Any]) -> None:
+    """Refuse a number of a wrapper that makes no data set."""
+    for wrapper, option, whole in _NUMBERS:
+        if not (isinstance(kind, type) and issubclass(kind, wrapper) and option in node):
+            continue
+        value = node[option]
+        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if not (number and 0 < value < math.inf):
+            what = "a whole number of 1 or more" if whole else "a positive number"
+            reason = f"must be {what}, not {value!r}"
+            raise UserError("config-value", f"{key}.{option}", reason)
 
 
 def _check_skipped(key: str, node: Mapping[str, Any]) -> None:

@@ -232,6 +232,12 @@ def test_a_balance_of_classes_that_nobody_counts(name: Any) -> None:
             "oversample_th",
         ),
         (dict(type="RepeatDataset", dataset=dataset(LOAD), time=1), "config-key", "time"),
+        (dict(type="RepeatDataset", dataset=dataset(LOAD), times="2"), "config-value", "times"),
+        (
+            dict(type="ClassBalancedDataset", dataset=dataset(LOAD), oversample_thr=0),
+            "config-value",
+            "oversample_thr",
+        ),
         (
             dict(type="ConcatDataset", datasets=[dataset(LOAD)], ignore_key="a"),
             "config-key",
