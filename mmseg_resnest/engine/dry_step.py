@@ -19,7 +19,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -36,7 +36,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from .._stack import BatchNorm, stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
 from ..errors import UserError, reason
-from ..evaluation import evaluation_scores, score_name
+from ..evaluation import build_evaluator, evaluation_scores, score_name
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
 from .failing_parts import Failure, failing, failing_model, failing_part, have_labels
@@ -346,7 +346,7 @@ class _Steps:
         key = "config key val_evaluator"
         with failing(key, "it cannot be built"):
             metrics = self._without_outputs(cfg.val_evaluator)
-            evaluator = Runner.build_evaluator(cast(Any, None), metrics)
+            evaluator = build_evaluator(metrics)
         if hasattr(loader.dataset, "metainfo"):
             evaluator.dataset_meta = loader.dataset.metainfo
         try:
@@ -489,7 +489,8 @@ def _check_scores(
             key = f"param_scheduler.{index}" if several else "param_scheduler"
             wanted.append((f"{key}.monitor", schedule.monitor))
     for key, name in wanted:
-        if score_name(scores, name) is None:
+        # Schedules take the name as it is.
+        if name not in scores and (key.startswith("param") or score_name(scores, name) is None):
             known = ", ".join(scores) or "none"
             message = f"{name} is no score of val_evaluator, which gives {known}"
             raise UserError("config-value", f"config key {key}", message)

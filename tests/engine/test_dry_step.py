@@ -292,6 +292,17 @@ def test_a_last_batch_of_one_image(scenes: Path) -> None:
     assert _step(cfg) == []
 
 
+def test_the_header_names_the_epochs_of_the_config(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs of one batch of four of six images: two iterations."""
+    cfg = small_config(scenes)
+    _by_epoch(4, "DefaultSampler", drop_last=True)(cfg)
+    cfg.train_cfg.max_epochs = 2
+    run(cfg, tmp_path / "work")
+    assert "2 iterations of 4 images (2 epochs)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("key", [None, "find_unused_parameters"])
 def test_a_part_that_no_loss_reads_on_two_processes(key: str | None, scenes: Path) -> None:
     """The heads read the third stage; the fourth gets no gradient."""

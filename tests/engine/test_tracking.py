@@ -143,10 +143,11 @@ def test_tensorboard_reads_it_back(tmp_path: Path) -> None:
 
 def test_text_behind_the_bar() -> None:
     hook = ConsoleHook()
-    hook._train_seconds, hook._iterations, hook._batch, hook._miou = 10.0, 20, 16, 48.124
+    hook._train_seconds, hook._iterations, hook._batch = 10.0, 20, 16
+    hook._score = ("mIoU", 48.124)
     runner: Any = SimpleNamespace(max_iters=220, val_loop=None)
     assert (
         hook._text(runner, 20, 0.4119) == "loss 0.412, 32.0 images/s, mIoU 48.12, 1 min 40 s left"
     )
-    hook._miou = None
+    hook._score = None
     assert hook._text(runner, 20, None) == "32.0 images/s, 1 min 40 s left"
