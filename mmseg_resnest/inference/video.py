@@ -168,7 +168,8 @@ def predict_video(
         _make_room(maps, record, source)
     frames = _frames(capture, max_frames)
     # A live frame is segmented when it comes; those of a file go through the network together.
-    results = (model(f, tile=0) for f in frames) if live else model.stream(frames, tile=0)
+    batches = ([frame] for frame in frames) if live else [frames]
+    results = (result for some in batches for result in model.attempts(some, tile=0))
     # Ctrl-C ends a stream as its own end would; it still interrupts a video.
     stoppable = contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext()
     try:
@@ -178,6 +179,8 @@ def predict_video(
         ):
             for result in results:
                 number += 1
+                if isinstance(result, UserError):
+                    raise UserError(result.code, f"{source}, frame {number}", result.message)
                 drawn = overlay(result.image, result.labels, model.palette, opacity)
                 for kind, path in videos.items():
                     pair = [result.image, drawn]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import Segmentor
 from mmseg_resnest.inference.files import FileJob
 from mmseg_resnest.inference.images import find_images, find_inputs
+from mmseg_resnest.inference.video import predict_video
 
 
 def save(path: Path, height: int = 40, width: int = 56, **options: object) -> None:
@@ -159,6 +161,20 @@ def test_the_network_fails_on_one_of_a_batch(
     assert [isinstance(result, UserError) for result in results] == [False, True, False]
     with raises_user_error(code):
         small_model(pictures, tile=tile)
+
+
+def test_a_frame_that_fails_is_named(
+    small_model: Segmentor, fussy: Callable[[Exception], list[int]], tmp_path: Path
+) -> None:
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 12, (48, 32))
+    for i in range(4):
+        writer.write(np.full((32, 48, 3), 255, np.uint8) if i == 2 else blobs(32, 48, seed=i))
+    writer.release()
+    fussy(RuntimeError("no"))
+    with raises_user_error("image", f"{film}, frame 3"):
+        predict_video(small_model, str(film), tmp_path / "out", ["overlay"])
+    assert not list((tmp_path / "out").glob("*.mp4"))
 
 
 def test_a_gpu_that_failed_is_no_fault_of_an_image(
