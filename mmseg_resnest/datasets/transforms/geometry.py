@@ -32,6 +32,17 @@ def label_keys(results: Mapping[str, Any]) -> list[str]:
     return [key for key in keys if results.get(key) is not None]
 
 
+def as_tuples(value: Any) -> Any:
+    """Tuples for lists of numbers, also inside a list: JSON and YAML have no tuples."""
+    if not isinstance(value, list):
+        return value
+    return (
+        [as_tuples(v) for v in value]
+        if any(isinstance(v, list | tuple) for v in value)
+        else tuple(value)
+    )
+
+
 def _fill_of(fill: Fill, pixels: Pixels, name: str) -> Any:
     """A value of the pixels' type, or one for each channel."""
     values = np.asarray(fill)
@@ -253,7 +264,8 @@ class RandomCutOut(stack.RandomCutOut):
         fill_in: Fill = 0,
         seg_fill_in: int | None = IGNORED,
     ) -> None:
-        super().__init__(prob, n_holes, cutout_shape, cutout_ratio, fill_in, seg_fill_in)
+        shapes = as_tuples(cutout_shape), as_tuples(cutout_ratio)
+        super().__init__(prob, as_tuples(n_holes), *shapes, fill_in, seg_fill_in)
 
     def transform(self, results: dict) -> dict:
         """Cuts holes into ``img`` (H, W[, C]) and the label maps."""

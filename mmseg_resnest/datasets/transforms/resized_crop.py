@@ -21,7 +21,7 @@ from mmcv.transforms.utils import cache_randomness
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
-from .geometry import padded
+from .geometry import as_tuples, padded
 from .long_edge import RandomLongEdgeResize
 from .resample import Box, labels_part, pillow_labels_part, pillow_part, resized_part
 
@@ -48,6 +48,14 @@ def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255
 class RandomCrop(mmseg.datasets.transforms.RandomCrop):
     """mmseg's ``RandomCrop``; classes are counted by a histogram in place of sorting the labels."""
 
+    def __init__(
+        self,
+        crop_size: int | tuple[int, int],
+        cat_max_ratio: float = 1.0,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__(as_tuples(crop_size), cat_max_ratio, ignore_index)
+
     @cache_randomness
     def crop_bbox(self, results: dict) -> tuple:
         """Top, bottom, left and right of the crop."""
@@ -64,6 +72,20 @@ class RandomCrop(mmseg.datasets.transforms.RandomCrop):
     def _draw(self, height: int, width: int) -> tuple[int, int, int, int]:
         top, _, left, _ = _draw_box(height, width, self.crop_size)
         return top, top + self.crop_size[0], left, left + self.crop_size[1]
+
+
+@TRANSFORMS.register_module()
+class RandomResize(mmcv.transforms.RandomResize):
+    """mmcv's ``RandomResize``, whose ``scale`` may also be a list, as JSON and YAML have it."""
+
+    def __init__(
+        self,
+        scale: tuple[int, int] | list[tuple[int, int]],
+        ratio_range: tuple[float, float] | None = None,
+        resize_type: str = "Resize",
+        **resize_kwargs: Any,
+    ) -> None:
+        super().__init__(as_tuples(scale), ratio_range, resize_type, **resize_kwargs)
 
 
 @TRANSFORMS.register_module()
@@ -90,7 +112,7 @@ class RandomResizeCrop(mmcv.transforms.RandomResize):
         cat_max_ratio: float = 1.0,
         ignore_index: int = 255,
     ) -> None:
-        super().__init__(scale, ratio_range, keep_ratio=True)
+        super().__init__(as_tuples(scale), ratio_range, keep_ratio=True)
         edges = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         if len(edges) != 2 or min(edges) < 1:
             reason = f"crop_size={crop_size!r} must be one positive number or two"

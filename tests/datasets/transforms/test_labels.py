@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import sys
 import types
@@ -336,6 +337,29 @@ def test_biomedical_colours_are_the_stacks_of_planes(name: str) -> None:
     # Values of 8 bits are cut off, not taken modulo 256.
     dark = apply(build("BioMedicalGaussianNoise", prob=1.0, mean=-50.0), make(1), 3)
     assert dark["img"].max() <= 80 + 8 * max(LABELS) - 40
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RandomCrop", dict(crop_size=(25, 30))),
+        ("RandomResize", dict(scale=(80, 60), ratio_range=(0.5, 2.0))),
+        ("RandomResize", dict(scale=[(80, 60), (90, 100)])),
+        ("RandomResizeCrop", dict(scale=(80, 60), ratio_range=(0.5, 2.0), crop_size=(40, 30))),
+        ("RandomCutOut", dict(prob=1.0, n_holes=(1, 3), cutout_shape=[(9, 12), (30, 4)])),
+        ("RandomCutOut", dict(prob=1.0, n_holes=2, cutout_ratio=(0.4, 0.2))),
+        ("CenterCrop", dict(crop_size=(90, 40), auto_pad=True)),
+        ("Pad", dict(size=(90, 80), pad_val=dict(img=(1, 2, 3)))),
+        ("RandomRotate", dict(prob=1.0, degree=(10, 20), center=(5, 9))),
+        ("RandomMosaic", dict(prob=1.0, img_scale=(40, 50), center_ratio_range=(0.5, 1.5))),
+    ],
+)
+def test_lists_of_json_are_tuples(name: str, options: dict[str, Any]) -> None:
+    listed = json.loads(json.dumps(options))
+    before = make(3)
+    first, second = (apply(build(name, **one), before, 2) for one in (options, listed))
+    for key in ("img", "gt_seg_map"):
+        assert np.array_equal(first[key], second[key])
 
 
 def test_every_channel_is_filled() -> None:

@@ -89,6 +89,11 @@ def test_refused_transforms(kind: type, place: str) -> None:
 
 def test_ours_and_those_that_extend_them_are_taken() -> None:
     check(dataset([dict(type="RandomRotFlip")]))
+    # In another scope by the name that the error gives.
+    steps = [dict(type="mmseg_resnest.RandomRotFlip"), dict(type="mmseg_resnest.BioMedical3DPad")]
+    inner = dict(type="BaseSegDataset", pipeline=steps)
+    wrapped = dict(type="mmseg_resnest.ClassBalancedDataset", dataset=inner, oversample_thr=1)
+    check_config({"default_scope": "mmseg", "train_dataloader": {"dataset": wrapped}})
 
     class Mine(stack.SegRescale):
         pass
