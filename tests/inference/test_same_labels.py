@@ -7,6 +7,7 @@ A table of the stack's loaders, with files that only they read right, through ea
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import io
 from collections.abc import Callable
@@ -519,6 +520,24 @@ def test_the_tool_test_and_its_pictures(
         assert np.array_equal(picture(path), tested.model(path).image)
     if name == "tifffile colours":
         assert np.array_equal(picture(path), tifffile.imread(path))
+
+
+def test_outputs_are_named_by_a_path(world: Callable[[str], World], tmp_path: Path) -> None:
+    steps = copy.deepcopy(world("grey").cfg.test_dataloader.dataset.pipeline)
+    steps[-1] = dict(type="PackSegInputs", meta_keys=("ori_shape", "img_shape"))
+    with raises_user_error("config-value", "test_dataloader.dataset.pipeline"):
+        _evaluated(world("grey"), tmp_path, cfg={"test_dataloader.dataset.pipeline": steps})
+
+
+@pytest.mark.parametrize("name", ["12 bits", "four channels", "grey"])
+def test_tiles_of_files(world: Callable[[str], World], name: str, tmp_path: Path) -> None:
+    tested = world(name)
+    path = tmp_path / "large.png"
+    tested.case.write(path, blobs(150, 130, seed=7))
+    expected = tested.model(path, tile=64)
+    assert len(np.unique(expected.labels)) > 1
+    FileJob(tested.model, [str(path)], tmp_path / "out", ["labels", "side"], tile=64).run()
+    assert np.array_equal(_labels_of(tmp_path / "out" / "large.png"), expected.labels)
 
 
 def test_tta_reads_as_the_test_does(world: Callable[[str], World], tmp_path: Path) -> None:

@@ -81,14 +81,15 @@ class ExamplesHook(Hook):
         if not 0 < len(self._classes) <= 255:  # what a palette image can show
             return
         for sample in outputs or []:
-            if "gt_sem_seg" not in sample or sample.img_path in self._seen:
+            path = sample.get("img_path")  # PackSegInputs may leave it out
+            if path is None or "gt_sem_seg" not in sample or path in self._seen:
                 continue
             label, pred = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
             matrix = confusion_matrix(pred, label, len(self._classes), _IGNORED)
             counts = matrix.cpu().numpy()
             if not counts.sum():
                 continue
-            entry = _entry(sample.img_path, counts)
+            entry = _entry(path, counts)
             if self._is_example(entry):
                 entry["file"] = f"{len(self._seen) * get_world_size() + get_rank():05d}"
                 try:
@@ -96,7 +97,7 @@ class ExamplesHook(Hook):
                 except UserError as error:  # not a reason to end an evaluation
                     runner.logger.warning("no example image: %s", error)
                     continue
-                self._seen[sample.img_path] = entry
+                self._seen[path] = entry
 
     def _is_example(self, entry: dict[str, Any]) -> bool:
         """Whether an image is among the best or worst so far, random, or shows a confusion most."""

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ...datasets.reader import ImageReader
+from ...errors import UserError
 from ...evaluation import Submission, palette_image, side_by_side
 from ...io.image_files import save_image, unique_stems
 from ...registry import HOOKS
@@ -60,18 +61,25 @@ class SavePredictionsHook(Hook):
     ) -> None:
         """Write the images of a batch."""
         for sample in outputs or []:
-            stem = self._stems[sample.img_path]
+            path = sample.get("img_path")
+            if path is None:
+                said = (
+                    "its samples have no img_path, by which outputs are named; keep it among the "
+                )
+                said += "meta_keys of PackSegInputs"
+                raise UserError("config-value", "config key test_dataloader.dataset.pipeline", said)
+            stem = self._stems[path]
             labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
             if self.out_dir is not None and self.submission is not None:
                 converted = self.submission.picture(labels)
-                save_image(converted, self.out_dir / self.submission.files[sample.img_path])
+                save_image(converted, self.out_dir / self.submission.files[path])
             elif self.out_dir is not None:
                 save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
             if self.show_dir is not None:
                 truth = None
                 if "gt_sem_seg" in sample:
                     truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-                picture = self._picture(sample.img_path)
+                picture = self._picture(path)
                 panel = side_by_side(picture, truth, labels, self._palette, self._classes)
                 save_image(panel, self.show_dir / f"{stem}.png")
             self.written += 1
