@@ -4,28 +4,36 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 import tokenize
 
 from mmengine.config import Config
 
 
 def config_as_text(cfg: Config) -> str:
-    """The text of a config, for a file that will be read again: ``pretty_text`` without ``{{``.
+    """The text of a config, for a file that will be read again: ``pretty_text``, made readable.
 
     MMEngine replaces ``{{...}}`` in the text of a config before that runs, which would change a
-    value or end the text it stands in; the second brace is written as an escape sequence.
+    value or end the text it stands in; the second brace is written as an escape sequence. Its text
+    has ``inf`` and ``nan`` for numbers of which Python has no literal.
     """
     text = cfg.pretty_text
-    if "{{" not in text:
+    if "{{" not in text and not re.search(r"\b(inf|nan)\b", text):
         return text
     starts = [0]
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
     parts, done = [], 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    for token, following in itertools.pairwise(tokens):
+        new = token.string
         if token.type == tokenize.STRING:
+            new = new.replace("{{", "{\\x7b")
+        elif new in ("inf", "nan") and following.string != "=":  # not the name of a key
+            new = f"float({new!r})"
+        if new != token.string:
             begin = starts[token.start[0] - 1] + token.start[1]
-            end = starts[token.end[0] - 1] + token.end[1]
-            parts += [text[done:begin], text[begin:end].replace("{{", "{\\x7b")]
-            done = end
+            parts += [text[done:begin], new]
+            done = starts[token.end[0] - 1] + token.end[1]
     return "".join([*parts, text[done:]])

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,9 @@ def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: 
 def test_a_text_without_braces_is_mmengines() -> None:
     cfg = Config(dict(a=dict(b=[1, "x"])))
     assert config_as_text(cfg) == cfg.pretty_text
+
+
+def test_numbers_without_a_literal_come_back(tmp_path: Path) -> None:
+    values = dict(a=[math.inf, -math.inf, math.nan], b=dict(inf=1, nan="inf, nan"), nan=math.inf)
+    (tmp_path / "c.py").write_text(config_as_text(Config(values)), encoding="utf-8")
+    assert repr(Config.fromfile(tmp_path / "c.py").to_dict()) == repr(values)
