@@ -106,9 +106,14 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     cfg = named_types(copy.deepcopy(cfg))
     values: dict[str, str] = {}
     notes: list[Note | None] = []
-    for name in ("val_evaluator", "test_evaluator"):
-        if isinstance(cfg.get(name), tuple):  # MMEngine's loops take lists alone
-            cfg[name] = list(cfg[name])
+    for split in ("val", "test"):
+        keys = [f"{split}_dataloader", f"{split}_cfg", f"{split}_evaluator"]
+        missing = [key for key in keys if cfg.get(key) is None]
+        if 0 < len(missing) < len(keys):
+            message = f"is None or missing; give all of {', '.join(keys)}, or none"
+            raise UserError("config-conflict", f"config key {missing[0]}", message)
+        if isinstance(cfg.get(keys[-1]), tuple):  # MMEngine's loops take lists alone
+            cfg[keys[-1]] = list(cfg[keys[-1]])
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
         _check_length(cfg)

@@ -23,6 +23,7 @@ from ... import registry as our_registry
 from ..._stack import config_tree
 from ...errors import UserError
 from ...evaluation import MORE_METRICS, SegmentationMetric
+from .kinds import check_kinds
 from .pipelines import PipelineCheck
 
 # A registry imports its own module when asked, but not that of its parent: without this, the names
@@ -111,10 +112,12 @@ def check_config(cfg: Config | Mapping[str, Any]) -> None:
     """Check every ``dict(type=...)`` of a config against the registries, without building it.
 
     Raises:
-        UserError: A type is in no registry it is looked up in, or does not take an option it is
-            given, or a transform is refused; names the place in the config and near matches.
+        UserError: A part is of another kind than it must be (a dictionary, a list, a text), a type
+            is in no registry it is looked up in, or does not take an option it is given, or a
+            transform is refused; names the place in the config and near matches.
     """
     root = config_tree(cfg) if isinstance(cfg, Config) else cfg
+    check_kinds(root)
     scope = root.get("default_scope", "mmengine")
     for key, value in root.items():
         # Variables of the config file are only checked where they are used.
@@ -162,7 +165,7 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
 def _check_choices(path: Path, node: Mapping[str, Any], key: str, known: Sequence[str]) -> None:
     """Raise unless an option is one of the known names, or several."""
     value = node.get(key, ())
-    for name in [value] if isinstance(value, str) else value or ():
+    for name in value if isinstance(value, list | tuple) else [value] if value else ():
         if name not in known:
             similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
             hint = f"did you mean {similar[0]}? It" if similar else "it"
@@ -246,7 +249,7 @@ def _unknown_type(path: Path, kind: Any, registries: list[Registry]) -> UserErro
     lower = {n.lower(): n for r in registries for n in _names(r) if isinstance(n, str)}
     similar = difflib.get_close_matches(kind.lower(), sorted(lower), n=3, cutoff=0.6)
     what = " or ".join(r.name.replace("_", " ") for r in registries[:2])
-    other = next((r.name for r in _all_registries() if r.get(kind) is not None), None)
+    other = next((r.name for r in _all_registries() if kind and r.get(kind) is not None), None)
     hint = "name its module in custom_imports if it is yours"
     if similar:
         hint = f"did you mean {' or '.join(lower[name] for name in similar)}?"
