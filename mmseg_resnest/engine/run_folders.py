@@ -164,6 +164,8 @@ def _runs(cfg: Config, work_dir: str) -> set[str]:
 def _folders_of(cfg: Config) -> list[str]:
     """The config's first work folder, and those with numbers that are there, in their order."""
     first = os.fspath(cfg.get("work_dir") or default_work_dir(cfg))
+    # A number goes behind a name.
+    first = first.rstrip("/") if Path(first).name not in ("", "..") else os.path.abspath(first)
     numbered = [f"{first}-{number}" for number in sorted(_numbers(first))]
     # NAME-2 may be the first one of another config, whose runs write it into their folder.
     dump = Path(cfg.filename or "").name

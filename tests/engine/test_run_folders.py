@@ -226,6 +226,16 @@ def test_a_launch_that_starts_again_finds_its_folder(
     assert runs.next() == "work_dirs/toy-4"
 
 
+@pytest.mark.parametrize(
+    ("work_dir", "second"), [("mine/", "mine-2"), (".", "{}-2"), ("./a/..", "{}-2")]
+)
+def test_a_number_goes_behind_a_name(runs: Runs, work_dir: str, second: str) -> None:
+    runs.cfg = Runs(work_dir=work_dir).cfg
+    Path("a").mkdir()
+    runs.save(runs.next(), "a")
+    assert runs.next() == second.format(Path.cwd())
+
+
 def test_checkpoints_elsewhere_are_of_the_run_too(runs: Runs) -> None:
     runs.cfg = Runs({"out_dir": "disk"}, work_dir="mine").cfg
     checkpoint = runs.save("mine", "a")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,20 @@ def test_examples_and_the_report_of_them(tested: dict[str, Any], run_tool: RunTo
     assert "examples    3" in run.stdout
     assert (folder / "out" / "r.html").stat().st_size < 10e6
     assert "nothing" in run_tool("report.py", "nothing", cwd=folder).error()
+
+
+def test_an_evaluation_that_fails_leaves_none_of_an_earlier_one(
+    trained: Trained, toy: Toy, run_tool: RunTool
+) -> None:
+    """Its examples would stand beside the other's scores."""
+    data = toy.scenes.resolve()
+    toy.scenes.unlink()
+    shutil.copytree(data, toy.scenes)
+    args = ("toy.py", trained.checkpoint, "--work-dir", "w")
+    run_tool("test.py", *args, cwd=toy.folder).check()
+    names = ("results.json", "images.npz", "examples/examples.json")
+    assert all((toy.folder / "w" / name).is_file() for name in names)
+    image = sorted((toy.scenes / "images" / "validation").iterdir())[-1]
+    image.write_bytes(image.read_bytes()[:-200])
+    assert "[image]" in run_tool("test.py", *args, cwd=toy.folder).error()
+    assert not any((toy.folder / "w" / name).exists() for name in names)
