@@ -156,6 +156,8 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
             node = {k: v for k, v in node.items() if k != "transforms"}
     elif len(path) == 1 and path[0] in _UNTYPED:
         accepted = set(_UNTYPED[path[0]])
+    elif path == ("log_processor",):  # it may leave its type out
+        accepted = accepted_keys(path, node, scope)
     for key, value in node.items():
         if accepted is not None and key not in accepted and key not in ("type", "_scope_"):
             raise _unknown_option(path, node, str(key), accepted)

@@ -50,6 +50,7 @@ def test_any_value_of_any_key(config: Path) -> None:
         ("load_from=3", "load_from"),
         ("log_level=loud", "log_level"),
         ("visualizer=[]", "visualizer"),
+        ("log_processor={_delete_: true, a: 1}", "log_processor.a"),
         ("compile=x", "compile"),
         ("default_scope=[1]", "default_scope"),
         ("default_scope=nowhere", "default_scope"),
@@ -65,6 +66,6 @@ def test_any_value_of_any_key(config: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_key_is_named(config: Path, option: str, key: str) -> None:
-    with raises_user_error("config-value") as info:
+    with raises_user_error(("config-value", "config-key")) as info:
         load_config(config, [option])
     assert info.value.subject == f"config key {key}"
