@@ -14,16 +14,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import itertools
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.logging import MessageHub, MMLogger
@@ -31,23 +29,20 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.runner import autocast, get_priority, set_random_seed
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from .._stack import BatchNorm, stop_workers
-from ..datasets import build_dataset, image_sizes, mixed_batch
+from .._stack import BatchNorm
 from ..errors import UserError, reason
 from ..evaluation import build_evaluator, evaluation_scores, score_name
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
-from .failing_parts import Failure, failing, failing_model, failing_part, have_labels
+from .failing_parts import failing, failing_model, failing_part, have_labels
+from .first_batches import FirstBatches
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
 from .model import SeededModel
 from .optimization import build_optimization
 from .process_state import restored_process
 from .resume_changes import Note
-from .runner import Runner
-from .sampler import ExactSampler
 
 __all__ = ["dry_step"]
 
@@ -59,8 +54,6 @@ _OUTPUTS = (
     *("output_dir", "out_dir", "out_file_path", "outfile_prefix"),
 )
 _MOST_NAMED = 3
-#: Validation images whose sizes are compared.
-_MOST_LOOKED_AT = 2000
 
 
 def dry_step(cfg: Config, built: SeededModel, machine: Machine) -> list[Note]:
@@ -104,20 +97,21 @@ class _Steps:
         self, cfg: Config, built: SeededModel, machine: Machine, held: contextlib.ExitStack
     ) -> None:
         self.cfg, self.built, self.machine, self.held = cfg, built, machine, held
+        self.data = FirstBatches(cfg, machine, built.seed)
 
     def run(self) -> list[Note]:
         cfg = self.cfg
         hooks = self._build_hooks()
-        train = self._loader("train_dataloader")
+        train = self.data.loader("train_dataloader")
         if train is None:
             return []
-        self._check_lengths(train)
-        indices = next(self._batches(train))
-        batch = self._load("train_dataloader", train, indices)
-        val = None if cfg.get("val_cfg") is None else self._loader("val_dataloader")
+        self.data.check_lengths(train)
+        indices = next(self.data.batches(train))
+        batch = self.data.load("train_dataloader", train, indices)
+        val = None if cfg.get("val_cfg") is None else self.data.loader("val_dataloader")
         if val is not None:
-            self._check_end(val, "val_dataloader", "a validation")
-            val_batch = self._load("val_dataloader", val, self._validated(val))
+            self.data.check_end(val, "val_dataloader", "a validation")
+            val_batch = self.data.load("val_dataloader", val, self.data.validated(val))
         try:
             model = self._copy_model()
             for key, hook in hooks.items():
@@ -141,67 +135,6 @@ class _Steps:
     @property
     def _wrapper(self) -> str:
         return type_name((self.cfg.get("model_wrapper_cfg") or {}).get("type"))
-
-    # --- data -------------------------------------------------------------------------------
-
-    def _loader(self, name: str) -> DataLoader | None:
-        """The data loader; None where a batch of it cannot be had alone."""
-        loader = self.cfg[name]
-        dataset = loader.get("dataset")
-        if isinstance(dataset, Mapping):
-            with failing(f"config key {name}.dataset", "it cannot be built"):
-                dataset = build_dataset(copy.deepcopy(dataset), keep=True)
-        if isinstance(dataset, IterableDataset):
-            return None
-        with failing(f"config key {name}", "it cannot be built"):
-            tried = {**loader, "dataset": _Tried(dataset)}
-            made = Runner.build_dataloader(tried, seed=self.built.seed)
-        return None if made.batch_sampler is None else made
-
-    def _batches(self, loader: DataLoader) -> Iterator[list[int]]:
-        """The indices of this process's batches.
-
-        Samplers take a process for the only one before it has met the others. All that the stack
-        has take every ``world_size``-th sample.
-        """
-        batches: Any = loader.batch_sampler
-        if type(batches) is not BatchSampler:
-            yield from batches
-            return
-        mine = itertools.islice(batches.sampler, self.machine.rank, None, self.machine.world_size)
-        size = loader.batch_size or 1
-        yield list(itertools.islice(mine, size)) or [0]
-        while batch := list(itertools.islice(mine, size)):
-            yield batch
-
-    def _validated(self, loader: DataLoader) -> Sequence[int]:
-        """The first batch, or the first one whose images differ in size."""
-        batches = self._batches(loader)
-        first = next(batches)
-        if len(first) == 1:
-            return first
-        batches = itertools.islice(itertools.chain([first], batches), _MOST_LOOKED_AT // len(first))
-        return mixed_batch(batches, image_sizes(loader.dataset)) or first
-
-    def _load(self, name: str, loader: DataLoader, indices: Sequence[int]) -> Any:
-        """One batch, by a worker where the run has workers: it may hang, or end its process."""
-        workers = min(1, loader.num_workers)
-        one = DataLoader(
-            loader.dataset,
-            batch_sampler=[list(indices)],
-            collate_fn=functools.partial(_collate, loader.collate_fn),
-            num_workers=workers,
-            persistent_workers=bool(workers),
-            worker_init_fn=loader.worker_init_fn,
-            timeout=loader.timeout,
-        )
-        try:
-            batch = next(iter(one))
-        finally:
-            stop_workers(one)
-        if isinstance(batch, Failure):
-            raise batch.error(f"config key {name}.dataset")
-        return batch
 
     # --- training ---------------------------------------------------------------------------
 
@@ -251,8 +184,8 @@ class _Steps:
             watch.remove()
         if self.machine.world_size > 1:
             self._check_unused([name for name in trained if name not in used])
-        if self._leaves_one(loader):
-            batch = self._load("train_dataloader", loader, indices[:1])
+        if self.data.leaves_one(loader):
+            batch = self.data.load("train_dataloader", loader, indices[:1])
             try:
                 step(batch)
             except Exception as error:
@@ -293,42 +226,6 @@ class _Steps:
             f"must be True for this model on {self.machine.world_size} processes: no loss depends "
             f"on its parameters {names}; or take out the part that nothing reads",
         )
-
-    def _check_lengths(self, loader: Any) -> None:
-        """Whether the loop and the loader agree on how long the run and its epochs are."""
-        if "max_epochs" in self.cfg.train_cfg:
-            self._check_end(loader, "train_dataloader", "an epoch")
-        batches = loader.batch_sampler
-        if type(batches) is not BatchSampler or not batches.drop_last or self._endless(loader):
-            return
-        count = len(batches.sampler) // self.machine.world_size  # type: ignore[arg-type]
-        if count < batches.batch_size:
-            message = f"is {batches.batch_size} for a process, which gets {count:,} images: no "
-            message += "batch is complete, and drop_last leaves out the others"
-            raise UserError("config-conflict", "config key train_dataloader.batch_size", message)
-
-    def _check_end(self, loader: Any, name: str, what: str) -> None:
-        if self._endless(loader):
-            kind = type(loader.sampler).__name__
-            message = f"{kind} has no end, so that {what} would have none; use DefaultSampler"
-            raise UserError("config-conflict", f"config key {name}.sampler.type", message)
-
-    @staticmethod
-    def _endless(loader: Any) -> bool:
-        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-        return isinstance(sampler, ExactSampler | InfiniteSampler)
-
-    def _leaves_one(self, loader: Any) -> bool:
-        """Whether a later batch of the run is a single image of this process, and others not."""
-        batches = loader.batch_sampler
-        if type(batches) is not BatchSampler or batches.drop_last or batches.batch_size < 2:
-            return False
-        if self._endless(loader):
-            return False
-        length: int = len(batches.sampler)  # type: ignore[arg-type]
-        count = -(-length // self.machine.world_size)
-        steps = self.cfg.train_cfg.get("max_iters", count)
-        return count % batches.batch_size == 1 and steps * batches.batch_size >= count > 1
 
     # --- validation -------------------------------------------------------------------------
 
@@ -411,40 +308,6 @@ def _leave_out_pretrained(module: Any) -> None:
 
 def _note(used: set[str], name: str, gradient: Any) -> None:
     used.add(name)
-
-
-class _Tried(torch.utils.data.Dataset):
-    """A data set that returns what fails in place of a sample: errors lose much on their way."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.dataset[index]
-        except Exception as error:
-            return Failure.of(error)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
-        return self  # MMEngine copies what loaders are built from
-
-
-def _collate(function: Any, samples: Sequence[Any]) -> Any:
-    for sample in samples:
-        if isinstance(sample, Failure):
-            return sample
-    try:
-        return function(samples)
-    except Exception as error:
-        return Failure.of(error)
 
 
 def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:

@@ -1,0 +1,174 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The first batches of a run, and how long its epochs are, before the run."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+
+from .._stack import stop_workers
+from ..datasets import build_dataset, image_sizes, mixed_batch
+from ..errors import UserError
+from .failing_parts import Failure, failing
+from .launch import Machine
+from .runner import Runner
+from .sampler import ExactSampler
+
+__all__ = ["FirstBatches"]
+
+#: Validation images whose sizes are compared.
+_MOST_LOOKED_AT = 2000
+
+
+class FirstBatches:
+    """Loads batches as a run will, one by one.
+
+    Args:
+        cfg: The resolved config of the run.
+        machine: This process, which need not have met the others.
+        seed: The run's.
+
+    Raises:
+        UserError: A sample cannot be made, or the loop and the loader do not agree. Workers that
+            hang or die raise what they raise in a run.
+    """
+
+    def __init__(self, cfg: Config, machine: Machine, seed: int) -> None:
+        self.cfg, self.machine, self.seed = cfg, machine, seed
+
+    def loader(self, name: str) -> DataLoader | None:
+        """The data loader; None where a batch of it cannot be had alone."""
+        loader = self.cfg[name]
+        dataset = loader.get("dataset")
+        if isinstance(dataset, Mapping):
+            with failing(f"config key {name}.dataset", "it cannot be built"):
+                dataset = build_dataset(copy.deepcopy(dataset), keep=True)
+        if isinstance(dataset, IterableDataset):
+            return None
+        with failing(f"config key {name}", "it cannot be built"):
+            tried = {**loader, "dataset": _Tried(dataset)}
+            made = Runner.build_dataloader(tried, seed=self.seed)
+        return None if made.batch_sampler is None else made
+
+    def batches(self, loader: DataLoader) -> Iterator[list[int]]:
+        """The indices of this process's batches.
+
+        Samplers take a process for the only one before it has met the others. All that the stack
+        has take every ``world_size``-th sample.
+        """
+        batches: Any = loader.batch_sampler
+        if type(batches) is not BatchSampler:
+            yield from batches
+            return
+        mine = itertools.islice(batches.sampler, self.machine.rank, None, self.machine.world_size)
+        size = loader.batch_size or 1
+        yield list(itertools.islice(mine, size)) or [0]
+        while batch := list(itertools.islice(mine, size)):
+            yield batch
+
+    def validated(self, loader: DataLoader) -> Sequence[int]:
+        """The first batch, or the first one whose images differ in size."""
+        batches = self.batches(loader)
+        first = next(batches)
+        if len(first) == 1:
+            return first
+        batches = itertools.islice(itertools.chain([first], batches), _MOST_LOOKED_AT // len(first))
+        return mixed_batch(batches, image_sizes(loader.dataset)) or first
+
+    def load(self, name: str, loader: DataLoader, indices: Sequence[int]) -> Any:
+        """One batch, by a worker where the run has workers: it may hang, or end its process."""
+        workers = min(1, loader.num_workers)
+        one = DataLoader(
+            loader.dataset,
+            batch_sampler=[list(indices)],
+            collate_fn=functools.partial(_collate, loader.collate_fn),
+            num_workers=workers,
+            persistent_workers=bool(workers),
+            worker_init_fn=loader.worker_init_fn,
+            timeout=loader.timeout,
+        )
+        try:
+            batch = next(iter(one))
+        finally:
+            stop_workers(one)
+        if isinstance(batch, Failure):
+            raise batch.error(f"config key {name}.dataset")
+        return batch
+
+    def check_lengths(self, loader: Any) -> None:
+        """Whether the loop and the loader agree on how long the run and its epochs are."""
+        if "max_epochs" in self.cfg.train_cfg:
+            self.check_end(loader, "train_dataloader", "an epoch")
+        batches = loader.batch_sampler
+        if type(batches) is not BatchSampler or not batches.drop_last or self._endless(loader):
+            return
+        count = len(batches.sampler) // self.machine.world_size  # type: ignore[arg-type]
+        if count < batches.batch_size:
+            message = f"is {batches.batch_size} for a process, which gets {count:,} images: no "
+            message += "batch is complete, and drop_last leaves out the others"
+            raise UserError("config-conflict", "config key train_dataloader.batch_size", message)
+
+    def check_end(self, loader: Any, name: str, what: str) -> None:
+        """Whether an epoch or a validation over a loader, ``what``, ends."""
+        if self._endless(loader):
+            kind = type(loader.sampler).__name__
+            message = f"{kind} has no end, so that {what} would have none; use DefaultSampler"
+            raise UserError("config-conflict", f"config key {name}.sampler.type", message)
+
+    @staticmethod
+    def _endless(loader: Any) -> bool:
+        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        return isinstance(sampler, ExactSampler | InfiniteSampler)
+
+    def leaves_one(self, loader: Any) -> bool:
+        """Whether a later batch of the run is a single image of this process, and others not."""
+        batches = loader.batch_sampler
+        if type(batches) is not BatchSampler or batches.drop_last or batches.batch_size < 2:
+            return False
+        if self._endless(loader):
+            return False
+        length: int = len(batches.sampler)  # type: ignore[arg-type]
+        count = -(-length // self.machine.world_size)
+        steps = self.cfg.train_cfg.get("max_iters", count)
+        return count % batches.batch_size == 1 and steps * batches.batch_size >= count > 1
+
+
+class _Tried(Dataset):
+    """A data set that returns what fails in place of a sample: errors lose much on their way."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            return Failure.of(error)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
+        return self  # MMEngine copies what loaders are built from
+
+
+def _collate(function: Any, samples: Sequence[Any]) -> Any:
+    for sample in samples:
+        if isinstance(sample, Failure):
+            return sample
+    try:
+        return function(samples)
+    except Exception as error:
+        return Failure.of(error)
