@@ -71,7 +71,8 @@ def _step(code: str) -> str:
     return f"""custom_imports = dict(imports=['broken_step'])
 train_dataloader = dict(
     sampler=dict(type='ExactSampler'),
-    dataset=dict(pipeline=[dict(type='Broken', code={code!r}), *_base_.train_pipeline]),
+    dataset=dict(pipeline=[*_base_.train_pipeline[:2], dict(type='Broken', code={code!r}),
+                           *_base_.train_pipeline[2:]]),
 )"""
 
 

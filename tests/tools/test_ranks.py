@@ -130,7 +130,8 @@ def test_a_first_sample_that_one_process_cannot_make(toy: Toy, run_tool: RunTool
     toy.variant(
         "differs",
         'custom_imports = dict(imports=["own_step"])\n'
-        'steps = [dict(type="OwnStep"), *_base_.train_pipeline]\n'
+        "steps = _base_.train_pipeline\n"
+        'steps = [*steps[:2], dict(type="OwnStep"), *steps[2:]]\n'
         "train_dataloader = dict(dataset=dict(pipeline=steps))\n",
     )
     (toy.folder / "own_step.py").write_text(_STEP)
