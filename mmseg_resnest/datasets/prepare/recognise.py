@@ -208,7 +208,7 @@ def _choose_splits(found: Mapping[str, Any], notes: list[str]) -> tuple[str, str
 
 
 def _table(places: Sequence[Place]) -> Path | None:
-    """The list of classes that lies in the folder, the one nearest to its top."""
+    """The list of classes in the folder, the one nearest to its top."""
     tables = [place for place in places if Path(place.name).name.lower() in _TABLES]
     tables.sort(key=lambda place: (place.name.count("/"), place.name))
     return tables[0].file if tables else None
