@@ -22,6 +22,8 @@ from ...errors import UserError
 from .check import EFFECTIVE_KEYS, REGISTRY_NAMES, TYPE_KEYS, registry_of
 
 SCOPE = "mmseg_resnest"
+#: Parts of this package that are not the parts of the stack with their names.
+_OTHER_PARTS = frozenset({"ResNeSt"})
 
 
 def named_types(cfg: Config) -> Config:
@@ -105,9 +107,10 @@ def _name_of(path: tuple[str, ...], kind: Any, scope: str) -> str:
 
 
 def _stands_for(family: str, name: str, kind: Any, scope: str) -> bool:
-    """Whether a scope has ``kind``, or a class that extends it, under its name."""
+    """Whether a scope has ``kind`` under its name, or a part of this package that replaces it."""
     registry = registry_of(family, scope)
     found = None if registry is None else registry.get(name)
     if isinstance(found, type) and isinstance(kind, type):
-        return issubclass(found, kind)
+        ours = found.__module__.startswith(f"{SCOPE}.") and name not in _OTHER_PARTS
+        return ours or issubclass(found, kind)
     return found is kind
