@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from in_process import catch_services, run
 from mmengine.config import Config
 from PIL import Image
 from two_classes import write_images, write_python_style
@@ -19,24 +17,8 @@ from user_errors import printed_error
 
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest_cli import main
 
-Command = Callable[..., str]
 STYLES = ("mine.py", "text.py")
-
-
-def run(*words: object, code: int = 0) -> str:
-    """Run a command in this process; returns what it printed."""
-    said = io.StringIO()
-    with (
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main(str(words[0]), [str(word) for word in words[1:]])
-    assert (ended.value.code or 0) == code, said.getvalue()[-3000:]
-    assert "Traceback" not in said.getvalue()
-    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +104,7 @@ def test_a_part_of_the_users_own_is_not_published(place: Path, monkeypatch) -> N
     Path("own_head.py").write_text("from mmseg.models import FCNHead\nclass Own(FCNHead): ...\n")
     text = Path("mine.py").read_text() + "from own_head import Own\n"
     Path("own.py").write_text(text + "model['decode_head'].update(type=Own)\n")
-    said = run("publish-model", "own.py", checkpoint("mine.py"), "own_folder", code=2)
+    said = run("publish-model", "own.py", checkpoint("mine.py"), "own_folder", codes=(2,))
     code, message = printed_error(said)
     assert code == "export" and "decode_head" in message
     run("predict", "own.py", checkpoint("mine.py"), "data/images/val", "--out", "own_out")
@@ -130,14 +112,7 @@ def test_a_part_of_the_users_own_is_not_published(place: Path, monkeypatch) -> N
 
 def test_services(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the services are started with; they are not started."""
-    served = []
-    monkeypatch.setattr(
-        "mmseg_resnest.apps.serving.server.serve", lambda model, *rest: served.append(model)
-    )
-    monkeypatch.setattr(
-        "mmseg_resnest.apps.demo.run_app",
-        lambda choices, *rest: served.append(choices[0].model()),
-    )
+    served = catch_services(monkeypatch)
     for command in ("serve", "demo-app"):
         run(command, "mine.py", checkpoint("mine.py"))
     file = next(Path("data/images/val").iterdir())
