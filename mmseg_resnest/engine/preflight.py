@@ -20,7 +20,10 @@ from mmengine.config import Config
 from torch import nn
 
 from ..datasets import check_dataset_folders
+from ..datasets.pipelines import pipelines, split_loading
+from ..datasets.reader import ImageReader
 from ..errors import UserError
+from ..registry import building
 from ..weights import check_remote, did_you_mean, is_remote
 
 
@@ -30,6 +33,9 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
         loader = cfg.get(name)
         if loader is not None and "dataset" in loader:
             check_dataset_folders(loader["dataset"])
+            with building(cfg.get("default_scope", "mmseg")):
+                for _, steps in pipelines(loader["dataset"]):  # a loader may need a package
+                    ImageReader(split_loading(steps)[0], f"{name}.dataset.pipeline")
 
 
 def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:

@@ -388,6 +388,8 @@ def test_without_gdal(world: Callable[[str], World], monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(stack_loading, "gdal", None)
     with raises_user_error("missing-package", "test_dataloader.dataset.pipeline"):
         load_segmentor(world("remote sensing").cfg, None, "cpu")
+    with raises_user_error("missing-package", "test_dataloader.dataset.pipeline"):
+        browse(world("remote sensing").cfg, "unused", "test")
 
 
 def test_arrays_that_the_loader_does_not_give(world: Callable[[str], World]) -> None:
