@@ -221,7 +221,7 @@ CONFIGS = [
         command="test.py wrong.py CKPT",
     ),
     _config(
-        "no model, to predict with", "model = None", "config-key", "wrong.py",
+        "no model, to predict with", "model = None", "config-value", "model",
         command="predict.py wrong.py CKPT a.png --out o",
     ),
     _config(
