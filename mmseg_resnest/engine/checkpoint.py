@@ -64,12 +64,21 @@ def load_weights(
             return f"{found.say(target)}, from {name}{layout and f' (layout {layout})'}"
         what = "the whole model"
         found = fit(state_dict, target)
-        if 2 * len(found.placed) >= len(state_dict):
-            state_dict = {**{key: state_dict[key] for key in found.left_out}, **found.placed}
-        else:
-            conversion = analyse(state_dict)
+        direct = 2 * len(found.placed) >= len(state_dict)
+        conversion = None
+        if found.missing:  # another layout, of which the backbone alone may have the model's names
+            try:
+                conversion = analyse(state_dict)
+            except UserError:
+                if not direct:
+                    raise
+        if conversion is not None and (
+            not direct or len(fit(conversion.state_dict, target).placed) > len(found.placed)
+        ):
             state_dict = conversion.state_dict
             what = f"the whole model (layout {conversion.layout})"
+        else:
+            state_dict = {**{key: state_dict[key] for key in found.left_out}, **found.placed}
         headless = not any(key.startswith("decode_head.") for key in state_dict)
         if headless and hasattr(target, "decode_head"):
             message = "holds no decode_head and cannot segment; train from it with --cfg-options "

@@ -139,7 +139,8 @@ def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) ->
     """
     found = fit(state_dict, model)
     wrong = _wrong_in_parts(found, model)
-    if not wrong:
+    # Of another layout the backbone alone may have the model's names.
+    if not wrong and not (found.missing and found.left_out):
         return found, ""
     try:
         conversion = analyse(_without_shared_prefix(state_dict))
@@ -147,11 +148,15 @@ def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) ->
         why_not = "" if found.placed else f" (it does not convert either: {error.message})"
     else:
         converted = fit(conversion.state_dict, model)
-        wrong = _wrong_in_parts(converted, model)
-        if not wrong:
+        still_wrong = _wrong_in_parts(converted, model)
+        if not still_wrong and (wrong or len(converted.placed) > len(found.placed)):
             converted.left_out.update(dict.fromkeys(conversion.left_out, ""))
             return converted, conversion.layout
-        found, why_not = converted, ""
+        why_not = ""
+        if wrong:
+            found, wrong = converted, still_wrong
+    if not wrong:
+        return found, ""
     advice = "use the config that the checkpoint belongs to"
     bad = {_part(key) for keys in wrong.values() for key in keys}
     if "backbone" not in bad and any(_part(key) == "backbone" for key in found.loaded):

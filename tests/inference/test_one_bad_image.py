@@ -17,7 +17,7 @@ from user_errors import raises_user_error
 
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.errors import UserError
-from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.inference import Segmentor, files
 from mmseg_resnest.inference.files import FileJob
 from mmseg_resnest.inference.images import find_images, find_inputs
 from mmseg_resnest.inference.video import predict_video
@@ -185,7 +185,9 @@ def test_a_gpu_that_failed_is_no_fault_of_an_image(
         list(small_model.attempts([np.full((16, 16, 3), 255, np.uint8)]))
 
 
-def test_what_cannot_be_written(small_model: Segmentor, tmp_path: Path) -> None:
+def test_what_cannot_be_written(
+    small_model: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = [str(tmp_path / f"{i}.png") for i in range(3)]
     for source in sources:
         save(Path(source))
@@ -196,10 +198,11 @@ def test_what_cannot_be_written(small_model: Segmentor, tmp_path: Path) -> None:
     assert sources[1] in summary.failed[0].subject
     assert (out / "0.png").is_file() and (out / "2.png").is_file()
     # A JPEG has 65,500 pixels along an edge at most: the overlay of a longer image is reduced.
-    Image.fromarray(blobs(2, 70_000)).save(tmp_path / "long.jpg", "PNG")
+    monkeypatch.setattr(files, "JPEG_EDGE", 655)
+    Image.fromarray(blobs(2, 700)).save(tmp_path / "long.jpg", "PNG")
     assert FileJob(small_model, [str(tmp_path / "long.jpg")], out).run().done == 1
     with Image.open(out / "long.png") as labels, Image.open(out / "long_overlay.jpg") as drawn:
-        assert (labels.size, drawn.size) == ((70_000, 2), (35_000, 1))
+        assert (labels.size, drawn.size) == ((700, 2), (350, 1))
 
 
 @pytest.mark.parametrize("out", ["in/out", "in", ".", "elsewhere"])

@@ -18,6 +18,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from published_reference import HEADS, IGNORED, PublishedModel
 
+from mmseg_resnest.engine.checkpoint import load_weights
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.models import ARCHITECTURES
 from mmseg_resnest.registry import MODELS
@@ -163,3 +164,19 @@ def test_other_depths_classes_batches_and_sizes(head, arch, classes, count, heig
         )
         assert_close(found, auxiliary, "auxiliary scores")
         assert torch.equal(model.inference(images, metas).argmax(1), scores.argmax(1))
+
+
+def test_published_weights_load_whole_where_training_starts() -> None:
+    """With the head too, whose names only a conversion finds; the backbone's are the model's."""
+    published = PublishedModel("fcn", ARCHITECTURES["resnest14"], 5)
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        cfg = load_config(CONFIGS / "fcn_resnest50_ade20k.py").model
+        cfg.backbone.arch = "resnest14"
+        for head in (cfg.decode_head, cfg.auxiliary_head):
+            head.num_classes = 5
+        model = MODELS.build(cfg)
+    for start_training in (True, False):
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, -7)
+        load_weights(model, published.state_dict(), start_training)
+        assert not any((parameter == -7).all() for parameter in model.parameters())

@@ -33,7 +33,7 @@ from small_models import blobs, small_config
 from user_errors import raises_user_error
 
 from mmseg_resnest import load_segmentor
-from mmseg_resnest.apps.serving import Limits
+from mmseg_resnest.apps.serving import Limits, app
 from mmseg_resnest.apps.serving.app import end_between_blocks
 from mmseg_resnest.apps.serving.batcher import Batcher
 from mmseg_resnest.errors import UserError
@@ -274,11 +274,14 @@ def test_an_image_that_nothing_is_left_of(service: Service) -> None:
     assert post(client).status_code == 200
 
 
-def test_an_overlay_that_no_jpeg_holds(service: Service, small_model: Segmentor) -> None:
+def test_an_overlay_that_no_jpeg_holds(
+    service: Service, small_model: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "JPEG_EDGE", 60)  # for the 65,500 pixels of the format
     client = service(small_model)
-    photo = encoded(blobs(1, 65_501))
+    photo = encoded(blobs(40, 61))
     answer = client.post("/predict", content=photo, params={"output": "overlay"})
-    assert (answer.status_code, "65,500" in answer.json()["detail"]) == (400, True)
+    assert (answer.status_code, " 60 pixels" in answer.json()["detail"]) == (400, True)
     assert client.post("/predict", content=photo).status_code == 200
 
 
