@@ -65,10 +65,11 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for path in (str(ROOT / "benchmarks"), str(tmp_path)):
         monkeypatch.syspath_prepend(path)
-    before = set(sys.modules)
-    yield importlib.import_module
     ours = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} | {"toy_comparison"}
-    for name in ours - before:
+    for name in ours:  # folders of tests/ have such names
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in ours:
         sys.modules.pop(name, None)
 
 

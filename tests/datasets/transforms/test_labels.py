@@ -195,7 +195,7 @@ def assert_labels_stay(before: dict[str, Any], after: dict[str, Any], ignored: i
         inside[side] = inside[:, side] = False
     shown = np.where(new, 0, 80 + 8 * labels.astype(int))[:, :, None]
     assert np.abs(grey.astype(float) - shown)[inside].max(initial=0) <= 2
-    assert inside.any() or min(labels.shape) < 4 * edge
+    assert inside.any() or min(labels.shape) < 6 * edge  # coarse labels leave nothing inside
 
 
 CASES = [(name, options) for name in MOVING for options in MOVING[name]]
