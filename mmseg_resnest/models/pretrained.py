@@ -32,7 +32,9 @@ class Pretrained:
 
     MMEngine unpickles without restriction where a restricted reading fails, and passes over what
     does not fit; this one reads tensors and plain data only, takes the names of the catalogue as
-    well, and loads what fits by name: one log line says how much that was and what stays.
+    well, and loads what fits by name: one log line says how much that was and what stays. Where the
+    module takes another number of channels, its first convolution is adapted
+    (:func:`~mmseg_resnest.weights.input_channels.adapt_stem`).
     ``map_location`` is not used.
 
     Args:
@@ -65,16 +67,19 @@ class Pretrained:
         state = {key: value for key, value in values.items() if isinstance(value, Tensor)}
         if self.prefix is not None:
             state = below(self.prefix, state, label)
-        found = fit(state, module)
+        found = fit(state, module, any_channels=True)
         loaded, total = found.numbers
         advice = "give weights of this network"
         prefixes = _OWN_LOADERS.get(type(module).__name__)
         if prefixes is not None:  # it fits shapes in its own way
-            good = bool(found.placed) and found.prefix in prefixes
-            advice += f", or start from them with load_from={label!r}, which finds their prefix"
+            good = bool(found.placed) and found.prefix in prefixes and not found.stem.said
+            advice += f", or start from them with load_from={label!r}, "
+            advice += "which adapts them" if found.stem.name else "which finds their prefix"
         else:
             good = not found.shapes and 2 * loaded >= total
         if not good:
+            if found.stem.said and not found.stem.name:
+                advice += f"; {found.stem.said}"
             wrong = {
                 "have another shape": list(found.shapes.values()),
                 "are missing": found.missing,

@@ -145,7 +145,7 @@ class ResNeSt(BaseModule):
         output_stride: 8, 16 or 32: input pixels per pixel of the last feature map. Stages that
             lose their stride are dilated instead, as published for segmentation.
         out_indices: Stages to return, from 0 (stride 4, 256 channels) to 3 (2048 channels).
-        in_channels: Channels of the input images.
+        in_channels: Channels of the input images; pretrained weights are adapted to them.
         frozen_stages: Parameters and statistics of the stem (0) and of the first so many stages
             are fixed; -1 fixes nothing.
         norm_cfg: Normalisation: ``dict(type='BN' | 'SyncBN' | 'GN', ...)``. With group norm the

@@ -136,6 +136,9 @@ def load_backbone(
 ) -> str:
     """Loads a ResNeSt backbone from a file in any known layout, strictly.
 
+    Where the backbone takes another number of channels, its first convolution is adapted
+    (:func:`.adapt_stem`).
+
     Args:
         backbone: A :class:`~mmseg_resnest.models.ResNeSt`.
         name_or_path: What :func:`load_checkpoint` takes: a backbone or a segmentation model, of
@@ -153,12 +156,14 @@ def load_backbone(
     state_dict = load_checkpoint(name_or_path)
     if prefix:
         state_dict = below(prefix, state_dict, str(name_or_path))
-    found = fit(state_dict, backbone)
+    found = fit(state_dict, backbone, any_channels=True)
     if found.missing or found.shapes:  # in another layout, or it does not fit
         state_dict = convert_state_dict(state_dict, str(name_or_path))
         state_dict = _below("backbone.", state_dict) or state_dict
+        found = fit(state_dict, backbone, any_channels=True)
+        if found.stem.name:
+            state_dict = {**state_dict, found.stem.name: found.placed[found.stem.name]}
         load_into(backbone, state_dict, source=name_or_path, check_only=check_only)
-        found = fit(state_dict, backbone)
     else:
         check_left_out(found, backbone, str(name_or_path))
         if not check_only:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .convert import analyse
+from .input_channels import Stem, adapt_stem
 from .parts import COUNTER
 from .state_dict import list_keys
 
@@ -36,6 +37,7 @@ class Fit:
         shapes: Names of tensors of another shape, with both.
         prefix: What stands before the names in the file.
         numbers: How many parameters are loaded, and how many the model has.
+        stem: What became of the first convolution where the model takes another number of channels.
     """
 
     placed: dict[str, Tensor]
@@ -45,6 +47,7 @@ class Fit:
     shapes: dict[str, str]
     prefix: str
     numbers: tuple[int, int]
+    stem: Stem
 
     @property
     def loaded(self) -> dict[str, Tensor]:
@@ -55,6 +58,7 @@ class Fit:
     def say(self, model: nn.Module) -> str:
         """E.g. ``11 of 15 parameters; left as they are: decode_head``."""
         text = "{:,} of {:,} parameters".format(*self.numbers)
+        text += f"; {self.stem.said}" if self.stem.name else ""
         whole = {_part(key) for key in model.state_dict()} - {_part(key) for key in self.loaded}
         missing = dict.fromkeys(_part(k) if _part(k) in whole else k for k in self.missing)
         for what, keys in (
@@ -71,7 +75,10 @@ def _part(key: str) -> str:
 
 
 def fit(
-    state_dict: Mapping[str, Tensor], model: nn.Module, starts: Sequence[str] | None = None
+    state_dict: Mapping[str, Tensor],
+    model: nn.Module,
+    starts: Sequence[str] | None = None,
+    any_channels: bool = False,
 ) -> Fit:
     """Give the tensors of a file a model's names, where one prefix is all that differs.
 
@@ -80,6 +87,8 @@ def fit(
         model: The model, or the part of it.
         starts: What the model may have before the names of the file's part, e.g. ``backbone.``;
             None: the names of its parts if it is a segmentor.
+        any_channels: Whether the first convolution of a network for RGB images is adapted to the
+            number of channels that the model takes, see :func:`.adapt_stem`.
 
     Returns:
         What goes where with the prefixes that place the most.
@@ -103,6 +112,9 @@ def fit(
         if places > most:
             names, taken, most = inside, prefix, places
     placed = {name: state_dict[key] for key, name in names.items() if name in target}
+    stem = Stem()
+    if any_channels:
+        placed, stem = adapt_stem(placed, model)
     differing = [k for k, value in placed.items() if tuple(value.shape) != tuple(target[k].shape)]
     classes = [
         name
@@ -125,11 +137,14 @@ def fit(
             sum(n for k, n in sizes.items() if k in placed and k not in differing),
             sum(sizes.values()),
         ),
+        stem=stem,
     )
 
 
 def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) -> tuple[Fit, str]:
     """The whole parts (backbone, neck, heads) of a model that a file holds, in any known layout.
+
+    The first convolution is adapted to the channels that the model takes.
 
     Returns:
         What goes where, and the layout where it is not the model's own.
@@ -137,7 +152,7 @@ def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) ->
     Raises:
         UserError: Nothing fits, or a part does in part only; the message lists the keys.
     """
-    found = fit(state_dict, model)
+    found = fit(state_dict, model, any_channels=True)
     wrong = _wrong_in_parts(found, model)
     # Of another layout the backbone alone may have the model's names.
     if not wrong and not (found.missing and found.left_out):
@@ -147,7 +162,7 @@ def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) ->
     except UserError as error:
         why_not = "" if found.placed else f" (it does not convert either: {error.message})"
     else:
-        converted = fit(conversion.state_dict, model)
+        converted = fit(conversion.state_dict, model, any_channels=True)
         still_wrong = _wrong_in_parts(converted, model)
         if not still_wrong and (wrong or len(converted.placed) > len(found.placed)):
             converted.left_out.update(dict.fromkeys(conversion.left_out, ""))
@@ -164,6 +179,7 @@ def fit_parts(state_dict: Mapping[str, Tensor], model: nn.Module, label: str) ->
             f"dict(type='Pretrained', checkpoint={label!r}, prefix={found.prefix + 'backbone'!r})"
         )
         advice += f", or load the backbone alone: model.backbone.init_cfg={init}"
+    advice += f"; {found.stem.said}" if found.stem.said else ""
     raise not_fitting(label, model, wrong, f"{advice}{why_not}")
 
 
