@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,6 +22,7 @@ from tqdm import tqdm
 
 from ..datasets import leaf_datasets
 from ..errors import UserError
+from ..io.memory import forget_peak_memory, peak_memory
 from ..models import input_channels
 from ..registry import type_name
 from .checkpoint import load_weights
@@ -81,19 +79,14 @@ def _start_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # proc(5): the peak is what is resident now
-        Path("/proc/self/clear_refs").write_text("5")
+    forget_peak_memory()
 
 
 def _peak_memory(device: torch.device) -> int:
     """Bytes: of the GPU since :func:`_start_memory`, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 
 def _measure(

@@ -1,9 +1,67 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Memory: what the C library does with freed blocks, and errors that say there is no more."""
+"""Memory: how much there is, what the C library does with freed blocks, and errors for no more."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import re
+from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
+    """Bytes that this process may still use without swapping; None where that is not known.
+
+    What the system has available (``MemAvailable`` of proc(5)), or what a container's limit
+    (cgroup v2 or v1) leaves, whichever is less.
+    """
+    found = []
+    with contextlib.suppress(OSError):
+        match = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.M)
+        if match:
+            found.append(int(match[1]) * 1024)
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max": no limit
+            left = int((cgroup / most).read_text()) - int((cgroup / used).read_text())
+            found.append(max(0, left + _reclaimable(cgroup / Path(most).parent / "memory.stat")))
+    return min(found, default=None)
+
+
+def _reclaimable(stat: Path) -> int:
+    """Bytes of files that the kernel keeps in memory and gives back when they are needed."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^(?:total_)?inactive_file (\d+)$", stat.read_text(), re.M)
+        return int(match[1]) if match else 0
+    return 0
+
+
+def forget_peak_memory() -> None:
+    """Let :func:`peak_memory` start from what is in memory now, where the system can do that."""
+    with contextlib.suppress(OSError):  # proc(5): the peak is what is resident now
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had, since :func:`forget_peak_memory`.
+
+    0 where the system does not tell.
+    """
+    with contextlib.suppress(OSError):
+        match = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+        if match:
+            return int(match[1]) * 1024
+    return 0 if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def keep_freed_memory() -> bool:

@@ -4,12 +4,18 @@ from __future__ import annotations
 import ctypes
 import platform
 import resource
+from pathlib import Path
 
 import pytest
 import torch
 
 from mmseg_resnest.io import memory
-from mmseg_resnest.io.memory import keep_freed_memory
+from mmseg_resnest.io.memory import (
+    available_memory,
+    forget_peak_memory,
+    keep_freed_memory,
+    peak_memory,
+)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
@@ -31,3 +37,25 @@ def test_freed_memory_is_used_again() -> None:
 def test_a_c_library_without_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+def test_available_memory_is_what_the_system_or_the_container_leaves(tmp_path: Path) -> None:
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
+    assert available_memory(meminfo, cgroup) is None
+    meminfo.write_text("MemTotal:       16000 kB\nMemAvailable:   10000 kB\n")
+    assert available_memory(meminfo, cgroup) == 10000 << 10
+    cgroup.mkdir()
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("5000\n")
+    assert available_memory(meminfo, cgroup) == 10000 << 10
+    (cgroup / "memory.max").write_text("6000\n")
+    (cgroup / "memory.stat").write_text("anon 900\ninactive_file 500\n")
+    assert available_memory(meminfo, cgroup) == 6000 - 5000 + 500
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_peak_memory_counts_what_was_freed() -> None:
+    forget_peak_memory()
+    before = peak_memory()
+    torch.empty(1 << 23).fill_(1)
+    assert peak_memory() - before > 20 << 20
