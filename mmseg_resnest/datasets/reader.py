@@ -260,7 +260,7 @@ class ImageReader:
         """Load an image of any kind.
 
         Raises:
-            UserError: It cannot be read or decoded, is too large, or is none of these kinds.
+            UserError: It cannot be read or decoded, is too large, or is of another kind.
         """
         if isinstance(image, LoadedImage):
             return image

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from .._stack import stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
@@ -19,7 +19,7 @@ from ..errors import UserError
 from .failing_parts import Failure, failing
 from .launch import Machine
 from .runner import Runner
-from .sampler import ExactSampler
+from .sampler import ExactSampler, WrappedDataset
 
 __all__ = ["FirstBatches"]
 
@@ -140,25 +140,14 @@ class FirstBatches:
         return count % batches.batch_size == 1 and steps * batches.batch_size >= count > 1
 
 
-class _Tried(Dataset):
+class _Tried(WrappedDataset):
     """A data set that returns what fails in place of a sample: errors lose much on their way."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
 
     def __getitem__(self, index: int) -> Any:
         try:
             return self.dataset[index]
         except Exception as error:
             return Failure.of(error)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "dataset" or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
         return self  # MMEngine copies what loaders are built from

@@ -36,7 +36,7 @@ _PROGRESS = ("*.pth", POINTER, RESULTS_FILE, f"*/{START_FILE}", "*/vis_data/scal
 def this_launch() -> str:
     """A name that stays when the launcher starts this process again.
 
-    Empty without a launcher; torchrun gives the same to several launches, unless it is told one.
+    Empty without a launcher; torchrun gives the same to several launches, unless it is given one.
     """
     job, elastic = (os.environ.get(n) for n in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"))
     return f"slurm {job}" if job else f"torchrun {elastic}" if elastic else ""

@@ -23,7 +23,10 @@ from torch.utils.data import Dataset, Sampler
 
 from ..registry import DATA_SAMPLERS
 
-__all__ = ["ExactSampler", "SampleIndex", "SeededDataset", "seed_step", "seed_validation"]
+__all__ = [
+    *("ExactSampler", "SampleIndex", "SeededDataset", "WrappedDataset"),
+    *("seed_step", "seed_validation"),
+]
 
 _SAMPLE, _STEP, _VALIDATION, _ORDER = range(4)
 
@@ -98,23 +101,15 @@ class ExactSampler(Sampler):
         return np.random.RandomState(words).permutation(self.size)
 
 
-class SeededDataset(Dataset):
-    """A data set each of whose samples is made with random numbers of its own.
-
-    ``random``, ``numpy.random`` and torch's CPU generator are seeded before a sample is made, and
-    put back afterwards, so that data loading in the main process leaves the model's numbers alone.
-    Plain indices are passed on as they are; attributes are those of the data set inside.
-    """
+class WrappedDataset(Dataset):
+    """A data set around another one, whose samples, length and attributes it has."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     def __getitem__(self, index: int) -> Any:
         """Sample ``index``."""
-        if not isinstance(index, SampleIndex):
-            return self.dataset[index]
-        with _seeded(_words(index.seed, _SAMPLE, index.position)):
-            return self.dataset[int(index)]
+        return self.dataset[index]
 
     def __len__(self) -> int:
         """Length of the data set inside."""
@@ -125,6 +120,22 @@ class SeededDataset(Dataset):
         if name == "dataset" or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+class SeededDataset(WrappedDataset):
+    """A data set each of whose samples is made with random numbers of its own.
+
+    ``random``, ``numpy.random`` and torch's CPU generator are seeded before a sample is made, and
+    put back afterwards, so that data loading in the main process leaves the model's numbers alone.
+    Plain indices are passed on as they are.
+    """
+
+    def __getitem__(self, index: int) -> Any:
+        """Sample ``index``."""
+        if not isinstance(index, SampleIndex):
+            return self.dataset[index]
+        with _seeded(_words(index.seed, _SAMPLE, index.position)):
+            return self.dataset[int(index)]
 
 
 def _integer(words: NDArray[np.uint32]) -> int:

@@ -56,7 +56,7 @@ class StartNote(NamedTuple):
 
 
 def read_start(path: Path) -> StartNote | None:
-    """Read a ``run.json``; None where there is none, or something else."""
+    """Read a ``run.json``; None where it is missing, or holds something else."""
     try:
         note = read_json(path, str(path), _MAX_LINE) if path.is_file() else None
     except UserError:

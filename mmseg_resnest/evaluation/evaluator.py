@@ -84,7 +84,7 @@ def metric_configs(evaluator: Any) -> Iterator[Any]:
 
 
 def score_name(scores: Mapping[str, Any], name: str) -> str | None:
-    """The name of a score, also where it has a prefix that ``name`` lacks; None if it is none."""
+    """The name of a score, also where it has a prefix that ``name`` lacks; None for other words."""
     if name in scores:
         return name
     found = [key for key in scores if key.rsplit("/", 1)[-1] == name]

@@ -39,8 +39,17 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
+def _limit_time(seconds: float) -> None:
+    """The kernel ends this process when it has computed for so long in all."""
+    if resource is not None:
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        most = resource.RLIM_INFINITY if math.isinf(seconds) else math.ceil(seconds)
+        with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
+            resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
+
+
 def _decoder(flag: str, backend: str) -> Callable[[bytes], Any]:
-    """What decodes files so; not yet within the limit on time."""
+    """What decodes files so. Its imports are not within the limit on time of an image."""
     if backend == "cv2":
         return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), int(flag))
     if "mmcv.image" not in sys.modules and resource is not None and sys.platform == "linux":
@@ -65,11 +74,9 @@ def main() -> None:
         data = source.read(length)
         if len(data) < length:
             return
+        _limit_time(math.inf)
         decode = _decoder(flag, backend)
-        if resource is not None:
-            # The kernel ends this process when it has computed for longer.
-            most = math.ceil(time.process_time() + seconds)
-            resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+        _limit_time(time.process_time() + seconds)
         image = None
         with contextlib.suppress(Exception):  # each decoder has its own kinds
             image = decode(data)

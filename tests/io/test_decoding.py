@@ -67,6 +67,17 @@ def test_grey_alpha_and_16_bits(pool: DecodePool) -> None:
             np.testing.assert_array_equal(found, here)
 
 
+def test_imports_are_not_within_the_limit_of_the_image_before() -> None:
+    pool = DecodePool(3_000_000, processes=1)
+    how = Decoding("grayscale", "pillow")  # imports MMCV: seconds of processor time
+    try:
+        for data in (png(), saved("JPEG")):  # the first sets a limit of a second
+            np.testing.assert_array_equal(decode(pool, data, Decoding()), Decoding()(data))
+        np.testing.assert_array_equal(decode(pool, png(), how), how(png()))
+    finally:
+        pool.close()
+
+
 def test_bands(pool: DecodePool) -> None:
     pixels = np.random.default_rng(0).normal(size=(HEIGHT, WIDTH, 5)).astype(np.float32)
     data = io.BytesIO()

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import re
@@ -14,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_process import run
 from two_classes import write_images, write_python_style
 from user_errors import printed_error
 
 from mmseg_resnest.evaluation import SCORES
-from mmseg_resnest_cli import main
 
 ERRORS = [0.5, 0.2, 0.4]
 MODULE = f"""
@@ -45,19 +43,6 @@ class Planned(BaseMetric):
 IOU = "dict(type=IoUMetric, iou_metrics=[mIoU, mDice, mFscore])"
 SEVERAL = f"[dict(type=SegmentationMetric, metrics=[F1]), {IOU}, {{type: Planned}}]"
 COMMON = ("custom_imports.imports=[planned]", "default_hooks.checkpoint.rule=None")
-
-
-def run(*words: object, code: int = 0) -> str:
-    """Run a command in this process; returns what it printed."""
-    said = io.StringIO()
-    with (
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main(str(words[0]), [str(word) for word in words[1:]])
-    assert (ended.value.code or 0) == code, said.getvalue()[-3000:]
-    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +191,7 @@ def test_the_first_score_is_best_with_auto(
     ],
 )  # fmt: skip
 def test_wrong_names_are_refused_before_the_run(said: str, options: str, subject: str) -> None:
-    printed = run("train", "mine.py", "--work-dir", "none", "--cfg-options", options, code=2)
+    printed = run("train", "mine.py", "--work-dir", "none", "--cfg-options", options, codes=(2,))
     code, text = printed_error(printed)
     assert code == "config-value"
     assert subject in text

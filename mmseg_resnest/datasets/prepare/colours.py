@@ -47,7 +47,7 @@ def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> No
         "# lines of one name become one class; __ignore__ leaves pixels out.",
     ]
     named = [row for row in rows if row.rgb is not None]
-    lines += [" ".join((row.name, *map(str, row.rgb or ()))) for row in named]
+    lines += map(_line, named)
     for number, (rgb, pixels) in enumerate(unknown.most_common(_MOST)):
         lines += [f"# {pixels:,} pixels", f"colour_{number} {rgb[0]} {rgb[1]} {rgb[2]}"]
     atomic_write(file, "".join(f"{line}\n" for line in lines).encode())
@@ -55,8 +55,11 @@ def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> No
 
 def write_table(file: Path, rows: Sequence[Colour]) -> None:
     """Writes a list of classes or a colour table that :func:`.tables.read_table` reads."""
-    lines = [" ".join((row.name, *map(str, row.rgb or ()))) for row in rows]
-    atomic_write(file, "".join(f"{line}\n" for line in lines).encode())
+    atomic_write(file, "".join(f"{_line(row)}\n" for row in rows).encode())
+
+
+def _line(row: Colour) -> str:
+    return " ".join((row.name, *map(str, row.rgb or ())))
 
 
 def describe(unknown: Counter[RGB]) -> str:

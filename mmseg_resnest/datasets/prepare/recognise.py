@@ -217,28 +217,49 @@ def _table(places: Sequence[Place]) -> Path | None:
 # --- JSON files -------------------------------------------------------------------------------
 
 
-def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[Place]]]:
-    """JSON files by form and part; one of each folder is opened to tell."""
-    forms: dict[str, dict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))
+@dataclass(frozen=True)
+class _Document:
+    """A JSON file of labels; ``names`` are where its first image may be, if it was opened."""
+
+    place: Place
+    names: tuple[PurePosixPath, ...] = ()
+
+
+def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[_Document]]]:
+    """JSON files by form and part; of LabelMe's, one of each folder and part is opened to tell."""
+    forms: dict[str, dict[str, list[_Document]]] = defaultdict(lambda: defaultdict(list))
     known: dict[Path, str | None] = {}
     for place in places:
         if not place.name.lower().endswith(".json"):
             continue
-        folder = place.file.parent
-        if known.get(folder) != "labelme":  # of which there is one for each image
-            known[folder] = _form_of(place)
+        folder, split = place.file.parent, _split_of_document(place)
+        names: tuple[PurePosixPath, ...] = ()
+        if known.get(folder) != "labelme" or not forms["labelme"][split]:
+            known[folder], names = _form_of(place)
         if form := known[folder]:
-            forms[form][_split_of_document(place)].append(place)
-    return forms
+            forms[form][split].append(_Document(place, names))
+    return {form: parts for form, parts in forms.items() if any(parts.values())}
 
 
-def _form_of(place: Place) -> str | None:
+def _form_of(place: Place) -> tuple[str | None, tuple[PurePosixPath, ...]]:
+    """The form of a JSON file, and where its first image may be; none where it holds that."""
     data = read_json(place.file, str(place.file), coco.MAX_BYTES)
     if not isinstance(data, dict):
-        return None
+        return None, ()
+    names: list[Any] = []
     if isinstance(data.get("shapes"), list):
-        return "labelme"
-    return "coco" if {"images", "annotations", "categories"} <= set(data) else None
+        form = "labelme"
+        if not data.get("imageData"):
+            names = [data.get("imagePath"), place.file.stem]
+    elif {"images", "annotations", "categories"} <= set(data):
+        form = "coco"
+        images = data["images"]
+        first = images[0] if isinstance(images, list) and images else None
+        names = [first.get("file_name")] if isinstance(first, dict) else []
+    else:
+        return None, ()
+    texts = [name.replace("\\", "/") for name in names if name and isinstance(name, str)]
+    return form, tuple(map(PurePosixPath, texts))
 
 
 def _split_of_document(place: Place) -> str:
@@ -253,7 +274,7 @@ def _split_of_document(place: Place) -> str:
 
 def _found_documents(
     form: str,
-    parts: Mapping[str, list[Place]],
+    parts: Mapping[str, list[_Document]],
     places: Sequence[Place],
     table: Path | None,
     notes: list[str],
@@ -265,38 +286,28 @@ def _found_documents(
     for prefix, part in (("", train), ("val_", val)):
         if part is None:
             continue
-        files = parts[part]
+        files = [document.place for document in parts[part]]
         top = _common_folder(files)
-        others = [place for name, some in parts.items() if name != part for place in some]
+        others = [one.place for name, some in parts.items() if name != part for one in some]
         apart = not any(top in place.file.parents for place in others)
         whole = form == "labelme" and apart  # or else names would have the folder of the part
         found[f"{prefix}sources"] = (top,) if whole else tuple(place.file for place in files)
-        found[f"{prefix}images"] = _images_of(form, files[0], places)
+        found[f"{prefix}images"] = _images_of(parts[part][0], places)
     if form == "coco":
         table = None if table and table.name == "_classes.csv" else table
     return Found(form, classes=table, notes=tuple(notes), **found)
 
 
-def _images_of(form: str, document: Place, places: Sequence[Place]) -> Path | None:
+def _images_of(document: _Document, places: Sequence[Place]) -> Path | None:
     """The folder of a document's images, unless they lie where they are looked for anyway."""
-    data = read_json(document.file, str(document.file), coco.MAX_BYTES)
-    names: list[Any]
-    if form == "labelme":
-        if data.get("imageData"):
-            return None
-        names = [data.get("imagePath") or ""]
-        names.append(document.file.stem)
-    else:
-        names = [entry.get("file_name") for entry in data["images"][:1]]
-    wanted = [PurePosixPath(str(name).replace("\\", "/")) for name in names if name]
-    if any((document.file.parent / name).is_file() for name in wanted):
+    if any((document.place.file.parent / name).is_file() for name in document.names):
         return None
-    for name in wanted:
+    for name in document.names:
         for place in filter(_is_image, places):
             path = PurePosixPath(place.name)
             if path.name == name.name or path.stem == name.name:
-                depth = len(name.parts) if path.match(str(name)) else 1
-                return place.file.parents[depth - 1]
+                below = path.parts[-len(name.parts) :] == name.parts
+                return place.file.parents[len(name.parts) - 1 if below else 0]
     return None
 
 
