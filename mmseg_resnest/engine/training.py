@@ -74,8 +74,8 @@ def train(
         work_dir: Where checkpoints, logs and results go; default: the config's, or
             ``work_dirs/<name of the config>``, or that with a number (:mod:`.run_folders`).
         resume: ``auto``: continue from the latest valid checkpoint of the work folder, or start
-            without one; any other value names the checkpoint to continue from. None starts, or, when
-            a launcher has started the run again, is as ``auto``.
+            without one; any other value names the checkpoint to continue from. None starts, or,
+            when a launcher has started the run again, is as ``auto``.
         amp: Mixed precision.
         auto_scale_lr: Scale the learning rate with the total batch, by the config's
             ``auto_scale_lr.base_batch_size``.
