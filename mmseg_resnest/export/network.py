@@ -7,6 +7,8 @@ import copy
 import json
 from typing import Any, cast
 
+import mmcv
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmseg.models.data_preprocessor import SegDataPreProcessor
@@ -86,7 +88,8 @@ class _ImageResize(nn.Module):
 
     Both libraries compute with whole numbers, which float64 holds exactly. Pillow's triangle
     filter widens with the scale, its weights have 22 bits and each of its two passes rounds to 8
-    (Pillow, ``Resample.c``). OpenCV interpolates between two neighbours with weights of 11 bits
+    (Pillow, ``Resample.c``); Pillow 13 begins with the rows where they shrink by more than twice
+    as much as the columns. OpenCV interpolates between two neighbours with weights of 11 bits
     and drops bits on the way (OpenCV, ``resize.cpp``, ``VResizeLinear``).
 
     Args:
@@ -98,6 +101,29 @@ class _ImageResize(nn.Module):
     def __init__(self, scale: tuple[int, int], keep_ratio: bool, backend: str) -> None:
         super().__init__()
         self.scale, self.keep_ratio, self.pillow = scale, keep_ratio, backend == "pillow"
+        self.rows_first = True  # where that is Pillow's order
+        if self.pillow and not self._is_exact(((80, 20), (50, 15))):
+            self.rows_first = False
+
+    def is_exact(self) -> bool:
+        """Whether the libraries that are installed resize so; processors may differ as well."""
+        sizes = (
+            ((80, 20), (50, 15)),
+            ((20, 80), (31, 50)),
+            ((33, 66), (35, 70)),
+            ((41, 57), (9, 90)),
+        )
+        return all(map(self._is_exact, sizes))
+
+    def _is_exact(self, sizes: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+        """Whether an image of the first size, height and width, is resized well to the second."""
+        (height, width), target = sizes
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+        backend = "pillow" if self.pillow else "cv2"
+        want = mmcv.imresize(pixels, target[::-1], backend=backend)
+        x = torch.from_numpy(pixels).permute(2, 0, 1)[None].double()
+        got = self._resized(x, torch.tensor(target), torch.tensor((height, width)))
+        return np.array_equal(got[0].permute(1, 2, 0).numpy(), want)
 
     def _size(self, edges: Tensor) -> Tensor:
         """Height and width of the target, int64, for those of the source."""
@@ -121,33 +147,54 @@ class _ImageResize(nn.Module):
         return (_divide(weights, weights.sum(1, keepdim=True)) * 2.0**22 + 0.5).floor()
 
     @staticmethod
-    def _neighbours(target: Any, length: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both neighbours along one axis, and their weights in units of 2**-11."""
+    def _neighbours(target: Any, length: Any, rows: bool) -> tuple[Tensor, ...]:
+        """Both neighbours along one axis, and their weights in units of 2**-11.
+
+        At the border OpenCV gives all weight to one column, but to a row both weights.
+        """
         index = torch.arange(target, device=target.device).double()
-        step = _divide(length.double(), target.double())
-        place = torch.relu(((index + 0.5) * step - 0.5).float())
-        first = torch.minimum(place.floor().to(torch.int64), length - 1)
-        share = (place - first.float()) * (first < length - 1).float()
-        weights = [(w * 2048.0).round().double() for w in (1 - share, share)]
-        return first, torch.minimum(first + 1, length - 1), weights[0], weights[1]
+        # Of one value, not of none: the ONNX exporter makes those float32.
+        sizes = target.reshape(1).double(), length.reshape(1).double()
+        step = _divide(torch.ones_like(sizes[0]), _divide(*sizes))
+        place = ((index + 0.5) * step - 0.5).float()
+        below = place.floor()
+        share = place - below
+        first = below.to(torch.int64)
+        none = torch.zeros_like(first)
+        if not rows:
+            share = share * ((first >= 0) & (first < length - 1)).float()
+        near, far = ((w * 2048.0).round().double() for w in (1 - share, share))
+        first, second = (
+            torch.minimum(torch.maximum(at, none), length - 1) for at in (first, first + 1)
+        )
+        return first, second, near, far
 
     def forward(self, x: Tensor) -> Tensor:
-        """Resizes ``x`` (N, 3, H, W) of whole numbers 0..255, float."""
+        """Resizes ``x`` (N, C, H, W) of whole numbers 0..255, float."""
         edges = shape_as_tensor(x)[2:].to(x.device)
-        size = self._size(edges)
-        wide = x.double()
+        return self._resized(x.double(), self._size(edges), edges).to(x.dtype)
+
+    def _resized(self, wide: Tensor, size: Tensor, edges: Tensor) -> Tensor:
         if self.pillow:
-            across = wide @ self._triangle(size[1], edges[1]).t()
-            across = (across * 2.0**-22 + 0.5).floor()
-            down = self._triangle(size[0], edges[0]) @ across
-            return (down * 2.0**-22 + 0.5).floor().clamp(0.0, 255.0).to(x.dtype)
-        left, right, near, far = self._neighbours(size[1], edges[1])
+            across, down = (self._triangle(size[i], edges[i]) for i in (1, 0))
+            result = _rounded(down @ _rounded(wide @ across.t()))
+            if self.rows_first:
+                shrinks = edges - size
+                first = (shrinks[0] > 2 * shrinks[1]) & (shrinks[0] > 0)
+                result = torch.where(first, _rounded(_rounded(down @ wide) @ across.t()), result)
+            return result.clamp(0.0, 255.0)
+        left, right, near, far = self._neighbours(size[1], edges[1], False)
         across = wide.index_select(3, left) * near + wide.index_select(3, right) * far
         across = (across * 2.0**-4).floor()
-        upper, lower, near, far = self._neighbours(size[0], edges[0])
+        upper, lower, near, far = self._neighbours(size[0], edges[0], True)
         down = (across.index_select(2, upper) * near[:, None] * 2.0**-16).floor()
         down = down + (across.index_select(2, lower) * far[:, None] * 2.0**-16).floor()
-        return ((down + 2.0) * 0.25).floor().clamp(0.0, 255.0).to(x.dtype)
+        return ((down + 2.0) * 0.25).floor().clamp(0.0, 255.0)
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """Sums of Pillow's weights as whole numbers."""
+    return (sums * 2.0**-22 + 0.5).floor()
 
 
 class ExportNetwork(nn.Module):
@@ -313,6 +360,10 @@ def _resize_step(model: Segmentor) -> _ImageResize | None:
         found = _ImageResize(
             (width, height), bool(step.get("keep_ratio", False)), step.get("backend", "cv2")
         )
+    if found is not None and not found.is_exact():
+        said = f"{step.get('backend', 'cv2')} does not resize here as a file with --processing "
+        said += "would: export without it"
+        raise UserError("export", "config key test_dataloader.dataset.pipeline", said)
     return found
 
 

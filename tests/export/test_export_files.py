@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import onnxruntime
 import pytest
 import torch
 from export_models import HEADS, head_config, resnest_config
-from mmcv.image import imrescale
+from mmcv.image import imrescale, imresize
 from numpy.typing import NDArray
 from small_models import balanced, blobs, small_config
 from user_errors import raises_user_error
 
 from mmseg_resnest import UserError, load_segmentor
-from mmseg_resnest.export import compare, export_model
+from mmseg_resnest.export import compare, export_model, network
 from mmseg_resnest.export.check import require_agreement
 from mmseg_resnest.export.network import _ImageResize
 from mmseg_resnest.inference import Segmentation, Segmentor
@@ -49,19 +50,50 @@ def test_parts_keep_their_sizes_free(part: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, want.numpy(), atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(97, 133), (40, 50), (211, 150)])
 @pytest.mark.parametrize("backend", ["pillow", "cv2"])
-def test_resizing_in_the_graph_is_that_of_the_pipeline(size: tuple[int, int], backend: str) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    want = imrescale(image, (90, 80), backend=backend).astype(int)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    got = _ImageResize((90, 80), True, backend)(pixels)[0].permute(1, 2, 0).numpy()
-    assert got.shape == want.shape
-    if backend == "pillow":
-        np.testing.assert_array_equal(got, want)
-    else:  # its code for enlarging differs between processors in single values
-        assert np.abs(got - want).max() <= 1
-        assert (got != want).mean() < 0.01
+@pytest.mark.parametrize(("scale", "keep"), [((70, 44), True), ((97, 61), False)])
+def test_resizing_in_the_graph_is_that_of_the_pipeline(
+    scale: tuple[int, int], keep: bool, backend: str
+) -> None:
+    """Size and values, for many odd sizes, in PyTorch and in ONNX Runtime."""
+    resize, file = _ImageResize(scale, keep, backend), io.BytesIO()
+    assert resize.is_exact()
+    axes = {"x": {2: "height", 3: "width"}}
+    torch.onnx.export(
+        resize, (torch.rand(1, 3, 33, 47),), file, dynamo=False, opset_version=17,
+        input_names=["x"], dynamic_axes=axes, autograd_inlining=False,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(file.getvalue())
+    rng = np.random.default_rng(0)
+    edges = rng.integers(20, 300, (25, 2))
+    squeezed = [
+        (33, 66),
+        (131, 17),
+        (17, 131),
+        (120, 40),
+        (44, 70),
+        (61, 97),
+        (88, 140),
+        (285, 855),
+    ]
+    for size in [*edges, *squeezed]:
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        want = (imrescale if keep else imresize)(image, scale, backend=backend)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        for got in (resize(pixels).numpy(), session.run(None, {"x": pixels.numpy()})[0]):
+            np.testing.assert_array_equal(got[0].transpose(1, 2, 0), want, f"{size}")
+
+
+def test_a_resize_that_the_file_cannot_copy_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cfg = small_config()
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type="Resize", scale=(90, 90)))
+    model = load_segmentor(cfg, None, "cpu")
+    libraries = network.mmcv.imresize
+    monkeypatch.setattr(network.mmcv, "imresize", lambda *args, **kw: libraries(*args, **kw) // 2)
+    with raises_user_error("export", "test_dataloader.dataset.pipeline"):
+        export_model(model, tmp_path / "model.onnx", processing=True)
 
 
 @pytest.mark.parametrize("backend", ["pillow", "cv2"])
