@@ -2,6 +2,7 @@
 """Parameters, FLOPs, memory and images a second of a config's model.
 
     mmseg-resnest benchmark configs/fcn_resnest50_ade20k.py
+    mmseg-resnest benchmark work_dirs/my_run --shape 480 640           (or a checkpoint of a run)
     mmseg-resnest benchmark configs/fcn_resnest14_camvid.py --shape 360 480 --train --batch-size 4
 
 Images are random and in memory, and weights are random unless given: neither changes the times.
@@ -11,13 +12,18 @@ from __future__ import annotations
 
 import argparse
 
+from .models import add_model, name_model
 from .options import add_config_options
+
+_OF_TORCH = (
+    "benchmark measures models of PyTorch with their config, and this holds none; name the config "
+    "or the run that it was made from"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", nargs="?", help="weights (default: random ones)")
+    add_model(parser)
     parser.add_argument(
         "--shape",
         type=int,
@@ -41,19 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.benchmark import benchmark, print_benchmark
-    from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.evaluation import write_result
 
+    named = name_model(args, _OF_TORCH, weights=False)
     result = benchmark(
-        load_config(args.config, args.cfg_options, args.data_root),
+        named.cfg,
         shape=args.shape and tuple(args.shape),
         batch_size=args.batch_size,
         device=args.device,
         amp=args.amp,
         training=args.train,
         seconds=args.seconds,
-        checkpoint=args.checkpoint,
+        checkpoint=None if named.checkpoint is None else str(named.checkpoint),
     )
     print_benchmark(result)
     if args.out:

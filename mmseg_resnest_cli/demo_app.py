@@ -2,11 +2,13 @@
 """A web page on this machine to try models on images: drop one, see its classes.
 
     mmseg-resnest demo-app configs/fcn_resnest14_camvid.py work_dirs/.../best.pth
+    mmseg-resnest demo-app work_dirs/my_run model.onnx
     mmseg-resnest demo-app fcn_resnest50_ade deeplab_resnest101_ade
     mmseg-resnest demo-app deeplab_resnest50_ade --port 8080
 
-MODEL is a name of mmseg-resnest weights list, or a config file followed by its checkpoint. The
-page can be reached from this machine only, unless --host says otherwise. Images are not kept.
+MODEL is a name of mmseg-resnest weights list, the work folder of a run, a checkpoint of one, an
+exported model, a published folder, or a config file followed by its checkpoint. The page can be
+reached from this machine only, unless --host says otherwise. Images are not kept.
 """
 
 from __future__ import annotations
@@ -24,17 +26,19 @@ def find_choices(
     arguments: Sequence[str], device: str | None, trust: bool = False
 ) -> dict[str, Any]:
     """Name -> what loads the model, of names and of configs with checkpoints behind them."""
+    from mmseg_resnest.engine.config.data import DATA_SUFFIXES
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference import load_segmentor
 
+    suffixes = (".py", *DATA_SUFFIXES)
     loaders: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
         first = rest.pop(0)
         checkpoint = None
         name = first
-        if first.endswith(".py"):
-            if not rest or rest[0].endswith(".py"):
+        if first.endswith(suffixes):
+            if not rest or rest[0].endswith(suffixes):
                 raise UserError("argument-missing", first, "name its checkpoint after the config")
             checkpoint = rest.pop(0)
             name = f"{Path(first).stem} ({Path(checkpoint).name})"
@@ -46,7 +50,12 @@ def find_choices(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="a name, or CONFIG CHECKPOINT")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="a run, a checkpoint, a name, ..., or CONFIG CHECKPOINT",
+    )
     add_service_options(parser, 7860)
     add_trust_option(parser)
     add_device_option(parser)

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Export a model to ONNX, OpenVINO, torch.export or TorchScript, checked against PyTorch.
 
+    mmseg-resnest export-onnx work_dirs/my_run model.onnx        (its best checkpoint)
     mmseg-resnest export-onnx CONFIG CHECKPOINT model.onnx
     mmseg-resnest export-onnx CONFIG CHECKPOINT model.onnx --processing
     mmseg-resnest export-onnx CONFIG CHECKPOINT model.onnx --images photos --opset 20
@@ -24,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from .console import print_next
-from .options import add_checkpoint, add_config_options
+from .models import add_model, model_rows, open_model
+from .options import add_config_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="config file")
-    add_checkpoint(parser)
+    add_model(parser)
     parser.add_argument("out", metavar="OUT", help="file: .onnx, .xml, .pt2 or .torchscript")
     parser.add_argument(
         "--processing",
@@ -72,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import describe_model, print_header
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.preflight import check_data
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.export.files import atomic_path
     from mmseg_resnest.export.int8 import quantise, score
     from mmseg_resnest.inference import load_segmentor
-    from mmseg_resnest.inference.runtimes import PROGRAMS, SUFFIXES
+    from mmseg_resnest.inference.runtimes import PROGRAMS, SUFFIXES, is_exported
 
     out = Path(args.out)
     if out.suffix.lower() not in SUFFIXES:
@@ -97,16 +97,20 @@ def run(args: argparse.Namespace) -> int:
     if args.int8 is not None and out.suffix.lower() != ".onnx":
         said = f"only ONNX files are quantised; {out} must end in .onnx"
         raise UserError("argument", "option --int8", said)
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    if is_exported(args.config) and args.checkpoint is None:
+        said = "is an exported file, which holds a network without its parts; name what it was "
+        said += "exported from: the run, the checkpoint or the published folder"
+        raise UserError("argument", args.config, said)
+    model = open_model(args, "cpu")
+    cfg = model.cfg
     images = check_images(cfg, args.images, args.num_images)
     calibration: list[str] = []
     if args.int8 is not None:
         check_data(cfg, ("test_dataloader",))
         calibration = check_images(cfg, args.int8, args.num_calibration)
-    model = load_segmentor(cfg, args.checkpoint, "cpu")
     rows = [
-        ("exporting", args.config),
-        ("checkpoint", args.checkpoint),
+        ("exporting", out.name),
+        *model_rows(args),
         ("model", describe_model(model.model, model.cfg, len(model.classes))),
         ("format", _describe(out, args)),
     ]

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 __all__ = [
     "ArgumentParser",
     "UsageError",
-    "add_checkpoint",
     "add_config_options",
     "add_device_option",
     "add_launcher_option",
@@ -32,18 +31,15 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**kwargs)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; an argument that may be left out is found behind options as well."""
+        if any(action.nargs == "?" and not action.option_strings for action in self._actions):
+            return self.parse_intermixed_args(args, namespace)
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raise the message as UsageError."""
         raise UsageError(f"{message} (see: {self.prog} --help)")
-
-
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument ``checkpoint`` of commands that take a trained model."""
-    parser.add_argument(
-        "checkpoint",
-        help="weights of the whole model, in any known layout: a file, an address, or a name of "
-        "mmseg-resnest weights list",
-    )
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Segment images, videos and streams: a label map and an overlay for each.
 
+    mmseg-resnest predict work_dirs/my_run photo.jpg --out predictions
     mmseg-resnest predict CONFIG CHECKPOINT photo.jpg --out predictions
+    mmseg-resnest predict model.onnx folder/ --out predictions   (or a published folder or name)
     mmseg-resnest predict CONFIG CHECKPOINT folder/ --out predictions --opacity 0.7
     mmseg-resnest predict CONFIG CHECKPOINT 'photos/*.jpg' --out predictions --save overlay coco
     mmseg-resnest predict CONFIG CHECKPOINT drive.mp4 --out predictions
@@ -15,19 +17,18 @@ same command goes on where it was stopped. Large images are segmented in tiles.
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 from .console import print_next
-from .options import add_checkpoint, add_config_options, add_device_option
+from .models import add_model, model_rows, open_model, words
+from .options import add_config_options, add_device_option, add_trust_option
 
 FOLDED_FROM = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="config file")
-    add_checkpoint(parser)
+    add_model(parser)
     parser.add_argument(
         "source",
         metavar="INPUT",
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stream (rtsp://...) or the number of a camera",
     )
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
+    add_trust_option(parser)
     add_device_option(parser)
     parser.add_argument(
         "--save",
@@ -68,12 +70,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import describe_model, duration, print_header
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.errors import UserError
-    from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.inference.files import FileJob, plan_outputs
     from mmseg_resnest.inference.images import find_inputs
     from mmseg_resnest.inference.video import is_stream, is_video, predict_video
@@ -93,15 +93,13 @@ def run(args: argparse.Namespace) -> int:
         plan_outputs(images, out, args.save)
     elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
         raise UserError("not-found", args.source, "no such video")
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
-    model = load_segmentor(cfg, args.checkpoint, args.device)
+    model = open_model(args, args.device)
     check_writable(out, "--out")
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(
         [
             ("predicting", what),
-            ("config", args.config),
-            ("checkpoint", args.checkpoint),
+            *model_rows(args),
             ("model", describe_model(model.model, model.cfg, len(model.classes))),
             ("device", str(model.device)),
         ]
@@ -151,5 +149,5 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(first.code, first.subject, f"{first.message}{more}; {others_done}")
     if summary.done:
         print()
-        print_next(f"mmseg-resnest demo-app {shlex.join([args.config, args.checkpoint])}")
+        print_next(f"mmseg-resnest demo-app {words(args)}")
     return 0

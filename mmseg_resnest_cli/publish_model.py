@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Pack a trained model into a folder that can be uploaded to a hub.
 
+    mmseg-resnest publish-model work_dirs/my_run FOLDER          (its best checkpoint)
     mmseg-resnest publish-model CONFIG CHECKPOINT FOLDER
     mmseg-resnest publish-model CONFIG CHECKPOINT FOLDER --results work_dirs/run/test/results.json
 
@@ -15,13 +16,13 @@ import argparse
 import shlex
 
 from .console import print_next
-from .options import add_checkpoint, add_config_options
+from .models import add_model, model_rows, open_model, weights_file
+from .options import add_config_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="config file")
-    add_checkpoint(parser)
+    add_model(parser)
     parser.add_argument("folder", metavar="FOLDER", help="folder to write")
     parser.add_argument("--name", help="of the model, in the card (default: the folder's name)")
     parser.add_argument(
@@ -41,19 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import describe_model, print_header
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.errors import UserError
     from mmseg_resnest.export.publish import check_loads_back, publish, read_results
-    from mmseg_resnest.inference import load_segmentor
+    from mmseg_resnest.inference.runtimes import is_exported
 
-    results = None if args.results is None else read_results(args.results, args.checkpoint)
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
-    model = load_segmentor(cfg, args.checkpoint, "cpu")
+    if is_exported(args.config) and args.checkpoint is None:
+        said = "is an exported file, whose weights have no names to publish; name what it was "
+        said += "exported from: the run or the checkpoint"
+        raise UserError("argument", args.config, said)
+    results = None if args.results is None else read_results(args.results, weights_file(args))
+    model = open_model(args, "cpu")
     print_header(
         [
-            ("publishing", args.config),
-            ("checkpoint", args.checkpoint),
+            ("publishing", args.folder),
+            *model_rows(args),
             ("model", describe_model(model.model, model.cfg, len(model.classes))),
         ]
     )

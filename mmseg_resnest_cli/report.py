@@ -17,7 +17,10 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "work_dirs", metavar="WORK_DIR", nargs="+", help="work folder of a run (or its test folder)"
+        "work_dirs",
+        metavar="WORK_DIR",
+        nargs="+",
+        help="work folder of a run (or its test folder), or a checkpoint in it",
     )
     parser.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
 
@@ -26,9 +29,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.engine.trained import evaluated_folder
     from mmseg_resnest.evaluation import write_report
 
-    done = write_report(args.work_dirs, args.out)
+    done = write_report([evaluated_folder(one) for one in args.work_dirs], args.out)
     rows = [
         ("report", f"{display_path(args.out)}, {done['bytes'] / 1e6:.1f} MB"),
         ("runs", ", ".join(done["runs"])),

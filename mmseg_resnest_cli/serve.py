@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Serve a model over HTTP.
 
+    mmseg-resnest serve work_dirs/my_run            (its best checkpoint; or a checkpoint of it)
     mmseg-resnest serve CONFIG CHECKPOINT
     mmseg-resnest serve model.onnx                  (or a published folder, or a published name)
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict > labels.png
@@ -17,17 +18,13 @@ from __future__ import annotations
 
 import argparse
 
+from .models import add_model, open_model
 from .options import add_config_options, add_device_option, add_service_options, add_trust_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "config", help="config file; or an exported model, a published folder or a published name"
-    )
-    parser.add_argument(
-        "checkpoint", nargs="?", help="weights of the whole model, with a config file"
-    )
+    add_model(parser)
     add_trust_option(parser)
     add_device_option(parser)
     add_service_options(parser, 8000)
@@ -81,10 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
-    from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.hooks import print_header
-    from mmseg_resnest.errors import UserError
-    from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.io.packages import needs_extra
 
     with needs_extra("serve"):
@@ -99,13 +93,7 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         gather=args.gather / 1000,
     )
-    if args.checkpoint is None:
-        if args.config.endswith(".py"):
-            raise UserError("argument-missing", "CHECKPOINT", f"{args.config} needs its weights")
-        model = load_segmentor(args.config, device=args.device, trust=args.trust)
-    else:
-        cfg = load_config(args.config, args.cfg_options, args.data_root)
-        model = load_segmentor(cfg, args.checkpoint, args.device)
+    model = open_model(args, args.device)
 
     def ready(address: str) -> None:
         rows = [

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 r"""Evaluate a checkpoint on the config's test split.
 
+mmseg-resnest test work_dirs/my_run                         (its best checkpoint)
 mmseg-resnest test CONFIG CHECKPOINT
 mmseg-resnest test CONFIG CHECKPOINT --tta                  (the published protocol)
 mmseg-resnest test CONFIG CHECKPOINT --out labels --show-dir pictures
@@ -18,18 +19,23 @@ import shlex
 from typing import Any
 
 from .console import print_next
+from .models import add_model, name_model, words
 from .options import (
-    add_checkpoint,
     add_config_options,
     add_launcher_option,
     add_testing_options,
 )
 
+_NO_SPLIT = (
+    "holds a model without a test split; name the config that has one and the weights: "
+    "mmseg-resnest test CONFIG CHECKPOINT (of a published folder its model.safetensors; an "
+    "exported file is compared with its model when it is written)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="config file")
-    add_checkpoint(parser)
+    add_model(parser)
     parser.add_argument(
         "--work-dir",
         metavar="DIR",
@@ -48,16 +54,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmengine.dist import is_main_process
 
-    from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.testing import evaluate
 
     with failing_together(args.launcher):
-        cfg = load_config(args.config, args.cfg_options, args.data_root)
+        named = name_model(args, _NO_SPLIT)
+        assert named.checkpoint is not None
     result = evaluate(
-        cfg,
-        args.checkpoint,
+        named.cfg,
+        named.checkpoint,
         work_dir=args.work_dir,
         tta=args.tta,
         out_dir=args.out,
@@ -69,11 +75,10 @@ def run(args: argparse.Namespace) -> int:
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)
         if args.format is None:
-            model = shlex.join([args.config, args.checkpoint])
             folder = shlex.quote(display_path(result["work_dir"]))
             print_next(
                 f"mmseg-resnest report {folder} --out report.html",
-                f"mmseg-resnest predict {model} IMAGE_OR_FOLDER --out predictions",
+                f"mmseg-resnest predict {words(args)} IMAGE_OR_FOLDER --out predictions",
             )
     return 0
 

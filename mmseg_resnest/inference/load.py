@@ -1,10 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Loading a model of any kind: a config with weights, a published one, an exported file."""
+"""Loading a model of any kind: a run, a config with weights, a published one, an exported file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import torch
 from mmengine.config import Config
@@ -12,13 +13,24 @@ from mmengine.config import Config
 from ..engine.config import load_config, named_types
 from ..engine.preflight import check_device
 from ..engine.reproduce import config_of
+from ..engine.trained import checkpoint_in, is_trained, load_trained
 from ..errors import UserError
 from ..weights import find
 from .published import is_published, load_published
 from .runtimes import is_exported, load_exported
 from .segmentor import BATCH_PIXELS, Segmentor, load_config_model
 
-__all__ = ["load_segmentor"]
+__all__ = ["load_segmentor", "published_config"]
+
+
+def published_config(name: str) -> Path:
+    """The config file of a published segmentation model; UserError: no such one, or a backbone."""
+    entry = find(name)
+    if entry.config is None:
+        use = f"init_cfg=dict(type='Pretrained', checkpoint={name!r})"
+        said = f"an ImageNet backbone without a head cannot segment; train from it with {use}"
+        raise UserError("model", name, said)
+    return config_of(entry)
 
 
 def load_segmentor(
@@ -30,17 +42,19 @@ def load_segmentor(
 ) -> Segmentor:
     """Load a model to segment images with.
 
-    A Python config runs as a program. Published models, published folders, ``.onnx`` and ``.xml``
-    files are data: nothing in them runs. Threads may load models while others predict; the
-    process, MMEngine's default scope included, is left as it was.
+    A Python config runs as a program. Runs, checkpoints, published models and folders, ``.onnx``
+    and ``.xml`` files are data: nothing in them runs. Threads may load models while others
+    predict; the process, MMEngine's default scope included, is left as it was.
 
     Args:
-        config: A config file, or a loaded config; or, without a checkpoint, the name of a
-            published segmentation model (``mmseg-resnest weights list``), an exported model
-            (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``, ``.torchscript``), or a folder that
-            ``mmseg-resnest publish-model`` wrote.
-        checkpoint: Weights of the whole model, in any known layout: a path, an address, or a name
-            of the catalogue. None leaves the weights untrained, to measure speed.
+        config: A config file, or a loaded config; or, without a checkpoint, the work folder of a
+            run (its best checkpoint, or else its newest), a checkpoint of a run (the config is in
+            it), the name of a published segmentation model (``mmseg-resnest weights list``), an
+            exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``, ``.torchscript``), or
+            a folder that ``mmseg-resnest publish-model`` wrote.
+        checkpoint: Weights of the whole model, in any known layout: a path, an address, a name of
+            the catalogue, or the work folder of a run. None leaves the weights of a config
+            untrained, to measure speed.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
         batch_pixels: The most pixels of images that go through the network together, which
             bounds the memory. A larger image goes alone.
@@ -60,12 +74,14 @@ def load_segmentor(
         if is_published(config):
             return load_published(config, device, batch_pixels)
     chosen = check_device(device)
+    if checkpoint is None and is_trained(config):
+        found = load_trained(cast(str, config))
+        return load_config_model(
+            *(found.cfg, found.checkpoint, chosen, batch_pixels), weights=found.weights
+        )
+    if checkpoint is not None and os.path.isdir(checkpoint):
+        checkpoint = checkpoint_in(checkpoint)
     if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
-        entry = find(config)
-        if entry.config is None:
-            use = f"init_cfg=dict(type='Pretrained', checkpoint={config!r})"
-            said = f"an ImageNet backbone without a head cannot segment; train from it with {use}"
-            raise UserError("model", config, said)
-        config, checkpoint = config_of(entry), config
+        config, checkpoint = published_config(config), config
     cfg = named_types(config) if isinstance(config, Config) else load_config(config)
     return load_config_model(cfg, checkpoint, chosen, batch_pixels)

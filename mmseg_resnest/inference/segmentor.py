@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -387,10 +387,12 @@ def load_config_model(
     device: str | torch.device | None,
     batch_pixels: int = BATCH_PIXELS,
     check: Callable[[Config], None] = lambda cfg: None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Segmentor:
     """Build the model of a loaded config; arguments and errors as :func:`load_segmentor` has them.
 
-    ``check`` is called with the config before memory is used for the model.
+    ``check`` is called with the config before memory is used for the model; ``weights`` is what
+    ``checkpoint`` holds, where that has been read.
     """
     chosen = check_device(device)
     require(cfg, ("model", "test_dataloader"), "segmenting images")
@@ -399,7 +401,7 @@ def load_config_model(
     check(cfg)
     model = build_model(cfg)
     if checkpoint is not None:
-        load_weights(model, checkpoint)
+        load_weights(model, checkpoint if weights is None else weights, name=checkpoint)
     return Segmentor(model, cfg, chosen, batch_pixels)
 
 

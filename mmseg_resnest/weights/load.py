@@ -132,14 +132,23 @@ def load_checkpoint(
     except (RuntimeError, TypeError) as error:
         raise UserError("device", subject, f"not a device ({error})") from error
     record, label = _read_path(name_or_path)
-    state_dict = unwrap_state_dict(record, label)
-    tensors = {key: as_tensor(key, value, label) for key, value in state_dict.items()}
+    tensors = weights_in(record, label)
     if device.type == "cpu":
         return tensors
     try:
         return {key: value.to(device) for key, value in tensors.items()}
     except (RuntimeError, AssertionError) as error:
         raise UserError("device", subject, str(error)) from error
+
+
+def weights_in(record: Any, label: str) -> dict[str, Tensor]:
+    """The state dict of a record that a checkpoint file ``label`` holds, without its wrapping.
+
+    Raises:
+        UserError: There is none in it.
+    """
+    state_dict = unwrap_state_dict(record, label)
+    return {key: as_tensor(key, value, label) for key, value in state_dict.items()}
 
 
 def load_record(name_or_path: str | Path) -> dict[str, Any]:

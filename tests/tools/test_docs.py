@@ -317,6 +317,8 @@ def check_tool(name: str, arguments: list[str], folder: Path, run: bool) -> None
 def check_config_name(word: str, folder: Path, endings: tuple[str, ...]) -> None:
     if _PLACEHOLDER.match(word) or not word.endswith(endings):
         return
+    if word.startswith("work_dirs/"):  # a run, which stands for its config and checkpoint
+        return
     there = (folder / word).exists() or (ROOT / word).exists() or find_config(word).is_file()
     assert there or word in list_configs(), f"there is no config {word}"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from mmengine.config import Config
+from mmengine.config.config import RESERVED_KEYS
 from mmengine.registry import Registry
 
 from ...errors import UserError
@@ -143,7 +144,7 @@ class _Reader:
                 message = f"two files in _base_ have the key {min(twice)}"
                 raise UserError("config-syntax", name, message)
             merged.update(inherited)
-        _check(path, values)
+        check_data_config(path, values)
         self.text += f"{path}\n{read_config_text(path)}\n"
         return _merge(path, (), merged, values)
 
@@ -240,14 +241,16 @@ def _parse(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check(path: Path, values: Mapping[str, Any]) -> None:
-    """Check every key and value of a config that is data."""
+def check_data_config(path: Path, values: Mapping[str, Any]) -> None:
+    """Check every key and value of a config that is data; UserError names the first wrong one."""
 
     def refuse(place: Sequence[str], wrong: str | None) -> None:
         if wrong:
             name = f"config {path}: config key {'.'.join(place)}"
             raise UserError("config-value", name, wrong)
 
+    for key in RESERVED_KEYS:
+        refuse((key,), "MMEngine keeps this name for itself" if key in values else None)
     parts = registered_parts()
     count = 0
     todo: list[tuple[tuple[str, ...], Any]] = [((), values)]
@@ -262,7 +265,7 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
                 _check_key(path, place, key)
                 refuse((*place, key), _refusal_of_key(key, item, parts))
                 todo.append(((*place, key), item))
-        elif type(value) is list:
+        elif type(value) in (list, tuple):
             todo += [((*place, str(index)), item) for index, item in enumerate(value)]
         else:
             refuse(place, _refusal_of_value(value))
@@ -308,12 +311,13 @@ def _refusal_of_key(key: str, value: Any, parts: Mapping[str, Sequence[Any]]) ->
         return None
     if not isinstance(value, str):
         return "must be the name of a part"
-    if "." in value:
-        return f"{value[:80]!r}: in JSON and YAML a part is named without its module or scope"
-    found = parts.get(value, ())
+    scope, dot, name = value.rpartition(".")
+    if dot and scope not in _SCOPES:
+        return f"{value[:80]!r}: in JSON and YAML a part is named without its module"
+    found = parts.get(name, ())
     if not found:
         return f"there is no part called {value[:80]!r}"
-    if value in _LEFT_OUT or not all(map(_is_allowed, found)):
+    if name in _LEFT_OUT or not all(map(_is_allowed, found)):
         return f"{value} is for Python configs only; see docs/security.md"
     return None
 

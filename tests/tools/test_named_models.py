@@ -1,0 +1,194 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Each command with each way to name a model: what it takes, and how it refuses what it cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from in_process import catch_services, run
+from tool_runs import make_toy
+from user_errors import printed_error, raises_user_error
+
+from mmseg_resnest import load_segmentor
+from mmseg_resnest.engine.trained import checkpoint_in, load_trained
+from mmseg_resnest_cli.main import parser_of
+
+#: Names of a trained model, and the words of a command line for each.
+FORMS = {
+    "a config with its checkpoint": ("toy.py", "work_dirs/toy/iter_6.pth"),
+    "a config with its run": ("toy.py", "work_dirs/toy"),
+    "a run folder": ("work_dirs/toy",),
+    "a checkpoint alone": ("work_dirs/toy/best.pth",),
+    "an exported file": ("toy.onnx",),
+    "a published folder": ("published",),
+}
+#: The rest of each command line, and the code of the error for the forms that it cannot take.
+COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "predict": (("photo.png", "--out", "OUT"), {}),
+    "serve": ((), {}),
+    "demo-app": ((), {}),
+    "test": (
+        ("--work-dir", "OUT"),
+        {"an exported file": "argument", "a published folder": "argument"},
+    ),
+    "export-onnx": (
+        ("OUT/again.onnx", "--images", "photo.png"),
+        {"an exported file": "argument"},
+    ),
+    "publish-model": (("OUT/again",), {"an exported file": "argument"}),
+    "benchmark": (
+        ("--seconds", "0.01", "--shape", "32", "32"),
+        {"an exported file": "argument", "a published folder": "argument"},
+    ),
+    "report": (
+        ("--out", "OUT/report.html"),
+        {"an exported file": "argument", "a published folder": "run"},
+    ),
+    "compare-runs": (
+        ("work_dirs/toy",),
+        {"an exported file": "argument", "a published folder": "not-found"},
+    ),
+}
+#: Commands on results, which read no model.
+OF_RESULTS = ("report", "compare-runs")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A folder with a trained toy run and what was made from it."""
+
+    folder: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Iterator[Made]:
+    folder = tmp_path_factory.mktemp("named")
+    make_toy(folder, scenes)
+    (folder / "photo.png").symlink_to(next((scenes / "images" / "validation").glob("*.png")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        options = ["train_dataloader.num_workers=0"]
+        run("train", "toy.py", "--cfg-options", *options)
+        said = run("test", "work_dirs/toy")
+        run("export-onnx", "work_dirs/toy", "toy.onnx", "--images", "photo.png")
+        run("publish-model", "work_dirs/toy", "published")
+        yield Made(folder, said)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_takes_each_form(
+    command: str, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests
+) -> None:
+    rest, refused = COMMANDS[command]
+    served = catch_services(monkeypatch)
+    for number, (form, words) in enumerate(FORMS.items()):
+        if len(words) > 1 and command != "predict":  # all of them read the two arguments alike
+            continue
+        with subtests.test(form=form):
+            out = tmp_path / str(number)
+            out.mkdir()
+            line = [*words, *(word.replace("OUT", os.fspath(out)) for word in rest)]
+            if form in refused:
+                code, text = printed_error(run(command, *line, codes=(2,)))
+                assert code == refused[form]
+                assert words[0] in text
+                assert not list(out.iterdir())
+                continue
+            said = run(command, *line)
+            if command in ("serve", "demo-app"):
+                assert len(served.pop().classes) == 12
+            elif command not in ("benchmark", "compare-runs"):
+                assert any(out.iterdir())
+            if words[-1] == "work_dirs/toy" and command not in (*OF_RESULTS, "demo-app"):
+                assert "best_mIoU" in said
+
+
+def test_a_run_is_its_best_checkpoint_or_else_its_newest(made: Made, tmp_path: Path) -> None:
+    best = (made.folder / "work_dirs" / "toy" / "best.pth").resolve()
+    assert checkpoint_in("work_dirs/toy").samefile(best)
+    assert best.name in made.said
+    run_folder = tmp_path / "run"
+    run_folder.mkdir()
+    with raises_user_error("not-found", "run"):
+        checkpoint_in(run_folder)
+    for name in ("iter_6.pth", best.name):  # as a file system without links has them
+        os.link(made.folder / "work_dirs" / "toy" / name, run_folder / name)
+        assert checkpoint_in(run_folder).name == name
+    (run_folder / best.name).unlink()
+    (run_folder / "last.pth").symlink_to("iter_6.pth")
+    assert checkpoint_in(run_folder) == run_folder / "iter_6.pth"
+
+
+def test_all_forms_give_the_same_labels(made: Made) -> None:
+    expected = load_segmentor("toy.py", "work_dirs/toy/best.pth", "cpu")("photo.png").labels
+    for words in (("work_dirs/toy",), ("work_dirs/toy/best.pth",), ("published",),
+                  ("toy.py", "work_dirs/toy")):  # fmt: skip
+        assert np.array_equal(load_segmentor(*words, device="cpu")("photo.png").labels, expected)
+    exported = load_segmentor("toy.onnx")("photo.png").labels
+    assert (exported == expected).mean() > 0.999
+
+
+def test_options_change_the_config_of_a_checkpoint(made: Made) -> None:
+    cfg = load_trained("work_dirs/toy", ["test_dataloader.num_workers=3"]).cfg
+    assert cfg.test_dataloader.num_workers == 3
+    code, text = printed_error(
+        run("predict", "toy.onnx", "photo.png", "--out", "o", "--cfg-options", "a=1", codes=(2,))
+    )
+    assert (code, "--cfg-options" in text) == ("config-conflict", True)
+
+
+def test_a_checkpoint_of_another_iteration_is_not_that_of_the_results(made: Made) -> None:
+    other = next(p for p in (made.folder / "work_dirs" / "toy").glob("iter_*.pth")
+                 if p.name not in made.said and f"iter_{p.stem[5:]}" not in made.said)  # fmt: skip
+    code, text = printed_error(run("report", other, "--out", "no.html", codes=(2,)))
+    assert (code, other.name in text) == ("config-conflict", True)
+    assert not Path("no.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("custom_imports = dict(imports=['os'])\n", "config-value"),
+        ("model.backbone.depth = 50\n", "config-syntax"),
+        ("work_dir = __import__('os').getcwd()\n", "config-syntax"),
+        ("model = dict(type='subprocess.Popen', args=['true'])\n", "config-value"),
+        ("text = 'x'\n", "config-value"),
+        ("a = " + "[" * 5000 + "]" * 5000 + "\n", "config-syntax"),
+        ("model = dict(type='EncoderDecoder', backbone=dict(type='ResNet', depth=152))\n",
+         "config-value"),
+        (None, "config-syntax"),
+    ],
+)  # fmt: skip
+def test_a_config_in_a_checkpoint_is_data(
+    change: str | None, code: str, made: Made, tmp_path: Path
+) -> None:
+    record = torch.load(made.folder / "work_dirs" / "toy" / "iter_6.pth", weights_only=True)
+    record["meta"]["cfg"] = None if change is None else record["meta"]["cfg"] + change
+    torch.save(record, tmp_path / "evil.pth")
+    with raises_user_error(code, "evil.pth"):
+        load_trained(tmp_path / "evil.pth")
+
+
+def test_a_config_with_a_larger_model_takes_no_memory(made: Made, tmp_path: Path) -> None:
+    record = torch.load(made.folder / "work_dirs" / "toy" / "iter_6.pth", weights_only=True)
+    text = record["meta"]["cfg"].replace("channels=8", "channels=16000000")
+    record["meta"]["cfg"] = text
+    torch.save(record, tmp_path / "large.pth")
+    with raises_user_error("checkpoint", "large.pth"):
+        load_trained(tmp_path / "large.pth")
+
+
+def test_a_checkpoint_may_stand_behind_options() -> None:
+    args = parser_of("predict").parse_args(
+        ["a.py", "--device", "cpu", "b.pth", "c.jpg", "--out", "o"]
+    )
+    assert (args.config, args.checkpoint, args.source) == ("a.py", "b.pth", "c.jpg")
+    args = parser_of("predict").parse_args(["run", "c.jpg", "--out", "o"])
+    assert (args.config, args.checkpoint, args.source) == ("run", None, "c.jpg")
