@@ -172,6 +172,14 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         " (default: the names that occur, sorted)",
     )
     add("--ignore", nargs="+", default=[], metavar="NAME", help="classes whose pixels are ignored")
+    add(
+        "--label-map",
+        nargs="+",
+        default=[],
+        metavar="NAME=NAME",
+        help="classes that the config merges (bus=vehicle) or leaves out (pole=ignore); the files"
+        " keep them",
+    )
     add("--background", metavar="NAME", help="the class of pixels that no shape covers")
     add(
         "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
@@ -222,6 +230,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         sources=tuple(args.source),
         val_sources=tuple(args.val_source),
         ignore=tuple(args.ignore),
+        label_map=dict(map(_pair, args.label_map)),
         **{name: getattr(args, name) for name in same},
     )
     how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
@@ -229,6 +238,13 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         options, notes = recognise_options(options, Path(root), args.jobs or cpu_count())
         print("\n".join(notes))
     return prepare_custom(options, root, args.config_dir, load_config(args.base), **how)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, sign, new = text.partition("=")
+    if not (old and sign and new):
+        raise UsageError(f"--label-map {text}: must be NAME=NAME, e.g. bus=vehicle or pole=ignore")
+    return old, new
 
 
 def _print_report(name: str, report: Report) -> None:

@@ -14,6 +14,13 @@ from .check import (
 from .custom import CustomDataset
 from .layout import check_dataset_folders
 from .listing import build_dataset
+from .published import (
+    ADE20KDataset,
+    CityscapesDataset,
+    PascalContextDataset,
+    PascalContextDataset59,
+    PascalVOCDataset,
+)
 from .scenes import ScenesDataset, write_scenes
 from .transforms import (
     LoadAnnotations,
@@ -29,12 +36,17 @@ from .transforms import (
 from .wrappers import ClassBalancedDataset, inside
 
 __all__ = [
+    "ADE20KDataset",
     "CamVidDataset",
+    "CityscapesDataset",
     "ClassBalancedDataset",
     "CustomDataset",
     "LoadAnnotations",
     "LoadImageFromFile",
     "PackSegInputs",
+    "PascalContextDataset",
+    "PascalContextDataset59",
+    "PascalVOCDataset",
     "PhotoMetricDistortion",
     "RandomCrop",
     "RandomLongEdgeCrop",

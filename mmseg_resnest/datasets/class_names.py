@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from ..errors import UserError
 from ..io.json_files import read_json
-from ..registry import DATASETS
 
 CLASSES_FILE = "classes.json"
 LONGEST_NAME = 200  # characters
@@ -112,20 +111,3 @@ def read_classes_of(
         reason = "the classes are also in metainfo; give one of them, e.g. classes_file=None"
         raise UserError("config-conflict", f"config key classes_file ({path})", reason)
     return {**read_classes(path), **given}
-
-
-def dataset_metainfo(dataset_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``metainfo`` (``classes``, ``palette``, ...) of a data set that is not built yet.
-
-    Args:
-        dataset_cfg: Its config; no wrapper.
-
-    Raises:
-        UserError: The classes file cannot be read.
-    """
-    kind = dataset_cfg.get("type")
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    own = read_classes_of(
-        dataset_cfg.get("classes_file"), dataset_cfg.get("data_root"), dataset_cfg.get("metainfo")
-    )
-    return {**getattr(kind, "METAINFO", {}), **own}

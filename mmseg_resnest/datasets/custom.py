@@ -14,13 +14,14 @@ from ..io.image_files import IMAGE_SUFFIXES
 from ..io.walk import walk
 from ..registry import DATASETS
 from .class_names import read_classes_of
+from .label_map import MapsLabels
 from .layout import FolderCheck, listed_names
 
 _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  # cameras write .JPG
 
 
 @DATASETS.register_module()
-class CustomDataset(FolderCheck, BaseSegDataset):
+class CustomDataset(FolderCheck, MapsLabels, BaseSegDataset):
     """Images and label maps that share their names; ``prepare-data custom`` makes such a data set.
 
     Label maps are 8-bit PNGs with 0..K-1 = class and 255 = ignored. Images may have any of the
@@ -31,8 +32,8 @@ class CustomDataset(FolderCheck, BaseSegDataset):
         seg_map_suffix: Suffix of label maps.
         classes_file: Names and colours (:mod:`~mmseg_resnest.datasets.class_names`), absolute or
             relative to ``data_root``; None leaves them to ``metainfo``.
-        label_map: What to read the label maps' values as, e.g. ``{11: 255}`` to ignore 11; others
-            stay as they are.
+        label_map: Merges and leaves out classes, e.g. ``{'bus': 'vehicle', 'car': 'vehicle',
+            11: 'ignore'}``, see :func:`.merge_classes`.
         **kwargs: As ``mmseg.datasets.BaseSegDataset``. ``ann_file`` lists the images to take, one
             name a line, see :func:`.listed_names`.
 
@@ -50,8 +51,6 @@ class CustomDataset(FolderCheck, BaseSegDataset):
         classes_file: str | None = None,
         metainfo: Mapping[str, Any] | None = None,
         data_root: str | None = None,
-        label_map: Mapping[int, int] | None = None,
-        lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
         suffixes = (img_suffix,) if isinstance(img_suffix, str) else tuple(img_suffix)
@@ -60,15 +59,8 @@ class CustomDataset(FolderCheck, BaseSegDataset):
             seg_map_suffix=seg_map_suffix,
             metainfo=read_classes_of(classes_file, data_root, metainfo),
             data_root=data_root,
-            lazy_init=True,
             **kwargs,
         )
-        if label_map:
-            own = self._metainfo["label_map"] or {}
-            self.label_map = {**own, **_checked_label_map(label_map)}
-            self._metainfo["label_map"] = self.label_map
-        if not lazy_init:
-            self.full_init()
 
     def load_data_list(self) -> list[dict]:
         """Lists the samples; a label map without an image is an error too."""
@@ -110,18 +102,6 @@ class CustomDataset(FolderCheck, BaseSegDataset):
                 sample["seg_map_path"] = str(Path(folder, stem + self.seg_map_suffix))
             samples.append(sample)
         return samples
-
-
-def _checked_label_map(label_map: Any) -> dict[int, int]:
-    """Label to label; in JSON keys are texts."""
-    try:
-        labels = {int(old): int(new) for old, new in label_map.items()}
-    except (AttributeError, TypeError, ValueError):
-        labels = {-1: -1}
-    if not all(0 <= label <= 255 for pair in labels.items() for label in pair):
-        message = f"must map labels from 0 to 255 to labels, e.g. {{11: 255}}, not {label_map!r}"
-        raise UserError("config-value", "config key label_map", message)
-    return labels
 
 
 def _stems(top: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -258,7 +258,10 @@ def _suffixes(dataset_cfg: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     if isinstance(kind, str):
         # An unknown name gives None: whoever builds the data set reports it.
         kind = DATASETS.get(kind)
-    defaults = inspect.signature(kind).parameters if isinstance(kind, type) else {}
+    defaults: dict[str, inspect.Parameter] = {}
+    for base in reversed(inspect.getmro(kind)) if isinstance(kind, type) else ():
+        if "__init__" in vars(base):
+            defaults |= inspect.signature(vars(base)["__init__"]).parameters
     found: dict[str, tuple[str, ...]] = {}
     for key, option in (("img_path", "img_suffix"), ("seg_map_path", "seg_map_suffix")):
         default = defaults[option].default if option in defaults else ""

@@ -22,6 +22,7 @@ from ..io.atomic import atomic_write
 from ..io.json_files import read_json
 from ..io.waiting_lock import wait_for_folder
 from ..registry import DATASETS
+from .label_map import MapsLabels
 from .layout import FolderCheck
 from .scene_painter import Dice, paint_scene
 
@@ -156,8 +157,11 @@ def _write(root: Path, facts: dict[str, int], progress: bool) -> None:
 
 
 @DATASETS.register_module()
-class ScenesDataset(FolderCheck, BaseSegDataset):
-    """The demo scenes of ``write_scenes``; in the files 0 is unlabelled and 1..12 the classes."""
+class ScenesDataset(FolderCheck, MapsLabels, BaseSegDataset):
+    """The demo scenes of ``write_scenes``; in the files 0 is unlabelled and 1..12 the classes.
+
+    ``label_map`` merges classes and leaves some out, see :func:`.merge_classes`.
+    """
 
     METAINFO = dict(
         classes=tuple(name for name, _, _ in _CLASSES),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..datasets import leaf_datasets
-from ..datasets.class_names import dataset_metainfo
+from ..datasets.label_map import dataset_metainfo
 from ..datasets.reader import ImageInput, ImageReader, LoadedImage
 from ..engine.checkpoint import load_weights
 from ..engine.config import require

@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform, Pad
 
 from ...errors import UserError
 from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS
-from ..class_names import dataset_metainfo
+from ..label_map import dataset_metainfo
 from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
 

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.walk import walk
 from ...registry import DATASETS, building
-from ..class_names import dataset_metainfo
+from ..label_map import dataset_metainfo
 from ..layout import EmptyDataError, check_dataset_folders
 from ..listing import list_samples
 from .config import check_config, loss_ignore_index

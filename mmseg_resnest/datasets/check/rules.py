@@ -107,12 +107,12 @@ RULES = {
              "rename or convert it, set img_suffix, or move it elsewhere"),
         Rule("class_only_val", WARNING, "classes that cannot be learnt",
              "training cannot learn it; its IoU will be 0 and lowers the mean",
-             "move images that show it to train, or remove the class and renumber the labels "
-             "behind it (label_map)"),
+             "move images that show it to train, or leave the class out (label_map={NAME: "
+             "'ignore'} and a lower num_classes)"),
         Rule("class_never", WARNING, "classes that never occur",
              "training cannot learn it; where it is predicted, its IoU is 0",
-             "check the class list and the labels, or remove the class and renumber the labels "
-             "behind it (label_map)"),
+             "check the class list and the labels, or leave the class out (label_map={NAME: "
+             "'ignore'} and a lower num_classes)"),
     )
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ from ...io.processes import cpu_count
 from ...io.text import printable
 from ...io.up_to_date import file_state
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
+from ..label_map import MergedClasses, merge_classes
 from .coco import Faults, read_coco
 from .colours import count_colours, describe, write_draft
 from .custom_config import config_text
@@ -72,6 +73,8 @@ class CustomOptions:
         seed: Of the split.
         allow_incomplete: Leave out annotations of COCO's files that cannot be drawn, and images
             that are not there.
+        label_map: What the config reads classes as, see :func:`~..label_map.merge_classes`; the
+            files keep them all.
     """
 
     name: str
@@ -90,6 +93,7 @@ class CustomOptions:
     frames: bool | None = None
     seed: int = 0
     allow_incomplete: bool = False
+    label_map: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -209,6 +213,27 @@ def class_list(
     return palette, table
 
 
+def _merged(label_map: Mapping[str, str], palette: Palette) -> MergedClasses:
+    """The classes that the config's ``label_map`` leaves."""
+    names, colours = [name for name, _ in palette], [colour for _, colour in palette]
+    try:
+        merged = merge_classes(label_map, names, colours)
+    except UserError as error:
+        raise UserError(error.code, "--label-map", error.message) from error
+    if len(merged.classes) < 2:
+        message = f"leaves {_shown(merged.classes)} alone, and nothing to tell it from"
+        raise UserError("classes", "--label-map", message)
+    return merged
+
+
+def _merged_pixels(pixels: Sequence[int], merged: MergedClasses) -> list[int]:
+    """Pixels of each merged class, of those of each label."""
+    total: Counter[int] = Counter()
+    for label, count in enumerate(pixels):
+        total[merged.labels.get(label, label)] += count
+    return [total[label] for label in range(len(merged.classes))]
+
+
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names))
 
@@ -262,8 +287,11 @@ def prepare_custom(
     palette, table = class_list(options, rows, samples)
     uncovered = table[options.background] if options.background is not None else IGNORED
     plan = _plan(samples, splits, palette, table, uncovered)
+    merged = _merged(options.label_map, palette)
     train, val = len(splits["train"]), len(splits["val"])
-    text = config_text(options.name, root, len(palette), train, val, config, base, epochs).encode()
+    text = config_text(
+        options.name, root, len(merged.classes), train, val, config, base, epochs, options.label_map
+    ).encode()
     old = config.read_bytes() if config.is_file() else None
     with Outputs(folder) as outputs:
         about = outputs.record.about
@@ -293,10 +321,12 @@ def prepare_custom(
             atomic_write(config, text)
             about["config"] = _sha(text)
             outputs.finish({}, plan.items, counted)
-    in_train, in_val = counted["pixels"]["train"], counted["pixels"]["val"]
+    in_train, in_val = (
+        _merged_pixels(counted["pixels"][split], merged) for split in ("train", "val")
+    )
     classes = [
-        (name, colour, in_train[label], in_val[label])
-        for label, (name, colour) in enumerate(palette)
+        (name, tuple(colour), in_train[label], in_val[label])
+        for label, (name, colour) in enumerate(zip(merged.classes, merged.palette, strict=True))
     ]
     notes += _notes(classes, counted["unlabelled"])
     return CustomReport(folder, config, classes, splits, groups, dict(done), notes, unchanged)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def config_text(
     config: Path,
     parent: Config,
     epochs: int,
+    label_map: Mapping[str, str],
 ) -> str:
     """The text of a config that inherits from ``parent`` and trains on the data set.
 
-    ``config`` is where it will be; ``name`` has only letters, digits and ``_``.
+    ``config`` is where it will be; ``name`` has only letters, digits and ``_``. ``num_classes`` are
+    those that ``label_map`` leaves.
 
     Raises:
         UserError: The parent lacks what the config needs, or MMEngine cannot read its path.
@@ -102,7 +105,7 @@ dataset = dict(
     data_root=root + "/{name}",
     data_prefix=dict(img_path="images", seg_map_path="annotations"),
     classes_file="{CLASSES_FILE}",  # names and colours, in data_root
-)
+{_label_map_lines(label_map)})
 train_dataloader = dict(
     dataset=dict(ann_file="splits/train.txt", pipeline=_base_.train_pipeline, **dataset)
 )
@@ -119,6 +122,13 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(interval=val_interval))
 """
+
+
+def _label_map_lines(label_map: Mapping[str, str]) -> str:
+    if not label_map:
+        return ""
+    pairs = (f"{text_literal(old)}: {text_literal(new)}" for old, new in label_map.items())
+    return f"    label_map={{{', '.join(pairs)}}},\n"
 
 
 def _head_lines(base: Path, parent: Config) -> list[str]:

@@ -17,7 +17,8 @@ from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 from user_errors import raises_user_error
 
-from mmseg_resnest.datasets.class_names import dataset_metainfo, read_classes
+from mmseg_resnest.datasets.class_names import read_classes
+from mmseg_resnest.datasets.label_map import dataset_metainfo
 from mmseg_resnest.datasets.prepare import CustomReport, export_labels
 from mmseg_resnest.datasets.prepare.frames import (
     NUMBERED,
@@ -93,6 +94,31 @@ def test_index_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
     for name, labels in truth.items():
         np.testing.assert_array_equal(label_map(tmp_path, name), table[labels])
         assert Image.open(tmp_path / f"data/mine/annotations/{name}.png").mode == "L"
+
+
+def test_classes_merged_by_the_config(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
+    """The files keep all classes; the config and the counts have those that are left."""
+    name = 'a "{{ b }}" \n'
+    label_map = {"road": name, "car": name}
+    report = custom(tmp_path, **masks(tmp_path), label_map=label_map)
+    assert len(read_classes(tmp_path / "data/mine/classes.json")["classes"]) == 3
+    flat = np.concatenate([labels.ravel() for labels in truth.values()])
+    assert [(n, t + v) for n, _, t, v in report.classes] == [
+        ("sky", (flat == 0).sum()),
+        (name, np.isin(flat, [1, 2]).sum()),
+    ]
+    cfg = load_config(report.config)
+    assert cfg.model.decode_head.num_classes == 2
+    assert list(dataset_metainfo(cfg.train_dataloader.dataset)["classes"]) == ["sky", name]
+    assert list(build(cfg, "val").metainfo["classes"]) == ["sky", name]
+    sample = build(cfg, "val")[0]
+    stem = Path(sample["data_samples"].img_path).stem
+    expected = np.array([0, 1, 1, *[255] * 253])[truth[stem]]
+    np.testing.assert_array_equal(sample["data_samples"].gt_sem_seg.data[0], expected)
+    with raises_user_error("config-value", "--label-map"):
+        custom(tmp_path, **masks(tmp_path), label_map={"bike": "car"})
+    with raises_user_error("classes", "--label-map"):
+        custom(tmp_path, **masks(tmp_path), label_map={"road": "sky", "car": "ignore"})
 
 
 def test_another_colour_table_or_form_makes_every_label_map_again(
