@@ -201,12 +201,11 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     what = "leave out COCO's annotations that cannot be drawn, such as boxes alone (they are"
     what += " ignored), and images that are not there; they are counted"
     add("--allow-incomplete", action="store_true", help=what)
-    in_clone = config_folder().parent.joinpath("pyproject.toml").is_file()
     add(
         "--config-dir",
-        default=config_folder() / "custom" if in_clone else Path("configs", "custom"),
+        default=Path("configs", "custom"),
         metavar="DIR",
-        help="default: configs/custom",
+        help="default: configs/custom in the current folder",
     )
     add(
         "--base",

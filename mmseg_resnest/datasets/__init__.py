@@ -32,6 +32,7 @@ from .transforms import (
     RandomLongEdgeResize,
     RandomResizeCrop,
     merge_steps,
+    written_index,
 )
 from .wrappers import ClassBalancedDataset, inside
 
@@ -65,4 +66,5 @@ __all__ = [
     "mixed_batch",
     "numbers_of_classes",
     "write_scenes",
+    "written_index",
 ]

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import UserError, reason
+from ..errors import UserError
 from ..io.image_files import Decoding, as_picture
 from ..io.image_sources import fetch_image, is_address, read_image_file
 from ..io.memory import ran_out_of_memory
@@ -181,7 +181,9 @@ class ImageReader:
             except Exception as error:  # of any constructor
                 package = "is not installed" in str(error)
                 code = "missing-package" if package else "config-value"
-                raise UserError(code, self.key, f"{step_name(step)}: {reason(error)}") from error
+                said = error.text if isinstance(error, UserError) else _words(error)
+                name = step_name(step)
+                raise UserError(code, self.key, f"{name} cannot be built ({said})") from error
         return built
 
     def _probe(self, decoding: Decoding) -> None:

@@ -26,8 +26,10 @@ from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from mmengine.optim import OptimWrapper
 from mmengine.runner import autocast, get_priority, set_random_seed
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import nn
 
 from .._stack import BatchNorm
@@ -54,6 +56,11 @@ _OUTPUTS = (
     *("output_dir", "out_dir", "out_file_path", "outfile_prefix"),
 )
 _MOST_NAMED = 3
+#: Keys that name parts of the model, and what changes these before the first step.
+_CHANGES = {
+    "activation_checkpointing": turn_on_activation_checkpointing,
+    "efficient_conv_bn_eval": turn_on_efficient_conv_bn_eval,
+}
 
 
 def dry_step(cfg: Config, built: SeededModel, machine: Machine) -> list[Note]:
@@ -142,7 +149,7 @@ class _Steps:
         """A copy of the model where the run has it, to train on."""
         if self.machine.cuda and self.cfg.launcher != "none":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        with failing("config key model", "it cannot be copied to its device"):
+        with failing("model", "it cannot be copied to its device"):
             model = copy.deepcopy(self.built.model).to(get_device())
         for module in model.modules():
             _leave_out_pretrained(module)
@@ -172,6 +179,7 @@ class _Steps:
         single = isinstance(optim_wrapper, OptimWrapper)
         for one in [optim_wrapper] if single else optim_wrapper.values():
             one.initialize_count_status(model, 0, 1)  # the first update comes after this step
+        _change_modules(cfg, model)
         used: set[str] = set()
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         watches = [
@@ -201,7 +209,7 @@ class _Steps:
         every = [one for some in lists for one in some]
         for schedule in every:
             if not hasattr(schedule, "monitor"):  # others wait for a score
-                with failing("config key param_scheduler", f"{type(schedule).__name__} fails"):
+                with failing("param_scheduler", f"{type(schedule).__name__} fails"):
                     schedule.step()
         return _unmatched_keys(cfg, model), every
 
@@ -240,9 +248,9 @@ class _Steps:
             autocast(enabled=bool(cfg.val_cfg.get("fp16"))),
         ):
             outputs = model.val_step(batch)
-        key = "config key val_evaluator"
-        with failing(key, "it cannot be built"):
-            metrics = self._without_outputs(cfg.val_evaluator)
+        key = "val_evaluator"
+        metrics = self._without_outputs(cfg.val_evaluator)
+        with failing(key, "it cannot be built", metrics):
             evaluator = build_evaluator(metrics)
         if hasattr(loader.dataset, "metainfo"):
             evaluator.dataset_meta = loader.dataset.metainfo
@@ -281,7 +289,7 @@ class _Steps:
         """The hooks of the config, by key."""
         cfg = self.cfg
         visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
-        with failing("config key visualizer", "it cannot be built"):  # some hooks take the newest
+        with failing("visualizer", "it cannot be built"):  # some hooks take the newest
             VISUALIZERS.build({**visualizer, "name": "dry_step", "vis_backends": None})
         nodes = {f"default_hooks.{k}": v for k, v in (cfg.get("default_hooks") or {}).items()}
         nodes |= {f"custom_hooks.{i}": v for i, v in enumerate(cfg.get("custom_hooks") or [])}
@@ -289,7 +297,7 @@ class _Steps:
         for key, node in nodes.items():
             if isinstance(node, dict):
                 node = copy.deepcopy(node)
-                with failing(f"config key {key}", "it cannot be built"):
+                with failing(key, "it cannot be built", node):
                     get_priority(node.pop("priority", "NORMAL"))
                     node = HOOKS.build(node)
             hooks[key] = node
@@ -304,6 +312,20 @@ def _leave_out_pretrained(module: Any) -> None:
         kept = [one for one in listed if not type_name(one.get("type")).startswith("Pretrained")]
         if len(kept) < len(listed):
             module.init_cfg = kept or None
+
+
+def _change_modules(cfg: Config, model: nn.Module) -> None:
+    """What the run does to the parts of its model that some keys name."""
+    for key, change in _CHANGES.items():
+        names = cfg.get(key)
+        for name in [names] if isinstance(names, str) else names or ():
+            parts = [part for part, _ in model.named_modules() if part]
+            if name not in parts:
+                known = ", ".join(part for part in parts if part.count(".") < 2)
+                message = f"the model has no part {name}; it has {known:.200}"
+                raise UserError("config-value", f"config key {key}", message)
+            with failing(key, f"{name} cannot be changed"):
+                change(model, name)
 
 
 def _note(used: set[str], name: str, gradient: Any) -> None:
@@ -322,7 +344,7 @@ def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:
 
 
 def _check_averaging(cfg: Config, key: str, hook: EMAHook, model: nn.Module) -> None:
-    with failing(f"config key {key}", "it cannot average the model"):
+    with failing(key, "it cannot average the model"):
         MODELS.build(copy.deepcopy(hook.ema_cfg), default_args={"model": model})
     for option, length in (("begin_iter", "max_iters"), ("begin_epoch", "max_epochs")):
         begin, end = getattr(hook, option, 0), cfg.train_cfg.get(length)
@@ -342,7 +364,7 @@ def _check_scores(
             wanted += [(f"{key}.save_best", one) for one in named if one != "auto"]
             numbers = evaluation_scores(scores)
             if "auto" in named and numbers:
-                with failing(f"config key {key}.save_best", "set it to the name of a score"):
+                with failing(f"{key}.save_best", "set it to the name of a score"):
                     type(hook)(save_best=next(iter(numbers)), rule=hook.rules[0])
         elif isinstance(hook, EarlyStoppingHook):
             wanted.append((f"{key}.monitor", hook.monitor))

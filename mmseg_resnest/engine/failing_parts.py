@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..io.memory import ran_out_of_memory
+from .failing_keys import key_of_build
 from .preemption import Preempted
 
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
@@ -32,17 +33,22 @@ class Failure:
     message: str
 
     @classmethod
-    def of(cls, exception: Exception) -> Failure:
-        """Of a UserError its parts, of another one what it says and where."""
+    def of(cls, exception: Exception, key: str, step: str = "") -> Failure:
+        """Of a UserError its parts, of another one what it says and where.
+
+        Args:
+            exception: Raised while a batch was loaded.
+            key: Of the part of the config that failed.
+            step: The name of the transform that failed, if one did.
+        """
         if isinstance(exception, UserError):
             return cls(exception.code, exception.subject, exception.message)
-        return cls("", "", describe(exception))
+        what = f"{step} fails on a sample" if step else "its samples fail"
+        return cls("data-loading", f"config key {key}", f"{what}: {describe(exception)}")
 
-    def error(self, subject: str) -> UserError:
-        """The UserError; ``subject`` is used where the exception was none."""
-        if self.code:
-            return UserError(self.code, self.subject, self.message)
-        return UserError("data-loading", subject, f"its samples fail with {self.message}")
+    def error(self) -> UserError:
+        """The UserError."""
+        return UserError(self.code, self.subject, self.message)
 
 
 def describe(error: BaseException) -> str:
@@ -56,15 +62,22 @@ def describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def failing(subject: str, what: str) -> Iterator[None]:
-    """Raise a UserError about ``subject`` in place of another exception."""
+def failing(key: str, what: str, node: Any = None) -> Iterator[None]:
+    """Raise a UserError about a config key in place of another exception.
+
+    Args:
+        key: The key, dotted.
+        what: What cannot be done with it, to begin the message with.
+        node: The value that is built; the error names the part of it that fails.
+    """
     try:
         yield
     except (UserError, Preempted):
         raise
     except Exception as error:
         code = "memory" if ran_out_of_memory(error) else "config-value"
-        raise UserError(code, subject, f"{what}: {describe(error)}") from error
+        found = key if node is None else key_of_build(key, node, error)
+        raise UserError(code, f"config key {found}", f"{what}: {describe(error)}") from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from .._stack import stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
 from ..errors import UserError
+from .failing_keys import key_of_step
 from .failing_parts import Failure, failing
 from .launch import Machine
 from .runner import Runner
@@ -48,12 +49,13 @@ class FirstBatches:
         loader = self.cfg[name]
         dataset = loader.get("dataset")
         if isinstance(dataset, Mapping):
-            with failing(f"config key {name}.dataset", "it cannot be built"):
-                dataset = build_dataset(copy.deepcopy(dataset), keep=True)
+            node = copy.deepcopy(dataset)
+            with failing(f"{name}.dataset", "it cannot be built", node):
+                dataset = build_dataset(node, keep=True)
         if isinstance(dataset, IterableDataset):
             return None
-        with failing(f"config key {name}", "it cannot be built"):
-            tried = {**loader, "dataset": _Tried(dataset)}
+        with failing(name, "it cannot be built", loader):
+            tried = {**loader, "dataset": _Tried(dataset, f"{name}.dataset", loader.dataset)}
             made = Runner.build_dataloader(tried, seed=self.seed)
         return None if made.batch_sampler is None else made
 
@@ -88,7 +90,7 @@ class FirstBatches:
         one = DataLoader(
             loader.dataset,
             batch_sampler=[list(indices)],
-            collate_fn=functools.partial(_collate, loader.collate_fn),
+            collate_fn=functools.partial(_collate, loader.collate_fn, name),
             num_workers=workers,
             persistent_workers=bool(workers),
             worker_init_fn=loader.worker_init_fn,
@@ -99,7 +101,7 @@ class FirstBatches:
         finally:
             stop_workers(one)
         if isinstance(batch, Failure):
-            raise batch.error(f"config key {name}.dataset")
+            raise batch.error()
         return batch
 
     def check_lengths(self, loader: Any) -> None:
@@ -143,21 +145,25 @@ class FirstBatches:
 class _Tried(WrappedDataset):
     """A data set that returns what fails in place of a sample: errors lose much on their way."""
 
+    def __init__(self, dataset: Any, key: str, node: Any) -> None:
+        super().__init__(dataset)
+        self._key, self._node = key, node
+
     def __getitem__(self, index: int) -> Any:
         try:
             return self.dataset[index]
         except Exception as error:
-            return Failure.of(error)
+            return Failure.of(error, *key_of_step(self._key, self._node, self.dataset, error))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
         return self  # MMEngine copies what loaders are built from
 
 
-def _collate(function: Any, samples: Sequence[Any]) -> Any:
+def _collate(function: Any, name: str, samples: Sequence[Any]) -> Any:
     for sample in samples:
         if isinstance(sample, Failure):
             return sample
     try:
         return function(samples)
     except Exception as error:
-        return Failure.of(error)
+        return Failure.of(error, f"{name}.dataset")

@@ -21,8 +21,11 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from ..errors import UserError
+from ..io.memory import ran_out_of_memory
 from ..registry import MODELS, building
+from .failing_keys import key_of_build
 from .failing_parts import describe
+from .preemption import Preempted
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -31,7 +34,7 @@ def build_model(cfg: Config) -> nn.Module:
     From any thread: the default scope of MMEngine stays as it is.
 
     Raises:
-        UserError: A value in ``model`` does not fit.
+        UserError: A value in ``model`` does not fit; the deepest part that fails is named.
     """
     # A copy: building takes keys out of the dictionaries it is given.
     model = copy.deepcopy(cfg.model)
@@ -40,9 +43,13 @@ def build_model(cfg: Config) -> nn.Module:
     try:
         with building(cfg.get("default_scope", "mmseg")):
             return MODELS.build(model)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = f"cannot be built; {describe(error)}"
-        raise UserError("config-value", "config key model", message) from error
+    except (UserError, Preempted, ImportError):
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        place = f"config key {key_of_build('model', model, error)}"
+        raise UserError("config-value", place, f"cannot be built; {describe(error)}") from error
 
 
 @dataclass

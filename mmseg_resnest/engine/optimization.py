@@ -33,7 +33,7 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
         UserError: One of them cannot be built.
     """
     with building(cfg.get("default_scope", "mmseg_resnest")):
-        with failing("config key optim_wrapper", "it cannot be built"):
+        with failing("optim_wrapper", "it cannot be built", cfg.optim_wrapper):
             optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
         configs = cfg.get("param_scheduler")
         if configs is None:
@@ -52,7 +52,7 @@ def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
     several = isinstance(configs, list | tuple)
     for index, config in enumerate(configs if several else [configs]):
         key = f"param_scheduler.{index}" if several else "param_scheduler"
-        with failing(f"config key {key}", "it cannot be built"):
+        with failing(key, "it cannot be built"):
             config = {"end": 1_000_000, **copy.deepcopy(config)}
             arguments = {"optimizer": optim_wrapper, "epoch_length": 1}
             built.append(PARAM_SCHEDULERS.build(config, default_args=arguments))
@@ -92,7 +92,7 @@ def check_schedule_ends(cfg: Config) -> None:
     end, index = max(early)
     groups = optim_wrapper.optimizer.param_groups
     for steps in (end, length - 1 - end) if later else (end,):
-        with failing("config key param_scheduler", "a step of it fails"):
+        with failing("param_scheduler", "a step of it fails"):
             advance_schedules(schedules, steps, steps if by_epoch else 0)
         if any(group["lr"] > _NO_RATE * group.get("initial_lr", 0) for group in groups):
             return

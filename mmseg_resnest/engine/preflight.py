@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from ..datasets.reader import ImageReader
 from ..errors import UserError
 from ..registry import building
 from ..weights import check_remote, did_you_mean, is_remote
+from .failing_parts import failing
 
 
 def check_data(cfg: Config, loaders: Iterable[str]) -> None:
@@ -36,6 +37,14 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
             with building(cfg.get("default_scope", "mmseg")):
                 for _, steps in pipelines(loader["dataset"]):  # a loader may need a package
                     ImageReader(split_loading(steps)[0], f"{name}.dataset.pipeline")
+
+
+def check_compile(cfg: Config) -> None:
+    """Check that ``torch.compile`` takes what ``compile`` says; nothing is compiled."""
+    options = cfg.get("compile")
+    if isinstance(options, Mapping) and options:
+        with failing("compile", "torch.compile does not take it"):
+            torch.compile(nn.Identity(), **options)
 
 
 def check_checkpoint(source: str | os.PathLike[str], what: str) -> None:

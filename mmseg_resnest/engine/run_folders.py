@@ -237,6 +237,12 @@ class RunFolders:
                 notes.append(("lock", f"taken over from {lock.taken_over}, which has ended"))
         return notes
 
+    def release(self) -> None:
+        """Give the folders back."""
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
+
     def check(self) -> None:
         """Raise UserError if another run took a folder while this process stood still."""
         for lock in self._locks.values():
@@ -244,6 +250,34 @@ class RunFolders:
                 reason = lock.lost.removeprefix(f"{lock.subject}: ")
                 message = f"{reason}; this run ends, so that their checkpoints do not mix"
                 raise UserError("in-use", lock.subject, message)
+
+
+class NewRunFolders(RunFolders):
+    """The folders of a training of one process that continues none, whose folder nobody named.
+
+    Where another run has begun in its work folder since that was chosen, it takes the next one.
+
+    Attributes:
+        work_dir: The work folder; :meth:`hold` may change it.
+    """
+
+    def __init__(self, cfg: Config, work_dir: str, held: contextlib.ExitStack) -> None:
+        super().__init__(folders_of_training(cfg, work_dir), held)
+        self.work_dir, self._cfg = work_dir, cfg
+
+    def hold(self, make: bool) -> list[tuple[str, str]]:
+        """As that of RunFolders; raises ``in-use`` only where no next folder can be told."""
+        while True:
+            try:
+                notes = super().hold(make)
+                if not holds_run(self._cfg, self.work_dir):
+                    return notes
+            except UserError as error:
+                if error.code != "in-use" or training_folder(self._cfg) == self.work_dir:
+                    raise
+            self.release()
+            self.work_dir = training_folder(self._cfg)
+            self._arguments = folders_of_training(self._cfg, self.work_dir)
 
 
 def _print_line(line: str) -> None:

@@ -31,11 +31,12 @@ from .launch import Machine, init_distributed, prepare_machine, timeout_of
 from .model import build_seeded_model
 from .numerics import is_fused, numerics_of
 from .preemption import Preempted, StopSignals
-from .preflight import check_checkpoint, check_data, check_disk_space
+from .preflight import check_checkpoint, check_compile, check_data, check_disk_space
 from .process_state import restored_process
 from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
 from .resume_changes import Note, rounding_notes
 from .run_folders import (
+    NewRunFolders,
     RunFolders,
     check_checkpoint_hook,
     check_free,
@@ -48,7 +49,7 @@ from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together, together
 from .sharding import check_sharding
-from .start import Start, find_start, restarted_by_launcher
+from .start import Start, find_start, restarted_by_launcher, wish_to_resume
 from .tracking import check_services
 from .watch import lost_processes_explained
 
@@ -112,9 +113,13 @@ def train(
         folders = None
         if machine.rank == 0:
             folders = RunFolders(folders_of_training(cfg, folder), held)
+        new = work_dir is None and wish_to_resume(cfg, resume) is None
+        if new and machine.world_size == 1 and not restarted_by_launcher():
+            folders = NewRunFolders(cfg, folder, held)
         notes = folders.hold(make=False) if folders else []
         if work_dir is not None:
             check_free(cfg, folder, resume)
+        written = cfg
         resolved, start = resolve_training(cfg, options, machine, resume)
         cfg = resolved.cfg
 
@@ -122,6 +127,7 @@ def train(
         check_services(options.log_to, cfg.get("visualizer"))
         check_sharding(cfg)
         check_checkpoint_hook(cfg)
+        check_compile(cfg)
         check_data(cfg, _LOADERS)
         check_start(cfg, ["train", "val"])
         prepare_machine(cfg, machine)
@@ -144,6 +150,12 @@ def train(
             lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
         )
         notes += together(lambda: folders.hold(make=True) if folders else [])
+        if (
+            isinstance(folders, NewRunFolders) and folders.work_dir != folder
+        ):  # another run began in it meanwhile
+            options = replace(options, work_dir=folders.work_dir)
+            resolved, _ = resolve_training(written, options, machine, resume)
+            cfg = resolved.cfg
         runner = Runner.from_cfg(cfg, built)
         del built
         notes += [*start.notes, *resolved.notes]

@@ -14,7 +14,9 @@ from mmcv.cnn import Conv2d
 from mmcv.transforms import Normalize
 from mmcv.transforms import Pad as StockPad
 from mmseg.datasets.transforms import PackSegInputs as StockPackSegInputs
-from mmseg.datasets.transforms import Resize, ResizeShortestEdge, ResizeToMultiple
+from mmseg.datasets.transforms import Resize as StockResize
+from mmseg.datasets.transforms import ResizeShortestEdge as StockResizeShortestEdge
+from mmseg.datasets.transforms import ResizeToMultiple
 from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.decode_heads import (
@@ -31,6 +33,7 @@ from torch import nn
 
 from ..datasets.transforms.geometry import Pad
 from ..datasets.transforms.photometric import PackSegInputs
+from ..datasets.transforms.resized_crop import Resize, ResizeShortestEdge
 from ..errors import UserError
 from ..io.checks import (
     Check,
@@ -309,6 +312,7 @@ STEPS = {
             "backend": one_of("cv2", "pillow"),
             "interpolation": _INTERPOLATION,
         },
+        others=(StockResize,),
     ),
     "ResizeToMultiple": Part(
         ResizeToMultiple,
@@ -318,6 +322,7 @@ STEPS = {
         ResizeShortestEdge,
         {"scale": _edge_or_size, "max_size": whole(1, 8192)},
         ("scale", "max_size"),
+        others=(StockResizeShortestEdge,),
     ),
     "Pad": Part(
         Pad,

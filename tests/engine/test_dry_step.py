@@ -60,9 +60,29 @@ def _set(key: str, value: Any) -> Callable[[Config], None]:
     return change
 
 
-def _add_step(loader: str) -> Callable[[Config], None]:
+def _add_step(loader: str, **step: Any) -> Callable[[Config], None]:
     def change(cfg: Config) -> None:
-        cfg[loader].dataset.pipeline.insert(1, dict(type="Fails"))
+        cfg[loader].dataset.pipeline.insert(1, step or dict(type="Fails"))
+
+    return change
+
+
+def _merge(cfg: Config) -> None:
+    """Two steps that become one, and behind them one that fails."""
+    resize = dict(type="RandomResize", scale=(80, 64), ratio_range=(1.0, 2.0), keep_ratio=True)
+    steps = cfg.train_dataloader.dataset.pipeline
+    (crop,) = [i for i, step in enumerate(steps) if step.type == "RandomCrop"]
+    steps[crop : crop + 1] = [resize, steps[crop], dict(type="Fails")]
+
+
+def _wrap(*steps: dict[str, Any]) -> Callable[[Config], None]:
+    """Steps behind the first one of the data set, which stands in two wrappers."""
+
+    def change(cfg: Config) -> None:
+        inner = cfg.train_dataloader.dataset
+        inner.pipeline[1:1] = list(steps)
+        repeated = dict(type="RepeatDataset", times=2, dataset=inner)
+        cfg.train_dataloader.dataset = dict(type="ConcatDataset", datasets=[repeated])
 
     return change
 
@@ -152,10 +172,53 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
         "missing-package", "visualizer.vis_backends.0.type",
     ),
     "a transform that fails": (
-        _add_step("train_dataloader"), "data-loading", "train_dataloader.dataset",
+        _add_step("train_dataloader"), "data-loading", "train_dataloader.dataset.pipeline.1",
+    ),
+    "a transform behind those that are merged": (
+        _merge, "data-loading", "train_dataloader.dataset.pipeline.5",
     ),
     "a transform of the validation that fails": (
-        _add_step("val_dataloader"), "data-loading", "val_dataloader.dataset",
+        _add_step("val_dataloader"), "data-loading", "val_dataloader.dataset.pipeline.1",
+    ),
+    "a transform inside others, inside wrappers": (
+        _wrap(dict(type="RandomApply", transforms=[dict(type="Fails")], prob=1.0)),
+        "data-loading", "train_dataloader.dataset.datasets.0.dataset.pipeline.1.transforms.0",
+    ),
+    "a transform that lacks an option": (
+        _wrap(dict(type="ResizeToMultiple", size_divisor=None, interpolation="x"),
+              dict(type="RandomRotate", prob=0.5)),
+        "config-value", "train_dataloader.dataset.datasets.0.dataset.pipeline.2",
+    ),
+    "a transform whose options are refused": (
+        _add_step("val_dataloader", type="RandomCrop", crop_size=0),
+        "config-value", "val_dataloader.dataset.pipeline.1",
+    ),
+    "a loss that cannot be built": (
+        _set("model.auxiliary_head.loss_decode",
+             dict(type="LovaszLoss", loss_type="x", _delete_=True)),
+        "config-value", "model.auxiliary_head.loss_decode",
+    ),
+    "a backbone that cannot be built": (
+        _set("model.backbone", dict(type="ResNet", depth=17, _delete_=True)),
+        "config-value", "model.backbone",
+    ),
+    "a norm that cannot be built": (
+        _set("model.decode_head.norm_cfg", dict(type="GN", num_groups=7)),
+        "config-value", "model.decode_head.norm_cfg",
+    ),
+    "a second metric that cannot be built": (
+        _set("val_evaluator", [dict(type="SegmentationMetric"), dict(type="NeedsEverything")]),
+        "config-value", "val_evaluator.1",
+    ),
+    "a way to compile that there is not": (
+        _set("compile", dict(backend="nope")), "config-value", "compile",
+    ),
+    "a part to checkpoint that there is not": (
+        _set("activation_checkpointing", ["backbone", "nowhere"]),
+        "config-value", "activation_checkpointing",
+    ),
+    "a part to fuse that cannot be traced": (
+        _set("efficient_conv_bn_eval", "decode_head"), "config-value", "efficient_conv_bn_eval",
     ),
     "validation without labels": (
         _without("val_dataloader", "LoadAnnotations"), "config-value", "val_dataloader.dataset",
@@ -214,7 +277,7 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
     ),
     "no iterations": (_set("train_cfg.max_iters", 0), "config-value", "train_cfg.max_iters"),
     "an optimizer with a wrong value": (
-        _set("optim_wrapper.optimizer.lr", -1.0), "config-value", "optim_wrapper",
+        _set("optim_wrapper.optimizer.lr", -1.0), "config-value", "optim_wrapper.optimizer",
     ),
 }  # fmt: skip
 

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from small_runs import small_config
 from user_errors import raises_user_error
 
+from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.run_folders import (
+    NewRunFolders,
     RunFolders,
     check_checkpoint_hook,
     check_free,
@@ -23,6 +27,7 @@ from mmseg_resnest.engine.run_folders import (
     training_folder,
 )
 from mmseg_resnest.engine.saving import point_to, write_checkpoint
+from mmseg_resnest.engine.training import train
 from mmseg_resnest.io.folder_lock import LOCK_FILE, FolderLock
 
 
@@ -31,7 +36,11 @@ def _config(folder: Path, **checkpoint: str) -> Config:
 
 
 def _folders(cfg: Config, held: contextlib.ExitStack) -> RunFolders:
-    return RunFolders(folders_of_training(cfg, cfg.work_dir), held)
+    return _of(cfg, cfg.work_dir, held)
+
+
+def _of(cfg: Config, folder: str, held: contextlib.ExitStack) -> RunFolders:
+    return RunFolders(folders_of_training(cfg, folder), held)
 
 
 def _locks(folder: Path) -> list[str]:
@@ -163,6 +172,34 @@ def test_a_new_training_gets_a_new_folder(runs: Runs) -> None:
         assert runs.next() == "work_dirs/toy-13"
         assert runs.next(processes=2) == "work_dirs/toy-12"  # its own first process may hold it
     assert runs.next(work_dir="mine") == "mine"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_run_that_began_meanwhile_keeps_its_folder(runs: Runs, ended: bool) -> None:
+    with contextlib.ExitStack() as other, contextlib.ExitStack() as held:
+        folders = NewRunFolders(runs.cfg, runs.next(), held)
+        assert folders.hold(make=False) == []
+        if ended:
+            runs.save("work_dirs/toy", "a")
+        else:
+            _of(runs.cfg, "work_dirs/toy", other).hold(make=True)
+        folders.hold(make=True)
+        assert folders.work_dir == "work_dirs/toy-2"
+        assert _locks(Path.cwd())[-1] == "work_dirs/toy-2"
+
+
+def test_another_training_begins_meanwhile(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this one makes its dry step; all of this one is in its own folder."""
+    cfg = small_config(write_scenes(tmp_path / "scenes", 4, 1, progress=False), iterations=2)
+    name = "work_dirs/fcn_resnest14_scenes"
+    began = lambda *_: runs.save(name, "a") and []  # noqa: E731
+    monkeypatch.setattr("mmseg_resnest.engine.training.dry_step", began)
+    assert train(cfg)["work_dir"] == f"{name}-2"
+    assert Path(f"{name}-2", "iter_2.pth").is_file()
+    assert not Path(name, "iter_2.pth").exists()
+    assert load_config(f"{name}-2/fcn_resnest14_scenes.py").work_dir == f"{name}-2"
 
 
 @pytest.mark.parametrize("left", ["results.json", "last_checkpoint", "epoch_4.pth", "best_a_9.pth"])

@@ -184,7 +184,6 @@ def own_config(place: Path) -> None:
         run(
             *("prepare-data", "custom", "--name", "mine", "--format", "labelme"),
             *("--source", "labelme/train", "--val-source", "labelme/val"),
-            *("--config-dir", "configs/custom"),
         )
 
 
@@ -256,8 +255,6 @@ def test_command(words: list[str], place: Path) -> None:
             else weights_or(word, config)
             for word in arguments
         ]
-    if words[:2] == ["prepare-data", "custom"]:
-        arguments += ["--config-dir", "configs/custom"]  # not those of the clone
     if name == "export-onnx":
         arguments.append("--force")
     # The made-up labels do not show every class.

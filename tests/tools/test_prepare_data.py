@@ -107,9 +107,10 @@ def test_colour_masks_in_american_spelling(run: Run, pairs: Path) -> None:
     assert code == 0, err
     code, _, err = run(
         "custom", "--name", "mine", "--format", "color", "--source", "out/masks", "--images",
-        "images", "--classes", "out/colours.json", "--config-dir", "configs", "--jobs", 1,
+        "images", "--classes", "out/colours.json", "--jobs", 1,
     )  # fmt: skip
     assert code == 0, err
+    assert (pairs / "configs/custom/mine.py").is_file()  # of the current folder
     made = np.asarray(Image.open(pairs / "data/mine/annotations/a_1.png"))
     np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / "labels/a_1.png")))
 

@@ -8,7 +8,7 @@ are wrong.
 from . import albu, colour, geometry
 from .loading import LoadAnnotations, LoadImageFromFile, LoadImageFromNDArray
 from .long_edge import RandomLongEdgeResize
-from .merge import merge_steps
+from .merge import merge_steps, written_index
 from .photometric import PackSegInputs, PhotoMetricDistortion
 from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 
@@ -26,4 +26,5 @@ __all__ = [
     "colour",
     "geometry",
     "merge_steps",
+    "written_index",
 ]

@@ -6,6 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+_RESIZE_CROP = "mmseg_resnest.RandomResizeCrop"
+_LONG_EDGE_CROP = "mmseg_resnest.RandomLongEdgeCrop"
+#: Steps that others are merged into, and how many.
+_STANDS_FOR = {_RESIZE_CROP: 2, _LONG_EDGE_CROP: 3}
+
 
 def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
     """A new pipeline in which resize and crop are one step.
@@ -29,6 +34,12 @@ def merge_steps(pipeline: Sequence[Any]) -> list[Any]:
     return merged
 
 
+def written_index(merged: Sequence[Any], index: int) -> int:
+    """The index in the pipeline of a config of the first step behind one of :func:`merge_steps`."""
+    kinds = (step.get("type") for step in merged[:index] if isinstance(step, Mapping))
+    return index + sum(_STANDS_FOR.get(kind, 1) - 1 for kind in kinds if isinstance(kind, str))
+
+
 def _takes(step: Any, kind: str, keys: set[str]) -> bool:
     """Whether a step is of this kind and has no other arguments than these."""
     return isinstance(step, Mapping) and step.get("type") == kind and set(step) <= keys | {"type"}
@@ -46,7 +57,7 @@ def _merged_resize(resize: Any, crop: Any) -> dict[str, Any] | None:
         return None
     rest = {key: step[key] for step in (resize, crop) for key in step if key != "type"}
     del rest["keep_ratio"]
-    return {"type": "mmseg_resnest.RandomResizeCrop", **rest}
+    return {"type": _RESIZE_CROP, **rest}
 
 
 def _merged_long_edge(resize: Any, pad: Any, crop: Any) -> dict[str, Any] | None:
@@ -61,7 +72,7 @@ def _merged_long_edge(resize: Any, pad: Any, crop: Any) -> dict[str, Any] | None
         return None
     rest = {key: resize[key] for key in resize if key != "type"}
     return {
-        "type": "mmseg_resnest.RandomLongEdgeCrop",
+        "type": _LONG_EDGE_CROP,
         "crop_size": tuple(crop["crop_size"]),
         "pad_val": dict(pad["pad_val"]),
         **rest,
@@ -69,6 +80,6 @@ def _merged_long_edge(resize: Any, pad: Any, crop: Any) -> dict[str, Any] | None
 
 
 _MERGES: tuple[tuple[int, Callable[..., dict[str, Any] | None]], ...] = (
-    (2, _merged_resize),
-    (3, _merged_long_edge),
+    (_STANDS_FOR[_RESIZE_CROP], _merged_resize),
+    (_STANDS_FOR[_LONG_EDGE_CROP], _merged_long_edge),
 )

@@ -9,6 +9,7 @@ the same seed gives the same sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -72,6 +73,51 @@ class RandomCrop(mmseg.datasets.transforms.RandomCrop):
     def _draw(self, height: int, width: int) -> tuple[int, int, int, int]:
         top, _, left, _ = _draw_box(height, width, self.crop_size)
         return top, top + self.crop_size[0], left, left + self.crop_size[1]
+
+
+@TRANSFORMS.register_module()
+class Resize(mmseg.datasets.transforms.Resize):
+    """mmseg's ``Resize``, whose ``scale`` may also be a list, as JSON and YAML have it.
+
+    Args:
+        scale: (width, height), or one number for both; with ``keep_ratio`` the long and the short
+            edge that the image is fitted into.
+        scale_factor: Of both edges, or of width and height.
+        keep_ratio: As of mmseg's.
+        clip_object_border: As of mmseg's.
+        backend: ``cv2`` or ``pillow``.
+        interpolation: Of the image.
+    """
+
+    def __init__(
+        self,
+        scale: int | tuple[int, int] | None = None,
+        scale_factor: float | tuple[float, float] | None = None,
+        keep_ratio: bool = False,
+        clip_object_border: bool = True,
+        backend: str = "cv2",
+        interpolation: str = "bilinear",
+    ) -> None:
+        sizes = as_tuples(scale), as_tuples(scale_factor)
+        super().__init__(*sizes, keep_ratio, clip_object_border, backend, interpolation)
+
+
+@TRANSFORMS.register_module()
+class ResizeShortestEdge(mmseg.datasets.transforms.ResizeShortestEdge):
+    """mmseg's ``ResizeShortestEdge``, whose ``scale`` may also be a list."""
+
+    def __init__(self, scale: int | tuple[int, int], max_size: int) -> None:
+        super().__init__(as_tuples(scale), max_size)
+
+
+@TRANSFORMS.register_module()
+class RandomChoiceResize(mmcv.transforms.RandomChoiceResize):
+    """mmcv's ``RandomChoiceResize``, each of whose ``scales`` may also be a list."""
+
+    def __init__(
+        self, scales: Sequence[Any], resize_type: str = "Resize", **resize_kwargs: Any
+    ) -> None:
+        super().__init__([as_tuples(one) for one in scales], resize_type, **resize_kwargs)
 
 
 @TRANSFORMS.register_module()

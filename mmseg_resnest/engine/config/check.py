@@ -12,10 +12,14 @@ from typing import Any
 
 import mmengine.registry as mmengine_registry
 import mmseg.registry as mmseg_registry
+import torch
+from mmcv.transforms import RandomChoiceResize, RandomResize
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.registry import Registry
 from mmengine.runner import Runner
-from mmseg.evaluation.metrics import IoUMetric
+from mmseg.evaluation.metrics import CityscapesMetric, DepthMetric, IoUMetric
+from mmseg.models.losses import HuasdorffDisstanceLoss
 from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
@@ -23,6 +27,7 @@ from ... import registry as our_registry
 from ..._stack import config_tree
 from ...errors import UserError
 from ...evaluation import MORE_METRICS, SegmentationMetric
+from ...registry import type_name
 from .kinds import check_kinds
 from .pipelines import PipelineCheck
 
@@ -51,6 +56,7 @@ _UNTYPED: dict[str, frozenset[str]] = {
     "auto_scale_lr": frozenset({"enable", "base_batch_size"}),
     "env_cfg": frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
     "numerics": frozenset({"fused"}),
+    "compile": frozenset(inspect.signature(torch.compile).parameters) - {"model"},
     **dict.fromkeys(
         DATALOADERS,
         frozenset(inspect.signature(DataLoader.__init__).parameters) - {"self"}
@@ -66,6 +72,7 @@ _BUILD_KEYS = {
     "optim_wrapper": {"constructor", "optimizer", "paramwise_cfg"},
     "parameter scheduler": {"convert_to_iter_based"},
     "model": {"requires_grad"},  # of normalisation layers
+    "weight initializer": {"override"},
 }
 #: Registries in which types are looked up, by top-level key.
 _REGISTRIES: dict[str, tuple[str, ...]] = {
@@ -104,6 +111,29 @@ _CHOICES: dict[Any, tuple[str, tuple[str, ...]]] = {
     SegmentationMetric: ("metrics", MORE_METRICS),
     IoUMetric: ("iou_metrics", ("mIoU", "mDice", "mFscore")),
 }
+#: Scores that ``SegmentationMetric`` has under another name, or without being asked.
+_SAME_SCORES = {
+    **dict.fromkeys(("mIoU", "IoU", "mAcc", "pixAcc"), "it is always computed; leave it out"),
+    "aAcc": "it is pixAcc here, which is always computed; leave it out",
+    **dict.fromkeys(("mDice", "Dice"), "it is called F1 here, which of a class is the same"),
+    **dict.fromkeys(("mFscore", "Fscore"), "write F1, precision and recall"),
+}
+
+#: Classes that build another part from the options they do not know: the option that names it, its
+#: default, its registry, and what they give it themselves.
+_HANDED_ON: dict[type, tuple[str, str, str, set[str]]] = {
+    RandomResize: ("resize_type", "Resize", "TRANSFORMS", {"scale", "scale_factor"}),
+    RandomChoiceResize: ("resize_type", "Resize", "TRANSFORMS", {"scale", "scale_factor"}),
+    EMAHook: ("ema_type", "ExponentialMovingAverage", "MODELS", {"model"}),
+}
+#: Classes that do nothing with options they do not know.
+_DROPPING: tuple[type, ...] = (
+    *(CityscapesMetric, DepthMetric, IoUMetric, HuasdorffDisstanceLoss),
+    CheckpointHook,  # and fails with the first checkpoint
+)
+
+#: Functions of this package that read options and change none.
+_READERS = frozenset({"check_losses"})
 
 Path = tuple[str, ...]
 
@@ -148,7 +178,7 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
         found = _find_type(kind, registries, node.get("_scope_"))
         if found is None:
             raise _unknown_type(path, kind, registries)
-        known, others = _options_of(found, registries)
+        known, others = _options_at(path, node, found, registries, scope)
         accepted = None if others else known
         if found in _CHOICES:
             _check_choices(path, node, *_CHOICES[found])
@@ -164,16 +194,35 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
         _check_node((*path, str(key)), value, scope)
 
 
+def _options_at(
+    path: Path, node: Mapping[str, Any], found: Any, registries: list[Registry], scope: str
+) -> tuple[set[str], bool]:
+    """As :func:`_options_of`, with the options of the part that a class builds from the rest."""
+    known, others = _options_of(found, registries)
+    for kind, (key, default, family, given) in _HANDED_ON.items():
+        if isinstance(found, type) and issubclass(found, kind) and others:
+            name, owner = node.get(key, default), registry_of(family, scope)
+            inside = [] if owner is None else [owner]
+            part = _find_type(name, inside)
+            if part is None:
+                raise _unknown_type(path, name, inside, key)
+            inner, others = _options_of(part, inside)
+            known = known | (inner - given)
+    return known, others
+
+
 def _check_choices(path: Path, node: Mapping[str, Any], key: str, known: Sequence[str]) -> None:
     """Raise unless an option is one of the known names, or several."""
     value = node.get(key, ())
     for name in value if isinstance(value, list | tuple) else [value] if value else ():
         if name not in known:
             similar = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-            hint = f"did you mean {similar[0]}? It" if similar else "it"
+            hint = f" did you mean {similar[0]}? It" if similar else " it"
+            if known is MORE_METRICS and str(name) in _SAME_SCORES:
+                hint = f" {_SAME_SCORES[str(name)]}. It"
             place = f"config key {'.'.join((*path, key))}"
-            message = f"{node['type']} has no score {name}; {hint} has {', '.join(known)}"
-            raise UserError("config-value", place, message)
+            message = f"{type_name(node['type'])} takes no {name} there;{hint} takes "
+            raise UserError("config-value", place, message + ", ".join(known))
 
 
 def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] | None:
@@ -182,7 +231,9 @@ def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] |
     if kind is not None:
         registries = _registries(path, scope)
         found = _find_type(kind, registries, node.get("_scope_"))
-        return None if found is None else _options_of(found, registries)[0] or None
+        if found is None:
+            return None
+        return _options_at(path, node, found, registries, scope)[0] or None
     return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
 
 
@@ -244,8 +295,10 @@ def _names(registry: Registry | None) -> Iterator[str]:
         registry = registry.parent
 
 
-def _unknown_type(path: Path, kind: Any, registries: list[Registry]) -> UserError:
-    place = f"config key {'.'.join(path)}.type"
+def _unknown_type(
+    path: Path, kind: Any, registries: list[Registry], key: str = "type"
+) -> UserError:
+    place = f"config key {'.'.join((*path, key))}"
     if not isinstance(kind, str):
         return UserError("config-type", place, f"{kind!r} is neither a name nor a class")
     lower = {n.lower(): n for r in registries for n in _names(r) if isinstance(n, str)}
@@ -280,6 +333,7 @@ def _options_of(found: Any, registries: list[Registry]) -> tuple[set[str], bool]
         callables = [
             vars(base)["__init__"] for base in inspect.getmro(found) if "__init__" in vars(base)
         ]
+    drops = inspect.isclass(found) and issubclass(found, _DROPPING)
     accepted: set[str] = {"_scope_"}.union(*(_BUILD_KEYS.get(r.name, set()) for r in registries))
     for function in callables:
         if function is object.__init__:
@@ -294,21 +348,30 @@ def _options_of(found: Any, registries: list[Registry]) -> tuple[set[str], bool]
         if rest is None:
             return accepted - {"self"}, False
         if not _hands_on(function, rest):
-            break
+            return accepted - {"self"}, not drops
     return accepted - {"self"}, True
 
 
 def _hands_on(function: Any, kwargs: str) -> bool:
-    """Whether an ``__init__`` does nothing with its kwargs but ``super().__init__(**kwargs)``."""
+    """Whether an ``__init__`` hands its kwargs to ``super().__init__(**kwargs)`` as they are."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):
         return False
     uses = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == kwargs]
-    return len(uses) == 1 and any(
-        isinstance(call, ast.Call)
+    read = [
+        call.args[0]
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") in _READERS and call.args
+    ]
+    handed = [
+        keyword.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr == "__init__"
-        and any(k.arg is None and k.value is uses[0] for k in call.keywords)
-        for call in ast.walk(tree)
-    )
+        for keyword in call.keywords
+        if keyword.arg is None
+    ]
+    others = [use for use in uses if use not in handed and use not in read]
+    return any(use in handed for use in uses) and not others

@@ -13,6 +13,7 @@ from ...errors import UserError
 _NOTHING = type(None)
 _TEXT, _DICTIONARY, _LIST = (str, _NOTHING), (Mapping, _NOTHING), (list, tuple)
 _SEVERAL = (Mapping, *_LIST, _NOTHING)
+_NAMES = (str, *_LIST, _NOTHING)
 #: Of plain values; objects that Python code has built are left alone.
 _PLAIN = (str, int, float, bool, Mapping, list, tuple, _NOTHING)
 _WORDS = {str: "a text", Mapping: "a dictionary", list: "a list", bool: "True or False"}
@@ -31,6 +32,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("param_scheduler", "val_evaluator", "test_evaluator"), _SEVERAL),
     "custom_hooks": (*_LIST, _NOTHING),
     "compile": (bool, Mapping, _NOTHING),
+    **dict.fromkeys(
+        ("activation_checkpointing", "efficient_conv_bn_eval"), (str, *_LIST, _NOTHING)
+    ),
+    **dict.fromkeys(("dry_step", "find_unused_parameters"), (bool, _NOTHING)),
     "log_level": (str, int),
 }
 #: In the data loaders, by the last part of the key.
@@ -40,7 +45,7 @@ _OF_DATA: dict[str, tuple[type, ...]] = {
     "dataset": (Mapping,),
     "datasets": _LIST,
     "pipeline": _LIST,
-    "classes": (str, *_LIST, _NOTHING),
+    "classes": _NAMES,
 }
 
 
@@ -64,6 +69,9 @@ def check_kinds(root: Mapping[str, Any]) -> None:
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         message = f"must be the name of a level, such as INFO, not {level!r}"
         raise UserError("config-value", "config key log_level", message)
+    if root.get("sync_bn") not in (None, "torch", "mmcv"):  # MMEngine goes on without
+        message = f"must be 'torch', 'mmcv' or None, not {root['sync_bn']!r}"
+        raise UserError("config-value", "config key sync_bn", message)
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         _check_data(name, root.get(name))
 

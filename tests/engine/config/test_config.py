@@ -60,10 +60,51 @@ def test_mistakes_in_a_base_are_found_there(tmp_path: Path) -> None:
         dict(custom_hooks=[dict(type="EMAHook", momentum=0.1, priority="LOW")]),
         dict(model=dict(type="ResNeSt", norm_cfg=dict(type="BN", requires_grad=True, eps=1e-3))),
         dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=1), paramwise_cfg=dict(x=1))),
+        # Options of another part, which this one builds.
+        dict(custom_hooks=[dict(type="EMAHook", ema_type="MomentumAnnealingEMA", gamma=9)]),
+        dict(tta_pipeline=[dict(type="RandomResize", scale=(9, 9), keep_ratio=True)]),
+        dict(tta_pipeline=[
+            dict(type="RandomChoiceResize", scales=[9], resize_type="ResizeShortestEdge",
+                 max_size=9)
+        ]),
+        dict(model=dict(type="FCNHead", init_cfg=dict(type="Normal", override=dict(name="x")))),
+        dict(compile=dict(backend="eager", dynamic=False)),
     ],
-)
+)  # fmt: skip
 def test_what_the_stack_accepts_is_accepted(good: dict) -> None:
     check_config({"default_scope": "mmseg_resnest", **good})
+
+
+@pytest.mark.parametrize(
+    ("bad", "key", "said"),
+    [
+        (dict(model=dict(type="EncoderDecoder", auxilary_head={})),
+         "model.auxilary_head", "auxiliary_head"),
+        (dict(custom_hooks=[dict(type="EMAHook", momentun=0.1)]),
+         "custom_hooks.0.momentun", "momentum"),
+        (dict(custom_hooks=[dict(type="EMAHook", ema_type="SWA")]), "custom_hooks.0.ema_type", ""),
+        (dict(tta_pipeline=[dict(type="RandomResize", scale=(9, 9), keep_rato=True)]),
+         "tta_pipeline.0.keep_rato", "keep_ratio"),
+        (dict(tta_pipeline=[dict(type="RandomResize", scale=(9, 9), resize_type="Resise")]),
+         "tta_pipeline.0.resize_type", "Resize"),
+        (dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", max_keep=2))),
+         "default_hooks.checkpoint.max_keep", "max_keep_ckpts"),
+        (dict(val_evaluator=dict(type="IoUMetric", iou_metric="mDice")),
+         "val_evaluator.iou_metric", "iou_metrics"),
+        (dict(val_evaluator=dict(type="SegmentationMetric", metrics=["mIoU"])),
+         "val_evaluator.metrics", "always"),
+        (dict(val_evaluator=dict(type="SegmentationMetric", metrics="mDice")),
+         "val_evaluator.metrics", "F1"),
+        (dict(compile=dict(backen="eager")), "compile.backen", "backend"),
+        (dict(sync_bn=True), "sync_bn", "torch"),
+        (dict(efficient_conv_bn_eval=3), "efficient_conv_bn_eval", "a list"),
+    ],
+)  # fmt: skip
+def test_an_option_that_nothing_reads_is_named(bad: dict, key: str, said: str) -> None:
+    with raises_user_error(("config-key", "config-value", "config-type"), key) as caught:
+        check_config({"default_scope": "mmseg_resnest", **bad})
+    assert caught.value.subject == f"config key {key}"
+    assert said in caught.value.message
 
 
 def test_another_scope_is_checked_against_its_own_parts() -> None:
