@@ -219,7 +219,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
 
 def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom, recognise_options
-    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.config import load_config, portable_name
     from mmseg_resnest.io.processes import cpu_count
 
     same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
@@ -236,7 +236,9 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     if args.format == "auto":
         options, notes = recognise_options(options, Path(root), args.jobs or cpu_count())
         print("\n".join(notes))
-    return prepare_custom(options, root, args.config_dir, load_config(args.base), **how)
+    base = load_config(args.base)
+    how["base_name"] = portable_name(str(base.filename))
+    return prepare_custom(options, root, args.config_dir, base, **how)
 
 
 def _pair(text: str) -> tuple[str, str]:

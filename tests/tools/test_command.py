@@ -89,11 +89,12 @@ def test_configs_are_found_anywhere(command: Command, tmp_path: Path) -> None:
         assert "arch='resnest14'" in text
     assert " configs in mine;" in command("configs", "--copy", "mine", cwd=tmp_path).check().stdout
     own = tmp_path / "own.py"
-    own.write_text('_base_ = "mine/fcn_resnest14_scenes.py"\ntrain_cfg = dict(max_iters=7)\n')
     diff = ["--diff", "mine/fcn_resnest14_scenes.py"]
-    assert "+train_cfg = dict(max_iters=7" in command(
-        "print-config", "own.py", *diff, cwd=tmp_path
-    ).check().stdout.replace("\n    ", "")
+    for base in ("mine/fcn_resnest14_scenes.py", "mmseg_resnest::fcn_resnest14_scenes"):
+        own.write_text(f"_base_ = {base!r}\ntrain_cfg = dict(max_iters=7)\n")
+        assert "+train_cfg = dict(max_iters=7" in command(
+            "print-config", "own.py", *diff, cwd=tmp_path
+        ).check().stdout.replace("\n    ", "")
     said = command("configs", "--copy", "mine", cwd=tmp_path).error()
     assert "mine: exists" in said
     said = command("print-config", "fcn_resnest14_scene.py", cwd=tmp_path).error()

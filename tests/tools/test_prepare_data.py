@@ -89,12 +89,14 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
         made = np.asarray(Image.open(pairs / f"data/mine/annotations/{name}.png"))
         np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / f"labels/{name}.png")))
     assert "everything was there" in run(*args)[1]
-    # It trains as it is.
+    # It trains as it is, wherever it lies.
+    (pairs / "moved").mkdir()
+    (pairs / "configs/mine.py").rename(pairs / "moved/mine.py")
     small = ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=1"]
     for loader in ("train", "val"):
         small += [f"{loader}_dataloader.num_workers=0"]
         small += [f"{loader}_dataloader.persistent_workers=False"]
-    config = ("configs/mine.py", "--data-root", "data")
+    config = ("moved/mine.py", "--data-root", "data")
     run_tool("train.py", *config, "--cfg-options", *small, cwd=pairs).check()
     assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
 

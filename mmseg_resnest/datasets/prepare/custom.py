@@ -247,6 +247,7 @@ def prepare_custom(
     jobs: int | None = None,
     link: str = "auto",
     force: bool = False,
+    base_name: str | None = None,
 ) -> CustomReport:
     """Prepares a data set of one's own and writes its config.
 
@@ -262,6 +263,7 @@ def prepare_custom(
         jobs: Processes; None is one a core.
         link: How to put the images: one of ``io.linking.LINKS``.
         force: Replace a config that was changed by hand.
+        base_name: What the config calls its base; None: the path of the base's file.
 
     Raises:
         UserError: Names the file or option that is wrong.
@@ -289,8 +291,9 @@ def prepare_custom(
     plan = _plan(samples, splits, palette, table, uncovered)
     merged = _merged(options.label_map, palette)
     train, val = len(splits["train"]), len(splits["val"])
+    sizes = len(merged.classes), train, val
     text = config_text(
-        options.name, root, len(merged.classes), train, val, config, base, epochs, options.label_map
+        options.name, root, *sizes, config, base, epochs, options.label_map, base_name
     ).encode()
     old = config.read_bytes() if config.is_file() else None
     with Outputs(folder) as outputs:

@@ -48,11 +48,13 @@ def config_text(
     parent: Config,
     epochs: int,
     label_map: Mapping[str, str],
+    base_name: str | None = None,
 ) -> str:
     """The text of a config that inherits from ``parent`` and trains on the data set.
 
     ``config`` is where it will be; ``name`` has only letters, digits and ``_``. ``num_classes`` are
-    those that ``label_map`` leaves.
+    those that ``label_map`` leaves. ``base_name`` is what it calls the parent, None: the path from
+    the config to the parent's file.
 
     Raises:
         UserError: The parent lacks what the config needs, or MMEngine cannot read its path.
@@ -80,8 +82,8 @@ def config_text(
         f'    dict(type="PolyLR", power=0.9, eta_min=0.0, begin={warmup}, end=max_iters + 1,'
         " by_epoch=False),"
     )
-    relative = Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
-    if "::" in relative:
+    named = base_name or Path(os.path.relpath(base.resolve(), config.resolve().parent)).as_posix()
+    if base_name is None and "::" in named:
         message = (
             f"MMEngine takes '::' in the path from {config.parent} for the name of a package; move"
             " or rename the folder"
@@ -91,7 +93,7 @@ def config_text(
     return f"""\
 # {name}: {num_train} / {num_val} images, {num_classes} classes.
 # Written by mmseg-resnest prepare-data custom.
-_base_ = {text_literal(relative)}
+_base_ = {text_literal(named) if base_name is None else '"' + base_name + '"'}
 root = "{{{{$MMSEG_RESNEST_DATA:unset}}}}"
 root = {text_literal(root.as_posix())} if root == "unset" else root
 num_classes = {num_classes}

@@ -2,10 +2,17 @@
 """Configs: found, read, changed from the command line, and checked before anything is built."""
 
 from .check import check_config
-from .load import command_name, config_folder, find_config, load_config, require
+from .load import (
+    command_name,
+    config_folder,
+    find_config,
+    load_config,
+    portable_name,
+    require,
+)
 from .options import parse_cfg_options
 from .text import config_as_text
 from .types import named_types
 
 __all__ = ["check_config", "command_name", "config_as_text", "config_folder", "find_config"]
-__all__ += ["load_config", "named_types", "parse_cfg_options", "require"]
+__all__ += ["load_config", "named_types", "parse_cfg_options", "portable_name", "require"]

@@ -21,6 +21,7 @@ from ..logs import display_path, nothing_printed
 from .check import check_config
 from .data import DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
+from .portable import PACKAGE, base_constants, named_by_package, read_python
 from .roots import plain_roots, restore_roots
 from .types import named_types
 
@@ -37,17 +38,29 @@ def find_config(path: str | os.PathLike[str]) -> Path:
     """The file of a config, or ``path`` itself if it names no config.
 
     A file that exists; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
-    ``openmmlab/...``) or as a clone has it (``configs/fcn_resnest50_ade20k.py``).
+    ``openmmlab/...``), with the package's (``mmseg_resnest::fcn_resnest50_ade20k``), or as a clone
+    has it (``configs/fcn_resnest50_ade20k.py``).
     """
     given = Path(path)
+    if os.fspath(path).startswith(PACKAGE):
+        name = Path(os.fspath(path).removeprefix(PACKAGE))
+        return given if name.is_absolute() else _of_package(name) or given
     if given.exists() or given.is_absolute():
         return given
     parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
-    if not parts or ".." in parts:
-        return given
-    name = Path(*parts)
+    return _of_package(Path(*parts)) or given
+
+
+def _of_package(name: Path) -> Path | None:
+    if not name.parts or ".." in name.parts:
+        return None
     found = config_folder() / (name if name.suffix == ".py" else f"{name}.py")
-    return found if found.is_file() else given
+    return found if found.is_file() else None
+
+
+def portable_name(path: str | os.PathLike[str]) -> str | None:
+    """``mmseg_resnest::NAME`` of a config that comes with the package; None of another one."""
+    return named_by_package(Path(path), config_folder())
 
 
 def command_name(path: str | os.PathLike[str]) -> str:
@@ -148,15 +161,16 @@ def _data_root_variables(data_root: str | os.PathLike[str] | None) -> dict[str, 
 
 
 def _read(path: Path) -> Config:
+    copies: dict[str, str] = {}
     try:
         if path.suffix in DATA_SUFFIXES:
             return load_data_config(path, find_config, config_folder())
         _check_python(path, {})
-        return named_types(Config.fromfile(path))
+        return named_types(read_python(path, find_config, copies))
     except UserError:
         raise
     except Exception as error:
-        raise _explain_parse_error(path, error) from error
+        raise _explain_parse_error(path, error, copies) from error
 
 
 def _check_python(path: Path, seen: dict[Path, str]) -> str:
@@ -176,6 +190,12 @@ def _check_python(path: Path, seen: dict[Path, str]) -> str:
         reason = getattr(error, "msg", str(error)) + (f": {text.strip()}" if text.strip() else "")
         raise UserError("config-syntax", place, reason) from error
     name = f"config {path}"
+    for constant in base_constants(tree):
+        base = str(constant.value)
+        if base.startswith(PACKAGE) and not find_config(base).is_file():
+            known = _similar_configs(Path(base.removeprefix(PACKAGE)))
+            message = f"_base_ names {base!r}, which is no config of the package{known}"
+            raise UserError("config-syntax", f"{name}, line {constant.lineno}", message)
     found = list(_bases(tree, path.parent))
     if "_base_" not in [style for style, _, _ in found]:
         _check_imports(name, tree)
@@ -209,15 +229,12 @@ def _check_imports(name: str, tree: ast.Module) -> None:
 
 def _bases(tree: ast.Module, folder: Path) -> Iterator[tuple[str, str, Path | None]]:
     """Of each base of a config: the statement, what it names, and its file where that is plain."""
+    for constant in base_constants(tree):
+        base = str(constant.value)
+        file = find_config(base) if base.startswith(PACKAGE) else folder / base
+        yield "_base_", base, file if file.suffix == ".py" else None
     for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "_base_" for target in node.targets
-        ):
-            for part in ast.walk(node.value):
-                base = part.value if isinstance(part, ast.Constant) else None
-                if isinstance(base, str):
-                    yield "_base_", base, folder / base if base.endswith(".py") else None
-        elif isinstance(node, ast.With):
+        if isinstance(node, ast.With):
             for part in node.body:
                 if isinstance(part, ast.ImportFrom) and part.module:
                     above = Path(folder, *[".."] * (part.level - 1))
@@ -225,8 +242,11 @@ def _bases(tree: ast.Module, folder: Path) -> Iterator[tuple[str, str, Path | No
                     yield "read_base()", part.module, file if part.level else None
 
 
-def _explain_parse_error(path: Path, error: Exception) -> UserError:
-    """Which file and line of a config (or of its bases) raised an error, and why."""
+def _explain_parse_error(path: Path, error: Exception, copies: Mapping[str, str]) -> UserError:
+    """Which file and line of a config (or of its bases) raised an error, and why.
+
+    ``copies`` of files were read: their names, and those of the files.
+    """
     name = f"config {path}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(
@@ -250,10 +270,11 @@ def _explain_parse_error(path: Path, error: Exception) -> UserError:
     here = str(path.resolve().parent)
     libraries = (sysconfig.get_path("stdlib") + os.sep, f"{os.sep}site-packages{os.sep}")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        in_package = any(library in frame.filename for library in libraries)
-        theirs = frame.filename.startswith(here) or not in_package
-        ours = Path(frame.filename).is_relative_to(Path(__file__).parents[2])
-        if theirs and not ours and frame.filename.endswith(".py"):
-            place = f"config {frame.filename}, line {frame.lineno}"
+        filename = copies.get(frame.filename, frame.filename)
+        in_package = any(library in filename for library in libraries)
+        theirs = filename.startswith(here) or not in_package
+        ours = Path(filename).is_relative_to(Path(__file__).parents[2])
+        if theirs and not ours and filename.endswith(".py"):
+            place = f"config {filename}, line {frame.lineno}"
             return UserError("config-syntax", place, reason)
     return UserError("config-syntax", name, reason)

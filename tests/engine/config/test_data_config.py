@@ -106,7 +106,7 @@ def test_yaml_is_data(tmp_path, text):
         ({"custom_imports": {"imports": ["evil"]}}, "custom_imports"),
         ({"model": {"_scope_": "evil_package"}}, "_scope_"),
         ({"model": {"decode_head": {"type": "evil"}}}, "model.decode_head.type"),
-        ({"model": {"type": "mmseg.EncoderDecoder"}}, "model.type"),
+        ({"model": {"type": "mmseg.models.EncoderDecoder"}}, "model.type"),
         ({"model": {"type": ["evil"]}}, "model.type"),
         ({"somewhere": [{"deep": {"type": "os"}}]}, "somewhere.0.deep.type"),
         ({"optim_wrapper": {"constructor": "evil"}}, "optim_wrapper.constructor"),
