@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.export import compare, export_model
     from mmseg_resnest.export.check import check_images, require_agreement
     from mmseg_resnest.export.files import atomic_path
-    from mmseg_resnest.export.int8 import quantise, score
+    from mmseg_resnest.export.int8 import quantise, require_one_class, score
     from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.inference.runtimes import PROGRAMS, SUFFIXES, is_exported
 
@@ -102,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         said += "exported from: the run, the checkpoint or the published folder"
         raise UserError("argument", args.config, said)
     model = open_model(args, "cpu")
+    if args.int8 is not None:
+        require_one_class(model)
     cfg = model.cfg
     images = check_images(cfg, args.images, args.num_images)
     calibration: list[str] = []

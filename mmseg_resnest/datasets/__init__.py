@@ -25,6 +25,7 @@ from .scenes import ScenesDataset, write_scenes
 from .transforms import (
     LoadAnnotations,
     LoadImageFromFile,
+    LoadMultilabel,
     PackSegInputs,
     PhotoMetricDistortion,
     RandomCrop,
@@ -44,6 +45,7 @@ __all__ = [
     "CustomDataset",
     "LoadAnnotations",
     "LoadImageFromFile",
+    "LoadMultilabel",
     "PackSegInputs",
     "PascalContextDataset",
     "PascalContextDataset59",

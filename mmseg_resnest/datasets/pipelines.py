@@ -88,7 +88,7 @@ def is_stock(step: Any) -> bool:
 
 def loads_labels(name: str) -> bool:
     """Whether a step of a name loads labels."""
-    return name.startswith("Load") and "Annotation" in name
+    return name.startswith("Load") and ("Annotation" in name or name == "LoadMultilabel")
 
 
 def comparable(step: Any) -> Any:

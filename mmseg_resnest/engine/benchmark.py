@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..datasets import leaf_datasets
 from ..errors import UserError
 from ..io.memory import forget_peak_memory, peak_memory
-from ..models import input_channels
+from ..models import input_channels, overlaps
 from ..registry import type_name
 from .checkpoint import load_weights
 from .config import require
@@ -188,7 +188,7 @@ def benchmark(
         size = (batch_size, input_channels(model) or 3, height, width)
         inputs = list(torch.randint(0, 256, size, dtype=torch.uint8))
         classes = int(cast(Any, model).decode_head.num_classes)
-        samples = [_sample(height, width, classes) for _ in inputs]
+        samples = [_sample(height, width, classes, overlaps(model)) for _ in inputs]
         batch = {"inputs": inputs, "data_samples": samples}
 
         def test() -> None:
@@ -210,11 +210,13 @@ def benchmark(
     return result
 
 
-def _sample(height: int, width: int, classes: int) -> SegDataSample:
-    """A label map of random classes, with what the stack wants to know of an image."""
+def _sample(height: int, width: int, classes: int, overlap: bool) -> SegDataSample:
+    """Random labels, with what the stack wants to know of an image."""
     size = (height, width)
     sample = SegDataSample(metainfo={"ori_shape": size, "img_shape": size, "pad_shape": size})
     labels = torch.randint(0, max(classes, 2), (1, *size))
+    if overlap:
+        labels = torch.randint(0, 2, (classes, *size), dtype=torch.uint8)
     sample.gt_sem_seg = PixelData(data=labels)
     return sample
 

@@ -21,8 +21,10 @@ from tqdm import tqdm
 from .._stack import mixing_transforms
 from ..datasets import build_dataset, inside
 from ..datasets.pipelines import gives_rgb
+from ..datasets.transforms.multilabel import PLANES
 from ..errors import UserError
 from ..evaluation import legend, overlay
+from ..io.bit_planes import from_labels, index_sets
 from ..io.image_files import as_picture, save_image, unique_stems
 from ..registry import type_name
 from .config import require
@@ -38,8 +40,9 @@ _Cell = tuple[str, NDArray[np.uint8]]  # a line of text and the picture below it
 class Step:
     """What a pipeline has made of an image and its labels up to some step.
 
-    ``image`` is (H, W, 3) RGB, uint8; ``labels`` (H, W), or None before they are loaded; ``text``
-    size and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
+    ``image`` is (H, W, 3) RGB, uint8; ``labels`` (H, W), or None before they are loaded; ``planes``
+    how many classes may overlap in them (:class:`~mmseg_resnest.datasets.LoadMultilabel`), or None;
+    ``text`` size and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
     """
 
     def __init__(self, name: str, sample: dict[str, Any], rgb: bool = False) -> None:
@@ -49,6 +52,7 @@ class Step:
         self.image = as_picture(image, rgb)
         labels = sample.get("gt_seg_map")
         self.labels = None if labels is None else np.array(labels)
+        self.planes = sample.get(PLANES)
         self.text = f"{image.shape[1]} x {image.shape[0]}"
         if sample.get("flip"):
             self.text += ", mirrored"
@@ -172,16 +176,31 @@ def browse(
         for path, index in tqdm(items, "images", disable=None, leave=False, dynamic_ncols=True):
             runs = [draw_sample(dataset, index, seed + 1000 * index + n) for n in range(draws)]
             names = [step.name for step in runs[0]]
+            shown_classes, colours = _show_sets(runs, classes, palette)
             if steps:
-                rows = [_row_of_steps(run, palette, opacity) for run in runs]
+                rows = [_row_of_steps(run, colours, opacity) for run in runs]
             else:
-                rows = _rows_of_draws(runs, palette, opacity)
+                rows = _rows_of_draws(runs, colours, opacity)
             shown = [step.labels for run in runs for step in (run[0], run[-1])]
             present = {int(i) for labels in shown if labels is not None for i in np.unique(labels)}
             width = max(map(len, rows)) * (_EDGE + _GAP) - _GAP
-            key = legend(classes, palette, present, width) if present else None
+            key = legend(shown_classes, colours, present, width) if present else None
             save_image(_sheet(Path(path).name, rows, key), Path(out_dir) / f"{stems[path]}.png")
     return {"images": len(chosen), "out": os.fspath(out_dir), "pipeline": names}
+
+
+def _show_sets(
+    runs: Sequence[Sequence[Step]], classes: list[str], palette: list[list[int]]
+) -> tuple[list[str], list[list[int]]]:
+    """Names and colours for the labels of a sheet; of classes that overlap, of their sets."""
+    steps = [step for run in runs for step in run if step.planes and step.labels is not None]
+    if not steps:
+        return classes, palette
+    bits = [from_labels(step.labels, step.planes) for step in steps]  # type: ignore[arg-type]
+    found, names, colours = index_sets(bits, classes, palette)
+    for step, labels in zip(steps, found, strict=True):
+        step.labels = labels
+    return names, colours
 
 
 def _row_of_steps(

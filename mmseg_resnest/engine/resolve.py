@@ -26,6 +26,7 @@ from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
 from .config import named_types
 from .launch import Machine
+from .multilabel import check_overlap, is_multilabel
 from .resume_changes import Note, describe_config
 from .run_options import RunOptions, set_run_options
 
@@ -114,6 +115,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
             raise UserError("config-conflict", f"config key {missing[0]}", message)
         if isinstance(cfg.get(keys[-1]), tuple):  # MMEngine's loops take lists alone
             cfg[keys[-1]] = list(cfg[keys[-1]])
+    check_overlap(cfg)
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
         _check_length(cfg)
@@ -142,6 +144,9 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
             _use_tta(cfg)
         if options.official:
             _add_official_metric(cfg)
+        if options.submission is not None and is_multilabel(cfg):
+            message = f"{options.submission} takes one class a pixel, and model.multilabel is True"
+            raise UserError("config-conflict", "--format", message)
         if options.submission is not None:
             _use_submission(cfg, options.submission)
         if scores_nothing(cfg):
@@ -392,7 +397,7 @@ def _drop_labels(dataset: Any) -> None:
 
 
 def _loads_labels(step: Mapping[str, Any]) -> bool:
-    return type_name(step.get("type")) == "LoadAnnotations"
+    return type_name(step.get("type")) in ("LoadAnnotations", "LoadMultilabel")
 
 
 def _keep_image_counts(cfg: Config, options: TestingOptions) -> None:

@@ -15,6 +15,7 @@ from .evaluator import (
 )
 from .image_counts import ImageCounts
 from .metric import MORE_METRICS, SegmentationMetric
+from .multilabel import MultilabelMetric, average_precision
 from .report import EXAMPLES_FILE, write_report
 from .results import SCORES, class_table, other_scores, score, score_text, write_result
 from .submission import FORMATS, Submission
@@ -28,9 +29,11 @@ __all__ = [
     "CityscapesOfficialMetric",
     "Evaluator",
     "ImageCounts",
+    "MultilabelMetric",
     "SegmentationMetric",
     "SegmentationScores",
     "Submission",
+    "average_precision",
     "build_evaluator",
     "class_table",
     "compare_counts",

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_rank, get_world_size, is_main_process
-from mmengine.evaluator import BaseMetric
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 from torch import Tensor
@@ -25,9 +24,10 @@ from .confusion_matrix import (
     count_unchecked,
     scores_from_confusion,
 )
+from .counting import CountingMetric
 from .image_counts import ImageCounts
 from .per_image import ImageRecord, PerImage, class_map
-from .results import class_table, write_confusion, write_result
+from .results import class_table, make_parent, write_confusion, write_result
 
 __all__ = ["MORE_METRICS", "SegmentationMetric"]
 
@@ -45,13 +45,10 @@ def _percent_or_none(fraction: float) -> float | None:
 
 
 @METRICS.register_module()
-class SegmentationMetric(BaseMetric):
+class SegmentationMetric(CountingMetric):
     """mIoU, pixAcc and mAcc in percent, exact for any number of images and processes.
 
-    Each process adds the confusion matrices of its images in int64; the matrices are summed over
-    the processes as integers, so the result does not depend on how the images were shared out.
-    Images that a sampler gave out twice to fill up the last round
-    (``DefaultSampler(round_up=True)``) count once.
+    Each process adds the confusion matrices of its images (:class:`.counting.CountingMetric`).
 
     Conventions: pixels labelled ``ignore_index`` count nowhere; a class that is neither in the
     labels nor predicted is left out of mIoU (shown as ``-``, ``null`` in JSON); a class that is
@@ -90,8 +87,6 @@ class SegmentationMetric(BaseMetric):
         UserError: A file cannot be written, or an option is wrong.
     """
 
-    default_prefix = ""  # None would make MMEngine warn about a missing prefix
-
     def __init__(
         self,
         ignore_index: int = 255,
@@ -127,16 +122,11 @@ class SegmentationMetric(BaseMetric):
         self.confusion_csv = None if confusion_csv is None else Path(confusion_csv)
         for path in (self.output_json, self.image_counts, self.confusion_csv):
             if path is not None and is_main_process():
-                _make_parent(path)  # now rather than after hours of evaluation
-        self.last_result: dict[str, Any] | None = None
+                make_parent(path)  # now rather than after hours of evaluation
         self.last_images: ImageCounts | None = None
-        self._reset()
 
-    def _reset(self) -> None:
-        self.results.clear()
-        self._matrix: Tensor | None = None  # (C, C) sum over the images but the last
-        self._last: Tensor | None = None  # (C, C) of the last image
-        self._pixels = self._last_pixels = self._images = 0
+    def _start_anew(self) -> None:
+        super()._start_anew()
         self._wrong: Tensor | None = None  # number of the first image found out of range, or 0
         self._names: list[str] = []  # of the images counted on a GPU
         self._kept: list[ImageRecord] = []
@@ -144,16 +134,6 @@ class SegmentationMetric(BaseMetric):
     @property
     def _keeps_images(self) -> bool:
         return self._per_image.needed or self.image_counts is not None
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, from the data set's metainfo."""
-        classes = (self.dataset_meta or {}).get("classes")
-        if not classes:
-            raise UserError(
-                "classes", "the data set", "names no classes; give it metainfo=dict(classes=(...))"
-            )
-        return [str(name) for name in classes]
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         """Add the confusion matrices of one batch.
@@ -172,20 +152,16 @@ class SegmentationMetric(BaseMetric):
             if isinstance(sample, BaseDataElement):
                 sample = sample.to_dict()
             matrix, pixels = self._count(sample, num_classes)
-            if self._last is not None:
-                self._matrix = self._last if self._matrix is None else self._matrix + self._last
-                self._pixels += self._last_pixels
-            self._last, self._last_pixels = matrix, pixels
             if self._keeps_images:
                 name = str(sample.get("img_path") or f"image {self._images + 1}")
                 self._kept.append(self._per_image.record(name, sample, matrix))
-            self._images += 1
+            self._add(matrix, pixels)
 
     def _gather_images(self, size: int) -> list[ImageRecord]:
         """The images of all processes in the order of the data set, each once."""
         parts = all_gather_object(self._kept)
         longest = max(len(part) for part in parts)
-        # MMEngine's sampler gives the processes the images in turn, see _is_padding.
+        # MMEngine's sampler gives the processes the images in turn, see CountingMetric.
         ordered = [part[i] for i in range(longest) for part in parts if i < len(part)]
         return ordered[:size]
 
@@ -243,14 +219,6 @@ class SegmentationMetric(BaseMetric):
                 "data set's classes, reduce_zero_label and ignore_index",
             )
 
-    def _is_padding(self, size: int) -> bool:
-        """Whether this process's last image is one that the sampler gave out a second time.
-
-        MMEngine's sampler gives process r of w the images r, r + w, r + 2w, ... of the list that
-        was filled up to a multiple of w, so its last one stands at r + w * (number - 1).
-        """
-        return get_rank() + get_world_size() * (self._images - 1) >= size
-
     def evaluate(self, size: int) -> dict[str, float]:
         """Sum over the processes, log the table, write the files and start anew.
 
@@ -266,33 +234,8 @@ class SegmentationMetric(BaseMetric):
         """
         self._check_counted()
         names = self.class_names
-        num_classes = len(names)
-        total = torch.zeros(num_classes * num_classes + 2, dtype=torch.int64)
-        if self._matrix is not None:
-            total[:-2] += self._matrix.reshape(-1).cpu()
-        images, pixels = max(self._images - 1, 0), self._pixels
-        if self._last is not None and not self._is_padding(size):
-            total[:-2] += self._last.reshape(-1).cpu()
-            images, pixels = images + 1, pixels + self._last_pixels
-        total[-2], total[-1] = images, pixels
         kept = self._gather_images(size) if self._keeps_images else []
-        self._reset()
-        all_reduce(total)  # integers: exact, and equal on every process
-
-        images, pixels = int(total[-2]), int(total[-1])
-        if images == 0:
-            raise UserError(
-                "empty", "the data set", "has no image; check its data_root, data_prefix and split"
-            )
-        logger = MMLogger.get_current_instance()
-        if images != size:
-            logger.warning(
-                "SegmentationMetric scored %d images of a data set of %d: the sampler of the "
-                "evaluation left some out or gave some out twice",
-                images,
-                size,
-            )
-        matrix = total[:-2].reshape(num_classes, num_classes)
+        matrix, images, pixels = self._summed(size, (len(names), len(names)))
         metrics = self.compute_metrics([matrix])
         assert self.last_result is not None
         self.last_result.update(images=images, pixels=pixels)
@@ -301,7 +244,7 @@ class SegmentationMetric(BaseMetric):
             more, self.last_images = self._per_image.scores(kept, names, self.last_result)
             metrics.update(more)
         self.last_result.update(metrics)
-        logger.info(
+        MMLogger.get_current_instance().info(
             "%d images, %d labelled of %d pixels\n%s",
             images,
             self.last_result["labelled_pixels"],
@@ -315,7 +258,7 @@ class SegmentationMetric(BaseMetric):
                 self.last_images.save(self.image_counts)
             if self.confusion_csv is not None:
                 write_confusion(names, self.last_result["confusion_matrix"], self.confusion_csv)
-        return {f"{self.prefix}/{k}" if self.prefix else k: v for k, v in metrics.items()}
+        return self._prefixed(metrics)
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         """Scores of the sum of confusion matrices.
@@ -379,16 +322,3 @@ def _class_rows(names: Sequence[str], scores: SegmentationScores) -> list[dict[s
         }
         for i, name in enumerate(names)
     ]
-
-
-def _make_parent(path: Path) -> None:
-    """Makes the folder of a file that will be written after the evaluation."""
-    if path.is_dir():
-        raise UserError("wrong-path-type", path, "is a folder; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = f"its folder cannot be made ({error.strerror}); choose another place"
-        raise UserError("not-writable", path, message) from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError("not-writable", path, "its folder cannot be written; choose another place")

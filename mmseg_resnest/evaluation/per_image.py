@@ -29,7 +29,9 @@ def class_map(sample: Mapping[str, Any], key: str) -> Tensor:
     if data.ndim != 2:
         image = sample.get("img_path", "an image")
         shape = tuple(data.shape)
-        raise UserError("size-mismatch", image, f"{key} is {shape}, not (H, W) or (1, H, W)")
+        said = f"{key} is {shape}, not (H, W) or (1, H, W)"
+        said += "; classes that overlap need MultilabelMetric" if data.ndim == 3 else ""
+        raise UserError("size-mismatch", image, said)
     return data
 
 

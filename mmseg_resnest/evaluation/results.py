@@ -9,16 +9,19 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prettytable import PrettyTable
 
+from ..errors import UserError
 from ..io.atomic import atomic_write
 from ..io.text import printable
 
 __all__ = [
     "SCORES",
     "class_table",
+    "make_parent",
     "other_scores",
     "score",
     "score_text",
@@ -48,8 +51,10 @@ def number(value: float | None, form: str = ".2f") -> str:
 def class_table(result: Mapping[str, Any]) -> str:
     """``SegmentationMetric.last_result`` as a table of the classes and means, in percent.
 
-    A class that cannot be scored has ``-``.
+    ``MultilabelMetric.last_result`` as well. A class that cannot be scored has ``-``.
     """
+    if result.get("multilabel"):
+        return _multilabel_table(result)
     first = result["classes"][0] if result["classes"] else {}
     more = [name for name in _OF_CLASSES if name in first]
     table = new_table("class", "IoU", "Acc", "% of pixels", *more)
@@ -71,6 +76,19 @@ def class_table(result: Mapping[str, Any]) -> str:
         low, high = result["mIoU_interval"]
         lines.append(f"mIoU {number(low)} to {number(high)} with 95% confidence over the images")
     return "\n".join(lines)
+
+
+def _multilabel_table(result: Mapping[str, Any]) -> str:
+    scores = ("IoU", "F1", "precision", "Acc", "AP")
+    table = new_table("class", *scores[:3], "recall", "AP", "% of pixels")
+    for row in result["classes"]:
+        share = number(100 * row["label"] / result["labelled_pixels"])
+        numbers = [number(row[name]) for name in scores]
+        table.add_row([printable(str(row["name"])), *numbers, share])
+    table.add_divider()
+    means = {name: number(result[f"m{name}"]) for name in ("IoU", "F1", "AP")}
+    table.add_row(["mean", means["IoU"], means["F1"], "", "", means["AP"], ""])
+    return table.get_string()
 
 
 def score_text(result: Mapping[str, Any]) -> str:
@@ -133,3 +151,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _finite(entry) for key, entry in value.items()}
     return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def make_parent(path: Path) -> None:
+    """Makes the folder of a file that will be written after the evaluation."""
+    if path.is_dir():
+        raise UserError("wrong-path-type", path, "is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"its folder cannot be made ({error.strerror}); choose another place"
+        raise UserError("not-writable", path, message) from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError("not-writable", path, "its folder cannot be written; choose another place")

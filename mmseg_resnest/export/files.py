@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.runtimes import RECORD_KEY, SUFFIXES
 from ..io.packages import needs_extra
-from .network import AlignedCorners, ExportNetwork, make_record
+from .network import AlignedCorners, ExportNetwork, make_record, output_of
 
 __all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "atomic_path"]
 
@@ -30,6 +30,7 @@ _AXES: dict[str, dict[int, str | None]] = {
     "logits": {0: "batch", 1: None, 2: "height", 3: "width"},
     "uint8": {0: "batch", 1: "height", 2: "width"},
     "labels": {0: "batch", 1: "height", 2: "width"},
+    "masks": {0: "batch", 1: None, 2: "height", 3: "width"},
 }
 
 
@@ -123,7 +124,7 @@ def export_onnx(
         raise UserError("argument", "option --opset", f"{version} must be from {low} to {high}")
     network = ExportNetwork(model, processing)
     record = make_record(model, processing)
-    given, got = ("uint8", "labels") if processing else ("float32", "logits")
+    given, got = "uint8" if processing else "float32", output_of(model, processing)
     axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
     quiet = only_errors(logging.getLogger("torch.onnx"))
     with atomic_path(path) as part, torch.no_grad(), warnings.catch_warnings(), quiet:

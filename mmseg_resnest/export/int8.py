@@ -122,8 +122,16 @@ def quantise(
     return Path(target)
 
 
+def require_one_class(model: Segmentor) -> None:
+    """Raise UserError for a model whose classes may overlap, which :func:`score` cannot score."""
+    if model.multilabel:
+        message = "scores one class a pixel, and model.multilabel is True; export without it"
+        raise UserError("config-conflict", "option --int8", message)
+
+
 def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[SegmentationScores]:
     """Scores of each model on the first ``most`` images of the config's test split; 0 is all."""
+    require_one_class(models[0])
     check_data(cfg, ("test_dataloader",))
     with building(cfg.get("default_scope", "mmseg")):
         dataset = build_dataset(cfg.test_dataloader.dataset)

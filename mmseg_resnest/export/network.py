@@ -21,10 +21,11 @@ from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.record import check_exported, plain_pipeline
 from ..io.checks import NotAllowed
+from ..models import thresholds_of
 from ..registry import type_name
 from ..version import __version__
 
-__all__ = ["AlignedCorners", "ExportNetwork", "make_record", "reading"]
+__all__ = ["AlignedCorners", "ExportNetwork", "make_record", "output_of", "reading"]
 
 ONLY_KNOWN_PARTS = (
     "exported and published models load without trust, so they may only have parts of this "
@@ -202,13 +203,15 @@ class ExportNetwork(nn.Module):
 
     It takes normalised images (N, 3, H, W), float32, and gives scores (N, C, H, W). With
     ``processing`` it takes images as they are, (N, H, W, 3) RGB of uint8, and gives label maps
-    (N, H, W), uint8 (int32 with more than 255 classes). Where the config reads images of another
+    (N, H, W), uint8 (int32 with more than 255 classes); with classes that may overlap it gives
+    masks (N, C, H, W) of 0 and 1, uint8. Where the config reads images of another
     number of channels, the file takes that many. A UserError says why a model cannot be exported
     so.
     """
 
     mean: Tensor
     std: Tensor
+    limits: Tensor
 
     def __init__(self, model: Segmentor, processing: bool = False) -> None:
         super().__init__()
@@ -235,6 +238,10 @@ class ExportNetwork(nn.Module):
         self.channels = model.channels or 3
         self.threshold = net.decode_head.threshold if net.out_channels == 1 else None
         self.many = len(model.classes) > 255
+        self.multilabel = model.multilabel
+        if self.multilabel:
+            limits = torch.tensor(thresholds_of(net.test_cfg, len(model.classes)))
+            self.register_buffer("limits", limits.view(-1, 1, 1))
         for module in list(self.net.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.AdaptiveAvgPool2d):
@@ -284,6 +291,8 @@ class ExportNetwork(nn.Module):
             scores = F.interpolate(
                 scores, images.shape[1:3], mode="bilinear", align_corners=self.net.align_corners
             )
+        if self.multilabel:
+            return (scores.sigmoid() > self.limits).to(torch.uint8)
         if self.threshold is not None:
             labels = (scores[:, 0].sigmoid() > self.threshold).to(torch.int64)
         else:
@@ -367,6 +376,13 @@ def _resize_step(model: Segmentor) -> _ImageResize | None:
     return found
 
 
+def output_of(model: Segmentor, processing: bool) -> str:
+    """What an exported file gives, as its record and its output say it."""
+    if not processing:
+        return "logits"
+    return "masks" if model.multilabel else "labels"
+
+
 def make_record(model: Segmentor, processing: bool) -> str:
     """The JSON record that goes with the network, see :mod:`mmseg_resnest.inference.runtimes`.
 
@@ -380,7 +396,8 @@ def make_record(model: Segmentor, processing: bool) -> str:
         "version": __version__,
         "name": str(model.cfg.filename or "model").rsplit("/", 1)[-1].removesuffix(".py"),
         "input": "uint8" if processing else "float32",
-        "output": "labels" if processing else "logits",
+        "output": output_of(model, processing),
+        **({"multilabel": True} if model.multilabel else {}),
         "classes": list(model.classes),
         "palette": [list(colour) for colour in model.palette],
         "align_corners": bool(net.align_corners),

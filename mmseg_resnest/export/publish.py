@@ -197,6 +197,7 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
     arch = _markdown(str(backbone.get("arch") or backbone.get("depth") or ""))
     base = _markdown(type_name(backbone.get("type", "a backbone")))
     head = _markdown(type(model.model.decode_head).__name__)
+    several = model.multilabel
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "",
         f"# {_markdown(name)}", "",
@@ -205,7 +206,9 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         f"{record['parameters'] / 1e6:.1f} million parameters.", "",
         "## Use", "", "```python", "from mmseg_resnest import load_segmentor", "",
         'model = load_segmentor("path/to/this/folder")', 'result = model("photo.jpg")',
-        "result.labels     # (H, W) class indices", "result.overlay()  # a PIL image", "```", "",
+        "result.labels     # (H, W) " + ("bits of classes" if several else "class indices"),
+        *(["result.masks      # (C, H, W), where each class is"] if several else []),
+        "result.overlay()  # a PIL image", "```", "",
         "Loading runs no code from this folder: `config.json` is checked against a list of parts",
         f"and arguments, and the weights are safetensors. `{TRAINING_CONFIG_FILE}` is the whole",
         "config, to train from. It is Python, which loading does not run: read it before you do.",
@@ -230,7 +233,8 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         )
     lines += [
         "", "## Limits", "",
-        "It gives every pixel one of these classes, whatever is in the picture, and was trained on",
+        f"It gives every pixel {'any number, or none,' if several else 'one'} of these classes, "
+        "whatever is in the picture, and was trained on",
         f"{dataset} alone; on other pictures its labels and its probabilities are unproven.",
         "", "## Files", "",
         f"`{WEIGHTS_FILE}`: SHA-256 `{record['sha256']}`. Written by mmseg-resnest {__version__}.",

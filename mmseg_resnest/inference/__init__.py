@@ -19,12 +19,13 @@ from ..datasets.reader import ImageInput
 from .images import find_images, read_image
 from .load import load_segmentor
 from .polygons import coco_json, geojson, rasterize, region_polygons
-from .result import Area, Segmentation
+from .result import Area, MultilabelSegmentation, Segmentation
 from .segmentor import Segmentor, predict_image
 
 __all__ = [
     "Area",
     "ImageInput",
+    "MultilabelSegmentation",
     "Segmentation",
     "Segmentor",
     "coco_json",

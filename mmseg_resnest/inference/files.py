@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..evaluation import overlay, palette_image, side_by_side
+from ..evaluation import side_by_side
 from ..io.atomic import atomic_open, atomic_write
 from ..io.image_files import JPEG_EDGE, as_picture, save_image, unique_stems
 from ..io.image_sources import image_size, is_address
@@ -26,11 +25,11 @@ from ..io.up_to_date import Journal, fingerprint
 from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import RECORD
 from .picture_files import Metadata, PngRows, read_metadata
-from .polygons import coco_json, geojson, region_polygons
-from .result import Segmentation
+from .polygons import coco_json, geojson, mask_polygons, region_polygons
+from .result import MultilabelSegmentation, Segmentation
 from .rows import open_rows
 from .segmentor import Segmentor
-from .tiles import Tiling, tiled
+from .tiles import Tiling
 
 __all__ = ["OUTPUTS", "RECORD", "FileJob", "Summary", "plan_outputs"]
 
@@ -96,9 +95,10 @@ class FileJob:
     """Segments images into a folder.
 
     Names and subfolders are kept: ``NAME.png`` is the label map, a palette PNG whose pixels are
-    class indices; ``NAME_overlay.jpg`` (``.png`` for lossless images) the overlay;
-    ``NAME_side.jpg`` image and prediction side by side with a legend; ``NAME.geojson`` and
-    ``NAME_coco.json`` the outlines of all regions; ``coco.json`` those of all images. The overlay
+    class indices, or a grey PNG of bit planes with classes that may overlap;
+    ``NAME_overlay.jpg`` (``.png`` for lossless images) the overlay; ``NAME_side.jpg`` image and
+    prediction side by side with a legend; ``NAME.geojson`` and ``NAME_coco.json`` the outlines of
+    all regions; ``coco.json`` those of all images. The overlay
     and the side by side picture of an image in tiles are reduced to 4096 pixels.
 
     Writes are atomic. An image is skipped if the record ``predictions.jsonl`` has its outputs and
@@ -210,11 +210,10 @@ class FileJob:
     def _write(self, image: str, result: Segmentation, begin: float, summary: Summary) -> None:
         plan, metadata = self.plan[image], read_metadata(image)
         if "labels" in plan:
-            picture = palette_image(result.labels, self.model.palette)
-            save_image(picture, plan["labels"], metadata.labels)
-        self._write_pictures(plan, result.image, result.labels, metadata)
-        self._write_polygons(image, result.labels)
-        self._finish(image, result.labels.shape, begin, metadata, summary)
+            save_image(result.label_image(), plan["labels"], metadata.labels)
+        self._write_pictures(plan, result, metadata)
+        self._write_polygons(image, result)
+        self._finish(image, result.size, begin, metadata, summary)
 
     def _run_large(self, image: str, summary: Summary) -> None:
         """Segment an image in tiles, reading and writing it in parts."""
@@ -232,11 +231,12 @@ class FileJob:
             png = None
             if "labels" in plan:
                 file = stack.enter_context(atomic_open(plan["labels"]))
-                png = PngRows(file, size, self.model.palette, metadata.labels)
+                palette = None if self.model.multilabel else self.model.palette
+                png = PngRows(file, size, palette, metadata.labels, self.model.label_type)
             bar = stack.enter_context(
                 tqdm(total=tiling.count, desc="tiles", disable=None, leave=False)
             )
-            for top, labels in tiled(rows.read, self.model.tile_votes, tiling, advance=bar.update):
+            for top, labels in self.model.tiled_labels(rows.read, tiling, bar.update):
                 if png is not None:
                     png.write(labels)
                 if whole is not None:
@@ -250,9 +250,10 @@ class FileJob:
                 png.close()
         if pictures:
             pixels = as_picture(np.concatenate(small_pixels), self.model.reader.rgb)
-            self._write_pictures(plan, pixels, np.concatenate(small_labels), metadata)
-        if whole is not None:
-            self._write_polygons(image, whole)
+            small = self.model.segmentation(np.concatenate(small_labels), pixels)
+            self._write_pictures(plan, small, metadata)
+        if whole is not None:  # their outlines need no pixels
+            self._write_polygons(image, self.model.segmentation(whole, np.zeros((0, 0, 3), "u1")))
         self._finish(image, size, begin, metadata, summary)
 
     def _finish(
@@ -266,30 +267,30 @@ class FileJob:
         summary.georeferenced += metadata.georeferenced
 
     def _write_pictures(
-        self,
-        plan: dict[str, Path],
-        pixels: NDArray[np.uint8],
-        labels: NDArray[np.integer],
-        metadata: Metadata,
+        self, plan: dict[str, Path], result: Segmentation, metadata: Metadata
     ) -> None:
         if "overlay" in plan:
-            drawn = overlay(pixels, labels, self.model.palette, self.opacity)
+            drawn = np.asarray(result.overlay(self.opacity))
             step = -(-max(drawn.shape) // JPEG_EDGE) if plan["overlay"].suffix == ".jpg" else 1
             save_image(drawn[::step, ::step], plan["overlay"], metadata.picture)
         if "side" in plan:
-            panel = side_by_side(pixels, None, labels, self.model.palette, self.model.classes)
+            labels, classes, palette = result.shown()
+            panel = side_by_side(result.image, None, labels, palette, classes)
             profile = {k: v for k, v in metadata.picture.items() if k == "icc_profile"}
             save_image(panel, plan["side"], profile)
 
-    def _write_polygons(self, image: str, labels: NDArray[np.integer]) -> None:
+    def _write_polygons(self, image: str, result: Segmentation) -> None:
         plan, classes = self.plan[image], self.model.classes
         if not {"geojson", "coco"} & set(plan):
             return
-        regions = region_polygons(labels)
+        if isinstance(result, MultilabelSegmentation):
+            regions = mask_polygons(result.masks)
+        else:
+            regions = region_polygons(result.labels)
         if "geojson" in plan:
             _write_json(geojson(regions, classes), plan["geojson"])
         if "coco" in plan:
-            height, width = labels.shape
+            height, width = result.size
             images = {os.path.basename(image): (regions, (height, width))}
             _write_json(coco_json(images, classes), plan["coco"])
 

@@ -35,6 +35,7 @@ from ..datasets.transforms.geometry import Pad
 from ..datasets.transforms.photometric import PackSegInputs
 from ..datasets.transforms.resized_crop import Resize, ResizeShortestEdge
 from ..errors import UserError
+from ..io.bit_planes import MOST_CLASSES
 from ..io.checks import (
     Check,
     NotAllowed,
@@ -265,6 +266,7 @@ _TEST_FIELDS = fields(
         "flip": flag,
         "base_size": whole(16, 8192),
         "window_batch_size": whole(1, 64),
+        "thresholds": one_or_several(number(0.0, 1.0), 1, MOST_CLASSES),
     }
 )
 
@@ -357,6 +359,7 @@ SEGMENTORS = {
             "neck": none,
             "decode_head": part(HEADS),
             "test_cfg": optional(scoring),
+            "multilabel": flag,
         },
         ("data_preprocessor", "backbone", "decode_head"),
         others=(StockEncoderDecoder,),

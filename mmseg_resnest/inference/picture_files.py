@@ -75,25 +75,32 @@ def _metadata_of(image: Image.Image) -> Metadata:
 
 
 class PngRows:
-    """Writes a palette PNG row by row (W3C PNG, third edition); Pillow needs all rows at once."""
+    """Writes a PNG row by row (W3C PNG, third edition); Pillow needs all rows at once.
+
+    It has a palette, or without one is grey, of 8 or 16 bits a pixel (``kind``).
+    """
 
     def __init__(
         self,
         file: IO[bytes],
         size: tuple[int, int],
-        palette: Sequence[Sequence[int]],
+        palette: Sequence[Sequence[int]] | None,
         metadata: dict[str, Any],
+        kind: type[np.integer] = np.uint8,
     ) -> None:
         self._file = file
         self._packer = zlib.compressobj(3)
-        table = np.zeros((256, 3), np.uint8)
-        table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+        self._kind = np.dtype(kind).newbyteorder(">")
+        bits, colours = 8 * self._kind.itemsize, 0 if palette is None else 3
         file.write(b"\x89PNG\r\n\x1a\n")
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 3, 0, 0, 0))
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, colours, 0, 0, 0))
         if "dpi" in metadata:
             across, down = (round(d / 0.0254) for d in metadata["dpi"])
             self._chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
-        self._chunk(b"PLTE", table.tobytes())
+        if palette is not None:
+            table = np.zeros((256, 3), np.uint8)
+            table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)
+            self._chunk(b"PLTE", table.tobytes())
         if "exif" in metadata:
             self._chunk(b"eXIf", metadata["exif"].removeprefix(b"Exif\x00\x00"))
 
@@ -101,9 +108,10 @@ class PngRows:
         self._file.write(struct.pack(">I", len(data)) + kind + data)
         self._file.write(struct.pack(">I", zlib.crc32(kind + data)))
 
-    def write(self, rows: NDArray[np.uint8]) -> None:
+    def write(self, rows: NDArray[np.integer]) -> None:
         """Append rows (n, W)."""
-        filtered = np.pad(rows, ((0, 0), (1, 0)))  # filter 0 before each row
+        values = np.ascontiguousarray(rows, self._kind).view(np.uint8)
+        filtered = np.pad(values, ((0, 0), (1, 0)))  # filter 0 before each row
         data = self._packer.compress(filtered.tobytes())
         if data:
             self._chunk(b"IDAT", data)

@@ -8,14 +8,16 @@ Coordinates are those of pixel corners: x to the right, y down; the first pixel 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Region", "coco_json", "geojson", "rasterize", "region_polygons"]
+__all__ = [
+    "Region", "coco_json", "geojson", "mask_polygons", "rasterize", "region_polygons",
+]  # fmt: skip
 
 Ring = NDArray[np.int64]
 
@@ -52,6 +54,17 @@ def region_polygons(labels: NDArray[np.integer]) -> list[Region]:
             part = components[y : y + height, x : x + width] == index
             outer, *holes = _rings(part, (x, y))
             regions.append(Region(int(label), area, (x, y, width, height), outer, tuple(holes)))
+    return sorted(regions, key=lambda r: (r.box[1], r.box[0], r.label))
+
+
+def mask_polygons(masks: NDArray[np.bool_]) -> list[Region]:
+    """The connected regions of classes that may overlap, (C, H, W), from top to bottom."""
+    regions = [
+        replace(region, label=c)
+        for c, mask in enumerate(masks)
+        for region in region_polygons(mask.astype(np.uint8))
+        if region.label == 1
+    ]
     return sorted(regions, key=lambda r: (r.box[1], r.box[0], r.label))
 
 

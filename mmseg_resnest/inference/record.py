@@ -18,6 +18,7 @@ from mmengine.registry import Registry
 
 from ..datasets.transforms import LoadImageFromFile
 from ..errors import UserError
+from ..io.bit_planes import MOST_CLASSES
 from ..io.checks import (
     Check,
     NotAllowed,
@@ -33,6 +34,7 @@ from ..io.checks import (
     whole,
 )
 from ..io.json_files import parse_json, read_json
+from ..models import thresholds_of
 from ..registry import MODELS, TRANSFORMS
 from .parts import (
     ACTIVATIONS,
@@ -89,7 +91,8 @@ _EXPORTED_KEYS: dict[str, Check] = {
     "version": _LABEL,
     "name": _LABEL,
     "input": one_of("float32", "uint8"),
-    "output": one_of("logits", "labels"),
+    "output": one_of("logits", "labels", "masks"),
+    "multilabel": flag,
     "align_corners": flag,
     "in_channels": IMAGE_CHANNELS,
     "out_channels": whole(1, MAX_CLASSES),
@@ -99,7 +102,7 @@ _EXPORTED_KEYS: dict[str, Check] = {
     "loading": fields(LOADING),
     "pipeline": several(part(STEPS), 1, 32),
 }
-_NOT_NEEDED = ("version", "name", "in_channels", "loading")
+_NOT_NEEDED = ("version", "name", "in_channels", "loading", "multilabel")
 _EXPORTED = fields(_EXPORTED_KEYS, tuple(k for k in _EXPORTED_KEYS if k not in _NOT_NEEDED))
 
 
@@ -123,13 +126,28 @@ def check_exported(record: Any) -> dict[str, Any]:
     checked: dict[str, Any] = _EXPORTED(record, "")
     classes, outputs = len(checked["classes"]), checked["out_channels"]
     _check_lengths(checked, classes)
-    if (checked["input"] == "uint8") != (checked["output"] == "labels"):
+    several = checked.get("multilabel", False)
+    processed = "masks" if several else "labels"
+    if checked["output"] != (processed if checked["input"] == "uint8" else "logits"):
         raise NotAllowed("output", f"{checked['output']} does not fit input {checked['input']}")
+    if several:
+        _check_overlap(checked, classes)
+        return checked
     if outputs != classes and (outputs, classes) != (1, 2):
         raise NotAllowed("out_channels", f"{outputs} do not fit {classes} classes")
     if outputs == 1 and checked["threshold"] is None:
         raise NotAllowed("threshold", "a model of one output needs one")
     return checked
+
+
+def _check_overlap(record: Mapping[str, Any], classes: int) -> None:
+    """Check a record whose classes may overlap."""
+    if record["out_channels"] != classes or classes > MOST_CLASSES:
+        raise NotAllowed("out_channels", f"{record['out_channels']} do not fit {classes} classes")
+    try:
+        thresholds_of(record["test_cfg"], classes)
+    except UserError as error:
+        raise NotAllowed("test_cfg.thresholds", error.message) from error
 
 
 def _check_format(record: Any) -> None:

@@ -18,10 +18,11 @@ from PIL import Image
 
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
+from ..io.bit_planes import bits_type, index_sets, unpack
 from ..io.image_files import save_image
 from ..io.text import printable
 
-__all__ = ["Area", "Segmentation", "class_indices"]
+__all__ = ["Area", "MultilabelSegmentation", "Segmentation", "class_indices"]
 
 _SHOWN_EDGE = 960  # pixels, in a notebook
 IGNORE = 255
@@ -69,6 +70,11 @@ class Segmentation:
     palette: Sequence[Sequence[int]]
     path: str | None = None
     _class_scores: Callable[[list[int]], NDArray[np.float32]] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.labels.shape[0], self.labels.shape[1]
 
     def __repr__(self) -> str:
         """File, size, and the largest classes."""
@@ -123,9 +129,27 @@ class Segmentation:
         """
         labels = self.labels
         if classes is not None:
-            chosen = np.isin(labels, class_indices(classes, self.classes))
-            labels = np.where(chosen, labels, IGNORE)
-        return Image.fromarray(overlay(self.image, labels, self.palette, opacity))
+            labels = self._only(class_indices(classes, self.classes))
+        labels, palette = self._coloured(labels)
+        return Image.fromarray(overlay(self.image, labels, palette, opacity))
+
+    def _only(self, chosen: list[int]) -> NDArray[np.integer]:
+        """The labels without other classes."""
+        return np.where(np.isin(self.labels, chosen), self.labels, IGNORE)
+
+    def _coloured(
+        self, labels: NDArray[np.integer]
+    ) -> tuple[NDArray[np.integer], Sequence[Sequence[int]]]:
+        """Labels of this kind as a map of indices for an overlay, and their colours."""
+        return labels, self.palette
+
+    def shown(self) -> tuple[NDArray[np.integer], Sequence[str], Sequence[Sequence[int]]]:
+        """A map of one index a pixel (H, W), with names and colours, to draw with a legend."""
+        return self.labels, self.classes, self.palette
+
+    def label_image(self) -> Image.Image:
+        """What :meth:`save` writes."""
+        return palette_image(self.labels, self.palette)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the label map as a palette PNG: its pixels are the class indices.
@@ -137,13 +161,13 @@ class Segmentation:
         """
         if Path(path).suffix.lower() != ".png":
             raise UserError("argument", path, "must end in .png, which keeps every value")
-        return save_image(palette_image(self.labels, self.palette), path)
+        return save_image(self.label_image(), path)
 
     def _small(self) -> Image.Image:
         """The overlay, reduced for a notebook."""
         step = max(1, -(-max(self.labels.shape) // _SHOWN_EDGE))
-        small = overlay(self.image[::step, ::step], self.labels[::step, ::step], self.palette, 0.5)
-        return Image.fromarray(small)
+        labels, palette = self._coloured(self.labels[::step, ::step])
+        return Image.fromarray(overlay(self.image[::step, ::step], labels, palette, 0.5))
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
@@ -169,3 +193,49 @@ class Segmentation:
             f'src="data:image/jpeg;base64,{picture}">'
             f'<figcaption style="line-height:1.7;margin-top:.4em">{keys}</figcaption></figure>'
         )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MultilabelSegmentation(Segmentation):
+    """The segmentation of one image into classes that may overlap.
+
+    Attributes:
+        labels: (H, W), uint8 with up to 7 classes and uint16 with more: bit c of a pixel says
+            whether it is of class c.
+    """
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(C, H, W), where each class is."""
+        return unpack(self.labels, len(self.classes)) == 1
+
+    def mask(self, name: str | int) -> NDArray[np.bool_]:
+        """(H, W), where a class is, by name or index; UserError if there is no such class."""
+        (index,) = class_indices(name, self.classes)
+        mask: NDArray[np.bool_] = (self.labels >> index & 1) == 1
+        return mask
+
+    def areas(self) -> dict[str, Area]:
+        """Pixels and share of each class, by name, in class order; the shares overlap."""
+        counts = [int((self.labels >> c & 1).sum()) for c in range(len(self.classes))]
+        size = self.labels.size
+        return {n: Area(k, k / size) for n, k in zip(self.classes, counts, strict=True)}
+
+    def _only(self, chosen: list[int]) -> NDArray[np.integer]:
+        return self.labels & bits_type(len(self.classes))(sum(1 << c for c in set(chosen)))
+
+    def _coloured(
+        self, labels: NDArray[np.integer]
+    ) -> tuple[NDArray[np.integer], Sequence[Sequence[int]]]:
+        (indices,), _, palette = index_sets([labels], self.classes, self.palette)
+        indices[indices == 0] = IGNORE  # the image shows through where no class is
+        return indices, palette
+
+    def shown(self) -> tuple[NDArray[np.integer], Sequence[str], Sequence[Sequence[int]]]:
+        """A map of the sets of classes that occur, with their names and mixed colours."""
+        (indices,), names, palette = index_sets([self.labels], self.classes, self.palette)
+        return indices, names, palette
+
+    def label_image(self) -> Image.Image:
+        """What :meth:`save` writes: a grey PNG of 8 bits a pixel, or of 16."""
+        return Image.fromarray(self.labels)

@@ -32,6 +32,7 @@ from torch import Tensor
 from ..datasets.transforms import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
+from ..io.bit_planes import unpack
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
 from ..io.packages import needs_extra
 from ..io.text import printable
@@ -83,7 +84,8 @@ class ExportedNetwork(EncoderDecoder):
         super(BaseSegmentor, self).__init__(data_preprocessor=SegDataPreProcessor(**options))
         self.run = run
         self.record = record
-        self.gives_labels = record["output"] == "labels"
+        self.gives_labels = record["output"] != "logits"
+        self.multilabel = record.get("multilabel", False)
         self.test_cfg = ConfigDict(record["test_cfg"])
         self.decode_head = SimpleNamespace(
             num_classes=len(record["classes"]),
@@ -117,7 +119,8 @@ class ExportedNetwork(EncoderDecoder):
         labels = self.run(pixels)
         samples = data_samples or [SegDataSample() for _ in labels]
         for sample, label in zip(samples, labels, strict=True):
-            sample.set_data({"pred_sem_seg": PixelData(data=label[None].long())})
+            data = label if self.multilabel else label[None].long()
+            sample.set_data({"pred_sem_seg": PixelData(data=data)})
         return samples
 
 
@@ -129,10 +132,15 @@ class _LabelSegmentor(Segmentor):
         raise UserError("model", "scores", said)
 
     def tile_votes(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
-        """(C, h, w): 1 for the class of a pixel, 0 for the others."""
+        """(C, h, w): 1 for the class, or the classes, of a pixel, 0 for the others."""
         label = self._labels([self._prepare(self.reader.loaded(pixels), tile=True)])[0]
+        if self.multilabel:
+            return unpack(label, len(self.classes)).astype(np.float32)
         classes = np.arange(len(self.classes))[:, None, None]
         return (label[None] == classes).astype(np.float32)
+
+    def _tile_limits(self) -> NDArray[np.float32]:
+        return np.full(len(self.classes), 0.5, np.float32)  # most of the votes
 
 
 def load_exported(
@@ -188,7 +196,8 @@ def load_exported(
 def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
     """``run`` with outputs checked against the record; its errors become UserErrors."""
     classes, outputs = len(record["classes"]), record["out_channels"]
-    labels = record["output"] == "labels"
+    labels, masks = record["output"] != "logits", record["output"] == "masks"
+    most = 1 if masks else classes - 1
     runtime = SUFFIXES[file.suffix.lower()]
 
     def checked(inputs: Tensor) -> Tensor:
@@ -203,13 +212,14 @@ def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
             reason = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
             raise UserError("model", file, f"{runtime} cannot compute it ({reason})") from error
         size = inputs.shape[1:3] if record["input"] == "uint8" else inputs.shape[2:]
-        shape = (len(inputs), *size) if labels else (len(inputs), outputs, *size)
+        planes = masks or not labels
+        shape = (len(inputs), outputs, *size) if planes else (len(inputs), *size)
         if tuple(output.shape) != shape or output.is_floating_point() == labels:
             given = f"{tuple(output.shape)} {output.dtype}"
             said = f"gave {given}, but its record says {shape} {record['output']}"
             raise UserError("model-output", file, said)
-        if labels and output.numel() and not 0 <= int(output.min()) <= int(output.max()) < classes:
-            raise UserError("model-output", file, f"gave a label outside 0..{classes - 1}")
+        if labels and output.numel() and not 0 <= int(output.min()) <= int(output.max()) <= most:
+            raise UserError("model-output", file, f"gave a label outside 0..{most}")
         return output
 
     return checked

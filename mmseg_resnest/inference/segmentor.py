@@ -29,14 +29,21 @@ from ..engine.model import build_model
 from ..engine.preflight import check_checkpoint, check_device
 from ..errors import UserError
 from ..evaluation import default_palette
+from ..io.bit_planes import bits_type, pack
 from ..io.cancel import raise_if_cancelled
 from ..io.up_to_date import fingerprint
-from ..models import EncoderDecoder, fold_for_inference, input_channels
+from ..models import (
+    EncoderDecoder,
+    fold_for_inference,
+    input_channels,
+    overlaps,
+    thresholds_of,
+)
 from ..registry import building
 from ..version import __version__
 from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import find_images
-from .result import Segmentation
+from .result import MultilabelSegmentation, Segmentation
 from .tiles import Tiling, tiled
 
 __all__ = ["BATCH_PIXELS", "Segmentor", "load_config_model", "predict_image"]
@@ -77,6 +84,8 @@ class Segmentor:
         device: Where it computes.
         reader: How it reads images.
         channels: Of the network's input; None where its parts do not tell.
+        multilabel: Whether its classes may overlap; then it returns a
+            :class:`MultilabelSegmentation`.
         batch_pixels: Images of equal size go through the network together, as long as they have
             no more pixels than this in all: the bound on memory.
         files: Those that hold of the network what its state does not.
@@ -101,6 +110,7 @@ class Segmentor:
             self.classes, self.palette = _classes(cfg, model)
             self.reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
         self.channels = input_channels(model)
+        self.multilabel = overlaps(model)
         self._check_channels()
 
     def _check_channels(self) -> None:
@@ -229,7 +239,7 @@ class Segmentor:
             chunk.append(item)
             if isinstance(item, UserError):
                 break  # or a long row of them would wait for the next image
-            height, width = item.labels.shape if isinstance(item, Segmentation) else item.image.size
+            height, width = item.size if isinstance(item, Segmentation) else item.image.size
             pixels += height * width
             if pixels >= _LOOK_AHEAD * self.batch_pixels:
                 break
@@ -247,7 +257,7 @@ class Segmentor:
                 return _Prepared(loaded, self._prepare(loaded))
             what = f"the network failed on {_pixels(loaded)}"
             labels = np.empty(loaded.size, self.label_type)
-            for top, band in tiled(_rows_of(loaded.pixels), self.tile_votes, tiling):
+            for top, band in self.tiled_labels(_rows_of(loaded.pixels), tiling):
                 labels[top : top + len(band)] = band
             return self._result(labels, loaded, tiling.tile)
         except NOT_OF_AN_IMAGE:
@@ -273,12 +283,46 @@ class Segmentor:
 
     def _result(self, labels: NDArray, image: LoadedImage, tile: int) -> Segmentation:
         scores = partial(self.class_scores, image, tile=tile)
-        info = self.classes, self.palette, image.path
-        return Segmentation(labels, image.picture, *info, scores)
+        return self.segmentation(labels, image.picture, image.path, scores)
+
+    def segmentation(
+        self,
+        labels: NDArray,
+        picture: NDArray[np.uint8],
+        path: str | None = None,
+        scores: Callable[[list[int]], NDArray[np.float32]] | None = None,
+    ) -> Segmentation:
+        """The result of labels (H, W) that the model gave for a picture (H, W, 3)."""
+        kind = MultilabelSegmentation if self.multilabel else Segmentation
+        return kind(labels, picture, self.classes, self.palette, path, scores)
+
+    def tiled_labels(
+        self,
+        read: Callable[[int, int], NDArray[Any]],
+        tiling: Tiling,
+        advance: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[int, NDArray]]:
+        """The first row, and labels (n, W), of the parts of a large image, from top to bottom.
+
+        ``read`` gives its rows as :attr:`reader` loads them, see :func:`.tiles.tiled`.
+        """
+        if not self.multilabel:
+            yield from tiled(read, self.tile_votes, tiling, advance=advance)
+            return
+        limits = self._tile_limits()[:, None, None]
+        for top, scores in tiled(read, self.tile_votes, tiling, labels=False, advance=advance):
+            yield top, pack(scores > limits)
+
+    def _tile_limits(self) -> NDArray[np.float32]:
+        """(C,), what the blended :meth:`tile_votes` of a class that may overlap are above."""
+        chosen = thresholds_of(cast(Any, self.model).test_cfg, len(self.classes))
+        return np.asarray(chosen, np.float32)
 
     @property
     def label_type(self) -> type[np.integer]:
         """The type of label maps: 255 is kept free in uint8."""
+        if self.multilabel:
+            return bits_type(len(self.classes))
         return np.uint8 if len(self.classes) <= 255 else np.uint16
 
     def tiling(self, size: Sequence[int], tile: int | None = None) -> Tiling | None:
@@ -318,6 +362,9 @@ class Segmentor:
             return model.predict_labels(**model.data_preprocessor(batch, False))
 
     def _labels(self, samples: Sequence[dict[str, Any]]) -> list[NDArray[np.integer]]:
+        if self.multilabel:
+            outputs = self._run(samples, scores=False)
+            return [pack(output.pred_sem_seg.data.cpu().numpy()) for output in outputs]
         return [
             output.pred_sem_seg.data[0].cpu().numpy().astype(self.label_type)
             for output in self._run(samples, scores=False)
@@ -325,6 +372,9 @@ class Segmentor:
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         """(C, H, W) probabilities of each image; two classes with a model of one output."""
+        if self.multilabel:
+            yield from (out.seg_logits.data.float() for out in self._run(samples, scores=True))
+            return
         grid = getattr(self.model, "test_cfg", {}).get("mode") == "multi_scale_grid"
         for output in self._run(samples, scores=True):
             scores = output.seg_logits.data.float()
@@ -341,8 +391,13 @@ class Segmentor:
         return next(self._probabilities([sample])).cpu().numpy()
 
     def tile_votes(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
-        """(C, h, w) scores of a tile, as :attr:`reader` loads it; the highest is the label."""
+        """(C, h, w) scores of a tile, as :attr:`reader` loads it; the highest is the label.
+
+        With classes that may overlap, the probability of each.
+        """
         scores = self._tile_scores(pixels)
+        if self.multilabel:
+            return scores
         head = cast(Any, self.model).decode_head
         if head.out_channels == 1:  # the stack says class 1 above the head's threshold
             scores[0] = head.threshold

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..evaluation import overlay, palette_image
 from ..io.image_files import save_image
 from ..io.up_to_date import Journal, fingerprint
 from .files import RECORD
@@ -181,7 +180,7 @@ def predict_video(
                 number += 1
                 if isinstance(result, UserError):
                     raise UserError(result.code, f"{source}, frame {number}", result.message)
-                drawn = overlay(result.image, result.labels, model.palette, opacity)
+                drawn = np.asarray(result.overlay(opacity))
                 for kind, path in videos.items():
                     pair = [result.image, drawn]
                     picture = drawn if kind == "overlay" else np.concatenate(pair, axis=1)
@@ -189,8 +188,7 @@ def predict_video(
                         writers[kind] = _Writer(path, rate, picture.shape[:2])
                     writers[kind].write(picture)
                 if maps is not None:
-                    label_map = palette_image(result.labels, model.palette)
-                    save_image(label_map, maps / f"{number:06d}.png")
+                    save_image(result.label_image(), maps / f"{number:06d}.png")
                 bar.update()
             stopped = False
         if not number:

@@ -16,6 +16,7 @@ from .losses import (
 )
 from .memory_format import use_channels_last
 from .multi_scale import MultiScaleGrid, MultiScaleGridTTA
+from .multilabel import overlaps, thresholds_of
 from .norm import SyncBN
 from .pretrained import Pretrained
 from .resnest import ARCHITECTURES, ResNeSt
@@ -50,5 +51,7 @@ __all__ = [
     "TverskyLoss",
     "fold_for_inference",
     "input_channels",
+    "overlaps",
+    "thresholds_of",
     "use_channels_last",
 ]

@@ -325,6 +325,13 @@ class MultiScaleGridTTA(BaseTTAModel):
                 f"MultiScaleGridTTA cannot evaluate a {type(segmentor).__name__}; use "
                 "'mmseg_resnest.EncoderDecoder'",
             )
+        if getattr(segmentor, "multilabel", False):
+            raise UserError(
+                "config-conflict",
+                "config key tta_model.type",
+                "MultiScaleGridTTA adds scores of a softmax; with model.multilabel=True use "
+                "SegTTAModel, with TestTimeAug in tta_pipeline",
+            )
         segmentor.test_cfg = dict(mode="multi_scale_grid", **settings)
 
     def test_step(self, data: dict | tuple | list) -> list[BaseDataElement]:

@@ -24,9 +24,16 @@ from ..kernels.resampling import Crop, Mirror, Resize, Step
 from ..registry import MODELS, building
 from .losses import check_losses
 from .multi_scale import MultiScaleGrid, add_multi_scale_scores, check_value
+from .multilabel import (
+    check_multilabel,
+    check_thresholds,
+    multilabel_losses,
+    thresholds_of,
+    with_threshold,
+)
 
 _MODES = ("whole", "slide", "multi_scale_grid")
-_KEYS = ("mode", "stride", "keep_scores", *MultiScaleGrid.keys())
+_KEYS = ("mode", "stride", "keep_scores", "thresholds", *MultiScaleGrid.keys())
 
 
 def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
@@ -46,6 +53,8 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
             raise UserError(
                 "config-key", f"config key {where}.{key}", f"is not one of {', '.join(_KEYS)}"
             )
+    if "thresholds" in test_cfg:
+        check_thresholds(f"{where}.thresholds", test_cfg["thresholds"], None)
     keep = test_cfg.get("keep_scores", True)
     check_value(f"{where}.keep_scores", keep, "True or False", isinstance(keep, bool))
     if mode == "multi_scale_grid":
@@ -76,6 +85,11 @@ class EncoderDecoder(StockEncoderDecoder):
     labels are made from the head's scores tile by tile (:mod:`mmseg_resnest.kernels.predict`), in
     a fraction of the time and memory; this package's tools set it where they need labels only.
 
+    With ``multilabel=True`` classes may overlap: each has a sigmoid and a threshold of its own,
+    ``test_cfg.thresholds`` (a number or one for each class, 0.5 by default). Labels are
+    ``gt_sem_seg`` (C, H, W) of 0, 1 and what is ignored, and so are predictions; ``seg_logits``
+    are probabilities, as with a single output.
+
     Parts that the config names without a scope are looked for in this package first also when no
     default scope is set: MMSegmentation has a ResNeSt of its own that computes something else.
     Without ``test_cfg`` the whole image is scored at once; a wrong one is a UserError, here and in
@@ -83,25 +97,58 @@ class EncoderDecoder(StockEncoderDecoder):
     """
 
     test_cfg: Any
+    multilabel = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, multilabel: bool = False, **kwargs: Any) -> None:
+        check_value("model.multilabel", multilabel, "True or False", isinstance(multilabel, bool))
         with building():
             unset = DefaultScope.get_current_instance() is None
             with building(MODELS.scope if unset else None):
-                check_losses(kwargs)
+                if multilabel:
+                    check_multilabel(kwargs)
+                    kwargs["decode_head"] = with_threshold(kwargs["decode_head"])
+                check_losses({**kwargs, "multilabel": multilabel})
                 super().__init__(*args, **kwargs)
+        self.multilabel = multilabel
         self.test_cfg = ConfigDict(self.test_cfg or {"mode": "whole"})
         check_test_cfg(self.test_cfg)
+        if multilabel:
+            thresholds_of(self.test_cfg, self.num_classes)
+        elif "thresholds" in self.test_cfg:
+            raise UserError(
+                "config-conflict",
+                "config key model.test_cfg.thresholds",
+                "is for classes that overlap: set model.multilabel=True; the threshold of a single "
+                "output is model.decode_head.threshold",
+            )
 
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         """Losses by name, of normalised images (N, 3, H, W) and their labels.
 
-        With one output there is no ``acc_seg``, which the stack takes from the highest score.
+        With one output there is no ``acc_seg``, which the stack takes from the highest score, nor
+        with ``multilabel``.
         """
+        if self.multilabel:
+            return self._multilabel_loss(inputs, data_samples)
         losses = super().loss(inputs, data_samples)
         if self.out_channels == 1:
             losses = {name: v for name, v in losses.items() if not name.endswith("acc_seg")}
         return losses
+
+    def _multilabel_loss(
+        self, inputs: Tensor, data_samples: list[SegDataSample]
+    ) -> dict[str, Tensor]:
+        features = self.extract_feat(inputs)
+        heads: dict[str, Any] = {"decode": self.decode_head}
+        if self.with_auxiliary_head:
+            several = isinstance(self.auxiliary_head, nn.ModuleList)
+            auxiliary = self.auxiliary_head if several else [self.auxiliary_head]
+            heads |= {f"aux_{i}" if several else "aux": head for i, head in enumerate(auxiliary)}
+        return {
+            f"{name}.{loss}": value
+            for name, head in heads.items()
+            for loss, value in multilabel_losses(head, features, data_samples).items()
+        }
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
         """Scores (N, C, H, W) of normalised images (N, 3, H, W) by ``test_cfg.mode``.
@@ -157,6 +204,7 @@ class EncoderDecoder(StockEncoderDecoder):
         Returns:
             N samples (``data_samples``, or new ones of the inputs' size) with ``pred_sem_seg``
             (1, h, w), int64, and unless ``test_cfg.keep_scores`` is False ``seg_logits`` (C, h, w).
+            With ``multilabel``, ``pred_sem_seg`` (C, h, w) of 0 and 1, uint8, and probabilities.
         """
         if (self.test_cfg or {}).get("keep_scores", True):
             return super().predict(inputs, data_samples)
@@ -167,8 +215,8 @@ class EncoderDecoder(StockEncoderDecoder):
         self, inputs: Tensor, data_samples: list[SegDataSample] | None = None
     ) -> list[SegDataSample]:
         """As :meth:`predict`, without ``seg_logits`` where they can be spared."""
-        if self.out_channels == 1:
-            # A single output is compared with a threshold, as a probability: no arg max.
+        if self.out_channels == 1 or self.multilabel:
+            # Outputs are compared with thresholds, as probabilities: no arg max.
             return super().predict(inputs, data_samples)
         scores, steps = self.head_scores(inputs, data_samples)
         if data_samples is None:
@@ -252,6 +300,13 @@ class EncoderDecoder(StockEncoderDecoder):
         Scores that have that size already are taken as they are: the stock code copies them, and
         the scores of a 2048x1024 image in 150 classes are 1.2 GiB.
         """
+        if self.multilabel:
+            samples = super().postprocess_result(seg_logits, data_samples)
+            for sample in samples:
+                scores = sample.seg_logits.data
+                # The stack makes a probability of a single output.
+                self.set_masks(sample, scores if len(scores) == 1 else scores.sigmoid())
+            return samples
         if (
             self.out_channels == 1
             or data_samples is None
@@ -264,6 +319,14 @@ class EncoderDecoder(StockEncoderDecoder):
                 {"seg_logits": PixelData(data=scores), "pred_sem_seg": PixelData(data=labels)}
             )
         return data_samples
+
+    def set_masks(self, sample: SegDataSample, chances: Tensor) -> None:
+        """Puts probabilities (C, h, w) and what they say of each class into a sample."""
+        limits = chances.new_tensor(thresholds_of(self.test_cfg, len(chances)))
+        masks = (chances > limits.view(-1, 1, 1)).to(torch.uint8)
+        sample.set_data(
+            {"seg_logits": PixelData(data=chances), "pred_sem_seg": PixelData(data=masks)}
+        )
 
 
 def _size(meta: Mapping[str, Any], *keys: str) -> tuple[int, int]:

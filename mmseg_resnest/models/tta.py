@@ -25,7 +25,9 @@ class SegTTAModel(StockSegTTAModel):
     The stock class resizes the scores of every view to the image and keeps them all. Here they stay
     at the head's resolution, and their sum is reduced to labels tile by tile. Models with a single
     output, of another class than this package's ``EncoderDecoder``, or with
-    ``test_cfg.keep_scores=True`` are evaluated by the stock class.
+    ``test_cfg.keep_scores=True`` keep the scores. With a single output or with ``multilabel`` it is
+    the mean of the views' probabilities that is compared with the threshold; the stock class takes
+    a sigmoid of these probabilities first.
     """
 
     @torch.no_grad()
@@ -35,6 +37,8 @@ class SegTTAModel(StockSegTTAModel):
         ``inputs`` and ``data_samples`` of ``data`` are lists of views, each a list of images.
         """
         model: Any = self.module.module if is_model_wrapper(self.module) else self.module
+        if isinstance(model, EncoderDecoder) and model.multilabel:
+            return super().test_step(data)
         plain = not isinstance(model, EncoderDecoder) or model.out_channels == 1
         if plain or (model.test_cfg or {}).get("keep_scores", False):
             return super().test_step(data)
@@ -58,3 +62,18 @@ class SegTTAModel(StockSegTTAModel):
             if "img_path" in first_sample:
                 sample.set_metainfo({"img_path": first_sample.img_path})
         return results
+
+    def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
+        """One sample an image, from those of its views, as :meth:`test_step` says."""
+        model: Any = self.module.module if is_model_wrapper(self.module) else self.module
+        multilabel = getattr(model, "multilabel", False)
+        if not multilabel and model.out_channels > 1:
+            return super().merge_preds(data_samples_list)
+        for views in data_samples_list:
+            chances = torch.stack([view.seg_logits.data for view in views]).mean(0)
+            if multilabel:
+                model.set_masks(views[0], chances)
+            else:
+                labels = (chances > model.decode_head.threshold).to(chances)
+                views[0].set_data({"pred_sem_seg": PixelData(data=labels)})
+        return [views[0] for views in data_samples_list]

@@ -57,11 +57,33 @@ def test_scores_that_are_asked_for_are_kept():
     assert results[0].seg_logits.data.shape == (6, 37, 53)
 
 
-def test_a_single_output_is_evaluated_as_by_the_stock_class():
+def mean_of_views(model, data):
+    """The mean (C, H, W) over the views of the first image's probabilities."""
+    with torch.no_grad():
+        steps = [
+            model.test_step({"inputs": one, "data_samples": samples})[0].seg_logits.data
+            for one, samples in zip(data["inputs"], data["data_samples"], strict=True)
+        ]
+    return torch.stack(steps).mean(0)
+
+
+def test_probabilities_of_a_single_output_are_averaged():
     loss = {"type": "CrossEntropyLoss", "use_sigmoid": True}
     head = {"num_classes": 2, "out_channels": 1, "threshold": 0.5, "loss_decode": loss}
     model = built(head=head)
-    with torch.no_grad():
-        expected = StockSegTTAModel(model).test_step(views())
-        results = SegTTAModel(model).test_step(views())
-    assert torch.equal(results[0].pred_sem_seg.data, expected[0].pred_sem_seg.data)
+    chances = mean_of_views(model, views())
+    model.decode_head.threshold = float(chances.median())
+    labels = SegTTAModel(model).test_step(views())[0].pred_sem_seg.data
+    assert torch.equal(labels, (chances > chances.median()).to(labels))
+    assert 0.3 < labels.mean() < 0.7
+
+
+def test_probabilities_of_classes_that_overlap_are_averaged():
+    head = {"num_classes": 3, "loss_decode": {"type": "FocalLoss"}}
+    model = built(head=head, multilabel=True)
+    chances = mean_of_views(model, views())
+    limits = chances.flatten(1).median(1).values
+    model.test_cfg.thresholds = limits.tolist()
+    labels = SegTTAModel(model).test_step(views())[0].pred_sem_seg.data
+    assert torch.equal(labels, (chances > limits[:, None, None]).to(torch.uint8))
+    assert labels.sum((1, 2)).min() > 500

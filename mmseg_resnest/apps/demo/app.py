@@ -89,22 +89,24 @@ def _answer(choice: Choice, image: LoadedImage) -> dict[str, Any]:
     begin = time.perf_counter()
     result = model(image)
     seconds = time.perf_counter() - begin
-    height, width = result.labels.shape
+    height, width = result.size
+    indices, names, palette = result.shown()  # of sets of classes where these overlap
     factor = min(1.0, _SHOWN_EDGE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     picture = Image.fromarray(result.image).resize(size, Image.Resampling.BILINEAR)
-    labels = _label_picture(result.labels).resize(size, Image.Resampling.NEAREST)
+    labels = _label_picture(indices).resize(size, Image.Resampling.NEAREST)
+    counts = np.bincount(indices.reshape(-1), minlength=len(names)).tolist()
     areas = [
-        {"index": i, "name": str(n), "colour": list(c), "pixels": area.pixels, "share": area.share}
-        for i, ((n, area), c) in enumerate(zip(result.areas().items(), model.palette, strict=True))
-        if area.pixels
+        {"index": i, "name": str(n), "colour": list(c), "pixels": k, "share": k / indices.size}
+        for i, (n, c, k) in enumerate(zip(names, palette, counts, strict=False))
+        if k
     ]
     return {
         "model": choice.name,
         "width": width,
         "height": height,
         "seconds": round(seconds, 3),
-        "classes": len(model.classes),
+        "classes": len(names),
         "areas": sorted(areas, key=lambda a: -a["pixels"]),
         "image": _data_url("JPEG", picture, quality=90),
         "labels": _data_url("PNG", labels, compress_level=3),

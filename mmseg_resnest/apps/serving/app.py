@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import anyio.to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
-from PIL import Image
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -32,7 +31,6 @@ from torch import nn
 
 from ...datasets.reader import ImageReader, LoadedImage
 from ...errors import UserError
-from ...evaluation import palette_image
 from ...inference import Segmentation, Segmentor
 from ...inference.result import class_indices
 from ...io.cancel import raise_if_cancelled
@@ -83,6 +81,7 @@ class ModelInfo(BaseModel):
 
     classes: list[str]
     palette: list[list[int]]
+    multilabel: bool
     max_bytes: int
     max_pixels: int
     max_waiting: int
@@ -188,6 +187,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
         return ModelInfo(
             classes=list(model.classes),
             palette=[list(colour) for colour in model.palette],
+            multilabel=model.multilabel,
             max_bytes=bounds.bytes,
             max_pixels=bounds.pixels,
             max_waiting=bounds.waiting,
@@ -213,7 +213,8 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
         response_class=Response,
         responses={
             200: {
-                "description": "A palette PNG whose pixels are class indices; a JPEG; or areas",
+                "description": "A palette PNG whose pixels are class indices, or a grey one whose "
+                "bits are classes that overlap; a JPEG; or areas",
                 "content": {
                     "image/png": _BINARY,
                     "image/jpeg": _BINARY,
@@ -390,7 +391,7 @@ def _answer(
     result: Segmentation, output: Output, opacity: float, classes: list[str] | None
 ) -> Response:
     if output == "areas":
-        height, width = result.labels.shape
+        height, width = result.size
         areas = [
             ClassArea(name=name, **area._asdict())
             for name, area in result.areas().items()
@@ -402,11 +403,10 @@ def _answer(
         )
     data = io.BytesIO()
     if output == "overlay":
-        if max(result.labels.shape) > JPEG_EDGE:
+        if max(result.size) > JPEG_EDGE:
             said = f"an overlay is a JPEG, of at most {JPEG_EDGE:,} pixels along an edge"
             raise Refused(400, f"{said}; ask for labels or areas")
         result.overlay(opacity, classes).save(data, "JPEG", quality=90)
         return Response(data.getvalue(), media_type="image/jpeg")
-    picture: Image.Image = palette_image(result.labels, result.palette)
-    picture.save(data, "PNG")
+    result.label_image().save(data, "PNG")
     return Response(data.getvalue(), media_type="image/png")

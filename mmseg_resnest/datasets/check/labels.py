@@ -27,7 +27,7 @@ def check_label_use(
     ``counts`` are the (256,) pixels of each value, one array a label file; ``complete`` says
     whether they are those of all its label files.
     """
-    if not counts:
+    if not counts or plan.planes is not None:  # the loader refuses bits of no class
         return []
     occurs = np.stack(counts) > 0
     files = len(occurs)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...io.atomic import atomic_write
+from ...io.bit_planes import from_labels, index_sets
 from ...io.text import printable
 from .labels import class_counts
 from .parts import Part
@@ -147,10 +148,14 @@ def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
     if facts.raw_counts is not None:
         results = {**sample, "seg_fields": []}
         labels = load(part.plan.label, results)["gt_seg_map"]
-        labels = np.where(labels < part.plan.num_classes, labels, 255).astype(np.uint8)
+        palette = part.palette
+        if part.plan.planes is not None:
+            bits = from_labels(labels, part.plan.planes)
+            (labels,), _, palette = index_sets([bits], part.classes, palette)
+        labels = np.where(labels < len(palette), labels, 255).astype(np.uint8)
         if labels.shape == image.shape[:2]:
             labels = _small(labels, Image.Resampling.NEAREST)
-            picture = np.concatenate([picture, draw(picture, labels, part.palette)], axis=1)
+            picture = np.concatenate([picture, draw(picture, labels, palette)], axis=1)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -19,6 +19,7 @@ from ...registry import TRANSFORMS
 from ..pipelines import split_loading
 from ..reader import ImageReader
 from ..transforms.loading import LoadAnnotations
+from ..transforms.multilabel import LoadMultilabel
 
 _StackLoadAnnotations = mmseg.datasets.transforms.LoadAnnotations
 
@@ -36,6 +37,7 @@ class ReadPlan:
         ignore_index: The label that the loss leaves out.
         palette: ``[r, g, b]`` for each class, or empty where the data set does not define one.
         with_pixels: Whether to hash the pixels (to find duplicates).
+        planes: Number of classes that may overlap, as ``LoadMultilabel`` loads them.
     """
 
     reader: ImageReader
@@ -46,6 +48,7 @@ class ReadPlan:
     ignore_index: int
     palette: Sequence[Sequence[int]] = ()
     with_pixels: bool = True
+    planes: int | None = None
 
     @property
     def maps_zero_away(self) -> bool:
@@ -94,7 +97,8 @@ def make_plan(
         raw.reduce_zero_label = None
         table = _table(label, label_map, reduce_zero_label)
     reader = ImageReader(split_loading(pipeline)[0] or pipeline[:1])
-    return ReadPlan(reader, label, raw, table, num_classes, ignore_index, palette)
+    planes = label.planes if isinstance(label, LoadMultilabel) else None
+    return ReadPlan(reader, label, raw, table, num_classes, ignore_index, palette, planes=planes)
 
 
 def _table(

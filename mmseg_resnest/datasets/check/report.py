@@ -42,17 +42,19 @@ class DataReport:
         return found
 
     def class_table(self) -> dict[str, dict[str, Any]]:
-        """Class names, (C,) pixels and files, and ignored pixels, by split."""
+        """Class names, (C,) pixels and files, ignored pixels and all that have labels, by split."""
         table: dict[str, dict[str, Any]] = {}
         for part in self.parts:
             pixels, files, rest = class_counts(part.counts, part.plan)
             entry = table.get(part.split)
             if entry is None or entry["classes"] != part.classes:
-                entry = {"classes": part.classes, "pixels": 0, "files": 0, "ignored": 0}
+                entry = dict(classes=part.classes, pixels=0, files=0, ignored=0, labelled=0)
                 table[part.split] = entry
             entry["pixels"] = entry["pixels"] + pixels
             entry["files"] = entry["files"] + files
             entry["ignored"] += rest
+            read = [f.size for f in part.facts if f.raw_counts is not None and f.size is not None]
+            entry["labelled"] += sum(width * height for width, height in read)
         return table
 
     def sizes(self, split: str) -> Counter[tuple[int, int]]:
@@ -92,7 +94,7 @@ def print_report(report: DataReport, limit: int = 5) -> None:
         common = ", ".join(f"{w}x{h}" for (w, h), _ in sizes.most_common(2))
         more = f" and {len(sizes) - 2} other sizes" if len(sizes) > 2 else ""
         pixels = int(entry["pixels"].sum())
-        share = 100 * entry["ignored"] / max(1, pixels + entry["ignored"])
+        share = 100 * entry["ignored"] / max(1, entry["labelled"])
         seen = int((entry["pixels"] > 0).sum())
         labels = f"; {seen} of {len(entry['classes'])} classes occur, {share:.1f}% ignored"
         print(f"{split}: {sum(sizes.values()):,} images ({common}{more}){labels if pixels else ''}")

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...errors import UserError
+from ...io.bit_planes import IGNORED, from_labels, unpack
 from ...io.image_header import open_any_size
 from .plan import ReadPlan, load
 from .rules import Problem
@@ -267,6 +269,8 @@ def _read_label(
     if header is not None and header.format in _LOSSY:
         facts.found("jpeg_label", path, f"is a {header.format}, which changes labels at borders")
         return None
+    if plan.planes is not None:
+        return _read_planes(sample, plan, facts, header)
     if header is not None and header.bits > 8:
         _check_depth(path, data, plan, header, facts)
     asked: dict[str, Any] = {**sample, "seg_fields": []}
@@ -286,6 +290,34 @@ def _read_label(
     _check_range(path, counts, plan, facts)
     if header is not None and header.palette:
         _check_palette(path, header.palette, counts, plan, facts)
+    return int(labels.shape[1]), int(labels.shape[0])
+
+
+def _read_planes(
+    sample: Mapping[str, Any], plan: ReadPlan, facts: SampleFacts, header: _Header | None
+) -> tuple[int, int] | None:
+    """As :func:`_read_label`, of classes that may overlap."""
+    path, refused = sample["seg_map_path"], list[str]()
+
+    def read() -> Any:
+        try:
+            return load(plan.label, {**sample, "seg_fields": []})
+        except UserError as error:
+            refused.append(error.message)
+            return {}
+
+    results = _decode(read, path, "label map", header, facts)
+    for message in refused:
+        facts.found("label_out_of_range", path, message)
+    if not results:
+        return None
+    labels = results["gt_seg_map"]
+    planes = unpack(from_labels(labels, plan.planes or 0), plan.planes or 0)
+    counts = np.zeros(256, np.int64)
+    counts[: len(planes)] = (planes == 1).sum(axis=(1, 2))
+    counts[IGNORED] = int((labels == IGNORED).sum())
+    facts.raw_counts = counts
+    facts.label_hash = _digest(labels) if plan.with_pixels else None
     return int(labels.shape[1]), int(labels.shape[0])
 
 

@@ -9,6 +9,7 @@ from . import albu, colour, geometry
 from .loading import LoadAnnotations, LoadImageFromFile, LoadImageFromNDArray
 from .long_edge import RandomLongEdgeResize
 from .merge import merge_steps, written_index
+from .multilabel import LoadMultilabel
 from .photometric import PackSegInputs, PhotoMetricDistortion
 from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 
@@ -16,6 +17,7 @@ __all__ = [
     "LoadAnnotations",
     "LoadImageFromFile",
     "LoadImageFromNDArray",
+    "LoadMultilabel",
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",

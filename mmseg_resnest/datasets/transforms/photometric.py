@@ -13,8 +13,10 @@ import torch
 from mmengine.structures import PixelData
 from numpy import random
 
+from ...io.bit_planes import from_labels, unpack
 from ...registry import TRANSFORMS
 from .colour import require_bytes
+from .multilabel import PLANES
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -114,10 +116,23 @@ class PhotoMetricDistortion(mmseg.datasets.transforms.PhotoMetricDistortion):
 
 @TRANSFORMS.register_module()
 class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
-    """mmseg's ``PackSegInputs``; the colours of an 8-bit image are taken apart by OpenCV."""
+    """mmseg's ``PackSegInputs``; the colours of an 8-bit image are taken apart by OpenCV.
+
+    Labels that :class:`~.multilabel.LoadMultilabel` loaded become ``gt_sem_seg`` (C, H, W), uint8,
+    of 0, 1 and 255 (ignored).
+    """
 
     def transform(self, results: dict) -> dict:
         """Packs ``img`` as ``inputs`` (3, H, W) and the rest as ``data_samples``."""
+        packed: dict
+        classes = results.get(PLANES)
+        if classes is not None:
+            rest = {k: v for k, v in results.items() if k not in (PLANES, "gt_seg_map")}
+            packed = self.transform(rest)
+            bits = from_labels(np.ascontiguousarray(results["gt_seg_map"]), classes)
+            planes = unpack(bits, classes)
+            packed["data_samples"].gt_sem_seg = PixelData(data=torch.from_numpy(planes))
+            return packed
         image = results.get("img")
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             stock: dict = super().transform(results)
@@ -128,7 +143,7 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
         usual = getattr(labels, "dtype", None) == np.uint8 and labels.ndim == 2
         if usual:
             del rest["gt_seg_map"]
-        packed: dict = super().transform(rest)
+        packed = super().transform(rest)
         if usual:
             numbers = torch.from_numpy(contiguous(labels)[None].astype(np.int64))
             packed["data_samples"].gt_sem_seg = PixelData(data=numbers)

@@ -14,6 +14,7 @@ import mmseg.datasets.transforms as stack
 from mmengine.dataset import BaseDataset
 from mmseg.datasets import MultiImageMixDataset
 
+from ...datasets.pipelines import loads_labels
 from ...datasets.transforms.kinds import MOVING, REFUSED
 from ...errors import UserError
 from ...registry import type_name
@@ -136,8 +137,7 @@ class PipelineCheck:
         at_random = moves and name.startswith("Random")
         before.drawn = before.drawn or (name if at_random else "")
         before.edges = before.edges or (name if issubclass(kind, stack.GenerateEdge) else "")
-        loads = name.startswith("Load") and "Annotation" in name
-        before.labels = before.labels or (name if loads else "")
+        before.labels = before.labels or (name if loads_labels(name) else "")
         before.packed = before.packed or (key if name.startswith("Pack") else "")
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
+from torch import Tensor
 
 from ...datasets.reader import ImageReader
 from ...errors import UserError
@@ -25,8 +27,10 @@ from ...evaluation import (
     palette_image,
     write_result,
 )
+from ...io.bit_planes import pack, sets_of
 from ...io.image_files import save_image
 from ...io.remove import remove_file
+from ...models import overlaps
 from ...registry import HOOKS
 
 __all__ = ["ExamplesHook"]
@@ -38,6 +42,7 @@ _EACH = 6  # images of each kind
 _PAIRS = 24  # the confusions (label, prediction) with most pixels that get images
 _EDGE = 480  # longest edge of the pictures, in pixels
 _IGNORED = 255
+_MOST_OVERLAPPING = 7  # classes: their bits are indices of a palette
 
 
 @HOOKS.register_module()
@@ -46,7 +51,7 @@ class ExamplesHook(Hook):
 
     ``folder/examples.json`` lists them with their scores; ``NUMBER.jpg``, ``NUMBER_label.png``
     and ``NUMBER_pred.png`` are image, label and prediction, reduced in size. Those of an earlier
-    evaluation are replaced.
+    evaluation are replaced. Of classes that may overlap, up to 7, each set is shown as a class.
     """
 
     priority = "LOW"
@@ -66,6 +71,14 @@ class ExamplesHook(Hook):
         if len(palette) != len(self._classes):
             palette = default_palette(len(self._classes))
         self._palette = [list(map(int, colour)) for colour in palette]
+        self._overlap = overlaps(runner.model)
+        if self._overlap and len(self._classes) > _MOST_OVERLAPPING:
+            reason = f"the report shows sets of at most {_MOST_OVERLAPPING} classes that overlap"
+            runner.logger.warning("no example images: %s", reason)
+            self._classes = []
+        elif self._overlap:  # a palette index for each set
+            sets = range(1 << len(self._classes))
+            self._classes, self._palette = sets_of(sets, self._classes, self._palette)
         chosen = np.random.default_rng(0).permutation(len(dataset))[:_EACH]
         self._random = {dataset.get_data_info(int(i))["img_path"] for i in chosen}
         self._picture = ImageReader.pictures(dataset)
@@ -84,12 +97,19 @@ class ExamplesHook(Hook):
             path = sample.get("img_path")  # PackSegInputs may leave it out
             if path is None or "gt_sem_seg" not in sample or path in self._seen:
                 continue
-            label, pred = sample.gt_sem_seg.data[0], sample.pred_sem_seg.data[0]
+            label, pred = sample.gt_sem_seg.data, sample.pred_sem_seg.data
+            score = None
+            if self._overlap:
+                score = _mean_iou(pred.cpu(), label.cpu())
+                label, pred = (torch.from_numpy(pack(x.cpu().numpy()))[None] for x in (label, pred))
+            label, pred = label[0], pred[0]
             matrix = confusion_matrix(pred, label, len(self._classes), _IGNORED)
             counts = matrix.cpu().numpy()
             if not counts.sum():
                 continue
             entry = _entry(path, counts)
+            if score is not None:
+                entry["mIoU"] = score
             if self._is_example(entry):
                 entry["file"] = f"{len(self._seen) * get_world_size() + get_rank():05d}"
                 try:
@@ -165,6 +185,15 @@ class ExamplesHook(Hook):
         for path in self.folder.iterdir():
             if _OWN.fullmatch(path.name) and unwanted(path):
                 remove_file(path)
+
+
+def _mean_iou(pred: Tensor, label: Tensor) -> float:
+    """The mean IoU of masks (C, H, W) in percent, over classes that occur; 100 without any."""
+    valid = label != _IGNORED
+    guess, truth = (pred == 1) & valid, label == 1
+    both, union = (guess & truth).sum((1, 2)), (guess | truth).sum((1, 2))
+    present = union > 0
+    return 100 * float((both[present] / union[present]).mean()) if present.any() else 100.0
 
 
 def _entry(path: str, counts: np.ndarray) -> dict[str, Any]:

@@ -12,11 +12,15 @@ import numpy as np
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from numpy.typing import NDArray
+from PIL import Image
 
 from ...datasets.reader import ImageReader
 from ...errors import UserError
 from ...evaluation import Submission, palette_image, side_by_side
+from ...io.bit_planes import index_sets, pack
 from ...io.image_files import save_image, unique_stems
+from ...models import overlaps
 from ...registry import HOOKS
 from .console import SECONDS_BETWEEN_LINES, duration, progress_bar
 
@@ -28,8 +32,8 @@ class SavePredictionsHook(Hook):
     """Writes what a model predicts while it is tested.
 
     Args:
-        out_dir: For label maps: palette PNGs whose pixels are class indices, named and nested as
-            the images are.
+        out_dir: For label maps: palette PNGs whose pixels are class indices, or grey PNGs of bit
+            planes where classes may overlap, named and nested as the images are.
         show_dir: For pictures of image, label and prediction side by side.
         submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
             ``voc``), check it at the end and pack it into ``out_dir.zip``.
@@ -51,6 +55,7 @@ class SavePredictionsHook(Hook):
         paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
         self._stems = unique_stems(paths)
         self._picture = ImageReader.pictures(dataset)
+        self._overlap = overlaps(runner.model)
         self._classes = list(dataset.metainfo["classes"])
         self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
         if self.format is not None:
@@ -69,20 +74,33 @@ class SavePredictionsHook(Hook):
                 said += "meta_keys of PackSegInputs"
                 raise UserError("config-value", "config key test_dataloader.dataset.pipeline", said)
             stem = self._stems[path]
-            labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+            labels = self._labels(sample.pred_sem_seg)
             if self.out_dir is not None and self.submission is not None:
                 converted = self.submission.picture(labels)
                 save_image(converted, self.out_dir / self.submission.files[path])
             elif self.out_dir is not None:
-                save_image(palette_image(labels, self._palette), self.out_dir / f"{stem}.png")
+                file = self.out_dir / f"{stem}.png"
+                grey = Image.fromarray(labels) if self._overlap else None
+                save_image(grey or palette_image(labels, self._palette), file)
             if self.show_dir is not None:
-                truth = None
-                if "gt_sem_seg" in sample:
-                    truth = sample.gt_sem_seg.data[0].cpu().numpy().astype(np.uint8)
-                picture = self._picture(path)
-                panel = side_by_side(picture, truth, labels, self._palette, self._classes)
-                save_image(panel, self.show_dir / f"{stem}.png")
+                truth = self._labels(sample.gt_sem_seg) if "gt_sem_seg" in sample else None
+                save_image(self._panel(path, truth, labels), self.show_dir / f"{stem}.png")
             self.written += 1
+
+    def _labels(self, found: Any) -> NDArray[np.integer]:
+        """(H, W) class indices, or bits of classes that may overlap, of a sample's data."""
+        data = found.data.cpu().numpy()
+        return pack(data) if self._overlap else data[0].astype(np.uint8)
+
+    def _panel(
+        self, path: str, truth: NDArray | None, labels: NDArray[np.integer]
+    ) -> NDArray[np.uint8]:
+        maps, classes, palette = [labels, truth], self._classes, self._palette
+        if self._overlap:
+            both = [one for one in maps if one is not None]
+            found, classes, palette = index_sets(both, classes, palette)
+            maps = [*found, None]
+        return side_by_side(self._picture(path), maps[1], maps[0], palette, classes)  # type: ignore[arg-type]
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Check the submission and pack it."""

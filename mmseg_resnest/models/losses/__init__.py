@@ -6,7 +6,7 @@ docs/experiments.md has a table of what differs and why.
 """
 
 from .base import SegmentationLoss
-from .check import check_losses
+from .check import check_losses, check_multilabel_loss
 from .pixels import BoundaryLoss, CrossEntropyLoss, FocalLoss, OhemCrossEntropy
 from .regions import DiceLoss, HuasdorffDisstanceLoss, LovaszLoss, TverskyLoss
 from .sampler import OHEMPixelSampler
@@ -23,4 +23,5 @@ __all__ = [
     "SegmentationLoss",
     "TverskyLoss",
     "check_losses",
+    "check_multilabel_loss",
 ]

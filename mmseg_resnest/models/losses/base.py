@@ -211,16 +211,22 @@ def against_rest(
 
     Args:
         scores: (N, C, ...).
-        labels: (N, ...), or targets (N, C, ...), of which all count.
+        labels: (N, ...), or targets (N, C, ...) of 0, 1 and what is ignored.
         weight: What each pixel counts, (N, ...), or None.
         ignored: Labels that do not count.
 
     Returns:
-        Scores and targets (N, C, ...), and what each pixel counts (N, 1, ...): 0 where ignored.
+        Scores and targets (N, C, ...), and what each pixel counts (N, 1, ...), or with targets
+        (N, C, ...): 0 where ignored.
     """
     if labels.shape == scores.shape:
-        scores = as_float(scores)
-        targets, mask = labels.to(scores.dtype), torch.ones_like(scores[:, :1])
+        valid = torch.ones_like(labels, dtype=torch.bool)
+        for index in ignored:
+            if index not in (0, 1):  # with a target for each class these are answers
+                valid &= labels != index
+        scores = as_float(scores).masked_fill(~valid, 0)
+        targets = labels.masked_fill(~valid, 0).to(scores.dtype)
+        mask = valid.to(scores.dtype)
     else:
         scores, labels, valid = labelled(scores, labels, ignored)
         targets = one_hot(labels, scores.shape[1], scores)

@@ -21,7 +21,7 @@ _REFUSED = {
 def check_losses(model: Mapping[str, Any]) -> None:
     """Check the losses of the heads of a model's config.
 
-    Losses that are not of this package are left alone.
+    Losses that are not of this package are left alone, but with ``model.multilabel``.
 
     Raises:
         UserError: A loss does not fit its head; the message names ``model.HEAD.KEY``.
@@ -29,6 +29,25 @@ def check_losses(model: Mapping[str, Any]) -> None:
     for name in ("decode_head", "auxiliary_head"):
         for key, head in _listed(model.get(name), f"model.{name}"):
             _check_head(head, key)
+            if model.get("multilabel"):
+                _check_multilabel_head(head, key)
+
+
+def _check_multilabel_head(head: Mapping[str, Any], key: str) -> None:
+    """Refuse losses of classes that exclude each other; a model that is not trained has none."""
+    for where, config in _losses(head, f"{key}.loss_decode", many=True):
+        kind = config["type"]
+        loss = _checked(where, config, head.get("num_classes"))
+        check_multilabel_loss(loss or (MODELS.get(kind) if isinstance(kind, str) else kind), where)
+
+
+def check_multilabel_loss(loss: Any, key: str) -> None:
+    """Refuse a loss, or a class of losses, of classes that exclude each other."""
+    if not getattr(loss, "multi_label", False):
+        name = getattr(loss, "__name__", type(loss).__name__)
+        message = f"{name} is for classes that exclude each other; with model.multilabel=True use "
+        message += "CrossEntropyLoss with use_sigmoid=True, FocalLoss, DiceLoss, or a list of these"
+        raise UserError("config-conflict", f"config key {key}", message)
 
 
 def _losses(head: Mapping[str, Any], key: str, many: bool) -> Iterator[tuple[str, Any]]:

@@ -86,6 +86,7 @@ class DiceLoss(SegmentationLoss):
         if scores.shape[1] > 1:
             classes = _counted_classes(scores.shape[1], ignored)
             scores, targets = scores[:, classes], targets[:, classes]
+            mask = mask if mask.shape[1] == 1 else mask[:, classes]
         mask = mask.expand_as(scores).flatten(1)
         scores, targets = scores.flatten(1), targets.flatten(1)
         power = 1 if self.naive_dice else 2

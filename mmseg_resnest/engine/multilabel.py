@@ -1,0 +1,92 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Whether the parts of a config agree on classes that overlap, or on ones that exclude each other.
+
+The labels of the two look alike to every part alone, which would compute something else of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..datasets.pipelines import loads_labels, pipelines, step_name
+from ..errors import UserError
+from ..evaluation import metric_configs
+from ..io.bit_planes import IGNORED
+from ..registry import type_name
+
+__all__ = ["check_overlap", "is_multilabel"]
+
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_LOADER, _METRIC = "LoadMultilabel", "MultilabelMetric"
+# Metrics of one class a pixel.
+_EXCLUSIVE = ("SegmentationMetric", "IoUMetric", "CityscapesMetric", "CityscapesOfficialMetric")
+_SWITCH = "set model.multilabel=True"
+
+
+def is_multilabel(cfg: Mapping[str, Any]) -> bool:
+    """Whether the classes of a config's model may overlap."""
+    return bool((cfg.get("model") or {}).get("multilabel"))
+
+
+def check_overlap(cfg: Mapping[str, Any]) -> None:
+    """Check that model, label loaders, ignored values and metrics of a config agree.
+
+    Raises:
+        UserError: Two of them contradict each other; the subject is the key to change.
+    """
+    several = is_multilabel(cfg)
+    model = cfg.get("model") or {}
+    for key, step in _label_steps(cfg):
+        name = step_name(step)
+        if several and name != _LOADER:
+            said = f"loads one class a pixel by {name}, but model.multilabel is True: load bit "
+            raise UserError("config-conflict", key, f"{said}planes by {_LOADER}")
+        if not several and name == _LOADER:
+            said = f"loads classes that overlap by {_LOADER}: {_SWITCH}, or use LoadAnnotations"
+            raise UserError("config-conflict", key, said)
+        classes = (model.get("decode_head") or {}).get("num_classes") if several else None
+        if isinstance(step, Mapping) and classes != step.get("num_classes", classes) and several:
+            said = f"has {_LOADER} with num_classes={step['num_classes']}, but the head has "
+            raise UserError("config-conflict", key, f"{said}{classes}")
+    for name in ("val_evaluator", "test_evaluator"):
+        for metric in metric_configs(cfg.get(name) or ()):
+            kind = type_name(metric.get("type", "")) if isinstance(metric, Mapping) else ""
+            if several and kind in _EXCLUSIVE:
+                said = f"{kind} scores one class a pixel, but model.multilabel is True: use "
+                raise UserError("config-conflict", f"config key {name}", f"{said}{_METRIC}")
+            if not several and kind == _METRIC:
+                said = f"{_METRIC} scores classes that overlap: {_SWITCH}, or use "
+                raise UserError(
+                    "config-conflict", f"config key {name}", f"{said}SegmentationMetric"
+                )
+    if several:
+        _check_ignored(cfg, model)
+
+
+def _label_steps(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The steps that load labels, with the keys of their pipelines' data sets."""
+    for loader in _LOADERS:
+        dataset = (cfg.get(loader) or {}).get("dataset")
+        for _, steps in pipelines(dataset) if isinstance(dataset, Mapping) else ():
+            for step in steps:
+                if loads_labels(step_name(step)):
+                    yield f"config key {loader}.dataset.pipeline", step
+
+
+def _check_ignored(cfg: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """255 is what bit planes have for ignored, and 0 is a pixel of no class."""
+    for name in ("decode_head", "auxiliary_head"):
+        heads = model.get(name)
+        for head in heads if isinstance(heads, list | tuple) else [heads]:
+            value = (head or {}).get("ignore_index", IGNORED)
+            if value != IGNORED:
+                key = f"config key model.{name}.ignore_index"
+                said = f"must be {IGNORED} with model.multilabel=True, not {value!r}"
+                raise UserError("config-value", key, said)
+    preprocessor = model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    value = preprocessor.get("seg_pad_val", IGNORED)
+    if value not in (0, IGNORED):
+        key = "config key model.data_preprocessor.seg_pad_val"
+        said = f"must be {IGNORED} (ignored) or 0 (no class) with model.multilabel=True, "
+        raise UserError("config-value", key, f"{said}not {value!r}")
