@@ -22,7 +22,8 @@ def test_only_own_files_are_removed(tmp_path: Path) -> None:
     class NoImages(list):
         metainfo = {"classes": ["a"], "palette": [[0, 0, 0]]}
 
-    runner = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=NoImages()))
+    loader = SimpleNamespace(dataset=NoImages())
+    runner = SimpleNamespace(test_dataloader=loader, model=None)
     hook = ExamplesHook(folder)
     hook.before_test_epoch(runner)
     assert set(os.listdir(folder)) == {*others, "00013.jpg"}

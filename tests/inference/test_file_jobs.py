@@ -22,7 +22,7 @@ from small_models import blobs
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.reader import ImageReader
-from mmseg_resnest.inference import Segmentor, files, rasterize, video
+from mmseg_resnest.inference import Segmentation, Segmentor, files, rasterize, video
 from mmseg_resnest.inference.files import FileJob
 from mmseg_resnest.inference.images import find_images, find_inputs
 from mmseg_resnest.inference.rows import open_rows
@@ -365,13 +365,13 @@ def test_an_interrupted_video_leaves_no_half(
 ) -> None:
     calls = []
 
-    def drawn(*args: object) -> np.ndarray:
+    def drawn(*args: object) -> Image.Image:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return np.zeros((32, 48, 3), np.uint8)
+        return Image.fromarray(np.zeros((32, 48, 3), np.uint8))
 
-    monkeypatch.setattr(video, "overlay", drawn)
+    monkeypatch.setattr(Segmentation, "overlay", drawn)
     with pytest.raises(KeyboardInterrupt):
         predict_video(small_model, str(film), tmp_path / "out", ["overlay"])
     assert not list((tmp_path / "out").glob("*.mp4"))
