@@ -24,8 +24,8 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PI
 COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._inductor.compile_fx, \
 	torch.export, hypothesis, pytest, xdist
 
-.PHONY: help venv demo demo-nogl chaos bad-input docs-run nodes test test-browser test-notebook \
-	docs lint format clean
+.PHONY: help venv demo demo-nogl chaos bad-input docs-run nodes test test-long test-browser \
+	test-notebook docs lint format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
@@ -34,6 +34,7 @@ help:
 	@echo 'make nodes         two machines in network namespaces: one is lost and comes back (root)'
 	@echo 'make bad-input     every wrong input to train, test and predict'
 	@echo 'make docs-run      every command and config of the pages, on stand-ins: minutes'
+	@echo 'make test-long     more cases of what make test checks: minutes'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
 	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
 	@echo 'make docs          the documentation as a site, in build/docs'
@@ -120,6 +121,9 @@ docs-run: venv
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)
+
+test-long: venv
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m long $(PYTEST_FLAGS)
 
 test-browser: venv
 	@$(PIP) --no-deps -r requirements-browser.txt

@@ -396,7 +396,10 @@ def test_openmmlab_config_is_the_stack_s_own(name):
     ]
 
 
-@pytest.mark.parametrize("name", sorted(OPENMMLAB))
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.long if "cityscapes" in name else ())  # as on ADE20K
+    for name in sorted(OPENMMLAB)
+])  # fmt: skip
 def test_openmmlab_checkpoint_gives_what_the_stack_s_own_model_gives(name, tmp_path, monkeypatch):
     """A file in the zoo's layout, loaded as the tools load it, with four blocks: equal scores."""
     theirs, ours = stock_config(name).model, load(f"openmmlab/{name}").model

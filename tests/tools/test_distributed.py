@@ -26,6 +26,7 @@ train_dataloader = dict(sampler=dict(type="ExactSampler"))
 model = dict(decode_head=dict(dropout_ratio=0))  # processes do not drop the same as one does
 train_cfg = dict(max_iters={ITERATIONS}, val_interval=3)
 default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
+dry_step = False  # tests/engine/test_dry_step.py has it for two processes
 """
 # All that has a state, for what must be exact.
 EVERYTHING = """
@@ -132,7 +133,9 @@ def test_a_stopped_pair_goes_on_exactly(runs: Toy, train: Train) -> None:
     assert "ema_state_dict" in states[0]
 
 
-@pytest.mark.parametrize(("before", "now", "name"), [(2, 1, "two"), (1, 2, "one")])
+@pytest.mark.parametrize(
+    ("before", "now", "name"), [(2, 1, "two"), pytest.param(1, 2, "one", marks=pytest.mark.long)]
+)
 def test_another_number_of_processes_goes_on(
     runs: Toy, train: Train, before: int, now: int, name: str
 ) -> None:
@@ -167,6 +170,7 @@ def test_a_process_that_hangs_or_is_lost_is_named(
     assert "Traceback" not in text
 
 
+@pytest.mark.long
 def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
     """FSDP in place of DDP: the losses of DDP, whole checkpoints, which DDP continues as well."""
     folder = runs.folder

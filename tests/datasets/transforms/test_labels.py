@@ -204,7 +204,7 @@ CASES = [(name, options) for name in MOVING for options in MOVING[name]]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     height=st.integers(33, 80),
     width=st.integers(33, 80),
@@ -258,7 +258,7 @@ def test_colours_leave_labels_alone(name: str, channels: int, dtype: Any) -> Non
 
 
 @pytest.mark.parametrize("name", VOLUMES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     shape=st.tuples(st.integers(2, 12), st.integers(2, 12), st.integers(2, 12)),
     channels=st.integers(1, 2),
