@@ -8,8 +8,9 @@ every part of MMSegmentation and MMEngine behind them, without a prefix.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config.utils import MODULE2PACKAGE
@@ -37,6 +38,20 @@ def building(scope: str | None = None) -> Iterator[None]:
 def type_name(kind: Any) -> str:
     """The name of a config's ``type``, a string or a class, without its scope or module."""
     return str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+
+
+def option_of(registry: Registry, node: Mapping[str, Any], option: str) -> Any:
+    """An option of a part's config: what it says, else the default of the class it names."""
+    if option in node:
+        return node[option]
+    kind = node.get("type")
+    kind = registry.get(kind) if isinstance(kind, str) else kind
+    for base in inspect.getmro(kind) if isinstance(kind, type) else ():
+        if "__init__" in vars(base):
+            parameter = inspect.signature(vars(base)["__init__"]).parameters.get(option)
+            if parameter is not None and parameter.default is not parameter.empty:
+                return parameter.default
+    return None
 
 
 def _child(name: str, room: str) -> Registry:

@@ -205,6 +205,11 @@ class ImageReader:
     # --- loading ----------------------------------------------------------------------------
 
     @property
+    def steps(self) -> list[Any]:
+        """All steps, built."""
+        return [*self._loading, *self._rest]
+
+    @property
     def is_default(self) -> bool:
         """Whether images become 8-bit BGR, as MMSegmentation reads them by default."""
         return self.decoding == Decoding() and not self.to_float32

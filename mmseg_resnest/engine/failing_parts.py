@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from ..datasets.channels import Channels
 from ..errors import UserError
 from ..io.memory import ran_out_of_memory
 from .failing_keys import key_of_build
@@ -112,7 +113,8 @@ def failing_model(
     except (UserError, Preempted):
         raise
     except Exception as error:
-        explained = _explain_batch(error, loader, images, sizes, labels)
+        explained = wrong_channels(cfg, batch, loader)
+        explained = explained or _explain_batch(error, loader, images, sizes, labels)
         if explained is None and not packed:
             key = f"config key {loader}.dataset.pipeline"
             message = f"its samples have no inputs; end it in PackSegInputs ({describe(error)})"
@@ -120,6 +122,14 @@ def failing_model(
         which = "training" if loader == "train_dataloader" else "validation"
         what = f"fails on the first {which} batch"
         raise (explained or _explain_part(cfg, model, error, what)) from error
+
+
+def wrong_channels(cfg: Config, batch: Any, loader: str) -> UserError | None:
+    """Why a model cannot take a batch of the data loader at a key, if for its channels."""
+    inputs = batch.get("inputs") if isinstance(batch, Mapping) else None
+    images = [one for one in inputs if getattr(one, "ndim", 0) == 3] if inputs is not None else []
+    conflicts = (Channels.of(cfg).conflict(image.shape[0], loader) for image in images)
+    return next((one for one in conflicts if one is not None), None)
 
 
 def _sizes(batch: Any) -> list[str]:

@@ -28,6 +28,7 @@ from ..version import __version__
 from ..weights import load_checkpoint, resolve_checkpoint
 from .checkpoint import load_weights
 from .config import require
+from .failing_parts import wrong_channels
 from .hooks import (
     ExamplesHook,
     SavePredictionsHook,
@@ -155,7 +156,7 @@ def evaluate(
             with lost_processes_explained("start the test again"):
                 metrics = runner.test()
         except Exception as error:
-            failure = _failure(error, progress)
+            failure = _failure(error, progress, cfg)
             if failure is error:
                 raise
             raise failure from error
@@ -252,7 +253,7 @@ def _name_images(dataset: Any) -> None:
         dataset.pipeline = _Steps(dataset.pipeline.transforms)
 
 
-def _failure(error: Exception, progress: TestProgressHook) -> Exception:
+def _failure(error: Exception, progress: TestProgressHook, cfg: Config) -> Exception:
     """An error that names the images, where they were being predicted and scored."""
     if isinstance(error, (UserError, OSError)) or not progress.current:
         return error
@@ -261,6 +262,10 @@ def _failure(error: Exception, progress: TestProgressHook) -> Exception:
         said = f"predicting it takes more memory than there is ({_reason(error)}); set "
         said += "model.test_cfg to mode='slide', or leave it out of the test split"
         return UserError("memory", images, said)
+    with building(cfg.get("default_scope", "mmseg")):
+        channels = wrong_channels(cfg, progress.batch, "test_dataloader")
+    if channels is not None:  # of all images, or of these
+        return UserError("image", images, channels.text) if progress.batches else channels
     first = "" if progress.batches else "; it is the first, so the model may be at fault"
     said = f"predicting or scoring it failed ({_reason(error)}){first}"
     return UserError("image" if progress.batches else "model", images, said)

@@ -338,6 +338,8 @@ def _check_reading(model: Segmentor, resizes: bool) -> None:
     wrong = ""
     if not model.reader.eight_bit:
         wrong = "takes 8-bit images, but this config's loader does not make them 8-bit"
+    elif model.channels == 3 and not getattr(model.reader.decoding, "colours", True):
+        wrong = "takes images of the network's 3 channels, but this config's loader makes one"
     elif resizes and model.reader.to_float32:
         wrong = "resizes 8-bit images, but this config's loader has to_float32=True"
     if wrong:

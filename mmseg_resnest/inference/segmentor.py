@@ -19,7 +19,9 @@ from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._stack import normalisation
 from ..datasets import leaf_datasets
+from ..datasets.channels import Channels
 from ..datasets.label_map import dataset_metainfo
 from ..datasets.reader import ImageInput, ImageReader, LoadedImage
 from ..engine.checkpoint import load_weights
@@ -111,6 +113,8 @@ class Segmentor:
             self.reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
         self.channels = input_channels(model)
         self.multilabel = overlaps(model)
+        means = normalisation(getattr(model, "data_preprocessor", None))
+        self._accepts = Channels(None if means is None else means[0].numel(), self.channels)
         self._check_channels()
 
     def _check_channels(self) -> None:
@@ -123,10 +127,9 @@ class Segmentor:
             found = len(self.reader.prepare(self.reader.loaded(pixels))["inputs"])
         except UserError:  # of a step that needs more than pixels
             return
-        if self.channels not in (None, found):
-            said = f"images have {found} channels, but the model takes {self.channels}; set "
-            said += "color_type of the loader, or in_channels of the backbone"
-            raise UserError("config-conflict", self.reader.key, said)
+        conflict = self._accepts.conflict(found, "test_dataloader")
+        if conflict is not None:
+            raise conflict
 
     @cached_property
     def fingerprint(self) -> str:
@@ -344,10 +347,9 @@ class Segmentor:
     def _prepare(self, image: ImageInput, tile: bool = False) -> dict[str, Any]:
         loaded = self.reader.read(image)
         data = self.reader.prepare(loaded, tile)
-        found = data["inputs"].shape[0]
-        if self.channels not in (None, found):
-            said = f"has {found} channels, but the model takes {self.channels}"
-            raise UserError("image", loaded.path or "an image", said)
+        conflict = self._accepts.conflict(data["inputs"].shape[0], "test_dataloader")
+        if conflict is not None:
+            raise UserError("image", loaded.path or "an image", conflict.text)
         return data
 
     def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:

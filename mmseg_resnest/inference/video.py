@@ -29,6 +29,8 @@ VIDEO_SUFFIXES = frozenset(
 )
 _STREAM_SCHEMES = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "rtp://")
 _DEFAULT_RATE = 25.0
+# What a file says of its number of frames is an estimate in some formats.
+_FRAMES_WITHIN, _SHARE_WITHIN = 2, 0.02
 
 
 def _suffix(source: str) -> str:
@@ -114,7 +116,8 @@ def predict_video(
     ``NAME_overlay.mp4`` and ``NAME_side.mp4`` (image and overlay) have the video's size and rate;
     ``NAME/000001.png`` ... are label maps. A stream goes on until it ends, ``max_frames`` is
     reached, or Ctrl-C; what was written by then is kept. A video that is interrupted leaves no
-    ``.mp4``. A file is skipped if the record ``predictions.jsonl`` has its outputs and they, the
+    ``.mp4``; of one that OpenCV cannot read to its end, the frames before are kept. A file is
+    skipped if the record ``predictions.jsonl`` has its outputs and they, the
     file, the model and the settings have not changed.
 
     Args:
@@ -131,8 +134,9 @@ def predict_video(
         ``files``.
 
     Raises:
-        UserError: It cannot be opened, holds no frame, an output is not one for videos, or files
-            of another program lie where label maps go.
+        UserError: It cannot be opened, holds no frame, or fewer than it says (what was read is
+            written), an output is not one for videos, or files of another program lie where label
+            maps go.
     """
     if not set(outputs) <= {"labels", "overlay", "side"}:
         raise UserError("argument", "outputs", "a video has labels, overlay and side only")
@@ -196,6 +200,11 @@ def predict_video(
         for writer in writers.values():
             writer.finish()
         writers = {}
+        if total - number > max(_FRAMES_WITHIN, _SHARE_WITHIN * total):
+            said = f"OpenCV reads {number:,} of its {total:,} frames and stops at frame "
+            said += f"{number + 1:,}, so it is cut off or damaged there; the outputs end at frame "
+            said += f"{number:,}; copy it again, or take those frames alone (--max-frames {number})"
+            raise UserError("corrupt", f"video {source}", said)
         if made_from:
             record.add(made_from, input=source, frames=number)
     finally:

@@ -333,7 +333,7 @@ FAULTS: dict[str, tuple[str, Plant, str]] = {
 COMPANIONS = {"conflicting_labels": {"duplicate_image"}}
 # Rules about a config or a whole split, with tests of their own.
 OF_CONFIGS = {"empty_split", "num_classes", "reduce_zero_label", "ignore_index"}
-OF_CONFIGS |= {"class_only_val", "class_never", "mixed_sizes"}
+OF_CONFIGS |= {"class_only_val", "class_never", "mixed_sizes", "channels", "values"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -580,6 +580,30 @@ def test_number_of_classes_that_contradicts_the_head(clean: Path) -> None:
     assert not found
     with raises_user_error("dataset", "config key model.decode_head.num_classes"):
         check_start(cfg)
+
+
+def test_channels_and_values_that_the_model_does_not_take(data: Path) -> None:
+    cfg = config(data)
+    preparation = dict(type="SegDataPreProcessor", mean=[120.0, 115.0, 105.0], std=[60.0] * 3)
+    backbone = dict(type="ResNetV1c", depth=18)
+    cfg.model.update(type="EncoderDecoder", data_preprocessor=preparation, backbone=backbone)
+    assert check(cfg).problems == []
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.pipeline[0].color_type = "unchanged"
+    path = first(data, "train")
+    with Image.open(path) as image:
+        image.convert("L").save(path)
+    assert check(cfg).problems == []  # the three means make three channels of the grey image
+    cfg.model.data_preprocessor.update(mean=[110.0], std=[60.0])
+    (problem,) = check(cfg).by_rule["channels"]
+    assert (problem.file, "1 channel," in problem.what) == (str(path), True)
+    cfg.model.backbone.in_channels = 4
+    files = [p.file for p in check(cfg).by_rule["channels"]]
+    assert len(files) == TRAIN + 3 - 2 and str(path) in files
+    cfg.model.data_preprocessor.update(mean=[0.4], std=[0.2])
+    cfg.model.backbone.in_channels = 3
+    (problem,) = check(cfg).by_rule["values"]  # of the split whose channels fit
+    assert problem.split == "val" and "mean=[" in problem.remedy
 
 
 def test_images_of_two_sizes_in_a_batch(data: Path) -> None:

@@ -381,6 +381,30 @@ def mixed_sizes(root: Path) -> Config:
     return cfg
 
 
+def a_model_with(preparation: dict[str, Any], channels: int) -> Make:
+    def make(root: Path) -> Config:
+        cfg = config(root)
+        model = copy.deepcopy(MODEL)
+        model["data_preprocessor"].update(preparation)
+        model["backbone"]["in_channels"] = channels
+        cfg.merge_from_dict(dict(model=model))
+        return cfg
+
+    return make
+
+
+def read_grey(cfg: Config, remedy: str) -> Config:
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.pipeline[0].color_type = "grayscale"
+    return cfg
+
+
+def measured(cfg: Config, remedy: str) -> Config:
+    for name, text in re.findall(r"\b(mean|std)=(\[[^]]*\])", remedy):
+        cfg.model.data_preprocessor[name] = ast.literal_eval(text)
+    return cfg
+
+
 def wrong_suffix(root: Path) -> Config:
     cfg = base_config(root)
     relabel(root, {11: 255})
@@ -479,6 +503,8 @@ def default_decoder(cfg: Config, remedy: str) -> Config:
     return cfg
 
 
+GREY = dict(mean=[120.0], std=[60.0])
+UNIT = dict(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], bgr_to_rgb=True)
 TWO = ["background", "thing"]
 ONE_CLASS = set_said("num_classes", classes=TWO)
 SIGMOID = set_said("num_classes", "out_channels", "use_sigmoid", classes=TWO)
@@ -521,6 +547,11 @@ CONFIGS_AT_FAULT: dict[str, list[tuple[str, Make, Callable[[Config, str], Config
         ("order", other_palette, palette_order),
         ("decoder", palette_as_colours, default_decoder),
     ],
+    "channels": [
+        ("loader", a_model_with(GREY, 1), read_grey),
+        ("backbone", a_model_with(GREY, 1), set_key("model.backbone.in_channels", 3)),
+    ],
+    "values": [("measured", a_model_with(UNIT, 3), measured)],
     "mixed_sizes": [("batch", mixed_sizes, set_key("val_dataloader.batch_size", 1))],
     "class_never": [
         ("removed", never(8), lambda cfg, remedy: without(cfg, 8)),

@@ -87,6 +87,19 @@ def _wrap(*steps: dict[str, Any]) -> Callable[[Config], None]:
     return change
 
 
+@TRANSFORMS.register_module(force=True)
+class AddBand:
+    """A fourth channel."""
+
+    def __call__(self, results: dict) -> dict:
+        return {**results, "img": np.dstack([results["img"], results["img"][:, :, :1]])}
+
+
+def _add_band(cfg: Config) -> None:
+    cfg.train_dataloader.dataset.pipeline.insert(1, dict(type="AddBand"))
+    cfg.model.backbone.in_channels = 4
+
+
 def _pooling(images: int) -> Callable[[Config], None]:
     """A head with batch norm after global pooling."""
 
@@ -160,6 +173,13 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
     "a mean of two channels": (
         _set("model.data_preprocessor", dict(mean=[1.0, 2.0], std=[1.0, 1.0])),
         "config-value", "model",
+    ),
+
+    "a backbone of four channels": (
+        _set("model.backbone.in_channels", 4), "config-conflict", "model.backbone.in_channels",
+    ),
+    "three means of four bands": (
+        _add_band, "config-conflict", "model.data_preprocessor.mean",
     ),
     "a head with other channels than the backbone": (
         _set("model.auxiliary_head.in_channels", 7), "model", "model.auxiliary_head",

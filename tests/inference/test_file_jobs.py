@@ -360,6 +360,21 @@ def test_frames_of_others_are_not_replaced(
     assert len(list((tmp_path / "out" / "film").iterdir())) == 1
 
 
+def test_a_video_that_stops_early(small_model: Segmentor, film: Path, tmp_path: Path) -> None:
+    data = film.read_bytes()
+    cut, out = tmp_path / "cut.avi", tmp_path / "out"
+    cut.write_bytes(data[: len(data) // 2])
+    frames = _count(cut)
+    assert 0 < frames < 4
+    with raises_user_error("corrupt", "cut.avi") as caught:
+        predict_video(small_model, str(cut), out, ["labels", "overlay"])
+    assert f"{frames} of its 6 frames" in caught.value.message
+    assert _count(out / "cut_overlay.mp4") == len(list((out / "cut").iterdir())) == frames
+    for again in (False, True):  # as advised
+        done = predict_video(small_model, str(cut), out, ["overlay"], max_frames=frames)
+        assert done["skipped"] == again
+
+
 def test_an_interrupted_video_leaves_no_half(
     small_model: Segmentor, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

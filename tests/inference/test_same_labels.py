@@ -10,6 +10,7 @@ import base64
 import copy
 import functools
 import io
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,7 @@ CASES = {
                         _turned),
     "float": Case(dict(type=FILE, to_float32=True), steps=[dict(type="Resize", scale_factor=1.5)]),
     "grey": Case(dict(type=FILE, color_type="grayscale"), _turned, ".jpg", **GREY),
+    "grey for three means": Case(dict(type=FILE, color_type="grayscale")),
     "grey pillow": Case(
         dict(type=FILE, color_type="grayscale", imdecode_backend="pillow", to_float32=True), **GREY
     ),
@@ -372,7 +374,6 @@ def test_pipelines_that_no_single_image_can_go_through(world: Callable[[str], Wo
     refused("config-value", steps(dict(type=FILE, color_type="bgr")))
     refused("config-value", steps(dict(type=FILE, imdecode_backend="turbojpeg")))
     refused("config-value", steps(dict(type=FILE), dict(type="Pad")))
-    refused("config-conflict", steps(dict(type=FILE, color_type="grayscale")))
     mosaic = dict(type="RandomMosaic", prob=1.0, img_scale=(32, 32))
     refused("config-value", lambda d: dict(
         type="MultiImageMixDataset", dataset=dict(d, pipeline=d.pipeline[:1]),
@@ -382,6 +383,34 @@ def test_pipelines_that_no_single_image_can_go_through(world: Callable[[str], Wo
     refused("config-conflict", lambda d: dict(
         type="ConcatDataset", datasets=[d, dict(d, pipeline=other)],
     ), "test_dataloader.dataset")  # fmt: skip
+
+
+def test_channels_that_the_model_does_not_take(
+    world: Callable[[str], World], tmp_path: Path
+) -> None:
+    colours = {"test_dataloader.dataset.pipeline": [
+        dict(type=FILE), dict(type="LoadAnnotations"), dict(type="PackSegInputs"),
+    ]}  # fmt: skip
+    with raises_user_error("config-conflict", "model.backbone.in_channels"):
+        _evaluated(world("12 bits"), tmp_path, cfg=colours)
+    cfg = world("12 bits").cfg.copy()
+    cfg.merge_from_dict(colours)
+    with raises_user_error("config-conflict", "model.backbone.in_channels"):
+        load_segmentor(cfg, None, "cpu")
+    tested = world("float")
+    shutil.copytree(Path(next(iter(tested.labels))).parent, tmp_path / "images")
+    _alpha(tmp_path / "images" / "2.png", blobs(48, 56))
+    mixed = copy.deepcopy(tested.cfg.test_dataloader.dataset)
+    mixed.data_prefix.img_path = str(tmp_path / "images")
+    mixed.pipeline[0].color_type = "unchanged"
+    with raises_user_error("image", "2.png") as caught:  # not of all images
+        _evaluated(tested, tmp_path, cfg={"test_dataloader.dataset": mixed})
+    assert "data_preprocessor.mean" in caught.value.message
+    model = load_segmentor(
+        Config(dict(tested.cfg, test_dataloader=dict(dataset=mixed))), None, "cpu"
+    )
+    with raises_user_error("image", "2.png"):
+        model(tmp_path / "images" / "2.png")
 
 
 def test_without_gdal(world: Callable[[str], World], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -437,7 +466,8 @@ def test_published_and_exported(tested: World, tmp_path: Path) -> None:
         load_segmentor(tmp_path / "model.torchscript", trust=True),
     ]
     resized = [step for step in case.steps if step != PILLOW]
-    if model.reader.eight_bit and not resized:
+    one_for_three = case is CASES["grey for three means"]
+    if model.reader.eight_bit and not resized and not one_for_three:
         export_model(model, tmp_path / "whole.torchscript", processing=True)
         others.append(load_segmentor(tmp_path / "whole.torchscript", trust=True))
     else:
@@ -586,8 +616,8 @@ def test_checked(world: Callable[[str], World], name: str) -> None:
 
 def test_checked_as_it_is_read(world: Callable[[str], World]) -> None:
     for name, rules in (
-        ("12 bits", {"deep_image", "grey_image"}),
-        ("four channels", {"alpha_image"}),
+        ("12 bits", {"deep_image", "grey_image", "channels"}),
+        ("four channels", {"alpha_image", "channels"}),
     ):
         cfg = world(name).cfg.copy()
         cfg.test_dataloader.dataset.pipeline[0] = dict(type=FILE)

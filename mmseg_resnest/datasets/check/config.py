@@ -10,7 +10,7 @@ from typing import Any
 from mmcv.transforms import BaseTransform, Pad
 
 from ...errors import UserError
-from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS
+from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS, option_of
 from ..label_map import dataset_metainfo
 from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
@@ -75,24 +75,10 @@ def _heads(model: Mapping[str, Any] | None) -> Iterator[tuple[str, Mapping[str, 
                     yield f"model.{name}.{i}", head
 
 
-def _default(registry: Any, node: Mapping[str, Any], option: str) -> Any:
-    """The value of an option: the config's, else the default of the class it names."""
-    if option in node:
-        return node[option]
-    kind = node.get("type")
-    kind = registry.get(kind) if isinstance(kind, str) else kind
-    for base in inspect.getmro(kind) if isinstance(kind, type) else ():
-        if "__init__" in vars(base):
-            parameter = inspect.signature(vars(base)["__init__"]).parameters.get(option)
-            if parameter is not None and parameter.default is not parameter.empty:
-                return parameter.default
-    return None
-
-
 def loss_ignore_index(cfg: Mapping[str, Any]) -> int:
     """The label that the main head's loss leaves out."""
     for _, head in _heads(cfg.get("model")):
-        value = _default(MODELS, head, "ignore_index")
+        value = option_of(MODELS, head, "ignore_index")
         if value is not None:
             return int(value)
     return 255
@@ -112,14 +98,14 @@ def check_config(
         if classes and count is not None and count != len(classes):
             what = f"is {count}, but {kind} has {len(classes)} classes"
             problems.append(Problem("num_classes", f"config key {key}.num_classes", what))
-        used.append((f"config key {key}.ignore_index", _default(MODELS, head, "ignore_index")))
+        used.append((f"config key {key}.ignore_index", option_of(MODELS, head, "ignore_index")))
     used.append((f"ignore_index of {kind} ({split})", getattr(dataset, "ignore_index", None)))
     if split != "train":
         evaluator = f"{'test' if split == 'test' else 'val'}_evaluator"
         metrics = cfg.get(evaluator)
         for metric in metrics if isinstance(metrics, list | tuple) else [metrics]:
             if isinstance(metric, Mapping):
-                own = _default(METRICS, metric, "ignore_index")
+                own = option_of(METRICS, metric, "ignore_index")
                 used.append((f"config key {evaluator}.ignore_index", own))
     for key, own in used:
         if own is not None and own != ignored:
@@ -151,7 +137,7 @@ def _fills(path: str, node: Any) -> Iterator[tuple[str, Any]]:
     kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
     if isinstance(kind, type) and issubclass(kind, BaseTransform):
         for option in ("seg_pad_val", "seg_fill_in"):
-            yield f"{path}.{option}", _default(TRANSFORMS, {**node, "type": kind}, option)
+            yield f"{path}.{option}", option_of(TRANSFORMS, {**node, "type": kind}, option)
         if issubclass(kind, Pad | RandomLongEdgeCrop):
             fill = node.get("pad_val")
             yield f"{path}.pad_val.seg", fill.get("seg", 255) if isinstance(fill, Mapping) else 255
@@ -164,7 +150,7 @@ def _check_default_reduce(
 ) -> list[Problem]:
     """Whether the config contradicts what the data set's class says of its files."""
     asked = dataset_cfg.get("reduce_zero_label")
-    own = _default(DATASETS, {"type": type(dataset)}, "reduce_zero_label")
+    own = option_of(DATASETS, {"type": type(dataset)}, "reduce_zero_label")
     # The default of BaseSegDataset says nothing about any files.
     declared = any(
         "__init__" in vars(base)

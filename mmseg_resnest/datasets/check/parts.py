@@ -34,6 +34,7 @@ class Part:
     palette: list[list[int]]
     samples: list[dict[str, Any]]
     plan: ReadPlan
+    pipeline: Sequence[Any] = ()
     facts: list[SampleFacts] = field(default_factory=list)
 
     @property
@@ -95,7 +96,9 @@ def build_part(
             with_labels=dataset.data_prefix.get("seg_map_path") is not None,
         )
     problems += _unlisted(dataset, samples, plan, split)
-    return Part(split, name.rpartition(" (")[0], classes, palette, samples, plan), problems
+    named = name.rpartition(" (")[0]
+    steps = leaf.get("pipeline", ())
+    return Part(split, named, classes, palette, samples, plan, steps), problems
 
 
 def _unlisted(

@@ -73,6 +73,10 @@ RULES = {
         Rule("ignore_index", ERROR, "ignore_index",
              "training stops at a label out of range, or ignores or scores the wrong pixels",
              "use one ignore_index for heads, metric and data set, and one that is not a class"),
+        Rule("channels", ERROR, "images of other channels than the model takes",
+             "training stops at the first batch with such an image",
+             "change color_type of the loader, or mean and std of model.data_preprocessor and "
+             "model.backbone.in_channels; where only some images are so, save them as the others"),
         Rule("mixed_sizes", ERROR, "images of two sizes in a batch",
              "validation or testing stops at this batch", "set batch_size to 1"),
         Rule("leaked_image", ERROR, "the same image in two splits",
@@ -97,6 +101,10 @@ RULES = {
         Rule("alpha_image", WARNING, "images with transparency",
              "training sees the colours under the transparent parts",
              "put it on a background and save it as RGB"),
+        Rule("values", WARNING, "values that mean and std do not fit",
+             "the network begins with numbers far from those it is made for, or without contrast",
+             "set mean and std of model.data_preprocessor to those of the images, or read other "
+             "values"),
         Rule("deep_image", WARNING, "images with 16 bits a channel",
              "training keeps the upper 8, which may be nearly black", "scale it to 8 bits"),
         Rule("unreadable_name", WARNING, "names that programs cannot print",

@@ -24,6 +24,7 @@ from .batches import check_batches
 from .config import leaf_datasets
 from .labels import check_class_counts, check_label_use, class_counts
 from .parts import Part, build_part
+from .pixels import check_pixels
 from .report import DataReport
 from .rules import RULES, Problem
 from .sample import SampleFacts, check_sample
@@ -83,7 +84,7 @@ def check_data(
         for facts in part.facts:
             problems += facts.problems
         problems += _label_use(part)
-    problems += _duplicates(parts) + _class_use(parts)
+    problems += check_pixels(cfg, parts) + _duplicates(parts) + _class_use(parts)
     for split in asked:
         problems += check_batches(
             cfg, split, [p for p in parts if p.split == same.get(split, split)]

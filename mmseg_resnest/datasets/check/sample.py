@@ -44,13 +44,16 @@ _ROTATIONS |= {2: "mirrored", 3: "rotated by 180 degrees", 4: "mirrored upside d
 class SampleFacts:
     """What the check found out about one sample.
 
-    ``size`` is (width, height) of the image as training sees it, ``raw_counts`` (256,) the pixels
-    of each value of the label file; the hashes are those of the decoded arrays.
+    ``size`` is (width, height) of the image as training sees it, ``channels`` how many its loader
+    gives, ``values`` (2, C) means and means of squares of some pixels, ``raw_counts`` (256,) the
+    pixels of each value of the label file; the hashes are those of the decoded arrays.
     """
 
     split: str = ""
     problems: list[Problem] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    channels: int | None = None
+    values: NDArray[np.float64] | None = None
     raw_counts: NDArray[np.int64] | None = None
     image_hash: bytes | None = None
     label_hash: bytes | None = None
@@ -224,6 +227,13 @@ def _digest(array: NDArray[Any]) -> bytes:
     return digest.digest()
 
 
+def _values(pixels: NDArray[Any], channels: int) -> NDArray[np.float64]:
+    """(2, C) means and means of squares, of about ten thousand pixels."""
+    step = max(1, int((pixels.shape[0] * pixels.shape[1] / 1e4) ** 0.5))
+    some = pixels[::step, ::step].reshape(-1, channels).astype(np.float64)
+    return np.stack([some.mean(0), (some**2).mean(0)])
+
+
 def _read_image(sample: Mapping[str, Any], plan: ReadPlan, facts: SampleFacts) -> str | None:
     """Checks the image; returns how its EXIF data rotate it."""
     path = sample["img_path"]
@@ -238,8 +248,11 @@ def _read_image(sample: Mapping[str, Any], plan: ReadPlan, facts: SampleFacts) -
     pixels = results["img"]
     facts.size = (int(pixels.shape[1]), int(pixels.shape[0]))
     colours = pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.ndim in (2, 3):
+        facts.channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if plan.with_pixels:
         facts.image_hash = _digest(pixels)
+        facts.values = None if facts.channels is None else _values(pixels, facts.channels)
     if header is None:
         return None
     grey = header.mode in ("1", "L", "LA", "La", "I", "F") or header.mode.startswith("I;16")

@@ -120,12 +120,14 @@ class TestProgressHook(Hook):
 
     Attributes:
         current: Paths of the images that are predicted and scored at the moment.
+        batch: What the model is given.
         batches: How many are done.
     """
 
     __test__ = False  # pytest: not a test
 
     current: Sequence[str] = ()
+    batch: Any = None
     batches = 0
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -133,7 +135,7 @@ class TestProgressHook(Hook):
         samples = (data_batch or {}).get("data_samples") or []
         views = [one[0] if isinstance(one, list) else one for one in samples]  # as augmented
         self.current = [str(view.img_path) for view in views if "img_path" in view]
-        self.batches = batch_idx
+        self.batch, self.batches = data_batch, batch_idx
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Show the bar."""
@@ -145,7 +147,7 @@ class TestProgressHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Advance the bar; without a terminal print a line a minute."""
-        self.current = ()
+        self.current, self.batch = (), None
         total = len(runner.test_dataloader.dataset)
         step = len(outputs or []) * runner.world_size
         self._bar.update(min(step, total - self._bar.n))
