@@ -81,7 +81,9 @@ STAND_INS = {
 def shrink(cfg: Config) -> Config:
     """The same config with a small network, small images and a short run; with data to read."""
     model = cfg.model
-    model.backbone.update(arch=ARCH, init_cfg=None)
+    model.backbone.init_cfg = None
+    if model.backbone.type == "ResNeSt":
+        model.backbone.arch = ARCH
     for key in ("decode_head", "auxiliary_head"):
         if model.get(key) is not None:
             model[key].channels = 16

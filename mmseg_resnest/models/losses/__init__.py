@@ -2,7 +2,7 @@
 """Losses of the names of MMSegmentation's, which a head passes scores, labels and what it ignores.
 
 Each takes the arguments of MMSegmentation's class of its name and computes what that documents;
-docs/experiments.md has a table of what differs and why.
+docs/recipes.md has a table of what differs and why.
 """
 
 from .base import SegmentationLoss
