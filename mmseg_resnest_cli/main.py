@@ -27,6 +27,7 @@ PROGRAM = "mmseg-resnest"
 #: Title of a group -> its subcommands, each with what it does.
 GROUPS: dict[str, dict[str, str]] = {
     "Start": {
+        "fit": "From a folder of images and labels to a trained model",
         "demo": "Train, evaluate and draw on the built-in data",
         "configs": "List the configs that come with the package, or copy them",
     },

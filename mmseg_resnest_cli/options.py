@@ -16,6 +16,7 @@ __all__ = [
     "add_testing_options",
     "add_training_options",
     "add_trust_option",
+    "image_size",
     "run_options",
 ]
 
@@ -62,7 +63,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--device``."""
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
 
@@ -138,13 +139,17 @@ def run_options(args: argparse.Namespace) -> Any:
     """What the arguments of :func:`add_training_options` change in the run of a config."""
     from mmseg_resnest.engine.run_options import RunOptions
 
-    size = None
-    if args.image_size is not None:
-        sides = args.image_size.lower().split("x")
-        if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-            raise UsageError(f"--image-size {args.image_size}: must be WIDTHxHEIGHT or one number")
-        size = int(sides[0]), int(sides[-1])
-    return RunOptions(args.epochs, args.batch_size, args.lr, size)
+    return RunOptions(args.epochs, args.batch_size, args.lr, image_size(args.image_size))
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """Width and height of the value of ``--image-size``; None without one."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise UsageError(f"--image-size {text}: must be WIDTHxHEIGHT or one number")
+    return int(sides[0]), int(sides[-1])
 
 
 def add_testing_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

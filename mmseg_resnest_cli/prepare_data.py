@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(kinds.add_parser("scenes", help="the built-in demo scenes"))
     _add_custom(kinds.add_parser("custom", help="a data set of your own"))
     export = kinds.add_parser("export", help="index PNGs to LabelMe, COCO or colour masks")
-    export.add_argument("--format", choices=EXPORTS, type=_form, required=True)
+    export.add_argument("--format", choices=EXPORTS, type=label_form, required=True)
     export.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
     export.add_argument("--labels", required=True, metavar="DIR", help="folder of the index PNGs")
     export.add_argument(
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         custom = _custom(args, root)
         _print_custom(custom)
         _cache(args, custom.folder, CUSTOM_CACHED)
+        assert custom.config is not None
         _print_next(os.path.relpath(custom.config), root)
     elif args.what == "scenes":
         named = None if args.root else os.environ.get("MMSEG_RESNEST_SCENES")
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _form(text: str) -> str:
+def label_form(text: str) -> str:
+    """The name of a form of labels, also as it is spelled elsewhere."""
     return "colour" if text == "color" else text
 
 
@@ -154,7 +156,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     add(
         "--format",
         choices=("auto", *FORMATS),
-        type=_form,
+        type=label_form,
         default="auto",
         help="the form of the labels (default: told from the files of the --source folder)",
     )

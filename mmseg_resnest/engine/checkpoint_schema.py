@@ -101,6 +101,9 @@ _META = fields(
     needed=("iter", "epoch"),
     unknown="drop",
 )
+_EARLY_STOPPING = exactly(
+    {"best_score": rule(lambda value: isinstance(value, float), "a number"), "wait_count": COUNT}
+)
 _RUNTIME_INFO = fields(
     {
         "iter": COUNT,
@@ -145,6 +148,7 @@ def check_training_checkpoint(filename: str) -> dict[str, Any]:
             "ema_state_dict": ANY,
             "param_schedulers": ANY,
             "results": check_results,
+            "early_stopping": map_of(_NAME, _EARLY_STOPPING),
         },
         needed=("meta", "state_dict", "optimizer", "message_hub"),
         unknown="drop",

@@ -47,6 +47,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 ARCH = dict(blocks=(1, 1, 1, 1), radix=2, groups=1, base_width=4, stem_width=4, avd_first=False)
 #: What does not run, by the start of its words: the reason.
 NOT_RUN = {
+    "fit": "tests/tools/test_fit.py",
     "prepare-data ade20k": "needs the internet or the archives; tests/datasets/prepare makes some",
     "prepare-data camvid": "the same",
     "prepare-data cityscapes": "the same",

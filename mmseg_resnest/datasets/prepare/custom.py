@@ -101,12 +101,13 @@ class CustomReport:
     """What was found and done.
 
     ``classes`` holds name, colour and number of pixels in training and validation of each class;
+    ``config`` is None where none was asked for;
     ``splits`` the names of images and ``groups`` the number of groups by split; ``done`` how many
     files were made, linked, copied and kept; ``unchanged`` says that nothing was to be done.
     """
 
     folder: Path
-    config: Path
+    config: Path | None
     classes: list[tuple[str, tuple[int, int, int], int, int]]
     splits: dict[str, list[str]]
     groups: dict[str, int]
@@ -241,15 +242,15 @@ def _shown(names: Sequence[str]) -> str:
 def prepare_custom(
     options: CustomOptions,
     root: str | os.PathLike[str],
-    config_dir: str | os.PathLike[str],
-    base: Config,
+    config_dir: str | os.PathLike[str] | None = None,
+    base: Config | None = None,
     epochs: int = 80,
     jobs: int | None = None,
     link: str = "auto",
     force: bool = False,
     base_name: str | None = None,
 ) -> CustomReport:
-    """Prepares a data set of one's own and writes its config.
+    """Prepares a data set of one's own and, unless ``config_dir`` is None, writes its config.
 
     It can be killed and called again at any moment, and a call that finds everything done changes
     nothing. The sources are only read.
@@ -257,8 +258,8 @@ def prepare_custom(
     Args:
         options: What to prepare.
         root: The data root.
-        config_dir: Folder of the config.
-        base: The config that it inherits from, as read from its file.
+        config_dir: Folder of the config; None writes none.
+        base: The config that it inherits from, as read from its file; needed for a config.
         epochs: Length of the training that the config asks for.
         jobs: Processes; None is one a core.
         link: How to put the images: one of ``io.linking.LINKS``.
@@ -275,7 +276,8 @@ def prepare_custom(
         raise UserError("argument", f"--epochs {epochs}", "must be at least 1")
     processes = cpu_count() if jobs is None else jobs
     root = Path(root)
-    folder, config = root / options.name, Path(config_dir) / f"{options.name}.py"
+    folder = root / options.name
+    config = None if config_dir is None else Path(config_dir) / f"{options.name}.py"
     rows = read_table(options.classes) if options.classes is not None else []
     named = [row.name for row in rows if row.name != IGNORED_NAME]
     if options.form == "index" and len(set(named)) != len(named):
@@ -291,11 +293,14 @@ def prepare_custom(
     plan = _plan(samples, splits, palette, table, uncovered)
     merged = _merged(options.label_map, palette)
     train, val = len(splits["train"]), len(splits["val"])
-    sizes = len(merged.classes), train, val
-    text = config_text(
-        options.name, root, *sizes, config, base, epochs, options.label_map, base_name
-    ).encode()
-    old = config.read_bytes() if config.is_file() else None
+    text: bytes | None = None
+    old: bytes | None = None
+    if config is not None and base is not None:
+        sizes = len(merged.classes), train, val
+        text = config_text(
+            options.name, root, *sizes, config, base, epochs, options.label_map, base_name
+        ).encode()
+        old = config.read_bytes() if config.is_file() else None
     with Outputs(folder) as outputs:
         about = outputs.record.about
         if about and about.get("data_set") != "custom":
@@ -314,15 +319,17 @@ def prepare_custom(
         counted = outputs.finished("pixels", "unlabelled")
         unchanged = counted is not None and done["kept"] == len(plan.items) and old == text
         if not unchanged or counted is None:
-            counted = {"pixels": {}, "unlabelled": []}
+            counted, ignored = {"pixels": {}, "unlabelled": []}, 0
             for split, names in splits.items():
-                pixels, unlabelled = _count_pixels(folder, names, len(palette), processes, split)
-                counted["pixels"][split] = pixels
+                total, unlabelled = _count_pixels(folder, names, processes, split)
+                counted["pixels"][split] = [total[label] for label in range(len(palette))]
                 counted["unlabelled"] += unlabelled
-            if options.form == "index":
+                ignored += total[IGNORED]
+            if options.form == "index" and ignored:
                 _check_two_values(options, rows, counted["pixels"], draft)
-            atomic_write(config, text)
-            about["config"] = _sha(text)
+            if config is not None and text is not None:
+                atomic_write(config, text)
+                about["config"] = _sha(text)
             outputs.finish({}, plan.items, counted)
     in_train, in_val = (
         _merged_pixels(counted["pixels"][split], merged) for split in ("train", "val")
@@ -454,9 +461,9 @@ def _render(image: object, render: Any, table: dict[str, int], uncovered: int) -
 
 
 def _count_pixels(
-    folder: Path, names: Sequence[str], classes: int, processes: int, split: str
-) -> tuple[list[int], list[str]]:
-    """Pixels of each class, and the names of images that have none of any."""
+    folder: Path, names: Sequence[str], processes: int, split: str
+) -> tuple[Counter[int], list[str]]:
+    """Pixels of each label, and the names of images that have none of any class."""
     total: Counter[int] = Counter()
     unlabelled = []
     work = partial(_histogram, folder / "annotations")
@@ -464,7 +471,7 @@ def _count_pixels(
         total.update(counts)
         if set(counts) <= {IGNORED}:
             unlabelled.append(name)
-    return [total[label] for label in range(classes)], sorted(unlabelled)
+    return total, sorted(unlabelled)
 
 
 def _histogram(folder: Path, name: str) -> tuple[str, dict[int, int]]:

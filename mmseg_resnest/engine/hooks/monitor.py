@@ -83,8 +83,12 @@ def naming(key: str) -> Iterator[None]:
 class EarlyStoppingHook(MMEngineEarlyStoppingHook):
     """MMEngine's, which knows the direction of more scores and refuses a score that is not there.
 
+    Its patience is saved with the run: one that is resumed stops when it would have stopped.
+
     Args: as MMEngine's.
     """
+
+    priority = "LOW"  # before CheckpointHook, which saves what this validation has changed
 
     _default_greater_keys = list(GREATER)
     _default_less_keys = list(LESS)
@@ -98,3 +102,19 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
         key = "custom_hooks (EarlyStoppingHook).monitor"
         name = require_score(metrics or {}, self.monitor, key)
         super().after_val_epoch(runner, {self.monitor: (metrics or {})[name]})
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Put the best score, and for how long there was no better one, into the checkpoint."""
+        state = {"best_score": float(self.best_score), "wait_count": self.wait_count}
+        checkpoint.setdefault("early_stopping", {})[self.monitor] = state
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Resuming: take them over."""
+        state = (checkpoint.get("early_stopping") or {}).get(self.monitor)
+        if state is not None:
+            self.best_score, self.wait_count = state["best_score"], state["wait_count"]
+
+    def before_train(self, runner: Runner) -> None:
+        """A run that had stopped when it was saved stops again."""
+        if self.wait_count >= self.patience:
+            runner.train_loop.stop_training = True

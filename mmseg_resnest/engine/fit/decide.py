@@ -1,0 +1,376 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Decisions of a training, each with its reason, from facts, wishes and measurements alone.
+
+:func:`choose` decides what is measured, :func:`decide` the rest. Both are pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ...errors import UserError
+from ..hooks import duration
+from .budget import Budget
+from .facts import Facts
+from .measure import Measured
+from .weights import Origin
+
+SMALL, LARGE = "fcn_resnest14_camvid", "deeplabv3plus_resnest50_camvid"
+LEAST_BATCH = 2  # batch norm over a single image can fail
+LEAST_ITERATIONS = 10
+_LARGE_NEEDS = 10 << 30  # bytes of GPU memory
+_MEMORY_SHARE = 0.85  # of what is available; the rest is for workers and the validation
+_VALIDATION_SHARE = 0.15  # of the time
+_MOST_WEIGHT = 10.0
+_SAVE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the person decides; None leaves it to be decided.
+
+    Attributes:
+        budget: How long the training may take.
+        base: Name or file of the config whose model is taken.
+        image_size: Width and height of the training crops, in pixels.
+        batch_size: Images of a step.
+        lr: Learning rate.
+        class_weights: ``auto``, ``none``, or a weight of each class.
+    """
+
+    budget: Budget
+    base: str | None = None
+    image_size: tuple[int, int] | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    class_weights: str | tuple[float, ...] = "auto"
+
+
+class Decision(NamedTuple):
+    """A value of the config, under the name that it has there, and why it is that."""
+
+    name: str
+    value: Any
+    reason: str
+
+    def line(self) -> str:
+        """``batch size: 8 (the memory allows it)``."""
+        value = self.value
+        if isinstance(value, tuple | list):
+            value = ", ".join(f"{one:g}" for one in value)
+        return f"{self.name.replace('_', ' ')}: {value} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions in their order, and what they lead to.
+
+    Attributes:
+        decisions: What the config says.
+        memory: Predicted bytes at the peak.
+        iteration: Predicted seconds of an iteration.
+        seconds: Predicted seconds of the training, with its validations.
+    """
+
+    decisions: tuple[Decision, ...]
+    memory: int = 0
+    iteration: float = 0.0
+    seconds: float = 0.0
+
+    def __getitem__(self, name: str) -> Any:
+        return next(one.value for one in self.decisions if one.name == name)
+
+
+def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
+    """Decide what does not depend on measurements: model, sizes, class weights.
+
+    Args:
+        facts: Of the data and the machine.
+        wishes: What is decided already.
+        origin: The weights to start from.
+
+    Raises:
+        UserError: A wish is not possible.
+    """
+    made = [_model(facts, wishes, origin), Decision("start", origin.name, origin.reason)]
+    made += _sizes(facts, wishes)
+    made.append(_class_weights(facts, wishes))
+    made.append(_target_batch(facts, wishes))
+    return Plan(tuple(made))
+
+
+def _model(facts: Facts, wishes: Wishes, origin: Origin) -> Decision:
+    if wishes.base is not None:
+        return Decision("model_of", wishes.base, "--base")
+    if origin.base is not None:
+        return Decision("model_of", origin.base, f"the model that {origin.name} is of")
+    if not facts.gpu:
+        reason = f"no GPU: a third of the work of a dilated backbone; {facts.cores} cores"
+        return Decision("model_of", SMALL, reason)
+    if facts.memory and facts.memory < _LARGE_NEEDS:
+        return Decision("model_of", SMALL, f"the GPU has {gigabytes(facts.memory)} free")
+    free = f" with {gigabytes(facts.memory)} free" if facts.memory else ""
+    return Decision("model_of", LARGE, f"{facts.gpu}{free}")
+
+
+def _sizes(facts: Facts, wishes: Wishes) -> list[Decision]:
+    """The long edge that images are resized to, and the crop (height, width)."""
+    own = max(facts.width, facts.height)
+    most, most_crop = (1024, 512) if facts.gpu else (384, 256)
+    base = min(own, most)
+    what = f"images are {facts.width}x{facts.height}"
+    reason = f"{what}; at most {most} {'on a GPU' if facts.gpu else 'without a GPU'}"
+    if wishes.image_size is not None:
+        width, height = wishes.image_size
+        if min(width, height) < 32:
+            message = f"must be at least 32 pixels, not {width}x{height}"
+            raise UserError("argument", "--image-size", message)
+        base = max(base, width, height) if own >= max(width, height) else base
+        return [
+            Decision("base_size", base, f"long edge; {reason}"),
+            Decision("crop_size", (height, width), "height, width; --image-size"),
+        ]
+    long = base if base <= most_crop else max(most_crop, base // 2)
+    sides = [_rounded(long * side / own) for side in (facts.height, facts.width)]
+    reason = "height, width: the image's shape, in multiples of 32"
+    if long < base:
+        reason += f", {long / base:.0%} of its edges: more images for the same work"
+    return [
+        Decision("base_size", base, f"long edge; {what}; at most {most} here"),
+        Decision("crop_size", (sides[0], sides[1]), reason),
+    ]
+
+
+def _rounded(side: float) -> int:
+    return max(64, 32 * round(side / 32))
+
+
+def balanced_weights(pixels: Sequence[int]) -> tuple[float, ...]:
+    """A weight of each class: the inverse square root of its share of the pixels.
+
+    Mean 1 over the pixels, at most 10; 1 for a class without pixels. The square root damps the
+    inverse frequency, as Mahajan et al., "Exploring the Limits of Weakly Supervised Pretraining"
+    (2018), do for sampling.
+    """
+    total = sum(pixels)
+    shares = [count / total for count in pixels]
+    roots = [share**-0.5 if share else 0.0 for share in shares]
+    mean = sum(share * root for share, root in zip(shares, roots, strict=True))
+    return tuple(round(min(_MOST_WEIGHT, root / mean), 2) if root else 1.0 for root in roots)
+
+
+def _class_weights(facts: Facts, wishes: Wishes) -> Decision:
+    wish = wishes.class_weights
+    if isinstance(wish, tuple):
+        if len(wish) != len(facts.classes):
+            message = f"has {len(wish)} weights, and there are {len(facts.classes)} classes"
+            raise UserError("classes", "--class-weights", message)
+        return Decision("class_weights", list(wish), "--class-weights FILE")
+    if wish == "none":
+        return Decision("class_weights", None, "--class-weights none")
+    weights = balanced_weights(facts.train_pixels)
+    if max(weights) / min(weights) < 1.5:
+        return Decision("class_weights", None, "the classes have about as many pixels each")
+    reason = "(1 / share of the training pixels) ** 0.5, mean 1 over pixels, at most 10"
+    return Decision("class_weights", list(weights), reason)
+
+
+def _target_batch(facts: Facts, wishes: Wishes) -> Decision:
+    """The batch that is measured and wanted."""
+    if wishes.batch_size is not None:
+        if wishes.batch_size < 1:
+            raise UserError(
+                "argument", "--batch-size", f"must be at least 1, not {wishes.batch_size}"
+            )
+        return Decision("batch_size", wishes.batch_size, "--batch-size")
+    wanted = 16 if facts.gpu else 8
+    if wanted > facts.train_images:
+        return Decision(
+            "batch_size",
+            max(LEAST_BATCH, facts.train_images // 2),
+            f"of {facts.train_images} images",
+        )
+    return Decision("batch_size", wanted, "steady batch statistics")
+
+
+def decide(facts: Facts, wishes: Wishes, origin: Origin, chosen: Plan, measured: Measured) -> Plan:
+    """Decide everything that measurements are needed for.
+
+    Args:
+        facts: Of the data and the machine.
+        wishes: What is decided already.
+        origin: The weights to start from.
+        chosen: What :func:`choose` returned.
+        measured: What was measured with it.
+
+    Raises:
+        UserError: The memory is not enough for the smallest batch, or the budget for a run.
+    """
+    batch, accumulate = _batch(facts, wishes, chosen, measured)
+    seconds, workers = _loading(facts, batch.value, measured)
+    length = _length(facts, wishes.budget, seconds, measured)
+    made = [one for one in chosen.decisions if one.name != "batch_size"]
+    made += [batch, accumulate, workers]
+    made += _rates(wishes, origin, measured, length["max_iters"].value)
+    made += length.values()
+    validations = length["max_iters"].value // length["val_interval"].value
+    took = seconds * length["max_iters"].value + validations * _validation(facts, measured)
+    return Plan(tuple(made), measured.memory(batch.value), seconds, took)
+
+
+def _batch(
+    facts: Facts, wishes: Wishes, chosen: Plan, measured: Measured
+) -> tuple[Decision, Decision]:
+    """The batch that fits into memory, and over how many the gradient is added up."""
+    wanted = chosen["batch_size"]
+    limit = int(_MEMORY_SHARE * facts.memory) if facts.memory else None
+    if not measured.steps:
+        raise _too_little_memory(facts, chosen, None)
+    batch = wanted
+    while limit is not None and measured.memory(batch) > limit:
+        if wishes.batch_size is not None or batch <= LEAST_BATCH:
+            raise _too_little_memory(facts, chosen, measured.memory(batch))
+        batch = max(LEAST_BATCH, batch // 2)
+    if measured.killed and batch > max(one.batch for one in measured.steps):
+        batch = max(one.batch for one in measured.steps)
+    need = gigabytes(measured.memory(batch))
+    free = f" of {gigabytes(facts.memory)} free" if facts.memory else ""
+    reason = next(one.reason for one in chosen.decisions if one.name == "batch_size")
+    if batch == wanted:
+        fits = Decision("batch_size", batch, f"{reason}; takes {need}{free}")
+        return fits, Decision("accumulative_counts", 1, "the whole batch fits into memory")
+    times = max(1, wanted // batch)
+    return (
+        Decision("batch_size", batch, f"takes {need}{free}; {wanted} do not fit"),
+        Decision("accumulative_counts", times, f"batches a step: as {batch * times} images"),
+    )
+
+
+def _too_little_memory(facts: Facts, chosen: Plan, need: int | None) -> UserError:
+    height, width = chosen["crop_size"]
+    much = "was killed by the system" if need is None else f"needs {gigabytes(need)}"
+    have = f"{gigabytes(facts.memory)} are free" if facts.memory else "there is not enough"
+    message = (
+        f"{have}, and a step of {chosen['model_of']} with crops of {width}x{height} {much}; free"
+        f" some memory, or give a smaller --image-size or --batch-size, or --base {SMALL}"
+    )
+    return UserError("memory", facts.gpu or "this machine", message)
+
+
+def _loading(facts: Facts, batch: int, measured: Measured) -> tuple[float, Decision]:
+    """Seconds of an iteration with its loading, and the workers for that."""
+    step, load = measured.seconds(batch), measured.load_seconds * batch
+    share = load / max(step, 1e-9)
+    most = max(1, facts.cores if facts.gpu else facts.cores - 1)
+    workers = min(most, max(1, math.ceil(1.5 * share)))
+    reason = f"a batch takes {load:.2f} s to load and {step:.2f} s to train on"
+    # On a CPU loading takes time from training; beside a GPU it goes on at the same time.
+    seconds = max(step, load / workers) if facts.gpu else step + load / facts.cores
+    return seconds, Decision("num_workers", workers, reason)
+
+
+def _validation(facts: Facts, measured: Measured) -> float:
+    return facts.val_images * measured.val_seconds
+
+
+def _length(
+    facts: Facts, budget: Budget, seconds: float, measured: Measured
+) -> dict[str, Decision]:
+    """Iterations, warm-up, validations, saving and patience within the budget."""
+    validation = _validation(facts, measured)
+    if budget.iterations is not None:
+        iterations, count = budget.iterations, max(1, min(10, budget.iterations // 60))
+        reason = f"--budget; about {duration(iterations * seconds)} at {seconds:.2f} s each"
+    else:
+        time = budget.seconds or 0.0
+        count = max(1, min(10, int(_VALIDATION_SHARE * time / max(validation, 1e-9))))
+        count = max(1, min(count, int(time / seconds) // 60))
+        iterations = int((time - count * validation) / seconds)
+        reason = f"{budget} at {seconds:.2f} s each"
+        reason += f", less {count} validations of {validation:.0f} s"
+        if iterations < LEAST_ITERATIONS:
+            need = LEAST_ITERATIONS * seconds + validation
+            message = (
+                f"is too short: {LEAST_ITERATIONS} iterations of {seconds:.1f} s and a validation"
+                f" of {validation:.0f} s take {duration(need)}; give more, or a smaller"
+                " --image-size or --batch-size"
+            )
+            raise UserError("argument", f"--budget {budget}", message)
+    interval = max(1, iterations // count)
+    save = max(1, min(interval, round(_SAVE_SECONDS / seconds)))
+    patience = Decision("patience", None, f"{count} validations are too few to stop early")
+    if count >= 6:
+        reason_of_patience = "validations without a better mIoU end the training"
+        patience = Decision("patience", count // 2, reason_of_patience)
+    made = [
+        Decision("max_iters", iterations, reason),
+        Decision("warmup_iters", min(50, iterations // 10), "iterations: a tenth, at most 50"),
+        Decision("val_interval", interval, f"{count} validations"),
+        Decision("save_interval", save, f"a kill costs {duration(save * seconds)} at most"),
+        patience,
+    ]
+    return {one.name: one for one in made}
+
+
+def _rates(wishes: Wishes, origin: Origin, measured: Measured, iterations: int) -> list[Decision]:
+    """The learning rate, and that of what starts from weights in proportion."""
+    if wishes.lr is not None:
+        if not (math.isfinite(wishes.lr) and wishes.lr > 0):
+            raise UserError("argument", "--lr", f"must be above 0, not {wishes.lr}")
+        rate = Decision("lr", wishes.lr, "--lr")
+    elif measured.lr is not None:
+        reason = f"a range test of {measured.range_steps} steps"
+        rate = Decision("lr", measured.lr, f"{reason}: a quarter of where the loss was lowest")
+    else:
+        usual = origin.usual_rate
+        rate = Decision("lr", usual, "AdamW's usual one; too short a run for a range test")
+    share = 0.1 if origin.starts else 1.0
+    why = "the backbone has learned already" if origin.starts else "everything starts anew"
+    return [rate, Decision("backbone_lr_mult", share, why)]
+
+
+def gigabytes(number: int) -> str:
+    """Bytes as text."""
+    return f"{number / 1e9:.1f} GB"
+
+
+def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
+    """The weight of each class from a text file: a name and its weight a line.
+
+    Args:
+        file: UTF-8; blank lines and lines that begin with ``#`` are passed over.
+        classes: Names, in the order of the labels.
+
+    Raises:
+        UserError: The file cannot be read, a line is no name with a weight above 0, a class has no
+            line, or a line names no class.
+    """
+    subject = f"--class-weights {file}"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
+        message = "cannot be read; give auto, none, or a file with a class and its weight a line"
+        raise UserError(code, subject, message) from error
+    found: dict[str, float] = {}
+    for number, line in enumerate(lines, 1):
+        name, _, weight = line.strip().rpartition(" ")
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            found[name.strip()] = float(weight)
+        except ValueError:
+            found[name.strip()] = math.nan
+        if not name or not (math.isfinite(found[name.strip()]) and found[name.strip()] > 0):
+            message = f"line {number} is not a class and its weight, such as: road 0.5"
+            raise UserError("format", subject, message)
+    if missing := sorted(set(classes) - set(found)):
+        raise UserError("classes", subject, f"has no weight for {', '.join(missing[:5])}")
+    if unknown := sorted(set(found) - set(classes)):
+        message = f"names what is no class: {', '.join(unknown[:5])}"
+        raise UserError("classes", subject, message)
+    return tuple(found[name] for name in classes)

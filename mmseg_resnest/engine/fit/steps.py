@@ -1,0 +1,339 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The steps from a folder of labels to a config; each is one call, and is done once.
+
+A journal in the output folder says which step was done with what: one whose inputs and output are
+as they were is not repeated.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ...datasets.check import check_data
+from ...datasets.prepare import CustomOptions, prepare_custom, recognise_options
+from ...errors import UserError
+from ...evaluation import write_result
+from ...io.atomic import atomic_write
+from ...io.json_files import read_json
+from ...io.up_to_date import Journal, file_state, fingerprint
+from ...version import __version__
+from ..config import config_as_text, load_config, parse_cfg_options
+from ..run_folders import holds_run
+from ..saving import BEST_LINK, LAST_LINK
+from .budget import Budget
+from .decide import Decision, Plan, Wishes, choose, decide
+from .facts import Facts, check_facts, collect_facts
+from .measure import Measured
+from .text import fit_config_text, model_text
+from .weights import Origin, find_origin, write_start
+
+#: Measures steps of a config file: ``(config, batches, budget) -> Measured``.
+Measure = Callable[[Path, Sequence[int], Budget], Measured]
+
+_DATA = "data"  # the folder of the prepared labels, and what they are made from
+_PREPARED = ("images", "annotations", "splits", "classes.json")
+_MOST_SHOWN = 3
+
+
+class FitFolder:
+    """Where the results of a fit are.
+
+    Args:
+        folder: The output folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.py"
+        self.measured = folder / "measured.json"
+        self.check = folder / "check.json"
+        self.start = folder / "start.pth"
+        self.run = folder / "run"
+        self.test = folder / "run" / "test"
+        self.report = folder / "report.html"
+        self.model = folder / "model"
+
+    @property
+    def journal(self) -> Journal:
+        """Which steps were done."""
+        return Journal(self.folder / "steps.jsonl")
+
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best validation, or the newest one where none has a score."""
+        links = [self.run / name for name in (BEST_LINK, LAST_LINK)]
+        return next(link for link in links if link.exists()).resolve()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Labels that are prepared.
+
+    Attributes:
+        folder: Where they are.
+        facts: What decisions are made from.
+        notes: What was recognised, decided and found, a line each.
+        state: A digest of the files.
+    """
+
+    folder: Path
+    facts: Facts
+    notes: tuple[str, ...]
+    state: str
+
+
+def prepare_labels(options: CustomOptions, root: Path, jobs: int) -> Prepared:
+    """Recognise and prepare the labels of a folder, below ``root``.
+
+    Args:
+        options: What the person says about the labels; ``name`` is not used.
+        root: The output folder.
+        jobs: Processes.
+
+    Raises:
+        UserError: There are no labels, or of two forms, or they are wrong, or nothing can be
+            learned from them.
+    """
+    options, notes = recognise_options(replace(options, name=_DATA), root, jobs)
+    report = prepare_custom(options, root, jobs=jobs)
+    labels = [report.folder / "annotations" / f"{name}.png" for name in report.splits["train"]]
+    names, _, train, val = zip(*report.classes, strict=True)
+    facts = collect_facts(labels, len(report.splits["val"]), names, train, val)
+    check_facts(facts, options.sources[0])
+    groups = f" in {report.groups['train']} and {report.groups['val']} groups" * bool(report.groups)
+    counts = f"{facts.train_images:,} images to train, {facts.val_images:,} to validate on{groups}"
+    state = fingerprint([file_state(report.folder / name) for name in _PREPARED])
+    return Prepared(report.folder, facts, (*notes, counts, *report.notes), state)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is known before steps are measured: facts, the weights to start from, first decisions.
+
+    Attributes:
+        facts: With the memory that there was.
+        origin: The weights to start from.
+        base: The config whose model is taken.
+        chosen: First decisions.
+        wishes: What the person decides.
+        cfg_options: Changes of the config.
+        seed: Of the training.
+    """
+
+    facts: Facts
+    origin: Origin
+    base: Config
+    chosen: Plan
+    wishes: Wishes
+    cfg_options: tuple[str, ...]
+    seed: int
+
+    @functools.cached_property
+    def _model(self) -> str:
+        return model_text(self.base, self.chosen, self.origin)
+
+    def text(self, plan: Plan, data: Path, load_from: Path | None) -> str:
+        """The text of the config of a plan."""
+        text = fit_config_text(
+            self.facts, plan, self.origin, self._model, data.resolve(), load_from, self.seed
+        )
+        return _with_options(text, self.cfg_options)
+
+
+def choose_start(
+    prepared: Prepared,
+    wishes: Wishes,
+    weights: str | None,
+    fetch: bool,
+    cfg_options: Sequence[str],
+    seed: int,
+) -> Start:
+    """Decide the model and the weights to start from.
+
+    Args:
+        prepared: The labels.
+        wishes: What the person decides.
+        weights: What to start from, see :func:`.find_origin`.
+        fetch: Whether published weights may be fetched.
+        cfg_options: Changes of the config, ``KEY=VALUE``.
+        seed: Of the training.
+
+    Raises:
+        UserError: A wish is not possible.
+    """
+    origin = find_origin(weights, bool(prepared.facts.gpu), fetch, wishes.base)
+    chosen = choose(prepared.facts, wishes, origin)
+    base = origin.model or load_config(chosen["model_of"])
+    return Start(prepared.facts, origin, base, chosen, wishes, tuple(cfg_options), seed)
+
+
+def make_plan(
+    place: FitFolder, prepared: Prepared, start: Start, measure: Measure, keep: bool = True
+) -> tuple[Start, Plan, str, list[str]]:
+    """Measure steps of the training, unless that was done, and decide the rest.
+
+    Args:
+        place: Where results are.
+        prepared: The labels.
+        start: First decisions.
+        measure: Makes the measurements.
+        keep: Whether measurements are read and written; False writes nothing.
+
+    Returns:
+        First decisions as they were measured with, all decisions, the config's text, and notes.
+
+    Raises:
+        UserError: The weights do not fit the model; the memory or the budget is not enough.
+    """
+    weights = Path(start.origin.name)
+    made_from = fingerprint(
+        *(prepared.state, asdict(start.wishes), start.chosen["model_of"]),
+        *(list(start.cfg_options), start.seed, start.facts.gpu, __version__),
+        weights if weights.is_file() else start.origin.name,
+    )
+    notes: list[str] = []
+    known = keep and place.journal.has({place.measured: made_from})
+    if known:
+        record = read_json(place.measured, str(place.measured))
+        start = replace(start, facts=replace(start.facts, memory=record["memory"]))
+    load_from = None
+    with tempfile.TemporaryDirectory(prefix="fit_") as folder:
+        draft = Path(folder) / "config.py"
+        if start.origin.starts and not start.origin.backbone:
+            load_from = (place.start if keep else Path(folder) / "start.pth").resolve()
+            draft.write_text(start.text(_draft(start), prepared.folder, None))
+            notes.append(_write_start(place, start, load_config(draft), load_from, made_from, keep))
+        if not known:
+            draft.write_text(start.text(_draft(start), prepared.folder, load_from))
+            measured = measure(draft, _batches(start), start.wishes.budget)
+            record = {"memory": start.facts.memory, "messages": measured.messages()}
+            if keep:
+                atomic_write(place.measured, json.dumps(record, indent=1) + "\n")
+                place.journal.add({place.measured: made_from}, step="measure")
+    measured = Measured.of(record["messages"], bool(record["messages"][-1]["killed"]))
+    plan = decide(start.facts, start.wishes, start.origin, start.chosen, measured)
+    return start, plan, start.text(plan, prepared.folder, load_from), notes
+
+
+def _write_start(
+    place: FitFolder, start: Start, cfg: Config, file: Path, made_from: str, keep: bool
+) -> str:
+    """Write the weights to start from, unless they are there; says what is kept of them."""
+    entry = {file: fingerprint(made_from, start.origin.name)}
+    if keep and place.journal.has(entry):
+        return f"weights: {start.origin.name}, in {file.name}"
+    said = write_start(start.origin, cfg, start.facts.classes, file)
+    if keep:
+        place.journal.add(entry, step="weights")
+    return f"weights: {said}"
+
+
+def _batches(start: Start) -> list[int]:
+    """Numbers of images whose steps are measured, from small to large."""
+    wanted = start.chosen["batch_size"]
+    return sorted({min(2, wanted), wanted})
+
+
+def _draft(start: Start) -> Plan:
+    """A plan to measure with: first decisions, and for the rest what changes no step."""
+    rest = dict(
+        accumulative_counts=1, num_workers=1, lr=start.wishes.lr or start.origin.usual_rate,
+        backbone_lr_mult=0.1 if start.origin.starts else 1.0, max_iters=1000, warmup_iters=0,
+        val_interval=1000, save_interval=1000, patience=None,
+    )  # fmt: skip
+    return Plan(
+        (*start.chosen.decisions, *(Decision(name, v, "a draft") for name, v in rest.items()))
+    )
+
+
+def _with_options(text: str, cfg_options: Sequence[str]) -> str:
+    """A config's text with what options change at its end, key by key."""
+    if not cfg_options:
+        return text
+    with tempfile.TemporaryDirectory(prefix="fit_") as folder:
+        file = Path(folder) / "config.py"
+        file.write_text(text)
+        cfg = load_config(file, cfg_options)
+    keys = dict.fromkeys(key.lstrip("+").split(".")[0] for key in parse_cfg_options(cfg_options))
+    if "data_root" in keys:
+        raise UserError("argument", "--cfg-options data_root", "is what fit has prepared; leave it")
+    changed = config_as_text(Config({key: cfg.to_dict()[key] for key in keys}))
+    return f"{text}\n# with --cfg-options\n{changed}"
+
+
+def write_config(place: FitFolder, text: str) -> Config:
+    """Write the config of a fit, and read it.
+
+    Args:
+        place: Where results are.
+        text: The config's.
+
+    Raises:
+        UserError: The folder holds a config that was changed by hand, or a training with another
+            one.
+    """
+    old = place.config.read_text(encoding="utf-8") if place.config.is_file() else None
+    if old is not None and old != text:
+        if not place.journal.has({place.config: fingerprint(old)}):
+            message = "was changed by hand; train it with mmseg-resnest train, or move it"
+            raise UserError("output-exists", place.config, message)
+        if holds_run(load_config(place.config), str(place.run)):
+            message = (
+                "holds a training with other labels or options; name another folder, or repeat the"
+                " command as it was"
+            )
+            raise UserError("output-exists", f"--out {place.folder}", message)
+    if old != text:
+        atomic_write(place.config, text)
+        place.journal.add({place.config: fingerprint(text)}, step="config")
+    return load_config(place.config)
+
+
+def check_labels(
+    place: FitFolder, prepared: Prepared, start: Start, jobs: int, keep: bool = True
+) -> str:
+    """Check every file of the labels as training loads it, unless that was done.
+
+    Args:
+        place: Where results are.
+        prepared: The labels.
+        start: First decisions.
+        jobs: Processes.
+        keep: Whether to write what was found; False writes nothing.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        UserError: Training would fail; the message names the first files.
+    """
+    entry = {place.check: prepared.state}
+    if keep and place.journal.has(entry):
+        counts = read_json(place.check, str(place.check))["counts"]
+    else:
+        with tempfile.TemporaryDirectory(prefix="fit_") as folder:
+            draft = Path(folder) / "config.py"
+            draft.write_text(start.text(_draft(start), prepared.folder, None))
+            report = check_data(load_config(draft), ["train", "val"], jobs, progress=False)
+        found = report.as_dict()
+        if keep:
+            write_result(found, place.check)
+        errors = [problem for problem in report.problems if problem.severity == "error"]
+        if errors:
+            some = "; ".join(f"{one.file}: {one.what}" for one in errors[:_MOST_SHOWN])
+            more = f" ({place.check} lists them all)" if keep else ""
+            message = f"{len(errors):,} problems of the labels must be solved first: {some}{more}"
+            raise UserError("dataset", prepared.folder, message)
+        if keep:
+            place.journal.add(entry, step="check")
+        counts = found["counts"]
+    if not counts:
+        return "every file is as training needs it"
+    said = ", ".join(f"{number:,} {rule.replace('_', ' ')}" for rule, number in counts.items())
+    return f"no errors; warnings: {said}"

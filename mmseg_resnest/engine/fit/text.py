@@ -1,0 +1,227 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The config of a plan: every decision below its reason, and nothing inherited."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ...datasets.class_names import CLASSES_FILE
+from ...datasets.prepare.custom_config import text_literal
+from ...errors import UserError
+from ..config import config_as_text
+from .decide import Plan
+from .facts import Facts
+from .weights import Origin
+
+_CLASS_WEIGHTS, _NUM_CLASSES = "@class_weights", "@num_classes"
+
+
+def fit_config_text(
+    facts: Facts,
+    plan: Plan,
+    origin: Origin,
+    model: str,
+    data_root: Path,
+    load_from: Path | None,
+    seed: int = 0,
+) -> str:
+    """The text of a config for prepared labels (see :mod:`mmseg_resnest.datasets.prepare.custom`).
+
+    Args:
+        facts: What was decided from.
+        plan: All decisions.
+        origin: What the training starts from.
+        model: What :func:`model_text` returned.
+        data_root: Folder of the prepared labels.
+        load_from: Weights to start from; None without those of a whole model.
+        seed: Of the training.
+    """
+    decided = []
+    for one in plan.decisions:
+        if one.name not in ("model_of", "start"):
+            decided.append(f"# {_comment(one.reason)}\n{one.name} = {one.value!r}")
+    backbone = ""
+    if plan["backbone_lr_mult"] != 1.0:
+        backbone = (
+            "\n    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=backbone_lr_mult))),"
+        )
+    stopping = ""
+    if plan["patience"] is not None:
+        stopping = (
+            'custom_hooks = [dict(type="EarlyStoppingHook", monitor="mIoU", patience=patience)]\n'
+        )
+    wrapper = '"BFloat16OptimWrapper"' if facts.gpu else '"OptimWrapper"'
+    start = f"from {origin.name}" if origin.starts else "from scratch"
+    begins = next(one for one in plan.decisions if one.name == "start")
+    model_of = next(one for one in plan.decisions if one.name == "model_of")
+    newline = "\n"
+    return f"""\
+# {facts.train_images} / {facts.val_images} images, {len(facts.classes)} classes.
+# Written by mmseg-resnest fit. Below each reason stands what was decided for it.
+default_scope = "mmseg_resnest"
+data_root = {text_literal(data_root.as_posix())}
+num_classes = {len(facts.classes)}
+{newline.join(decided)}
+
+# {_comment(start)}: {_comment(begins.reason)}
+load_from = {text_literal(load_from.as_posix()) if load_from else None}
+# the model of {_comment(str(model_of.value))}: {_comment(model_of.reason)}
+{model.strip()}
+
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="RandomLongEdgeResize", base_size=base_size, ratio_range=(0.7, 1.35)),
+    # Pad takes (width, height), RandomCrop (height, width).
+    dict(type="Pad", size=crop_size[::-1], pad_val=dict(img=0, seg=255)),
+    dict(type="RandomCrop", crop_size=crop_size),{_colours(facts)}
+    dict(type="PackSegInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=(base_size, base_size), keep_ratio=True, backend="pillow"),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="PackSegInputs"),
+]
+tta_model = dict(
+    type="MultiScaleGridTTA",
+    scales=(0.75, 1.0, 1.25),
+    flip=True,
+    base_size=base_size,
+    crop_size=max(crop_size),
+)
+dataset = dict(
+    type="CustomDataset",
+    data_root=data_root,
+    data_prefix=dict(img_path="images", seg_map_path="annotations"),
+    classes_file="{CLASSES_FILE}",  # names and colours, in data_root
+)
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=True,
+    sampler=dict(type="ExactSampler", shuffle=True),
+    dataset=dict(ann_file="splits/train.txt", pipeline=train_pipeline, **dataset),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=num_workers,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(ann_file="splits/val.txt", pipeline=test_pipeline, **dataset),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type="SegmentationMetric")
+test_evaluator = val_evaluator
+
+optim_wrapper = dict(
+    type={wrapper},
+    optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05, fused=True),
+    accumulative_counts=accumulative_counts,
+    clip_grad=dict(max_norm=5.0),{backbone}
+)
+param_scheduler = [{_warm_up(plan)}
+    dict(
+        type="PolyLR", power=0.9, eta_min=0.0, begin=warmup_iters, end=max_iters + 1, by_epoch=False
+    ),
+]
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=val_interval)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(
+        type="LoggerHook", interval=max(1, min(50, max_iters // 20)), log_metric_by_epoch=False
+    ),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(
+        type="CheckpointHook",
+        by_epoch=False,
+        interval=save_interval,
+        max_keep_ckpts=2,
+        save_last=True,
+        save_best="mIoU",
+    ),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    nonfinite=dict(type="NonFiniteHook", on_nonfinite="stop"),
+)
+{stopping}
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),
+)
+visualizer = dict(
+    type="SegLocalVisualizer", vis_backends=[dict(type="LocalVisBackend")], name="visualizer"
+)
+log_processor = dict(by_epoch=False)
+log_level = "INFO"
+resume = False
+randomness = dict(seed={seed})
+"""
+
+
+def model_text(base: Config, plan: Plan, origin: Origin) -> str:
+    """The lines of a config that say its model: that of ``base`` for other classes.
+
+    Args:
+        base: The config whose model is taken.
+        plan: At least the first decisions.
+        origin: What the training starts from.
+
+    Raises:
+        UserError: A head of the model has no number of classes.
+    """
+    text = config_as_text(Config({"model": _model(base, plan, origin)}))
+    for name in (_CLASS_WEIGHTS, _NUM_CLASSES):
+        text = text.replace(f"'{name}'", name[1:])
+    return text
+
+
+def _comment(text: str) -> str:
+    """A text for a comment: one line, without what MMEngine replaces in the text of a config."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() and c not in "{}" else "?" for c in line)
+
+
+def _colours(facts: Facts) -> str:
+    return '\n    dict(type="PhotoMetricDistortion"),' if facts.gpu else ""
+
+
+def _warm_up(plan: Plan) -> str:
+    if not plan["warmup_iters"]:
+        return ""
+    return """
+    dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup_iters, by_epoch=False),"""
+
+
+def _model(base: Config, plan: Plan, origin: Origin) -> Any:
+    """The model of a config for other classes, with names in place of what is decided."""
+    model: Any = copy.deepcopy(base.model).to_dict()
+    for key in ("decode_head", "auxiliary_head"):
+        heads = model.get(key) or []
+        for head in heads if isinstance(heads, list | tuple) else [heads]:
+            if "num_classes" not in head:
+                message = f"model.{key} has no num_classes; take another config"
+                raise UserError("config-key", f"--base {base.filename}", message)
+            head["num_classes"] = _NUM_CLASSES
+            losses = head.get("loss_decode") or []
+            for loss in losses if isinstance(losses, list | tuple) else [losses]:
+                loss.pop("class_weight", None)
+                if loss.get("type") == "CrossEntropyLoss" and plan["class_weights"] is not None:
+                    loss["class_weight"] = _CLASS_WEIGHTS
+                    loss["avg_non_ignore"] = True
+    if "backbone" in model:
+        model["backbone"].pop("init_cfg", None)
+        if origin.backbone:
+            model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint=origin.name)
+    return model

@@ -1,0 +1,197 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The weights that a training starts from: which they are, and the rows of heads that are kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import Tensor
+
+from ...errors import UserError
+from ...registry import DATASETS, building
+from ...weights import (
+    catalogue,
+    download,
+    load_checkpoint,
+    resolve_checkpoint,
+    save_state_dict,
+)
+from ...weights.cache import cache_path, verify
+from ...weights.catalogue import Entry
+from ...weights.download import Limits
+from ...weights.load import load_record
+from ...weights.partial import CLASSIFIER, fit_parts
+from ..config import load_config
+from ..model import build_seeded_model
+from ..trained import checkpoint_in, load_trained
+
+#: What is tried without a wish: published weights of the models that are taken.
+_ON_A_CPU = ("gluoncv/resnest14", "timm/resnest14d")
+_ON_A_GPU = ("deeplab_resnest50_ade", "gluoncv/deeplab_resnest50_ade")
+_BASES = {"resnest14": "fcn_resnest14_camvid", "resnest50": "deeplabv3plus_resnest50_camvid"}
+_NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training starts from.
+
+    Attributes:
+        name: A name of the catalogue, a file, or ``nothing``.
+        reason: Why it is that.
+        base: Name of the config whose model it is of; None where that is not known.
+        model: That config, where a checkpoint holds it.
+        backbone: Whether it is weights of a backbone alone.
+        classes: Names of the classes that its heads know; empty where that is not known.
+    """
+
+    name: str = _NOTHING
+    reason: str = "--from none"
+    base: str | None = None
+    model: Config | None = None
+    backbone: bool = False
+    classes: tuple[str, ...] = ()
+
+    @property
+    def starts(self) -> bool:
+        """Whether there are weights."""
+        return self.name != _NOTHING
+
+    @property
+    def usual_rate(self) -> float:
+        """AdamW's usual learning rate from there."""
+        return 1e-3 if self.starts else 3e-3
+
+
+def find_origin(wish: str | None, gpu: bool, fetch: bool = True, base: str | None = None) -> Origin:
+    """Decide what to start from.
+
+    Args:
+        wish: A name of the catalogue, a file, ``none``, or None to decide.
+        gpu: Whether the training is on a GPU.
+        fetch: Whether published weights may be fetched; without it they are only looked for.
+        base: Name or file of the config whose model is taken, if that is decided.
+
+    Raises:
+        UserError: What is wished for does not exist or cannot be fetched.
+    """
+    if wish == "none":
+        return Origin()
+    if wish is None:
+        return _usual(gpu, fetch) if base is None else Origin(reason="--from names no weights")
+    entry = catalogue().get(wish)
+    if entry is None or Path(wish).exists():
+        return _trained(wish, base)
+    origin = _published(entry, "--from", base)
+    if fetch:
+        resolve_checkpoint(wish)
+    return origin
+
+
+def _trained(wish: str, base: str | None) -> Origin:
+    """A checkpoint, or the folder of a run, with the model that it is of."""
+    file = os.fspath(checkpoint_in(wish) if os.path.isdir(wish) else wish)
+    if base is not None:
+        return Origin(file, "--from", base, classes=_classes_of_record(load_record(file)))
+    try:
+        cfg = load_trained(file).cfg
+    except UserError as error:
+        if not error.code.startswith("config"):
+            raise
+        message = f"does not say which model it is of ({error.message}); name its config: --base"
+        raise UserError("checkpoint", f"--from {wish}", message) from error
+    name = Path(cfg.filename or file).name
+    return Origin(file, "--from", name, cfg, classes=_classes_of_record(load_record(file)))
+
+
+def _usual(gpu: bool, fetch: bool) -> Origin:
+    entries = [catalogue()[name] for name in (_ON_A_GPU if gpu else _ON_A_CPU)]
+    for entry in entries:
+        if cache_path(entry).is_file() and verify(entry) is None:
+            return _published(entry, "published weights, in the cache")
+    first = entries[0]
+    where = f"put {first.file} into {cache_path(first).parent}, or give --from none"
+    if not fetch:
+        return Origin(reason=f"{first.name} is not in the cache: would be fetched, or else {where}")
+    try:
+        download(first.name, Limits(timeout=10, tries=1))
+    except UserError as error:
+        if error.code != "download":
+            raise
+        return Origin(reason=f"{first.name} cannot be fetched; to start from it {where}")
+    return _published(first, "published weights, fetched")
+
+
+def _published(entry: Entry, reason: str, base: str | None = None) -> Origin:
+    reason = f"{reason}; trained on {entry.dataset}"
+    if entry.config is not None:
+        config = Path(entry.config)
+        name = config.stem if config.parent.name == "configs" else f"openmmlab/{config.stem}"
+        return Origin(entry.name, reason, name, classes=_classes_of_config(name))
+    known = base or _BASES.get(entry.arch)
+    if known is None:
+        message = f"is a backbone ({entry.arch}) that no small config has; name one with --base"
+        raise UserError("argument", f"--from {entry.name}", message)
+    return Origin(entry.name, reason, known, backbone=True)
+
+
+def _classes_of_config(name: str) -> tuple[str, ...]:
+    """The classes that the data set of a config has without its files."""
+    dataset = load_config(name).train_dataloader.dataset
+    with building():
+        kind: Any = DATASETS.get(dataset.type)
+    return tuple((getattr(kind, "METAINFO", None) or {}).get("classes") or ())
+
+
+def _classes_of_record(record: Mapping[str, Any]) -> tuple[str, ...]:
+    meta = record.get("meta")
+    about = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
+    classes = about.get("classes") if isinstance(about, Mapping) else None
+    listed = classes if isinstance(classes, list | tuple) else ()
+    return tuple(name for name in listed if isinstance(name, str))
+
+
+def write_start(origin: Origin, cfg: Config, classes: Sequence[str], path: Path) -> str:
+    """Write weights that a training starts from, with the heads' rows of classes that match.
+
+    Rows of other classes are drawn as the model of ``cfg`` draws them.
+
+    Args:
+        origin: The weights, of a whole model.
+        cfg: The config of the training.
+        classes: Its classes.
+        path: The file to write, ``.pth``; replaced.
+
+    Returns:
+        What was kept, in words.
+
+    Raises:
+        UserError: The weights do not fit the model: other channels, another network.
+    """
+    model: Any = build_seeded_model(cfg).model
+    model.init_weights()
+    found, _ = fit_parts(load_checkpoint(origin.name), model, origin.name)
+    state: dict[str, Tensor] = dict(found.loaded)
+    drawn = model.state_dict()
+    places = {name.strip().casefold(): row for row, name in enumerate(origin.classes)}
+    pairs = [
+        (row, places[key])
+        for row, name in enumerate(classes)
+        if (key := name.strip().casefold()) in places
+    ]
+    for name, value in found.placed.items():
+        if CLASSIFIER.search(name) and len(value) == len(origin.classes):
+            rows = drawn[name].clone()
+            for ours, theirs in pairs:
+                rows[ours] = value[theirs]
+            state[name] = rows
+    save_state_dict(state, path, force=True)
+    known = f"{len(pairs)} of {len(classes)} classes are known to it"
+    if not origin.classes:
+        known = "it does not name its classes, so that no row of the heads is kept"
+    return f"{found.say(model)}; {known}"

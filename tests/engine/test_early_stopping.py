@@ -1,0 +1,38 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A training that a score stops, in one go and resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import make_runner
+from user_errors import raises_user_error
+
+from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
+
+#: No score is better by a thousand: the second validation without one ends the run, at step 12.
+STOPPING = dict(type="EarlyStoppingHook", monitor="score", rule="less", min_delta=1e3, patience=2)
+
+
+@pytest.mark.parametrize(("resumed_at", "ends_at"), [(None, 12), (8, 12), (12, 12)])
+def test_patience_survives_a_resume(tmp_path: Path, resumed_at: int | None, ends_at: int) -> None:
+    make_runner(tmp_path, 40, 4, hooks=[STOPPING], patient=True, max_keep_ckpts=-1).train()
+    assert not (tmp_path / "iter_16.pth").exists()
+    runner = make_runner(
+        tmp_path / "again", 40, 4, hooks=[STOPPING], patient=True,
+        resume=resumed_at and tmp_path / f"iter_{resumed_at}.pth",
+    )  # fmt: skip
+    runner.train()
+    assert runner.iter == ends_at
+
+
+def test_a_state_of_another_kind_is_refused(tmp_path: Path) -> None:
+    make_runner(tmp_path, 4, 4, hooks=[STOPPING], patient=True).train()
+    record = torch.load(tmp_path / "iter_4.pth", weights_only=True)
+    assert record["early_stopping"]["score"]["wait_count"] == 0
+    record["early_stopping"]["score"]["wait_count"] = -1
+    torch.save(record, tmp_path / "wrong.pth")
+    with raises_user_error("resume", "wrong.pth"):
+        check_training_checkpoint(str(tmp_path / "wrong.pth"))

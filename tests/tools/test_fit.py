@@ -1,0 +1,294 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""From a folder of labels to a published model, with a tiny network."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from in_process import catch_services, run
+from PIL import Image
+from user_errors import printed_error, raises_user_error
+
+import mmseg_resnest_cli.fit as fit_command
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.fit import Budget, Measured, Step, measure
+from mmseg_resnest.engine.hooks import CheckpointHook
+
+MEASURED = Measured((Step(2, 1 << 29, 30.0), Step(8, 1 << 30, 60.0)), 0.01, 0.1)
+BASE = """
+_base_ = {parent!r}
+model = dict(backbone=dict(arch=dict(
+    _delete_=True, blocks=(1, 1, 1, 1), radix=2, groups=1, base_width=4, stem_width=4,
+    avd_first=False,
+)))
+"""
+
+
+def write_photos(folder: Path, count: int = 20, classes: int = 3) -> Path:
+    """Images of 64x48 with index masks beside them; names without numbers."""
+    random = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(count):
+        labels = np.zeros((48, 64), np.uint8)
+        x, y = random.integers(4, 40), random.integers(10, 30)
+        labels[y : y + 14, x : x + 20] = 1
+        labels[:6] = 2
+        labels = np.minimum(labels, classes - 1)
+        colours = np.array([[40, 60, 80], [200, 80, 60], [90, 200, 90]], np.uint8)[labels]
+        noise = random.integers(0, 30, colours.shape).astype(np.uint8)
+        name = f"{chr(97 + number)}_photo.png"
+        Image.fromarray(colours + noise).save(folder / "images" / name)
+        Image.fromarray(labels).save(folder / "masks" / name)
+    (folder / "classes.txt").write_text("\n".join(["ground", "box", "sky"][:classes]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with photos and a tiny model's config; measurements are made up."""
+    folder = tmp_path_factory.mktemp("fit")
+    write_photos(folder / "photos")
+    parent = Path(__file__).parents[2] / "configs" / "fcn_resnest14_camvid.py"
+    (folder / "tiny.py").write_text(BASE.format(parent=str(parent)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MMSEG_RESNEST_DATA", raising=False)
+        patch.chdir(folder)
+        patch.setattr(fit_command, "measure_in_child", lambda *given: MEASURED)
+        yield folder
+
+
+def fit(out: str = "done", *more: object, data: str = "photos", **how: Any) -> str:
+    words = ["--budget", "6it", "--from", "none", "--base", "tiny.py", "--jobs", "1"]
+    return run("fit", data, "--out", out, *words, *more, **how)
+
+
+@pytest.fixture(scope="module")
+def said(place: Path) -> str:
+    """What a whole fit printed."""
+    return fit()
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(p): p.lstat().st_mtime_ns for p in folder.rglob("*") if not p.is_dir()}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return torch.load(out / "run" / "iter_6.pth", weights_only=True)["state_dict"]
+
+
+def test_decisions_are_printed_and_stand_in_the_config(place: Path, said: str) -> None:
+    assert "labels: masks of label numbers (20)" in said
+    assert "16 images to train, 4 to validate on" in said
+    cfg = load_config(place / "done" / "config.py")
+    text = (place / "done" / "config.py").read_text()
+    lines = dict(re.findall(r"^([a-z ]+): (.*)$", said, re.M))
+    for name in ("batch_size", "crop_size", "lr", "max_iters", "class_weights", "save_interval"):
+        value, reason = lines[name.replace("_", " ")].split(" (", 1)
+        assert f"# {reason[:-1]}\n{name} = " in text
+        assert value.split(",")[0].strip("[(") in str(cfg[name])
+    assert cfg.train_dataloader.batch_size == cfg.batch_size == 8
+    assert cfg.model.decode_head.loss_decode.class_weight == cfg.class_weights
+    assert cfg.model.decode_head.num_classes == 3
+    assert "_base_" not in text
+
+
+def test_the_commands_that_it_names_work(
+    place: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = [shlex.split(line) for line in said.split("\nnext\n")[1].splitlines()]
+    assert [words[1] for words in commands] == ["predict", "test", "serve"]
+    served = catch_services(monkeypatch)
+    for words in commands:
+        named = {"IMAGE_OR_FOLDER": "photos/images/a_photo.png"}
+        run(*(named.get(word, word) for word in words[1:]))
+    assert (place / "done" / "predictions" / "a_photo.png").is_file()
+    assert list((place / "done" / "pictures").iterdir())
+    assert list(served[0].classes) == ["ground", "box", "sky"]
+    assert (place / "done" / "report.html").stat().st_size > 10_000
+
+
+def test_again_it_has_nothing_to_do(place: Path, said: str) -> None:
+    before = listing(place / "done")
+    again = fit()
+    assert again.split("\nnext\n")[1] == said.split("\nnext\n")[1]
+    after = listing(place / "done")
+    changed = {Path(name).name for name in after if after[name] != before.get(name)}
+    assert changed <= {"record.json", ".lock"} | {n for n in changed if n.startswith(".")}
+
+
+def test_killed_while_it_trains_it_goes_on_and_ends_with_the_same(
+    place: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = CheckpointHook.after_train_iter
+
+    def kill(hook: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
+        saved(hook, runner, *args, **kwargs)
+        if runner.iter == 3:
+            assert not runner.checkpoint_writer.wait()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        CheckpointHook.after_train_iter = kill  # type: ignore[method-assign]
+        try:
+            fit("killed")
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert (place / "killed" / "run" / "iter_2.pth").is_file()
+    assert not (place / "killed" / "model").exists()
+    assert "continue from" in fit("killed")
+    ours, theirs = weights(place / "killed"), weights(place / "done")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert (place / "killed" / "model" / "model.safetensors").is_file()
+
+
+def test_other_decisions_do_not_replace_a_training(place: Path, said: str) -> None:
+    before = listing(place / "done" / "run")
+    code, text = printed_error(fit("done", "--lr", "0.1", codes=(2,)))
+    assert (code, "--out done" in text) == ("output-exists", True)
+    assert listing(place / "done" / "run") == before
+
+
+def test_a_config_that_was_changed_by_hand_is_kept(place: Path, said: str) -> None:
+    shutil.copytree(place / "done", place / "edited", symlinks=True)
+    config = place / "edited" / "config.py"
+    config.write_text(config.read_text() + "\nlog_level = 'ERROR'\n")
+    code, text = printed_error(fit("edited", codes=(2,)))
+    assert (code, "config.py" in text) == ("output-exists", True)
+
+
+def test_a_dry_run_measures_in_a_process_of_its_own_and_writes_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    before = listing(place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_command, "measure_in_child", REAL)
+        said = fit("dry", "--dry-run", "--image-size", "64", "--cfg-options", "log_level=ERROR")
+    assert listing(place) == before
+    assert not (place / "dry").exists()
+    found = re.search(
+        r"^memory: ([\d.]+) GB .*\niteration: ([\d.]+) s .*\ntraining: \d", said, re.M
+    )
+    assert found
+    assert 0.1 < float(found[1]) < 20
+    assert "crop size: 64, 64 (height, width; --image-size)" in said
+
+
+REAL = fit_command.measure_in_child
+
+
+def refused(place: Path, *words: object, data: str = "photos") -> tuple[str, str]:
+    """Code and text of the one error of a fit that must not begin to train."""
+    found = printed_error(fit("refused", *words, data=data, codes=(2,)))
+    assert not (place / "refused" / "run").exists()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "subject"),
+    [
+        (["--budget", "soon"], "argument", "--budget soon"),
+        (["--budget", "3min"], "argument", "--budget 3 min"),  # of steps that take a minute
+        (["--batch-size", "0"], "argument", "--batch-size"),
+        (["--image-size", "16"], "argument", "--image-size"),
+        (["--lr", "nan"], "argument", "--lr"),
+        (["--class-weights", "nowhere.txt"], "not-found", "nowhere.txt"),
+        (["--format", "coco"], "empty", "photos"),
+        (["--from", "nowhere.pth"], "not-found", "nowhere.pth"),
+        (["--cfg-options", "no_such_key=1"], "config-key", "no_such_key"),
+    ],
+)
+def test_mistakes_in_the_options(place: Path, words: list[str], code: str, subject: str) -> None:
+    found = refused(place, *words)
+    assert found[0] == code
+    assert subject in found[1]
+
+
+def test_folders_that_hold_no_labels_or_two_forms(place: Path) -> None:
+    shutil.copytree(place / "photos" / "images", place / "unlabelled" / "images")
+    assert refused(place, data="unlabelled")[0] == "empty"
+    shutil.copytree(place / "photos", place / "mixed")
+    shapes = [{"label": "box", "points": [[0, 0], [9, 0], [9, 9]]}]
+    for image in (place / "mixed" / "images").iterdir():
+        record = {"shapes": shapes, "imagePath": image.name, "imageData": None}
+        image.with_suffix(".json").write_text(json.dumps(record))
+    code, text = refused(place, data="mixed")
+    assert code == "dataset"
+    assert "--format" in text
+    assert refused(place, data="nowhere")[0] == "not-found"
+
+
+def test_labels_of_one_class_and_classes_that_are_new_in_validation(place: Path) -> None:
+    write_photos(place / "single", 6, classes=3)
+    for mask in (place / "single" / "masks").iterdir():
+        Image.fromarray(np.zeros((48, 64), np.uint8)).save(mask)
+    assert refused(place, data="single")[0] == "classes"
+    for part, classes in (("train", 2), ("val", 3)):
+        write_photos(place / "parts" / part, 4, classes)
+    shutil.move(place / "parts" / "val" / "classes.txt", place / "parts" / "classes.txt")
+    (place / "parts" / "train" / "classes.txt").unlink()
+    code, text = refused(place, data="parts")
+    assert code == "classes"
+    assert "sky" in text
+
+
+def test_a_machine_with_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmseg_resnest.engine.fit.facts.available_memory", lambda: 1 << 20)
+    assert refused(place)[0] == "memory"
+
+
+def fake_child(folder: Path, patch: pytest.MonkeyPatch, lines: Sequence[str], end: str) -> None:
+    script = folder / "python"
+    script.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines) + end + "\n")
+    script.chmod(0o755)
+    patch.setattr(fit_command, "sys", SimpleNamespace(executable=str(script)))
+
+
+def test_what_was_measured_before_a_kill_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ['{"batch": 2, "bytes": 100, "seconds": 1.5}', "noise"]
+    fake_child(tmp_path, monkeypatch, lines, "kill -9 $$")
+    found = REAL(tmp_path / "config.py", [2, 8], Budget(iterations=6))
+    assert found == Measured((Step(2, 100, 1.5),), killed=True)
+
+
+def test_errors_of_the_other_process_are_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ['{"error": ["checkpoint", "w.pth", "does not fit"]}']
+    fake_child(tmp_path, monkeypatch, lines, "exit 0")
+    with raises_user_error("checkpoint", "w.pth"):
+        REAL(tmp_path / "config.py", [2], Budget(iterations=6))
+    fake_child(tmp_path, monkeypatch, [], "echo a bug >&2; exit 1")
+    with pytest.raises(RuntimeError, match="a bug"):
+        REAL(tmp_path / "config.py", [2], Budget(iterations=6))
+
+
+def test_measuring_makes_a_range_test_and_leaves_the_process(place: Path, said: str) -> None:
+    torch.manual_seed(3)
+    random = torch.get_rng_state()
+    found = Measured.of(measure(load_config("done/config.py"), [2, 4], Budget(iterations=400)))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [one.batch for one in found.steps] == [2, 4]
+    assert all(one.bytes > 1 << 20 and one.seconds > 0 for one in found.steps)
+    assert found.range_steps == 20
+    assert found.lr is not None
+    assert 2.5e-6 <= found.lr <= 0.1
+    assert found.val_seconds > 0
+    assert found.load_seconds > 0
