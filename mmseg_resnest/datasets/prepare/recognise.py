@@ -432,7 +432,8 @@ def _form_of_masks(masks: Sequence[Place], values: set[int] | None, rows: Sequen
     used = values - {255}
     names = len({row.name for row in rows})
     dense = max(used, default=0) < (names or 2 * len(used) + 10)
-    return "index" if dense and len(used) > 1 else "colour"
+    several = len(used) > 1 or (names > 1 and 255 not in values)
+    return "index" if dense and several else "colour"
 
 
 def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int) -> list[Colour]:
