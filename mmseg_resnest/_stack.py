@@ -12,7 +12,7 @@ import importlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # Imported so that each of MMSegmentation's parts is registered. The original packages and their
@@ -226,10 +226,18 @@ def stop_workers(source: Any) -> None:
 
 
 def normalisation(preprocessor: Any) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Mean and standard deviation, (3, 1, 1), of a data preprocessor; None if it has none."""
+    """Mean and standard deviation, (C, 1, 1), of a data preprocessor; None if it has none."""
     if not getattr(preprocessor, "_enable_normalize", False):
         return None
     return preprocessor.mean, preprocessor.std
+
+
+def set_normalisation(preprocessor: Any, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Give a data preprocessor mean and standard deviation for any number of channels."""
+    preprocessor._enable_normalize = True
+    for name, values in (("mean", mean), ("std", std)):
+        tensor = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+        preprocessor.register_buffer(name, tensor, persistent=False)
 
 
 def converts_channels(preprocessor: Any) -> bool:

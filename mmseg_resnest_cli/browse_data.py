@@ -51,7 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="of the labels, 0 to 1 (default: 0.5)",
     )
+    parser.add_argument(
+        "--bands",
+        type=_bands,
+        metavar="R,G,B",
+        help="three bands to show, of images that LoadBands loads, e.g. 3,2,1",
+    )
     add_config_options(parser)
+
+
+def _bands(text: str) -> list[int]:
+    numbers = [int(number) for number in text.split(",")]
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError("give three numbers of bands, e.g. 3,2,1")
+    return numbers
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         shuffle=args.shuffle,
         seed=args.seed,
         opacity=args.opacity,
+        bands=args.bands,
     )
     print_header(
         [

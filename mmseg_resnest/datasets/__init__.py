@@ -24,6 +24,7 @@ from .published import (
 from .scenes import ScenesDataset, write_scenes
 from .transforms import (
     LoadAnnotations,
+    LoadBands,
     LoadImageFromFile,
     LoadMultilabel,
     PackSegInputs,
@@ -44,6 +45,7 @@ __all__ = [
     "ClassBalancedDataset",
     "CustomDataset",
     "LoadAnnotations",
+    "LoadBands",
     "LoadImageFromFile",
     "LoadMultilabel",
     "PackSegInputs",

@@ -74,9 +74,14 @@ def step_name(step: Any) -> str:
     return type_name(step["type"]) if isinstance(step, Mapping) else type(step).__name__
 
 
-def gives_rgb(loader: Any) -> bool:
-    """Whether a built loader keeps the order of a file's channels; OpenCV's is BGR."""
+def gives_rgb(loader: Any) -> bool | tuple[int, ...]:
+    """Whether a built loader keeps the order of a file's channels; OpenCV's is BGR.
+
+    Or the channels, from 0, that are to be shown as red, green and blue (``LoadBands``).
+    """
     name = type(loader).__name__
+    if name == "LoadBands":
+        return loader.shown or True
     backend = getattr(loader, "imdecode_backend", "")
     return name.startswith("Load") and (backend == "tifffile" or "RSImage" in name)
 

@@ -40,7 +40,7 @@ from .pipelines import (
     split_loading,
     step_name,
 )
-from .transforms import LoadImageFromFile, LoadImageFromNDArray
+from .transforms import LoadBands, LoadImageFromFile, LoadImageFromNDArray
 
 __all__ = ["ImageInput", "ImageReader", "LoadedImage"]
 
@@ -60,12 +60,13 @@ class LoadedImage:
     Attributes:
         sample: What the loading steps made of it: ``img`` and its sizes.
         path: Where it came from, if from a file or an address.
-        rgb: Whether the first three channels are red, green and blue, rather than the reverse.
+        rgb: Whether the first three channels are red, green and blue, rather than the reverse; or
+            the channels, from 0, that are shown so.
     """
 
     sample: Mapping[str, Any]
     path: str | None = None
-    rgb: bool = False
+    rgb: bool | tuple[int, ...] = False
 
     @property
     def pixels(self) -> NDArray[Any]:
@@ -135,7 +136,9 @@ class ImageReader:
         if type(loader) in _DECODERS and len(self._loading) == 1:
             self.decoding = Decoding(loader.color_type, loader.imdecode_backend)
             self._probe(self.decoding)
-        self.to_float32 = bool(getattr(loader, "to_float32", False))
+        elif isinstance(loader, LoadBands) and len(self._loading) == 1:
+            self.decoding = loader.decoding
+        self.to_float32 = isinstance(loader, LoadBands) or getattr(loader, "to_float32", False)
         self.rgb = gives_rgb(loader)
 
     @classmethod
@@ -220,9 +223,15 @@ class ImageReader:
         return self.decoding is not None and self.decoding.eight_bit
 
     def describe_loading(self) -> dict[str, Any] | None:
-        """The loader as plain data, for :class:`LoadImageFromFile`; None where it is another."""
+        """The loader as plain data; None where it is one of another package.
+
+        ``type`` names ``LoadBands``; without it they are arguments of ``LoadImageFromFile``.
+        """
+        loader = self._loading[-1]
         if self.decoding is None:
             return None
+        if isinstance(loader, LoadBands):
+            return {"type": "LoadBands", **loader.describe()}
         flag, backend = self.decoding
         return {"color_type": flag, "imdecode_backend": backend, "to_float32": self.to_float32}
 
@@ -368,7 +377,7 @@ class ImageReader:
     def _through_file(self, image: Image.Image) -> NDArray[Any]:
         """What decoding makes of a file with these pixels."""
         assert self.decoding is not None
-        kind = "TIFF" if self.decoding.backend == "tifffile" else "PNG"
+        kind = "TIFF" if self.decoding.backend in ("tifffile", "bands") else "PNG"
         if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
             image = image.convert("RGB")
         data = io.BytesIO()

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .._stack import mixing_transforms
 from ..datasets import build_dataset, inside
-from ..datasets.pipelines import gives_rgb
+from ..datasets.pipelines import gives_rgb, pipelines, step_name
 from ..datasets.transforms.multilabel import PLANES
 from ..errors import UserError
 from ..evaluation import legend, overlay
@@ -45,7 +45,9 @@ class Step:
     ``text`` size and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
     """
 
-    def __init__(self, name: str, sample: dict[str, Any], rgb: bool = False) -> None:
+    def __init__(
+        self, name: str, sample: dict[str, Any], rgb: bool | tuple[int, ...] = False
+    ) -> None:
         self.name = name
         self.rgb = rgb
         image = np.asarray(sample["img"])
@@ -131,6 +133,7 @@ def browse(
     shuffle: bool = False,
     seed: int = 0,
     opacity: float = 0.5,
+    bands: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Write a sheet for each image: as it is, and as the pipeline makes it, several times.
 
@@ -144,6 +147,8 @@ def browse(
         shuffle: Take images at random instead.
         seed: Of the images and of the pipeline; the same seed makes the same sheets.
         opacity: Of the labels' colours.
+        bands: The three bands that are shown as red, green and blue, where ``LoadBands`` loads the
+            images; None leaves it to its ``picture``.
 
     Returns:
         ``images``, the number of sheets; ``out``, the folder; ``pipeline``, the steps' names.
@@ -159,6 +164,8 @@ def browse(
         dataset_cfg = copy.deepcopy(cfg[name].dataset)
         while type_name(dataset_cfg.get("type")) in ("RepeatDataset", "ClassBalancedDataset"):
             dataset_cfg = dataset_cfg["dataset"]  # each image once
+        if bands is not None:
+            _show_bands(dataset_cfg, list(bands), f"{name}.dataset")
         dataset: Any = build_dataset(dataset_cfg)
         order = list(range(len(dataset)))
         if shuffle:
@@ -201,6 +208,21 @@ def _show_sets(
     for step, labels in zip(steps, found, strict=True):
         step.labels = labels
     return names, colours
+
+
+def _show_bands(dataset_cfg: Any, bands: list[int], key: str) -> None:
+    """Let the loaders of a data set's config, which is changed, show these bands."""
+    loaders = [
+        step
+        for _, steps in pipelines(dataset_cfg)
+        for step in steps
+        if step_name(step) == "LoadBands"
+    ]
+    if not loaders:
+        message = f"is for images that LoadBands loads, and config key {key}.pipeline has none"
+        raise UserError("argument", "--bands", message)
+    for step in loaders:
+        step["picture"] = bands
 
 
 def _row_of_steps(

@@ -11,7 +11,7 @@ import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.models.data_preprocessor import SegDataPreProcessor as StockPreProcessor
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.record import check_exported, plain_pipeline
 from ..io.checks import NotAllowed
-from ..models import thresholds_of
+from ..models import SegDataPreProcessor, thresholds_of
 from ..registry import type_name
 from ..version import __version__
 
@@ -220,7 +220,7 @@ class ExportNetwork(nn.Module):
             raise UserError(
                 "export", "config key model.decode_head", "cascades of heads cannot be exported"
             )
-        if type(net.data_preprocessor) is not SegDataPreProcessor:
+        if type(net.data_preprocessor) not in (SegDataPreProcessor, StockPreProcessor):
             raise UserError(
                 "export", "config key model.data_preprocessor.type",
                 "only a SegDataPreProcessor can be exported",

@@ -18,7 +18,7 @@ from mmseg.datasets.transforms import Resize as StockResize
 from mmseg.datasets.transforms import ResizeShortestEdge as StockResizeShortestEdge
 from mmseg.datasets.transforms import ResizeToMultiple
 from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
-from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.models.data_preprocessor import SegDataPreProcessor as StockPreProcessor
 from mmseg.models.decode_heads import (
     ASPPHead,
     DepthwiseSeparableASPPHead,
@@ -31,10 +31,12 @@ from mmseg.models.decode_heads import (
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from torch import nn
 
+from ..datasets.transforms import LoadBands, LoadImageFromFile
 from ..datasets.transforms.geometry import Pad
 from ..datasets.transforms.photometric import PackSegInputs
 from ..datasets.transforms.resized_crop import Resize, ResizeShortestEdge
 from ..errors import UserError
+from ..io.bands import LAYOUTS, MAX_BANDS
 from ..io.bit_planes import MOST_CLASSES
 from ..io.checks import (
     Check,
@@ -52,15 +54,15 @@ from ..io.checks import (
     several,
     whole,
 )
-from ..models import EncoderDecoder, ResNeSt
+from ..models import EncoderDecoder, ResNeSt, SegDataPreProcessor
 from ..models.heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from ..models.norm import SyncBN
 from ..models.resnest import ARCHITECTURES
 from ..models.segmentor import check_test_cfg
 
 __all__ = [
-    "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "IMAGE_CHANNELS", "LOADING",
-    "MAX_CLASSES", "NORMS", "PREPARATION", "PREPROCESSORS", "SEGMENTORS", "STEPS", "scoring",
+    "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "IMAGE_CHANNELS", "MAX_CLASSES",
+    "NORMS", "PREPARATION", "PREPROCESSORS", "SEGMENTORS", "STEPS", "loading", "scoring",
 ]  # fmt: skip
 
 #: Classes of a model; scores of a pixel take four bytes for each.
@@ -241,8 +243,8 @@ HEADS = {
 # --- images and labels ----------------------------------------------------------------------
 
 PREPARATION: dict[str, Check] = {
-    "mean": optional(several(_PIXEL, 1, 3)),
-    "std": optional(several(_SPREAD, 1, 3)),
+    "mean": optional(several(_PIXEL, 1, 64)),
+    "std": optional(several(_SPREAD, 1, 64)),
     "bgr_to_rgb": flag,
     "rgb_to_bgr": flag,
     "pad_val": _PIXEL,
@@ -253,7 +255,9 @@ PREPARATION: dict[str, Check] = {
         fields({"size": optional(_size), "size_divisor": optional(whole(1, 4096))})
     ),
 }
-PREPROCESSORS = {"SegDataPreProcessor": Part(SegDataPreProcessor, PREPARATION)}
+PREPROCESSORS = {
+    "SegDataPreProcessor": Part(SegDataPreProcessor, PREPARATION, others=(StockPreProcessor,))
+}
 
 _WINDOW = one_or_several(whole(16, 8192), 2, 2)
 _TEST_FIELDS = fields(
@@ -295,7 +299,7 @@ _META_KEYS = (
     "keep_ratio", "flip", "flip_direction", "reduce_zero_label",
 )  # fmt: skip
 #: How a file's bytes become pixels; where they come from is not among the arguments.
-LOADING: dict[str, Check] = {
+_LOADING: dict[str, Check] = {
     "to_float32": flag,
     "color_type": one_of(
         "color", "grayscale", "unchanged", "color_ignore_orientation",
@@ -303,6 +307,32 @@ LOADING: dict[str, Check] = {
     ),
     "imdecode_backend": one_of("cv2", "pillow", "tifffile"),
 }  # fmt: skip
+_BAND = whole(1, MAX_BANDS)
+_BANDS: dict[str, Check] = {
+    "bands": optional(several(_BAND, 1, 64)),
+    "layout": one_of(*LAYOUTS),
+    "nodata": optional(number(-1e39, 1e39)),
+    "fill": one_or_several(_PIXEL, 1, 64),
+    "picture": optional(several(_BAND, 3, 3)),
+}
+
+
+def loading(value: Any, key: str) -> dict[str, Any]:
+    """The loader: arguments of ``LoadImageFromFile``, or ``type`` and arguments of ``LoadBands``.
+
+    Returns:
+        The config of the step, whose ``type`` is a class.
+    """
+    if isinstance(value, dict) and value.get("type") is not None:
+        checked = part({"LoadBands": Part(LoadBands, _BANDS)})(value, key)
+        try:
+            LoadBands(**{k: v for k, v in checked.items() if k != "type"})
+        except UserError as error:
+            raise NotAllowed(key, error.text) from error
+        return checked
+    return dict(fields(_LOADING)(value, key), type=LoadImageFromFile)
+
+
 STEPS = {
     "Resize": Part(
         Resize,

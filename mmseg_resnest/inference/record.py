@@ -42,13 +42,13 @@ from .parts import (
     CONVOLUTIONS,
     HEADS,
     IMAGE_CHANNELS,
-    LOADING,
     MAX_CLASSES,
     NORMS,
     PREPARATION,
     PREPROCESSORS,
     SEGMENTORS,
     STEPS,
+    loading,
     scoring,
 )
 
@@ -80,7 +80,7 @@ _PUBLISHED = fields(
         "parameters": whole(0, 1 << 60),
         "metrics": _ANYTHING,
         "model": part(SEGMENTORS),
-        "loading": fields(LOADING),
+        "loading": loading,
         "pipeline": several(part(STEPS), 1, 32),
     },
     ("format", "classes", "palette", "sha256", "model", "pipeline"),
@@ -99,7 +99,7 @@ _EXPORTED_KEYS: dict[str, Check] = {
     "threshold": optional(number(0.0, 1.0)),
     "data_preprocessor": fields(PREPARATION),
     "test_cfg": scoring,
-    "loading": fields(LOADING),
+    "loading": loading,
     "pipeline": several(part(STEPS), 1, 32),
 }
 _NOT_NEEDED = ("version", "name", "in_channels", "loading", "multilabel")
@@ -195,7 +195,7 @@ def record_config(record: Mapping[str, Any], model: Any, file: Path | None = Non
     dataset = dict(
         type="BaseSegDataset",
         metainfo=dict(classes=list(record["classes"]), palette=list(record["palette"])),
-        pipeline=[dict(type=LoadImageFromFile, **record.get("loading", {})), *record["pipeline"]],
+        pipeline=[{"type": LoadImageFromFile, **record.get("loading", {})}, *record["pipeline"]],
     )
     return Config(
         dict(default_scope="mmseg_resnest", model=model, test_dataloader=dict(dataset=dataset)),

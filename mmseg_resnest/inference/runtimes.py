@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
-from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
@@ -36,6 +35,7 @@ from ..io.bit_planes import unpack
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
 from ..io.packages import needs_extra
 from ..io.text import printable
+from ..models.data_preprocessor import SegDataPreProcessor
 from ..models.segmentor import EncoderDecoder
 from ..registry import building
 from .onnx_check import check_onnx

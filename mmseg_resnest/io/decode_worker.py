@@ -2,15 +2,18 @@
 """Decodes images in a process of its own; started by decoding.py, as a script.
 
 Imports OpenCV and NumPy only, until another decoder is asked for. Reads from standard input:
-seconds of processor time (float64), length (uint64), flag and backend of ``mmcv.imfrombytes`` (32
-bytes each; OpenCV's flag is a number), the file. Writes to standard output: type (8 bytes), number
-of axes (uint32), length of each (uint32), the values; no type and no axes if it cannot be decoded.
+seconds of processor time (float64), the lengths of file (uint64), flag and backend (uint32), then
+flag and backend of :class:`Decoding` (OpenCV's flag is a number) and the file. Writes to standard
+output: type (8 bytes), number of axes (uint32), length of each (uint32), the values; no type and no
+axes if it cannot be decoded.
 Ends when the input ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import math
 import os
 import signal
@@ -48,10 +51,27 @@ def _limit_time(seconds: float) -> None:
             resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
 
 
+@functools.cache
+def _bands() -> Any:
+    """The module of bands, by its path: importing its package takes seconds."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bands.py")
+    spec = importlib.util.spec_from_file_location("mmseg_resnest_bands", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def _decoder(flag: str, backend: str) -> Callable[[bytes], Any]:
     """What decodes files so. Its imports are not within the limit on time of an image."""
     if backend == "cv2":
         return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), int(flag))
+    if backend == "bands":
+        bands = _bands()
+        options = bands.BandOptions.of_text(flag)
+        return lambda data: bands.decode_bands(data, options)
     if "mmcv.image" not in sys.modules and resource is not None and sys.platform == "linux":
         _limit_memory(_MEMORY + _STACK)
     import mmcv.image
@@ -68,9 +88,9 @@ def main() -> None:
     cv2.setNumThreads(1)
     if resource is not None and sys.platform == "linux":
         _limit_memory(_MEMORY)
-    while len(head := source.read(80)) == 80:
-        seconds, length, *names = struct.unpack("<dQ32s32s", head)
-        flag, backend = (name.rstrip(b"\0").decode() for name in names)
+    while len(head := source.read(24)) == 24:
+        seconds, length, *sizes = struct.unpack("<dQII", head)
+        flag, backend = (source.read(size).decode() for size in sizes)
         data = source.read(length)
         if len(data) < length:
             return

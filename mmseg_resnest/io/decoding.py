@@ -76,8 +76,9 @@ class _Decoder:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            head = struct.pack("<dQ32s32s", seconds, len(data), *how.as_bytes())
-            process.stdin.write(head)
+            names = how.as_bytes()
+            head = struct.pack("<dQII", seconds, len(data), *map(len, names))
+            process.stdin.write(head + b"".join(names))
             process.stdin.write(data)
             process.stdin.flush()
             head = process.stdout.read(12)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .atomic import atomic_open
+from .bands import BandOptions, decode_bands
 
 #: Of image files, in lower case; where several files share a stem, the first of these counts.
 IMAGE_SUFFIXES = (
@@ -31,13 +32,18 @@ JPEG_EDGE = 65500
 
 
 class Decoding(NamedTuple):
-    """How a file's bytes become pixels: ``flag`` and ``backend`` of ``mmcv.imfrombytes``."""
+    """How a file's bytes become pixels: ``flag`` and ``backend`` of ``mmcv.imfrombytes``.
+
+    Backend ``bands`` stands for :func:`.decode_bands`, and the flag for its options.
+    """
 
     flag: str | int = "color"
     backend: str = "cv2"
 
     def __call__(self, data: bytes) -> Any:
         """The pixels; None, or whatever the backend raises, where it cannot decode them."""
+        if self.backend == "bands":
+            return decode_bands(data, BandOptions.of_text(str(self.flag)))
         with _quiet_opencv():
             return mmcv.imfrombytes(data, flag=self.flag, backend=self.backend)
 
@@ -45,7 +51,7 @@ class Decoding(NamedTuple):
     def eight_bit(self) -> bool:
         """Whether it gives uint8, with one or three channels, whatever is in the file."""
         deep = self.flag & 2 or self.flag < 0 if isinstance(self.flag, int) else False
-        return self.backend != "tifffile" and self.flag != "unchanged" and not deep
+        return self.backend not in ("tifffile", "bands") and self.flag != "unchanged" and not deep
 
     @property
     def turns(self) -> bool:
@@ -62,7 +68,9 @@ class Decoding(NamedTuple):
     @property
     def reader(self) -> str:
         """What decodes, for errors."""
-        return {"cv2": "OpenCV", "pillow": "Pillow"}.get(self.backend, self.backend)
+        return {"cv2": "OpenCV", "pillow": "Pillow", "bands": "LoadBands"}.get(
+            self.backend, self.backend
+        )
 
     def as_bytes(self) -> tuple[bytes, bytes]:
         """Flag and backend; the flag of OpenCV is a number."""
@@ -71,14 +79,15 @@ class Decoding(NamedTuple):
         return str(flag).encode(), self.backend.encode()
 
 
-def as_picture(pixels: NDArray[Any], rgb: bool = False) -> NDArray[np.uint8]:
+def as_picture(pixels: NDArray[Any], rgb: bool | tuple[int, ...] = False) -> NDArray[np.uint8]:
     """Pixels of any kind as a picture to look at.
 
     Args:
         pixels: (H, W), (H, W, C), or volumes (N, D, H, W), of which the middle of the first is
             shown. Values outside of 0..255, and those that all lie in [0, 1],
             are stretched over the range of grey levels.
-        rgb: The first three channels are red, green and blue; otherwise blue, green and red.
+        rgb: The first three channels are red, green and blue; otherwise blue, green and red. Or
+            the channels, from 0, that are shown as red, green and blue.
 
     Returns:
         (H, W, 3) RGB, uint8; of one or two channels the first one, in grey.
@@ -87,7 +96,9 @@ def as_picture(pixels: NDArray[Any], rgb: bool = False) -> NDArray[np.uint8]:
         pixels = pixels[0, pixels.shape[1] // 2]
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.shape[2] >= 3:
+    if isinstance(rgb, tuple):
+        pixels = pixels[:, :, list(rgb)]
+    elif pixels.shape[2] >= 3:
         pixels = pixels[:, :, :3] if rgb else pixels[:, :, 2::-1]
     else:
         pixels = np.repeat(pixels[:, :, :1], 3, axis=2)

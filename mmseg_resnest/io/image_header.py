@@ -7,6 +7,7 @@ during which no other thread of the process runs. Here each format costs a few r
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import struct
@@ -221,6 +222,22 @@ def _jpeg_2000(file: _Reader) -> Size:
     return right - left, bottom - top
 
 
+def _numpy(file: _Reader) -> Size:
+    """Of a .npy file (H, W), (H, W, C) or (C, H, W); channels are the shorter of two axes."""
+    head = file.read(12)
+    size = struct.unpack_from("<I" if head[6] > 1 else "<H", head, 8)[0]
+    file.seek(12 if head[6] > 1 else 10)
+    try:
+        shape = ast.literal_eval(file.read(min(size, 4096)).decode("latin-1").strip())["shape"]
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+        raise _Broken from None
+    whole = isinstance(shape, tuple) and all(type(n) is int and n > 0 for n in shape)
+    if not whole or len(shape) not in (2, 3):
+        raise _Broken
+    height, width = shape[1:] if len(shape) == 3 and shape[0] < shape[2] else shape[:2]
+    return width, height
+
+
 _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[_Reader], Size]], ...] = (
     ("PNG", lambda b: b.startswith(b"\x89PNG\r\n\x1a\n"), _png),
     ("JPEG", lambda b: b.startswith(b"\xff\xd8\xff"), _jpeg),
@@ -228,6 +245,7 @@ _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[_Reader], Size]], 
     ("BMP", lambda b: b.startswith(b"BM"), _bmp),
     ("GIF", lambda b: b[:6] in (b"GIF87a", b"GIF89a"), _gif),
     ("TIFF", lambda b: b[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
+    ("NPY", lambda b: b.startswith(b"\x93NUMPY"), _numpy),
     ("PPM", lambda b: b[:1] == b"P" and b[1:2] in b"123456" and b[2:3].isspace(), _netpbm),
     (
         "JPEG2000",
@@ -242,7 +260,7 @@ def read_header(
     name: str,
     limits: HeaderLimits = _LIMITS,
 ) -> ImageHeader | None:
-    """Read the format and size of a JPEG, PNG, WebP, TIFF, BMP, GIF, PNM or JPEG 2000 file.
+    """Read the format and size of a JPEG, PNG, WebP, TIFF, BMP, GIF, PNM, JPEG 2000 or .npy file.
 
     Nothing is decoded. Returns None if the file has another format or a broken header.
 
@@ -324,7 +342,7 @@ def open_any_size(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
         header = read_header(source, name)
     except UserError as error:
         raise ValueError(error.text) from error
-    if header is None:
+    if header is None or header.format == "NPY":
         return Image.open(source)
     Image.init()  # registers all formats; does nothing the second time
     factory = Image.OPEN[header.format][0]

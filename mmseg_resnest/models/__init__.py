@@ -1,6 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Models: they turn images into scores."""
 
+from .data_preprocessor import SegDataPreProcessor
 from .folding import fold_for_inference
 from .heads import DeepLabV3Head, EncHead, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from .losses import (
@@ -45,6 +46,7 @@ __all__ = [
     "PublishedFCNHead",
     "PublishedPSPHead",
     "ResNeSt",
+    "SegDataPreProcessor",
     "SegTTAModel",
     "SplitAttentionConv2d",
     "SyncBN",

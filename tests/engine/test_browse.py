@@ -78,3 +78,27 @@ def test_mistakes(cfg: Config, tmp_path: Path) -> None:
     cfg.train_dataloader.dataset.pipeline = [dict(type="PackSegInputs")]
     with raises_user_error("config-value", "pipeline"):
         browse(cfg, tmp_path)
+
+
+def test_bands_that_are_shown(cfg: Config, scenes: Path, tmp_path: Path) -> None:
+    with raises_user_error("argument", "--bands"):
+        browse(cfg, tmp_path / "none", images=1, bands=[1, 2, 3])
+    folder = tmp_path / "images"
+    folder.mkdir()
+    bands = np.random.default_rng(0).integers(0, 255, (40, 50, 5)).astype(np.float32)
+    np.save(folder / "a.npy", bands)
+    Image.new("L", (50, 40)).save(folder / "a.png")
+    steps = [dict(type=name) for name in ("LoadBands", "LoadAnnotations", "PackSegInputs")]
+    cfg.train_dataloader.dataset = dict(
+        type="CustomDataset", img_suffix=".npy", data_root=str(folder),
+        metainfo=dict(classes=["a", "b"], palette=[[0, 0, 0], [9, 9, 9]]), pipeline=steps,
+    )  # fmt: skip
+    sheets = []
+    for shown in (None, [1, 2, 3], [5, 1, 4]):
+        out = tmp_path / str(shown)
+        assert browse(cfg, out, images=1, draws=1, opacity=0, bands=shown)["images"] == 1
+        sheets.append((out / "a.png").read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+    assert "picture" not in cfg.train_dataloader.dataset.pipeline[0]
+    with raises_user_error("image"):
+        browse(cfg, tmp_path / "six", images=1, bands=[1, 2, 6])

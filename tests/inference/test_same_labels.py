@@ -104,6 +104,10 @@ def _array(path: Path, pixels: np.ndarray) -> None:
     np.save(path, pixels.astype(np.float32)[:, :, :2])
 
 
+def _planes(path: Path, pixels: np.ndarray) -> None:
+    np.save(path, np.moveaxis(pixels.astype(np.uint16)[:, :, :2], 2, 0))
+
+
 def _volume(path: Path, pixels: np.ndarray) -> None:
     np.save(path, np.moveaxis(np.stack([pixels[:, :, 0]] * 3), 0, 0)[None].astype(np.float32))
 
@@ -167,6 +171,12 @@ CASES = {
     "tifffile colours": Case(dict(type=FILE, imdecode_backend="tifffile"),
                              lambda p, x: tifffile.imwrite(p, x, photometric="rgb"), ".tif"),
     "arrays": Case(dict(type="LoadImageFromNDArray", to_float32=True), dataset="ArraysDataset"),
+    "chosen bands": Case(
+        dict(type="LoadBands", bands=[5, 1, 2, 3], nodata=0, fill=[1, 1, 2, 1], picture=[3, 2, 1]),
+        _bands, ".tif", 4, [1.2, 1.1, 1, 1.3], [0.6, 0.5, 0.6, 0.7], [RESIZE],
+    ),
+    "channels first": Case(dict(type="LoadBands", layout="CHW"), _planes, ".npy", 2, [120.0, 90.0],
+                           [60.0, 50.0]),
     "npy": Case(dict(type="LoadImageFromNpyFile"), _array, ".npy", 2, [120.0], [60.0],
                 published=False, bytes=False),
     "remote sensing": Case(dict(type="LoadSingleRSImageFromFile"), _bands, ".tif", 5, [1.2], [0.6],
@@ -482,7 +492,7 @@ def test_published_and_exported(tested: World, tmp_path: Path) -> None:
     publish(others[0], tmp_path / "again")  # carries the loader on
 
 
-@pytest.mark.parametrize("name", ["12 bits", "bands"])
+@pytest.mark.parametrize("name", ["12 bits", "chosen bands"])
 def test_onnx(world: Callable[[str], World], name: str, tmp_path: Path) -> None:
     tested = world(name)
     export_model(tested.model, tmp_path / "model.onnx")
@@ -491,7 +501,7 @@ def test_onnx(world: Callable[[str], World], name: str, tmp_path: Path) -> None:
         assert np.array_equal(other(path).labels, expected)
 
 
-@pytest.mark.parametrize("name", ["grey", "12 bits", "four channels pillow", "bands"])
+@pytest.mark.parametrize("name", ["grey", "12 bits", "bands", "chosen bands"])
 def test_served(world: Callable[[str], World], name: str) -> None:
     tested = world(name)
     with TestClient(serving.create_app(tested.model)) as client:
@@ -538,7 +548,7 @@ def _evaluated(tested: World, folder: Path, **changes: Any) -> dict[str, np.ndar
     return {path: _labels_of(out / f"{Path(path).stem}.png") for path in tested.labels}
 
 
-@pytest.mark.parametrize("name", ["12 bits", "grey", "arrays", "tifffile colours", "own"])
+@pytest.mark.parametrize("name", ["chosen bands", "grey", "arrays", "tifffile colours", "own"])
 def test_the_tool_test_and_its_pictures(
     world: Callable[[str], World], name: str, tmp_path: Path
 ) -> None:

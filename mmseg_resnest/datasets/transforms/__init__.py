@@ -6,6 +6,7 @@ are wrong.
 """
 
 from . import albu, colour, geometry
+from .bands import LoadBands
 from .loading import LoadAnnotations, LoadImageFromFile, LoadImageFromNDArray
 from .long_edge import RandomLongEdgeResize
 from .merge import merge_steps, written_index
@@ -15,6 +16,7 @@ from .resized_crop import RandomCrop, RandomLongEdgeCrop, RandomResizeCrop
 
 __all__ = [
     "LoadAnnotations",
+    "LoadBands",
     "LoadImageFromFile",
     "LoadImageFromNDArray",
     "LoadMultilabel",

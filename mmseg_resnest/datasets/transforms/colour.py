@@ -24,7 +24,7 @@ def require_bytes(image: npt.NDArray[Any], transform: object, channels: int | No
     name = f"transform {type(transform).__name__}"
     if image.dtype != np.uint8:
         message = f"works on 8-bit values, and the image holds {image.dtype}; remove this step, or "
-        raise UserError("image", name, message + "load without to_float32 and color_type")
+        raise UserError("image", name, message + "load 8-bit images")
     found = image.shape[2] if image.ndim == 3 else 1
     if channels is not None and found != channels:
         message = f"works on {channels} channels, and the image has {found}; remove this step"

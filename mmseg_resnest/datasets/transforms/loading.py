@@ -25,7 +25,7 @@ from ..decode import Pixels, decode_image, decode_label, read_local
 _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
 
-def _file_error(path: str, what: str, error: Exception) -> UserError:
+def file_error(path: str, what: str, error: Exception) -> UserError:
     """The error for an image or label map that cannot be loaded."""
     if isinstance(error, FileNotFoundError):
         return UserError("not-found", path, f"this {what} is missing; {_HINT}")
@@ -62,7 +62,7 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
         except (MemoryError, UserError):
             raise
         except Exception as error:
-            raise _file_error(os.fspath(results["img_path"]), "image", error) from error
+            raise file_error(os.fspath(results["img_path"]), "image", error) from error
 
     def load(self, results: dict) -> dict | None:
         """As :meth:`transform`, with the errors of the library that decodes."""
@@ -129,7 +129,7 @@ class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
         except (MemoryError, UserError):
             raise
         except Exception as error:
-            raise _file_error(path, "label map", error) from error
+            raise file_error(path, "label map", error) from error
         labels = loaded["gt_seg_map"]
         size = tuple(loaded.get("ori_shape", labels.shape))[:2]
         if labels.ndim != 2:
