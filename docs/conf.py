@@ -10,11 +10,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+from make_api import ROOMS  # noqa: E402
 from mmcv.transforms.utils import cache_randomness  # noqa: E402
 
 import mmseg_resnest  # noqa: E402
+
+# Rooms whose names come from modules below them.
+_ROOMS = ("inference", "models", "weights", "datasets", "evaluation")
+_IMPORTED = {f"mmseg_resnest.{room}": ["   :imported-members:"] for room in _ROOMS}
+_IMPORTED["mmseg_resnest.inference"].append("   :exclude-members: ImageInput")
 
 # mmcv's decorator of methods can be asked for by an instance only; autodoc asks the class.
 _of_instance = cache_randomness.__get__
@@ -84,6 +90,24 @@ def _toctree(app, docname, source):
     source[0] = "\n".join(kept) + "\n"
 
 
+def _reference(app, docname, source):
+    """Add the full docstrings to docs/api.md, which has tables for those who read it elsewhere."""
+    if docname != "docs/api":
+        return
+    lines = ["", "## In full", ""]
+    for heading, modules in ROOMS.items():
+        lines += [f"### {heading}: all of it", "", "```{eval-rst}"]
+        for module in modules:
+            if module == "mmseg_resnest":
+                lines.append(".. py:module:: mmseg_resnest")
+            else:
+                lines += [f".. automodule:: {module}", *_IMPORTED.get(module, ())]
+            lines.append("")
+        lines += ["```", ""]
+    source[0] += "\n".join(lines)
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("source-read", _toctree)
+    app.connect("source-read", _reference)

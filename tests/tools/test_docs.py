@@ -15,6 +15,7 @@ import importlib
 import io
 import json
 import re
+import runpy
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -377,3 +378,9 @@ def test_the_whole_run_of_get_started(trained: Trained, run_tool: RunTool) -> No
     assert ran == ["check-data", "test", "predict", "report"]
     assert (trained.toy.folder / "report.html").is_file()
     assert list((trained.toy.folder / "out").glob("*_overlay.*"))
+
+
+def test_the_table_of_public_names_is_current() -> None:
+    make_api = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    stated = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert stated == make_api["page"](), "run: python docs/make_api.py"
