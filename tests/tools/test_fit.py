@@ -22,8 +22,9 @@ from PIL import Image
 from user_errors import printed_error, raises_user_error
 
 import mmseg_resnest_cli.fit as fit_command
+from mmseg_resnest.datasets.prepare import CustomOptions
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.fit import Budget, Measured, Step, measure
+from mmseg_resnest.engine.fit import Budget, Measured, Step, measure, prepare_labels
 from mmseg_resnest.engine.hooks import CheckpointHook
 
 MEASURED = Measured((Step(2, 1 << 29, 30.0), Step(8, 1 << 30, 60.0)), 0.01, 0.1)
@@ -245,6 +246,16 @@ def test_labels_of_one_class_and_classes_that_are_new_in_validation(place: Path)
     code, text = refused(place, data="parts")
     assert code == "classes"
     assert "sky" in text
+
+
+def test_folders_of_parts_are_trained_and_validated_on(place: Path) -> None:
+    for part, count in (("train", 5), ("valid", 3), ("test", 2)):
+        write_photos(place / "roboflow" / part, count)
+    options = CustomOptions("", "auto", (place / "roboflow",))
+    prepared = prepare_labels(options, place / "parts_out", 1)
+    assert (prepared.facts.train_images, prepared.facts.val_images) == (5, 3)
+    assert (prepared.facts.width, prepared.facts.height) == (64, 48)
+    assert any("left out" in note and "test" in note for note in prepared.notes)
 
 
 def test_a_machine_with_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

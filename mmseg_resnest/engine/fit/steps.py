@@ -106,8 +106,9 @@ def prepare_labels(options: CustomOptions, root: Path, jobs: int) -> Prepared:
     names, _, train, val = zip(*report.classes, strict=True)
     facts = collect_facts(labels, len(report.splits["val"]), names, train, val)
     check_facts(facts, options.sources[0])
-    groups = f" in {report.groups['train']} and {report.groups['val']} groups" * bool(report.groups)
-    counts = f"{facts.train_images:,} images to train, {facts.val_images:,} to validate on{groups}"
+    counts = f"{facts.train_images:,} images to train, {facts.val_images:,} to validate on"
+    if report.groups:
+        counts += f", in {report.groups['train']:,} and {report.groups['val']:,} groups"
     state = fingerprint([file_state(report.folder / name) for name in _PREPARED])
     return Prepared(report.folder, facts, (*notes, counts, *report.notes), state)
 
