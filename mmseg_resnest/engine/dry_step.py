@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +41,8 @@ from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
 from .failing_parts import failing, failing_model, failing_part, have_labels
 from .first_batches import FirstBatches
+from .forecast import Step, batch_size_of, check_memory, forecast, free_memory, gigabytes, watched
+from .hooks.console import duration
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
 from .model import SeededModel
@@ -66,13 +70,16 @@ _CHANGES = {
 def dry_step(cfg: Config, built: SeededModel, machine: Machine) -> list[Note]:
     """Make one training step and, where the run validates, one validation step.
 
+    Before them two small steps say whether the memory suffices (:mod:`.forecast`).
+
     Args:
         cfg: The resolved config.
         built: The run's model, which stays as it is.
         machine: This process and what it computes on.
 
     Returns:
-        Rows for the header of the run, on what was found and does not stop it.
+        Rows for the header of the run: on what was found and does not stop it, and the memory and
+        the time that the run will take.
 
     Raises:
         UserError: A step fails; the subject is the config key of what does. Data loading workers
@@ -105,6 +112,7 @@ class _Steps:
     ) -> None:
         self.cfg, self.built, self.machine, self.held = cfg, built, machine, held
         self.data = FirstBatches(cfg, machine, built.seed)
+        self.step = Step()
 
     def run(self) -> list[Note]:
         cfg = self.cfg
@@ -119,6 +127,7 @@ class _Steps:
         if val is not None:
             self.data.check_end(val, "val_dataloader", "a validation")
             val_batch = self.data.load("val_dataloader", val, self.data.validated(val))
+        val_seconds = 0.0  # of an image
         try:
             model = self._copy_model()
             for key, hook in hooks.items():
@@ -126,9 +135,11 @@ class _Steps:
                     _check_averaging(cfg, key, hook, model)
             notes, schedules = self._train(model, train, batch, indices)
             if val is not None and type_name(cfg.val_cfg.get("type", "ValLoop")) == "ValLoop":
+                begin = time.perf_counter()
                 scores = self._validate(model, val, val_batch)
+                val_seconds = (time.perf_counter() - begin) / (val.batch_size or 1)
                 _check_scores(cfg, hooks, schedules, scores)
-            return notes
+            return notes + self._forecast_rows(train, val, val_seconds)
         except UserError as error:
             # A sharded run needs less memory than one process with all of the model.
             if error.code == "memory" and self._wrapper == "FSDP":
@@ -187,7 +198,10 @@ class _Steps:
         ]
         step = functools.partial(model.train_step, optim_wrapper=optim_wrapper)
         with failing_model(cfg, model, batch, "train_dataloader", len(indices)):
-            step(batch)
+            if single and self._wrapper != "FSDP":
+                self._check_memory(model, optim_wrapper, batch)
+            with watched(self.machine.cuda) as self.step:
+                step(batch)
         for watch in watches:
             watch.remove()
         if self.machine.world_size > 1:
@@ -212,6 +226,34 @@ class _Steps:
                 with failing("param_scheduler", f"{type(schedule).__name__} fails"):
                     schedule.step()
         return _unmatched_keys(cfg, model), every
+
+    def _check_memory(self, model: Any, optim_wrapper: Any, batch: Any) -> None:
+        """Refuse a step that would take more memory than there is, before the kernel ends it."""
+        expected = forecast(model, optim_wrapper, batch, self.machine.cuda)
+        found = batch_size_of(model, batch)
+        if expected is not None and found is not None:
+            check_memory(expected, *found, self.machine.world_size, self.machine.cuda)
+
+    def _forecast_rows(self, train: Any, val: Any, val_seconds: float) -> list[Note]:
+        """What the step took, and what the run will."""
+        free = free_memory(self.machine.cuda)
+        memory = f"{gigabytes(self.step.peak)} at the peak of the dry step"
+        memory += "" if free is None else f", {gigabytes(free)} more are free"
+        loop, each = self.cfg.train_cfg, self.step.seconds
+        count = loop.get("max_iters")
+        if count is None:
+            size = train.batch_size or train.batch_sampler.batch_size
+            epoch = len(train.dataset) / (size * self.machine.world_size)
+            count = math.ceil(epoch) * loop.get("max_epochs", 1)
+            every = math.ceil(epoch) * loop.get("val_interval", 1)
+        else:
+            every = loop.get("val_interval", count)
+        total = count * each
+        if val is not None:
+            images = len(val.dataset) / self.machine.world_size
+            total += count // max(every, 1) * images * val_seconds
+        about = f"about {each:.3g} s an iteration and {duration(total)} in all, by the dry step"
+        return [("memory", memory), ("time", about)]
 
     def _check_unused(self, unused: list[str]) -> None:
         """DistributedDataParallel waits for the gradient of every parameter."""
