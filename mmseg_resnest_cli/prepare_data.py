@@ -17,6 +17,7 @@ import argparse
 import os
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ DATA_SETS = {
     "voc12aug": "Pascal VOC 2012 and the masks of SBD",
     "pascal_context": "Pascal Context: VOC 2010 and the labels of the Detail API",
 }
-FORMATS = ("labelme", "coco", "colour", "index")
+FORMATS = ("labelme", "coco", "colour", "index", "masks")
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 
@@ -89,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "custom":
         custom = _custom(args, root)
         _print_custom(custom)
-        _cache(args, custom.folder, CUSTOM_CACHED)
+        # LoadMultilabel reads its files itself.
+        _cache(args, custom.folder, CUSTOM_CACHED[: 1 if args.multilabel else 2])
         assert custom.config is not None
         _print_next(os.path.relpath(custom.config), root)
     elif args.what == "scenes":
@@ -184,6 +186,12 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     )
     add("--background", metavar="NAME", help="the class of pixels that no shape covers")
     add(
+        "--multilabel",
+        action="store_true",
+        help="keep classes that overlap, as bit planes (labelme, coco, and masks: one mask a class,"
+        " CLASS/NAME.png or NAME/CLASS.png)",
+    )
+    add(
         "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
     )
     add("--val-fraction", type=float, default=0.2, metavar="F", help="default: 0.2")
@@ -225,7 +233,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.io.processes import cpu_count
 
     same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
-    same += ["images", "val_images", "classes", "val_list", "allow_incomplete"]
+    same += ["images", "val_images", "classes", "val_list", "allow_incomplete", "multilabel"]
     options = CustomOptions(
         form=args.format,
         sources=tuple(args.source),
@@ -235,7 +243,10 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         **{name: getattr(args, name) for name in same},
     )
     how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
-    if args.format == "auto":
+    if args.format == "auto" and args.multilabel and args.images is not None:
+        masks = not any(next(source.rglob("*.json"), None) for source in args.source)
+        options = replace(options, form="masks") if masks else options
+    if options.form == "auto":
         options, notes = recognise_options(options, Path(root), args.jobs or cpu_count())
         print("\n".join(notes))
     base = load_config(args.base)

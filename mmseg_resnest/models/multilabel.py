@@ -19,7 +19,7 @@ from .losses import check_multilabel_loss
 
 __all__ = [
     "check_multilabel", "check_thresholds", "multilabel_losses", "overlaps", "thresholds_of",
-    "with_threshold",
+    "with_outputs",
 ]  # fmt: skip
 
 _DEFAULT = 0.5
@@ -97,11 +97,17 @@ def thresholds_of(test_cfg: Mapping[str, Any] | None, classes: int) -> list[floa
     return [float(one) for one in (value if isinstance(value, list | tuple) else [value] * classes)]
 
 
-def with_threshold(head: Any) -> Any:
-    """The config of a head; that of a single class with the threshold that the stack asks for."""
-    if isinstance(head, Mapping) and head.get("num_classes") == 1 and "threshold" not in head:
-        return {**head, "threshold": _DEFAULT}
-    return head
+def with_outputs(head: Any) -> Any:
+    """The config of a head, or of several, that says what the stack advises otherwise of.
+
+    It proposes one output for two classes, and a threshold for one output.
+    """
+    if isinstance(head, list | tuple):
+        return [with_outputs(one) for one in head]
+    if not isinstance(head, Mapping):
+        return head
+    options = {"out_channels": head["num_classes"], "threshold": _DEFAULT}
+    return {**head, **{k: v for k, v in options.items() if head.get(k) is None}}
 
 
 def multilabel_losses(

@@ -29,7 +29,7 @@ from .multilabel import (
     check_thresholds,
     multilabel_losses,
     thresholds_of,
-    with_threshold,
+    with_outputs,
 )
 
 _MODES = ("whole", "slide", "multi_scale_grid")
@@ -106,7 +106,8 @@ class EncoderDecoder(StockEncoderDecoder):
             with building(MODELS.scope if unset else None):
                 if multilabel:
                     check_multilabel(kwargs)
-                    kwargs["decode_head"] = with_threshold(kwargs["decode_head"])
+                    for name in ("decode_head", "auxiliary_head"):
+                        kwargs[name] = with_outputs(kwargs.get(name))
                 check_losses({**kwargs, "multilabel": multilabel})
                 super().__init__(*args, **kwargs)
         self.multilabel = multilabel

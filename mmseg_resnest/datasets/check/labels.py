@@ -133,11 +133,11 @@ def class_counts(
 
 
 def check_class_counts(
-    pixels: Mapping[str, NDArray[np.int64]], classes: Sequence[str], name: str
+    pixels: Mapping[str, NDArray[np.int64]], classes: Sequence[str], name: str, remedy: str = ""
 ) -> list[Problem]:
     """Classes that occur in no split, or only in those that are not trained on.
 
-    ``pixels`` are the (C,) pixels of each class, by split.
+    ``pixels`` are the (C,) pixels of each class, by split; ``remedy`` is another than the rules'.
     """
     untrained, never = [], []
     for k, label in enumerate(classes):
@@ -145,8 +145,8 @@ def check_class_counts(
         key = f"class {label} of {name}"
         if not holders:
             what = f"occurs in no label map of {' and '.join(pixels)}"
-            never.append(Problem("class_never", key, what))
+            never.append(Problem("class_never", key, what, remedy=remedy))
         elif "train" in pixels and "train" not in holders:
             what = f"occurs in {' and '.join(holders)} but not in train"
-            untrained.append(Problem("class_only_val", key, what))
+            untrained.append(Problem("class_only_val", key, what, remedy=remedy))
     return untrained + never if pixels else []

@@ -33,6 +33,8 @@ SPLITS = ("train", "val", "test")
 _LEAST = 8  # files that are looked at before training, however long that takes
 _MORE = 5  # times as many files are looked at before training where a sample leaves doubts
 
+_LEAVE_OUT = "label more images, or prepare the data without the class (prepare-data --ignore)"
+
 _parts: list[Part] = []  # what the forked workers read from
 
 
@@ -149,7 +151,8 @@ def _class_use(parts: Sequence[Part]) -> list[Problem]:
         for part in group:
             counted = class_counts(part.counts, part.plan)[0]
             pixels[part.split] = pixels.get(part.split, 0) + counted
-        problems += check_class_counts(pixels, classes, group[0].name)
+        remedy = _LEAVE_OUT if any(part.plan.planes for part in group) else ""
+        problems += check_class_counts(pixels, classes, group[0].name, remedy)
     return problems
 
 

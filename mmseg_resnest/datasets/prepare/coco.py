@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from ...io.json_files import read_json
 from ...io.text import printable
 from ..class_names import check_class_name
 from .labels import Labels
-from .samples import IGNORED, Sample, find_image, image_size, json_files
+from .planes import Table, blank, paint
+from .samples import Sample, find_image, image_size, json_files
 from .shapes import check_polygon, decode_rle, fill_polygon, run_lengths
 
 MAX_BYTES = 1 << 32  # of a JSON file
@@ -173,7 +173,7 @@ def _render(
     areas: list[tuple[str, Any, Any]],
     boxes: list[Any],
     given: tuple[Any, Any],
-    table: Mapping[str, int],
+    table: Table,
     uncovered: int,
 ) -> Labels:
     height, width = image_size(image, image)
@@ -181,9 +181,9 @@ def _render(
         said = f"{given[1]!s:.80}x{given[0]!s:.80}"
         message = f"says that {image.name} is {said}, but it is {width}x{height}"
         raise UserError("size-mismatch", file, message)
-    labels = np.full((height, width), uncovered, dtype=np.uint8)
+    labels = blank(height, width, table, uncovered)
     for box in boxes:
-        labels[_inside(box)] = IGNORED
+        paint(labels, _inside(box), None, table)
     for name, segmentation, number in areas:
         try:
             if isinstance(segmentation, dict):
@@ -195,7 +195,7 @@ def _render(
         except Exception as error:
             message = f"annotation {number!s:.80} of {image.name} cannot be drawn ({error!s:.300})"
             raise UserError("annotation", file, message) from error
-        labels[mask] = table[name]
+        paint(labels, mask, name, table)
     return labels
 
 

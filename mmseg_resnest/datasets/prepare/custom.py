@@ -25,6 +25,7 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
+from ...io.bit_planes import MOST_CLASSES as MOST_OVERLAPPING
 from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
 from ...io.text import printable
@@ -40,11 +41,12 @@ from .labels import bit_palette, indices, png
 from .masks import images_in, read_masks
 from .outputs import Outputs
 from .places import Place
+from .planes import BitTable, Table, check_overlap, count_planes, read_class_masks
 from .samples import IGNORED, Sample, check_image
 from .split import group_images, split_by_groups, split_by_list
 from .tables import IGNORED_NAME, Colour, read_table
 
-FORMATS = ("labelme", "coco", "colour", "index")
+FORMATS = ("labelme", "coco", "colour", "index", "masks")
 _MOST_CLASSES = 255  # 255 itself means ignored
 
 Palette = list[tuple[str, tuple[int, int, int]]]
@@ -75,6 +77,8 @@ class CustomOptions:
             that are not there.
         label_map: What the config reads classes as, see :func:`~..label_map.merge_classes`; the
             files keep them all.
+        multilabel: Keep classes that overlap, as bit planes; pixels that no shape covers are of no
+            class.
     """
 
     name: str
@@ -94,6 +98,7 @@ class CustomOptions:
     seed: int = 0
     allow_incomplete: bool = False
     label_map: Mapping[str, str] = field(default_factory=dict)
+    multilabel: bool = False
 
 
 @dataclass
@@ -139,6 +144,8 @@ def _read_samples(
             samples += read_labelme(source, images)
         elif form == "coco":
             samples += read_coco(source, images, faults)
+        elif form == "masks":
+            samples += read_class_masks(source, images)
         else:
             samples += read_masks(form, source, images, rows, options.label_suffix)
     error = faults.error()
@@ -199,7 +206,10 @@ def class_list(
             message = f"no class has that name; there are {_shown(names)}"
             raise UserError("argument", f"--ignore {name!r}", message)
     classes = [name for name in names if name not in ignored]
-    if not 1 < len(classes) <= _MOST_CLASSES:
+    if options.multilabel and not 0 < len(classes) <= MOST_OVERLAPPING:
+        message = f"has {len(classes)} classes, and there can be 1 to {MOST_OVERLAPPING} that"
+        raise UserError("classes", options.name, f"{message} overlap; see --ignore")
+    if not options.multilabel and not 1 < len(classes) <= _MOST_CLASSES:
         message = (
             f"has {len(classes)} classes ({_shown(classes[:5])}), and there can be 2 to"
             f" {_MOST_CLASSES}; for one class against the rest, name the rest with --background"
@@ -221,7 +231,7 @@ def _merged(label_map: Mapping[str, str], palette: Palette) -> MergedClasses:
         merged = merge_classes(label_map, names, colours)
     except UserError as error:
         raise UserError(error.code, "--label-map", error.message) from error
-    if len(merged.classes) < 2:
+    if label_map and len(merged.classes) < 2:
         message = f"leaves {_shown(merged.classes)} alone, and nothing to tell it from"
         raise UserError("classes", "--label-map", message)
     return merged
@@ -274,6 +284,7 @@ def prepare_custom(
         raise UserError("argument", f"--name {options.name}", message)
     if epochs < 1:
         raise UserError("argument", f"--epochs {epochs}", "must be at least 1")
+    check_overlap(options.form, options.multilabel, options.background, options.label_map)
     processes = cpu_count() if jobs is None else jobs
     root = Path(root)
     folder = root / options.name
@@ -290,7 +301,8 @@ def prepare_custom(
     samples, splits, groups, notes = _samples(options, rows, processes)
     palette, table = class_list(options, rows, samples)
     uncovered = table[options.background] if options.background is not None else IGNORED
-    plan = _plan(samples, splits, palette, table, uncovered)
+    drawn = BitTable.of(table, len(palette)) if options.multilabel else table
+    plan = _plan(samples, splits, palette, drawn, uncovered)
     merged = _merged(options.label_map, palette)
     train, val = len(splits["train"]), len(splits["val"])
     text: bytes | None = None
@@ -298,8 +310,9 @@ def prepare_custom(
     if config is not None and base is not None:
         sizes = len(merged.classes), train, val
         text = config_text(
-            options.name, root, *sizes, config, base, epochs, options.label_map, base_name
-        ).encode()
+            options.name, root, *sizes, config, base, epochs, options.label_map, base_name,
+            options.multilabel,
+        ).encode()  # fmt: skip
         old = config.read_bytes() if config.is_file() else None
     with Outputs(folder) as outputs:
         about = outputs.record.about
@@ -321,7 +334,8 @@ def prepare_custom(
         if not unchanged or counted is None:
             counted, ignored = {"pixels": {}, "unlabelled": []}, 0
             for split, names in splits.items():
-                total, unlabelled = _count_pixels(folder, names, processes, split)
+                planes = len(palette) if options.multilabel else None
+                total, unlabelled = _count_pixels(folder, names, processes, split, planes)
                 counted["pixels"][split] = [total[label] for label in range(len(palette))]
                 counted["unlabelled"] += unlabelled
                 ignored += total[IGNORED]
@@ -379,7 +393,7 @@ def _plan(
     samples: Sequence[Sample],
     splits: Mapping[str, Sequence[str]],
     palette: Palette,
-    table: dict[str, int],
+    table: Table,
     uncovered: int,
 ) -> Plan:
     """The files of the data set."""
@@ -455,18 +469,21 @@ def _sha(data: bytes) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
 
-def _render(image: object, render: Any, table: dict[str, int], uncovered: int) -> bytes:
+def _render(image: object, render: Any, table: Table, uncovered: int) -> bytes:
     """The label map; the image is an argument because its size decides it."""
     return png(render(table, uncovered))
 
 
 def _count_pixels(
-    folder: Path, names: Sequence[str], processes: int, split: str
+    folder: Path, names: Sequence[str], processes: int, split: str, planes: int | None
 ) -> tuple[Counter[int], list[str]]:
-    """Pixels of each label, and the names of images that have none of any class."""
+    """Pixels of each label, and the names of images that have none of any class.
+
+    ``planes`` is the number of classes that may overlap, None of ones that exclude each other.
+    """
     total: Counter[int] = Counter()
     unlabelled = []
-    work = partial(_histogram, folder / "annotations")
+    work = partial(_histogram, folder / "annotations", planes)
     for name, counts in in_parallel(work, names, processes, f"count {split}"):
         total.update(counts)
         if set(counts) <= {IGNORED}:
@@ -474,7 +491,10 @@ def _count_pixels(
     return total, sorted(unlabelled)
 
 
-def _histogram(folder: Path, name: str) -> tuple[str, dict[int, int]]:
+def _histogram(folder: Path, planes: int | None, name: str) -> tuple[str, dict[int, int]]:
     file = folder / f"{name}.png"
-    counts = np.bincount(indices(file.read_bytes(), file).reshape(-1), minlength=256)
+    values = indices(file.read_bytes(), file)
+    if planes is not None:
+        return name, count_planes(values, planes)
+    counts = np.bincount(values.reshape(-1), minlength=256)
     return name, {int(label): int(counts[label]) for label in np.flatnonzero(counts)}

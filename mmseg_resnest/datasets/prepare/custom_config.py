@@ -18,24 +18,8 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ..class_names import CLASSES_FILE
-
-
-def text_literal(text: str) -> str:
-    """A Python literal of a text that is safe wherever MMEngine reads a config.
-
-    Every character but letters, digits and ``_ . / -`` and the space is an escape sequence, also
-    lone surrogates, which paths have for bytes that are not UTF-8.
-    """
-    return '"' + "".join(_escaped(character) for character in text) + '"'
-
-
-def _escaped(character: str) -> str:
-    if character.isalnum() or character in "_./- ":
-        return character
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+from .config_text import text_literal
+from .planes import multilabel_lines
 
 
 def config_text(
@@ -49,12 +33,13 @@ def config_text(
     epochs: int,
     label_map: Mapping[str, str],
     base_name: str | None = None,
+    multilabel: bool = False,
 ) -> str:
     """The text of a config that inherits from ``parent`` and trains on the data set.
 
     ``config`` is where it will be; ``name`` has only letters, digits and ``_``. ``num_classes`` are
     those that ``label_map`` leaves. ``base_name`` is what it calls the parent, None: the path from
-    the config to the parent's file.
+    the config to the parent's file. ``multilabel`` says that the classes may overlap.
 
     Raises:
         UserError: The parent lacks what the config needs, or MMEngine cannot read its path.
@@ -64,7 +49,11 @@ def config_text(
         if variable not in parent:
             message = f"has no {variable}; take one of the configs in configs/"
             raise UserError("config-key", f"--base {base}", message)
-    lines = _head_lines(base, parent)
+    model = "model = dict(\n" + "\n".join(_head_lines(base, parent)) + "\n)"
+    more, pipelines = "", "_base_."
+    if multilabel:
+        model, more = multilabel_lines(parent, base)
+        pipelines = ""
     batch = int(parent.get("total_batch_size") or parent.train_dataloader["batch_size"])
     per_epoch = max(1, math.ceil(num_train / batch))
     max_iters = epochs * per_epoch
@@ -97,9 +86,7 @@ _base_ = {text_literal(named) if base_name is None else '"' + base_name + '"'}
 root = "{{{{$MMSEG_RESNEST_DATA:unset}}}}"
 root = {text_literal(root.as_posix())} if root == "unset" else root
 num_classes = {num_classes}
-model = dict(
-{newline.join(lines)}
-)
+{model}
 
 dataset = dict(
     _delete_=True,
@@ -108,11 +95,11 @@ dataset = dict(
     data_prefix=dict(img_path="images", seg_map_path="annotations"),
     classes_file="{CLASSES_FILE}",  # names and colours, in data_root
 {_label_map_lines(label_map)})
-train_dataloader = dict(
-    dataset=dict(ann_file="splits/train.txt", pipeline=_base_.train_pipeline, **dataset)
+{more}train_dataloader = dict(
+    dataset=dict(ann_file="splits/train.txt", pipeline={pipelines}train_pipeline, **dataset)
 )
 val_dataloader = dict(
-    dataset=dict(ann_file="splits/val.txt", pipeline=_base_.test_pipeline, **dataset)
+    dataset=dict(ann_file="splits/val.txt", pipeline={pipelines}test_pipeline, **dataset)
 )
 test_dataloader = val_dataloader
 

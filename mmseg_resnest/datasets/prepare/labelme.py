@@ -19,6 +19,7 @@ from ...io.json_files import read_json
 from ...io.text import printable
 from ..class_names import check_class_name
 from .labels import Labels, open_image
+from .planes import Table, blank, paint
 from .samples import Sample, find_image, image_size, json_files
 from .shapes import Mask, fill_circle, fill_polygon
 
@@ -147,7 +148,7 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
     return fill_polygon(points, height, width)
 
 
-def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered: int) -> Labels:
+def _render(file: Path, image: Path | bytes, table: Table, uncovered: int) -> Labels:
     data = _read(file)
     height, width = image_size(image, file if isinstance(image, bytes) else image)
     given = data.get("imageHeight"), data.get("imageWidth")
@@ -155,7 +156,7 @@ def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered
         said = f"{given[1]!s:.80}x{given[0]!s:.80}"
         message = f"says that its image is {said}, but it is {width}x{height}; label it again"
         raise UserError("size-mismatch", file, message)
-    labels = np.full((height, width), uncovered, dtype=np.uint8)
+    labels = blank(height, width, table, uncovered)
     for number, shape in enumerate(data["shapes"]):
         label = _check_shape(file, number, shape)
         try:
@@ -165,5 +166,5 @@ def _render(file: Path, image: Path | bytes, table: Mapping[str, int], uncovered
             raise UserError("annotation", file, message) from error
         if label not in table:
             raise UserError("dataset", file, "has changed while it was read; run again")
-        labels[mask] = table[label]
+        paint(labels, mask, label, table)
     return labels

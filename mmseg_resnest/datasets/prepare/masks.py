@@ -75,7 +75,8 @@ def images_in(folder: Path, suffix: str = "", other: Set[Path] = frozenset()) ->
     return found
 
 
-def _check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
+def check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
+    """Raise UserError unless a mask (H, W) or (H, W, C) has the size of its image."""
     height, width = image_size(image, image)
     if labels.shape[:2] != (height, width):
         given = f"{labels.shape[1]}x{labels.shape[0]}"
@@ -93,7 +94,7 @@ def _render_colours(
             message = "has transparent pixels; save it without an alpha channel"
             raise UserError("image", place, message)
     rgb = np.asarray(mask.convert("RGB"))
-    _check_size(rgb, place, image)
+    check_size(rgb, place, image)
     known = {row.rgb: table[row.name] for row in rows if row.rgb is not None}
     return colours_to_labels(rgb, known, place)
 
@@ -102,7 +103,7 @@ def _render_indices(
     place: Place, image: Path, rows: Sequence[Colour], table: Mapping[str, int], uncovered: int
 ) -> Labels:
     values = indices(place.read(), place)
-    _check_size(values, place, image)
+    check_size(values, place, image)
     bad = [int(v) for v in np.unique(values) if int(v) >= len(rows) and int(v) != IGNORED]
     if bad:
         message = (

@@ -1,0 +1,223 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Labels of classes that may overlap: areas painted into bit planes, and one mask a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ...io.bit_planes import bits_type, unpack
+from ...io.image_files import IMAGE_SUFFIXES
+from ...io.text import printable
+from ..class_names import check_class_name
+from ..pipelines import loads_labels, step_name
+from .config_text import text_literal
+from .labels import indices
+from .masks import check_size, images_in
+from .places import Place, list_folder
+from .samples import IGNORED, Sample, image_size
+
+__all__ = [
+    "BitTable", "blank", "check_overlap", "count_planes", "multilabel_lines", "paint",
+    "read_class_masks",
+]  # fmt: skip
+
+
+_FORMS = ("labelme", "coco", "masks")  # of labels in which classes may overlap
+
+
+def check_overlap(form: str, multilabel: bool, background: object, label_map: object) -> None:
+    """Refuse options that do not go with classes that overlap, or go with these alone."""
+    if not multilabel:
+        if form == "masks":
+            message = "one mask a class can overlap; give --multilabel, which keeps that"
+            raise UserError("argument-missing", "--format masks", message)
+        return
+    if form not in _FORMS:
+        message = f"such masks have one class a pixel; --multilabel takes {', '.join(_FORMS)}"
+        raise UserError("argument", f"--format {form}", message)
+    for option, value in (("--background", background), ("--label-map", label_map)):
+        if value:
+            message = "is for classes that exclude each other; leave it out with --multilabel"
+            raise UserError("argument", option, message)
+
+
+@dataclass(frozen=True)
+class BitTable:
+    """The bits of each name, in place of a table of labels: that of its class, or all (ignored)."""
+
+    bits: Mapping[str, int]
+    classes: int
+
+    @classmethod
+    def of(cls, labels: Mapping[str, int], classes: int) -> BitTable:
+        """The bits of names whose labels are known."""
+        full = int(np.iinfo(bits_type(classes)).max)
+        bits = {name: full if label == IGNORED else 1 << label for name, label in labels.items()}
+        return cls(bits, classes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.bits
+
+    def __getitem__(self, name: str) -> int:
+        return self.bits[name]
+
+    @property
+    def kind(self) -> type[np.uint8] | type[np.uint16]:
+        """The type of the numbers."""
+        return bits_type(self.classes)
+
+
+Table = Mapping[str, int] | BitTable
+
+
+def blank(height: int, width: int, table: Table, uncovered: int) -> NDArray[Any]:
+    """Labels (height, width) before areas are painted: ``uncovered``, or of no class in bits."""
+    if isinstance(table, BitTable):
+        return np.zeros((height, width), table.kind)
+    return np.full((height, width), uncovered, np.uint8)
+
+
+def paint(labels: NDArray[Any], where: Any, name: str | None, table: Table) -> None:
+    """Paint an area of a class over others, or with them in bits; None ignores it."""
+    if isinstance(table, BitTable):
+        full = np.iinfo(table.kind).max
+        labels[where] |= table.kind(full if name is None else table[name])
+    else:
+        labels[where] = IGNORED if name is None else table[name]
+
+
+def read_class_masks(source: Path, images: Path | None) -> list[Sample]:
+    """The samples of a folder with one mask a class: ``CLASS/NAME.png`` or ``NAME/CLASS.png``.
+
+    A pixel that is not 0 is of the class. An image that has no mask of a class shows none of it.
+
+    Raises:
+        UserError: A folder is missing, or a mask has no image.
+    """
+    if not source.is_dir():
+        raise UserError("wrong-path-type", f"--source {source}", "is not a folder of masks")
+    if images is None:
+        message = "give the folder of images (one mask a class)"
+        raise UserError("argument-missing", "--images", message)
+    pictures = images_in(images)
+    masks = [p for p in list_folder(source) if Path(p.name).suffix.lower() in IMAGE_SUFFIXES]
+    parts = [Path(place.name).with_suffix("").parts for place in masks]
+    flat = next((place for place, part in zip(masks, parts, strict=True) if len(part) < 2), None)
+    if flat is not None:
+        message = "lies in no folder of a class or an image; put it in CLASS/NAME.png"
+        raise UserError("dataset", flat, message)
+    by_image = all("/".join(part[:-1]) in pictures for part in parts)
+    found: dict[str, dict[str, Place]] = {name: {} for name in pictures}
+    for place, part in zip(masks, parts, strict=True):
+        names = ("/".join(part[:-1]), part[-1]) if by_image else ("/".join(part[1:]), part[0])
+        label = check_class_name(names[1], f"{place}: its class")
+        if names[0] not in found:
+            message = f"there is no image {printable(names[0])} in {images}"
+            raise UserError("dataset", place, message)
+        if label in found[names[0]]:
+            raise UserError("dataset", place, f"and {found[names[0]][label]} are one mask")
+        found[names[0]][label] = place
+    return [
+        Sample(
+            name, pictures[name].file,
+            partial(_render, pictures[name].file, [*some.items()]),
+            frozenset(some), pictures[name].file.suffix,
+        )
+        for name, some in found.items()
+    ]  # fmt: skip
+
+
+def _render(
+    image: Path, masks: Sequence[tuple[str, Place]], table: Table, uncovered: int
+) -> NDArray[Any]:
+    labels = blank(*image_size(image, image), table, uncovered)
+    for name, place in masks:
+        values = indices(place.read(), place)
+        check_size(values, place, image)
+        paint(labels, values != 0, name, table)
+    return labels
+
+
+def count_planes(bits: NDArray[Any], classes: int) -> dict[int, int]:
+    """Pixels of each class of a file of bit planes, and of ignored ones under 255."""
+    planes = unpack(bits.astype(bits_type(classes)), classes)
+    counts = {c: int((plane == 1).sum()) for c, plane in enumerate(planes)}
+    counts[IGNORED] = int((planes[0] == IGNORED).sum())
+    counts[IGNORED + 1] = bits.size - counts[IGNORED]  # labelled, if of no class
+    return {label: count for label, count in counts.items() if count}
+
+
+def multilabel_lines(parent: Any, base: Path) -> tuple[str, str]:
+    """What a config of classes that overlap has beside that of others.
+
+    Returns:
+        The lines of ``model``, and those of the pipelines, metrics and augmentation.
+
+    Raises:
+        UserError: A pipeline of the parent has a part that has no name.
+    """
+    heads = [key for key in ("decode_head", "auxiliary_head") if parent.model.get(key)]
+    lines = [f"    {key}=dict(num_classes=num_classes, loss_decode=losses)," for key in heads]
+    subject, steps = f"--base {base}", {}
+    for name in ("train_pipeline", "test_pipeline"):
+        each = [_written(step, subject) for step in parent[name]]
+        steps[name] = "[\n" + "".join(f"    {step},\n" for step in each) + "]"
+    rest = [s for s in parent["test_pipeline"] if not step_name(s).startswith(("Load", "Pack"))]
+    views = "".join(f"            [{_written(step, subject)}],\n" for step in rest)
+    model = f"""\
+losses = [
+    dict(type="CrossEntropyLoss", use_sigmoid=True, avg_non_ignore=True),
+    dict(type="DiceLoss"),
+]
+model = dict(
+    multilabel=True,  # a pixel can be of several classes, or of none
+{chr(10).join(lines)}
+    test_cfg=dict(thresholds=0.5),  # or one for each class
+)"""
+    more = f"""\
+load_labels = dict(type="LoadMultilabel", num_classes=num_classes)
+train_pipeline = {steps["train_pipeline"]}
+test_pipeline = {steps["test_pipeline"]}
+val_evaluator = dict(_delete_=True, type="MultilabelMetric")
+test_evaluator = val_evaluator
+tta_model = dict(_delete_=True, type="SegTTAModel")
+tta_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
+{views}            [load_labels],
+            [dict(type="PackSegInputs")],
+        ],
+    ),
+]
+"""
+    return model, more
+
+
+def _written(value: Any, subject: str) -> str:
+    """A part of a pipeline as Python, with ``load_labels`` in place of what loads labels."""
+    if isinstance(value, Mapping):
+        if "type" in value and loads_labels(step_name(value)):
+            return "load_labels"
+        return f"dict({', '.join(f'{k}={_written(v, subject)}' for k, v in value.items())})"
+    if isinstance(value, list):
+        return f"[{', '.join(_written(item, subject) for item in value)}]"
+    if isinstance(value, tuple):
+        items = ", ".join(_written(item, subject) for item in value)
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    if isinstance(value, str):
+        return text_literal(value)
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    message = f"its pipelines have {value!r:.80}, which --multilabel cannot write; name a "
+    raise UserError("config-value", subject, f"{message}config in text style")
