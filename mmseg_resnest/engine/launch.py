@@ -15,7 +15,7 @@ import torch.multiprocessing
 from mmengine.config import Config
 
 from ..errors import UserError
-from ..io.processes import cpu_count
+from ..io.processes import cpu_count, has_bfloat16
 from .watch import LostProcessError
 
 #: Open files of a run beside those of its batches, about.
@@ -49,13 +49,14 @@ class Machine:
     world_size: int = 1
     cores: int = 1  # for one process
     cuda: bool = False
+    bfloat16: bool | None = None  # whether the processor has units for it; None: not known
 
     @classmethod
     def here(cls, launcher: str) -> Machine:
         """This process and its machine, without talking to the other processes."""
         rank, world_size = join_launcher(launcher)
         cores = max(1, cpu_count() // max(1, local_world_size()))
-        return cls(rank, world_size, cores, torch.cuda.is_available())
+        return cls(rank, world_size, cores, torch.cuda.is_available(), has_bfloat16())
 
 
 def join_launcher(launcher: str) -> tuple[int, int]:

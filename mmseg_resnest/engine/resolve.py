@@ -125,6 +125,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
         _set_numerics(cfg)
         if options.amp:
             notes.append(("precision", enable_amp(cfg, machine.cuda)))
+        notes.append(_slow_precision(cfg, machine))
         if options.auto_scale_lr:
             _scale_learning_rate(cfg)
         _guard_numbers(cfg)
@@ -248,6 +249,18 @@ def enable_amp(cfg: Config, cuda: bool) -> str:
         return "mixed precision (float16)"
     wrapper["type"] = "BFloat16OptimWrapper"
     return "mixed precision (bfloat16)"
+
+
+def _slow_precision(cfg: Config, machine: Machine) -> Note | None:
+    """That a processor would train more slowly in mixed precision than without."""
+    kind = type_name(cfg.optim_wrapper.get("type", "OptimWrapper"))
+    halved = kind in ("AmpOptimWrapper", "BFloat16OptimWrapper")
+    if not halved or machine.cuda or machine.bfloat16 is not False:
+        return None
+    said = (
+        "this processor has no units for bfloat16 or float16: steps take several times as long as "
+    )
+    return "precision", f"{said}in float32"
 
 
 def _scale_learning_rate(cfg: Config) -> None:

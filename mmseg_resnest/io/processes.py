@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,6 +14,18 @@ from pathlib import Path
 from typing import Any
 
 _PF_EXITING = 0x4  # linux/sched.h
+#: Flags of processors with units for bfloat16, of x86 and of ARM.
+_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether the processor has units for bfloat16; None where the system does not tell."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
+    return None if flags is None else not _BFLOAT16.isdisjoint(flags[1].split())
 
 
 def cpu_count() -> int:

@@ -22,6 +22,7 @@ from mmseg_resnest.engine.resolve import (
     TrainingOptions,
     resolve,
 )
+from mmseg_resnest.io.processes import has_bfloat16
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HERE = Machine(cores=2)
@@ -302,3 +303,33 @@ def test_mistakes_of_an_evaluation(cfg: Config) -> None:
 def test_a_config_without_a_file_needs_a_work_folder() -> None:
     with raises_user_error("argument-missing", "work_dir"):
         resolve(Config(dict(model=dict())), TrainingOptions(), HERE)
+
+
+@pytest.mark.parametrize(
+    ("machine", "amp", "said"),
+    [
+        (Machine(bfloat16=False), True, True),
+        (Machine(bfloat16=True), True, False),
+        (Machine(bfloat16=None), True, False),
+        (Machine(bfloat16=False, cuda=True), True, False),
+        (Machine(bfloat16=False), False, False),
+    ],
+)
+def test_a_processor_without_units_for_mixed_precision(
+    cfg: Config, machine: Machine, amp: bool, said: bool
+) -> None:
+    notes = resolve(cfg, TrainingOptions("work", amp=amp), machine).notes
+    assert any("no units" in text for _, text in notes) == said
+
+
+def test_units_for_mixed_precision_are_read_from_the_processor(tmp_path: Path) -> None:
+    file = tmp_path / "cpuinfo"
+    assert has_bfloat16(file) is None
+    for text, found in (
+        ("flags\t\t: fpu avx512_bf16 sse\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags\t\t: fpu avx2\n", False),
+        ("model name\t: x\n", None),
+    ):
+        file.write_text(text)
+        assert has_bfloat16(file) is found

@@ -141,6 +141,20 @@ def test_tensorboard_reads_it_back(tmp_path: Path) -> None:
     assert found == [(s, pytest.approx(1 / s)) for s in (20, 40, 60, 80)]
 
 
+def test_the_first_iteration_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the interval; the next ones are those of the interval."""
+    printed: list[int] = []
+    hook = ConsoleHook()
+    hook._on, hook._interval, hook._iterations, hook._pending = True, 500, 0, 0
+    hook._train_seconds = hook._since = 0.0
+    hook._last_line = hook._last_text = float("inf")
+    hook._bar = SimpleNamespace(update=lambda: None, disable=True)  # type: ignore[assignment]
+    monkeypatch.setattr(hook, "_print_line", lambda runner, done: printed.append(done))
+    for done in range(2000, 3500):  # of a run that is resumed
+        hook.after_train_iter(SimpleNamespace(iter=done, max_iters=9000), done)  # type: ignore[arg-type]
+    assert printed == [2001, 2500, 3000, 3500]
+
+
 def test_text_behind_the_bar() -> None:
     hook = ConsoleHook()
     hook._train_seconds, hook._iterations, hook._batch = 10.0, 20, 16

@@ -75,8 +75,9 @@ def describe_dataset(dataset: Any) -> str:
 class ConsoleHook(Hook):
     """Shows a training run on the console: a header, aligned lines, a progress bar.
 
-    A line covers the iterations since the line before. Lines come at the logger's interval, but no
-    more than 50 in all, or one a minute; the time left includes validations.
+    A line covers the iterations since the line before. The first one is of the first iteration;
+    others come at the logger's interval, but no more than 50 in all, or one a minute. The time left
+    includes validations.
 
     Args:
         title: What is trained, for the header.
@@ -164,7 +165,8 @@ class ConsoleHook(Hook):
         done = runner.iter + 1
         step = max(self._interval, math.ceil(runner.max_iters / 50))
         late = now - self._last_line > SECONDS_BETWEEN_LINES
-        if done % step == 0 or (late and done % self._interval == 0):
+        first = self._iterations == 1  # so that a wrong setting shows within seconds
+        if first or done % step == 0 or (late and done % self._interval == 0):
             self._print_line(runner, done)
         elif now - self._last_text > _SECONDS_BETWEEN_TEXTS and not self._bar.disable:
             # Seldom: reading the loss waits for the GPU.
