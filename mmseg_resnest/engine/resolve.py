@@ -28,7 +28,7 @@ from .config import named_types
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
 from .resume_changes import Note, describe_config
-from .run_options import RunOptions, set_run_options
+from .run_options import RunOptions, schedule_note, set_run_options
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
@@ -120,6 +120,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
         cfg.work_dir = work_dir_of(cfg, options)
         _check_length(cfg)
         notes += set_run_options(cfg, options.run, options.auto_scale_lr)
+        notes.append(schedule_note(cfg))
         _set_start(cfg, options)
         notes.append(_set_seed(cfg, options))
         _set_numerics(cfg)

@@ -17,6 +17,9 @@ from .resume_changes import Note
 _SIZES = frozenset({"crop_size", "scale", "img_scale", "size", "base_size", "stride"})
 _SIZED = ("train_dataloader", "val_dataloader", "test_dataloader", "tta_pipeline", "tta_model")
 
+#: Schedules after which a run goes on.
+_WARM_UPS = ("LinearLR", "ConstantLR")
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -61,6 +64,25 @@ def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[N
     if options.image_size is not None:
         notes += _set_image_size(cfg, *options.image_size)
     return notes
+
+
+def schedule_note(cfg: Config) -> Note | None:
+    """That the learning rate's schedules are of another length than the run, if they are."""
+    unit = "max_epochs" if "max_epochs" in cfg.train_cfg else "max_iters"
+    length = cfg.train_cfg.get(unit)
+    by_epoch = unit == "max_epochs"
+    alike = [one for one in _schedules(cfg) if bool(one.get("by_epoch", True)) == by_epoch]
+    last: Any = max(alike, key=lambda one: one.get("end") or math.inf, default={})
+    end = last.get("end")
+    if not isinstance(length, int) or not isinstance(end, int):
+        return None
+    if end > length + max(1, length // 100):
+        said = f"goes on to {end:,}, after the end of the run at {length:,}: the learning rate "
+        return "schedule", f"{said}does not come down to its end"
+    if end < length and last.get("type") not in _WARM_UPS:
+        said = f"ends at {end:,}, before the run at {length:,}: the learning rate stays there"
+        return "schedule", said
+    return None
 
 
 def _batch_holder(cfg: Config) -> Any:

@@ -13,7 +13,7 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.run_options import RunOptions, set_run_options
+from mmseg_resnest.engine.run_options import RunOptions, schedule_note, set_run_options
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -132,3 +132,23 @@ def test_a_run_follows_them(tmp_path: Path) -> None:
     assert (tmp_path / "work/iter_4.pth").is_file()
     cfg = Config.fromfile(tmp_path / "work/fcn_resnest14_scenes.py")
     assert cfg.train_cfg.max_iters == 4 and cfg.optim_wrapper.optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("length", "end", "kind", "said"),
+    [
+        (100, 101, "PolyLR", None),
+        (100, 100, "PolyLR", None),
+        (100, 1000, "PolyLR", "after the end"),
+        (100, 50, "PolyLR", "before the run"),
+        (100, 50, "LinearLR", None),
+        (100, None, "PolyLR", None),
+    ],
+)
+def test_a_length_that_does_not_fit_the_schedule_is_said(
+    length: int, end: int | None, kind: str, said: str | None
+) -> None:
+    schedules = [dict(type="LinearLR", begin=0, end=5, by_epoch=False)]
+    schedules.append(dict(type=kind, begin=5, end=end, by_epoch=False))
+    note = schedule_note(Config(dict(train_cfg=dict(max_iters=length), param_scheduler=schedules)))
+    assert (note is None) if said is None else (said in note[1])

@@ -52,7 +52,8 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Change a config, in place; UserError for unknown keys and values of another kind.
 
     A dictionary is merged into the one that is there, as where a config inherits: ``_delete_=True``
-    in it drops the old keys. A number in a key is the place in a list.
+    in it drops the old keys. A number in a key is the place in a list. A warning names a key that
+    changes nothing.
     """
     given = {key: _parts(key, f"--cfg-options {key}") for key in options}
     heads = {tuple(parts) for parts in given.values()}
@@ -76,7 +77,10 @@ def apply_options(cfg: Config, options: Mapping[str, Any]) -> None:
             _set_data_root(cfg, value)
             continue
         _check_option(cfg, key, parts, value)
-        cfg[parts[0]] = _put(config_tree(cfg).get(parts[0]), parts[1:], value)
+        before = config_tree(cfg).get(parts[0])
+        cfg[parts[0]] = _put(before, parts[1:], value)
+        if before is not None and config_tree(cfg)[parts[0]] == before:
+            _logger.warning("--cfg-options %s changes nothing: the config has that value", key)
     if any(parts[0] == "custom_imports" for parts in given.values()):
         _import_modules(cfg)
 

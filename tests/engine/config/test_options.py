@@ -303,3 +303,12 @@ def test_options_that_would_do_nothing_are_refused(option: str, code: str, named
     with raises_user_error(code, f"--cfg-options {option.partition('=')[0]}") as info:
         load_config(CAMVID, [option])
     assert named in info.value.message
+
+
+def test_options_that_the_config_has_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    length = load_config(CAMVID).train_cfg.max_iters
+    load_config(CAMVID, [f"train_cfg.max_iters={length + 1}"])
+    assert not caplog.records
+    load_config(CAMVID, [f"train_cfg.max_iters={length}", f"train_cfg=dict(max_iters={length})"])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all("changes nothing" in text for text in said)
