@@ -45,9 +45,11 @@ def check_overlap(cfg: Mapping[str, Any]) -> None:
         if not several and name == _LOADER:
             said = f"loads classes that overlap by {_LOADER}: {_SWITCH}, or use LoadAnnotations"
             raise UserError("config-conflict", key, said)
-        classes = (model.get("decode_head") or {}).get("num_classes") if several else None
-        if isinstance(step, Mapping) and classes != step.get("num_classes", classes) and several:
-            said = f"has {_LOADER} with num_classes={step['num_classes']}, but the head has "
+        head = model.get("decode_head")
+        classes = head.get("num_classes") if isinstance(head, Mapping) else None
+        given = step.get("num_classes") if isinstance(step, Mapping) else None
+        if several and None not in (classes, given) and classes != given:
+            said = f"has {_LOADER} with num_classes={given}, but the head has "
             raise UserError("config-conflict", key, f"{said}{classes}")
     for name in ("val_evaluator", "test_evaluator"):
         for metric in metric_configs(cfg.get(name) or ()):

@@ -106,8 +106,8 @@ class EncoderDecoder(StockEncoderDecoder):
             with building(MODELS.scope if unset else None):
                 if multilabel:
                     check_multilabel(kwargs)
-                    for name in ("decode_head", "auxiliary_head"):
-                        kwargs[name] = with_outputs(kwargs.get(name))
+                    for name in {"decode_head", "auxiliary_head"} & set(kwargs):
+                        kwargs[name] = with_outputs(kwargs[name])
                 check_losses({**kwargs, "multilabel": multilabel})
                 super().__init__(*args, **kwargs)
         self.multilabel = multilabel
