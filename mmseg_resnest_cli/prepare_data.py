@@ -27,6 +27,7 @@ from .package import config_folder
 
 if TYPE_CHECKING:
     from mmseg_resnest.datasets.prepare import CustomReport, Report
+    from mmseg_resnest.io.bands import BandOptions
 
 CUSTOM_CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 # As in mmseg_resnest.datasets.prepare, whose import takes seconds; a test compares them.
@@ -184,6 +185,15 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         help="classes that the config merges (bus=vehicle) or leaves out (pole=ignore); the files"
         " keep them",
     )
+    add(
+        "--bands",
+        type=_bands,
+        metavar="N,N,...",
+        help="bands to take of TIFF and .npy files, from 1, or all (default: all, where they are no"
+        " photos)",
+    )
+    add("--layout", choices=("HWC", "CHW"), help="axes of .npy files (default: HWC)")
+    add("--nodata", type=float, metavar="X", help="the value of bands that stands for no data")
     add("--background", metavar="NAME", help="the class of pixels that no shape covers")
     add(
         "--multilabel",
@@ -240,6 +250,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         val_sources=tuple(args.val_source),
         ignore=tuple(args.ignore),
         label_map=dict(map(_pair, args.label_map)),
+        bands=_band_options(args),
         **{name: getattr(args, name) for name in same},
     )
     how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
@@ -252,6 +263,21 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     base = load_config(args.base)
     how["base_name"] = portable_name(str(base.filename))
     return prepare_custom(options, root, args.config_dir, base, **how)
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    numbers = () if text == "all" else tuple(int(number) for number in text.split(","))
+    if not all(number >= 1 for number in numbers):
+        raise argparse.ArgumentTypeError("bands are numbered from 1")
+    return numbers
+
+
+def _band_options(args: argparse.Namespace) -> BandOptions | None:
+    from mmseg_resnest.io.bands import BandOptions
+
+    if args.bands is None and args.layout is None and args.nodata is None:
+        return None
+    return BandOptions(args.bands or None, args.layout or "HWC", args.nodata)
 
 
 def _pair(text: str) -> tuple[str, str]:

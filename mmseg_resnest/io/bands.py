@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,6 +171,34 @@ def _read_tiff(data: bytes) -> tuple[NDArray[Any], float | None]:
     if array.shape != shape:
         raise ValueError(f"has an image of shape {array.shape}, and declares {shape}")
     return array, nodata
+
+
+def tiff_kind(path: str | os.PathLike[str]) -> tuple[str, int] | None:
+    """Type and number of bands of a TIFF file, by its header; None if it is none."""
+    try:
+        with tifffile.TiffFile(os.fspath(path)) as file:
+            first: Any = file.pages.first
+            samples = int(first.samplesperpixel)
+            return str(np.dtype(first.dtype)), samples if samples > 1 else len(_alike(file, first))
+    except Exception:  # whatever a damaged file leads to; who reads it says so
+        return None
+
+
+def count_bands(path: str | os.PathLike[str], layout: str = "HWC") -> int | None:
+    """How many bands a TIFF or ``.npy`` file has, by its header; None if it is none."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_MOST_HEADER + 16)
+    except OSError:  # who reads it says so
+        return None
+    if not head.startswith(_NPY):
+        kind = tiff_kind(path)
+        return None if kind is None else kind[1]
+    try:
+        shape = npy_shape(head)[0]
+    except ValueError:
+        return None
+    return 1 if len(shape) == 2 else shape[0 if layout == "CHW" else -1]
 
 
 def _alike(file: tifffile.TiffFile, first: Any) -> list[Any]:

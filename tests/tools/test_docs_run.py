@@ -53,6 +53,9 @@ NOT_RUN = {
     "prepare-data cityscapes": "the same",
     "prepare-data scenes": "paints 500 pictures; tests/tools/test_prepare_data.py",
     "prepare-data voc12aug": "the same",
+    "prepare-data custom --name mine --format index --classes classes.txt --source labels": (
+        "needs images of bands; tests/tools/test_bands.py"
+    ),
     "prepare-data export --format labelme --classes camvid_classes.txt": "in the fixture",
     "convert-checkpoint openmmlab/": "needs published weights",
     "convert-checkpoint resnest50-bcfefe1d.params": "the same; tests/weights/test_mxnet_params.py",

@@ -16,32 +16,38 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmengine.config import Config
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
+from ...io.bands import BandOptions
 from ...io.bit_planes import MOST_CLASSES as MOST_OVERLAPPING
-from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
 from ...io.text import printable
 from ...io.up_to_date import file_state
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
-from ..label_map import MergedClasses, merge_classes
+from .bands import (
+    BandStatistics,
+    band_options,
+    keep_statistics,
+    known_statistics,
+    measure_bands,
+)
 from .coco import Faults, read_coco
 from .colours import count_colours, describe, write_draft
+from .counts import count_pixels
 from .custom_config import config_text
 from .dataset import Plan
 from .labelme import read_labelme
-from .labels import bit_palette, indices, png
+from .labels import bit_palette, png
 from .masks import images_in, read_masks
+from .merged import merged_classes, merged_pixels
 from .outputs import Outputs
 from .places import Place
-from .planes import BitTable, Table, check_overlap, count_planes, read_class_masks
+from .planes import BitTable, Table, check_overlap, read_class_masks
 from .samples import IGNORED, Sample, check_image
 from .split import group_images, split_by_groups, split_by_list
 from .tables import IGNORED_NAME, Colour, read_table
@@ -79,6 +85,7 @@ class CustomOptions:
             files keep them all.
         multilabel: Keep classes that overlap, as bit planes; pixels that no shape covers are of no
             class.
+        bands: How images of bands are read, if not as they are; TIFF files are read so, too.
     """
 
     name: str
@@ -99,6 +106,7 @@ class CustomOptions:
     allow_incomplete: bool = False
     label_map: Mapping[str, str] = field(default_factory=dict)
     multilabel: bool = False
+    bands: BandOptions | None = None
 
 
 @dataclass
@@ -224,27 +232,6 @@ def class_list(
     return palette, table
 
 
-def _merged(label_map: Mapping[str, str], palette: Palette) -> MergedClasses:
-    """The classes that the config's ``label_map`` leaves."""
-    names, colours = [name for name, _ in palette], [colour for _, colour in palette]
-    try:
-        merged = merge_classes(label_map, names, colours)
-    except UserError as error:
-        raise UserError(error.code, "--label-map", error.message) from error
-    if label_map and len(merged.classes) < 2:
-        message = f"leaves {_shown(merged.classes)} alone, and nothing to tell it from"
-        raise UserError("classes", "--label-map", message)
-    return merged
-
-
-def _merged_pixels(pixels: Sequence[int], merged: MergedClasses) -> list[int]:
-    """Pixels of each merged class, of those of each label."""
-    total: Counter[int] = Counter()
-    for label, count in enumerate(pixels):
-        total[merged.labels.get(label, label)] += count
-    return [total[label] for label in range(len(merged.classes))]
-
-
 def _shown(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names))
 
@@ -303,19 +290,32 @@ def prepare_custom(
     uncovered = table[options.background] if options.background is not None else IGNORED
     drawn = BitTable.of(table, len(palette)) if options.multilabel else table
     plan = _plan(samples, splits, palette, drawn, uncovered)
-    merged = _merged(options.label_map, palette)
+    merged = merged_classes(options.label_map, palette)
     train, val = len(splits["train"]), len(splits["val"])
-    text: bytes | None = None
-    old: bytes | None = None
-    if config is not None and base is not None:
+    sources = ", ".join(map(str, options.sources))
+    bands = band_options(samples, options.bands, sources)
+    if bands is not None and options.multilabel:
+        message = "is for photos; prepare bands without it, and change the config by hand"
+        raise UserError("argument", "--multilabel", message)
+    if bands is not None and config is None:
+        message = "holds images of bands; prepare-data custom writes a config for them"
+        raise UserError("dataset", sources, message)
+
+    def text_of(statistics: BandStatistics | None) -> bytes | None:
+        if config is None or base is None or (bands is not None and statistics is None):
+            return None
         sizes = len(merged.classes), train, val
-        text = config_text(
+        suffixes = {sample.suffix.lower() for sample in samples}
+        return config_text(
             options.name, root, *sizes, config, base, epochs, options.label_map, base_name,
-            options.multilabel,
+            options.multilabel, statistics, sorted(suffixes),
         ).encode()  # fmt: skip
-        old = config.read_bytes() if config.is_file() else None
+
+    old = config.read_bytes() if config is not None and config.is_file() else None
     with Outputs(folder) as outputs:
         about = outputs.record.about
+        statistics = known_statistics(about, bands, splits["train"])
+        text = text_of(statistics)
         if about and about.get("data_set") != "custom":
             message = f"{folder} is the folder of another data set; choose another name"
             raise UserError("output-exists", f"--name {options.name}", message)
@@ -335,18 +335,24 @@ def prepare_custom(
             counted, ignored = {"pixels": {}, "unlabelled": []}, 0
             for split, names in splits.items():
                 planes = len(palette) if options.multilabel else None
-                total, unlabelled = _count_pixels(folder, names, processes, split, planes)
+                total, unlabelled = count_pixels(folder, names, processes, split, planes)
                 counted["pixels"][split] = [total[label] for label in range(len(palette))]
                 counted["unlabelled"] += unlabelled
                 ignored += total[IGNORED]
             if options.form == "index" and ignored:
                 _check_two_values(options, rows, counted["pixels"], draft)
+            if bands is not None:
+                training = set(splits["train"])
+                chosen = [sample for sample in samples if sample.name in training]
+                statistics = measure_bands(folder, chosen, bands, processes)
+                keep_statistics(about, statistics, splits["train"])
+                text = text_of(statistics)
             if config is not None and text is not None:
                 atomic_write(config, text)
                 about["config"] = _sha(text)
             outputs.finish({}, plan.items, counted)
     in_train, in_val = (
-        _merged_pixels(counted["pixels"][split], merged) for split in ("train", "val")
+        merged_pixels(counted["pixels"][split], merged) for split in ("train", "val")
     )
     classes = [
         (name, tuple(colour), in_train[label], in_val[label])
@@ -472,29 +478,3 @@ def _sha(data: bytes) -> str:
 def _render(image: object, render: Any, table: Table, uncovered: int) -> bytes:
     """The label map; the image is an argument because its size decides it."""
     return png(render(table, uncovered))
-
-
-def _count_pixels(
-    folder: Path, names: Sequence[str], processes: int, split: str, planes: int | None
-) -> tuple[Counter[int], list[str]]:
-    """Pixels of each label, and the names of images that have none of any class.
-
-    ``planes`` is the number of classes that may overlap, None of ones that exclude each other.
-    """
-    total: Counter[int] = Counter()
-    unlabelled = []
-    work = partial(_histogram, folder / "annotations", planes)
-    for name, counts in in_parallel(work, names, processes, f"count {split}"):
-        total.update(counts)
-        if set(counts) <= {IGNORED}:
-            unlabelled.append(name)
-    return total, sorted(unlabelled)
-
-
-def _histogram(folder: Path, planes: int | None, name: str) -> tuple[str, dict[int, int]]:
-    file = folder / f"{name}.png"
-    values = indices(file.read_bytes(), file)
-    if planes is not None:
-        return name, count_planes(values, planes)
-    counts = np.bincount(values.reshape(-1), minlength=256)
-    return name, {int(label): int(counts[label]) for label in np.flatnonzero(counts)}

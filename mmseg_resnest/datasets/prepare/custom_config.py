@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ..class_names import CLASSES_FILE
+from .bands import BandStatistics, band_lines
 from .config_text import text_literal
 from .planes import multilabel_lines
 
@@ -34,12 +35,15 @@ def config_text(
     label_map: Mapping[str, str],
     base_name: str | None = None,
     multilabel: bool = False,
+    bands: BandStatistics | None = None,
+    suffixes: Sequence[str] = (),
 ) -> str:
     """The text of a config that inherits from ``parent`` and trains on the data set.
 
     ``config`` is where it will be; ``name`` has only letters, digits and ``_``. ``num_classes`` are
     those that ``label_map`` leaves. ``base_name`` is what it calls the parent, None: the path from
-    the config to the parent's file. ``multilabel`` says that the classes may overlap.
+    the config to the parent's file. ``multilabel`` says that the classes may overlap. ``bands``
+    are those of images of bands, and ``suffixes`` their names' ends.
 
     Raises:
         UserError: The parent lacks what the config needs, or MMEngine cannot read its path.
@@ -49,8 +53,12 @@ def config_text(
         if variable not in parent:
             message = f"has no {variable}; take one of the configs in configs/"
             raise UserError("config-key", f"--base {base}", message)
-    model = "model = dict(\n" + "\n".join(_head_lines(base, parent)) + "\n)"
-    more, pipelines = "", "_base_."
+    lines = _head_lines(base, parent)
+    more, option, pipelines = "", "", "_base_."
+    if bands is not None:
+        of_model, option, more = band_lines(bands, parent, suffixes)
+        lines, pipelines = [*of_model, *lines], ""
+    model = "model = dict(\n" + "\n".join(lines) + "\n)"
     if multilabel:
         model, more = multilabel_lines(parent, base)
         pipelines = ""
@@ -94,7 +102,7 @@ dataset = dict(
     data_root=root + "/{name}",
     data_prefix=dict(img_path="images", seg_map_path="annotations"),
     classes_file="{CLASSES_FILE}",  # names and colours, in data_root
-{_label_map_lines(label_map)})
+{option}{_label_map_lines(label_map)})
 {more}train_dataloader = dict(
     dataset=dict(ann_file="splits/train.txt", pipeline={pipelines}train_pipeline, **dataset)
 )

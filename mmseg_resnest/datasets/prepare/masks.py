@@ -41,7 +41,8 @@ def read_masks(
     names = frozenset(row.name for row in rows)
     masks = images_in(source, label_suffix)
     own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
-    pictures = images_in(images, other=own)
+    # Beside photos, .npy files are something else.
+    pictures = images_in(images, other=own) or images_in(images, suffixes=(".npy",))
     samples = []
     for stem, place in masks.items():
         stem = stem.removesuffix(label_suffix)
@@ -58,12 +59,17 @@ def read_masks(
     return samples
 
 
-def images_in(folder: Path, suffix: str = "", other: Set[Path] = frozenset()) -> dict[str, Place]:
+def images_in(
+    folder: Path,
+    suffix: str = "",
+    other: Set[Path] = frozenset(),
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+) -> dict[str, Place]:
     """The image files, less ``other``, whose stems end in the suffix, by path without ending."""
     found: dict[str, Place] = {}
     for place in list_folder(folder):
         path = Path(place.name)
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.stem.endswith(suffix):
+        if path.suffix.lower() not in suffixes or not path.stem.endswith(suffix):
             continue
         if place.file.resolve() in other:
             continue

@@ -27,6 +27,7 @@ from .custom import CustomOptions
 from .labels import indices, open_image
 from .masks import images_in
 from .places import Place, list_folder
+from .samples import PICTURE_SUFFIXES
 from .tables import Colour, read_table
 
 FORM_NAMES = {
@@ -160,8 +161,8 @@ def recognise_options(
 # --- names ------------------------------------------------------------------------------------
 
 
-def _is_image(place: Place) -> bool:
-    return Path(place.name).suffix.lower() in IMAGE_SUFFIXES
+def _is_image(place: Place, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> bool:
+    return Path(place.name).suffix.lower() in suffixes
 
 
 def _split_and_role(name: str) -> tuple[str, str | None]:
@@ -319,7 +320,10 @@ _Pair = tuple[Path, Path, str]  # folders of masks and images, and the suffix of
 def _mask_pairs(folder: Path, places: Sequence[Place]) -> dict[str, _Pair]:
     """Folders of masks and of images, by part; nothing where no mask has an image."""
     parts: dict[str, dict[str | None, list[Place]]] = defaultdict(lambda: defaultdict(list))
+    photos = {place.file.with_suffix("") for place in places if _is_image(place, IMAGE_SUFFIXES)}
     for place in filter(_is_image, places):
+        if place.file.suffix.lower() == ".npy" and place.file.with_suffix("") in photos:
+            continue  # something else about a photo
         split, role = _split_and_role(place.name)
         if role != "instances":
             parts[split][role].append(place)

@@ -12,10 +12,13 @@ from PIL import Image
 
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
+from ...io.image_header import ImageHeader, read_header
 from .labels import IMAGE_FORMATS, Labels
 from .places import list_folder
 
 IGNORED = 255
+#: Of images to train on; masks are image files.
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 
 # Renders a label map (H, W) from the label of each class name.
 Render = Callable[[Mapping[str, int], int], Labels]
@@ -47,6 +50,10 @@ def image_size(image: Path | bytes, name: object) -> tuple[int, int]:
     Raises:
         UserError: It is not an image.
     """
+    if not isinstance(image, bytes) and image.suffix.lower() in (".npy", ".tif", ".tiff"):
+        header = _header(image)
+        if header is not None and (header.format == "NPY" or not _opens(image)):
+            return header.height, header.width
     try:
         source = io.BytesIO(image) if isinstance(image, bytes) else image
         with Image.open(source, formats=IMAGE_FORMATS) as opened:
@@ -57,6 +64,23 @@ def image_size(image: Path | bytes, name: object) -> tuple[int, int]:
         message = f"is not an image or is damaged ({error}); it must be {kinds}"
         raise UserError("image", name, message) from error
     return (width, height) if turned else (height, width)
+
+
+def _header(image: Path) -> ImageHeader | None:
+    try:
+        header = read_header(image, str(image))
+    except (OSError, UserError):
+        return None
+    return header if header is not None and header.format in ("NPY", "TIFF") else None
+
+
+def _opens(image: Path) -> bool:
+    """Whether Pillow knows this kind of TIFF."""
+    try:
+        with Image.open(image, formats=IMAGE_FORMATS):
+            return True
+    except Exception:  # Pillow's decoders raise whatever they please
+        return False
 
 
 def check_image(file: Path) -> None:
@@ -77,10 +101,10 @@ def find_image(candidates: Iterable[Path]) -> Path | None:
     A candidate whose name does not end as an image's stands for those with each such ending.
     """
     for candidate in candidates:
-        if candidate.suffix.lower() in IMAGE_SUFFIXES and _is_file(candidate):
+        if candidate.suffix.lower() in PICTURE_SUFFIXES and _is_file(candidate):
             return candidate
-        if candidate.suffix.lower() not in IMAGE_SUFFIXES:
-            for suffix in (*IMAGE_SUFFIXES, *(s.upper() for s in IMAGE_SUFFIXES)):
+        if candidate.suffix.lower() not in PICTURE_SUFFIXES:
+            for suffix in (*PICTURE_SUFFIXES, *(s.upper() for s in PICTURE_SUFFIXES)):
                 other = candidate.with_name(candidate.name + suffix)
                 if _is_file(other):
                     return other
