@@ -34,10 +34,9 @@ from test_docs import (
 )
 
 from mmseg_resnest.datasets import leaf_datasets
-from mmseg_resnest.datasets.check.config import _default as default_of
 from mmseg_resnest.engine.config import find_config, load_config
 from mmseg_resnest.engine.model import build_model
-from mmseg_resnest.registry import DATASETS
+from mmseg_resnest.registry import DATASETS, option_of
 from mmseg_resnest.weights import catalogue
 
 __all__ = ["folder"]  # a fixture
@@ -137,10 +136,10 @@ def make_data(leaf: dict[str, Any]) -> None:
     if leaf.get("ann_file") or (root / prefix.get("img_path", "")).is_dir():
         return
     image_end, label_end = (
-        default_of(DATASETS, {**kind, **leaf}, name) for name in ("img_suffix", "seg_map_suffix")
+        option_of(DATASETS, {**kind, **leaf}, name) for name in ("img_suffix", "seg_map_suffix")
     )
     image_end = image_end if isinstance(image_end, str) else image_end[0]
-    low = int(bool(default_of(DATASETS, kind, "reduce_zero_label")))
+    low = int(bool(option_of(DATASETS, kind, "reduce_zero_label")))
     rng = np.random.default_rng(len(str(root / prefix["img_path"])))
     for name in ("img_path", "seg_map_path"):
         (root / prefix.get(name, prefix["img_path"])).mkdir(parents=True, exist_ok=True)
