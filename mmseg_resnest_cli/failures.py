@@ -66,7 +66,7 @@ def explain_error(error: BaseException) -> UserError | None:
         return UserError(
             "memory",
             "this machine",
-            f"its memory ran out ({_first_line(text)}). To train, use a smaller "
+            f"its memory ran out ({_first_line(text)}). To train, use a smaller model, "
             "train_dataloader.batch_size or crop, or fewer workers; to predict, a smaller --tile",
         )
     channels = _CHANNELS.search(text)

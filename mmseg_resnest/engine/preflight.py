@@ -103,8 +103,10 @@ def check_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
-            have = f"there are {count} GPUs" if count else "torch finds no GPU here"
-            raise UserError("device", name, f"{have}; use --device cpu or another number")
+            have = "torch finds no GPU here; use cpu"
+            if count:
+                have = f"there are {count} GPUs; use cpu, or a number below {count}"
+            raise UserError("device", name, have)
     elif chosen.type == "meta":
         raise UserError("device", name, "computes no values; use cpu or cuda")
     return chosen

@@ -270,8 +270,8 @@ def _scale_learning_rate(cfg: Config) -> None:
         raise UserError(
             "config-key",
             "--auto-scale-lr",
-            "the config does not say for which batch its learning rate is; add "
-            "auto_scale_lr=dict(base_batch_size=16)",
+            "the config does not say for which batch its learning rate is; add that number: "
+            "auto_scale_lr=dict(base_batch_size=...)",
         )
     cfg.auto_scale_lr = {**scaling, "enable": True}
 

@@ -61,6 +61,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
 def _read(file: BinaryIO, name: str, label: str, nested: bool = False) -> Any:
     """The record in an open file, whatever of the known formats it has by its first bytes."""
     check_promise(file, name, label)
+    file.seek(0)
     head = file.read(64)
     file.seek(0)
     if head.startswith(b"PK"):

@@ -127,18 +127,21 @@ def _fill(file: BinaryIO, data: torch.Tensor) -> int:
 # --- the present format ---------------------------------------------------------------------
 
 
+_PROGRAM = ("constants.pkl", "code/")  # of TorchScript, whose code is compressed
+
+
 def _read_zip(file: BinaryIO, members: Sequence[Member], label: str) -> Any:
+    named = {member.name: member for member in members}
+    roots = {name.partition("/")[0] for name in named}
+    if any(name.partition("/")[2].startswith(_PROGRAM) for name in named):
+        message = "a TorchScript program, not a checkpoint; save the model's state_dict instead"
+        raise UserError("format", label, message)
     if any(member.method != STORED or member.encrypted for member in members):
         message = f"refused: it is compressed, which torch.save does not do; {AGAIN}"
         raise UserError("too-large", label, message)
-    named = {member.name: member for member in members}
-    roots = {name.partition("/")[0] for name in named}
     if len(roots) != 1:
         raise Damaged("an archive of several records")
     root = roots.pop()
-    if f"{root}/constants.pkl" in named or any(n.startswith(f"{root}/code/") for n in named):
-        message = "a TorchScript program, not a checkpoint; save the model's state_dict instead"
-        raise UserError("format", label, message)
     if f"{root}/data.pkl" not in named:
         raise Damaged("it has no data.pkl")
 

@@ -17,6 +17,24 @@ from tool_runs import Run, RunTool, Toy, Trained
 from user_errors import printed_error
 
 
+class Remedy:
+    """What an error tells people to do.
+
+    Args:
+        where: The place that makes the error, as ``advice.Site.where``.
+        *words: What it names, in the place's text.
+        command: The tool and its arguments as they are to be.
+        before: As in the case itself, once that is better; None keeps it.
+        then: What is shown; empty for a run that succeeds.
+    """
+
+    def __init__(
+        self, where: str, *words: str, command: str, before: str | None = None, then: str = ""
+    ) -> None:
+        self.where, self.words = where, words
+        self.command, self.before, self.then = command, before, then
+
+
 @dataclass(frozen=True)
 class Case:
     """One wrong input.
@@ -33,6 +51,7 @@ class Case:
         env: Environment variables.
         exit_code: The exit code.
         leaves: The run got as far as making a folder.
+        remedy: What the error tells people to do; of errors that no test in this process can make.
     """
 
     fed: str
@@ -45,6 +64,7 @@ class Case:
     env: dict[str, str] = field(default_factory=dict)
     exit_code: int = 2
     leaves: bool = False
+    remedy: Remedy | None = None
 
     @property
     def tool(self) -> str:
@@ -77,6 +97,7 @@ train_dataloader = dict(
 
 
 _ONE = "--cfg-options train_cfg.max_iters=1"
+_TWO = "--cfg-options train_cfg.max_iters=2"
 _REFUSED = "http://127.0.0.1:9"  # the port of a service that nobody runs
 # No permission counts for the superuser, whom continuous integration often is.
 _NO_POWERS = """
@@ -447,6 +468,10 @@ ENVIRONMENT = [
         "a disk that runs full while training (files end at 100 kB)",
         "train.py toy.py", "storage", "work_dirs/toy",
         before=_LIMIT.format("FSIZE", 100_000, 100_000), leaves=True,
+        remedy=Remedy(
+            "engine/runner.py:train", "make room", "the same command with --resume",
+            command="train.py toy.py --resume", before="",
+        ),
     ),
     Case(
         "a disk that runs full while predicting (files end at 5 kB)",
@@ -527,6 +552,10 @@ ENVIRONMENT = [
         "train.py toy.py --cfg-options train_dataloader.num_workers=1", "environment",
         "train_dataloader.num_workers",
         before=_LIMIT.format("NOFILE", 24, 24),
+        remedy=Remedy(
+            "engine/launch.py:_allow_open_files", "num_workers=0",
+            command="train.py toy.py --cfg-options train_dataloader.num_workers=0",
+        ),
     ),
     _config(
         "too little memory for the model", "model = dict(decode_head=dict(channels=10**8))",
@@ -549,6 +578,11 @@ ENVIRONMENT = [
         "a transform that fails in a worker after some samples", "train.py wrong.py",
         "data-loading", "worker", leaves=True,
         config=_step("self.n = getattr(self, 'n', 0) + 1\nif self.n > 8: raise ValueError(self.n)"),
+        remedy=Remedy(
+            "cli/failures.py:_explain_failed_worker", "train_dataloader.num_workers=0",
+            command="train.py wrong.py --cfg-options train_dataloader.num_workers=0",
+            then="ValueError: 9",
+        ),
     ),
     Case(
         "a transform that says what is wrong", "train.py wrong.py", "image", "file x",
@@ -558,6 +592,16 @@ ENVIRONMENT = [
         "a data loading worker that hangs",
         "train.py wrong.py --cfg-options train_dataloader.timeout=2",
         "data-loading", "data loading worker", config=_step("time.sleep(100)"),
+    ),
+    Case(
+        "a data loading worker that is slow",
+        f"train.py wrong.py {_TWO} train_dataloader.timeout=1",
+        "data-loading", "data loading worker", leaves=True,
+        config=_step("self.n = getattr(self, 'n', 0) + 1\ntime.sleep(self.n > 4)"),
+        remedy=Remedy(
+            "engine/loop.py:_hung_worker", "raise train_dataloader.timeout",
+            command=f"train.py wrong.py {_TWO} train_dataloader.timeout=60",
+        ),
     ),
 ]  # fmt: skip
 
@@ -690,12 +734,31 @@ def run_case(case: Case, toy: Toy, trained: Trained, run_tool: RunTool) -> Run:
     if case.config:
         base = "" if case.alone else '_base_ = "toy.py"\n'
         (toy.folder / "wrong.py").write_text(base + case.config + "\n")
-    tool, *args = (w.replace("CKPT", str(trained.checkpoint)) for w in case.command.split())
+    return _run(case.command, case.before, case, toy, trained, run_tool)
+
+
+def _run(
+    command: str, before: str, case: Case, toy: Toy, trained: Trained, run_tool: RunTool
+) -> Run:
+    tool, *args = (w.replace("CKPT", str(trained.checkpoint)) for w in command.split())
     # The same on a machine with a GPU; the console does not know what a cursor is.
     env = {
         "CUDA_VISIBLE_DEVICES": "", "TERM": "dumb", "PYTHONPATH": str(toy.folder), **case.env
     }  # fmt: skip
-    return run_tool(tool, *args, cwd=toy.folder, env=env, timeout=240, before=case.before)
+    return run_tool(tool, *args, cwd=toy.folder, env=env, timeout=240, before=before)
+
+
+def check_remedy(case: Case, wrong: Run, toy: Toy, trained: Trained, run_tool: RunTool) -> None:
+    """Do what the error of a case tells people to do, after it; AssertionError if it is no use."""
+    remedy = case.remedy
+    assert remedy is not None
+    assert all(word in wrong.stderr for word in remedy.words), wrong.stderr
+    before = case.before if remedy.before is None else remedy.before
+    run = _run(remedy.command, before, case, toy, trained, run_tool)
+    if remedy.then:
+        assert remedy.then in run.stdout + run.stderr
+    else:
+        run.check()
 
 
 def check(case: Case, run: Run) -> None:

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from bad_input import CASES, Case, check, make_files, run_case
+from bad_input import CASES, Case, check, check_remedy, make_files, run_case
 from tool_runs import RunTool, Toy, Trained, make_toy
 from user_errors import printed_error
 
 # Each costs seconds: the suite runs a third of all kinds, `make bad-input` all of them.
-CHOSEN = CASES if os.environ.get("ALL_BAD_INPUT") else CASES[::3]
+ALL = bool(os.environ.get("ALL_BAD_INPUT"))
+CHOSEN = CASES if ALL else CASES[::3]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,12 @@ def _listing(folder: Path) -> set[str]:
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.fed.replace(" ", "_"))
 def test_bad_input(case: Case, full_toy: Toy, trained: Trained, run_tool: RunTool) -> None:
     before = _listing(full_toy.folder) | {"wrong.py"}
-    check(case, run_case(case, full_toy, trained, run_tool))
+    run = run_case(case, full_toy, trained, run_tool)
+    check(case, run)
     if not case.leaves:
         assert _listing(full_toy.folder) <= before
+    if ALL and case.remedy is not None:
+        check_remedy(case, run, full_toy, trained, run_tool)
 
 
 def test_code_in_a_checkpoint_never_ran(full_toy: Toy) -> None:

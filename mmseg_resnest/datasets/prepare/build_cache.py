@@ -143,7 +143,8 @@ def _write(data: Path, folder: Path, job: tuple[str, str]) -> str:
         pixels = _DECODE[job[0]](source.read_bytes())
         assert pixels is not None
     except Exception as error:  # decoders raise whatever they please
-        raise UserError("image", source, "is not an image or is damaged; remove it") from error
+        message = "is not an image or is damaged; put a whole copy of it there"
+        raise UserError("image", source, message) from error
     kept = read_entry(entry, source, check=True)
     if kept is not None and np.array_equal(kept, pixels):
         return "kept"

@@ -98,8 +98,8 @@ def colours_to_labels(
         more = f" and {others - 1} other colours" if others > 1 else ""
         message = (
             f"colour {colour} at column {x}, row {y}{more} is not in the colour table"
-            f" ({int(unknown.sum())} pixels); add it to the table, or get the masks from before"
-            " they were resized or saved as JPEG"
+            f" ({int(unknown.sum())} pixels); get the masks from before they were resized or"
+            " saved as JPEG"
         )
         raise UserError("label", name, message)
     return values[position]

@@ -237,6 +237,16 @@ def accepted_keys(path: Path, node: Mapping[str, Any], scope: str) -> set[str] |
     return set(_UNTYPED[path[0]]) if len(path) == 1 and path[0] in _UNTYPED else None
 
 
+def takes_key(path: Path, node: Mapping[str, Any], key: str, scope: str) -> bool:
+    """Whether :func:`check_config` would let a key stand in a dictionary at ``path``."""
+    kind = {name: node[name] for name in ("type", "_scope_") if name in node}
+    try:
+        _check_node(path, {**kind, key: None}, scope)
+    except UserError:
+        return False
+    return True
+
+
 def registry_of(name: str, scope: str) -> Registry | None:
     """The registry in which a scope looks first, of a name of :data:`REGISTRY_NAMES`."""
     for module in REGISTRY_MODULES[{"mmseg_resnest": 0, "mmseg": 1}.get(scope, 2) :]:

@@ -220,6 +220,8 @@ def _check_imports(name: str, tree: ast.Module) -> None:
         wrong = ""
         if isinstance(node, ast.With) and ast.unparse(node.items[0]) != "read_base()":
             wrong = "with read_base() is the only with statement that MMEngine takes in a config"
+        elif isinstance(node, ast.ImportFrom) and [part.name for part in node.names] == ["*"]:
+            wrong = "only with read_base() imports *, from a config; write the names"
         elif isinstance(node, ast.ImportFrom) and node.level:
             wrong = "only with read_base() imports relative to the file; put the module's folder "
             wrong += "on PYTHONPATH and import it without the dot"

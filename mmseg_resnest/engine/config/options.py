@@ -14,7 +14,7 @@ from mmengine.utils import import_modules_from_strings
 from ..._stack import config_tree
 from ...datasets import leaf_datasets
 from ...errors import UserError
-from .check import DATALOADERS, EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys
+from .check import DATALOADERS, EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys, takes_key
 from .values import parse_value
 
 _logger = logging.getLogger(__name__)
@@ -203,13 +203,14 @@ def _refuse_unknown_key(
     place = ".".join(parents) or "the config"
     similar = difflib.get_close_matches(part, [str(k) for k in known], n=1)
     own = sorted(str(k) for k in at if k != "type")
-    hint = ""
+    hints = []
     if similar:
-        hint = f"did you mean {'.'.join([*parents, similar[0]])}? "
+        hints.append(f"did you mean {'.'.join([*parents, similar[0]])}?")
     elif parents and own:
-        hint = f"{place} has {', '.join(own)}. "
-    full = ".".join([*parents, part])
-    raise UserError("config-key", name, f"{place} has no key {part}; {hint}+{full}=... adds it")
+        hints.append(f"{place} has {', '.join(own)}.")
+    if not parents or takes_key(parents, at, part, scope):
+        hints.append(f"+{'.'.join([*parents, part])}=... adds it")
+    raise UserError("config-key", name, f"{place} has no key {part}; {' '.join(hints)}")
 
 
 def _check_kind(name: str, old: Any, new: Any) -> None:
