@@ -33,7 +33,7 @@ from .startup import use_device
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmseg_resnest.engine.fit import Budget, FitFolder, Measured, Plan, Start
+    from mmseg_resnest.engine.fit import Budget, FitFolder, Measured, Plan
 
 __all__ = ["add_arguments", "measure_in_child", "run"]
 
@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         prepare_labels,
         write_config,
     )
+    from mmseg_resnest.engine.preemption import Preempted
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.io.folder_lock import FolderLock
     from mmseg_resnest.io.processes import cpu_count
@@ -167,7 +168,10 @@ def run(args: argparse.Namespace) -> int:
             return 0
         cfg = write_config(place, text)
         _say(f"config: {_shown(place.config)}")
-        _train_and_publish(place, cfg, text, start)
+        try:
+            _train_and_publish(place, cfg, text)
+        except Preempted as stopped:
+            raise Preempted(str(stopped).replace("with --resume ", "")) from stopped
     return 0
 
 
@@ -207,7 +211,7 @@ def _wishes(args: argparse.Namespace, budget: Budget, classes: Sequence[str]) ->
 
 
 def _say_prediction(plan: Plan) -> None:
-    from mmseg_resnest.engine.fit import gigabytes
+    from mmseg_resnest.engine.forecast import gigabytes
     from mmseg_resnest.engine.hooks import duration
 
     _say(
@@ -252,7 +256,7 @@ def measure_in_child(config: Path, batches: Sequence[int], budget: Budget) -> Me
     return Measured.of(messages, killed=code < 0)
 
 
-def _train_and_publish(place: FitFolder, cfg: Config, text: str, start: Start) -> None:
+def _train_and_publish(place: FitFolder, cfg: Config, text: str) -> None:
     """Train, evaluate, report and publish, as far as that was not done."""
     from mmseg_resnest.engine.testing import evaluate
     from mmseg_resnest.engine.training import train
@@ -283,10 +287,10 @@ def _train_and_publish(place: FitFolder, cfg: Config, text: str, start: Start) -
         done = publish(model, place.model, name, "other", read_results(tested, best), force=True)
         check_loads_back(model, done["folder"])
         place.journal.add(entry, step="publish")
-    _print_result(place, best, read_results_file(tested), start)
+    _print_result(place, best, read_results_file(tested))
 
 
-def _print_result(place: FitFolder, best: Path, result: dict[str, Any], start: Start) -> None:
+def _print_result(place: FitFolder, best: Path, result: dict[str, Any]) -> None:
     from mmseg_resnest.engine.hooks import print_header
     from mmseg_resnest.evaluation import class_table, score_text
 

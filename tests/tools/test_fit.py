@@ -182,11 +182,10 @@ def test_a_dry_run_measures_in_a_process_of_its_own_and_writes_nothing(
         said = fit("dry", "--dry-run", "--image-size", "64", "--cfg-options", "log_level=ERROR")
     assert listing(place) == before
     assert not (place / "dry").exists()
-    found = re.search(
-        r"^memory: ([\d.]+) GB .*\niteration: ([\d.]+) s .*\ntraining: \d", said, re.M
-    )
-    assert found
-    assert 0.1 < float(found[1]) < 20
+    peak = re.search(r"^memory: ([\d.]+) (MB|GB) at the peak", said, re.M)
+    assert peak
+    assert 100 < float(peak[1]) * {"MB": 1, "GB": 1000}[peak[2]] < 20_000
+    assert re.search(r"^iteration: [\d.]+ s .*\ntraining: \d", said, re.M)
     assert "crop size: 64, 64 (height, width; --image-size)" in said
 
 
@@ -259,7 +258,7 @@ def test_folders_of_parts_are_trained_and_validated_on(place: Path) -> None:
 
 
 def test_a_machine_with_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmseg_resnest.engine.fit.facts.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("mmseg_resnest.engine.fit.facts.free_memory", lambda cuda: 1 << 20)
     assert refused(place)[0] == "memory"
 
 
@@ -303,3 +302,12 @@ def test_measuring_makes_a_range_test_and_leaves_the_process(place: Path, said: 
     assert 2.5e-6 <= found.lr <= 0.1
     assert found.val_seconds > 0
     assert found.load_seconds > 0
+
+
+def test_a_step_that_cannot_fit_is_not_made(
+    place: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmseg_resnest.engine.forecast.available_memory", lambda: 1 << 20)
+    found = Measured.of(measure(load_config("done/config.py"), [2, 8], Budget(iterations=6)))
+    assert [one.batch for one in found.steps] == [2]
+    assert found.val_seconds > 0

@@ -2,7 +2,7 @@
 """From a folder of labels to a config: facts, decisions with their reasons, measurements, text."""
 
 from .budget import Budget, parse_budget
-from .decide import Decision, Plan, Wishes, choose, decide, gigabytes, read_class_weights
+from .decide import Decision, Plan, Wishes, choose, decide, read_class_weights
 from .facts import Facts, check_facts, collect_facts
 from .measure import Measured, Step, measure, range_steps
 from .steps import (
@@ -20,6 +20,6 @@ from .weights import Origin, find_origin, write_start
 
 __all__ = ["Budget", "Decision", "Facts", "FitFolder", "Measured", "Origin", "Plan", "Prepared"]
 __all__ += ["Start", "Step", "Wishes", "check_facts", "check_labels", "choose", "choose_start"]
-__all__ += ["collect_facts", "decide", "find_origin", "fit_config_text", "gigabytes", "make_plan"]
+__all__ += ["collect_facts", "decide", "find_origin", "fit_config_text", "make_plan"]
 __all__ += ["measure", "parse_budget", "prepare_labels", "range_steps", "read_class_weights"]
 __all__ += ["write_config", "write_start"]

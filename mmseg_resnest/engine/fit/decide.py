@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...errors import UserError
+from ..forecast import gigabytes
 from ..hooks import duration
 from .budget import Budget
 from .facts import Facts
@@ -62,7 +63,8 @@ class Decision(NamedTuple):
         value = self.value
         if isinstance(value, tuple | list):
             value = ", ".join(f"{one:g}" for one in value)
-        return f"{self.name.replace('_', ' ')}: {value} ({self.reason})"
+        shown = "none" if value is None else value
+        return f"{self.name.replace('_', ' ')}: {shown} ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,7 @@ def _length(
         count = max(1, min(count, int(time / seconds) // 60))
         iterations = int((time - count * validation) / seconds)
         reason = f"{budget} at {seconds:.2f} s each"
-        reason += f", less {count} validations of {validation:.0f} s"
+        reason += f", less {_validations(count)} of {validation:.0f} s"
         if iterations < LEAST_ITERATIONS:
             need = LEAST_ITERATIONS * seconds + validation
             message = (
@@ -302,18 +304,22 @@ def _length(
             raise UserError("argument", f"--budget {budget}", message)
     interval = max(1, iterations // count)
     save = max(1, min(interval, round(_SAVE_SECONDS / seconds)))
-    patience = Decision("patience", None, f"{count} validations are too few to stop early")
+    patience = Decision("patience", None, f"{_validations(count)}: too few to stop early")
     if count >= 6:
         reason_of_patience = "validations without a better mIoU end the training"
         patience = Decision("patience", count // 2, reason_of_patience)
     made = [
         Decision("max_iters", iterations, reason),
         Decision("warmup_iters", min(50, iterations // 10), "iterations: a tenth, at most 50"),
-        Decision("val_interval", interval, f"{count} validations"),
+        Decision("val_interval", interval, _validations(count)),
         Decision("save_interval", save, f"a kill costs {duration(save * seconds)} at most"),
         patience,
     ]
     return {one.name: one for one in made}
+
+
+def _validations(count: int) -> str:
+    return f"{count} validation{'s' if count > 1 else ''}"
 
 
 def _rates(wishes: Wishes, origin: Origin, measured: Measured, iterations: int) -> list[Decision]:
@@ -331,11 +337,6 @@ def _rates(wishes: Wishes, origin: Origin, measured: Measured, iterations: int) 
     share = 0.1 if origin.starts else 1.0
     why = "the backbone has learned already" if origin.starts else "everything starts anew"
     return [rate, Decision("backbone_lr_mult", share, why)]
-
-
-def gigabytes(number: int) -> str:
-    """Bytes as text."""
-    return f"{number / 1e9:.1f} GB"
 
 
 def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:

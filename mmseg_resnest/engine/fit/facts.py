@@ -12,8 +12,8 @@ import torch
 
 from ...errors import UserError
 from ...io.image_header import read_header
-from ...io.memory import available_memory
 from ...io.processes import cpu_count
+from ..forecast import free_memory
 
 _MOST_LOOKED_AT = 200  # images whose size is read
 
@@ -71,9 +71,8 @@ def collect_facts(
     headers = [read_header(labels[int(index)], str(labels[int(index)])) for index in chosen]
     sizes = [(one.width, one.height) for one in headers if one is not None]
     width, height = np.median(np.array(sizes), axis=0)
-    gpu, memory = "", available_memory()
-    if torch.cuda.is_available():
-        gpu, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0]
+    cuda = torch.cuda.is_available()
+    gpu = torch.cuda.get_device_name() if cuda else ""
     return Facts(
         train_images=len(labels),
         val_images=val_images,
@@ -82,7 +81,7 @@ def collect_facts(
         classes=tuple(classes),
         train_pixels=tuple(train_pixels),
         val_pixels=tuple(val_pixels),
-        memory=memory,
+        memory=free_memory(cuda),
         cores=cpu_count(),
         gpu=gpu,
     )

@@ -8,6 +8,7 @@ measured until then is yielded already. Nothing is written.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +19,9 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.model import revert_sync_batchnorm
 
-from ...io.memory import forget_peak_memory, peak_memory
 from ...models import use_channels_last
 from ...registry import building
+from .. import forecast
 from ..checkpoint import load_weights
 from ..launch import Machine, prepare_machine
 from ..model import build_seeded_model
@@ -36,6 +37,7 @@ _MOST_RANGE_STEPS, _LEAST_RANGE_STEPS = 60, 20
 _STEPS = 3  # of which the first one warms up
 _RATES = 1e-5, 1e-1  # of the range test
 _SMOOTHING = 0.8
+_FILLED = 0.9  # share of the free memory that a step may be expected to take
 _DIVERGED = 3.0  # times the lowest loss
 
 
@@ -136,49 +138,49 @@ def measure(cfg: Config, batches: Sequence[int], budget: Budget) -> Iterator[dic
         if is_fused(cfg):
             use_channels_last(model)
         start = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        step_seconds = load = 0.0
-        for size in batches:
-            model.train()
-            optim_wrapper, _ = build_optimization(cfg, model)
-            loader = _loader(cfg, "train_dataloader", built.seed, size)
-            begin = time.perf_counter()
-            batch = next(iter(loader))
-            load = (time.perf_counter() - begin) / size
-            yield {"load_seconds": load}
-            _forget_peak(machine)
-            step_seconds = min(_timed_step(model, batch, optim_wrapper) for _ in range(_STEPS))
-            yield {"batch": size, "bytes": _peak(machine), "seconds": step_seconds}
-            del optim_wrapper, batch
+        size, *larger = batches
+        while True:
+            free = forecast.free_memory(machine.cuda)
+            step, load = _measure_step(cfg, model, built.seed, size, machine.cuda)
+            yield {"load_seconds": load / size}
+            yield {"batch": size, "bytes": step.peak, "seconds": step.seconds}
+            if not larger:
+                break
+            growth = (step.peak - step.before) / size
+            size = larger.pop(0)
+            while free is not None and size > batches[0] and size * growth > _FILLED * free:
+                size //= 2  # or the system would kill this process
+            if size <= batches[0]:
+                break
         yield {"val_seconds": _validation_seconds(cfg, model, built.seed)}
-        if steps := range_steps(budget, step_seconds + load * batches[-1]):
+        if steps := range_steps(budget, step.seconds + load):
             model.load_state_dict(start)
-            loader = _loader(cfg, "train_dataloader", built.seed, batches[-1])
+            loader = _loader(cfg, "train_dataloader", built.seed, size)
             yield {"lr": range_test(cfg, model, loader, steps), "range_steps": steps}
+
+
+def _measure_step(
+    cfg: Config, model: Any, seed: int, size: int, cuda: bool
+) -> tuple[forecast.Step, float]:
+    """The median of some steps with one batch, and the seconds that it took to load."""
+    model.train()
+    optim_wrapper, _ = build_optimization(cfg, model)
+    begin = time.perf_counter()
+    batch = next(iter(_loader(cfg, "train_dataloader", seed, size)))
+    load = time.perf_counter() - begin
+    taken = []
+    for _ in range(_STEPS):
+        with forecast.watched(cuda) as step:
+            model.train_step(batch, optim_wrapper)
+        taken.append(step)
+    seconds = statistics.median(step.seconds for step in taken)
+    return forecast.Step(seconds, taken[0].before, max(step.peak for step in taken)), load
 
 
 def _loader(cfg: Config, name: str, seed: int, batch: int) -> Any:
     """A data loader of the config in this process."""
     changes = {"batch_size": batch, "num_workers": 0, "persistent_workers": False, "timeout": 0}
     return Runner.build_dataloader({**cfg[name], **changes}, seed=seed)
-
-
-def _timed_step(model: Any, batch: Any, optim_wrapper: Any) -> float:
-    begin = time.perf_counter()
-    model.train_step(batch, optim_wrapper)
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def _forget_peak(machine: Machine) -> None:
-    if machine.cuda:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        forget_peak_memory()
-
-
-def _peak(machine: Machine) -> int:
-    return torch.cuda.max_memory_reserved() if machine.cuda else peak_memory()
 
 
 def _validation_seconds(cfg: Config, model: Any, seed: int) -> float:

@@ -206,7 +206,7 @@ def make_plan(
     load_from = None
     with tempfile.TemporaryDirectory(prefix="fit_") as folder:
         draft = Path(folder) / "config.py"
-        if start.origin.starts and not start.origin.backbone:
+        if start.origin.starts and start.origin.there and not start.origin.backbone:
             load_from = (place.start if keep else Path(folder) / "start.pth").resolve()
             draft.write_text(start.text(_draft(start), prepared.folder, None))
             notes.append(_write_start(place, start, load_config(draft), load_from, made_from, keep))

@@ -222,6 +222,6 @@ def _model(base: Config, plan: Plan, origin: Origin) -> Any:
                     loss["avg_non_ignore"] = True
     if "backbone" in model:
         model["backbone"].pop("init_cfg", None)
-        if origin.backbone:
+        if origin.backbone and origin.there:
             model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint=origin.name)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Origin:
         model: That config, where a checkpoint holds it.
         backbone: Whether it is weights of a backbone alone.
         classes: Names of the classes that its heads know; empty where that is not known.
+        there: Whether its file is there; False where a dry run leaves it to be fetched.
     """
 
     name: str = _NOTHING
@@ -56,6 +57,7 @@ class Origin:
     model: Config | None = None
     backbone: bool = False
     classes: tuple[str, ...] = ()
+    there: bool = True
 
     @property
     def starts(self) -> bool:
@@ -90,6 +92,9 @@ def find_origin(wish: str | None, gpu: bool, fetch: bool = True, base: str | Non
     origin = _published(entry, "--from", base)
     if fetch:
         resolve_checkpoint(wish)
+    elif not cache_path(entry).is_file():
+        reason = f"{origin.reason}; would be fetched, it is measured without"
+        return replace(origin, reason=reason, there=False)
     return origin
 
 

@@ -62,6 +62,7 @@ def test_published_weights_bring_their_model_and_classes(no_network: list[str]) 
     assert origin.classes[:3] == ("wall", "building", "sky")
     backbone = find_origin("resnest50", gpu=True, fetch=False)
     assert (backbone.base, backbone.backbone) == ("deeplabv3plus_resnest50_camvid", True)
+    assert not (origin.there or backbone.there)
 
 
 def small(classes: int, channels: int = 3) -> Any:
