@@ -217,7 +217,7 @@ def decide(facts: Facts, wishes: Wishes, origin: Origin, chosen: Plan, measured:
     length = _length(facts, wishes.budget, seconds, measured)
     made = [one for one in chosen.decisions if one.name != "batch_size"]
     made += [batch, accumulate, workers]
-    made += _rates(wishes, origin, measured, length["max_iters"].value)
+    made += _rates(wishes, origin, measured)
     made += length.values()
     validations = length["max_iters"].value // length["val_interval"].value
     took = seconds * length["max_iters"].value + validations * _validation(facts, measured)
@@ -237,8 +237,11 @@ def _batch(
         if wishes.batch_size is not None or batch <= LEAST_BATCH:
             raise _too_little_memory(facts, chosen, measured.memory(batch))
         batch = max(LEAST_BATCH, batch // 2)
-    if measured.killed and batch > max(one.batch for one in measured.steps):
-        batch = max(one.batch for one in measured.steps)
+    largest = max(one.batch for one in measured.steps)
+    if measured.killed and batch > largest:
+        if wishes.batch_size is not None:
+            raise _too_little_memory(facts, chosen, None)
+        batch = largest
     need = gigabytes(measured.memory(batch))
     free = f" of {gigabytes(facts.memory)} free" if facts.memory else ""
     reason = next(one.reason for one in chosen.decisions if one.name == "batch_size")
@@ -322,7 +325,7 @@ def _validations(count: int) -> str:
     return f"{count} validation{'s' if count > 1 else ''}"
 
 
-def _rates(wishes: Wishes, origin: Origin, measured: Measured, iterations: int) -> list[Decision]:
+def _rates(wishes: Wishes, origin: Origin, measured: Measured) -> list[Decision]:
     """The learning rate, and that of what starts from weights in proportion."""
     if wishes.lr is not None:
         if not (math.isfinite(wishes.lr) and wishes.lr > 0):

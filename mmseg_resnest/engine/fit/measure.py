@@ -148,9 +148,9 @@ def measure(cfg: Config, batches: Sequence[int], budget: Budget) -> Iterator[dic
                 break
             growth = (step.peak - step.before) / size
             size = larger.pop(0)
-            while free is not None and size > batches[0] and size * growth > _FILLED * free:
-                size //= 2  # or the system would kill this process
-            if size <= batches[0]:
+            while free is not None and size > batches[0] and size * growth >= _FILLED * free:
+                size = max(batches[0], size // 2)  # or the system would kill this process
+            if size == batches[0]:
                 break
         yield {"val_seconds": _validation_seconds(cfg, model, built.seed)}
         if steps := range_steps(budget, step.seconds + load):

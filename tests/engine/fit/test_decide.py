@@ -123,6 +123,8 @@ def test_a_batch_that_is_asked_for_is_kept_or_refused() -> None:
     assert plan_of(wishes=wishes)["batch_size"] == 6
     with raises_user_error("memory", "this machine"):
         plan_of(replace(CAMVID, memory=GIB), wishes)
+    with raises_user_error("memory", "this machine"):
+        plan_of(wishes=wishes, found=Measured((Step(2, GIB, 1.0),), killed=True))
 
 
 def test_a_budget_of_time_holds_with_its_validations() -> None:
