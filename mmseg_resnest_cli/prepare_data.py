@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from .console import print_next
 from .options import UsageError
-from .package import config_folder
 
 if TYPE_CHECKING:
     from mmseg_resnest.datasets.prepare import CustomReport, Report
@@ -41,6 +40,9 @@ DATA_SETS = {
 FORMATS = ("labelme", "coco", "colour", "index", "masks")
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
+
+#: Free memory of a GPU, bytes, from which on new configs have the larger model.
+_LARGE_GPU = 16e9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -229,12 +231,26 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--base",
-        default=config_folder() / "fcn_resnest50_ade20k.py",
         metavar="CONFIG",
-        help="the config to inherit from (default: configs/fcn_resnest50_ade20k.py)",
+        help="the config to inherit from (default: fcn_resnest50_ade20k where there is a GPU with "
+        "16 GB of free memory, else fcn_resnest14_camvid)",
     )
     add("--epochs", type=int, default=80, help="length of the training (default: 80)")
     add("--force", action="store_true", help="replace a config that was changed by hand")
+
+
+def _default_base() -> str:
+    """The config to inherit from on this machine; a line says why."""
+    import torch
+
+    from mmseg_resnest.engine.forecast import free_memory, gigabytes
+
+    cuda = torch.cuda.is_available()
+    free = (free_memory(cuda) or 0) if cuda else 0
+    name = "fcn_resnest50_ade20k" if free >= _LARGE_GPU else "fcn_resnest14_camvid"
+    why = f"a GPU with {gigabytes(free)} of free memory" if cuda else "no GPU here"
+    print(f"base: {name} ({why}; --base CONFIG takes another)")
+    return name
 
 
 def _custom(args: argparse.Namespace, root: str) -> CustomReport:
@@ -260,7 +276,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     if options.form == "auto":
         options, notes = recognise_options(options, Path(root), args.jobs or cpu_count())
         print("\n".join(notes))
-    base = load_config(args.base)
+    base = load_config(args.base or _default_base())
     how["base_name"] = portable_name(str(base.filename))
     return prepare_custom(options, root, args.config_dir, base, **how)
 

@@ -172,7 +172,7 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
     ),
     "a mean of two channels": (
         _set("model.data_preprocessor", dict(mean=[1.0, 2.0], std=[1.0, 1.0])),
-        "config-value", "model",
+        "config-conflict", "model.data_preprocessor.mean",
     ),
 
     "a backbone of four channels": (

@@ -54,6 +54,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "convert-checkpoint": lambda p: tool("convert-checkpoint", p, p.parent / "converted.pth"),
     "load_from": lambda path: load_weights(Model(), path, start_training=True),
     "load_segmentor": lambda path: load_segmentor(small_config(), path, "cpu"),
+    "a checkpoint alone": lambda path: load_segmentor(path, device="cpu"),
     "init_cfg": _resnest,
     "init_cfg of the stack": _stacks_backbone,
     "mmengine's loader": _mmengines,

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tool_runs import RunTool
 from user_errors import printed_error
 
+from mmseg_resnest import load_segmentor
 from mmseg_resnest_cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -91,13 +94,21 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     assert "everything was there" in run(*args)[1]
     # It trains as it is, wherever it lies.
     (pairs / "moved").mkdir()
-    (pairs / "configs/mine.py").rename(pairs / "moved/mine.py")
+    text = (pairs / "configs/mine.py").read_text()
+    (pairs / "configs/mine.py").unlink()
+    assert re.search(r"^# Training images: crops of \d+x\d+", text, re.M)
+    line = '# load_from = "weights.pth"'  # to start from weights, in effect here
+    assert line in text
+    (pairs / "moved/mine.py").write_text(text.replace(line, line.removeprefix("# ")))
+    model = load_segmentor(ROOT / "configs/fcn_resnest14_scenes.py", device="cpu").model
+    torch.save(model.state_dict(), pairs / "weights.pth")
     small = ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=1"]
     for loader in ("train", "val"):
         small += [f"{loader}_dataloader.num_workers=0"]
         small += [f"{loader}_dataloader.persistent_workers=False"]
     config = ("moved/mine.py", "--data-root", "data")
-    run_tool("train.py", *config, "--cfg-options", *small, cwd=pairs).check()
+    said = run_tool("train.py", *config, "--cfg-options", *small, cwd=pairs).check().stdout
+    assert re.search(r"^weights .*weights.pth", said, re.M)
     assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
 
 
@@ -112,7 +123,9 @@ def test_colour_masks_in_american_spelling(run: Run, pairs: Path) -> None:
         "images", "--classes", "out/colours.json", "--jobs", 1,
     )  # fmt: skip
     assert code == 0, err
-    assert (pairs / "configs/custom/mine.py").is_file()  # of the current folder
+    text = (pairs / "configs/custom/mine.py").read_text()  # of the current folder
+    if not torch.cuda.is_available():
+        assert '"mmseg_resnest::fcn_resnest14_camvid"' in text
     made = np.asarray(Image.open(pairs / "data/mine/annotations/a_1.png"))
     np.testing.assert_array_equal(made, np.asarray(Image.open(pairs / "labels/a_1.png")))
 

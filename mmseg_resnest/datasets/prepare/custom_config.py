@@ -17,6 +17,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ...errors import UserError
+from ...weights import catalogue
 from ..class_names import CLASSES_FILE
 from .bands import BandStatistics, band_lines
 from .config_text import text_literal
@@ -91,6 +92,8 @@ def config_text(
 # {name}: {num_train} / {num_val} images, {num_classes} classes.
 # Written by mmseg-resnest prepare-data custom.
 _base_ = {text_literal(named) if base_name is None else '"' + base_name + '"'}
+{_size_line(parent)}# To start from published weights (mmseg-resnest weights list), or from a file:
+# load_from = "{_published_weights(base)}"
 root = "{{{{$MMSEG_RESNEST_DATA:unset}}}}"
 root = {text_literal(root.as_posix())} if root == "unset" else root
 num_classes = {num_classes}
@@ -119,6 +122,24 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(interval=val_interval))
 """
+
+
+def _size_line(parent: Config) -> str:
+    """A comment with the size of the training images, where they are cropped."""
+    crops = [step["crop_size"] for step in parent.train_pipeline if "crop_size" in step]
+    if not crops:
+        return ""
+    height, width = (crops[0], crops[0]) if isinstance(crops[0], int) else crops[0]
+    said = f"# Training images: crops of {width}x{height}"
+    return f"{said} (mmseg-resnest train --image-size WIDTHxHEIGHT: others).\n"
+
+
+def _published_weights(base: Path) -> str:
+    """The name of published weights of a config, or a name to replace."""
+    for name, entry in catalogue().items():
+        if entry.task == "segmentation" and Path(entry.config or "").stem == base.stem:
+            return name
+    return "weights.pth"
 
 
 def _label_map_lines(label_map: Mapping[str, str]) -> str:
