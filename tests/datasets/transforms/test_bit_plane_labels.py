@@ -17,7 +17,7 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.transforms import LoadMultilabel
 from mmseg_resnest.io.bit_planes import pack
-from mmseg_resnest.registry import building
+from mmseg_resnest.registry import DATASETS, building
 
 
 def sample(folder: Path, bits: NDArray[Any]) -> dict[str, Any]:
@@ -121,3 +121,24 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     for number in (0, 16, True, "3"):
         with raises_user_error("config-value", "num_classes"):
             LoadMultilabel(number)  # type: ignore[arg-type]
+
+
+def test_rare_classes_are_repeated(tmp_path: Path) -> None:
+    for folder in ("images", "annotations"):
+        (tmp_path / folder).mkdir()
+    for i in range(4):
+        planes = np.zeros((2, 20, 20), np.uint8)
+        planes[0, :5], planes[1, 5:, :9] = 1, int(i == 3)
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / f"images/{i}.png")
+        Image.fromarray(pack(planes)).save(tmp_path / f"annotations/{i}.png")
+    inner = dict(
+        type="CustomDataset", data_root=str(tmp_path), metainfo=dict(classes=("a", "b")),
+        data_prefix=dict(img_path="images", seg_map_path="annotations"),
+        pipeline=[LOAD, dict(type="LoadMultilabel", num_classes=2), PACK],
+    )  # fmt: skip
+    with building("mmseg_resnest"):
+        dataset: Any = DATASETS.build(
+            dict(type="ClassBalancedDataset", oversample_thr=1.0, dataset=inner)
+        )
+    paths = [Path(dataset.get_data_info(i)["img_path"]).stem for i in range(len(dataset))]
+    assert paths == ["0", "1", "2", "3", "3"]
