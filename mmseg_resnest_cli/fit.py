@@ -58,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labels = parser.add_argument_group("labels")
     labels.add_argument(
         "--format",
-        choices=("auto", *FORMATS),
+        # Not one mask a class: those may overlap, which prepare-data keeps.
+        choices=("auto", *(form for form in FORMATS if form != "masks")),
         type=label_form,
         default="auto",
         help="the form of the labels (default: told from the files)",
