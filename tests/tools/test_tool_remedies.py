@@ -20,6 +20,7 @@ from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.run_folders import check_free, evaluation_folder
 from mmseg_resnest.engine.start import find_start
+from mmseg_resnest.engine.trained import checkpoint_in, evaluated_folder, load_trained
 from mmseg_resnest.evaluation.image_counts import ImageCounts
 from mmseg_resnest.export.publish import read_results
 from mmseg_resnest_cli.demo import start_over
@@ -164,6 +165,26 @@ def test_outputs_without_names(place: Toy) -> None:
             run(*command)
         else:
             refused("engine/hooks/predictions.py:after_test_iter", "meta_keys", command=command)
+
+
+@pytest.mark.long
+def test_runs_in_place_of_a_config(place: Toy) -> None:
+    Path("nothing").mkdir(exist_ok=True)
+    with advises("engine/trained.py:checkpoint_in", "name the work folder of a run"):
+        checkpoint_in("nothing")
+    assert checkpoint_in(RUN).is_file()
+    with advises("engine/trained.py:load_trained", "--cfg-options", "data_root=DIR"):
+        load_trained(RUN, data_root="scenes")
+    assert load_trained(RUN, ["data_root=scenes"]).cfg.data_root == "scenes"
+    torch.save(torch.load(RUN / "iter_2.pth", weights_only=False)["state_dict"], "weights.pth")
+    with advises("engine/trained.py:evaluated_folder", "name the folder"):
+        evaluated_folder("weights.pth")
+    assert evaluated_folder(RUN) == RUN
+    with advises("engine/config/saved.py:read_saved_config", "name the config file as well"):
+        load_trained("weights.pth")
+    refused("cli/models.py:_find", "name a checkpoint behind it", command=("test", "a.py"))
+    run("test", "a.py", "weights.pth", "--work-dir", "of_weights")
+    run("test", RUN, "--work-dir", "of_run")
 
 
 # --- options of single tools ------------------------------------------------------------------
