@@ -88,12 +88,21 @@ def run(args: argparse.Namespace) -> int:
     film = not Path(args.source).is_dir() and (is_stream(args.source) or is_video(args.source))
     images: list[str] = []
     others: list[Path] = []
-    if not film:
+    folder = Path(args.source).is_dir()
+    if not film and not folder:
         images, others = find_inputs(args.source, out)
         plan_outputs(images, out, args.save)
-    elif is_video(args.source) and "://" not in args.source and not Path(args.source).is_file():
+    elif (
+        film
+        and is_video(args.source)
+        and "://" not in args.source
+        and not Path(args.source).is_file()
+    ):
         raise UserError("not-found", args.source, "no such video")
     model = open_model(args, args.device)
+    if folder:  # of which files are images the model says
+        images, others = find_inputs(args.source, out, model.reader.suffixes)
+        plan_outputs(images, out, args.save)
     check_writable(out, "--out")
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from ..datasets.file_loading import FileLoading, received
 from ..datasets.reader import ImageReader, LoadedImage
 from ..errors import UserError
 from ..io.decoding import DecodePool, ImageTooLarge
 from ..io.image_files import Decoding
-from ..registry import type_name
 
 __all__ = [
-    "ClientGone", "Refused", "TooLong", "check_reader", "decode", "supervise", "unfit",
+    "ClientGone", "Refused", "TooLong", "decode", "supervise", "unfit",
     "until_ended",
 ]  # fmt: skip
 
@@ -67,38 +67,25 @@ async def _read_body(request: Request, most: int) -> bytes:
     return bytes(data)
 
 
-def check_reader(reader: ImageReader) -> Decoding:
-    """How the images of a model are decoded.
-
-    Raises:
-        UserError: By a loader that reads files in a way of its own, which no process can be asked
-            to do.
-    """
-    if reader.decoding is None:
-        name = type_name(reader.loading[-1]["type"])
-        said = f"{name} cannot be served: what is sent is decoded in processes of their own, which "
-        said += "do what LoadImageFromFile does; use predict"
-        raise UserError("config-value", reader.key, said)
-    return reader.decoding
-
-
 async def decode(
-    pool: DecodePool, threads: ThreadPoolExecutor, data: bytes, reader: ImageReader
+    pool: DecodePool,
+    threads: ThreadPoolExecutor,
+    data: bytes,
+    reader: ImageReader,
+    how: Decoding | FileLoading,
 ) -> LoadedImage:
-    """An image file as a model's reader loads it.
+    """An image file as a model's reader loads it; ``how`` is its :func:`.decoded_by`.
 
     Its header is checked in ``threads``, it is decoded in ``pool``.
 
     Raises:
         Refused: The image is too large (413), or cannot be decoded (400).
-        UserError: See :func:`check_reader`.
     """
-    how = check_reader(reader)
     try:
-        checking = threads.submit(pool.check, data, "in the body")
+        checking = threads.submit(pool.check, data, "in the body", how)
         header = await until_ended(checking, checking.cancel)
         decoding = pool.submit(data, header, "in the body", how)
-        return reader.loaded(await until_ended(decoding, lambda: pool.give_up(decoding)))
+        return received(reader, await until_ended(decoding, lambda: pool.give_up(decoding)))
     except ImageTooLarge as error:
         raise Refused(413, error.text) from error
     except UserError as error:

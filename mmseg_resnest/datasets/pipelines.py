@@ -82,6 +82,8 @@ def gives_rgb(loader: Any) -> bool | tuple[int, ...]:
     name = type(loader).__name__
     if name == "LoadBands":
         return loader.shown or True
+    if name == "LoadGivenArrays":
+        return bool(loader.rgb)
     backend = getattr(loader, "imdecode_backend", "")
     return name.startswith("Load") and (backend == "tifffile" or "RSImage" in name)
 

@@ -31,6 +31,7 @@ from ..io.image_files import Decoding, as_picture
 from ..io.image_sources import fetch_image, is_address, read_image_file
 from ..io.memory import ran_out_of_memory
 from ..io.text import printable
+from ..registry import DATASETS, option_of
 from .pipelines import (
     comparable,
     gives_rgb,
@@ -112,6 +113,7 @@ class ImageReader:
         decoding: How bytes are decoded; None where the loader reads files in a way of its own.
         to_float32: Whether it turns what was decoded to float32.
         rgb: See :class:`LoadedImage`.
+        suffixes: Of the files of the data set, where its config says them.
 
     Raises:
         UserError: A step cannot be built.
@@ -119,6 +121,7 @@ class ImageReader:
 
     def __init__(self, steps: Sequence[Any] = (), key: str = "pipeline") -> None:
         self.key = f"config key {key}"
+        self.suffixes: tuple[str, ...] = ()
         kept = [step for step in steps if not loads_labels(step_name(step))]
         built = self._build(kept)
         number = len(split_loading(kept)[0])
@@ -151,7 +154,7 @@ class ImageReader:
         """
         reader: ImageReader | None = None
         alike: list[Any] = []
-        for _, steps in pipelines(dataset_cfg):
+        for leaf, steps in pipelines(dataset_cfg):
             names = [step_name(step) for step in steps]
             where = f"config key {key}.pipeline"
             if not any(name.startswith("Pack") for name in names):
@@ -169,6 +172,8 @@ class ImageReader:
             if alike[-1] != alike[0]:
                 said = "its data sets read images with different pipelines; give all of them one"
                 raise UserError("config-conflict", f"config key {key}", said)
+            suffixes = option_of(DATASETS, leaf, "img_suffix") or ()
+            found.suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
             reader = reader or found
         assert reader is not None
         return reader
@@ -307,11 +312,19 @@ class ImageReader:
             UserError: It cannot be decoded.
         """
         if self.decoding is None:  # the loader reads files by their names
-            suffix = os.path.splitext(name.split("?")[0])[1] if is_address(name) else ""
+            suffix = self.suffixes[0] if self.suffixes else ""
+            if data.startswith(b"\x93NUMPY"):
+                suffix = ".npy"
+            elif is_address(name):
+                suffix = os.path.splitext(name.split("?")[0])[1]
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, f"image{suffix}")
                 Path(path).write_bytes(data)
-                found = self.load_sample({"img_path": path})
+                try:
+                    found = self.load_sample({"img_path": path})
+                except UserError as error:  # of a path that nobody knows
+                    said = error.message.replace(path, "it")
+                    raise UserError(error.code, name, said) from error
             return LoadedImage({**found.sample, "img_path": name}, name, self.rgb)
         pixels = self._decoded(data, name)
         return self.loaded(pixels, name)

@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..datasets import build_dataset
-from ..datasets.reader import ImageInput
+from ..datasets.reader import ImageInput, ImageReader
 from ..engine.preflight import check_data
 from ..errors import UserError
 from ..inference import Segmentor
@@ -54,7 +54,9 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
     ``source`` is a file, a folder or a pattern; None takes the config's test split.
     """
     if source is not None:
-        found = find_inputs(source)[0]
+        with building(cfg.get("default_scope", "mmseg")):
+            reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
+        found = find_inputs(source, suffixes=reader.suffixes)[0]
     else:
         try:
             check_data(cfg, ("test_dataloader",))

@@ -19,10 +19,9 @@ from .._stack import converts_channels, normalisation, shape_as_tensor
 from ..datasets.reader import ImageReader
 from ..errors import UserError
 from ..inference import Segmentor
-from ..inference.record import check_exported, plain_pipeline
+from ..inference.record import check_exported, plain_loading, plain_pipeline
 from ..io.checks import NotAllowed
 from ..models import SegDataPreProcessor, thresholds_of
-from ..registry import type_name
 from ..version import __version__
 
 __all__ = ["AlignedCorners", "ExportNetwork", "make_record", "output_of", "reading"]
@@ -317,15 +316,10 @@ def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
 
 
 def reading(model: Segmentor) -> dict[str, Any]:
-    """The keys of a record that say how images are read and prepared, as JSON has them.
-
-    Raises:
-        UserError: The config's loader is not one that a record may have.
-    """
+    """The keys of a record that say how images are read and prepared, as JSON has them."""
     loading, scope = model.reader.describe_loading(), model.cfg.get("default_scope", "mmseg")
     if loading is None:
-        name = type_name(model.reader.loading[-1]["type"])
-        raise UserError("export", model.reader.key, f"{name}: {ONLY_KNOWN_PARTS}")
+        loading = plain_loading(model.reader.loading, bool(model.reader.rgb), scope)
     default = ImageReader().describe_loading()
     return {
         **({} if loading == default else {"loading": loading}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,9 @@ class _Written:
 
 
 def find_images(
-    source: str | os.PathLike[str], leave_out: str | os.PathLike[str] | None = None
+    source: str | os.PathLike[str],
+    leave_out: str | os.PathLike[str] | None = None,
+    suffixes: Sequence[str] = (),
 ) -> tuple[list[Path], list[Path]]:
     """The images of a folder and its subfolders, and its other files; hidden ones are left out.
 
@@ -54,6 +57,7 @@ def find_images(
     Args:
         source: The folder.
         leave_out: A folder below it that is not searched.
+        suffixes: Of more images than the usual formats, see :attr:`ImageReader.suffixes`.
 
     Raises:
         UserError: ``source`` is not a folder, or holds no image.
@@ -62,6 +66,7 @@ def find_images(
     if not root.is_dir():
         raise UserError("not-found", root, _MISSING)
     without = None if leave_out is None else Path(leave_out).resolve()
+    known = (*IMAGE_SUFFIXES, *(suffix.lower() for suffix in suffixes))
     images: list[Path] = []
     others: list[Path] = []
     written = _Written()
@@ -69,7 +74,7 @@ def find_images(
         # In place, so that walk leaves them out.
         folders[:] = [f for f in folders if f[0] != "." and Path(folder, f).resolve() != without]
         for file in (Path(folder, name) for name in names if name[0] != "."):
-            image = file.suffix.lower() in IMAGE_SUFFIXES and _may_be_read(file)
+            image = file.name.lower().endswith(known) and _may_be_read(file)
             if file not in written:
                 (images if image else others).append(file)
     if not images:
@@ -79,11 +84,13 @@ def find_images(
 
 
 def find_inputs(
-    source: str, leave_out: str | os.PathLike[str] | None = None
+    source: str,
+    leave_out: str | os.PathLike[str] | None = None,
+    suffixes: Sequence[str] = (),
 ) -> tuple[list[str], list[Path]]:
     """The images that an argument names: a file, an address, a folder, or a pattern with ``*``.
 
-    A folder ``leave_out`` is not searched.
+    A folder ``leave_out`` is not searched; ``suffixes`` as of :func:`find_images`.
 
     Returns:
         Paths and addresses; and the other files of a folder, or the folders that match a pattern.
@@ -94,7 +101,7 @@ def find_inputs(
     if is_address(source) or os.path.isfile(source):
         return [source], []
     if os.path.isdir(source):
-        images, others = find_images(source, leave_out)
+        images, others = find_images(source, leave_out, suffixes)
         return [os.fspath(image) for image in images], others
     if os.path.lexists(source):
         raise UserError("not-found", source, "is a link to a file that does not exist")

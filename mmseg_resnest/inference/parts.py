@@ -13,10 +13,15 @@ from typing import Any
 from mmcv.cnn import Conv2d
 from mmcv.transforms import Normalize
 from mmcv.transforms import Pad as StockPad
+from mmseg.datasets.transforms import (
+    LoadBiomedicalImageFromFile,
+    LoadSingleRSImageFromFile,
+    ResizeToMultiple,
+)
 from mmseg.datasets.transforms import PackSegInputs as StockPackSegInputs
 from mmseg.datasets.transforms import Resize as StockResize
 from mmseg.datasets.transforms import ResizeShortestEdge as StockResizeShortestEdge
-from mmseg.datasets.transforms import ResizeToMultiple
+from mmseg.datasets.transforms.loading import LoadImageFromNpyFile
 from mmseg.models.backbones import ResNet, ResNetV1c, ResNetV1d
 from mmseg.models.data_preprocessor import SegDataPreProcessor as StockPreProcessor
 from mmseg.models.decode_heads import (
@@ -33,6 +38,7 @@ from torch import nn
 
 from ..datasets.transforms import LoadBands, LoadImageFromFile
 from ..datasets.transforms.geometry import Pad
+from ..datasets.transforms.loading import LoadGivenArrays
 from ..datasets.transforms.photometric import PackSegInputs
 from ..datasets.transforms.resized_crop import Resize, ResizeShortestEdge
 from ..errors import UserError
@@ -52,6 +58,7 @@ from ..io.checks import (
     optional,
     part,
     several,
+    text,
     whole,
 )
 from ..models import EncoderDecoder, ResNeSt, SegDataPreProcessor
@@ -61,8 +68,9 @@ from ..models.resnest import ARCHITECTURES
 from ..models.segmentor import check_test_cfg
 
 __all__ = [
-    "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "IMAGE_CHANNELS", "MAX_CLASSES",
-    "NORMS", "PREPARATION", "PREPROCESSORS", "SEGMENTORS", "STEPS", "loading", "scoring",
+    "ACTIVATIONS", "BACKBONES", "CONVOLUTIONS", "HEADS", "IMAGE_CHANNELS", "LOADERS",
+    "MAX_CLASSES", "NORMS", "PREPARATION", "PREPROCESSORS", "SEGMENTORS", "STEPS", "loading",
+    "scoring",
 ]  # fmt: skip
 
 #: Classes of a model; scores of a pixel take four bytes for each.
@@ -315,20 +323,32 @@ _BANDS: dict[str, Check] = {
     "fill": one_or_several(_PIXEL, 1, 64),
     "picture": optional(several(_BAND, 3, 3)),
 }
+#: Loaders of other kinds; the last one stands for any that is not here.
+LOADERS = {
+    "LoadBands": Part(LoadBands, _BANDS),
+    "LoadImageFromNpyFile": Part(LoadImageFromNpyFile, _LOADING),
+    "LoadSingleRSImageFromFile": Part(LoadSingleRSImageFromFile, {"to_float32": flag}),
+    "LoadBiomedicalImageFromFile": Part(
+        LoadBiomedicalImageFromFile,
+        {"decode_backend": one_of("numpy", "nifti"), "to_xyz": flag, "to_float32": flag},
+    ),
+    "LoadGivenArrays": Part(LoadGivenArrays, {"loader": text(1024), "rgb": flag}, ("loader",)),
+}
 
 
 def loading(value: Any, key: str) -> dict[str, Any]:
-    """The loader: arguments of ``LoadImageFromFile``, or ``type`` and arguments of ``LoadBands``.
+    """The loader: arguments of ``LoadImageFromFile``, or ``type`` and arguments of another one.
 
     Returns:
         The config of the step, whose ``type`` is a class.
     """
     if isinstance(value, dict) and value.get("type") is not None:
-        checked = part({"LoadBands": Part(LoadBands, _BANDS)})(value, key)
+        checked: dict[str, Any] = part(LOADERS)(value, key)
         try:
-            LoadBands(**{k: v for k, v in checked.items() if k != "type"})
-        except UserError as error:
-            raise NotAllowed(key, error.text) from error
+            checked["type"](**{k: v for k, v in checked.items() if k != "type"})
+        except (UserError, RuntimeError) as error:
+            said = error.text if isinstance(error, UserError) else str(error)
+            raise NotAllowed(key, said) from error
         return checked
     return dict(fields(_LOADING)(value, key), type=LoadImageFromFile)
 

@@ -9,13 +9,14 @@ The same tables check what is written, so that what was published can be loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import Registry
 
+from ..datasets.pipelines import comparable, step_name
 from ..datasets.transforms import LoadImageFromFile
 from ..errors import UserError
 from ..io.bit_planes import MOST_CLASSES
@@ -42,6 +43,7 @@ from .parts import (
     CONVOLUTIONS,
     HEADS,
     IMAGE_CHANNELS,
+    LOADERS,
     MAX_CLASSES,
     NORMS,
     PREPARATION,
@@ -54,7 +56,7 @@ from .parts import (
 
 __all__ = [
     "FORMAT", "MAX_RECORD_BYTES", "check_exported", "check_published", "plain_model",
-    "plain_pipeline", "read_exported", "read_published", "record_config",
+    "plain_loading", "plain_pipeline", "read_exported", "read_published", "record_config",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -215,6 +217,23 @@ def plain_model(config: Any, scope: str | None = None) -> Any:
 def plain_pipeline(steps: Any, scope: str | None = None) -> Any:
     """The steps of a test pipeline as a record has them, see :func:`plain_model`."""
     return _plain(steps, TRANSFORMS, scope, STEPS, training=True)
+
+
+def plain_loading(steps: Sequence[Any], rgb: bool, scope: str | None = None) -> dict[str, Any]:
+    """The loading steps of a pipeline as a record has them: loaders that it may not name are left.
+
+    Args:
+        steps: Configs of the steps.
+        rgb: Whether the first three channels are red, green and blue, rather than the reverse.
+        scope: As of :func:`plain_model`.
+    """
+    name = step_name(steps[-1])
+    if len(steps) == 1 and isinstance(steps[0], Mapping):
+        step = {"type": steps[0]["type"], **comparable(steps[0])[1]}
+        plain = _plain(step, TRANSFORMS, scope, LOADERS, training=True)
+        if plain["type"] in LOADERS:
+            return dict(plain)
+    return {"type": "LoadGivenArrays", "loader": name, "rgb": rgb}
 
 
 _MODEL_PARTS = {

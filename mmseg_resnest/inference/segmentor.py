@@ -186,7 +186,9 @@ class Segmentor:
             UserError: An image cannot be read or decoded.
         """
         if isinstance(image, str | os.PathLike) and os.path.isdir(image):
-            return list(self.stream(find_images(image)[0], tile=tile))
+            return list(
+                self.stream(find_images(image, suffixes=self.reader.suffixes)[0], tile=tile)
+            )
         if isinstance(image, list | tuple):
             return list(self.stream(image, tile=tile))
         if isinstance(image, Tensor) and image.ndim == 4:

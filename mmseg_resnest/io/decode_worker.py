@@ -6,16 +6,24 @@ seconds of processor time (float64), the lengths of file (uint64), flag and back
 flag and backend of :class:`Decoding` (OpenCV's flag is a number) and the file. Writes to standard
 output: type (8 bytes), number of axes (uint32), length of each (uint32), the values; no type and no
 axes if it cannot be decoded.
+
+For the backend ``pickle`` the flag is a function of a file's bytes, made by the process that
+started this one and alone writes to it. After what it gives, or in its place, comes a text behind
+its length (uint32): JSON of what else it says of an image, or what is wrong.
+
 Ends when the input ends.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import importlib.util
+import json
 import math
 import os
+import pickle
 import signal
 import struct
 import sys
@@ -23,7 +31,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.pop(0)  # the folder of this file: its names are not those of other packages
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file: its names are not those of other packages
 
 import cv2
 import numpy as np
@@ -64,6 +73,16 @@ def _bands() -> Any:
     return module
 
 
+@functools.lru_cache(8)
+def _function(flag: str) -> Callable[[bytes], Any]:
+    """The function that the process which started this one has sent."""
+    paths, function = pickle.loads(base64.b64decode(flag))
+    sys.path[:] = paths
+    made = pickle.loads(function)
+    made.prepare()
+    return made
+
+
 def _decoder(flag: str, backend: str) -> Callable[[bytes], Any]:
     """What decodes files so. Its imports are not within the limit on time of an image."""
     if backend == "cv2":
@@ -72,6 +91,10 @@ def _decoder(flag: str, backend: str) -> Callable[[bytes], Any]:
         bands = _bands()
         options = bands.BandOptions.of_text(flag)
         return lambda data: bands.decode_bands(data, options)
+    if backend == "pickle":
+        if resource is not None and sys.platform == "linux":
+            _limit_memory(_MEMORY + _STACK)
+        return _function(flag)
     if "mmcv.image" not in sys.modules and resource is not None and sys.platform == "linux":
         _limit_memory(_MEMORY + _STACK)
     import mmcv.image
@@ -95,11 +118,16 @@ def main() -> None:
         if len(data) < length:
             return
         _limit_time(math.inf)
-        decode = _decoder(flag, backend)
-        _limit_time(time.process_time() + seconds)
-        image = None
-        with contextlib.suppress(Exception):  # each decoder has its own kinds
+        image, facts, said = None, None, ""
+        try:
+            decode = _decoder(flag, backend)
+            _limit_time(time.process_time() + seconds)
             image = decode(data)
+            if backend == "pickle":
+                image, facts = image
+                said = json.dumps(facts)
+        except Exception as error:  # each decoder has its own kinds
+            image, said = None, getattr(error, "message", f"{type(error).__name__}: {error}")
         if image is None:
             target.write(struct.pack("<8sI", b"", 0))
         else:
@@ -107,6 +135,9 @@ def main() -> None:
             kind = image.dtype.str.encode()
             target.write(struct.pack(f"<8sI{image.ndim}I", kind, image.ndim, *image.shape))
             target.write(image.data)
+        if backend == "pickle":
+            text = said.encode("utf-8", "replace")
+            target.write(struct.pack("<I", len(text)) + text)
         target.flush()
         del data, image
 

@@ -9,16 +9,19 @@ is killed when nobody waits for its image any more; the next image starts anothe
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import queue
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +29,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from .image_files import Decoding
 from .image_header import ImageHeader, check_structure, read_header
+from .text import printable
 
 Image = NDArray[Any]
 
@@ -40,7 +44,24 @@ _MOST_BYTES = 32
 _WAIT = 60.0  # seconds of the clock on top, for systems without limits on processor time
 
 
+#: Of a text that a process answers with.
+_MOST_TEXT = 1 << 20
+
 _DEFAULT = Decoding()
+
+
+class Decoder(Protocol):
+    """What makes an image of a file's bytes: :class:`Decoding`, or something that can be pickled.
+
+    The latter has ``prepare()`` and returns pixels and what else it says of them.
+    """
+
+    @property
+    def reader(self) -> str:
+        """What decodes, for errors."""
+
+    def as_bytes(self) -> tuple[bytes, bytes]:
+        """Itself, and of which kind it is, for ``decode_worker.py``."""
 
 
 class ImageTooLarge(UserError):
@@ -62,14 +83,19 @@ class _Decoder:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self._max_pixels = max_pixels
+        self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._lock = threading.Lock()  # the process is not killed while it is being replaced
 
     def decode(
-        self, process: subprocess.Popen[bytes], data: bytes, seconds: float, how: Decoding
-    ) -> Image | None:
-        """(H, W) or (H, W, C), or None if it cannot be decoded; _Ended if it was killed."""
+        self, process: subprocess.Popen[bytes], data: bytes, seconds: float, how: Decoder
+    ) -> Any:
+        """(H, W) or (H, W, C), or None if it cannot be decoded; _Ended if it was killed.
+
+        Of another decoder than :class:`Decoding` this with what else it says, by name; and a
+        UserError without a subject where it cannot decode.
+        """
         timer = threading.Timer(seconds + _WAIT, self.kill)
         timer.daemon = True
         timer.start()
@@ -86,13 +112,13 @@ class _Decoder:
                 raise _Ended
             kind, axes = struct.unpack("<8sI", head)
             if not axes:
-                return None
+                return None if isinstance(how, Decoding) else self._said(process)
             shape = struct.unpack(f"<{axes}I", process.stdout.read(4 * axes))
             dtype = np.dtype(kind.rstrip(b"\0").decode())
             size = math.prod(shape) * dtype.itemsize
             if (
                 not 0 < size <= self._max_pixels * _MOST_BYTES
-                or axes > 3
+                or axes > 4
                 or dtype.kind not in "buif"
             ):
                 raise _Ended
@@ -101,11 +127,31 @@ class _Decoder:
             image = np.empty(shape, dtype)
             if process.stdout.readinto(image.data.cast("B")) < image.nbytes:  # type: ignore[attr-defined]
                 raise _Ended
-            return image
+            return image if isinstance(how, Decoding) else (image, self._facts(process))
         except OSError as error:
             raise _Ended from error
         finally:
             timer.cancel()
+
+    @staticmethod
+    def _text(process: subprocess.Popen[bytes]) -> str:
+        assert process.stdout is not None
+        size = process.stdout.read(4)
+        length = struct.unpack("<I", size)[0] if len(size) == 4 else _MOST_TEXT + 1
+        text = process.stdout.read(length) if length <= _MOST_TEXT else b""
+        if len(text) < length:
+            raise _Ended
+        return text.decode("utf-8", "replace")
+
+    def _said(self, process: subprocess.Popen[bytes]) -> UserError:
+        return UserError("image", "", printable(self._text(process)))
+
+    def _facts(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+        try:
+            facts = json.loads(self._text(process))
+        except ValueError as error:
+            raise _Ended from error
+        return facts if isinstance(facts, dict) else {}
 
     def start(self) -> subprocess.Popen[bytes]:
         """The process; another one where it has ended."""
@@ -113,6 +159,9 @@ class _Decoder:
             if self._process is None or self._killed or self._process.poll() is not None:
                 self._close()
                 self._killed = False
+                # For loaders that read files by name; whatever a killed process leaves there goes.
+                self._folder = tempfile.mkdtemp(prefix="decode_", dir=_temporary_folder())
+                self._environment["TMPDIR"] = self._folder
                 self._process = subprocess.Popen(
                     [sys.executable, os.fspath(_WORKER)],
                     stdin=subprocess.PIPE,
@@ -143,6 +192,13 @@ class _Decoder:
                     if stream is not None:
                         stream.close()
             process.wait()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _temporary_folder() -> str | None:
+    """In memory where the system has that: nothing that is sent is written to a disk."""
+    place = "/dev/shm"
+    return place if os.path.isdir(place) and os.access(place, os.W_OK) else None
 
 
 class _Lane:
@@ -179,34 +235,46 @@ class DecodePool:
         self._given_up: set[Future[Any]] = set()
         self._lock = threading.Lock()
 
-    def start(self) -> None:
+    def start(self, how: Decoder = _DEFAULT) -> None:
         """Start the processes for small images, so that the first ones do not wait for that.
+
+        Args:
+            how: Is prepared, as well.
 
         Raises:
             RuntimeError: They cannot decode.
         """
-        for decoder in self._lanes[0].decoders:
+
+        def ready(decoder: _Decoder) -> None:
             try:
                 if decoder.decode(decoder.start(), b"P5 1 1 255\n\0", _WAIT, _DEFAULT) is None:
                     raise RuntimeError("OpenCV decodes no image in a process of its own")
+                if not isinstance(how, Decoding):
+                    decoder.decode(decoder.start(), b"", _WAIT, how)
             except _Ended:
                 raise RuntimeError(
                     "the processes that decode images end at once; try: "
                     f"{sys.executable} -c 'import cv2, numpy'"
                 ) from None
 
-    def check(self, data: bytes, name: str) -> ImageHeader:
+        list(self._lanes[0].threads.map(ready, self._lanes[0].decoders))
+
+    def check(self, data: bytes, name: str, how: Decoder = _DEFAULT) -> ImageHeader:
         """Read the header and refuse what will not be decoded; takes milliseconds at most.
 
         Args:
             data: The file.
             name: What to call it in errors.
+            how: Of another decoder than :class:`Decoding` the format may be any: a byte then counts
+                as a pixel.
 
         Raises:
             ImageTooLarge: It has too many pixels.
             UserError: It is not an image, or is built to keep a decoder busy.
         """
         header = read_header(data, name)
+        if header is None and not isinstance(how, Decoding):
+            return ImageHeader("", max(1, len(data)), 1)
         if header is None:
             message = "damaged, or not in a known format "
             message += "(JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, PGM, JPEG 2000)"
@@ -218,8 +286,8 @@ class DecodePool:
         return header
 
     def submit(
-        self, data: bytes, header: ImageHeader, name: str, how: Decoding = _DEFAULT
-    ) -> Future[Image]:
+        self, data: bytes, header: ImageHeader, name: str, how: Decoder = _DEFAULT
+    ) -> Future[Any]:
         """Decode an image that was checked.
 
         Returns:
@@ -229,7 +297,7 @@ class DecodePool:
         pixels = header.width * header.height
         lane = self._lanes[pixels > _LARGE]
         seconds = _SECONDS + _SECONDS_A_PIXEL * pixels
-        future: Future[Image] = Future()
+        future: Future[Any] = Future()
         lane.threads.submit(self._decode, lane, future, data, seconds, name, how)
         return future
 
@@ -250,11 +318,11 @@ class DecodePool:
     def _decode(
         self,
         lane: _Lane,
-        future: Future[Image],
+        future: Future[Any],
         data: bytes,
         seconds: float,
         name: str,
-        how: Decoding,
+        how: Decoder,
     ) -> None:
         with self._lock:
             if not future.set_running_or_notify_cancel():
@@ -267,7 +335,9 @@ class DecodePool:
                 raise _Ended
             image = decoder.decode(process, data, seconds, how)
             fault: Exception | None = None
-            if image is None:
+            if isinstance(image, UserError):
+                fault, image = UserError(image.code, f"image {name}", image.message), None
+            elif image is None:
                 fault = UserError(
                     "image", f"image {name}", f"damaged, or {how.reader} cannot read it"
                 )

@@ -10,7 +10,9 @@ import base64
 import copy
 import functools
 import io
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +29,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmseg.datasets import BaseSegDataset
+from own_loader import ReadHalf
 from PIL import Image
 from small_models import blobs, small_config
 from starlette.testclient import TestClient
@@ -35,6 +38,7 @@ from user_errors import raises_user_error
 from mmseg_resnest.apps import demo, serving
 from mmseg_resnest.datasets import LoadImageFromFile
 from mmseg_resnest.datasets.check import check_data
+from mmseg_resnest.datasets.file_loading import decoded_by, received
 from mmseg_resnest.datasets.reader import ImageReader
 from mmseg_resnest.engine.benchmark import benchmark
 from mmseg_resnest.engine.browse import browse, draw_sample
@@ -43,17 +47,8 @@ from mmseg_resnest.export import compare, export_model
 from mmseg_resnest.export.publish import check_loads_back, publish
 from mmseg_resnest.inference import Segmentor, load_segmentor
 from mmseg_resnest.inference.files import FileJob
+from mmseg_resnest.io import decode_worker
 from mmseg_resnest.registry import DATASETS, TRANSFORMS, building
-
-
-@TRANSFORMS.register_module(force=True)
-class ReadHalf(BaseTransform):
-    """A loader of somebody's own: every second column of a file, in a name of its own."""
-
-    def transform(self, results: dict) -> dict:
-        results["img"] = np.asarray(Image.open(results["img_path"]))[:, ::2].copy()
-        results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
-        return results
 
 
 @TRANSFORMS.register_module(force=True)
@@ -130,7 +125,7 @@ class Case:
     dataset: str = "BaseSegDataset"
     arrays: bool = True  # whether an array can stand for a file
     published: bool = True
-    bytes: bool = True  # whether a service decodes it
+    own: bool = False  # whether the loader is in no file: arrays are given
 
 
 GREY = dict(channels=1, mean=[120.0], std=[60.0])
@@ -177,14 +172,12 @@ CASES = {
     ),
     "channels first": Case(dict(type="LoadBands", layout="CHW"), _planes, ".npy", 2, [120.0, 90.0],
                            [60.0, 50.0]),
-    "npy": Case(dict(type="LoadImageFromNpyFile"), _array, ".npy", 2, [120.0], [60.0],
-                published=False, bytes=False),
-    "remote sensing": Case(dict(type="LoadSingleRSImageFromFile"), _bands, ".tif", 5, [1.2], [0.6],
-                           published=False, bytes=False),
+    "npy": Case(dict(type="LoadImageFromNpyFile"), _array, ".npy", 2, [120.0], [60.0]),
+    "remote sensing": Case(dict(type="LoadSingleRSImageFromFile"), _bands, ".tif", 5, [1.2], [0.6]),
     "volume": Case(dict(type="LoadBiomedicalImageFromFile", decode_backend="numpy"), _volume,
                    ".npy", 1, [120.0], [60.0], [dict(type="MiddleSlice")], arrays=False,
-                   published=False, bytes=False),
-    "own": Case(dict(type="ReadHalf"), published=False, bytes=False),
+                   published=False),
+    "own": Case(dict(type="ReadHalf"), own=True),
 }  # fmt: skip
 
 
@@ -451,7 +444,7 @@ def test_pil_images(tested: World) -> None:
     # Pillow decodes JPEG to other greys than OpenCV, and 8 of 16 bits of a colour.
     if (
         tested.case.suffix == ".png"
-        and tested.case.bytes
+        and not tested.case.own
         and tested.case.write is not _deep_colours
     ):
         for path, expected in tested.labels.items():
@@ -462,7 +455,7 @@ def test_pil_images(tested: World) -> None:
 
 def test_published_and_exported(tested: World, tmp_path: Path) -> None:
     model, case = tested.model, tested.case
-    if not case.published:
+    if not case.published:  # another step is of somebody's own
         with raises_user_error("export", "test_dataloader.dataset.pipeline"):
             publish(model, tmp_path / "published")
         with raises_user_error("export", "test_dataloader.dataset.pipeline"):
@@ -484,6 +477,15 @@ def test_published_and_exported(tested: World, tmp_path: Path) -> None:
         with raises_user_error("export", "test_dataloader.dataset.pipeline"):
             export_model(model, tmp_path / "whole.torchscript", processing=True)
     for other in others:
+        if case.own:
+            path, expected = next(iter(tested.labels.items()))
+            pixels = model.reader.read(path).pixels
+            assert np.array_equal(other(pixels[:, :, ::-1]).labels, expected)
+            with raises_user_error("input", path):
+                other(path)
+            with raises_user_error("config-value"):
+                serving.create_app(other)
+            continue
         assert compare(model, other, list(tested.labels)[:1]).good
         # A file that resizes as well rounds scores in another order.
         allowed = 1e-3 if case.steps and getattr(other.model, "gives_labels", False) else 0
@@ -507,6 +509,7 @@ def test_served(world: Callable[[str], World], name: str) -> None:
     with TestClient(serving.create_app(tested.model)) as client:
         for path, expected in tested.labels.items():
             answer = client.post("/predict", content=Path(path).read_bytes())
+            assert answer.status_code == 200, answer.text
             with Image.open(io.BytesIO(answer.content)) as labels:
                 assert np.array_equal(np.asarray(labels), expected)
             overlay = client.post("/predict?output=overlay", content=Path(path).read_bytes())
@@ -526,10 +529,54 @@ def test_shown_on_the_page(world: Callable[[str], World]) -> None:
                     assert np.array_equal(np.asarray(labels)[:, :, 0], expected)
 
 
-def test_a_service_does_not_run_every_loader(tested: World) -> None:
-    if not tested.case.bytes:
-        with raises_user_error("config-value", "test_dataloader.dataset.pipeline"):
-            serving.create_app(tested.model)
+@pytest.mark.parametrize("steps", [
+    [dict(type="LoadBiomedicalImageFromFile", decode_backend="pickle"), dict(type="MiddleSlice")],
+    [dict(type="ReadHalf", said=lambda: "no text")],
+    [dict(type="LoadHere")],
+])  # fmt: skip
+def test_loaders_that_no_service_can_run(
+    world: Callable[[str], World], steps: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ReadHalf, "__module__", "own_loader")
+    here = type("LoadHere", (ReadHalf,), {"__module__": "__main__"})
+    TRANSFORMS.register_module(name="LoadHere", module=here, force=True)
+    cfg = world("own").cfg.copy()
+    cfg.test_dataloader.dataset.pipeline = [*steps, dict(type="PackSegInputs")]
+    with raises_user_error("config-value", "test_dataloader.dataset.pipeline"):
+        serving.create_app(load_segmentor(cfg, None, "cpu"))
+
+
+@pytest.mark.parametrize("name", ["npy", "remote sensing", "volume", "own"])
+def test_bytes_for_a_loader_in_another_process(
+    world: Callable[[str], World], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that process does, here; paths of modules are those that it was sent."""
+    tested = world(name)
+    flag, kind = decoded_by(tested.model.reader, "mmseg_resnest").as_bytes()
+    assert kind == b"pickle"
+    monkeypatch.setattr(sys, "path", [])
+    function = decode_worker._function(flag.decode())
+    for path, expected in tested.labels.items():
+        pixels, facts = function(Path(path).read_bytes())
+        image = received(tested.model.reader, (pixels, json.loads(json.dumps(facts))))
+        assert np.array_equal(tested.model(image).labels, expected)
+    assert facts.get("said") == ("half" if name == "own" else None)
+
+
+def test_a_loader_that_reads_files_is_served(world: Callable[[str], World]) -> None:
+    tested, program = world("own"), io.BytesIO()
+    np.save(program, np.array([print], object))
+    with TestClient(serving.create_app(tested.model)) as client:
+        for path, expected in tested.labels.items():
+            answer = client.post("/predict", content=Path(path).read_bytes())
+            with Image.open(io.BytesIO(answer.content)) as labels:
+                assert np.array_equal(np.asarray(labels), expected)
+        for data in (program.getvalue(), b"no image", b""):
+            answer = client.post("/predict", content=data)
+            assert answer.status_code == 400, answer.text
+            assert "/" not in answer.json()["detail"]  # no names of this machine
+        assert "program" in client.post("/predict", content=program.getvalue()).text
+        assert not [*Path("/dev/shm").glob("decode_*/*/*")]
 
 
 def _evaluated(tested: World, folder: Path, **changes: Any) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ...datasets.file_loading import decoded_by
 from ...datasets.reader import LoadedImage
 from ...errors import UserError
 from ...inference import Segmentor
@@ -165,7 +166,8 @@ def create_app(
         """From a file to what the page draws; cancelled, it ends at its next step."""
         loading = network.submit(choice.model)  # it says how its images are decoded
         model = await until_ended(loading, loading.cancel)
-        image = await decode(pool, checks, data, model.reader)
+        how = decoded_by(model.reader, model.cfg.get("default_scope", "mmseg"))
+        image = await decode(pool, checks, data, model.reader, how)
         del data
         stop = threading.Event()
 

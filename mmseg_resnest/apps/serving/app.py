@@ -29,19 +29,19 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from torch import nn
 
+from ...datasets.file_loading import FileLoading, decoded_by
 from ...datasets.reader import ImageReader, LoadedImage
 from ...errors import UserError
 from ...inference import Segmentation, Segmentor
 from ...inference.result import class_indices
 from ...io.cancel import raise_if_cancelled
 from ...io.decoding import DecodePool
-from ...io.image_files import JPEG_EDGE
+from ...io.image_files import JPEG_EDGE, Decoding
 from ...version import __version__
 from ..work import (
     ClientGone,
     Refused,
     TooLong,
-    check_reader,
     decode,
     supervise,
     unfit,
@@ -146,20 +146,20 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     Raises:
         UserError: The model's config has a loader that a service cannot use.
     """
-    check_reader(model.reader)
+    how = decoded_by(model.reader, model.cfg.get("default_scope", "mmseg"))
     bounds = limits or Limits()
     metrics = _Metrics()
     batcher = Batcher(
         lambda images: model(list(images)), bounds.batch, bounds.gather, metrics.batches.observe
     )
-    state = _State(bounds, batcher, metrics, model.reader)
+    state = _State(bounds, batcher, metrics, model.reader, how)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         batcher.start()
         hooks = end_between_blocks(model)
         try:
-            await anyio.to_thread.run_sync(state.pool.start)
+            await anyio.to_thread.run_sync(state.pool.start, how)
             yield
         finally:
             await anyio.to_thread.run_sync(batcher.close)
@@ -297,9 +297,15 @@ class _State:
     """What requests share."""
 
     def __init__(
-        self, limits: Limits, batcher: Batcher, metrics: _Metrics, reader: ImageReader
+        self,
+        limits: Limits,
+        batcher: Batcher,
+        metrics: _Metrics,
+        reader: ImageReader,
+        how: Decoding | FileLoading,
     ) -> None:
-        self.limits, self.batcher, self.metrics, self.reader = limits, batcher, metrics, reader
+        self.limits, self.batcher, self.metrics = limits, batcher, metrics
+        self.reader, self.how = reader, how
         self.pool = DecodePool(limits.pixels)
         self.threads = ThreadPoolExecutor(4, "requests")  # for what takes seconds at most
         self.waiting = 0
@@ -350,7 +356,7 @@ class _State:
         self, body: bytes, doing: list[str], draw: Callable[[Segmentation], Response]
     ) -> tuple[int, Response]:
         """From a file to an answer; ``doing`` receives each step."""
-        image = await decode(self.pool, self.threads, body, self.reader)
+        image = await decode(self.pool, self.threads, body, self.reader, self.how)
         del body
         doing[0] = "segmenting"
         result = await self._segment(image)

@@ -92,6 +92,24 @@ class LoadImageFromNDArray(mmseg.datasets.transforms.LoadImageFromNDArray):
         return {**super().transform(results), "img_path": path}
 
 
+class LoadGivenArrays(mmcv.transforms.BaseTransform):
+    """Stands in a model file for a loader that is not in it: images are given as arrays.
+
+    Args:
+        loader: The name of the loader.
+        rgb: Whether its first three channels are red, green and blue, rather than the reverse.
+    """
+
+    def __init__(self, loader: str, rgb: bool = False) -> None:
+        self.loader = loader
+        self.rgb = rgb
+
+    def transform(self, results: dict) -> dict:
+        """Raises the UserError that says what to give."""
+        said = f"this model's images are read by {self.loader}, which is not in its file: read it "
+        raise UserError("input", str(results.get("img_path")), f"{said}so, and give the array")
+
+
 @TRANSFORMS.register_module()
 class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
     """mmseg's ``LoadAnnotations`` with the fast cache; it refuses label maps that do not fit.
