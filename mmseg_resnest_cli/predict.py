@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("argument", "--max-frames", f"must be at least 1, not {args.max_frames}")
 
     out = Path(args.out)
-    film = not Path(args.source).is_dir() and (is_stream(args.source) or is_video(args.source))
+    folder = Path(args.source).is_dir()
+    film = not folder and (is_stream(args.source) or is_video(args.source))
     images: list[str] = []
     others: list[Path] = []
-    folder = Path(args.source).is_dir()
     if not film and not folder:
         images, others = find_inputs(args.source, out)
         plan_outputs(images, out, args.save)

@@ -113,7 +113,7 @@ class ImageReader:
         decoding: How bytes are decoded; None where the loader reads files in a way of its own.
         to_float32: Whether it turns what was decoded to float32.
         rgb: See :class:`LoadedImage`.
-        suffixes: Of the files of the data set, where its config says them.
+        suffixes: Of the files that it reads beside those of the usual formats.
 
     Raises:
         UserError: A step cannot be built.
@@ -121,7 +121,6 @@ class ImageReader:
 
     def __init__(self, steps: Sequence[Any] = (), key: str = "pipeline") -> None:
         self.key = f"config key {key}"
-        self.suffixes: tuple[str, ...] = ()
         kept = [step for step in steps if not loads_labels(step_name(step))]
         built = self._build(kept)
         number = len(split_loading(kept)[0])
@@ -143,6 +142,9 @@ class ImageReader:
             self.decoding = loader.decoding
         self.to_float32 = isinstance(loader, LoadBands) or getattr(loader, "to_float32", False)
         self.rgb = gives_rgb(loader)
+        arrays = "Npy" in type(loader).__name__ or isinstance(loader, LoadBands)
+        arrays = arrays or getattr(loader, "decode_backend", "") == "numpy"
+        self.suffixes: tuple[str, ...] = (".npy",) if arrays else ()
 
     @classmethod
     def of(cls, dataset_cfg: Mapping[str, Any], key: str) -> ImageReader:
@@ -173,7 +175,8 @@ class ImageReader:
                 said = "its data sets read images with different pipelines; give all of them one"
                 raise UserError("config-conflict", f"config key {key}", said)
             suffixes = option_of(DATASETS, leaf, "img_suffix") or ()
-            found.suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
+            listed = [suffixes] if isinstance(suffixes, str) else suffixes
+            found.suffixes = (*listed, *found.suffixes)
             reader = reader or found
         assert reader is not None
         return reader

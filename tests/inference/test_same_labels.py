@@ -540,7 +540,7 @@ def test_loaders_that_no_service_can_run(
     monkeypatch.setattr(ReadHalf, "__module__", "own_loader")
     here = type("LoadHere", (ReadHalf,), {"__module__": "__main__"})
     TRANSFORMS.register_module(name="LoadHere", module=here, force=True)
-    cfg = world("own").cfg.copy()
+    cfg = copy.deepcopy(world("own").cfg)
     cfg.test_dataloader.dataset.pipeline = [*steps, dict(type="PackSegInputs")]
     with raises_user_error("config-value", "test_dataloader.dataset.pipeline"):
         serving.create_app(load_segmentor(cfg, None, "cpu"))

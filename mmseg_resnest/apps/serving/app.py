@@ -137,7 +137,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
 
     Endpoints: ``POST /predict`` (an image file as the body), ``GET /model``, ``GET /health``,
     ``GET /metrics`` (Prometheus' text format), ``GET /openapi.json`` and ``GET /docs``. Nothing
-    that is sent is kept or written.
+    that is sent is kept, or written but for loaders that read files, while they do.
 
     Args:
         model: What segments; one thread calls it.
