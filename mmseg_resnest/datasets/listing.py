@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmengine.dataset import ConcatDataset
 from mmseg.datasets import BaseSegDataset
 
-from ..registry import DATASETS
+from ..registry import DATASETS, type_name
 from .layout import FolderCheck, listed_samples
 
 # What the check before training has listed, for the run that follows.
@@ -106,7 +107,10 @@ def _with_lists(dataset_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     result = dict(dataset_cfg)
     if isinstance(result.get("dataset"), Mapping):
-        result["dataset"] = inner(result["dataset"])
+        made = inner(result["dataset"])
+        mixes = type_name(result.get("type")) == "MultiImageMixDataset"
+        # Which takes configs and joined data sets only.
+        result["dataset"] = ConcatDataset([made]) if mixes and not isinstance(made, dict) else made
     if isinstance(result.get("datasets"), Sequence):
         result["datasets"] = [inner(one) for one in result["datasets"]]
     return result

@@ -244,8 +244,7 @@ class DecodePool:
         Raises:
             RuntimeError: They cannot decode.
         """
-
-        def ready(decoder: _Decoder) -> None:
+        for decoder in self._lanes[0].decoders:
             try:
                 if decoder.decode(decoder.start(), b"P5 1 1 255\n\0", _WAIT, _DEFAULT) is None:
                     raise RuntimeError("OpenCV decodes no image in a process of its own")
@@ -256,8 +255,6 @@ class DecodePool:
                     "the processes that decode images end at once; try: "
                     f"{sys.executable} -c 'import cv2, numpy'"
                 ) from None
-
-        list(self._lanes[0].threads.map(ready, self._lanes[0].decoders))
 
     def check(self, data: bytes, name: str, how: Decoder = _DEFAULT) -> ImageHeader:
         """Read the header and refuse what will not be decoded; takes milliseconds at most.

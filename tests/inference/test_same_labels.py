@@ -330,12 +330,13 @@ def _split_pipeline(dataset: Any) -> Any:
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "concat": lambda d: dict(type="ConcatDataset", datasets=_halves(d)),
     "repeat": lambda d: dict(type="RepeatDataset", times=1, dataset=d),
+    "balanced": lambda d: dict(type="ClassBalancedDataset", oversample_thr=0.5, dataset=d),
     "mix": _split_pipeline,
     "nested": lambda d: dict(
         type="RepeatDataset", times=2,
         dataset=dict(type="ConcatDataset", datasets=[
-            dict(type="RepeatDataset", times=1, dataset=_halves(d)[0]),
-            _split_pipeline(Config(_halves(d)[1])),
+            dict(type="ClassBalancedDataset", oversample_thr=2.0, dataset=_halves(d)[0]),
+            dict(type="RepeatDataset", times=1, dataset=_split_pipeline(Config(_halves(d)[1]))),
         ]),
     ),
     "parts in other words": lambda d: dict(type="ConcatDataset", datasets=[
@@ -345,6 +346,63 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
         ]},
     ]),
 }  # fmt: skip
+
+
+#: Loaders whose names mmseg has.
+IN_MMSEG = [name for name, case in CASES.items()
+            if isinstance(case.loader["type"], str) and case.loader["type"] != "LoadBands"
+            and not case.own and case.suffix != ".npy"]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_every_loader_in_every_wrapper(world: Callable[[str], World], wrapper: str) -> None:
+    """What the network is given is the same, and so are labels: no network runs here."""
+    for name in IN_MMSEG if wrapper == "parts in other words" else CASES:
+        tested = world(name)
+        cfg = copy.deepcopy(tested.cfg)
+        cfg.test_dataloader.dataset = WRAPPERS[wrapper](cfg.test_dataloader.dataset)
+        with building("mmseg_resnest"):
+            reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
+        seen = set()
+        for path, sample in _samples(cfg):
+            seen.add(path)
+            single = reader.prepare(reader.read(path))["inputs"]
+            plain = tested.model.reader.prepare(tested.model.reader.read(path))["inputs"]
+            assert torch.equal(single, sample["inputs"]), (name, path)
+            assert torch.equal(single, plain), (name, path)
+        assert seen == set(tested.labels), name
+
+
+#: Each wrapper with another loader, through the tools: a covering of the product above.
+COVERED = {
+    "concat": "grey", "repeat": "npy", "balanced": "bands", "mix": "own",
+    "nested": "16-bit colours",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", COVERED)
+def test_tools_take_wrapped_data_sets(
+    world: Callable[[str], World], wrapper: str, tmp_path: Path
+) -> None:
+    tested = world(COVERED[wrapper])
+    cfg = copy.deepcopy(tested.cfg)
+    cfg.test_dataloader.dataset = WRAPPERS[wrapper](cfg.test_dataloader.dataset)
+    wrapped = World(tested.case, cfg, load_segmentor(cfg, None, "cpu"), tested.labels)
+    wrapped.model.model.load_state_dict(tested.model.model.state_dict())
+    evaluated = _evaluated(wrapped, tmp_path)
+    publish(wrapped.model, tmp_path / "published")
+    published = load_segmentor(tmp_path / "published", device="cpu")
+    function = decoded_by(wrapped.model.reader, "mmseg_resnest")
+    for path, expected in tested.labels.items():
+        assert np.array_equal(evaluated[path], expected)
+        assert np.array_equal(wrapped.model(path).labels, expected)
+        sent = received(wrapped.model.reader, function(Path(path).read_bytes()))
+        assert np.array_equal(wrapped.model(sent).labels, expected)
+        loaded = path if wrapper != "mix" else wrapped.model.reader.read(path)  # its own loader
+        assert np.array_equal(published(loaded).labels, expected)
+    assert browse(cfg, tmp_path / "sheets", "test", images=3, draws=1)["images"] == 3
+    report = check_data(cfg, ["test"], workers=1, progress=False)
+    assert {problem.rule for problem in report.problems} <= {"class_never", "rotated_image"}
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
