@@ -121,12 +121,8 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def decoded_by(reader: ImageReader, scope: str) -> Decoding | FileLoading:
+def decoded_by(reader: ImageReader) -> Decoding | FileLoading:
     """How bytes become the images of a reader in another process.
-
-    Args:
-        reader: The reader.
-        scope: In which the config names its parts.
 
     Raises:
         UserError: Its loader reads no files, runs what they say, or cannot be taken to another
@@ -158,8 +154,8 @@ def decoded_by(reader: ImageReader, scope: str) -> Decoding | FileLoading:
         steps = pickle.dumps(list(reader.loading))
     except Exception as error:  # whatever an option raises
         raise refused(f"its options cannot be taken to another process ({error})") from error
-    suffix = reader.suffixes[0] if reader.suffixes else ""
-    return FileLoading(steps, tuple(modules), scope, suffix, name)
+    suffix = next((one for one in reader.suffixes if one != ".npy"), "")  # which bytes tell
+    return FileLoading(steps, tuple(modules), reader.scope, suffix, name)
 
 
 def _can_be_imported(module: str) -> bool:

@@ -22,6 +22,7 @@ import mmseg.datasets.transforms
 import numpy as np
 import torch
 from mmengine.dataset import Compose
+from mmengine.registry import DefaultScope
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -113,6 +114,7 @@ class ImageReader:
         decoding: How bytes are decoded; None where the loader reads files in a way of its own.
         to_float32: Whether it turns what was decoded to float32.
         rgb: See :class:`LoadedImage`.
+        scope: In which the config names its parts.
         suffixes: Of the files that it reads beside those of the usual formats.
 
     Raises:
@@ -121,6 +123,8 @@ class ImageReader:
 
     def __init__(self, steps: Sequence[Any] = (), key: str = "pipeline") -> None:
         self.key = f"config key {key}"
+        scope = DefaultScope.get_current_instance()
+        self.scope = "mmseg_resnest" if scope is None else scope.scope_name
         kept = [step for step in steps if not loads_labels(step_name(step))]
         built = self._build(kept)
         number = len(split_loading(kept)[0])
@@ -142,8 +146,8 @@ class ImageReader:
             self.decoding = loader.decoding
         self.to_float32 = isinstance(loader, LoadBands) or getattr(loader, "to_float32", False)
         self.rgb = gives_rgb(loader)
-        arrays = "Npy" in type(loader).__name__ or isinstance(loader, LoadBands)
-        arrays = arrays or getattr(loader, "decode_backend", "") == "numpy"
+        arrays = getattr(loader, "decode_backend", "") == "numpy" or isinstance(loader, LoadBands)
+        arrays = arrays or "Npy" in type(loader).__name__
         self.suffixes: tuple[str, ...] = (".npy",) if arrays else ()
 
     @classmethod
@@ -175,8 +179,7 @@ class ImageReader:
                 said = "its data sets read images with different pipelines; give all of them one"
                 raise UserError("config-conflict", f"config key {key}", said)
             suffixes = option_of(DATASETS, leaf, "img_suffix") or ()
-            listed = [suffixes] if isinstance(suffixes, str) else suffixes
-            found.suffixes = (*listed, *found.suffixes)
+            found.suffixes += (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
             reader = reader or found
         assert reader is not None
         return reader
@@ -315,11 +318,9 @@ class ImageReader:
             UserError: It cannot be decoded.
         """
         if self.decoding is None:  # the loader reads files by their names
-            suffix = self.suffixes[0] if self.suffixes else ""
-            if data.startswith(b"\x93NUMPY"):
-                suffix = ".npy"
-            elif is_address(name):
-                suffix = os.path.splitext(name.split("?")[0])[1]
+            suffix = os.path.splitext(name.split("?")[0])[1] if is_address(name) else ""
+            suffix = suffix or next((one for one in self.suffixes if one != ".npy"), "")
+            suffix = ".npy" if data.startswith(b"\x93NUMPY") else suffix
             with tempfile.TemporaryDirectory() as folder:
                 path = os.path.join(folder, f"image{suffix}")
                 Path(path).write_bytes(data)

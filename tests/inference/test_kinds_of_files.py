@@ -115,7 +115,7 @@ def test_a_pipeline_files_and_bytes_agree(files: list[Path], backend: str) -> No
         step = dict(type="LoadImageFromFile", imdecode_backend=backend, **options)
         with building("mmseg_resnest"):
             pipeline, reader = Compose([step]), ImageReader([step])
-        how = decoded_by(reader, "mmseg_resnest")
+        how = decoded_by(reader)
         ways: list[Callable[[str], Any]] = [
             lambda path, pipeline=pipeline: (pipeline({"img_path": path}) or {}).get("img"),
             lambda path, reader=reader: reader.read(path).pixels,

@@ -392,7 +392,7 @@ def test_tools_take_wrapped_data_sets(
     evaluated = _evaluated(wrapped, tmp_path)
     publish(wrapped.model, tmp_path / "published")
     published = load_segmentor(tmp_path / "published", device="cpu")
-    function = decoded_by(wrapped.model.reader, "mmseg_resnest")
+    function = decoded_by(wrapped.model.reader)
     for path, expected in tested.labels.items():
         assert np.array_equal(evaluated[path], expected)
         assert np.array_equal(wrapped.model(path).labels, expected)
@@ -610,7 +610,7 @@ def test_bytes_for_a_loader_in_another_process(
 ) -> None:
     """What that process does, here; paths of modules are those that it was sent."""
     tested = world(name)
-    flag, kind = decoded_by(tested.model.reader, "mmseg_resnest").as_bytes()
+    flag, kind = decoded_by(tested.model.reader).as_bytes()
     assert kind == b"pickle"
     monkeypatch.setattr(sys, "path", [])
     function = decode_worker._function(flag.decode())

@@ -166,7 +166,7 @@ def create_app(
         """From a file to what the page draws; cancelled, it ends at its next step."""
         loading = network.submit(choice.model)  # it says how its images are decoded
         model = await until_ended(loading, loading.cancel)
-        how = decoded_by(model.reader, model.cfg.get("default_scope", "mmseg"))
+        how = decoded_by(model.reader)
         image = await decode(pool, checks, data, model.reader, how)
         del data
         stop = threading.Event()

@@ -146,7 +146,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     Raises:
         UserError: The model's config has a loader that a service cannot use.
     """
-    how = decoded_by(model.reader, model.cfg.get("default_scope", "mmseg"))
+    how = decoded_by(model.reader)
     bounds = limits or Limits()
     metrics = _Metrics()
     batcher = Batcher(
