@@ -71,7 +71,9 @@ REASONS: dict[str, list[Key]] = {
         _at("engine/trained.py:evaluated_folder", "evaluate it"),
     ],
     "no test does it yet": [
+        _at("datasets/file_loading.py:refused", "use predict"),
         _at("datasets/label_map.py:_refuse_two_ways"),
+        _at("datasets/transforms/loading.py:transform", "give the array"),
         _at("datasets/transforms/multilabel.py:load", "remove it"),
         _at("datasets/prepare/bands.py:_check_numbers", "--bands"),
         _at("datasets/prepare/bands.py:_measure", "--layout"),

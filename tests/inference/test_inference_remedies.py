@@ -18,7 +18,6 @@ from small_models import blobs, small_config
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.apps import server
 from mmseg_resnest.apps.connections import ConnectionLimits, _room
-from mmseg_resnest.apps.work import check_reader
 from mmseg_resnest.export import export_model
 from mmseg_resnest.inference.faults import image_error
 from mmseg_resnest.inference.files import FileJob, plan_outputs
@@ -26,7 +25,6 @@ from mmseg_resnest.inference.images import find_images, find_inputs
 from mmseg_resnest.inference.result import class_indices
 from mmseg_resnest.inference.video import _make_room
 from mmseg_resnest.io.up_to_date import Journal
-from mmseg_resnest.registry import TRANSFORMS
 
 
 def test_where_outputs_go(tmp_path: Path) -> None:
@@ -123,28 +121,6 @@ def test_exported_models(tmp_path: Path) -> None:
 
 
 # --- services --------------------------------------------------------------------------------
-
-
-@TRANSFORMS.register_module(force=True)
-class LoadInAWayOfItsOwn:
-    """Reads files as no process of a service can be asked to."""
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        pixels = np.asarray(Image.open(results["img_path"]))
-        size = pixels.shape[:2]
-        return {**results, "img": pixels, "img_shape": size, "ori_shape": size}
-
-
-def test_what_can_be_served(tmp_path: Path) -> None:
-    cfg = small_config()
-    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadInAWayOfItsOwn")
-    model = load_segmentor(cfg, None, "cpu")
-    with advises("apps/work.py:check_reader", "use predict"):
-        check_reader(model.reader)
-    check_reader(load_segmentor(small_config(), None, "cpu").reader)
-    Image.fromarray(blobs(32, 32)).save(tmp_path / "a.png")
-    job = FileJob(model, [str(tmp_path / "a.png")], tmp_path / "o")
-    assert job.run().done == 1
 
 
 def test_open_files_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
