@@ -24,7 +24,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --no-compile $(PI
 COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._inductor.compile_fx, \
 	torch.export, hypothesis, pytest, xdist
 
-.PHONY: help venv demo demo-nogl chaos bad-input docs-run nodes test test-long test-browser \
+.PHONY: help venv demo demo-nogl chaos bad-input forms docs-run nodes test test-long test-browser \
 	test-notebook docs lint format clean
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo 'make chaos         kill a training run 60 times, resume it, compare it with one in peace'
 	@echo 'make nodes         two machines in network namespaces: one is lost and comes back (root)'
 	@echo 'make bad-input     every wrong input to train, test and predict'
+	@echo 'make forms         every form of configs, data and weights in every tool: minutes'
 	@echo 'make docs-run      every command and config of the pages, on stand-ins: minutes'
 	@echo 'make test-long     more cases of what make test checks: minutes'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
@@ -115,6 +116,9 @@ nodes: venv
 
 bad-input: venv
 	ALL_BAD_INPUT=1 $(BIN)/python -m pytest -q tests/tools/test_bad_input.py $(PYTEST_FLAGS)
+
+forms: venv
+	ALL_FORMS=1 $(BIN)/python -m pytest -q tests/tools/test_forms.py $(PYTEST_FLAGS)
 
 docs-run: venv
 	ALL_DOCS=1 $(BIN)/python -m pytest -q tests/tools/test_docs_run.py $(PYTEST_FLAGS)

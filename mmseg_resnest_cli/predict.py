@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import describe_model, duration, print_header
     from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.engine.preflight import check_writable
+    from mmseg_resnest.engine.preflight import check_outputs, check_writable
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference.files import FileJob, plan_outputs
     from mmseg_resnest.inference.images import find_inputs
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if folder:  # of which files are images the model says
         images, others = find_inputs(args.source, out, model.reader.suffixes)
         plan_outputs(images, out, args.save)
+    check_outputs(model.cfg, {"--out": out})
     check_writable(out, "--out")
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(

@@ -5,6 +5,7 @@ from .camvid import CamVidDataset
 from .check import (
     check_start,
     guard_labels,
+    image_folders,
     image_sizes,
     leaf_datasets,
     loss_ignore_index,
@@ -62,6 +63,7 @@ __all__ = [
     "check_dataset_folders",
     "check_start",
     "guard_labels",
+    "image_folders",
     "image_sizes",
     "inside",
     "leaf_datasets",

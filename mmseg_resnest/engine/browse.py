@@ -28,7 +28,7 @@ from ..io.bit_planes import from_labels, index_sets
 from ..io.image_files import as_picture, save_image, unique_stems
 from ..registry import type_name
 from .config import require
-from .preflight import check_data
+from .preflight import check_data, check_outputs
 
 __all__ = ["Step", "browse", "draw_sample"]
 
@@ -160,6 +160,7 @@ def browse(
     if not 0 <= opacity <= 1:
         raise UserError("argument", f"--opacity {opacity}", "must lie between 0 and 1")
     check_data(cfg, (name,))
+    check_outputs(cfg, {"--out": out_dir})
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmseg")):
         dataset_cfg = copy.deepcopy(cfg[name].dataset)
         while type_name(dataset_cfg.get("type")) in ("RepeatDataset", "ClassBalancedDataset"):

@@ -131,6 +131,8 @@ class _Steps:
         try:
             model = self._copy_model()
             for key, hook in hooks.items():
+                if self._by_iteration:
+                    _check_unit(key, hook)
                 if isinstance(hook, EMAHook):
                     _check_averaging(cfg, key, hook, model)
             notes, schedules = self._train(model, train, batch, indices)
@@ -149,6 +151,10 @@ class _Steps:
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
+
+    @property
+    def _by_iteration(self) -> bool:
+        return type_name(self.cfg.train_cfg.get("type")) == "IterBasedTrainLoop"
 
     @property
     def _wrapper(self) -> str:
@@ -186,6 +192,10 @@ class _Steps:
     ) -> tuple[list[Note], list[Any]]:
         """One step; returns rows for the header and the schedules."""
         cfg = self.cfg
+        if type_name(cfg.optim_wrapper.get("type")) == "AmpOptimWrapper" and not self.machine.cuda:
+            message = "AmpOptimWrapper needs a GPU; on a CPU write BFloat16OptimWrapper, or leave "
+            message += "it out and give --amp"
+            raise UserError("config-value", "config key optim_wrapper.type", message)
         optim_wrapper, schedules = build_optimization(cfg, model)
         single = isinstance(optim_wrapper, OptimWrapper)
         for one in [optim_wrapper] if single else optim_wrapper.values():
@@ -221,6 +231,11 @@ class _Steps:
                 ) from error
         lists = schedules.values() if isinstance(schedules, dict) else [schedules or []]
         every = [one for some in lists for one in some]
+        several = isinstance(cfg.get("param_scheduler"), list | tuple)
+        for index, schedule in enumerate(every) if self._by_iteration else ():
+            if getattr(schedule, "by_epoch", False) and not hasattr(schedule, "monitor"):
+                key = f"param_scheduler.{index % len(cfg.param_scheduler)}" if several else ""
+                raise _by_epoch(key or "param_scheduler")
         for schedule in every:
             if not hasattr(schedule, "monitor"):  # others wait for a score
                 with failing("param_scheduler", f"{type(schedule).__name__} fails"):
@@ -339,9 +354,13 @@ class _Steps:
         for key, node in nodes.items():
             if isinstance(node, dict):
                 node = copy.deepcopy(node)
-                with failing(key, "it cannot be built", node):
+                with failing(f"{key}.priority", "there is no such priority"):
                     get_priority(node.pop("priority", "NORMAL"))
+                with failing(key, "it cannot be built", node):
                     node = HOOKS.build(node)
+            elif node is None and key == "default_hooks.runtime_info":
+                message = "must not be None: it counts what the log and the schedules need"
+                raise UserError("config-value", f"config key {key}", message)
             hooks[key] = node
         return hooks
 
@@ -383,6 +402,21 @@ def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:
         return []
     text = f"custom_keys {', '.join(keys)} of paramwise_cfg: in the name of no parameter"
     return [("optimizer", text)]
+
+
+def _by_epoch(key: str) -> UserError:
+    message = "counts epochs, which is the default, but train_cfg counts iterations and no epoch "
+    message += "ends before the run does; set by_epoch=False"
+    return UserError("config-conflict", f"config key {key}.by_epoch", message)
+
+
+def _check_unit(key: str, hook: Any) -> None:
+    """Whether a hook waits for epochs in a run that counts iterations."""
+    if isinstance(hook, CheckpointHook) and hook.by_epoch and hook.interval > 0:
+        raise _by_epoch(key)
+    if isinstance(hook, EMAHook) and hook.begin_epoch > 0:
+        message = "counts epochs, but train_cfg counts iterations; set begin_iter"
+        raise UserError("config-conflict", f"config key {key}.begin_epoch", message)
 
 
 def _check_averaging(cfg: Config, key: str, hook: EMAHook, model: nn.Module) -> None:

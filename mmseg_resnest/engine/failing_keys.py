@@ -24,7 +24,7 @@ def key_of_build(key: str, node: Any, error: BaseException) -> str:
     found = key
     for frame in _frames(error):
         part = frame.f_locals.get("cfg")
-        if isinstance(part, Mapping) and "type" in part:
+        if isinstance(part, Mapping):
             inside = [(k, one) for k, one in places if f"{k}.".startswith(f"{found}.")]
             same = [k for k, one in inside if one is part]
             found = next(iter(same or [k for k, one in inside if _is_copy(part, one)]), found)
@@ -33,14 +33,14 @@ def key_of_build(key: str, node: Any, error: BaseException) -> str:
 
 def _is_copy(part: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
     """Whether a mapping is one of the config, to which what builds it may have added options."""
-    return all(type(part.get(k)) is type(v) and part[k] == v for k, v in node.items())
+    same = (type(part.get(k)) is type(v) and part[k] == v for k, v in node.items())
+    return "type" in node and all(same)
 
 
 def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The mappings with a type in a config, with their keys."""
+    """The mappings in a config, with their keys."""
     if isinstance(node, Mapping):
-        if "type" in node:
-            yield key, node
+        yield key, node
         for name, value in node.items():
             yield from _nodes(f"{key}.{name}", value)
     elif isinstance(node, list | tuple):

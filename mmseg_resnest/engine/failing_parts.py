@@ -54,6 +54,8 @@ class Failure:
 
 def describe(error: BaseException) -> str:
     """E.g. ``ValueError: bad pixel (steps.py:12)``."""
+    if isinstance(error, KeyError) and 'must contain the key "type"' in str(error):
+        return "it has no type"
     text, place = str(error).strip(), ""
     if frames := traceback.extract_tb(error.__traceback__):
         text = text or frames[-1].line or ""
@@ -73,12 +75,24 @@ def failing(key: str, what: str, node: Any = None) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Preempted):
+    except Preempted:
+        raise
+    except UserError as error:
+        if node is not None:
+            raise_of_its_key(key, node, error)
         raise
     except Exception as error:
         code = "memory" if ran_out_of_memory(error) else "config-value"
         found = key if node is None else key_of_build(key, node, error)
         raise UserError(code, f"config key {found}", f"{what}: {describe(error)}") from error
+
+
+def raise_of_its_key(key: str, node: Any, error: UserError) -> None:
+    """Raise an error about an option of a part as one about the part's key; not other errors."""
+    about_a_key = error.subject.startswith(("config key ", "--"))
+    if not about_a_key and error.code in ("argument", "config-value", "config-conflict"):
+        place = f"config key {key_of_build(key, node, error)}"
+        raise UserError("config-value", place, f"cannot be built; {error.text}") from error
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..io.memory import ran_out_of_memory
 from ..registry import MODELS, building
 from .failing_keys import key_of_build
-from .failing_parts import describe
+from .failing_parts import describe, raise_of_its_key
 from .preemption import Preempted
 
 
@@ -43,7 +43,10 @@ def build_model(cfg: Config) -> nn.Module:
     try:
         with building(cfg.get("default_scope", "mmseg")):
             return MODELS.build(model)
-    except (UserError, Preempted, ImportError):
+    except (Preempted, ImportError):
+        raise
+    except UserError as error:
+        raise_of_its_key("model", model, error)
         raise
     except Exception as error:
         if ran_out_of_memory(error):

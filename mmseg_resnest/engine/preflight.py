@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..datasets import check_dataset_folders
+from ..datasets import check_dataset_folders, image_folders
 from ..datasets.pipelines import pipelines, split_loading
 from ..datasets.reader import ImageReader
 from ..errors import UserError
@@ -37,6 +37,25 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
             with building(cfg.get("default_scope", "mmseg")):
                 for _, steps in pipelines(loader["dataset"]):  # a loader may need a package
                     ImageReader(split_loading(steps)[0], f"{name}.dataset.pipeline")
+
+
+def check_outputs(cfg: Config, folders: Mapping[str, str | os.PathLike[str] | None]) -> None:
+    """Check that no folder of pictures lies among the images of a data set, which would list them.
+
+    Args:
+        cfg: The config.
+        folders: The folders, by what names them.
+    """
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = (cfg.get(name) or {}).get("dataset")
+        if not isinstance(dataset, Mapping):
+            continue
+        for images in image_folders(dataset, cfg.get("default_scope", "mmseg")):
+            for what, folder in folders.items():
+                if folder is not None and Path(folder).resolve().is_relative_to(images.resolve()):
+                    message = f"lies in {images}, where {name}.dataset looks for images and would "
+                    message += "find the pictures written here; name a folder elsewhere"
+                    raise UserError("argument", f"{what} {folder}", message)
 
 
 def check_compile(cfg: Config) -> None:

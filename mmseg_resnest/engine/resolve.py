@@ -188,6 +188,11 @@ def _check_length(cfg: Config) -> None:
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             key = f"config key train_cfg.{name}"
             raise UserError("config-value", key, f"must be a whole number from 1 on, not {value!r}")
+    begin = cfg.train_cfg.get("val_begin", 0)
+    end = cfg.train_cfg.get("max_iters", cfg.train_cfg.get("max_epochs"))
+    if cfg.get("val_cfg") is not None and end is not None and begin > end:
+        message = f"is {begin:,}, after the end of the run, {end:,}: nothing would be validated"
+        raise UserError("config-conflict", "config key train_cfg.val_begin", message)
 
 
 def _set_numerics(cfg: Config) -> None:

@@ -42,7 +42,7 @@ from .launch import Machine, describe_device, init_distributed, prepare_machine,
 from .logs import report_lost_lines
 from .model import build_model
 from .numerics import is_fused
-from .preflight import check_checkpoint, check_data
+from .preflight import check_checkpoint, check_data, check_outputs
 from .process_state import restored_process
 from .resolve import Resolved, TestingOptions, resolve, scores_nothing
 from .resume_changes import Note
@@ -110,6 +110,7 @@ def evaluate(
             if options.submission is not None:
                 _check_submission_folder(folders["--out"], options.submission)
             check_checkpoint(checkpoint, "checkpoint")
+            check_outputs(cfg, {"--work-dir": cfg.work_dir, **folders})
             check_test_data(cfg)  # before what may be a long download
             weights = load_checkpoint(os.fspath(checkpoint))
             prepare_machine(cfg, machine)

@@ -31,7 +31,7 @@ from .launch import Machine, init_distributed, prepare_machine, timeout_of
 from .model import build_seeded_model
 from .numerics import is_fused, numerics_of
 from .preemption import Preempted, StopSignals
-from .preflight import check_checkpoint, check_compile, check_data, check_disk_space
+from .preflight import check_checkpoint, check_compile, check_data, check_disk_space, check_outputs
 from .process_state import restored_process
 from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
 from .resume_changes import Note, rounding_notes
@@ -128,6 +128,7 @@ def train(
         check_sharding(cfg)
         check_checkpoint_hook(cfg)
         check_compile(cfg)
+        check_outputs(cfg, {"--work-dir": cfg.work_dir})
         check_data(cfg, _LOADERS)
         check_start(cfg, ["train", "val"])
         prepare_machine(cfg, machine)

@@ -71,7 +71,10 @@ class ImageCounts:
             if file == places[1]:
                 _check_of_run(Path(path))
         if not file.is_file():
-            raise UserError("not-found", file, "does not exist; run mmseg-resnest test first")
+            message = "does not exist; run mmseg-resnest test first"
+            if (file.parent / RESULTS_FILE).is_file():
+                message = "does not exist: that evaluation scored nothing, or not image by image"
+            raise UserError("not-found", file, message)
         try:
             with np.load(file, allow_pickle=False) as data:
                 arrays = [data[name].astype(np.int64) for name in _COUNTS]

@@ -2,7 +2,13 @@
 """Checks a config's data before they cost a night."""
 
 from .batches import image_sizes, mixed_batch
-from .config import guard_labels, leaf_datasets, loss_ignore_index, numbers_of_classes
+from .config import (
+    guard_labels,
+    image_folders,
+    leaf_datasets,
+    loss_ignore_index,
+    numbers_of_classes,
+)
 from .page import write_report
 from .report import DataReport, print_report, write_fix_list
 from .rules import RULES, Problem, Rule
@@ -16,6 +22,7 @@ __all__ = [
     "check_data",
     "check_start",
     "guard_labels",
+    "image_folders",
     "image_sizes",
     "leaf_datasets",
     "loss_ignore_index",

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmcv.transforms import BaseTransform, Pad
 
 from ...errors import UserError
-from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS, option_of
+from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS, building, option_of
 from ..label_map import dataset_metainfo
 from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
@@ -25,6 +26,22 @@ def leaf_datasets(dataset_cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
         yield dataset_cfg
     for one in inner:
         yield from leaf_datasets(one)
+
+
+def image_folders(dataset_cfg: Mapping[str, Any], scope: str) -> Iterator[Path]:
+    """The folders in which the data sets of a config take every PNG or JPEG file for an image."""
+    for leaf in leaf_datasets(dataset_cfg):
+        try:
+            with building(scope):
+                lazy: Any = DATASETS.build({**leaf, "lazy_init": True, "pipeline": []})
+        except Exception:  # whatever is wrong with it is said where its images are listed
+            continue
+        prefix, suffixes = getattr(lazy, "data_prefix", None) or {}, getattr(lazy, "img_suffix", "")
+        suffixes = [suffixes] if isinstance(suffixes, str) else list(suffixes or ())
+        images = prefix.get("img_path")
+        listed = {".png", ".jpg"} & {str(one).lower() for one in suffixes}
+        if listed and isinstance(images, str) and not getattr(lazy, "ann_file", ""):
+            yield Path(images)
 
 
 def numbers_of_classes(dataset_cfg: Mapping[str, Any]) -> tuple[int | None, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ...errors import UserError
 from ...registry import TRANSFORMS
 from ..pipelines import split_loading
 from ..reader import ImageReader
@@ -109,5 +110,9 @@ def _table(
         path = os.path.join(folder, "values.png")
         Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
         results: dict[str, Any] = dict(seg_map_path=path, label_map=label_map, seg_fields=[])
-        loaded = load(label, {**results, "reduce_zero_label": reduce_zero_label})
+        try:
+            loaded = load(label, {**results, "reduce_zero_label": reduce_zero_label})
+        except AssertionError as error:  # its options and the data set's
+            said = f"does not go with the data set: {error}"
+            raise UserError("config-conflict", f"step {type(label).__name__}", said) from error
         return np.asarray(loaded["gt_seg_map"], np.uint8).reshape(-1)

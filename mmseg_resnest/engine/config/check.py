@@ -29,6 +29,7 @@ from ...errors import UserError
 from ...evaluation import MORE_METRICS, SegmentationMetric
 from ...registry import type_name
 from .kinds import check_kinds
+from .numbers import check_numbers
 from .pipelines import PipelineCheck
 
 # A registry imports its own module when asked, but not that of its parent: without this, the names
@@ -148,6 +149,7 @@ def check_config(cfg: Config | Mapping[str, Any]) -> None:
     """
     root = config_tree(cfg) if isinstance(cfg, Config) else cfg
     check_kinds(root)
+    check_numbers(root)
     scope = root.get("default_scope", "mmengine")
     for key, value in root.items():
         # Variables of the config file are only checked where they are used.

@@ -59,7 +59,7 @@ def test_mistakes_in_a_base_are_found_there(tmp_path: Path) -> None:
         dict(param_scheduler=[dict(type="PolyLR", power=0.9, convert_to_iter_based=True)]),
         dict(custom_hooks=[dict(type="EMAHook", momentum=0.1, priority="LOW")]),
         dict(model=dict(type="ResNeSt", norm_cfg=dict(type="BN", requires_grad=True, eps=1e-3))),
-        dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=1), paramwise_cfg=dict(x=1))),
+        dict(optim_wrapper=dict(optimizer=dict(type="SGD", lr=1))),
         # Options of another part, which this one builds.
         dict(custom_hooks=[dict(type="EMAHook", ema_type="MomentumAnnealingEMA", gamma=9)]),
         dict(tta_pipeline=[dict(type="RandomResize", scale=(9, 9), keep_ratio=True)]),
@@ -69,6 +69,10 @@ def test_mistakes_in_a_base_are_found_there(tmp_path: Path) -> None:
         ]),
         dict(model=dict(type="FCNHead", init_cfg=dict(type="Normal", override=dict(name="x")))),
         dict(compile=dict(backend="eager", dynamic=False)),
+        dict(log_processor=dict(custom_cfg=[dict(data_src="loss", method_name="max")])),
+        dict(optim_wrapper=dict(paramwise_cfg=dict(
+            norm_decay_mult=0.0, custom_keys=dict(head=dict(lr_mult=10, momentum=0.5)))
+        )),
     ],
 )  # fmt: skip
 def test_what_the_stack_accepts_is_accepted(good: dict) -> None:
@@ -98,9 +102,40 @@ def test_what_the_stack_accepts_is_accepted(good: dict) -> None:
         (dict(compile=dict(backen="eager")), "compile.backen", "backend"),
         (dict(sync_bn=True), "sync_bn", "torch"),
         (dict(efficient_conv_bn_eval=3), "efficient_conv_bn_eval", "a list"),
+        (dict(default_hooks=dict(logger=dict(type="LoggerHook", interval=0))),
+         "default_hooks.logger.interval", "from 1 on"),
+        (dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1.5))),
+         "default_hooks.checkpoint.interval", "whole"),
+        (dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", max_keep_ckpts="a"))),
+         "default_hooks.checkpoint.max_keep_ckpts", "whole"),
+        (dict(train_cfg=dict(dynamic_intervals=[(1, 0)])), "train_cfg.dynamic_intervals", "pairs"),
+        (dict(train_cfg=dict(val_begin="a")), "train_cfg.val_begin", "whole"),
+        (dict(val_cfg=dict(fp16="x")), "val_cfg.fp16", "True"),
+        (dict(optim_wrapper=dict(accumulative_counts=0)),
+         "optim_wrapper.accumulative_counts", "from 1 on"),
+        (dict(optim_wrapper=dict(paramwise_cfg=dict(norm_decay_mul=0))),
+         "optim_wrapper.paramwise_cfg.norm_decay_mul", "norm_decay_mult"),
+        (dict(optim_wrapper=dict(paramwise_cfg=dict(bias_lr_mult="a"))),
+         "optim_wrapper.paramwise_cfg.bias_lr_mult", "a number"),
+        (dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mul=1))))),
+         "optim_wrapper.paramwise_cfg.custom_keys.head.lr_mul", "lr_mult"),
+        (dict(log_processor=dict(window_size=0)), "log_processor.window_size", "from 1 on"),
+        (dict(log_processor=dict(by_epoch=False, custom_cfg=[
+            dict(data_src="loss", method_name="mean")])),
+         "log_processor.custom_cfg.0.window_size", "missing"),
+        (dict(log_processor=dict(custom_cfg=[dict(data_src="loss", method_name="meen")])),
+         "log_processor.custom_cfg.0.method_name", "mean"),
+        (dict(env_cfg=dict(mp_cfg=dict(opencv_num_threads="a"))),
+         "env_cfg.mp_cfg.opencv_num_threads", "whole"),
+        (dict(model=dict(auxiliary_head=[dict(num_classes="2")])),
+         "model.auxiliary_head.0.num_classes", "whole"),
+        (dict(model=dict(decode_head=dict(ignore_index="a"))),
+         "model.decode_head.ignore_index", "whole"),
+        (dict(model=dict(data_preprocessor=dict(std=[1, 0, 1]))),
+         "model.data_preprocessor.std", "above 0"),
     ],
 )  # fmt: skip
-def test_an_option_that_nothing_reads_is_named(bad: dict, key: str, said: str) -> None:
+def test_what_a_part_cannot_take_is_named(bad: dict, key: str, said: str) -> None:
     with raises_user_error(("config-key", "config-value", "config-type"), key) as caught:
         check_config({"default_scope": "mmseg_resnest", **bad})
     assert caught.value.subject == f"config key {key}"

@@ -1,0 +1,171 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Numbers and flags of a config that nothing looks at before a run is under way."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import Any
+
+from ...errors import UserError
+from ...registry import type_name
+
+#: What ``paramwise_cfg`` of MMEngine's constructors may hold.
+_PARAMWISE = (
+    *("bias_lr_mult", "bias_decay_mult", "norm_decay_mult", "dwconv_decay_mult"),
+    *("flat_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate", "custom_keys"),
+)
+_CONSTRUCTOR = "DefaultOptimWrapperConstructor"
+_WINDOWS = ("epoch", "global")
+_METHODS = ("mean", "min", "max", "current")
+
+
+def check_numbers(root: Mapping[str, Any]) -> None:
+    """Check numbers of hooks, loops, the optimizer, the log and the machine.
+
+    The kinds of the values above them have been checked (:func:`.check_kinds`).
+
+    Raises:
+        UserError: One cannot be what its part takes; names the key.
+    """
+    hooks = {f"default_hooks.{k}": v for k, v in (root.get("default_hooks") or {}).items()}
+    hooks |= {f"custom_hooks.{i}": v for i, v in enumerate(root.get("custom_hooks") or ())}
+    for key, hook in hooks.items():
+        if hook:
+            _check_hook(key, hook)
+    loop = root.get("train_cfg") or {}
+    _whole("train_cfg.val_begin", loop.get("val_begin", 0), 0)
+    _check_intervals(loop.get("dynamic_intervals"))
+    for key in ("val_cfg", "test_cfg"):
+        _flag(f"{key}.fp16", (root.get(key) or {}).get("fp16", False))
+    _check_optimizer(root.get("optim_wrapper") or {})
+    _check_log(root.get("log_processor") or {})
+    env = root.get("env_cfg") or {}
+    _flag("env_cfg.cudnn_benchmark", env.get("cudnn_benchmark", False))
+    threads = (env.get("mp_cfg") or {}).get("opencv_num_threads")
+    if threads is not None:
+        _whole("env_cfg.mp_cfg.opencv_num_threads", threads, 0)
+    model = root.get("model") or {}
+    for key in ("decode_head", "auxiliary_head"):
+        heads = model.get(key) or ()
+        several = isinstance(heads, list | tuple)
+        for i, head in enumerate(heads if several else [heads]):
+            place = f"model.{key}.{i}" if several else f"model.{key}"
+            for option, least in (("ignore_index", None), ("num_classes", 1)):
+                if isinstance(head, Mapping) and head.get(option) is not None:
+                    _whole(f"{place}.{option}", head[option], least)
+    for key, node in (("model.data_preprocessor", model), ("data_preprocessor", root)):
+        node = node.get("data_preprocessor")
+        std = node.get("std") if isinstance(node, Mapping) else None
+        if isinstance(std, list | tuple) and not all(_is_positive(one) for one in std):
+            _refuse(f"{key}.std", "must be numbers above 0, by which images are divided", std)
+
+
+def _check_hook(key: str, hook: Mapping[str, Any]) -> None:
+    saves = type_name(hook.get("type")) == "CheckpointHook"
+    if "interval" in hook:  # -1 saves no checkpoint but the last
+        _whole(f"{key}.interval", hook["interval"], None if saves else 1)
+    for option in ("max_keep_ckpts", "save_begin") if saves else ():
+        if option in hook:
+            _whole(f"{key}.{option}", hook[option])
+
+
+def _check_intervals(value: Any) -> None:
+    """``dynamic_intervals`` of a loop."""
+    if value is None:
+        return
+    pairs = value if isinstance(value, list | tuple) else [value]
+    for pair in pairs:
+        two = isinstance(pair, list | tuple) and len(pair) == 2
+        if not two or not all(_is_whole(n, least) for n, least in zip(pair, (0, 1), strict=True)):
+            what = "must be a list of pairs, first step and interval from there on"
+            _refuse("train_cfg.dynamic_intervals", what, value)
+
+
+def _check_optimizer(node: Mapping[str, Any]) -> None:
+    if "accumulative_counts" in node:
+        _whole("optim_wrapper.accumulative_counts", node["accumulative_counts"], 1)
+    options = node.get("paramwise_cfg")
+    if not isinstance(options, Mapping) or node.get("constructor", _CONSTRUCTOR) != _CONSTRUCTOR:
+        return
+    key = "optim_wrapper.paramwise_cfg"
+    _known(key, options, _PARAMWISE)
+    for name, value in options.items():
+        if name.endswith("_mult") and value is not None:
+            _number(f"{key}.{name}", value)
+    custom = options.get("custom_keys") or {}
+    if not isinstance(custom, Mapping):
+        _refuse(f"{key}.custom_keys", "must be a dictionary", custom)
+    for name, one in custom.items():
+        if not isinstance(one, Mapping):
+            _refuse(f"{key}.custom_keys.{name}", "must be a dictionary", one)
+        for option in ("lr_mult", "decay_mult"):
+            if option in one:
+                _number(f"{key}.custom_keys.{name}.{option}", one[option])
+        for option in one:  # others are options of the optimizer
+            near = difflib.get_close_matches(str(option), ("lr_mult", "decay_mult"), 1, 0.75)
+            if near and option not in near:
+                message = f"is no option of a parameter; did you mean {near[0]}?"
+                place = f"config key {key}.custom_keys.{name}.{option}"
+                raise UserError("config-key", place, message)
+
+
+def _check_log(node: Mapping[str, Any]) -> None:
+    """``log_processor``, which meets a mistake when it writes its first line."""
+    if "window_size" in node:
+        _whole("log_processor.window_size", node["window_size"], 1)
+    custom = node.get("custom_cfg") or ()
+    if not isinstance(custom, list | tuple):
+        _refuse("log_processor.custom_cfg", "must be a list of dictionaries", custom)
+    for i, one in enumerate(custom):
+        key = f"log_processor.custom_cfg.{i}"
+        if not isinstance(one, Mapping):
+            _refuse(key, "must be a dictionary", one)
+        needed = ["data_src", "method_name"]
+        needed += [] if node.get("by_epoch", True) else ["window_size"]
+        for option in needed:
+            if option not in one:
+                raise UserError("config-key", f"config key {key}.{option}", "is missing")
+        if one["method_name"] not in _METHODS:
+            what = f"must be one of {', '.join(_METHODS)}"
+            _refuse(f"{key}.method_name", what, one["method_name"])
+        if one.get("window_size", "epoch") not in _WINDOWS:
+            _whole(f"{key}.window_size", one["window_size"], 1, " or 'epoch' or 'global'")
+
+
+def _known(key: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
+    for name in node:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), list(known), n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError("config-key", f"config key {key}.{name}", f"is no option; {hint}")
+
+
+def _is_whole(value: Any, least: int | None) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and (least is None or value >= least)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _whole(key: str, value: Any, least: int | None = None, more: str = "") -> None:
+    if not _is_whole(value, least):
+        limit = "" if least is None else f" from {least} on"
+        _refuse(key, f"must be a whole number{limit}{more}", value)
+
+
+def _number(key: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        _refuse(key, "must be a number", value)
+
+
+def _flag(key: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        _refuse(key, "must be True or False", value)
+
+
+def _refuse(key: str, what: str, value: Any) -> None:
+    raise UserError("config-value", f"config key {key}", f"{what}, not {value!r}")
