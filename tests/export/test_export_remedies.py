@@ -22,7 +22,6 @@ from mmseg_resnest.export.int8 import quantise
 from mmseg_resnest.export.network import ExportNetwork, make_record
 from mmseg_resnest.export.publish import publish, read_results
 from mmseg_resnest.inference import Segmentor
-from mmseg_resnest.registry import TRANSFORMS
 
 Pictures = list[NDArray[np.uint8]]
 
@@ -34,15 +33,6 @@ def model_of(change: dict[str, Any], *steps: dict[str, Any], **loader: Any) -> S
     load = {"type": "LoadImageFromFile", **loader}
     cfg.test_dataloader.dataset.pipeline = [load, *steps, dict(type="PackSegInputs")]
     return load_segmentor(cfg, None, "cpu")
-
-
-@TRANSFORMS.register_module(force=True)
-class LoadOfOthers:
-    """A loader of another package."""
-
-    def __call__(self, results: dict[str, Any]) -> dict[str, Any]:
-        pixels = np.asarray(Image.open(results["img_path"]))
-        return {**results, "img": pixels, "img_shape": pixels.shape[:2]}
 
 
 RESIZE = dict(type="Resize", scale=(64, 64))
@@ -81,8 +71,6 @@ def test_programs_with_processing(tmp_path: Path) -> None:
 def test_parts_of_others(small_segmentor: Segmentor) -> None:
     with advises("export/network.py:make_record", "remove it"):
         make_record(model_of({}, FLIP), False)
-    with advises("export/network.py:reading", "remove it"):
-        make_record(model_of({}, type="LoadOfOthers"), False)
     make_record(small_segmentor, False)
 
 
