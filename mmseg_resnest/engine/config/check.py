@@ -134,7 +134,7 @@ _DROPPING: tuple[type, ...] = (
 )
 
 #: Functions of this package that read options and change none.
-_READERS = frozenset({"check_losses"})
+_READERS = frozenset({"check_losses", "check_multilabel", "set"})
 
 Path = tuple[str, ...]
 
@@ -376,6 +376,11 @@ def _hands_on(function: Any, kwargs: str) -> bool:
         for call in ast.walk(tree)
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") in _READERS and call.args
     ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):  # {**kwargs}
+            read += [value for k, value in zip(node.keys, node.values, strict=True) if k is None]
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Name):
+            read.append(node.value)
     handed = [
         keyword.value
         for call in ast.walk(tree)
