@@ -47,7 +47,8 @@ def test_the_machine_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(launch, "cpu_count", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert launch.Machine.here("none") == launch.Machine(rank=0, world_size=1, cores=1, cuda=False)
+    here = launch.Machine.here("none")
+    assert (here.rank, here.world_size, here.cores, here.cuda) == (0, 1, 1, False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert launch.Machine.here("none").cores == 6
 

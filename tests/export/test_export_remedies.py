@@ -77,7 +77,8 @@ def test_parts_of_others(small_segmentor: Segmentor) -> None:
 def test_images_to_check_on(small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path) -> None:
     dataset = dict(
         type="BaseSegDataset", data_root="nowhere", data_prefix=dict(img_path="images"),
-        metainfo=dict(classes=("a",)), pipeline=[],
+        metainfo=dict(classes=("a",)),
+        pipeline=[dict(type="LoadImageFromFile"), dict(type="PackSegInputs")],
     )  # fmt: skip
     cfg = Config(dict(default_scope="mmseg_resnest", test_dataloader=dict(dataset=dataset)))
     with advises("export/check.py:check_images", "--images"):

@@ -53,7 +53,7 @@ NOT_RUN = {
     "prepare-data scenes": "paints 500 pictures; tests/tools/test_prepare_data.py",
     "prepare-data voc12aug": "the same",
     "prepare-data custom --name mine --format index --classes classes.txt --source labels": (
-        "needs images of bands; tests/tools/test_bands.py"
+        "needs images of bands; tests/tools/test_images_of_bands.py"
     ),
     "prepare-data export --format labelme --classes camvid_classes.txt": "in the fixture",
     "convert-checkpoint openmmlab/": "needs published weights",
@@ -251,7 +251,8 @@ def test_command(words: list[str], place: Path) -> None:
             run("test", config, checkpoint_of(config), "--work-dir", run_name)
     arguments = [STAND_INS.get(word, word) for word in arguments]
     config = next((word for word in arguments if find_config(word).is_file()), "")
-    if name == "report" or "--resume" in arguments or "--results" in arguments:
+    named = STAND_INS["work_dirs/RUN"] in arguments
+    if name == "report" or named or "--resume" in arguments or "--results" in arguments:
         ready(name, arguments)
     if config and name != "convert-checkpoint":
         arguments = [
@@ -270,10 +271,12 @@ def ready(name: str, arguments: list[str]) -> None:
     """The runs that a report shows, that go on, and whose results are published."""
     config = next((w for w in arguments if find_config(w).is_file()), STAND_INS["CONFIG"])
     for word in arguments:
-        if word.startswith("work_dirs/") and name == "report":
+        if word == STAND_INS["work_dirs/RUN"] or (
+            word.startswith("work_dirs/") and name == "report"
+        ):
             config = f"configs/{Path(word).name}.py"
     done = Path("work_dirs", Path(config).stem)
-    if name in ("report", "train") and not done.is_dir():
+    if name != "publish-model" and not done.is_dir():
         run("train", config)
     for word in arguments if name == "publish-model" else ():
         if word.endswith("results.json"):

@@ -29,8 +29,13 @@ def leaf_datasets(dataset_cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
 
 
 def image_folders(dataset_cfg: Mapping[str, Any], scope: str) -> Iterator[Path]:
-    """The folders in which the data sets of a config take every PNG or JPEG file for an image."""
+    """The folders in which the data sets of a config take every PNG or JPEG file for an image.
+
+    A data set without folders, as a published model has it, takes none.
+    """
     for leaf in leaf_datasets(dataset_cfg):
+        if not leaf.get("data_root") and not (leaf.get("data_prefix") or {}).get("img_path"):
+            continue
         try:
             with building(scope):
                 lazy: Any = DATASETS.build({**leaf, "lazy_init": True, "pipeline": []})

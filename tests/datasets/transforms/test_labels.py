@@ -99,7 +99,13 @@ COLOURS: dict[str, list[dict[str, Any]]] = {
 #: Those that have no pixels of labels in their hands: they load, pack, or call others.
 OTHERS = {
     *("ImageToTensor", "InferencerLoader", "LoadAnnotations", "LoadDepthAnnotation"),
-    *("LoadBiomedicalAnnotation", "LoadBiomedicalData", "LoadBiomedicalImageFromFile"),
+    *(
+        "LoadBands",
+        "LoadMultilabel",
+        "LoadBiomedicalAnnotation",
+        "LoadBiomedicalData",
+        "LoadBiomedicalImageFromFile",
+    ),
     *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromNpyFile"),
     *("LoadMultipleRSImageFromFile", "LoadSingleRSImageFromFile", "PackSegInputs", "ToTensor"),
     *("Compose", "KeyMapper", "RandomApply", "RandomChoice", "TestTimeAug"),
