@@ -178,6 +178,8 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
     """Prepare this process for a run; the config is not changed.
 
     * As many open files as this user may have: each tensor that a worker sends is one.
+    * torch's first labelled region is behind us: it imports a module, and what a signal raises
+      meanwhile, as at the end of a data loading worker, is lost.
     * Under a launcher, on a CPU: the processes share the cores as threads. A single process leaves
       their number to torch (all cores, or OMP_NUM_THREADS).
 
@@ -187,6 +189,8 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
             it.
     """
     _allow_open_files(cfg)
+    with torch.profiler.record_function("first"):
+        pass
     method = ((cfg.get("env_cfg") or {}).get("mp_cfg") or {}).get("mp_start_method", "fork")
     known = torch.multiprocessing.get_all_start_methods()
     if method not in known:

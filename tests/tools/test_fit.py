@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -19,13 +18,13 @@ import pytest
 import torch
 from in_process import catch_services, run
 from PIL import Image
+from tool_runs import RunTool
 from user_errors import printed_error, raises_user_error
 
 import mmseg_resnest_cli.fit as fit_command
 from mmseg_resnest.datasets.prepare import CustomOptions
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.fit import Budget, Measured, Step, measure, prepare_labels
-from mmseg_resnest.engine.hooks import CheckpointHook
 
 MEASURED = Measured((Step(2, 1 << 29, 30.0), Step(8, 1 << 30, 60.0)), 0.01, 0.1)
 BASE = """
@@ -71,9 +70,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def fit(out: str = "done", *more: object, data: str = "photos", **how: Any) -> str:
+def words_of(out: str, data: str = "photos") -> list[str]:
     words = ["--budget", "6it", "--from", "none", "--base", "tiny.py", "--jobs", "1"]
-    return run("fit", data, "--out", out, *words, *more, **how)
+    return [data, "--out", out, *words]
+
+
+def fit(out: str = "done", *more: object, data: str = "photos", **how: Any) -> str:
+    return run("fit", *words_of(out, data), *more, **how)
 
 
 @pytest.fixture(scope="module")
@@ -130,25 +133,34 @@ def test_again_it_has_nothing_to_do(place: Path, said: str) -> None:
     assert changed <= {"record.json", ".lock"} | {n for n in changed if n.startswith(".")}
 
 
+_KILLED_IN_TRAINING = """
+import os, signal
+import torch
+import mmseg_resnest_cli.fit as fit_command
+from mmseg_resnest.engine.fit import Measured, Step
+from mmseg_resnest.engine.hooks import CheckpointHook
+
+os.environ.pop("MMSEG_RESNEST_DATA", None)
+torch.set_num_threads({threads})
+fit_command.measure_in_child = lambda *given: {measured}
+saved = CheckpointHook.after_train_iter
+
+def kill(hook, runner, *args, **kwargs):
+    saved(hook, runner, *args, **kwargs)
+    if runner.iter == 3:
+        assert not runner.checkpoint_writer.wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+CheckpointHook.after_train_iter = kill
+"""
+
+
 def test_killed_while_it_trains_it_goes_on_and_ends_with_the_same(
-    place: Path, said: str, monkeypatch: pytest.MonkeyPatch
+    place: Path, said: str, run_tool: RunTool
 ) -> None:
-    saved = CheckpointHook.after_train_iter
-
-    def kill(hook: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
-        saved(hook, runner, *args, **kwargs)
-        if runner.iter == 3:
-            assert not runner.checkpoint_writer.wait()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        CheckpointHook.after_train_iter = kill  # type: ignore[method-assign]
-        try:
-            fit("killed")
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    before = _KILLED_IN_TRAINING.format(threads=torch.get_num_threads(), measured=MEASURED)
+    killed = run_tool("fit.py", *words_of("killed"), cwd=place, before=before)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     assert (place / "killed" / "run" / "iter_2.pth").is_file()
     assert not (place / "killed" / "model").exists()
     assert "continue from" in fit("killed")
