@@ -208,6 +208,7 @@ def test_the_published_networks_are_equal(bench):
 # --- scripts at toy size
 
 
+@pytest.mark.long
 def test_gpu_parts_run_and_agree(bench, tmp_path, capsys):
     threads = torch.get_num_threads()
     try:
@@ -254,6 +255,7 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", ["resnest50", "resnet50"])
 def test_camvid_recipes_train_and_are_evaluated(bench, camvid_root, monkeypatch, tmp_path, recipe):
     monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
@@ -269,6 +271,7 @@ def test_camvid_recipes_train_and_are_evaluated(bench, camvid_root, monkeypatch,
     )
 
 
+@pytest.mark.long
 def test_both_pipelines_learn_alike(bench, camvid_root, monkeypatch, tmp_path):
     """Two runs of one seed are closer than two of different seeds, in the figures written."""
     loss_curve = bench("loss_curve")

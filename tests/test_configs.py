@@ -239,8 +239,8 @@ def tiny_batch(classes: int) -> list[SegDataSample]:
         "pspnet_resnest50_voc12aug",
         "deeplabv3_resnest26_camvid",
         "encnet_resnest50_voc12aug",
-        "deeplabv3plus_resnest101_voc12aug",
-        "upernet_resnest101_voc12aug",
+        pytest.param("deeplabv3plus_resnest101_voc12aug", marks=pytest.mark.long),
+        pytest.param("upernet_resnest101_voc12aug", marks=pytest.mark.long),
         "openmmlab/resnest_s101-d8_deeplabv3plus_4xb2-80k_cityscapes-512x1024",
     ],
 )

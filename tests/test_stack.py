@@ -101,6 +101,7 @@ FAKES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", FAKES)
 def test_a_missing_package_is_one_error_that_says_what_to_install(
     tmp_path: Path, case: str

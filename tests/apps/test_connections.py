@@ -117,6 +117,7 @@ def test_the_deadline_is_for_the_whole_header(serve: Callable[..., Served]) -> N
         assert time.monotonic() < end
 
 
+@pytest.mark.long
 def test_slow_bodies_and_slow_readers_are_dropped(serve: Callable[..., Served]) -> None:
     served = serve(200, header=60, body=0.5, answer=0.5)
     head = "POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc"
@@ -153,6 +154,7 @@ def test_what_breaks_the_protocol_fills_no_log(serve: Callable[..., Served]) -> 
     assert served.lines() == []
 
 
+@pytest.mark.long
 def test_without_files_the_log_grows_slowly(serve: Callable[..., Served]) -> None:
     served = serve(200)
     with httpx.Client(base_url=served.address, timeout=60) as client:

@@ -46,6 +46,7 @@ def mosaics(scenes: Path, **options: object) -> Config:
     return cfg
 
 
+@pytest.mark.long
 def test_training_resumes_exactly_with_any_number_of_workers(scenes: Path, tmp_path: Path) -> None:
     run(mosaics(scenes), tmp_path / "whole", seed=3)
     whole = losses(tmp_path / "whole" / "iter_6.pth")

@@ -380,7 +380,9 @@ COVERED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrapper", COVERED)
+@pytest.mark.parametrize("wrapper", [
+    pytest.param(name, marks=pytest.mark.long if name == "nested" else ()) for name in COVERED
+])  # fmt: skip
 def test_tools_take_wrapped_data_sets(
     world: Callable[[str], World], wrapper: str, tmp_path: Path
 ) -> None:
@@ -621,6 +623,7 @@ def test_bytes_for_a_loader_in_another_process(
     assert facts.get("said") == ("half" if name == "own" else None)
 
 
+@pytest.mark.long
 def test_a_loader_that_reads_files_is_served(world: Callable[[str], World]) -> None:
     tested, program = world("own"), io.BytesIO()
     np.save(program, np.array([print], object))

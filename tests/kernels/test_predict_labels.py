@@ -288,6 +288,7 @@ print(memory("VmHWM") - before)
 """
 
 
+@pytest.mark.long
 def test_peak_memory_is_a_tenth():
     extra = {}
     for variant, kind in (("ours", "noise"), ("ours", "regions"), ("plain", "noise")):

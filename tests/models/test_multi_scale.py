@@ -303,6 +303,7 @@ print(CLASSES * SIZE * SIZE * 4, before, peak((1.75,)), peak((0.5, 0.75, 1.0, 1.
 """
 
 
+@pytest.mark.long
 def test_peak_memory_does_not_grow_with_the_number_of_scales():
     """High-water marks of one process: with the largest scale alone, then with six."""
     done = subprocess.run(
@@ -380,7 +381,10 @@ GOLDEN_HEADS = {
 
 @pytest.mark.parametrize(
     ("name", "window_batch_size"),
-    [("multiscale_fcn_resnest50_voc", 4), ("multiscale_deeplab_resnest50_citys", 1)],
+    [
+        pytest.param("multiscale_fcn_resnest50_voc", 4, marks=pytest.mark.long),
+        ("multiscale_deeplab_resnest50_citys", 1),
+    ],
 )
 def test_golden_multi_scale(name, window_batch_size, golden):
     """Equal to the published code: 1e-5 of the largest score, every label the same."""

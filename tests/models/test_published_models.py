@@ -135,6 +135,7 @@ ARCHES = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     head=st.sampled_from(["fcn", "pspnet", "deeplabv3", "encnet", "encnet lateral"]),

@@ -362,6 +362,7 @@ def test_export():
             assert relative_error(a, e) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="compiles on Linux only")
 def test_compile_captures_one_graph():
     """The whole network is one graph (no compiler is needed for this backend)."""

@@ -151,7 +151,9 @@ def test_another_number_of_processes_goes_on(
 @pytest.mark.parametrize(
     ("code", "said", "kill"),
     [
-        ("time.sleep(600)", r"was at iteration 2, for \d+ s", "error"),
+        pytest.param(
+            *("time.sleep(600)", r"was at iteration 2, for \d+ s", "error"), marks=pytest.mark.long
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", r"was .*iteration \d", ""),
     ],
     ids=["hangs", "is lost"],
@@ -199,6 +201,7 @@ def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
     assert differences(*[{k: s[k] for k in ("state_dict", "optimizer")} for s in states]) == []
 
 
+@pytest.mark.long
 def test_a_lost_process_restarts_all(runs: Toy) -> None:
     """Under torchrun: one of two processes is killed, and all go on from the newest checkpoint.
 

@@ -238,7 +238,7 @@ def not_run(words: list[str]) -> str:
 CHOSEN = [case for case in CASES if not not_run(case.values[0])]
 
 
-@pytest.mark.parametrize("words", CHOSEN if ALL else CHOSEN[::6])
+@pytest.mark.parametrize("words", CHOSEN if ALL else CHOSEN[::10])
 def test_command(words: list[str], place: Path) -> None:
     name, *arguments = words
     if name == "configs" and "--copy" in arguments:
@@ -288,7 +288,7 @@ CONFIGS = [block for block in PYTHON if is_config(block) and not block.mark]
 
 @pytest.mark.parametrize(
     "block",
-    [pytest.param(b, id=b.name) for b in (CONFIGS if ALL else CONFIGS[::5])],
+    [pytest.param(b, id=b.name) for b in (CONFIGS if ALL else CONFIGS[::9])],
 )
 def test_config(block: Block, place: Path) -> None:
     first = FILE_NAME.match(block.text)

@@ -184,6 +184,7 @@ def test_a_config_that_was_changed_by_hand_is_kept(place: Path, said: str) -> No
     assert (code, "config.py" in text) == ("output-exists", True)
 
 
+@pytest.mark.long
 def test_a_dry_run_measures_in_a_process_of_its_own_and_writes_nothing(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -365,7 +365,16 @@ TABLE: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # Rows but the first are made again by these at some cost; `make forms` runs them all.
-SLOW = ("test --tta", "compare-runs", "browse-data", "benchmark", "export-onnx", "publish-model")
+SLOW = (
+    "train",
+    "serve",
+    "test --tta",
+    "compare-runs",
+    "browse-data",
+    "benchmark",
+    "export-onnx",
+    "publish-model",
+)
 CELLS = [
     (form, tool)
     for form, row in TABLE.items()

@@ -75,6 +75,7 @@ def test_diff_shows_only_the_changes(run, experiment):
     ]
 
 
+@pytest.mark.long
 def test_colours_on_a_terminal_only():
     """The real thing, in its own process on a pseudo-terminal."""
     master, slave = pty.openpty()

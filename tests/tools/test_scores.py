@@ -143,6 +143,7 @@ def test_a_resumed_run_goes_on_with_them(said: str) -> None:
     assert (result["iteration"], result["scores"]["mine/error"]) == (4, 0.2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("evaluator", "scores"),
     [

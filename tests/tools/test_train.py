@@ -75,6 +75,7 @@ default_hooks = dict(checkpoint=dict(interval=2))
 """
 
 
+@pytest.mark.long
 def test_a_resnest_continues_bit_for_bit(toy: Toy, run_tool: RunTool) -> None:
     """On a CPU its feature maps lie channels last, which a checkpoint of either order goes with."""
     toy.variant("split", RESNEST.replace("norm_cfg=norm_cfg", "norm_cfg=dict(type='BN')"))

@@ -26,6 +26,7 @@ DEEP = (
 )
 
 
+@pytest.mark.long
 def test_any_value_of_any_key(config: Path) -> None:
     elsewhere = []
     for key in sorted(EFFECTIVE_KEYS) + list(DEEP):
