@@ -54,7 +54,7 @@ def key_of_step(key: str, node: Any, dataset: Any, error: BaseException) -> tupl
 
     Args:
         key: Of the data set, dotted.
-        node: Its config; None where there is none.
+        node: Its config; None without one.
         dataset: What was built from it.
         error: Raised while a sample was made.
 

@@ -100,7 +100,7 @@ def npy_shape(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
         data: The file, or its first bytes.
 
     Raises:
-        ValueError: It is none, or holds Python objects.
+        ValueError: It is of another kind, or holds Python objects.
     """
     file = io.BytesIO(data)
     version = npy.read_magic(file)
@@ -174,7 +174,7 @@ def _read_tiff(data: bytes) -> tuple[NDArray[Any], float | None]:
 
 
 def tiff_kind(path: str | os.PathLike[str]) -> tuple[str, int] | None:
-    """Type and number of bands of a TIFF file, by its header; None if it is none."""
+    """Type and number of bands of a TIFF file, by its header; None for another file."""
     try:
         with tifffile.TiffFile(os.fspath(path)) as file:
             first: Any = file.pages.first
@@ -185,7 +185,7 @@ def tiff_kind(path: str | os.PathLike[str]) -> tuple[str, int] | None:
 
 
 def count_bands(path: str | os.PathLike[str], layout: str = "HWC") -> int | None:
-    """How many bands a TIFF or ``.npy`` file has, by its header; None if it is none."""
+    """How many bands a TIFF or ``.npy`` file has, by its header; None for another file."""
     try:
         with open(path, "rb") as file:
             head = file.read(_MOST_HEADER + 16)

@@ -146,7 +146,7 @@ def weights_in(record: Any, label: str) -> dict[str, Tensor]:
     """The state dict of a record that a checkpoint file ``label`` holds, without its wrapping.
 
     Raises:
-        UserError: There is none in it.
+        UserError: It holds no weights.
     """
     state_dict = unwrap_state_dict(record, label)
     return {key: as_tensor(key, value, label) for key, value in state_dict.items()}
