@@ -76,6 +76,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 # --- run.py, harness.py and report.py
 
 
+@pytest.mark.long
 def test_a_comparison_is_measured_and_written(bench, monkeypatch, tmp_path, capsys):
     run, report = bench("run"), bench("report")
     monkeypatch.setattr(run, "NAMES", ("toy_comparison",))

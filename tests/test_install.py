@@ -153,6 +153,7 @@ IMPORTS = "import cv2, mmseg_resnest; print(mmseg_resnest.__version__)"
 LOADS = "import ctypes; ctypes.CDLL('libGL.so.1')"
 
 
+@pytest.mark.long
 def test_it_works_where_libgl_is_missing() -> None:
     """Hides each libGL.so.1 in a private mount namespace, as `make demo-nogl` does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -105,6 +105,7 @@ def test_half_a_header_keeps_no_one_else_out(serve: Callable[..., Served]) -> No
     assert len(served.lines()) < 10
 
 
+@pytest.mark.long
 def test_the_deadline_is_for_the_whole_header(serve: Callable[..., Served]) -> None:
     served = serve(200, header=0.5)
     with served.connect() as drip:
@@ -136,6 +137,7 @@ def test_slow_bodies_and_slow_readers_are_dropped(serve: Callable[..., Served]) 
     assert served.ask("/large") == 200
 
 
+@pytest.mark.long
 def test_what_breaks_the_protocol_fills_no_log(serve: Callable[..., Served]) -> None:
     served = serve(200)
     chunked = "POST {} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("code", "starts"), [(1, 1), (2, 1), (75, 3)], ids=["fault", "mistake", "lost process"]
 )

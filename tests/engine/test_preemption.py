@@ -42,6 +42,7 @@ if sys.argv[3] == "fails":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("hangs", "end"), [(-1, "ends"), (-1, "fails"), (3, "ends")])
 def test_no_worker_outlives_its_run(hangs: int, end: str) -> None:
     """The workers survive the first SIGTERM; the process that ends must not wait for them."""

@@ -185,6 +185,7 @@ _VALUES = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(values=st.dictionaries(st.text(min_size=1), _VALUES, max_size=5))
 def test_any_config_is_described_in_short_texts(values: dict[str, Any]) -> None:
     described = describe_config(values)
@@ -279,6 +280,7 @@ def test_other_options_of_the_optimizer_take_effect(
     assert {int(state["step"]) for state in saved["state"].values()} == {6}  # moments went on
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "allowed", "steps"),
     [

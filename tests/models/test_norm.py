@@ -61,6 +61,7 @@ def _train_part(rank: int, world_size: int, sizes: list[int], folder: str) -> No
     dist.destroy_process_group()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sizes", [pytest.param([2, 2], marks=pytest.mark.long), [1, 3]])
 def test_two_processes_train_as_one(tmp_path, sizes):
     """Uneven parts of a batch on two CPU processes give the weights of the whole batch on one."""

@@ -52,6 +52,7 @@ def test_converting_a_checkpoint_that_runs_code(full_toy: Toy, run_tool: RunTool
     assert not (full_toy.folder / "executed").exists()
 
 
+@pytest.mark.long
 def test_the_traceback_of_a_worker_is_in_the_log(
     full_toy: Toy, trained: Trained, run_tool: RunTool
 ) -> None:

@@ -41,6 +41,7 @@ BREAK = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BREAK)
 def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -> None:
     breaks, code = BREAK[name]

@@ -155,6 +155,7 @@ CheckpointHook.after_train_iter = kill
 """
 
 
+@pytest.mark.long
 def test_killed_while_it_trains_it_goes_on_and_ends_with_the_same(
     place: Path, said: str, run_tool: RunTool
 ) -> None:

@@ -61,6 +61,7 @@ def made(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("labels", ["made", "real"])
 def test_official_evaluation_of_a_model(
     labels: str, toy: Toy, run_tool: RunTool, tmp_path: Path

@@ -129,6 +129,7 @@ runner.Runner.close = lambda self: (print("counts:", counts), close(self))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("start", ["resume", "load_from"])
 def test_the_runner_gets_what_print_config_prints(
     start: str, trained: Trained, toy: Toy, run_tool: RunTool

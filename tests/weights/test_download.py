@@ -412,6 +412,7 @@ def test_an_address_without_a_file(address):
         load_checkpoint(address)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [("hang",), ("stall", 1000), ("trickle",)], ids=lambda f: f[0])
 def test_a_hang_ends(site, entry, fault):
     site.faults = {path: [fault] * 5 for path in site.files}
