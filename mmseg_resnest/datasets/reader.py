@@ -178,9 +178,9 @@ class ImageReader:
             if alike[-1] != alike[0]:
                 said = "its data sets read images with different pipelines; give all of them one"
                 raise UserError("config-conflict", f"config key {key}", said)
-            suffixes = option_of(DATASETS, leaf, "img_suffix") or ()
-            found.suffixes += (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
             reader = reader or found
+            suffixes = option_of(DATASETS, leaf, "img_suffix") or ()
+            reader.suffixes += (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
         assert reader is not None
         return reader
 

@@ -150,7 +150,8 @@ def test_pipelines_that_differ() -> None:
     with DefaultScope.overwrite_default_scope("mmseg_resnest"):
         with advises("datasets/reader.py:of", "give all of them one"):
             ImageReader.of(dict(type="ConcatDataset", datasets=[one, other]), "test")
-        ImageReader.of(dict(type="ConcatDataset", datasets=[one, one]), "test")
+        more = dict(type="ConcatDataset", datasets=[one, {**one, "img_suffix": ".ppm"}])
+        assert ".ppm" in ImageReader.of(more, "test").suffixes
     with advises("datasets/pipelines.py:with_loading", "use its loader"):
         with_loading(grey, [dict(type="LoadImageFromNDArray"), *PACKED[1:]], "tta_pipeline")
     with_loading(grey, grey, "tta_pipeline")

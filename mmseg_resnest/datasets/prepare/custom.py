@@ -330,7 +330,8 @@ def prepare_custom(
                 raise _unknown_colours(options, rows, draft, processes, error.subject) from error
             raise
         counted = outputs.finished("pixels", "unlabelled")
-        unchanged = counted is not None and done["kept"] == len(plan.items) and old == text
+        known = counted is not None and (bands is None or statistics is not None)
+        unchanged = known and done["kept"] == len(plan.items) and old == text
         if not unchanged or counted is None:
             counted, ignored = {"pixels": {}, "unlabelled": []}, 0
             for split, names in splits.items():
@@ -346,6 +347,7 @@ def prepare_custom(
                 chosen = [sample for sample in samples if sample.name in training]
                 statistics = measure_bands(folder, chosen, bands, processes)
                 keep_statistics(about, statistics, splits["train"])
+                outputs.record.save()  # before the config, which holds them
                 text = text_of(statistics)
             if config is not None and text is not None:
                 atomic_write(config, text)

@@ -235,11 +235,11 @@ def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[_Document]]]
             continue
         folder, split = place.file.parent, _split_of_document(place)
         names: tuple[PurePosixPath, ...] = ()
-        if known.get(folder) != "labelme" or not forms["labelme"][split]:
+        if known.get(folder) != "labelme" or split not in forms["labelme"]:
             known[folder], names = _form_of(place)
         if form := known[folder]:
             forms[form][split].append(_Document(place, names))
-    return {form: parts for form, parts in forms.items() if any(parts.values())}
+    return forms
 
 
 def _form_of(place: Place) -> tuple[str | None, tuple[PurePosixPath, ...]]:

@@ -112,12 +112,20 @@ class ResizeShortestEdge(mmseg.datasets.transforms.ResizeShortestEdge):
 
 @TRANSFORMS.register_module()
 class RandomChoiceResize(mmcv.transforms.RandomChoiceResize):
-    """mmcv's ``RandomChoiceResize``, each of whose ``scales`` may also be a list."""
+    """mmcv's ``RandomChoiceResize``, each of whose ``scales`` may also be a list.
+
+    A tuple or a number is one scale, as in mmcv.
+    """
 
     def __init__(
-        self, scales: Sequence[Any], resize_type: str = "Resize", **resize_kwargs: Any
+        self,
+        scales: list[Any] | tuple[int, int] | int,
+        resize_type: str = "Resize",
+        **resize_kwargs: Any,
     ) -> None:
-        super().__init__([as_tuples(one) for one in scales], resize_type, **resize_kwargs)
+        if isinstance(scales, list):
+            scales = [as_tuples(one) for one in scales]
+        super().__init__(scales, resize_type, **resize_kwargs)
 
 
 @TRANSFORMS.register_module()

@@ -197,6 +197,7 @@ def test_folders_that_cannot_be_told(tmp_path: Path, truth: Truth) -> None:
     write_folder(tmp_path / "both/masks", {f"{n}.png": png_of(m) for n, m in truth.items()})
     with raises_user_error("dataset", "both"):
         tell(tmp_path / "both")
+    (tmp_path / "both/zz_val.json").write_text("{}")  # no labels, and no part of them
     assert tell(tmp_path / "both", "labelme").sources == (tmp_path / "both",)
     assert tell(tmp_path / "both", "index").sources == (tmp_path / "both/masks",)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)).save(

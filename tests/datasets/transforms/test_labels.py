@@ -374,6 +374,16 @@ def test_lists_of_json_are_tuples(name: str, options: dict[str, Any]) -> None:
         assert np.array_equal(first[key], second[key])
 
 
+@pytest.mark.parametrize("scales", [(80, 60), 50, [(80, 60), 50]])
+def test_one_scale_or_several(scales: Any) -> None:
+    options = dict(scales=scales, resize_type="Resize", keep_ratio=True)
+    for seed in range(4):
+        ours = apply(build("RandomChoiceResize", **options), make(3), seed)
+        stocks = apply(build("mmcv.RandomChoiceResize", **options), make(3), seed)
+        assert ours["img"].shape == stocks["img"].shape
+        assert np.array_equal(ours["gt_seg_map"], stocks["gt_seg_map"])
+
+
 def test_every_channel_is_filled() -> None:
     for name, options in {
         "Pad": dict(size=(80, 60), pad_val=114.0),

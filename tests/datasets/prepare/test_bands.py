@@ -1,0 +1,57 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Data sets of images of bands: their config goes with the bands that are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from custom_sets import custom, masks
+from tiny_archives import labels_of, png_of, write_folder
+
+from mmseg_resnest.datasets.prepare import custom as prepare_module
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.io.bands import BandOptions
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, Any]:
+    """Six images of four bands, their masks, and the options that name them."""
+    (tmp_path / "images").mkdir()
+    for n in range(6):
+        bands = np.random.default_rng(n).normal([5, 50, 500, 5000], 2, (6, 8, 4))
+        np.save(tmp_path / f"images/{'abcdef'[n]}.npy", bands.astype(np.float32))
+        write_folder(tmp_path / "labels", {f"{'abcdef'[n]}.png": png_of(labels_of(n, 3))})
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    return masks(tmp_path)
+
+
+def _means(config: Path | None) -> list[float]:
+    return load_config(config).model.data_preprocessor.mean
+
+
+def test_other_bands_without_their_config(tmp_path: Path, options: dict[str, Any]) -> None:
+    report = custom(tmp_path, **options)
+    assert report.config is not None
+    np.testing.assert_allclose(_means(report.config), [5, 50, 500, 5000], atol=0.5)
+    report.config.unlink()
+    again = custom(tmp_path, **options, bands=BandOptions(bands=(4, 2)))
+    assert not again.unchanged
+    np.testing.assert_allclose(_means(again.config), [5000, 50], atol=0.5)
+    assert custom(tmp_path, **options, bands=BandOptions(bands=(4, 2))).unchanged
+
+
+def test_a_run_that_ends_once_the_config_is_written(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_module.Outputs, "finish", stop)
+        custom(tmp_path, **options)
+    written = (tmp_path / "configs/mine.py").read_bytes()
+    report = custom(tmp_path, **options)  # not: it was changed by hand
+    assert report.config is not None and report.config.read_bytes() == written
