@@ -9,7 +9,6 @@ the same seed gives the same sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import cv2

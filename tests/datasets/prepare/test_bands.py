@@ -49,9 +49,10 @@ def test_a_run_that_ends_once_the_config_is_written(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(prepare_module.Outputs, "finish", stop)
-        custom(tmp_path, **options)
+        with pytest.raises(KeyboardInterrupt):
+            custom(tmp_path, **options)
     written = (tmp_path / "configs/mine.py").read_bytes()
     report = custom(tmp_path, **options)  # not: it was changed by hand
     assert report.config is not None and report.config.read_bytes() == written
