@@ -15,6 +15,12 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     (r"When align_corners=True, the output would", UserWarning, r"mmseg\.models\.utils\.wrappers$"),
     # Part of MMSegmentation's own recipe; it cannot be combined with class weights.
     (r"Default ``avg_non_ignore`` is", UserWarning, r"mmseg\.models\.losses\.cross_entropy_loss$"),
+    # Two exclusive classes with an output each are what most label maps of two classes want.
+    (
+        r"For binary segmentation, we suggest",
+        UserWarning,
+        r"mmseg\.models\.decode_heads\.decode_head$",
+    ),
     # MMEngine wraps models with an argument whose name torch is going to change.
     (r"`broadcast_buffers` is deprecated", FutureWarning, ""),
 )
