@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,6 @@ def main(words: Sequence[str]) -> None:
     """Measure and print."""
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.fit import Budget, measure
-    from mmseg_resnest.errors import UserError
     from mmseg_resnest.io.processes import end_with_parent
 
     from .failures import explain_error
@@ -42,15 +42,12 @@ def main(words: Sequence[str]) -> None:
             print(json.dumps(message), file=lines, flush=True)
     except Exception as error:
         found = explain_error(error)
-        if found is None or (isinstance(found, UserError) and found.code == "memory"):
-            if found is None:
-                raise
-            os.kill(os.getpid(), 9)  # as the system does where memory runs out
-        print(
-            json.dumps({"error": [found.code, found.subject, found.message]}),
-            file=lines,
-            flush=True,
-        )
+        if found is None:
+            raise
+        if found.code == "memory":
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
+        said = {"error": [found.code, found.subject, found.message]}
+        print(json.dumps(said), file=lines, flush=True)
 
 
 if __name__ == "__main__":

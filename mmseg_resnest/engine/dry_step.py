@@ -60,6 +60,7 @@ _OUTPUTS = (
     *("output_dir", "out_dir", "out_file_path", "outfile_prefix"),
 )
 _MOST_NAMED = 3
+_VAL_INTERVAL = 1000  # of IterBasedTrainLoop, by default
 #: Keys that name parts of the model, and what changes these before the first step.
 _CHANGES = {
     "activation_checkpointing": turn_on_activation_checkpointing,
@@ -126,7 +127,8 @@ class _Steps:
         val = None if cfg.get("val_cfg") is None else self.data.loader("val_dataloader")
         if val is not None:
             self.data.check_end(val, "val_dataloader", "a validation")
-            val_batch = self.data.load("val_dataloader", val, self.data.validated(val))
+            val_indices = self.data.validated(val)
+            val_batch = self.data.load("val_dataloader", val, val_indices)
         val_seconds = 0.0  # of an image
         try:
             model = self._copy_model()
@@ -139,7 +141,7 @@ class _Steps:
             if val is not None and type_name(cfg.val_cfg.get("type", "ValLoop")) == "ValLoop":
                 begin = time.perf_counter()
                 scores = self._validate(model, val, val_batch)
-                val_seconds = (time.perf_counter() - begin) / (val.batch_size or 1)
+                val_seconds = (time.perf_counter() - begin) / len(val_indices)
                 _check_scores(cfg, hooks, schedules, scores)
             return notes + self._forecast_rows(train, val, val_seconds)
         except UserError as error:
@@ -234,8 +236,8 @@ class _Steps:
         several = isinstance(cfg.get("param_scheduler"), list | tuple)
         for index, schedule in enumerate(every) if self._by_iteration else ():
             if getattr(schedule, "by_epoch", False) and not hasattr(schedule, "monitor"):
-                key = f"param_scheduler.{index % len(cfg.param_scheduler)}" if several else ""
-                raise _by_epoch(key or "param_scheduler")
+                place = f".{index % len(cfg.param_scheduler)}" if several else ""
+                raise _by_epoch(f"param_scheduler{place}")
         for schedule in every:
             if not hasattr(schedule, "monitor"):  # others wait for a score
                 with failing("param_scheduler", f"{type(schedule).__name__} fails"):
@@ -257,12 +259,11 @@ class _Steps:
         loop, each = self.cfg.train_cfg, self.step.seconds
         count = loop.get("max_iters")
         if count is None:
-            size = train.batch_size or train.batch_sampler.batch_size
-            epoch = len(train.dataset) / (size * self.machine.world_size)
-            count = math.ceil(epoch) * loop.get("max_epochs", 1)
-            every = math.ceil(epoch) * loop.get("val_interval", 1)
+            epoch = math.ceil(len(train) / self.machine.world_size)
+            count = epoch * loop.get("max_epochs", 1)
+            every = epoch * loop.get("val_interval", 1)
         else:
-            every = loop.get("val_interval", count)
+            every = loop.get("val_interval", _VAL_INTERVAL)
         total = count * each
         if val is not None:
             images = len(val.dataset) / self.machine.world_size

@@ -7,7 +7,6 @@ import contextlib
 import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,31 +24,18 @@ _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 _ONE_VALUE = "Expected more than 1 value per channel"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An exception as plain data, for another process."""
+def loading_error(exception: Exception, key: str, step: str = "") -> UserError:
+    """An exception that was raised while a batch was loaded, as a UserError without a traceback.
 
-    code: str
-    subject: str
-    message: str
-
-    @classmethod
-    def of(cls, exception: Exception, key: str, step: str = "") -> Failure:
-        """Of a UserError its parts, of another one what it says and where.
-
-        Args:
-            exception: Raised while a batch was loaded.
-            key: Of the part of the config that failed.
-            step: The name of the transform that failed, if one did.
-        """
-        if isinstance(exception, UserError):
-            return cls(exception.code, exception.subject, exception.message)
-        what = f"{step} fails on a sample" if step else "its samples fail"
-        return cls("data-loading", f"config key {key}", f"{what}: {describe(exception)}")
-
-    def error(self) -> UserError:
-        """The UserError."""
-        return UserError(self.code, self.subject, self.message)
+    Args:
+        exception: A UserError comes back with its parts, another one as what it says and where.
+        key: Of the part of the config that failed.
+        step: The name of the transform that failed, if one did.
+    """
+    if isinstance(exception, UserError):
+        return UserError(exception.code, exception.subject, exception.message)
+    what = f"{step} fails on a sample" if step else "its samples fail"
+    return UserError("data-loading", f"config key {key}", f"{what}: {describe(exception)}")
 
 
 def describe(error: BaseException) -> str:

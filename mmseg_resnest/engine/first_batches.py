@@ -17,7 +17,7 @@ from .._stack import stop_workers
 from ..datasets import build_dataset, image_sizes, mixed_batch
 from ..errors import UserError
 from .failing_keys import key_of_step
-from .failing_parts import Failure, failing
+from .failing_parts import failing, loading_error
 from .launch import Machine
 from .runner import Runner
 from .sampler import ExactSampler, WrappedDataset
@@ -100,8 +100,8 @@ class FirstBatches:
             batch = next(iter(one))
         finally:
             stop_workers(one)
-        if isinstance(batch, Failure):
-            raise batch.error()
+        if isinstance(batch, UserError):
+            raise batch
         return batch
 
     def check_lengths(self, loader: Any) -> None:
@@ -153,7 +153,7 @@ class _Tried(WrappedDataset):
         try:
             return self.dataset[index]
         except Exception as error:
-            return Failure.of(error, *key_of_step(self._key, self._node, self.dataset, error))
+            return loading_error(error, *key_of_step(self._key, self._node, self.dataset, error))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tried:
         return self  # MMEngine copies what loaders are built from
@@ -161,9 +161,9 @@ class _Tried(WrappedDataset):
 
 def _collate(function: Any, name: str, samples: Sequence[Any]) -> Any:
     for sample in samples:
-        if isinstance(sample, Failure):
+        if isinstance(sample, UserError):
             return sample
     try:
         return function(samples)
     except Exception as error:
-        return Failure.of(error, f"{name}.dataset")
+        return loading_error(error, f"{name}.dataset")

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..io.memory import available_memory, forget_peak_memory, peak_memory, ran_out_of_memory
 from .launch import local_world_size
+from .preemption import Preempted
 
 __all__ = ["Forecast", "Step", "batch_size_of", "check_memory", "forecast", "free_memory"]
 __all__ += ["gigabytes", "watched"]
@@ -152,6 +153,8 @@ def forecast(model: Any, optim_wrapper: Any, batch: Any, cuda: bool = False) -> 
             with _padding_to(model, edge), watched(cuda) as step, _saved(model) as saved:
                 model.train_step(_small(batch, edge), _WithoutUpdate(optim_wrapper))
             points.append((_IMAGES * edge**2, step.peak, saved.bytes))
+    except Preempted:
+        raise
     except Exception as error:  # of a model that needs larger images; the first step shows it
         if ran_out_of_memory(error):
             raise

@@ -178,8 +178,8 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
     """Prepare this process for a run; the config is not changed.
 
     * As many open files as this user may have: each tensor that a worker sends is one.
-    * torch's first labelled region is behind us: it imports a module, and what a signal raises
-      meanwhile, as at the end of a data loading worker, is lost.
+    * torch imports its profiler now. The first training step would import it otherwise, and what
+      a signal raises during that import, such as the death of a data loading worker, is lost.
     * Under a launcher, on a CPU: the processes share the cores as threads. A single process leaves
       their number to torch (all cores, or OMP_NUM_THREADS).
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config, ConfigDict
 
 from ..datasets import guard_labels, loss_ignore_index, merge_steps
-from ..datasets.pipelines import pipelines, with_loading
+from ..datasets.pipelines import loads_labels, pipelines, step_name, with_loading
 from ..errors import UserError
 from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
@@ -404,10 +404,10 @@ def _drop_labels(dataset: Any) -> None:
         if isinstance(one, Mapping):
             _drop_labels(one)
     if dataset.get("pipeline"):
-        dataset["pipeline"] = [step for step in dataset["pipeline"] if not _loads_labels(step)]
+        dataset["pipeline"] = _without_labels(dataset["pipeline"])
         for step in dataset["pipeline"]:
             if type_name(step.get("type")) == "TestTimeAug":
-                groups = [[s for s in some if not _loads_labels(s)] for some in step["transforms"]]
+                groups = [_without_labels(some) for some in step["transforms"]]
                 step["transforms"] = [group for group in groups if group]
     if "data_prefix" in dataset:
         # A prefix that is not there, rather than none: some data sets have one by default.
@@ -415,8 +415,9 @@ def _drop_labels(dataset: Any) -> None:
         dataset["data_prefix"].pop("seg_map_path", None)
 
 
-def _loads_labels(step: Mapping[str, Any]) -> bool:
-    return type_name(step.get("type")) in ("LoadAnnotations", "LoadMultilabel")
+def _without_labels(steps: Sequence[Any]) -> list[Any]:
+    """The steps of a pipeline that load no labels."""
+    return [step for step in steps if not loads_labels(step_name(step))]
 
 
 def _keep_image_counts(cfg: Config, options: TestingOptions) -> None:

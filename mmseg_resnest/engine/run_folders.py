@@ -79,9 +79,12 @@ def training_folder(
     if found:
         return found[-1]
     first, number = folders[0], max(_numbers(folders[0]), default=1)
-    newest = f"{first}-{number}" if number > 1 else first
-    taken = holds_run(cfg, newest) or (processes == 1 and is_held(newest))
-    return f"{first}-{number + 1}" if taken else newest
+    folder = f"{first}-{number}" if number > 1 else first
+    # The checkpoints of a run may be elsewhere, and still be there when its folder is gone.
+    while holds_run(cfg, folder) or (processes == 1 and is_held(folder)):
+        number += 1
+        folder = f"{first}-{number}"
+    return folder
 
 
 def check_free(cfg: Config, work_dir: str, resume: str | None) -> None:

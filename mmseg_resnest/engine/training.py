@@ -107,16 +107,18 @@ def train(
 
         # Resolve. The folders are held before the latest checkpoint is looked for.
         folder = training_folder(cfg, work_dir, resume, machine.world_size)
-        options = TrainingOptions(
-            folder, seed, amp, auto_scale_lr, launcher, tuple(log_to), run=run or RunOptions()
-        )
-        folders = None
-        if machine.rank == 0:
-            folders = RunFolders(folders_of_training(cfg, folder), held)
+        folders: RunFolders | None = None
         new = work_dir is None and wish_to_resume(cfg, resume) is None
         if new and machine.world_size == 1 and not restarted_by_launcher():
             folders = NewRunFolders(cfg, folder, held)
+        elif machine.rank == 0:
+            folders = RunFolders(folders_of_training(cfg, folder), held)
         notes = folders.hold(make=False) if folders else []
+        if isinstance(folders, NewRunFolders):
+            folder = folders.work_dir
+        options = TrainingOptions(
+            folder, seed, amp, auto_scale_lr, launcher, tuple(log_to), run=run or RunOptions()
+        )
         if work_dir is not None:
             check_free(cfg, folder, resume)
         written = cfg
@@ -179,10 +181,6 @@ def train(
 
         # Run.
         signals.training()
-        # torch imports its profiler in the first step; that import would report a worker that
-        # dies just then, too.
-        with torch.autograd.profiler.record_function("start"):
-            pass
         with contextlib.closing(runner), lost_processes_explained():
             runner.train()
         summary: dict[str, Any] = {"work_dir": cfg.work_dir, "seconds": time.monotonic() - begin}

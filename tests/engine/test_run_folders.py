@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,13 @@ def test_checkpoints_elsewhere_are_of_the_run_too(runs: Runs) -> None:
     runs.save("mine-2", "b")
     assert runs.next(checkpoint) == "mine"
     assert evaluation_folder(runs.cfg, checkpoint, None, False) == "mine/test"
+    for folder in ("mine", "mine-2"):
+        shutil.rmtree(folder)
+    assert runs.next() == "mine-3"
+    with contextlib.ExitStack() as held:
+        folders = NewRunFolders(runs.cfg, "mine", held)
+        folders.hold(make=True)
+        assert folders.work_dir == "mine-3"
 
 
 def test_an_evaluation_goes_to_the_run_of_its_checkpoint(runs: Runs) -> None:

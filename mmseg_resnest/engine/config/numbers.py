@@ -32,7 +32,7 @@ def check_numbers(root: Mapping[str, Any]) -> None:
     hooks = {f"default_hooks.{k}": v for k, v in (root.get("default_hooks") or {}).items()}
     hooks |= {f"custom_hooks.{i}": v for i, v in enumerate(root.get("custom_hooks") or ())}
     for key, hook in hooks.items():
-        if hook:
+        if isinstance(hook, Mapping):
             _check_hook(key, hook)
     loop = root.get("train_cfg") or {}
     _whole("train_cfg.val_begin", loop.get("val_begin", 0), 0)
@@ -43,7 +43,10 @@ def check_numbers(root: Mapping[str, Any]) -> None:
     _check_log(root.get("log_processor") or {})
     env = root.get("env_cfg") or {}
     _flag("env_cfg.cudnn_benchmark", env.get("cudnn_benchmark", False))
-    threads = (env.get("mp_cfg") or {}).get("opencv_num_threads")
+    processes = env.get("mp_cfg") or {}
+    if not isinstance(processes, Mapping):
+        _refuse("env_cfg.mp_cfg", "must be a dictionary", processes)
+    threads = processes.get("opencv_num_threads")
     if threads is not None:
         _whole("env_cfg.mp_cfg.opencv_num_threads", threads, 0)
     model = root.get("model") or {}

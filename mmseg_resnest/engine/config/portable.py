@@ -116,7 +116,8 @@ def _filled_in(text: str, path: Path) -> str:
 
 def _replaced(text: str, changes: list[tuple[ast.Constant, str]]) -> str:
     """The text with other constants; each line keeps its number."""
-    lines = [line.encode() for line in text.splitlines(keepends=True)]
+    # Bytes are split at the ends of lines that Python counts; a str at others too, such as \x0c.
+    lines = text.encode().splitlines(keepends=True)
     for node, value in sorted(changes, key=lambda c: (c[0].lineno, c[0].col_offset), reverse=True):
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         after = lines[last][node.end_col_offset :]

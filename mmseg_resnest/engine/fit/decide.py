@@ -98,11 +98,18 @@ def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
     Raises:
         UserError: A wish is not possible.
     """
+    if wishes.lr is not None and not (math.isfinite(wishes.lr) and wishes.lr > 0):
+        raise UserError("argument", "--lr", f"must be above 0, not {wishes.lr}")
     made = [_model(facts, wishes, origin), Decision("start", origin.name, origin.reason)]
     made += _sizes(facts, wishes)
     made.append(_class_weights(facts, wishes))
     made.append(_target_batch(facts, wishes))
     return Plan(tuple(made))
+
+
+def takes_large(facts: Facts) -> bool:
+    """Whether there is a GPU with the memory for a large model."""
+    return bool(facts.gpu) and (facts.memory is None or facts.memory >= _LARGE_NEEDS)
 
 
 def _model(facts: Facts, wishes: Wishes, origin: Origin) -> Decision:
@@ -113,10 +120,11 @@ def _model(facts: Facts, wishes: Wishes, origin: Origin) -> Decision:
     if not facts.gpu:
         reason = f"no GPU: a third of the work of a dilated backbone; {facts.cores} cores"
         return Decision("model_of", SMALL, reason)
-    if facts.memory and facts.memory < _LARGE_NEEDS:
-        return Decision("model_of", SMALL, f"the GPU has {gigabytes(facts.memory)} free")
-    free = f" with {gigabytes(facts.memory)} free" if facts.memory else ""
-    return Decision("model_of", LARGE, f"{facts.gpu}{free}")
+    # The reason stands in the config: no free memory in it, which is another in a repeated command.
+    if takes_large(facts):
+        return Decision("model_of", LARGE, facts.gpu)
+    least = gigabytes(_LARGE_NEEDS)
+    return Decision("model_of", SMALL, f"{facts.gpu}: less than {least} of its memory is free")
 
 
 def _sizes(facts: Facts, wishes: Wishes) -> list[Decision]:
@@ -125,13 +133,14 @@ def _sizes(facts: Facts, wishes: Wishes) -> list[Decision]:
     most, most_crop = (1024, 512) if facts.gpu else (384, 256)
     base = min(own, most)
     what = f"images are {facts.width}x{facts.height}"
-    reason = f"{what}; at most {most} {'on a GPU' if facts.gpu else 'without a GPU'}"
     if wishes.image_size is not None:
         width, height = wishes.image_size
         if min(width, height) < 32:
             message = f"must be at least 32 pixels, not {width}x{height}"
             raise UserError("argument", "--image-size", message)
-        base = max(base, width, height) if own >= max(width, height) else base
+        reason = f"{what}; at most {most} here"
+        if base < max(width, height) <= own:
+            base, reason = max(width, height), "the crop's, --image-size"
         return [
             Decision("base_size", base, f"long edge; {reason}"),
             Decision("crop_size", (height, width), "height, width; --image-size"),
@@ -328,8 +337,6 @@ def _validations(count: int) -> str:
 def _rates(wishes: Wishes, origin: Origin, measured: Measured) -> list[Decision]:
     """The learning rate, and that of what starts from weights in proportion."""
     if wishes.lr is not None:
-        if not (math.isfinite(wishes.lr) and wishes.lr > 0):
-            raise UserError("argument", "--lr", f"must be above 0, not {wishes.lr}")
         rate = Decision("lr", wishes.lr, "--lr")
     elif measured.lr is not None:
         reason = f"a range test of {measured.range_steps} steps"

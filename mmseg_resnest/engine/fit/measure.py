@@ -179,8 +179,8 @@ def _measure_step(
 
 def _loader(cfg: Config, name: str, seed: int, batch: int) -> Any:
     """A data loader of the config in this process."""
-    changes = {"batch_size": batch, "num_workers": 0, "persistent_workers": False, "timeout": 0}
-    return Runner.build_dataloader({**cfg[name], **changes}, seed=seed)
+    changes = {"num_workers": 0, "persistent_workers": False, "timeout": 0, "prefetch_factor": None}
+    return Runner.build_dataloader({**cfg[name], "batch_size": batch, **changes}, seed=seed)
 
 
 def _validation_seconds(cfg: Config, model: Any, seed: int) -> float:

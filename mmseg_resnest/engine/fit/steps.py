@@ -26,9 +26,9 @@ from ...io.up_to_date import Journal, file_state, fingerprint
 from ...version import __version__
 from ..config import config_as_text, load_config, parse_cfg_options
 from ..run_folders import holds_run
-from ..saving import BEST_LINK, LAST_LINK
+from ..trained import checkpoint_in
 from .budget import Budget
-from .decide import Decision, Plan, Wishes, choose, decide
+from .decide import LEAST_BATCH, Decision, Plan, Wishes, choose, decide, takes_large
 from .facts import Facts, check_facts, collect_facts
 from .measure import Measured
 from .text import fit_config_text, model_text
@@ -67,8 +67,7 @@ class FitFolder:
 
     def best_checkpoint(self) -> Path:
         """The checkpoint of the best validation, or the newest one where none has a score."""
-        links = [self.run / name for name in (BEST_LINK, LAST_LINK)]
-        return next(link for link in links if link.exists()).resolve()
+        return checkpoint_in(self.run)
 
 
 @dataclass(frozen=True)
@@ -146,6 +145,10 @@ class Start:
         )
         return _with_options(text, self.cfg_options)
 
+    def write_draft(self, file: Path, data: Path, load_from: Path | None = None) -> None:
+        """Write a config with the first decisions, and for the rest what changes no step."""
+        file.write_text(self.text(_draft(self), data, load_from), encoding="utf-8")
+
 
 def choose_start(
     prepared: Prepared,
@@ -168,7 +171,7 @@ def choose_start(
     Raises:
         UserError: A wish is not possible.
     """
-    origin = find_origin(weights, bool(prepared.facts.gpu), fetch, wishes.base)
+    origin = find_origin(weights, takes_large(prepared.facts), fetch, wishes.base)
     chosen = choose(prepared.facts, wishes, origin)
     base = origin.model or load_config(chosen["model_of"])
     return Start(prepared.facts, origin, base, chosen, wishes, tuple(cfg_options), seed)
@@ -208,16 +211,16 @@ def make_plan(
         draft = Path(folder) / "config.py"
         if start.origin.starts and start.origin.there and not start.origin.backbone:
             load_from = (place.start if keep else Path(folder) / "start.pth").resolve()
-            draft.write_text(start.text(_draft(start), prepared.folder, None))
+            start.write_draft(draft, prepared.folder)
             notes.append(_write_start(place, start, load_config(draft), load_from, made_from, keep))
         if not known:
-            draft.write_text(start.text(_draft(start), prepared.folder, load_from))
+            start.write_draft(draft, prepared.folder, load_from)
             measured = measure(draft, _batches(start), start.wishes.budget)
             record = {"memory": start.facts.memory, "messages": measured.messages()}
             if keep:
                 atomic_write(place.measured, json.dumps(record, indent=1) + "\n")
                 place.journal.add({place.measured: made_from}, step="measure")
-    measured = Measured.of(record["messages"], bool(record["messages"][-1]["killed"]))
+    measured = Measured.of(record["messages"])
     plan = decide(start.facts, start.wishes, start.origin, start.chosen, measured)
     return start, plan, start.text(plan, prepared.folder, load_from), notes
 
@@ -238,7 +241,7 @@ def _write_start(
 def _batches(start: Start) -> list[int]:
     """Numbers of images whose steps are measured, from small to large."""
     wanted = start.chosen["batch_size"]
-    return sorted({min(2, wanted), wanted})
+    return sorted({min(LEAST_BATCH, wanted), wanted})
 
 
 def _draft(start: Start) -> Plan:
@@ -259,12 +262,12 @@ def _with_options(text: str, cfg_options: Sequence[str]) -> str:
         return text
     with tempfile.TemporaryDirectory(prefix="fit_") as folder:
         file = Path(folder) / "config.py"
-        file.write_text(text)
-        cfg = load_config(file, cfg_options)
+        file.write_text(text, encoding="utf-8")
+        plain = load_config(file, cfg_options).to_dict()
     keys = dict.fromkeys(key.lstrip("+").split(".")[0] for key in parse_cfg_options(cfg_options))
     if "data_root" in keys:
         raise UserError("argument", "--cfg-options data_root", "is what fit has prepared; leave it")
-    changed = config_as_text(Config({key: cfg.to_dict()[key] for key in keys}))
+    changed = config_as_text(Config({key: plain[key] for key in keys}))
     return f"{text}\n# with --cfg-options\n{changed}"
 
 
@@ -320,7 +323,7 @@ def check_labels(
     else:
         with tempfile.TemporaryDirectory(prefix="fit_") as folder:
             draft = Path(folder) / "config.py"
-            draft.write_text(start.text(_draft(start), prepared.folder, None))
+            start.write_draft(draft, prepared.folder)
             report = check_data(load_config(draft), ["train", "val"], jobs, progress=False)
         found = report.as_dict()
         if keep:

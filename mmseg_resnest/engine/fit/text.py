@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ...datasets.class_names import CLASSES_FILE
-from ...datasets.prepare.custom_config import text_literal
+from ...datasets.prepare.config_text import text_literal
 from ...errors import UserError
 from ..config import config_as_text
 from .decide import Plan
@@ -212,7 +212,7 @@ def _model(base: Config, plan: Plan, origin: Origin) -> Any:
         for head in heads if isinstance(heads, list | tuple) else [heads]:
             if "num_classes" not in head:
                 message = f"model.{key} has no num_classes; take another config"
-                raise UserError("config-key", f"--base {base.filename}", message)
+                raise UserError("config-key", f"--base {plan['model_of']}", message)
             head["num_classes"] = _NUM_CLASSES
             losses = head.get("loss_decode") or []
             for loss in losses if isinstance(losses, list | tuple) else [losses]:

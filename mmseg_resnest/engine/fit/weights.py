@@ -30,11 +30,12 @@ from ..config import load_config
 from ..model import build_seeded_model
 from ..trained import checkpoint_in, load_trained
 
-#: What is tried without a wish: published weights of the models that are taken.
-_ON_A_CPU = ("gluoncv/resnest14", "timm/resnest14d")
-_ON_A_GPU = ("deeplab_resnest50_ade", "gluoncv/deeplab_resnest50_ade")
+#: Published weights that are tried where nobody names any, by the size of the model.
+_SMALL = ("gluoncv/resnest14", "timm/resnest14d")
+_LARGE = ("deeplab_resnest50_ade", "gluoncv/deeplab_resnest50_ade")
 _BASES = {"resnest14": "fcn_resnest14_camvid", "resnest50": "deeplabv3plus_resnest50_camvid"}
 _NOTHING = "nothing"
+_CACHED = "published weights, in the cache"
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,14 @@ class Origin:
         return 1e-3 if self.starts else 3e-3
 
 
-def find_origin(wish: str | None, gpu: bool, fetch: bool = True, base: str | None = None) -> Origin:
+def find_origin(
+    wish: str | None, large: bool, fetch: bool = True, base: str | None = None
+) -> Origin:
     """Decide what to start from.
 
     Args:
         wish: A name of the catalogue, a file, ``none``, or None to decide.
-        gpu: Whether the training is on a GPU.
+        large: Whether the training may take a large model (:func:`.takes_large`).
         fetch: Whether published weights may be fetched; without it they are only looked for.
         base: Name or file of the config whose model is taken, if that is decided.
 
@@ -85,7 +88,7 @@ def find_origin(wish: str | None, gpu: bool, fetch: bool = True, base: str | Non
     if wish == "none":
         return Origin()
     if wish is None:
-        return _usual(gpu, fetch) if base is None else Origin(reason="--from names no weights")
+        return _usual(large, fetch) if base is None else Origin(reason="--from names no weights")
     entry = catalogue().get(wish)
     if entry is None or Path(wish).exists():
         return _trained(wish, base)
@@ -114,11 +117,11 @@ def _trained(wish: str, base: str | None) -> Origin:
     return Origin(file, "--from", name, cfg, classes=_classes_of_record(load_record(file)))
 
 
-def _usual(gpu: bool, fetch: bool) -> Origin:
-    entries = [catalogue()[name] for name in (_ON_A_GPU if gpu else _ON_A_CPU)]
+def _usual(large: bool, fetch: bool) -> Origin:
+    entries = [catalogue()[name] for name in (_LARGE if large else _SMALL)]
     for entry in entries:
         if cache_path(entry).is_file() and verify(entry) is None:
-            return _published(entry, "published weights, in the cache")
+            return _published(entry, _CACHED)
     first = entries[0]
     where = f"put {first.file} into {cache_path(first).parent}, or give --from none"
     if not fetch:
@@ -129,7 +132,8 @@ def _usual(gpu: bool, fetch: bool) -> Origin:
         if error.code != "download":
             raise
         return Origin(reason=f"{first.name} cannot be fetched; to start from it {where}")
-    return _published(first, "published weights, fetched")
+    # The reason stands in the config, which a repeated command must write in the same words.
+    return _published(first, _CACHED)
 
 
 def _published(entry: Entry, reason: str, base: str | None = None) -> Origin:

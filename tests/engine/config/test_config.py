@@ -125,6 +125,7 @@ def test_what_the_stack_accepts_is_accepted(good: dict) -> None:
          "log_processor.custom_cfg.0.window_size", "missing"),
         (dict(log_processor=dict(custom_cfg=[dict(data_src="loss", method_name="meen")])),
          "log_processor.custom_cfg.0.method_name", "mean"),
+        (dict(env_cfg=dict(mp_cfg="fork")), "env_cfg.mp_cfg", "dictionary"),
         (dict(env_cfg=dict(mp_cfg=dict(opencv_num_threads="a"))),
          "env_cfg.mp_cfg.opencv_num_threads", "whole"),
         (dict(model=dict(auxiliary_head=[dict(num_classes="2")])),

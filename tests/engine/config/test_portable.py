@@ -34,7 +34,7 @@ def test_a_config_inherits_by_name_from_any_folder(tmp_path: Path) -> None:
     wide = tmp_path / "wide folder"
     wide.mkdir()
     (wide / "a.py").write_text(
-        f'# é\n_base_ = "{NAME}"\n'
+        f'# é \x0c \x85 \u2028\n_base_ = "{NAME}"\n'
         "here = '{{ fileDirname }}/{{fileBasenameNoExtension}}'\n"
         "work_dir = here\nold = _base_.train_cfg.max_iters\n"
         "train_cfg = dict(max_iters=old + 1)\n"

@@ -74,6 +74,28 @@ def test_a_gpu_gets_a_larger_model_and_larger_crops() -> None:
     assert small["model_of"] == "fcn_resnest14_camvid"
 
 
+@pytest.mark.parametrize("gib", [(80, 79), (4, 3)])
+def test_the_free_memory_of_the_moment_is_in_no_reason(gib: tuple[int, int]) -> None:
+    """A command that is repeated writes the same config."""
+    first, second = (
+        choose(replace(CAMVID, gpu="a GPU", memory=one * GIB), WISHES, SCRATCH) for one in gib
+    )
+    assert first == second
+
+
+def test_a_crop_larger_than_the_long_edge_would_be() -> None:
+    chosen = choose(CAMVID, replace(WISHES, image_size=(480, 352)), SCRATCH)
+    assert (chosen["base_size"], chosen["crop_size"]) == (480, (352, 480))
+    reason = next(one.reason for one in chosen.decisions if one.name == "base_size")
+    assert "--image-size" in reason
+
+
+def test_a_rate_is_checked_before_steps_are_measured() -> None:
+    for lr in (0.0, -1.0, float("nan"), float("inf")):
+        with raises_user_error("argument", "--lr"):
+            choose(CAMVID, replace(WISHES, lr=lr), SCRATCH)
+
+
 @given(
     width=st.integers(20, 5000),
     height=st.integers(20, 5000),

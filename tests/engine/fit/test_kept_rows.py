@@ -38,7 +38,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_without_a_network_a_line_says_which_file_to_put_where(no_network: list[str]) -> None:
     for fetch in (False, True):
-        origin = find_origin(None, gpu=False, fetch=fetch)
+        origin = find_origin(None, large=False, fetch=fetch)
         entry = catalogue()["gluoncv/resnest14"]
         assert not origin.starts
         for part in (entry.file, str(cache_path(entry).parent), "--from none"):
@@ -46,21 +46,33 @@ def test_without_a_network_a_line_says_which_file_to_put_where(no_network: list[
     assert no_network == ["gluoncv/resnest14"]
 
 
+def test_weights_that_were_fetched_are_named_as_those_in_the_cache(
+    no_network: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "download", lambda name, limits: None)
+    fetched = find_origin(None, large=False)
+    monkeypatch.setattr(module, "verify", lambda entry: None)
+    file = cache_path(catalogue()[fetched.name])
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find_origin(None, large=False) == fetched
+
+
 def test_what_is_asked_for_must_be_had(no_network: list[str]) -> None:
     with raises_user_error("download", "fcn_resnest50_ade"):
-        find_origin("fcn_resnest50_ade", gpu=False)
+        find_origin("fcn_resnest50_ade", large=False)
     with raises_user_error("not-found", "nowhere.pth"):
-        find_origin("nowhere.pth", gpu=False)
+        find_origin("nowhere.pth", large=False)
     with raises_user_error("argument", "resnest269"):
-        find_origin("resnest269", gpu=False)
-    assert find_origin("none", gpu=True) == Origin()
+        find_origin("resnest269", large=False)
+    assert find_origin("none", large=True) == Origin()
 
 
 def test_published_weights_bring_their_model_and_classes(no_network: list[str]) -> None:
-    origin = find_origin("deeplab_resnest50_ade", gpu=False, fetch=False)
+    origin = find_origin("deeplab_resnest50_ade", large=False, fetch=False)
     assert (origin.base, origin.backbone) == ("deeplabv3_resnest50_ade20k", False)
     assert origin.classes[:3] == ("wall", "building", "sky")
-    backbone = find_origin("resnest50", gpu=True, fetch=False)
+    backbone = find_origin("resnest50", large=True, fetch=False)
     assert (backbone.base, backbone.backbone) == ("deeplabv3plus_resnest50_camvid", True)
     assert not (origin.there or backbone.there)
 
@@ -111,4 +123,4 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         write_start(Origin(str(file)), small(2), ["a", "b"], tmp_path / "start.pth")
     assert not (tmp_path / "start.pth").exists()
     with raises_user_error("checkpoint", file):
-        find_origin(str(file), gpu=False)  # it does not say which model it is of
+        find_origin(str(file), large=False)  # it does not say which model it is of
