@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.evaluation import write_result
 
-    named = name_model(args, _OF_TORCH, weights=False)
+    cfg, checkpoint = name_model(args, _OF_TORCH, weights=False)[:2]  # not the weights: memory
     result = benchmark(
-        named.cfg,
+        cfg,
         shape=args.shape and tuple(args.shape),
         batch_size=args.batch_size,
         device=args.device,
         amp=args.amp,
         training=args.train,
         seconds=args.seconds,
-        checkpoint=None if named.checkpoint is None else str(named.checkpoint),
+        checkpoint=None if checkpoint is None else str(checkpoint),
     )
     print_benchmark(result)
     if args.out:

@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 
 from .console import print_next
-from .options import add_config_options
+from .options import add_config_options, band_numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,15 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bands",
-        type=_bands,
+        type=_three_bands,
         metavar="R,G,B",
         help="three bands to show, of images that LoadBands loads, e.g. 3,2,1",
     )
     add_config_options(parser)
 
 
-def _bands(text: str) -> list[int]:
-    numbers = [int(number) for number in text.split(",")]
+def _three_bands(text: str) -> tuple[int, ...]:
+    numbers = band_numbers(text)
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError("give three numbers of bands, e.g. 3,2,1")
     return numbers

@@ -134,7 +134,8 @@ def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
 
 
 def _say(checkpoint: str, folder: str) -> None:
-    if os.environ.get("RANK", "0") != "0":  # another process of a launcher says it
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
+    if rank != "0":  # another process of a launcher says it
         return
     name = os.path.basename(checkpoint)
     kind = "best" if name.startswith("best") else "newest"

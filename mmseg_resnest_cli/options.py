@@ -16,6 +16,7 @@ __all__ = [
     "add_testing_options",
     "add_training_options",
     "add_trust_option",
+    "band_numbers",
     "image_size",
     "run_options",
 ]
@@ -150,6 +151,18 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise UsageError(f"--image-size {text}: must be WIDTHxHEIGHT or one number")
     return int(sides[0]), int(sides[-1])
+
+
+def band_numbers(text: str) -> tuple[int, ...]:
+    """The numbers of bands, from 1, in the value of ``--bands``: ``4,3,2``."""
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError:
+        message = f"must be numbers with commas, e.g. 3,2,1, not {text!r}"
+        raise argparse.ArgumentTypeError(message) from None
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError("bands are numbered from 1")
+    return numbers
 
 
 def add_testing_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

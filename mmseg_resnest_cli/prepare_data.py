@@ -17,12 +17,11 @@ import argparse
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_next
-from .options import UsageError
+from .options import UsageError, band_numbers
 
 if TYPE_CHECKING:
     from mmseg_resnest.datasets.prepare import CustomReport, Report
@@ -265,14 +264,11 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
         sources=tuple(args.source),
         val_sources=tuple(args.val_source),
         ignore=tuple(args.ignore),
-        label_map=dict(map(_pair, args.label_map)),
+        label_map=_label_map(args.label_map),
         bands=_band_options(args),
         **{name: getattr(args, name) for name in same},
     )
     how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
-    if args.format == "auto" and args.multilabel and args.images is not None:
-        masks = not any(next(source.rglob("*.json"), None) for source in args.source)
-        options = replace(options, form="masks") if masks else options
     if options.form == "auto":
         options, notes = recognise_options(options, Path(root), args.jobs or cpu_count())
         print("\n".join(notes))
@@ -282,10 +278,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
 
 
 def _bands(text: str) -> tuple[int, ...]:
-    numbers = () if text == "all" else tuple(int(number) for number in text.split(","))
-    if not all(number >= 1 for number in numbers):
-        raise argparse.ArgumentTypeError("bands are numbered from 1")
-    return numbers
+    return () if text == "all" else band_numbers(text)
 
 
 def _band_options(args: argparse.Namespace) -> BandOptions | None:
@@ -296,11 +289,17 @@ def _band_options(args: argparse.Namespace) -> BandOptions | None:
     return BandOptions(args.bands or None, args.layout or "HWC", args.nodata)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    old, sign, new = text.partition("=")
-    if not (old and sign and new):
-        raise UsageError(f"--label-map {text}: must be NAME=NAME, e.g. bus=vehicle or pole=ignore")
-    return old, new
+def _label_map(pairs: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in pairs:
+        old, sign, new = text.partition("=")
+        if not (old and sign and new):
+            message = "must be NAME=NAME, e.g. bus=vehicle or pole=ignore"
+            raise UsageError(f"--label-map {text}: {message}")
+        if old in found:
+            raise UsageError(f"--label-map {text}: {old}={found[old]} is given already")
+        found[old] = new
+    return found
 
 
 def _print_report(name: str, report: Report) -> None:

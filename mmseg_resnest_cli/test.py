@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.testing import evaluate
 
     with failing_together(args.launcher):
-        named = name_model(args, _NO_SPLIT)
-        assert named.checkpoint is not None
+        cfg, checkpoint = name_model(args, _NO_SPLIT)[:2]  # not the weights, for hours
+        assert checkpoint is not None
     result = evaluate(
-        named.cfg,
-        named.checkpoint,
+        cfg,
+        checkpoint,
         work_dir=args.work_dir,
         tta=args.tta,
         out_dir=args.out,

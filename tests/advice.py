@@ -64,9 +64,10 @@ def sites() -> tuple[Site, ...]:
     return tuple(found)
 
 
-def advice() -> list[Site]:
+@cache
+def advice() -> tuple[Site, ...]:
     """The places whose message tells what to do."""
-    return [site for site in sites() if ADVICE.search(site.text)]
+    return tuple(site for site in sites() if ADVICE.search(site.text))
 
 
 class _Sites(ast.NodeVisitor):

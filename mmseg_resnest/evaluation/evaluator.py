@@ -26,14 +26,18 @@ __all__ = [
 
 @EVALUATOR.register_module()
 class Evaluator(MMEngineEvaluator):
-    """As MMEngine's, for metrics that give scores of the same names as well.
+    """MMEngine's evaluator, for metrics whose scores may have equal names.
 
-    A name that an earlier metric has given is put behind that of the metric: ``IoUMetric/mIoU``.
-    Numbers of any library become Python's.
+    Where an earlier metric has given a score of that name, the metric's class is put before it:
+    ``IoUMetric/mIoU``, then ``IoUMetric2/mIoU``. Numbers of any library become Python's.
     """
 
     def evaluate(self, size: int) -> dict[str, Any]:
-        """The scores of all metrics by name; ``size`` is the number of images of the data set."""
+        """The scores of all metrics by name.
+
+        Args:
+            size: Number of images of the data set.
+        """
         scores: dict[str, Any] = {}
         for metric in self.metrics:
             for name, value in metric.evaluate(size).items():
@@ -57,10 +61,12 @@ def _plain(value: Any) -> Any:
 
 
 def build_evaluator(evaluator: Any) -> MMEngineEvaluator:
-    """The evaluator of a config: a metric, several, or an evaluator's own config.
+    """Build the evaluator of a config.
 
-    MMEngine takes every dictionary with ``metrics`` for an evaluator's, but a metric may have an
-    option of that name.
+    Args:
+        evaluator: The config of a metric, a list of them, or the config of an evaluator. Which of
+            the two a dictionary is, its ``type`` says: MMEngine takes each with a key ``metrics``
+            for an evaluator, but a metric may have an option of that name.
     """
     if isinstance(evaluator, MMEngineEvaluator):
         return evaluator
@@ -84,7 +90,7 @@ def metric_configs(evaluator: Any) -> Iterator[Any]:
 
 
 def score_name(scores: Mapping[str, Any], name: str) -> str | None:
-    """The name of a score, also where it has a prefix that ``name`` lacks; None for other words."""
+    """The full name of the score ``name``, which may lack its prefix; None if there is no such."""
     if name in scores:
         return name
     found = [key for key in scores if key.rsplit("/", 1)[-1] == name]
@@ -92,7 +98,7 @@ def score_name(scores: Mapping[str, Any], name: str) -> str | None:
 
 
 def evaluation_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What is a number among that which an evaluator returned."""
+    """The numbers among what an evaluator returned."""
     return {
         name: float(value)
         for name, value in metrics.items()
@@ -101,10 +107,10 @@ def evaluation_scores(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_result(evaluator: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written of an evaluation.
+    """The content of the results file of an evaluation.
 
-    ``SegmentationMetric.last_result``, with the counts of each class, where there is one; every
-    score by its name; and ``scores``, all of them.
+    It has the ``last_result`` of the first metric that keeps one, with the counts of each class;
+    every other score by its name; and under ``scores`` all scores.
     """
     results = (getattr(metric, "last_result", None) for metric in evaluator.metrics)
     found = next((result for result in results if result is not None), None)

@@ -129,7 +129,11 @@ class MultilabelMetric(CountingMetric):
             self._add(self._count(masks, chances, labels, image), masks[0].numel())
 
     def _count(self, masks: Tensor, chances: Tensor, labels: Tensor, image: str) -> Tensor:
-        """(C * (2 * bins + 3) + 1) counts of an image; see :meth:`evaluate`."""
+        """(C * (2 * bins + 3) + 1,) counts of an image.
+
+        Of each class the histograms of its probability off and on the class, and the pixels of both
+        masks, of the label and of the prediction; then the pixels that are labelled at all.
+        """
         labels = labels.to(chances.device)
         valid = labels != self.ignore_index
         wrong = labels[valid & (labels != 0) & (labels != 1)]
@@ -139,16 +143,14 @@ class MultilabelMetric(CountingMetric):
         if not bool(((chances >= 0) & (chances <= 1)).all()):
             said = "the model's scores are not probabilities; has the training diverged?"
             raise UserError("model-output", image, said)
-        truth, guess = labels == 1, masks.to(chances.device) == 1
-        bins = score_bins(chances, self.bins)
         parts = []
-        for c in range(len(masks)):
-            use = valid[c]
-            where = (bins[c] + self.bins * truth[c])[use]
-            parts.append(torch.bincount(where, minlength=2 * self.bins))
-            both = (truth[c] & guess[c] & use).sum()
-            of_one = torch.stack([both, (truth[c] & use).sum(), (guess[c] & use).sum()])
-            parts.append(of_one)
+        for chance, mask, label, use in zip(
+            chances, masks.to(chances.device), labels, valid, strict=True
+        ):
+            truth, guess = label[use] == 1, mask[use] == 1
+            bins = score_bins(chance[use], self.bins) + self.bins * truth
+            parts.append(torch.bincount(bins, minlength=2 * self.bins))
+            parts.append(torch.stack([(truth & guess).sum(), truth.sum(), guess.sum()]))
         parts.append(valid.any(0).sum().reshape(1))
         return torch.cat(parts)
 
@@ -164,32 +166,47 @@ class MultilabelMetric(CountingMetric):
         Raises:
             UserError: No image was evaluated, no pixel is labelled, or the JSON cannot be written.
         """
-        names = self.class_names
-        width = 2 * self.bins + 3
-        counts, images, pixels = self._summed(size, (len(names) * width + 1,))
-        labelled = int(counts[-1])
-        if not labelled:
-            said = f"every label is ignore_index ({self.ignore_index}): there is nothing to score"
-            raise UserError("label", "the data set", f"{said}; check the label files")
-        table = counts[:-1].reshape(len(names), width).numpy()
-        rows = [_row(name, row, self.bins) for name, row in zip(names, table, strict=True)]
-        metrics = {f"m{name}": _mean([row[name] for row in rows]) for name in ("IoU", "F1", "AP")}
-        self.last_result = {
-            **metrics, "multilabel": True, "images": images, "pixels": pixels,
-            "labelled_pixels": labelled, "ignore_index": self.ignore_index, "bins": self.bins,
-            "classes": rows,
-        }  # fmt: skip
+        length = len(self.class_names) * (2 * self.bins + 3) + 1
+        counts, images, pixels = self._summed(size, (length,))
+        metrics = self.compute_metrics([counts])
+        assert self.last_result is not None
+        self.last_result.update(images=images, pixels=pixels)
         MMLogger.get_current_instance().info(
             "%d images, %d labelled of %d pixels\n%s",
-            images, labelled, pixels, class_table(self.last_result),
+            images, self.last_result["labelled_pixels"], pixels, class_table(self.last_result),
         )  # fmt: skip
         if self.output_json is not None and is_main_process():
             write_result(self.last_result, self.output_json)
         return self._prefixed(metrics)
 
-    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Not used: :meth:`evaluate` has the sums."""
-        raise NotImplementedError
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        """Scores of the sum of counts.
+
+        Args:
+            results: (C * (2 * bins + 3) + 1,) int64 counts of images; their sum is scored and set
+                as ``last_result``.
+
+        Returns:
+            ``mIoU``, ``mF1`` and ``mAP`` in percent.
+
+        Raises:
+            UserError: No pixel is labelled.
+        """
+        names = self.class_names
+        counts = torch.stack(list(results)).sum(dim=0)
+        labelled = int(counts[-1])
+        if not labelled:
+            said = f"every label is ignore_index ({self.ignore_index}): there is nothing to score"
+            raise UserError("label", "the data set", f"{said}; check the label files")
+        table = counts[:-1].reshape(len(names), -1).cpu().numpy()
+        rows = [_row(name, row, self.bins) for name, row in zip(names, table, strict=True)]
+        metrics = {f"m{name}": _mean([row[name] for row in rows]) for name in ("IoU", "F1", "AP")}
+        self.last_result = {
+            **metrics, "multilabel": True, "images": None, "pixels": None,
+            "labelled_pixels": labelled, "ignore_index": self.ignore_index, "bins": self.bins,
+            "classes": rows,
+        }  # fmt: skip
+        return metrics
 
 
 def _planes(sample: Mapping[str, Any], key: str, classes: int, image: str) -> Tensor:

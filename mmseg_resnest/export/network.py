@@ -366,8 +366,9 @@ def _resize_step(model: Segmentor) -> _ImageResize | None:
             (width, height), bool(step.get("keep_ratio", False)), step.get("backend", "cv2")
         )
     if found is not None and not found.is_exact():
-        said = f"{step.get('backend', 'cv2')} does not resize here as a file with --processing "
-        said += "would: export without it"
+        library = "Pillow" if found.pillow else "OpenCV"
+        said = f"{library} does not resize here as a file with --processing would: export without "
+        said += "it"
         raise UserError("export", "config key test_dataloader.dataset.pipeline", said)
     return found
 

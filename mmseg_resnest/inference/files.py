@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -26,7 +27,7 @@ from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import RECORD
 from .picture_files import Metadata, PngRows, read_metadata
 from .polygons import coco_json, geojson, mask_polygons, region_polygons
-from .result import MultilabelSegmentation, Segmentation
+from .result import Segmentation
 from .rows import open_rows
 from .segmentor import Segmentor
 from .tiles import Tiling
@@ -212,7 +213,7 @@ class FileJob:
         if "labels" in plan:
             save_image(result.label_image(), plan["labels"], metadata.labels)
         self._write_pictures(plan, result, metadata)
-        self._write_polygons(image, result)
+        self._write_polygons(image, result.labels)
         self._finish(image, result.size, begin, metadata, summary)
 
     def _run_large(self, image: str, summary: Summary) -> None:
@@ -252,8 +253,8 @@ class FileJob:
             pixels = as_picture(np.concatenate(small_pixels), self.model.reader.rgb)
             small = self.model.segmentation(np.concatenate(small_labels), pixels)
             self._write_pictures(plan, small, metadata)
-        if whole is not None:  # their outlines need no pixels
-            self._write_polygons(image, self.model.segmentation(whole, np.zeros((0, 0, 3), "u1")))
+        if whole is not None:
+            self._write_polygons(image, whole)
         self._finish(image, size, begin, metadata, summary)
 
     def _finish(
@@ -279,18 +280,19 @@ class FileJob:
             profile = {k: v for k, v in metadata.picture.items() if k == "icc_profile"}
             save_image(panel, plan["side"], profile)
 
-    def _write_polygons(self, image: str, result: Segmentation) -> None:
+    def _write_polygons(self, image: str, labels: NDArray[np.integer]) -> None:
+        """Write the outlines of labels (H, W): class indices, or bits of classes that overlap."""
         plan, classes = self.plan[image], self.model.classes
         if not {"geojson", "coco"} & set(plan):
             return
-        if isinstance(result, MultilabelSegmentation):
-            regions = mask_polygons(result.masks)
+        if self.model.multilabel:
+            regions = mask_polygons(labels >> c & 1 == 1 for c in range(len(classes)))
         else:
-            regions = region_polygons(result.labels)
+            regions = region_polygons(labels)
         if "geojson" in plan:
             _write_json(geojson(regions, classes), plan["geojson"])
         if "coco" in plan:
-            height, width = result.size
+            height, width = labels.shape
             images = {os.path.basename(image): (regions, (height, width))}
             _write_json(coco_json(images, classes), plan["coco"])
 

@@ -77,7 +77,7 @@ def load_segmentor(
     if checkpoint is None and is_trained(config):
         found = load_trained(cast(str, config))
         return load_config_model(
-            *(found.cfg, found.checkpoint, chosen, batch_pixels), weights=found.weights
+            found.cfg, found.checkpoint, chosen, batch_pixels, weights=found.weights
         )
     if checkpoint is not None and os.path.isdir(checkpoint):
         checkpoint = checkpoint_in(checkpoint)

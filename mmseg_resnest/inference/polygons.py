@@ -7,8 +7,8 @@ Coordinates are those of pixel corners: x to the right, y down; the first pixel 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -45,26 +45,30 @@ def region_polygons(labels: NDArray[np.integer]) -> list[Region]:
     """The connected regions of a label map (H, W), from top to bottom; they cover all of it."""
     if labels.ndim != 2 or not labels.size:
         raise ValueError(f"a label map has shape (H, W), got {labels.shape}")
+    return _regions((int(label), labels == label) for label in np.unique(labels))
+
+
+def mask_polygons(masks: Iterable[NDArray[np.bool_]]) -> list[Region]:
+    """The connected regions of classes that may overlap, from top to bottom.
+
+    Args:
+        masks: (H, W) of class 0, 1, ..., one at a time.
+    """
+    return _regions(enumerate(masks))
+
+
+def _regions(masks: Iterable[tuple[int, NDArray[np.bool_]]]) -> list[Region]:
+    """The connected regions of labels and their masks (H, W), from top to bottom."""
     regions = []
-    for label in np.unique(labels):
-        mask = (labels == label).astype(np.uint8)
-        count, components, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    for label, mask in masks:
+        count, components, stats, _ = cv2.connectedComponentsWithStats(
+            mask.astype(np.uint8), connectivity=4
+        )
         for index in range(1, count):
             x, y, width, height, area = map(int, stats[index])
             part = components[y : y + height, x : x + width] == index
             outer, *holes = _rings(part, (x, y))
-            regions.append(Region(int(label), area, (x, y, width, height), outer, tuple(holes)))
-    return sorted(regions, key=lambda r: (r.box[1], r.box[0], r.label))
-
-
-def mask_polygons(masks: NDArray[np.bool_]) -> list[Region]:
-    """The connected regions of classes that may overlap, (C, H, W), from top to bottom."""
-    regions = [
-        replace(region, label=c)
-        for c, mask in enumerate(masks)
-        for region in region_polygons(mask.astype(np.uint8))
-        if region.label == 1
-    ]
+            regions.append(Region(label, area, (x, y, width, height), outer, tuple(holes)))
     return sorted(regions, key=lambda r: (r.box[1], r.box[0], r.label))
 
 

@@ -134,13 +134,13 @@ class Segmentation:
         return Image.fromarray(overlay(self.image, labels, palette, opacity))
 
     def _only(self, chosen: list[int]) -> NDArray[np.integer]:
-        """The labels without other classes."""
+        """The labels, with 255 in place of classes that are not chosen."""
         return np.where(np.isin(self.labels, chosen), self.labels, IGNORE)
 
     def _coloured(
         self, labels: NDArray[np.integer]
     ) -> tuple[NDArray[np.integer], Sequence[Sequence[int]]]:
-        """Labels of this kind as a map of indices for an overlay, and their colours."""
+        """Labels as :attr:`labels` has them, as indices of colours for an overlay; the colours."""
         return labels, self.palette
 
     def shown(self) -> tuple[NDArray[np.integer], Sequence[str], Sequence[Sequence[int]]]:
@@ -199,6 +199,9 @@ class Segmentation:
 class MultilabelSegmentation(Segmentation):
     """The segmentation of one image into classes that may overlap.
 
+    :meth:`scores` gives each class a probability of its own, and :meth:`save` writes a grey PNG
+    whose pixels are :attr:`labels`.
+
     Attributes:
         labels: (H, W), uint8 with up to 7 classes and uint16 with more: bit c of a pixel says
             whether it is of class c.
@@ -206,11 +209,15 @@ class MultilabelSegmentation(Segmentation):
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """(C, H, W), where each class is."""
+        """(C, H, W), True where a pixel is of the class."""
         return unpack(self.labels, len(self.classes)) == 1
 
     def mask(self, name: str | int) -> NDArray[np.bool_]:
-        """(H, W), where a class is, by name or index; UserError if there is no such class."""
+        """(H, W), True where a pixel is of the class, given by name or index.
+
+        Raises:
+            UserError: There is no such class.
+        """
         (index,) = class_indices(name, self.classes)
         mask: NDArray[np.bool_] = (self.labels >> index & 1) == 1
         return mask

@@ -35,8 +35,7 @@ from ..io.bit_planes import unpack
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
 from ..io.packages import needs_extra
 from ..io.text import printable
-from ..models.data_preprocessor import SegDataPreProcessor
-from ..models.segmentor import EncoderDecoder
+from ..models import EncoderDecoder, SegDataPreProcessor
 from ..registry import building
 from .onnx_check import check_onnx
 from .record import read_exported, record_config

@@ -90,7 +90,7 @@ class Segmentor:
             :class:`MultilabelSegmentation`.
         batch_pixels: Images of equal size go through the network together, as long as they have
             no more pixels than this in all: the bound on memory.
-        files: Those that hold of the network what its state does not.
+        files: Files that hold parts of the network that its state dict lacks.
     """
 
     files: tuple[Path, ...] = ()
@@ -133,9 +133,9 @@ class Segmentor:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of what decides about its labels: weights, config, modules, classes, version.
+        """A digest of all that decides the labels: weights, config, modules, classes, version.
 
-        Of the network as it is when this is asked for first.
+        It is computed when it is first asked for, and kept.
         """
         weights = {}
         for name, value in self.model.state_dict().items():
@@ -319,7 +319,7 @@ class Segmentor:
             yield top, pack(scores > limits)
 
     def _tile_limits(self) -> NDArray[np.float32]:
-        """(C,), what the blended :meth:`tile_votes` of a class that may overlap are above."""
+        """(C,) thresholds of classes that may overlap, for the blended :meth:`tile_votes`."""
         chosen = thresholds_of(cast(Any, self.model).test_cfg, len(self.classes))
         return np.asarray(chosen, np.float32)
 
@@ -397,7 +397,7 @@ class Segmentor:
     def tile_votes(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """(C, h, w) scores of a tile, as :attr:`reader` loads it; the highest is the label.
 
-        With classes that may overlap, the probability of each.
+        With classes that may overlap they are probabilities, to be compared with thresholds.
         """
         scores = self._tile_scores(pixels)
         if self.multilabel:

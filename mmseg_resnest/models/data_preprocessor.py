@@ -36,10 +36,11 @@ class SegDataPreProcessor(mmseg.models.data_preprocessor.SegDataPreProcessor):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        own = mean is not None and std is not None and len(mean) not in (1, 3)
-        super().__init__(None if own else mean, None if own else std, *args, **kwargs)
-        if own:
-            if len(mean) != len(std):  # type: ignore[arg-type]
-                message = f"has {len(std)} values, and mean {len(mean)}"  # type: ignore[arg-type]
-                raise UserError("config-value", "config key model.data_preprocessor.std", message)
-            set_normalisation(self, mean, std)  # type: ignore[arg-type]
+        if mean is None or std is None or {len(mean), len(std)} <= {1, 3}:
+            super().__init__(mean, std, *args, **kwargs)
+            return
+        if len(mean) != len(std):
+            message = f"has {len(std)} values, and mean {len(mean)}"
+            raise UserError("config-value", "config key model.data_preprocessor.std", message)
+        super().__init__(None, None, *args, **kwargs)
+        set_normalisation(self, mean, std)

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..kernels.resampling import Crop, Resampling, Resize, Step, add_resized
 from ..registry import MODELS
+from .multilabel import overlaps
 
 LogitsFunction = Callable[[Tensor], Tensor]
 """Windows (B, 3, crop, crop) to their logits (B, C, h, w), to be resized to the windows' size."""
@@ -325,7 +326,7 @@ class MultiScaleGridTTA(BaseTTAModel):
                 f"MultiScaleGridTTA cannot evaluate a {type(segmentor).__name__}; use "
                 "'mmseg_resnest.EncoderDecoder'",
             )
-        if getattr(segmentor, "multilabel", False):
+        if overlaps(segmentor):
             raise UserError(
                 "config-conflict",
                 "config key tta_model.type",

@@ -57,7 +57,7 @@ def check_multilabel(model: Mapping[str, Any]) -> None:
 def _check_head(head: Mapping[str, Any], key: str) -> None:
     kind = head.get("type")
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
-    plain = isinstance(kind, type) and kind.loss is BaseDecodeHead.loss  # type: ignore[attr-defined]
+    plain = getattr(kind, "loss", None) is BaseDecodeHead.loss
     own = plain and getattr(kind, "loss_by_feat", None) is not BaseDecodeHead.loss_by_feat
     if kind is not None and (not plain or own):
         message = f"{getattr(kind, '__name__', kind)} has losses of its own for classes that "

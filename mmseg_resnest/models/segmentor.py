@@ -15,6 +15,7 @@ from mmseg.models.decode_heads import EncHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from mmseg.structures import SegDataSample
+from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from .._stack import normalisation
@@ -146,9 +147,11 @@ class EncoderDecoder(StockEncoderDecoder):
             auxiliary = self.auxiliary_head if several else [self.auxiliary_head]
             heads |= {f"aux_{i}" if several else "aux": head for i, head in enumerate(auxiliary)}
         return {
-            f"{name}.{loss}": value
-            for name, head in heads.items()
-            for loss, value in multilabel_losses(head, features, data_samples).items()
+            name: value
+            for prefix, head in heads.items()
+            for name, value in add_prefix(
+                multilabel_losses(head, features, data_samples), prefix
+            ).items()
         }
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:

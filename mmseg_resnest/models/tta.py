@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 
 from ..kernels.predict import summed_label_map
 from ..registry import MODELS
+from .multilabel import overlaps
 from .segmentor import EncoderDecoder
 
 __all__ = ["SegTTAModel"]
@@ -37,10 +38,8 @@ class SegTTAModel(StockSegTTAModel):
         ``inputs`` and ``data_samples`` of ``data`` are lists of views, each a list of images.
         """
         model: Any = self.module.module if is_model_wrapper(self.module) else self.module
-        if isinstance(model, EncoderDecoder) and model.multilabel:
-            return super().test_step(data)
-        plain = not isinstance(model, EncoderDecoder) or model.out_channels == 1
-        if plain or (model.test_cfg or {}).get("keep_scores", False):
+        sums = isinstance(model, EncoderDecoder) and model.out_channels > 1 and not overlaps(model)
+        if not sums or (model.test_cfg or {}).get("keep_scores", False):
             return super().test_step(data)
         inputs, samples = (data["inputs"], data["data_samples"]) if isinstance(data, dict) else data
         count = len(inputs[0])
@@ -66,7 +65,7 @@ class SegTTAModel(StockSegTTAModel):
     def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
         """One sample an image, from those of its views, as :meth:`test_step` says."""
         model: Any = self.module.module if is_model_wrapper(self.module) else self.module
-        multilabel = getattr(model, "multilabel", False)
+        multilabel = overlaps(model)
         if not multilabel and model.out_channels > 1:
             return super().merge_preds(data_samples_list)
         for views in data_samples_list:

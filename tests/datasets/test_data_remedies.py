@@ -21,7 +21,7 @@ from mmseg_resnest.datasets import CustomDataset
 from mmseg_resnest.datasets.cache import _root_of_cache
 from mmseg_resnest.datasets.check.parts import build_part
 from mmseg_resnest.datasets.class_names import check_class_name, read_classes, read_classes_of
-from mmseg_resnest.datasets.label_map import merge_classes
+from mmseg_resnest.datasets.label_map import dataset_metainfo, merge_classes
 from mmseg_resnest.datasets.layout import require_folder
 from mmseg_resnest.datasets.pipelines import with_loading
 from mmseg_resnest.datasets.prepare.build_cache import build_cache
@@ -277,6 +277,24 @@ def test_maps_of_labels(data: Path) -> None:
     with advises("datasets/label_map.py:merge_classes", "map one label at least"):
         merge_classes({"a": "ignore"}, ("a",))
     merge_classes({"a": "ignore"}, ("a", "b"))
+    scenes = dict(type="ScenesDataset", label_map=dict(person="ignore"))
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"):
+        with advises("datasets/label_map.py:_refuse_two_ways", "take it away"):
+            dataset_metainfo(dict(scenes, metainfo=dict(classes=("sky", "road"))))
+        assert "person" not in dataset_metainfo(scenes)["classes"]
+
+
+def test_maps_of_classes_that_overlap(data: Path) -> None:
+    path = str(data / "labels/a.png")
+    sample = dict(img_path=path, seg_map_path=path, ori_shape=(6, 8), reduce_zero_label=False)
+
+    def load(**more: Any) -> Any:
+        loader = TRANSFORMS.build(dict(type="LoadMultilabel", num_classes=2))
+        return loader(dict(sample, seg_fields=[], **more))
+
+    with advises("datasets/transforms/multilabel.py:load", "remove it"):
+        load(label_map={0: 1})
+    load()
 
 
 def test_loaders_and_metrics_of_classes_that_overlap() -> None:

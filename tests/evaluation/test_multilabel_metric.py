@@ -84,6 +84,18 @@ def test_scores_are_those_of_counting(seed: int, height: int, width: int) -> Non
             assert scores[f"m{name}"] == pytest.approx(sum(known_scores) / len(known_scores))
 
 
+def test_scores_of_counts() -> None:
+    one = torch.tensor([*[1, 0, 2, 3], 3, 5, 4] + [0] * 14 + [9])
+    counted = metric([], bins=2)
+    scores = counted.compute_metrics([one, one])
+    # Below 0.5 a pixel off the class and two on it, above three on it.
+    assert scores["mAP"] == pytest.approx(100 * (3 / 5 + 2 / 5 * 5 / 6))
+    assert scores["mIoU"] == pytest.approx(100 * 3 / 6)
+    assert counted.last_result is not None
+    assert counted.last_result["classes"][0]["predicted"] == 8
+    assert counted.last_result["labelled_pixels"] == 18
+
+
 def test_scores_between_borders_are_off_by_little() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random(3000) < 0.3

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import pytest
 from advice import advises
@@ -59,6 +60,15 @@ def test_files_with_processing() -> None:
     with advises("export/network.py:_check_reading", "export without it"):
         ExportNetwork(deep, True)
     ExportNetwork(deep, False)
+
+
+def test_libraries_that_resize_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of({}, RESIZE)
+    resize = mmcv.imresize
+    monkeypatch.setattr(mmcv, "imresize", lambda *args, **how: resize(*args, **how) // 2)
+    with advises("export/network.py:_resize_step", "OpenCV does not resize here", "without it"):
+        ExportNetwork(model, True)
+    ExportNetwork(model, False)
 
 
 def test_programs_with_processing(tmp_path: Path) -> None:

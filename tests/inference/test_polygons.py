@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mmseg_resnest.inference import coco_json, geojson, rasterize, region_polygons
+from mmseg_resnest.inference.polygons import mask_polygons
 
 MAPS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 2))
 NAMES = ["a", "b", "c", "d"]
@@ -53,6 +54,15 @@ def test_holes_in_holes_and_long_outlines(seed: int) -> None:
     noise = np.random.default_rng(seed).normal(size=(60, 75))
     smooth = ndimage.gaussian_filter(noise, 1.5 + seed)
     check(np.digitize(smooth, np.quantile(smooth, [0.3, 0.6, 0.8])).astype(np.uint8))
+
+
+def test_masks_that_overlap_come_back() -> None:
+    masks = np.random.default_rng(0).random((3, 12, 14)) < np.array([0.0, 0.4, 0.7])[:, None, None]
+    features = geojson(mask_polygons(iter(masks)), NAMES)["features"]
+    for c, mask in enumerate(masks):
+        own = [f["geometry"]["coordinates"] for f in features if f["properties"]["class"] == c]
+        filled = rasterize([(1, rings) for rings in own], 12, 14, fill=0)
+        np.testing.assert_array_equal(filled == 1, mask)
 
 
 def test_rings_in_rings() -> None:

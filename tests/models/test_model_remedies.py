@@ -104,3 +104,8 @@ def test_heads_of_classes_that_overlap() -> None:
     with advises("models/multilabel.py:_check_head", "output: remove it"):
         check(head | dict(out_channels=1))
     check(head)
+    options = dict(head=dict(num_classes=3, loss_decode=dict(type="CrossEntropyLoss",
+                   use_sigmoid=True)), test_cfg=dict(thresholds=0.3))  # fmt: skip
+    with advises("models/segmentor.py:__init__", "set model.multilabel=True"):
+        built(**options)
+    built(**options, multilabel=True)

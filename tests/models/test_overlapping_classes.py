@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from advice import advises
 from mmengine.structures import PixelData
 from tiny_models import batch_of, built, tiny_config
 from torch import Tensor
@@ -98,11 +99,17 @@ def test_the_sum_of_losses() -> None:
 
 def test_labels_of_another_kind_are_refused() -> None:
     found = model().train()
-    batch = batch_of(count=2)
-    for sample in batch["data_samples"]:
-        sample.gt_sem_seg = PixelData(data=torch.zeros(1, 37, 53, dtype=torch.int64))
-    with raises_user_error("config-conflict", "num_classes"):
-        found.loss(**found.data_preprocessor(batch, True))
+
+    def loss(labels: Tensor) -> Any:
+        batch = batch_of(count=2)
+        for sample in batch["data_samples"]:
+            sample.gt_sem_seg = PixelData(data=labels)
+        return found.loss(**found.data_preprocessor(batch, True))
+
+    for wrong in (torch.zeros(1, 37, 53, dtype=torch.int64), targets(1, 2, (37, 53))[0]):
+        with advises("models/multilabel.py:_targets", "load them by"):
+            loss(wrong)
+    loss(targets(1, 3, (37, 53))[0])
 
 
 @pytest.mark.parametrize("mode", ["whole", "slide"])
@@ -140,6 +147,7 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
                                                                    threshold=0.5))),
     ("config-value", "decode_head.num_classes", dict(head=dict(num_classes=16))),
     ("config-conflict", "decode_head.type", dict(head=dict(type="EncHead", num_codes=4))),
+    ("config-conflict", "decode_head.type", dict(head=dict(type=torch.nn.Identity))),
     ("config-conflict", "test_cfg.mode", dict(test_cfg=dict(mode="multi_scale_grid",
                                                             crop_size=32))),
     ("config-value", "test_cfg.thresholds", dict(test_cfg=dict(thresholds=[0.5, 0.5]))),

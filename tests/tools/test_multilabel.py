@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from advice import refused
 from in_process import run
 from numpy.typing import NDArray
 from overlapping import ONE, SEVERAL, bits, shapes_config, write_shapes
@@ -71,10 +72,7 @@ def _gap(values: NDArray[np.float32]) -> float:
     return float(some[widest : widest + 2].mean())
 
 
-@pytest.fixture(scope="module", params=["one", "several"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    several = request.param == "several"
-    folder = tmp_path_factory.mktemp(request.param)
+def _made(folder: Path, several: bool) -> World:
     cfg = shapes_config(write_shapes(folder / "data", several), several)
     config = folder / "shapes.py"
     cfg.dump(str(config))
@@ -103,10 +101,18 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def several(world: World) -> World:
-    if not world.several:
-        pytest.skip("of classes that overlap")
-    return world
+def one(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return _made(tmp_path_factory.mktemp("one"), several=False)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return _made(tmp_path_factory.mktemp("several"), several=True)
+
+
+@pytest.fixture(params=["one", "several"])
+def world(request: pytest.FixtureRequest) -> World:
+    return request.getfixturevalue(request.param)
 
 
 def _same(world: World, folder: Path) -> None:
@@ -195,10 +201,13 @@ def test_in_tiles(world: World, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("processing", [False, True])
-def test_exported(world: World, tmp_path: Path, processing: bool) -> None:
-    if not (world.several or processing):
-        pytest.skip("as with --processing")
+@pytest.mark.parametrize(
+    ("name", "processing"), [("one", True), ("several", False), ("several", True)]
+)
+def test_exported(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, processing: bool
+) -> None:
+    world = request.getfixturevalue(name)
     file = tmp_path / "model.onnx"
     world.run("export-onnx", file, *(["--processing"] if processing else []))
     model = load_segmentor(file)
@@ -286,6 +295,7 @@ def test_parts_that_contradict_each_other(
 def test_tools_that_refuse(several: World, tmp_path: Path) -> None:
     said = several.run_wrong("test", "--format", "voc", "--out", tmp_path / "out")
     assert "model.multilabel is True" in said
-    said = several.run_wrong("export-onnx", tmp_path / "m.onnx", "--int8", several.images[0])
-    assert "model.multilabel is True" in said
+    export = ("export-onnx", several.config, several.checkpoint, tmp_path / "m.onnx")
+    refused("export/int8.py:require_one_class", "model.multilabel is True", "export without it",
+            command=[*export, "--int8", several.images[0]])  # fmt: skip
     assert not (tmp_path / "m.onnx").exists()

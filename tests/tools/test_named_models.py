@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from advice import refused
 from in_process import catch_services, run
 from tool_runs import make_toy
 from user_errors import printed_error, raises_user_error
@@ -18,6 +20,7 @@ from user_errors import printed_error, raises_user_error
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.trained import checkpoint_in, load_trained
 from mmseg_resnest_cli.main import parser_of
+from mmseg_resnest_cli.models import name_model
 
 #: Names of a trained model, and the words of a command line for each.
 FORMS = {
@@ -126,6 +129,17 @@ def test_a_run_is_its_best_checkpoint_or_else_its_newest(made: Made, tmp_path: P
     assert checkpoint_in(run_folder) == run_folder / "iter_6.pth"
 
 
+def test_one_process_says_which_checkpoint_is_taken(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    args = Namespace(config="work_dirs/toy", checkpoint=None, cfg_options=[], data_root=None)
+    for process in ("0", "1"):  # of srun, before it is asked for a rank
+        monkeypatch.setenv("SLURM_PROCID", process)
+        name_model(args, "")
+        assert ("taken" in capsys.readouterr().out) == (process == "0")
+
+
 def test_all_forms_give_the_same_labels(made: Made) -> None:
     expected = load_segmentor("toy.py", "work_dirs/toy/best.pth", "cpu")("photo.png").labels
     for words in (("work_dirs/toy",), ("work_dirs/toy/best.pth",), ("published",),
@@ -133,6 +147,14 @@ def test_all_forms_give_the_same_labels(made: Made) -> None:
         assert np.array_equal(load_segmentor(*words, device="cpu")("photo.png").labels, expected)
     exported = load_segmentor("toy.onnx")("photo.png").labels
     assert (exported == expected).mean() > 0.999
+
+
+def test_what_was_exported_is_named_by_its_source(made: Made, tmp_path: Path) -> None:
+    refused("cli/export_onnx.py:run", "is an exported file", "the run",
+            command=["export-onnx", "toy.onnx", tmp_path / "again.onnx"])  # fmt: skip
+    refused("cli/publish_model.py:run", "is an exported file", "the run",
+            command=["publish-model", "toy.onnx", tmp_path / "again"])  # fmt: skip
+    assert not list(tmp_path.iterdir())  # of the run, ``made`` has made both
 
 
 def test_options_change_the_config_of_a_checkpoint(made: Made) -> None:

@@ -149,14 +149,21 @@ def test_mistakes(run: Run, name: str) -> None:
     assert exit_code == 2 and printed == code and subject in text
 
 
+CUSTOM = ["custom", "--name", "x", "--format", "coco", "--source", "x"]
+
+
 @pytest.mark.parametrize(
     "args",
     [
         ["camvid", "--source", ".", "--jobs", "0"],
         ["ade"],
         ["custom", "--format", "coco", "--source", "x"],
+        [*CUSTOM, "--label-map", "bus=car", "bus=ignore"],
+        [*CUSTOM, "--label-map", "bus"],
+        [*CUSTOM, "--bands", "1,two"],
+        [*CUSTOM, "--bands", "0"],
     ],
 )
 def test_wrong_usage(run: Run, args: list[str]) -> None:
     code, _, err = run(*args)
-    assert code == 2 and "error: " in err and "Traceback" not in err
+    assert code == 2 and "error: " in err and "[argument]" in err and "Traceback" not in err

@@ -127,12 +127,18 @@ def recognise_options(
 
     Names of classes that no file lists are written to ``root/NAME_classes.txt``.
 
+    With ``multilabel`` and a folder of images, sources without JSON files hold one mask a class.
+
     Returns:
         The options, and notes on what was decided.
 
     Raises:
         UserError: As :func:`recognise`; or there are several sources, or folders of images.
     """
+    if options.form == "auto" and options.multilabel and options.images is not None:
+        sources = (*options.sources, *options.val_sources)
+        if not any(map(_has_json, sources)):
+            return replace(options, form="masks"), ("labels: one mask a class",)
     if len(options.sources) != 1 or options.val_sources or options.images or options.val_images:
         message = "tells the form of one folder; with other folders, name the form: " + ", ".join(
             FORM_NAMES
@@ -156,6 +162,10 @@ def recognise_options(
         val_list=options.val_list or found.val_list,
     )
     return filled, found.notes
+
+
+def _has_json(source: Path) -> bool:
+    return any(file.suffix.lower() == ".json" for file in (source, *source.rglob("*")))
 
 
 # --- names ------------------------------------------------------------------------------------

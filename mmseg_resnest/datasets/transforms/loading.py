@@ -106,8 +106,10 @@ class LoadGivenArrays(mmcv.transforms.BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Raises the UserError that says what to give."""
-        said = f"this model's images are read by {self.loader}, which is not in its file: read it "
-        raise UserError("input", str(results.get("img_path")), f"{said}so, and give the array")
+        said = f"this model's images are read by {self.loader}, whose code is not in the "
+        said += "model's file; in Python give the array that it reads, or use the config with its "
+        said += "checkpoint"
+        raise UserError("input", str(results.get("img_path")), said)
 
 
 @TRANSFORMS.register_module()

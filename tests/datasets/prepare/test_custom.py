@@ -31,7 +31,8 @@ from mmseg_resnest.datasets.prepare.split import group_images, split_by_groups
 from mmseg_resnest.datasets.prepare.tables import Colour, read_table
 from mmseg_resnest.engine.config import load_config
 
-DATA = os.environ.get("MMSEG_RESNEST_DATA", "")
+CAMVID = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "camvid"
+REAL_IMAGES = pytest.mark.skipif(not CAMVID.is_dir(), reason="needs CamVid")
 CLASSES = "sky 10 20 30\nroad 40 50 60\ncar 70 80 90\n__ignore__ 0 0 0\n"
 
 
@@ -498,10 +499,9 @@ def test_frames_of_a_video_are_told_from_photos(tmp_path: Path) -> None:
             group_images(samples, pattern, None, 1)
 
 
-@pytest.mark.skipif(not DATA, reason="needs MMSEG_RESNEST_DATA")
+@REAL_IMAGES
 def test_camvid_is_three_videos() -> None:
-    folder = Path(DATA, "camvid/train")
-    files = {path.stem: path for path in folder.iterdir()}
+    files = {path.stem: path for path in (CAMVID / "train").iterdir()}
     for members in numbered_groups(list(files)).values():
         copies = [small_copy(Image.open(files[name])) for name in members[:40]]
         assert looks_like_video(dict(enumerate(copies)))
@@ -692,14 +692,11 @@ def test_bad_names(tmp_path: Path, name: str) -> None:
         custom(tmp_path, name=name, form="labelme", sources=(tmp_path,))
 
 
-@pytest.mark.skipif(not DATA, reason="needs the real images")
+@REAL_IMAGES
 @pytest.mark.parametrize("form", FORMS)
 def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     """CamVid in each form and back: no pixel changes but void, which becomes 255."""
-    camvid = Path(DATA) / "camvid"
-    if not camvid.is_dir():
-        pytest.skip(f"no {camvid}")
-    files = sorted((camvid / "valannot").iterdir())[::34]
+    files = sorted((CAMVID / "valannot").iterdir())[::34]
     (tmp_path / "labels").mkdir()
     for file in files:
         (tmp_path / "labels" / file.name).symlink_to(file)
@@ -709,7 +706,7 @@ def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("".join(f"{name}\n" for name in names))
     out = tmp_path / "out"
-    export_labels(camvid / "val", tmp_path / "labels", classes, form, out, 1)
+    export_labels(CAMVID / "val", tmp_path / "labels", classes, form, out, 1)
     custom(tmp_path, **_options(form, out, out / "colours.json" if form == "colour" else classes))
     for file in files:
         labels = np.asarray(Image.open(file))

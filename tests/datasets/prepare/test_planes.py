@@ -4,22 +4,30 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from advice import advises
 from custom_sets import build, custom, label_map, write_labelme, write_masks
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny_archives import encoded, jpeg, write_folder
 from user_errors import raises_user_error
 
+from mmseg_resnest.datasets import LoadImageFromFile
+from mmseg_resnest.datasets.prepare import CustomOptions, recognise_options
+from mmseg_resnest.datasets.prepare.planes import multilabel_lines
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.launch import Machine
 from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.engine.resolve import TrainingOptions, resolve
 from mmseg_resnest.registry import DATASETS
 
+BASE = Path("base.py")
 #: Of images of 8x6: name, x, y, right, bottom.
 AREAS = [("big", 0, 0, 6, 6), ("small", 2, 2, 4, 4), ("void", 5, 0, 8, 2), ("big", 1, 1, 3, 3)]
 
@@ -68,6 +76,28 @@ def class_masks(folder: Path, by_image: bool = False) -> dict[str, Any]:
         place = f"x/{name}.png" if by_image else f"{name}/x.png"
         write_folder(folder / "masks", {place: encoded(mask, "PNG")})
     return dict(form="masks", sources=(folder / "masks",), images=folder / "images")
+
+
+def test_a_base_that_cannot_be_written() -> None:
+    def lines(loader: object) -> tuple[str, str]:
+        steps = [dict(type=loader), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
+        pipelines = dict(train_pipeline=steps, test_pipeline=steps)
+        return multilabel_lines(Config(dict(model=dict(decode_head=dict(a=1)), **pipelines)), BASE)
+
+    with advises("datasets/prepare/planes.py:_written", "a config in text style"):
+        lines(LoadImageFromFile)
+    assert "LoadImageFromFile" in lines("LoadImageFromFile")[1]
+
+
+def test_the_form_of_one_mask_a_class_is_told(tmp_path: Path) -> None:
+    masks = {**class_masks(tmp_path), "form": "auto"}
+    options = CustomOptions("mine", multilabel=True, val_fraction=0.5, **masks)
+    filled, _ = recognise_options(options, tmp_path, 1)
+    assert filled == replace(options, form="masks")
+    (tmp_path / "masks/x.JSON").write_text("{}")
+    for sources in ((tmp_path / "masks",), (tmp_path / "masks/x.JSON",)):  # a folder and a file
+        with raises_user_error("argument", "--format auto"):
+            recognise_options(replace(options, sources=sources), tmp_path, 1)
 
 
 FORMS = dict(
@@ -141,14 +171,24 @@ def test_16_bits_for_many_classes(tmp_path: Path) -> None:
 
 def test_what_does_not_go_with_overlap(tmp_path: Path) -> None:
     options = coco(tmp_path)
-    with raises_user_error("argument-missing", "--format masks"):
-        custom(tmp_path, **class_masks(tmp_path))
-    with raises_user_error("argument", "--background"):
-        custom(tmp_path, multilabel=True, background="rest", **options)
-    with raises_user_error("argument", "--label-map"):
-        custom(tmp_path, multilabel=True, label_map={"big": "small"}, **options)
-    with raises_user_error("argument", "--format index"):
+    masks = class_masks(tmp_path)
+    with advises("datasets/prepare/planes.py:check_overlap", "give --multilabel"):
+        custom(tmp_path, **masks)
+    with advises("datasets/prepare/planes.py:read_class_masks", "give the folder of images"):
+        custom(tmp_path, multilabel=True, **dict(masks, images=None))
+    shutil.move(tmp_path / "masks/big/x.png", tmp_path / "masks/x.png")
+    with advises("datasets/prepare/planes.py:read_class_masks", "put it in CLASS/NAME.png"):
+        custom(tmp_path, multilabel=True, **masks)
+    shutil.move(tmp_path / "masks/x.png", tmp_path / "masks/big/x.png")
+    with advises("datasets/prepare/custom.py:class_list", "see --ignore"):
+        custom(tmp_path, multilabel=True, ignore=("big", "small", "void"), **masks)
+    custom(tmp_path, multilabel=True, ignore=("void",), val_fraction=0.5, **masks)
+    for more in (dict(background="rest"), dict(label_map={"big": "small"})):
+        with advises("datasets/prepare/planes.py:check_overlap", "leave it out with --multilabel"):
+            custom(tmp_path, multilabel=True, **more, **options)
+    with advises("datasets/prepare/planes.py:check_overlap", "--multilabel takes"):
         custom(tmp_path, multilabel=True, **write_masks(tmp_path / "index", ["a", "b"]))
+    custom(tmp_path / "coco", multilabel=True, **options)
     masks = class_masks(tmp_path)
     write_folder(tmp_path / "masks", {"big/z.png": encoded(np.zeros((6, 8), np.uint8), "PNG")})
     with raises_user_error("dataset", "z.png"):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 from collections import namedtuple
@@ -26,13 +27,14 @@ from tiny_archives import (
     write_zip,
 )  # fmt: skip
 
-from mmseg_resnest.datasets.prepare import ADE20K, VOC12AUG, DataSet, prepare
+from mmseg_resnest.datasets.prepare import ADE20K, VOC12AUG, CustomReport, DataSet, prepare
 from mmseg_resnest.datasets.prepare.build_cache import build_cache
 from mmseg_resnest.datasets.prepare.export import export_labels
 from mmseg_resnest.datasets.prepare.mat_files import read_label_matrix
 from mmseg_resnest.datasets.prepare.outputs import Item, Outputs
 from mmseg_resnest.datasets.prepare.places import check_room
 from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.io.bands import BandOptions
 
 CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 
@@ -257,3 +259,28 @@ def test_scenes_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with advises("datasets/scenes.py:write_scenes", "choose another folder"):
         write_scenes(tmp_path / "file/s", 2, 1, progress=False)
+
+
+# --- images of bands --------------------------------------------------------------------------
+
+
+def test_bands_that_images_lack(tmp_path: Path) -> None:
+    options = write_masks(tmp_path, ["a", "b"])
+    shape = dict(label="cat", points=[[0, 0], [4, 0], [4, 4]])
+    for name, bands in (("a", 4), ("b", 5)):
+        data = dict(shapes=[shape], imagePath=f"{name}.npy", imageHeight=6, imageWidth=8)
+        write_folder(tmp_path / "lm", {f"{name}.json": json.dumps(data).encode()})
+        (tmp_path / f"images/{name}.jpg").unlink()
+        np.save(tmp_path / f"images/{name}.npy", np.ones((6, 8, bands), np.float32))
+
+    def prepared(*bands: int, layout: str = "HWC", **more: bool) -> CustomReport:
+        return custom(tmp_path, bands=BandOptions(bands or None, layout), **options, **more)
+
+    with advises("datasets/prepare/bands.py:_check_numbers", "choose those", "--bands"):
+        prepared()
+    with advises("datasets/prepare/bands.py:_measure", "--layout"):
+        prepared(1, 2, layout="CHW")
+    with advises("datasets/prepare/custom.py:prepare_custom", "prepare bands without it"):
+        custom(tmp_path, multilabel=True, form="labelme", sources=(tmp_path / "lm",),
+               images=tmp_path / "images", bands=BandOptions((1, 2)))  # fmt: skip
+    assert prepared(1, 2, 4).config

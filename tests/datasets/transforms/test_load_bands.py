@@ -101,3 +101,5 @@ def test_means_of_any_number_of_channels() -> None:
         assert torch.equal(found[channel], expected)
     with raises_user_error("config-value", "model.data_preprocessor.std"):
         SegDataPreProcessor(mean=mean, std=std[:4])
+    with raises_user_error("config-value", "model.data_preprocessor.std"):
+        SegDataPreProcessor(mean=mean[:3], std=std)
