@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,12 @@ HEADS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@cache
+def _loaded(changes: str) -> Config:
+    """The demo's config with changes, which are JSON."""
+    return load_config(CONFIGS / f"{FCN}.py", json.loads(changes))
+
+
 def small_config(
     scenes: Path, head: str = "fcn", iterations: int = 6, validate: bool = False, **options: Any
 ) -> Config:
@@ -62,7 +70,7 @@ def small_config(
         "data_root": str(scenes),
     }
     changes.update({key.replace("__", "."): value for key, value in options.items()})
-    cfg = load_config(CONFIGS / f"{FCN}.py", changes)
+    cfg = copy.deepcopy(_loaded(json.dumps(changes)))
     if not validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     (crop,) = [s for s in cfg.train_dataloader.dataset.pipeline if s.type == "RandomCrop"]

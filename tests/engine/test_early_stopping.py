@@ -16,21 +16,26 @@ from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 STOPPING = dict(type="EarlyStoppingHook", monitor="score", rule="less", min_delta=1e3, patience=2)
 
 
-@pytest.mark.parametrize(("resumed_at", "ends_at"), [(None, 12), (8, 12), (12, 12)])
-def test_patience_survives_a_resume(tmp_path: Path, resumed_at: int | None, ends_at: int) -> None:
-    make_runner(tmp_path, 40, 4, hooks=[STOPPING], patient=True, max_keep_ckpts=-1).train()
-    assert not (tmp_path / "iter_16.pth").exists()
-    runner = make_runner(
-        tmp_path / "again", 40, 4, hooks=[STOPPING], patient=True,
-        resume=resumed_at and tmp_path / f"iter_{resumed_at}.pth",
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that its score has stopped."""
+    folder = tmp_path_factory.mktemp("stopped")
+    runner = make_runner(folder, 40, 4, hooks=[STOPPING], patient=True, max_keep_ckpts=-1)
     runner.train()
-    assert runner.iter == ends_at
+    assert runner.iter == 12
+    return folder
 
 
-def test_a_state_of_another_kind_is_refused(tmp_path: Path) -> None:
-    make_runner(tmp_path, 4, 4, hooks=[STOPPING], patient=True).train()
-    record = torch.load(tmp_path / "iter_4.pth", weights_only=True)
+@pytest.mark.parametrize("resumed_at", [8, 12])
+def test_patience_survives_a_resume(stopped: Path, tmp_path: Path, resumed_at: int) -> None:
+    checkpoint = stopped / f"iter_{resumed_at}.pth"
+    runner = make_runner(tmp_path, 40, 4, hooks=[STOPPING], patient=True, resume=checkpoint)
+    runner.train()
+    assert runner.iter == 12
+
+
+def test_a_state_of_another_kind_is_refused(stopped: Path, tmp_path: Path) -> None:
+    record = torch.load(stopped / "iter_4.pth", weights_only=True)
     assert record["early_stopping"]["score"]["wait_count"] == 0
     record["early_stopping"]["score"]["wait_count"] = -1
     torch.save(record, tmp_path / "wrong.pth")

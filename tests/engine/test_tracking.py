@@ -6,10 +6,11 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_services import Calls, fake_mlflow, fake_wandb
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
@@ -37,41 +38,6 @@ def test_back_ends_of_services_have_their_names() -> None:
             vis_backends=[dict(type="LocalVisBackend"), *services], save_dir="run/time"
         )
     assert list(visualizer._vis_backends) == ["LocalVisBackend", "wandb", "mlflow"]
-
-
-class Calls(list):
-    """What a service was told."""
-
-    def named(self, name: str) -> list[Any]:
-        return [arguments for called, arguments in self if called == name]
-
-
-def fake_wandb(calls: Calls) -> ModuleType:
-    module = ModuleType("wandb")
-    run = SimpleNamespace(id="run1", dir="/x/files", offline=True)  # its address is not asked for
-    note = lambda name: lambda *a, **k: calls.append((name, (*a, k)))  # noqa: E731
-    module.__dict__.update(
-        {name: note(name) for name in ("init", "define_metric", "log", "finish")},
-        Settings=lambda **k: k, run=run, config=SimpleNamespace(update=note("config")),
-    )  # fmt: skip
-    return module
-
-
-def fake_mlflow(calls: Calls) -> ModuleType:
-    module = ModuleType("mlflow")
-    note = lambda name: lambda *a, **k: calls.append((name, (*a, k)))  # noqa: E731
-
-    def start_run(**options: Any) -> Any:
-        calls.append(("start_run", options))
-        return SimpleNamespace(info=SimpleNamespace(run_id=options["run_id"] or "run1"))
-
-    module.__dict__.update(
-        {n: note(n) for n in ("set_tracking_uri", "create_experiment", "set_experiment",
-                              "log_metrics", "log_text", "log_artifact", "end_run")},
-        get_experiment_by_name=lambda name: None,
-        start_run=start_run,
-    )  # fmt: skip
-    return module
 
 
 @pytest.mark.parametrize("service", ["wandb", "mlflow"])

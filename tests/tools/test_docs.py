@@ -94,6 +94,18 @@ COMMANDS = [
 ]
 
 
+def inline_commands() -> list[str]:
+    """The commands within sentences and tables, each once; not the bare names of tools."""
+    found = {
+        part.content: None
+        for page in PAGES
+        for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8"))
+        for part in token.children or []
+        if part.type == "code_inline" and re.match(r"(mmseg-resnest|python tools/)", part.content)
+    }
+    return list(found)
+
+
 def named(blocks: list[Block]) -> list:
     return [pytest.param(block, id=block.name) for block in blocks]
 
@@ -333,6 +345,30 @@ def test_commands(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.chdir(folder / "work_dirs")
     for words in commands(block.text):
         check_command(words, folder, run=block.mark is None)
+
+
+def is_mention(name: str, arguments: list[str]) -> bool:
+    """Whether a text names a tool, a part of it or options, and no whole command."""
+    if name not in TOOLS or name in SCRIPTS or not arguments:
+        return not arguments
+    subs = (action.choices for action in parser(name)._actions if isinstance(action.choices, dict))
+    parts = {sub for choices in subs for sub in choices if sub not in ("list", "verify")}
+    return all(word.startswith("-") or word in parts for word in arguments)
+
+
+def test_inline_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    checked = 0
+    for line in inline_commands():
+        for words in commands(line.replace("DATASET", "scenes")):
+            name, arguments = tool_call(words) or ("", [])
+            if is_mention(name, arguments):
+                options = {word for word in arguments if word.startswith("-")}
+                assert not options or options <= all_options(parser(name))
+            else:
+                check_command(words, folder, run=True)
+                checked += 1
+    assert checked > 30
 
 
 def test_the_checks_can_fail(folder: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_services
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,9 @@ from test_docs import (
     Block,
     commands,
     folder,
+    inline_commands,
     is_config,
+    is_mention,
     tool_call,
 )
 
@@ -61,15 +64,18 @@ NOT_RUN = {
     "reproduce": "needs published weights and the whole data set; tests/engine/test_reproduce.py",
     "weights fetch": "needs the internet; tests/weights/test_download.py",
     "weights verify": "the same",
+    "prepare-data DATASET": "the same",
+    "make-model-zoo": "tests/tools/test_make_model_zoo.py",
     "dist-train": "starts processes; tests/tools/test_distributed.py",
     "slurm-train": "needs Slurm; tests/tools/test_distributed.py",
-    "train CONFIG --log-to": "the services are not installed; tests/engine/test_tracking.py",
     "train fcn_resnest50_ade20k --launcher pytorch": "is started by torchrun; test_distributed.py",
     "test configs/fcn_resnest50_cityscapes.py CHECKPOINT --official": "in test_official.py",
 }
 #: Words of the pages that stand for what the reader has.
 STAND_INS = {
     "CONFIG": "configs/fcn_resnest14_scenes.py",
+    "FILE": "configs/fcn_resnest14_scenes.py",
+    "NAME": "deeplab_resnest101_ade",
     "INPUT": "photo.jpg",
     "DIR": "data",
     "DST": "converted.pth",
@@ -212,9 +218,9 @@ def weights_or(word: str, config: str) -> str:
     return word
 
 
-def calls(block: Block) -> Iterator[list[str]]:
-    """The words of a block's commands of this package, without assignments and options in []."""
-    for words in commands(block.text):
+def calls(text: str) -> Iterator[list[str]]:
+    """The words of a text's commands of this package, without assignments and options in []."""
+    for words in commands(text):
         while words and re.match(r"\w+=", words[0]):
             words = words[1:]
         call = tool_call(words) if words else None
@@ -223,11 +229,23 @@ def calls(block: Block) -> Iterator[list[str]]:
             yield [word for word in line.split("\0") if word.strip()]
 
 
+def all_calls() -> dict[tuple[str, ...], str]:
+    """The words of each command, and where it stands first."""
+    found: dict[tuple[str, ...], str] = {}
+    for block in COMMANDS:
+        for number, words in enumerate(calls(block.text)):
+            found.setdefault(tuple(words), f"{block.name}-{number}")
+    for line in inline_commands():
+        for words in calls(line):
+            if not is_mention(words[0], words[1:]):
+                found.setdefault(tuple(words), line)
+    return found
+
+
 CASES = [
-    pytest.param(words, id=f"{block.name}-{number}")
-    for block in COMMANDS
-    for number, words in enumerate(calls(block))
-    if words[0] not in ("--help", "--version", "COMMAND") and "|" not in " ".join(words)
+    pytest.param([*words], id=name)
+    for words, name in all_calls().items()
+    if not {"--help", "--version", "COMMAND"} & {*words} and "|" not in " ".join(words)
 ]
 
 
@@ -235,7 +253,23 @@ def not_run(words: list[str]) -> str:
     return next((why for start, why in NOT_RUN.items() if " ".join(words).startswith(start)), "")
 
 
-CHOSEN = [case for case in CASES if not not_run(case.values[0])]
+CHOSEN = [
+    case for case in CASES if not not_run(case.values[0]) and "--log-to" not in case.values[0]
+]
+
+
+def test_services_that_show_curves(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = fake_services.install(monkeypatch)
+    (words,) = (case.values[0] for case in CASES if "--log-to" in case.values[0])
+    run(*(STAND_INS.get(word, word) for word in words), "--work-dir", "shown")
+    names = {
+        "tensorboard": {name for name, *_ in told["tensorboard"].named("add_scalar")},
+        "wandb": {name for values, *_ in told["wandb"].named("log") for name in values},
+        "mlflow": {name for values, *_ in told["mlflow"].named("log_metrics") for name in values},
+    }
+    assert all({"loss", "mIoU"} <= some for some in names.values())
+    for service, last in (("tensorboard", "close"), ("wandb", "finish"), ("mlflow", "end_run")):
+        assert len(told[service].named(last)) == 1
 
 
 @pytest.mark.parametrize("words", CHOSEN if ALL else CHOSEN[::10])
