@@ -20,14 +20,13 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from ..errors import UserError
-from ..io.bit_planes import from_labels, unpack
 from ..io.parallel import in_parallel
 from ..io.processes import cpu_count
 from ..io.up_to_date import Record, fingerprint
 from ..io.waiting_lock import wait_for_folder
 from ..registry import DATASETS
 from .transforms import LoadAnnotations
-from .transforms.multilabel import PLANES
+from .transforms.multilabel import PLANES, label_planes
 
 #: Beside a data set, one for each way to read its label maps: which classes each of them holds.
 CLASSES_FILE = ".mmseg_classes_{}.json"
@@ -215,9 +214,9 @@ def _count(
     name, sample = job
     for loader in loaders:
         sample = loader(sample)
-    labels = np.asarray(sample["gt_seg_map"])
-    if (planes := sample.get(PLANES)) is not None:
-        present = (unpack(from_labels(labels, planes), planes) == 1).any(axis=(1, 2))
+    if sample.get(PLANES) is not None:
+        present = (label_planes(sample) == 1).any(axis=(1, 2))
         return name, " ".join(map(str, np.flatnonzero(present)))
+    labels = np.asarray(sample["gt_seg_map"])
     found = np.flatnonzero(np.bincount(labels.reshape(-1).astype(np.int64)))
     return name, " ".join(str(k) for k in found if k < num_classes and k != ignore_index)

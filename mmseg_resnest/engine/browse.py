@@ -21,10 +21,10 @@ from tqdm import tqdm
 from .._stack import mixing_transforms
 from ..datasets import build_dataset, inside
 from ..datasets.pipelines import gives_rgb, pipelines, step_name
-from ..datasets.transforms.multilabel import PLANES
+from ..datasets.transforms.multilabel import PLANES, label_bits
 from ..errors import UserError
 from ..evaluation import legend, overlay
-from ..io.bit_planes import from_labels, index_sets
+from ..io.bit_planes import index_sets
 from ..io.image_files import as_picture, save_image, unique_stems
 from ..registry import type_name
 from .config import require
@@ -41,8 +41,9 @@ class Step:
     """What a pipeline has made of an image and its labels up to some step.
 
     ``image`` is (H, W, 3) RGB, uint8; ``labels`` (H, W), or None before they are loaded; ``planes``
-    how many classes may overlap in them (:class:`~mmseg_resnest.datasets.LoadMultilabel`), or None;
-    ``text`` size and what was done so far, e.g. ``480 x 480, mirrored, scaled 1.32``.
+    how many classes may overlap (:class:`~mmseg_resnest.datasets.LoadMultilabel`), whose bits the
+    labels are, or None; ``text`` size and what was done so far, e.g.
+    ``480 x 480, mirrored, scaled 1.32``.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Step:
         image = np.asarray(sample["img"])
         self.image = as_picture(image, rgb)
         labels = sample.get("gt_seg_map")
-        self.labels = None if labels is None else np.array(labels)
         self.planes = sample.get(PLANES)
+        labels = label_bits(sample) if self.planes else labels
+        self.labels = None if labels is None else np.array(labels)
         self.text = f"{image.shape[1]} x {image.shape[0]}"
         if sample.get("flip"):
             self.text += ", mirrored"
@@ -204,7 +206,7 @@ def _show_sets(
     steps = [step for run in runs for step in run if step.planes and step.labels is not None]
     if not steps:
         return classes, palette
-    bits = [from_labels(step.labels, step.planes) for step in steps]  # type: ignore[arg-type]
+    bits = [step.labels for step in steps if step.labels is not None]
     found, names, colours = index_sets(bits, classes, palette)
     for step, labels in zip(steps, found, strict=True):
         step.labels = labels

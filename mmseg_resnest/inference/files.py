@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..evaluation import side_by_side
 from ..io.atomic import atomic_open, atomic_write
+from ..io.bit_planes import file_type, part_sizes, to_file
 from ..io.image_files import JPEG_EDGE, as_picture, save_image, unique_stems
 from ..io.image_sources import image_size, is_address
 from ..io.json_files import read_json
@@ -225,6 +226,7 @@ class FileJob:
         # Turned by its EXIF orientation it may have become small enough.
         tiling = self.model.tiling(size, self.tile) or Tiling(*size, max(size), 0)
         step = -(-max(size) // _REDUCED_EDGE)
+        classes, several = len(self.model.classes), self.model.multilabel
         pictures = {"overlay", "side"} & set(plan)
         whole = np.empty(size, self.model.label_type) if {"geojson", "coco"} & set(plan) else None
         small_pixels, small_labels = [], []
@@ -232,14 +234,18 @@ class FileJob:
             png = None
             if "labels" in plan:
                 file = stack.enter_context(atomic_open(plan["labels"]))
-                palette = None if self.model.multilabel else self.model.palette
-                png = PngRows(file, size, palette, metadata.labels, self.model.label_type)
+                if several:
+                    wide = size[0], size[1] * len(part_sizes(classes))
+                    png = PngRows(file, wide, None, metadata.labels, file_type(classes))
+                else:
+                    palette, kind = self.model.palette, self.model.label_type
+                    png = PngRows(file, size, palette, metadata.labels, kind)
             bar = stack.enter_context(
                 tqdm(total=tiling.count, desc="tiles", disable=None, leave=False)
             )
             for top, labels in self.model.tiled_labels(rows.read, tiling, bar.update):
                 if png is not None:
-                    png.write(labels)
+                    png.write(to_file(labels, classes) if several else labels)
                 if whole is not None:
                     whole[top : top + len(labels)] = labels
                 if pictures:

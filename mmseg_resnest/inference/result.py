@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
-from ..io.bit_planes import bits_type, index_sets, unpack
+from ..io.bit_planes import bits_type, index_sets, to_file, unpack
 from ..io.image_files import save_image
 from ..io.text import printable
 
@@ -203,8 +203,8 @@ class MultilabelSegmentation(Segmentation):
     whose pixels are :attr:`labels`.
 
     Attributes:
-        labels: (H, W), uint8 with up to 7 classes and uint16 with more: bit c of a pixel says
-            whether it is of class c.
+        labels: (H, W): bit c of a pixel says whether it is of class c. uint8 with up to 7 classes,
+            uint16 with up to 15, uint32 with up to 31, uint64 with up to 63.
     """
 
     @property
@@ -244,5 +244,8 @@ class MultilabelSegmentation(Segmentation):
         return indices, names, palette
 
     def label_image(self) -> Image.Image:
-        """What :meth:`save` writes: a grey PNG of 8 bits a pixel, or of 16."""
-        return Image.fromarray(self.labels)
+        """What :meth:`save` writes: a grey PNG of 8 bits a pixel, or of 16.
+
+        With more than 15 classes it is wider: 15 classes each, side by side.
+        """
+        return Image.fromarray(to_file(self.labels, len(self.classes)))

@@ -1,10 +1,14 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Classes that may overlap as bits of one number a pixel.
 
-Bit c of a pixel says whether it is of class c. Up to 7 classes take 8 bits and up to 15 take 16, so
-that one value, all bits set, is left for pixels that are ignored (255, 65535). Transforms of label
-maps move such numbers as they move any label; they fill with 255, which therefore stands for
-ignored there in either case: :func:`to_labels` makes room for it.
+Bit c of a pixel says whether it is of class c. Numbers have 8, 16, 32 or 64 bits, one more than
+there are classes at least, so that one value, all bits set, is left for pixels that are ignored.
+
+Files and transforms of label maps take 16 bits. There, the numbers of more than 15 classes are
+parts of 15 classes each, and a pixel that is ignored has all bits set in each of them.
+
+Transforms of label maps move such numbers as they move any label; they fill with 255, which
+therefore stands for ignored there whatever the bits are: :func:`to_labels` makes room for it.
 """
 
 from __future__ import annotations
@@ -16,21 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "IGNORED", "MOST_CLASSES", "bits_type", "from_labels", "index_sets", "pack", "sets_of",
-    "to_labels", "unpack",
+    "IGNORED", "MOST_CLASSES", "bits_type", "file_type", "from_file", "from_labels", "index_sets",
+    "join", "pack", "part_sizes", "sets_of", "split", "to_file", "to_labels", "unpack",
 ]  # fmt: skip
 
 IGNORED = 255
-#: One bit of the 16 is left, so that a pixel can be ignored.
-MOST_CLASSES = 15
+#: One bit of the 64 is left, so that a pixel can be ignored.
+MOST_CLASSES = 63
+_PART = 15  # classes
 
-Bits = NDArray[Any]  # uint8 or uint16
+Bits = NDArray[Any]  # uint8, uint16, uint32 or uint64
 Planes = NDArray[np.uint8]
 
 
-def bits_type(classes: int) -> type[np.uint8] | type[np.uint16]:
+def bits_type(classes: int) -> type[np.unsignedinteger[Any]]:
     """The type of the numbers for so many classes."""
-    return np.uint8 if classes <= 7 else np.uint16
+    kinds = (np.uint8, np.uint16, np.uint32, np.uint64)
+    return next(kind for kind in kinds if classes < np.iinfo(kind).bits)
 
 
 def pack(planes: NDArray[Any]) -> Bits:
@@ -46,16 +52,62 @@ def pack(planes: NDArray[Any]) -> Bits:
 
 def unpack(bits: Bits, classes: int) -> Planes:
     """Planes (C, H, W), uint8, of 0 and 1, and of 255 where a pixel is ignored."""
-    shifts = np.arange(classes, dtype=bits.dtype).reshape(-1, 1, 1)
-    planes = (bits[None] >> shifts & bits.dtype.type(1)).astype(np.uint8)
+    planes = np.empty((classes, *bits.shape), np.uint8)
+    for c in range(classes):
+        planes[c] = bits >> bits.dtype.type(c) & bits.dtype.type(1)
     full = np.iinfo(bits.dtype).max
     if classes < full.bit_length():
         planes[:, bits == full] = IGNORED
     return planes
 
 
+def part_sizes(classes: int) -> list[int]:
+    """How many classes each part of the numbers holds."""
+    return [min(_PART, classes - first) for first in range(0, classes, _PART)]
+
+
+def split(bits: Bits, classes: int) -> list[Bits]:
+    """The parts (H, W) of numbers: themselves for up to 15 classes, else uint16."""
+    if classes <= _PART:
+        return [bits]
+    ignored = bits == np.iinfo(bits.dtype).max
+    firsts = range(0, classes, _PART)
+    parts = [(bits >> first & (1 << _PART) - 1).astype(np.uint16) for first in firsts]
+    for part in parts:
+        part[ignored] = np.iinfo(np.uint16).max
+    return parts
+
+
+def join(parts: Sequence[Bits], classes: int) -> Bits:
+    """The numbers that :func:`split` made these parts of."""
+    if classes <= _PART:
+        return parts[0]
+    kind, full = bits_type(classes), np.iinfo(np.uint16).max
+    bits = np.zeros(parts[0].shape, kind)
+    for n, part in enumerate(parts):
+        bits |= part.astype(kind) << kind(_PART * n)
+    bits[np.any([part == full for part in parts], axis=0)] = np.iinfo(kind).max
+    return bits
+
+
+def file_type(classes: int) -> type[np.unsignedinteger[Any]]:
+    """The type of the pixels of a file."""
+    return np.uint8 if classes < 8 else np.uint16
+
+
+def to_file(bits: Bits, classes: int) -> Bits:
+    """The pixels of a grey image file: the parts of numbers (H, W), side by side."""
+    parts = split(bits, classes)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def from_file(pixels: Bits, classes: int) -> Bits:
+    """The numbers that :func:`to_file` made these pixels of."""
+    return join(np.split(pixels, len(part_sizes(classes)), axis=1), classes)
+
+
 def to_labels(bits: Bits, classes: int) -> Bits:
-    """The numbers as labels of which 255 alone is ignored; larger ones move up by one."""
+    """Numbers of up to 15 classes as labels of which 255 alone is ignored; larger ones go up."""
     full = np.iinfo(bits.dtype).max
     if bits.dtype == np.uint8 and classes < 8:
         return bits
@@ -67,18 +119,10 @@ def to_labels(bits: Bits, classes: int) -> Bits:
 
 
 def from_labels(labels: Bits, classes: int) -> Bits:
-    """The numbers that :func:`to_labels` made these labels of."""
-    kind = bits_type(classes)
-    if labels.dtype == np.uint8:
-        return labels.astype(kind) if kind is np.uint8 else _widened(labels)
+    """The numbers, of the type for a file, that :func:`to_labels` made these labels of."""
+    kind = file_type(classes)
     bits = (labels - (labels > IGNORED)).astype(kind)
     bits[labels == IGNORED] = np.iinfo(kind).max
-    return bits
-
-
-def _widened(labels: Bits) -> Bits:
-    bits = labels.astype(np.uint16)
-    bits[labels == IGNORED] = np.iinfo(np.uint16).max
     return bits
 
 
@@ -106,19 +150,20 @@ def index_sets(
         sets the rarest have one index, ``other sets``.
     """
     full = np.iinfo(maps[0].dtype).max
-    counts = np.zeros(full + 1, np.int64)
-    for one in maps:
-        counts += np.bincount(one.reshape(-1), minlength=full + 1)
-    if len(classes) < full.bit_length():
-        counts[full] = 0
-    counts[0] = 0
-    common = np.argsort(-counts, kind="stable")[:253]
-    chosen = [0, *sorted(int(n) for n in common if counts[n])]
-    names, colours = sets_of(chosen, classes, palette)
-    table = np.full(full + 1, len(chosen), np.uint8)
-    table[chosen] = np.arange(len(chosen))
-    if np.count_nonzero(counts) > len(chosen) - 1:
+    values, counts = np.unique(np.concatenate([one.ravel() for one in maps]), return_counts=True)
+    sets = (values > 0) & ((values < full) | (len(classes) == full.bit_length()))
+    values, counts = values[sets], counts[sets]
+    common = values[np.argsort(-counts, kind="stable")[:253]]
+    chosen = np.array([0, *np.sort(common).tolist()], maps[0].dtype)
+    names, colours = sets_of(chosen.tolist(), classes, palette)
+    if len(values) >= len(chosen):
         names, colours = [*names, "other sets"], [*colours, [200, 200, 200]]
-    if len(classes) < full.bit_length():
-        table[full] = IGNORED
-    return [table[one] for one in maps], names, colours
+    found = []
+    for one in maps:
+        place = np.searchsorted(chosen, one)
+        known = chosen[np.minimum(place, len(chosen) - 1)] == one
+        labels = np.where(known, place, len(chosen)).astype(np.uint8)
+        if len(classes) < full.bit_length():
+            labels[one == full] = IGNORED
+        found.append(labels)
+    return found, names, colours

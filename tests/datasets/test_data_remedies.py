@@ -230,11 +230,7 @@ def test_sizes_of_random_resize() -> None:
 
 def test_transforms_of_albumentations() -> None:
     pytest.importorskip("albumentations")
-    keymap = dict(img="image")
     flip = [dict(type="HorizontalFlip", p=1.0)]
-    with advises("datasets/transforms/albu.py:transform", "='mask'"):
-        apply(PICTURE, dict(type="Albu", transforms=flip, keymap=keymap))
-    apply(PICTURE, dict(type="Albu", transforms=flip, keymap=keymap | dict(gt_seg_map="mask")))
     with advises("datasets/transforms/albu.py:transform", "bgr_to_rgb=False"):
         apply(PICTURE[:, :, :1], dict(type="Albu", transforms=flip))
     apply(PICTURE[:, :, :1], dict(type="Albu", transforms=flip, bgr_to_rgb=False))

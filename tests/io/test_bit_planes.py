@@ -8,10 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmseg_resnest.io.bit_planes import from_labels, index_sets, pack, to_labels, unpack
+from mmseg_resnest.io.bit_planes import (
+    from_file,
+    from_labels,
+    index_sets,
+    join,
+    pack,
+    part_sizes,
+    split,
+    to_file,
+    to_labels,
+    unpack,
+)
 
 
-@given(st.integers(1, 15), st.integers(0, 2**32 - 1), st.booleans())
+@given(st.integers(1, 63), st.integers(0, 2**32 - 1), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_there_and_back(classes: int, seed: int, ignored: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -19,11 +30,18 @@ def test_there_and_back(classes: int, seed: int, ignored: bool) -> None:
     if ignored:
         planes[:, rng.random((3, 5)) < 0.3] = 255
     bits = pack(planes)
-    assert bits.dtype == (np.uint8 if classes <= 7 else np.uint16)
+    assert bits.dtype.itemsize == next(n for n in (1, 2, 4, 8) if classes < 8 * n)
     assert np.array_equal(unpack(bits, classes), planes)
-    labels = to_labels(bits, classes)
-    assert np.array_equal(labels == 255, (planes == 255).all(axis=0))
-    assert np.array_equal(from_labels(labels, classes), bits)
+    pixels = to_file(bits, classes)
+    assert pixels.dtype == (np.uint8 if classes <= 7 else np.uint16)
+    assert pixels.shape == (3, 5 * -(-classes // 15))
+    assert np.array_equal(from_file(pixels, classes), bits)
+    back = []
+    for part, size in zip(split(bits, classes), part_sizes(classes), strict=True):
+        labels = to_labels(part, size)
+        assert np.array_equal(labels == 255, (planes == 255).all(axis=0))
+        back.append(from_labels(labels, size).astype(part.dtype))
+    assert np.array_equal(join(back, classes), bits)
 
 
 def test_a_full_file_has_no_ignored_pixels() -> None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...io.atomic import atomic_write
-from ...io.bit_planes import from_labels, index_sets
+from ...io.bit_planes import index_sets
 from ...io.text import printable
+from ..transforms.multilabel import label_bits
 from .labels import class_counts
 from .parts import Part
 from .plan import load
@@ -146,12 +147,10 @@ def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
     image = np.ascontiguousarray(part.plan.reader.load_sample(sample).picture)
     picture = _small(image, Image.Resampling.BOX)
     if facts.raw_counts is not None:
-        results = {**sample, "seg_fields": []}
-        labels = load(part.plan.label, results)["gt_seg_map"]
-        palette = part.palette
+        results = load(part.plan.label, {**sample, "seg_fields": []})
+        labels, palette = results["gt_seg_map"], part.palette
         if part.plan.planes is not None:
-            bits = from_labels(labels, part.plan.planes)
-            (labels,), _, palette = index_sets([bits], part.classes, palette)
+            (labels,), _, palette = index_sets([label_bits(results)], part.classes, palette)
         labels = np.where(labels < len(palette), labels, 255).astype(np.uint8)
         if labels.shape == image.shape[:2]:
             labels = _small(labels, Image.Resampling.NEAREST)

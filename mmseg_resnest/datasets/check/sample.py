@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import UserError
-from ...io.bit_planes import IGNORED, from_labels, unpack
+from ...io.bit_planes import IGNORED
 from ...io.image_header import open_any_size
+from ..transforms.multilabel import label_planes
 from .plan import ReadPlan, load
 from .rules import Problem
 
@@ -310,28 +311,27 @@ def _read_planes(
     sample: Mapping[str, Any], plan: ReadPlan, facts: SampleFacts, header: _Header | None
 ) -> tuple[int, int] | None:
     """As :func:`_read_label`, of classes that may overlap."""
-    path, refused = sample["seg_map_path"], list[str]()
+    path = sample["seg_map_path"]
 
     def read() -> Any:
         try:
             return load(plan.label, {**sample, "seg_fields": []})
         except UserError as error:
-            refused.append(error.message)
-            return {}
+            return error
 
     results = _decode(read, path, "label map", header, facts)
-    for message in refused:
-        facts.found("label_out_of_range", path, message)
-    if not results:
+    if isinstance(results, UserError):
+        facts.found("label_out_of_range", path, results.message)
         return None
-    labels = results["gt_seg_map"]
-    planes = unpack(from_labels(labels, plan.planes or 0), plan.planes or 0)
+    if results is None:
+        return None
+    planes = label_planes(results)
     counts = np.zeros(256, np.int64)
     counts[: len(planes)] = (planes == 1).sum(axis=(1, 2))
-    counts[IGNORED] = int((labels == IGNORED).sum())
+    counts[IGNORED] = int((planes[0] == IGNORED).sum())
     facts.raw_counts = counts
-    facts.label_hash = _digest(labels) if plan.with_pixels else None
-    return int(labels.shape[1]), int(labels.shape[0])
+    facts.label_hash = _digest(planes) if plan.with_pixels else None
+    return int(planes.shape[2]), int(planes.shape[1])
 
 
 def _check_depth(

@@ -25,6 +25,7 @@ from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.bands import BandOptions
 from ...io.bit_planes import MOST_CLASSES as MOST_OVERLAPPING
+from ...io.bit_planes import to_file
 from ...io.processes import cpu_count
 from ...io.text import printable
 from ...io.up_to_date import file_state
@@ -479,4 +480,5 @@ def _sha(data: bytes) -> str:
 
 def _render(image: object, render: Any, table: Table, uncovered: int) -> bytes:
     """The label map; the image is an argument because its size decides it."""
-    return png(render(table, uncovered))
+    labels = render(table, uncovered)
+    return png(to_file(labels, table.classes) if isinstance(table, BitTable) else labels)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...io.bit_planes import bits_type, unpack
+from ...io.bit_planes import bits_type, file_type, from_file, unpack
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.text import printable
 from ..class_names import check_class_name
@@ -70,7 +70,7 @@ class BitTable:
         return self.bits[name]
 
     @property
-    def kind(self) -> type[np.uint8] | type[np.uint16]:
+    def kind(self) -> type[np.unsignedinteger[Any]]:
         """The type of the numbers."""
         return bits_type(self.classes)
 
@@ -146,12 +146,12 @@ def _render(
     return labels
 
 
-def count_planes(bits: NDArray[Any], classes: int) -> dict[int, int]:
+def count_planes(pixels: NDArray[Any], classes: int) -> dict[int, int]:
     """Pixels of each class of a file of bit planes, and of ignored ones under 255."""
-    planes = unpack(bits.astype(bits_type(classes)), classes)
+    planes = unpack(from_file(pixels.astype(file_type(classes)), classes), classes)
     counts = {c: int((plane == 1).sum()) for c, plane in enumerate(planes)}
     counts[IGNORED] = int((planes[0] == IGNORED).sum())
-    counts[IGNORED + 1] = bits.size - counts[IGNORED]  # labelled, if of no class
+    counts[IGNORED + 1] = planes[0].size - counts[IGNORED]  # labelled, if of no class
     return {label: count for label, count in counts.items() if count}
 
 

@@ -26,11 +26,10 @@ class Albu(stack.Albu):
     """mmseg's ``Albu``: new pixels are ignored, where albumentations makes them class 0.
 
     Holes are ignored too. Arguments are those of mmseg's; an option of a transform that says which
-    label to fill with is kept.
+    label to fill with is kept. Label maps that ``keymap`` does not name move as the others.
 
     Raises:
-        UserError: An option interpolates labels, labels appear that were not there, or a label map
-            is not in ``keymap``.
+        UserError: An option interpolates labels, or labels appear that were not there.
     """
 
     def albu_builder(self, cfg: dict) -> object:
@@ -52,10 +51,6 @@ class Albu(stack.Albu):
     def transform(self, results: dict) -> dict:
         """Changes ``img`` (H, W[, C]) and the label maps."""
         keys = label_keys(results)
-        unknown = [key for key in keys if key not in self.keymap_to_albu]
-        if unknown:
-            reason = f"keymap does not say what {unknown[0]} is; add {unknown[0]}='mask'"
-            raise UserError("config-value", "transform Albu", reason)
         if self.bgr_to_rgb and (results["img"].ndim, results["img"].shape[-1]) != (3, 3):
             reason = "needs images of three channels; set bgr_to_rgb=False for others"
             raise UserError("config-value", "transform Albu", reason)
@@ -63,7 +58,10 @@ class Albu(stack.Albu):
         if hasattr(self.aug, "set_random_seed"):
             self.aug.set_random_seed(int(np.random.randint(2**31)))
         before = {key: np.unique(results[key]) for key in keys}
-        changed: dict[str, Any] = super().transform(results)
+        more = [key for key in keys if key not in self.keymap_to_albu]
+        given = {**results, "masks": [results[key] for key in more]} if more else results
+        changed: dict[str, Any] = super().transform(given)
+        changed.update(zip(more, changed.pop("masks", ()), strict=True))
         for key in keys:
             new = np.setdiff1d(changed[key], [*before[key], IGNORED])
             if new.size:

@@ -13,10 +13,9 @@ import torch
 from mmengine.structures import PixelData
 from numpy import random
 
-from ...io.bit_planes import from_labels, unpack
 from ...registry import TRANSFORMS
 from .colour import require_bytes
-from .multilabel import PLANES
+from .multilabel import PLANES, bits_keys, label_planes
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -127,11 +126,10 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
         packed: dict
         classes = results.get(PLANES)
         if classes is not None:
-            rest = {k: v for k, v in results.items() if k not in (PLANES, "gt_seg_map")}
+            rest = {k: v for k, v in results.items() if k not in (PLANES, *bits_keys(classes))}
             packed = self.transform(rest)
-            bits = from_labels(np.ascontiguousarray(results["gt_seg_map"]), classes)
-            planes = unpack(bits, classes)
-            packed["data_samples"].gt_sem_seg = PixelData(data=torch.from_numpy(planes))
+            masks = torch.from_numpy(label_planes(results))
+            packed["data_samples"].gt_sem_seg = PixelData(data=masks)
             return packed
         image = results.get("img")
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -18,7 +18,7 @@ from PIL import Image
 from ...datasets.reader import ImageReader
 from ...errors import UserError
 from ...evaluation import Submission, palette_image, side_by_side
-from ...io.bit_planes import index_sets, pack
+from ...io.bit_planes import index_sets, pack, to_file
 from ...io.image_files import save_image, unique_stems
 from ...models import overlaps
 from ...registry import HOOKS
@@ -80,8 +80,10 @@ class SavePredictionsHook(Hook):
                 save_image(converted, self.out_dir / self.submission.files[path])
             elif self.out_dir is not None:
                 file = self.out_dir / f"{stem}.png"
-                grey = Image.fromarray(labels) if self._overlap else None
-                save_image(grey or palette_image(labels, self._palette), file)
+                if self._overlap:
+                    save_image(Image.fromarray(to_file(labels, len(self._classes))), file)
+                else:
+                    save_image(palette_image(labels, self._palette), file)
             if self.show_dir is not None:
                 truth = self._labels(sample.gt_sem_seg) if "gt_sem_seg" in sample else None
                 save_image(self._panel(path, truth, labels), self.show_dir / f"{stem}.png")

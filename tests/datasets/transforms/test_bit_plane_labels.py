@@ -16,15 +16,15 @@ from PIL import Image
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.transforms import LoadMultilabel
-from mmseg_resnest.io.bit_planes import pack
+from mmseg_resnest.io.bit_planes import pack, to_file
 from mmseg_resnest.registry import DATASETS, building
 
 
-def sample(folder: Path, bits: NDArray[Any]) -> dict[str, Any]:
+def sample(folder: Path, bits: NDArray[Any], classes: int = 1) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (*bits.shape, 3)).astype(np.uint8)
     Image.fromarray(image).save(folder / "image.png")
-    Image.fromarray(bits).save(folder / "labels.png")
+    Image.fromarray(to_file(bits, classes)).save(folder / "labels.png")
     return dict(
         img_path=str(folder / "image.png"), seg_map_path=str(folder / "labels.png"),
         label_map=None, reduce_zero_label=False, seg_fields=[],
@@ -50,10 +50,10 @@ LOAD = dict(type="LoadImageFromFile")
 PACK = dict(type="PackSegInputs")
 
 
-@pytest.mark.parametrize("classes", [1, 3, 7, 9, 15])
+@pytest.mark.parametrize("classes", [1, 3, 7, 9, 15, 16, 31, 63])
 def test_loaded(tmp_path: Path, classes: int) -> None:
     planes = blobs(classes)
-    start = sample(tmp_path, pack(planes))
+    start = sample(tmp_path, pack(planes), classes)
     done = run([LOAD, dict(type="LoadMultilabel", num_classes=classes), PACK], start)
     found = done["data_samples"].gt_sem_seg.data.numpy()
     assert found.dtype == np.uint8
@@ -74,11 +74,11 @@ def test_loaded(tmp_path: Path, classes: int) -> None:
     ],
     ids=lambda step: step["type"],
 )
-@pytest.mark.parametrize("classes", [3, 9])
+@pytest.mark.parametrize("classes", [3, 9, 33])
 def test_all_classes_move_alike(tmp_path: Path, step: dict[str, Any], classes: int) -> None:
     planes = blobs(classes)
     load = dict(type="LoadMultilabel", num_classes=classes)
-    moved = run([LOAD, load, step, PACK], sample(tmp_path, pack(planes)))
+    moved = run([LOAD, load, step, PACK], sample(tmp_path, pack(planes), classes))
     found = moved["data_samples"].gt_sem_seg.data.numpy()
     assert found.shape[1:] == tuple(moved["inputs"].shape[1:])
     for c, plane in enumerate(planes):  # each as if it were alone
@@ -118,7 +118,16 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     Path(start["seg_map_path"]).unlink()
     with raises_user_error("not-found", "labels.png"):
         load(start)
-    for number in (0, 16, True, "3"):
+    start = sample(tmp_path, np.zeros((4, 6), np.uint32), 20)
+    with raises_user_error("label", "labels.png"):
+        LoadMultilabel(40)({**start, "ori_shape": (4, 6)})  # three maps, not two
+    wide = np.zeros((4, 12), np.uint16)
+    wide[0, 7] = 1 << 5  # class 20
+    Image.fromarray(wide).save(start["seg_map_path"])
+    with raises_user_error("label", "labels.png"):
+        LoadMultilabel(20)({**start, "ori_shape": (4, 6)})
+    LoadMultilabel(21)({**start, "ori_shape": (4, 6)})
+    for number in (0, 64, True, "3"):
         with raises_user_error("config-value", "num_classes"):
             LoadMultilabel(number)  # type: ignore[arg-type]
 
