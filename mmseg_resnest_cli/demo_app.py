@@ -26,19 +26,18 @@ def find_choices(
     arguments: Sequence[str], device: str | None, trust: bool = False
 ) -> dict[str, Any]:
     """Name -> what loads the model, of names and of configs with checkpoints behind them."""
-    from mmseg_resnest.engine.config.data import DATA_SUFFIXES
+    from mmseg_resnest.engine.config.data import CONFIG_SUFFIXES
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference import load_segmentor
 
-    suffixes = (".py", *DATA_SUFFIXES)
     loaders: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
         first = rest.pop(0)
         checkpoint = None
         name = first
-        if first.endswith(suffixes):
-            if not rest or rest[0].endswith(suffixes):
+        if first.endswith(CONFIG_SUFFIXES):
+            if not rest or rest[0].endswith(CONFIG_SUFFIXES):
                 raise UserError("argument-missing", first, "name its checkpoint after the config")
             checkpoint = rest.pop(0)
             name = f"{Path(first).stem} ({Path(checkpoint).name})"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..registry import MODELS, option_of, type_name
+from .pipelines import preprocessor_of
 
 __all__ = ["Channels"]
 
@@ -32,8 +33,7 @@ class Channels:
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> Channels:
         """What the config of a model says of them."""
-        model = cfg.get("model") or {}
-        preprocessor = model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+        model, preprocessor = cfg.get("model") or {}, preprocessor_of(cfg)
         kinds = [type_name(node.get("type")) for node in (model, preprocessor) if node]
         if not all(kind in _PLAIN for kind in kinds):
             return cls(None, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..errors import UserError
 from ..io.image_files import IMAGE_SUFFIXES
 from ..io.text import printable
 from ..io.walk import walk
-from ..registry import DATASETS
+from ..registry import DATASETS, option_of
 
 _HINT = "data/README.md says where the data come from and how the folders are laid out"
 
@@ -254,16 +253,7 @@ def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
 
 def _suffixes(dataset_cfg: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """File suffixes by key of ``data_prefix``: the config's, else the class's defaults."""
-    kind = dataset_cfg.get("type")
-    if isinstance(kind, str):
-        # An unknown name gives None: whoever builds the data set reports it.
-        kind = DATASETS.get(kind)
-    defaults: dict[str, inspect.Parameter] = {}
-    for base in reversed(inspect.getmro(kind)) if isinstance(kind, type) else ():
-        if "__init__" in vars(base):
-            defaults |= inspect.signature(vars(base)["__init__"]).parameters
-    found: dict[str, tuple[str, ...]] = {}
-    for key, option in (("img_path", "img_suffix"), ("seg_map_path", "seg_map_suffix")):
-        default = defaults[option].default if option in defaults else ""
-        found[key] = _as_tuple(dataset_cfg.get(option, default))
-    return found
+    # A name that is not known has none: whoever builds the data set reports it.
+    options = {"img_path": "img_suffix", "seg_map_path": "seg_map_suffix"}
+    found = {key: option_of(DATASETS, dataset_cfg, option) for key, option in options.items()}
+    return {key: _as_tuple("" if value is None else value) for key, value in found.items()}

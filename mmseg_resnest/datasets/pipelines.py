@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..registry import type_name
 
 __all__ = [
-    "comparable", "gives_rgb", "is_stock", "loads_labels", "pipelines", "split_loading",
-    "step_name", "with_loading",
+    "comparable", "gives_rgb", "is_stock", "loads_labels", "pipelines", "preprocessor_of",
+    "split_loading", "step_name", "with_loading",
 ]  # fmt: skip
 
 #: Options that say where a loader finds its bytes, not what it makes of them.
@@ -67,6 +67,12 @@ def _pipelines(node: Any, after: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
         yield node, [*own, *after]
     for one in inner:
         yield from _pipelines(one, [*own, *after])
+
+
+def preprocessor_of(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config of what prepares batches, of the model or else of the whole config; or {}."""
+    own = (cfg.get("model") or {}).get("data_preprocessor")
+    return own or cfg.get("data_preprocessor") or {}
 
 
 def step_name(step: Any) -> str:

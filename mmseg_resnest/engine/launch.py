@@ -16,11 +16,11 @@ from mmengine.config import Config
 
 from ..errors import UserError
 from ..io.processes import cpu_count, has_bfloat16
+from .config.kinds import DATALOADERS
 from .watch import LostProcessError
 
 #: Open files of a run beside those of its batches, about.
 _OTHER_FILES = 40
-_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _TIMEOUT = 30 * 60
 
 
@@ -217,7 +217,7 @@ def _allow_open_files(cfg: Config) -> None:
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         limit = hard
-    for name in _LOADERS:
+    for name in DATALOADERS:
         loader = cfg.get(name)
         if limit == resource.RLIM_INFINITY or loader is None or not loader["num_workers"]:
             continue

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..datasets.pipelines import loads_labels, pipelines, step_name
+from ..datasets.pipelines import loads_labels, pipelines, preprocessor_of, step_name
 from ..errors import UserError
 from ..evaluation import metric_configs
 from ..io.bit_planes import IGNORED
 from ..registry import type_name
+from .config.kinds import DATALOADERS
 
 __all__ = ["check_overlap", "is_multilabel"]
 
-_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LOADER, _METRIC = "LoadMultilabel", "MultilabelMetric"
 # Metrics of one class a pixel.
 _EXCLUSIVE = ("SegmentationMetric", "IoUMetric", "CityscapesMetric", "CityscapesOfficialMetric")
@@ -68,7 +68,7 @@ def check_overlap(cfg: Mapping[str, Any]) -> None:
 
 def _label_steps(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The steps that load labels, with the keys of their pipelines' data sets."""
-    for loader in _LOADERS:
+    for loader in DATALOADERS:
         dataset = (cfg.get(loader) or {}).get("dataset")
         for _, steps in pipelines(dataset) if isinstance(dataset, Mapping) else ():
             for step in steps:
@@ -86,8 +86,7 @@ def _check_ignored(cfg: Mapping[str, Any], model: Mapping[str, Any]) -> None:
                 key = f"config key model.{name}.ignore_index"
                 said = f"must be {IGNORED} with model.multilabel=True, not {value!r}"
                 raise UserError("config-value", key, said)
-    preprocessor = model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
-    value = preprocessor.get("seg_pad_val", IGNORED)
+    value = preprocessor_of(cfg).get("seg_pad_val", IGNORED)
     if value not in (0, IGNORED):
         key = "config key model.data_preprocessor.seg_pad_val"
         said = f"must be {IGNORED} (ignored) or 0 (no class) with model.multilabel=True, "

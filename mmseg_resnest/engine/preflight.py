@@ -25,6 +25,7 @@ from ..datasets.reader import ImageReader
 from ..errors import UserError
 from ..registry import building
 from ..weights import check_remote, did_you_mean, is_remote
+from .config.kinds import DATALOADERS
 from .failing_parts import failing
 
 
@@ -46,7 +47,7 @@ def check_outputs(cfg: Config, folders: Mapping[str, str | os.PathLike[str] | No
         cfg: The config.
         folders: The folders, by what names them.
     """
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in DATALOADERS:
         dataset = (cfg.get(name) or {}).get("dataset")
         if not isinstance(dataset, Mapping):
             continue

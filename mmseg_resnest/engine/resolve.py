@@ -25,6 +25,7 @@ from ..errors import UserError
 from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
 from .config import named_types
+from .config.kinds import DATALOADERS
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
 from .resume_changes import Note, describe_config
@@ -32,7 +33,6 @@ from .run_options import RunOptions, schedule_note, set_run_options
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
-_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -445,7 +445,7 @@ def _fit_loaders(cfg: Config, machine: Machine) -> None:
     counts as hung, unless ``timeout`` says otherwise. ``pin_memory`` only with a GPU;
     ``persistent_workers``, ``prefetch_factor`` and ``timeout`` only with workers.
     """
-    for name in _LOADERS:
+    for name in DATALOADERS:
         loader = cfg.get(name)
         if loader is None:
             continue

@@ -11,11 +11,12 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
+from .config.kinds import DATALOADERS
 from .resume_changes import Note
 
 #: Options of transforms, of the model's testing and of its augmentation that are sizes in pixels.
 _SIZES = frozenset({"crop_size", "scale", "img_scale", "size", "base_size", "stride"})
-_SIZED = ("train_dataloader", "val_dataloader", "test_dataloader", "tta_pipeline", "tta_model")
+_SIZED = (*DATALOADERS, "tta_pipeline", "tta_model")
 
 #: Schedules after which a run goes on.
 _WARM_UPS = ("LinearLR", "ConstantLR")

@@ -24,7 +24,7 @@ from ..weights import is_address, resolve_checkpoint
 from ..weights.load import load_record, weights_in
 from .checkpoint import load_weights
 from .config import parse_cfg_options
-from .config.data import DATA_SUFFIXES
+from .config.data import CONFIG_SUFFIXES
 from .config.saved import read_saved_config
 from .latest import latest_valid_checkpoint, written_by
 from .logs import display_path
@@ -57,7 +57,7 @@ def is_trained(path: object) -> bool:
         return False
     if is_address(os.fspath(path)):
         return True
-    is_config = Path(path).suffix in (".py", *DATA_SUFFIXES)
+    is_config = Path(path).suffix in CONFIG_SUFFIXES
     return os.path.isdir(path) or (os.path.lexists(path) and not is_config)
 
 

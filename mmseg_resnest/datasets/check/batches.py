@@ -11,6 +11,7 @@ from ...errors import UserError
 from ...io.image_header import read_header
 from ...registry import building, type_name
 from ..listing import build_dataset
+from ..pipelines import preprocessor_of
 from .parts import Part
 from .rules import Problem
 
@@ -48,7 +49,7 @@ def check_batches(cfg: Mapping[str, Any], split: str, parts: Sequence[Part]) -> 
     """
     loader = cfg.get(f"{split}_dataloader") or {}
     size = loader.get("batch_size")
-    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or cfg.get("data_preprocessor")
+    preprocessor = preprocessor_of(cfg)
     if split == "train" or not isinstance(size, int) or size < 2 or not preprocessor:
         return []
     if type_name(preprocessor.get("type")) != "SegDataPreProcessor":

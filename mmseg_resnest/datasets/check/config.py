@@ -13,6 +13,7 @@ from mmcv.transforms import BaseTransform, Pad
 from ...errors import UserError
 from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS, building, option_of
 from ..label_map import dataset_metainfo
+from ..pipelines import preprocessor_of
 from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
 
@@ -138,8 +139,7 @@ def check_config(
         key = "config key model.decode_head.ignore_index"
         what = f"is {ignored}, which is the class {classes[ignored]}"
         problems.append(Problem("ignore_index", key, what))
-    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or cfg.get("data_preprocessor")
-    fills = [("model.data_preprocessor.seg_pad_val", (preprocessor or {}).get("seg_pad_val"))]
+    fills = [("model.data_preprocessor.seg_pad_val", preprocessor_of(cfg).get("seg_pad_val"))]
     fills += _fills("train_dataloader", cfg.get("train_dataloader"))
     for key, fill in fills if split == "train" and classes else ():
         if fill is not None and fill != ignored and not 0 <= fill < len(classes):

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import UserError
 from ...registry import building
 from ..channels import Channels
-from ..pipelines import is_stock
+from ..pipelines import is_stock, preprocessor_of
 from ..reader import ImageReader
 from .parts import Part
 from .rules import Problem
@@ -76,8 +76,7 @@ def _made(part: Part, count: int) -> int | None:
 
 
 def _check_values(cfg: Mapping[str, Any], part: Part) -> list[Problem]:
-    model = cfg.get("model") or {}
-    preprocessor = model.get("data_preprocessor") or cfg.get("data_preprocessor") or {}
+    preprocessor = preprocessor_of(cfg)
     mean, std = preprocessor.get("mean"), preprocessor.get("std")
     found = [facts.values for facts in part.facts if facts.values is not None]
     reader = _steps(part)

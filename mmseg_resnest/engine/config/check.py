@@ -28,7 +28,7 @@ from ..._stack import config_tree
 from ...errors import UserError
 from ...evaluation import MORE_METRICS, SegmentationMetric
 from ...registry import type_name
-from .kinds import check_kinds
+from .kinds import DATALOADERS, check_kinds
 from .numbers import check_numbers
 from .pipelines import PipelineCheck
 
@@ -48,7 +48,6 @@ EFFECTIVE_KEYS = RUNNER_KEYS | {
     *("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "numerics"),
     *("runner_type", "strategy", "sync_bn", "total_batch_size", "tta_model", "tta_pipeline"),
 }
-DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 #: Keys whose value is looked up in a registry.
 TYPE_KEYS = ("type", "constructor", "runner_type")
 #: The keys of top-level dictionaries that have no type.

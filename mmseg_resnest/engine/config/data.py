@@ -24,6 +24,7 @@ from ...io.json_files import parse_json
 from .check import REGISTRY_MODULES, TYPE_KEYS
 
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
+CONFIG_SUFFIXES = (".py", *DATA_SUFFIXES)
 #: The largest config file, bytes; those of the package have some thousand. YAML is slow to parse.
 MAX_BYTES = 1 << 20
 MAX_YAML_BYTES = 1 << 18

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import UserError
 
+DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _NOTHING = type(None)
 _TEXT, _DICTIONARY, _LIST = (str, _NOTHING), (Mapping, _NOTHING), (list, tuple)
 _SEVERAL = (Mapping, *_LIST, _NOTHING)
@@ -24,7 +25,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
         (
             *("auto_scale_lr", "default_hooks", "log_processor", "model_wrapper_cfg", "numerics"),
             *("optim_wrapper", "randomness", "tta_model", "visualizer", "data_preprocessor"),
-            *("train_dataloader", "val_dataloader", "test_dataloader"),
+            *DATALOADERS,
             *("train_cfg", "val_cfg", "test_cfg"),
         ),
         _DICTIONARY,
@@ -72,7 +73,7 @@ def check_kinds(root: Mapping[str, Any]) -> None:
     if root.get("sync_bn") not in (None, "torch", "mmcv"):  # MMEngine goes on without
         message = f"must be 'torch', 'mmcv' or None, not {root['sync_bn']!r}"
         raise UserError("config-value", "config key sync_bn", message)
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in DATALOADERS:
         _check_data(name, root.get(name))
 
 

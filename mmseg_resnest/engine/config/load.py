@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...registry import building
 from ..logs import display_path, nothing_printed
 from .check import check_config
-from .data import DATA_SUFFIXES, load_data_config, read_config_text
+from .data import CONFIG_SUFFIXES, DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
 from .portable import PACKAGE, base_constants, named_by_package, read_python
 from .roots import plain_roots, restore_roots
@@ -129,7 +129,7 @@ def require(cfg: Config, keys: Iterable[str], task: str) -> None:
 def _check_config_file(path: Path) -> None:
     if not path.exists():
         raise UserError("not-found", f"config {path}", f"does not exist{_similar_configs(path)}")
-    if not path.is_dir() and path.suffix not in (".py", *DATA_SUFFIXES):
+    if not path.is_dir() and path.suffix not in CONFIG_SUFFIXES:
         message = "is not a config file: its name must end in .py, .json or .yaml"
         raise UserError("config-syntax", f"config {path}", message)
     read_config_text(path)

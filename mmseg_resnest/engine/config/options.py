@@ -14,7 +14,8 @@ from mmengine.utils import import_modules_from_strings
 from ..._stack import config_tree
 from ...datasets import leaf_datasets
 from ...errors import UserError
-from .check import DATALOADERS, EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys, takes_key
+from .check import EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys, takes_key
+from .kinds import DATALOADERS
 from .values import parse_value
 
 _logger = logging.getLogger(__name__)
