@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "prepare-data": "Bring a data set into the layout that the configs read",
         "check-data": "Check every file of a config's data as training loads it",
         "browse-data": "Show images and labels after the config's augmentation",
+        "label-errors": "Rank images and regions by how likely their labels are wrong",
     },
     "Train and evaluate": {
         "train": "Train a model",

@@ -289,3 +289,14 @@ def test_both_pipelines_learn_alike(bench, camvid_root, monkeypatch, tmp_path):
     windows = curves.mean(2)
     between = np.sqrt(((windows[:, 0] - windows[:, 1]) ** 2).mean())
     assert result["comparison"]["same_seed"][0] < between / 3
+
+
+def test_planted_label_errors_are_found(bench, capsys):
+    """Of 200 drawn scenes 20 have one region of another class."""
+    bench("label_errors").main(["--seed", "0"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["planted"] == found["at"] == 20
+    assert 0.8 < found["equal to the labels"] < 0.95  # planted errors and the stand-in's own
+    assert found["regions"] >= 0.9
+    assert found["images by their worst region"] >= 0.7
+    assert found["images by the soft minimum"] >= 0.7

@@ -25,7 +25,7 @@ from .curves import START_FILE, NoLog, Series, find_series, find_starts, read_sc
 from .results import other_scores
 from .results_file import EXAMPLE_KINDS, RESULTS_FILE, own_file, read_examples, read_results_file
 
-__all__ = ["EXAMPLES_FILE", "read_run", "write_report"]
+__all__ = ["EXAMPLES_FILE", "MAX_BYTES", "data_uri", "read_run", "write_report"]
 
 EXAMPLES_FILE = "examples.json"
 MAX_BYTES = 9_500_000  # of the file
@@ -224,7 +224,8 @@ def _examples(root: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     return None
 
 
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as an address that holds it; ``kind`` and options are those of Pillow."""
     data = io.BytesIO()
     image.save(data, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
@@ -258,17 +259,17 @@ def _layers(root: Path, folder: Path, entry: Mapping[str, Any], edge: int) -> di
         scale = min(1.0, edge / max(image.size))
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        layers["image"] = _data_uri(small, "JPEG", quality=80)
+        layers["image"] = data_uri(small, "JPEG", quality=80)
     for name in ("label", "pred"):
         with _picture(root, folder / f"{entry['file']}_{name}.png", "PNG") as image:
             small = image.resize(size, Image.Resampling.NEAREST)
             maps[name] = np.asarray(small)
-            layers[name] = _data_uri(small, "PNG", optimize=True)
+            layers[name] = data_uri(small, "PNG", optimize=True)
     error = (maps["label"] != maps["pred"]).astype(np.uint8)
     error[maps["label"] == 255] = 2
     picture = Image.fromarray(error)
     picture.putpalette([222, 226, 230, 214, 40, 40, 40, 44, 52])
-    layers["error"] = _data_uri(picture, "PNG", optimize=True)
+    layers["error"] = data_uri(picture, "PNG", optimize=True)
     return layers
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "Region", "coco_json", "geojson", "mask_polygons", "rasterize", "region_polygons",
+    "Region", "coco_json", "geojson", "joined", "mask_polygons", "rasterize", "region_polygons",
 ]  # fmt: skip
 
 Ring = NDArray[np.int64]
@@ -131,7 +131,7 @@ def coco_json(
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": region.label + 1,
-                    "segmentation": [_joined(region).reshape(-1).tolist()],
+                    "segmentation": [joined(region).reshape(-1).tolist()],
                     "area": region.area,
                     "bbox": list(region.box),
                     "iscrowd": 0,
@@ -147,8 +147,8 @@ def coco_json(
     }
 
 
-def _joined(region: Region) -> Ring:
-    """One closed walk around the outline and, by horizontal cuts, around the holes.
+def joined(region: Region) -> Ring:
+    """(n, 2) One closed walk around the outline and, by horizontal cuts, around the holes.
 
     A cut goes west from the top of a hole's leftmost edge to the nearest edge of the walk. Holes
     are taken from left to right, so that the ring it meets is part of the walk.

@@ -418,18 +418,27 @@ class Segmentor:
         ``tile`` as in :meth:`__call__`.
         """
         loaded = self.reader.read(image)
-        height, width = loaded.size
-        chosen = list(classes)
-        tiling = self.tiling((height, width), tile)
-        if tiling is None:
-            scores = next(self._probabilities([self._prepare(loaded)]))
-            return scores[chosen].cpu().numpy()
-        result = np.empty((len(chosen), height, width), np.float32)
-        for top, band in tiled(
-            _rows_of(loaded.pixels), lambda x: self._tile_scores(x)[chosen], tiling, labels=False
-        ):
+        result = np.empty((len(classes), *loaded.size), np.float32)
+        for top, band in self.score_bands(loaded, classes, tile):
             result[:, top : top + band.shape[1]] = band
         return result
+
+    def score_bands(
+        self, image: ImageInput, classes: Sequence[int] | None = None, tile: int | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The first row, and (K, n, W) probabilities of K classes, of the parts of an image.
+
+        From top to bottom, each row once; an image that is not cut into tiles is one part. None
+        are all classes; ``tile`` as in :meth:`__call__`.
+        """
+        loaded = self.reader.read(image)
+        chosen = slice(None) if classes is None else list(classes)
+        tiling = self.tiling(loaded.size, tile)
+        if tiling is None:
+            yield 0, next(self._probabilities([self._prepare(loaded)]))[chosen].cpu().numpy()
+            return
+        rows = _rows_of(loaded.pixels)
+        yield from tiled(rows, lambda x: self._tile_scores(x)[chosen], tiling, labels=False)
 
 
 def _pixels(image: LoadedImage) -> str:

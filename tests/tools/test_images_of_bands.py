@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,11 @@ def test_every_command_gives_the_labels_of_the_test(world: World) -> None:
     found = world.folder / "found"
     run("predict", config, checkpoint, world.folder / "images/*.npy", "--out", found,
         "--save", "labels", "--device", "cpu", *world.root, *SMALL)  # fmt: skip
+    judged = world.folder / "judged"
+    run("label-errors", config, checkpoint, "--out", judged, "--device", "cpu", *world.root, *SMALL)
+    for entry in json.loads((judged / "label_errors.json").read_text())["images"]:
+        _, labels = world.images[Path(entry["image"]).stem]
+        assert entry["labelled_pixels"] == (labels != 255).sum()
     published = world.folder / "published"
     run("publish-model", config, checkpoint, published, *world.root, *SMALL)
     model = load_segmentor(published, device="cpu")

@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         ("--work-dir", "OUT"),
         {"an exported file": "argument", "a published folder": "argument"},
     ),
+    "label-errors": (
+        ("--out", "OUT/found"),
+        {"an exported file": "argument", "a published folder": "argument"},
+    ),
     "export-onnx": (
         ("OUT/again.onnx", "--images", "photo.png"),
         {"an exported file": "argument"},

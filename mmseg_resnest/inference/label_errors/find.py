@@ -1,0 +1,96 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""The labels of a split that are likely wrong: scored image by image, ranked, written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmengine.config import Config
+from torch import Tensor
+from tqdm import tqdm
+
+from ...engine.preflight import check_outputs
+from ...engine.run_folders import RunFolders
+from ...errors import UserError
+from ..segmentor import Segmentor, load_config_model
+from .folds import assign_folds, train_folds
+from .ranking import LabelErrors, Ranking
+from .samples import labelled_samples
+from .scores import Scores
+
+__all__ = ["find_label_errors"]
+
+
+def find_label_errors(
+    cfg: Config,
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    split: str = "val",
+    folds: int | None = None,
+    top: int = 100,
+    min_area: int = 16,
+    device: str | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> LabelErrors:
+    """Rank the images and regions of a split by how likely their labels are wrong.
+
+    Each image is read and scored once. Of its scores only
+    :class:`~mmseg_resnest.evaluation.label_quality.LabelEvidence` is kept, in ``out/scores``, from
+    where a call that is repeated goes on. Written are ``label_errors.json`` and
+    ``label_errors.html``, and for the regions on the page ``cvat.xml``, ``cvat_labels.json`` and
+    LabelMe's files in ``labelme``; they are left as they are where they are up to date.
+
+    Args:
+        cfg: A checked config.
+        checkpoint: Weights of the whole model; not used with ``folds``.
+        out: The folder to write to.
+        split: ``val`` or ``train``.
+        folds: Judge each training image by a model that was trained on the other folds; so many
+            are trained into ``out``.
+        top: Regions on the page and in the tasks.
+        min_area: Regions of fewer pixels are left out.
+        device: Of the model; None is the GPU if there is one.
+        weights: What ``checkpoint`` holds, where that has been read.
+
+    Raises:
+        UserError: An argument, the config or the data is wrong, or another process uses ``out``.
+    """
+    folder = Path(out)
+    for name, value in (("--top", top), ("--min-area", min_area)):
+        if value < 1:
+            raise UserError("argument", name, f"must be at least 1, not {value}")
+    if folds is not None and split != "train":
+        said = "divides the training images; the model has not learnt the validation images: leave "
+        raise UserError("config-conflict", "--folds", f"{said}--folds out, or take --split train")
+    samples, ignored = labelled_samples(cfg, split)
+    check_outputs(cfg, {"--out": folder})
+    assigned = [0] * len(samples) if folds is None else assign_folds(samples, folds)
+    with contextlib.ExitStack() as held:
+        RunFolders({folder: "--out"}, held).hold(make=True)
+        checkpoints: Sequence[str | os.PathLike[str]] = [checkpoint]
+        if folds is not None:
+            checkpoints, weights = train_folds(cfg, samples, assigned, folder), None
+        scores = Scores(folder / "scores", samples, ignored)
+        scored = 0
+        model: Segmentor | None = None
+        with tqdm(
+            total=len(samples), desc="scoring", disable=None, leave=False, dynamic_ncols=True
+        ) as bar:
+            for fold, file in enumerate(checkpoints):
+                model = None  # gives its memory to the next one
+                model = load_config_model(cfg, file, device, weights=weights)
+                chosen = [i for i, number in enumerate(assigned) if number == fold]
+                scored += scores.add(model, chosen, bar)
+        assert model is not None
+        facts = {
+            "split": split,
+            "folds": folds,
+            "checkpoint": None if folds else os.fspath(checkpoint),
+            "min_area": min_area,
+        }
+        ranking = Ranking(model, samples, scores, facts, assigned if folds else None)
+        return replace(ranking.write(folder, top), scored=scored)
