@@ -167,7 +167,8 @@ class ImageReader:
                 said = "must end with PackSegInputs, which makes the model's input"
                 raise UserError("config-value", where, said)
             if "LoadMultipleRSImageFromFile" in names:
-                said = "LoadMultipleRSImageFromFile reads two images; this takes one at a time"
+                said = "LoadMultipleRSImageFromFile reads pairs, and this takes one image at a "
+                said += "time; use mmseg-resnest test --out DIR"
                 raise UserError("config-value", where, said)
             found = cls(steps, f"{key}.pipeline")
             for step in found._rest:

@@ -6,12 +6,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from loader_cases import CASES, FILE, World, evaluated
+from advice import advises
+from loader_cases import CASES, FILE, World, evaluated, make_weights, tested_labels
+from PIL import Image
+from small_models import blobs, small_config
 from user_errors import raises_user_error
 
 from mmseg_resnest import load_segmentor
@@ -19,6 +23,7 @@ from mmseg_resnest.datasets.check import check_data
 from mmseg_resnest.datasets.reader import ImageReader
 from mmseg_resnest.engine.benchmark import benchmark
 from mmseg_resnest.engine.browse import browse, draw_sample
+from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.registry import DATASETS, building
 
 
@@ -61,6 +66,36 @@ def test_tta_reads_as_the_test_does(world: Callable[[str], World], tmp_path: Pat
     plain[0] = dict(type=FILE, color_type="grayscale")
     with raises_user_error("config-conflict", "tta_pipeline"):
         evaluated(tested, tmp_path, tta=True, cfg=tta)
+
+
+def test_pairs_of_images(gdal: None, tmp_path: Path) -> None:
+    for i, folder in enumerate(("a", "b", "labels")):
+        (tmp_path / folder).mkdir()
+        for n in range(3):
+            pixels = blobs(40, 56, seed=3 * i + n)
+            if folder == "labels":
+                Image.fromarray(pixels[:, :, 0] // 128).save(tmp_path / f"labels/{n}.png")
+            else:
+                tifffile.imwrite(tmp_path / folder / f"{n}.tif", pixels, photometric="rgb")
+    cfg = small_config(classes=2)
+    cfg.model.backbone.in_channels = 6
+    cfg.model.data_preprocessor.update(mean=[120.0] * 6, std=[60.0] * 6)
+    names = dict(img_path="a", img_path2="b", seg_map_path="labels")
+    steps = ("LoadMultipleRSImageFromFile", "LoadAnnotations", "ConcatCDInput", "PackSegInputs")
+    cfg.test_dataloader.dataset.update(
+        type="BaseCDDataset", data_prefix={k: str(tmp_path / v) for k, v in names.items()},
+        img_suffix=".tif", img_suffix2=".tif", pipeline=[dict(type=step) for step in steps],
+    )  # fmt: skip
+    with advises("datasets/reader.py:of", "mmseg-resnest test --out DIR"):
+        load_segmentor(cfg, None, "cpu")
+    world: Any = SimpleNamespace(cfg=cfg, model=SimpleNamespace(model=build_model(cfg)))
+    make_weights(world.model, cfg)
+    world.labels = tested_labels(world.model, cfg)
+    for path, found in evaluated(world, tmp_path).items():
+        assert np.array_equal(found, world.labels[path])
+    with advises("datasets/check/parts.py:build_part", "browse-data shows"):
+        check_data(cfg, ["test"], workers=1, progress=False)
+    assert browse(cfg, tmp_path / "sheets", "test", images=3, draws=1)["images"] == 3
 
 
 def test_browsed(tested: World, tmp_path: Path) -> None:

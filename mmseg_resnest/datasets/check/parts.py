@@ -70,7 +70,9 @@ def build_part(
         reason = f"cannot be built from its config ({type(error).__name__}: {error})"
         raise UserError("config-value", name, reason) from error
     if not isinstance(dataset, BaseSegDataset):
-        raise UserError("dataset", name, "is not a BaseSegDataset; its files cannot be listed")
+        message = "is not a BaseSegDataset of images and label maps, so its files cannot be "
+        message += "checked; browse-data shows what training reads"
+        raise UserError("dataset", name, message)
     problems = check_config(cfg, leaf, dataset, split)
     try:
         samples = list_samples(dataset)
