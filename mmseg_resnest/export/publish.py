@@ -38,7 +38,7 @@ __all__ = ["CARD_FILE", "TRAINING_CONFIG_FILE", "publish", "read_results"]
 
 CARD_FILE = "README.md"
 TRAINING_CONFIG_FILE = "training_config.py"
-_OF_THIS_MACHINE = ("work_dir", "load_from", "resume")
+_OF_THIS_MACHINE = ("work_dir", "load_from", "resume", "distillation")
 _METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accuracy"}
 
 
