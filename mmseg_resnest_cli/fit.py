@@ -95,8 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="weights",
         metavar="WEIGHTS",
-        help="start from a published name (mmseg-resnest weights list), a checkpoint, or none "
-        "(default: published weights of the model that is chosen, if they can be had)",
+        help="start from a published name (mmseg-resnest weights list), a checkpoint, one on a hub "
+        "(hf://OWNER/NAME), or none (default: published weights of the model that is chosen, if "
+        "they can be had)",
     )
     training.add_argument(
         "--base", metavar="CONFIG", help="the config whose model is taken (default: decided)"

@@ -33,14 +33,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a config file, with its checkpoint behind it; or alone the work folder of a run "
         "(its best checkpoint, or else its newest), a checkpoint of a run, an exported model, a "
-        "published folder, or a name of mmseg-resnest weights list",
+        "published folder, one on a hub (hf://OWNER/NAME), or a name of mmseg-resnest weights list",
     )
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
         nargs="?",
         help="with a config file: weights of the whole model, in any known layout: a file, an "
-        "address, the work folder of a run, or a name of mmseg-resnest weights list",
+        "address, hf://OWNER/NAME, the work folder of a run, or a name of mmseg-resnest weights "
+        "list",
     )
 
 
@@ -113,7 +114,7 @@ def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
             checkpoint = checkpoint_in(checkpoint)
             _say(display_path(checkpoint), args.checkpoint)
         return Named(cfg, checkpoint)
-    if is_exported(config) or is_published(config):
+    if is_published(config) or is_exported(config):
         return None
     if is_trained(config):
         found = load_trained(config, args.cfg_options, args.data_root)

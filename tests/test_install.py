@@ -31,6 +31,7 @@ LEFT_OUT = {
     "onedl-mmcv": {"opencv-python"},
     "onedl-mmsegmentation": {"opencv-python"},
     "cityscapesscripts": {"appdirs", "coloredlogs", "typing"},
+    "huggingface-hub": {"hf-xet"},
     "resnest": {"nose"},
 }
 STANDS_IN = {"opencv-python": "opencv-python-headless"}

@@ -25,7 +25,7 @@ from ..io.remove import remove_file
 from ..models import fold_for_inference
 from ..registry import building
 from ..version import __version__
-from ..weights import load_checkpoint, resolve_checkpoint
+from ..weights import load_checkpoint, pinned, resolve_checkpoint
 from .checkpoint import load_weights
 from .config import require
 from .failing_parts import wrong_channels
@@ -78,7 +78,8 @@ def evaluate(
 
     Args:
         cfg: A checked config; not changed.
-        checkpoint: Weights of the whole model, in any known layout.
+        checkpoint: Weights of the whole model, in any known layout. Of a model on a hub
+            ``results.json`` has the commit.
         work_dir: Where ``results.json`` and the log go; default: ``test`` (``test_tta`` with
             test-time augmentation) in the work folder of the run that the checkpoint is of, or in
             ``work_dirs/<config>``, see :func:`.run_folders.evaluation_folder`.
@@ -102,6 +103,7 @@ def evaluate(
         with failing_together(launcher, timeout_of(cfg)):
             # Resolve.
             machine = Machine.here(launcher)
+            checkpoint = pinned(os.fspath(checkpoint))
             folder = evaluation_folder(cfg, checkpoint, work_dir, tta)
             options = TestingOptions(folder, tta, official, submission, launcher)
             cfg, notes, _ = resolve_testing(cfg, options, machine)

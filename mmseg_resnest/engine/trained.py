@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..evaluation.results_file import RESULTS_FILE, read_results_file
 from ..weights import is_address, resolve_checkpoint
+from ..weights.hub import is_hub
 from ..weights.load import load_record, weights_in
 from .checkpoint import load_weights
 from .config import parse_cfg_options
@@ -144,9 +145,13 @@ def evaluated_folder(path: str | os.PathLike[str]) -> Path:
     """The folder with the results of what a path names: a run's folder, or one of its checkpoints.
 
     Raises:
-        UserError: It is another file, or the evaluation beside a checkpoint is of other weights.
+        UserError: It is another file or a model on a hub, or the evaluation beside a checkpoint is
+            of other weights.
     """
     given = Path(path)
+    if is_hub(path):
+        message = "is a model on a hub, without the results of a run; name the folder that "
+        raise UserError("run", path, f"{message}mmseg-resnest train or test wrote")
     if given.is_dir() or not given.is_file():
         return given
     written = written_by(given)

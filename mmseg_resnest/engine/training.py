@@ -24,6 +24,7 @@ from ..models import use_channels_last
 from ..models.pretrained import check_pretrained
 from ..registry import building, type_name
 from ..version import __version__
+from ..weights import pinned
 from .config import require
 from .dry_step import dry_step
 from .hooks import ConsoleHook, ResultsHook
@@ -33,7 +34,7 @@ from .numerics import is_fused, numerics_of
 from .preemption import Preempted, StopSignals
 from .preflight import check_checkpoint, check_compile, check_data, check_disk_space, check_outputs
 from .process_state import restored_process
-from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
+from .resolve import Resolved, TrainingOptions, names_of_hubs, resolve, work_dir_of
 from .resume_changes import Note, rounding_notes
 from .run_folders import (
     NewRunFolders,
@@ -50,7 +51,6 @@ from .runner import Runner
 from .same_run import check_same_run, failing_together, together
 from .sharding import check_sharding
 from .start import Start, find_start, restarted_by_launcher, wish_to_resume
-from .teacher import OpenModel, find_teacher, teach
 from .tracking import check_services
 from .watch import lost_processes_explained
 
@@ -68,8 +68,6 @@ def train(
     log_to: Sequence[str] = (),
     allow_changes: Sequence[str] = (),
     run: RunOptions | None = None,
-    teacher: str | None = None,
-    open_model: OpenModel | None = None,
 ) -> dict[str, Any]:
     """Train as a config says; everything that can be checked is checked before anything is written.
 
@@ -89,10 +87,6 @@ def train(
         allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
             the run that is resumed; a key stands for those below it as well.
         run: Length, batch, learning rate and image size in place of the config's.
-        teacher: Name of the model to learn from, in place of the config's
-            ``distillation.teacher``.
-        open_model: Loads it on the CPU by its name, needed where the run has one:
-            :func:`mmseg_resnest.load_segmentor`.
 
     Returns:
         On every process ``work_dir`` and ``seconds``; on the first one also what ``results.json``
@@ -124,9 +118,7 @@ def train(
         if isinstance(folders, NewRunFolders):
             folder = folders.work_dir
         options = TrainingOptions(
-            *(folder, seed, amp, auto_scale_lr, launcher, tuple(log_to)),
-            run=run or RunOptions(),
-            teacher=teacher,
+            folder, seed, amp, auto_scale_lr, launcher, tuple(log_to), run=run or RunOptions()
         )
         if work_dir is not None:
             check_free(cfg, folder, resume)
@@ -144,15 +136,12 @@ def train(
         check_start(cfg, ["train", "val"])
         prepare_machine(cfg, machine)
         numerics = numerics_of(cfg, machine.world_size)
-        found = find_teacher(cfg, open_model)
-        values = {**resolved.values, **(found.values if found else {})}
-        start.compare(values, numerics, allow_changes)
+        start.compare(resolved.values, numerics, allow_changes)
 
         # Build.
         built = build_seeded_model(cfg, machine.rank)
         if start.resume is None:
             notes += _check_pretrained(built.model)
-        notes += teach(found, cfg, built.model) if found else []
         start.fit(cfg, built.model)
         state = describe_model_state(built.model)
         if folders:
@@ -160,8 +149,10 @@ def train(
         if not restarted_by_launcher():
             notes += dry_step(cfg, built, machine)
         init_distributed(options.launcher, timeout_of(cfg))
-        same = {"allow_changes": sorted(allow_changes), "teacher": found and found.sha256}
-        check_same_run(lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), **same))
+        changes = sorted(allow_changes)
+        check_same_run(
+            lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
+        )
         notes += together(lambda: folders.hold(make=True) if folders else [])
         if (
             isinstance(folders, NewRunFolders) and folders.work_dir != folder
@@ -174,7 +165,7 @@ def train(
         notes += [*start.notes, *resolved.notes]
         runner.start_from(start.record)
         start.record = None
-        runner.config_values, runner.numerics = values, numerics
+        runner.config_values, runner.numerics = resolved.values, numerics
         runner.changes = start.changes
         if folders:
             runner.before_saving = folders.check
@@ -223,7 +214,9 @@ def resolve_training(
         with building(cfg.get("default_scope", "mmengine")):
             images = len(build_dataset(copy.deepcopy(cfg.train_dataloader.dataset), keep=True))
         options = replace(options, run=replace(options.run, images=images))
-    options = replace(options, resume=start.resume, classes=classes)
+    names = names_of_hubs(cfg) if start.resume is None else ()
+    pins = {name: pinned(name) for name in names}
+    options = replace(options, resume=start.resume, classes=classes, pins=pins)
     return resolve(cfg, options, machine), start
 
 

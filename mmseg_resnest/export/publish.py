@@ -23,7 +23,6 @@ from ..engine.latest import written_by
 from ..errors import UserError
 from ..evaluation.results_file import read_results_file
 from ..inference import Segmentor, load_segmentor
-from ..inference.published import CONFIG_FILE, WEIGHTS_FILE
 from ..inference.record import FORMAT, MAX_RECORD_BYTES, check_published, plain_model
 from ..io.atomic import atomic_write
 from ..io.checks import NotAllowed
@@ -32,13 +31,16 @@ from ..registry import type_name
 from ..version import __version__
 from ..weights import save_state_dict
 from ..weights.hashes import hex_digests
+from ..weights.hub import CONFIG_FILE, SUMS_FILE, WEIGHTS_FILE, sums_of
 from .network import ONLY_KNOWN_PARTS, reading
 
-__all__ = ["CARD_FILE", "TRAINING_CONFIG_FILE", "publish", "read_results"]
+__all__ = ["CARD_FILE", "FILES", "TRAINING_CONFIG_FILE", "publish", "read_results"]
 
 CARD_FILE = "README.md"
 TRAINING_CONFIG_FILE = "training_config.py"
-_OF_THIS_MACHINE = ("work_dir", "load_from", "resume", "distillation")
+#: What a published folder holds, and a list of their SHA-256 sums.
+FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TRAINING_CONFIG_FILE)
+_OF_THIS_MACHINE = ("work_dir", "load_from", "resume")
 _METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accuracy"}
 
 
@@ -78,12 +80,13 @@ def publish(
     licence: str = "other",
     results: Mapping[str, Any] | None = None,
     force: bool = False,
+    use: str | None = None,
 ) -> dict[str, Any]:
     """Write a folder that can be uploaded to a hub and loaded with ``load_segmentor(folder)``.
 
     ``model.safetensors`` has the weights that segmenting needs, ``config.json`` the model, classes,
     colours, metrics and the weights' SHA-256, ``README.md`` the model card with the front matter
-    that hubs read, ``training_config.py`` the whole config.
+    that hubs read, ``training_config.py`` the whole config, ``SHA256SUMS`` the hash of each file.
 
     Args:
         model: The model.
@@ -92,6 +95,7 @@ def publish(
         licence: Identifier of the weights' licence in the card, e.g. ``apache-2.0``.
         results: What :func:`read_results` returned.
         force: Replace a folder that :func:`publish` wrote.
+        use: By which name the card says that it is loaded; None: by the folder's.
 
     Returns:
         ``folder``, ``files`` (name to bytes) and ``sha256``.
@@ -112,7 +116,7 @@ def publish(
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:50]}.") as part:
             built = Path(part) / "model"
             built.mkdir()
-            digest = _write(model, built, title, licence, results)
+            digest = _write(model, built, title, licence, results, use)
             files = {file.name: file.stat().st_size for file in sorted(built.iterdir())}
             if target.exists():
                 shutil.move(target, Path(part) / "old")
@@ -125,7 +129,12 @@ def publish(
 
 
 def _write(
-    model: Segmentor, folder: Path, title: str, licence: str, results: Mapping[str, Any] | None
+    model: Segmentor,
+    folder: Path,
+    title: str,
+    licence: str,
+    results: Mapping[str, Any] | None,
+    use: str | None,
 ) -> str:
     state = model.model.state_dict()
     state = {k: v for k, v in state.items() if not k.startswith("auxiliary_head.")}
@@ -162,7 +171,8 @@ def _write(
     atomic_write(folder / CONFIG_FILE, text)
     training = Config({k: v for k, v in model.cfg.to_dict().items() if k not in _OF_THIS_MACHINE})
     atomic_write(folder / TRAINING_CONFIG_FILE, config_as_text(training))
-    atomic_write(folder / CARD_FILE, model_card(model, title, licence, record))
+    atomic_write(folder / CARD_FILE, model_card(model, title, licence, record, use))
+    atomic_write(folder / SUMS_FILE, sums_of(folder, FILES))
     return digest
 
 
@@ -173,7 +183,13 @@ def _model_config(cfg: Config) -> dict[str, Any]:
     return model
 
 
-def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, Any]) -> str:
+def model_card(
+    model: Segmentor,
+    title: str,
+    licence: str,
+    record: Mapping[str, Any],
+    use: str | None = None,
+) -> str:
     """The text of ``README.md``: YAML front matter, and a page for people."""
     metrics = record["metrics"]
     name, data = printable(title), printable(_dataset_name(model.cfg))
@@ -205,7 +221,7 @@ def model_card(model: Segmentor, title: str, licence: str, record: Mapping[str, 
         f"{base} {arch}".rstrip() + f", trained on {dataset}. "
         f"{record['parameters'] / 1e6:.1f} million parameters.", "",
         "## Use", "", "```python", "from mmseg_resnest import load_segmentor", "",
-        'model = load_segmentor("path/to/this/folder")', 'result = model("photo.jpg")',
+        f'model = load_segmentor("{use or "path/to/this/folder"}")', 'result = model("photo.jpg")',
         "result.labels     # (H, W) " + ("bits of classes" if several else "class indices"),
         *(["result.masks      # (C, H, W), where each class is"] if several else []),
         "result.overlay()  # a PIL image", "```", "",

@@ -50,8 +50,9 @@ def load_segmentor(
         config: A config file, or a loaded config; or, without a checkpoint, the work folder of a
             run (its best checkpoint, or else its newest), a checkpoint of a run (the config is in
             it), the name of a published segmentation model (``mmseg-resnest weights list``), an
-            exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``, ``.torchscript``), or
-            a folder that ``mmseg-resnest publish-model`` wrote.
+            exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``, ``.torchscript``), a
+            folder that ``mmseg-resnest publish-model`` wrote, or one on a hub:
+            ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``.
         checkpoint: Weights of the whole model, in any known layout: a path, an address, a name of
             the catalogue, or the work folder of a run. None leaves the weights of a config
             untrained, to measure speed.
@@ -69,10 +70,10 @@ def load_segmentor(
             is a program and ``trust`` is False.
     """
     if checkpoint is None and not isinstance(config, Config):
-        if is_exported(config):
-            return load_exported(config, device, batch_pixels, trust)
         if is_published(config):
             return load_published(config, device, batch_pixels)
+        if is_exported(config):
+            return load_exported(config, device, batch_pixels, trust)
     chosen = check_device(device)
     if checkpoint is None and is_trained(config):
         found = load_trained(cast(str, config))

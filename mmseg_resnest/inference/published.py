@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Loading a folder that ``mmseg-resnest publish-model`` wrote, or that was fetched from a hub.
+"""Loading a folder that ``mmseg-resnest publish-model`` wrote, here or on a hub.
 
 ``config.json`` says what to build and ``model.safetensors`` holds the weights. Neither can run
 code: the JSON may name the parts and arguments of :mod:`mmseg_resnest.inference.record` only, and
@@ -20,19 +20,20 @@ from safetensors import safe_open
 from ..engine.model import build_model
 from ..errors import UserError
 from ..weights.hashes import AGAIN, difference
+from ..weights.hub import CONFIG_FILE, MAX_BYTES, WEIGHTS_FILE, hub_folder, is_hub
 from .record import read_published, record_config
 from .segmentor import BATCH_PIXELS, Segmentor, load_config_model
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "is_published", "load_published"]
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-#: Eight times the largest published model. A sparse file is small on a disk, not in memory.
-MAX_WEIGHTS_BYTES = 4 << 30
+#: A sparse file is small on a disk, not in memory.
+MAX_WEIGHTS_BYTES = MAX_BYTES[WEIGHTS_FILE]
 
 
 def is_published(path: object) -> bool:
-    """Whether a path is a folder with a published model."""
+    """Whether a path is a folder with a published model, or the name of one on a hub."""
+    if is_hub(path):
+        return True
     return isinstance(path, str | os.PathLike) and os.path.isfile(os.path.join(path, CONFIG_FILE))
 
 
@@ -41,12 +42,16 @@ def load_published(
     device: str | torch.device | None = None,
     batch_pixels: int = BATCH_PIXELS,
 ) -> Segmentor:
-    """Load a published folder; ``device`` and ``batch_pixels`` as :func:`load_segmentor` has them.
+    """Load a published folder, or one of a hub by its name (:mod:`mmseg_resnest.weights.hub`).
+
+    ``device`` and ``batch_pixels`` are as :func:`load_segmentor` has them.
 
     Raises:
         UserError: A file is missing or broken, holds what a published model may not, or is not the
-            one that ``config.json`` was written for.
+            one that ``config.json`` was written for; or it cannot be fetched.
     """
+    if isinstance(folder, str) and is_hub(folder):
+        folder = hub_folder(folder)
     file, weights = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
     if not file.is_file():
         raise UserError("not-found", file, "no such file, or not a regular one")

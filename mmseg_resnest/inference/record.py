@@ -37,6 +37,7 @@ from ..io.checks import (
 from ..io.json_files import parse_json, read_json
 from ..models import thresholds_of
 from ..registry import MODELS, TRANSFORMS
+from ..weights.hub import CONFIG_FILE, MAX_BYTES
 from .parts import (
     ACTIVATIONS,
     BACKBONES,
@@ -61,7 +62,7 @@ __all__ = [
 
 FORMAT = 1
 #: A larger record is refused unread.
-MAX_RECORD_BYTES = 4 << 20
+MAX_RECORD_BYTES = MAX_BYTES[CONFIG_FILE]
 # Parts that matter to training alone, or that name files and addresses to load from.
 _TRAINING = ("init_cfg", "pretrained", "train_cfg", "sampler", "auxiliary_head", "batch_augments")
 

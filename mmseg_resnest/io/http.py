@@ -51,7 +51,7 @@ def open_address(
     Args:
         address: http or https.
         timeout: Seconds to wait for a connection, and for the next bytes.
-        headers: More headers of the request.
+        headers: More headers of the request; ``Authorization`` is not sent on to another host.
         may_be_encoded: Accept an answer labelled as compressed, and do not unpack it: some servers
             label ``.tgz`` files so.
 
@@ -90,7 +90,10 @@ def open_address(
             stack.enter_context(answer)
             if answer.status_code not in _REDIRECTS or "Location" not in answer.headers:
                 break
-            address = urljoin(address, answer.headers["Location"])
+            target = urljoin(address, answer.headers["Location"])
+            if urlsplit(target)[:2] != urlsplit(address)[:2]:
+                fields.pop("Authorization", None)
+            address = target
         else:
             raise HttpError(f"redirects more than {MAX_REDIRECTS} times")
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()

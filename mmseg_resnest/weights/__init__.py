@@ -18,6 +18,7 @@ from .cache import (
 from .catalogue import Entry, catalogue, did_you_mean, find
 from .convert import Conversion, analyse, convert_state_dict, detect_layout
 from .export import EXPORT_LAYOUTS, export_state_dict
+from .hub import pinned
 from .load import load_checkpoint, load_training_checkpoint, resolve_checkpoint
 from .load_into import load_backbone, load_into
 from .mmengine_loaders import use_safe_loaders
@@ -45,6 +46,7 @@ __all__ = [
     "load_checkpoint",
     "load_into",
     "load_training_checkpoint",
+    "pinned",
     "resolve_checkpoint",
     "save_state_dict",
     "use_safe_loaders",

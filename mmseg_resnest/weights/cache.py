@@ -14,11 +14,10 @@ import mmengine.hub
 
 from ..errors import UserError
 from .catalogue import Entry, catalogue, find
-from .download import Limits, Wanted, fetch
+from .download import ELSEWHERE, Limits, Wanted, cache_folder, fetch
 from .hashes import promised_digits
+from .hub import SCHEME, WEIGHTS_FILE, hub_folder, hub_name, is_hub
 
-CACHE_VARIABLE = "MMSEG_RESNEST_CACHE"
-_ELSEWHERE = f"set {CACHE_VARIABLE} to use another folder"
 #: MMEngine's schemes and its lists of the addresses that their names stand for.
 _LISTS = {
     "open-mmlab": "openmmlab.json",
@@ -27,13 +26,7 @@ _LISTS = {
     "torchvision": "torchvision_0.12.json",
     "modelzoo": "torchvision_0.12.json",
 }
-_SCHEMES = tuple(f"{scheme}://" for scheme in _LISTS)
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
+_SCHEMES = (*(f"{scheme}://" for scheme in _LISTS), SCHEME)
 
 
 def cache_path(entry: Entry) -> Path:
@@ -55,7 +48,7 @@ def verify(entry: Entry, path: Path | None = None) -> str | None:
 
 
 def is_address(source: str | Path) -> bool:
-    """Whether a checkpoint is named by an address: http, https, or one of OpenMMLab's schemes."""
+    """Whether a checkpoint is named by an address: http, https, hf, one of OpenMMLab's schemes."""
     return str(source).startswith(("http://", "https://", *_SCHEMES))
 
 
@@ -67,7 +60,10 @@ def is_remote(source: str | Path) -> bool:
 
 def check_remote(source: str) -> None:
     """Check an address or a catalogue name without fetching; raises UserError."""
-    _wanted(source)
+    if is_hub(source):
+        hub_name(source)
+    else:
+        _wanted(source)
 
 
 def download(source: str, limits: Limits | None = None) -> Path:
@@ -78,7 +74,8 @@ def download(source: str, limits: Limits | None = None) -> Path:
 
     Args:
         source: A name or an address of the catalogue, another http or https address, or
-            ``open-mmlab://NAME``, ``mmcls://NAME``, ``torchvision://NAME``.
+            ``open-mmlab://NAME``, ``mmcls://NAME``, ``torchvision://NAME``, or a published model
+            of a hub (:mod:`.hub`).
         limits: None is the defaults and the time-out of ``MMSEG_RESNEST_TIMEOUT``, in seconds.
 
     Returns:
@@ -88,6 +85,8 @@ def download(source: str, limits: Limits | None = None) -> Path:
         UserError: It cannot be fetched, has another hash, or cannot be written; says which file to
             put into which folder by hand.
     """
+    if is_hub(source):
+        return hub_folder(source, limits) / WEIGHTS_FILE
     return fetch(_wanted(source), limits)
 
 
@@ -138,7 +137,7 @@ def _web_address(source: str) -> str:
 
 def _wanted_entry(entry: Entry) -> Wanted:
     label = f"checkpoint {entry.name}"
-    return Wanted(label, cache_path(entry), entry.urls, entry.digest, entry.algorithm, _ELSEWHERE)
+    return Wanted(label, cache_path(entry), entry.urls, entry.digest, entry.algorithm, ELSEWHERE)
 
 
 def _wanted(source: str) -> Wanted:
@@ -156,4 +155,4 @@ def _wanted(source: str) -> Wanted:
     if digits is None:
         # two addresses may end in the same name without being the same file
         folder = folder / hashlib.sha256(url.encode()).hexdigest()[:16]
-    return Wanted(f"checkpoint {source}", folder / name, (url,), digits, None, _ELSEWHERE)
+    return Wanted(f"checkpoint {source}", folder / name, (url,), digits, None, ELSEWHERE)

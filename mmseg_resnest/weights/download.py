@@ -11,8 +11,8 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +25,8 @@ from .hashes import difference
 from .transfer import forget, say, size_of, transfer
 from .zip_directory import read_directory
 
+CACHE_VARIABLE = "MMSEG_RESNEST_CACHE"
+ELSEWHERE = f"set {CACHE_VARIABLE} to use another folder"
 TIMEOUT_VARIABLE = "MMSEG_RESNEST_TIMEOUT"
 #: An attempt that brings this much, bytes, makes up for the failures before it.
 _PROGRESS = 1 << 20
@@ -58,6 +60,8 @@ class Wanted:
     digest: str | None  # the first digits of its hash, or all
     algorithm: str | None  # None is SHA-256 or SHA-1
     elsewhere: str  # how to have it in another folder, for messages
+    most: int | None = None  # bytes that it may have
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the requests
 
     def difference(self, file: Path) -> str | None:
         """How the file's hash differs from the one it must have, if one is known."""
@@ -69,6 +73,12 @@ class Wanted:
     def is_packed(self, url: str) -> bool:
         """Whether the file of an address holds the wanted one as its member."""
         return url.endswith(".zip") and self.path.suffix != ".zip"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
 
 
 def default_limits() -> Limits:
@@ -154,7 +164,9 @@ def _fetch(wanted: Wanted, url: str, part: Path, limits: Limits) -> None:
     while True:
         before = size_of(part)
         try:
-            continued = transfer(url, part, limits.timeout, wanted.digest is not None)
+            continued = transfer(
+                url, part, limits.timeout, wanted.digest is not None, wanted.most, wanted.headers
+            )
             _place(wanted, part, wanted.is_packed(part.stem))
             return forget(part)
         except _WrongFile:

@@ -22,6 +22,7 @@ from .archive import is_torch_archive, unpack
 from .cache import download, is_address, is_remote
 from .catalogue import did_you_mean
 from .hashes import AGAIN, check_promise, promised_digits
+from .hub import is_hub
 from .mxnet_params import FILE_MAGIC, read_params
 from .safetensors_files import read_safetensors
 from .state_dict import as_tensor, unwrap_state_dict
@@ -101,7 +102,8 @@ def _read_path(name_or_path: str | Path) -> tuple[Any, str]:
         message = f"cannot be read ({error.strerror or error})"
         raise UserError("unreadable", label, message) from error
     except UserError:
-        if is_address(name_or_path) and promised_digits(path.name) is None:
+        hashed = is_hub(name_or_path) or promised_digits(path.name) is not None
+        if is_address(name_or_path) and not hashed:
             path.unlink(missing_ok=True)  # no hash has confirmed it: the next try fetches it
         raise
 

@@ -24,7 +24,7 @@ from .state_dict import as_tensor, check_names
 # The prefixes (regular expressions) that MMEngine registers.
 _OURS = (
     *("", "http://", "https://", "open-mmlab://", "openmmlab://"),
-    *("mmcls://", "torchvision://", "modelzoo://"),
+    *("mmcls://", "torchvision://", "modelzoo://", "hf://"),
 )
 _REFUSED = ("pavi://", r"(\S+\:)?s3://", r"(\S+\:)?petrel://")
 

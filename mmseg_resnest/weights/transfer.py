@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,8 @@ from ..io.http import HttpError, announced_size, open_address, read_body, status
 _MAX_BYTES = 64 << 30
 #: Files that a server may label as compressed, for they are.
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zip")
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
+#: Answers after which another attempt may succeed.
+BUSY = {408, 425, 429, 500, 502, 503, 504}
 
 
 def size_of(part: Path) -> int:
@@ -42,11 +44,19 @@ def _notes(part: Path, url: str) -> dict[str, Any]:
     return notes if isinstance(notes, dict) and notes.get("url") == url else {}
 
 
-def transfer(url: str, part: Path, timeout: float, has_hash: bool) -> bool:
+def transfer(
+    url: str,
+    part: Path,
+    timeout: float,
+    has_hash: bool,
+    most: int | None = None,
+    more_headers: Mapping[str, str] | None = None,
+) -> bool:
     """Bring the file of an address into a partial file, from where that ends.
 
     The part is ``.NAME.part``; beside it ``.NAME.json`` holds what continuing it needs. Returns
     whether it continued what was there. ``has_hash``: the complete file will be compared with one.
+    ``most``: bytes that it may have, 64 GiB if None.
 
     Raises:
         HttpError: It did not arrive; what came is kept.
@@ -57,7 +67,7 @@ def transfer(url: str, part: Path, timeout: float, has_hash: bool) -> bool:
     have = size_of(part) if notes.get("validator") or (notes and has_hash) else 0
     if have and have == notes.get("size"):
         return True  # the process ended before it was checked
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    headers = {**(more_headers or {}), **({"Range": f"bytes={have}-"} if have else {})}
     if have and notes.get("validator"):
         headers["If-Range"] = notes["validator"]
     packed = part.stem.lower().endswith(_PACKED)
@@ -76,13 +86,13 @@ def transfer(url: str, part: Path, timeout: float, has_hash: bool) -> bool:
             forget(part)
             raise HttpError("has changed the file meanwhile", retryable=True)
         else:
-            raise HttpError(f"answers {status_text(answer)}", status in _BUSY, answer)
+            raise HttpError(f"answers {status_text(answer)}", status in BUSY, answer)
         total = None if rest is None else have + rest
         if (rest or 0) > (free := shutil.disk_usage(part.parent).free):
             message = f"{(rest or 0) / 1e6:.0f} MB are needed, {free / 1e6:.0f} free"
             raise OSError(errno.ENOSPC, message, str(part.parent))
         with part.open("ab") as file, _bar(part.stem[1:], url, total, have) as bar:
-            for piece in read_body(answer, timeout, _MAX_BYTES):
+            for piece in read_body(answer, timeout, (most or _MAX_BYTES) - have):
                 file.write(piece)
                 bar.update(len(piece))
     if total is not None and size_of(part) != total:

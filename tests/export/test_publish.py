@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def folder(model: Segmentor, tmp_path: Path) -> Path:
     results = read_results(tmp_path / "results.json")
     done = publish(model, tmp_path / "my-model", licence="apache-2.0", results=results)
     assert done["files"].keys() == {
-        "README.md", "config.json", "model.safetensors", "training_config.py"
+        "README.md", "SHA256SUMS", "config.json", "model.safetensors", "training_config.py"
     }  # fmt: skip
     return tmp_path / "my-model"
 
@@ -74,6 +75,7 @@ def test_weights_for_inference_are_hashed(model: Segmentor, folder: Path) -> Non
     record = json.loads((folder / "config.json").read_text())
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert record["sha256"] == digest
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True)
     with safe_open(folder / "model.safetensors", "np") as file:
         names = set(file.keys())
     own = set(model.model.state_dict())

@@ -315,7 +315,7 @@ def check_tool(name: str, arguments: list[str], folder: Path, run: bool) -> None
         assert checkpoint in catalogue() or Path(checkpoint).suffix, checkpoint
     for entry in [values.get("name"), *(values.get("names") or [])]:
         if name in ("weights", "reproduce") and entry and not _PLACEHOLDER.match(entry):
-            assert Path(entry).suffix or find(entry)
+            assert Path(entry).suffix or entry.startswith("hf://") or find(entry)
     if values.get("cfg_options") and not _PLACEHOLDER.match(values["config"]):
         load_config(find_config(folder / values["config"]), values["cfg_options"])
     if run and " ".join([name, *arguments]).startswith(QUICK):
@@ -330,7 +330,9 @@ def check_tool(name: str, arguments: list[str], folder: Path, run: bool) -> None
 def check_config_name(word: str, folder: Path, endings: tuple[str, ...]) -> None:
     if _PLACEHOLDER.match(word) or not word.endswith(endings):
         return
-    if word.startswith("work_dirs/"):  # a run, which stands for its config and checkpoint
+    if word.startswith(
+        ("work_dirs/", "hf://")
+    ):  # a run, which stands for its config and checkpoint
         return
     there = (folder / word).exists() or (ROOT / word).exists() or find_config(word).is_file()
     assert there or word in list_configs(), f"there is no config {word}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from advice import refused
+from hub_server import TOKEN, Hub, serving
 from in_process import catch_services, run
 from tool_runs import make_toy
 from user_errors import printed_error, raises_user_error
@@ -30,6 +32,8 @@ FORMS = {
     "a checkpoint alone": ("work_dirs/toy/best.pth",),
     "an exported file": ("toy.onnx",),
     "a published folder": ("published",),
+    "a model on a hub": ("hf://me/net",),
+    "a config with weights on a hub": ("toy.py", "hf://me/net@main"),
 }
 #: The rest of each command line, and the code of the error for the forms that it cannot take.
 COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
@@ -38,11 +42,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "demo-app": ((), {}),
     "test": (
         ("--work-dir", "OUT"),
-        {"an exported file": "argument", "a published folder": "argument"},
+        dict.fromkeys(("an exported file", "a published folder", "a model on a hub"), "argument"),
     ),
     "label-errors": (
         ("--out", "OUT/found"),
-        {"an exported file": "argument", "a published folder": "argument"},
+        dict.fromkeys(("an exported file", "a published folder", "a model on a hub"), "argument"),
     ),
     "export-onnx": (
         ("OUT/again.onnx", "--images", "photo.png"),
@@ -51,15 +55,19 @@ COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "publish-model": (("OUT/again",), {"an exported file": "argument"}),
     "benchmark": (
         ("--seconds", "0.01", "--shape", "32", "32"),
-        {"an exported file": "argument", "a published folder": "argument"},
+        dict.fromkeys(("an exported file", "a published folder", "a model on a hub"), "argument"),
     ),
     "report": (
         ("--out", "OUT/report.html"),
-        {"an exported file": "argument", "a published folder": "run"},
+        {"an exported file": "argument", "a published folder": "run", "a model on a hub": "run"},
     ),
     "compare-runs": (
         ("work_dirs/toy",),
-        {"an exported file": "argument", "a published folder": "not-found"},
+        {
+            "an exported file": "argument",
+            "a published folder": "not-found",
+            "a model on a hub": "run",
+        },
     ),
 }
 #: Commands on results, which read no model.
@@ -72,6 +80,7 @@ class Made:
 
     folder: Path
     said: str
+    hub: Hub
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +88,23 @@ def made(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> Iterator[Mad
     folder = tmp_path_factory.mktemp("named")
     make_toy(folder, scenes)
     (folder / "photo.png").symlink_to(next((scenes / "images" / "validation").glob("*.png")))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, serving(folder) as hub:
         patch.chdir(folder)
+        patch.setenv("HF_TOKEN", TOKEN)
         options = ["train_dataloader.num_workers=0"]
         run("train", "toy.py", "--cfg-options", *options)
         said = run("test", "work_dirs/toy")
         run("export-onnx", "work_dirs/toy", "toy.onnx", "--images", "photo.png")
         run("publish-model", "work_dirs/toy", "published")
-        yield Made(folder, said)
+        run("publish-model", "published", "--push", "me/net")
+        yield Made(folder, said, hub)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_takes_each_form(
     command: str, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests
 ) -> None:
-    rest, refused = COMMANDS[command]
+    rest, wrong = COMMANDS[command]
     served = catch_services(monkeypatch)
     for number, (form, words) in enumerate(FORMS.items()):
         if len(words) > 1 and command != "predict":  # all of them read the two arguments alike
@@ -102,9 +113,9 @@ def test_each_command_takes_each_form(
             out = tmp_path / str(number)
             out.mkdir()
             line = [*words, *(word.replace("OUT", os.fspath(out)) for word in rest)]
-            if form in refused:
+            if form in wrong:
                 code, text = printed_error(run(command, *line, codes=(2,)))
-                assert code == refused[form]
+                assert code == wrong[form]
                 assert words[0] in text
                 assert not list(out.iterdir())
                 continue
@@ -146,8 +157,8 @@ def test_one_process_says_which_checkpoint_is_taken(
 
 def test_all_forms_give_the_same_labels(made: Made) -> None:
     expected = load_segmentor("toy.py", "work_dirs/toy/best.pth", "cpu")("photo.png").labels
-    for words in (("work_dirs/toy",), ("work_dirs/toy/best.pth",), ("published",),
-                  ("toy.py", "work_dirs/toy")):  # fmt: skip
+    for words in (("work_dirs/toy",), ("work_dirs/toy/best.pth",), ("published",), ("hf://me/net",),
+                  ("toy.py", "work_dirs/toy"), ("toy.py", "hf://me/net")):  # fmt: skip
         assert np.array_equal(load_segmentor(*words, device="cpu")("photo.png").labels, expected)
     exported = load_segmentor("toy.onnx")("photo.png").labels
     assert (exported == expected).mean() > 0.999
@@ -159,6 +170,65 @@ def test_what_was_exported_is_named_by_its_source(made: Made, tmp_path: Path) ->
     refused("cli/publish_model.py:run", "is an exported file", "the run",
             command=["publish-model", "toy.onnx", tmp_path / "again"])  # fmt: skip
     assert not list(tmp_path.iterdir())  # of the run, ``made`` has made both
+
+
+def test_runs_record_the_commit_of_what_they_take_from_a_hub(made: Made, tmp_path: Path) -> None:
+    there = made.hub.repos["me/net"]
+    name = f"hf://me/net@{there.branches['main']}"
+    run("test", "toy.py", "hf://me/net", "--work-dir", tmp_path / "test")
+    result = json.loads((tmp_path / "test" / "results.json").read_text())
+    first = json.loads(Path("work_dirs/toy/test/results.json").read_text())
+    assert (result["checkpoint"], result["mIoU"]) == (name, first["mIoU"])
+    said = run(
+        *("train", "toy.py", "--work-dir", tmp_path / "run", "--cfg-options"),
+        *("load_from=hf://me/net", "train_dataloader.num_workers=0", "train_cfg.max_iters=1"),
+        "model.backbone.init_cfg=dict(type='Pretrained', checkpoint='hf://me/net@main')",
+    )
+    assert said.count(name) >= 1
+    for text in (
+        torch.load(tmp_path / "run" / "last.pth", weights_only=True)["meta"]["cfg"],
+        (tmp_path / "run" / "toy.py").read_text(),
+    ):
+        assert text.count(name) == 2 and text.count("hf://") == 2
+    with pytest.MonkeyPatch.context() as patch:  # a resumed run needs none of it
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "empty"))
+        options = ["train_dataloader.num_workers=0", "train_cfg.max_iters=1"]
+        options += ["load_from=hf://me/net"]
+        run(
+            "train", "toy.py", "--work-dir", tmp_path / "run", "--resume", "--cfg-options", *options
+        )
+        code, text = printed_error(run("train", "toy.py", "--work-dir", tmp_path / "new",
+                                       "--cfg-options", *options, codes=(2,)))  # fmt: skip
+    assert code == "download" and "hf://me/net" in text and not (tmp_path / "new").exists()
+
+
+def test_a_model_is_pushed_from_each_form(made: Made, tmp_path: Path) -> None:
+    photo, expected = "photo.png", load_segmentor("published", device="cpu")("photo.png").labels
+    for number, words in enumerate((
+        ("work_dirs/toy",), ("work_dirs/toy/best.pth",), ("toy.py", "work_dirs/toy"),
+        ("hf://me/net",), ("work_dirs/toy", tmp_path / "here", "--revision", "v2"),
+    )):  # fmt: skip
+        said = run("publish-model", *words, "--push", f"me/n{number}", "--private")
+        repo = made.hub.repos[f"me/n{number}"]
+        (name,) = (line.split()[1] for line in said.splitlines() if line.startswith("pushed"))
+        assert repo.private and name.endswith(repo.branches["v2" if number == 4 else "main"])
+        labels = load_segmentor(name, device="cpu")(photo).labels
+        assert np.array_equal(labels, expected)
+    assert (tmp_path / "here" / "SHA256SUMS").is_file()
+    card = repo.commits[repo.branches["v2"]]["README.md"].decode()
+    assert 'load_segmentor("hf://me/n4")' in card and "trained on Scenes" in card
+    command = ["publish-model", "work_dirs/toy"]
+    refused("cli/publish_model.py:_sort_out", "name the folder", "--push", command=command)
+    command += [tmp_path / "a", "--private"]
+    refused("cli/publish_model.py:_sort_out", "that --push names", command=command)
+    assert not (tmp_path / "a").exists()
+    for words, code in (
+        (["work_dirs/toy", "--push", "net"], "argument"),
+        (["toy.py", "--push", "me/net"], "argument-missing"),
+        (["toy.onnx", "--push", "me/net"], "argument"),
+    ):
+        assert printed_error(run("publish-model", *words, codes=(2,)))[0] == code
 
 
 def test_options_change_the_config_of_a_checkpoint(made: Made) -> None:

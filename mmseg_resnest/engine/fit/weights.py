@@ -13,17 +13,20 @@ from mmengine.config import Config
 from torch import Tensor
 
 from ...errors import UserError
+from ...io.json_files import read_json
 from ...registry import DATASETS, building
 from ...weights import (
     catalogue,
     download,
     load_checkpoint,
+    pinned,
     resolve_checkpoint,
     save_state_dict,
 )
 from ...weights.cache import cache_path, verify
 from ...weights.catalogue import Entry
 from ...weights.download import Limits
+from ...weights.hub import CONFIG_FILE, hub_folder, is_hub
 from ...weights.load import load_record
 from ...weights.partial import CLASSIFIER, fit_parts
 from ..config import load_config
@@ -77,7 +80,7 @@ def find_origin(
     """Decide what to start from.
 
     Args:
-        wish: A name of the catalogue, a file, ``none``, or None to decide.
+        wish: A name of the catalogue or of a hub, a file, ``none``, or None to decide.
         large: Whether the training may take a large model (:func:`.takes_large`).
         fetch: Whether published weights may be fetched; without it they are only looked for.
         base: Name or file of the config whose model is taken, if that is decided.
@@ -103,7 +106,11 @@ def find_origin(
 
 def _trained(wish: str, base: str | None) -> Origin:
     """A checkpoint, or the folder of a run, with the model that it is of."""
-    file = os.fspath(checkpoint_in(wish) if os.path.isdir(wish) else wish)
+    file = os.fspath(checkpoint_in(wish) if os.path.isdir(wish) else pinned(wish))
+    if base is not None and is_hub(file):
+        about = read_json(hub_folder(file) / CONFIG_FILE, file)
+        classes = _classes_of_record({"meta": {"dataset_meta": about}})
+        return Origin(file, "--from", base, classes=classes)
     if base is not None:
         return Origin(file, "--from", base, classes=_classes_of_record(load_record(file)))
     try:
