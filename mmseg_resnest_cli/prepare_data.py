@@ -40,6 +40,8 @@ FORMATS = ("labelme", "coco", "colour", "index", "masks")
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 
+_VAL_FRACTION = 0.2
+
 #: Free memory of a GPU, bytes, from which on new configs have the larger model.
 _LARGE_GPU = 16e9
 
@@ -205,7 +207,8 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     add(
         "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
     )
-    add("--val-fraction", type=float, default=0.2, metavar="F", help="default: 0.2")
+    what = f"default: {_VAL_FRACTION}"
+    add("--val-fraction", type=float, default=_VAL_FRACTION, metavar="F", help=what)
     add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
     add(
         "--group-pattern",
@@ -257,6 +260,7 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.engine.config import load_config, portable_name
     from mmseg_resnest.io.processes import cpu_count
 
+    _check_split(args)
     same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
     same += ["images", "val_images", "classes", "val_list", "allow_incomplete", "multilabel"]
     options = CustomOptions(
@@ -275,6 +279,23 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     base = load_config(args.base or _default_base())
     how["base_name"] = portable_name(str(base.filename))
     return prepare_custom(options, root, args.config_dir, base, **how)
+
+
+def _check_split(args: argparse.Namespace) -> None:
+    """Refuse options of the split that others replace."""
+    chosen = "--val-source" if args.val_source else "--val-list" if args.val_list else ""
+    given = {
+        "--group-pattern": args.group_pattern is not None,
+        "--frames or --no-frames": args.frames is not None,
+        "--val-fraction": args.val_fraction != _VAL_FRACTION,
+        "--seed": args.seed != 0,
+    }
+    for option in (option for option, is_given in given.items() if chosen and is_given):
+        message = f"has no effect with {chosen}, which says which images are for validation"
+        raise UsageError(f"{option}: {message}; leave one of them out")
+    if args.group_pattern is not None and args.frames is not None:
+        message = "has no effect with --group-pattern; leave one of them out"
+        raise UsageError(f"--frames or --no-frames: {message}")
 
 
 def _bands(text: str) -> tuple[int, ...]:

@@ -185,7 +185,7 @@ def tiff_kind(path: str | os.PathLike[str]) -> tuple[str, int] | None:
 
 
 def count_bands(path: str | os.PathLike[str], layout: str = "HWC") -> int | None:
-    """How many bands a TIFF or ``.npy`` file has, by its header; None for another file."""
+    """How many bands a TIFF or ``.npy`` image has, by its header; None for another file."""
     try:
         with open(path, "rb") as file:
             head = file.read(_MOST_HEADER + 16)
@@ -198,7 +198,9 @@ def count_bands(path: str | os.PathLike[str], layout: str = "HWC") -> int | None
         shape = npy_shape(head)[0]
     except ValueError:
         return None
-    return 1 if len(shape) == 2 else shape[0 if layout == "CHW" else -1]
+    if len(shape) == 3:
+        return shape[0 if layout == "CHW" else 2]
+    return 1 if len(shape) == 2 else None
 
 
 def _alike(file: tifffile.TiffFile, first: Any) -> list[Any]:

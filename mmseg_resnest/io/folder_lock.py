@@ -39,6 +39,7 @@ _HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EACCES})
 _SHORT_PAUSE = 0.1  # seconds; a process that was killed may hold the lock a little longer
 _SHORT_PAUSES = 50
 _WATCHED_PERIODS = 4
+_MOST_TRIES = 1000  # to find the file in place; on some file systems it never is
 
 # Folders that this process holds, by device and inode: POSIX locks do not exclude within a
 # process, and closing any descriptor of a file gives up its lock.
@@ -212,7 +213,7 @@ class FolderLock:
         flags = os.O_RDWR | os.O_CREAT
         for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"):
             flags |= getattr(os, name, 0)
-        while True:
+        for _ in range(_MOST_TRIES):
             self._file = os.open(self._path, flags, 0o666)
             if not stat.S_ISREG(os.fstat(self._file).st_mode):
                 raise OSError(errno.EINVAL, "not a file")
@@ -220,6 +221,7 @@ class FolderLock:
             if not free or self._is_in_place():
                 return free, os.pread(self._file, _SIZE, 0)
             self._close_file()  # its holder removed it meanwhile
+        raise OSError(errno.EBUSY, "another file takes its place each time")
 
     def _lock(self) -> bool:
         """Whether no other process has the kernel's lock, which this one has now if there is."""

@@ -307,6 +307,15 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path, kind: str) -> None:
     assert os.path.lexists(path)
 
 
+def test_a_file_that_is_never_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on file systems whose inodes change with each look."""
+    monkeypatch.setattr(FolderLock, "_is_in_place", lambda lock: False)
+    with raises_user_error("not-writable", str(tmp_path)):
+        FolderLock(tmp_path).acquire()
+    monkeypatch.undo()
+    FolderLock(tmp_path).acquire().release()
+
+
 def test_a_full_disk_leaves_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -112,6 +112,22 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     assert (pairs / "work_dirs/mine/iter_1.pth").is_file()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--val-list", "val.txt", "--seed", 3),
+        ("--val-source", "val", "--frames"),
+        ("--val-source", "val", "--group-pattern", "(.)_.*"),
+        ("--val-list", "val.txt", "--val-fraction", 0.4),
+        ("--group-pattern", "(.)_.*", "--no-frames"),
+    ],
+)
+def test_options_that_others_replace(run: Run, words: tuple[object, ...]) -> None:
+    code, _, err = run("custom", "--name", "mine", "--source", "labels", *words)
+    option = next(word for word in reversed(words) if str(word).startswith("--"))
+    assert code == 2 and str(option) in err
+
+
 def test_colour_masks_in_american_spelling(run: Run, pairs: Path) -> None:
     code, _, err = run(
         "export", "--format", "color", "--images", "images", "--labels", "labels",

@@ -44,7 +44,7 @@ from .custom_config import config_text
 from .dataset import Plan
 from .labelme import read_labelme
 from .labels import bit_palette, png
-from .masks import images_in, read_masks
+from .masks import check_effects, images_in, read_masks
 from .merged import merged_classes, merged_pixels
 from .outputs import Outputs
 from .places import Place
@@ -222,6 +222,7 @@ def class_list(
         message = (
             f"has {len(classes)} classes ({_shown(classes[:5])}), and there can be 2 to"
             f" {_MOST_CLASSES}; for one class against the rest, name the rest with --background"
+            " (shapes) or as a class of --classes (masks)"
         )
         raise UserError("classes", options.name, message)
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
@@ -273,6 +274,10 @@ def prepare_custom(
     if epochs < 1:
         raise UserError("argument", f"--epochs {epochs}", "must be at least 1")
     check_overlap(options.form, options.multilabel, options.background, options.label_map)
+    check_effects(
+        options.form, options.background, options.label_suffix, options.val_images,
+        options.val_list, options.val_sources,
+    )  # fmt: skip
     processes = cpu_count() if jobs is None else jobs
     root = Path(root)
     folder = root / options.name

@@ -59,6 +59,28 @@ def read_masks(
     return samples
 
 
+def check_effects(
+    form: str, background: str | None, label_suffix: str, val_images: object, val_list: object,
+    val_sources: Sequence[Path],
+) -> None:  # fmt: skip
+    """Refuse options of a data set that would have no effect with the others."""
+    masks = form in ("colour", "index")
+    message = ""
+    if background is not None and masks:
+        option, message = f"--background {background}", "names pixels that no shape covers, and"
+        message += f" {form} masks have a label for each; leave it out"
+    elif label_suffix and not masks:
+        option, message = f"--label-suffix {label_suffix}", "is for colour and index masks; leave"
+        message += f" it out with --format {form}"
+    elif val_images is not None and not val_sources:
+        option, message = f"--val-images {val_images}", "are those of --val-source; give it, too"
+    elif val_list is not None and val_sources:
+        option, message = f"--val-list {val_list}", "and --val-source both say which images are for"
+        message += " validation; leave one of them out"
+    if message:
+        raise UserError("argument", option, message)
+
+
 def images_in(
     folder: Path,
     suffix: str = "",

@@ -155,7 +155,7 @@ def recognise_options(
         form=found.form,
         sources=found.sources,
         images=found.images,
-        val_images=found.val_images,
+        val_images=None if options.val_list else found.val_images,
         classes=classes,
         label_suffix=options.label_suffix or found.label_suffix,
         val_sources=() if options.val_list else found.val_sources,

@@ -278,6 +278,22 @@ def test_one_image(tmp_path: Path) -> None:
     mine()
 
 
+def test_options_without_effect(mine: Mine, labelme: Mine, tmp_path: Path) -> None:
+    where = "datasets/prepare/masks.py:check_effects"
+    mine.set(background="a")
+    helps(where, "leave it out", call=mine, remedy=lambda: mine.set(background=None))
+    labelme.set(label_suffix="_mask")
+    helps(where, "out with --format", call=labelme, remedy=lambda: labelme.set(label_suffix=""))
+    write_masks(tmp_path / "val", ["b"])
+    mine.set(val_images=tmp_path / "val/images")
+    apart = (tmp_path / "val/labels",)
+    helps(where, "give it, too", call=mine, remedy=lambda: mine.set(val_sources=apart))
+    names = tmp_path / "val.txt"
+    names.write_text("a_1\n")
+    mine.set(val_list=names)
+    helps(where, "leave one of them out", call=mine, remedy=lambda: mine.set(val_list=None))
+
+
 def test_group_pattern(mine: Mine) -> None:
     mine.set(group_pattern="a_.")
     helps("datasets/prepare/split.py:_matching", "put ( )",

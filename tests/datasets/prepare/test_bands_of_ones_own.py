@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from custom_sets import custom, masks
 from tiny_archives import labels_of, png_of, write_folder
+from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare import custom as prepare_module
 from mmseg_resnest.engine.config import load_config
@@ -56,3 +57,12 @@ def test_a_run_that_ends_once_the_config_is_written(
     written = (tmp_path / "configs/mine.py").read_bytes()
     report = custom(tmp_path, **options)  # not: it was changed by hand
     assert report.config is not None and report.config.read_bytes() == written
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (1, 6, 8, 4), (0, 8, 4)], ids=str)
+def test_arrays_that_are_no_images(
+    tmp_path: Path, options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
+    np.save(tmp_path / "images/a.npy", np.zeros(shape, np.float32))
+    with raises_user_error("image", "a.npy"):
+        custom(tmp_path, **options)
