@@ -126,6 +126,12 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         "resized to move with it",
     )
     parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="learn from this model's scores as well: the work folder of a run, a checkpoint, a "
+        "published name or folder (default: the config's distillation.teacher)",
+    )
+    parser.add_argument(
         "--log-to",
         nargs="+",
         default=[],

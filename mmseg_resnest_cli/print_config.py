@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _TRAINING = (
     *("resume", "amp", "auto_scale_lr", "seed", "log_to"),
-    *("epochs", "batch_size", "lr", "image_size"),
+    *("epochs", "batch_size", "lr", "image_size", "teacher"),
 )
 _TESTING = ("tta", "format", "official")
 _BOTH = ("work_dir", "launcher")
@@ -129,5 +129,6 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
         launcher=args.launcher,
         log_to=tuple(args.log_to),
         run=run_options(args),
+        teacher=args.teacher,
     )
     return resolve_training(cfg, options, machine, args.resume)[0].cfg

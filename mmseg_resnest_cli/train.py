@@ -5,6 +5,7 @@
     mmseg-resnest train configs/fcn_resnest14_camvid.py --data-root /data --amp
     mmseg-resnest train configs/fcn_resnest14_camvid.py --resume
     mmseg-resnest train configs/fcn_resnest14_camvid.py --epochs 20 --batch-size 4 --lr 0.001
+    mmseg-resnest train configs/fcn_resnest14_camvid.py --teacher work_dirs/large
     mmseg-resnest train configs/fcn_resnest14_camvid.py --log-to tensorboard wandb
     mmseg-resnest dist-train configs/deeplabv3_resnest101_ade20k.py 8
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.training import train
+    from mmseg_resnest.inference import load_segmentor
 
     use_device(args.device, args.launcher)
     with failing_together(args.launcher):
@@ -74,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         log_to=args.log_to,
         allow_changes=args.allow_changes,
         run=run_options(args),
+        teacher=args.teacher,
+        open_model=partial(load_segmentor, device="cpu"),
     )
     if is_main_process():
         root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""

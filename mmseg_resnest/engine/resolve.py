@@ -31,6 +31,7 @@ from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
 from .resume_changes import Note, describe_config
 from .run_options import RunOptions, schedule_note, set_run_options
+from .teacher import set_distillation
 
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
@@ -63,6 +64,7 @@ class TrainingOptions:
     classes: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     run: RunOptions = field(default_factory=RunOptions)
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
         notes.append(_slow_precision(cfg, machine))
         if options.auto_scale_lr:
             _scale_learning_rate(cfg)
+        set_distillation(cfg, options.teacher)
         _guard_numbers(cfg)
         _log_to_services(cfg, options)
         # What follows fits the run to the machine; it changes no result.

@@ -38,7 +38,7 @@ _IGNORED = (
     *("randomness.seed", "randomness.deterministic", "env_cfg.dist_cfg*", "numerics*"),
     *("optim_wrapper.type", "optim_wrapper.dtype", "optim_wrapper.loss_scale*"),
     *("model*.init_cfg", "model*.init_cfg.*", "model*.pretrained", "find_unused_parameters"),
-    "dry_step",
+    *("dry_step", "distillation.teacher"),  # a teacher is told by its weights
 )
 #: Patterns of keys that change how validations are made or how numbers round.
 _NOTED = (
@@ -53,7 +53,7 @@ _READ = frozenset(
         *("model", "data_preprocessor", "train_dataloader", "train_cfg", "optim_wrapper"),
         *("param_scheduler", "auto_scale_lr", "default_hooks", "custom_hooks", "default_scope"),
         *("randomness", "env_cfg", "model_wrapper_cfg", "sync_bn", "compile"),
-        *("activation_checkpointing", "efficient_conv_bn_eval", *_NUMERICS),
+        *("activation_checkpointing", "efficient_conv_bn_eval", "distillation", *_NUMERICS),
     }
 )
 #: Numerics that change rounding alone.

@@ -51,6 +51,7 @@ from .runner import Runner
 from .same_run import check_same_run, failing_together, together
 from .sharding import check_sharding
 from .start import Start, find_start, restarted_by_launcher, wish_to_resume
+from .teacher import OpenModel, find_teacher, teach
 from .tracking import check_services
 from .watch import lost_processes_explained
 
@@ -68,6 +69,8 @@ def train(
     log_to: Sequence[str] = (),
     allow_changes: Sequence[str] = (),
     run: RunOptions | None = None,
+    teacher: str | None = None,
+    open_model: OpenModel | None = None,
 ) -> dict[str, Any]:
     """Train as a config says; everything that can be checked is checked before anything is written.
 
@@ -87,6 +90,10 @@ def train(
         allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
             the run that is resumed; a key stands for those below it as well.
         run: Length, batch, learning rate and image size in place of the config's.
+        teacher: Name of the model to learn from, in place of the config's
+            ``distillation.teacher``.
+        open_model: Loads it on the CPU by its name, needed where the run has one:
+            :func:`mmseg_resnest.load_segmentor`.
 
     Returns:
         On every process ``work_dir`` and ``seconds``; on the first one also what ``results.json``
@@ -118,7 +125,9 @@ def train(
         if isinstance(folders, NewRunFolders):
             folder = folders.work_dir
         options = TrainingOptions(
-            folder, seed, amp, auto_scale_lr, launcher, tuple(log_to), run=run or RunOptions()
+            *(folder, seed, amp, auto_scale_lr, launcher, tuple(log_to)),
+            run=run or RunOptions(),
+            teacher=teacher,
         )
         if work_dir is not None:
             check_free(cfg, folder, resume)
@@ -136,12 +145,15 @@ def train(
         check_start(cfg, ["train", "val"])
         prepare_machine(cfg, machine)
         numerics = numerics_of(cfg, machine.world_size)
-        start.compare(resolved.values, numerics, allow_changes)
+        found = find_teacher(cfg, open_model)
+        values = {**resolved.values, **(found.values if found else {})}
+        start.compare(values, numerics, allow_changes)
 
         # Build.
         built = build_seeded_model(cfg, machine.rank)
         if start.resume is None:
             notes += _check_pretrained(built.model)
+        notes += teach(found, cfg, built.model) if found else []
         start.fit(cfg, built.model)
         state = describe_model_state(built.model)
         if folders:
@@ -149,10 +161,8 @@ def train(
         if not restarted_by_launcher():
             notes += dry_step(cfg, built, machine)
         init_distributed(options.launcher, timeout_of(cfg))
-        changes = sorted(allow_changes)
-        check_same_run(
-            lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), allow_changes=changes)
-        )
+        same = {"allow_changes": sorted(allow_changes), "teacher": found and found.sha256}
+        check_same_run(lambda: record_run(cfg, _LOADERS, state, cfg.get("load_from"), **same))
         notes += together(lambda: folders.hold(make=True) if folders else [])
         if (
             isinstance(folders, NewRunFolders) and folders.work_dir != folder
@@ -165,7 +175,7 @@ def train(
         notes += [*start.notes, *resolved.notes]
         runner.start_from(start.record)
         start.record = None
-        runner.config_values, runner.numerics = resolved.values, numerics
+        runner.config_values, runner.numerics = values, numerics
         runner.changes = start.changes
         if folders:
             runner.before_saving = folders.check

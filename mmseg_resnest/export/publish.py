@@ -40,7 +40,7 @@ CARD_FILE = "README.md"
 TRAINING_CONFIG_FILE = "training_config.py"
 #: What a published folder holds, and a list of their SHA-256 sums.
 FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TRAINING_CONFIG_FILE)
-_OF_THIS_MACHINE = ("work_dir", "load_from", "resume")
+_OF_THIS_MACHINE = ("work_dir", "load_from", "resume", "distillation")
 _METRICS = {"mIoU": "mean_iou", "pixAcc": "pixel_accuracy", "mAcc": "mean_accuracy"}
 
 

@@ -2,14 +2,17 @@
 """Models: they turn images into scores."""
 
 from .data_preprocessor import SegDataPreProcessor
+from .distillation import Distillation
 from .folding import fold_for_inference
 from .heads import DeepLabV3Head, EncHead, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
 from .losses import (
     BoundaryLoss,
+    ChannelWiseDivergence,
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
     HuasdorffDisstanceLoss,
+    KLDivergence,
     LovaszLoss,
     OhemCrossEntropy,
     OHEMPixelSampler,
@@ -28,14 +31,17 @@ from .tta import SegTTAModel
 __all__ = [
     "ARCHITECTURES",
     "BoundaryLoss",
+    "ChannelWiseDivergence",
     "CrossEntropyLoss",
     "DeepLabV3Head",
     "DiceLoss",
+    "Distillation",
     "DropBlock2d",
     "EncHead",
     "EncoderDecoder",
     "FocalLoss",
     "HuasdorffDisstanceLoss",
+    "KLDivergence",
     "LovaszLoss",
     "MultiScaleGrid",
     "MultiScaleGridTTA",

@@ -111,22 +111,20 @@ def with_outputs(head: Any) -> Any:
 
 
 def multilabel_losses(
-    head: BaseDecodeHead, features: Sequence[Tensor], data_samples: Sequence[SegDataSample]
+    head: BaseDecodeHead, scores: Tensor, data_samples: Sequence[SegDataSample]
 ) -> dict[str, Tensor]:
     """The losses of a head, by name.
 
     Args:
         head: A decode head with a score for each class.
-        features: Of the backbone.
+        scores: (N, C, h, w) that it gave.
         data_samples: N samples with ``gt_sem_seg`` (C, H, W) of 0, 1 and ``head.ignore_index``.
 
     Raises:
         UserError: The labels are not those of C classes that may overlap.
     """
     targets = _targets(head, data_samples)
-    scores = resize(
-        head.forward(features), targets.shape[2:], mode="bilinear", align_corners=head.align_corners
-    )
+    scores = resize(scores, targets.shape[2:], mode="bilinear", align_corners=head.align_corners)
     losses: dict[str, Tensor] = {}
     parts: Any = head.loss_decode
     for loss in parts if isinstance(parts, nn.ModuleList) else [parts]:

@@ -99,6 +99,8 @@ class EncoderDecoder(StockEncoderDecoder):
 
     test_cfg: Any
     multilabel = False
+    #: A :class:`~.distillation.Distillation`: what the training learns from a teacher.
+    distillation: Any = None
 
     def __init__(self, *args: Any, multilabel: bool = False, **kwargs: Any) -> None:
         check_value("model.multilabel", multilabel, "True or False", isinstance(multilabel, bool))
@@ -130,29 +132,40 @@ class EncoderDecoder(StockEncoderDecoder):
         With one output there is no ``acc_seg``, which the stack takes from the highest score, nor
         with ``multilabel``.
         """
-        if self.multilabel:
-            return self._multilabel_loss(inputs, data_samples)
-        losses = super().loss(inputs, data_samples)
+        if self.multilabel or self.distillation is not None:
+            losses = self._losses_of_scores(inputs, data_samples)
+        else:
+            losses = super().loss(inputs, data_samples)
         if self.out_channels == 1:
             losses = {name: v for name, v in losses.items() if not name.endswith("acc_seg")}
         return losses
 
-    def _multilabel_loss(
+    def _losses_of_scores(
         self, inputs: Tensor, data_samples: list[SegDataSample]
     ) -> dict[str, Tensor]:
+        """The losses of heads whose scores something else needs as well."""
+        taught = self.distillation
+        # First, while no tensor waits for the backward pass yet.
+        wanted = None if taught is None else taught.scores(inputs, data_samples)
         features = self.extract_feat(inputs)
         heads: dict[str, Any] = {"decode": self.decode_head}
         if self.with_auxiliary_head:
             several = isinstance(self.auxiliary_head, nn.ModuleList)
             auxiliary = self.auxiliary_head if several else [self.auxiliary_head]
             heads |= {f"aux_{i}" if several else "aux": head for i, head in enumerate(auxiliary)}
-        return {
-            name: value
-            for prefix, head in heads.items()
-            for name, value in add_prefix(
-                multilabel_losses(head, features, data_samples), prefix
-            ).items()
-        }
+        losses: dict[str, Tensor] = {}
+        for name, head in heads.items():
+            if head is not self.decode_head and not self.multilabel:
+                own = head.loss(features, data_samples, self.train_cfg)
+            else:
+                scores = head.forward(features)
+                by_labels = multilabel_losses if self.multilabel else type(head).loss_by_feat
+                own = by_labels(head, scores, data_samples)
+            losses |= add_prefix(own, name)
+            if taught is not None and head is self.decode_head:
+                first = scores[0] if isinstance(scores, tuple) else scores
+                losses |= taught.losses(first, wanted, self.align_corners)
+        return losses
 
     def inference(self, inputs: Tensor, batch_img_metas: Sequence[dict]) -> Tensor:
         """Scores (N, C, H, W) of normalised images (N, 3, H, W) by ``test_cfg.mode``.
@@ -193,10 +206,10 @@ class EncoderDecoder(StockEncoderDecoder):
         )
         black = self._black(inputs)
         for image, score, meta in zip(inputs, scores, batch_img_metas, strict=True):
-            left, right, top, bottom = _padding(meta)
+            left, right, top, bottom = padding(meta)
             inner = (slice(None), slice(top, height - bottom), slice(left, width - right))
             add_multi_scale_scores(
-                score[inner], image[inner], self._logits, settings, black, self.align_corners
+                score[inner], image[inner], self.logits, settings, black, self.align_corners
             )
         return scores
 
@@ -259,7 +272,7 @@ class EncoderDecoder(StockEncoderDecoder):
 
     def _steps_to_original(self, meta: Mapping[str, Any]) -> list[Step]:
         """What BaseSegmentor.postprocess_result does to the scores of one image."""
-        steps: list[Step] = [Crop(*_padding(meta))]
+        steps: list[Step] = [Crop(*padding(meta))]
         if meta.get("flip"):
             steps.append(Mirror({"vertical": 0, "horizontal": 1}[meta["flip_direction"]]))
         return [*steps, Resize(_size(meta, "ori_shape"), self.align_corners)]
@@ -281,8 +294,8 @@ class EncoderDecoder(StockEncoderDecoder):
         # all that follows goes through them class by class.
         return (scores[0] if isinstance(scores, tuple) else scores).contiguous()
 
-    def _logits(self, windows: Tensor) -> Tensor:
-        """Logits (B, C, h, w) of normalised images, at the head's resolution where it is known."""
+    def logits(self, windows: Tensor) -> Tensor:
+        """Logits (N, C, h, w) of normalised images, at the head's resolution where it is known."""
         if self._resizes_plainly():
             return self._head_scores(windows)
         size = windows.shape[2:]
@@ -339,7 +352,7 @@ def _size(meta: Mapping[str, Any], *keys: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _padding(meta: Mapping[str, Any]) -> tuple[int, int, int, int]:
+def padding(meta: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """Pixels that the data preprocessor added left, right, top and bottom."""
     left, right, top, bottom = meta.get("img_padding_size", meta.get("padding_size", (0, 0, 0, 0)))
     return left, right, top, bottom
@@ -348,7 +361,7 @@ def _padding(meta: Mapping[str, Any]) -> tuple[int, int, int, int]:
 def _is_original(meta: Mapping[str, Any], size: Sequence[int]) -> bool:
     """Whether scores of ``size`` (H, W) need no cropping, mirroring or resizing."""
     return (
-        not any(_padding(meta))
+        not any(padding(meta))
         and not meta.get("flip")
         and tuple(meta["ori_shape"][:2]) == tuple(size)
     )

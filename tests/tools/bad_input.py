@@ -407,6 +407,10 @@ CHECKPOINTS = [
         "not-found", "--resume no.pth",
     ),
     Case(
+        "a teacher that does not exist", "train.py toy.py --teacher no_such_model",
+        "not-found", "teacher no_such_model",
+    ),
+    Case(
         "weights alone, to resume from", "train.py toy.py --resume weights.pth", "resume",
         "weights.pth"
     ),

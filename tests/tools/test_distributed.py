@@ -173,6 +173,24 @@ def test_a_process_that_hangs_or_is_lost_is_named(
 
 
 @pytest.mark.long
+def test_a_teacher_teaches_every_process(runs: Toy, train: Train) -> None:
+    """The losses of one process, in two and sharded."""
+    first, taught = str(runs.folder / "one" / "iter_2.pth"), {}
+    options = ["--resume", first, "--teacher", "one/iter_6.pth", "--allow-changes", "distillation"]
+    for name, world, more in (
+        ("taught_one", 1, []),
+        ("taught_two", 2, []),
+        ("taught_sharded", 2, ["--cfg-options", "+model_wrapper_cfg.type=FSDP"]),
+    ):
+        train(runs, world, name, *options, *more)
+        taught[name] = logged(runs.folder / name)
+    for step in range(3, ITERATIONS + 1):
+        for key, most in (("loss", 2e-5), ("distill.loss_kl", 2e-3)):  # the latter is near 0
+            values = [lines[f"train {step}"][key] for lines in taught.values()]
+            assert values == pytest.approx([values[0]] * 3, rel=most), (step, key)
+
+
+@pytest.mark.long
 def test_sharded_training_is_the_same_training(runs: Toy, train: Train) -> None:
     """FSDP in place of DDP: the losses of DDP, whole checkpoints, which DDP continues as well."""
     folder = runs.folder

@@ -289,7 +289,7 @@ def test_command(words: list[str], place: Path) -> None:
     arguments = [STAND_INS.get(word, word) for word in arguments]
     config = next((word for word in arguments if find_config(word).is_file()), "")
     named = STAND_INS["work_dirs/RUN"] in arguments
-    if name == "report" or named or "--resume" in arguments or "--results" in arguments:
+    if named or name == "report" or {"--resume", "--results", "--teacher"} & set(arguments):
         ready(name, arguments)
     if config and name != "convert-checkpoint":
         arguments = [
@@ -309,7 +309,7 @@ def ready(name: str, arguments: list[str]) -> None:
     config = next((w for w in arguments if find_config(w).is_file()), STAND_INS["CONFIG"])
     for word in arguments:
         if word == STAND_INS["work_dirs/RUN"] or (
-            word.startswith("work_dirs/") and name == "report"
+            word.startswith("work_dirs/") and (name == "report" or "--teacher" in arguments)
         ):
             config = f"configs/{Path(word).name}.py"
     done = Path("work_dirs", Path(config).stem)
@@ -333,6 +333,8 @@ def test_config(block: Block, place: Path) -> None:
     base = "" if "_base_" in block.text else f"_base_ = {STAND_INS['CONFIG']!r}\n"
     text = re.sub(r'load_from = "\w+"', "load_from = None", block.text)  # published weights
     path.write_text(base + text, encoding="utf-8")
+    if teacher := re.search(r'teacher="(\S+)"', text):
+        ready("train", ["--teacher", teacher[1]])
     run("train", path, "--work-dir", f"runs/{block.page.stem}_{block.line}")
 
 

@@ -133,6 +133,7 @@ def test_options_of_a_run_need_resolved(run, given, option, named):
 
 def test_resolved_shows_what_the_options_change(run, tmp_path):
     options = ("--work-dir", str(tmp_path / "run"), "--seed", "5", "--amp", "--auto-scale-lr")
+    options += ("--teacher", "large")
     code, out, err = run(BASE, "--resolved", *options, "--log-to", "wandb")
     assert code == 0, err
     copy = tmp_path / "copy.py"
@@ -141,6 +142,7 @@ def test_resolved_shows_what_the_options_change(run, tmp_path):
     assert cfg.work_dir == str(tmp_path / "run")
     assert cfg.randomness.seed == 5
     assert cfg.numerics.fused is True
+    assert cfg.distillation.teacher == "large" and len(cfg.distillation.losses) == 2
     assert cfg.auto_scale_lr.enable is True
     assert cfg.optim_wrapper.type in ("AmpOptimWrapper", "BFloat16OptimWrapper")
     assert "wandb" in [backend.get("service") for backend in cfg.visualizer.vis_backends]

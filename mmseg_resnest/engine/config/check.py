@@ -45,6 +45,7 @@ REGISTRY_NAMES = tuple(name for name in dir(mmengine_registry) if name.isupper()
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 EFFECTIVE_KEYS = RUNNER_KEYS | {
     *("activation_checkpointing", "compile", "custom_imports", "data_root", "dry_step"),
+    "distillation",
     *("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "numerics"),
     *("runner_type", "strategy", "sync_bn", "total_batch_size", "tta_model", "tta_pipeline"),
 }
@@ -56,6 +57,7 @@ _UNTYPED: dict[str, frozenset[str]] = {
     "auto_scale_lr": frozenset({"enable", "base_batch_size"}),
     "env_cfg": frozenset({"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"}),
     "numerics": frozenset({"fused"}),
+    "distillation": frozenset({"teacher", "losses"}),
     "compile": frozenset(inspect.signature(torch.compile).parameters) - {"model"},
     **dict.fromkeys(
         DATALOADERS,
@@ -85,6 +87,7 @@ _REGISTRIES: dict[str, tuple[str, ...]] = {
     "param_scheduler": ("PARAM_SCHEDULERS",),
     "visualizer": ("VISUALIZERS",),
     "log_processor": ("LOG_PROCESSORS",),
+    "distillation": ("MODELS",),
     "model_wrapper_cfg": ("MODEL_WRAPPERS",),
 }
 #: The same, by top-level key and the last key.

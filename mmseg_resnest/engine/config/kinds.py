@@ -24,6 +24,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         (
             *("auto_scale_lr", "default_hooks", "log_processor", "model_wrapper_cfg", "numerics"),
+            "distillation",
             *("optim_wrapper", "randomness", "tta_model", "visualizer", "data_preprocessor"),
             *DATALOADERS,
             *("train_cfg", "val_cfg", "test_cfg"),
@@ -62,6 +63,7 @@ def check_kinds(root: Mapping[str, Any]) -> None:
         _check(f"default_hooks.{key}", hook, _DICTIONARY)
     for index, hook in enumerate(root.get("custom_hooks") or ()):
         _check(f"custom_hooks.{index}", hook, (Mapping,))
+    _check("distillation.teacher", (root.get("distillation") or {}).get("teacher"), _TEXT)
     scope = root.get("default_scope")
     if scope is not None and not (scope.isidentifier() and importlib.util.find_spec(scope)):
         message = f"must be the name of a package with parts, such as mmseg_resnest, not {scope!r}"

@@ -6,22 +6,27 @@ docs/recipes.md has a table of what differs and why.
 """
 
 from .base import SegmentationLoss
-from .check import check_losses, check_multilabel_loss
+from .check import build_distillation, check_losses, check_multilabel_loss
+from .distillation import ChannelWiseDivergence, DistillationLoss, KLDivergence
 from .pixels import BoundaryLoss, CrossEntropyLoss, FocalLoss, OhemCrossEntropy
 from .regions import DiceLoss, HuasdorffDisstanceLoss, LovaszLoss, TverskyLoss
 from .sampler import OHEMPixelSampler
 
 __all__ = [
     "BoundaryLoss",
+    "ChannelWiseDivergence",
     "CrossEntropyLoss",
     "DiceLoss",
+    "DistillationLoss",
     "FocalLoss",
     "HuasdorffDisstanceLoss",
+    "KLDivergence",
     "LovaszLoss",
     "OHEMPixelSampler",
     "OhemCrossEntropy",
     "SegmentationLoss",
     "TverskyLoss",
+    "build_distillation",
     "check_losses",
     "check_multilabel_loss",
 ]

@@ -10,10 +10,14 @@ from typing import Any
 from ...errors import UserError
 from ...registry import MODELS, type_name
 from .base import SegmentationLoss, check_index
+from .distillation import DistillationLoss
 
 #: Losses of the stack that have no meaning for scores and labels of classes, and why.
 _REFUSED = {
-    "KLDivLoss": "compares the scores of two models, for distillation",
+    **dict.fromkeys(
+        ("KLDivLoss", "ChannelWiseDivergence", "KLDivergence"),
+        "compares the scores of two models, for distillation",
+    ),
     "SiLogLoss": "compares depths",
 }
 
@@ -105,6 +109,27 @@ def _check_head(head: Mapping[str, Any], key: str) -> None:
             )
 
 
+def build_distillation(losses: Any, key: str) -> list[DistillationLoss]:
+    """Build the losses between the scores of two models from their configs, a list at a key.
+
+    Raises:
+        UserError: It is no such list, or one of them has an option that is not accepted.
+    """
+    built = []
+    if not isinstance(losses, list | tuple) or not losses:
+        message = f"must be a list of losses, dict(type=...), not {losses!r}"
+        raise UserError("config-value", f"config key {key}", message)
+    for where, config in _losses({key.rsplit(".", 1)[-1]: losses}, key, many=True):
+        kind = config["type"]
+        loss = MODELS.get(kind) if isinstance(kind, str) else kind
+        if not (isinstance(loss, type) and issubclass(loss, DistillationLoss)):
+            message = f"{type_name(kind)} is no loss between the scores of two models; take "
+            message += "ChannelWiseDivergence or KLDivergence"
+            raise UserError("config-type", f"config key {where}.type", message)
+        built.append(_built(where, config, loss, None))
+    return built
+
+
 def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> SegmentationLoss | None:
     """The loss of a config, or None if it is not of this package."""
     kind = config.get("type")
@@ -117,6 +142,10 @@ def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> Segmen
         raise UserError("config-type", f"config key {key}.type", message)
     if not (isinstance(loss, type) and issubclass(loss, SegmentationLoss)):
         return None
+    return _built(key, config, loss, outputs)
+
+
+def _built(key: str, config: Mapping[str, Any], loss: type, outputs: int | None) -> Any:
     options = {name: value for name, value in config.items() if name not in ("type", "_scope_")}
     known = inspect.signature(loss).parameters
     for name in options:
