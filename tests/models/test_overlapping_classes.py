@@ -145,7 +145,7 @@ WRONG: list[tuple[str, str, dict[str, Any]]] = [
         type="OHEMPixelSampler", thresh=0.7)))),
     ("config-conflict", "decode_head.out_channels", dict(head=dict(num_classes=2, out_channels=1,
                                                                    threshold=0.5))),
-    ("config-value", "decode_head.num_classes", dict(head=dict(num_classes=16))),
+    ("config-value", "decode_head.num_classes", dict(head=dict(num_classes=64))),
     ("config-conflict", "decode_head.type", dict(head=dict(type="EncHead", num_codes=4))),
     ("config-conflict", "decode_head.type", dict(head=dict(type=torch.nn.Identity))),
     ("config-conflict", "test_cfg.mode", dict(test_cfg=dict(mode="multi_scale_grid",
