@@ -37,19 +37,22 @@ def make_config(recipe: str, iterations: int | None, toy: bool) -> Any:
     """The config of a recipe, so many iterations long (None: as it says)."""
     cfg = load_config(ROOT / "configs" / f"deeplabv3plus_{recipe}_camvid.py")
     if iterations is not None:
-        warm_up, poly = cfg.param_scheduler
-        warm_up.end = poly.begin = max(1, min(300, iterations // 20))
-        poly.end = iterations + 1
-        cfg.train_cfg.update(
-            max_iters=iterations, val_interval=max(1, -(-iterations // VALIDATIONS))
-        )
+        set_length(cfg, iterations, VALIDATIONS)
     cfg.default_hooks.checkpoint.update(save_best="mIoU", interval=cfg.train_cfg.max_iters)
     if toy:
-        _shrink(cfg, recipe)
+        shrink(cfg, recipe)
     return cfg
 
 
-def _shrink(cfg: Any, recipe: str) -> None:
+def set_length(cfg: Any, iterations: int, validations: int) -> None:
+    """Let a run of a config with warm-up and poly have so many iterations and validations."""
+    warm_up, poly = cfg.param_scheduler
+    warm_up.end = poly.begin = max(1, min(300, iterations // 20))
+    poly.end = iterations + 1
+    cfg.train_cfg.update(max_iters=iterations, val_interval=max(1, -(-iterations // validations)))
+
+
+def shrink(cfg: Any, recipe: str) -> None:
     """A model and images with which some iterations take seconds on a CPU."""
     heads = cfg.model.decode_head, cfg.model.auxiliary_head
     if recipe == "resnest50":

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -271,7 +272,8 @@ def _train_and_publish(place: FitFolder, cfg: Config, text: str) -> None:
     trained, tested = place.run / RESULTS_FILE, place.test / RESULTS_FILE
     entry = {trained: fingerprint(text)}
     if not place.journal.has(entry):
-        train(cfg, work_dir=place.run, resume="auto")
+        open_model = partial(load_segmentor, device="cpu")
+        train(cfg, work_dir=place.run, resume="auto", open_model=open_model)
         place.journal.add(entry, step="train")
     best = place.best_checkpoint()
     entry = {tested: fingerprint(best)}

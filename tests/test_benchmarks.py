@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
@@ -269,6 +270,30 @@ def test_camvid_recipes_train_and_are_evaluated(bench, camvid_root, monkeypatch,
     best = max(record["history"], key=lambda one: one["mIoU"])
     assert record["evaluations"]["validation, single-scale"]["mIoU"] == pytest.approx(
         best["mIoU"], abs=0.01
+    )
+
+
+@pytest.mark.long
+def test_a_distillation_goes_on_where_it_was_stopped(
+    bench, camvid_root, monkeypatch, tmp_path, capsys
+):
+    """The teacher and the first student are not trained again; then all are in the table."""
+    distillation = bench("distillation")
+    monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
+    monkeypatch.setattr(distillation, "train", train := Mock(wraps=distillation.train))
+    words = ["--toy", "--iters", "2", "--teacher-iters", "2", "--out", str(tmp_path)]
+    train.side_effect = [DEFAULT, DEFAULT, distillation.Preempted("stopped by SIGTERM")]
+    assert distillation.main([*words, "--seed", "0"]) == 75
+    train.side_effect = None
+    assert distillation.main([*words, "--seed", "0", "--seed", "1"]) == 0
+    assert train.call_count == 3 + 3
+    rows = (tmp_path / "table.md").read_text().splitlines()
+    assert rows[-1] == capsys.readouterr().out.splitlines()[-1]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    assert len({len(row) for row in cells}) == 1
+    alone, taught, difference = ([float(v) for v in row[3:5]] for row in cells[-3:])
+    assert difference == pytest.approx(
+        [b - a for a, b in zip(alone, taught, strict=True)], abs=0.02
     )
 
 
