@@ -34,6 +34,15 @@ def test_patience_survives_a_resume(stopped: Path, tmp_path: Path, resumed_at: i
     assert runner.iter == 12
 
 
+def test_validations_before_begin_do_not_count(tmp_path: Path) -> None:
+    later = {**STOPPING, "begin": 9}  # counted: at 12, the first, and two without a better one
+    runner = make_runner(tmp_path, 40, 4, hooks=[later], patient=True)
+    runner.train()
+    assert runner.iter == 20
+    with raises_user_error("config-value", "EarlyStoppingHook"):
+        make_runner(tmp_path / "other", 40, 4, hooks=[{**STOPPING, "begin": -1}], patient=True)
+
+
 def test_a_state_of_another_kind_is_refused(stopped: Path, tmp_path: Path) -> None:
     record = torch.load(stopped / "iter_4.pth", weights_only=True)
     assert record["early_stopping"]["score"]["wait_count"] == 0

@@ -318,8 +318,8 @@ def _length(
     save = max(1, min(interval, round(_SAVE_SECONDS / seconds)))
     patience = Decision("patience", None, f"{_validations(count)}: too few to stop early")
     if count >= 6:
-        reason_of_patience = "validations without a better mIoU end the training"
-        patience = Decision("patience", count // 2, reason_of_patience)
+        ends = "validations without a better mIoU end the training, in its second half"
+        patience = Decision("patience", count // 3, ends)
     made = [
         Decision("max_iters", iterations, reason),
         Decision("warmup_iters", min(50, iterations // 10), "iterations: a tenth, at most 50"),

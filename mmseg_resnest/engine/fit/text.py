@@ -52,7 +52,9 @@ def fit_config_text(
     stopping = ""
     if plan["patience"] is not None:
         stopping = (
-            'custom_hooks = [dict(type="EarlyStoppingHook", monitor="mIoU", patience=patience)]\n'
+            "custom_hooks = [\n"
+            '    dict(type="EarlyStoppingHook", monitor="mIoU", patience=patience,'
+            " begin=max_iters // 2)\n]\n"
         )
     wrapper = '"BFloat16OptimWrapper"' if facts.gpu else '"OptimWrapper"'
     start = f"from {origin.name}" if origin.starts else "from scratch"

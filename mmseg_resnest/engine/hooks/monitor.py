@@ -85,7 +85,9 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
 
     Its patience is saved with the run: one that is resumed stops when it would have stopped.
 
-    Args: as MMEngine's.
+    Args: as MMEngine's, and
+        begin: Validations before this iteration count for nothing: a learning rate that is still
+            high makes scores go up and down, and by chance one of them is high.
     """
 
     priority = "LOW"  # before CheckpointHook, which saves what this validation has changed
@@ -93,15 +95,19 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
     _default_greater_keys = list(GREATER)
     _default_less_keys = list(LESS)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, begin: int = 0, **kwargs: Any) -> None:
         with naming("custom_hooks (EarlyStoppingHook)"):
+            if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
+                raise ValueError(f"begin must be a whole number of at least 0, not {begin!r}")
             super().__init__(*args, **kwargs)
+        self.begin = begin
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Stop the training if the score has not become better for long."""
         key = "custom_hooks (EarlyStoppingHook).monitor"
         name = require_score(metrics or {}, self.monitor, key)
-        super().after_val_epoch(runner, {self.monitor: (metrics or {})[name]})
+        if runner.iter >= self.begin:
+            super().after_val_epoch(runner, {self.monitor: (metrics or {})[name]})
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Put the best score, and for how long there was no better one, into the checkpoint."""

@@ -161,7 +161,7 @@ def test_a_budget_of_iterations_is_their_number() -> None:
     plan = plan_of(wishes=Wishes(Budget(iterations=6)))
     assert (plan["max_iters"], plan["val_interval"], plan["warmup_iters"]) == (6, 6, 0)
     long = plan_of(wishes=Wishes(Budget(iterations=5000)))
-    assert (long["max_iters"], long["val_interval"], long["patience"]) == (5000, 500, 5)
+    assert (long["max_iters"], long["val_interval"], long["patience"]) == (5000, 500, 3)
 
 
 def test_a_budget_that_cannot_be_met() -> None:
