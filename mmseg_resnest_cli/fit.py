@@ -27,8 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_next
-from .options import UsageError, add_device_option, image_size
-from .prepare_data import FORMATS, label_form
+from .label_options import (
+    add_jobs_option,
+    add_label_options,
+    check_jobs,
+    check_split,
+    label_options,
+)
+from .options import add_device_option, image_size
 from .startup import use_device
 
 if TYPE_CHECKING:
@@ -57,40 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print what would be done, with the predicted memory and time; write nothing",
     )
     labels = parser.add_argument_group("labels")
-    labels.add_argument(
-        "--format",
-        # Not one mask a class: those may overlap, which prepare-data keeps.
-        choices=("auto", *(form for form in FORMATS if form != "masks")),
-        type=label_form,
-        default="auto",
-        help="the form of the labels (default: told from the files)",
-    )
-    labels.add_argument(
-        "--classes",
-        default="auto",
-        metavar="FILE",
-        help="class list or colour table (default: auto, a list in the folder or the names that "
-        "occur)",
-    )
-    labels.add_argument(
-        "--ignore", nargs="+", default=[], metavar="NAME", help="classes whose pixels are ignored"
-    )
-    labels.add_argument(
-        "--background", metavar="NAME", help="the class of pixels that no shape covers"
-    )
-    labels.add_argument("--val-fraction", type=float, default=0.2, metavar="F", help="default: 0.2")
-    labels.add_argument(
-        "--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line"
-    )
-    labels.add_argument(
-        "--group-pattern", metavar="REGEX", help="its first group is what images of a group share"
-    )
-    labels.add_argument(
-        "--frames",
-        action=argparse.BooleanOptionalAction,
-        help="numbered images are frames of videos, or are not (default: measured)",
-    )
-    labels.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
+    add_label_options(labels)
+    add_jobs_option(labels)
     training = parser.add_argument_group("training")
     training.add_argument(
         "--from",
@@ -143,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.io.folder_lock import FolderLock
     from mmseg_resnest.io.processes import cpu_count
 
-    if args.jobs is not None and args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs}: must be at least 1")
+    check_jobs(args.jobs)
+    check_split(args, seed=False)  # which is also that of the training
     budget = parse_budget(args.budget)
     use_device(args.device)
     jobs = args.jobs or cpu_count()
@@ -192,15 +166,7 @@ def _shown(path: Path) -> str:
 def _label_options(args: argparse.Namespace) -> Any:
     from mmseg_resnest.datasets.prepare import CustomOptions
 
-    same = ("background", "val_fraction", "val_list", "group_pattern", "frames", "seed")
-    return CustomOptions(
-        name="data",
-        form=args.format,
-        sources=(args.data,),
-        classes=None if args.classes == "auto" else Path(args.classes),
-        ignore=tuple(args.ignore),
-        **{name: getattr(args, name) for name in same},
-    )
+    return CustomOptions(name="data", sources=(args.data,), **label_options(args))
 
 
 def _wishes(args: argparse.Namespace, budget: Budget, classes: Sequence[str]) -> Any:

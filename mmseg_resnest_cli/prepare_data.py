@@ -21,11 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import print_next
-from .options import UsageError, band_numbers
+from .label_options import (
+    add_jobs_option,
+    add_label_options,
+    check_jobs,
+    check_split,
+    label_form,
+    label_options,
+)
+from .options import UsageError
 
 if TYPE_CHECKING:
     from mmseg_resnest.datasets.prepare import CustomReport, Report
-    from mmseg_resnest.io.bands import BandOptions
 
 CUSTOM_CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
 # As in mmseg_resnest.datasets.prepare, whose import takes seconds; a test compares them.
@@ -36,11 +43,9 @@ DATA_SETS = {
     "voc12aug": "Pascal VOC 2012 and the masks of SBD",
     "pascal_context": "Pascal Context: VOC 2010 and the labels of the Detail API",
 }
-FORMATS = ("labelme", "coco", "colour", "index", "masks")
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 
-_VAL_FRACTION = 0.2
 
 #: Free memory of a GPU, bytes, from which on new configs have the larger model.
 _LARGE_GPU = 16e9
@@ -69,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", required=True, metavar="FILE", help="names of labels 0, 1, ..."
     )
     export.add_argument("--out", required=True, metavar="DIR", help="a new folder")
-    _add_jobs(export)
+    add_jobs_option(export)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,8 +87,7 @@ def run(args: argparse.Namespace) -> int:
         prepare_scenes,
     )
 
-    if args.jobs is not None and args.jobs < 1:
-        raise UsageError(f"--jobs {args.jobs}: must be at least 1")
+    check_jobs(args.jobs)
     if args.what == "export":
         count = export_labels(
             args.images, args.labels, args.classes, args.format, args.out, args.jobs
@@ -116,15 +120,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def label_form(text: str) -> str:
-    """The name of a form of labels, also as it is spelled elsewhere."""
-    return "colour" if text == "color" else text
-
-
-def _add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
-
-
 def _add_link(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--link",
@@ -139,7 +134,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", metavar="DIR", help="the data root (default: $MMSEG_RESNEST_DATA or data)"
     )
-    _add_jobs(parser)
+    add_jobs_option(parser)
     parser.add_argument(
         "--cache",
         nargs="?",
@@ -159,72 +154,14 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     _add_link(parser)
     add: Any = parser.add_argument
     add("--name", required=True, help="of the data set: its folder and its config")
-    add(
-        "--format",
-        choices=("auto", *FORMATS),
-        type=label_form,
-        default="auto",
-        help="the form of the labels (default: told from the files of the --source folder)",
-    )
     paths = dict(nargs="+", type=Path, metavar="PATH")
     add("--source", required=True, help="JSON files, or folders of labels", **paths)
     add("--val-source", default=[], help="the validation images' labels", **paths)
     folder = dict(type=Path, metavar="DIR")
     add("--images", help="folder of the images, where they are not beside the labels", **folder)
     add("--val-images", help="folder of the validation images (default: --images)", **folder)
-    add(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="class list or colour table, text, CSV or JSON: a name a line, or name and colour"
-        " (default: the names that occur, sorted)",
-    )
-    add("--ignore", nargs="+", default=[], metavar="NAME", help="classes whose pixels are ignored")
-    add(
-        "--label-map",
-        nargs="+",
-        default=[],
-        metavar="NAME=NAME",
-        help="classes that the config merges (bus=vehicle) or leaves out (pole=ignore); the files"
-        " keep them",
-    )
-    add(
-        "--bands",
-        type=_bands,
-        metavar="N,N,...",
-        help="bands to take of TIFF and .npy files, from 1, or all (default: all, where they are no"
-        " photos)",
-    )
-    add("--layout", choices=("HWC", "CHW"), help="axes of .npy files (default: HWC)")
-    add("--nodata", type=float, metavar="X", help="the value of bands that stands for no data")
-    add("--background", metavar="NAME", help="the class of pixels that no shape covers")
-    add(
-        "--multilabel",
-        action="store_true",
-        help="keep classes that overlap, as bit planes (labelme, coco, and masks: one mask a class,"
-        " CLASS/NAME.png or NAME/CLASS.png)",
-    )
-    add(
-        "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
-    )
-    what = f"default: {_VAL_FRACTION}"
-    add("--val-fraction", type=float, default=_VAL_FRACTION, metavar="F", help=what)
-    add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
-    add(
-        "--group-pattern",
-        metavar="REGEX",
-        help="its first group is what images of one group share (default: the name without the"
-        " number at its end, where neighbours look like frames of a video)",
-    )
-    add(
-        "--frames",
-        action=argparse.BooleanOptionalAction,
-        help="numbered images are frames of videos, or are not (default: measured)",
-    )
+    add_label_options(parser)
     add("--seed", type=int, default=0, help="another seed gives another split")
-    what = "leave out COCO's annotations that cannot be drawn, such as boxes alone (they are"
-    what += " ignored), and images that are not there; they are counted"
-    add("--allow-incomplete", action="store_true", help=what)
     add(
         "--config-dir",
         default=Path("configs", "custom"),
@@ -260,17 +197,14 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     from mmseg_resnest.engine.config import load_config, portable_name
     from mmseg_resnest.io.processes import cpu_count
 
-    _check_split(args)
-    same = ["name", "background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
-    same += ["images", "val_images", "classes", "val_list", "allow_incomplete", "multilabel"]
+    check_split(args, seed=True)
     options = CustomOptions(
-        form=args.format,
+        name=args.name,
         sources=tuple(args.source),
         val_sources=tuple(args.val_source),
-        ignore=tuple(args.ignore),
-        label_map=_label_map(args.label_map),
-        bands=_band_options(args),
-        **{name: getattr(args, name) for name in same},
+        images=args.images,
+        val_images=args.val_images,
+        **label_options(args),
     )
     how = {name: getattr(args, name) for name in ("epochs", "jobs", "link", "force")}
     if options.form == "auto":
@@ -279,48 +213,6 @@ def _custom(args: argparse.Namespace, root: str) -> CustomReport:
     base = load_config(args.base or _default_base())
     how["base_name"] = portable_name(str(base.filename))
     return prepare_custom(options, root, args.config_dir, base, **how)
-
-
-def _check_split(args: argparse.Namespace) -> None:
-    """Refuse options of the split that others replace."""
-    chosen = "--val-source" if args.val_source else "--val-list" if args.val_list else ""
-    given = {
-        "--group-pattern": args.group_pattern is not None,
-        "--frames or --no-frames": args.frames is not None,
-        "--val-fraction": args.val_fraction != _VAL_FRACTION,
-        "--seed": args.seed != 0,
-    }
-    for option in (option for option, is_given in given.items() if chosen and is_given):
-        message = f"has no effect with {chosen}, which says which images are for validation"
-        raise UsageError(f"{option}: {message}; leave one of them out")
-    if args.group_pattern is not None and args.frames is not None:
-        message = "has no effect with --group-pattern; leave one of them out"
-        raise UsageError(f"--frames or --no-frames: {message}")
-
-
-def _bands(text: str) -> tuple[int, ...]:
-    return () if text == "all" else band_numbers(text)
-
-
-def _band_options(args: argparse.Namespace) -> BandOptions | None:
-    from mmseg_resnest.io.bands import BandOptions
-
-    if args.bands is None and args.layout is None and args.nodata is None:
-        return None
-    return BandOptions(args.bands or None, args.layout or "HWC", args.nodata)
-
-
-def _label_map(pairs: Iterable[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in pairs:
-        old, sign, new = text.partition("=")
-        if not (old and sign and new):
-            message = "must be NAME=NAME, e.g. bus=vehicle or pole=ignore"
-            raise UsageError(f"--label-map {text}: {message}")
-        if old in found:
-            raise UsageError(f"--label-map {text}: {old}={found[old]} is given already")
-        found[old] = new
-    return found
 
 
 def _print_report(name: str, report: Report) -> None:

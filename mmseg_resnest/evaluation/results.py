@@ -64,7 +64,7 @@ def class_table(result: Mapping[str, Any]) -> str:
         name = printable(str(row["name"]))
         table.add_row([name, number(row["IoU"]), number(row["Acc"]), share, *extra])
     table.add_divider()
-    means = [number(result[name]) for name in more]
+    means = [number(result.get(name)) for name in more]
     table.add_row(["mean", number(result["mIoU"]), number(result["mAcc"]), "", *means])
     blank = [""] * len(more)
     table.add_row(["all pixels (pixAcc)", "", number(result["pixAcc"]), "100.00", *blank])
@@ -83,10 +83,10 @@ def _multilabel_table(result: Mapping[str, Any]) -> str:
     table = new_table("class", *scores[:3], "recall", "AP", "% of pixels")
     for row in result["classes"]:
         share = number(100 * row["label"] / result["labelled_pixels"])
-        numbers = [number(row[name]) for name in scores]
+        numbers = [number(row.get(name)) for name in scores]
         table.add_row([printable(str(row["name"])), *numbers, share])
     table.add_divider()
-    means = {name: number(result[f"m{name}"]) for name in ("IoU", "F1", "AP")}
+    means = {name: number(result.get(f"m{name}")) for name in ("IoU", "F1", "AP")}
     table.add_row(["mean", means["IoU"], means["F1"], "", "", means["AP"], ""])
     return table.get_string()
 

@@ -57,8 +57,7 @@ def _line(value: Any, key: str) -> str:
 _SCORES: dict[str, Check] = {"mIoU": _SCORE, "pixAcc": _SCORE, "mAcc": _SCORE}
 _CLASS: dict[str, Check] = {
     "name": _PLAIN_TEXT,
-    "IoU": _SCORE,
-    "Acc": _SCORE,
+    **dict.fromkeys(("IoU", "Acc", "precision", "recall", "F1", "AP", "boundary_IoU"), _SCORE),
     "label": optional(number(0, 1 << 60)),
 }
 
@@ -93,7 +92,10 @@ _KEYS: dict[str, Check] = {
 }
 #: Keys that a score of the same name must not take.
 NOT_SCORES = frozenset(_KEYS)
-_RESULTS = fields({**_SCORES, **_KEYS}, others=True)
+# Of some metrics; one of a user's may give another number under the same name.
+_MEANS = ("mF1", "mAP", "precision", "recall", "F1", "boundary_IoU")
+_OF_SOME = {"multilabel": optional(flag), **dict.fromkeys(_MEANS, optional(number(-1e300, 1e300)))}
+_RESULTS = fields({**_SCORES, **_KEYS, **_OF_SOME}, others=True)
 _INDEX = whole(0, MAX_CLASSES - 1)
 
 

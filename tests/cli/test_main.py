@@ -21,7 +21,7 @@ from mmseg_resnest.io import linking
 from mmseg_resnest.weights import EXPORT_LAYOUTS
 from mmseg_resnest.weights import cache_folder as library_cache_folder
 from mmseg_resnest.weights import catalogue as library_catalogue
-from mmseg_resnest_cli import package, prepare_data
+from mmseg_resnest_cli import label_options, package, prepare_data
 from mmseg_resnest_cli.main import COMMANDS, SCRIPTS, parser_of
 from mmseg_resnest_cli.options import UsageError
 
@@ -73,7 +73,7 @@ def test_choices_are_the_library_s() -> None:
     assert _choices("convert-checkpoint", "--layout") == list(EXPORT_LAYOUTS)
     assert set(prepare_data.DATA_SETS) == set(prepare.DATA_SETS)
     assert prepare_data.EXPORTS == prepare.EXPORTS
-    assert prepare_data.FORMATS == custom.FORMATS
+    assert label_options.FORMATS == custom.FORMATS
     assert prepare_data.LINKS == linking.LINKS
     help_of_export = parser_of("export-onnx").format_help()
     assert all(suffix in help_of_export for suffix in SUFFIXES)

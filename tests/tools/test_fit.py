@@ -25,6 +25,7 @@ import mmseg_resnest_cli.fit as fit_command
 from mmseg_resnest.datasets.prepare import CustomOptions
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.fit import Budget, Measured, Step, measure, prepare_labels
+from mmseg_resnest.inference import load_segmentor
 
 MEASURED = Measured((Step(2, 1 << 29, 30.0), Step(8, 1 << 30, 60.0)), 0.01, 0.1)
 BASE = """
@@ -325,3 +326,82 @@ def test_a_step_that_cannot_fit_is_not_made(
     found = Measured.of(measure(load_config("done/config.py"), [2, 8], Budget(iterations=6)))
     assert [one.batch for one in found.steps] == [2]
     assert found.val_seconds > 0
+
+
+def write_bands(folder: Path, masks: str, count: int = 8) -> Path:
+    """Five bands of 16 bits, the second one partly without data; masks of two classes.
+
+    ``masks`` is where the mask of a class is; ``masks/{n}.png``: of labels instead.
+    """
+    random = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    for name in "abcdefgh"[:count]:
+        planes = np.zeros((2, 48, 64), np.uint16)
+        x, y = random.integers(4, 40), random.integers(4, 30)
+        planes[0, y : y + 14, x : x + 20] = planes[1, y + 7 : y + 18, x + 5 : x + 24] = 1
+        means = np.array([100, 900, 3000, 5000, 20])
+        bands = random.normal(means, means / 9, (48, 64, 5)) * (1 + planes.sum(0)[..., None])
+        bands[:3, :5, 1] = 0
+        np.save(folder / "images" / f"{name}.npy", bands.round().astype(np.uint16))
+        of_classes = {"box": planes[0] * 255, "shade": planes[1] * 255}
+        for label, mask in of_classes.items() if "{c}" in masks else [("", planes[0])]:
+            file = folder / masks.format(c=label, n=name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8)).save(file)
+    return folder
+
+
+def finished(place: Path, out: str, said: str) -> Any:
+    """The model of a fit; its commands work, and the same command has nothing to do."""
+    for line in said.split("\nnext\n")[1].splitlines()[:2]:
+        image = next((place / out / "data" / "images").iterdir())
+        run(*(str(image) if w == "IMAGE_OR_FOLDER" else w for w in shlex.split(line)[1:]))
+    assert list((place / out / "pictures").iterdir())
+    cfg = load_config(place / out / "config.py")
+    assert json.loads((place / out / "check.json").read_text())["counts"] == {}
+    return cfg, load_segmentor(place / out / "model", device="cpu")
+
+
+def test_images_of_bands(place: Path) -> None:
+    write_bands(place / "bands", "masks/{n}.png")
+    words = ("--bands", "4,2,1,5", "--nodata", "0")
+    said = fit("of_bands", *words, data="bands")
+    assert "bands: 4" in said
+    cfg, model = finished(place, "of_bands", said)
+    names = (place / "of_bands/data/splits/train.txt").read_text().split()
+    for channel, band in enumerate((4, 2, 1, 5)):
+        values = [np.load(place / f"bands/images/{name}.npy")[:, :, band - 1] for name in names]
+        known = np.concatenate(values)[np.concatenate(values) != 0].astype(np.float64)
+        assert cfg.model.data_preprocessor.mean[channel] == pytest.approx(known.mean(), rel=1e-5)
+        assert cfg.model.data_preprocessor.std[channel] == pytest.approx(known.std(), rel=1e-5)
+    assert (cfg.model.backbone.in_channels, model.classes) == (4, ["class_0", "class_1"])
+    before = listing(place / "of_bands" / "run")
+    assert "measure" not in fit("of_bands", *words, data="bands").split("next")[0].splitlines()
+    assert listing(place / "of_bands" / "run") == before
+    assert printed_error(fit("of_bands", *words[:2], data="bands", codes=(2,)))[0] == (
+        "output-exists"
+    )
+
+
+def test_classes_that_overlap_in_photos_and_in_bands(place: Path) -> None:
+    write_bands(place / "layers", "masks/{c}/{n}.png")
+    for name in ("box", "shade"):
+        shutil.copytree(place / "layers/masks" / name, place / f"flat/masks/{name}")
+    (place / "flat/images").mkdir()
+    for file in (place / "layers/images").iterdir():
+        bands = np.load(file)[:, :, :3] // np.array([2, 16, 64])
+        photo = Image.fromarray(bands.clip(0, 255).astype(np.uint8))
+        photo.save(place / f"flat/images/{file.stem}.png")
+    for data, channels in (("layers", 5), ("flat", None)):
+        said = fit(f"of_{data}", "--multilabel", data=data)
+        assert "labels: one mask a class (16)" in said
+        cfg, model = finished(place, f"of_{data}", said)
+        assert cfg.model.backbone.get("in_channels") == channels
+        result = json.loads((place / f"of_{data}/run/test/results.json").read_text())
+        assert [row["name"] for row in result["classes"]] == ["box", "shade"]
+        assert "mAP" in result["scores"]
+        image = next((place / data / "images").iterdir())
+        assert model(image).masks.shape == (2, 48, 64)
+    code, text = refused(place, data="flat")
+    assert code == "argument-missing"
+    assert "--multilabel" in text

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from ...io.parallel import in_parallel
 from ...io.up_to_date import fingerprint
 from ..pipelines import split_loading, step_name
 from .labels import indices
+from .planes import LOAD_BANDS, file_planes
 from .samples import IGNORED, Sample
 
 BAND_SUFFIXES = (".npy", ".tif", ".tiff")
@@ -96,7 +98,11 @@ def _is_of_bands(sample: Sample, asked: bool) -> bool:
 
 
 def measure_bands(
-    folder: Path, samples: Sequence[Sample], options: BandOptions, processes: int
+    folder: Path,
+    samples: Sequence[Sample],
+    options: BandOptions,
+    processes: int,
+    planes: int | None = None,
 ) -> BandStatistics:
     """Mean and deviation of each band of prepared training images, one image at a time.
 
@@ -107,6 +113,7 @@ def measure_bands(
         samples: The training images.
         options: How they are read.
         processes: How many to read with.
+        planes: The number of classes that may overlap; None of ones that exclude each other.
 
     Raises:
         UserError: An image cannot be read or has another size than its labels; or a band has no
@@ -114,7 +121,7 @@ def measure_bands(
     """
     names = {sample.name: f"{sample.name}{sample.suffix.lower()}" for sample in samples}
     found: dict[str, npt.NDArray[np.float64]] = {}
-    work = partial(_measure, folder, options)
+    work = partial(_measure, folder, options, planes)
     for name, sums in in_parallel(work, sorted(names.items()), processes, "measure bands"):
         found[name] = sums
     first = next(iter(sorted(found)))
@@ -137,7 +144,7 @@ def measure_bands(
 
 
 def _measure(
-    folder: Path, options: BandOptions, job: tuple[str, str]
+    folder: Path, options: BandOptions, planes: int | None, job: tuple[str, str]
 ) -> tuple[str, npt.NDArray[np.float64]]:
     """Name, and of each band how many values count, their mean, and the sum of squares about it."""
     name, image = job
@@ -148,6 +155,8 @@ def _measure(
         raise UserError("image", file, f"cannot be read as bands ({error})") from error
     labels_file = folder / "annotations" / f"{name}.png"
     labels = indices(labels_file.read_bytes(), labels_file)
+    if planes is not None:
+        labels = file_planes(labels, planes)[0]
     if labels.shape != pixels.shape[:2]:
         ours, theirs = ("x".join(map(str, shape[1::-1])) for shape in (pixels.shape, labels.shape))
         message = f"is {ours}, and its labels are {theirs}; is --layout another one?"
@@ -178,15 +187,32 @@ def known_statistics(
     return BandStatistics(options, tuple(noted["mean"]), tuple(noted["std"]))
 
 
+def loader_text(statistics: BandStatistics) -> str:
+    """The loader of a config, as Python."""
+    bands, layout, nodata, _ = statistics.options
+    number = repr(nodata) if nodata is None or math.isfinite(nodata) else f'float("{nodata}")'
+    nothing = "" if nodata is None else f" nodata={number},"
+    return f"""\
+dict(
+    type="LoadBands", bands={None if bands is None else list(bands)}, layout="{layout}",{nothing}
+    fill={list(statistics.mean)},
+)"""
+
+
+def suffix_line(suffixes: Sequence[str]) -> str:
+    """The option of a data set that says how names of images of bands end."""
+    return f"    img_suffix={[s for s in BAND_SUFFIXES if s in suffixes]!r},\n"
+
+
 def band_lines(
-    statistics: BandStatistics, parent: Config, suffixes: Sequence[str]
+    statistics: BandStatistics, parent: Config, suffixes: Sequence[str], multilabel: bool = False
 ) -> tuple[list[str], str, str]:
     """What a config of bands has beside that of photos.
 
     Returns:
-        Lines within ``model``, the option of the data set, and the text of the pipelines.
+        Lines within ``model``, the option of the data set, and the text of the loader and, but for
+        ``multilabel``, of the pipelines.
     """
-    bands, layout, nodata, _ = statistics.options
     model = [
         f"    data_preprocessor=dict(mean={list(statistics.mean)}, std={list(statistics.std)},",
         "        bgr_to_rgb=False),",
@@ -194,18 +220,11 @@ def band_lines(
     ]
     if not parent.model.get("data_preprocessor"):
         model[0] = model[0].replace("dict(mean", 'dict(type="SegDataPreProcessor", mean')
-    dataset = f"    img_suffix={[s for s in BAND_SUFFIXES if s in suffixes]!r},\n"
-    nothing = "" if nodata is None else f" nodata={nodata!r},"
-    text = f"""\
-load_bands = dict(
-    type="LoadBands", bands={None if bands is None else list(bands)}, layout="{layout}",{nothing}
-    fill={list(statistics.mean)},
-)
-"""
-    for name in ("train_pipeline", "test_pipeline"):
+    text = f"load_bands = {loader_text(statistics)}\n"
+    for name in () if multilabel else ("train_pipeline", "test_pipeline"):
         steps = "".join(f"    {line}\n" for line in _steps(name, parent[name]))
         text += f"{name} = [\n{steps}]\n"
-    return model, dataset, text
+    return model, suffix_line(suffixes), text
 
 
 def _steps(name: str, steps: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -220,3 +239,12 @@ def _steps(name: str, steps: Sequence[Mapping[str, Any]]) -> list[str]:
         else:
             lines.append(f"{step},  # {kind}")
     return lines
+
+
+def band_steps(steps: Sequence[Any]) -> list[Any]:
+    """A base's pipeline for bands, as data; its loader is :data:`.planes.LOAD_BANDS`."""
+    kept: list[Any] = [LOAD_BANDS]
+    for step in steps[len(split_loading(steps)[0]) :]:
+        if step_name(step) not in _COLOUR_STEPS:
+            kept.append({**step, "backend": "cv2"} if step.get("backend") == "pillow" else step)
+    return kept

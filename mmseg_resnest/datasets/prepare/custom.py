@@ -117,7 +117,8 @@ class CustomReport:
     ``classes`` holds name, colour and number of pixels in training and validation of each class;
     ``config`` is None where none was asked for;
     ``splits`` the names of images and ``groups`` the number of groups by split; ``done`` how many
-    files were made, linked, copied and kept; ``unchanged`` says that nothing was to be done.
+    files were made, linked, copied and kept; ``unchanged`` says that nothing was to be done;
+    ``bands`` are the statistics of images of bands, and ``suffixes`` the ends of images' names.
     """
 
     folder: Path
@@ -128,6 +129,8 @@ class CustomReport:
     done: dict[str, int]
     notes: list[str] = field(default_factory=list)
     unchanged: bool = False
+    bands: BandStatistics | None = None
+    suffixes: tuple[str, ...] = ()
 
 
 def _read_samples(
@@ -300,21 +303,16 @@ def prepare_custom(
     train, val = len(splits["train"]), len(splits["val"])
     sources = ", ".join(map(str, options.sources))
     bands = band_options(samples, options.bands, sources)
-    if bands is not None and options.multilabel:
-        message = "is for photos; prepare bands without it, and change the config by hand"
-        raise UserError("argument", "--multilabel", message)
-    if bands is not None and config is None:
-        message = "holds images of bands; prepare-data custom writes a config for them"
-        raise UserError("dataset", sources, message)
+    suffixes = tuple(sorted({sample.suffix.lower() for sample in samples}))
+    planes = len(palette) if options.multilabel else None
 
     def text_of(statistics: BandStatistics | None) -> bytes | None:
         if config is None or base is None or (bands is not None and statistics is None):
             return None
         sizes = len(merged.classes), train, val
-        suffixes = {sample.suffix.lower() for sample in samples}
         return config_text(
             options.name, root, *sizes, config, base, epochs, options.label_map, base_name,
-            options.multilabel, statistics, sorted(suffixes),
+            options.multilabel, statistics, suffixes,
         ).encode()  # fmt: skip
 
     old = config.read_bytes() if config is not None and config.is_file() else None
@@ -341,7 +339,6 @@ def prepare_custom(
         if not unchanged or counted is None:
             counted, ignored = {"pixels": {}, "unlabelled": []}, 0
             for split, names in splits.items():
-                planes = len(palette) if options.multilabel else None
                 total, unlabelled = count_pixels(folder, names, processes, split, planes)
                 counted["pixels"][split] = [total[label] for label in range(len(palette))]
                 counted["unlabelled"] += unlabelled
@@ -351,7 +348,7 @@ def prepare_custom(
             if bands is not None:
                 training = set(splits["train"])
                 chosen = [sample for sample in samples if sample.name in training]
-                statistics = measure_bands(folder, chosen, bands, processes)
+                statistics = measure_bands(folder, chosen, bands, processes, planes)
                 keep_statistics(about, statistics, splits["train"])
                 outputs.record.save()  # before the config, which holds them
                 text = text_of(statistics)
@@ -367,7 +364,9 @@ def prepare_custom(
         for label, (name, colour) in enumerate(zip(merged.classes, merged.palette, strict=True))
     ]
     notes += _notes(classes, counted["unlabelled"])
-    return CustomReport(folder, config, classes, splits, groups, dict(done), notes, unchanged)
+    return CustomReport(
+        folder, config, classes, splits, groups, dict(done), notes, unchanged, statistics, suffixes
+    )
 
 
 def _samples(

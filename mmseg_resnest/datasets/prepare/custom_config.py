@@ -19,7 +19,7 @@ from mmengine.config import Config
 from ...errors import UserError
 from ...weights import catalogue
 from ..class_names import CLASSES_FILE
-from .bands import BandStatistics, band_lines
+from .bands import BandStatistics, band_lines, band_steps
 from .config_text import text_literal
 from .planes import multilabel_lines
 
@@ -55,14 +55,18 @@ def config_text(
             message = f"has no {variable}; take one of the configs in configs/"
             raise UserError("config-key", f"--base {base}", message)
     lines = _head_lines(base, parent)
-    more, option, pipelines = "", "", "_base_."
+    of_model: list[str] = []
+    option, more, pipelines = "", "", "_base_."
     if bands is not None:
-        of_model, option, more = band_lines(bands, parent, suffixes)
-        lines, pipelines = [*of_model, *lines], ""
-    model = "model = dict(\n" + "\n".join(lines) + "\n)"
-    if multilabel:
-        model, more = multilabel_lines(parent, base)
+        of_model, option, more = band_lines(bands, parent, suffixes, multilabel)
         pipelines = ""
+    model = "model = dict(\n" + "\n".join([*of_model, *lines]) + "\n)"
+    if multilabel:
+        steps = {name: parent[name] for name in ("train_pipeline", "test_pipeline")}
+        if bands is not None:
+            steps = {name: band_steps(some) for name, some in steps.items()}
+        model, of_labels = multilabel_lines(parent, base, steps, of_model)
+        more, pipelines = more + of_labels, ""
     batch = int(parent.get("total_batch_size") or parent.train_dataloader["batch_size"])
     per_epoch = max(1, math.ceil(num_train / batch))
     max_iters = epochs * per_epoch
@@ -105,7 +109,7 @@ dataset = dict(
     data_root=root + "/{name}",
     data_prefix=dict(img_path="images", seg_map_path="annotations"),
     classes_file="{CLASSES_FILE}",  # names and colours, in data_root
-{option}{_label_map_lines(label_map)})
+{option}{label_map_line(label_map)})
 {more}train_dataloader = dict(
     dataset=dict(ann_file="splits/train.txt", pipeline={pipelines}train_pipeline, **dataset)
 )
@@ -142,7 +146,8 @@ def _published_weights(base: Path) -> str:
     return "weights.pth"
 
 
-def _label_map_lines(label_map: Mapping[str, str]) -> str:
+def label_map_line(label_map: Mapping[str, str]) -> str:
+    """The option of a data set that merges classes; empty without any."""
     if not label_map:
         return ""
     pairs = (f"{text_literal(old)}: {text_literal(new)}" for old, new in label_map.items())

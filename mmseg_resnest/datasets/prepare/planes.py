@@ -25,11 +25,13 @@ from .places import Place, list_folder
 from .samples import IGNORED, Sample, image_size
 
 __all__ = [
-    "BitTable", "blank", "check_overlap", "count_planes", "multilabel_lines", "paint",
-    "read_class_masks",
+    "LOAD_BANDS", "BitTable", "blank", "check_overlap", "count_planes", "file_planes",
+    "multilabel_lines", "paint", "read_class_masks",
 ]  # fmt: skip
 
 
+#: Stands for the loader of bands in a pipeline.
+LOAD_BANDS = {"type": "LoadBands"}
 _FORMS = ("labelme", "coco", "masks")  # of labels in which classes may overlap
 
 
@@ -107,8 +109,9 @@ def read_class_masks(source: Path, images: Path | None) -> list[Sample]:
     if images is None:
         message = "give the folder of images (one mask a class)"
         raise UserError("argument-missing", "--images", message)
-    pictures = images_in(images)
     masks = [p for p in list_folder(source) if Path(p.name).suffix.lower() in IMAGE_SUFFIXES]
+    own = {place.file.resolve() for place in masks}  # masks may lie among the images
+    pictures = images_in(images, other=own) or images_in(images, suffixes=(".npy",))
     parts = [Path(place.name).with_suffix("").parts for place in masks]
     flat = next((place for place, part in zip(masks, parts, strict=True) if len(part) < 2), None)
     if flat is not None:
@@ -146,17 +149,30 @@ def _render(
     return labels
 
 
+def file_planes(pixels: NDArray[Any], classes: int) -> NDArray[np.uint8]:
+    """Planes (C, H, W) of 0, 1 and 255 (ignored) of the pixels of a file."""
+    return unpack(from_file(pixels.astype(file_type(classes)), classes), classes)
+
+
 def count_planes(pixels: NDArray[Any], classes: int) -> dict[int, int]:
     """Pixels of each class of a file of bit planes, and of ignored ones under 255."""
-    planes = unpack(from_file(pixels.astype(file_type(classes)), classes), classes)
+    planes = file_planes(pixels, classes)
     counts = {c: int((plane == 1).sum()) for c, plane in enumerate(planes)}
     counts[IGNORED] = int((planes[0] == IGNORED).sum())
     counts[IGNORED + 1] = planes[0].size - counts[IGNORED]  # labelled, if of no class
     return {label: count for label, count in counts.items() if count}
 
 
-def multilabel_lines(parent: Any, base: Path) -> tuple[str, str]:
+def multilabel_lines(
+    parent: Any, base: Path, pipelines: Mapping[str, Sequence[Any]], of_model: Sequence[str] = ()
+) -> tuple[str, str]:
     """What a config of classes that overlap has beside that of others.
+
+    Args:
+        parent: The config that it inherits from.
+        base: Its file.
+        pipelines: ``train_pipeline`` and ``test_pipeline`` of the parent, or those for bands.
+        of_model: More lines within ``model``.
 
     Returns:
         The lines of ``model``, and those of the pipelines, metrics and augmentation.
@@ -165,12 +181,15 @@ def multilabel_lines(parent: Any, base: Path) -> tuple[str, str]:
         UserError: A pipeline of the parent has a part that has no name.
     """
     heads = [key for key in ("decode_head", "auxiliary_head") if parent.model.get(key)]
-    lines = [f"    {key}=dict(num_classes=num_classes, loss_decode=losses)," for key in heads]
+    lines = [*of_model]
+    lines += [f"    {key}=dict(num_classes=num_classes, loss_decode=losses)," for key in heads]
     subject, steps = f"--base {base}", {}
-    for name in ("train_pipeline", "test_pipeline"):
-        each = [_written(step, subject) for step in parent[name]]
+    for name, some in pipelines.items():
+        each = [_written(step, subject) for step in some]
         steps[name] = "[\n" + "".join(f"    {step},\n" for step in each) + "]"
-    rest = [s for s in parent["test_pipeline"] if not step_name(s).startswith(("Load", "Pack"))]
+    loader = 'dict(type="LoadImageFromFile")'
+    loader = "load_bands" if LOAD_BANDS in pipelines["test_pipeline"] else loader
+    rest = [s for s in pipelines["test_pipeline"] if not step_name(s).startswith(("Load", "Pack"))]
     views = "".join(f"            [{_written(step, subject)}],\n" for step in rest)
     model = f"""\
 losses = [
@@ -190,7 +209,7 @@ val_evaluator = dict(_delete_=True, type="MultilabelMetric")
 test_evaluator = val_evaluator
 tta_model = dict(_delete_=True, type="SegTTAModel")
 tta_pipeline = [
-    dict(type="LoadImageFromFile"),
+    {loader},
     dict(
         type="TestTimeAug",
         transforms=[
@@ -205,8 +224,10 @@ tta_pipeline = [
 
 
 def _written(value: Any, subject: str) -> str:
-    """A part of a pipeline as Python, with ``load_labels`` in place of what loads labels."""
+    """A part of a pipeline as Python, with ``load_labels`` and ``load_bands`` for what loads."""
     if isinstance(value, Mapping):
+        if value is LOAD_BANDS:
+            return "load_bands"
         if "type" in value and loads_labels(step_name(value)):
             return "load_labels"
         return f"dict({', '.join(f'{k}={_written(v, subject)}' for k, v in value.items())})"

@@ -183,6 +183,9 @@ def _class_weights(facts: Facts, wishes: Wishes) -> Decision:
         return Decision("class_weights", list(wish), "--class-weights FILE")
     if wish == "none":
         return Decision("class_weights", None, "--class-weights none")
+    if facts.multilabel:
+        reason = "classes overlap: the Dice loss counts a rare class as much as a frequent one"
+        return Decision("class_weights", None, reason)
     weights = balanced_weights(facts.train_pixels)
     if max(weights) / min(weights) < 1.5:
         return Decision("class_weights", None, "the classes have about as many pixels each")

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from ...datasets.prepare import CustomOptions, CustomReport
+from ...datasets.prepare.bands import BandStatistics
 from ...errors import UserError
+from ...io.bit_planes import part_sizes
 from ...io.image_header import read_header
 from ...io.processes import cpu_count
 from ..forecast import free_memory
@@ -34,6 +36,10 @@ class Facts:
             is not known.
         cores: Processor cores.
         gpu: Its name; empty without one.
+        multilabel: Whether the classes may overlap.
+        bands: Means and deviations of images of bands; None of photos.
+        suffixes: How the images' names end.
+        label_map: Classes that are merged or left out when labels are read.
     """
 
     train_images: int
@@ -46,44 +52,47 @@ class Facts:
     memory: int | None
     cores: int
     gpu: str = ""
+    multilabel: bool = False
+    bands: BandStatistics | None = None
+    suffixes: tuple[str, ...] = ()
+    label_map: Mapping[str, str] = field(default_factory=dict)
 
 
-def collect_facts(
-    labels: Sequence[Path],
-    val_images: int,
-    classes: Sequence[str],
-    train_pixels: Sequence[int],
-    val_pixels: Sequence[int],
-) -> Facts:
-    """Facts of a prepared data set on this machine.
+def collect_facts(report: CustomReport, options: CustomOptions) -> Facts:
+    """Facts of a prepared data set on this machine; the sizes of some label maps are read.
 
     Args:
-        labels: The label maps of the training images; the sizes of some are read.
-        val_images: How many validation images there are.
-        classes: Names, in the order of the labels.
-        train_pixels: Labelled pixels of each class in the training images.
-        val_pixels: The same of the validation images.
+        report: What was prepared.
+        options: What it was prepared with.
 
     Raises:
         UserError: A label map cannot be read.
     """
+    names, _, train, val = zip(*report.classes, strict=True)
+    labels = [report.folder / "annotations" / f"{name}.png" for name in report.splits["train"]]
     chosen = np.linspace(0, len(labels) - 1, min(len(labels), _MOST_LOOKED_AT)).round()
     headers = [read_header(labels[int(index)], str(labels[int(index)])) for index in chosen]
     sizes = [(one.width, one.height) for one in headers if one is not None]
     width, height = np.median(np.array(sizes), axis=0)
+    if options.multilabel:  # several maps may stand side by side in a file
+        width /= len(part_sizes(len(names)))
     cuda = torch.cuda.is_available()
     gpu = torch.cuda.get_device_name() if cuda else ""
     return Facts(
         train_images=len(labels),
-        val_images=val_images,
+        val_images=len(report.splits["val"]),
         width=int(width),
         height=int(height),
-        classes=tuple(classes),
-        train_pixels=tuple(train_pixels),
-        val_pixels=tuple(val_pixels),
+        classes=names,
+        train_pixels=train,
+        val_pixels=val,
         memory=free_memory(cuda),
         cores=cpu_count(),
         gpu=gpu,
+        multilabel=options.multilabel,
+        bands=report.bands,
+        suffixes=report.suffixes,
+        label_map=options.label_map,
     )
 
 
@@ -91,15 +100,18 @@ def check_facts(facts: Facts, subject: object) -> None:
     """Refuse labels that nothing can be trained on, or that cannot be validated.
 
     Raises:
-        UserError: Fewer than two classes have pixels to train on, or none of those that the
-            validation images have is in the training images, or a part has no image.
+        UserError: Fewer than two classes, or of classes that overlap none, have pixels to train on;
+            or the validation images have a class that the training images have not; or a part has
+            too few images.
     """
     if facts.train_images < 2 or not facts.val_images:
         message = f"has {facts.train_images} images to train and {facts.val_images} to validate on;"
         raise UserError("dataset", subject, f"{message} there must be at least 2 and 1")
     trained = {n for n, p in zip(facts.classes, facts.train_pixels, strict=True) if p}
     validated = {n for n, p in zip(facts.classes, facts.val_pixels, strict=True) if p}
-    if len(trained) < 2:
+    if facts.multilabel and not trained:
+        raise UserError("classes", subject, "no pixel of its training labels is of a class")
+    if not facts.multilabel and len(trained) < 2:
         message = (
             f"its training labels hold one class alone ({', '.join(sorted(trained)) or 'none'});"
             " label a second one, or name what no shape covers with --background NAME"

@@ -101,15 +101,23 @@ def prepare_labels(options: CustomOptions, root: Path, jobs: int) -> Prepared:
     """
     options, notes = recognise_options(replace(options, name=_DATA), root, jobs)
     report = prepare_custom(options, root, jobs=jobs)
-    labels = [report.folder / "annotations" / f"{name}.png" for name in report.splits["train"]]
-    names, _, train, val = zip(*report.classes, strict=True)
-    facts = collect_facts(labels, len(report.splits["val"]), names, train, val)
+    facts = collect_facts(report, options)
     check_facts(facts, options.sources[0])
     counts = f"{facts.train_images:,} images to train, {facts.val_images:,} to validate on"
     if report.groups:
         counts += f", in {report.groups['train']:,} and {report.groups['val']:,} groups"
-    state = fingerprint([file_state(report.folder / name) for name in _PREPARED])
-    return Prepared(report.folder, facts, (*notes, counts, *report.notes), state)
+    about = [counts]
+    bands = facts.bands
+    if bands is not None:
+        said = "mean and deviation of each are those of the labelled pixels of the training images"
+        about.append(f"bands: {len(bands.mean)}; {said}")
+    if facts.multilabel:
+        about.append("classes may overlap: each has a sigmoid and a threshold of 0.5")
+    state = fingerprint(
+        [file_state(report.folder / name) for name in _PREPARED],
+        *(bands and bands.options.as_text(), facts.multilabel, dict(facts.label_map)),
+    )
+    return Prepared(report.folder, facts, (*notes, *about, *report.notes), state)
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Start:
 
     @functools.cached_property
     def _model(self) -> str:
-        return model_text(self.base, self.chosen, self.origin)
+        return model_text(self.base, self.facts, self.chosen, self.origin)
 
     def text(self, plan: Plan, data: Path, load_from: Path | None) -> str:
         """The text of the config of a plan."""

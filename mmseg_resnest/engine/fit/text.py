@@ -9,14 +9,36 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ...datasets.channels import Channels
 from ...datasets.class_names import CLASSES_FILE
+from ...datasets.prepare.bands import loader_text, suffix_line
 from ...datasets.prepare.config_text import text_literal
+from ...datasets.prepare.custom_config import label_map_line
 from ...errors import UserError
 from ..config import config_as_text
 from .decide import Plan
 from .facts import Facts
 from .weights import Origin
 
+_LOAD_PLANES = 'dict(type="LoadMultilabel", num_classes=num_classes)'
+_SCALES = """\
+tta_pipeline = [load_image, load_labels, dict(type="PackSegInputs")]
+tta_model = dict(
+    type="MultiScaleGridTTA",
+    scales=(0.75, 1.0, 1.25),
+    flip=True,
+    base_size=base_size,
+    crop_size=max(crop_size),
+)"""
+_VIEWS = """\
+flips = [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)]
+views = dict(
+    type="TestTimeAug", transforms=[flips, [resize], [load_labels], [dict(type="PackSegInputs")]]
+)
+tta_pipeline = [load_image, views]
+tta_model = dict(type="SegTTAModel")"""
+# Means and deviations of photos, in ImageNet.
+_PHOTOS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 _CLASS_WEIGHTS, _NUM_CLASSES = "@class_weights", "@num_classes"
 
 
@@ -60,7 +82,8 @@ def fit_config_text(
     start = f"from {origin.name}" if origin.starts else "from scratch"
     begins = next(one for one in plan.decisions if one.name == "start")
     model_of = next(one for one in plan.decisions if one.name == "model_of")
-    newline = "\n"
+    newline, bands = "\n", facts.bands
+    backend = "cv2" if bands else "pillow"  # which takes 8 bits alone
     return f"""\
 # {facts.train_images} / {facts.val_images} images, {len(facts.classes)} classes.
 # Written by mmseg-resnest fit. Below each reason stands what was decided for it.
@@ -74,9 +97,11 @@ load_from = {text_literal(load_from.as_posix()) if load_from else None}
 # the model of {_comment(str(model_of.value))}: {_comment(model_of.reason)}
 {model.strip()}
 
+load_image = {loader_text(bands) if bands else 'dict(type="LoadImageFromFile")'}
+load_labels = {_LOAD_PLANES if facts.multilabel else 'dict(type="LoadAnnotations")'}
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
+    load_image,
+    load_labels,
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomLongEdgeResize", base_size=base_size, ratio_range=(0.7, 1.35)),
     # Pad takes (width, height), RandomCrop (height, width).
@@ -84,30 +109,15 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=crop_size),{_colours(facts)}
     dict(type="PackSegInputs"),
 ]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(base_size, base_size), keep_ratio=True, backend="pillow"),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
-    dict(type="PackSegInputs"),
-]
-tta_model = dict(
-    type="MultiScaleGridTTA",
-    scales=(0.75, 1.0, 1.25),
-    flip=True,
-    base_size=base_size,
-    crop_size=max(crop_size),
-)
+resize = dict(type="Resize", scale=(base_size, base_size), keep_ratio=True, backend="{backend}")
+test_pipeline = [load_image, resize, load_labels, dict(type="PackSegInputs")]
+{_VIEWS if facts.multilabel else _SCALES}
 dataset = dict(
     type="CustomDataset",
     data_root=data_root,
     data_prefix=dict(img_path="images", seg_map_path="annotations"),
     classes_file="{CLASSES_FILE}",  # names and colours, in data_root
-)
+{suffix_line(facts.suffixes) if bands else ""}{label_map_line(facts.label_map)})
 train_dataloader = dict(
     batch_size=batch_size,
     num_workers=num_workers,
@@ -123,7 +133,7 @@ val_dataloader = dict(
     dataset=dict(ann_file="splits/val.txt", pipeline=test_pipeline, **dataset),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="SegmentationMetric")
+val_evaluator = dict(type="{"Multilabel" if facts.multilabel else "Segmentation"}Metric")
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
@@ -172,18 +182,19 @@ randomness = dict(seed={seed})
 """
 
 
-def model_text(base: Config, plan: Plan, origin: Origin) -> str:
-    """The lines of a config that say its model: that of ``base`` for other classes.
+def model_text(base: Config, facts: Facts, plan: Plan, origin: Origin) -> str:
+    """The lines of a config that say its model: that of ``base`` for other classes and channels.
 
     Args:
         base: The config whose model is taken.
+        facts: Of the data.
         plan: At least the first decisions.
         origin: What the training starts from.
 
     Raises:
         UserError: A head of the model has no number of classes.
     """
-    text = config_as_text(Config({"model": _model(base, plan, origin)}))
+    text = config_as_text(Config({"model": _model(base, facts, plan, origin)}))
     for name in (_CLASS_WEIGHTS, _NUM_CLASSES):
         text = text.replace(f"'{name}'", name[1:])
     return text
@@ -196,7 +207,7 @@ def _comment(text: str) -> str:
 
 
 def _colours(facts: Facts) -> str:
-    return '\n    dict(type="PhotoMetricDistortion"),' if facts.gpu else ""
+    return '\n    dict(type="PhotoMetricDistortion"),' if facts.gpu and not facts.bands else ""
 
 
 def _warm_up(plan: Plan) -> str:
@@ -206,9 +217,12 @@ def _warm_up(plan: Plan) -> str:
     dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup_iters, by_epoch=False),"""
 
 
-def _model(base: Config, plan: Plan, origin: Origin) -> Any:
-    """The model of a config for other classes, with names in place of what is decided."""
+def _model(base: Config, facts: Facts, plan: Plan, origin: Origin) -> Any:
+    """The model of a config for other data, with names in place of what is decided."""
     model: Any = copy.deepcopy(base.model).to_dict()
+    if base.get("data_preprocessor") is not None:
+        model.setdefault("data_preprocessor", copy.deepcopy(base.data_preprocessor).to_dict())
+    overlapped = model.pop("multilabel", False)
     for key in ("decode_head", "auxiliary_head"):
         heads = model.get(key) or []
         for head in heads if isinstance(heads, list | tuple) else [heads]:
@@ -216,14 +230,55 @@ def _model(base: Config, plan: Plan, origin: Origin) -> Any:
                 message = f"model.{key} has no num_classes; take another config"
                 raise UserError("config-key", f"--base {plan['model_of']}", message)
             head["num_classes"] = _NUM_CLASSES
-            losses = head.get("loss_decode") or []
-            for loss in losses if isinstance(losses, list | tuple) else [losses]:
-                loss.pop("class_weight", None)
-                if loss.get("type") == "CrossEntropyLoss" and plan["class_weights"] is not None:
-                    loss["class_weight"] = _CLASS_WEIGHTS
-                    loss["avg_non_ignore"] = True
+            sigmoid = overlapped or head.pop("out_channels", None) is not None
+            for option in ("out_channels", "threshold", "ignore_index"):
+                head.pop(option, None)
+            _set_losses(head, facts.multilabel, plan["class_weights"] is not None, sigmoid)
+    test_cfg = model.setdefault("test_cfg", {})
+    test_cfg.pop("thresholds", None)
+    if facts.multilabel:
+        model["multilabel"] = True
+        test_cfg["thresholds"] = 0.5
+    _set_channels(model, facts)
     if "backbone" in model:
         model["backbone"].pop("init_cfg", None)
         if origin.backbone and origin.there:
             model["backbone"]["init_cfg"] = dict(type="Pretrained", checkpoint=origin.name)
     return model
+
+
+def _set_losses(head: Any, multilabel: bool, weighted: bool, sigmoid: bool) -> None:
+    """Losses for classes that exclude each other, or overlap, in place of those of other classes.
+
+    ``sigmoid`` says that those of the head were for one output, or for classes that overlap.
+    """
+    losses = head.get("loss_decode") or []
+    losses = losses if isinstance(losses, list | tuple) else [losses]
+    weights = dict(class_weight=_CLASS_WEIGHTS) if weighted else {}
+    if multilabel:
+        head.pop("sampler", None)
+        same = dict(loss_weight=losses[0].get("loss_weight", 1.0) if losses else 1.0)
+        entropy = dict(type="CrossEntropyLoss", use_sigmoid=True, avg_non_ignore=True)
+        head["loss_decode"] = [{**entropy, **same, **weights}, dict(type="DiceLoss", **same)]
+        return
+    for loss in losses:
+        for option in ("class_weight", "ignore_index", *(["use_sigmoid"] if sigmoid else [])):
+            loss.pop(option, None)
+        if loss.get("type") == "CrossEntropyLoss" and weighted:
+            loss |= {**weights, "avg_non_ignore": True}
+
+
+def _set_channels(model: Any, facts: Facts) -> None:
+    """Let a model take the channels of the images."""
+    bands = facts.bands
+    if bands is None and Channels.of({"model": model}).fault(3) is None:
+        return
+    model.setdefault("data_preprocessor", dict(type="SegDataPreProcessor"))
+    preprocessor = model["data_preprocessor"]
+    preprocessor.pop("rgb_to_bgr", None)
+    if bands is None:
+        preprocessor |= _PHOTOS
+        model["backbone"].pop("in_channels", None)
+    else:
+        preprocessor |= dict(mean=list(bands.mean), std=list(bands.std), bgr_to_rgb=False)
+        model["backbone"]["in_channels"] = len(bands.mean)

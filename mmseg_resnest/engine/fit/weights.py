@@ -200,14 +200,16 @@ def write_start(origin: Origin, cfg: Config, classes: Sequence[str], path: Path)
         for row, name in enumerate(classes)
         if (key := name.strip().casefold()) in places
     ]
+    kept = 0
     for name, value in found.placed.items():
         if CLASSIFIER.search(name) and len(value) == len(origin.classes):
+            kept = len(pairs)
             rows = drawn[name].clone()
             for ours, theirs in pairs:
                 rows[ours] = value[theirs]
             state[name] = rows
     save_state_dict(state, path, force=True)
-    known = f"{len(pairs)} of {len(classes)} classes are known to it"
+    known = f"{kept} of {len(classes)} classes keep their rows of the heads"
     if not origin.classes:
         known = "it does not name its classes, so that no row of the heads is kept"
     return f"{found.say(model)}; {known}"

@@ -82,7 +82,8 @@ def test_a_base_that_cannot_be_written() -> None:
     def lines(loader: object) -> tuple[str, str]:
         steps = [dict(type=loader), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
         pipelines = dict(train_pipeline=steps, test_pipeline=steps)
-        return multilabel_lines(Config(dict(model=dict(decode_head=dict(a=1)), **pipelines)), BASE)
+        parent = Config(dict(model=dict(decode_head=dict(a=1))))
+        return multilabel_lines(parent, BASE, pipelines)
 
     with advises("datasets/prepare/planes.py:_written", "a config in text style"):
         lines(LoadImageFromFile)
@@ -152,6 +153,32 @@ def test_test_time_augmentation_prepares_as_the_test_does(tmp_path: Path) -> Non
     views = dataset[0]["data_samples"]
     assert [view.flip for view in views] == [False, True]
     assert views[0].gt_sem_seg.data.shape[0] == 2
+
+
+def test_images_of_bands(tmp_path: Path) -> None:
+    """Overlap and bands in one config; ignored pixels count in no mean."""
+    options = class_masks(tmp_path)
+    (tmp_path / "images/x.jpg").unlink()
+    (tmp_path / "images/y.jpg").unlink()
+    random = np.random.default_rng(0)
+    images = {name: random.integers(1, 5000, (6, 8, 5)).astype(np.uint16) for name in "xy"}
+    for name, image in images.items():
+        np.save(tmp_path / f"images/{name}.npy", image)
+    (tmp_path / "val.txt").write_text("y\n")
+    report = custom(
+        tmp_path, inherits="fcn_resnest14_camvid", multilabel=True, ignore=("void",),
+        val_list=tmp_path / "val.txt", **options,
+    )  # fmt: skip
+    cfg = load_config(report.config)
+    known = images["x"][expected() != 255].astype(np.float64)
+    np.testing.assert_allclose(cfg.model.data_preprocessor.mean, known.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(cfg.model.data_preprocessor.std, known.std(0), rtol=1e-5)
+    assert (cfg.model.multilabel, cfg.model.backbone.in_channels) == (True, 5)
+    for split in ("train", "val"):
+        sample = build(cfg, split)[0]
+        labels = sample["data_samples"].gt_sem_seg.data
+        assert (len(sample["inputs"]), len(labels)) == (5, 2)
+    assert cfg.tta_pipeline[0] == cfg.test_pipeline[0] == cfg.load_bands
 
 
 def test_16_bits_for_many_classes(tmp_path: Path) -> None:

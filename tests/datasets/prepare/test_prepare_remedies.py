@@ -401,7 +401,7 @@ def test_colours_of_a_resized_mask(tmp_path: Path) -> None:
     def tell(classes: Path | None = None) -> Any:
         return recognise(tmp_path / "s", classes=classes)
 
-    with advises("datasets/prepare/recognise.py:_colour_rows", "--classes"):
+    with advises("datasets/prepare/recognise_masks.py:_colour_rows", "--classes"):
         tell()
     assert tell(table).form == "colour"
     palette = np.uint8([[0, 0, 0], [20, 40, 60], [80, 100, 120]])
@@ -422,5 +422,5 @@ def test_masks_with_two_endings(tmp_path: Path) -> None:
         for file in (tmp_path / "s/val/masks").iterdir():
             file.rename(file.with_name(file.name.replace("_label", "_mask")))
 
-    helps("datasets/prepare/recognise.py:_found_masks", "rename",
+    helps("datasets/prepare/recognise_masks.py:found_masks", "rename",
           call=lambda: recognise(tmp_path / "s"), remedy=rename)  # fmt: skip

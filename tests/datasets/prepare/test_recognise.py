@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,44 @@ def test_folders_that_cannot_be_told(tmp_path: Path, truth: Truth) -> None:
         tell(tmp_path / "pictures")
     with raises_user_error("argument", "--format"):
         recognise_options(CustomOptions("mine", "auto", (tmp_path, tmp_path)), tmp_path, 1)
+
+
+CLASS_MASKS = {
+    "class, name": (("sky", "road"), "masks/{c}/{n}.png", "images/{n}.jpg"),
+    "name, class": (("sky", "road"), "masks/{n}/{c}.png", "images/{n}.jpg"),
+    "among the images": (("sky", "road"), "labels/{c}/{n}.png", "{n}.jpg"),
+    "a single class": (("road",), "masks/{c}/{n}.png", "images/{n}.jpg"),
+    "parts": (("sky", "road"), "{s}/masks/{c}/{n}.png", "{s}/images/{n}.jpg"),
+}
+
+
+@pytest.mark.parametrize("layout", CLASS_MASKS)
+def test_one_mask_a_class(tmp_path: Path, layout: str) -> None:
+    """Also of images that are named as a part is."""
+    classes, mask, image = CLASS_MASKS[layout]
+    rng = np.random.default_rng(0)
+    truth = {}
+    for n, name in enumerate(("train_0001", "val_0002", "photoc", "photod", "photoe")):
+        truth[name] = rng.random((len(classes), 6, 8)) < 0.5
+        split = "valid" if n == 4 else "train"
+        path = tmp_path / "theirs" / image.format(n=name, s=split)
+        write_folder(path.parent, {path.name: jpeg(n)})
+        for label, plane in zip(classes, truth[name], strict=True):
+            path = tmp_path / "theirs" / mask.format(n=name, c=label, s=split)
+            write_folder(path.parent, {path.name: png_of(plane * np.uint8(255))})
+    options = CustomOptions("mine", "auto", (tmp_path / "theirs",), group_pattern="(.*)")
+    filled, notes = recognise_options(replace(options, multilabel=True), tmp_path, 1)
+    assert filled.form == "masks" and notes
+    report = custom(tmp_path, **vars(filled))
+    names = [name for name, *_ in report.classes]
+    assert names == sorted(classes)
+    if layout == "parts":
+        assert report.splits["val"] == ["photoe"]
+    assert sorted(report.splits["train"] + report.splits["val"]) == sorted(truth)
+    for name, planes in truth.items():
+        bits = sum(planes[classes.index(one)] << n for n, one in enumerate(names))
+        np.testing.assert_array_equal(label_map(tmp_path, name), bits)
+    if len(classes) > 1:  # or else they are masks of 0 and 1
+        filled, _ = recognise_options(options, tmp_path, 1)
+        with raises_user_error("argument-missing", "--format masks"):
+            custom(tmp_path, **vars(filled))

@@ -1,0 +1,244 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Which masks a folder holds: of colours, of label numbers, or one a class."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...io.image_files import IMAGE_SUFFIXES
+from ...io.parallel import in_parallel
+from .colours import count_colours
+from .labels import indices, open_image
+from .layouts import (
+    FORM_NAMES,
+    SPLITS,
+    Found,
+    choose_splits,
+    common_folder,
+    is_image,
+    role_of,
+    split_and_role,
+)
+from .masks import images_in
+from .places import Place
+from .tables import Colour, read_table
+
+_SUFFIXES = (
+    *("_mask", "-mask", ".mask", "_masks", "_label", "-label", "_labels", "_seg", "_gt"),
+    *("_annotation", "_annot", "_L", "_gtFine_labelTrainIds", "_gtFine_labelIds"),
+)
+_LISTS = ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt")
+_SAMPLED = 12  # masks that are looked at to tell colours from label numbers
+_MOST_COLOURS = 64  # in all masks, without a table: more come from JPEG or from resizing
+# Folders of masks and images, and the suffix of masks; None where there is one mask a class.
+Pair = tuple[Path, Path, str | None]
+
+
+def mask_pairs(places: Sequence[Place]) -> dict[str, Pair]:
+    """Folders of masks and of images, by part; nothing where no mask has an image."""
+    parts: dict[str, dict[str | None, list[Place]]] = defaultdict(lambda: defaultdict(list))
+    photos = {place.file.with_suffix("") for place in places if is_image(place, IMAGE_SUFFIXES)}
+    stems = {place.file.stem for place in filter(is_image, places)}
+    for place in filter(is_image, places):
+        if place.file.suffix.lower() == ".npy" and place.file.with_suffix("") in photos:
+            continue  # something else about a photo
+        split, role = split_and_role(place.name)
+        if role == "labels" and place.file.parent.name in stems:  # NAME/CLASS.png
+            outer = split_and_role(str(PurePosixPath(place.name).parent))
+            split = outer[0] if outer[1] == "labels" else split
+        if role != "instances":
+            parts[split][role].append(place)
+    found = {}
+    for split, roles in parts.items():
+        if pair := _pair(roles):
+            found[split] = pair
+    return found
+
+
+def _pair(roles: Mapping[str | None, list[Place]]) -> Pair | None:
+    masks = roles.get("labels") or []
+    pictures = roles.get("images") or roles.get(None) or []
+    if masks and pictures:
+        source, images = common_folder(masks), common_folder(pictures)
+        suffix = _suffix(masks, pictures, source, images)
+        return (source, images, None if _have_classes(masks, pictures, suffix) else suffix or "")
+    among = [place for some in roles.values() for place in some]
+    folder = common_folder(among)
+    suffix = _suffix(among, among, folder, folder)
+    return (folder, folder, suffix) if suffix else None
+
+
+def _suffix(
+    masks: Sequence[Place], pictures: Sequence[Place], source: Path, images: Path
+) -> str | None:
+    """What most masks' names have after their image's; None if no two names belong together."""
+    names = {place.file.relative_to(images).with_suffix("").as_posix() for place in pictures}
+    stems = [place.file.relative_to(source).with_suffix("").as_posix() for place in masks]
+    counts = Counter[str]()
+    for stem in stems:
+        if stem in names and masks is not pictures:
+            counts[""] += 1
+        for suffix in _SUFFIXES:
+            if stem.endswith(suffix) and stem.removesuffix(suffix) in names:
+                counts[suffix] += 1
+    return max(counts, key=lambda suffix: (counts[suffix], suffix)) if counts else None
+
+
+def _have_classes(masks: Sequence[Place], pictures: Sequence[Place], suffix: str | None) -> bool:
+    """Whether masks are named as no image, but lie as ``CLASS/NAME`` or ``NAME/CLASS``."""
+    names = {place.file.stem for place in pictures}
+    return suffix is None and any(
+        place.file.stem in names or place.file.parent.name in names for place in masks
+    )
+
+
+def _found_class_masks(
+    pairs: Mapping[str, Pair],
+    places: Sequence[Place],
+    form: str | None,
+    table: Path | None,
+    notes: list[str],
+    multilabel: bool,
+) -> Found | None:
+    """What a folder with one mask a class was taken for; None of other masks."""
+    found: dict[str, Pair] = {}
+    for part, (source, images, end) in pairs.items():
+        told = role_of(source.name) or any(
+            re.fullmatch(pattern, source.name, re.I) for pattern in SPLITS.values()
+        )
+        of_one = multilabel and end == "" and not told  # the folder of a single class
+        found[part] = (source.parent, images, None) if of_one else (source, images, end)
+    if form not in (None, "masks") or any(end is not None for *_, end in found.values()):
+        return None
+    train, val = choose_splits(found, notes)
+    more: dict[str, Any] = {}
+    if val is not None:
+        more = {"val_sources": (found[val][0],), "val_images": found[val][1]}
+    source, images, _ = found[train]
+    number = sum(1 for place in places if source in place.file.parents and is_image(place))
+    notes.insert(0, f"labels: {FORM_NAMES['masks']} ({number:,})")
+    return Found("masks", (source,), images, classes=table, notes=tuple(notes), **more)
+
+
+def found_masks(
+    pairs: Mapping[str, Pair],
+    places: Sequence[Place],
+    form: str | None,
+    table: Path | None,
+    notes: list[str],
+    processes: int,
+    multilabel: bool,
+) -> Found:
+    """What a folder of masks was taken for.
+
+    Args:
+        pairs: What :func:`mask_pairs` found.
+        places: All files of the folder.
+        form: ``colour``, ``index`` or ``masks``; None tells it from the files.
+        table: A class list or colour table.
+        notes: On what was decided so far.
+        processes: How many to read masks with.
+        multilabel: Whether classes may overlap.
+
+    Raises:
+        UserError: The masks' names or colours do not agree, or a file cannot be read.
+    """
+    if found_of_classes := _found_class_masks(pairs, places, form, table, notes, multilabel):
+        return found_of_classes
+    train, val = choose_splits(pairs, notes)
+    ends = {part: end or "" for part, (*_, end) in pairs.items()}
+    masks: list[Place] = []
+    for part in filter(None, (train, val)):
+        masks += images_in(pairs[part][0], ends[part]).values()
+    rows = read_table(table) if table else []
+    values = _values(masks)
+    form = form or _form_of_masks(masks, values, rows)
+    made: list[Colour] = []
+    if form == "index" and not rows:
+        largest = max(in_parallel(_largest, masks, processes, "count labels"), default=0)
+        made = [Colour(f"class_{n}", None) for n in range(largest + 1)]
+    elif form == "colour" and not any(row.rgb for row in rows):
+        made = _colour_rows(masks, rows, processes)
+    if made:
+        notes.append(f"classes: {len(made)}, from the masks: {', '.join(r.name for r in made[:9])}")
+    notes.insert(0, f"labels: {FORM_NAMES[form]} ({len(masks):,})")
+    source, images, _ = pairs[train]
+    found: dict[str, Any] = {}
+    if val is not None:
+        found = {"val_sources": (pairs[val][0],), "val_images": pairs[val][1]}
+        if ends[val] != ends[train]:
+            message = f"masks end in {ends[val]!r} there and in {ends[train]!r} in {source}; rename"
+            raise UserError("dataset", pairs[val][0], message)
+    else:
+        lists = [p for p in places if p.name.lower().endswith(_LISTS)]
+        if lists:
+            found = {"val_list": lists[0].file}
+            notes.append(f"validation: the images that {lists[0].file} lists")
+    return Found(
+        form,
+        (source,),
+        images,
+        classes=None if made else table,
+        label_suffix=ends[train],
+        rows=tuple(made),
+        notes=tuple(notes),
+        **found,
+    )
+
+
+def _values(masks: Sequence[Place]) -> set[int] | None:
+    """The values of some grey or palette masks; None if one has colours."""
+    chosen = np.linspace(0, len(masks) - 1, min(_SAMPLED, len(masks))).round().astype(int)
+    found: set[int] = set()
+    for position in sorted(set(chosen.tolist())):
+        data = masks[position].read()
+        image = open_image(data, masks[position])
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B") or image.format == "JPEG":
+            return None
+        found.update(np.unique(indices(data, masks[position])).tolist())
+    return found
+
+
+def _form_of_masks(masks: Sequence[Place], values: set[int] | None, rows: Sequence[Colour]) -> str:
+    """Label numbers are dense from 0 on; grey values that are not are colours."""
+    if values is None:
+        return "colour"
+    coloured = {row.rgb for row in rows if row.rgb is not None}
+    if coloured:  # as CVAT's: the palette of the masks, or their numbers, may be meant
+        some = count_colours(masks[:_SAMPLED], 1)
+        if set(some) <= coloured:
+            return "colour"
+    used = values - {255}
+    names = len({row.name for row in rows})
+    dense = max(used, default=0) < (names or 2 * len(used) + 10)
+    several = len(used) > 1 or (names > 1 and 255 not in values)
+    return "index" if dense and several else "colour"
+
+
+def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int) -> list[Colour]:
+    """A name for each colour of the masks: those of a list without colours, or made up."""
+    found = count_colours(masks, processes)
+    if len(found) > _MOST_COLOURS:
+        message = (
+            f"and its like hold {len(found):,} colours, which come from JPEG or from resizing; get"
+            " the masks from before that, or give the colours that count with --classes"
+        )
+        raise UserError("label", masks[0], message)
+    colours = sorted(found)
+    if colours == [(0, 0, 0), (255, 255, 255)]:
+        names = [row.name for row in rows] if len(rows) == 2 else ["background", "object"]
+        return [Colour(name, rgb) for name, rgb in zip(names, colours, strict=True)]
+    return [Colour(f"colour_{r:02x}{g:02x}{b:02x}", (r, g, b)) for r, g, b in colours]
+
+
+def _largest(mask: Place) -> int:
+    values = indices(mask.read(), mask)
+    used = values[values != 255]
+    return int(used.max()) if used.size else 0
