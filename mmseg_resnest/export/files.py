@@ -17,9 +17,10 @@ import torch
 from ..engine.logs import only_errors
 from ..errors import UserError
 from ..inference import Segmentor
-from ..inference.runtimes import RECORD_KEY, SUFFIXES
+from ..inference.runtimes import SUFFIXES
 from ..io.packages import needs_extra
-from .network import AlignedCorners, ExportNetwork, make_record, output_of
+from .metadata import make_metadata
+from .network import AlignedCorners, ExportNetwork, output_of
 
 __all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "atomic_path"]
 
@@ -88,20 +89,20 @@ def export_model(
             "export", "option --processing",
             "torch.export cannot follow the test pipeline's Resize; export .pt2 without it",
         )  # fmt: skip
-    record = {RECORD_KEY: make_record(model, processing)}
+    about = make_metadata(model, processing)
     sample = (network.sample(),)
     with atomic_path(target) as part, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tracing will go, and what it could not know
         if suffix == ".torchscript":
             # Its own check would trace once more; compare() checks the files against the model.
             traced = torch.jit.trace(network, sample, check_trace=False)
-            torch.jit.save(traced, part, _extra_files=record)
+            torch.jit.save(traced, part, _extra_files=about)
         else:
             axes = (0, 1, 2) if processing else (0, 2, 3)
             shapes = {"images": dict.fromkeys(axes, torch.export.Dim.DYNAMIC)}
             with AlignedCorners(network.net):
                 program = torch.export.export(network, sample, dynamic_shapes=shapes, strict=False)
-            torch.export.save(program, part, extra_files=record)
+            torch.export.save(program, part, extra_files=about)
     return target
 
 
@@ -123,7 +124,7 @@ def export_onnx(
     if not low <= version <= high:
         raise UserError("argument", "option --opset", f"{version} must be from {low} to {high}")
     network = ExportNetwork(model, processing)
-    record = make_record(model, processing)
+    about = make_metadata(model, processing)
     given, got = "uint8" if processing else "float32", output_of(model, processing)
     axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
     quiet = only_errors(logging.getLogger("torch.onnx"))
@@ -138,7 +139,7 @@ def export_onnx(
         _name_sizes(graph.graph.input[0], _AXES[given])
         _name_sizes(graph.graph.output[0], _AXES[got], network.net.out_channels)
         del graph.metadata_props[:]
-        onnx.helper.set_model_props(graph, {RECORD_KEY: record})
+        onnx.helper.set_model_props(graph, about)
         graph.doc_string = ""
         onnx.checker.check_model(graph)
         onnx.save(graph, part)
@@ -162,6 +163,7 @@ def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
         source = export_onnx(model, Path(folder) / "model.onnx", processing)
         network = openvino.convert_model(source)
-        network.set_rt_info(make_record(model, processing), RECORD_KEY)
+        for key, value in make_metadata(model, processing).items():
+            network.set_rt_info(value, key)
         openvino.save_model(network, part, compress_to_fp16=False)
     return path

@@ -24,7 +24,7 @@ from ..engine.preflight import check_data
 from ..errors import UserError
 from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confusion
 from ..inference import Segmentor
-from ..inference.runtimes import RECORD_KEY, load_exported
+from ..inference.runtimes import load_exported
 from ..io.packages import needs_extra
 from ..registry import building
 from .files import atomic_path
@@ -115,9 +115,9 @@ def quantise(
             extra_options={"ActivationSymmetric": False},
         )
         written = onnx.load(part)
-        record = next(p.value for p in onnx.load(source).metadata_props if p.key == RECORD_KEY)
+        about = {p.key: p.value for p in onnx.load(source).metadata_props}
         del written.metadata_props[:]
-        onnx.helper.set_model_props(written, {RECORD_KEY: record})
+        onnx.helper.set_model_props(written, about)
         onnx.save(written, part)
     return Path(target)
 
