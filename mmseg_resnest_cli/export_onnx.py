@@ -75,10 +75,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import describe_model, print_header
     from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.engine.preflight import check_data
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.export import compare, export_model
-    from mmseg_resnest.export.check import check_images, require_agreement
+    from mmseg_resnest.export.check import check_images, images_of_test, require_agreement
     from mmseg_resnest.export.files import atomic_path
     from mmseg_resnest.export.int8 import quantise, require_one_class, score
     from mmseg_resnest.inference import load_segmentor
@@ -108,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     images = check_images(cfg, args.images, args.num_images)
     calibration: list[str] = []
     if args.int8 is not None:
-        check_data(cfg, ("test_dataloader",))
+        images_of_test(cfg, labelled=True)
         calibration = check_images(cfg, args.int8, args.num_calibration)
     rows = [
         ("exporting", out.name),

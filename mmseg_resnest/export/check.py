@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..datasets import build_dataset
+from ..datasets.pipelines import loads_labels, pipelines, step_name
 from ..datasets.reader import ImageInput, ImageReader
 from ..engine.preflight import check_data
 from ..errors import UserError
@@ -48,6 +49,31 @@ class Agreement:
         )
 
 
+def images_of_test(cfg: Config, labelled: bool = False) -> Any:
+    """The data set of a config's test split.
+
+    Args:
+        cfg: The config.
+        labelled: Whether its images need labels.
+
+    Raises:
+        UserError: It has no images, as in a published folder, or no labels.
+    """
+    check_data(cfg, ("test_dataloader",))
+    key, config = "config key test_dataloader.dataset", cfg.test_dataloader.dataset
+    with building(cfg.get("default_scope", "mmseg")):
+        try:
+            dataset = build_dataset(config)
+        except OSError as error:
+            message = "names no images; name the config and the checkpoint of the model's training"
+            raise UserError("dataset", key, message) from error
+    steps = [step_name(step) for _, some in pipelines(config) for step in some]
+    labels = dataset.get_data_info(0).get("seg_map_path")
+    if labelled and not (labels and any(map(loads_labels, steps))):
+        raise UserError("dataset", key, "has no labels, which scores need; export without --int8")
+    return dataset
+
+
 def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[str]:
     """At most ``most`` images to compare models on, spread evenly; a UserError without any.
 
@@ -59,12 +85,10 @@ def check_images(cfg: Config, source: str | None = None, most: int = 4) -> list[
         found = find_inputs(source, suffixes=reader.suffixes)[0]
     else:
         try:
-            check_data(cfg, ("test_dataloader",))
+            dataset = images_of_test(cfg)
         except UserError as error:
             message = f"{error.message}; or name images to check on with --images"
             raise UserError(error.code, error.subject, message) from error
-        with building(cfg.get("default_scope", "mmseg")):
-            dataset = build_dataset(cfg.test_dataloader.dataset)
         found = [os.fspath(dataset.get_data_info(i)["img_path"]) for i in range(len(dataset))]
     number = min(most, len(found))
     return [found[i * len(found) // number] for i in range(number)]

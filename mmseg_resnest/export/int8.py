@@ -17,16 +17,14 @@ from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..datasets import build_dataset
 from ..datasets.reader import ImageInput
 from ..engine.logs import only_errors
-from ..engine.preflight import check_data
 from ..errors import UserError
 from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confusion
 from ..inference import Segmentor
 from ..inference.runtimes import load_exported
 from ..io.packages import needs_extra
-from ..registry import building
+from .check import images_of_test
 from .files import atomic_path
 
 __all__ = ["quantise", "score"]
@@ -132,9 +130,7 @@ def require_one_class(model: Segmentor) -> None:
 def score(models: Sequence[Segmentor], cfg: Config, most: int = 0) -> list[SegmentationScores]:
     """Scores of each model on the first ``most`` images of the config's test split; 0 is all."""
     require_one_class(models[0])
-    check_data(cfg, ("test_dataloader",))
-    with building(cfg.get("default_scope", "mmseg")):
-        dataset = build_dataset(cfg.test_dataloader.dataset)
+    dataset = images_of_test(cfg, labelled=True)
     number = min(most, len(dataset)) if most else len(dataset)
     classes = len(models[0].classes)
     matrices = [np.zeros((classes, classes), np.int64) for _ in models]

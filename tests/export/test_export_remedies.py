@@ -18,7 +18,7 @@ from small_models import balanced, small_config
 
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.export import export_model
-from mmseg_resnest.export.check import check_images, compare
+from mmseg_resnest.export.check import check_images, compare, images_of_test
 from mmseg_resnest.export.int8 import quantise
 from mmseg_resnest.export.network import ExportNetwork, make_record
 from mmseg_resnest.export.publish import publish, read_results
@@ -93,8 +93,16 @@ def test_images_to_check_on(small_segmentor: Segmentor, pictures: Pictures, tmp_
     cfg = Config(dict(default_scope="mmseg_resnest", test_dataloader=dict(dataset=dataset)))
     with advises("export/check.py:check_images", "--images"):
         check_images(cfg)
+    (tmp_path / "images").mkdir()
     Image.fromarray(pictures[0]).save(tmp_path / "a.png")
-    assert check_images(cfg, str(tmp_path)) == [str(tmp_path / "a.png")]
+    Image.fromarray(pictures[0]).save(tmp_path / "images" / "a.jpg")
+    with advises("export/check.py:images_of_test", "name the config and the checkpoint"):
+        images_of_test(small_segmentor.cfg)  # as that of a published folder
+    cfg.test_dataloader.dataset.data_root = str(tmp_path)
+    assert len(images_of_test(cfg)) == 1
+    with advises("export/check.py:images_of_test", "has no labels", "export without --int8"):
+        images_of_test(cfg, labelled=True)
+    assert check_images(cfg, str(tmp_path / "*.png")) == [str(tmp_path / "a.png")]
     with advises("export/check.py:compare", "give at least one"):
         compare(small_segmentor, small_segmentor, [])
     assert compare(small_segmentor, small_segmentor, pictures[:1]).good

@@ -18,6 +18,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmseg.datasets import BaseSegDataset
+from own_loader import ReadHalf
 from PIL import Image
 from small_models import blobs, small_config
 
@@ -154,7 +155,7 @@ CASES = {
     "volume": Case(dict(type="LoadBiomedicalImageFromFile", decode_backend="numpy"), _volume,
                    ".npy", 1, [120.0], [60.0], [dict(type="MiddleSlice")], arrays=False,
                    published=False),
-    "own": Case(dict(type="ReadHalf"), own=True),
+    "own": Case(dict(type=ReadHalf.__name__), own=True),
 }  # fmt: skip
 
 

@@ -92,6 +92,7 @@ class LoadImageFromNDArray(mmseg.datasets.transforms.LoadImageFromNDArray):
         return {**super().transform(results), "img_path": path}
 
 
+@TRANSFORMS.register_module()
 class LoadGivenArrays(mmcv.transforms.BaseTransform):
     """Stands in a model file for a loader that is not in it: images are given as arrays.
 

@@ -106,7 +106,7 @@ OTHERS = {
         "LoadBiomedicalData",
         "LoadBiomedicalImageFromFile",
     ),
-    *("LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromNpyFile"),
+    *("LoadGivenArrays", "LoadImageFromFile", "LoadImageFromNDArray", "LoadImageFromNpyFile"),
     *("LoadMultipleRSImageFromFile", "LoadSingleRSImageFromFile", "PackSegInputs", "ToTensor"),
     *("Compose", "KeyMapper", "RandomApply", "RandomChoice", "TestTimeAug"),
     *("TransformBroadcaster",),  # test_pipelines.py
