@@ -8,7 +8,7 @@ import html
 import io
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,15 +127,22 @@ class Segmentation:
         Raises:
             UserError: ``opacity`` is outside [0, 1], or there is no such class.
         """
-        labels = self.labels
-        if classes is not None:
-            labels = self._only(class_indices(classes, self.classes))
+        labels = self.labels if classes is None else self.only(classes).labels
         labels, palette = self._coloured(labels)
         return Image.fromarray(overlay(self.image, labels, palette, opacity))
 
+    def only(self, classes: Collection[str | int] | str | int) -> Segmentation:
+        """The same without other classes: their pixels are of none.
+
+        That is label 255, with more than 255 classes 65535, or no bit of classes that overlap.
+        UserError if there is no such class.
+        """
+        return replace(self, labels=self._only(class_indices(classes, self.classes)))
+
     def _only(self, chosen: list[int]) -> NDArray[np.integer]:
-        """The labels, with 255 in place of classes that are not chosen."""
-        return np.where(np.isin(self.labels, chosen), self.labels, IGNORE)
+        """The labels without classes that are not chosen."""
+        none = IGNORE if len(self.classes) <= IGNORE else np.iinfo(np.uint16).max
+        return np.where(np.isin(self.labels, chosen), self.labels, none)
 
     def _coloured(
         self, labels: NDArray[np.integer]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""The service: an image in a request's body; a label map, an overlay or areas in the answer."""
+"""The service: an image in a request; a label map, an overlay or areas in the answer."""
 
 from __future__ import annotations
 
@@ -48,13 +48,23 @@ from ..work import (
     until_ended,
 )
 from .batcher import Batcher, Busy
+from .forms import FIELD, image_in
 from .limits import Limits
 
 __all__ = ["create_app"]
 
 _MEDIA = ("application/octet-stream", "image/jpeg", "image/png", "image/webp", "image/tiff")
 _DISCARD_SECONDS = 1.0
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILE = {"type": "string", "format": "binary"}
+_BINARY = {"schema": _FILE}
+_FORM = {
+    "schema": {
+        "type": "object",
+        "properties": {FIELD: _FILE},
+        "required": [FIELD],
+        "additionalProperties": False,
+    }
+}
 
 
 #: What ``/predict`` answers with.
@@ -135,7 +145,8 @@ class _Metrics:
 def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     """The application, for any ASGI server.
 
-    Endpoints: ``POST /predict`` (an image file as the body), ``GET /model``, ``GET /health``,
+    Endpoints: ``POST /predict`` (an image file as the body, or as the field ``image`` of a form),
+    ``GET /model``, ``GET /health``,
     ``GET /metrics`` (Prometheus' text format), ``GET /openapi.json`` and ``GET /docs``. Nothing
     that is sent is kept, or written but for loaders that read files, while they do.
 
@@ -222,8 +233,8 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
                 },
             },
             400: problem(
-                "The body is no image, one that takes long to decode or that the model cannot "
-                "segment, or there is no such class"
+                "The body is no image or a form without one, the image takes long to decode or the "
+                "model cannot segment it, or there is no such class"
             ),
             408: problem("The body did not arrive in time"),
             413: problem("The body has too many bytes, or the image too many pixels for memory"),
@@ -236,7 +247,7 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
             "requestBody": {
                 "required": True,
                 "description": "An image file: JPEG, PNG, WebP, TIFF, BMP, ...",
-                "content": dict.fromkeys(_MEDIA, _BINARY),
+                "content": {**dict.fromkeys(_MEDIA, _BINARY), "multipart/form-data": _FORM},
             }
         },
     )
@@ -247,7 +258,8 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
         ] = "labels",
         opacity: Annotated[float, Query(ge=0, le=1, description="of the overlay")] = 0.5,
         classes: Annotated[
-            list[str] | None, Query(description="names of those to colour in the overlay")
+            list[str] | None,
+            Query(description="names, with commas between them: the answer is of these alone"),
         ] = None,
     ) -> Response:
         began = time.monotonic()
@@ -271,10 +283,13 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-def _known(names: list[str] | None, classes: list[str]) -> list[str] | None:
+def _known(values: list[str] | None, classes: list[str]) -> list[str] | None:
+    """The names in values of a query; a comma separates two unless a class is called so."""
+    names: list[str] = []
+    for value in values or ():
+        names += [value] if value in classes else map(str.strip, value.split(","))
     try:
-        if names:
-            class_indices(names, classes)
+        class_indices(names, classes)
     except UserError as error:
         raise Refused(400, error.text) from error
     return names or None
@@ -323,6 +338,7 @@ class _State:
         Its place is taken before a byte of its body is read, until its work has ended.
         """
         client = request.client.host if request.client else ""
+        kind = request.headers.get("content-type", "")
         share = self.limits.waiting - self.limits.waiting // 4
         taken = self.clients[client]
         if self.waiting >= self.limits.waiting or taken >= share:
@@ -334,7 +350,7 @@ class _State:
         try:
             return await supervise(
                 request,
-                lambda body: self._work(body, doing, draw),
+                lambda body: self._work(image_in(body, kind), doing, draw),
                 self.limits.bytes,
                 limit,
                 limit,
@@ -396,6 +412,8 @@ async def _discard(request: Request) -> None:
 def _answer(
     result: Segmentation, output: Output, opacity: float, classes: list[str] | None
 ) -> Response:
+    if classes is not None:
+        result = result.only(classes)
     if output == "areas":
         height, width = result.size
         areas = [
@@ -412,7 +430,7 @@ def _answer(
         if max(result.size) > JPEG_EDGE:
             said = f"an overlay is a JPEG, of at most {JPEG_EDGE:,} pixels along an edge"
             raise Refused(400, f"{said}; ask for labels or areas")
-        result.overlay(opacity, classes).save(data, "JPEG", quality=90)
+        result.overlay(opacity).save(data, "JPEG", quality=90)
         return Response(data.getvalue(), media_type="image/jpeg")
     result.label_image().save(data, "PNG")
     return Response(data.getvalue(), media_type="image/png")
