@@ -3,6 +3,7 @@ r"""Rank images and regions by how likely their labels are wrong.
 
     mmseg-resnest label-errors work_dirs/my_run                      (its validation images)
     mmseg-resnest label-errors work_dirs/my_run --folds 5            (its training images)
+    mmseg-resnest label-errors CONFIG --folds 5
     mmseg-resnest label-errors CONFIG CHECKPOINT --split train
 
 Writes into --out: label_errors.html, each region with image, label, prediction and error;
@@ -67,18 +68,21 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.engine.resolve import default_work_dir
     from mmseg_resnest.engine.run_folders import evaluation_folder
     from mmseg_resnest.inference.label_errors import find_label_errors
 
     if args.folds is not None:
         use_device(args.device)
-    named = name_model(args, _NO_DATA)
-    assert named.checkpoint is not None
+    named = name_model(args, _NO_DATA, weights=args.folds is None)
     split = args.split or ("val" if args.folds is None else "train")
     out = Path(args.out) if args.out else None
     if out is None:
-        beside = Path(evaluation_folder(named.cfg, named.checkpoint, None, False)).parent
-        out = beside / "label_errors" / (f"folds{args.folds}" if args.folds else split)
+        if named.checkpoint is None:
+            folder = Path(default_work_dir(named.cfg))
+        else:
+            folder = Path(evaluation_folder(named.cfg, named.checkpoint, None, False)).parent
+        out = folder / "label_errors" / (f"folds{args.folds}" if args.folds else split)
     rows = [("labels of", f"the {split} images"), *model_rows(args), ("out", display_path(out))]
     print_header(rows)
     try:

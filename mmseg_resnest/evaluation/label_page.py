@@ -44,8 +44,8 @@ def region_card(
             :class:`~mmseg_resnest.inference.label_errors.LabelErrors`.
         region: The region.
         picture: (H, W, 3) the image, RGB.
-        given: (H, W) its labels, 255 where ignored.
-        predicted: (H, W) its predicted classes, 255 where ignored.
+        given: (H, W) its labels, -1 where ignored.
+        predicted: (H, W) its predicted classes, -1 where ignored.
         palette: ``[r, g, b]`` of each class.
     """
     window = _window(region.box, given.shape)
@@ -160,7 +160,7 @@ def _local(
 ) -> tuple[NDArray[np.uint8], list[Sequence[int]]]:
     """Labels as indices into a palette of the classes that occur among them."""
     values, places = np.unique(labels, return_inverse=True)
-    known = [int(value) for value in values if 0 <= value < len(palette) and value != IGNORE]
+    known = [int(value) for value in values if 0 <= value < len(palette)]
     table = [known.index(v) if v in known else IGNORE for v in map(int, values)]
     indices = np.array(table, np.uint8)[places].reshape(labels.shape)
     return indices, [palette[value] for value in known]

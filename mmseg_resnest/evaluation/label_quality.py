@@ -82,12 +82,10 @@ class LabelEvidence:
             message = f"does not hold the scores of labels ({error}); remove it and run again"
             raise UserError("format", path, message) from error
 
-    def plane(self, values: NDArray[Any], rest: int, kind: Any = np.int32) -> NDArray[Any]:
-        """(H, W) ``values`` (n,) at the doubted pixels and ``rest`` at the others."""
-        height, width = self.size
-        plane = np.full(height * width, rest, kind)
-        plane[np.unpackbits(self.doubted, count=height * width) == 1] = values
-        return plane.reshape(self.size)
+    def positions(self) -> NDArray[np.int64]:
+        """(n,) where the doubted pixels are in the image, read row by row."""
+        count = self.size[0] * self.size[1]
+        return np.flatnonzero(np.unpackbits(self.doubted, count=count))
 
 
 def gather(
@@ -194,13 +192,21 @@ def find_regions(
         wrong = chance >= thresholds[evidence.predicted] - 0.5 / _UNITS
     classes = len(thresholds)
     pair = evidence.given.astype(np.int64) * classes + evidence.predicted
-    pairs = evidence.plane(np.where(wrong, pair, -1), -1, np.int64)
-    of_label = evidence.plane(np.maximum(evidence.p_given, 1) / _UNITS, 1, np.float64)
-    of_other = evidence.plane(chance, 1, np.float64)
+    rows, columns = np.divmod(evidence.positions(), evidence.size[1])
+    own = np.maximum(evidence.p_given, 1) / _UNITS
     regions = []
-    for value in np.unique(pair[wrong]):
-        mask = (pairs == value).astype(np.uint8)
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    order = np.flatnonzero(wrong)[np.argsort(pair[wrong], kind="stable")]
+    for chosen in np.split(order, np.flatnonzero(np.diff(pair[order])) + 1):
+        if not chosen.size:
+            continue
+        top, left = int(rows[chosen].min()), int(columns[chosen].min())
+        places = rows[chosen] - top, columns[chosen] - left
+        planes = np.zeros((3, *(int(edge.max()) + 1 for edge in places)))
+        planes[0][places], planes[1][places], planes[2][places] = 1, own[chosen], chance[chosen]
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(
+            planes[0].astype(np.uint8), connectivity=4
+        )
+        given, predicted = divmod(int(pair[chosen[0]]), classes)
         for index in range(1, count):
             x, y, width, height, area = map(int, stats[index])
             if area < min_area:
@@ -209,12 +215,12 @@ def find_regions(
             part = parts[box] == index
             framed = np.pad(part, 1).astype(np.uint8)
             radius = float(cv2.distanceTransform(framed, cv2.DIST_L2, 5).max())
-            own, other = of_label[box][part], of_other[box][part]
-            evidence_of = radius * float(np.log(other / own).mean())
+            of_label, of_other = planes[1][box][part], planes[2][box][part]
+            doubt = radius * max(float(np.log(of_other / of_label).mean()), 0.0)
             regions.append(
                 WrongRegion(
-                    int(value // classes), int(value % classes), area, (x, y, width, height),
-                    1 / (1 + max(evidence_of, 0.0)), float(own.mean()), float(other.mean()), part,
+                    given, predicted, area, (left + x, top + y, width, height),
+                    1 / (1 + doubt), float(of_label.mean()), float(of_other.mean()), part,
                 )
             )  # fmt: skip
     return sorted(regions, key=lambda r: (r.score, r.box)), int(wrong.sum())

@@ -27,7 +27,7 @@ __all__ = ["find_label_errors"]
 
 def find_label_errors(
     cfg: Config,
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None,
     out: str | os.PathLike[str],
     split: str = "val",
     folds: int | None = None,
@@ -46,7 +46,7 @@ def find_label_errors(
 
     Args:
         cfg: A checked config.
-        checkpoint: Weights of the whole model; not used with ``folds``.
+        checkpoint: Weights of the whole model; not used with ``folds``, which needs none.
         out: The folder to write to.
         split: ``val`` or ``train``.
         folds: Judge each training image by a model that was trained on the other folds; so many
@@ -71,7 +71,7 @@ def find_label_errors(
     assigned = [0] * len(samples) if folds is None else assign_folds(samples, folds)
     with contextlib.ExitStack() as held:
         RunFolders({folder: "--out"}, held).hold(make=True)
-        checkpoints: Sequence[str | os.PathLike[str]] = [checkpoint]
+        checkpoints: Sequence[str | os.PathLike[str] | None] = [checkpoint]
         if folds is not None:
             checkpoints, weights = train_folds(cfg, samples, assigned, folder), None
         scores = Scores(folder / "scores", samples, ignored)
@@ -89,7 +89,7 @@ def find_label_errors(
         facts = {
             "split": split,
             "folds": folds,
-            "checkpoint": None if folds else os.fspath(checkpoint),
+            "checkpoint": None if folds or checkpoint is None else os.fspath(checkpoint),
             "min_area": min_area,
         }
         ranking = Ranking(model, samples, scores, facts, assigned if folds else None)

@@ -187,9 +187,9 @@ class Ranking:
             picture = self._model.reader.load_sample(sample.info).picture
             labels = sample.read_labels(len(self._model.classes), self._scores.ignore_index)
             ignored = (labels >= len(self._model.classes)) | (labels == self._scores.ignore_index)
-            given = np.where(ignored, 255, labels).astype(np.int64)
-            doubted = evidence.plane(np.ones_like(evidence.given), 0, bool)
-            predicted = np.where(doubted, evidence.plane(evidence.predicted, 0), given)
+            given = np.where(ignored, -1, labels.astype(np.int64))
+            predicted = given.copy()
+            predicted.reshape(-1)[evidence.positions()] = evidence.predicted
             for rank, region in zip(mine, regions, strict=True):
                 facts = found.regions[rank]
                 palette = self._model.palette

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from ...datasets import build_dataset, leaf_datasets, loss_ignore_index
 from ...datasets.pipelines import loads_labels, step_name
 from ...engine.config import require
+from ...engine.multilabel import is_multilabel
 from ...engine.preflight import check_data
 from ...errors import UserError
+from ...io.memory import ran_out_of_memory
 from ...registry import TRANSFORMS, building
 
 __all__ = ["LabelledSample", "labelled_samples"]
@@ -46,8 +48,16 @@ class LabelledSample:
             UserError: They cannot be read, or hold a value that is neither a class nor ignored.
         """
         results: dict[str, Any] = {**self.info, "seg_fields": []}
-        for loader in self.loaders:
-            results = loader(results)
+        try:
+            for loader in self.loaders:
+                results = loader(results)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a loader of another package raises
+            if ran_out_of_memory(error):
+                raise
+            said = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split()):.300})"
+            raise UserError("label", self.label, said) from error
         labels = np.asarray(results["gt_seg_map"])
         strange = labels[(labels >= num_classes) & (labels != ignore_index) & (labels != 255)]
         if strange.size:
@@ -64,7 +74,7 @@ def labelled_samples(cfg: Config, split: str) -> tuple[list[LabelledSample], int
     """
     name = f"{split}_dataloader"
     require(cfg, (name,), f"scoring the labels of the {split} images")
-    if cfg.model.get("multilabel"):
+    if is_multilabel(cfg):
         said = "takes labels of one class a pixel, and the classes of this model overlap "
         raise UserError("model", "label-errors", f"{said}(model.multilabel=True)")
     check_data(cfg, (name,))
