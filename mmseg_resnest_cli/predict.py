@@ -41,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save",
         nargs="+",
-        choices=["labels", "overlay", "side", "geojson", "coco"],
+        choices=["labels", "overlay", "side", "uncertainty", "geojson", "coco"],
         default=["labels", "overlay"],
         metavar="OUTPUT",
-        help="what to write: labels, overlay, side (image and prediction side by side), geojson, "
+        help="what to write: labels, overlay, side (image and prediction side by side), "
+        "uncertainty (entropy, a grey PNG whose value / 255 is its share of the largest), geojson, "
         "coco (the exact outlines of all regions); default: labels overlay",
     )
     parser.add_argument(

@@ -134,8 +134,9 @@ def evaluate(
         runner = Runner.from_cfg(cfg, model=model)
         progress = TestProgressHook()
         runner.register_hook(progress)
+        examples = ExamplesHook(Path(cfg.work_dir) / "examples")
         if options.submission is None:
-            runner.register_hook(ExamplesHook(Path(cfg.work_dir) / "examples"))
+            runner.register_hook(examples)
         out, show = (None if path is None else os.fspath(path) for path in folders.values())
         saving = SavePredictionsHook(out, show, options.submission)
         if out or show:
@@ -165,6 +166,9 @@ def evaluate(
             raise failure from error
         finally:
             report_lost_lines(runner.logger)
+        seconds = round(time.monotonic() - start, 3)
+        if options.submission is None and not options.tta and is_main_process():
+            examples.write_uncertainty(runner)
         written = written_by(resolve_checkpoint(os.fspath(checkpoint)))
         about = {
             "task": "test",
@@ -176,7 +180,7 @@ def evaluate(
             "folded": folded,
             "numerics": runner.describe_numerics(folded),
             "version": __version__,
-            "seconds": round(time.monotonic() - start, 3),
+            "seconds": seconds,
         }
         result = {**about, **evaluation_result(runner.test_evaluator, metrics), **about}
         for metric in runner.test_evaluator.metrics:

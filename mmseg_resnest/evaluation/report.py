@@ -24,6 +24,7 @@ from ..weights import catalogue
 from .curves import START_FILE, NoLog, Series, find_series, find_starts, read_scalars, read_start
 from .results import other_scores
 from .results_file import EXAMPLE_KINDS, RESULTS_FILE, own_file, read_examples, read_results_file
+from .uncertainty import heat_image
 
 __all__ = ["EXAMPLES_FILE", "MAX_BYTES", "data_uri", "read_run", "write_report"]
 
@@ -253,7 +254,7 @@ def _picture(root: Path, path: Path, kind: str) -> Iterator[Image.Image]:
 
 
 def _layers(root: Path, folder: Path, entry: Mapping[str, Any], edge: int) -> dict[str, str]:
-    """Image, label, prediction and error of an example as data URIs, at most ``edge`` pixels."""
+    """What is shown of an example as data URIs of at most ``edge`` pixels."""
     layers, maps = {}, {}
     with _picture(root, folder / f"{entry['file']}.jpg", "JPEG") as image:
         scale = min(1.0, edge / max(image.size))
@@ -270,6 +271,11 @@ def _layers(root: Path, folder: Path, entry: Mapping[str, Any], edge: int) -> di
     picture = Image.fromarray(error)
     picture.putpalette([222, 226, 230, 214, 40, 40, 40, 44, 52])
     layers["error"] = data_uri(picture, "PNG", optimize=True)
+    unsure = folder / f"{entry['file']}_uncertainty.png"
+    if os.path.lexists(unsure):
+        with _picture(root, unsure, "PNG") as image:
+            small = image.convert("L").resize(size, Image.Resampling.BILINEAR)
+        layers["uncertainty"] = data_uri(heat_image(small), "PNG", optimize=True)
     return layers
 
 

@@ -115,8 +115,7 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
                 equal += int((a.labels == b.labels).sum())
                 total += a.labels.size
         if worst is not None:
-            classes = range(len(model.classes))
-            scores: list[Any] = [one.class_scores(loaded, classes, tile=0) for one in models]
+            scores = [next(one.score_bands(loaded, tile=0))[1] for one in models]
             worst = max(worst, float(np.abs(scores[0] - scores[1]).max()))
     if not count:
         raise UserError("argument-missing", "images", "give at least one to compare the models on")

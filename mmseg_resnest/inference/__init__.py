@@ -9,6 +9,7 @@
     result = model("street.jpg")    # or an address, a PIL image, an array, a tensor
     result.labels                   # (H, W) class indices
     result.scores("Car")            # (H, W) probabilities
+    result.uncertainty()            # (H, W), 0 (sure) to 1
     result.areas()                  # pixels and share of each class
     result.overlay()                # a PIL image; the result shows itself in a notebook
     result.save("street.png")

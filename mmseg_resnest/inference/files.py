@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..evaluation import side_by_side
+from ..evaluation.uncertainty import uncertainty_image, uncertainty_of
 from ..io.atomic import atomic_open, atomic_write
 from ..io.bit_planes import file_type, part_sizes, to_file
 from ..io.image_files import JPEG_EDGE, as_picture, save_image, unique_stems
@@ -35,8 +36,9 @@ from .tiles import Tiling
 
 __all__ = ["OUTPUTS", "RECORD", "FileJob", "Summary", "plan_outputs"]
 
-OUTPUTS = ("labels", "overlay", "side", "geojson", "coco")
+OUTPUTS = ("labels", "overlay", "side", "uncertainty", "geojson", "coco")
 COCO_FILE = "coco.json"
+_NO_PALETTE = {"uncertainty", "geojson", "coco"}
 _LOSSY = {".jpg", ".jpeg", ".webp"}
 _REDUCED_EDGE = 4096  # pixels of the overlay of an image in tiles
 
@@ -45,7 +47,7 @@ def plan_outputs(
     images: Sequence[str], out: Path, outputs: Sequence[str]
 ) -> dict[str, dict[str, Path]]:
     """Where the outputs of each image go; UserError if one would overwrite an image."""
-    stems = unique_stems(images, endings=("_overlay", "_side"))
+    stems = unique_stems(images, endings=("_overlay", "_side", "_uncertainty"))
     inputs = {os.path.realpath(image) for image in images}
     plan = {}
     for image in images:
@@ -56,6 +58,7 @@ def plan_outputs(
             "labels": ".png",
             "overlay": f"_overlay{suffix}",
             "side": f"_side{suffix}",
+            "uncertainty": "_uncertainty.png",
             "geojson": ".geojson",
             "coco": "_coco.json",
         }
@@ -99,8 +102,9 @@ class FileJob:
     Names and subfolders are kept: ``NAME.png`` is the label map, a palette PNG whose pixels are
     class indices, or a grey PNG of bit planes with classes that may overlap;
     ``NAME_overlay.jpg`` (``.png`` for lossless images) the overlay; ``NAME_side.jpg`` image and
-    prediction side by side with a legend; ``NAME.geojson`` and ``NAME_coco.json`` the outlines of
-    all regions; ``coco.json`` those of all images. The overlay
+    prediction side by side with a legend; ``NAME_uncertainty.png`` the entropy of each pixel, grey,
+    255 being the largest (:meth:`Segmentation.uncertainty`); ``NAME.geojson`` and
+    ``NAME_coco.json`` the outlines of all regions; ``coco.json`` those of all images. The overlay
     and the side by side picture of an image in tiles are reduced to 4096 pixels.
 
     Writes are atomic. An image is skipped if the record ``predictions.jsonl`` has its outputs and
@@ -135,9 +139,11 @@ class FileJob:
             raise UserError("argument", "outputs", f"choose from {', '.join(OUTPUTS)}")
         if not 0 <= opacity <= 1:
             raise UserError("argument", "opacity", f"must lie between 0 and 1, not {opacity}")
-        if len(model.classes) > 255 and set(outputs) - {"geojson", "coco"}:
+        if len(model.classes) > 255 and set(outputs) - _NO_PALETTE:
             said = f"a palette PNG holds at most 255 classes, not {len(model.classes)}"
             raise UserError("classes", "outputs", f"{said}; choose geojson or coco")
+        if "uncertainty" in outputs:
+            model.require_scores()
         model.tiling((1, 1), tile)
         self.model = model
         self.out = Path(out)
@@ -213,6 +219,9 @@ class FileJob:
         plan, metadata = self.plan[image], read_metadata(image)
         if "labels" in plan:
             save_image(result.label_image(), plan["labels"], metadata.labels)
+        if "uncertainty" in plan:
+            picture = uncertainty_image(result.uncertainty())
+            save_image(picture, plan["uncertainty"], metadata.labels)
         self._write_pictures(plan, result, metadata)
         self._write_polygons(image, result.labels)
         self._finish(image, result.size, begin, metadata, summary)
@@ -255,6 +264,8 @@ class FileJob:
                     small_pixels.append(band[first::step, ::step].copy())
             if png is not None:
                 png.close()
+        if "uncertainty" in plan:
+            self._write_uncertainty(plan["uncertainty"], rows.read, tiling, metadata)
         if pictures:
             pixels = as_picture(np.concatenate(small_pixels), self.model.reader.rgb)
             small = self.model.segmentation(np.concatenate(small_labels), pixels)
@@ -262,6 +273,21 @@ class FileJob:
         if whole is not None:
             self._write_polygons(image, whole)
         self._finish(image, size, begin, metadata, summary)
+
+    def _write_uncertainty(
+        self, path: Path, read: Callable[[int, int], Any], tiling: Tiling, metadata: Metadata
+    ) -> None:
+        """That of an image in tiles, row by row."""
+        size, several = (tiling.height, tiling.width), self.model.multilabel
+        with (
+            atomic_open(path) as file,
+            tqdm(total=tiling.count, desc="uncertainty", disable=None, leave=False) as bar,
+        ):
+            png = PngRows(file, size, None, metadata.labels)
+            for _, scores in self.model.tiled_scores(read, tiling, advance=bar.update):
+                values = uncertainty_of(scores, overlap=several)
+                png.write(np.asarray(uncertainty_image(values)))
+            png.close()
 
     def _finish(
         self, image: str, size: tuple[int, ...], begin: float, metadata: Metadata, summary: Summary

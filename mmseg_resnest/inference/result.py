@@ -7,7 +7,7 @@ import base64
 import html
 import io
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,15 @@ from PIL import Image
 
 from ..errors import UserError
 from ..evaluation import overlay, palette_image
+from ..evaluation.uncertainty import check_uncertainty, uncertainty_of
 from ..io.bit_planes import bits_type, index_sets, to_file, unpack
 from ..io.image_files import save_image
 from ..io.text import printable
 
 __all__ = ["Area", "MultilabelSegmentation", "Segmentation", "class_indices"]
+
+#: The first row, and (K, n, W) probabilities, of parts of an image; of K classes, None of all.
+ScoreBands = Callable[[list[int] | None], Iterator[tuple[int, NDArray[np.float32]]]]
 
 _SHOWN_EDGE = 960  # pixels, in a notebook
 IGNORE = 255
@@ -69,7 +73,12 @@ class Segmentation:
     classes: Sequence[str]
     palette: Sequence[Sequence[int]]
     path: str | None = None
-    _class_scores: Callable[[list[int]], NDArray[np.float32]] | None = None
+    _score_bands: ScoreBands | None = None
+
+    @property
+    def _overlap(self) -> bool:
+        """Whether classes may overlap."""
+        return False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,11 +110,40 @@ class Segmentation:
         Raises:
             UserError: There is no such class, or the result was not made by a model.
         """
-        if self._class_scores is None:
-            raise UserError("input", "scores", "this result was not made by a model")
         wanted = range(len(self.classes)) if classes is None else classes
-        scores = self._class_scores(class_indices(wanted, self.classes))
+        chosen = class_indices(wanted, self.classes)
+        scores = np.empty((len(chosen), *self.size), np.float32)
+        for top, band in self._scored("scores", chosen):
+            scores[:, top : top + band.shape[1]] = band
         return scores[0] if isinstance(classes, str | int) else scores
+
+    def uncertainty(self, kind: str = "entropy") -> NDArray[np.float32]:
+        """How unsure the model is of each pixel, 0 (sure) to 1, without a unit.
+
+        As with :meth:`scores` each call runs the model once more.
+
+        Args:
+            kind: ``entropy``, that of the classes over the largest one that it can have, or
+                ``margin``, 1 minus the difference of the two highest probabilities; for classes
+                that may overlap see :func:`~mmseg_resnest.evaluation.uncertainty.uncertainty_of`.
+
+        Returns:
+            (H, W) float32.
+
+        Raises:
+            UserError: There is no such kind, the model gives labels only, or the result was not
+                made by a model.
+        """
+        check_uncertainty(kind)
+        values = np.empty(self.size, np.float32)
+        for top, band in self._scored("uncertainty", None):
+            values[top : top + band.shape[1]] = uncertainty_of(band, kind, self._overlap)
+        return values
+
+    def _scored(self, what: str, classes: list[int] | None) -> Iterator[tuple[int, NDArray]]:
+        if self._score_bands is None:
+            raise UserError("input", what, "this result was not made by a model")
+        return self._score_bands(classes)
 
     def areas(self) -> dict[str, Area]:
         """Pixels and share of each class, by name, in class order; 0 for those that are absent."""
@@ -213,6 +251,10 @@ class MultilabelSegmentation(Segmentation):
         labels: (H, W): bit c of a pixel says whether it is of class c. uint8 with up to 7 classes,
             uint16 with up to 15, uint32 with up to 31, uint64 with up to 63.
     """
+
+    @property
+    def _overlap(self) -> bool:
+        return True
 
     @property
     def masks(self) -> NDArray[np.bool_]:

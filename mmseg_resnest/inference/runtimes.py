@@ -127,6 +127,11 @@ class _LabelSegmentor(Segmentor):
     """A model that gives labels and no scores."""
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+        self.require_scores()
+        yield from ()
+
+    def require_scores(self) -> None:
+        """Raise UserError: there are none."""
         said = "this exported model gives labels only; export it without --processing for scores"
         raise UserError("model", "scores", said)
 

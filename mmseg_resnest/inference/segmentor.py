@@ -39,13 +39,14 @@ from ..models import (
     fold_for_inference,
     input_channels,
     overlaps,
+    probabilities,
     thresholds_of,
 )
 from ..registry import building
 from ..version import __version__
 from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import find_images
-from .result import MultilabelSegmentation, Segmentation
+from .result import MultilabelSegmentation, ScoreBands, Segmentation
 from .tiles import Tiling, tiled
 
 __all__ = ["BATCH_PIXELS", "Segmentor", "load_config_model", "predict_image"]
@@ -287,7 +288,7 @@ class Segmentor:
         return [result for item in items for result in self._segmented([item])]
 
     def _result(self, labels: NDArray, image: LoadedImage, tile: int) -> Segmentation:
-        scores = partial(self.class_scores, image, tile=tile)
+        scores = partial(self.score_bands, image, tile=tile)
         return self.segmentation(labels, image.picture, image.path, scores)
 
     def segmentation(
@@ -295,7 +296,7 @@ class Segmentor:
         labels: NDArray,
         picture: NDArray[np.uint8],
         path: str | None = None,
-        scores: Callable[[list[int]], NDArray[np.float32]] | None = None,
+        scores: ScoreBands | None = None,
     ) -> Segmentation:
         """The result of labels (H, W) that the model gave for a picture (H, W, 3)."""
         kind = MultilabelSegmentation if self.multilabel else Segmentation
@@ -376,19 +377,8 @@ class Segmentor:
 
     def _probabilities(self, samples: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         """(C, H, W) probabilities of each image; two classes with a model of one output."""
-        if self.multilabel:
-            yield from (out.seg_logits.data.float() for out in self._run(samples, scores=True))
-            return
-        grid = getattr(self.model, "test_cfg", {}).get("mode") == "multi_scale_grid"
         for output in self._run(samples, scores=True):
-            scores = output.seg_logits.data.float()
-            if len(scores) == 1:
-                one = scores[0]  # MMSegmentation has turned it into a probability
-                yield torch.stack([1 - one, one])
-            elif grid:
-                yield scores / scores.sum(0, keepdim=True)  # exponentials already
-            else:
-                yield scores.softmax(0)
+            yield probabilities(self.model, output.seg_logits.data)
 
     def _tile_scores(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         sample = self._prepare(self.reader.loaded(pixels), tile=True)
@@ -407,38 +397,40 @@ class Segmentor:
             scores[0] = head.threshold
         return scores
 
-    def class_scores(
-        self,
-        image: ImageInput,
-        classes: Sequence[int],
-        tile: int | None = None,
-    ) -> NDArray[np.float32]:
-        """(K, H, W) float32 probabilities of K classes, see :meth:`Segmentation.scores`.
-
-        ``tile`` as in :meth:`__call__`.
-        """
-        loaded = self.reader.read(image)
-        result = np.empty((len(classes), *loaded.size), np.float32)
-        for top, band in self.score_bands(loaded, classes, tile):
-            result[:, top : top + band.shape[1]] = band
-        return result
-
     def score_bands(
         self, image: ImageInput, classes: Sequence[int] | None = None, tile: int | None = None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """The first row, and (K, n, W) probabilities of K classes, of the parts of an image.
+        """The first row, and (K, n, W) float32 probabilities of K classes, of parts of an image.
 
         From top to bottom, each row once; an image that is not cut into tiles is one part. None
         are all classes; ``tile`` as in :meth:`__call__`.
+
+        Raises:
+            UserError: The image cannot be read, or the model gives labels only.
         """
         loaded = self.reader.read(image)
-        chosen = slice(None) if classes is None else list(classes)
         tiling = self.tiling(loaded.size, tile)
         if tiling is None:
-            yield 0, next(self._probabilities([self._prepare(loaded)]))[chosen].cpu().numpy()
+            scores = next(self._probabilities([self._prepare(loaded)]))
+            yield 0, scores[slice(None) if classes is None else list(classes)].cpu().numpy()
             return
-        rows = _rows_of(loaded.pixels)
-        yield from tiled(rows, lambda x: self._tile_scores(x)[chosen], tiling, labels=False)
+        yield from self.tiled_scores(_rows_of(loaded.pixels), tiling, classes)
+
+    def tiled_scores(
+        self,
+        read: Callable[[int, int], NDArray[Any]],
+        tiling: Tiling,
+        classes: Sequence[int] | None = None,
+        advance: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """As :meth:`score_bands`, of a large image whose rows ``read`` gives as the reader does."""
+        chosen = slice(None) if classes is None else list(classes)
+        yield from tiled(
+            read, lambda pixels: self._tile_scores(pixels)[chosen], tiling, False, advance
+        )
+
+    def require_scores(self) -> None:
+        """Raise UserError if the model gives labels only."""
 
 
 def _pixels(image: LoadedImage) -> str:

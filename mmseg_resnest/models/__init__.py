@@ -24,7 +24,7 @@ from .multilabel import overlaps, thresholds_of
 from .norm import SyncBN
 from .pretrained import Pretrained
 from .resnest import ARCHITECTURES, ResNeSt
-from .segmentor import EncoderDecoder, input_channels
+from .segmentor import EncoderDecoder, input_channels, probabilities
 from .split_attention import DropBlock2d, SplitAttentionConv2d
 from .tta import SegTTAModel
 
@@ -60,6 +60,7 @@ __all__ = [
     "fold_for_inference",
     "input_channels",
     "overlaps",
+    "probabilities",
     "thresholds_of",
     "use_channels_last",
 ]

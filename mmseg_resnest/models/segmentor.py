@@ -367,6 +367,21 @@ def _is_original(meta: Mapping[str, Any], size: Sequence[int]) -> bool:
     )
 
 
+def probabilities(model: Any, scores: Tensor) -> Tensor:
+    """(C, H, W) float32 probabilities, of what a segmentor predicts as ``seg_logits``.
+
+    They sum to 1, two for a model of one output, unless classes may overlap.
+    """
+    scores = scores.float()
+    if getattr(model, "multilabel", False):
+        return scores
+    if len(scores) == 1:  # MMSegmentation has turned it into a probability
+        return torch.cat([1 - scores, scores])
+    if (getattr(model, "test_cfg", None) or {}).get("mode") == "multi_scale_grid":
+        return scores / scores.sum(0, keepdim=True)  # exponentials already
+    return scores.softmax(0)
+
+
 def input_channels(model: nn.Module) -> int | None:
     """How many channels the images of a segmentor have; None where its parts do not tell."""
     known = getattr(model, "in_channels", None)

@@ -122,6 +122,24 @@ def test_error_map_and_label_are_those_of_the_files(page: Path) -> None:
     assert np.array_equal(maps["error"], expected)
 
 
+def test_uncertainty_is_shown_where_an_image_has_it(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    make_run(tmp_path / "run", images=3)
+    grey = np.linspace(0, 255, 120 * 160).reshape(120, 160).astype(np.uint8)
+    file = tmp_path / "run" / "test" / "examples" / "00001_uncertainty.png"
+    Image.fromarray(grey).save(file)
+    write_report([tmp_path / "run"], tmp_path / "r.html")
+    images = data_of(tmp_path / "r.html")["runs"][0]["examples"]["images"]
+    (shown,) = [entry["uncertainty"] for entry in images if "uncertainty" in entry]
+    picture = Image.open(io.BytesIO(base64.b64decode(shown.split(",")[1])))
+    colours = np.asarray(picture.convert("RGB"))
+    assert np.array_equal(np.asarray(picture), grey)
+    assert colours[0, 0].tolist() == [0, 0, 0] and colours[-1, -1].tolist() == [255, 255, 255]
+    assert (np.diff(colours.astype(int).sum(2).reshape(-1)) >= 0).all()
+
+
 def test_published_numbers_stand_beside(tmp_path: Path) -> None:
     make_run(tmp_path / "run", config="configs/deeplabv3_resnest50_ade20k.py", images=2)
     published = read_run(tmp_path / "run")["published"]

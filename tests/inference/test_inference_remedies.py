@@ -107,7 +107,7 @@ def test_exported_models(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = load_segmentor(small_config(True), None, "cpu")
     whole = export_model(model, tmp_path / "whole.onnx", processing=True)
-    with advises("inference/runtimes.py:_probabilities", "without --processing"):
+    with advises("inference/runtimes.py:require_scores", "without --processing"):
         load_segmentor(str(whole))(blobs(32, 32)).scores()
     plain = export_model(model, tmp_path / "plain.onnx")
     assert load_segmentor(str(plain))(blobs(32, 32)).scores() is not None

@@ -68,7 +68,7 @@ def test_a_run_is_scored_and_written(toy: Toy) -> None:
 
     model = load_segmentor(RUN, device="cpu")
     images = [entry["image"] for entry in found["images"]]
-    scores = [model.class_scores(image, range(12)) for image in images]
+    scores = [model(image).scores() for image in images]
     labels = [given(entry["label"]) for entry in found["images"]]
     for k, name in enumerate(model.classes):
         mine = [s[k][g == k] for s, g in zip(scores, labels, strict=True)]
@@ -167,7 +167,7 @@ def test_each_fold_is_judged_by_a_model_that_did_not_learn_it(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    words = ("label-errors", "a.py", RUN, "--folds", 2, "--out", out)
+    words = ("label-errors", "a.py", "--folds", 2, "--out", out)  # needs no checkpoint
     trained = []
     real = folds.train
 
@@ -197,7 +197,7 @@ def test_each_fold_is_judged_by_a_model_that_did_not_learn_it(
     entry = next(e for e in found["images"] if e["fold"] == 2)
     label = given(entry["label"])
     own = np.take_along_axis(
-        model.class_scores(entry["image"], range(12)), np.where(label < 12, label, 0)[None], 0
+        model(entry["image"]).scores(), np.where(label < 12, label, 0)[None], 0
     )[0][label < 12].astype("f8")
     weights = np.exp((1 - own) / 0.1)
     assert entry["score"] == pytest.approx((own @ weights) / weights.sum(), rel=1e-4)
@@ -225,6 +225,7 @@ def test_folds_need_training_images_and_a_config_that_says_all(toy: Toy, tmp_pat
     command = ("label-errors", "a.py", RUN, "--folds", 2, "--split", "val", *out)
     refused(where, "leave --folds out", command=command)
     assert "images" in run("label-errors", "a.py", RUN, "--split", "val", *out)
+    assert printed_error(run("label-errors", "a.py", *out, codes=(2,)))[0] == "argument-missing"
     for number in (0, 1, 7):
         said = run("label-errors", RUN, "--folds", number, *out, codes=(2,))
         assert printed_error(said)[0] == "argument"

@@ -16,6 +16,7 @@ import torch
 from advice import refused
 from hub_server import TOKEN, Hub, serving
 from in_process import catch_services, run
+from PIL import Image
 from tool_runs import make_toy
 from user_errors import printed_error, raises_user_error
 
@@ -153,6 +154,23 @@ def test_one_process_says_which_checkpoint_is_taken(
         monkeypatch.setenv("SLURM_PROCID", process)
         name_model(args, "")
         assert ("taken" in capsys.readouterr().out) == (process == "0")
+
+
+def test_a_test_keeps_the_uncertainty_of_its_example_images(made: Made, tmp_path: Path) -> None:
+    run("test", "work_dirs/toy", "--work-dir", tmp_path / "test")
+    folder = tmp_path / "test" / "examples"
+    model = load_segmentor("work_dirs/toy", device="cpu")
+    images = json.loads((folder / "examples.json").read_text())["images"]
+    assert len(images) == 3
+    for entry in images:
+        path = made.folder / "scenes" / "images" / "validation" / entry["name"]
+        found = np.asarray(Image.open(folder / f"{entry['file']}_uncertainty.png"))
+        expected = 255 * model(path).uncertainty()
+        assert np.abs(found - expected).max() < 2  # the network of a test is folded
+    run("report", tmp_path / "test", "--out", tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count('"uncertainty": "data:image/png') == 3
+    run("test", "work_dirs/toy", "--work-dir", tmp_path / "test", "--tta")
+    assert not list(folder.glob("*_uncertainty.png"))  # of another evaluation
 
 
 def test_all_forms_give_the_same_labels(made: Made) -> None:

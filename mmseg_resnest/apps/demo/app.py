@@ -34,6 +34,7 @@ from starlette.routing import Route
 from ...datasets.file_loading import decoded_by
 from ...datasets.reader import LoadedImage
 from ...errors import UserError
+from ...evaluation.uncertainty import uncertainty_image
 from ...inference import Segmentor
 from ...io.cancel import cancellable
 from ...io.decoding import DecodePool
@@ -84,9 +85,11 @@ def _label_picture(labels: NDArray[np.integer]) -> Image.Image:
     return Image.fromarray(np.stack([low, high, np.zeros_like(low)], axis=2).astype(np.uint8))
 
 
-def _answer(choice: Choice, image: LoadedImage) -> dict[str, Any]:
-    """Segment, and pack what the page draws."""
+def _answer(choice: Choice, image: LoadedImage, unsure: bool) -> dict[str, Any]:
+    """Segment, and pack what the page draws; ``unsure`` asks for the uncertainty as well."""
     model = choice.model()
+    if unsure:
+        model.require_scores()
     begin = time.perf_counter()
     result = model(image)
     seconds = time.perf_counter() - begin
@@ -102,7 +105,12 @@ def _answer(choice: Choice, image: LoadedImage) -> dict[str, Any]:
         for i, (n, c, k) in enumerate(zip(names, palette, counts, strict=False))
         if k
     ]
+    more = {}
+    if unsure:  # the model runs once more
+        grey = uncertainty_image(result.uncertainty()).resize(size, Image.Resampling.BILINEAR)
+        more["uncertainty"] = _data_url("PNG", grey, compress_level=3)
     return {
+        **more,
         "model": choice.name,
         "width": width,
         "height": height,
@@ -133,7 +141,9 @@ def create_app(
     """The application, for any ASGI server.
 
     ``GET /`` is the page, ``GET /models`` the names to choose from, ``POST /segment?model=NAME``
-    takes an image file as the request's body.
+    takes an image file as the request's body; with ``&uncertainty=1`` the answer also holds
+    ``uncertainty``, a grey PNG as
+    :func:`~mmseg_resnest.evaluation.uncertainty.uncertainty_image` makes it.
 
     Args:
         choices: The models; at least one.
@@ -162,7 +172,7 @@ def create_app(
         nonlocal busy
         busy -= 1
 
-    async def work(choice: Choice, data: bytes) -> dict[str, Any]:
+    async def work(choice: Choice, data: bytes, unsure: bool) -> dict[str, Any]:
         """From a file to what the page draws; cancelled, it ends at its next step."""
         loading = network.submit(choice.model)  # it says how its images are decoded
         model = await until_ended(loading, loading.cancel)
@@ -173,7 +183,7 @@ def create_app(
 
         def compute() -> dict[str, Any]:
             with cancellable(stop.is_set):
-                return _answer(choice, image)
+                return _answer(choice, image, unsure)
 
         computing = network.submit(compute)
 
@@ -202,17 +212,18 @@ def create_app(
             raise Refused(404, f"there is no such model; there are {', '.join(by_name)}")
         if busy >= bounds.waiting:
             raise Refused(429, "other images are waiting; try again in a moment")
+        unsure = request.query_params.get("uncertainty") == "1"
         busy += 1
         try:
             answer = await supervise(
                 request,
-                lambda data: work(choice, data),
+                lambda data: work(choice, data, unsure),
                 bounds.bytes,
                 bounds.seconds,
                 None,
                 leave,
             )
-        except UserError as error:  # of loading the model
+        except UserError as error:  # of loading the model, or one that gives labels only
             raise Refused(400, error.text) from error
         except ClientGone:
             return Response(status_code=499)

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import pseudo_collate
 from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from ...datasets.reader import ImageReader
 from ...errors import UserError
@@ -27,17 +29,24 @@ from ...evaluation import (
     palette_image,
     write_result,
 )
+from ...evaluation.uncertainty import uncertainty_image, uncertainty_of
 from ...io.bit_planes import pack, sets_of
 from ...io.image_files import save_image
+from ...io.memory import ran_out_of_memory
 from ...io.remove import remove_file
-from ...models import overlaps
+from ...models import EncoderDecoder, overlaps, probabilities
 from ...registry import HOOKS
+from ..checkpoint import bare_model
 
 __all__ = ["ExamplesHook"]
 
 # What an evaluation writes into its folder; other files there stay.
-_OWN = re.compile(rf"[0-9]{{5,}}(\.jpg|_(label|pred)\.png)|part[0-9]+\.json|{EXAMPLES_FILE}")
+_OWN = re.compile(
+    rf"[0-9]{{5,}}(\.jpg|_(label|pred|uncertainty)\.png)|part[0-9]+\.json|{EXAMPLES_FILE}"
+)
 
+_UNSURE = ("worst", "random")  # kinds of images whose uncertainty is kept
+_MOST_SCORES = 1 << 28  # of an image, or its uncertainty is left out
 _EACH = 6  # images of each kind
 _PAIRS = 24  # the confusions (label, prediction) with most pixels that get images
 _EDGE = 480  # longest edge of the pictures, in pixels
@@ -50,7 +59,8 @@ class ExamplesHook(Hook):
     """Writes the best, the worst and some random images of a test, and images of confusions.
 
     ``folder/examples.json`` lists them with their scores; ``NUMBER.jpg``, ``NUMBER_label.png``
-    and ``NUMBER_pred.png`` are image, label and prediction, reduced in size. Those of an earlier
+    and ``NUMBER_pred.png`` are image, label and prediction, reduced in size; after
+    :meth:`write_uncertainty` ``NUMBER_uncertainty.png`` is that of some. Those of an earlier
     evaluation are replaced. Of classes that may overlap, up to 7, each set is shown as a class.
     """
 
@@ -86,6 +96,7 @@ class ExamplesHook(Hook):
         self._worst: list[float] = []
         self._records: dict[tuple[int, int], int] = {}
         self._seen: dict[str, dict[str, Any]] = {}
+        self._kept: list[dict[str, Any]] = []
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -173,13 +184,48 @@ class ExamplesHook(Hook):
             for entry in entries:
                 kinds.setdefault(entry["file"], []).append(kind)
         self._remove(lambda path: path.stem.split("_")[0] not in kinds)
-        images = [
-            {k: v for k, v in entry.items() if k != "path"} | {"kinds": kinds[entry["file"]]}
-            for entry in ranked
-            if entry["file"] in kinds
+        self._kept = [
+            entry | {"kinds": kinds[entry["file"]]} for entry in ranked if entry["file"] in kinds
         ]
+        images = [{k: v for k, v in entry.items() if k != "path"} for entry in self._kept]
         result = {"classes": self._classes, "palette": self._palette, "images": images}
         write_result(result, self.folder / EXAMPLES_FILE)
+
+    def write_uncertainty(self, runner: Runner) -> None:
+        """Write ``NUMBER_uncertainty.png`` of the worst and the random images, reduced in size.
+
+        Grey, as :func:`~mmseg_resnest.evaluation.uncertainty.uncertainty_image` makes it. An
+        evaluation predicts labels without their scores, so each of these images is predicted once
+        more. Nothing is written for a model of another class, or where memory does not suffice.
+        """
+        model: Any = bare_model(runner.model)
+        dataset: Any = runner.test_dataloader.dataset
+        entries = [one for one in self._kept if set(_UNSURE) & set(one["kinds"])]
+        if not isinstance(model, EncoderDecoder) or not entries:
+            return
+        places = {dataset.get_data_info(i)["img_path"]: i for i in range(len(dataset))}
+        keep = model.test_cfg.get("keep_scores", True)
+        model.test_cfg.keep_scores = True
+        try:
+            for entry in tqdm(entries, "uncertainty", disable=None, leave=False):
+                with Image.open(self.folder / f"{entry['file']}.jpg") as picture:
+                    size = picture.size
+                data = pseudo_collate([dataset[places[entry["path"]]]])
+                height, width = data["data_samples"][0].ori_shape[:2]
+                if height * width * model.out_channels > _MOST_SCORES:
+                    continue
+                with torch.no_grad():
+                    (sample,) = model.test_step(data)
+                scores = probabilities(model, sample.seg_logits.data).cpu().numpy()
+                grey = uncertainty_image(uncertainty_of(scores, overlap=self._overlap))
+                small = grey.resize(size, Image.Resampling.BILINEAR)
+                save_image(small, self.folder / f"{entry['file']}_uncertainty.png")
+        except Exception as error:  # not a reason to end an evaluation
+            if not (isinstance(error, UserError) or ran_out_of_memory(error)):
+                raise
+            runner.logger.warning("no uncertainty of the example images: %s", error)
+        finally:
+            model.test_cfg.keep_scores = keep
 
     def _remove(self, unwanted: Any) -> None:
         for path in self.folder.iterdir():

@@ -30,6 +30,7 @@ pytest.importorskip("uvicorn", reason="Uvicorn is not installed (pip install uvi
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.apps.demo import Choice, Limits, run_app
 from mmseg_resnest.apps.demo.server import is_local
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import Segmentor
 
 LONG = "other <b> with a name that is much wider than the screen of a phone"
@@ -102,6 +103,25 @@ def test_the_answer_is_the_models(site: Site, tmp_path: Path, monkeypatch: Any) 
     assert (answer["height"], answer["width"], answer["model"]) == (90, 120, "one")
     assert list(tmp_path.iterdir()) == []  # nothing is kept
     assert site.loaded.count("one") == 1
+
+
+def test_uncertainty_is_the_models_where_it_is_asked_for(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = blobs(30, 40)
+    address = f"{site.address}/segment?model=one&uncertainty=1"
+    answer = requests.post(address, data=png(pixels), timeout=60).json()
+    expected = 255 * site.model(pixels).uncertainty()
+    assert np.abs(picture(answer["uncertainty"]) - expected).max() <= 0.51
+    assert "uncertainty" not in site.send(png(pixels)).json()
+
+    def labels_only() -> None:
+        raise UserError("model", "scores", "this model gives labels only")
+
+    monkeypatch.setattr(site.model, "require_scores", labels_only)
+    refused = requests.post(address, data=png(pixels), timeout=60)
+    assert refused.status_code == 400 and "gives labels only" in refused.json()["detail"]
+    assert site.send(png(pixels)).status_code == 200
 
 
 def test_what_is_refused(site: Site) -> None:
