@@ -190,9 +190,8 @@ class ImageReader:
         for step in steps:
             try:
                 # As a data set builds them; a copy, since building takes keys out.
-                built += Compose(
-                    [copy.deepcopy(step) if isinstance(step, dict) else step]
-                ).transforms
+                one = copy.deepcopy(step) if isinstance(step, dict) else step
+                built += Compose([one]).transforms
             except Exception as error:  # of any constructor
                 package = "is not installed" in str(error)
                 code = "missing-package" if package else "config-value"

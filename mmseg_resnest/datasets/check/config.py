@@ -13,7 +13,7 @@ from mmcv.transforms import BaseTransform, Pad
 from ...errors import UserError
 from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS, building, option_of
 from ..label_map import dataset_metainfo
-from ..pipelines import preprocessor_of
+from ..pipelines import preprocessor_of, step_name
 from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
 
@@ -77,9 +77,7 @@ def guard_labels(
     """
     for leaf, number in zip(leaf_datasets(dataset_cfg), numbers, strict=True):
         for step in leaf.get("pipeline", ()) if number is not None else ():
-            loader = step.get("type")
-            name = loader if isinstance(loader, str) else getattr(loader, "__name__", "")
-            if name.rsplit(".", 1)[-1] == "LoadAnnotations" and "num_classes" not in step:
+            if step_name(step) == "LoadAnnotations" and "num_classes" not in step:
                 # By its full name: the config's default scope may be another one.
                 step["type"] = f"{TRANSFORMS.scope}.LoadAnnotations"
                 step["num_classes"] = number

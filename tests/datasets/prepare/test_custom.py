@@ -5,30 +5,21 @@ import base64
 import io
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from custom_sets import build, custom, label_map, masks, write_labelme, write_masks
 from PIL import Image
+from test_custom_coco import coco_data
 from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.class_names import read_classes
 from mmseg_resnest.datasets.label_map import dataset_metainfo
 from mmseg_resnest.datasets.prepare import CustomReport, export_labels
-from mmseg_resnest.datasets.prepare.frames import (
-    NUMBERED,
-    looks_like_video,
-    numbered_groups,
-    small_copy,
-)
-from mmseg_resnest.datasets.prepare.samples import Sample
-from mmseg_resnest.datasets.prepare.split import group_images, split_by_groups
-from mmseg_resnest.datasets.prepare.tables import Colour, read_table
+from mmseg_resnest.datasets.prepare.tables import read_table
 from mmseg_resnest.engine.config import load_config
 
 CAMVID = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "camvid"
@@ -201,148 +192,12 @@ def test_background_and_order_of_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label_map(tmp_path, "x"), expected)
 
 
-def _coco() -> dict[str, Any]:
-    return dict(
-        images=[dict(id=n, file_name=f"a_{n}.jpg", height=6, width=8) for n in range(2)],
-        categories=[dict(id=3, name="sky"), dict(id=5, name="road")],
-        annotations=[
-            dict(id=1, image_id=0, category_id=3, segmentation=[[0, 0, 4, 0, 4, 6, 0, 6]]),
-            dict(id=2, image_id=0, category_id=5, segmentation=[[1, 1, 2, 1, 2, 2, 1, 2], [0] * 6]),
-            dict(
-                id=3, image_id=1, category_id=5, iscrowd=1,
-                segmentation=dict(size=[6, 8], counts=[0, 48]),
-            ),
-        ],
-    )  # fmt: skip
-
-
-def _custom_coco(tmp_path: Path, data: dict[str, Any]) -> CustomReport:
-    write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
-    (tmp_path / "c/x.json").write_text(json.dumps(data))
-    return custom(tmp_path, form="coco", sources=(tmp_path / "c/x.json",))
-
-
-def test_coco(tmp_path: Path) -> None:
-    _custom_coco(tmp_path, _coco())
-    expected = np.full((6, 8), 255, np.uint8)
-    expected[:, :4] = 1
-    expected[1, 1] = 0  # the later annotation lies over the earlier; names are sorted: road, sky
-    np.testing.assert_array_equal(label_map(tmp_path, "a_0"), expected)
-    assert (label_map(tmp_path, "a_1") == 0).all()
-    assert read_classes(tmp_path / "data/mine/classes.json")["classes"] == ["road", "sky"]
-
-
-def test_images_without_labels_are_noted(tmp_path: Path) -> None:
-    data = _coco()
-    del data["annotations"][2]
-    notes = _custom_coco(tmp_path, data).notes
-    assert any("1 images have no labelled pixel, e.g. a_1" in note for note in notes)
-    again = custom(tmp_path, form="coco", sources=(tmp_path / "c/x.json",))
-    assert again.unchanged and again.notes == notes
-
-
-_AREA = ("annotations", 0, "segmentation")
-BAD_COCO: dict[str, tuple[tuple[str, int, str], Any, str]] = {
-    "runs": (_AREA, dict(size=[6, 8], counts=[0, 47]), "annotation"),
-    "runs of text": (_AREA, dict(size=[6, 8], counts="~~"), "annotation"),
-    "size": (_AREA, dict(size=[8, 6], counts=[0, 48]), "annotation"),
-    "no size": (_AREA, dict(counts=[48]), "annotation"),
-    "points": (_AREA, [[1, 2, 3]], "annotation"),
-    "no points": (_AREA, [[]], "annotation"),
-    "only a box": (_AREA, [], "annotation"),
-    "image": (("images", 0, "file_name"), "gone.jpg", "not-found"),
-    "shape": (("images", 0, "height"), 7, "size-mismatch"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_COCO)
-def test_bad_coco(tmp_path: Path, name: str) -> None:
-    (part, index, key), value, code = BAD_COCO[name]
-    data = _coco()
-    data[part][index][key] = value
-    with raises_user_error(code, "x.json"):
-        _custom_coco(tmp_path, data)
-
-
-# Annotations and images of which something is wrong, and the kind that they are counted as.
-FAULTS: dict[str, list[dict[str, Any]]] = {
-    "with a box alone": [
-        dict(segmentation=[]), dict(segmentation=None), dict(), dict(segmentation={})
-    ],
-    "with a polygon of fewer than three points": [
-        dict(segmentation=[[1, 1, 2, 2]]), dict(segmentation=[[0, 0, 4, 0, 4, 4], [1, 1]])
-    ],
-    "with a polygon of an odd number": [dict(segmentation=[[0, 0, 4, 0, 4, 4, 1]])],
-    "whose run lengths have another size": [
-        dict(segmentation=dict(size=[8, 6], counts=[0, 48]), iscrowd=1)
-    ],
-    "that cannot be drawn": [
-        dict(segmentation=dict(size=[6, 8], counts=[0, 47])),
-        dict(segmentation=dict(size=[6, 8], counts="~~")),
-        dict(segmentation=[[0, 0, "x", 0, 4, 4]]),
-        dict(segmentation=[[0, 0, 1e9, 0, 4, 4]]),
-        dict(segmentation=7),
-    ],
-    "of categories that are not listed": [dict(segmentation=[[0] * 6], category_id=99)],
-    "of images that are not listed": [dict(segmentation=[[0] * 6], image_id=99)],
-}  # fmt: skip
-
-
-def _faulty_coco() -> tuple[dict[str, Any], dict[str, int]]:
-    """A COCO file with all faults, each in the right half of the first image; and their numbers."""
-    data, counts = _coco(), {}
-    for kind, some in FAULTS.items():
-        counts[kind] = len(some)
-        for one in some:
-            number = 100 + len(data["annotations"])
-            data["annotations"].append(
-                dict(id=number, image_id=0, category_id=5, bbox=[4.2, 0.5, 2, 9.1]) | one
-            )
-    data["images"] += [dict(id=n, file_name=f"gone_{n}.jpg") for n in (7, 8)]
-    data["annotations"].append(dict(id=9, image_id=7, category_id=5, segmentation=[[0] * 6]))
-    counts["images that are not there"] = 2
-    return data, counts
-
-
-def test_all_faults_of_coco_are_told_at_once_or_left_out(tmp_path: Path) -> None:
-    data, counts = _faulty_coco()
-    with raises_user_error("annotation", "x.json") as error:
-        _custom_coco(tmp_path, data)
-    (tmp_path / "c/y.json").write_text(json.dumps(_coco()).replace("a_", "b_"))
-    write_folder(tmp_path / "c/images", {f"b_{n}.jpg": jpeg(n) for n in range(2)})
-    files = (tmp_path / "c/x.json", tmp_path / "c/y.json")
-    report = custom(tmp_path, form="coco", sources=files, allow_incomplete=True, background="sky")
-    (note,) = [note for note in report.notes if "left out" in note]
-    for text in (error.value.message, note):
-        for kind, number in counts.items():
-            assert re.search(rf"\b{number} (annotations )?{kind}", text), (kind, text)
-        assert "id 103 of a_0.jpg, id 104 of a_0.jpg, id 105 of a_0.jpg, ..." in text
-        assert "y.json" not in text
-    # The boxes of what was left out are ignored, not background; the good shapes are there.
-    expected = np.ones((6, 8), np.uint8)  # sky
-    expected[:, 4:7] = 255
-    expected[1, 1] = 0
-    np.testing.assert_array_equal(label_map(tmp_path, "a_0"), expected)
-    assert (label_map(tmp_path, "a_1") == 0).all()
-    assert sum(len(names) for names in report.splits.values()) == 4
-    with raises_user_error("argument", "--allow-incomplete"):
-        custom(tmp_path, allow_incomplete=True, **write_masks(tmp_path / "m", ["x", "y"]))
-
-
-@pytest.mark.parametrize("part", ["images", "categories"])
-def test_ids_of_coco_that_stand_twice(tmp_path: Path, part: str) -> None:
-    data = _coco()
-    data[part].append(dict(data[part][0]))
-    with raises_user_error("annotation", "x.json"):
-        _custom_coco(tmp_path, data)
-
-
 @pytest.mark.parametrize("form", ["index", "labelme", "coco"])
 def test_a_root_among_the_sources(tmp_path: Path, form: str) -> None:
     top = tmp_path / "photos"
     if form == "coco":
         write_folder(top, {f"a_{n}.jpg": jpeg(n) for n in range(2)})
-        (top / "x.json").write_text(json.dumps(_coco()))
+        (top / "x.json").write_text(json.dumps(coco_data()))
         options: dict[str, Any] = dict(form=form, sources=(top,))
     elif form == "labelme":
         write_labelme(tmp_path, ["a", "b"])
@@ -392,119 +247,6 @@ def test_sizes_are_those_after_exif_rotation(tmp_path: Path) -> None:
     write_folder(tmp_path / "labels", {"x.png": turned, "y.png": turned})
     (tmp_path / "classes.txt").write_text(CLASSES)
     custom(tmp_path, **masks(tmp_path))
-
-
-TABLES = {
-    "after.txt": "road 1 2 3\ntraffic light 4 5 6\n",
-    "before.csv": "1,2,3,road\n4,5,6,traffic light\n",
-    "cvat.txt": "# label:color_rgb:parts:actions\nroad:1,2,3::\ntraffic light:4,5,6::\n",
-    "heading.csv": "name,r,g,b\nroad,1,2,3\ntraffic light,4,5,6\n",
-    "hex.txt": "road #010203\ntraffic light #040506\n",
-    "tabs.txt": "1 2 3\t\troad\n4 5 6\t\ttraffic light\n",
-    "map.json": '{"road": [1, 2, 3], "traffic light": "#040506"}',
-    "list.json": '[{"name": "road", "color": [1,2,3]}, {"name": "traffic light", "rgb": [4,5,6]}]',
-}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_colour_tables(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text(TABLES[name])
-    assert read_table(tmp_path / name) == [
-        Colour("road", (1, 2, 3)),
-        Colour("traffic light", (4, 5, 6)),
-    ]
-
-
-def test_class_lists_without_colours(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("# mine\nroad\ntraffic light\n\n")
-    (tmp_path / "b.json").write_text('["road", "traffic light"]')
-    for name in ("a.txt", "b.json"):
-        assert [row.name for row in read_table(tmp_path / name)] == ["road", "traffic light"]
-    (tmp_path / "c.txt").write_text("a 1 2 3\nb 1 2 3\n")
-    with raises_user_error("classes", "c.txt"):
-        read_table(tmp_path / "c.txt")
-    (tmp_path / "d.json").write_text("{")
-    with raises_user_error("format", "d.json"):
-        read_table(tmp_path / "d.json")
-
-
-def test_split_keeps_groups_together() -> None:
-    names = [
-        f"video{v}_{n:05d}" for v, size in enumerate((50, 20, 20, 30, 10)) for n in range(size)
-    ]
-    train, val, groups = split_by_groups(numbered_groups(names), 0.25, seed=0)
-    assert sorted(train + val) == sorted(names)
-    videos = [{name.split("_")[0] for name in part} for part in (train, val)]
-    assert not videos[0] & videos[1]
-    assert groups == {"train": len(videos[0]), "val": len(videos[1])}
-    assert 10 <= len(val) <= 60
-    again = split_by_groups(numbered_groups(names[::-1]), 0.25, seed=0)
-    assert (again[0], again[1]) == (train, val)  # the order of the files does not matter
-    grouped = numbered_groups(names)
-    assert any(split_by_groups(grouped, 0.25, seed)[1] != val for seed in range(1, 5))
-
-
-def test_group_pattern() -> None:
-    pattern = re.compile(NUMBERED)
-    for name, group in {
-        "0001TP_006690": "0001TP",
-        "0006R0_f00930": "0006R0",
-        "Seq05VD_f00210": "Seq05VD",
-        "clip/frame12": "clip/frame",
-        "aachen_000001_000019": "aachen_000001",
-    }.items():
-        match = pattern.fullmatch(name)
-        assert match is not None and match.group(1) == group
-    assert pattern.fullmatch("holiday") is None
-
-
-def test_one_video_is_cut_at_its_end() -> None:
-    names = [f"img_{n}" for n in range(12)]
-    train, val, groups = split_by_groups(numbered_groups(names[::-1]), 0.2, 0)
-    assert val == ["img_10", "img_11"] and sorted(train + val) == sorted(names)
-    assert groups == {"train": 1, "val": 1}
-    with raises_user_error("dataset", "a"):
-        split_by_groups({"a": ["a"]}, 0.2, 0)
-
-
-def _film(length: int, step: int, seed: int) -> list[Image.Image]:
-    """Frames of a camera that moves over a picture of soft spots."""
-    noise = np.random.default_rng(seed).random((60, 40 + step * length))
-    soft = cv2.GaussianBlur(noise, (0, 0), 6)
-    soft = 255 * (soft - soft.min()) / np.ptp(soft)
-    return [
-        Image.fromarray(soft[:, n * step : n * step + 40].astype(np.uint8)) for n in range(length)
-    ]
-
-
-def test_frames_of_a_video_are_told_from_photos(tmp_path: Path) -> None:
-    samples = []
-    for name, images in {
-        "clip": _film(20, 3, seed=1),
-        "IMG": [_film(1, 0, seed=n + 10)[0] for n in range(20)],
-    }.items():
-        for n, image in enumerate(images):
-            image.save(tmp_path / f"{name}_{n}.png")
-            samples.append(
-                Sample(f"{name}_{n}", tmp_path / f"{name}_{n}.png", bytes, frozenset(), ".png")
-            )
-    groups, notes = group_images(samples, None, None, 1)
-    assert groups["clip"] == [f"clip_{n}" for n in range(20)]
-    assert len(groups) == 21 and groups["IMG_7"] == ["IMG_7"] and len(notes) == 2
-    assert len(group_images(samples, None, True, 1)[0]) == 2
-    assert len(group_images(samples, None, False, 1)[0]) == 40
-    assert set(group_images(samples, "(.).*", None, 1)[0]) == {"c", "I"}
-    for pattern in ("(", "a"):
-        with raises_user_error("argument", "--group-pattern"):
-            group_images(samples, pattern, None, 1)
-
-
-@REAL_IMAGES
-def test_camvid_is_three_videos() -> None:
-    files = {path.stem: path for path in (CAMVID / "train").iterdir()}
-    for members in numbered_groups(list(files)).values():
-        copies = [small_copy(Image.open(files[name])) for name in members[:40]]
-        assert looks_like_video(dict(enumerate(copies)))
 
 
 def test_unknown_colours_are_listed_and_the_draft_helps(
