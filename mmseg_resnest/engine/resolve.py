@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -24,11 +24,11 @@ from ..datasets.pipelines import loads_labels, pipelines, step_name, with_loadin
 from ..errors import UserError
 from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
-from ..weights.hub import is_hub
 from .config import named_types
 from .config.kinds import DATALOADERS
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
+from .pins import set_pins
 from .resume_changes import Note, describe_config
 from .run_options import RunOptions, schedule_note, set_run_options
 from .teacher import set_distillation
@@ -51,7 +51,7 @@ class TrainingOptions:
     """What the command line of a training says (:func:`.training.train`), and what was looked up.
 
     ``classes`` holds what :func:`~mmseg_resnest.datasets.numbers_of_classes` says of the data sets
-    of some data loaders, ``pins`` the commits of :func:`names_of_hubs`.
+    of some data loaders, ``pins`` what :func:`.find_pins` found.
     """
 
     work_dir: str | os.PathLike[str] | None = None
@@ -134,6 +134,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
         if options.auto_scale_lr:
             _scale_learning_rate(cfg)
         set_distillation(cfg, options.teacher)
+        set_pins(cfg, options.pins)
         _guard_numbers(cfg)
         _log_to_services(cfg, options)
         # What follows fits the run to the machine; it changes no result.
@@ -185,28 +186,6 @@ def _set_start(cfg: Config, options: TrainingOptions) -> None:
     if options.resume is not None:
         cfg.load_from = options.resume.path
         _drop_pretrained(cfg.model)
-    for node, key in _of_hubs(cfg):
-        node[key] = options.pins.get(node[key], node[key])
-
-
-def names_of_hubs(cfg: Config) -> set[str]:
-    """Weights of a hub that a training would start from, as ``load_from`` and ``init_cfg`` say."""
-    return {node[key] for node, key in _of_hubs(cfg)}
-
-
-def _of_hubs(cfg: Config) -> Iterator[tuple[Any, str]]:
-    """The mappings, and their keys, that name weights of a hub."""
-    if is_hub(cfg.get("load_from")):
-        yield cfg, "load_from"
-    nodes = [cfg.get("model")]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, Mapping):
-            if is_hub(node.get("checkpoint")):
-                yield node, "checkpoint"
-            nodes += node.values()
-        elif isinstance(node, list | tuple):
-            nodes += node
 
 
 def _check_length(cfg: Config) -> None:

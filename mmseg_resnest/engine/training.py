@@ -24,17 +24,17 @@ from ..models import use_channels_last
 from ..models.pretrained import check_pretrained
 from ..registry import building, type_name
 from ..version import __version__
-from ..weights import pinned
 from .config import require
 from .dry_step import dry_step
 from .hooks import ConsoleHook, ResultsHook
 from .launch import Machine, init_distributed, prepare_machine, timeout_of
 from .model import build_seeded_model
 from .numerics import is_fused, numerics_of
+from .pins import find_pins
 from .preemption import Preempted, StopSignals
 from .preflight import check_checkpoint, check_compile, check_data, check_disk_space, check_outputs
 from .process_state import restored_process
-from .resolve import Resolved, TrainingOptions, names_of_hubs, resolve, work_dir_of
+from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
 from .resume_changes import Note, rounding_notes
 from .run_folders import (
     NewRunFolders,
@@ -224,8 +224,7 @@ def resolve_training(
         with building(cfg.get("default_scope", "mmengine")):
             images = len(build_dataset(copy.deepcopy(cfg.train_dataloader.dataset), keep=True))
         options = replace(options, run=replace(options.run, images=images))
-    names = names_of_hubs(cfg) if start.resume is None else ()
-    pins = {name: pinned(name) for name in names}
+    pins = find_pins(cfg, options.teacher, start.resume is not None)
     options = replace(options, resume=start.resume, classes=classes, pins=pins)
     return resolve(cfg, options, machine), start
 

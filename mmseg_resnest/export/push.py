@@ -20,7 +20,7 @@ from ..weights.hub import (
     is_hub,
     sums_of,
 )
-from .publish import FILES
+from .publish import FILES, TRAINING_CONFIG_FILE
 
 __all__ = ["check_push", "push"]
 
@@ -101,7 +101,7 @@ def _check_there(info: Any, name: HubName, private: bool) -> None:
         message = "is there already and public; make it private on its page, or give another name"
         raise UserError("output-exists", f"{SCHEME}{name.repo}", message)
     files = {one.rfilename for one in info.siblings or ()}
-    if CONFIG_FILE in files and SUMS_FILE not in files:
+    if CONFIG_FILE in files and not files & {SUMS_FILE, TRAINING_CONFIG_FILE}:
         message = f"holds another model (a {CONFIG_FILE} without {SUMS_FILE}); give another name"
         raise UserError("output-exists", f"{SCHEME}{name.repo}", message)
 

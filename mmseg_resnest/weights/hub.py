@@ -3,12 +3,14 @@
 
 A revision is a branch, a tag or a commit; it is looked up once and becomes a commit, under which
 the files are kept. Two files are fetched, ``config.json`` and ``model.safetensors``, both data,
-and only if their SHA-256 is that of ``SHA256SUMS`` beside them. Addresses are those of the hub's
+and only if their SHA-256 is that of ``SHA256SUMS`` beside them; where a folder has no such list,
+``config.json`` has the hash of the weights. Addresses are those of the hub's
 own client (https://huggingface.co/docs/hub/api), which is not needed here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -106,7 +108,8 @@ def pinned(source: str, limits: Limits | None = None) -> str:
         return str(name)
     revision = quote(name.revision, safe="")
     address = f"{endpoint()}/api/models/{name.repo}/revision/{revision}"
-    about = parse_json(_get(address, source, name, _MAX_ANSWER, limits), f"answer for {source}")
+    answer = _get(address, source, name, _MAX_ANSWER, limits)
+    about = parse_json(answer or b"{}", f"answer for {source}")
     commit = about.get("sha") if isinstance(about, dict) else None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         host = urlsplit(address).netloc
@@ -124,10 +127,7 @@ def hub_folder(source: str, limits: Limits | None = None) -> Path:
     name = hub_name(pinned(source, limits))
     folder, sums = name.folder, name.folder / SUMS_FILE
     known = sums.is_file()
-    if known:
-        data = sums.read_bytes()
-    else:
-        data = _get(name.address(SUMS_FILE), source, name, MAX_BYTES[SUMS_FILE], limits)
+    data = sums.read_bytes() if known else _sums(source, name, limits)
     listed = _read_sums(data, source)
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         path, url = folder / file, name.address(file)
@@ -152,6 +152,22 @@ def hub_folder(source: str, limits: Limits | None = None) -> Path:
             said = f"cannot be written ({error.strerror or error})"
             raise UserError("not-writable", sums, said) from error
     return folder
+
+
+def _sums(source: str, name: HubName, limits: Limits | None) -> bytes:
+    """The list of a commit; made from its config if it has none."""
+    data = _get(name.address(SUMS_FILE), source, name, MAX_BYTES[SUMS_FILE], limits)
+    if data is not None:
+        return data
+    config = _get(name.address(CONFIG_FILE), source, name, MAX_BYTES[CONFIG_FILE], limits)
+    if config is None:
+        raise _foreign(source, name, f"it has no {CONFIG_FILE}")
+    about = parse_json(config, f"{source}: {CONFIG_FILE}")
+    digest = about.get("sha256") if isinstance(about, dict) else None
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise _foreign(source, name, f"its {CONFIG_FILE} has no sha256 of {WEIGHTS_FILE}")
+    own = hashlib.sha256(config).hexdigest()
+    return f"{own}  {CONFIG_FILE}\n{digest}  {WEIGHTS_FILE}\n".encode()
 
 
 def sums_of(folder: Path, names: Iterable[str]) -> str:
@@ -185,8 +201,8 @@ def _read_sums(data: bytes, source: str) -> dict[str, str]:
 
 def _get(
     address: str, source: str, name: HubName, most: int, limits: Limits | None = None
-) -> bytes:
-    """The body of a small answer of the hub."""
+) -> bytes | None:
+    """The body of a small answer of the hub; None where a commit lacks a file."""
     limits = limits or default_limits()
     if _offline():
         raise _unreachable(source, name, "HF_HUB_OFFLINE is set")
@@ -200,9 +216,19 @@ def _get(
                     raise HttpError(f"answers {status_text(answer)}", again, answer)
                 return b"".join(read_body(answer, limits.timeout, most))
         except HttpError as error:
+            if _lacks(error):
+                return None
             if not error.retryable or tried >= limits.tries:
                 raise _explained(error, source, name) from error
             time.sleep(limits.backoff * 2 ** (tried - 1))
+
+
+def _lacks(error: HttpError) -> bool:
+    """Whether there is the commit, but not the file."""
+    if error.answer is None or error.answer.status_code != 404:
+        return False
+    kind = error.answer.headers.get("X-Error-Code")
+    return kind == "EntryNotFound" or (kind is None and "/resolve/" in error.answer.url)
 
 
 def _explained(error: HttpError, source: str, name: HubName) -> UserError:
@@ -218,8 +244,6 @@ def _explained(error: HttpError, source: str, name: HubName) -> UserError:
         message = f"{host} asks to accept the conditions of this model first, at "
         message += f"{endpoint()}/{name.repo}; then {_LOG_IN}"
         return UserError("download", source, message)
-    if kind == "EntryNotFound" or (status == 404 and answer.url.endswith(SUMS_FILE)):
-        return _foreign(source, name, f"it has no {SUMS_FILE}")
     if status in (401, 403):
         message = f"{host} {error}: there is no such model, or it is private; check the name, and "
         return UserError("download", source, f"{message}{_LOG_IN}")

@@ -122,13 +122,24 @@ def changed(**files: Any) -> Callable[[Hub], None]:
     return change
 
 
+def move(hub: Hub, name: str) -> None:
+    """The commit of the main branch gets a name that is no hash."""
+    repo = hub.repos["me/net"]
+    repo.commits[name] = repo.commits[pinned_of(hub)]
+    repo.branches["main"] = name
+
+
 def gate(hub: Hub) -> None:
     hub.repos["me/net"].gated = True
 
 
 SUMS = f"{'0' * 64}  config.json\n{'0' * 64}  model.safetensors\n".encode()
 WRONG = {
-    "a model of others": (changed(SHA256SUMS=None), "format"),
+    "a model of others": (changed(SHA256SUMS=None, config_json=b'{"model_type": "x"}'), "format"),
+    "no config": (changed(SHA256SUMS=None, config_json=None), "format"),
+    "a config that is none": (changed(SHA256SUMS=None, config_json=b"<html>"), "format"),
+    "no weights": (changed(model_safetensors=None), "download"),
+    "a commit that is a path": (lambda hub: move(hub, "../../evil"), "download"),
     "sums of another config": (changed(config_json=b'{"model_type": "segformer"}'), "download"),
     "sums of other weights": (changed(model_safetensors=b"x" * 9), "download"),
     "sums that are none": (changed(SHA256SUMS=b"<html>"), "format"),
@@ -150,6 +161,14 @@ def test_what_is_refused(hub: Hub, tmp_path: Path, name: str) -> None:
         download("hf://me/net", QUICK)
     assert not kept(tmp_path / "cache") & {"model.safetensors", "SHA256SUMS"}
     assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_a_folder_without_a_list_has_the_hash_in_its_config(hub: Hub, tmp_path: Path) -> None:
+    changed(SHA256SUMS=None)(hub)
+    assert load_checkpoint("hf://me/net")["a"][0] == 1
+    assert kept(tmp_path / "cache") == {*FILES, "SHA256SUMS"}
+    hub.requests.clear()
+    assert download(f"hf://me/net@{pinned_of(hub)}").is_file() and not hub.requests
 
 
 def test_a_config_of_other_weights_is_refused_before_they_are_fetched(

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hub_server import serving
 from user_errors import raises_user_error
 
 from mmseg_resnest.engine.config import load_config
@@ -15,6 +18,7 @@ from mmseg_resnest.engine.fit import Origin, find_origin, write_start
 from mmseg_resnest.engine.fit import weights as module
 from mmseg_resnest.engine.model import build_seeded_model
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.weights import save_state_dict
 from mmseg_resnest.weights.cache import cache_path
 from mmseg_resnest.weights.catalogue import catalogue
 
@@ -124,3 +128,19 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "start.pth").exists()
     with raises_user_error("checkpoint", file):
         find_origin(str(file), large=False)  # it does not say which model it is of
+
+
+def test_a_model_on_a_hub_brings_its_classes(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    weights = save_state_dict({"a": torch.ones(1)}, tmp_path / "net" / "model.safetensors")
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    about = {"sha256": digest, "classes": ["c0", "c1"]}
+    (tmp_path / "net" / "config.json").write_text(json.dumps(about))
+    with serving(tmp_path) as hub:
+        commit = hub.add("me/net", tmp_path / "net")
+        origin = find_origin("hf://me/net", False, base="fcn_resnest14_camvid")
+        assert (origin.name, origin.classes) == (f"hf://me/net@{commit}", ("c0", "c1"))
+        with raises_user_error("checkpoint", "--from hf://me/net"):
+            find_origin("hf://me/net", False)
+        with raises_user_error("download", "hf://me/no"):
+            find_origin("hf://me/no", False)
