@@ -13,9 +13,9 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import mmcv.transforms
 import mmseg.datasets.transforms
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..io.image_files import Decoding, as_picture
-from ..io.image_sources import fetch_image, is_address, read_image_file
+from ..io.image_sources import fetch_image, is_address, is_bytes, read_bytes, read_image_file
 from ..io.memory import ran_out_of_memory
 from ..io.text import printable
 from ..registry import DATASETS, option_of
@@ -88,8 +88,12 @@ class LoadedImage:
         return as_picture(self.pixels, self.rgb)
 
 
-ImageInput = str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor | LoadedImage
-"""A path, an address (http, https), a PIL image, an array or a tensor.
+ImageInput = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image
+    | NDArray[Any] | Tensor | LoadedImage
+)  # fmt: skip
+"""A path, an address (http, https), the bytes of an image file, a file that is open for reading
+bytes, a PIL image, an array or a tensor. Arrays are RGB, (H, W, 3), not OpenCV's BGR.
 
 Where the config reads 8-bit images: an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8
 (grey, RGB, RGB and alpha), or a tensor (C, H, W): uint8, or floating in [0, 1]. Otherwise an array
@@ -299,6 +303,9 @@ class ImageReader:
                 read_image_file(path, 1)
                 return self.load_sample({"img_path": path})
             return self.decode(read_image_file(path), path)
+        if is_bytes(image):
+            data, where = read_bytes(image)
+            return replace(self.decode(data, where or "image bytes"), path=where)
         if isinstance(image, Image.Image):
             return self._from_pil(image)
         if isinstance(image, Tensor):
@@ -307,7 +314,8 @@ class ImageReader:
                 raise _wrong_shape("tensor", "(C, H, W)", image.shape)
             return images[0]
         if not isinstance(image, np.ndarray):
-            said = "must be a path, an address, a PIL image, an array or a tensor, not "
+            said = "must be a path, an address, bytes, an open file, a PIL image, an array or a "
+            said += "tensor, not "
             raise UserError("input", "image", said + type(image).__name__)
         return self._from_array(image)
 

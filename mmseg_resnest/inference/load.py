@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import EllipsisType
 from typing import cast
 
 import torch
 from mmengine.config import Config
 
-from ..engine.config import load_config, named_types
+from ..engine.config import find_config, load_config, named_types
 from ..engine.preflight import check_device
 from ..engine.reproduce import config_of
 from ..engine.trained import checkpoint_in, is_trained, load_trained
 from ..errors import UserError
-from ..weights import find
+from ..weights import catalogue, find
 from .published import is_published, load_published
 from .runtimes import is_exported, load_exported
 from .segmentor import BATCH_PIXELS, Segmentor, load_config_model
@@ -35,7 +36,7 @@ def published_config(name: str) -> Path:
 
 def load_segmentor(
     config: str | os.PathLike[str] | Config,
-    checkpoint: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | EllipsisType | None = ...,
     device: str | torch.device | None = None,
     batch_pixels: int = BATCH_PIXELS,
     trust: bool = False,
@@ -47,15 +48,15 @@ def load_segmentor(
     predict; the process, MMEngine's default scope included, is left as it was.
 
     Args:
-        config: A config file, or a loaded config; or, without a checkpoint, the work folder of a
+        config: A config file, or a loaded config; or, without weights, the work folder of a
             run (its best checkpoint, or else its newest), a checkpoint of a run (the config is in
             it), the name of a published segmentation model (``mmseg-resnest weights list``), an
             exported model (``.onnx``, ``.xml``, and with ``trust`` ``.pt2``, ``.torchscript``), a
             folder that ``mmseg-resnest publish-model`` wrote, or one on a hub:
             ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``.
-        checkpoint: Weights of the whole model, in any known layout: a path, an address, a name of
+        weights: Weights of the whole model, in any known layout: a path, an address, a name of
             the catalogue, or the work folder of a run. None leaves the weights of a config
-            untrained, to measure speed.
+            untrained, to measure speed; its labels mean nothing.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
         batch_pixels: The most pixels of images that go through the network together, which
             bounds the memory. A larger image goes alone.
@@ -66,9 +67,10 @@ def load_segmentor(
         The model; call it with an image.
 
     Raises:
-        UserError: The config, the checkpoint or the device is missing or does not fit, or the file
+        UserError: The config, the weights or the device is missing or does not fit, or the file
             is a program and ``trust`` is False.
     """
+    checkpoint = None if isinstance(weights, EllipsisType) else weights
     if checkpoint is None and not isinstance(config, Config):
         if is_published(config):
             return load_published(config, device, batch_pixels)
@@ -82,7 +84,16 @@ def load_segmentor(
         )
     if checkpoint is not None and os.path.isdir(checkpoint):
         checkpoint = checkpoint_in(checkpoint)
-    if isinstance(config, str) and checkpoint is None and not Path(config).suffix:
+    if checkpoint is None and isinstance(config, str) and _may_be_published(config):
         config, checkpoint = published_config(config), config
     cfg = named_types(config) if isinstance(config, Config) else load_config(config)
+    if checkpoint is None and weights is ...:
+        said = "has no weights, and would predict nonsense: name a checkpoint behind it, or in its "
+        said += "place the work folder of a run; weights=None leaves it untrained"
+        raise UserError("argument-missing", f"config {cfg.filename or ''}".strip(), said)
     return load_config_model(cfg, checkpoint, chosen, batch_pixels)
+
+
+def _may_be_published(name: str) -> bool:
+    """Whether it is the name of published weights, or at least of no config."""
+    return name in catalogue() or not (Path(name).suffix or find_config(name).is_file())

@@ -172,8 +172,10 @@ class Segmentor:
         """Segment an image, or all images of a list or a folder.
 
         Args:
-            image: A path, an address (http, https), a PIL image, an array or a tensor (C, H, W),
-                see :data:`ImageInput`; or a list of them, a tensor (N, C, H, W), or a folder,
+            image: A path, an address (http, https), the bytes of an image file, a file that is open
+                for reading bytes, a PIL image, an array (H, W, 3) or a tensor (C, H, W), see
+                :data:`ImageInput`: arrays and tensors are RGB, so turn those of OpenCV by
+                ``array[:, :, ::-1]``; or a list of them, a tensor (N, C, H, W), or a folder,
                 whose images are taken with those of its subfolders, by name.
             tile: Edge of the tiles that a larger image is cut into; 0 never cuts; None cuts
                 images of more than 16.8 million pixels into tiles of 1024. Tiles overlap by an

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import io
 import os
+from typing import Any
 
 from ..errors import UserError
 from .http import fetch_bytes
 from .image_header import read_header
 
-__all__ = ["fetch_image", "image_size", "is_address", "read_image_file"]
+__all__ = ["fetch_image", "image_size", "is_address", "is_bytes", "read_bytes", "read_image_file"]
 
 #: The most pixels of an image that is decoded as a whole: 1.5 GiB of RGB. More than Pillow's own
 #: limit; checked in the file's header before anything is decoded.
@@ -79,3 +80,39 @@ def read_image_file(path: str, most: int = -1) -> bytes:
     if not data:
         raise UserError("empty", path, "the file is empty; copy it again")
     return data
+
+
+def is_bytes(source: object) -> bool:
+    """Whether it is the bytes of a file, or an open one."""
+    return isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read")
+
+
+def read_bytes(source: Any) -> tuple[bytes, str | None]:
+    """The bytes of an image file, and the path where an open file has one.
+
+    Args:
+        source: The bytes, or a file that is open for reading bytes; it is read from where it
+            stands to its end, and stays open.
+
+    Raises:
+        UserError: It cannot be read, is empty, gives text, or has more pixels than are decoded at
+            once.
+    """
+    path, subject = None, "image bytes"
+    if hasattr(source, "read"):
+        name = getattr(source, "name", None)
+        path = name if isinstance(name, str) and os.path.isfile(name) else None
+        subject = f"image file {path or ''}".strip()
+        try:
+            source = source.read()
+        except (OSError, ValueError) as error:  # closed, or open for writing
+            reason = getattr(error, "strerror", None) or error
+            raise UserError("unreadable", subject, f"cannot be read ({reason})") from error
+        if not isinstance(source, bytes | bytearray | memoryview):
+            said = f"its read() gives {type(source).__name__}, not bytes; open it with mode 'rb'"
+            raise UserError("input", subject, said)
+    data = bytes(source)
+    if not data:
+        raise UserError("empty", subject, "holds no bytes; to read a file again, call its seek(0)")
+    _check_size(image_size(io.BytesIO(data)), subject)
+    return data, path

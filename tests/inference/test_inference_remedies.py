@@ -14,6 +14,7 @@ import torch
 from advice import advises, helps
 from PIL import Image
 from small_models import blobs, small_config
+from user_errors import raises_user_error
 
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.apps import server
@@ -25,6 +26,41 @@ from mmseg_resnest.inference.images import find_images, find_inputs
 from mmseg_resnest.inference.result import class_indices
 from mmseg_resnest.inference.video import _make_room
 from mmseg_resnest.io.up_to_date import Journal
+
+
+def test_a_config_needs_weights(tmp_path: Path) -> None:
+    cfg, config = small_config(True), tmp_path / "small.py"
+    cfg.dump(config)
+    weights = tmp_path / "small.pth"
+    torch.save(load_segmentor(cfg, weights=None, device="cpu").model.state_dict(), weights)
+    where = "inference/load.py:load_segmentor"
+    for named in (cfg, config, str(config)):
+        with advises(where, "name a checkpoint behind it", "weights=None leaves it untrained"):
+            load_segmentor(named, device="cpu")
+        assert load_segmentor(named, weights, device="cpu").classes
+        assert load_segmentor(named, weights=None, device="cpu").classes
+    with raises_user_error("not-found", "gone.py"):
+        load_segmentor(tmp_path / "gone.py")
+    for name in ("fcn_resnest14_scenes", "configs/fcn_resnest14_scenes.py"):  # of the package
+        with raises_user_error("argument-missing", "fcn_resnest14_scenes"):
+            load_segmentor(name)
+    with raises_user_error("not-found", "fcn_resnest14_scene"):
+        load_segmentor("fcn_resnest14_scene")
+
+
+def test_files_that_are_read(tmp_path: Path) -> None:
+    model = load_segmentor(small_config(True), None, "cpu")
+    path = tmp_path / "a.png"
+    Image.fromarray(blobs(32, 32)).save(path)
+    text = path.open("r", encoding="latin-1", newline="")
+    with text, advises("io/image_sources.py:read_bytes", "open it with mode 'rb'"):
+        model(text)
+    with path.open("rb") as file:
+        file.read()
+        with advises("io/image_sources.py:read_bytes", "call its seek(0)"):
+            model(file)
+        file.seek(0)
+        assert model(file).path == str(path)
 
 
 def test_where_outputs_go(tmp_path: Path) -> None:

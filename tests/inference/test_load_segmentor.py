@@ -6,6 +6,8 @@ from __future__ import annotations
 import copy
 import functools
 import http.server
+import io
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from mmseg_resnest.inference import Segmentation, Segmentor, load_segmentor
 from mmseg_resnest.inference.tiles import Tiling, _weights, tiled
 from mmseg_resnest.io import image_sources
 from mmseg_resnest.models.folding import FoldedConv2d
+from mmseg_resnest.registry import building
 
 
 @pytest.fixture
@@ -57,11 +60,44 @@ def test_every_kind_of_input_agrees(small_model: Segmentor, photo: Path, address
         result = small_model(kind)
         result = result[0] if isinstance(result, list) else result
         assert np.array_equal(result.labels, expected), type(kind)
+    data = photo.read_bytes()
+    with photo.open("rb") as opened, tempfile.SpooledTemporaryFile() as spooled:
+        spooled.write(data)
+        spooled.seek(0)
+        kinds = [data, bytearray(data), memoryview(data), io.BytesIO(data), opened, spooled]
+        results = small_model(kinds)
+        assert not opened.closed
+        with raises_user_error("empty", photo):
+            small_model(opened)  # is at its end
+    assert [r.path for r in results] == [None, None, None, None, str(photo), None]
+    assert all(np.array_equal(r.labels, expected) for r in results)
+    assert results[3].scores("c1").shape == expected.shape  # the file is not read once more
     listed = small_model([photo, array, tensor])
     assert [r.path for r in listed] == [str(photo), None, None]
     folder = small_model(photo.parent)
     assert len(folder) == 1
     assert np.array_equal(folder[0].labels, expected)
+
+
+def test_bytes_for_a_loader_that_reads_files() -> None:
+    values = blobs(24, 36).astype(np.float32) / 3
+    data = io.BytesIO()
+    np.save(data, values)
+    with building("mmseg_resnest"):
+        load = reader.ImageReader([dict(type="LoadImageFromNpyFile")])
+    for kind in (data.getvalue(), io.BytesIO(data.getvalue())):
+        found = load.read(kind)
+        assert found.path is None
+        np.testing.assert_array_equal(found.pixels, values)
+
+
+def test_more_pixels_than_are_decoded(
+    small_model: Segmentor, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_sources, "MAX_PIXELS", 100)
+    for kind in (photo.read_bytes(), io.BytesIO(photo.read_bytes())):
+        with raises_user_error("too-large", "image"):
+            small_model(kind)
 
 
 def test_a_folded_model_gives_the_same(small_model: Segmentor, photo: Path) -> None:
@@ -90,6 +126,12 @@ def test_orientation_and_depth_of_files_and_pil_images(
             assert np.array_equal(small_model(kind).labels, expected)
 
 
+def _closed() -> io.BytesIO:
+    file = io.BytesIO(b"x")
+    file.close()
+    return file
+
+
 @pytest.mark.parametrize(
     ("image", "code", "subject"),
     [
@@ -98,6 +140,10 @@ def test_orientation_and_depth_of_files_and_pil_images(
         (torch.zeros((3, 4, 4), dtype=torch.int64), "input", "image tensor"),
         (Image.new("F", (4, 4)), "input", "PIL image of mode F"),
         (3, "input", "image"),
+        (b"", "empty", "bytes"),
+        (b"text", "image", "bytes"),
+        (io.StringIO("text"), "input", "file"),
+        (_closed(), "unreadable", "file"),
         (np.zeros((4, 4, 3), np.float32), "input", "image array"),
         (np.zeros((4, 4, 2), np.uint8), "input", "image array"),
         (np.zeros((0, 4, 3), np.uint8), "input", "image array"),

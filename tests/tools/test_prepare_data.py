@@ -100,7 +100,7 @@ def test_custom_from_export_to_training(run: Run, run_tool: RunTool, pairs: Path
     line = '# load_from = "weights.pth"'  # to start from weights, in effect here
     assert line in text
     (pairs / "moved/mine.py").write_text(text.replace(line, line.removeprefix("# ")))
-    model = load_segmentor(ROOT / "configs/fcn_resnest14_scenes.py", device="cpu").model
+    model = load_segmentor(ROOT / "configs/fcn_resnest14_scenes.py", None, "cpu").model
     torch.save(model.state_dict(), pairs / "weights.pth")
     small = ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=1"]
     for loader in ("train", "val"):

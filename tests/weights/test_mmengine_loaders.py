@@ -171,7 +171,7 @@ def test_names_in_init_cfg(published, kind):
 def test_a_segmentor_by_its_name(published, monkeypatch):
     config = "configs/fcn_resnest14_scenes.py"
     monkeypatch.chdir(Path(__file__).parents[2])
-    source = load_segmentor(config, device="cpu")
+    source = load_segmentor(config, weights=None, device="cpu")
     published(source.model.state_dict(), config=config, task="segmentation")
     monkeypatch.chdir("/")  # found wherever one is
     model = load_segmentor("tiny", device="cpu")
