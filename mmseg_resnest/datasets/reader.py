@@ -171,9 +171,8 @@ class ImageReader:
                 said = "must end with PackSegInputs, which makes the model's input"
                 raise UserError("config-value", where, said)
             if "LoadMultipleRSImageFromFile" in names:
-                said = "LoadMultipleRSImageFromFile reads pairs, and this takes one image at a "
-                said += "time; use mmseg-resnest test --out DIR"
-                raise UserError("config-value", where, said)
+                said = "LoadMultipleRSImageFromFile reads pairs of images, not one at a time; use "
+                raise UserError("config-value", where, f"{said}mmseg-resnest test --out DIR")
             found = cls(steps, f"{key}.pipeline")
             for step in found._rest:
                 if hasattr(step, "get_indices"):
