@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,10 +107,12 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.fit import (
         FitFolder,
         check_labels,
+        check_wishes,
         choose_start,
         make_plan,
         parse_budget,
         prepare_labels,
+        read_class_weights,
         write_config,
     )
     from mmseg_resnest.engine.preemption import Preempted
@@ -119,13 +122,15 @@ def run(args: argparse.Namespace) -> int:
 
     check_jobs(args.jobs)
     check_split(args, seed=False)  # which is also that of the training
-    budget = parse_budget(args.budget)
+    wishes = _wishes(args, parse_budget(args.budget))
+    check_wishes(wishes, args.weights)
     use_device(args.device)
     jobs = args.jobs or cpu_count()
     keep = not args.dry_run
     with contextlib.ExitStack() as held:
         if keep:
             out = args.out or Path("work_dirs", f"fit_{args.data.resolve().name}")
+            _check_apart(args.data, out)
             check_writable(out, "--out")
             out.mkdir(parents=True, exist_ok=True)
             held.enter_context(FolderLock(out, f"--out {out}"))
@@ -134,7 +139,9 @@ def run(args: argparse.Namespace) -> int:
         place = FitFolder(out)
         prepared = prepare_labels(_label_options(args), out, jobs)
         _say(*prepared.notes)
-        wishes = _wishes(args, budget, prepared.facts.classes)
+        if args.class_weights not in ("auto", "none"):
+            weights = read_class_weights(Path(args.class_weights), prepared.facts.classes)
+            wishes = replace(wishes, class_weights=weights)
         start = choose_start(prepared, wishes, args.weights, keep, args.cfg_options, args.seed)
         _say(f"check: {check_labels(place, prepared, start, jobs, keep)}")
         start, plan, text, notes = make_plan(place, prepared, start, measure_in_child, keep)
@@ -169,14 +176,25 @@ def _label_options(args: argparse.Namespace) -> Any:
     return CustomOptions(name="data", sources=(args.data,), **label_options(args))
 
 
-def _wishes(args: argparse.Namespace, budget: Budget, classes: Sequence[str]) -> Any:
-    from mmseg_resnest.engine.fit import Wishes, read_class_weights
+def _wishes(args: argparse.Namespace, budget: Budget) -> Any:
+    from mmseg_resnest.engine.fit import Wishes
 
-    weights: Any = args.class_weights
-    if weights not in ("auto", "none"):
-        weights = read_class_weights(Path(weights), classes)
     size = image_size(args.image_size)
-    return Wishes(budget, args.base, size, args.batch_size, args.lr, weights)
+    return Wishes(budget, args.base, size, args.batch_size, args.lr, args.class_weights)
+
+
+def _check_apart(data: Path, out: Path) -> None:
+    """Refuse results among the images and labels, for which they would be taken next time."""
+    from mmseg_resnest.errors import UserError
+
+    inside, folder = out.resolve(), data.resolve()
+    if inside.is_relative_to(folder):
+        other = Path("..", f"fit_{folder.name}")
+        message = f"lies in {data}, where its files would be taken for images and labels; name a "
+        raise UserError("argument", f"--out {out}", f"{message}folder outside: --out {other}")
+    if folder.is_relative_to(inside / "data"):
+        message = f"would hold its own copy of {data} there; name another folder"
+        raise UserError("argument", f"--out {out}", message)
 
 
 def _say_prediction(plan: Plan) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from advice import advises, refused
 from in_process import catch_services, run
 from PIL import Image
 from tool_runs import RunTool
@@ -207,7 +208,7 @@ def test_a_dry_run_measures_in_a_process_of_its_own_and_writes_nothing(
 REAL = fit_command.measure_in_child
 
 
-def refused(place: Path, *words: object, data: str = "photos") -> tuple[str, str]:
+def not_begun(place: Path, *words: object, data: str = "photos") -> tuple[str, str]:
     """Code and text of the one error of a fit that must not begin to train."""
     found = printed_error(fit("refused", *words, data=data, codes=(2,)))
     assert not (place / "refused" / "run").exists()
@@ -229,35 +230,70 @@ def refused(place: Path, *words: object, data: str = "photos") -> tuple[str, str
     ],
 )
 def test_mistakes_in_the_options(place: Path, words: list[str], code: str, subject: str) -> None:
-    found = refused(place, *words)
+    found = not_begun(place, *words)
     assert found[0] == code
     assert subject in found[1]
 
 
+def test_mistakes_that_need_no_labels_come_before_them(place: Path) -> None:
+    for words in (["--lr", "0"], ["--base", "no.py"], ["--from", "no"], ["--class-weights", "no"]):
+        assert "labels:" not in fit("early", *words, codes=(2,))
+        assert not (place / "early").exists()
+
+
+def test_results_lie_apart_from_the_images(place: Path) -> None:
+    """Next time they would be images and labels themselves."""
+    own, outside = Path("photos"), Path("fit_photos")
+    for inside in (own, own / "work_dirs/x", own / ".." / "photos"):
+        with advises("cli/fit.py:_check_apart", "name a folder outside: --out"):
+            fit_command._check_apart(own, inside)
+    fit_command._check_apart(own, outside)
+    with advises("cli/fit.py:_check_apart", "name another folder"):
+        fit_command._check_apart(Path("x/data"), Path("x"))
+    fit_command._check_apart(Path("x/data"), Path("y"))
+    assert printed_error(fit("photos/out", codes=(2,)))[0] == "argument"
+    assert not (place / "photos/out").exists()
+
+
+def test_starting_from_a_published_folder(place: Path, said: str) -> None:
+    words = ["--from", "done/model", "--dry-run"]
+    refused(
+        "engine/fit/steps.py:check_wishes", "give --from", "and --base",
+        command=("fit", *words_of("dry"), *words),
+    )  # fmt: skip
+    words = ["--from", "done/model/model.safetensors", "--base", "done/model/training_config.py"]
+    assert "weights: " in fit("dry", *words, "--dry-run")
+
+
+def test_merged_classes(place: Path) -> None:
+    said = fit("merged", "--label-map", "ground=ignore", "box=thing", "--dry-run")
+    assert "check: every file" in said
+
+
 def test_folders_that_hold_no_labels_or_two_forms(place: Path) -> None:
     shutil.copytree(place / "photos" / "images", place / "unlabelled" / "images")
-    assert refused(place, data="unlabelled")[0] == "empty"
+    assert not_begun(place, data="unlabelled")[0] == "empty"
     shutil.copytree(place / "photos", place / "mixed")
     shapes = [{"label": "box", "points": [[0, 0], [9, 0], [9, 9]]}]
     for image in (place / "mixed" / "images").iterdir():
         record = {"shapes": shapes, "imagePath": image.name, "imageData": None}
         image.with_suffix(".json").write_text(json.dumps(record))
-    code, text = refused(place, data="mixed")
+    code, text = not_begun(place, data="mixed")
     assert code == "dataset"
     assert "--format" in text
-    assert refused(place, data="nowhere")[0] == "not-found"
+    assert not_begun(place, data="nowhere")[0] == "not-found"
 
 
 def test_labels_of_one_class_and_classes_that_are_new_in_validation(place: Path) -> None:
     write_photos(place / "single", 6, classes=3)
     for mask in (place / "single" / "masks").iterdir():
         Image.fromarray(np.zeros((48, 64), np.uint8)).save(mask)
-    assert refused(place, data="single")[0] == "classes"
+    assert not_begun(place, data="single")[0] == "classes"
     for part, classes in (("train", 2), ("val", 3)):
         write_photos(place / "parts" / part, 4, classes)
     shutil.move(place / "parts" / "val" / "classes.txt", place / "parts" / "classes.txt")
     (place / "parts" / "train" / "classes.txt").unlink()
-    code, text = refused(place, data="parts")
+    code, text = not_begun(place, data="parts")
     assert code == "classes"
     assert "sky" in text
 
@@ -274,7 +310,7 @@ def test_folders_of_parts_are_trained_and_validated_on(place: Path) -> None:
 
 def test_a_machine_with_too_little_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmseg_resnest.engine.fit.facts.free_memory", lambda cuda: 1 << 20)
-    assert refused(place)[0] == "memory"
+    assert not_begun(place)[0] == "memory"
 
 
 def fake_child(folder: Path, patch: pytest.MonkeyPatch, lines: Sequence[str], end: str) -> None:
@@ -402,6 +438,6 @@ def test_classes_that_overlap_in_photos_and_in_bands(place: Path) -> None:
         assert "mAP" in result["scores"]
         image = next((place / data / "images").iterdir())
         assert model(image).masks.shape == (2, 48, 64)
-    code, text = refused(place, data="flat")
+    code, text = not_begun(place, data="flat")
     assert code == "argument-missing"
     assert "--multilabel" in text

@@ -39,6 +39,7 @@ class ReadPlan:
         palette: ``[r, g, b]`` for each class, or empty where the data set does not define one.
         with_pixels: Whether to hash the pixels (to find duplicates).
         planes: Number of classes that may overlap, as ``LoadMultilabel`` loads them.
+        reduces_zero: Whether the data set or the transform says ``reduce_zero_label``.
     """
 
     reader: ImageReader
@@ -50,11 +51,12 @@ class ReadPlan:
     palette: Sequence[Sequence[int]] = ()
     with_pixels: bool = True
     planes: int | None = None
+    reduces_zero: bool = False
 
     @property
     def maps_zero_away(self) -> bool:
-        """Whether 0 in the files is ignored."""
-        return bool(self.table[0] == 255 and self.table[1] == 0)
+        """Whether ``reduce_zero_label`` ignores 0 in the files; a ``label_map`` may, too."""
+        return self.reduces_zero and bool(self.table[0] == 255 and self.table[1] == 0)
 
     def out_of_range(self, counts: NDArray[np.int64]) -> list[int]:
         """The values of label files that are neither a class nor ignored after loading.
@@ -92,14 +94,19 @@ def make_plan(
         if issubclass(kind, _StackLoadAnnotations):
             label = TRANSFORMS.build(dict(step)) if with_labels else None
     raw: Any = None
+    reduces = False
     table = np.arange(256, dtype=np.uint8)
     if type(label) in (LoadAnnotations, _StackLoadAnnotations):
         raw = copy.copy(label)
         raw.reduce_zero_label = None
+        reduces = bool(reduce_zero_label or label.reduce_zero_label)
         table = _table(label, label_map, reduce_zero_label)
     reader = ImageReader(split_loading(pipeline)[0] or pipeline[:1])
     planes = label.planes if isinstance(label, LoadMultilabel) else None
-    return ReadPlan(reader, label, raw, table, num_classes, ignore_index, palette, planes=planes)
+    return ReadPlan(
+        reader, label, raw, table, num_classes, ignore_index, palette,
+        planes=planes, reduces_zero=reduces,
+    )  # fmt: skip
 
 
 def _table(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.parallel import in_parallel
 from .labels import open_image, pack_colours
@@ -25,7 +26,7 @@ def count_colours(masks: Sequence[Place], processes: int) -> Counter[RGB]:
     """Pixels of each colour in all masks.
 
     Raises:
-        UserError: A mask is damaged.
+        UserError: A mask is damaged, or of more than 8 bits.
     """
     total: Counter[RGB] = Counter()
     for counts in in_parallel(_colours, masks, processes, "count colours"):
@@ -34,7 +35,11 @@ def count_colours(masks: Sequence[Place], processes: int) -> Counter[RGB]:
 
 
 def _colours(mask: Place) -> Counter[RGB]:
-    image = open_image(mask.read(), mask).convert("RGB")
+    image = open_image(mask.read(), mask)
+    if image.mode.startswith(("I", "F")):
+        message = "has label numbers of more than 8 bits, and no colours; see --format index"
+        raise UserError("label", mask, message)
+    image = image.convert("RGB")
     packed, counts = np.unique(pack_colours(np.asarray(image)), return_counts=True)
     colours = ((c >> 16, c >> 8 & 255, c & 255) for c in packed.tolist())
     return Counter(dict(zip(colours, counts.tolist(), strict=True)))

@@ -302,7 +302,7 @@ def prepare_custom(
     merged = merged_classes(options.label_map, palette)
     train, val = len(splits["train"]), len(splits["val"])
     sources = ", ".join(map(str, options.sources))
-    bands = band_options(samples, options.bands, sources)
+    bands = band_options(samples, options.bands, str(options.images or sources))
     suffixes = tuple(sorted({sample.suffix.lower() for sample in samples}))
     planes = len(palette) if options.multilabel else None
 
@@ -435,6 +435,9 @@ def _unknown_colours(
         masks += images_in(folder, options.label_suffix).values()
     found = count_colours(masks, processes)
     unknown = Counter({rgb: found[rgb] for rgb in set(found) - {row.rgb for row in rows}})
+    if not unknown:
+        message = f"the masks hold one colour alone: {describe(found)}; label a second class"
+        return UserError("classes", subject, message)
     write_draft(draft, rows, unknown)
     lossy = (
         "; so many come from resizing or JPEG: get the masks from before it"

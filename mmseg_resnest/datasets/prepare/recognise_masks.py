@@ -217,13 +217,17 @@ def _form_of_masks(masks: Sequence[Place], values: set[int] | None, rows: Sequen
             return "colour"
     used = values - {255}
     names = len({row.name for row in rows})
-    dense = max(used, default=0) < (names or 2 * len(used) + 10)
+    largest = max(used, default=0)
+    dense = largest < max(names, 2 * len(used) + 10) or largest > 255  # which no grey value is
     several = len(used) > 1 or (names > 1 and 255 not in values)
     return "index" if dense and several else "colour"
 
 
 def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int) -> list[Colour]:
-    """A name for each colour of the masks: those of a list without colours, or made up."""
+    """A name for each colour of the masks: those of a list without colours, or made up.
+
+    Empty where such a list does not say which name is of which colour.
+    """
     found = count_colours(masks, processes)
     if len(found) > _MOST_COLOURS:
         message = (
@@ -235,6 +239,8 @@ def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int)
     if colours == [(0, 0, 0), (255, 255, 255)]:
         names = [row.name for row in rows] if len(rows) == 2 else ["background", "object"]
         return [Colour(name, rgb) for name, rgb in zip(names, colours, strict=True)]
+    if rows:
+        return []
     return [Colour(f"colour_{r:02x}{g:02x}{b:02x}", (r, g, b)) for r, g, b in colours]
 
 

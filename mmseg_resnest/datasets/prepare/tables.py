@@ -45,6 +45,8 @@ def read_table(file: Path) -> list[Colour]:
         with file.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
         text = data.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError("not-found", file, "does not exist; it is a list of classes") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("unreadable", file, f"is not a list of classes ({error})") from error
     if len(data) > _MOST_BYTES:

@@ -40,7 +40,8 @@ class Wishes:
         image_size: Width and height of the training crops, in pixels.
         batch_size: Images of a step.
         lr: Learning rate.
-        class_weights: ``auto``, ``none``, or a weight of each class.
+        class_weights: ``auto``, ``none``, a weight of each class, or, before the classes are known,
+            the file that has them (:func:`read_class_weights`).
     """
 
     budget: Budget
@@ -98,13 +99,24 @@ def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
     Raises:
         UserError: A wish is not possible.
     """
-    if wishes.lr is not None and not (math.isfinite(wishes.lr) and wishes.lr > 0):
-        raise UserError("argument", "--lr", f"must be above 0, not {wishes.lr}")
+    check_numbers(wishes)
     made = [_model(facts, wishes, origin), Decision("start", origin.name, origin.reason)]
     made += _sizes(facts, wishes)
     made.append(_class_weights(facts, wishes))
     made.append(_target_batch(facts, wishes))
     return Plan(tuple(made))
+
+
+def check_numbers(wishes: Wishes) -> None:
+    """Raise UserError if a number that the person decides is not possible."""
+    lr, batch, size = wishes.lr, wishes.batch_size, wishes.image_size
+    if lr is not None and not (math.isfinite(lr) and lr > 0):
+        raise UserError("argument", "--lr", f"must be above 0, not {lr}")
+    if batch is not None and batch < 1:
+        raise UserError("argument", "--batch-size", f"must be at least 1, not {batch}")
+    if size is not None and min(size) < 32:
+        message = f"must be at least 32 pixels, not {size[0]}x{size[1]}"
+        raise UserError("argument", "--image-size", message)
 
 
 def takes_large(facts: Facts) -> bool:
@@ -135,9 +147,6 @@ def _sizes(facts: Facts, wishes: Wishes) -> list[Decision]:
     what = f"images are {facts.width}x{facts.height}"
     if wishes.image_size is not None:
         width, height = wishes.image_size
-        if min(width, height) < 32:
-            message = f"must be at least 32 pixels, not {width}x{height}"
-            raise UserError("argument", "--image-size", message)
         reason = f"{what}; at most {most} here"
         if base < max(width, height) <= own:
             base, reason = max(width, height), "the crop's, --image-size"
@@ -196,10 +205,6 @@ def _class_weights(facts: Facts, wishes: Wishes) -> Decision:
 def _target_batch(facts: Facts, wishes: Wishes) -> Decision:
     """The batch that is measured and wanted."""
     if wishes.batch_size is not None:
-        if wishes.batch_size < 1:
-            raise UserError(
-                "argument", "--batch-size", f"must be at least 1, not {wishes.batch_size}"
-            )
         return Decision("batch_size", wishes.batch_size, "--batch-size")
     wanted = 16 if facts.gpu else 8
     if wanted > facts.train_images:
@@ -360,8 +365,22 @@ def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
         classes: Names, in the order of the labels.
 
     Raises:
-        UserError: The file cannot be read, a line is no name with a weight above 0, a class has no
-            line, or a line names no class.
+        UserError: As :func:`read_weight_lines`; or a class has no line, or a line names no class.
+    """
+    subject, found = f"--class-weights {file}", read_weight_lines(file)
+    if missing := sorted(set(classes) - set(found)):
+        raise UserError("classes", subject, f"has no weight for {', '.join(missing[:5])}")
+    if unknown := sorted(set(found) - set(classes)):
+        message = f"names what is no class: {', '.join(unknown[:5])}"
+        raise UserError("classes", subject, message)
+    return tuple(found[name] for name in classes)
+
+
+def read_weight_lines(file: Path) -> dict[str, float]:
+    """The weights of a text file by name, whatever classes there are.
+
+    Raises:
+        UserError: The file cannot be read, or a line is no name with a weight above 0.
     """
     subject = f"--class-weights {file}"
     try:
@@ -382,9 +401,4 @@ def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
         if not name or not (math.isfinite(found[name.strip()]) and found[name.strip()] > 0):
             message = f"line {number} is not a class and its weight, such as: road 0.5"
             raise UserError("format", subject, message)
-    if missing := sorted(set(classes) - set(found)):
-        raise UserError("classes", subject, f"has no weight for {', '.join(missing[:5])}")
-    if unknown := sorted(set(found) - set(classes)):
-        message = f"names what is no class: {', '.join(unknown[:5])}"
-        raise UserError("classes", subject, message)
-    return tuple(found[name] for name in classes)
+    return found

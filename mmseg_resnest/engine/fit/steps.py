@@ -24,11 +24,23 @@ from ...io.atomic import atomic_write
 from ...io.json_files import read_json
 from ...io.up_to_date import Journal, file_state, fingerprint
 from ...version import __version__
+from ...weights import check_remote, is_remote, resolve_checkpoint
+from ...weights.hub import WEIGHTS_FILE
 from ..config import config_as_text, load_config, parse_cfg_options
 from ..run_folders import holds_run
 from ..trained import checkpoint_in
 from .budget import Budget
-from .decide import LEAST_BATCH, Decision, Plan, Wishes, choose, decide, takes_large
+from .decide import (
+    LEAST_BATCH,
+    Decision,
+    Plan,
+    Wishes,
+    check_numbers,
+    choose,
+    decide,
+    read_weight_lines,
+    takes_large,
+)
 from .facts import Facts, check_facts, collect_facts
 from .measure import Measured
 from .text import fit_config_text, model_text
@@ -156,6 +168,34 @@ class Start:
     def write_draft(self, file: Path, data: Path, load_from: Path | None = None) -> None:
         """Write a config with the first decisions, and for the rest what changes no step."""
         file.write_text(self.text(_draft(self), data, load_from), encoding="utf-8")
+
+
+def check_wishes(wishes: Wishes, weights: str | None) -> None:
+    """Check what needs no labels, before they are prepared.
+
+    Args:
+        wishes: What the person decides.
+        weights: What to start from, see :func:`.find_origin`.
+
+    Raises:
+        UserError: A number is not possible, or what is named does not exist.
+    """
+    check_numbers(wishes)
+    if wishes.base is not None:
+        load_config(wishes.base)
+    if isinstance(wishes.class_weights, str) and wishes.class_weights not in ("auto", "none"):
+        read_weight_lines(Path(wishes.class_weights))
+    if weights is None or weights == "none":
+        return
+    if is_remote(weights):
+        check_remote(weights)
+    elif not Path(weights).is_dir():
+        resolve_checkpoint(weights)
+    elif (file := Path(weights, WEIGHTS_FILE)).is_file():
+        message = f"is a published folder; give --from {file} and --base, the config of its model"
+        raise UserError("argument", f"--from {weights}", message)
+    else:
+        checkpoint_in(weights)
 
 
 def choose_start(
@@ -340,8 +380,8 @@ def check_labels(
         if errors:
             some = "; ".join(f"{one.file}: {one.what}" for one in errors[:_MOST_SHOWN])
             more = f" ({place.check} lists them all)" if keep else ""
-            message = f"{len(errors):,} problems of the labels must be solved first: {some}{more}"
-            raise UserError("dataset", prepared.folder, message)
+            message = f"must be solved first ({len(errors):,} in all): {some}{more}"
+            raise UserError("dataset", f"problems of {prepared.folder}", message)
         if keep:
             place.journal.add(entry, step="check")
         counts = found["counts"]

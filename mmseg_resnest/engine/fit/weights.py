@@ -118,7 +118,8 @@ def _trained(wish: str, base: str | None) -> Origin:
     except UserError as error:
         if not error.code.startswith("config"):
             raise
-        message = f"does not say which model it is of ({error.message}); name its config: --base"
+        reason = error.message.partition(";")[0]  # without advice for other commands
+        message = f"does not say which model it is of ({reason}); name its config: --base"
         raise UserError("checkpoint", f"--from {wish}", message) from error
     name = Path(cfg.filename or file).name
     return Origin(file, "--from", name, cfg, classes=_classes_of_record(load_record(file)))

@@ -424,3 +424,41 @@ def test_masks_with_two_endings(tmp_path: Path) -> None:
 
     helps("datasets/prepare/recognise_masks.py:found_masks", "rename",
           call=lambda: recognise(tmp_path / "s"), remedy=rename)  # fmt: skip
+
+
+def test_grey_masks_that_are_no_colours(tmp_path: Path) -> None:
+    """Names without colours name label numbers, never colours of the masks."""
+    table = tmp_path / "few.txt"
+    table.write_text("a\nb\n")
+    for n in range(2):
+        write_folder(tmp_path / "s/images", {f"x{n}.jpg": jpeg(n, (20, 20))})
+        labels = labels_of(n, 6, (20, 20))
+        write_folder(tmp_path / "s/labels", {f"x{n}.png": png_of(labels)})
+        write_folder(tmp_path / "wide/images", {f"x{n}.jpg": jpeg(n, (20, 20))})
+        wide = encoded(labels.astype(np.uint16) * 100, "PNG")
+        write_folder(tmp_path / "wide/labels", {f"x{n}.png": wide})
+    assert recognise(tmp_path / "s", classes=table).form == "index"
+    with advises("datasets/prepare/colours.py:_colours", "see --format index"):
+        recognise(tmp_path / "wide", "colour")
+    assert recognise(tmp_path / "wide").form == "index"
+    found = recognise(tmp_path / "s", "colour", table)
+    assert (found.classes, found.rows) == (table, ())  # its colours are asked for
+
+
+def test_masks_of_a_single_colour(tmp_path: Path) -> None:
+    def masks(second: int) -> None:
+        for n in range(3):
+            write_folder(tmp_path / "images", {f"a_{n}.jpg": jpeg(n)})
+            mask = np.full((6, 8, 3), 40, np.uint8)
+            mask[:, : n * second] = 90
+            write_folder(tmp_path / "labels", {f"a_{n}.png": encoded(mask, "PNG")})
+
+    table = tmp_path / "colours.txt"
+    table.write_text("a 40 40 40\n")
+    masks(0)
+    options = dict(sources=(tmp_path / "labels",), images=tmp_path / "images", classes=table)
+    helps(
+        "datasets/prepare/custom.py:_unknown_colours", "label a second class",
+        call=lambda: custom(tmp_path, form="colour", **options),
+        remedy=lambda: (masks(2), table.write_text("a 40 40 40\nb 90 90 90\n")),
+    )  # fmt: skip

@@ -41,7 +41,12 @@ MEASURED = Measured((Step(2, int(0.7 * GIB), 1.0), Step(8, int(1.3 * GIB), 4.0))
 def test_labels_of_both_parts() -> None:
     def check(classes: tuple[str, ...], train: list[int], val: list[int]) -> None:
         facts: Any = SimpleNamespace(
-            classes=classes, train_pixels=train, val_pixels=val, train_images=8, val_images=2
+            classes=classes,
+            train_pixels=train,
+            val_pixels=val,
+            train_images=8,
+            val_images=2,
+            multilabel=False,
         )
         check_facts(facts, "mine")
 
@@ -57,7 +62,7 @@ def test_labels_of_both_parts() -> None:
 def test_files_of_class_weights(tmp_path: Path) -> None:
     file = tmp_path / "weights.txt"
     weights = helps(
-        "engine/fit/decide.py:read_class_weights", "a class and its weight a line",
+        "engine/fit/decide.py:read_weight_lines", "a class and its weight a line",
         call=lambda: read_class_weights(file, ("cat", "dog")),
         remedy=lambda: file.write_text("cat 1\ndog 2.5\n"),
     )  # fmt: skip
