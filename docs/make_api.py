@@ -16,7 +16,7 @@ PAGE = Path(__file__).with_name("api.md")
 #: Headings with their modules.
 ROOMS = {
     "The package": ("mmseg_resnest", "mmseg_resnest.errors"),
-    "Inference": ("mmseg_resnest.inference",),
+    "Inference": ("mmseg_resnest.inference", "mmseg_resnest.inference.label_errors"),
     "Models": ("mmseg_resnest.models",),
     "Weights": ("mmseg_resnest.weights",),
     "Data sets": ("mmseg_resnest.datasets",),

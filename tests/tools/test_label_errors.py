@@ -167,7 +167,9 @@ def test_each_fold_is_judged_by_a_model_that_did_not_learn_it(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    words = ("label-errors", "a.py", "--folds", 2, "--out", out)  # needs no checkpoint
+    saved = tmp_path / "of the run"
+    option = f"default_hooks.checkpoint.out_dir={saved}"
+    words = ("label-errors", "a.py", "--folds", 2, "--out", out, "--cfg-options", option)
     trained = []
     real = folds.train
 
@@ -204,7 +206,8 @@ def test_each_fold_is_judged_by_a_model_that_did_not_learn_it(
     assert "up to date" in run(*words)
     assert len(trained) == 3
 
-    other = (*words, "--cfg-options", "optim_wrapper.optimizer.lr=0.5")
+    assert not saved.exists()
+    other = (*words, "optim_wrapper.optimizer.lr=0.5")
     refused("inference/label_errors/folds.py:train_folds", "name another folder", command=other)
 
 
@@ -221,9 +224,10 @@ def test_folds_of_another_config_go_into_another_folder(toy: Toy, tmp_path: Path
 
 def test_folds_need_training_images_and_a_config_that_says_all(toy: Toy, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
-    where = "inference/label_errors/find.py:find_label_errors"
     command = ("label-errors", "a.py", RUN, "--folds", 2, "--split", "val", *out)
-    refused(where, "leave --folds out", command=command)
+    refused(
+        "inference/label_errors/find.py:find_label_errors", "leave --folds out", command=command
+    )
     assert "images" in run("label-errors", "a.py", RUN, "--split", "val", *out)
     assert printed_error(run("label-errors", "a.py", *out, codes=(2,)))[0] == "argument-missing"
     for number in (0, 1, 7):

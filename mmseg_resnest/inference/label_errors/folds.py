@@ -100,6 +100,8 @@ def train_folds(
 def _without(cfg: Config, kept: Sequence[tuple[int, int]]) -> Config:
     """The config whose training data sets hold only the samples at these places."""
     changed = copy.deepcopy(cfg)
+    saving = (changed.get("default_hooks") or {}).get("checkpoint") or {}
+    saving.pop("out_dir", None)  # where the run's own checkpoints are
     changed.pop("distillation", None)  # a teacher may have learned the labels that are left out
     for number, leaf in enumerate(leaf_datasets(changed.train_dataloader.dataset)):
         leaf["indices"] = [index for part, index in kept if part == number]  # type: ignore[index]
