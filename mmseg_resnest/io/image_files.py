@@ -147,21 +147,29 @@ def unique_stems(
 
     Returns ``{path as given: relative name}``, every name different.
     """
+    ends = [ending.lower() for ending in endings]
     # A list of names may have one twice.
     texts = list(dict.fromkeys(os.fspath(path) for path in paths))
     folders = [os.path.dirname(os.path.abspath(text)) for text in texts]
     root = os.path.commonpath(folders) if folders else ""
     relative = {text: os.path.relpath(os.path.abspath(text), root) for text in texts}
     bare = {text: os.path.splitext(name)[0] for text, name in relative.items()}
-    # Compared without case, for file systems that do not tell cases apart.
-    seen = Counter(name.lower() for name in bare.values())
+    with_suffix: set[str] = set()
+    while True:
+        names = {t: relative[t] if t in with_suffix else bare[t] for t in texts}
+        # Compared without case, for file systems that do not tell cases apart.
+        seen = Counter(name.lower() for name in names.values())
+        more = {t for t in texts if t not in with_suffix and _clashes(names[t].lower(), seen, ends)}
+        if not more:
+            return names
+        with_suffix |= more  # as which they may have the name of another one: a.jpg and a.jpg.png
 
-    def clashes(name: str) -> bool:
-        return seen[name] > 1 or any(
-            name.endswith(end.lower()) and name[: -len(end)] in seen for end in endings
-        )
 
-    return {t: relative[t] if clashes(bare[t].lower()) else bare[t] for t in texts}
+def _clashes(name: str, seen: Mapping[str, int], endings: Sequence[str]) -> bool:
+    """Whether several have a name, or it is that of another one and an ending."""
+    return seen[name] > 1 or any(
+        name.endswith(end) and name.removesuffix(end) in seen for end in endings
+    )
 
 
 def save_image(

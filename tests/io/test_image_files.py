@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from user_errors import raises_user_error
 
@@ -21,10 +23,22 @@ from mmseg_resnest.io.image_files import as_picture, save_image, unique_stems
         (["d/x/a.jpg", "d/y/a.jpg"], ["x/a", "y/a"]),
         (["d/a.png", "d/a_overlay.jpg"], ["a", "a_overlay.jpg"]),
         (["d/a_overlay.jpg"], ["a_overlay"]),
+        (["d/a.jpg", "d/a.png", "d/a.jpg.png"], ["a.jpg", "a.png", "a.jpg.png"]),
+        (["d/a.jpg", "d/a.png", "d/a.jpg_overlay.tif"], ["a.jpg", "a.png", "a.jpg_overlay.tif"]),
     ],
 )
 def test_names_of_outputs(paths: list[str], stems: list[str]) -> None:
     assert list(unique_stems(paths, endings=("_overlay",)).values()) == stems
+
+
+@given(
+    st.sets(st.from_regex(r"(?:a|b|a_side)(?:\.jpg|\.png|_side)?\.(?:jpg|png|tif)", fullmatch=True))
+)
+@settings(max_examples=60, deadline=None)
+def test_no_output_of_an_image_is_that_of_another(paths: set[str]) -> None:
+    stems = [*unique_stems(sorted(paths), endings=("_side",)).values()]
+    written = [*stems, *(f"{stem}_side" for stem in stems)]
+    assert len(set(written)) == 2 * len(paths)
 
 
 def test_an_image_that_is_named_twice_keeps_its_name() -> None:
