@@ -81,7 +81,15 @@ def run(args: argparse.Namespace) -> int:
         else:
             _publish(args, folder)
         if args.push is not None:
-            pushed = push(folder, args.push, args.private, args.revision)
+            try:
+                pushed = push(folder, args.push, args.private, args.revision)
+            except UserError as error:
+                if args.folder is None:
+                    raise
+                again = shlex.join(["mmseg-resnest", "publish-model", args.folder])
+                message = f"{error.message}. {args.folder} is written; put it there by {again} "
+                message += f"--push {args.push}"
+                raise UserError(error.code, error.subject, message) from error
             print(f"pushed      {pushed}")
             print(f"use         load_segmentor({pushed!r})")
     print()

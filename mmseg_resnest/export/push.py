@@ -82,7 +82,11 @@ def push(
         except HfHubHTTPError as error:
             if error.response.status_code not in (403, 409):  # not one that is there already
                 raise
-            _check_there(api.model_info(name.repo), name, private)
+            try:
+                there = api.model_info(name.repo)
+            except HfHubHTTPError:
+                raise error from None
+            _check_there(there, name, private)
         if revision and revision != "main" and not revision.startswith("refs/"):
             api.create_branch(name.repo, branch=revision, exist_ok=True)
         done = api.create_commit(

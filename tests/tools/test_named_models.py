@@ -203,6 +203,8 @@ def test_runs_record_the_commit_of_what_they_take_from_a_hub(made: Made, tmp_pat
         "model.backbone.init_cfg=dict(type='Pretrained', checkpoint='hf://me/net@main')",
     )
     assert said.count(name) >= 1
+    path = Path(run("weights", "fetch", "hf://me/net").split()[-1])
+    assert path.parts[-3:] == ("me--net", there.branches["main"], "model.safetensors")
     for text in (
         torch.load(tmp_path / "run" / "last.pth", weights_only=True)["meta"]["cfg"],
         (tmp_path / "run" / "toy.py").read_text(),
@@ -236,6 +238,14 @@ def test_a_model_is_pushed_from_each_form(made: Made, tmp_path: Path) -> None:
     assert (tmp_path / "here" / "SHA256SUMS").is_file()
     card = repo.commits[repo.branches["v2"]]["README.md"].decode()
     assert 'load_segmentor("hf://me/n4")' in card and "trained on Scenes" in card
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_of_nobody")
+        command = ["publish-model", "work_dirs/toy", tmp_path / "kept", "--push", "me/late"]
+        text = refused("cli/publish_model.py:run", "is written", "--push", command=command)
+    assert "hf_of_nobody" not in text and "me/late" not in made.hub.repos
+    run(*text.rpartition("mmseg-resnest ")[2].split())
+    assert "me/late" in made.hub.repos
+    refused("engine/config/load.py:load_config", "name a config", command=["train", "hf://me/net"])
     command = ["publish-model", "work_dirs/toy"]
     refused("cli/publish_model.py:_sort_out", "name the folder", "--push", command=command)
     command += [tmp_path / "a", "--private"]

@@ -203,6 +203,8 @@ def test_names_that_are_none(name: str) -> None:
 def test_names() -> None:
     assert hub_name("hf://Me_1/net.v2@refs%2Fpr%2F1").revision == "refs/pr/1"
     assert str(hub_name("hf://me/net")) == "hf://me/net@main"
+    assert hub_name("hf://models/me/net@v1") == hub_name("hf://me/net@v1")  # as the client has it
+    assert hub_name("hf://models/net").repo == "models/net"
 
 
 def test_revisions_and_models_of_others(hub: Hub) -> None:

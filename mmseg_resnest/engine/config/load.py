@@ -17,6 +17,7 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ...registry import building
+from ...weights.hub import is_hub
 from ..logs import display_path, nothing_printed
 from .check import check_config
 from .data import CONFIG_SUFFIXES, DATA_SUFFIXES, load_data_config, read_config_text
@@ -96,6 +97,9 @@ def load_config(
             names an unknown key or has an unfit value; ``data_root`` is not a folder or is not
             read by the config.
     """
+    if is_hub(path):
+        message = "is a model on a hub and no config; name a config, and this as its weights"
+        raise UserError("argument", path, message)
     with building():
         file = find_config(path)
         _check_config_file(file)
