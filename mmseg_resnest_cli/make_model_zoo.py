@@ -41,7 +41,18 @@ COLLECTIONS = {
         "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
         "1802.02611",
     ),
+    "segnext": (
+        "SegNeXt",
+        "SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation",
+        "2209.08575",
+    ),
+    "segformer": (
+        "SegFormer",
+        "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
+        "2105.15203",
+    ),
 }
+LICENCES = {"LicenseRef-NVIDIA-non-commercial": "NVIDIA Source Code License (non-commercial)"}
 # OpenMMLab's names of the two protocols' numbers.
 METRICS = {"single scale": "{}", "multi-scale + flip": "{}(ms+flip)"}
 
@@ -65,7 +76,7 @@ BACKBONES = """## ImageNet backbones
 
 Training starts from these (`init_cfg` of the backbone). Their published number is the top-1
 accuracy of a classifier, which this project leaves out and does not evaluate;
-`mmseg-resnest weights verify NAME` checks the file.
+`mmseg-resnest weights verify NAME` checks the file. MMSegmentation states none for its own.
 """
 
 
@@ -135,9 +146,9 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
     for entry in entries.values():
         if entry.task != "classification":
             continue
-        ((_, published),) = entry.metrics.items()
+        published = entry.metrics.get("single crop", {})
         crop = f"{published['crop']:g}" if "crop" in published else ""
-        top1 = number(published["top1"])
+        top1 = number(published.get("top1"))
         rows.append([f"`{entry.name}`", entry.arch, top1, crop, source_of(entry)])
     titles = ["name", "architecture", "published top-1", "crop", "source"]
     parts.append(f"{BACKBONES}\n{table(titles, rows, titles[2:4])}")
@@ -148,6 +159,12 @@ def head_of(entry: Entry) -> str:
     """The head in a config's name, a key of :data:`COLLECTIONS`."""
     words = Path(str(entry.config)).stem.split("_")
     return words[0] if words[0] in COLLECTIONS else words[2] if words[1] == "s101-d8" else words[1]
+
+
+def paper(head: str) -> dict[str, str]:
+    """The paper of a key of :data:`COLLECTIONS`, as a metafile has it."""
+    _, title, arxiv = COLLECTIONS[head]
+    return {"Title": title, "URL": f"https://arxiv.org/abs/{arxiv}"}
 
 
 def metafile(entries: Sequence[Entry], collections: bool) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def metafile(entries: Sequence[Entry], collections: bool) -> dict[str, Any]:
                     {"Task": "Semantic Segmentation", "Dataset": dataset, "Metrics": metrics}
                 ],
                 "Weights": entry.urls[0],
-                "Paper": RESNEST,
+                "Paper": RESNEST if entry.arch.startswith("resnest") else paper(head_of(entry)),
                 "Code": entry.source,
                 "Framework": "PyTorch",
             }
@@ -186,19 +203,20 @@ def metafile(entries: Sequence[Entry], collections: bool) -> dict[str, Any]:
     if not collections:
         return {"Models": models}
     datasets: dict[str, set[str]] = {key: set() for key in COLLECTIONS}
+    licences = {head_of(entry): str(entry.licence) for entry in entries}
     for entry in catalogue().values():
         if entry.task == "segmentation":
             datasets[head_of(entry)].add(entry.dataset)
     papers = [
         {
             "Name": name,
-            "License": "Apache License 2.0",
+            "License": LICENCES.get(licences.get(key, ""), "Apache License 2.0"),
             "Metadata": {"Training Data": sorted(datasets[key])},
-            "Paper": {"Title": title, "URL": f"https://arxiv.org/abs/{arxiv}"},
+            "Paper": paper(key),
             "README": "configs/README.md",
             "Frameworks": ["PyTorch"],
         }
-        for key, (name, title, arxiv) in COLLECTIONS.items()
+        for key, (name, *_) in COLLECTIONS.items()
     ]
     return {"Collections": papers, "Models": models}
 

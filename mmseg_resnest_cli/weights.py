@@ -60,6 +60,8 @@ def describe(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def best_metric(values: Mapping[str, Any]) -> str:
     """The published number that a table has room for."""
+    if not values["metrics"]:
+        return ""
     numbers = list(values["metrics"].values())[-1]
     key = "mIoU" if "mIoU" in numbers else "top1"
     return f"{key} {numbers[key]:.2f}"
@@ -71,10 +73,11 @@ def show_list(as_json: bool) -> int:
     if as_json:
         print(json.dumps(entries, indent=2))
         return 0
-    rows = [("name", "data set", "published", "layout", "in cache")]
+    rows = [("name", "data set", "published", "layout", "licence", "in cache")]
     for entry in entries:
         cached = "yes" if entry["cached"] else "no"
-        rows.append((entry["name"], entry["dataset"], best_metric(entry), entry["layout"], cached))
+        row = entry["name"], entry["dataset"], best_metric(entry), entry["layout"]
+        rows.append((*row, entry["licence"] or "not stated", cached))
     print_table(rows)
     return 0
 

@@ -50,7 +50,15 @@ FROM_SCRATCH = (
     "deeplabv3_resnest50_camvid",
     "deeplabv3plus_resnest50_camvid",
     "deeplabv3plus_resnet50_camvid",
+    "segnext_mscant_camvid",
+    "segformer_mitb0_camvid",
 )
+# Heads of other papers, with their own recipe: tests/test_other_models.py compares them.
+OTHER = [
+    *product(("segnext",), ("mscant", "mscans", "mscanb", "mscanl"), ("ade20k", "cityscapes")),
+    *product(("segformer",), ("mitb0", "mitb2", "mitb4"), ("ade20k", "cityscapes")),
+]
+OTHER_NAMES = sorted("_".join(parts) for parts in OTHER)
 
 
 def required() -> set[str]:
@@ -64,7 +72,7 @@ def required() -> set[str]:
         *product(("deeplabv3",), ("resnest200", "resnest269"), ("pascal_context",)),
         *product(("fcn", "deeplabv3"), ("resnet50", "resnet101"), ("ade20k",)),
     ]
-    return {"_".join(parts) for parts in grid} | set(FROM_SCRATCH)
+    return {"_".join(parts) for parts in [*grid, *OTHER]} | set(FROM_SCRATCH)
 
 
 # MMSegmentation's names, one of which lacks a dash.
@@ -74,7 +82,7 @@ OPENMMLAB = {
     *(f"resnest_s101-d8_{head}_4xb2-80k_cityscapes-512x1024" for head in _HEADS),
     "resnest_s101-d8_pspnet_4xb2-80k_cityscapes512x1024",
 }
-PUBLISHED_NAMES = sorted(required() - set(FROM_SCRATCH))
+PUBLISHED_NAMES = sorted(required() - set(FROM_SCRATCH) - set(OTHER_NAMES))
 ALL = sorted(required()) + sorted(f"openmmlab/{name}" for name in OPENMMLAB)
 
 
@@ -88,12 +96,17 @@ def load(name: str) -> Config:
     return copy.deepcopy(_load(name))
 
 
+def _without_storage(config: dict) -> torch.nn.Module:
+    """The module of a config on the meta device."""
+    with DefaultScope.overwrite_default_scope("mmseg_resnest"), torch.device("meta"):
+        return MODELS.build(config)
+
+
 @functools.cache
 def _backbone(config: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
     """A backbone without storage, and its features of two images (3, 64, 96)."""
-    with DefaultScope.overwrite_default_scope("mmseg_resnest"), torch.device("meta"):
-        backbone = MODELS.build(json.loads(config))
-        return backbone, backbone(torch.empty(2, 3, 64, 96))
+    backbone = _without_storage(json.loads(config))
+    return backbone, backbone(torch.empty(2, 3, 64, 96, device="meta"))
 
 
 def meta_backbone(name: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
@@ -107,8 +120,7 @@ def meta_model(name: str) -> torch.nn.Module:
     model = load(name).model
     if model.backbone.type == "ResNeSt":
         model.backbone.arch = "resnest14"
-    with DefaultScope.overwrite_default_scope("mmseg_resnest"), torch.device("meta"):
-        return MODELS.build(model)
+    return _without_storage(model)
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +154,8 @@ def test_the_list_is_complete_and_every_base_is_used():
 
 # Step of the score map in pixels: stage 1 for heads that go back up to it.
 SCORE_STRIDE = dict(fcn=8, pspnet=8, deeplabv3=8, encnet=8, deeplabv3plus=4, upernet=4)
+SCORE_STRIDE |= dict(segnext=8, segformer=4)
+WIDTHS = {"mscant": (32, 64, 160, 256), "mitb0": (32, 64, 160, 256)}
 CLASSES = dict(ade20k=150, cityscapes=19, voc12aug=21, pascal_context=59, camvid=11, scenes=12)
 
 
@@ -149,7 +163,7 @@ CLASSES = dict(ade20k=150, cityscapes=19, voc12aug=21, pascal_context=59, camvid
 def test_config(name, tmp_path):
     """A config has few lines and the network of its name, and all its parts can be built."""
     lines = (CONFIGS / f"{name}.py").read_text().splitlines()
-    assert sum(not line.startswith("#") for line in lines) <= (20 if name in FROM_SCRATCH else 11)
+    assert sum(not line.startswith("#") for line in lines) <= (20 if name in FROM_SCRATCH else 12)
     cfg = load(name)
     _check_shapes(name, cfg)
     _check_schedule(cfg)
@@ -176,15 +190,20 @@ def _check_shapes(name, cfg):
     head, backbone, data = parts(name)
     model, classes = meta_model(name), CLASSES[data]
     built, features = meta_backbone(name)
-    output_stride = 32 if head == "upernet" else 8
-    if name in FROM_SCRATCH:
+    other = head in ("segnext", "segformer")
+    output_stride = 32 if head == "upernet" or other else 8
+    if name in FROM_SCRATCH and not other:
         output_stride = cfg.model.backbone.get("output_stride", 8)
     if backbone.startswith("resnest"):
         assert type(built) is ResNeSt
         assert built.arch == ARCHITECTURES[backbone]
     strides = [4, 8, min(16, output_stride), output_stride]
+    widths = [256 * 2**stage for stage in range(4)]
+    if other:
+        widths = WIDTHS.get(backbone, (64, 128, 320, 512))
     assert [tuple(f.shape) for f in features] == [
-        (2, 256 * 2**stage, 64 // stride, 96 // stride) for stage, stride in enumerate(strides)
+        (2, width, 64 // stride, 96 // stride)
+        for width, stride in zip(widths, strides, strict=True)
     ]
     if head == "encnet":  # autocast, which its encoding layer guards against, has no meta device
         decode_head = MODELS.build(cfg.model.decode_head)
@@ -195,18 +214,25 @@ def _check_shapes(name, cfg):
     stride = 64 // scores.shape[2] if name in FROM_SCRATCH else SCORE_STRIDE[head]
     assert 4 <= stride <= output_stride or name not in FROM_SCRATCH
     assert scores.shape == (2, classes, 64 // stride, 96 // stride)
-    auxiliary = model.auxiliary_head(features)
-    assert auxiliary.shape == (2, classes, 64 // strides[2], 96 // strides[2])
+    if not other:
+        auxiliary = model.auxiliary_head(features)
+        assert auxiliary.shape == (2, classes, 64 // strides[2], 96 // strides[2])
     assert len(DATASETS.get(cfg.train_dataloader.dataset.type).METAINFO["classes"]) == classes
 
 
 def _check_schedule(cfg):
     """Above the end until the last step, never rising after the warm-up."""
-    length, schedules = cfg.train_cfg.max_iters, copy.deepcopy(cfg.param_scheduler)
-    if length > 1000 and len(schedules) == 1:
+    _check_rates(cfg.train_cfg.max_iters, json.dumps(cfg.to_dict()["param_scheduler"]))
+
+
+@functools.cache
+def _check_rates(length: int, text: str) -> None:
+    schedules = [Config(one) for one in json.loads(text)]
+    short = schedules[-1].begin + 1000
+    if length > short:
         # The recursion is linear in the length: a part of it has the same course.
-        schedules[0].end += 1000 - length
-        length = 1000
+        schedules[-1].end += short - length
+        length = short
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in schedules]
     rates = []

@@ -111,7 +111,7 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
         small = loaded.pixels[:height, :width]
         pair = [model.reader.loaded(np.ascontiguousarray(one)) for one in (small, small[:, ::-1])]
         for batch in ([loaded], pair):
-            for a, b in zip(model(batch), other(batch), strict=True):
+            for a, b in zip(model(batch), _of_exported(other, batch), strict=True):
                 equal += int((a.labels == b.labels).sum())
                 total += a.labels.size
         if worst is not None:
@@ -120,6 +120,21 @@ def compare(model: Segmentor, other: Segmentor, images: Iterable[ImageInput]) ->
     if not count:
         raise UserError("argument-missing", "images", "give at least one to compare the models on")
     return Agreement(count, total, equal / total, worst)
+
+
+def _of_exported(other: Segmentor, batch: list[Any]) -> list[Any]:
+    """What the exported model gives; a UserError where its runtime cannot compute it."""
+    try:
+        return other(batch)
+    except UserError as error:
+        if error.code != "model":
+            raise
+        height, width = batch[0].size
+        message = f"the exported network does not compute images of {width}x{height} "
+        message += f"({error.message}); a "
+        message += "part of this model fixes the sizes of its sample: share the config and the "
+        message += "checkpoint, or a folder of mmseg-resnest publish-model, instead"
+        raise UserError("export", error.subject, message) from error
 
 
 def require_agreement(agreement: Agreement, what: str) -> None:

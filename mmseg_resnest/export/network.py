@@ -23,6 +23,7 @@ from ..inference.record import check_exported, plain_loading, plain_pipeline
 from ..io.checks import NotAllowed
 from ..models import SegDataPreProcessor, thresholds_of
 from ..version import __version__
+from .free_sizes import keep_sizes_free
 
 __all__ = ["AlignedCorners", "ExportNetwork", "make_record", "output_of", "reading"]
 
@@ -36,35 +37,6 @@ _PLACES = {
     "test_cfg": "model.test_cfg",
     "data_preprocessor": "model.data_preprocessor",
 }
-
-
-class _BinPool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` for maps of any size.
-
-    Exporters take the size of the sample for the sizes of the bins. Here the bins' bounds,
-    floor(i * H / n) to ceil((i + 1) * H / n) as in PyTorch, are part of the graph.
-    """
-
-    def __init__(self, rows: int, columns: int) -> None:
-        super().__init__()
-        self.rows, self.columns = rows, columns
-
-    @staticmethod
-    def _shares(bins: int, length: Any, like: Tensor) -> Tensor:
-        """(bins, length): the share of each place in the mean of each bin."""
-        index = torch.arange(bins, device=like.device)
-        # No negative numbers: exporters differ in how they round them.
-        start = torch.div(index * length, bins, rounding_mode="floor")
-        end = torch.div((index + 1) * length + (bins - 1), bins, rounding_mode="floor")
-        place = torch.arange(length, device=like.device)
-        inside = (place >= start[:, None]) & (place < end[:, None])
-        return inside.to(like.dtype) / (end - start)[:, None].to(like.dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, rows, columns) means of ``x`` (N, C, H, W)."""
-        rows = self._shares(self.rows, x.shape[2], x)
-        columns = self._shares(self.columns, x.shape[3], x)
-        return rows @ x @ columns.t()
 
 
 class _Quotient(torch.autograd.Function):
@@ -241,10 +213,7 @@ class ExportNetwork(nn.Module):
         if self.multilabel:
             limits = torch.tensor(thresholds_of(net.test_cfg, len(model.classes)))
             self.register_buffer("limits", limits.view(-1, 1, 1))
-        for module in list(self.net.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.AdaptiveAvgPool2d):
-                    setattr(module, name, _pool(child))
+        keep_sizes_free(self.net)
         self.requires_grad_(False)
 
     def _take_preprocessor(self, net: Any) -> None:
@@ -256,10 +225,13 @@ class ExportNetwork(nn.Module):
                 "export without it, or add --cfg-options model.test_cfg.mode=whole",
             )  # fmt: skip
         pre = net.data_preprocessor
-        if pre.test_cfg:
+        settings = dict(pre.test_cfg or {})
+        self.divisor, self.padding = int(settings.pop("size_divisor", None) or 1), pre.pad_val
+        if settings:
             raise UserError(
                 "export", "config key model.data_preprocessor.test_cfg",
-                "it pads images, which a file with --processing cannot do: export without it",
+                "it pads images to a size, which a file with --processing cannot do: export "
+                "without it",
             )  # fmt: skip
         self.to_bgr = not converts_channels(pre)  # pipelines read BGR, the file takes RGB
         values = normalisation(pre)
@@ -285,7 +257,11 @@ class ExportNetwork(nn.Module):
             x = x[:, [2, 1, 0]]
         if self.normalise:
             x = (x - self.mean) / self.std
-        scores = self.scores(x)
+        height, width = x.shape[2:]
+        if self.divisor > 1:
+            right, below = (-width % self.divisor, -height % self.divisor)
+            x = F.pad(x, (0, right, 0, below), value=self.padding)
+        scores = self.scores(x)[:, :, :height, :width]
         if self.resize is not None:
             scores = F.interpolate(
                 scores, images.shape[1:3], mode="bilinear", align_corners=self.net.align_corners
@@ -305,14 +281,6 @@ class ExportNetwork(nn.Module):
             size = (2, 136, 168, self.channels)
             return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
         return torch.randn(2, self.channels, 136, 168, generator=generator)
-
-
-def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
-    size = pool.output_size
-    rows, columns = size if isinstance(size, tuple) else (size, size)
-    if rows is None or columns is None or (rows, columns) == (1, 1):
-        return pool  # a mean over all, which exporters know
-    return _BinPool(rows, columns)
 
 
 def reading(model: Segmentor) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from mmseg.models.decode_heads import (
     EncHead,
     FCNHead,
     PSPHead,
+    SegformerHead,
     UPerHead,
 )
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
@@ -62,7 +63,9 @@ from ..io.checks import (
     whole,
 )
 from ..models import EncoderDecoder, ResNeSt, SegDataPreProcessor
+from ..models.backbones import MSCAN, MixVisionTransformer
 from ..models.heads import DeepLabV3Head, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from ..models.light_ham import LightHamHead
 from ..models.norm import SyncBN
 from ..models.resnest import ARCHITECTURES
 from ..models.segmentor import check_test_cfg
@@ -139,6 +142,11 @@ CONVOLUTIONS = {
     "Conv2d": Part(None, {}, others=(nn.Conv2d,)),
     "Conv": Part(None, {}, others=(Conv2d,)),
 }
+_LAYER_NORM = {
+    "LN": Part(
+        None, {"requires_grad": flag, "eps": number(1e-12, 1.0)}, others=(nn.LayerNorm,)
+    )
+}  # fmt: skip
 _NORM, _ACTIVATION = optional(part(NORMS)), optional(part(ACTIVATIONS))
 _CONVOLUTION = optional(part(CONVOLUTIONS))
 
@@ -176,6 +184,21 @@ _RESNET: dict[str, Check] = {
     "with_cp": flag,
     "zero_init_residual": flag,
 }
+_WIDTH = whole(1, 2048)
+
+
+def _kernel(least: int) -> Check:
+    """An edge, or height and width."""
+    return one_or_several(whole(least, 64), 2, 2)
+
+
+_STAGED: dict[str, Check] = {
+    "in_channels": IMAGE_CHANNELS,
+    "num_stages": whole(4, 4),
+    "drop_rate": number(0.0, 1.0),
+    "drop_path_rate": number(0.0, 1.0),
+    "act_cfg": part(ACTIVATIONS),
+}
 BACKBONES = {
     "ResNeSt": Part(
         ResNeSt,
@@ -196,6 +219,36 @@ BACKBONES = {
     "ResNet": Part(ResNet, {**_RESNET, "deep_stem": flag, "avg_down": flag}, ("depth",)),
     "ResNetV1c": Part(ResNetV1c, _RESNET, ("depth",)),
     "ResNetV1d": Part(ResNetV1d, _RESNET, ("depth",)),
+    "MSCAN": Part(
+        MSCAN,
+        {
+            **_STAGED,
+            "embed_dims": several(_WIDTH, 4, 4),
+            "mlp_ratios": several(whole(1, 16), 4, 4),
+            "depths": several(whole(1, 64), 4, 4),
+            "attention_kernel_sizes": several(_kernel(1), 4, 4),
+            "attention_kernel_paddings": several(_kernel(0), 4, 4),
+            "norm_cfg": part(NORMS),
+        },
+    ),
+    "MixVisionTransformer": Part(
+        MixVisionTransformer,
+        {
+            **_STAGED,
+            "embed_dims": whole(1, 256),
+            "num_layers": several(whole(1, 64), 4, 4),
+            "num_heads": several(whole(1, 64), 4, 4),
+            "patch_sizes": several(whole(1, 16), 4, 4),
+            "strides": several(whole(1, 8), 4, 4),
+            "sr_ratios": several(whole(1, 16), 4, 4),
+            "out_indices": _STAGES,
+            "mlp_ratio": whole(1, 16),
+            "qkv_bias": flag,
+            "attn_drop_rate": number(0.0, 1.0),
+            "norm_cfg": part(_LAYER_NORM),
+            "with_cp": flag,
+        },
+    ),
 }
 
 _HEAD: dict[str, Check] = {
@@ -243,6 +296,32 @@ HEADS = {
     "PublishedFCNHead": Part(PublishedFCNHead, _FCN_HEAD, _SIZES),
     "PublishedPSPHead": Part(PublishedPSPHead, _PSP_HEAD, _SIZES),
     "PublishedEncHead": Part(PublishedEncHead, _ENC_HEAD, _SIZES),
+    "LightHamHead": Part(
+        LightHamHead,
+        {
+            **{key: check for key, check in _HEAD.items() if key != "input_transform"},
+            "ham_channels": _CHANNELS,
+            "ham_kwargs": fields(
+                {
+                    "MD_S": whole(1, 16),
+                    "MD_R": whole(1, 1024),
+                    "train_steps": whole(1, 64),
+                    "eval_steps": whole(1, 64),
+                    "inv_t": number(0.0, 1e6),
+                    "rand_init": flag,
+                }
+            ),
+        },
+        (*_SIZES, "ham_channels"),
+    ),
+    "SegformerHead": Part(
+        SegformerHead,
+        {
+            **{key: check for key, check in _HEAD.items() if key != "input_transform"},
+            "interpolate_mode": one_of("nearest", "bilinear"),
+        },
+        _SIZES,
+    ),
     "DeepLabV3Head": Part(
         DeepLabV3Head, {**_ASPP_HEAD, "projection_dropout": number(0.0, 1.0)}, ("num_classes",)
     ),

@@ -1,10 +1,12 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Models: they turn images into scores."""
 
+from .backbones import MSCAN, MixVisionTransformer
 from .data_preprocessor import SegDataPreProcessor
 from .distillation import Distillation
 from .folding import fold_for_inference
 from .heads import DeepLabV3Head, EncHead, PublishedEncHead, PublishedFCNHead, PublishedPSPHead
+from .light_ham import LightHamHead
 from .losses import (
     BoundaryLoss,
     ChannelWiseDivergence,
@@ -42,7 +44,10 @@ __all__ = [
     "FocalLoss",
     "HuasdorffDisstanceLoss",
     "KLDivergence",
+    "LightHamHead",
     "LovaszLoss",
+    "MSCAN",
+    "MixVisionTransformer",
     "MultiScaleGrid",
     "MultiScaleGridTTA",
     "OHEMPixelSampler",

@@ -30,14 +30,15 @@ class Entry:
     urls: tuple[str, ...]  # where it is published, tried in turn
     algorithm: str  # sha256 or sha1, as the publisher has it
     digest: str  # of the file: all hex digits, or the first 8 where only they are published
-    arch: str  # the backbone, a name of mmseg_resnest.models.resnest.ARCHITECTURES
+    arch: str  # the backbone: a name of mmseg_resnest.models.resnest.ARCHITECTURES, mscan_*, mit_*
     config: str | None  # relative to the repository; None for backbones
     dataset: str  # that it was trained and measured on
     #: Published percentages by protocol: ``multi-scale + flip`` and ``single scale`` hold ``mIoU``
-    #: and perhaps ``pixAcc``; ``single crop`` holds ``top1`` and perhaps ``crop`` (pixels).
+    #: and perhaps ``pixAcc``; ``single crop`` holds ``top1`` and perhaps ``crop`` (pixels). Empty
+    #: where the source states none.
     metrics: Mapping[str, Mapping[str, float]]
     source: str  # who publishes the file and the numbers
-    licence: str | None  # of that source, an SPDX identifier
+    licence: str | None  # of the weights, an SPDX identifier or a LicenseRef
 
 
 @cache

@@ -47,7 +47,7 @@ def test_files_with_processing() -> None:
         ExportNetwork(sliding, True)
     ExportNetwork(sliding, False)
     ExportNetwork(model_of({"model.test_cfg": dict(slide, mode="whole")}), True)
-    padding = model_of({"model.data_preprocessor.test_cfg": dict(size_divisor=32)})
+    padding = model_of({"model.data_preprocessor.test_cfg": dict(size=(64, 64))})
     with advises("export/network.py:_take_preprocessor", "it pads images", "without it"):
         ExportNetwork(padding, True)
     ExportNetwork(padding, False)
@@ -69,6 +69,19 @@ def test_libraries_that_resize_otherwise(monkeypatch: pytest.MonkeyPatch) -> Non
     with advises("export/network.py:_resize_step", "OpenCV does not resize here", "without it"):
         ExportNetwork(model, True)
     ExportNetwork(model, False)
+
+
+def test_a_network_that_fixes_its_sizes(
+    small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path
+) -> None:
+    """The words are of the export, not of ONNX Runtime."""
+    other = load_segmentor(export_model(small_segmentor, tmp_path / "a.onnx"))
+    run = other.model.run
+    other.model.run = lambda images: run(images[:, :2])
+    with advises("export/check.py:_of_exported", "publish-model"):
+        compare(small_segmentor, other, pictures)
+    publish(small_segmentor, tmp_path / "a")
+    assert compare(small_segmentor, load_segmentor(tmp_path / "a", device="cpu"), pictures).good
 
 
 def test_programs_with_processing(tmp_path: Path) -> None:

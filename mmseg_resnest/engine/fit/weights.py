@@ -36,7 +36,12 @@ from ..trained import checkpoint_in, load_trained
 #: Published weights that are tried where nobody names any, by the size of the model.
 _SMALL = ("gluoncv/resnest14", "timm/resnest14d")
 _LARGE = ("deeplab_resnest50_ade", "gluoncv/deeplab_resnest50_ade")
-_BASES = {"resnest14": "fcn_resnest14_camvid", "resnest50": "deeplabv3plus_resnest50_camvid"}
+_BASES = {
+    "resnest14": "fcn_resnest14_camvid",
+    "resnest50": "deeplabv3plus_resnest50_camvid",
+    "mscan_t": "segnext_mscant_camvid",
+    "mit_b0": "segformer_mitb0_camvid",
+}
 _NOTHING = "nothing"
 _CACHED = "published weights, in the cache"
 
