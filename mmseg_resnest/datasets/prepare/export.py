@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from .samples import check_image, image_size
 from .shapes import compress_rle, encode_rle, outlines
 from .tables import IGNORED_NAME, Colour, read_table
 
+_MOST_NAMES = 256  # with that of ignored pixels
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 
 
@@ -54,7 +56,7 @@ def export_labels(
     Raises:
         UserError: A folder or file is missing or is not what it should be.
     """
-    images, labels, out = Path(images), Path(labels), Path(out)
+    images, labels, out = Path(images), Path(labels), Path(out).absolute()
     if form not in EXPORTS:
         raise UserError("argument", f"form {form}", f"must be one of {', '.join(EXPORTS)}")
     for option, folder in (("--images", images), ("--labels", labels)):
@@ -62,7 +64,7 @@ def export_labels(
             raise UserError("not-found", f"{option} {folder}", "is not a folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("output-exists", f"--out {out}", "is not empty; name a new folder")
-    rows = _with_colours(read_table(Path(classes)))
+    rows = _with_colours(read_table(Path(classes)), str(classes))
     pictures = images_in(images)
     pairs = []
     for stem, place in images_in(labels).items():
@@ -71,6 +73,28 @@ def export_labels(
         pairs.append((stem, pictures[stem], place))
     if not pairs:
         raise UserError("empty", f"--labels {labels}", "holds no label map")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:50]}.") as part:
+            made = Path(part) / "made"
+            made.mkdir()
+            _export(form, rows, made, pairs, cpu_count() if jobs is None else jobs)
+            if out.exists():  # empty
+                out.rmdir()
+            made.replace(out)
+    except OSError as error:
+        message = f"cannot be written ({error.strerror or error}); name another folder"
+        raise UserError("not-writable", f"--out {out}", message) from error
+    return len(pairs)
+
+
+def _export(
+    form: str,
+    rows: Sequence[Colour],
+    out: Path,
+    pairs: Sequence[tuple[str, Place, Place]],
+    processes: int,
+) -> None:
     picture_folder = out if form == "labelme" else out / "images"
     for _, picture, _ in pairs:
         check_image(picture.file)
@@ -78,21 +102,24 @@ def export_labels(
         target.parent.mkdir(parents=True, exist_ok=True)
         put_link(picture.file, target)
     work = partial(_export_one, form, rows, out)
-    parts = list(in_parallel(work, pairs, cpu_count() if jobs is None else jobs, f"write {form}"))
+    parts = list(in_parallel(work, pairs, processes, f"write {form}"))
     if form.startswith("coco"):
         _write_coco(out / "annotations.json", rows, sorted(parts, key=lambda part: part[0]))
     if form == "colour":
         table = [(row.name, row.rgb) for row in rows if row.rgb is not None]
         atomic_write(out / "colours.json", classes_json(table))
-    return len(pairs)
 
 
-def _with_colours(rows: Sequence[Colour]) -> list[Colour]:
+def _with_colours(rows: Sequence[Colour], where: str) -> list[Colour]:
     """The classes, each with a colour, and ``__ignore__`` for every other label."""
+    ignored = any(row.name == IGNORED_NAME for row in rows)
+    if len(rows) > _MOST_NAMES - (not ignored):
+        message = f"names {len(rows)} labels, and 8 bits hold {_MOST_NAMES}, one of them ignored"
+        raise UserError("classes", where, message)
     given = {row.rgb for row in rows}
-    free = (colour for colour in map(tuple, bit_palette()[1:].tolist()) if colour not in given)
+    free = (colour for colour in map(tuple, bit_palette(512)[1:].tolist()) if colour not in given)
     full = [row if row.rgb is not None else Colour(row.name, next(free)) for row in rows]
-    if all(row.name != IGNORED_NAME for row in full):
+    if not ignored:
         black = (0, 0, 0)
         full.append(Colour(IGNORED_NAME, black if black not in given else next(free)))
     return full
@@ -103,9 +130,9 @@ def _export_one(
 ) -> tuple[str, str, int, int, list[dict[str, Any]]]:
     stem, picture, place = pair
     names = [row.name for row in rows]
-    other = names.index(IGNORED_NAME)
     values = indices(place.read(), place)
-    labels: Labels = np.where(values < other, values, other).astype(np.uint8)
+    known, other = values < len(names), names.index(IGNORED_NAME)
+    labels: Labels = np.where(known, values, other).astype(np.uint8)
     height, width = labels.shape
     if image_size(picture.file, picture.file) != (height, width):
         raise UserError("size-mismatch", place, f"differs in size from its image {picture}")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from collections import namedtuple
@@ -266,10 +265,7 @@ def test_scenes_in_the_way(tmp_path: Path) -> None:
 
 def test_bands_that_images_lack(tmp_path: Path) -> None:
     options = write_masks(tmp_path, ["a", "b"])
-    shape = dict(label="cat", points=[[0, 0], [4, 0], [4, 4]])
     for name, bands in (("a", 4), ("b", 5)):
-        data = dict(shapes=[shape], imagePath=f"{name}.npy", imageHeight=6, imageWidth=8)
-        write_folder(tmp_path / "lm", {f"{name}.json": json.dumps(data).encode()})
         (tmp_path / f"images/{name}.jpg").unlink()
         np.save(tmp_path / f"images/{name}.npy", np.ones((6, 8, bands), np.float32))
 
@@ -280,7 +276,4 @@ def test_bands_that_images_lack(tmp_path: Path) -> None:
         prepared()
     with advises("datasets/prepare/bands.py:_measure", "--layout"):
         prepared(1, 2, layout="CHW")
-    with advises("datasets/prepare/custom.py:prepare_custom", "prepare bands without it"):
-        custom(tmp_path, multilabel=True, form="labelme", sources=(tmp_path / "lm",),
-               images=tmp_path / "images", bands=BandOptions((1, 2)))  # fmt: skip
     assert prepared(1, 2, 4).config
