@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -177,6 +178,23 @@ def test_other_decisions_do_not_replace_a_training(place: Path, said: str) -> No
     code, text = printed_error(fit("done", "--lr", "0.1", codes=(2,)))
     assert (code, "--out done" in text) == ("output-exists", True)
     assert listing(place / "done" / "run") == before
+
+
+def test_other_images_are_not_taken_for_those_of_a_training(
+    place: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where every decision is the same."""
+    shutil.copytree(place / "done", place / "copied", symlinks=True)
+    memory = json.loads((place / "done/measured.json").read_text())["memory"]
+    monkeypatch.setattr("mmseg_resnest.engine.fit.facts.free_memory", lambda cuda: memory)
+    photo = place / "photos/images/a_photo.png"
+    before, status = photo.read_bytes(), photo.stat()
+    try:
+        Image.open(photo).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photo)
+        assert printed_error(fit("copied", codes=(2,)))[0] == "output-exists"
+    finally:
+        photo.write_bytes(before)
+        os.utime(photo, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_a_config_that_was_changed_by_hand_is_kept(place: Path, said: str) -> None:

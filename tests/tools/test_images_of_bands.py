@@ -153,6 +153,7 @@ def test_what_cannot_be_prepared(tmp_path: Path) -> None:
     write_image(tmp_path, 1)
     refused("no band 6", "--layout", "CHW", "--bands", "6")
     refused("numbered from 1", "--bands", "0")
+    refused("finite", "--nodata", "nan")
     refused("[size-mismatch]")  # HWC
     os.remove(tmp_path / "images/place01x.npy")
     Image.new("RGB", (128, 96)).save(tmp_path / "images/place01x.png")

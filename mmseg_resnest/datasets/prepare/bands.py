@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -190,8 +189,7 @@ def known_statistics(
 def loader_text(statistics: BandStatistics) -> str:
     """The loader of a config, as Python."""
     bands, layout, nodata, _ = statistics.options
-    number = repr(nodata) if nodata is None or math.isfinite(nodata) else f'float("{nodata}")'
-    nothing = "" if nodata is None else f" nodata={number},"
+    nothing = "" if nodata is None else f" nodata={nodata!r},"
     return f"""\
 dict(
     type="LoadBands", bands={None if bands is None else list(bands)}, layout="{layout}",{nothing}

@@ -144,6 +144,7 @@ class Start:
         wishes: What the person decides.
         cfg_options: Changes of the config.
         seed: Of the training.
+        state: A digest of the labels and images.
     """
 
     facts: Facts
@@ -153,6 +154,7 @@ class Start:
     wishes: Wishes
     cfg_options: tuple[str, ...]
     seed: int
+    state: str
 
     @functools.cached_property
     def _model(self) -> str:
@@ -163,7 +165,8 @@ class Start:
         text = fit_config_text(
             self.facts, plan, self.origin, self._model, data.resolve(), load_from, self.seed
         )
-        return _with_options(text, self.cfg_options)
+        # A training with other data is another one, also where all decisions are the same.
+        return _with_options(f"# Of the data {self.state}.\n{text}", self.cfg_options)
 
     def write_draft(self, file: Path, data: Path, load_from: Path | None = None) -> None:
         """Write a config with the first decisions, and for the rest what changes no step."""
@@ -222,7 +225,9 @@ def choose_start(
     origin = find_origin(weights, takes_large(prepared.facts), fetch, wishes.base)
     chosen = choose(prepared.facts, wishes, origin)
     base = origin.model or load_config(chosen["model_of"])
-    return Start(prepared.facts, origin, base, chosen, wishes, tuple(cfg_options), seed)
+    return Start(
+        prepared.facts, origin, base, chosen, wishes, tuple(cfg_options), seed, prepared.state
+    )
 
 
 def make_plan(
