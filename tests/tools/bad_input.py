@@ -236,7 +236,7 @@ CONFIGS = [
         "an import that fails", "custom_imports = dict(imports=['no_such_module'])",
         "config-value", "wrong.py",
     ),
-    _config("no model", "model = None", "config-key", "wrong.py"),
+    _config("no model", "model = None", "config-value", "model"),
     _config(
         "no test data", "test_dataloader = None", "config-key", "wrong.py",
         command="test.py wrong.py CKPT",
@@ -350,7 +350,7 @@ CHECKPOINTS = [
     Case(
         "a checkpoint that does not exist", "test.py toy.py no.pth", "not-found", "no.pth"
     ),
-    Case("a folder for a checkpoint", "test.py toy.py scenes", "wrong-path-type", "scenes"),
+    Case("a folder for a checkpoint", "test.py toy.py scenes", "not-found", "scenes"),
     Case("a checkpoint of 0 bytes", "test.py toy.py empty.pth", "empty", "empty.pth"),
     Case("a config for a checkpoint", "test.py toy.py toy.py", "corrupt", "toy.py"),
     Case("a web page saved as a checkpoint", "test.py toy.py page.pth", "format", "page.pth"),
@@ -601,7 +601,7 @@ ENVIRONMENT = [
         "a data loading worker that is slow",
         f"train.py wrong.py {_TWO} train_dataloader.timeout=1",
         "data-loading", "data loading worker", leaves=True,
-        config=_step("self.n = getattr(self, 'n', 0) + 1\ntime.sleep(self.n > 4)"),
+        config=_step("self.n = getattr(self, 'n', 0) + 1\ntime.sleep(20 * (self.n == 5))"),
         remedy=Remedy(
             "engine/loop.py:_hung_worker", "raise train_dataloader.timeout",
             command=f"train.py wrong.py {_TWO} train_dataloader.timeout=60",
