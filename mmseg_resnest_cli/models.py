@@ -40,8 +40,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         nargs="?",
         help="with a config file: weights of the whole model, in any known layout: a file, an "
-        "address, hf://OWNER/NAME, the work folder of a run, or a name of mmseg-resnest weights "
-        "list",
+        "address, hf://OWNER/NAME, the work folder of a run, a published folder, or a name of "
+        "mmseg-resnest weights list",
     )
 
 
@@ -100,9 +100,9 @@ def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
     """None: an exported file or a published folder."""
     from mmseg_resnest.engine.config import find_config, load_config
     from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.engine.trained import checkpoint_in, is_trained, load_trained
+    from mmseg_resnest.engine.trained import is_trained, load_trained
     from mmseg_resnest.errors import UserError
-    from mmseg_resnest.inference.load import published_config
+    from mmseg_resnest.inference.load import checkpoint_file, published_config
     from mmseg_resnest.inference.published import is_published
     from mmseg_resnest.inference.runtimes import is_exported
     from mmseg_resnest.weights import catalogue
@@ -110,10 +110,10 @@ def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
     config, checkpoint = args.config, args.checkpoint
     if checkpoint is not None:
         cfg = load_config(config, args.cfg_options, args.data_root)
+        file = checkpoint_file(checkpoint)
         if os.path.isdir(checkpoint):
-            checkpoint = checkpoint_in(checkpoint)
-            _say(display_path(checkpoint), args.checkpoint)
-        return Named(cfg, checkpoint)
+            _say(display_path(file), checkpoint)
+        return Named(cfg, os.fspath(file))
     if is_published(config) or is_exported(config):
         return None
     if is_trained(config):
@@ -127,8 +127,10 @@ def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
     if not weights:
         return Named(load_config(config, args.cfg_options, args.data_root), None)
     if find_config(config).exists():
-        message = f"{config} needs its weights: name a checkpoint behind it, or instead of it the "
-        message += "work folder of a run"
+        folder = os.path.dirname(config) or "."
+        other = f"the folder {folder}" if is_published(folder) else "the work folder of a run"
+        message = f"{config} needs its weights: name a checkpoint behind it, or instead of it "
+        message += other
         raise UserError("argument-missing", "CHECKPOINT", message)
     message = "is neither a config nor a model: there is no such file, folder or published name"
     raise UserError("not-found", config, message)
@@ -139,5 +141,6 @@ def _say(checkpoint: str, folder: str) -> None:
     if rank != "0":  # another process of a launcher says it
         return
     name = os.path.basename(checkpoint)
-    kind = "best" if name.startswith("best") else "newest"
-    print(f"taken       {checkpoint}, the {kind} checkpoint in {folder}", flush=True)
+    kind = "best checkpoint" if name.startswith("best") else "newest checkpoint"
+    kind = kind if name.endswith(".pth") else "published weights"
+    print(f"taken       {checkpoint}, the {kind} in {folder}", flush=True)

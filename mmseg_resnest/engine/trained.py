@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..evaluation.results_file import RESULTS_FILE, read_results_file
 from ..weights import is_address, resolve_checkpoint
-from ..weights.hub import is_hub
+from ..weights.hub import WEIGHTS_FILE, is_hub
 from ..weights.load import load_record, weights_in
 from .checkpoint import load_weights
 from .config import parse_cfg_options
@@ -63,7 +63,7 @@ def is_trained(path: object) -> bool:
 
 
 def checkpoint_in(folder: str | os.PathLike[str]) -> Path:
-    """The checkpoint of a run to use: the best one, or else the newest.
+    """The checkpoint of a run to use: the best one, or else the newest; or a published folder's.
 
     Raises:
         UserError: The folder holds none.
@@ -77,6 +77,9 @@ def checkpoint_in(folder: str | os.PathLike[str]) -> Path:
     best = [path for path in Path(folder).glob("best_*.pth") if path.is_file()]
     if best:  # of a file system without links
         return max(best, key=lambda path: (path.stat().st_mtime, path.name))
+    published = Path(folder, WEIGHTS_FILE)
+    if published.is_file():
+        return published
     newest, _ = latest_valid_checkpoint(Path(folder))
     if newest is None:
         message = "is a folder without a checkpoint: it holds no best.pth, last.pth or iter_*.pth; "

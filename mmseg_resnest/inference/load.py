@@ -21,7 +21,7 @@ from .published import is_published, load_published
 from .runtimes import is_exported, load_exported
 from .segmentor import BATCH_PIXELS, Segmentor, load_config_model
 
-__all__ = ["load_segmentor", "published_config"]
+__all__ = ["checkpoint_file", "load_segmentor", "published_config"]
 
 
 def published_config(name: str) -> Path:
@@ -32,6 +32,18 @@ def published_config(name: str) -> Path:
         said = f"an ImageNet backbone without a head cannot segment; train from it with {use}"
         raise UserError("model", name, said)
     return config_of(entry)
+
+
+def checkpoint_file(named: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The checkpoint that is named behind a config: a file, or one in the folder that is named.
+
+    Raises:
+        UserError: It is an exported model, or a folder without a checkpoint.
+    """
+    if is_exported(named) and not is_published(named):
+        said = "is an exported model, which holds all that its config says; name it alone"
+        raise UserError("argument", named, said)
+    return checkpoint_in(named) if os.path.isdir(named) else named
 
 
 def load_segmentor(
@@ -55,7 +67,7 @@ def load_segmentor(
             folder that ``mmseg-resnest publish-model`` wrote, or one on a hub:
             ``hf://OWNER/NAME`` or ``hf://OWNER/NAME@REVISION``.
         weights: Weights of the whole model, in any known layout: a path, an address, a name of
-            the catalogue, or the work folder of a run. None leaves the weights of a config
+            the catalogue, the work folder of a run, or a published folder. None leaves a config
             untrained, to measure speed; its labels mean nothing.
         device: E.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
         batch_pixels: The most pixels of images that go through the network together, which
@@ -82,8 +94,8 @@ def load_segmentor(
         return load_config_model(
             found.cfg, found.checkpoint, chosen, batch_pixels, weights=found.weights
         )
-    if checkpoint is not None and os.path.isdir(checkpoint):
-        checkpoint = checkpoint_in(checkpoint)
+    if checkpoint is not None:
+        checkpoint = checkpoint_file(checkpoint)
     if checkpoint is None and isinstance(config, str) and _may_be_published(config):
         config, checkpoint = published_config(config), config
     cfg = named_types(config) if isinstance(config, Config) else load_config(config)

@@ -29,6 +29,7 @@ from mmseg_resnest_cli.models import name_model
 FORMS = {
     "a config with its checkpoint": ("toy.py", "work_dirs/toy/iter_6.pth"),
     "a config with its run": ("toy.py", "work_dirs/toy"),
+    "a config with a published folder": ("toy.py", "published"),
     "a run folder": ("work_dirs/toy",),
     "a checkpoint alone": ("work_dirs/toy/best.pth",),
     "an exported file": ("toy.onnx",),
@@ -176,10 +177,21 @@ def test_a_test_keeps_the_uncertainty_of_its_example_images(made: Made, tmp_path
 def test_all_forms_give_the_same_labels(made: Made) -> None:
     expected = load_segmentor("toy.py", "work_dirs/toy/best.pth", "cpu")("photo.png").labels
     for words in (("work_dirs/toy",), ("work_dirs/toy/best.pth",), ("published",), ("hf://me/net",),
-                  ("toy.py", "work_dirs/toy"), ("toy.py", "hf://me/net")):  # fmt: skip
+                  ("toy.py", "work_dirs/toy"), ("toy.py", "published"),
+                  ("toy.py", "hf://me/net")):  # fmt: skip
         assert np.array_equal(load_segmentor(*words, device="cpu")("photo.png").labels, expected)
     exported = load_segmentor("toy.onnx")("photo.png").labels
     assert (exported == expected).mean() > 0.999
+
+
+def test_an_exported_model_is_named_alone(made: Made, tmp_path: Path) -> None:
+    words = ["photo.png", "--out", tmp_path]
+    refused("inference/load.py:checkpoint_file", "name it alone",
+            command=["predict", "toy.py", "toy.onnx", *words])  # fmt: skip
+    run("predict", "toy.onnx", *words)
+    code, text = printed_error(run("predict", "published/config.json", *words, codes=(2,)))
+    assert code == "argument-missing"
+    assert "the folder published" in text  # which another test predicts with
 
 
 def test_what_was_exported_is_named_by_its_source(made: Made, tmp_path: Path) -> None:
