@@ -65,20 +65,18 @@ def check_effects(
 ) -> None:  # fmt: skip
     """Refuse options of a data set that would have no effect with the others."""
     masks = form in ("colour", "index")
-    message = ""
     if background is not None and masks:
-        option, message = f"--background {background}", "names pixels that no shape covers, and"
-        message += f" {form} masks have a label for each; leave it out"
-    elif label_suffix and not masks:
-        option, message = f"--label-suffix {label_suffix}", "is for colour and index masks; leave"
-        message += f" it out with --format {form}"
-    elif val_images is not None and not val_sources:
-        option, message = f"--val-images {val_images}", "are those of --val-source; give it, too"
-    elif val_list is not None and val_sources:
-        option, message = f"--val-list {val_list}", "and --val-source both say which images are for"
-        message += " validation; leave one of them out"
-    if message:
-        raise UserError("argument", option, message)
+        message = f"names pixels that no shape covers, and {form} masks have none; leave it out"
+        raise UserError("argument", f"--background {background}", message)
+    if label_suffix and not masks:
+        message = f"is for colour and index masks; leave it out with --format {form}"
+        raise UserError("argument", f"--label-suffix {label_suffix}", message)
+    if val_images is not None and not val_sources:
+        message = "are those of --val-source; give it, too"
+        raise UserError("argument", f"--val-images {val_images}", message)
+    if val_list is not None and val_sources:
+        message = "and --val-source both say what is for validation; leave one of them out"
+        raise UserError("argument", f"--val-list {val_list}", message)
 
 
 def images_in(

@@ -279,19 +279,22 @@ def test_one_image(tmp_path: Path) -> None:
 
 
 def test_options_without_effect(mine: Mine, labelme: Mine, tmp_path: Path) -> None:
-    where = "datasets/prepare/masks.py:check_effects"
     mine.set(background="a")
-    helps(where, "leave it out", call=mine, remedy=lambda: mine.set(background=None))
+    helps("datasets/prepare/masks.py:check_effects", "leave it out",
+          call=mine, remedy=lambda: mine.set(background=None))  # fmt: skip
     labelme.set(label_suffix="_mask")
-    helps(where, "out with --format", call=labelme, remedy=lambda: labelme.set(label_suffix=""))
+    helps("datasets/prepare/masks.py:check_effects", "leave it out with",
+          call=labelme, remedy=lambda: labelme.set(label_suffix=""))  # fmt: skip
     write_masks(tmp_path / "val", ["b"])
     mine.set(val_images=tmp_path / "val/images")
     apart = (tmp_path / "val/labels",)
-    helps(where, "give it, too", call=mine, remedy=lambda: mine.set(val_sources=apart))
+    helps("datasets/prepare/masks.py:check_effects", "give it, too",
+          call=mine, remedy=lambda: mine.set(val_sources=apart))  # fmt: skip
     names = tmp_path / "val.txt"
     names.write_text("a_1\n")
     mine.set(val_list=names)
-    helps(where, "leave one of them out", call=mine, remedy=lambda: mine.set(val_list=None))
+    helps("datasets/prepare/masks.py:check_effects", "leave one of them out",
+          call=mine, remedy=lambda: mine.set(val_list=None))  # fmt: skip
 
 
 def test_group_pattern(mine: Mine) -> None:
