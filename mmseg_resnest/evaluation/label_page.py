@@ -139,9 +139,10 @@ def _text(value: Any) -> str:
 def _window(box: tuple[int, int, int, int], size: Sequence[int]) -> tuple[slice, slice]:
     """Rows and columns around a region: three times its box, and at least a third of the image."""
     x, y, width, height = box
+    wanted = max(3 * width, 3 * height, max(size) // 3, 64)
     spans = []
     for start, length, whole in ((y, height, size[0]), (x, width, size[1])):
-        edge = min(whole, max(3 * length, whole // 3, 64))
+        edge = min(whole, wanted)
         begin = min(max(0, start + length // 2 - edge // 2), whole - edge)
         spans.append(slice(begin, begin + edge))
     return spans[0], spans[1]

@@ -155,10 +155,11 @@ class WrongRegion:
         predicted: Class of the prediction.
         area: Pixels; they connect along their edges.
         box: x, y, width, height.
-        score: Quality of its labels in (0, 1], the lowest the most likely wrong:
-            1 / (1 + r * mean of ln(p_predicted / p_given)), with r the radius in pixels of the
-            largest disc in the region. A border that is drawn a little off is a thin region, a
-            wrong object a thick one.
+        score: Quality of its labels in (0, 1], the lowest the most likely wrong: 1 / (1 + d), where
+            d = log(1 + r) * mean of log((p_predicted / t_predicted) / (p_given / t_given)), or 0 if
+            that is less; t are the thresholds of the classes, and r is the radius in pixels of the
+            largest disc in the region: a border that is drawn a little off is thin, a wrong object
+            thick.
         p_given: Mean probability of the label.
         p_predicted: Mean probability of the predicted class.
         mask: (height, width) the region within its box.
@@ -216,7 +217,9 @@ def find_regions(
             framed = np.pad(part, 1).astype(np.uint8)
             radius = float(cv2.distanceTransform(framed, cv2.DIST_L2, 5).max())
             of_label, of_other = planes[1][box][part], planes[2][box][part]
-            doubt = radius * max(float(np.log(of_other / of_label).mean()), 0.0)
+            ratio = float(np.log(of_other / of_label).mean())
+            ratio += float(np.log(thresholds[given] / thresholds[predicted]))
+            doubt = float(np.log1p(radius)) * max(ratio, 0.0)
             regions.append(
                 WrongRegion(
                     given, predicted, area, (left + x, top + y, width, height),

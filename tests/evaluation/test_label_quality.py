@@ -97,7 +97,8 @@ def test_a_thick_region_is_worse_than_a_thin_one_of_equal_pixels() -> None:
     (thick, thin), wrong = find_regions(evidence, limits)  # class 2 is no label of any pixel
     assert (thick.area, thin.area, wrong) == (64, 64, 128)
     assert (thick.box, thin.box) == ((2, 2, 8, 8), (2, 20, 32, 2))
-    assert thick.score == pytest.approx(1 / (1 + 4 * np.log(18)), rel=0.05)  # the disc's radius
-    assert thin.score == pytest.approx(1 / (1 + np.log(18)), rel=1e-3)
+    ratio = np.log(0.9 / limits[1]) - np.log(0.05 / limits[0])
+    assert thick.score == pytest.approx(1 / (1 + np.log(5) * ratio), rel=0.03)  # of a disc in it
+    assert thin.score == pytest.approx(1 / (1 + np.log(2) * ratio), rel=1e-3)
     assert (thick.given, thick.predicted) == (0, 1)
     assert (thick.p_given, thick.p_predicted) == pytest.approx((0.05, 0.9), abs=1e-4)
