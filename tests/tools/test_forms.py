@@ -150,6 +150,14 @@ def compare_runs(form: Form) -> Any:
     return [row["b"] - row["a"] for row in json.loads(Path(file).read_text())["scores"]]
 
 
+def label_errors(form: Form) -> Any:
+    """The scores of the validation images' labels."""
+    folder = form.place("label_errors")
+    run("label-errors", form.config, form.weights, "--out", folder)
+    found = json.loads(Path(folder, "label_errors.json").read_text())["images"]
+    return {os.path.basename(one["image"]): round(one["score"], 4) for one in found}
+
+
 def browse(form: Form) -> Any:
     run("browse-data", form.config, "--out", form.place("sheets"), "--images", 2)
     return {p.name: p.read_bytes() for p in Path(form.place("sheets")).iterdir()}
@@ -312,11 +320,11 @@ TOOLS: dict[str, Callable[[Form], Any]] = {
     "train": train, "test": evaluate, "test --tta": evaluate_tta, "test --out": label_maps,
     "predict": predict, "export-onnx": export, "publish-model": publish, "serve": serve,
     "report": report, "compare-runs": compare_runs, "browse-data": browse, "check-data": check,
-    "print-config": print_config, "benchmark": benchmark,
+    "print-config": print_config, "benchmark": benchmark, "label-errors": label_errors,
 }  # fmt: skip
 LABELS = ("predict", "export-onnx", "publish-model", "serve")
 SCORES = ("test", "test --tta", "report", "compare-runs")
-DATA = ("browse-data", "check-data")
+DATA = ("browse-data", "check-data", "label-errors")
 SAME = object()  # what the plain config gives
 
 
@@ -332,7 +340,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "Python style": same("train", "print-config", "benchmark", *LABELS, *SCORES, *DATA),
     "lists of another system": same("train", "benchmark", *LABELS, *SCORES, *DATA),
     "no labels in the test split": {
-        **same("train", "test --out", *LABELS, "browse-data"),
+        **same("train", "test --out", *LABELS, "browse-data", "label-errors"),
         "report": None,
         **fails("not-found", "images.npz", "compare-runs"),
         "check-data": [True, (12, 4, 4)],
@@ -341,10 +349,10 @@ TABLE: dict[str, dict[str, Any]] = {
         **same("train", *LABELS),
         **fails("config-key", "test_dataloader.dataset.data_prefix.seg_map_path", *SCORES),
     },
-    "weights under a prefix": same(*LABELS, *SCORES),
+    "weights under a prefix": same(*LABELS, *SCORES, "label-errors"),
     "weights of the backbone": {
         "train": "backbone",
-        **fails("checkpoint", "backbone.pth", *LABELS, *SCORES),
+        **fails("checkpoint", "backbone.pth", *LABELS, *SCORES, "label-errors"),
     },
     "weights of the backbone by init_cfg": {
         "train": "backbone",
@@ -354,7 +362,7 @@ TABLE: dict[str, dict[str, Any]] = {
     "outputs among a data set's images": {
         **same("benchmark", "export-onnx", "publish-model", "check-data"),
         **fails("argument", f"--work-dir {IMAGES}/out", "train", *SCORES),
-        **fails("argument", f"--out {IMAGES}/out", "browse-data", "predict"),
+        **fails("argument", f"--out {IMAGES}/out", "browse-data", "label-errors", "predict"),
     },
     "COCO with a box alone": {
         **fails("annotation", "train.json", "prepare-data"),
@@ -371,6 +379,7 @@ SLOW = (
     "test --tta",
     "compare-runs",
     "browse-data",
+    "label-errors",
     "benchmark",
     "export-onnx",
     "publish-model",
