@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from mmseg_resnest.engine.hooks import ExamplesHook
+from mmseg_resnest.evaluation.results_file import read_examples
 
 
 def test_only_own_files_are_removed(tmp_path: Path) -> None:
@@ -29,3 +30,21 @@ def test_only_own_files_are_removed(tmp_path: Path) -> None:
     assert set(os.listdir(folder)) == {*others, "00013.jpg"}
     hook.after_test_epoch(runner)
     assert set(os.listdir(folder)) == {*others, "00013.jpg", "examples.json"}
+
+
+def test_more_sets_than_pictures_can_show_are_no_error_of_the_report(tmp_path: Path) -> None:
+    class Images(list):
+        metainfo = {"classes": list("abcdefgh"), "palette": [[n, 0, 0] for n in range(8)]}
+
+    said: list[str] = []
+    runner = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=Images()),
+        model=SimpleNamespace(multilabel=True),
+        logger=SimpleNamespace(warning=lambda text, *parts: said.append(text % parts)),
+    )
+    hook = ExamplesHook(tmp_path)
+    hook.before_test_epoch(runner)
+    hook.after_test_iter(runner, 0, None, [{}])
+    hook.after_test_epoch(runner)
+    assert read_examples(tmp_path / "examples.json")["images"] == ()
+    assert "at most 7 classes" in said[0]

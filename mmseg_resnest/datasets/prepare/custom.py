@@ -218,16 +218,19 @@ def class_list(
             message = f"no class has that name; there are {_shown(names)}"
             raise UserError("argument", f"--ignore {name!r}", message)
     classes = [name for name in names if name not in ignored]
+    subject = ", ".join(map(str, options.sources))
+    if not names:
+        raise UserError("classes", subject, "its labels name no class; label some of the images")
     if options.multilabel and not 0 < len(classes) <= MOST_OVERLAPPING:
         message = f"has {len(classes)} classes, and there can be 1 to {MOST_OVERLAPPING} that"
-        raise UserError("classes", options.name, f"{message} overlap; see --ignore")
+        raise UserError("classes", subject, f"{message} overlap; see --ignore")
     if not options.multilabel and not 1 < len(classes) <= _MOST_CLASSES:
         message = (
             f"has {len(classes)} classes ({_shown(classes[:5])}), and there can be 2 to"
             f" {_MOST_CLASSES}; for one class against the rest, name the rest with --background"
             " (shapes) or as a class of --classes (masks)"
         )
-        raise UserError("classes", options.name, message)
+        raise UserError("classes", subject, message)
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
     spare = map(tuple, bit_palette()[1:].tolist())
     free = (colour for colour in spare if colour not in given.values())

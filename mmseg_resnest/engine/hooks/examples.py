@@ -85,7 +85,7 @@ class ExamplesHook(Hook):
         if self._overlap and len(self._classes) > _MOST_OVERLAPPING:
             reason = f"the report shows sets of at most {_MOST_OVERLAPPING} classes that overlap"
             runner.logger.warning("no example images: %s", reason)
-            self._classes = []
+            self._classes, self._palette = [], []
         elif self._overlap:  # a palette index for each set
             sets = range(1 << len(self._classes))
             self._classes, self._palette = sets_of(sets, self._classes, self._palette)

@@ -184,7 +184,7 @@ def test_background_and_order_of_names(tmp_path: Path) -> None:
     data = dict(shapes=[shape], imagePath="x.jpg", imageData=base64.b64encode(jpeg(0)).decode())
     members = {f"{n}.json": json.dumps(data).encode() for n in ("x", "y")}
     source = write_folder(tmp_path / "source", members)
-    with raises_user_error("classes", "mine"):
+    with raises_user_error("classes", source):
         custom(tmp_path, form="labelme", sources=(source,))
     custom(tmp_path, form="labelme", sources=(source,), background="ground")
     expected = np.zeros((6, 8), np.uint8)

@@ -209,6 +209,13 @@ def test_classes_of_labels(labelme: Mine) -> None:
     labelme.set(classes=None, ignore=("dog",))
     helps("datasets/prepare/custom.py:class_list", "--background",
           call=labelme, remedy=lambda: labelme.set(background="ground"))  # fmt: skip
+    labelme.set(background=None, ignore=())
+    files = {file: file.read_text() for file in (labelme.folder / "lm").glob("*.json")}
+    for file, text in files.items():
+        file.write_text(json.dumps(json.loads(text) | {"shapes": []}))
+    helps("datasets/prepare/custom.py:class_list", "label some of the images",
+          call=labelme, remedy=lambda: [file.write_text(text) for file, text in files.items()]
+    )  # fmt: skip
 
 
 def test_names_and_configs_that_are_taken(
