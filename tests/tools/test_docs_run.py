@@ -61,6 +61,8 @@ NOT_RUN = {
     "prepare-data export --format labelme --classes camvid_classes.txt": "in the fixture",
     "convert-checkpoint openmmlab/": "needs published weights",
     "convert-checkpoint resnest50-bcfefe1d.params": "the same; tests/weights/test_mxnet_params.py",
+    "demo": "trains for minutes; it is make demo",
+    "publish-model RUN --push": "needs a hub; tests/tools/test_named_models.py",
     "publish-model work_dirs/RUN --push": "needs a hub; tests/tools/test_named_models.py",
     "publish-model work_dirs/fit_streets": "the same",
     "reproduce": "needs published weights and the whole data set; tests/engine/test_reproduce.py",
