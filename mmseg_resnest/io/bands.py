@@ -203,6 +203,19 @@ def count_bands(path: str | os.PathLike[str], layout: str = "HWC") -> int | None
     return 1 if len(shape) == 2 else None
 
 
+def npy_sizes(path: str | os.PathLike[str]) -> list[tuple[int, int]]:
+    """Height and width of a ``.npy`` image, by its header: in either layout, if it has three axes.
+
+    Empty for another file.
+    """
+    try:
+        with open(path, "rb") as file:
+            shape = npy_shape(file.read(_MOST_HEADER + 16))[0]
+    except (OSError, ValueError):
+        return []
+    return [(a, b) for a, b in (shape[:2], shape[-2:])] if len(shape) in (2, 3) else []
+
+
 def _alike(file: tifffile.TiffFile, first: Any) -> list[Any]:
     """The pages of one sample that have the first one's size; not its overviews and masks."""
     found = []

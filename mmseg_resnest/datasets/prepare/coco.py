@@ -176,7 +176,7 @@ def _render(
     table: Table,
     uncovered: int,
 ) -> Labels:
-    height, width = image_size(image, image)
+    height, width = image_size(image, image, given)
     if None not in given and given != (height, width):
         said = f"{given[1]!s:.80}x{given[0]!s:.80}"
         message = f"says that {image.name} is {said}, but it is {width}x{height}"

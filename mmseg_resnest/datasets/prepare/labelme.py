@@ -150,8 +150,8 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
 
 def _render(file: Path, image: Path | bytes, table: Table, uncovered: int) -> Labels:
     data = _read(file)
-    height, width = image_size(image, file if isinstance(image, bytes) else image)
     given = data.get("imageHeight"), data.get("imageWidth")
+    height, width = image_size(image, file if isinstance(image, bytes) else image, given)
     if None not in given and given != (height, width):
         said = f"{given[1]!s:.80}x{given[0]!s:.80}"
         message = f"says that its image is {said}, but it is {width}x{height}; label it again"

@@ -103,7 +103,7 @@ def images_in(
 
 def check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
     """Raise UserError unless a mask (H, W) or (H, W, C) has the size of its image."""
-    height, width = image_size(image, image)
+    height, width = image_size(image, image, labels.shape[:2])
     if labels.shape[:2] != (height, width):
         given = f"{labels.shape[1]}x{labels.shape[0]}"
         message = f"is {given}, but its image {image} is {width}x{height}"

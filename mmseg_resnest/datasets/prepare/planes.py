@@ -141,9 +141,10 @@ def read_class_masks(source: Path, images: Path | None) -> list[Sample]:
 def _render(
     image: Path, masks: Sequence[tuple[str, Place]], table: Table, uncovered: int
 ) -> NDArray[Any]:
-    labels = blank(*image_size(image, image), table, uncovered)
-    for name, place in masks:
-        values = indices(place.read(), place)
+    found = [(name, place, indices(place.read(), place)) for name, place in masks]
+    like = found[0][2].shape if found else None
+    labels = blank(*image_size(image, image, like), table, uncovered)
+    for name, place, values in found:
         check_size(values, place, image)
         paint(labels, values != 0, name, table)
     return labels

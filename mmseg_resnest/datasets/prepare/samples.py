@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ...errors import UserError
+from ...io.bands import npy_sizes
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.image_header import ImageHeader, read_header
 from .labels import IMAGE_FORMATS, Labels
@@ -44,8 +45,11 @@ class Sample:
     suffix: str
 
 
-def image_size(image: Path | bytes, name: object) -> tuple[int, int]:
+def image_size(image: Path | bytes, name: object, like: object = None) -> tuple[int, int]:
     """Height and width as training sees them: after the rotation that the file's EXIF asks for.
+
+    An array of three axes may be (H, W, bands) or (bands, H, W): it has the size ``like``, where
+    it can have that, and else more pixels along its edges than bands.
 
     Raises:
         UserError: It is not an image.
@@ -53,7 +57,9 @@ def image_size(image: Path | bytes, name: object) -> tuple[int, int]:
     if not isinstance(image, bytes) and image.suffix.lower() in (".npy", ".tif", ".tiff"):
         header = _header(image)
         if header is not None and (header.format == "NPY" or not _opens(image)):
-            return header.height, header.width
+            guess = header.height, header.width
+            sizes = npy_sizes(image) if like is not None and header.format == "NPY" else ()
+            return next((size for size in sizes if size == like), guess)
     try:
         source = io.BytesIO(image) if isinstance(image, bytes) else image
         with Image.open(source, formats=IMAGE_FORMATS) as opened:

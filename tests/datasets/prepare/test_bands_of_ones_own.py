@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,24 @@ def test_arrays_that_are_no_images(
     np.save(tmp_path / "images/a.npy", np.zeros(shape, np.float32))
     with raises_user_error("image", "a.npy"):
         custom(tmp_path, **options)
+
+
+@pytest.mark.parametrize(("shape", "layout"), [((6, 8, 12), "HWC"), ((12, 6, 8), "CHW")])
+def test_more_bands_than_rows(
+    tmp_path: Path, options: dict[str, Any], shape: tuple[int, ...], layout: str
+) -> None:
+    for name in "abcdef":
+        np.save(tmp_path / f"images/{name}.npy", np.random.default_rng(0).normal(0, 1, shape))
+    bands = BandOptions(layout=layout)
+    assert len(_means(custom(tmp_path, **options, bands=bands).config)) == 12
+    square = [[0, 0], [4, 0], [4, 4]]
+    shapes = [dict(label=label, points=square) for label in "ab"]
+    for name in "abcdef":
+        data = dict(shapes=shapes, imagePath=f"{name}.npy", imageHeight=6, imageWidth=8)
+        write_folder(tmp_path / "lm", {f"{name}.json": json.dumps(data).encode()})
+    labelme: dict[str, Any] = dict(form="labelme", sources=(tmp_path / "lm",))
+    labelme |= dict(images=tmp_path / "images", bands=bands, multilabel=True, force=True)
+    assert len(_means(custom(tmp_path, **labelme).config)) == 12
+    other = BandOptions(layout="CHW" if layout == "HWC" else "HWC")
+    with raises_user_error("size-mismatch", ".npy"):
+        custom(tmp_path, **{**options, "bands": other}, root="other", force=True)
