@@ -133,11 +133,13 @@ def with_classes(folder: Path, names: list[str]) -> Any:
 
 def test_classes(folder: Path) -> None:
     names = list(load_segmentor(folder / "teacher", device="cpu").classes)
-    where = "engine/teacher.py:_order"
-    with advises(where, "name a teacher of the student's classes"):
+    with advises(
+        "engine/teacher.py:_order", "and the student", "name a teacher of the student's classes"
+    ):
         check(folder, with_classes(folder, names[:-1]))
-    with advises(where, "name a teacher of the student's classes", "tent", names[3]):
+    with advises("engine/teacher.py:_order", "which the student has not, and lacks its") as told:
         check(folder, with_classes(folder, ["tent" if n == names[3] else n for n in names]))
+    assert all(word in told.value.message for word in ("tent", names[3]))
     rows, model = check(folder, with_classes(folder, names))
     assert model.distillation._order is None and "order" not in rows[0][1]
     rows, model = check(folder, with_classes(folder, names[::-1]))

@@ -33,9 +33,8 @@ def test_a_config_needs_weights(tmp_path: Path) -> None:
     cfg.dump(config)
     weights = tmp_path / "small.pth"
     torch.save(load_segmentor(cfg, weights=None, device="cpu").model.state_dict(), weights)
-    where = "inference/load.py:load_segmentor"
     for named in (cfg, config, str(config)):
-        with advises(where, "name a checkpoint behind it", "weights=None leaves it untrained"):
+        with advises("inference/load.py:load_segmentor", "name a checkpoint", "weights=None"):
             load_segmentor(named, device="cpu")
         assert load_segmentor(named, weights, device="cpu").classes
         assert load_segmentor(named, weights=None, device="cpu").classes
