@@ -39,7 +39,7 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         type=_file_or_auto,
         metavar="FILE",
         help="class list or colour table, text, CSV or JSON: a name a line, or name and colour"
-        " (default: auto, a list in the folder if it is told from that, or the names that occur)",
+        " (default: auto, a list in the folder, or the names that occur)",
     )
     add("--ignore", nargs="+", default=[], metavar="NAME", help="classes whose pixels are ignored")
     add(

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push",
         metavar="OWNER/NAME",
-        help="put it into this model repository of a Hugging Face hub, made if there is none "
+        help="put it into this model repository of a Hugging Face hub, created if it does not exist "
         "(pip install 'mmseg-resnest[hub]'; the token: HF_TOKEN, or hf auth login)",
     )
     parser.add_argument("--private", action="store_true", help="make a private repository")

@@ -13,7 +13,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -28,11 +28,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import UserError
-from ..io.image_files import Decoding, as_picture
+from ..io.image_files import Decoding
 from ..io.image_sources import fetch_image, is_address, is_bytes, read_bytes, read_image_file
 from ..io.memory import ran_out_of_memory
 from ..io.text import printable
 from ..registry import DATASETS, option_of
+from .loaded_image import LoadedImage
 from .pipelines import (
     comparable,
     gives_rgb,
@@ -53,39 +54,6 @@ _DECODERS = (
     LoadImageFromNDArray,
     mmseg.datasets.transforms.LoadImageFromNDArray,
 )
-
-
-@dataclass(frozen=True)
-class LoadedImage:
-    """An image as a config's loader gives it.
-
-    Attributes:
-        sample: What the loading steps made of it: ``img`` and its sizes.
-        path: Where it came from, if from a file or an address.
-        rgb: Whether the first three channels are red, green and blue, rather than the reverse; or
-            the channels, from 0, that are shown so.
-    """
-
-    sample: Mapping[str, Any]
-    path: str | None = None
-    rgb: bool | tuple[int, ...] = False
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """(H, W) or (H, W, C), values and order of channels as the loader gives them."""
-        return self.sample["img"]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        shape = self.sample["ori_shape"]  # (Z, Y, X) of a volume
-        height, width = shape[-2:] if self.pixels.ndim == 4 else shape[:2]
-        return int(height), int(width)
-
-    @property
-    def picture(self) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB of uint8, for people to look at."""
-        return as_picture(self.pixels, self.rgb)
 
 
 ImageInput = (

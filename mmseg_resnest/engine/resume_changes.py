@@ -38,7 +38,7 @@ _IGNORED = (
     *("randomness.seed", "randomness.deterministic", "env_cfg.dist_cfg*", "numerics*"),
     *("optim_wrapper.type", "optim_wrapper.dtype", "optim_wrapper.loss_scale*"),
     *("model*.init_cfg", "model*.init_cfg.*", "model*.pretrained", "find_unused_parameters"),
-    *("dry_step", "distillation.teacher"),  # a teacher is told by its weights
+    *("dry_step", "distillation.teacher"),  # a teacher is identified by its weights
 )
 #: Patterns of keys that change how validations are made or how numbers round.
 _NOTED = (

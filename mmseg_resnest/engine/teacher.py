@@ -74,7 +74,7 @@ def set_distillation(cfg: Config, teacher: str | None) -> None:
     """Put ``teacher`` and the default losses into ``cfg.distillation``, where there is to be one.
 
     Raises:
-        UserError: The key does not say who teaches, or a loss is none.
+        UserError: The key names no teacher, or something that is not a loss.
     """
     if teacher is None and cfg.get("distillation") is None:
         return

@@ -18,7 +18,7 @@ _LEAST = np.finfo(np.float32).tiny
 
 
 def check_uncertainty(kind: str) -> None:
-    """Raise UserError if ``kind`` is none of ``UNCERTAINTIES``."""
+    """Raise UserError if ``kind`` is not in ``UNCERTAINTIES``."""
     if kind not in UNCERTAINTIES:
         said = f"must be {' or '.join(UNCERTAINTIES)}, not {kind!r}"
         raise UserError("argument", "uncertainty", said)

@@ -47,7 +47,7 @@ def push(
 ) -> str:
     """Put a folder that :func:`.publish` wrote into a model repository of a hub, as one commit.
 
-    The repository is made if there is none, and so is the branch. The list of SHA-256 sums is made
+    The repository and the branch are created if they do not exist. The list of SHA-256 sums is made
     of the files as they are now. The token is the one of the hub's client: ``HF_TOKEN``, or that of
     ``hf auth login``.
 

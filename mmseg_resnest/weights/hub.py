@@ -76,7 +76,7 @@ def is_hub(source: object) -> bool:
 
 
 def hub_name(source: str) -> HubName:
-    """The parts of a name; UserError if it is none."""
+    """The parts of a name; UserError if it is not a name of a hub."""
     match = _NAME.fullmatch(source)
     revision = unquote(match[2]) if match and match[2] else "main"
     if match is None or not _REVISION.fullmatch(revision):

@@ -184,7 +184,7 @@ FIXES: dict[str, Fix] = {
     "duplicate": remove, "duplicate, other label": keep_the_first_label, "leak": remove,
     "undecodable name": rename, "line break in a name": rename, "other suffix": rename_suffix,
 }  # fmt: skip
-# What the command of the remedy, or a key of the config, mends: below.
+# What the command of the remedy, or a key of the config, fixes: below.
 OTHERWISE = {"colour mask", "palette in other order"}
 
 

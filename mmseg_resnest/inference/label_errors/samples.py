@@ -61,7 +61,9 @@ class LabelledSample:
         labels = np.asarray(results["gt_seg_map"])
         strange = labels[(labels >= num_classes) & (labels != ignore_index) & (labels != 255)]
         if strange.size:
-            said = f"holds {strange[0]}, which is none of the {num_classes} classes, nor ignored"
+            said = (
+                f"holds {strange[0]}, which is neither one of the {num_classes} classes nor ignored"
+            )
             raise UserError("label", self.label, said)
         return labels
 
@@ -90,7 +92,9 @@ def labelled_samples(cfg: Config, split: str) -> tuple[list[LabelledSample], int
                 info = dataset.get_data_info(position)
                 image, label = info["img_path"], info.get("seg_map_path")
                 if label is None:
-                    raise UserError("dataset", image, "has no label map, so there is none to judge")
+                    raise UserError(
+                        "dataset", image, "has no label map; label-errors needs one for each image"
+                    )
                 sample = LabelledSample(image, label, info, (number, position), loaders)
                 samples.setdefault((image, label), sample)
     return list(samples.values()), loss_ignore_index(cfg)
