@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push",
         metavar="OWNER/NAME",
-        help="put it into this model repository of a Hugging Face hub, created if it does not exist "
-        "(pip install 'mmseg-resnest[hub]'; the token: HF_TOKEN, or hf auth login)",
+        help="put it into this model repository of a Hugging Face hub, created if it does not "
+        "exist (pip install 'mmseg-resnest[hub]'; the token: HF_TOKEN, or hf auth login)",
     )
     parser.add_argument("--private", action="store_true", help="make a private repository")
     parser.add_argument("--revision", metavar="BRANCH", help="of the repository (default: main)")
