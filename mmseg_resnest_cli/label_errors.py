@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.engine.preemption import Preempted
     from mmseg_resnest.engine.resolve import default_work_dir
     from mmseg_resnest.engine.run_folders import evaluation_folder
     from mmseg_resnest.inference.label_errors import find_label_errors
@@ -97,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
             args.device,
             named.weights,
         )
+    except Preempted as stopped:
+        raise Preempted(str(stopped).replace("with --resume ", "")) from stopped
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
     _print(found, args.top)

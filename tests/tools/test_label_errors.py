@@ -23,6 +23,7 @@ from user_errors import printed_error, raises_user_error
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.datasets import build_dataset
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.evaluation.label_quality import LabelEvidence
 from mmseg_resnest.inference import rasterize
 from mmseg_resnest.inference.label_errors import folds
@@ -176,11 +177,11 @@ def test_each_fold_is_judged_by_a_model_that_did_not_learn_it(
     def train(cfg: Any, work_dir: Path, resume: str) -> Any:
         trained.append(work_dir.name)
         if trained == ["fold1", "fold2"]:
-            raise KeyboardInterrupt
+            raise Preempted("saved; the same command with --resume continues from it")
         return real(cfg, work_dir=work_dir, resume=resume)
 
     monkeypatch.setattr(folds, "train", train)
-    run(*words, codes=(130,))
+    assert "the same command continues from it" in run(*words, codes=(75,))
     assert not (out / "label_errors.json").exists()
     run(*words)
     assert trained == ["fold1", "fold2", "fold2"]  # the first one is done
