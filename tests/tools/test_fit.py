@@ -437,25 +437,22 @@ def test_images_of_bands(place: Path) -> None:
     )
 
 
-def test_classes_that_overlap_in_photos_and_in_bands(place: Path) -> None:
-    write_bands(place / "layers", "masks/{c}/{n}.png")
-    for name in ("box", "shade"):
-        shutil.copytree(place / "layers/masks" / name, place / f"flat/masks/{name}")
-    (place / "flat/images").mkdir()
-    for file in (place / "layers/images").iterdir():
-        bands = np.load(file)[:, :, :3] // np.array([2, 16, 64])
-        photo = Image.fromarray(bands.clip(0, 255).astype(np.uint8))
-        photo.save(place / f"flat/images/{file.stem}.png")
-    for data, channels in (("layers", 5), ("flat", None)):
-        said = fit(f"of_{data}", "--multilabel", data=data)
-        assert "labels: one mask a class (16)" in said
-        cfg, model = finished(place, f"of_{data}", said)
-        assert cfg.model.backbone.get("in_channels") == channels
-        result = json.loads((place / f"of_{data}/run/test/results.json").read_text())
-        assert [row["name"] for row in result["classes"]] == ["box", "shade"]
-        assert "mAP" in result["scores"]
-        image = next((place / data / "images").iterdir())
-        assert model(image).masks.shape == (2, 48, 64)
-    code, text = not_begun(place, data="flat")
+@pytest.mark.parametrize("data", ["bands", pytest.param("photos", marks=pytest.mark.long)])
+def test_classes_that_overlap(place: Path, data: str) -> None:
+    layers = write_bands(place / f"layers_of_{data}", "masks/{c}/{n}.png")
+    for file in (layers / "images").iterdir() if data == "photos" else ():
+        photo = np.load(file)[:, :, :3] // np.array([2, 16, 64])
+        Image.fromarray(photo.clip(0, 255).astype(np.uint8)).save(file.with_suffix(".png"))
+        file.unlink()
+    said = fit(f"overlap_{data}", "--multilabel", data=layers.name)
+    assert "labels: one mask a class (16)" in said
+    cfg, model = finished(place, f"overlap_{data}", said)
+    assert cfg.model.backbone.get("in_channels") == (5 if data == "bands" else None)
+    result = json.loads((place / f"overlap_{data}/run/test/results.json").read_text())
+    assert [row["name"] for row in result["classes"]] == ["box", "shade"]
+    assert "mAP" in result["scores"]
+    image = next((layers / "images").iterdir())
+    assert model(image).masks.shape == (2, 48, 64)
+    code, text = not_begun(place, data=layers.name)
     assert code == "argument-missing"
     assert "--multilabel" in text
