@@ -6,14 +6,16 @@
     mmseg-resnest benchmark configs/fcn_resnest14_camvid.py --shape 360 480 --train --batch-size 4
 
 Images are random and in memory, and weights are random unless given: neither changes the times.
+With --shape 512 512 the measurement of a config of the package is kept for mmseg-resnest models.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from .models import add_model, name_model
+from .named_models import add_model, name_model
 from .options import add_config_options
+from .package import list_configs
 
 _OF_TORCH = (
     "benchmark measures models of PyTorch with their config, and this holds none; name the config "
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.benchmark import benchmark, print_benchmark
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.engine.model_costs import keep_benchmark
     from mmseg_resnest.evaluation import write_result
 
     cfg, checkpoint = name_model(args, _OF_TORCH, weights=False)[:2]  # not the weights: memory
@@ -62,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=None if checkpoint is None else str(checkpoint),
     )
     print_benchmark(result)
+    name = args.config.removesuffix(".py").removeprefix("configs/")
+    if name in list_configs() and not args.cfg_options and not args.amp:
+        kept = keep_benchmark(name, result)
+        if kept is not None:
+            print(f"kept in     {display_path(kept)}; mmseg-resnest models shows it")
     if args.out:
         write_result(result, args.out)
         print(f"written to  {display_path(args.out)}")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .console import print_next
-from .models import add_model, model_rows, open_model
+from .named_models import add_model, model_rows, open_model
 from .options import add_config_options
 
 

@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .models import add_model, model_rows, name_model
+from .named_models import add_model, model_rows, name_model
 from .options import add_config_options, add_device_option
 from .startup import use_device
 

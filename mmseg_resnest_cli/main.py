@@ -30,6 +30,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "fit": "From a folder of images and labels to a trained model",
         "demo": "Train, evaluate and draw on the built-in data",
         "configs": "List the configs that come with the package, or copy them",
+        "models": "Compare the models: size, work, memory, time here, published mIoU, licence",
     },
     "Data": {
         "prepare-data": "Bring a data set into the layout that the configs read",
@@ -69,7 +70,7 @@ SCRIPTS = {
     "slurm-train": "slurm_train.sh",
     "dist-test": "dist_test.sh",
 }
-_WITHOUT_LIBRARY = {"configs", "completion", "weights"}
+_WITHOUT_LIBRARY = {"configs", "completion", "models", "weights"}
 _OF_THE_REPOSITORY = {"make-model-zoo": "Write the model zoo's pages from the catalogue"}
 
 

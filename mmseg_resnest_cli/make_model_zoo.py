@@ -3,6 +3,7 @@
 
     mmseg-resnest make-model-zoo                  write what is not current
     mmseg-resnest make-model-zoo --check          only say what is not current (exit code 1)
+    mmseg-resnest make-model-zoo --costs          count what each model costs first
     mmseg-resnest make-model-zoo --add work_dirs/reproduce/NAME/reproduction.json
                                                     put a measurement into docs/measured.json first
 
@@ -18,11 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
+from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.model_costs import COSTS_FILE, costs_text, model_costs
 from mmseg_resnest.engine.reproduce import PROTOCOLS
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.weights import Entry, catalogue
+
+from .models import TITLES, cells, model_rows
+from .package import list_configs
 
 ROOT = Path(__file__).resolve().parents[1]  # the repository
 MEASURED = "docs/measured.json"
@@ -123,6 +130,34 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+COSTS = """## All models
+
+What `mmseg-resnest models` lists. Parameters are those of the whole model. FLOPs, of an image of
+512x512, count a multiplication and an addition as two; papers on SegNeXt and SegFormer count one.
+*Training* is the memory of the feature maps that a training step keeps for each such image, in
+float32; the step takes 1.4 to 1.7 times as much (ResNeSt, on a CPU), and the weights four times.
+mIoU is the published one, single scale / multi-scale and mirrored. The licence is that of the
+published weights or, in brackets, of the ImageNet weights that training starts from.
+[Choose a model](choose_a_model.md) says when to take which.
+
+How long and how much memory on your machine:
+
+    mmseg-resnest models --measure segnext_mscant_ade20k fcn_resnest50_ade20k
+
+measures them one after another (with `--train` training steps as well) and keeps the figures in the
+cache folder; `mmseg-resnest models` shows them beside these from then on.
+"""
+
+
+def costs_table() -> str:
+    """The table that ``mmseg-resnest models`` prints, without what a machine has measured."""
+    rows = []
+    for row in model_rows():
+        name, *rest = cells(row)
+        rows.append([f"[{name}](../configs/{name}.py)", *rest])
+    return f"{COSTS}\n{table(TITLES, rows, TITLES[1:4])}"
+
+
 def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
     """docs/model_zoo.md."""
     parts = [INTRO]
@@ -152,7 +187,7 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
         rows.append([f"`{entry.name}`", entry.arch, top1, crop, source_of(entry)])
     titles = ["name", "architecture", "published top-1", "crop", "source"]
     parts.append(f"{BACKBONES}\n{table(titles, rows, titles[2:4])}")
-    return "\n".join(parts)
+    return "\n".join([*parts, costs_table()])
 
 
 def head_of(entry: Entry) -> str:
@@ -234,6 +269,13 @@ def as_yaml(data: Mapping[str, Any]) -> str:
     return f"# {HEADER}\n{text}"
 
 
+def count_costs() -> dict[str, dict[str, Any]]:
+    """What the model of each config costs, by its name."""
+    names = list_configs()
+    with tqdm(names, disable=None, leave=False) as bar:
+        return {name: model_costs(load_config(name)) for name in bar}
+
+
 def generated(measured: Mapping[str, Any]) -> dict[str, str]:
     """``{path in the repository: text}`` of everything that is generated."""
     entries = catalogue()
@@ -252,6 +294,8 @@ def generated(measured: Mapping[str, Any]) -> dict[str, str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--check", action="store_true", help="write nothing")
+    help_ = "first count again what the model of each config costs, which takes minutes"
+    parser.add_argument("--costs", action="store_true", help=help_)
     help_ = "a report that mmseg-resnest reproduce wrote"
     parser.add_argument("--add", metavar="FILE", type=Path, help=help_)
 
@@ -263,6 +307,9 @@ def run(args: argparse.Namespace, root: Path = ROOT) -> int:
     if args.add is not None:
         measured = add_report(measured, args.add)
         files[MEASURED] = json.dumps(measured, indent=2) + "\n"
+    if args.costs:
+        atomic_write(COSTS_FILE, costs_text(count_costs()))  # which the page is made from
+        print(f"{COSTS_FILE.name}: written")
     files.update(generated(measured))
     changed = {
         name: text

@@ -1,146 +1,178 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""How commands name a model: a config with its checkpoint, or one name that stands for both."""
+"""Compare the models that come with the package, to choose one.
+
+    mmseg-resnest models
+    mmseg-resnest models ade20k segformer              (with all of these words in their name)
+    mmseg-resnest models --measure segnext_mscant_ade20k fcn_resnest50_ade20k
+    mmseg-resnest models --measure segnext_mscant_camvid --train
+
+Parameters are those of the whole model. FLOPs, of an image of 512x512, count a multiplication and
+an addition as two: halve them to compare with papers that call multiply-adds FLOPs. "training" is
+the memory of the feature maps that a training step keeps for each such image. mIoU is the published
+one, single scale / multi-scale and mirrored. The licence is that of the published weights, or else,
+in brackets, of the ImageNet weights that training starts from. The last columns are what this
+machine has measured, by --measure or mmseg-resnest benchmark: time and peak memory of testing an
+image and, with --train, of a training step.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import shlex
-from typing import TYPE_CHECKING, Any, NamedTuple
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from .console import print_table
+from .options import UsageError
+from .package import catalogue, list_configs, measured_here, model_costs
 
-    from mmengine.config import Config
+__all__ = ["TITLES", "cells", "model_rows"]
 
-    from mmseg_resnest.inference import Segmentor
-
-__all__ = ["Named", "add_model", "model_rows", "name_model", "open_model", "weights_file", "words"]
-
-
-class Named(NamedTuple):
-    """A config and its weights. ``weights``: what the checkpoint holds, where it has been read."""
-
-    cfg: Config
-    checkpoint: str | Path | None
-    weights: Any = None
+TITLES = ("model", "parameters", "FLOPs", "training", "mIoU", "licence")
+_PROTOCOLS = ("single scale", "multi-scale + flip")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the positional arguments ``config`` and ``checkpoint``, which may be left out."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("words", nargs="*", metavar="WORD", help="list only names that hold these")
+    parser.add_argument("--json", action="store_true", help="everything about them, for machines")
     parser.add_argument(
-        "config",
-        metavar="MODEL",
-        help="a config file, with its checkpoint behind it; or alone the work folder of a run "
-        "(its best checkpoint, or else its newest), a checkpoint of a run, an exported model, a "
-        "published folder, one on a hub (hf://OWNER/NAME), or a name of mmseg-resnest weights list",
+        "--measure", nargs="+", metavar="NAME", help="measure these here first, one after another"
     )
+    parser.add_argument("--train", action="store_true", help="with --measure: training steps too")
+    parser.add_argument("--device", help="with --measure: e.g. cpu or cuda:1")
     parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        nargs="?",
-        help="with a config file: weights of the whole model, in any known layout: a file, an "
-        "address, hf://OWNER/NAME, the work folder of a run, a published folder, or a name of "
-        "mmseg-resnest weights list",
-    )
+        "--seconds", type=float, default=10, metavar="S",
+        help="with --measure: how long each is measured (default: 10)",
+    )  # fmt: skip
 
 
-def words(args: argparse.Namespace) -> str:
-    """The model as the command line names it, to repeat in a command."""
-    return shlex.join(filter(None, (args.config, args.checkpoint)))
+def model_rows() -> list[dict[str, Any]]:
+    """What is known of each config's model, by data set and amount of work; without the library.
 
-
-def model_rows(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """Rows of a command's header that say which model was named."""
-    if args.checkpoint is None:
-        return [("from", args.config)]
-    return [("config", args.config), ("checkpoint", args.checkpoint)]
-
-
-def name_model(args: argparse.Namespace, refusal: str, weights: bool = True) -> Named:
-    """The config and the weights that the arguments name.
-
-    A line says which checkpoint of a run's folder is taken. ``refusal`` says why the command cannot
-    take an exported file or a published folder. Without ``weights`` a config may stand alone.
+    ``name``, ``dataset`` (as in the name), ``parameters``, ``flops``, ``kept`` (bytes for each
+    image in training), ``published`` (protocol to mIoU), ``weights`` (a name of the catalogue),
+    ``start`` (of training), ``licence`` of the weights or else the start, and ``measured``.
     """
-    from mmseg_resnest.errors import UserError
-
-    named = _find(args, weights)
-    if named is None:
-        raise UserError("argument", args.config, refusal)
-    return named
-
-
-def open_model(args: argparse.Namespace, device: str | None = None) -> Segmentor:
-    """Load the model that the arguments name; see :func:`name_model` for what is printed."""
-    from mmseg_resnest.errors import UserError
-    from mmseg_resnest.inference import load_segmentor
-    from mmseg_resnest.inference.segmentor import load_config_model
-
-    named = _find(args)
-    if named is not None:
-        return load_config_model(named.cfg, named.checkpoint, device, weights=named.weights)
-    for option in ("cfg_options", "data_root"):
-        if getattr(args, option, None):
-            message = f"{args.config} is a model without a config file, of which nothing is changed"
-            raise UserError("config-conflict", f"--{option.replace('_', '-')}", message)
-    return load_segmentor(args.config, device=device, trust=getattr(args, "trust", False))
-
-
-def weights_file(args: argparse.Namespace) -> str | Path:
-    """The checkpoint that :func:`open_model` takes, as far as the arguments name one."""
-    from mmseg_resnest.engine.trained import checkpoint_in
-    from mmseg_resnest.inference.published import is_published
-
-    named: str = args.checkpoint or args.config
-    return checkpoint_in(named) if os.path.isdir(named) and not is_published(named) else named
+    costs, here = model_costs(), measured_here()
+    published: dict[str, tuple[str, dict[str, Any]]] = {}
+    entries = catalogue()
+    for name, entry in entries.items():
+        if entry["config"]:
+            published.setdefault(entry["config"], (name, entry))
+    rows = []
+    for name, cost in costs.items():
+        weights, entry = published.get(f"configs/{name}.py", ("", {}))
+        start = cost["start"]
+        source = entry or entries.get(start, {})
+        rows.append(
+            {
+                "name": name,
+                "dataset": _dataset(name),
+                **{key: cost[key] for key in ("parameters", "flops", "kept")},
+                "published": {
+                    p: numbers["mIoU"] for p, numbers in entry.get("metrics", {}).items()
+                },
+                "weights": weights or None,
+                "start": start,
+                "licence": source.get("licence"),
+                "measured": here.get(name, {}),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["dataset"], row["flops"]))
 
 
-def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
-    """None: an exported file or a published folder."""
-    from mmseg_resnest.engine.config import find_config, load_config
-    from mmseg_resnest.engine.logs import display_path
-    from mmseg_resnest.engine.trained import is_trained, load_trained
-    from mmseg_resnest.errors import UserError
-    from mmseg_resnest.inference.load import checkpoint_file, published_config
-    from mmseg_resnest.inference.published import is_published
-    from mmseg_resnest.inference.runtimes import is_exported
-    from mmseg_resnest.weights import catalogue
-
-    config, checkpoint = args.config, args.checkpoint
-    if checkpoint is not None:
-        cfg = load_config(config, args.cfg_options, args.data_root)
-        file = checkpoint_file(checkpoint)
-        if os.path.isdir(checkpoint):
-            _say(display_path(file), checkpoint)
-        return Named(cfg, os.fspath(file))
-    if is_published(config) or is_exported(config):
-        return None
-    if is_trained(config):
-        found = load_trained(config, args.cfg_options, args.data_root)
-        if os.path.isdir(config):
-            _say(display_path(found.checkpoint), config)
-        return Named(found.cfg, found.checkpoint, found.weights)
-    if config in catalogue():
-        file = published_config(config)
-        return Named(load_config(file, args.cfg_options, args.data_root), config)
-    if not weights:
-        return Named(load_config(config, args.cfg_options, args.data_root), None)
-    if find_config(config).exists():
-        folder = os.path.dirname(config) or "."
-        other = f"the folder {folder}" if is_published(folder) else "the work folder of a run"
-        message = f"{config} needs its weights: name a checkpoint behind it, or instead of it "
-        message += other
-        raise UserError("argument-missing", "CHECKPOINT", message)
-    message = "is neither a config nor a model: there is no such file, folder or published name"
-    raise UserError("not-found", config, message)
+def _dataset(name: str) -> str:
+    """The data set in a config's name."""
+    if name.startswith("openmmlab/"):
+        return "cityscapes" if "cityscapes" in name else "ade20k"
+    return name.split("_", 2)[2]
 
 
-def _say(checkpoint: str, folder: str) -> None:
-    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
-    if rank != "0":  # another process of a launcher says it
-        return
-    name = os.path.basename(checkpoint)
-    kind = "best checkpoint" if name.startswith("best") else "newest checkpoint"
-    kind = kind if name.endswith(".pth") else "published weights"
-    print(f"taken       {checkpoint}, the {kind} in {folder}", flush=True)
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """The columns :data:`TITLES` of a row of :func:`model_rows`."""
+    numbers = [row["published"].get(protocol) for protocol in _PROTOCOLS]
+    scores = " / ".join("-" if value is None else f"{value:.2f}" for value in numbers)
+    licence = row["licence"] or ("" if row["start"] is None else "not stated")
+    return [
+        row["name"],
+        f"{row['parameters'] / 1e6:.1f} M",
+        f"{row['flops'] / 1e9:.0f} G",
+        f"{row['kept'] / 2**20:,.0f} MiB",
+        scores if row["published"] else "",
+        licence if row["weights"] else f"({licence})" if licence else "",
+    ]
+
+
+def _measured(row: Mapping[str, Any]) -> list[str]:
+    """Times and memory of testing and of training on this machine."""
+    found = []
+    for what in ("testing", "training"):
+        run = row["measured"].get(what)
+        if run is None:
+            found.append("")
+            continue
+        took = 1000 * run["batch"] / run["images_per_second"]
+        found.append(f"{took:,.0f} ms, {run['memory_bytes'] / 2**20:,.0f} MiB")
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    if not args.measure and (args.train or args.device):
+        option = "--train" if args.train else "--device"
+        raise UsageError(f"{option}: goes with --measure NAME")
+    failed = measure(args) if args.measure else []
+    rows = [
+        row
+        for row in model_rows()
+        if all(word in row["name"] for word in args.words)
+        and (args.words or not args.measure or row["name"] in args.measure)
+    ]
+    if not rows:
+        raise UsageError(f"no model has {' and '.join(args.words)} in its name")
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print(rows)
+    for name in failed:
+        print(f"not measured: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    here = [_measured(row) for row in rows]
+    kinds = [i for i in (0, 1) if any(row[i] for row in here)]
+    titles = [*TITLES, *(("an image here", "a step here")[i] for i in kinds)]
+    print_table(
+        [titles, *([*cells(r), *(h[i] for i in kinds)] for r, h in zip(rows, here, strict=True))]
+    )
+    devices = {run["device"] for row in rows for run in row["measured"].values()}
+    if devices:
+        print(f"\nhere: {', '.join(sorted(devices))}")
+    else:
+        print("\nhow long on this machine: mmseg-resnest models --measure NAME...")
+
+
+def measure(args: argparse.Namespace) -> list[str]:
+    """Measure models, each in a process of its own; returns the names of those that failed."""
+    known = list_configs()
+    for name in args.measure:
+        if name not in known:
+            raise UsageError(f"--measure {name}: no such model; mmseg-resnest models lists them")
+    options = ["--shape", "512", "512", "--seconds", f"{args.seconds:g}"]
+    options += ["--device", args.device] if args.device else []
+    ways = [[], ["--train", "--batch-size", "2"]] if args.train else [[]]
+    failed = []
+    for name in args.measure:
+        for way in ways:
+            words = ["benchmark", name, *options, *way]
+            print(f"mmseg-resnest {shlex.join(words)}", file=sys.stderr, flush=True)
+            command = [sys.executable, "-m", "mmseg_resnest", *words]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+            if done.returncode and name not in failed:
+                failed.append(name)
+    return failed

@@ -7,6 +7,7 @@ import ast
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -62,6 +63,23 @@ def catalogue() -> dict[str, dict[str, Any]]:
     file = package_folder() / "weights" / "catalogue.json"
     entries: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     return entries
+
+
+def model_costs() -> dict[str, dict[str, Any]]:
+    """What each config's model costs, by its name; see :mod:`mmseg_resnest.engine.model_costs`."""
+    file = package_folder() / "engine" / "model_costs.json"
+    costs: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return costs
+
+
+def measured_here() -> dict[str, dict[str, Any]]:
+    """What ``mmseg-resnest benchmark`` has measured on this machine, by the config's name."""
+    try:
+        kept = json.loads((cache_folder() / "benchmarks.json").read_text(encoding="utf-8"))
+        here = kept[platform.node()]
+        return {str(name): dict(row) for name, row in here.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def cache_folder() -> Path:

@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from .console import print_next
-from .models import add_model, model_rows, open_model, words
+from .named_models import add_model, model_rows, open_model, words
 from .options import add_config_options, add_device_option, add_trust_option
 
 FOLDED_FROM = 4

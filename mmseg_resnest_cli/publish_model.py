@@ -22,7 +22,7 @@ import shlex
 import tempfile
 
 from .console import print_next
-from .models import add_model, model_rows, open_model, weights_file
+from .named_models import add_model, model_rows, open_model, weights_file
 from .options import add_config_options
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 
-from .models import add_model, open_model
+from .named_models import add_model, open_model
 from .options import add_config_options, add_device_option, add_service_options, add_trust_option
 
 

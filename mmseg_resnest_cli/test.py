@@ -19,7 +19,7 @@ import shlex
 from typing import Any
 
 from .console import print_next
-from .models import add_model, name_model, words
+from .named_models import add_model, name_model, words
 from .options import (
     add_config_options,
     add_launcher_option,

@@ -9,6 +9,7 @@ channels. The published DeepLabV3 head has a 1x1 projection that MMSegmentation'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..registry import MODELS
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which what is computed from a tensor keeps its precision."""
+    if x.device.type == "meta":  # which has no autocast
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class _ElementDropout(BaseDecodeHead):
@@ -60,7 +68,7 @@ class ResidualEncoding(Encoding):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encodes ``x`` (N, C, H, W) into (N, K, C)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             # the codewords are float32, or float64 in a model that was made so
             codewords = self.codewords.to(torch.promote_types(self.codewords.dtype, torch.float32))
             features = x.to(codewords).flatten(2).transpose(1, 2)  # N, H*W, C

@@ -17,6 +17,7 @@ from mmseg.models.decode_heads.ham_head import NMF2D
 from torch import Tensor
 
 from ..registry import MODELS
+from .heads import without_autocast
 
 __all__ = ["FixedBasesNMF2D", "LightHamHead"]
 
@@ -58,9 +59,7 @@ class FixedBasesNMF2D(NMF2D):
 
     def forward(self, x: Tensor, return_bases: bool = False) -> Tensor:
         """Maps features (N, C, H, W), none negative, to their approximation, of the same shape."""
-        if x.device.type == "meta":  # has no autocast
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             wide = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
             return super().forward(wide)
 

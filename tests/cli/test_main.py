@@ -40,7 +40,15 @@ assert not heavy, heavy
 
 
 def test_help_lists_and_completion_import_no_library() -> None:
-    words = [[], ["configs"], ["weights", "list"], ["completion", "bash"], ["--version"]]
+    words = [
+        [],
+        ["configs"],
+        ["models"],
+        ["models", "--json"],
+        ["weights", "list"],
+        ["completion", "bash"],
+        ["--version"],
+    ]
     words += [[name, "--help"] for name in NAMES]
     code = _LIGHT.replace("WORDS", repr(words))
     done = subprocess.run(

@@ -15,6 +15,7 @@ import mmseg_resnest
 from mmseg_resnest.weights import catalogue
 from mmseg_resnest_cli import make_model_zoo
 from mmseg_resnest_cli.main import parser_of
+from mmseg_resnest_cli.models import cells, model_rows
 
 ROOT = Path(__file__).parents[2]
 MODELS = {name: entry for name, entry in catalogue().items() if entry.task == "segmentation"}
@@ -60,6 +61,20 @@ def test_the_page_has_every_published_number():
         if not entry.metrics:
             assert found.pop((name, entry.arch))[2:4] == ["", ""]
     assert not found
+
+
+def test_the_page_on_choosing_has_the_figures_of_the_table():
+    """Parameters and FLOPs of each network's row, and its scores on ADE20K."""
+    text = (ROOT / "docs" / "choose_a_model.md").read_text(encoding="utf-8")
+    known = {tuple(cells(row)[i] for i in (1, 2, 4)) for row in model_rows()}
+    lines = text.partition("| ADE20K | Cityscapes |")[2].partition("\n- ")[0].splitlines()[2:]
+    found = [tuple(cell.strip() for cell in line.split("|")[2:5]) for line in lines if line]
+    assert len(found) == 10 and set(found) <= known
+    page = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
+    for row in model_rows():
+        assert (
+            f"| [{row['name']}](../configs/{row['name']}.py) | {' | '.join(cells(row)[1:])}" in page
+        )
 
 
 def test_measurements_are_added_and_shown(tmp_path, capsys):

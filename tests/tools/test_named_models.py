@@ -23,7 +23,7 @@ from user_errors import printed_error, raises_user_error
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.trained import checkpoint_in, load_trained
 from mmseg_resnest_cli.main import parser_of
-from mmseg_resnest_cli.models import name_model
+from mmseg_resnest_cli.named_models import name_model
 
 #: Names of a trained model, and the words of a command line for each.
 FORMS = {

@@ -182,7 +182,7 @@ def test_runs_in_place_of_a_config(place: Toy) -> None:
     assert evaluated_folder(RUN) == RUN
     with advises("engine/config/saved.py:read_saved_config", "name the config file as well"):
         load_trained("weights.pth")
-    refused("cli/models.py:_find", "name a checkpoint behind it", command=("test", "a.py"))
+    refused("cli/named_models.py:_find", "name a checkpoint behind it", command=("test", "a.py"))
     run("test", "a.py", "weights.pth", "--work-dir", "of_weights")
     run("test", RUN, "--work-dir", "of_run")
 
