@@ -208,10 +208,13 @@ def write_start(origin: Origin, cfg: Config, classes: Sequence[str], path: Path)
     ]
     kept = 0
     for name, value in found.placed.items():
-        if CLASSIFIER.search(name) and len(value) == len(origin.classes):
-            kept = len(pairs)
+        if not CLASSIFIER.search(name):
+            continue
+        named = len(value) == len(origin.classes)
+        if named or name not in state:
+            kept = len(pairs) if named else kept
             rows = drawn[name].clone()
-            for ours, theirs in pairs:
+            for ours, theirs in pairs if named else ():
                 rows[ours] = value[theirs]
             state[name] = rows
     save_state_dict(state, path, force=True)

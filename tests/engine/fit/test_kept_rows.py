@@ -120,6 +120,19 @@ def test_as_many_classes_of_other_names_are_not_taken_for_the_same(tmp_path: Pat
     assert not torch.equal(start[name][1], old[name][1])
 
 
+def test_weights_that_name_no_classes_start_with_new_rows(tmp_path: Path) -> None:
+    """A file that ``load_from`` takes: the rows are there, as the model draws them."""
+    file, start = tmp_path / "theirs.pth", tmp_path / "start.pth"
+    torch.save(build_seeded_model(small(3)).model.state_dict(), file)
+    write_start(Origin(str(file)), small(4), ["a", "b", "c", "d"], start)
+    drawn: Any = build_seeded_model(small(4)).model
+    drawn.init_weights()
+    found = torch.load(start, weights_only=True)
+    assert found.keys() == drawn.state_dict().keys()
+    name = "decode_head.conv_seg.weight"
+    assert torch.equal(found[name], drawn.state_dict()[name])
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "theirs.pth"
     torch.save(build_seeded_model(small(2, channels=5)).model.state_dict(), file)
