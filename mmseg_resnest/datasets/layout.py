@@ -75,12 +75,20 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
         UserError: It cannot be read, or is neither UTF-8 nor UTF-16.
     """
     try:
-        data = file.read_bytes()
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = data.decode("utf-16" if utf16 else "utf-8-sig").splitlines()
+        lines = decode_text(file.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("unreadable", file, f"this list cannot be read ({error})") from error
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def decode_text(data: bytes) -> str:
+    """The text of a file in UTF-8 or, with a byte order mark, UTF-16.
+
+    Raises:
+        UnicodeDecodeError: It is neither.
+    """
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if utf16 else "utf-8-sig")
 
 
 def listed_names(

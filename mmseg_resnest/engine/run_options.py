@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
+from ..io.memory import available_memory
 from .config.kinds import DATALOADERS
 from .resume_changes import Note
 
@@ -171,11 +172,23 @@ def _set_rate(cfg: Config, rate: float) -> None:
                 schedule[key] *= factor
 
 
-def _set_image_size(cfg: Config, width: int, height: int) -> list[Note]:
-    """Set the crop of the training, and stretch the other sizes by the same factors."""
+def check_crop(width: int, height: int) -> None:
+    """Raise UserError for a size of crops that no network takes, or that no memory holds."""
     if min(width, height) < 32:
         message = f"must be at least 32 pixels, not {width}x{height}"
         raise UserError("argument", "--image-size", message)
+    needed, free = 12 * width * height, available_memory()  # three channels of float32
+    if free is not None and 2 * needed > free:  # where it is loaded, and where it is used
+        message = (
+            f"an image of {width}x{height} takes {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB"
+            " of memory are free; give a smaller size"
+        )
+        raise UserError("argument", "--image-size", message)
+
+
+def _set_image_size(cfg: Config, width: int, height: int) -> list[Note]:
+    """Set the crop of the training, and stretch the other sizes by the same factors."""
+    check_crop(width, height)
     before = _crop(cfg.train_dataloader)
     if before is None:
         message = "the training pipeline of the config has no RandomCrop; change its transforms"

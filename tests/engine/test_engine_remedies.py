@@ -277,6 +277,10 @@ def test_the_crop(cfg: Config) -> None:
     helps("engine/run_options.py:_set_image_size", "RandomCrop",
           call=lambda: training(cfg, run=RunOptions(image_size=(64, 64))),
           remedy=lambda: cfg.train_dataloader.dataset.update(pipeline=steps))  # fmt: skip
+    for size in ((10**6, 10**6), (64, 10**10)):
+        with advises("engine/run_options.py:check_crop", "give a smaller size"):
+            training(cfg, run=RunOptions(image_size=size))
+    training(cfg, run=RunOptions(image_size=(96, 64)))
 
 
 def test_augmented_tests(cfg: Config) -> None:

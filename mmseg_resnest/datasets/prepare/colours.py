@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.parallel import in_parallel
-from .labels import open_image, pack_colours
+from .labels import check_lossless, open_image, pack_colours
 from .places import Place
 from .tables import Colour
 
@@ -43,6 +43,17 @@ def _colours(mask: Place) -> Counter[RGB]:
     packed, counts = np.unique(pack_colours(np.asarray(image)), return_counts=True)
     colours = ((c >> 16, c >> 8 & 255, c & 255) for c in packed.tolist())
     return Counter(dict(zip(colours, counts.tolist(), strict=True)))
+
+
+def check_all_lossless(masks: Sequence[Place], processes: int) -> None:
+    """Raise UserError for the first mask whose compression changes colours."""
+    for _ in in_parallel(_check_lossless, masks, processes, "check masks"):
+        pass
+
+
+def _check_lossless(mask: Place) -> None:
+    data = mask.read()
+    check_lossless(open_image(data, mask), data, mask)
 
 
 def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> None:

@@ -38,7 +38,7 @@ from .bands import (
     measure_bands,
 )
 from .coco import Faults, read_coco
-from .colours import count_colours, describe, write_draft
+from .colours import check_all_lossless, count_colours, describe, write_draft
 from .counts import count_pixels
 from .custom_config import config_text
 from .dataset import Plan
@@ -46,6 +46,7 @@ from .labelme import read_labelme
 from .labels import bit_palette, png
 from .masks import check_effects, images_in, read_masks
 from .merged import merged_classes, merged_pixels
+from .notes import note_on_images, notes_on_names, notes_on_pixels
 from .outputs import Outputs
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
@@ -230,6 +231,8 @@ def class_list(
             f" {_MOST_CLASSES}; for one class against the rest, name the rest with --background"
             " (shapes) or as a class of --classes (masks)"
         )
+        if not classes and not occurring:
+            message = "holds no labelled area, so that there is no class; label two classes or more"
         raise UserError("classes", subject, message)
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
     spare = map(tuple, bit_palette()[1:].tolist())
@@ -291,13 +294,22 @@ def prepare_custom(
     rows = read_table(options.classes) if options.classes is not None else []
     named = [row.name for row in rows if row.name != IGNORED_NAME]
     if options.form == "index" and len(set(named)) != len(named):
-        raise UserError("classes", options.classes, "names a class twice")
+        twice = next(name for name in named if named.count(name) > 1)
+        message = f"names the class {printable(twice)!r} twice; rename or remove one of them"
+        raise UserError("classes", options.classes, message)
     draft = root / f"{options.name}_colours.txt"
     folders = all(source.is_dir() for source in (*options.sources, *options.val_sources))
     if options.form == "colour" and folders and len({row.rgb for row in rows} - {None}) < 2:
         sources = ", ".join(map(str, options.sources))
         raise _unknown_colours(options, rows, draft, processes, sources)
     samples, splits, groups, notes = _samples(options, rows, processes)
+    if options.form in ("labelme", "coco"):
+        given = options.images, options.val_images
+        searched = [folder for folder in given if folder is not None] or [
+            source if source.is_dir() else source.parent
+            for source in (*options.sources, *options.val_sources)
+        ]
+        notes += note_on_images(samples, searched)
     palette, table = class_list(options, rows, samples)
     uncovered = table[options.background] if options.background is not None else IGNORED
     drawn = BitTable.of(table, len(palette)) if options.multilabel else table
@@ -366,7 +378,8 @@ def prepare_custom(
         (name, tuple(colour), in_train[label], in_val[label])
         for label, (name, colour) in enumerate(zip(merged.classes, merged.palette, strict=True))
     ]
-    notes += _notes(classes, counted["unlabelled"])
+    notes += notes_on_names(merged.classes)
+    notes += notes_on_pixels(classes, counted["unlabelled"])
     return CustomReport(
         folder, config, classes, splits, groups, dict(done), notes, unchanged, statistics, suffixes
     )
@@ -436,6 +449,7 @@ def _unknown_colours(
     masks: list[Place] = []
     for folder in (*options.sources, *options.val_sources):
         masks += images_in(folder, options.label_suffix).values()
+    check_all_lossless(masks, processes)
     found = count_colours(masks, processes)
     unknown = Counter({rgb: found[rgb] for rgb in set(found) - {row.rgb for row in rows}})
     if not unknown:
@@ -470,18 +484,6 @@ def _check_two_values(
         f" run the same command with --format colour --classes {shlex.quote(str(draft))}"
     )
     raise UserError("label", ", ".join(map(str, options.sources)), message)
-
-
-def _notes(classes: Sequence[tuple[Any, ...]], unlabelled: Sequence[str]) -> list[str]:
-    notes = []
-    for name, _, *counts in classes:
-        without = [s for s, count in zip(("train", "val"), counts, strict=True) if not count]
-        if without:
-            notes.append(f"class {name!r} has no pixel in {' and '.join(without)}")
-    if unlabelled:
-        number, first = len(unlabelled), min(unlabelled)
-        notes.append(f"{number:,} images have no labelled pixel, e.g. {first}: they teach nothing")
-    return notes
 
 
 def _sha(data: bytes) -> str:

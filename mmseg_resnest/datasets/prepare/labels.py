@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...errors import UserError
 
@@ -36,28 +36,75 @@ def open_image(data: bytes, name: object) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         image.load()
     except Exception as error:  # Pillow's decoders raise whatever they please
-        raise UserError("image", name, f"is not an image or is damaged ({error})") from error
+        reason = str(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is none of {', '.join(IMAGE_FORMATS)}" if data else "it is empty"
+        raise UserError("image", name, f"is not an image or is damaged ({reason})") from error
     return image
 
 
+def is_lossy(image: Image.Image, data: bytes) -> bool:
+    """Whether an image file's compression changes values: JPEG, also in a TIFF, or lossy WebP."""
+    if image.format == "TIFF":
+        return str(image.info.get("compression")).endswith(("jpeg", "webp"))
+    if image.format == "WEBP":
+        place = 12
+        while data[place : place + 4] not in (b"VP8 ", b"VP8L", b""):
+            size = int.from_bytes(data[place + 4 : place + 8], "little")
+            place += 8 + size + size % 2
+        return data[place : place + 4] == b"VP8 "
+    return image.format == "JPEG"
+
+
+def check_lossless(image: Image.Image, data: bytes, name: object) -> None:
+    """Raise UserError for a mask that :func:`is_lossy`."""
+    if is_lossy(image, data):
+        message = f"is a lossy {image.format}, which changes labels; get a lossless file (PNG)"
+        raise UserError("label", name, message)
+
+
+def numbers_in(image: Image.Image) -> npt.NDArray[Any] | None:
+    """The label numbers (H, W) that an image holds; None if it has colours or transparent pixels.
+
+    Colour images whose channels are equal hold numbers, too.
+    """
+    if image.mode in ("L", "P", "I", "I;16", "I;16B", "F"):
+        return np.asarray(image)
+    if image.mode not in ("RGB", "RGBA", "LA"):
+        return None
+    values = np.asarray(image)
+    if image.mode in ("RGBA", "LA"):
+        if values[..., -1].min(initial=255) < 255:
+            return None
+        values = values[..., :-1]
+    return values[..., 0] if (values == values[..., :1]).all() else None
+
+
 def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
-    """The values of a grey or palette image file (H, W), 8-bit or 16-bit.
+    """The label numbers (H, W) of an image file, see :func:`numbers_in`, of any number of bits.
 
     Raises:
-        UserError: It is another kind of image.
+        UserError: It is another kind of image, or a value is no label number.
     """
     image = open_image(data, name)
-    bits = data[24] if image.format == "PNG" and image.mode in ("1", "L") else 8
-    if image.mode == "1" or bits < 8:  # Pillow spreads few bits over 0..255
+    check_lossless(image, data, name)
+    bits = data[24] if image.format == "PNG" else 8
+    if image.mode == "1" or (image.mode == "L" and bits < 8):  # Pillow spreads few bits over 0..255
         step = 255 // (2**bits - 1) if image.format == "PNG" else 255
         image = image.convert("L").point(lambda value: value // step)
-    if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
+    values = numbers_in(image)
+    if values is None:
         message = f"has colours (mode {image.mode}), not label numbers; see --format colour"
         raise UserError("label", name, message)
-    if image.format == "JPEG":
-        message = "is a JPEG, which changes label numbers; get a lossless file"
+    if bits == 16 and values.dtype == np.uint8:
+        message = "has 16 bits in several channels, of which 8 can be read; save it as a grey image"
         raise UserError("label", name, message)
-    return np.asarray(image).astype(np.int64)
+    if values.dtype.kind in "if":
+        bad = values[~((values >= 0) & (values == np.rint(values)) & (values < 1 << 31))]
+        if bad.size:
+            message = f"holds {bad[0]}, which is no label number; save ignored pixels as 255"
+            raise UserError("label", name, message)
+    return values.astype(np.int64)
 
 
 def bit_palette(size: int = 256) -> npt.NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ...errors import UserError
 from .places import Place
 from .samples import PICTURE_SUFFIXES
 from .tables import Colour
@@ -85,10 +86,22 @@ def common_folder(places: Iterable[Place]) -> Path:
     return Path(*parents[0][:shared])
 
 
-def choose_splits(found: Mapping[str, Any], notes: list[str]) -> tuple[str, str | None]:
-    """The parts to train and to validate on."""
+def choose_splits(
+    found: Mapping[str, Any], notes: list[str], folder: Path
+) -> tuple[str, str | None]:
+    """The parts to train and to validate on.
+
+    Raises:
+        UserError: There are labels of several parts, and none to train on.
+    """
     names = set(found)
     train = "train" if "train" in names else min(names)
+    if "train" not in names and len(names) > 1:
+        parts = " and ".join(map(repr, sorted(names)))
+        message = f"has labels of the parts {parts} and none to train on; label images in a "
+        raise UserError("dataset", folder, f"{message}folder 'train'")
+    if train != "train":
+        notes.append(f"training: the images of the part {train!r}, as there is no 'train'")
     val = next((name for name in ("val", "test") if name in names - {train}), None)
     if val is not None:
         more = "" if val == "val" else ", as there is no other"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
+from ...io.image_header import read_header
 from .labels import Labels, colours_to_labels, indices, open_image
 from .places import Place, list_folder
 from .samples import IGNORED, Sample, image_size
@@ -47,7 +48,8 @@ def read_masks(
     for stem, place in masks.items():
         stem = stem.removesuffix(label_suffix)
         if stem not in pictures:
-            message = f"there is no image {stem} in {images}; see --label-suffix"
+            message = f"there is no image {stem} in {images}; add it, move the mask, or see"
+            message += " --label-suffix for what masks' names have after their images'"
             raise UserError("dataset", place, message)
         image = pictures.pop(stem).file
         reader = _render_colours if form == "colour" else _render_indices
@@ -107,6 +109,9 @@ def check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
     if labels.shape[:2] != (height, width):
         given = f"{labels.shape[1]}x{labels.shape[0]}"
         message = f"is {given}, but its image {image} is {width}x{height}"
+        header = read_header(image, str(image))
+        if header is not None and (header.width, header.height) != (width, height):
+            message += ", turned as its EXIF data say; turn the mask, too"
         raise UserError("size-mismatch", place, message)
 
 
@@ -133,8 +138,8 @@ def _render_indices(
     bad = [int(v) for v in np.unique(values) if int(v) >= len(rows) and int(v) != IGNORED]
     if bad:
         message = (
-            f"holds label {bad[0]}, but the list of classes has {len(rows)} names; add the name,"
-            f" or `{IGNORED_NAME}`"
+            f"holds label {bad[0]}, but the list of classes has {len(rows)} names, the first of"
+            f" which is label 0; add the name, or `{IGNORED_NAME}`"
         )
         raise UserError("label", place, message)
     lookup = np.full(max(len(rows), IGNORED + 1), IGNORED, dtype=np.uint8)

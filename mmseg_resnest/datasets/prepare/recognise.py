@@ -29,8 +29,10 @@ from .layouts import (
     is_image,
     split_and_role,
 )
+from .other_forms import other_forms
 from .places import Place, list_folder
 from .recognise_masks import found_masks, mask_pairs
+from .tables import read_table
 
 _TABLES = (
     *("_classes.csv", "labelmap.txt", "classes.txt", "classes.csv", "classes.json"),
@@ -64,27 +66,30 @@ def recognise(
     documents = _documents(places)
     pairs = mask_pairs(places)
     forms = sorted(documents) + (["masks"] if pairs else [])
+    held = " and ".join("masks" if name == "masks" else FORM_NAMES[name] for name in forms)
     if form is not None:
         wanted = "masks" if form in ("colour", "index") else form
         forms = [name for name in forms if name == wanted]
+    if not forms and held:
+        message = f"holds {held}, and none of --format {form}; leave that out"
+        raise UserError("dataset", folder, message)
     if not forms:
         what = FORM_NAMES[form] if form else "labels: JSON files of LabelMe or COCO, or masks"
         pictures = sum(is_image(place) for place in places)
-        message = (
-            f"holds no {what} that belong to its images ({pictures:,} image files); name their"
-            " folders with prepare-data custom --source LABELS --images IMAGES"
-        )
+        message = f"holds no {what} that belong to its images ({pictures:,} image files)"
+        if there := other_forms(places, _TABLES):
+            raise UserError("empty", folder, f"{message}, {there}")
+        message += "; name their folders with prepare-data custom --source LABELS --images IMAGES"
         raise UserError("empty", folder, message)
     if len(forms) > 1:
-        both = " and ".join("masks" if name == "masks" else FORM_NAMES[name] for name in forms)
         choices = ", ".join(name for name in (*sorted(documents), "colour", "index"))
-        message = f"holds labels of two forms, {both}; choose one with --format ({choices})"
+        message = f"holds labels of two forms, {held}; choose one with --format ({choices})"
         raise UserError("dataset", folder, message)
     table = classes or _table(places)
     notes = [] if classes or table is None else [f"classes: those of {table}"]
     if forms[0] == "masks":
-        return found_masks(pairs, places, form, table, notes, processes, multilabel)
-    return _found_documents(forms[0], documents[forms[0]], places, table, notes)
+        return found_masks(folder, pairs, places, form, table, notes, processes, multilabel)
+    return _found_documents(forms[0], documents[forms[0]], places, table, notes, folder)
 
 
 def recognise_options(
@@ -136,9 +141,20 @@ def _has_json(source: Path) -> bool:
 
 
 def _table(places: Sequence[Place]) -> Path | None:
-    """The list of classes in the folder, the one nearest to its top."""
+    """The list of classes in the folder, the one nearest to its top; each part may have one.
+
+    Raises:
+        UserError: Lists of parts differ.
+    """
     tables = [place for place in places if Path(place.name).name.lower() in _TABLES]
-    tables.sort(key=lambda place: (place.name.count("/"), place.name))
+    tables.sort(key=lambda p: (p.name.count("/"), split_and_role(p.name)[0] != "train", p.name))
+    for other in tables[1:]:
+        first = tables[0]
+        alike = Path(other.name).name == Path(first.name).name
+        parts = split_and_role(first.name)[0] != split_and_role(other.name)[0]
+        if alike and parts and read_table(first.file) != read_table(other.file):
+            message = f"differs from {other}, and labels have one meaning; give one list with "
+            raise UserError("classes", first, f"{message}--classes")
     return tables[0].file if tables else None
 
 
@@ -206,10 +222,11 @@ def _found_documents(
     places: Sequence[Place],
     table: Path | None,
     notes: list[str],
+    folder: Path,
 ) -> Found:
     number = sum(map(len, parts.values()))
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({number:,})")
-    train, val = choose_splits(parts, notes)
+    train, val = choose_splits(parts, notes, folder)
     found: dict[str, Any] = {}
     for prefix, part in (("", train), ("val_", val)):
         if part is None:

@@ -14,8 +14,8 @@ import numpy as np
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.parallel import in_parallel
-from .colours import count_colours
-from .labels import indices, open_image
+from .colours import check_all_lossless, count_colours
+from .labels import indices, is_lossy, numbers_in, open_image
 from .layouts import (
     FORM_NAMES,
     SPLITS,
@@ -85,9 +85,10 @@ def _suffix(
     for stem in stems:
         if stem in names and masks is not pictures:
             counts[""] += 1
-        for suffix in _SUFFIXES:
-            if stem.endswith(suffix) and stem.removesuffix(suffix) in names:
-                counts[suffix] += 1
+        for suffix in (*_SUFFIXES, *(IMAGE_SUFFIXES if masks is not pictures else ())):
+            name, end = stem[: -len(suffix)], stem[-len(suffix) :]
+            if end.lower() == suffix.lower() and name in names:
+                counts[end] += 1
     return max(counts, key=lambda suffix: (counts[suffix], suffix)) if counts else None
 
 
@@ -100,6 +101,7 @@ def _have_classes(masks: Sequence[Place], pictures: Sequence[Place], suffix: str
 
 
 def _found_class_masks(
+    folder: Path,
     pairs: Mapping[str, Pair],
     places: Sequence[Place],
     form: str | None,
@@ -117,7 +119,7 @@ def _found_class_masks(
         found[part] = (source.parent, images, None) if of_one else (source, images, end)
     if form not in (None, "masks") or any(end is not None for *_, end in found.values()):
         return None
-    train, val = choose_splits(found, notes)
+    train, val = choose_splits(found, notes, folder)
     more: dict[str, Any] = {}
     if val is not None:
         more = {"val_sources": (found[val][0],), "val_images": found[val][1]}
@@ -128,6 +130,7 @@ def _found_class_masks(
 
 
 def found_masks(
+    folder: Path,
     pairs: Mapping[str, Pair],
     places: Sequence[Place],
     form: str | None,
@@ -139,6 +142,7 @@ def found_masks(
     """What a folder of masks was taken for.
 
     Args:
+        folder: That was looked through.
         pairs: What :func:`mask_pairs` found.
         places: All files of the folder.
         form: ``colour``, ``index`` or ``masks``; None tells it from the files.
@@ -150,9 +154,17 @@ def found_masks(
     Raises:
         UserError: The masks' names or colours do not agree, or a file cannot be read.
     """
-    if found_of_classes := _found_class_masks(pairs, places, form, table, notes, multilabel):
-        return found_of_classes
-    train, val = choose_splits(pairs, notes)
+    for source, images, end in pairs.values():
+        if end is None and source == images:
+            message = (
+                "has folders of masks and of images in each of several folders; move them into one"
+                " folder `masks` and one folder `images`, with the same folders below both"
+            )
+            raise UserError("dataset", source, message)
+    of_classes = _found_class_masks(folder, pairs, places, form, table, notes, multilabel)
+    if of_classes is not None:
+        return of_classes
+    train, val = choose_splits(pairs, notes, folder)
     ends = {part: end or "" for part, (*_, end) in pairs.items()}
     masks: list[Place] = []
     for part in filter(None, (train, val)):
@@ -163,6 +175,9 @@ def found_masks(
     made: list[Colour] = []
     if form == "index" and not rows:
         largest = max(in_parallel(_largest, masks, processes, "count labels"), default=0)
+        if largest > 0xFFFF:  # as of instances: a list of names would fill the memory
+            message = f"its masks hold label {largest:,}, and those of classes are 0 to 254"
+            raise UserError("label", pairs[train][0], message)
         made = [Colour(f"class_{n}", None) for n in range(largest + 1)]
     elif form == "colour" and not any(row.rgb for row in rows):
         made = _colour_rows(masks, rows, processes)
@@ -177,7 +192,10 @@ def found_masks(
             message = f"masks end in {ends[val]!r} there and in {ends[train]!r} in {source}; rename"
             raise UserError("dataset", pairs[val][0], message)
     else:
-        lists = [p for p in places if p.name.lower().endswith(_LISTS)]
+        lists = [
+            place for end in _LISTS for place in places
+            if f"/{place.name.lower()}".endswith(f"/{end}")
+        ]  # fmt: skip
         if lists:
             found = {"val_list": lists[0].file}
             notes.append(f"validation: the images that {lists[0].file} lists")
@@ -200,7 +218,7 @@ def _values(masks: Sequence[Place]) -> set[int] | None:
     for position in sorted(set(chosen.tolist())):
         data = masks[position].read()
         image = open_image(data, masks[position])
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B") or image.format == "JPEG":
+        if is_lossy(image, data) or (image.mode != "1" and numbers_in(image) is None):
             return None
         found.update(np.unique(indices(data, masks[position])).tolist())
     return found
@@ -228,16 +246,18 @@ def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int)
 
     Empty where such a list does not say which name is of which colour.
     """
+    check_all_lossless(masks, processes)
     found = count_colours(masks, processes)
     if len(found) > _MOST_COLOURS:
         message = (
-            f"and its like hold {len(found):,} colours, which come from JPEG or from resizing; get"
+            f"and its like hold {len(found):,} colours, which come from resizing or from JPEG; get"
             " the masks from before that, or give the colours that count with --classes"
         )
         raise UserError("label", masks[0], message)
     colours = sorted(found)
     if colours == [(0, 0, 0), (255, 255, 255)]:
-        names = [row.name for row in rows] if len(rows) == 2 else ["background", "object"]
+        given = [row.name for row in rows]
+        names = {1: ["background", *given], 2: given}.get(len(given), ["background", "object"])
         return [Colour(name, rgb) for name, rgb in zip(names, colours, strict=True)]
     if rows:
         return []

@@ -1,21 +1,30 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Class lists and colour tables, as text, CSV or JSON."""
+"""Class lists and colour tables, as text, CSV, JSON or YAML."""
 
 from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ...errors import UserError
 from ...io.json_files import parse_json
 from ..class_names import check_class_name
+from ..layout import decode_text
 
 IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
 _MOST_BYTES = 1 << 24
 _LONGEST_LINE = 1000  # characters: a name and a colour, and what tools write behind them
+_LARGEST = 255
+_LISTS = ("names", "classes", "categories", "labels")
+_SEPARATED = re.compile(r"(?P<number>\d+)\s*[,;:\t]\s*(?P<name>\S.*)")
+_BEHIND = re.compile(r"(?P<name>\S.*?)\s*[,;\t]\s*(?P<number>\d+)")
+_COUNTED = re.compile(r"(?P<number>\d+)[.)]?\s+(?P<name>\S.*)")
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,21 @@ class Colour:
 
 
 def read_table(file: Path) -> list[Colour]:
-    """Reads a class list or a colour table.
+    """Reads a class list or a colour table, in UTF-8 or UTF-16.
 
     As text or CSV: a name a line, or a name and its colour in either order, the parts separated by
     commas, colons, semicolons, tabs or spaces: ``road 128 64 128``, ``128,64,128,road``,
     ``road:128,64,128::`` (CVAT), ``road #804080``. Lines that start with ``#`` and a heading
-    such as ``name,r,g,b`` are left out. As JSON: a list of names,
-    ``{"road": [128, 64, 128]}``, or ``[{"name": "road", "color": [128, 64, 128]}]``.
+    such as ``name,r,g,b`` are left out. As JSON or YAML: a list of names,
+    ``{"road": [128, 64, 128]}``, or ``[{"name": "road", "color": [128, 64, 128]}]``, also below
+    ``names``, ``classes``, ``categories`` or ``labels``.
+
+    Names may have the numbers of their labels: ``3,road`` or ``road,3`` a line, ``0 sky`` where the
+    lines count from 0 or 1, ``{"3": "road"}``, ``{"road": 3}`` or ``{"id": 3, "name": "road"}``.
 
     Returns:
-        The lines in order; a name may have several colours.
+        The lines in order; a name may have several colours. With numbers, by number, and those
+        that are left out are ``__ignore__``.
 
     Raises:
         UserError: The file cannot be read so, a name cannot be one, or a colour has two names.
@@ -44,15 +58,23 @@ def read_table(file: Path) -> list[Colour]:
     try:
         with file.open("rb") as stream:
             data = stream.read(_MOST_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        text = decode_text(data)
     except FileNotFoundError as error:
         raise UserError("not-found", file, "does not exist; it is a list of classes") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError("unreadable", file, "is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
         raise UserError("unreadable", file, f"is not a list of classes ({error})") from error
     if len(data) > _MOST_BYTES:
         message = f"is larger than a list of classes ({_MOST_BYTES:,} bytes)"
         raise UserError("too-large", file, message)
-    rows = _json_rows(file, text) if file.suffix.lower() == ".json" else _text_rows(file, text)
+    suffix = file.suffix.lower()
+    if suffix == ".json":
+        rows = _structured_rows(file, parse_json(text, str(file)))
+    elif suffix in (".yaml", ".yml"):
+        rows = _structured_rows(file, _parse_yaml(file, text))
+    else:
+        rows = _text_rows(file, text)
     for row in rows:
         check_class_name(row.name, str(file))
     if not rows:
@@ -83,62 +105,133 @@ def _colour(value: Any) -> tuple[int, int, int] | None:
     return red, green, blue
 
 
-def _json_rows(file: Path, text: str) -> list[Colour]:
-    data = parse_json(text, str(file))
+def _parse_yaml(file: Path, text: str) -> Any:
+    """All scalars as texts: ``no``, ``null`` and ``1`` are names, too."""
+    try:
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError("classes", file, f"is not YAML ({error!s:.300})") from error
+
+
+def _structured_rows(file: Path, data: Any) -> list[Colour]:
     try:
         if isinstance(data, dict):
+            for key in _LISTS:
+                value = data.get(key)
+                if isinstance(value, dict) or (isinstance(value, list) and not _is_colour(value)):
+                    return _structured_rows(file, value)
+            of_names = {name: _number(value) for name, value in data.items()}
+            if data and None not in of_names.values():
+                return _by_number(file, [(number, name) for name, number in of_names.items()])
+            of_keys = [(_number(key), name) for key, name in data.items()]
+            named = all(isinstance(n, str) and not _is_hex(n) for n in data.values())
+            if data and named and None not in dict(of_keys):
+                return _by_number(file, of_keys)
             return [Colour(name, _colour(value)) for name, value in data.items()]
-        rows = []
+        rows, ids = [], []
         for entry in data:
             if isinstance(entry, str):
                 rows.append(Colour(entry, None))
             else:
                 colour = entry.get("color", entry.get("colour", entry.get("rgb")))
                 rows.append(Colour(entry["name"], _colour(colour)))
+                ids.append(_number(entry.get("id")))
+        few = [number for number in ids if number is not None and number <= _LARGEST]
+        if rows and len(set(few)) == len(rows):
+            by_id = dict(zip(few, rows, strict=True))
+            return [by_id.get(n, Colour(IGNORED_NAME, None)) for n in range(max(few) + 1)]
         return rows
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        message = f"is not a JSON list of classes ({error!s:.300})"
+        message = f"is not a list of classes ({error!s:.300})"
         raise UserError("classes", file, message) from error
 
 
+def _is_colour(value: Sequence[Any]) -> bool:
+    return len(value) == 3 and all(_number(part) is not None for part in value)
+
+
+def _is_hex(text: str) -> bool:
+    return re.fullmatch(r"#?[0-9a-fA-F]{6}", text.strip()) is not None
+
+
+def _number(value: Any) -> int | None:
+    """A label number, as number or text."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10:
+        return int(value)
+    return value if type(value) is int and value >= 0 else None
+
+
+def _by_number(file: Path, pairs: Sequence[tuple[int | None, str]]) -> list[Colour]:
+    """Names in order of their numbers; numbers that are left out are ignored."""
+    names: dict[int, str] = {}
+    for number, name in pairs:
+        assert number is not None
+        if number > _LARGEST:
+            message = f"the label {number} of {name!r:.80} is more than {_LARGEST}"
+            raise UserError("classes", file, message)
+        if names.setdefault(number, name) != name:
+            message = f"the label {number} has two names, {names[number]!r:.80} and {name!r:.80}"
+            raise UserError("classes", file, message)
+    return [Colour(names.get(n, IGNORED_NAME), None) for n in range(max(names) + 1)]
+
+
 def _text_rows(file: Path, text: str) -> list[Colour]:
-    rows = []
-    first = ""
-    for line in text.splitlines():
-        line = line.strip()
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [
+        line for line in lines
+        if line and (not line.startswith("#") or re.match(r"#[0-9a-fA-F]{6}\b", line))
+    ]  # fmt: skip
+    for line in lines:
         if len(line) > _LONGEST_LINE:
             message = f"the line {line[:40]!r}... is longer than {_LONGEST_LINE} characters"
             raise UserError("classes", file, message)
-        first = first or line
-        if not line or (line.startswith("#") and not re.match(r"#[0-9a-fA-F]{6}\b", line)):
-            continue
-        after = re.fullmatch(r"(.+?)[\s,;:]+\(?(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\)?(?::.*)?", line)
-        before = re.fullmatch(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;:]+(\S.*)", line)
-        code = re.fullmatch(r"(.+?)[\s,;:]+(#[0-9a-fA-F]{6})", line)
-        if before:
-            red, green, blue = (int(before[i]) for i in (1, 2, 3))
-            rows.append(Colour(before[4].strip(" ,;:\"'"), (red, green, blue)))
-        elif after:
-            red, green, blue = (int(after[i]) for i in (2, 3, 4))
-            rows.append(Colour(after[1].strip(" ,;:\"'"), (red, green, blue)))
-        elif code:
-            rows.append(Colour(code[1].strip(" \"'"), _colour(code[2])))
-        else:
-            rows.append(Colour(next(csv.reader([line]))[0].strip(), None))
-    if re.fullmatch(r"pixel value\s*,\s*class", first, re.I):  # Roboflow's _classes.csv
-        return _numbered_rows(text)
+    rows = [_coloured(line) for line in lines]
+    if not any(rows):
+        return _numbered(file, lines) or [Colour(_only_name(file, line), None) for line in lines]
     heading = r"\b(?:r|red)\b.*\b(?:g|green)\b.*\b(?:b|blue)\b"
-    if any(row.rgb for row in rows) and rows[0].rgb is None and re.search(heading, first, re.I):
-        rows = rows[1:]
-    return [row for row in rows if row.name]
+    if rows[0] is None and re.search(heading, lines[0], re.I):
+        rows, lines = rows[1:], lines[1:]
+    found = [
+        row or Colour(_only_name(file, line), None) for row, line in zip(rows, lines, strict=True)
+    ]
+    return [row for row in found if row.name]
 
 
-def _numbered_rows(text: str) -> list[Colour]:
-    """Names in order of their numbers, of lines ``number, name``; numbers left out are ignored."""
-    names: dict[int, str] = {}
-    for number, name in (line.split(",", 1) for line in text.splitlines()[1:] if "," in line):
-        if number.strip().isdecimal():
-            names[int(number)] = name.strip()
-    if max(names, default=0) > 255:
-        return []
-    return [Colour(names.get(n, IGNORED_NAME), None) for n in range(max(names, default=-1) + 1)]
+def _coloured(line: str) -> Colour | None:
+    """A name and its colour, in either order; None if a line is something else."""
+    after = re.fullmatch(r"(.+?)[\s,;:]+\(?(\d+)[\s,;]+(\d+)[\s,;]+(\d+)\)?(?::.*)?", line)
+    before = re.fullmatch(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;:]+(\S.*)", line)
+    code = re.fullmatch(r"(.+?)[\s,;:]+(#[0-9a-fA-F]{6})", line)
+    if before:
+        red, green, blue = (int(before[i]) for i in (1, 2, 3))
+        return Colour(before[4].strip(" ,;:\"'"), (red, green, blue))
+    if after:
+        red, green, blue = (int(after[i]) for i in (2, 3, 4))
+        return Colour(after[1].strip(" ,;:\"'"), (red, green, blue))
+    return Colour(code[1].strip(" \"'"), _colour(code[2])) if code else None
+
+
+def _only_name(file: Path, line: str) -> str:
+    name, *more = next(csv.reader([line]))
+    if any(map(str.strip, more)):
+        message = f"the line {line!r:.80} is not one name; write a name a line, in quotes if it has"
+        raise UserError("classes", file, f"{message} commas")
+    return name.strip()
+
+
+def _numbered(file: Path, lines: Sequence[str]) -> list[Colour] | None:
+    """Lines that are all a name and its label's number, perhaps with a heading; None of others."""
+    for pattern in (_SEPARATED, _BEHIND):
+        for first in (0, 1):
+            found = [pattern.fullmatch(line) for line in lines[first:]]
+            if found and all(found) and (not first or not any(map(str.isdigit, lines[0]))):
+                pairs = [(int(m["number"]), m["name"].strip(" \"'")) for m in found if m]
+                return _by_number(file, pairs)
+    counted = [_COUNTED.fullmatch(line) for line in lines]
+    pairs = [(int(match["number"]), match["name"]) for match in counted if match]
+    numbers = [number for number, _ in pairs]
+    if len(pairs) == len(lines) and numbers and numbers[0] in (0, 1) and (
+        numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    ):  # fmt: skip
+        return _by_number(file, pairs)
+    return None

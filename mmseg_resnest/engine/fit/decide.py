@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ...errors import UserError
 from ..forecast import gigabytes
 from ..hooks import duration
+from ..run_options import check_crop
 from .budget import Budget
 from .facts import Facts
 from .measure import Measured
@@ -114,9 +115,8 @@ def check_numbers(wishes: Wishes) -> None:
         raise UserError("argument", "--lr", f"must be above 0, not {lr}")
     if batch is not None and batch < 1:
         raise UserError("argument", "--batch-size", f"must be at least 1, not {batch}")
-    if size is not None and min(size) < 32:
-        message = f"must be at least 32 pixels, not {size[0]}x{size[1]}"
-        raise UserError("argument", "--image-size", message)
+    if size is not None:
+        check_crop(*size)
 
 
 def takes_large(facts: Facts) -> bool:

@@ -227,7 +227,7 @@ def test_bad_masks(tmp_path: Path, truth: dict[str, np.ndarray]) -> None:
     write_folder(tmp_path / "labels", {"a_3.png": jpeg(0)})
     with raises_user_error("label", "a_3.png"):
         custom(tmp_path, **index)
-    with raises_user_error("label", "a_0.png"):
+    with raises_user_error("label", "a_3.png"):
         custom(tmp_path, **{**index, "form": "colour"})
     (tmp_path / "labels/a_3.png").unlink()
     with raises_user_error("dataset", "a_3.jpg"):

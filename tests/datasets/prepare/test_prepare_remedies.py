@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from advice import advises, helps
@@ -56,7 +57,10 @@ class Mine:
 
     def names(self, *names: str) -> None:
         """The class list."""
-        (self.folder / "classes.txt").write_text("\n".join(names) + "\n")
+        self.write(("\n".join(names) + "\n").encode())
+
+    def write(self, names: bytes) -> None:
+        (self.folder / "classes.txt").write_bytes(names)
 
 
 @pytest.fixture
@@ -116,7 +120,15 @@ def test_files_that_share_a_name(mine: Mine) -> None:
 def test_masks_of_other_kinds(mine: Mine) -> None:
     good = png_of(labels_of(1, 3))
     mine.label("a_1", encoded(labels_of(1, 3), "JPEG"))
-    helps("datasets/prepare/labels.py:indices", "lossless",
+    helps("datasets/prepare/labels.py:check_lossless", "lossless",
+          call=mine, remedy=lambda: mine.label("a_1", good))  # fmt: skip
+    mine.label("a_1", encoded(np.full((6, 8), -1, np.int32), "TIFF"))
+    ignored = png_of(np.full((6, 8), 255, np.uint8))
+    helps("datasets/prepare/labels.py:indices", "save ignored pixels as 255",
+          call=mine, remedy=lambda: mine.label("a_1", ignored))  # fmt: skip
+    deep = cv2.imencode(".png", np.zeros((6, 8, 3), np.uint16))[1]
+    mine.label("a_1", deep.tobytes())
+    helps("datasets/prepare/labels.py:indices", "save it as a grey image",
           call=mine, remedy=lambda: mine.label("a_1", good))  # fmt: skip
     mine.label("a_1", png_of(labels_of(0, 9)))
     helps("datasets/prepare/masks.py:_render_indices", "add the name",
@@ -165,6 +177,28 @@ def test_class_tables(mine: Mine) -> None:
           remedy=lambda: mine.names("a 1 1 1", "b 3 1 1", "c 2 2 2"))  # fmt: skip
     mine.names("a red", "b", "c")
     mine()
+    lists = {
+        ("tables.py:_only_name", "in quotes"): (b"a, b\nb\nc\n", b'"a, b"\nb\nc\n'),
+        ("tables.py:read_table", "save it as UTF-8"): (
+            "ü\nb\nc".encode("latin-1"),
+            "ü\nb\nc".encode(),
+        ),
+        ("custom.py:prepare_custom", "rename or remove"): (b"a\nb\nb\n", b"a\nb\nc\n"),
+    }
+    for (where, words), (wrong, right) in lists.items():
+        mine.write(wrong)
+        helps(f"datasets/prepare/{where}", words,
+              call=mine, remedy=lambda data=right: mine.write(data))  # fmt: skip
+
+
+def test_a_mask_that_was_not_turned(mine: Mine) -> None:
+    image = mine.folder / "images/a_1.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).save(image, exif=exif)
+    turned = png_of(np.rot90(labels_of(0, 3), -1))
+    helps("datasets/prepare/masks.py:check_size", "turn the mask",
+          call=mine, remedy=lambda: mine.label("a_1", turned))  # fmt: skip
 
 
 # --- names, options and the config -----------------------------------------------------------
@@ -393,6 +427,9 @@ def test_folders_that_are_told(mine: Mine, labelme: Mine) -> None:
         tell(folder / "both")
     assert tell(folder / "both", "labelme").form == "labelme"
     assert tell(folder / "both", "index").form == "index"
+    with advises("datasets/prepare/recognise.py:recognise", "leave that out"):
+        tell(folder / "lm", "coco")
+    assert tell(folder / "lm").form == "labelme"
     with advises("datasets/prepare/recognise.py:recognise_options", "name the form"):
         tell(folder / "lm", images=folder / "lm")
     labelme.set(images=folder / "lm")

@@ -1,0 +1,77 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a folder holds in place of labels that can be read: labels of other forms, archives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from .layouts import is_image, split_and_role
+from .places import Place
+
+_READ = 4096  # bytes that tell what a file is
+_YOLO = re.compile(r"\d+(?:\s+-?[\d.]+(?:e-?\d+)?){4,}", re.I)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jxl", ".jfif", ".jpe", ".pbm", ".tga", ".dng")
+
+
+def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
+    """What the files are and what helps, for a message; empty where nothing is known.
+
+    ``lists`` are the names of files that list classes, in lower case.
+    """
+    names = {place.file.with_suffix("").name for place in places if is_image(place)}
+    for what, remedy, fits in (
+        ("CVAT's XML", "export from CVAT as COCO or as a segmentation mask", _cvat),
+        ("XML of boxes", "label areas, and export them as COCO or masks", _xml),
+        ("YOLO's text files", "export from their tool as COCO or as masks", _yolo),
+        ("JSON of another form", "export from its tool as COCO or as masks", _json),
+        ("an archive", "unpack it and name the folder", _archive),
+        ("images of a kind that is not read", "convert them to PNG", _picture),
+        ("masks without images", "put the images beside them, in a folder `images`", _mask),
+    ):
+        for place in places:
+            name = place.file.name.lower()
+            if name not in lists and fits(place, name, place.file.stem in names):
+                return f"but {what} ({place.name}); {remedy}"
+    return ""
+
+
+def _start(place: Place) -> str:
+    try:
+        with place.file.open("rb") as file:
+            return file.read(_READ).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _cvat(place: Place, name: str, _: bool) -> bool:
+    return name.endswith(".xml") and "<annotations" in _start(place)
+
+
+def _xml(place: Place, name: str, _: bool) -> bool:
+    return name.endswith(".xml") and "<annotation>" in _start(place)
+
+
+def _yolo(place: Place, name: str, of_image: bool) -> bool:
+    if not name.endswith(".txt") or not (of_image or split_and_role(place.name)[1] == "labels"):
+        return False
+    lines = _start(place).splitlines()
+    return bool(lines) and _YOLO.match(lines[0]) is not None
+
+
+def _json(place: Place, name: str, _: bool) -> bool:
+    return name.endswith((".json", ".jsonl", ".ndjson"))
+
+
+def _archive(place: Place, name: str, _: bool) -> bool:
+    return name.endswith(_ARCHIVES)
+
+
+def _picture(place: Place, name: str, _: bool) -> bool:
+    return Path(name).suffix in _PICTURES
+
+
+def _mask(place: Place, name: str, _: bool) -> bool:
+    return is_image(place) and split_and_role(place.name)[1] == "labels"

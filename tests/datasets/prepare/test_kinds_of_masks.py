@@ -1,0 +1,159 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""One label map in all kinds of files that tools write: read back as it was, or refused."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from custom_sets import label_map
+from PIL import Image
+from tiny_archives import jpeg, write_folder
+from user_errors import raises_user_error
+
+from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom, recognise_options
+from mmseg_resnest.datasets.prepare.labels import indices
+
+RANDOM = np.random.default_rng(0)
+MAPS = {f"photo{name}": RANDOM.integers(0, 3, (6, 8), np.uint8) for name in "abcd"}
+PALETTE = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
+
+
+def saved(pixels: np.ndarray, form: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels, mode).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def with_alpha(pixels: np.ndarray, alpha: int = 255) -> np.ndarray:
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return np.concatenate([pixels, np.full_like(pixels[..., :1], alpha)], axis=-1)
+
+
+def grey(labels: np.ndarray) -> np.ndarray:
+    return np.repeat(labels[..., None], 3, axis=-1)
+
+
+def palette(labels: np.ndarray, **options: Any) -> bytes:
+    image = Image.fromarray(labels, "P")
+    image.putpalette([9, 9, 9, 9, 9, 9, 7, 8, 9])
+    stream = io.BytesIO()
+    image.save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+NUMBERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "grey.png": saved,
+    "grey.bmp": lambda labels: saved(labels, "BMP"),
+    "grey.tif": lambda labels: saved(labels, "TIFF", compression="tiff_lzw"),
+    "16.png": lambda labels: saved(labels.astype(np.uint16)),
+    "32.tif": lambda labels: saved(labels.astype(np.int32), "TIFF"),
+    "float.tif": lambda labels: saved(labels.astype(np.float32), "TIFF"),
+    "rgb.png": lambda labels: saved(grey(labels)),
+    "rgb.webp": lambda labels: saved(grey(labels), "WEBP", lossless=True),
+    "rgba.png": lambda labels: saved(with_alpha(grey(labels))),
+    "la.png": lambda labels: saved(with_alpha(labels), mode="LA"),
+    "same_colours.png": palette,
+    "transparent_zero.png": lambda labels: palette(labels, transparency=0),
+}
+
+
+def prepared(folder: Path, write: Callable[[np.ndarray], bytes], end: str, classes: str) -> None:
+    write_folder(folder / "in/images", {f"{name}.jpg": jpeg(n) for n, name in enumerate(MAPS)})
+    write_folder(folder / "in/masks", {f"{n}{end}": write(labels) for n, labels in MAPS.items()})
+    if classes:
+        (folder / "in/classes.txt").write_text(classes)
+    options = CustomOptions("mine", "auto", (folder / "in",), group_pattern="(.*)")
+    filled, _ = recognise_options(options, folder / "data", 1)
+    prepare_custom(filled, folder / "data", jobs=1)
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+@pytest.mark.parametrize("classes", ["", "sky\nroad\ncar\n"])
+def test_label_numbers(tmp_path: Path, kind: str, classes: str) -> None:
+    prepared(tmp_path, NUMBERS[kind], Path(kind).suffix, classes)
+    for name, labels in MAPS.items():
+        assert np.array_equal(label_map(tmp_path, name), labels)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits(bits: int) -> None:
+    labels = MAPS["photoa"] % 2**bits
+    few = saved(labels == 1) if bits == 1 else palette(labels, bits=bits)
+    assert np.array_equal(indices(few, "few"), labels == 1 if bits == 1 else labels)
+
+
+LOSSY: dict[str, Callable[[np.ndarray], bytes]] = {
+    "grey.jpg": lambda labels: saved(labels, "JPEG"),
+    "two.jpg": lambda labels: saved(np.where(labels == 1, 255, 0).astype(np.uint8), "JPEG"),
+    "one_colour.jpg": lambda labels: saved(0 * labels, "JPEG"),
+    "colours.jpg": lambda labels: saved(PALETTE[labels], "JPEG"),
+    "grey.webp": lambda labels: saved(grey(labels), "WEBP"),
+    "exif.webp": lambda labels: saved(PALETTE[labels], "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
+    "grey.tif": lambda labels: saved(labels, "TIFF", compression="jpeg"),
+}
+TABLE = "".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip("abc", PALETTE.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+@pytest.mark.parametrize("classes", ["", "sky\nroad\n", TABLE])
+def test_lossy_files_are_refused(tmp_path: Path, kind: str, classes: str) -> None:
+    """But for those in which no colour was changed."""
+    end = Path(kind).suffix
+    if classes == TABLE and kind == "one_colour.jpg":
+        prepared(tmp_path, LOSSY[kind], end, classes)
+        assert not label_map(tmp_path, "photoa").any()
+        return
+    with raises_user_error("label", f"photoa{end}"):
+        prepared(tmp_path, LOSSY[kind], end, classes)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.float32([[0, 1.5]]),
+        np.float32([[0, np.nan]]),
+        np.int32([[0, -2]]),
+        np.float32([[0, 1e10]]),
+    ],
+)
+def test_what_is_no_label_number(pixels: np.ndarray) -> None:
+    with raises_user_error("label", "mask"):
+        indices(saved(pixels, "TIFF"), "mask")
+
+
+def test_transparent_numbers_and_deep_colours_are_refused() -> None:
+    labels = MAPS["photoa"]
+    with raises_user_error("label", "mask"):
+        indices(saved(with_alpha(grey(labels), 0)), "mask")
+    deep = cv2.imencode(".png", grey(labels).astype(np.uint16))[1].tobytes()
+    with raises_user_error("label", "mask"):
+        indices(deep, "mask")
+
+
+def test_numbers_that_no_class_can_have(tmp_path: Path) -> None:
+    """Such as instances' numbers, of which a list of classes would fill the memory."""
+    with raises_user_error("label", "masks"):
+        prepared(tmp_path, lambda m: saved(m.astype(np.int32) * 999_999_999, "TIFF"), ".tif", "")
+
+
+def test_a_list_of_one_name_names_the_object(tmp_path: Path) -> None:
+    two = LOSSY["two.jpg"]
+    prepared(
+        tmp_path,
+        lambda labels: saved(np.asarray(Image.open(io.BytesIO(two(labels))).point(_two))),
+        ".png",
+        "crack\n",
+    )
+    text = (tmp_path / "data/mine/classes.json").read_text()
+    assert '"crack"' in text and '"background"' in text
+    assert np.array_equal(label_map(tmp_path, "photoa"), MAPS["photoa"] == 1)
+
+
+def _two(value: int) -> int:
+    return 255 * (value > 127)

@@ -1,0 +1,198 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Folders of forms and layouts that differ a little from those that are read, and what helps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from advice import advises, helps
+from custom_sets import custom, label_map, write_labelme
+from PIL import Image
+from tiny_archives import encoded, jpeg, png_of, write_folder
+from user_errors import raises_user_error
+
+from mmseg_resnest.datasets.prepare import CustomOptions, recognise_options
+
+RANDOM = np.random.default_rng(0)
+MAPS = {f"photo{name}": RANDOM.integers(0, 3, (6, 8), np.uint8) for name in "abcd"}
+NAMES = "sky\nroad\ncar\n"
+
+
+def photos(folder: Path, path: str = "images/{}.jpg") -> Path:
+    write_folder(folder, {path.format(name): jpeg(n) for n, name in enumerate(MAPS)})
+    return folder
+
+
+def masks(folder: Path, path: str = "masks/{}.png") -> Path:
+    write_folder(folder, {path.format(name): png_of(labels) for name, labels in MAPS.items()})
+    return folder
+
+
+def prepare(folder: Path, **more: Any) -> Any:
+    """Returns the report; the prepared labels are compared with those that were drawn."""
+    options = CustomOptions("mine", "auto", (folder,), group_pattern="(.*)", **more)
+    filled, notes = recognise_options(options, folder.parent, 1)
+    report = custom(folder.parent, **vars(filled))
+    report.notes += notes
+    for name in report.splits["train"] + report.splits["val"]:
+        made = label_map(folder.parent, name)
+        assert np.array_equal(made, MAPS[Path(name).name]), name
+    return report
+
+
+@pytest.mark.parametrize(
+    "path", ["images/{}_Mask.png", "masks/{}_MASK.png", "masks/{}.jpg.png", "images/{}-Label.png"]
+)
+def test_ends_of_names(tmp_path: Path, path: str) -> None:
+    masks(photos(tmp_path / "s"), path)
+    (tmp_path / "s/classes.txt").write_text(NAMES)
+    assert [row[0] for row in prepare(tmp_path / "s").classes] == ["sky", "road", "car"]
+
+
+def test_lists_of_pascal_voc(tmp_path: Path) -> None:
+    """``trainval.txt`` is no list of validation images, whatever its name ends in."""
+    folder = masks(photos(tmp_path / "s", "JPEGImages/{}.jpg"), "SegmentationClass/{}.png")
+    lists = {"train": "photoa\nphotob\n", "val": "photoc\nphotod\n"}
+    write_folder(
+        folder / "ImageSets/Segmentation",
+        {f"{name}.txt": text.encode() for name, text in lists.items()}
+        | {"trainval.txt": "".join(lists.values()).encode()},
+    )
+    assert prepare(folder).splits["val"] == ["photoc", "photod"]
+
+
+def test_parts(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    for split in ("valid", "test"):
+        masks(photos(folder, f"{split}/{{}}.jpg"), f"{split}/{{}}_mask.png")
+    helps(
+        "datasets/prepare/layouts.py:choose_splits", "label images",
+        call=lambda: prepare(folder),
+        remedy=lambda: masks(photos(folder, "train/{}.jpg"), "train/{}_mask.png"),
+    )  # fmt: skip
+    shutil.rmtree(folder / "train")
+    shutil.rmtree(folder / "valid")
+    assert any("'test'" in note for note in prepare(folder).notes)  # alone, it is split
+
+
+def test_class_lists_of_parts_are_one(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    for split, names in (("train", "sky,road,car"), ("valid", "road,sky,car")):
+        masks(photos(folder, f"{split}/{{}}.jpg"), f"{split}/{{}}_mask.png")
+        rows = "".join(f"{n}, {name}\n" for n, name in enumerate(names.split(",")))
+        (folder / split / "_classes.csv").write_text(f"Pixel Value, Class\n{rows}")
+    with advises("datasets/prepare/recognise.py:_table", "--classes"):
+        prepare(folder)
+    report = prepare(folder, classes=folder / "train/_classes.csv")
+    assert [row[0] for row in report.classes] == ["sky", "road", "car"]
+    shutil.copy(folder / "train/_classes.csv", folder / "valid")
+    assert prepare(folder).classes == report.classes
+
+
+def test_masks_and_images_of_each_video(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    for video in "xy":
+        masks(photos(folder, f"{video}/images/{{}}.jpg"), f"{video}/masks/{{}}.png")
+
+    def move() -> None:
+        for kind in ("images", "masks"):
+            for video in "xy":
+                (folder / kind).mkdir(exist_ok=True)
+                (folder / video / kind).rename(folder / kind / video)
+
+    helps(
+        "datasets/prepare/recognise_masks.py:found_masks", "move them",
+        call=lambda: prepare(folder), remedy=move,
+    )  # fmt: skip
+    assert sum(map(len, prepare(folder).splits.values())) == 2 * len(MAPS)
+
+
+YOLO = "0 0.1 0.1 0.5 0.1 0.5 0.5\n"
+OTHERS: dict[str, Mapping[str, str]] = {
+    "cvat.xml": {"annotations.xml": "<?xml version='1.0'?>\n<annotations><image/></annotations>"},
+    "voc.xml": {"Annotations/photoa.xml": "<annotation><object/></annotation>"},
+    "yolo.txt": {"labels/photoa.txt": YOLO, "data.yaml": "names: [box]\n"},
+    "beside.txt": {"images/photoa.txt": YOLO, "classes.txt": NAMES},
+    "via.json": {"via.json": json.dumps({"_via_img_metadata": {}}), "classes.json": '["a"]'},
+    "studio.json": {"project.json": "[]"},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_labels_of_other_forms_are_named(tmp_path: Path, kind: str) -> None:
+    photos(tmp_path / "s")
+    write_folder(tmp_path / "s", {name: text.encode() for name, text in OTHERS[kind].items()})
+    with raises_user_error("empty", "s") as caught:
+        prepare(tmp_path / "s")
+    assert f"({next(iter(OTHERS[kind]))})" in caught.value.message
+
+
+def test_what_is_done_with_other_files(tmp_path: Path) -> None:
+    """Unpacked, converted, put beside their masks: then they are read."""
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    shutil.make_archive(str(packed / "data"), "zip", masks(photos(tmp_path / "all")))
+    masks(tmp_path / "alone")
+    other = photos(tmp_path / "other")
+    for name, labels in MAPS.items():
+        write_folder(other / "masks", {f"{name}.gif": encoded(labels, "GIF")})
+    for folder, first in ((packed, "data.zip"), (tmp_path / "alone", "masks/"), (other, "masks/")):
+        with raises_user_error("empty", folder.name) as caught:
+            prepare(folder)
+        assert f"({first}" in caught.value.message
+    shutil.unpack_archive(packed / "data.zip", packed)
+    photos(tmp_path / "alone")
+    for file in list((other / "masks").iterdir()):
+        Image.open(file).convert("L").save(file.with_suffix(".png"))
+        file.unlink()
+    for folder in (packed, tmp_path / "alone", other):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        assert prepare(folder)
+
+
+def test_labels_without_an_area(tmp_path: Path) -> None:
+    """A COCO file before anybody drew anything."""
+    folder = photos(tmp_path / "s", "{}.jpg")
+    images = [{"id": n, "file_name": f"{name}.jpg"} for n, name in enumerate(MAPS)]
+    data: dict[str, Any] = {"images": images, "annotations": []}
+    data["categories"] = [{"id": n, "name": name} for n, name in enumerate(NAMES.split())]
+    file = folder / "_annotations.coco.json"
+
+    def draw() -> None:
+        for n, image in enumerate(images):
+            shape = {"id": n, "image_id": image["id"], "category_id": n % 2}
+            data["annotations"].append(shape | {"segmentation": [[0, 0, 4, 0, 4, 4]]})
+        file.write_text(json.dumps(data))
+
+    file.write_text(json.dumps(data))
+    options = dict(form="coco", sources=(file,))
+    helps(
+        "datasets/prepare/custom.py:class_list", "label two classes",
+        call=lambda: custom(tmp_path, **options), remedy=draw,
+    )  # fmt: skip
+
+
+def test_names_that_are_almost_one(tmp_path: Path) -> None:
+    """As people type them: a note has the option that merges them."""
+    options = write_labelme(tmp_path, ["Car", "car ", "traffic light", "traffic_light"])
+    notes = custom(tmp_path, **options).notes
+    merged = {"car ": "Car", "traffic_light": "traffic light"}
+    for name, other in merged.items():
+        assert any(f"--label-map '{name}={other}'" in n or f"{name}={other}" in n for n in notes)
+    report = custom(tmp_path, **options, label_map=merged)
+    assert [row[0] for row in report.classes] == ["Car", "traffic light"]
+    assert not any("almost" in note for note in report.notes)
+
+
+def test_images_that_no_json_file_names_are_told(tmp_path: Path) -> None:
+    options = write_labelme(tmp_path, ["cat", "dog"])
+    assert not any("left out" in note for note in custom(tmp_path, **options).notes)
+    write_folder(tmp_path / "lm", {"new.jpg": jpeg(7), "other.PNG": jpeg(8)})
+    told = [note for note in custom(tmp_path, **options).notes if "left out" in note]
+    assert len(told) == 1 and told[0].startswith("2 images") and "new.jpg" in told[0]
