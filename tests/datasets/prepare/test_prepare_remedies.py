@@ -177,18 +177,15 @@ def test_class_tables(mine: Mine) -> None:
           remedy=lambda: mine.names("a 1 1 1", "b 3 1 1", "c 2 2 2"))  # fmt: skip
     mine.names("a red", "b", "c")
     mine()
-    lists = {
-        ("tables.py:_only_name", "in quotes"): (b"a, b\nb\nc\n", b'"a, b"\nb\nc\n'),
-        ("tables.py:read_table", "save it as UTF-8"): (
-            "ü\nb\nc".encode("latin-1"),
-            "ü\nb\nc".encode(),
-        ),
-        ("custom.py:prepare_custom", "rename or remove"): (b"a\nb\nb\n", b"a\nb\nc\n"),
-    }
-    for (where, words), (wrong, right) in lists.items():
-        mine.write(wrong)
-        helps(f"datasets/prepare/{where}", words,
-              call=mine, remedy=lambda data=right: mine.write(data))  # fmt: skip
+    mine.write("ü\nb\nc".encode("latin-1"))
+    helps("datasets/prepare/tables.py:read_table", "save it as UTF-8",
+          call=mine, remedy=lambda: mine.write("ü\nb\nc".encode()))  # fmt: skip
+    mine.write(b"a, b\nb\nc")
+    helps("datasets/prepare/tables.py:_only_name", "in quotes",
+          call=mine, remedy=lambda: mine.write(b'"a, b"\nb\nc'))  # fmt: skip
+    mine.names("a", "b", "b")
+    helps("datasets/prepare/custom.py:prepare_custom", "rename or remove",
+          call=mine, remedy=lambda: mine.names("a", "b", "c"))  # fmt: skip
 
 
 def test_a_mask_that_was_not_turned(mine: Mine) -> None:
