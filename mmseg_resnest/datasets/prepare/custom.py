@@ -47,7 +47,7 @@ from .labels import bit_palette, png
 from .masks import check_effects, images_in, read_masks
 from .merged import merged_classes, merged_pixels
 from .notes import note_on_images, notes_on_names, notes_on_pixels
-from .outputs import Outputs
+from .outputs import Outputs, check_apart
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
 from .samples import IGNORED, Sample, check_image
@@ -231,8 +231,6 @@ def class_list(
             f" {_MOST_CLASSES}; for one class against the rest, name the rest with --background"
             " (shapes) or as a class of --classes (masks)"
         )
-        if not classes and not occurring:
-            message = "holds no labelled area, so that there is no class; label two classes or more"
         raise UserError("classes", subject, message)
     given = {row.name: row.rgb for row in reversed(rows) if row.rgb is not None}
     spare = map(tuple, bit_palette()[1:].tolist())
@@ -291,6 +289,8 @@ def prepare_custom(
     root = Path(root)
     folder = root / options.name
     config = None if config_dir is None else Path(config_dir) / f"{options.name}.py"
+    given = *options.sources, *options.val_sources, options.images, options.val_images
+    check_apart(folder, given, options.name)
     rows = read_table(options.classes) if options.classes is not None else []
     named = [row.name for row in rows if row.name != IGNORED_NAME]
     if options.form == "index" and len(set(named)) != len(named):

@@ -169,6 +169,9 @@ def found_masks(
     masks: list[Place] = []
     for part in filter(None, (train, val)):
         masks += images_in(pairs[part][0], ends[part]).values()
+    if not masks:
+        message = "holds masks as .npy files, which are read as images alone; save them as PNG"
+        raise UserError("dataset", pairs[train][0], message)
     rows = read_table(table) if table else []
     values = _values(masks)
     form = form or _form_of_masks(masks, values, rows)

@@ -156,28 +156,6 @@ def test_what_is_done_with_other_files(tmp_path: Path) -> None:
         assert prepare(folder)
 
 
-def test_labels_without_an_area(tmp_path: Path) -> None:
-    """A COCO file before anybody drew anything."""
-    folder = photos(tmp_path / "s", "{}.jpg")
-    images = [{"id": n, "file_name": f"{name}.jpg"} for n, name in enumerate(MAPS)]
-    data: dict[str, Any] = {"images": images, "annotations": []}
-    data["categories"] = [{"id": n, "name": name} for n, name in enumerate(NAMES.split())]
-    file = folder / "_annotations.coco.json"
-
-    def draw() -> None:
-        for n, image in enumerate(images):
-            shape = {"id": n, "image_id": image["id"], "category_id": n % 2}
-            data["annotations"].append(shape | {"segmentation": [[0, 0, 4, 0, 4, 4]]})
-        file.write_text(json.dumps(data))
-
-    file.write_text(json.dumps(data))
-    options = dict(form="coco", sources=(file,))
-    helps(
-        "datasets/prepare/custom.py:class_list", "label two classes",
-        call=lambda: custom(tmp_path, **options), remedy=draw,
-    )  # fmt: skip
-
-
 def test_names_that_are_almost_one(tmp_path: Path) -> None:
     """As people type them: a note has the option that merges them."""
     options = write_labelme(tmp_path, ["Car", "car ", "traffic light", "traffic_light"])
@@ -196,3 +174,37 @@ def test_images_that_no_json_file_names_are_told(tmp_path: Path) -> None:
     write_folder(tmp_path / "lm", {"new.jpg": jpeg(7), "other.PNG": jpeg(8)})
     told = [note for note in custom(tmp_path, **options).notes if "left out" in note]
     assert len(told) == 1 and told[0].startswith("2 images") and "new.jpg" in told[0]
+
+
+def test_masks_as_arrays(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "s")
+    (folder / "masks").mkdir()
+    for name, labels in MAPS.items():
+        np.save(folder / "masks" / f"{name}.npy", labels)
+
+    def save() -> None:
+        for file in list((folder / "masks").iterdir()):
+            Image.fromarray(np.load(file)).save(file.with_suffix(".png"))
+            file.unlink()
+
+    helps("datasets/prepare/recognise_masks.py:found_masks", "save them as PNG",
+          call=lambda: prepare(folder), remedy=save)  # fmt: skip
+
+
+def test_nothing_is_written_among_the_images(tmp_path: Path) -> None:
+    """Where the name and the root are those of the folder of the images, or one above it."""
+    folder = masks(photos(tmp_path / "s/images/here"), "../../masks/here/{}.png")
+    for file in (folder / "images").iterdir():
+        file.rename(folder / file.name)
+    (folder / "images").rmdir()
+    (tmp_path / "s/classes.txt").write_text(NAMES)
+    source = tmp_path / "s"
+    options: dict[str, Any] = dict(form="index", sources=(source / "masks",))
+    options |= dict(images=source / "images", classes=source / "classes.txt")
+    before = sorted(source.rglob("*"))
+    for name, root in (("images", "s"), ("masks", "s"), ("s", ".")):
+        with advises("datasets/prepare/outputs.py:check_apart", "--name", "--root"):
+            custom(tmp_path, root, name=name, **options)
+        assert sorted(source.rglob("*")) == before
+    assert custom(tmp_path, "s", name="mine", **options)
+    assert custom(tmp_path, "elsewhere", name="images", **options)
