@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -44,9 +45,12 @@ def read_masks(
     own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
     # Beside photos, .npy files are something else.
     pictures = images_in(images, other=own) or images_in(images, suffixes=(".npy",))
+    composed = {unicodedata.normalize("NFC", name): name for name in pictures}
     samples = []
     for stem, place in masks.items():
         stem = stem.removesuffix(label_suffix)
+        if stem not in pictures:  # an accent may be a character of its own, as macOS writes it
+            stem = composed.get(unicodedata.normalize("NFC", stem), stem)
         if stem not in pictures:
             message = f"there is no image {stem} in {images}; add it, move the mask, or see"
             message += " --label-suffix for what masks' names have after their images'"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -79,8 +80,8 @@ def _suffix(
     masks: Sequence[Place], pictures: Sequence[Place], source: Path, images: Path
 ) -> str | None:
     """What most masks' names have after their image's; None if no two names belong together."""
-    names = {place.file.relative_to(images).with_suffix("").as_posix() for place in pictures}
-    stems = [place.file.relative_to(source).with_suffix("").as_posix() for place in masks]
+    names = {_stem(place, images) for place in pictures}
+    stems = [_stem(place, source) for place in masks]
     counts = Counter[str]()
     for stem in stems:
         if stem in names and masks is not pictures:
@@ -90,6 +91,11 @@ def _suffix(
             if end.lower() == suffix.lower() and name in names:
                 counts[end] += 1
     return max(counts, key=lambda suffix: (counts[suffix], suffix)) if counts else None
+
+
+def _stem(place: Place, folder: Path) -> str:
+    stem = place.file.relative_to(folder).with_suffix("").as_posix()
+    return unicodedata.normalize("NFC", stem)
 
 
 def _have_classes(masks: Sequence[Place], pictures: Sequence[Place], suffix: str | None) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,16 @@ def find_image(candidates: Iterable[Path]) -> Path | None:
     """The first of some files that is there and is named as an image.
 
     A candidate whose name does not end as an image's stands for those with each such ending.
+    Accents may be characters of their own, as macOS writes them, or not.
     """
+    for candidate in candidates:
+        forms = [Path(unicodedata.normalize(form, str(candidate))) for form in ("NFC", "NFD")]
+        if found := _find([candidate, *(form for form in forms if form != candidate)]):
+            return found
+    return None
+
+
+def _find(candidates: Iterable[Path]) -> Path | None:
     for candidate in candidates:
         if candidate.suffix.lower() in PICTURE_SUFFIXES and _is_file(candidate):
             return candidate

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,23 @@ def test_nothing_is_written_among_the_images(tmp_path: Path) -> None:
         assert sorted(source.rglob("*")) == before
     assert custom(tmp_path, "s", name="mine", **options)
     assert custom(tmp_path, "elsewhere", name="images", **options)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_accents_in_names(tmp_path: Path, forms: tuple[str, str]) -> None:
+    """macOS writes them as characters of their own, annotation tools mostly do not."""
+    for n, name in enumerate("äé"):
+        image, label = (unicodedata.normalize(form, name) for form in forms)
+        write_folder(tmp_path / "s/images", {f"{image}.jpg": jpeg(n)})
+        write_folder(tmp_path / "s/masks", {f"{label}.png": png_of(MAPS["photoa"])})
+        shape = dict(label="a", points=[[0, 0], [4, 0], [4, 6], [0, 6]])
+        other = dict(label="b", points=[[4, 0], [8, 0], [8, 6], [4, 6]])
+        data = dict(shapes=[shape, other], imagePath=f"../images/{label}.jpg", imageData=None)
+        write_folder(tmp_path / "json", {f"{label}.json": json.dumps(data).encode()})
+    options = CustomOptions("mine", "auto", (tmp_path / "s",))
+    report = custom(tmp_path, **vars(recognise_options(options, tmp_path, 1)[0]))
+    for name in report.splits["train"] + report.splits["val"]:
+        assert np.array_equal(label_map(tmp_path, name), MAPS["photoa"])
+    of_json: dict[str, Any] = dict(images=tmp_path / "s/images", sources=(tmp_path / "json",))
+    report = custom(tmp_path, "other", force=True, form="labelme", **of_json)
+    assert [row[0] for row in report.classes] == ["a", "b"]
