@@ -61,7 +61,7 @@ def describe(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def best_metric(values: Mapping[str, Any]) -> str:
     """The published number that a table has room for."""
     if not values["metrics"]:
-        return ""
+        return "-"
     numbers = list(values["metrics"].values())[-1]
     key = "mIoU" if "mIoU" in numbers else "top1"
     return f"{key} {numbers[key]:.2f}"

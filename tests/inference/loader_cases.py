@@ -199,7 +199,7 @@ def samples_of(cfg: Config) -> list[tuple[str, dict[str, Any]]]:
     return [(dataset.get_data_info(i)["img_path"], dataset[i]) for i in range(len(dataset))]
 
 
-def tested_labels(model: Segmentor, cfg: Config) -> dict[str, np.ndarray]:
+def labels_of_test(model: Segmentor, cfg: Config) -> dict[str, np.ndarray]:
     """Labels by path, as testing makes them."""
     labels = {}
     for path, sample in samples_of(cfg):
@@ -240,7 +240,7 @@ def make_world(case: Case, folder: Path) -> World:
         size = model.reader.read(path).size
         Image.new("L", size[::-1]).save(folder / "labels" / f"{i}.png")
     make_weights(model, cfg)
-    labels = tested_labels(model, cfg)
+    labels = labels_of_test(model, cfg)
     assert all(len(np.unique(one)) > 1 for one in labels.values())
     return World(case, cfg, model, labels)
 

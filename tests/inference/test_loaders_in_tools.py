@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from advice import advises
-from loader_cases import CASES, FILE, World, evaluated, make_weights, tested_labels
+from loader_cases import CASES, FILE, World, evaluated, make_weights, labels_of_test
 from PIL import Image
 from small_models import blobs, small_config
 from user_errors import raises_user_error
@@ -90,7 +90,7 @@ def test_pairs_of_images(gdal: None, tmp_path: Path) -> None:
         load_segmentor(cfg, None, "cpu")
     world: Any = SimpleNamespace(cfg=cfg, model=SimpleNamespace(model=build_model(cfg)))
     make_weights(world.model, cfg)
-    world.labels = tested_labels(world.model, cfg)
+    world.labels = labels_of_test(world.model, cfg)
     for path, found in evaluated(world, tmp_path).items():
         assert np.array_equal(found, world.labels[path])
     with advises("datasets/check/parts.py:build_part", "browse-data shows"):

@@ -222,6 +222,8 @@ def class_list(
     subject = ", ".join(map(str, options.sources))
     if not names:
         raise UserError("classes", subject, "its labels name no class; label some of the images")
+    if options.classes is not None:
+        subject = str(options.classes)
     if options.multilabel and not 0 < len(classes) <= MOST_OVERLAPPING:
         message = f"has {len(classes)} classes, and there can be 1 to {MOST_OVERLAPPING} that"
         raise UserError("classes", subject, f"{message} overlap; see --ignore")
