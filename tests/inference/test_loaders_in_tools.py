@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from advice import advises
-from loader_cases import CASES, FILE, World, evaluated, make_weights, labels_of_test
+from loader_cases import CASES, FILE, World, evaluated, labels_of_test, make_weights
 from PIL import Image
 from small_models import blobs, small_config
 from user_errors import raises_user_error
