@@ -92,9 +92,8 @@ def labelled_samples(cfg: Config, split: str) -> tuple[list[LabelledSample], int
                 info = dataset.get_data_info(position)
                 image, label = info["img_path"], info.get("seg_map_path")
                 if label is None:
-                    raise UserError(
-                        "dataset", image, "has no label map; label-errors needs one for each image"
-                    )
+                    said = "has no label map to compare with a prediction"
+                    raise UserError("dataset", image, said)
                 sample = LabelledSample(image, label, info, (number, position), loaders)
                 samples.setdefault((image, label), sample)
     return list(samples.values()), loss_ignore_index(cfg)
