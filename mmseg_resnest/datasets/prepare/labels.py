@@ -38,7 +38,7 @@ def open_image(data: bytes, name: object) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise whatever they please
         reason = str(error)
         if isinstance(error, UnidentifiedImageError):
-            reason = f"it is none of {', '.join(IMAGE_FORMATS)}" if data else "it is empty"
+            reason = f"it is not one of {', '.join(IMAGE_FORMATS)}" if data else "it is empty"
         raise UserError("image", name, f"is not an image or is damaged ({reason})") from error
     return image
 
