@@ -72,7 +72,8 @@ class ImageCounts:
                 _check_of_run(Path(path))
         if not file.is_file():
             message = "does not exist; run mmseg-resnest test first"
-            if (file.parent / RESULTS_FILE).is_file():
+            results = file.parent / RESULTS_FILE  # a training writes one as well
+            if results.is_file() and read_results_file(results).get("task") == "test":
                 message = "does not exist: that evaluation scored nothing, or not image by image"
             raise UserError("not-found", file, message)
         try:
