@@ -242,7 +242,7 @@ def not_begun(place: Path, *words: object, data: str = "photos") -> tuple[str, s
         (["--image-size", "16"], "argument", "--image-size"),
         (["--lr", "nan"], "argument", "--lr"),
         (["--class-weights", "nowhere.txt"], "not-found", "nowhere.txt"),
-        (["--format", "coco"], "empty", "photos"),
+        (["--format", "coco"], "dataset", "photos"),
         (["--from", "nowhere.pth"], "not-found", "nowhere.pth"),
         (["--cfg-options", "no_such_key=1"], "config-key", "no_such_key"),
     ],
