@@ -69,6 +69,7 @@ NOT_RUN = {
     "weights fetch": "needs the internet; tests/weights/test_download.py",
     "weights verify": "the same",
     "prepare-data DATASET": "the same",
+    "models --measure NAME": "measures a whole model; tests/tools/test_models.py",
     "make-model-zoo": "tests/tools/test_make_model_zoo.py",
     "dist-train": "starts processes; tests/tools/test_distributed.py",
     "slurm-train": "needs Slurm; tests/tools/test_distributed.py",
