@@ -352,8 +352,10 @@ def _rates(wishes: Wishes, origin: Origin, measured: Measured) -> list[Decision]
     else:
         usual = origin.usual_rate
         rate = Decision("lr", usual, "AdamW's usual one; too short a run for a range test")
-    share = 0.1 if origin.starts else 1.0
-    why = "the backbone has learned already" if origin.starts else "everything starts anew"
+    why = "everything starts anew"
+    if origin.starts:
+        why = "trained for long" if origin.published else "a run of one's own goes on"
+    share = origin.backbone_share
     return [rate, Decision("backbone_lr_mult", share, why)]
 
 

@@ -301,7 +301,7 @@ def _draft(start: Start) -> Plan:
     """A plan to measure with: first decisions, and for the rest what changes no step."""
     rest = dict(
         accumulative_counts=1, num_workers=1, lr=start.wishes.lr or start.origin.usual_rate,
-        backbone_lr_mult=0.1 if start.origin.starts else 1.0, max_iters=1000, warmup_iters=0,
+        backbone_lr_mult=start.origin.backbone_share, max_iters=1000, warmup_iters=0,
         val_interval=1000, save_interval=1000, patience=None,
     )  # fmt: skip
     return Plan(

@@ -74,9 +74,23 @@ class Origin:
         return self.name != _NOTHING
 
     @property
+    def published(self) -> bool:
+        """Whether they are of a long training, which steps as large as from scratch would undo.
+
+        A run of one's own is short, and its images may be of another kind: all of it goes on
+        learning at the rate of a training from scratch.
+        """
+        return self.starts and self.model is None
+
+    @property
     def usual_rate(self) -> float:
         """AdamW's usual learning rate from there."""
-        return 1e-3 if self.starts else 3e-3
+        return 1e-3 if self.published else 3e-3
+
+    @property
+    def backbone_share(self) -> float:
+        """The learning rate of the backbone, as a share of the other parts'."""
+        return 0.1 if self.published else 1.0
 
 
 def find_origin(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.config import Config
 from user_errors import raises_user_error
 
 from mmseg_resnest.engine.fit import (
@@ -195,6 +196,9 @@ def test_wishes_come_before_decisions() -> None:
 def test_weights_to_start_from_lower_the_rate_of_the_backbone() -> None:
     plan = plan_of(origin=Origin("w.pth", "--from", "fcn_resnest14_camvid"))
     assert (plan["lr"], plan["backbone_lr_mult"]) == (0.001, 0.1)
+    own = Origin("best.pth", "--from", "config.py", Config({"model": {}}))
+    plan = plan_of(origin=own)
+    assert (plan["lr"], plan["backbone_lr_mult"]) == (0.003, 1.0)
 
 
 def test_a_range_test_decides_the_rate() -> None:
