@@ -1,5 +1,4 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-import os
 import tempfile
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from real_data import DATA, needs
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.camvid import CamVidDataset
@@ -110,12 +110,10 @@ def test_the_same_image_twice(tmp_path):
         _build(tmp_path)
 
 
-@pytest.mark.skipif("MMSEG_RESNEST_DATA" not in os.environ, reason="needs the real images")
+@needs("camvid")
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
 def test_real_images(split, count):
-    root = Path(os.environ["MMSEG_RESNEST_DATA"]) / "camvid"
-    if not root.is_dir():
-        pytest.skip(f"no {root}")
+    root = DATA / "camvid"
     dataset = _build(root, data_prefix=dict(img_path=split, seg_map_path=f"{split}annot"))
     assert len(dataset) == count
     sample = dataset[0]

@@ -2,7 +2,6 @@
 """PNG files with and without kornia-rs: the pixels of OpenCV and Pillow, damage included."""
 
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from png_files import chunk, png_file
+from real_data import DATA, needs
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets import LoadAnnotations, LoadImageFromFile, decode
@@ -145,10 +145,10 @@ def test_label_files_have_pillows_values(mode, library):
             assert np.array_equal(decode_label(broken), expected)
 
 
-@pytest.mark.skipif("MMSEG_RESNEST_DATA" not in os.environ, reason="no real images")
+@needs(".")
 def test_real_files_have_the_pixels_of_opencv_and_pillow(library):
     seen = {"image": 0, "label": 0}
-    for path in sorted(Path(os.environ["MMSEG_RESNEST_DATA"]).rglob("*.png")):
+    for path in sorted(DATA.rglob("*.png")):
         data = path.read_bytes()
         image, label = decode_png(data, RGB), decode_png(data, GREY, PALETTE)
         if image is not None and seen["image"] < 5:

@@ -2,20 +2,19 @@
 """The official Cityscapes evaluation of our predictions, on the real label maps."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real_data import DATA, needs
 from user_errors import raises_user_error
 
 from mmseg_resnest.evaluation import CityscapesOfficialMetric
 from mmseg_resnest.evaluation.cityscapes import label_ids, official_table
 
-LABELS = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "cityscapes" / "gtFine"
-FILES = sorted(LABELS.glob("*/*/*_gtFine_labelIds.png")) if LABELS.is_dir() else []
-needs_labels = pytest.mark.skipif(not FILES, reason="needs Cityscapes in MMSEG_RESNEST_DATA")
+FILES = sorted((DATA / "cityscapes/gtFine").glob("*/*/*_gtFine_labelIds.png"))
+needs_labels = needs("cityscapes/gtFine")
 
 
 def train_ids(ids):

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from real_data import golden_folder_with
 
 
 @pytest.fixture(scope="session")
 def golden() -> SimpleNamespace:
     """``manifest`` (dict) and ``load_case(name)`` of the golden folder."""
-    data = os.environ.get("MMSEG_RESNEST_DATA")
-    folder = Path(data).parent / "golden" if data else None
-    if folder is None or not (folder / "manifest.json").is_file():
-        pytest.skip("no golden outputs: MMSEG_RESNEST_DATA has no folder golden beside it")
+    folder = golden_folder_with("manifest.json")
     spec = importlib.util.spec_from_file_location("seeded_weights", folder / "seeded_weights.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

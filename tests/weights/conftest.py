@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ import pytest
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
+from real_data import golden_folder_with
 
 
 @pytest.fixture
@@ -36,11 +36,7 @@ def logged(fresh_mmengine: None) -> list[str]:
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
-    data = os.environ.get("MMSEG_RESNEST_DATA")
-    folder = Path(data).parent / "golden" if data else None
-    if folder is None or not (folder / "layouts.json").is_file():
-        pytest.skip("no golden outputs: MMSEG_RESNEST_DATA has no folder golden beside it")
-    return folder
+    return golden_folder_with("layouts.json")
 
 
 @pytest.fixture(scope="session")

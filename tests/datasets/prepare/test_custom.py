@@ -4,7 +4,6 @@
 import base64
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from custom_sets import build, custom, label_map, masks, write_labelme, write_masks
 from PIL import Image
+from real_data import DATA, needs
 from test_custom_coco import coco_data
 from tiny_archives import jpeg, labels_of, png_of, tree, write_folder
 from user_errors import raises_user_error
@@ -22,8 +22,6 @@ from mmseg_resnest.datasets.prepare import CustomReport, export_labels
 from mmseg_resnest.datasets.prepare.tables import read_table
 from mmseg_resnest.engine.config import load_config
 
-CAMVID = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "camvid"
-REAL_IMAGES = pytest.mark.skipif(not CAMVID.is_dir(), reason="needs CamVid")
 CLASSES = "sky 10 20 30\nroad 40 50 60\ncar 70 80 90\n__ignore__ 0 0 0\n"
 
 
@@ -434,11 +432,11 @@ def test_bad_names(tmp_path: Path, name: str) -> None:
         custom(tmp_path, name=name, form="labelme", sources=(tmp_path,))
 
 
-@REAL_IMAGES
+@needs("camvid")
 @pytest.mark.parametrize("form", FORMS)
 def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     """CamVid in each form and back: no pixel changes but void, which becomes 255."""
-    files = sorted((CAMVID / "valannot").iterdir())[::34]
+    files = sorted((DATA / "camvid" / "valannot").iterdir())[::34]
     (tmp_path / "labels").mkdir()
     for file in files:
         (tmp_path / "labels" / file.name).symlink_to(file)
@@ -448,7 +446,7 @@ def test_real_labels_there_and_back(tmp_path: Path, form: str) -> None:
     classes = tmp_path / "classes.txt"
     classes.write_text("".join(f"{name}\n" for name in names))
     out = tmp_path / "out"
-    export_labels(CAMVID / "val", tmp_path / "labels", classes, form, out, 1)
+    export_labels(DATA / "camvid" / "val", tmp_path / "labels", classes, form, out, 1)
     custom(tmp_path, **_options(form, out, out / "colours.json" if form == "colour" else classes))
     for file in files:
         labels = np.asarray(Image.open(file))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import DATA, needs
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare.frames import (
@@ -22,10 +22,6 @@ from mmseg_resnest.datasets.prepare.frames import (
 from mmseg_resnest.datasets.prepare.samples import Sample
 from mmseg_resnest.datasets.prepare.split import group_images, split_by_groups
 from mmseg_resnest.datasets.prepare.tables import Colour, read_table
-
-CAMVID = Path(os.environ.get("MMSEG_RESNEST_DATA", "data")) / "camvid"
-REAL_IMAGES = pytest.mark.skipif(not CAMVID.is_dir(), reason="needs CamVid")
-
 
 TABLES = {
     "after.txt": "road 1 2 3\ntraffic light 4 5 6\n",
@@ -132,9 +128,9 @@ def test_frames_of_a_video_are_told_from_photos(tmp_path: Path) -> None:
             group_images(samples, pattern, None, 1)
 
 
-@REAL_IMAGES
+@needs("camvid")
 def test_camvid_is_three_videos() -> None:
-    files = {path.stem: path for path in (CAMVID / "train").iterdir()}
+    files = {path.stem: path for path in (DATA / "camvid" / "train").iterdir()}
     for members in numbered_groups(list(files)).values():
         copies = [small_copy(Image.open(files[name])) for name in members[:40]]
         assert looks_like_video(dict(enumerate(copies)))

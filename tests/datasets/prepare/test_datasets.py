@@ -5,7 +5,6 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import DATA, needs
 from tiny_archives import (
     Members,
     Voc,
@@ -285,7 +285,6 @@ def test_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepare_scenes(tmp_path / "scenes").unchanged and tree(tmp_path) == before
 
 
-DATA = os.environ.get("MMSEG_RESNEST_DATA", "")
 REAL = {
     "ade20k": ("ade20k", {"training": 0, "validation": 2}),
     "cityscapes": ("cityscapes", {"train": 5, "val": 0, "test": 0}),
@@ -294,13 +293,10 @@ REAL = {
 }
 
 
-@pytest.mark.skipif(not DATA, reason="needs the real images")
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(REAL[name][0])) for name in REAL])
 def test_real_samples(tmp_path: Path, name: str) -> None:
     folder, counts = REAL[name]
-    source = Path(DATA) / folder
-    if not source.is_dir():
-        pytest.skip(f"no {source}")
+    source = DATA / folder
     report: Report = prepare(DATA_SETS[name], tmp_path, [source], allow_incomplete=True)
     assert report.counts == counts and "incomplete" in report.notes[-1]
     assert prepare(DATA_SETS[name], tmp_path, [source], allow_incomplete=True).unchanged
