@@ -75,6 +75,9 @@ class _Attention(nn.Module):
     Takes and gives what that does; the weights of the attention are None.
     """
 
+    #: ``nn.TransformerEncoderLayer`` reads it: None keeps it off a kernel that exporters lack.
+    in_proj_bias = None
+
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         plain = (
