@@ -77,21 +77,11 @@ def scenes(number: int, rng: np.random.Generator) -> Iterator[Scored]:
 
 def of_run(words: Sequence[str], split: str, device: str | None) -> tuple[int, int, Any]:
     """Number of images and of classes, and the images of a run with its model's scores."""
-    from mmseg_resnest.engine.config import load_config
-    from mmseg_resnest.engine.trained import load_trained
+    from mmseg_resnest import load_segmentor
     from mmseg_resnest.inference.label_errors.samples import labelled_samples
-    from mmseg_resnest.inference.segmentor import load_config_model
 
-    if len(words) == 1:
-        run = load_trained(words[0])
-        cfg, model = (
-            run.cfg,
-            load_config_model(run.cfg, run.checkpoint, device, weights=run.weights),
-        )
-    else:
-        cfg = load_config(words[0])
-        model = load_config_model(cfg, words[1], device)
-    samples, ignored = labelled_samples(cfg, split)
+    model = load_segmentor(*words, device=device)
+    samples, ignored = labelled_samples(model.cfg, split)
     model.fold()
 
     def images() -> Iterator[Scored]:

@@ -23,8 +23,6 @@ from .console import print_next
 from .named_models import add_model, model_rows, open_model, words
 from .options import add_config_options, add_device_option, add_trust_option
 
-FOLDED_FROM = 4
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -77,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference.files import FileJob, plan_outputs
     from mmseg_resnest.inference.images import find_inputs
+    from mmseg_resnest.inference.segmentor import FOLD_FROM
     from mmseg_resnest.inference.video import is_stream, is_video, predict_video
     from mmseg_resnest.io.text import printable
 
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         ]
     )
     model.fingerprint  # noqa: B018 (of the weights as they were loaded, however many images)
-    if film or len(images) >= FOLDED_FROM:
+    if film or len(images) >= FOLD_FROM:
         model.fold()
     if film:
         if is_stream(args.source):

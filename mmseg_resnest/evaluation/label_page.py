@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..io.atomic import atomic_write
+from ..io.image_files import data_uri
 from ..io.text import printable
 from ..version import __version__
 from .label_quality import WrongRegion
-from .report import MAX_BYTES, data_uri
+from .report import MAX_BYTES
 from .visualize import IGNORE, overlay
 
 __all__ = ["region_card", "write_page"]
@@ -56,7 +57,7 @@ def region_card(
     near = np.asarray(Image.fromarray(mask[window]).resize(size, Image.Resampling.NEAREST)) == 1
     shown = {"image": crop}
     for name, labels in (("label", given), ("prediction", predicted)):
-        # Classes beyond a palette image's 255 have colours all the same.
+        # Numbered anew, for an overlay takes at most 255 colours.
         local, colours = _local(labels[window], palette)
         small = Image.fromarray(local).resize(size, Image.Resampling.NEAREST)
         shown[name] = overlay(crop, np.asarray(small), colours, 0.7)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import re
@@ -18,6 +16,7 @@ from PIL import Image
 
 from ..errors import UserError
 from ..io.atomic import atomic_write
+from ..io.image_files import data_uri
 from ..io.text import printable
 from ..version import __version__
 from ..weights import catalogue
@@ -26,7 +25,7 @@ from .results import other_scores
 from .results_file import EXAMPLE_KINDS, RESULTS_FILE, own_file, read_examples, read_results_file
 from .uncertainty import heat_image
 
-__all__ = ["EXAMPLES_FILE", "MAX_BYTES", "data_uri", "read_run", "write_report"]
+__all__ = ["EXAMPLES_FILE", "MAX_BYTES", "read_run", "write_report"]
 
 EXAMPLES_FILE = "examples.json"
 MAX_BYTES = 9_500_000  # of the file
@@ -223,13 +222,6 @@ def _examples(root: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
             data = read_examples(own_file(root, file))
             return data | {"folder": folder / "examples", "root": root}
     return None
-
-
-def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    """A picture as an address that holds it; ``kind`` and options are those of Pillow."""
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 @contextmanager

@@ -57,6 +57,8 @@ BATCH_PIXELS = 1 << 20
 TILE_ABOVE = 1 << 24
 #: Edge of a tile, in pixels.
 TILE = 1024
+#: From this many images on it is worth folding the network, which takes as long as some of them.
+FOLD_FROM = 4
 _LOOK_AHEAD = 4  # batches that are read ahead, to find images of equal size
 
 

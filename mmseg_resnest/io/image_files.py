@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import threading
 from collections import Counter
@@ -170,6 +172,13 @@ def _clashes(name: str, seen: Mapping[str, int], endings: Sequence[str]) -> bool
     return seen[name] > 1 or any(
         name.endswith(end) and name.removesuffix(end) in seen for end in endings
     )
+
+
+def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+    """A picture as an address that holds it; ``kind`` and options are those of Pillow."""
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def save_image(

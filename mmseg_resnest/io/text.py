@@ -6,6 +6,11 @@ from __future__ import annotations
 import os
 
 
+def error_words(error: Exception, most: int = 300) -> str:
+    """The kind of an error of another package, and at most so many characters of what it says."""
+    return f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:most]}"
+
+
 def printable(text: str | os.PathLike[str]) -> str:
     r"""A text on one line, which UTF-8 can encode.
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -266,6 +267,9 @@ def test_labels_are_those_that_the_pipeline_loads(toy: Toy) -> None:
         assert labels.max() == 255
     with raises_user_error("label", samples[0].label):
         samples[0].read_labels(5, ignored)
+    below = replace(samples[0], loaders=(lambda x: {**x, "gt_seg_map": np.array([[0, -1]])},))
+    with raises_user_error("label", samples[0].label):
+        below.read_labels(10, ignored)
     cfg.model.multilabel = True
     with raises_user_error("model"):
         labelled_samples(cfg, "val")

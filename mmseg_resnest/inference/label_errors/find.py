@@ -42,7 +42,7 @@ def find_label_errors(
     :class:`~mmseg_resnest.evaluation.label_quality.LabelEvidence` is kept, in ``out/scores``, from
     where a call that is repeated goes on. Written are ``label_errors.json`` and
     ``label_errors.html``, and for the regions on the page ``cvat.xml``, ``cvat_labels.json`` and
-    LabelMe's files in ``labelme``; they are left as they are where they are up to date.
+    LabelMe's files in ``labelme``; files that are up to date are left alone.
 
     Args:
         cfg: A checked config.

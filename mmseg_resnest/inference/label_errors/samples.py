@@ -18,6 +18,7 @@ from ...engine.multilabel import is_multilabel
 from ...engine.preflight import check_data
 from ...errors import UserError
 from ...io.memory import ran_out_of_memory
+from ...io.text import error_words
 from ...registry import TRANSFORMS, building
 
 __all__ = ["LabelledSample", "labelled_samples"]
@@ -56,10 +57,11 @@ class LabelledSample:
         except Exception as error:  # whatever a loader of another package raises
             if ran_out_of_memory(error):
                 raise
-            said = f"cannot be read ({type(error).__name__}: {' '.join(str(error).split()):.300})"
+            said = f"cannot be read ({error_words(error)})"
             raise UserError("label", self.label, said) from error
         labels = np.asarray(results["gt_seg_map"])
-        strange = labels[(labels >= num_classes) & (labels != ignore_index) & (labels != 255)]
+        known = (labels >= 0) & (labels < num_classes)
+        strange = labels[~known & (labels != ignore_index) & (labels != 255)]
         if strange.size:
             said = (
                 f"holds {strange[0]}, which is neither one of the {num_classes} classes nor ignored"

@@ -12,12 +12,10 @@ from tqdm import tqdm
 from ...errors import UserError
 from ...evaluation.label_quality import LabelEvidence, gather
 from ...io.up_to_date import Journal, fingerprint
-from ..segmentor import Segmentor
+from ..segmentor import FOLD_FROM, Segmentor
 from .samples import LabelledSample
 
 __all__ = ["Scores"]
-
-_FOLD_FROM = 4  # images: folding the network takes as long as some of them
 
 
 class Scores:
@@ -44,7 +42,7 @@ class Scores:
         """
         done = 0
         same = model.fingerprint  # of the weights as they were loaded
-        if len(chosen) >= _FOLD_FROM:
+        if len(chosen) >= FOLD_FROM:
             model.fold()
         for index in chosen:
             sample, file = self._samples[index], self.files[index]

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from ...evaluation.label_quality import WrongRegion
 from ...io.atomic import atomic_write
 from ...io.text import printable
-from ..polygons import joined, region_polygons
+from ..polygons import joined, mask_polygons
 
 __all__ = ["ImageTask", "write_cvat", "write_labelme"]
 
@@ -40,7 +40,7 @@ class ImageTask:
         """The outline of each region: x and y of pixel corners."""
         found = []
         for region in self.regions:
-            (shape,) = [one for one in region_polygons(region.mask.astype("u1")) if one.label]
+            (shape,) = mask_polygons([region.mask])
             found.append((joined(shape) + region.box[:2]).tolist())
         return found
 
