@@ -107,5 +107,5 @@ def load_segmentor(
 
 
 def _may_be_published(name: str) -> bool:
-    """Whether it is the name of published weights, or at least of no config."""
+    """Whether it names published weights, or nothing that could be a config."""
     return name in catalogue() or not (Path(name).suffix or find_config(name).is_file())

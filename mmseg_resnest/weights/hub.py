@@ -96,7 +96,7 @@ def endpoint() -> str:
 def pinned(source: str, limits: Limits | None = None) -> str:
     """A name with the commit that its revision is now, ``hf://OWNER/NAME@COMMIT``.
 
-    One with a commit is asked of nobody, and what is no name of a hub is returned as it is.
+    A name that has a commit already needs no request; any other text is returned as it is.
 
     Raises:
         UserError: There is no such model or revision, it is private, or the hub cannot be reached.
