@@ -31,7 +31,7 @@ from ..errors import UserError
 from ..io.image_files import Decoding
 from ..io.image_sources import fetch_image, is_address, is_bytes, read_bytes, read_image_file
 from ..io.memory import ran_out_of_memory
-from ..io.text import printable
+from ..io.text import error_words
 from ..registry import DATASETS, option_of
 from .loaded_image import LoadedImage
 from .pipelines import (
@@ -166,7 +166,7 @@ class ImageReader:
             except Exception as error:  # of any constructor
                 package = "is not installed" in str(error)
                 code = "missing-package" if package else "config-value"
-                said = error.text if isinstance(error, UserError) else _words(error)
+                said = error.text if isinstance(error, UserError) else error_words(error)
                 name = step_name(step)
                 raise UserError(code, self.key, f"{name} cannot be built ({said})") from error
         return built
@@ -248,7 +248,7 @@ class ImageReader:
             if ran_out_of_memory(error):
                 raise
             name = type(self._loading[-1]).__name__
-            said = f"{name} cannot read it ({_words(error)})"
+            said = f"{name} cannot read it ({error_words(error)})"
             raise UserError("image", path or "an image", said) from error
         results.setdefault("img_shape", results["img"].shape[:2])
         results.setdefault("ori_shape", results["img"].shape[:2])
@@ -428,7 +428,7 @@ class ImageReader:
             if ran_out_of_memory(error):
                 raise
             size = f"{image.size[1]}x{image.size[0]} pixels"
-            said = f"{name} of {self.key} cannot work on its {size} ({_words(error)})"
+            said = f"{name} of {self.key} cannot work on its {size} ({error_words(error)})"
             raise UserError("image", image.path or "an image", said) from error
         return results
 
@@ -465,10 +465,6 @@ def _not_an_image(name: str, decoding: Decoding, error: Exception | None = None)
     kinds = "JPEG, PNG, WebP, TIFF, BMP, ..." if decoding.backend == "cv2" else error
     said = f"corrupt, or not an image that {decoding.reader} reads ({kinds})"
     raise UserError("image", name, said) from error
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:300]}"
 
 
 def _wrong_shape(kind: str, expected: str, found: Sequence[int]) -> UserError:

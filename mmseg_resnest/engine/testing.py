@@ -22,6 +22,7 @@ from ..evaluation.image_counts import FILE_NAME as COUNTS_FILE
 from ..evaluation.results_file import RESULTS_FILE
 from ..io.memory import ran_out_of_memory
 from ..io.remove import remove_file
+from ..io.text import error_words
 from ..models import fold_for_inference
 from ..registry import building
 from ..version import __version__
@@ -244,7 +245,7 @@ class _Steps(Compose):
                 if ran_out_of_memory(error):
                     raise
                 name = type(step).__name__
-                said = f"{name} of the test pipeline cannot work on it ({_reason(error)})"
+                said = f"{name} of the test pipeline cannot work on it ({error_words(error)})"
                 raise UserError("image", image, said) from error
             if results is None:
                 return None
@@ -266,7 +267,7 @@ def _failure(error: Exception, progress: TestProgressHook, cfg: Config) -> Excep
         return error
     images = ", ".join(progress.current)
     if ran_out_of_memory(error):
-        said = f"predicting it takes more memory than there is ({_reason(error)}); set "
+        said = f"predicting it takes more memory than there is ({error_words(error)}); set "
         said += "model.test_cfg to mode='slide', or leave it out of the test split"
         return UserError("memory", images, said)
     with building(cfg.get("default_scope", "mmseg")):
@@ -274,12 +275,8 @@ def _failure(error: Exception, progress: TestProgressHook, cfg: Config) -> Excep
     if channels is not None:  # of all images, or of these
         return UserError("image", images, channels.text) if progress.batches else channels
     first = "" if progress.batches else "; it is the first, so the model may be at fault"
-    said = f"predicting or scoring it failed ({_reason(error)}){first}"
+    said = f"predicting or scoring it failed ({error_words(error)}){first}"
     return UserError("image" if progress.batches else "model", images, said)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 def _check_label_files(cfg: Config) -> None:

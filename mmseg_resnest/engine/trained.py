@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..evaluation.results_file import RESULTS_FILE, read_results_file
+from ..io.text import error_words
 from ..weights import is_address, resolve_checkpoint
 from ..weights.hub import WEIGHTS_FILE, is_hub
 from ..weights.load import load_record, weights_in
@@ -137,7 +138,7 @@ def _check_model(cfg: Config, weights: Mapping[str, Tensor], shown: str) -> None
         message = f"the model of its config cannot be built: {error.text}"
         raise UserError("config-value", f"checkpoint {shown}", message) from error
     except Exception as error:  # whatever arguments that do not fit, or parts without shapes, raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+        reason = error_words(error, 200)
         message = "the model of its config cannot be compared with the weights before it takes "
         message += f"memory ({reason}); {_WITH_CONFIG}"
         raise UserError("config-value", f"checkpoint {shown}", message) from error

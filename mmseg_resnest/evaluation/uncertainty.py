@@ -78,7 +78,7 @@ def uncertainty_image(values: NDArray[np.float32]) -> Image.Image:
 
 def heat_image(grey: Image.Image) -> Image.Image:
     """What :func:`uncertainty_image` made in colours: black is sure, then red, yellow and white."""
-    image = Image.fromarray(np.asarray(grey))
+    image = grey.copy()
     ramp = 3 * np.arange(256)[:, None] - [0, 255, 510]
     image.putpalette(np.clip(ramp, 0, 255).astype(np.uint8).tobytes())
     return image

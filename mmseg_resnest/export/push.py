@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 from ..errors import UserError
 from ..io.packages import needs_extra
+from ..io.text import error_words
 from ..weights.hub import (
     CONFIG_FILE,
     SCHEME,
@@ -17,7 +19,6 @@ from ..weights.hub import (
     HubName,
     endpoint,
     hub_name,
-    is_hub,
     sums_of,
 )
 from .publish import FILES, TRAINING_CONFIG_FILE
@@ -30,13 +31,11 @@ def check_push(repo: str, revision: str | None = None) -> HubName:
     with needs_extra("hub"):
         import huggingface_hub  # noqa: F401
     named = repo.removeprefix(SCHEME) + (f"@{revision}" if revision else "")
-    try:
-        if "@" in repo or is_hub(revision):
-            raise UserError("argument", repo, "")
-        return hub_name(SCHEME + named)
-    except UserError:
-        said = "is not OWNER/NAME, with a branch by --revision BRANCH"
-        raise UserError("argument", f"--push {named}", said) from None
+    with contextlib.suppress(UserError):
+        if "@" not in repo:
+            return hub_name(SCHEME + named)
+    said = "is not OWNER/NAME, with a branch by --revision BRANCH"
+    raise UserError("argument", f"--push {named}", said)
 
 
 def push(
@@ -116,8 +115,8 @@ def _failure(error: Exception, name: HubName) -> UserError:
     status = getattr(response, "status_code", None)
     host = urlsplit(endpoint()).netloc
     if status is None:
-        said = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-        message = f"cannot be pushed to {host} ({said}); try again: nothing is there in part"
+        message = f"cannot be pushed to {host} ({error_words(error, 200)}); "
+        message += "try again: nothing is there in part"
         return UserError("network", f"{SCHEME}{name.repo}", message)
     said = " ".join(str(getattr(error, "server_message", "") or "").split())[:200]
     message = f"{host} answers {status}" + (f" ({said})" if said else "")

@@ -8,7 +8,7 @@ import torch
 from ..errors import UserError
 from ..io.cancel import Cancelled
 from ..io.memory import ran_out_of_memory
-from ..io.text import printable
+from ..io.text import error_words
 
 __all__ = ["NOT_OF_AN_IMAGE", "image_error"]
 
@@ -30,7 +30,7 @@ def image_error(error: Exception, name: str, what: str) -> UserError:
         subject = f"{name}: {error.subject}" if error.subject else name
         found = UserError(error.code, subject, error.message)
     else:
-        reason = f"{type(error).__name__}: {printable(' '.join(str(error).split()))[:300]}"
+        reason = error_words(error)
         if ran_out_of_memory(error):
             said = f"{what}: memory ran out ({reason}); make it smaller, or use smaller tiles"
             found = UserError("memory", name, said)

@@ -251,7 +251,7 @@ BACKBONES = {
     ),
 }
 
-_HEAD: dict[str, Check] = {
+_SELECTING_HEAD: dict[str, Check] = {  # which sets input_transform itself
     "in_channels": one_or_several(_CHANNELS, 1, 8),
     "channels": _CHANNELS,
     "num_classes": whole(1, MAX_CLASSES),
@@ -262,9 +262,12 @@ _HEAD: dict[str, Check] = {
     "norm_cfg": _NORM,
     "act_cfg": _ACTIVATION,
     "in_index": one_or_several(whole(-8, 7), 1, 8),
-    "input_transform": optional(one_of("resize_concat", "multiple_select")),
     "ignore_index": whole(-1000, 65535),
     "align_corners": flag,
+}
+_HEAD: dict[str, Check] = {
+    **_SELECTING_HEAD,
+    "input_transform": optional(one_of("resize_concat", "multiple_select")),
 }
 _FCN_HEAD: dict[str, Check] = {
     **_HEAD,
@@ -299,7 +302,7 @@ HEADS = {
     "LightHamHead": Part(
         LightHamHead,
         {
-            **{key: check for key, check in _HEAD.items() if key != "input_transform"},
+            **_SELECTING_HEAD,
             "ham_channels": _CHANNELS,
             "ham_kwargs": fields(
                 {
@@ -316,10 +319,7 @@ HEADS = {
     ),
     "SegformerHead": Part(
         SegformerHead,
-        {
-            **{key: check for key, check in _HEAD.items() if key != "input_transform"},
-            "interpolate_mode": one_of("nearest", "bilinear"),
-        },
+        {**_SELECTING_HEAD, "interpolate_mode": one_of("nearest", "bilinear")},
         _SIZES,
     ),
     "DeepLabV3Head": Part(

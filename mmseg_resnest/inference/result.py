@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import os
@@ -20,7 +19,7 @@ from ..errors import UserError
 from ..evaluation import overlay, palette_image
 from ..evaluation.uncertainty import check_uncertainty, uncertainty_of
 from ..io.bit_planes import bits_type, index_sets, to_file, unpack
-from ..io.image_files import save_image
+from ..io.image_files import data_uri, save_image
 from ..io.text import printable
 
 __all__ = ["Area", "MultilabelSegmentation", "Segmentation", "class_indices"]
@@ -220,9 +219,6 @@ class Segmentation:
         return data.getvalue()
 
     def _repr_html_(self) -> str:
-        data = io.BytesIO()
-        self._small().save(data, "JPEG", quality=88)
-        picture = base64.b64encode(data.getvalue()).decode()
         areas = sorted(self.areas().items(), key=lambda item: -item[1].pixels)
         colours = dict(zip(self.classes, self.palette, strict=False))
         keys = "".join(
@@ -235,7 +231,7 @@ class Segmentation:
         )
         return (
             f'<figure style="margin:0"><img alt="overlay" style="max-width:100%" '
-            f'src="data:image/jpeg;base64,{picture}">'
+            f'src="{data_uri(self._small(), "JPEG", quality=88)}">'
             f'<figcaption style="line-height:1.7;margin-top:.4em">{keys}</figcaption></figure>'
         )
 

@@ -34,7 +34,7 @@ from ..errors import UserError
 from ..io.bit_planes import unpack
 from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
 from ..io.packages import needs_extra
-from ..io.text import printable
+from ..io.text import error_words, printable
 from ..models import EncoderDecoder, SegDataPreProcessor
 from ..registry import building
 from .onnx_check import check_onnx
@@ -213,8 +213,8 @@ def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
             raise_if_cancelled()  # the runtime was asked to end
             if "CUDA out of memory" in str(error):
                 raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split()):.500}"
-            raise UserError("model", file, f"{runtime} cannot compute it ({reason})") from error
+            said = f"{runtime} cannot compute it ({error_words(error, 500)})"
+            raise UserError("model", file, said) from error
         size = inputs.shape[1:3] if record["input"] == "uint8" else inputs.shape[2:]
         planes = masks or not labels
         shape = (len(inputs), outputs, *size) if planes else (len(inputs), *size)

@@ -330,9 +330,8 @@ def check_tool(name: str, arguments: list[str], folder: Path, run: bool) -> None
 def check_config_name(word: str, folder: Path, endings: tuple[str, ...]) -> None:
     if _PLACEHOLDER.match(word) or not word.endswith(endings):
         return
-    if word.startswith(
-        ("work_dirs/", "hf://")
-    ):  # a run, which stands for its config and checkpoint
+    # A run or a published model stands for its config and checkpoint.
+    if word.startswith(("work_dirs/", "hf://")):
         return
     there = (folder / word).exists() or (ROOT / word).exists() or find_config(word).is_file()
     assert there or word in list_configs(), f"there is no config {word}"

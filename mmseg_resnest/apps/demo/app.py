@@ -7,8 +7,6 @@ written, logged or kept, and nothing of it is run.
 
 from __future__ import annotations
 
-import base64
-import io
 import secrets
 import threading
 import time
@@ -38,6 +36,7 @@ from ...evaluation.uncertainty import uncertainty_image
 from ...inference import Segmentor
 from ...io.cancel import cancellable
 from ...io.decoding import DecodePool
+from ...io.image_files import data_uri
 from ..work import ClientGone, Refused, decode, supervise, until_ended
 
 __all__ = ["Choice", "Limits", "create_app"]
@@ -73,12 +72,6 @@ class Limits:
     seconds: float = 30  # for a file to arrive
 
 
-def _data_url(kind: str, image: Image.Image, **options: Any) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _label_picture(labels: NDArray[np.integer]) -> Image.Image:
     """Indices as colours that browsers read back exactly; red the low byte, green the high."""
     low, high = labels & 255, labels >> 8
@@ -108,7 +101,7 @@ def _answer(choice: Choice, image: LoadedImage, unsure: bool) -> dict[str, Any]:
     more = {}
     if unsure:  # the model runs once more
         grey = uncertainty_image(result.uncertainty()).resize(size, Image.Resampling.BILINEAR)
-        more["uncertainty"] = _data_url("PNG", grey, compress_level=3)
+        more["uncertainty"] = data_uri(grey, "PNG", compress_level=3)
     return {
         **more,
         "model": choice.name,
@@ -117,8 +110,8 @@ def _answer(choice: Choice, image: LoadedImage, unsure: bool) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "classes": len(names),
         "areas": sorted(areas, key=lambda a: -a["pixels"]),
-        "image": _data_url("JPEG", picture, quality=90),
-        "labels": _data_url("PNG", labels, compress_level=3),
+        "image": data_uri(picture, "JPEG", quality=90),
+        "labels": data_uri(labels, "PNG", compress_level=3),
     }
 
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +14,7 @@ from PIL import Image
 
 from ...io.atomic import atomic_write
 from ...io.bit_planes import index_sets
+from ...io.image_files import data_uri
 from ...io.text import printable
 from ..transforms.multilabel import label_bits
 from .labels import class_counts
@@ -155,16 +154,13 @@ def _thumbnail(part: Part, index: int, facts: SampleFacts, draw: Draw) -> str:
         if labels.shape == image.shape[:2]:
             labels = _small(labels, Image.Resampling.NEAREST)
             picture = np.concatenate([picture, draw(picture, labels, palette)], axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
     present = ""
     if facts.raw_counts is not None:
         seen, _, _ = class_counts([facts.raw_counts], part.plan)
         present = ", ".join(part.classes[k] for k in np.argsort(-seen)[:6] if seen[k])
     name = html.escape(printable(os.path.basename(sample["img_path"])))
     return (
-        f"<figure><img src='data:image/jpeg;base64,{data}'>"
+        f"<figure><img src='{data_uri(Image.fromarray(picture), 'JPEG', quality=80)}'>"
         f"<figcaption>{part.split}: {name}<br>{html.escape(present)}</figcaption></figure>"
     )
 
