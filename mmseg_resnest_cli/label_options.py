@@ -38,8 +38,8 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         "--classes",
         type=_file_or_auto,
         metavar="FILE",
-        help="class list or colour table, text, CSV or JSON: a name a line, or name and colour"
-        " (default: auto, a list in the folder, or the names that occur)",
+        help="class list or colour table, text, CSV, JSON or YAML: a name a line, or name and"
+        " colour (default: auto, a list in the folder, or the names that occur)",
     )
     add("--ignore", nargs="+", default=[], metavar="NAME", help="classes whose pixels are ignored")
     add(

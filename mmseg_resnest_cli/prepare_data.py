@@ -46,7 +46,6 @@ DATA_SETS = {
 EXPORTS = ("labelme", "coco", "coco-rle", "coco-rle-list", "colour")
 LINKS = ("auto", "reflink", "hard", "symlink", "copy")
 
-
 #: Free memory of a GPU, bytes, from which on new configs have the larger model.
 _LARGE_GPU = 16e9
 

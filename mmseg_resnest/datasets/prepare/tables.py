@@ -109,7 +109,7 @@ def _parse_yaml(file: Path, text: str) -> Any:
     """All scalars as texts: ``no``, ``null`` and ``1`` are names, too."""
     try:
         return yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # of "\\UFFFFFFFF"
         raise UserError("classes", file, f"is not YAML ({error!s:.300})") from error
 
 
@@ -128,6 +128,8 @@ def _structured_rows(file: Path, data: Any) -> list[Colour]:
             if data and named and None not in dict(of_keys):
                 return _by_number(file, of_keys)
             return [Colour(name, _colour(value)) for name, value in data.items()]
+        if not isinstance(data, list):
+            raise TypeError("it holds neither a list nor a mapping")
         rows, ids = [], []
         for entry in data:
             if isinstance(entry, str):

@@ -89,6 +89,10 @@ def test_words_of_yaml_are_names(tmp_path: Path) -> None:
         ("null", "classes.json"),
         ("names: [sky", "data.yaml"),
         ("", "data.yaml"),
+        ("sky\nroad\ncar\n", "data.yaml"),
+        ("sky", "data.yaml"),
+        ('"sky"', "classes.json"),
+        ('names: ["\\UFFFFFFFF"]', "data.yaml"),
     ],
 )
 def test_what_is_no_list(tmp_path: Path, content: Any, file: str) -> None:
