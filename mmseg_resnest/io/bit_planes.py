@@ -79,14 +79,14 @@ def split(bits: Bits, classes: int) -> list[Bits]:
 
 
 def join(parts: Sequence[Bits], classes: int) -> Bits:
-    """The numbers that :func:`split` made these parts of."""
+    """The numbers that :func:`split` made these parts of; a pixel ignored in one is ignored."""
     if classes <= _PART:
         return parts[0]
-    kind, full = bits_type(classes), np.iinfo(np.uint16).max
+    kind = bits_type(classes)
     bits = np.zeros(parts[0].shape, kind)
     for n, part in enumerate(parts):
         bits |= part.astype(kind) << kind(_PART * n)
-    bits[np.any([part == full for part in parts], axis=0)] = np.iinfo(kind).max
+    bits[np.any([part == np.iinfo(part.dtype).max for part in parts], axis=0)] = np.iinfo(kind).max
     return bits
 
 

@@ -40,8 +40,16 @@ def test_there_and_back(classes: int, seed: int, ignored: bool) -> None:
     for part, size in zip(split(bits, classes), part_sizes(classes), strict=True):
         labels = to_labels(part, size)
         assert np.array_equal(labels == 255, (planes == 255).all(axis=0))
-        back.append(from_labels(labels, size).astype(part.dtype))
+        back.append(from_labels(labels, size))
     assert np.array_equal(join(back, classes), bits)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_pixel_that_is_ignored_in_one_part_is_ignored(part: int) -> None:
+    labels = [to_labels(one, 2) for one in split(np.zeros((1, 2), np.uint32), 17)]
+    labels[part][0, 0] = 255
+    planes = unpack(join([from_labels(labels[0], 15), from_labels(labels[1], 2)], 17), 17)
+    assert planes[:, 0].T.tolist() == [[255] * 17, [0] * 17]
 
 
 def test_a_full_file_has_no_ignored_pixels() -> None:
