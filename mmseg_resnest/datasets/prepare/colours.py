@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,28 @@ _SHOWN = 10
 RGB = tuple[int, int, int]
 
 
-def count_colours(masks: Sequence[Place], processes: int) -> Counter[RGB]:
+def count_colours(masks: Sequence[Place], processes: int, lossless: bool = False) -> Counter[RGB]:
     """Pixels of each colour in all masks.
 
+    Args:
+        masks: The files.
+        processes: How many to read with.
+        lossless: Whether to refuse files whose compression changes colours.
+
     Raises:
-        UserError: A mask is damaged, or of more than 8 bits.
+        UserError: A mask is damaged, or of more than 8 bits, or lossy.
     """
     total: Counter[RGB] = Counter()
-    for counts in in_parallel(_colours, masks, processes, "count colours"):
+    for counts in in_parallel(partial(_colours, lossless), masks, processes, "count colours"):
         total.update(counts)
     return total
 
 
-def _colours(mask: Place) -> Counter[RGB]:
-    image = open_image(mask.read(), mask)
+def _colours(lossless: bool, mask: Place) -> Counter[RGB]:
+    data = mask.read()
+    image = open_image(data, mask)
+    if lossless:
+        check_lossless(image, data, mask)
     if image.mode.startswith(("I", "F")):
         message = "has label numbers of more than 8 bits, and no colours; see --format index"
         raise UserError("label", mask, message)
@@ -43,17 +52,6 @@ def _colours(mask: Place) -> Counter[RGB]:
     packed, counts = np.unique(pack_colours(np.asarray(image)), return_counts=True)
     colours = ((c >> 16, c >> 8 & 255, c & 255) for c in packed.tolist())
     return Counter(dict(zip(colours, counts.tolist(), strict=True)))
-
-
-def check_all_lossless(masks: Sequence[Place], processes: int) -> None:
-    """Raise UserError for the first mask whose compression changes colours."""
-    for _ in in_parallel(_check_lossless, masks, processes, "check masks"):
-        pass
-
-
-def _check_lossless(mask: Place) -> None:
-    data = mask.read()
-    check_lossless(open_image(data, mask), data, mask)
 
 
 def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> None:

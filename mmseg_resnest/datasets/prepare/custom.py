@@ -38,7 +38,7 @@ from .bands import (
     measure_bands,
 )
 from .coco import Faults, read_coco
-from .colours import check_all_lossless, count_colours, describe, write_draft
+from .colours import count_colours, describe, write_draft
 from .counts import count_pixels
 from .custom_config import config_text
 from .dataset import Plan
@@ -451,8 +451,7 @@ def _unknown_colours(
     masks: list[Place] = []
     for folder in (*options.sources, *options.val_sources):
         masks += images_in(folder, options.label_suffix).values()
-    check_all_lossless(masks, processes)
-    found = count_colours(masks, processes)
+    found = count_colours(masks, processes, lossless=True)
     unknown = Counter({rgb: found[rgb] for rgb in set(found) - {row.rgb for row in rows}})
     if not unknown:
         message = f"the masks hold one colour alone: {describe(found)}; label a second class"

@@ -22,7 +22,7 @@ from ..class_names import classes_json
 from .labels import Labels, bit_palette, indices, png
 from .masks import images_in
 from .places import Place
-from .samples import check_image, image_size
+from .samples import check_image, image_size, speller
 from .shapes import compress_rle, encode_rle, outlines
 from .tables import IGNORED_NAME, Colour, read_table
 
@@ -66,8 +66,9 @@ def export_labels(
         raise UserError("output-exists", f"--out {out}", "is not empty; name a new folder")
     rows = _with_colours(read_table(Path(classes)), str(classes))
     pictures = images_in(images)
-    pairs = []
+    spell, pairs = speller(pictures), []
     for stem, place in images_in(labels).items():
+        stem = spell(stem)
         if stem not in pictures:
             raise UserError("dataset", place.file, f"there is no image {stem} in {images}")
         pairs.append((stem, pictures[stem], place))

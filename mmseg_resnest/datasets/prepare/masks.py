@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from ...io.image_files import IMAGE_SUFFIXES
 from ...io.image_header import read_header
 from .labels import Labels, colours_to_labels, indices, open_image
 from .places import Place, list_folder
-from .samples import IGNORED, Sample, image_size
+from .samples import IGNORED, Sample, image_size, speller
 from .tables import IGNORED_NAME, Colour
 
 
@@ -45,12 +44,10 @@ def read_masks(
     own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
     # Beside photos, .npy files are something else.
     pictures = images_in(images, other=own) or images_in(images, suffixes=(".npy",))
-    composed = {unicodedata.normalize("NFC", name): name for name in pictures}
+    spell = speller(pictures)
     samples = []
     for stem, place in masks.items():
-        stem = stem.removesuffix(label_suffix)
-        if stem not in pictures:  # an accent may be a character of its own, as macOS writes it
-            stem = composed.get(unicodedata.normalize("NFC", stem), stem)
+        stem = spell(stem.removesuffix(label_suffix))
         if stem not in pictures:
             message = f"there is no image {stem} in {images}; add it, move the mask, or see"
             message += " --label-suffix for what masks' names have after their images'"

@@ -22,7 +22,7 @@ from .config_text import text_literal
 from .labels import indices
 from .masks import check_size, images_in
 from .places import Place, list_folder
-from .samples import IGNORED, Sample, image_size
+from .samples import IGNORED, Sample, image_size, speller
 
 __all__ = [
     "LOAD_BANDS", "BitTable", "blank", "check_overlap", "count_planes", "file_planes",
@@ -117,17 +117,19 @@ def read_class_masks(source: Path, images: Path | None) -> list[Sample]:
     if flat is not None:
         message = "lies in no folder of a class or an image; put it in CLASS/NAME.png"
         raise UserError("dataset", flat, message)
-    by_image = all("/".join(part[:-1]) in pictures for part in parts)
+    spell = speller(pictures)
+    by_image = all(spell("/".join(part[:-1])) in pictures for part in parts)
     found: dict[str, dict[str, Place]] = {name: {} for name in pictures}
     for place, part in zip(masks, parts, strict=True):
-        names = ("/".join(part[:-1]), part[-1]) if by_image else ("/".join(part[1:]), part[0])
-        label = check_class_name(names[1], f"{place}: its class")
-        if names[0] not in found:
-            message = f"there is no image {printable(names[0])} in {images}"
+        path, label = (part[:-1], part[-1]) if by_image else (part[1:], part[0])
+        name = spell("/".join(path))
+        check_class_name(label, f"{place}: its class")
+        if name not in found:
+            message = f"there is no image {printable(name)} in {images}"
             raise UserError("dataset", place, message)
-        if label in found[names[0]]:
-            raise UserError("dataset", place, f"and {found[names[0]][label]} are one mask")
-        found[names[0]][label] = place
+        if label in found[name]:
+            raise UserError("dataset", place, f"and {found[name][label]} are one mask")
+        found[name][label] = place
     return [
         Sample(
             name, pictures[name].file,

@@ -32,6 +32,7 @@ from .layouts import (
 from .other_forms import other_forms
 from .places import Place, list_folder
 from .recognise_masks import found_masks, mask_pairs
+from .samples import composed
 from .tables import read_table
 
 _TABLES = (
@@ -247,9 +248,9 @@ def _images_of(document: _Document, places: Sequence[Place]) -> Path | None:
     """The folder of a document's images, unless they lie where they are looked for anyway."""
     if any((document.place.file.parent / name).is_file() for name in document.names):
         return None
-    for name in document.names:
+    for name in (PurePosixPath(composed(str(name))) for name in document.names):
         for place in filter(is_image, places):
-            path = PurePosixPath(place.name)
+            path = PurePosixPath(composed(place.name))
             if path.name == name.name or path.stem == name.name:
                 below = path.parts[-len(name.parts) :] == name.parts
                 return place.file.parents[len(name.parts) - 1 if below else 0]

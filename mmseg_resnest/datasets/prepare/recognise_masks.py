@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ import numpy as np
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.parallel import in_parallel
-from .colours import check_all_lossless, count_colours
+from .colours import count_colours
 from .labels import indices, is_lossy, numbers_in, open_image
 from .layouts import (
     FORM_NAMES,
@@ -29,7 +28,8 @@ from .layouts import (
 )
 from .masks import images_in
 from .places import Place
-from .tables import Colour, read_table
+from .samples import composed
+from .tables import IGNORED_NAME, Colour, read_table
 
 _SUFFIXES = (
     *("_mask", "-mask", ".mask", "_masks", "_label", "-label", "_labels", "_seg", "_gt"),
@@ -46,12 +46,12 @@ def mask_pairs(places: Sequence[Place]) -> dict[str, Pair]:
     """Folders of masks and of images, by part; nothing where no mask has an image."""
     parts: dict[str, dict[str | None, list[Place]]] = defaultdict(lambda: defaultdict(list))
     photos = {place.file.with_suffix("") for place in places if is_image(place, IMAGE_SUFFIXES)}
-    stems = {place.file.stem for place in filter(is_image, places)}
+    stems = {composed(place.file.stem) for place in filter(is_image, places)}
     for place in filter(is_image, places):
         if place.file.suffix.lower() == ".npy" and place.file.with_suffix("") in photos:
             continue  # something else about a photo
         split, role = split_and_role(place.name)
-        if role == "labels" and place.file.parent.name in stems:  # NAME/CLASS.png
+        if role == "labels" and composed(place.file.parent.name) in stems:  # NAME/CLASS.png
             outer = split_and_role(str(PurePosixPath(place.name).parent))
             split = outer[0] if outer[1] == "labels" else split
         if role != "instances":
@@ -95,14 +95,16 @@ def _suffix(
 
 def _stem(place: Place, folder: Path) -> str:
     stem = place.file.relative_to(folder).with_suffix("").as_posix()
-    return unicodedata.normalize("NFC", stem)
+    return composed(stem)
 
 
 def _have_classes(masks: Sequence[Place], pictures: Sequence[Place], suffix: str | None) -> bool:
     """Whether masks are named as no image, but lie as ``CLASS/NAME`` or ``NAME/CLASS``."""
-    names = {place.file.stem for place in pictures}
+    names = {composed(place.file.stem) for place in pictures}
     return suffix is None and any(
-        place.file.stem in names or place.file.parent.name in names for place in masks
+        composed(name) in names
+        for place in masks
+        for name in (place.file.stem, place.file.parent.name)
     )
 
 
@@ -255,8 +257,7 @@ def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int)
 
     Empty where such a list does not say which name is of which colour.
     """
-    check_all_lossless(masks, processes)
-    found = count_colours(masks, processes)
+    found = count_colours(masks, processes, lossless=True)
     if len(found) > _MOST_COLOURS:
         message = (
             f"and its like hold {len(found):,} colours, which come from resizing or from JPEG; get"
@@ -265,7 +266,7 @@ def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int)
         raise UserError("label", masks[0], message)
     colours = sorted(found)
     if colours == [(0, 0, 0), (255, 255, 255)]:
-        given = [row.name for row in rows]
+        given = [row.name for row in rows if row.name != IGNORED_NAME]
         names = {1: ["background", *given], 2: given}.get(len(given), ["background", "object"])
         return [Colour(name, rgb) for name, rgb in zip(names, colours, strict=True)]
     if rows:

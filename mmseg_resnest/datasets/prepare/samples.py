@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,11 +102,25 @@ def json_files(source: Path) -> list[Path]:
     return [place.file for place in list_folder(source) if place.name.lower().endswith(".json")]
 
 
+def composed(name: str) -> str:
+    """A name in which a letter and its accent are one character; macOS writes them as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def speller(names: Collection[str]) -> Callable[[str], str]:
+    """A function that spells a name as one of ``names`` does, in which accents may be two ways.
+
+    Other names it leaves as they are.
+    """
+    known = {composed(name): name for name in names}
+    return lambda name: name if name in names else known.get(composed(name), name)
+
+
 def find_image(candidates: Iterable[Path]) -> Path | None:
     """The first of some files that is there and is named as an image.
 
     A candidate whose name does not end as an image's stands for those with each such ending.
-    Accents may be characters of their own, as macOS writes them, or not.
+    Its accents may be spelled in either way, see :func:`composed`.
     """
     for candidate in candidates:
         forms = [Path(unicodedata.normalize(form, str(candidate))) for form in ("NFC", "NFD")]

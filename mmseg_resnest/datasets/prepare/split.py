@@ -12,7 +12,7 @@ from pathlib import Path
 from ...errors import UserError
 from ..layout import listed_names
 from .frames import numbered_groups, video_groups
-from .samples import Sample
+from .samples import Sample, speller
 
 
 def group_images(
@@ -133,11 +133,14 @@ def split_by_list(
     """
     option = f"--val-list {file}"
     known = set(names)
+    spell = speller(known)
+    ends = (".json", ".png")
     try:
-        val = set(listed_names(file, folder, folder, (".json", ".png"), known.__contains__))
+        listed = listed_names(file, folder, folder, ends, lambda name: spell(name) in known)
     except UserError as error:
         code = error.code if error.code == "unreadable" else "argument"
         raise UserError(code, f"--val-list {error.subject}", error.message) from error
+    val = set(map(spell, listed))
     if val == known:
         raise UserError("argument", option, "must name some of the images, and not all")
     return sorted(known - val), sorted(val), {}

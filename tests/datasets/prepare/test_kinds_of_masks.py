@@ -142,13 +142,14 @@ def test_numbers_that_no_class_can_have(tmp_path: Path) -> None:
         prepared(tmp_path, lambda m: saved(m.astype(np.int32) * 999_999_999, "TIFF"), ".tif", "")
 
 
-def test_a_list_of_one_name_names_the_object(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", ["crack\n", "0,background\n255,crack\n"])
+def test_a_list_names_the_object(tmp_path: Path, classes: str) -> None:
     two = LOSSY["two.jpg"]
     prepared(
         tmp_path,
         lambda labels: saved(np.asarray(Image.open(io.BytesIO(two(labels))).point(_two))),
         ".png",
-        "crack\n",
+        classes,
     )
     text = (tmp_path / "data/mine/classes.json").read_text()
     assert '"crack"' in text and '"background"' in text

@@ -7,6 +7,7 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 from tiny_archives import encoded, jpeg, png_of, write_folder
 from user_errors import raises_user_error
 
-from mmseg_resnest.datasets.prepare import CustomOptions, recognise_options
+from mmseg_resnest.datasets.prepare import CustomOptions, export_labels, recognise_options
 
 RANDOM = np.random.default_rng(0)
 MAPS = {f"photo{name}": RANDOM.integers(0, 3, (6, 8), np.uint8) for name in "abcd"}
@@ -226,6 +227,38 @@ def test_accents_in_names(tmp_path: Path, forms: tuple[str, str]) -> None:
     report = custom(tmp_path, **vars(recognise_options(options, tmp_path, 1)[0]))
     for name in report.splits["train"] + report.splits["val"]:
         assert np.array_equal(label_map(tmp_path, name), MAPS["photoa"])
+    in_list = tmp_path / "val.txt"
+    in_list.write_text(f"{label}\n")
+    listed = replace(options, val_list=in_list)
+    report = custom(
+        tmp_path, "listed", force=True, **vars(recognise_options(listed, tmp_path, 1)[0])
+    )
+    assert report.splits["val"] == [image]
     of_json: dict[str, Any] = dict(images=tmp_path / "s/images", sources=(tmp_path / "json",))
     report = custom(tmp_path, "other", force=True, form="labelme", **of_json)
     assert [row[0] for row in report.classes] == ["a", "b"]
+    for file in (tmp_path / "json").iterdir():
+        file.write_text(file.read_text().replace("../images/", ""))
+    (tmp_path / "json").rename(tmp_path / "apart")
+    shutil.copytree(tmp_path / "s/images", tmp_path / "apart/pictures")
+    apart = replace(options, sources=(tmp_path / "apart",))
+    assert recognise_options(apart, tmp_path, 1)[0].images == tmp_path / "apart/pictures"
+    (tmp_path / "names.txt").write_text(NAMES)
+    parts = tmp_path / "s/images", tmp_path / "s/masks"
+    assert export_labels(*parts, tmp_path / "names.txt", "coco", tmp_path / "out", 1) == 2
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("path", ["masks/big/{}.png", "masks/{}/big.png"])
+def test_accents_in_names_of_one_mask_a_class(
+    tmp_path: Path, forms: tuple[str, str], path: str
+) -> None:
+    for n, name in enumerate("äéü"):
+        image, label = (unicodedata.normalize(form, name) for form in forms)
+        write_folder(tmp_path / "s/images", {f"{image}.jpg": jpeg(n)})
+        file = tmp_path / "s" / path.format(label)
+        write_folder(file.parent, {file.name: png_of(MAPS["photoa"])})
+    options = CustomOptions("mine", "auto", (tmp_path / "s",), multilabel=True)
+    report = custom(tmp_path, **vars(recognise_options(options, tmp_path, 1)[0]))
+    for name in report.splits["train"] + report.splits["val"]:
+        assert np.array_equal(label_map(tmp_path, name), MAPS["photoa"] > 0)
