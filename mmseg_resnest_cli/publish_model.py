@@ -86,9 +86,11 @@ def run(args: argparse.Namespace) -> int:
             except UserError as error:
                 if args.folder is None:
                     raise
-                again = shlex.join(["mmseg-resnest", "publish-model", args.folder])
-                message = f"{error.message}. {args.folder} is written; put it there by {again} "
-                message += f"--push {args.push}"
+                again = ["mmseg-resnest", "publish-model", args.folder, "--push", args.push]
+                again += ["--private"] if args.private else []
+                again += ["--revision", args.revision] if args.revision else []
+                message = f"{error.message}. {args.folder} is written; put it there by "
+                message += shlex.join(again)
                 raise UserError(error.code, error.subject, message) from error
             print(f"pushed      {pushed}")
             print(f"use         load_segmentor({pushed!r})")

@@ -253,10 +253,11 @@ def test_a_model_is_pushed_from_each_form(made: Made, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", "hf_of_nobody")
         command = ["publish-model", "work_dirs/toy", tmp_path / "kept", "--push", "me/late"]
+        command += ["--private", "--revision", "v3"]
         text = refused("cli/publish_model.py:run", "is written", "--push", command=command)
     assert "hf_of_nobody" not in text and "me/late" not in made.hub.repos
     run(*text.rpartition("mmseg-resnest ")[2].split())
-    assert "me/late" in made.hub.repos
+    assert made.hub.repos["me/late"].private and "v3" in made.hub.repos["me/late"].branches
     refused("engine/config/load.py:load_config", "name a config", command=["train", "hf://me/net"])
     command = ["publish-model", "work_dirs/toy"]
     refused("cli/publish_model.py:_sort_out", "name the folder", "--push", command=command)
