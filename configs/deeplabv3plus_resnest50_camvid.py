@@ -6,9 +6,7 @@ _base_ = [
     "_base_/datasets/camvid_strong.py",
     "_base_/schedules/scratch_camvid_gpu.py",
 ]
-# (1 / share of the training pixels) ** 0.5, mean 1 over pixels
-weights = [0.9, 0.75, 3.7, 0.64, 1.71, 1.16, 3.52, 3.64, 1.56, 4.6, 7.87]
-loss = dict(class_weight=weights)
+loss = dict(class_weight=_base_.class_weights)
 model = dict(
     backbone=dict(_base_.backbone, init_cfg=None),
     decode_head=dict(channels=256, num_classes=_base_.num_classes, loss_decode=loss),

@@ -6,10 +6,10 @@ _base_ = [
     "_base_/datasets/camvid_small.py",
     "_base_/schedules/scratch_camvid_small.py",
 ]
-# (1 / share of the training pixels) ** 0.5, mean 1 over pixels
-weights = [0.9, 0.75, 3.7, 0.64, 1.71, 1.16, 3.52, 3.64, 1.56, 4.6, 7.87]
 model = dict(
     backbone=dict(_base_.backbone, output_stride=32),
-    decode_head=dict(num_classes=_base_.num_classes, loss_decode=dict(class_weight=weights)),
+    decode_head=dict(
+        num_classes=_base_.num_classes, loss_decode=dict(class_weight=_base_.class_weights)
+    ),
     auxiliary_head=dict(channels=64, num_classes=_base_.num_classes),
 )

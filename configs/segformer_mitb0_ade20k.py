@@ -1,13 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # SegFormer-B0, ADE20K: MMSegmentation's zoo says 37.41 / 38.34 mIoU (single / multi-scale).
 _base_ = [
-    "_base_/models/segformer.py",
-    "_base_/models/mitb0.py",
+    "_base_/models/segformer_mitb0.py",
     "_base_/datasets/openmmlab_ade20k_512x512.py",
     "_base_/schedules/adamw_160k.py",
 ]
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
-    backbone=_base_.backbone,
-    decode_head=dict(_base_.decode_head, num_classes=_base_.num_classes),
+    decode_head=dict(num_classes=_base_.num_classes),
 )

@@ -1,14 +1,12 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # SegFormer-B0, Cityscapes: MMSegmentation's zoo says 76.54 / 78.22 mIoU (single / multi-scale).
 _base_ = [
-    "_base_/models/segformer.py",
-    "_base_/models/mitb0.py",
+    "_base_/models/segformer_mitb0.py",
     "_base_/datasets/openmmlab_cityscapes_1024x1024.py",
     "_base_/schedules/adamw_160k_batch8.py",
 ]
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
-    backbone=_base_.backbone,
-    decode_head=dict(_base_.decode_head, num_classes=_base_.num_classes),
-    test_cfg=dict(_delete_=True, mode="slide", crop_size=_base_.crop_size, stride=(768, 768)),
+    decode_head=dict(num_classes=_base_.num_classes),
+    test_cfg=dict(mode="slide", crop_size=_base_.crop_size, stride=(768, 768)),
 )

@@ -2,6 +2,8 @@
 # CamVid, 480x360: 367 / 101 / 233 images, 11 classes and void, which is ignored.
 _base_ = "published.py"
 num_classes, base_size, crop_size = 11, 480, (360, 360)
+# (1 / share of the training pixels) ** 0.5, mean 1 over pixels
+class_weights = [0.9, 0.75, 3.7, 0.64, 1.71, 1.16, 3.52, 3.64, 1.56, 4.6, 7.87]
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),

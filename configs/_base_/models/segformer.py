@@ -1,5 +1,6 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# SegFormer (arXiv 2105.15203) but for its sizes, which the backbone's file sets.
+# SegFormer (arXiv 2105.15203); segformer_mitb*.py set its size. The zoo's ImageNet weights that they
+# start from are not for commercial use.
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
@@ -9,6 +10,12 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
+    ),
+    backbone=dict(
+        type="MixVisionTransformer",
+        num_heads=[1, 2, 5, 8],
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained"),
     ),
     decode_head=dict(
         type="SegformerHead",

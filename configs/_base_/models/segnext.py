@@ -1,6 +1,6 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# SegNeXt (arXiv 2209.08575) but for its sizes, which the backbone's file sets. The head factors its
-# features by matrix decomposition, from random bases in training and fixed ones in evaluation.
+# SegNeXt (arXiv 2209.08575); segnext_mscan*.py set its size. The head factors its features by matrix
+# decomposition, from random bases in training and fixed ones in evaluation.
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
@@ -12,9 +12,17 @@ model = dict(
         seg_pad_val=255,
         test_cfg=dict(size_divisor=32),
     ),
+    backbone=dict(
+        type="MSCAN",
+        mlp_ratios=[8, 8, 4, 4],
+        drop_path_rate=0.1,
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        init_cfg=dict(type="Pretrained"),
+    ),
     decode_head=dict(
         type="LightHamHead",
         in_index=[1, 2, 3],
+        ham_kwargs=dict(MD_R=16),
         dropout_ratio=0.1,
         norm_cfg=dict(type="GN", num_groups=32, requires_grad=True),
         align_corners=False,

@@ -1,0 +1,9 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# SegFormer-B2.
+_base_ = "segformer.py"
+model = dict(
+    backbone=dict(
+        embed_dims=64, num_layers=[3, 4, 6, 3], init_cfg=dict(checkpoint="openmmlab/mit_b2")
+    ),
+    decode_head=dict(in_channels=[64, 128, 320, 512]),
+)
