@@ -16,7 +16,7 @@ from torch import Tensor
 from user_errors import raises_user_error
 
 from mmseg_resnest.models import Distillation, fold_for_inference
-from mmseg_resnest.models.losses import build_distillation, check_losses
+from mmseg_resnest.models.losses import DistillationLoss, build_distillation, check_losses
 from mmseg_resnest.registry import MODELS
 
 CWD, KL = "ChannelWiseDivergence", "KLDivergence"
@@ -204,6 +204,13 @@ def test_one_output_and_two_are_the_same_classes() -> None:
     assert float(swapped["distill.loss_kl"]) == pytest.approx(0, abs=1e-6)
 
 
+class Unfinished(DistillationLoss):
+    """Without ``divergence``."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, 1.0, "loss_unfinished")
+
+
 @pytest.mark.parametrize(
     ("losses", "code", "subject"),
     [
@@ -215,6 +222,7 @@ def test_one_output_and_two_are_the_same_classes() -> None:
         ([dict(type=KL), dict(type=CWD, tau=1)], "config-key", "distillation.losses.1.tau"),
         ([dict(type=CWD, loss_name="distance")], "config-value", "distillation.losses.0.loss_name"),
         ([dict(type=CWD, loss_weight=math.nan)], "config-value", "losses.0.loss_weight"),
+        ([dict(type=Unfinished)], "config-value", "distillation.losses.0"),
     ],
 )
 def test_options_that_are_refused(losses: Any, code: str, subject: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import sys
+from abc import ABC, abstractmethod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from .base import as_classes, as_float, check_number, check_option
 __all__ = ["ChannelWiseDivergence", "DistillationLoss", "KLDivergence"]
 
 
-class DistillationLoss(nn.Module):
+class DistillationLoss(nn.Module, ABC):
     """A loss between two models' scores (N, C, h, w), of any precision, computed in float32.
 
     The teacher's scores are constants. The mean is over images, so several processes with equal
@@ -52,9 +53,9 @@ class DistillationLoss(nn.Module):
         loss = self.divergence(ours, theirs, overlapping)
         return self.loss_weight * self.temperature**2 * loss
 
+    @abstractmethod
     def divergence(self, scores: Tensor, wanted: Tensor, overlapping: bool) -> Tensor:
         """The loss of scores that have been divided by the temperature, without its weight."""
-        raise NotImplementedError
 
 
 @MODELS.register_module()
