@@ -293,9 +293,10 @@ def generated(measured: Mapping[str, Any]) -> dict[str, str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--check", action="store_true", help="write nothing")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--check", action="store_true", help="write nothing")
     help_ = "first count again what the model of each config costs, which takes minutes"
-    parser.add_argument("--costs", action="store_true", help=help_)
+    either.add_argument("--costs", action="store_true", help=help_)
     help_ = "a report that mmseg-resnest reproduce wrote"
     parser.add_argument("--add", metavar="FILE", type=Path, help=help_)
 

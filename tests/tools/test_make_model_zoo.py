@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 from mmengine.infer import BaseInferencer
 from user_errors import raises_user_error
@@ -16,6 +17,7 @@ from mmseg_resnest.weights import catalogue
 from mmseg_resnest_cli import make_model_zoo
 from mmseg_resnest_cli.main import parser_of
 from mmseg_resnest_cli.models import cells, model_rows
+from mmseg_resnest_cli.options import UsageError
 
 ROOT = Path(__file__).parents[2]
 MODELS = {name: entry for name, entry in catalogue().items() if entry.task == "segmentation"}
@@ -42,6 +44,11 @@ def rows(page: str) -> dict[tuple[str, str], list[str]]:
 
 def test_what_is_committed_is_current(capsys):
     assert main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_check_counts_nothing_anew():
+    with pytest.raises(UsageError, match="not allowed"):
+        main(["--check", "--costs"])
 
 
 def test_the_page_has_every_published_number():
