@@ -53,10 +53,8 @@ def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[N
     Raises:
         UserError: A value is not accepted, or the config has nothing that it could change.
     """
+    check_run_options(options)
     notes: list[Note] = []
-    for name, value in (("--epochs", options.epochs), ("--lr", options.lr)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise UserError("argument", name, f"must be above 0, not {value}")
     if options.batch_size is not None:
         notes += _set_batch(cfg, options.batch_size, options.lr is not None or scales_lr)
     if options.epochs is not None:
@@ -66,6 +64,17 @@ def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[N
     if options.image_size is not None:
         notes += _set_image_size(cfg, *options.image_size)
     return notes
+
+
+def check_run_options(options: RunOptions) -> None:
+    """Raise UserError if a number is not possible, whatever the config."""
+    for name, value in (("--epochs", options.epochs), ("--lr", options.lr)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError("argument", name, f"must be above 0, not {value}")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise UserError("argument", "--batch-size", f"must be at least 1, not {options.batch_size}")
+    if options.image_size is not None:
+        _check_crop(*options.image_size)
 
 
 def schedule_note(cfg: Config) -> Note | None:
@@ -93,8 +102,6 @@ def _batch_holder(cfg: Config) -> Any:
 
 
 def _set_batch(cfg: Config, batch: int, rate_is_said: bool) -> list[Note]:
-    if batch < 1:
-        raise UserError("argument", "--batch-size", f"must be at least 1, not {batch}")
     holder = _batch_holder(cfg)
     before, holder["batch_size"] = holder.get("batch_size"), batch
     if rate_is_said or before == batch:
@@ -172,7 +179,7 @@ def _set_rate(cfg: Config, rate: float) -> None:
                 schedule[key] *= factor
 
 
-def check_crop(width: int, height: int) -> None:
+def _check_crop(width: int, height: int) -> None:
     """Raise UserError for a size of crops that no network takes, or that no memory holds."""
     if min(width, height) < 32:
         message = f"must be at least 32 pixels, not {width}x{height}"
@@ -188,7 +195,6 @@ def check_crop(width: int, height: int) -> None:
 
 def _set_image_size(cfg: Config, width: int, height: int) -> list[Note]:
     """Set the crop of the training, and stretch the other sizes by the same factors."""
-    check_crop(width, height)
     before = _crop(cfg.train_dataloader)
     if before is None:
         message = "the training pipeline of the config has no RandomCrop; change its transforms"

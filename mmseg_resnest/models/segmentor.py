@@ -29,6 +29,7 @@ from .multilabel import (
     check_multilabel,
     check_thresholds,
     multilabel_losses,
+    overlaps,
     thresholds_of,
     with_outputs,
 )
@@ -373,7 +374,7 @@ def probabilities(model: Any, scores: Tensor) -> Tensor:
     They sum to 1, two for a model of one output, unless classes may overlap.
     """
     scores = scores.float()
-    if getattr(model, "multilabel", False):
+    if overlaps(model):
         return scores
     if len(scores) == 1:  # MMSegmentation has turned it into a probability
         return torch.cat([1 - scores, scores])

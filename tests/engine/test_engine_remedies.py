@@ -278,7 +278,7 @@ def test_the_crop(cfg: Config) -> None:
           call=lambda: training(cfg, run=RunOptions(image_size=(64, 64))),
           remedy=lambda: cfg.train_dataloader.dataset.update(pipeline=steps))  # fmt: skip
     for size in ((10**6, 10**6), (64, 10**10)):
-        with advises("engine/run_options.py:check_crop", "give a smaller size"):
+        with advises("engine/run_options.py:_check_crop", "give a smaller size"):
             training(cfg, run=RunOptions(image_size=size))
     training(cfg, run=RunOptions(image_size=(96, 64)))
 

@@ -19,9 +19,10 @@ from .steps import (
 from .text import fit_config_text
 from .weights import Origin, find_origin, write_start
 
-__all__ = ["Budget", "Decision", "Facts", "FitFolder", "Measured", "Origin", "Plan", "Prepared"]
-__all__ += ["Start", "Step", "Wishes", "check_facts", "check_labels", "check_wishes", "choose"]
-__all__ += ["choose_start"]
-__all__ += ["collect_facts", "decide", "find_origin", "fit_config_text", "make_plan"]
-__all__ += ["measure", "parse_budget", "prepare_labels", "range_steps", "read_class_weights"]
-__all__ += ["write_config", "write_start"]
+__all__ = [
+    "Budget", "Decision", "Facts", "FitFolder", "Measured", "Origin", "Plan", "Prepared", "Start",
+    "Step", "Wishes", "check_facts", "check_labels", "check_wishes", "choose", "choose_start",
+    "collect_facts", "decide", "find_origin", "fit_config_text", "make_plan", "measure",
+    "parse_budget", "prepare_labels", "range_steps", "read_class_weights", "write_config",
+    "write_start",
+]  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ...errors import UserError
 from ..forecast import gigabytes
 from ..hooks import duration
-from ..run_options import check_crop
+from ..run_options import RunOptions, check_run_options
 from .budget import Budget
 from .facts import Facts
 from .measure import Measured
@@ -88,6 +88,10 @@ class Plan:
     def __getitem__(self, name: str) -> Any:
         return next(one.value for one in self.decisions if one.name == name)
 
+    def reason(self, name: str) -> str:
+        """Why it was decided so."""
+        return next(one.reason for one in self.decisions if one.name == name)
+
 
 def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
     """Decide what does not depend on measurements: model, sizes, class weights.
@@ -110,13 +114,8 @@ def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
 
 def check_numbers(wishes: Wishes) -> None:
     """Raise UserError if a number that the person decides is not possible."""
-    lr, batch, size = wishes.lr, wishes.batch_size, wishes.image_size
-    if lr is not None and not (math.isfinite(lr) and lr > 0):
-        raise UserError("argument", "--lr", f"must be above 0, not {lr}")
-    if batch is not None and batch < 1:
-        raise UserError("argument", "--batch-size", f"must be at least 1, not {batch}")
-    if size is not None:
-        check_crop(*size)
+    batch, lr, size = wishes.batch_size, wishes.lr, wishes.image_size
+    check_run_options(RunOptions(batch_size=batch, lr=lr, image_size=size))
 
 
 def takes_large(facts: Facts) -> bool:
@@ -261,7 +260,7 @@ def _batch(
         batch = largest
     need = gigabytes(measured.memory(batch))
     free = f" of {gigabytes(facts.memory)} free" if facts.memory else ""
-    reason = next(one.reason for one in chosen.decisions if one.name == "batch_size")
+    reason = chosen.reason("batch_size")
     if batch == wanted:
         fits = Decision("batch_size", batch, f"{reason}; takes {need}{free}")
         return fits, Decision("accumulative_counts", 1, "the whole batch fits into memory")

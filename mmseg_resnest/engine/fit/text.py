@@ -39,7 +39,8 @@ tta_pipeline = [load_image, views]
 tta_model = dict(type="SegTTAModel")"""
 # Means and deviations of photos, in ImageNet.
 _PHOTOS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
-_CLASS_WEIGHTS, _NUM_CLASSES = "@class_weights", "@num_classes"
+# In a model, the names of decisions whose values stand above it.
+_CLASS_WEIGHTS, _NUM_CLASSES, _CROP_SIZE = _NAMES = "@class_weights", "@num_classes", "@crop_size"
 
 
 def fit_config_text(
@@ -80,8 +81,6 @@ def fit_config_text(
         )
     wrapper = '"BFloat16OptimWrapper"' if facts.gpu else '"OptimWrapper"'
     start = f"from {origin.name}" if origin.starts else "from scratch"
-    begins = next(one for one in plan.decisions if one.name == "start")
-    model_of = next(one for one in plan.decisions if one.name == "model_of")
     newline, bands = "\n", facts.bands
     backend = "cv2" if bands else "pillow"  # which takes 8 bits alone
     return f"""\
@@ -92,9 +91,9 @@ data_root = {text_literal(data_root.as_posix())}
 num_classes = {len(facts.classes)}
 {newline.join(decided)}
 
-# {_comment(start)}: {_comment(begins.reason)}
+# {_comment(start)}: {_comment(plan.reason("start"))}
 load_from = {text_literal(load_from.as_posix()) if load_from else None}
-# the model of {_comment(str(model_of.value))}: {_comment(model_of.reason)}
+# the model of {_comment(plan["model_of"])}: {_comment(plan.reason("model_of"))}
 {model.strip()}
 
 load_image = {loader_text(bands) if bands else 'dict(type="LoadImageFromFile")'}
@@ -195,7 +194,7 @@ def model_text(base: Config, facts: Facts, plan: Plan, origin: Origin) -> str:
         UserError: A head of the model has no number of classes.
     """
     text = config_as_text(Config({"model": _model(base, facts, plan, origin)}))
-    for name in (_CLASS_WEIGHTS, _NUM_CLASSES):
+    for name in _NAMES:
         text = text.replace(f"'{name}'", name[1:])
     return text
 
@@ -240,6 +239,9 @@ def _model(base: Config, facts: Facts, plan: Plan, origin: Origin) -> Any:
         model["multilabel"] = True
         test_cfg["thresholds"] = 0.5
     _set_channels(model, facts)
+    preprocessor = model.get("data_preprocessor") or {}
+    if preprocessor.get("size") is not None:  # which the crops of a batch are padded to
+        preprocessor["size"] = _CROP_SIZE
     if "backbone" in model:
         model["backbone"].pop("init_cfg", None)
         if origin.backbone and origin.there:

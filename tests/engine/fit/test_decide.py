@@ -87,8 +87,7 @@ def test_the_free_memory_of_the_moment_is_in_no_reason(gib: tuple[int, int]) -> 
 def test_a_crop_larger_than_the_long_edge_would_be() -> None:
     chosen = choose(CAMVID, replace(WISHES, image_size=(480, 352)), SCRATCH)
     assert (chosen["base_size"], chosen["crop_size"]) == (480, (352, 480))
-    reason = next(one.reason for one in chosen.decisions if one.name == "base_size")
-    assert "--image-size" in reason
+    assert "--image-size" in chosen.reason("base_size")
 
 
 def test_a_rate_is_checked_before_steps_are_measured() -> None:

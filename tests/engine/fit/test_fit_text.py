@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from overlapping import shapes_config
 
 from mmseg_resnest.datasets.prepare.bands import BandStatistics
+from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.fit import Budget, Facts, Origin, Wishes, choose
 from mmseg_resnest.engine.fit.text import model_text
 from mmseg_resnest.engine.model import build_model
@@ -40,7 +43,8 @@ def base_of(kind: str) -> Config:
 def model_for(base: Config, found: Facts, weights: Any = "auto") -> Any:
     wishes = Wishes(Budget(iterations=9), "base.py", class_weights=weights)
     plan = choose(found, wishes, Origin())
-    names = {"num_classes": len(CLASSES), "class_weights": plan["class_weights"]}
+    names = {name: plan[name] for name in ("class_weights", "crop_size")}
+    names["num_classes"] = len(CLASSES)
     exec(model_text(base, found, plan, Origin()), names)
     return names["model"]
 
@@ -63,6 +67,15 @@ def test_any_model_for_any_data(kind: str, bands: Any, multilabel: bool) -> None
         images = built.data_preprocessor.mean.new_zeros(1, channels, 48, 64)
         scores = built.decode_head(built.backbone(images))
     assert scores.shape[1] == 4
+
+
+def test_batches_have_the_size_of_their_crops_not_of_the_base() -> None:
+    model = model_for(load_config("segnext_mscant_ade20k"), facts())
+    built: Any = build_model(Config({"model": model, "default_scope": "mmseg_resnest"}))
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 64, 64)))
+    batch = dict(inputs=[torch.zeros(3, 64, 64)], data_samples=[sample])
+    assert built.data_preprocessor(batch, True)["inputs"].shape == (1, 3, 64, 64)
+    assert built.data_preprocessor.test_cfg == dict(size_divisor=32)
 
 
 def test_class_weights_of_a_file_are_those_of_classes_that_overlap() -> None:
