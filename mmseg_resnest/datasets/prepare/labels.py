@@ -53,7 +53,7 @@ def is_lossy(image: Image.Image, data: bytes) -> bool:
             size = int.from_bytes(data[place + 4 : place + 8], "little")
             place += 8 + size + size % 2
         return data[place : place + 4] == b"VP8 "
-    return image.format == "JPEG"
+    return image.format in ("JPEG", "MPO")  # several JPEGs in one file
 
 
 def check_lossless(image: Image.Image, data: bytes, name: object) -> None:

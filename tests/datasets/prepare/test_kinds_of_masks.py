@@ -88,11 +88,13 @@ def test_few_bits(bits: int) -> None:
     assert np.array_equal(indices(few, "few"), labels == 1 if bits == 1 else labels)
 
 
+MORE = [Image.new("RGB", (8, 6))]
 LOSSY: dict[str, Callable[[np.ndarray], bytes]] = {
     "grey.jpg": lambda labels: saved(labels, "JPEG"),
     "two.jpg": lambda labels: saved(np.where(labels == 1, 255, 0).astype(np.uint8), "JPEG"),
     "one_colour.jpg": lambda labels: saved(0 * labels, "JPEG"),
     "colours.jpg": lambda labels: saved(PALETTE[labels], "JPEG"),
+    "several.jpg": lambda labels: saved(grey(labels), "MPO", save_all=True, append_images=MORE),
     "grey.webp": lambda labels: saved(grey(labels), "WEBP"),
     "exif.webp": lambda labels: saved(PALETTE[labels], "WEBP", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0"),
     "grey.tif": lambda labels: saved(labels, "TIFF", compression="jpeg"),
