@@ -2,7 +2,9 @@
 """Registries of scope ``mmseg_resnest``, children of MMSegmentation's.
 
 A config with ``default_scope = 'mmseg_resnest'`` finds the parts registered here first and
-every part of MMSegmentation and MMEngine behind them, without a prefix.
+every part of MMSegmentation and MMEngine behind them, without a prefix; those of other toolboxes
+with theirs (``mmdet.FPN``). In every other scope, MMDetection's and MMPretrain's too,
+``mmseg_resnest.ResNeSt`` is the part with that name in here.
 """
 
 from __future__ import annotations
@@ -56,9 +58,12 @@ def option_of(registry: Registry, node: Mapping[str, Any], option: str) -> Any:
 
 def _child(name: str, room: str) -> Registry:
     parent = getattr(mmseg_registry, name)
-    return Registry(
+    child = Registry(
         parent.name, parent=parent, scope="mmseg_resnest", locations=[f"mmseg_resnest.{room}"]
     )
+    # Other toolboxes look up a scope among the children of MMEngine's registry only.
+    child.root.children[child.scope] = child
+    return child
 
 
 # OpenMMLab's tools look for metafiles only in the packages of this table.
