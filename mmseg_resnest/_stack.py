@@ -22,8 +22,11 @@ _MODULES = (
     *("mmseg.evaluation", "mmseg.models", "mmseg.structures", "mmseg.visualization"),
 )
 
-# Lines printed (not logged) at import: mmseg.datasets and mmseg.datasets.transforms, once each.
-_NOISE_LINES = frozenset({"Could not import OneDL"})
+# Lines printed (not logged) at import: mmseg.datasets and mmseg.datasets.transforms, once each, and
+# mmdet's two.
+_NOISE_LINES = frozenset(
+    {"Could not import OneDL", "Could not import OneDL. Skipping OneDL datasets."}
+)
 
 # Warnings of the import: (start of the message as a regular expression, category, module as a
 # regular expression). mmcv without compiled operators, which no model of ours uses, and with them.
@@ -31,6 +34,7 @@ _TRANSFORMER = r"mmcv\.cnn\.bricks\.transformer$"
 _NOISE_WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
     (r"Fail to import ``MultiScaleDeformableAttention``", UserWarning, _TRANSFORMER),
     (r"``MultiScaleDeformableAttention`` has been moved to", ImportWarning, _TRANSFORMER),
+    (r"faster_coco_eval is not installed", UserWarning, r"mmdet\.evaluation\.metrics\..*"),
 )
 
 _INSTALL = "pip install onedl-mmsegmentation onedl-mmengine onedl-mmcv"
@@ -47,6 +51,24 @@ def _without_printed_noise() -> Iterator[None]:
         lines = printed.getvalue().splitlines(keepends=True)
         if sys.stdout is not None:  # as in pythonw and some daemons
             sys.stdout.write("".join(line for line in lines if line.strip() not in _NOISE_LINES))
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Import parts of the stack meanwhile, without what they print and warn of each time."""
+    with _without_printed_noise(), warnings.catch_warnings():
+        for message, category, source in _NOISE_WARNINGS:
+            warnings.filterwarnings("ignore", message, category, source)
+        yield
+
+
+def import_operators() -> Any:
+    """``mmcv.ops``; None where mmcv was installed without its compiled operators."""
+    try:
+        with quietly():
+            return importlib.import_module("mmcv.ops")
+    except ImportError:
+        return None
 
 
 def _advice(error: ImportError) -> str:
@@ -82,9 +104,7 @@ def import_stack() -> None:
         ImportError: One of them, or something that one of them needs, is missing; the message
             says what to install.
     """
-    with _without_printed_noise(), warnings.catch_warnings():
-        for message, category, source in _NOISE_WARNINGS:
-            warnings.filterwarnings("ignore", message, category, source)
+    with quietly():
         for module in _MODULES:
             try:
                 importlib.import_module(module)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..io.atomic import atomic_write
 from ..io.json_files import read_json
-from ..io.waiting_lock import wait_for_folder
 from ..registry import DATASETS
+from .drawn import check_counts, check_range, write_once
 from .label_map import MapsLabels
 from .layout import FolderCheck
 from .scene_painter import Dice, paint_scene
@@ -56,14 +55,9 @@ def draw_scene(
     """
     if split not in SPLITS:
         raise UserError("argument", "split", f"must be one of {', '.join(SPLITS)}, not {split!r}")
-    _check_range("seed", seed, 0, 2**64)
-    _check_range("index", index, 0, 2**32)
+    check_range("seed", seed, 0, 2**64)
+    check_range("index", index, 0, 2**32)
     return paint_scene(Dice(seed, list(SPLITS).index(split) << 32 | index))
-
-
-def _check_range(name: str, value: int, low: int, end: int) -> None:
-    if not low <= value < end:
-        raise UserError("argument", name, f"must be from {low} to {end - 1}, not {value}")
 
 
 def write_scenes(
@@ -85,35 +79,11 @@ def write_scenes(
             written.
     """
     facts = {"num_train": num_train, "num_val": num_val, "seed": seed}
-    for name, value in facts.items():
-        _check_range(name, value, name != "seed", 2**64 if name == "seed" else 2**32)
+    check_counts(facts)
     facts["version"] = VERSION
-    root = Path(root)
-    if _is_written(root, facts):
-        return root
-    target = root.resolve()  # a link to another disk: the rename has to happen there
-    prefix = f".{target.name}.partial-"
-    partial = target.with_name(prefix + secrets.token_hex(6))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with wait_for_folder(target.parent) as alone:
-            if _is_written(root, facts):  # while this process waited
-                return root
-            if alone:  # a process that died left it
-                for stale in target.parent.glob(prefix + "[0-9a-f]" * 12):
-                    shutil.rmtree(stale, ignore_errors=True)
-            _write(partial, facts, progress)
-            try:
-                partial.rename(target)
-            except OSError:
-                if not _is_written(root, facts):  # else another process was faster
-                    raise
-    except OSError as error:
-        message = f"cannot be written ({error.strerror or error}); choose another folder"
-        raise UserError("not-writable", root, message) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return root
+    return write_once(
+        root, partial(_is_written, facts=facts), partial(_write, facts=facts, progress=progress)
+    )
 
 
 def _is_written(root: Path, facts: dict[str, int]) -> bool:

@@ -77,7 +77,8 @@ def guard_labels(
     """
     for leaf, number in zip(leaf_datasets(dataset_cfg), numbers, strict=True):
         for step in leaf.get("pipeline", ()) if number is not None else ():
-            if step_name(step) == "LoadAnnotations" and "num_classes" not in step:
+            boxes = str(step["type"]).startswith("mmdet.")
+            if step_name(step) == "LoadAnnotations" and not boxes and "num_classes" not in step:
                 # By its full name: the config's default scope may be another one.
                 step["type"] = f"{TRANSFORMS.scope}.LoadAnnotations"
                 step["num_classes"] = number

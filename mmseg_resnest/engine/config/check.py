@@ -24,7 +24,7 @@ from mmseg.utils import register_all_modules
 from torch.utils.data import DataLoader
 
 from ... import registry as our_registry
-from ..._stack import config_tree
+from ..._stack import config_tree, import_operators
 from ...errors import UserError
 from ...evaluation import MORE_METRICS, SegmentationMetric
 from ...registry import type_name
@@ -135,6 +135,9 @@ _DROPPING: tuple[type, ...] = (
     CheckpointHook,  # and fails with the first checkpoint
 )
 
+#: Keys whose type MMDetection looks up in ``mmcv.ops``.
+_OPERATOR_KEYS = ("nms", "roi_layer")
+
 #: Functions of this package that read options and change none.
 _READERS = frozenset({"check_losses", "check_multilabel", "set"})
 
@@ -180,6 +183,8 @@ def _check_node(path: Path, node: Any, scope: str) -> None:
     if "type" in node:
         kind, registries = node["type"], _registries(path, scope)
         found = _find_type(kind, registries, node.get("_scope_"))
+        if found is None and path[-1] in _OPERATOR_KEYS:
+            found = getattr(import_operators(), str(kind), None)
         if found is None:
             raise _unknown_type(path, kind, registries)
         known, others = _options_at(path, node, found, registries, scope)

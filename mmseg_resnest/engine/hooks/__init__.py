@@ -6,6 +6,7 @@ from .console import ConsoleHook, describe_dataset, describe_model, duration, pr
 from .examples import ExamplesHook
 from .monitor import EarlyStoppingHook
 from .nonfinite import NonFiniteHook
+from .precise_bn import PreciseBNHook
 from .predictions import SavePredictionsHook, TestProgressHook
 from .results import ResultsHook
 
@@ -15,6 +16,7 @@ __all__ = [
     "EarlyStoppingHook",
     "ExamplesHook",
     "NonFiniteHook",
+    "PreciseBNHook",
     "ResultsHook",
     "SavePredictionsHook",
     "TestProgressHook",

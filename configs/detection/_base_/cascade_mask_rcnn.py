@@ -1,0 +1,8 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# Cascade Mask R-CNN: Cascade R-CNN with the mask head of Mask R-CNN in each stage.
+_base_ = "cascade_rcnn.py"
+model = dict(
+    data_preprocessor=dict(pad_mask=True),
+    roi_head=dict(mask_roi_extractor=_base_.mask_roi_extractor, mask_head=_base_.mask_head),
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
+)

@@ -1,0 +1,9 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# Cascade R-CNN, ResNeSt-200, COCO: published box AP 49.03.
+_base_ = [
+    "_base_/cascade_rcnn.py",
+    "../_base_/models/resnest200.py",
+    "_base_/coco.py",
+    "_base_/authors_90k.py",
+]
+model = dict(backbone=dict(_base_.backbone, output_stride=32, frozen_stages=1))

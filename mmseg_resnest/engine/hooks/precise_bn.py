@@ -1,0 +1,102 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Batch norm's statistics as a mean over many batches, in place of the moving average."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..._stack import BatchNorm
+from ...errors import UserError
+from ...registry import HOOKS
+from ..sampler import ExactSampler, seed_validation
+
+__all__ = ["PreciseBNHook"]
+
+
+@HOOKS.register_module()
+class PreciseBNHook(Hook):
+    """Sets running means and variances to their mean over ``num_iters`` training batches.
+
+    It does so before each checkpoint and evaluation, with the weights as they are then, on the
+    batches that training sees next; frozen norms keep theirs. As detectron2 does ("precise BN",
+    fvcore's ``update_bn_stats``): after SGD has changed the weights for long, the moving average is
+    that of other weights. Training goes on with what was set, and is the same after a resume.
+
+    Args:
+        interval: Iterations between two updates, e.g. those between two evaluations; the last
+            iteration of the run always has one.
+        num_iters: Batches, each of the training loader's size on every process.
+    """
+
+    priority = "LOW"  # after the optimizer's step, before the checkpoint
+
+    def __init__(self, interval: int, num_iters: int = 200) -> None:
+        for name, value in (("interval", interval), ("num_iters", num_iters)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                key = f"config key custom_hooks.PreciseBNHook.{name}"
+                raise UserError(
+                    "config-value", key, f"must be a whole number from 1 on, not {value!r}"
+                )
+        self.interval, self.num_iters = interval, num_iters
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Update after every ``interval`` iterations, and after the last one."""
+        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+            self.update(runner)
+
+    @torch.no_grad()
+    def update(self, runner: Runner) -> None:
+        """Set the statistics of the runner's model."""
+        model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
+        norms = [m for m in norms if m.track_running_stats]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        sums = [(torch.zeros_like(n.running_mean), torch.zeros_like(n.running_var)) for n in norms]
+        counted = [n.num_batches_tracked.clone() for n in norms]
+        batches = iter(self._loader(runner))
+        seed_validation(runner.seed, runner.iter + 1, runner.rank)
+        for norm in norms:
+            norm.momentum = 1.0  # the running statistics are then those of the last batch
+        try:
+            for batch in itertools.islice(batches, self.num_iters):
+                runner.model(**model.data_preprocessor(batch, True), mode="loss")
+                for norm, (mean, variance) in zip(norms, sums, strict=True):
+                    mean += norm.running_mean / self.num_iters
+                    variance += norm.running_var / self.num_iters
+        finally:
+            del batches  # and its workers
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        for norm, number, (mean, variance) in zip(norms, counted, sums, strict=True):
+            if get_world_size() > 1:  # plain batch norm has other statistics on each process
+                for value in (mean, variance):
+                    torch.distributed.all_reduce(value)
+                    value /= get_world_size()
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.num_batches_tracked.copy_(number)
+
+    def _loader(self, runner: Runner) -> DataLoader:
+        """The batches that training sees after this iteration; its own are left as they are."""
+        loader = runner.train_dataloader
+        draw: dict[str, Any] = {"batch_sampler": copy.copy(loader.batch_sampler)}
+        if loader.batch_size is not None:
+            draw = {"batch_size": loader.batch_size, "sampler": copy.copy(loader.sampler)}
+            if isinstance(draw["sampler"], ExactSampler):
+                draw["sampler"].skip((runner.iter + 1) * loader.batch_size)
+        alike = ("num_workers", "collate_fn", "worker_init_fn", "pin_memory", "timeout")
+        return DataLoader(loader.dataset, **draw, **{key: getattr(loader, key) for key in alike})
