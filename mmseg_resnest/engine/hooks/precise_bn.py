@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from ..._stack import BatchNorm
 from ...errors import UserError
 from ...registry import HOOKS
+from ..checkpoint import bare_model
 from ..sampler import ExactSampler, seed_validation
 
 __all__ = ["PreciseBNHook"]
@@ -59,9 +58,12 @@ class PreciseBNHook(Hook):
     @torch.no_grad()
     def update(self, runner: Runner) -> None:
         """Set the statistics of the runner's model."""
-        model: nn.Module = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.training]
-        norms = [m for m in norms if m.track_running_stats]
+        model: Any = bare_model(runner.model)
+        norms: list[Any] = [
+            module
+            for module in model.modules()
+            if isinstance(module, BatchNorm) and module.training and module.track_running_stats
+        ]
         if not norms:
             return
         momenta = [norm.momentum for norm in norms]
