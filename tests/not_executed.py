@@ -60,6 +60,12 @@ REASONS: dict[str, list[Key]] = {
         _at("engine/reproduce.py:config_of", "install the package again"),
         _at("weights/torch_files.py:read_torch", "an old PyTorch"),
     ],
+    "the same advice is executed for the drawn scenes (test_source_remedies.py)": [
+        _at("datasets/shapes.py:_is_written", "remove it or choose another folder"),
+    ],
+    "compiles for three quarters of an hour; make test-detect does it": [
+        _at("models/detection.py:_import_operators"),
+    ],
     "the same advice is executed for scores of one class a pixel (test_evaluation_remedies.py)": [
         _at("evaluation/multilabel.py:process", "after Resize"),
         _at("evaluation/multilabel.py:compute_metrics", "check the label files"),

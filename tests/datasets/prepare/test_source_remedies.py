@@ -258,7 +258,7 @@ def test_scenes_in_the_way(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s")
     write_scenes(tmp_path / "s", 2, 1, progress=False)
     (tmp_path / "file").touch()
-    with advises("datasets/scenes.py:write_scenes", "choose another folder"):
+    with advises("datasets/drawn.py:write_once", "choose another folder"):
         write_scenes(tmp_path / "file/s", 2, 1, progress=False)
 
 
