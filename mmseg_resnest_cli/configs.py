@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from .options import UsageError
-from .package import copy_configs, list_configs
+from .package import copy_configs, list_configs, list_other_configs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
         number = copy_configs(args.copy)
         print(f'{number} configs in {args.copy}; inherit from them with _base_ = "{args.copy}/..."')
         return 0
-    names = [name for name in list_configs() if all(word in name for word in args.words)]
+    every = [*list_configs(), *list_other_configs()]
+    names = [name for name in every if all(word in name for word in args.words)]
     if not names:
         raise UsageError(f"no config has {' and '.join(args.words)} in its name")
     print("\n".join(names))

@@ -47,6 +47,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "reproduce": "Evaluate published weights by their published protocol",
         "compare-runs": "Compare two evaluated runs class by class",
         "report": "Write a self-contained HTML page about one or several runs",
+        "classify": "Train, evaluate and use classifiers: ImageNet, or images of your own",
         "benchmark": "Measure parameters, FLOPs, memory and speed of a config's model",
     },
     "Use a model": {

@@ -15,6 +15,8 @@ from typing import Any
 
 from .options import UsageError
 
+_OTHER = ("classification",)  # folders of configs
+
 
 def package_folder() -> Path:
     """The folder of the package ``mmseg_resnest``."""
@@ -36,9 +38,16 @@ def config_folder() -> Path:
 
 
 def list_configs() -> list[str]:
-    """The names of the configs that come with the package."""
+    """The names of the segmentation configs that come with the package."""
     folder = config_folder()
     files = [*sorted(folder.glob("*.py")), *sorted(folder.glob("openmmlab/*.py"))]
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+
+
+def list_other_configs() -> list[str]:
+    """The names of the configs that other toolboxes than MMSegmentation read."""
+    folder = config_folder()
+    files = [file for name in _OTHER for file in sorted(folder.glob(f"{name}/*.py"))]
     return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
@@ -52,7 +61,7 @@ def copy_configs(folder: str | os.PathLike[str]) -> int:
     with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as beside:
         shutil.copytree(config_folder(), part := Path(beside, "configs"), ignore=ignore)
         part.rename(target)
-    return len(list_configs())
+    return len(list_configs()) + len(list_other_configs())
 
 
 def catalogue() -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from .check import (
     numbers_of_classes,
 )
 from .custom import CustomDataset
+from .image_folder import ImageFolder
 from .layout import check_dataset_folders
 from .listing import build_dataset
 from .published import (
@@ -45,6 +46,7 @@ __all__ = [
     "CityscapesDataset",
     "ClassBalancedDataset",
     "CustomDataset",
+    "ImageFolder",
     "LoadAnnotations",
     "LoadBands",
     "LoadImageFromFile",

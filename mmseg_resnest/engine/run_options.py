@@ -210,7 +210,8 @@ def _set_image_size(cfg: Config, width: int, height: int) -> list[Note]:
 def _crop(node: Any) -> tuple[int, int] | None:
     """Width and height of the first crop of a pipeline."""
     if isinstance(node, Mapping):
-        crop = node.get("crop_size")
+        area = "crop_ratio_range" in node  # a crop of a random size, resized to a scale
+        crop = node.get("scale" if area else "crop_size")
         if "type" in node and crop is not None:
             return (crop, crop) if isinstance(crop, int) else (int(crop[1]), int(crop[0]))
         node = list(node.values())

@@ -158,6 +158,8 @@ class ResNeSt(BaseModule):
             its own checkpoints need.
         dropblock_prob: DropBlock probability in the last two stages, as in the paper.
         dropblock_size: Side of a dropped block in feature map pixels.
+        zero_init_residual: Whether the last norm of each block begins with weight 0 (``gamma``), so
+            that the block is its shortcut at first, as in the published ImageNet training.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a file in any layout that
             :func:`mmseg_resnest.weights.convert_state_dict` knows (``prefix`` picks a part of it);
             None draws the published initialisation (normal with variance 2 / fan-out).
@@ -179,6 +181,7 @@ class ResNeSt(BaseModule):
         avd_in_dilated: bool = True,
         dropblock_prob: float = 0.0,
         dropblock_size: int = 3,
+        zero_init_residual: bool = False,
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -240,6 +243,8 @@ class ResNeSt(BaseModule):
             if isinstance(module, nn.Conv2d):
                 # variance 2 / (k * k * out_channels), as the authors draw it
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck) and zero_init_residual:
+                nn.init.constant_(module.get_parameter("bn3.weight"), 0.0)
         self._freeze()
 
     def _ignore_unbuilt_stages(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -90,7 +90,8 @@ class Conversion:
 
 def _classifier_keys(keys: Iterable[str], layout: str, backbone: str) -> tuple[str, ...]:
     """The ImageNet classifier's keys among ``keys``."""
-    starts = [f"{backbone}fc.", *(["head.fc.", "fc."] if layout == "mmpretrain" else [])]
+    heads = ["head.fc.", "fc."] if layout in ("mmpretrain", "mmseg-resnest") else []
+    starts = [f"{backbone}fc.", *heads]
     names = {f"{start}{leaf}" for start in starts for leaf in ("weight", "bias")}
     return tuple(key for key in keys if key in names)
 

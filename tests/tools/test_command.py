@@ -15,7 +15,7 @@ from tool_runs import ROOT, Run, RunTool, Toy
 
 from mmseg_resnest.engine.config import find_config
 from mmseg_resnest.version import __version__
-from mmseg_resnest_cli.package import list_configs
+from mmseg_resnest_cli.package import list_configs, list_other_configs
 
 Command = Callable[..., Run]
 
@@ -83,7 +83,9 @@ def test_the_list_names_every_tool(command: Command, tmp_path: Path) -> None:
 
 def test_configs_are_found_anywhere(command: Command, tmp_path: Path) -> None:
     names = command("configs", cwd=tmp_path).check().stdout.split()
-    assert names == list_configs() and "deeplabv3_resnest50_ade20k" in names
+    assert (
+        names == [*list_configs(), *list_other_configs()] and "deeplabv3_resnest50_ade20k" in names
+    )
     for name in ("fcn_resnest14_scenes", "configs/fcn_resnest14_scenes.py"):
         text = command("print-config", name, cwd=tmp_path).check().stdout
         assert "arch='resnest14'" in text

@@ -144,7 +144,7 @@ def _similar_configs(path: Path) -> str:
     found: dict[str, Path] = {}
     for folder in (Path("configs"), config_folder(), path.parent):
         if folder.is_dir():
-            for file in [*folder.glob("*.py"), *folder.glob("openmmlab/*.py")]:
+            for file in [*folder.glob("*.py"), *folder.glob("[!_.]*/*.py")]:
                 found.setdefault(file.stem, file)
     names = difflib.get_close_matches(path.stem, list(found), n=3, cutoff=0.6)
     if not names:

@@ -3,6 +3,7 @@
 
 from .checkpoint import CheckpointHook
 from .console import ConsoleHook, describe_dataset, describe_model, duration, print_header
+from .dropblock import DropBlockHook
 from .examples import ExamplesHook
 from .monitor import EarlyStoppingHook
 from .nonfinite import NonFiniteHook
@@ -13,6 +14,7 @@ from .results import ResultsHook
 __all__ = [
     "CheckpointHook",
     "ConsoleHook",
+    "DropBlockHook",
     "EarlyStoppingHook",
     "ExamplesHook",
     "NonFiniteHook",

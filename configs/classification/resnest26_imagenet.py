@@ -1,0 +1,4 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# ResNeSt-26, ImageNet: by the recipe of ResNeSt-14, there is no published one for PyTorch.
+_base_ = "_base_/batch_1024.py"
+model = dict(backbone=dict(arch="resnest26", dropblock_prob=0.0))

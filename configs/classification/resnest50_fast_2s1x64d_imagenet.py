@@ -1,0 +1,4 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# ResNeSt-50, fast variant 2s1x64d, ImageNet: published top-1 80.53 at 224.
+_base_ = "_base_/batch_8192.py"
+model = dict(backbone=dict(arch="resnest50_fast_2s1x64d"))
