@@ -6,6 +6,7 @@
 #   PIP_FLAGS=              show what pip does
 #   PYTEST_FLAGS="-k name"  options of pytest
 #   PYTEST_WORKERS=         the tests in one process
+#   CLASSIFY_VENV=.venv-classify   the environment of make test-classify
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +14,11 @@ STAMP := $(VENV)/installed
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10 python3.14; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' >/dev/null 2>&1 \
 		&& echo $$p && break; done)
-TORCH ?= $(shell grep '^torch==' requirements.txt)
+# What an environment holds beside requirements.txt, whose PyTorch it may replace.
+EXTRA :=
+REQUIREMENTS = $(EXTRA) requirements.txt
+TORCH ?= $(shell grep '^torch' $(firstword $(REQUIREMENTS)))
+CLASSIFY_VENV ?= .venv-classify
 PIP_FLAGS ?= -qq
 # Test files side by side, one thread each (tests/conftest.py): most of them wait, not compute.
 PYTEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -25,7 +30,7 @@ COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._
 	torch.export, hypothesis, pytest, xdist
 
 .PHONY: help venv demo demo-nogl chaos bad-input forms docs-run nodes test test-long test-browser \
-	test-notebook docs lint format clean
+	test-classify test-notebook docs lint format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
@@ -37,6 +42,7 @@ help:
 	@echo 'make docs-run      every command and config of the pages, on stand-ins: minutes'
 	@echo 'make test-long     more cases of what make test checks: minutes'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
+	@echo 'make test-classify image classification with MMPretrain, in an environment of its own (6 GB)'
 	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
 	@echo 'make docs          the documentation as a site, in build/docs'
 	@echo 'make lint          ruff and mypy only'
@@ -49,7 +55,7 @@ help:
 # checkout are installed again; otherwise this is instant. A stamp with the ending .part is the trace
 # of an interrupted installation, whose half-written packages pip would take for whole ones.
 venv:
-	@if ! { echo "$(CURDIR)"; cat requirements.txt pyproject.toml; } | cmp -s - $(STAMP) \
+	@if ! { echo "$(CURDIR)"; cat $(REQUIREMENTS) pyproject.toml; } | cmp -s - $(STAMP) \
 		|| ! $(BIN)/python -Ic 'import importlib.metadata as m; m.version("mmseg-resnest")' \
 			2>/dev/null; then \
 		$(MAKE) --no-print-directory _install; \
@@ -75,9 +81,9 @@ _install:
 	else \
 		echo "[1/4] $(VENV) is there"; \
 	fi
-	@{ echo "$(CURDIR)"; cat requirements.txt pyproject.toml; } > $(STAMP).part
-	@echo "[2/4] the packages of requirements.txt"
-	@grep -v '^torch==' requirements.txt > $(VENV)/without-torch.txt
+	@{ echo "$(CURDIR)"; cat $(REQUIREMENTS) pyproject.toml; } > $(STAMP).part
+	@echo "[2/4] the packages of $(REQUIREMENTS)"
+	@grep -hvE '^(torch|torchvision)==' $(REQUIREMENTS) > $(VENV)/without-torch.txt
 	@PIP_CONSTRAINT=requirements.txt PIP_BUILD_CONSTRAINT=requirements.txt \
 		$(PIP) --no-deps -r $(VENV)/without-torch.txt
 	@echo "[3/4] $(TORCH)"
@@ -132,6 +138,10 @@ test-long: venv
 test-browser: venv
 	@$(PIP) --no-deps -r requirements-browser.txt
 	$(BIN)/python -m pytest -m browser $(PYTEST_FLAGS)
+
+test-classify:
+	@$(MAKE) --no-print-directory venv VENV=$(CLASSIFY_VENV) EXTRA=requirements-classify.txt
+	$(CLASSIFY_VENV)/bin/python -m pytest tests/classify $(PYTEST_FLAGS)
 
 test-notebook: venv
 	@$(PIP) --no-deps -r requirements-docs.txt

@@ -42,6 +42,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python",
     "mmcv": "onedl-mmcv",
     "mmengine": "onedl-mmengine",
+    "mmpretrain": "onedl-mmpretrain",
     "mmseg": "onedl-mmsegmentation",
     "yaml": "pyyaml",
 }

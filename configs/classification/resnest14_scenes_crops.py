@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # ResNeSt-14, crops of the built-in scenes (mmseg-resnest classify crops): minutes on two CPU cores.
 _base_ = "_base_/imagenet.py"
-num_classes, size, total_batch_size, iterations = 9, 48, 64, 600
+num_classes, size, total_batch_size, iterations = 9, 48, 32, 300
 model = dict(
     data_preprocessor=dict(num_classes=num_classes, mixup=0.0),
     backbone=dict(arch="resnest14", dropblock_prob=0.0),
@@ -23,10 +23,10 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 auto_scale_lr = dict(enable=False, base_batch_size=total_batch_size)
-optim_wrapper = dict(optimizer=dict(lr=0.1))
+optim_wrapper = dict(optimizer=dict(lr=0.05))
 train_cfg = dict(max_iters=iterations, val_interval=100)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-12, begin=0, end=51, by_epoch=False),
-    dict(type="CosineAnnealingLR", T_max=iterations - 50, begin=50, end=iterations, by_epoch=False),
+    dict(type="LinearLR", start_factor=1e-12, begin=0, end=31, by_epoch=False),
+    dict(type="CosineAnnealingLR", T_max=iterations - 30, begin=30, end=iterations, by_epoch=False),
 ]
 default_hooks = dict(checkpoint=dict(interval=100))

@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-pytest.importorskip("mmpretrain")
-
 from mmengine.registry import MODELS, DefaultScope
 
 from mmseg_resnest.models import ResNeSt
