@@ -2,14 +2,12 @@
 """The published ResNeSt-50 at output stride 8, from an image to its last feature map.
 
 The authors' network is their package's, with seeded weights, which all the others were given.
-torch.compile, ONNX Runtime and OpenVINO run this package's layers as they are (plain). What
-MMSegmentation computes is another network once it is dilated (benchmarks/exactness.py): its outputs
-are not compared. timm's network is the encoder of segmentation_models_pytorch, too.
+torch.compile, ONNX Runtime and OpenVINO run this package's layers as they are (plain). timm's
+network is the encoder of segmentation_models_pytorch, too.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 from exactness import published, timm
 from harness import Comparison, Work
 from models import stock_backbone
+from peers import missing
 from runtimes import in_torch, ways
 from torch import Tensor, nn
 
@@ -80,12 +79,7 @@ def stack(case: str) -> Work:
     columns = ARCHITECTURES[ARCH]
     torch.manual_seed(0)
     network = _Last(MODELS.build(stock_backbone(columns, 50))).to(DEVICE).eval()
-    run = in_torch(network, _images(case))
-
-    def work() -> None:
-        run()
-
-    return work
+    return in_torch(network, _images(case))
 
 
 def of_timm(case: str) -> Work:
@@ -121,10 +115,9 @@ WAYS: dict[str, Callable[[str], Work]] = {
     "mmseg-resnest": folded,
     **_found,
 }
-try:
-    importlib.import_module("timm")
-except ImportError as error:
-    MISSING["timm"] = f"cannot be imported ({error})"
+OTHER = "once it is dilated, another network (benchmarks/exactness.py): not compared"
+if why := missing("timm"):
+    MISSING["timm"] = why
 else:
     WAYS["timm"] = of_timm
 
@@ -135,6 +128,7 @@ COMPARISON = Comparison(
     ways=WAYS,
     agree=agree,
     missing=MISSING,
+    remarks={"MMSegmentation": OTHER, "timm": OTHER},
     repeats=5,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
 )

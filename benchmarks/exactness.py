@@ -8,10 +8,8 @@ stages, in float32 (where the order of sums alone makes about 1e-6).
 
     python benchmarks/exactness.py [--arch NAME ...] [--output-stride 8 16 32] [--json FILE]
 
-timm needs torchvision, which fits only the torch of its own build. In an environment of its own:
-
-    python -m venv timm && timm/bin/pip install torch torchvision timm && timm/bin/pip install -e .
-    timm/bin/python benchmarks/exactness.py --arch resnest50
+timm needs torchvision, which fits only the torch of its own build: `benchmarks/peers.sh DIR --list`
+makes an environment with both, DIR/bin/python.
 """
 
 from __future__ import annotations

@@ -44,6 +44,10 @@ class Comparison:
         least: The ratio to reach, by variant: one number, or one for each case.
         most_memory: The share of the reference's extra memory to keep to, by variant.
         missing: Variants that this machine cannot run, and why.
+        remarks: Variants that compute something else, and what; their results are not compared.
+        images: Of one call, by case, where images a second are wanted.
+        costs: Variant to a function that returns its ``parameters``, ``flops`` and ``published``
+            mIoU, where they are wanted.
         left_out: Variants that are not measured, by case, to save time.
         warmed: Whether memory is measured at the second call. The first one loads code and prepares
             the model as well.
@@ -60,6 +64,9 @@ class Comparison:
     least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     most_memory: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
+    costs: Mapping[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
     left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
     warmed: bool = False
     repeats: int = 7
@@ -277,7 +284,7 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
                 path.unlink(missing_ok=True)
                 if way == comparison.reference:
                     expected = output
-                elif comparison.agree is not None and output is not None:
+                elif not (comparison.agree is None or output is None or way in comparison.remarks):
                     try:
                         share = comparison.agree(expected, output)
                     except Exception as error:  # another shape, say
@@ -315,6 +322,10 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
             speed=summary(ratios),
             cpu_speed=summary(cpu_ratios),
         )
+        if case in comparison.images:
+            result["ways"][way]["images"] = comparison.images[case]
+        if way in comparison.costs:
+            result["ways"][way]["costs"] = comparison.costs[way]()
     return result
 
 

@@ -4,18 +4,22 @@
 MMSegmentation's variant at output stride 8, 150 classes, the same seeded weights everywhere.
 "Plain" are this package's layers as they are; torch.compile, ONNX Runtime and OpenVINO get these.
 "mmseg-resnest" is what its tools compute on a CPU. Labels of all pixels are compared, and every
-score must equal the reference's to 1e-4 of the largest.
+score must equal the reference's to 1e-4 of the largest. Beside them are other networks that a user
+could take, with parameters, FLOPs of one image (two a multiply-add) and the mIoU that their zoo
+publishes for ADE20K, single scale / multi-scale and mirrored. Weights here are random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from harness import Comparison, Work
 from models import our_model, stock_model
+from peers import REMARKS, SMP, ZOO, costs, missing, smp_model, zoo_model
 from runtimes import in_torch, ways
 from torch import Tensor, nn
 
@@ -64,6 +68,11 @@ def ours(case: str) -> Work:
     )
 
 
+def other(build: Callable[[], nn.Module]) -> Callable[[str], Work]:
+    """Another network; images to scores."""
+    return lambda case: in_torch(build().to(DEVICE).eval(), _images(case))
+
+
 def agree(expected: Tensor, scores: Tensor) -> float:
     """Share of equal labels of the images' pixels; none where a score is off by more than 1e-4."""
     if (scores - expected).abs().max() > 1e-4 * expected.abs().max():
@@ -88,6 +97,18 @@ WAYS: dict[str, Callable[[str], Work]] = {
     "mmseg-resnest": ours,
     **_found,
 }
+_networks: dict[str, Callable[[], nn.Module]] = {
+    name: lambda name=name: _Scores(zoo_model(name))
+    for name in ZOO  # type: ignore[misc]
+}
+if why := missing(SMP):
+    MISSING[SMP] = why
+else:
+    _networks[SMP] = lambda: smp_model(101)
+WAYS |= {name: other(build) for name, build in _networks.items()}
+_weights = {name: f"openmmlab/{config}" for name, config in ZOO.items()}
+_weights["MMSegmentation"] = "openmmlab/deeplabv3_resnest101_ade20k"
+_networks["MMSegmentation"] = lambda: _Scores(stock_model(101))
 
 COMPARISON = Comparison(
     title="Inference",
@@ -97,8 +118,14 @@ COMPARISON = Comparison(
     agree=agree,
     least={"mmseg-resnest": 1.5},
     missing=MISSING,
+    remarks=REMARKS,
+    images={case: int(case.split()[1]) for case in CASES},
+    costs={
+        name: partial(costs, build, SIZE, _weights.get(name, ""))
+        for name, build in _networks.items()
+    },
     # With eight images a turn of each takes minutes.
-    left_out={"batch 8": ("mmseg-resnest, plain", "torch.compile, frozen", "ONNX Runtime")},
+    left_out={"batch 8": ("mmseg-resnest, plain", "torch.compile, frozen", "ONNX Runtime", SMP)},
     repeats=3,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +59,35 @@ def _threads(ways: dict[str, Any]) -> str:
     return f"{text} ({', '.join(others)})" if others else text
 
 
+def _per_second(figures: dict[str, Any]) -> str:
+    rate = figures.get("images", 0) / figures["seconds"]["median"]
+    return f"{rate:.3g}" if rate else ""
+
+
+def _cost(name: str, form: Callable[[Any], str]) -> Callable[[dict[str, Any]], str]:
+    return lambda figures: form(figures["costs"][name]) if "costs" in figures else ""
+
+
+#: Columns of some comparisons: the key that they need, and the cell of a variant's figures.
+_MORE: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "images/s": ("images", _per_second),
+    "parameters": ("costs", _cost("parameters", lambda count: f"{count / 1e6:.1f} M")),
+    "FLOPs": ("costs", _cost("flops", lambda count: f"{count / 1e9:.0f} G")),
+    "published mIoU": ("costs", _cost("published", str)),
+}
+
+
 def markdown(result: dict[str, Any]) -> str:
     """One comparison as a section."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [f"## {result['title']}", "", f"`python benchmarks/run.py {result['name']}`.", ""]
     lines += [result["note"], ""]
-    lines += [
-        "| case | variant | time | CPU time | times as fast | by CPU time | extra memory | equal |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    every = [one for measured in result["cases"].values() for one in measured["ways"].values()]
+    more = {title: cell for title, (key, cell) in _MORE.items() if any(key in one for one in every)}
+    titles = ["case", "variant", "time", "CPU time", "times as fast", "by CPU time", "extra memory"]
+    titles += ["equal", *more]
+    lines += [f"| {' | '.join(titles)} |", "|" + len(titles) * "---|"]
     for case, measured in result["cases"].items():
         for way, figures in measured["ways"].items():
             reference = way == result["reference"]
@@ -80,6 +100,7 @@ def markdown(result: dict[str, Any]) -> str:
                 "1" if reference else _ratio(figures["cpu_speed"]),
                 _bytes(figures["peak_bytes"]),
                 _equal(figures.get("agreement")),
+                *(cell(figures) for cell in more.values()),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
@@ -117,6 +138,7 @@ def markdown(result: dict[str, Any]) -> str:
         short = [f"{case} (1/{1 / share:.1f})" for case, share in shares.items() if share > most]
         reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
         lines.append(f"- Aim, extra memory: 1/{1 / most:g} of the reference's; {reached}.")
+    lines += [f"- {way}: {what}." for way, what in result.get("remarks", {}).items()]
     for what, why in result["not_run"].items():
         lines.append(f"- Not run: {what}: {why}.")
     load = ", ".join(f"{value:.1f}" for value in machine["load"])

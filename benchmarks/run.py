@@ -133,6 +133,7 @@ def run(
         "complete": False,
         "cases": {},
         "not_run": dict(comparison.missing),
+        "remarks": {way: why for way, why in comparison.remarks.items() if way in comparison.ways},
     }
     if result["machine"]["gpu"] is None:
         result["not_run"]["on a GPU"] = "torch finds none on this machine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -51,7 +52,11 @@ COMPARISON = Comparison(
     title="Toy",
     reference="slow",
     cases={"same": "equal labels", "wrong": "20 of 1000 differ"},
-    ways={"slow": slow, "fast": fast, "broken": broken},
+    ways={"slow": slow, "fast": fast, "other": lambda case: fast("wrong"), "broken": broken},
+    remarks={"other": "another work: not compared"},
+    left_out={"wrong": ("other",)},
+    images={"same": 3},
+    costs={"fast": lambda: {"parameters": 2_500_000, "flops": 10**9, "published": "45.00"}},
     most_memory={"fast": 0.1},
     agree=lambda expected, labels: float((expected == labels).double().mean()),
     least={"fast": 2.0},
@@ -90,7 +95,8 @@ def test_a_comparison_is_measured_and_written(bench, monkeypatch, tmp_path, caps
     assert "98.0000%" in result["not_run"]["wrong"]
     assert not result["complete"] and "ValueError" in result["not_run"]["same: broken"]
     ways = result["cases"]["same"]["ways"]
-    assert set(ways) == {"slow", "fast"}
+    assert set(ways) == {"slow", "fast", "other"}
+    assert "agreement" not in ways["other"]
     assert ways["fast"]["agreement"] == 1
     assert len(ways["fast"]["seconds"]["all"]) == 2
     assert ways["slow"]["speed"]["all"] == [1, 1]
@@ -100,6 +106,8 @@ def test_a_comparison_is_measured_and_written(bench, monkeypatch, tmp_path, caps
     text = report.page(out)
     assert text == report.HEAD + "\n" + (out / "toy_comparison.md").read_text()
     assert "| same | fast |" in text and "Not run: wrong" in text
+    assert "published mIoU" in text and "| 2.5 M | 1 G | 45.00 |" in text
+    assert "- other: another work: not compared." in text
 
 
 @pytest.mark.parametrize(
@@ -155,6 +163,19 @@ def test_committed_results_make_the_page(bench):
     report, names = bench("report"), bench("run").NAMES
     assert report.PAGE.read_text("utf-8") == report.page(), "run: python benchmarks/report.py"
     assert {path.stem for path in report.RESULTS.glob("*.json")} <= set(names)
+
+
+def test_peers_have_an_environment_of_their_own(tmp_path):
+    """One that is there is used; a word is asked for before anything is installed."""
+    script = str(ROOT / "benchmarks" / "peers.sh")
+    assert subprocess.run([script, "--list"], capture_output=True).returncode == 2
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "installed").touch()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run([script, str(tmp_path), "--repeats", "1"], capture_output=True, text=True)
+    assert done.stdout.split()[1:] == ["backbone", "inference", "training", "--repeats", "1"]
 
 
 # --- what is compared
