@@ -30,7 +30,7 @@ COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._
 	torch.export, hypothesis, pytest, xdist
 
 .PHONY: help venv demo demo-nogl chaos bad-input forms docs-run nodes test test-long test-browser \
-	test-classify test-notebook docs lint format clean
+	test-classify test-fake-cuda test-notebook docs lint format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
@@ -41,6 +41,7 @@ help:
 	@echo 'make forms         every form of configs, data and weights in every tool: minutes'
 	@echo 'make docs-run      every command and config of the pages, on stand-ins: minutes'
 	@echo 'make test-long     more cases of what make test checks: minutes'
+	@echo 'make test-fake-cuda tensors of two devices and waits for a GPU, without one (PEERS=DIR, 5.5 GB)'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
 	@echo 'make test-classify image classification with MMPretrain, in an environment of its own (6 GB)'
 	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
@@ -134,6 +135,12 @@ test: lint
 
 test-long: venv
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m long $(PYTEST_FLAGS)
+
+# A CUDA build of torch: its fake tensors on cuda need no GPU. make test runs the same on meta.
+PEERS ?= build/peers
+test-fake-cuda:
+	benchmarks/peers.sh $(PEERS) --list > /dev/null
+	$(PEERS)/bin/python -m pytest -q tests/fake_cuda $(PYTEST_FLAGS)
 
 test-browser: venv
 	@$(PIP) --no-deps -r requirements-browser.txt

@@ -262,7 +262,13 @@ def set_normalisation(preprocessor: Any, mean: Sequence[float], std: Sequence[fl
 
 def converts_channels(preprocessor: Any) -> bool:
     """Whether a data preprocessor swaps RGB and BGR."""
-    return bool(preprocessor._channel_conversion)
+    return bool(getattr(preprocessor, "converts_channels", preprocessor._channel_conversion))
+
+
+def take_channel_conversion(preprocessor: Any) -> bool:
+    """Whether a data preprocessor was to swap RGB and BGR, which it does not do from now on."""
+    wanted, preprocessor._channel_conversion = bool(preprocessor._channel_conversion), False
+    return wanted
 
 
 def shape_as_tensor(x: torch.Tensor) -> torch.Tensor:

@@ -187,7 +187,7 @@ class SegmentationMetric(CountingMetric):
                 f"{label.shape[0]}x{label.shape[1]} (height x width); put LoadAnnotations after "
                 "Resize in the test pipeline, or correct the files",
             )
-        if pred.is_cuda and not pred.is_floating_point() and not self._keeps_images:
+        if pred.device.type != "cpu" and not pred.is_floating_point() and not self._keeps_images:
             return self._count_later(pred, label, str(image), num_classes), pred.numel()
         try:
             matrix = confusion_matrix(pred, label, num_classes, self.ignore_index)

@@ -8,7 +8,7 @@ from typing import Any
 
 import mmseg.models.data_preprocessor
 
-from .._stack import set_normalisation
+from .._stack import set_normalisation, take_channel_conversion
 from ..errors import UserError
 from ..registry import MODELS
 
@@ -38,9 +38,20 @@ class SegDataPreProcessor(mmseg.models.data_preprocessor.SegDataPreProcessor):
     ) -> None:
         if mean is None or std is None or {len(mean), len(std)} <= {1, 3}:
             super().__init__(mean, std, *args, **kwargs)
-            return
-        if len(mean) != len(std):
+        elif len(mean) != len(std):
             message = f"has {len(std)} values, and mean {len(mean)}"
             raise UserError("config-value", "config key model.data_preprocessor.std", message)
-        super().__init__(None, None, *args, **kwargs)
-        set_normalisation(self, mean, std)
+        else:
+            super().__init__(None, None, *args, **kwargs)
+            set_normalisation(self, mean, std)
+        self.converts_channels = take_channel_conversion(self)
+
+    def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
+        """As of mmseg's, which swaps red and blue by an index that it copies to a GPU each time.
+
+        That waits for the GPU, once an image; here they are swapped before.
+        """
+        inputs = data["inputs"]
+        if self.converts_channels and len(inputs[0]) == 3:
+            data = {**data, "inputs": [image.flip(0) for image in inputs]}
+        return super().forward(data, training)

@@ -54,7 +54,8 @@ class FixedBasesNMF2D(NMF2D):
     def _build_bases(self, B: int, S: int, D: int, R: int, device: Any = None) -> Tensor:
         """(B * S, D, R) bases to begin with."""
         if self.training and self.draws:
-            return super()._build_bases(B, S, D, R, device)
+            # On the device at once: the stack's are drawn on the CPU, and copying waits for a GPU.
+            return F.normalize(torch.rand((B * S, D, R), device=device), dim=1)
         return self.bases_at_rest.repeat(B, 1, 1)
 
     def forward(self, x: Tensor, return_bases: bool = False) -> Tensor:

@@ -62,6 +62,7 @@ class SegmentationLoss(nn.Module):
         self.reduction = reduction
         self.class_weight = None if class_weight is None else _read_weights(class_weight)
         self.ignore_index = ignore_index
+        self._constants: dict[Any, Tensor] = {}
 
     def check_outputs(self, outputs: int) -> None:
         """Raise UserError if the loss does not fit a head of so many outputs."""
@@ -89,11 +90,19 @@ class SegmentationLoss(nn.Module):
         """The class weights for scores (N, C, ...): (C,), or (2,) with one output."""
         if self.class_weight is None:
             return None
-        dtype = torch.promote_types(scores.dtype, torch.float32)
-        weights = scores.new_tensor(self.class_weight, dtype=dtype)
+        weights = self.constant(self.class_weight, scores)
         if scores.shape[1] == 1 and len(weights) == 1:
             weights = torch.cat([torch.ones_like(weights), weights])
         return weights
+
+    def constant(self, values: Sequence[float], scores: Tensor) -> Tensor:
+        """Values (C,) where scores are, in float32 at least; kept, as copying waits for a GPU."""
+        device, dtype = scores.device, torch.promote_types(scores.dtype, torch.float32)
+        key = (*values, device, dtype)
+        if key not in self._constants:
+            with torch.inference_mode(False):
+                self._constants[key] = torch.tensor(values, device=device, dtype=dtype)
+        return self._constants[key]
 
     def ignored(self, ignore_index: int | None) -> tuple[int, ...]:
         """The labels that do not count: the head's, and that of the loss."""

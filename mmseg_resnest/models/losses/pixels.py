@@ -125,12 +125,13 @@ class CrossEntropyLoss(SegmentationLoss):
         scores = as_classes(as_float(scores))
         ignored = -100 if ignore_index is None else ignore_index
         valid = labels != ignored
-        if not labels.is_cuda:  # where torch stops the process
+        if labels.device.type == "cpu":  # on a GPU torch stops the process, and asking would wait
             check_labels(labels, valid, scores.shape[1])
         loss = F.cross_entropy(scores, labels, weights, reduction="none", ignore_index=ignored)
         count: Tensor | int = labels.numel()
         if weights is not None:
-            count = weights[labels[valid]].sum()
+            # Not of ``labels[valid]``: a GPU would be waited for, to know how many these are.
+            count = (weights[labels.masked_fill(~valid, 0)] * valid).sum()
         elif self.avg_non_ignore:
             count = valid.sum()
         return loss, weight, count
@@ -218,7 +219,7 @@ class FocalLoss(SegmentationLoss):
         scores, targets, mask = against_rest(pred, target, weight, self.ignored(ignore_index))
         alpha: Any = self.alpha
         if isinstance(alpha, list):
-            alpha = by_channel(scores.new_tensor(alpha), scores)
+            alpha = by_channel(self.constant(alpha, scores), scores)
         probability = scores.sigmoid()
         miss = (1 - probability) * targets + probability * (1 - targets)
         factor = (alpha * targets + (1 - alpha) * (1 - targets)) * miss.pow(self.gamma)

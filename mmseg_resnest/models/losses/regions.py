@@ -27,9 +27,13 @@ from .base import (
 )
 
 
-def _counted_classes(classes: int, ignored: Sequence[int], first: int = 0) -> list[int]:
-    """Classes from ``first`` on whose label is not ignored."""
-    return [index for index in range(first, classes) if index not in ignored]
+def _counted_classes(classes: int, ignored: Sequence[int], first: int = 0) -> slice | list[int]:
+    """Classes from ``first`` on whose label is not ignored; a list only where it must be one.
+
+    An index that is a list is copied to a GPU, which is waited for.
+    """
+    counted = [index for index in range(first, classes) if index not in ignored]
+    return slice(first, classes) if len(counted) == classes - first else counted
 
 
 @MODELS.register_module()
