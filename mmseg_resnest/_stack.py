@@ -97,6 +97,19 @@ def _advice(error: ImportError) -> str:
     )
 
 
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Have a package that is not loaded yet count as missing meanwhile."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def import_stack() -> None:
     """Import mmengine, mmcv and mmseg, registering every part of MMSegmentation.
 
@@ -104,7 +117,9 @@ def import_stack() -> None:
         ImportError: One of them, or something that one of them needs, is missing; the message
             says what to install.
     """
-    with quietly():
+    # mmseg's data set of a service, OneDL, would load MMPretrain, and torchvision with it: seconds,
+    # and an error where torchvision does not go with PyTorch.
+    with quietly(), _without("mmpretrain"):
         for module in _MODULES:
             try:
                 importlib.import_module(module)

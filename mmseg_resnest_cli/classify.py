@@ -116,7 +116,11 @@ def run_training(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.training import train
+    from mmseg_resnest.errors import UserError
     from mmseg_resnest.evaluation import score_text
+
+    if args.teacher is not None:
+        raise UserError("argument", "--teacher", "is for segmentation only")
 
     use_device(args.device, args.launcher)
     with failing_together(args.launcher):
@@ -146,8 +150,8 @@ def run_training(args: argparse.Namespace) -> int:
     print_next(
         f"mmseg-resnest classify test {model}{images}",
         f"mmseg-resnest classify predict {model} IMAGE_OR_FOLDER --out classes.json",
-        "mmseg-resnest train SEGMENTATION_CONFIG --cfg-options model.backbone.init_cfg.type="
-        f"Pretrained model.backbone.init_cfg.checkpoint={shlex.quote(path)}",
+        "mmseg-resnest train SEGMENTATION_CONFIG --cfg-options "
+        + shlex.quote(f"model.backbone.init_cfg=dict(type='Pretrained', checkpoint={path!r})"),
     )
     return 0
 

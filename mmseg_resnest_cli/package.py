@@ -15,7 +15,7 @@ from typing import Any
 
 from .options import UsageError
 
-_OTHER = ("classification",)  # folders of configs
+_OTHER = ("classification", "detection")  # folders of configs
 
 
 def package_folder() -> Path:

@@ -57,6 +57,7 @@ REASONS: dict[str, list[Key]] = {
         _at("inference/runtimes.py:_open_openvino", "use device cpu"),
     ],
     "needs another installation": [
+        _at("models/classification.py:", "install a pair"),
         _at("engine/reproduce.py:config_of", "install the package again"),
         _at("weights/torch_files.py:read_torch", "an old PyTorch"),
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from advice import advises
 from user_errors import printed_error
 
 from mmseg_resnest.engine.classification import load_classification
@@ -95,7 +96,8 @@ def test_top1_and_top5_are_those_of_the_predictions(
 
     before = out.read_text()
     assert tool(*words, "--top", 5).returncode == 0 and out.read_text() == before
-    assert printed_error(tool(*words, "--top", 2).stderr) == ("output-exists", f"--out {out}")
+    code, text = printed_error(tool(*words, "--top", 2).stderr)
+    assert code == "output-exists" and text.startswith(f"--out {out}: ")
 
 
 def test_predictions_are_continued_where_they_were_stopped(
@@ -113,6 +115,8 @@ def test_predictions_are_continued_where_they_were_stopped(
     assert len(json.loads(out.read_text())["images"]) == 3
     model.best = None  # type: ignore[assignment,method-assign]
     assert len(list(classify_files(model, files[:3], 3, out))) == 3  # none is done again
+    with advises("inference/classifier.py:_continued", "name another file"):
+        next(classify_files(model, files, 2, out))
 
 
 def test_the_trained_backbone_starts_a_segmentation(run: Path, tmp_path: Path) -> None:
