@@ -154,7 +154,7 @@ PRIVATE_NAMES = {
     ),
     "mmengine.hooks.early_stopping_hook": ("_default_greater_keys", "_default_less_keys"),
     "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
-    "mmengine.runner.runner": ("_init_model_weights", "_load_from"),
+    "mmengine.runner.runner": ("_init_model_weights", "_load_from", "_maybe_compile"),
     "mmengine.runner.loops": ("_decide_current_val_interval", "_epoch", "_iter", "_max_iters"),
     "mmengine.optim.scheduler.param_scheduler": ("_global_step",),
     "mmengine.visualization.vis_backend": ("_env_initialized", "_init_env"),

@@ -78,10 +78,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.export import compare, export_model
     from mmseg_resnest.export.check import check_images, images_of_test, require_agreement
-    from mmseg_resnest.export.files import atomic_path
     from mmseg_resnest.export.int8 import quantise, require_one_class, score
     from mmseg_resnest.inference import load_segmentor
     from mmseg_resnest.inference.runtimes import PROGRAMS, SUFFIXES, is_exported
+    from mmseg_resnest.io.atomic import atomic_path
 
     out = Path(args.out)
     if out.suffix.lower() not in SUFFIXES:

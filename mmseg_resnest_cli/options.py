@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 __all__ = [
@@ -11,12 +12,14 @@ __all__ = [
     "UsageError",
     "add_config_options",
     "add_device_option",
+    "add_engine_options",
     "add_launcher_option",
     "add_service_options",
     "add_testing_options",
     "add_training_options",
     "add_trust_option",
     "band_numbers",
+    "engine_choice",
     "image_size",
     "run_options",
 ]
@@ -69,6 +72,43 @@ def add_device_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPU if there is one)")
 
 
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``, ``--compile`` and ``--precision``."""
+    engine = parser.add_mutually_exclusive_group()
+    engine.add_argument(
+        "--engine",
+        choices=["torch", "compile", "onnxruntime", "openvino", "auto"],
+        default="torch",
+        help="what computes the network; it is exported by itself, once for a checkpoint, and its "
+        "labels are compared with torch's. auto: the fastest of torch, onnxruntime and openvino "
+        "here (default: torch)",
+    )
+    engine.add_argument(
+        "--compile",
+        action="store_const",
+        const="compile",
+        dest="engine",
+        help="the same as --engine compile: torch.compile, which takes minutes at the first image",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bf16", "int8"],
+        default="float32",
+        help="of the network's products, where the processor has units for it; says how many "
+        "labels change (bf16: torch, compile, openvino; int8: onnxruntime, openvino)",
+    )
+
+
+def engine_choice(args: argparse.Namespace, images: Sequence[str] = ()) -> Any:
+    """What the arguments of :func:`add_engine_options` say; ``images`` to calibrate int8 on.
+
+    Raises UserError where it does not fit the machine or a package is missing.
+    """
+    from mmseg_resnest.runtimes import Choice
+
+    return Choice(args.engine, args.precision, tuple(images))
+
+
 def add_service_options(parser: argparse.ArgumentParser, port: int) -> None:
     """Add ``--host`` and ``--port``, with its default, of commands that listen."""
     parser.add_argument(
@@ -104,6 +144,12 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         "that was written last (put the option after the config)",
     )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the backbone's part of a step (torch.compile; config key compile), which "
+        "takes minutes at the first one",
+    )
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
     )

@@ -6,6 +6,7 @@
     mmseg-resnest predict model.onnx folder/ --out predictions   (or a published folder or name)
     mmseg-resnest predict CONFIG CHECKPOINT folder/ --out predictions --opacity 0.7
     mmseg-resnest predict CONFIG CHECKPOINT 'photos/*.jpg' --out predictions --save overlay coco
+    mmseg-resnest predict CONFIG CHECKPOINT folder/ --out predictions --engine auto
     mmseg-resnest predict CONFIG CHECKPOINT drive.mp4 --out predictions
     mmseg-resnest predict CONFIG CHECKPOINT 0 --out predictions         (a camera, until Ctrl-C)
 
@@ -17,11 +18,18 @@ same command goes on where it was stopped. Large images are segmented in tiles.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from .console import print_next
 from .named_models import add_model, model_rows, open_model, words
-from .options import add_config_options, add_device_option, add_trust_option
+from .options import (
+    add_config_options,
+    add_device_option,
+    add_engine_options,
+    add_trust_option,
+    engine_choice,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", required=True, help="folder to write to")
     add_trust_option(parser)
     add_device_option(parser)
+    add_engine_options(parser)
     parser.add_argument(
         "--save",
         nargs="+",
@@ -73,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.preflight import check_outputs, check_writable
     from mmseg_resnest.errors import UserError
+    from mmseg_resnest.inference.engine import choose_engine, prepare_engine
     from mmseg_resnest.inference.files import FileJob, plan_outputs
     from mmseg_resnest.inference.images import find_inputs
     from mmseg_resnest.inference.segmentor import FOLD_FROM
@@ -99,12 +109,16 @@ def run(args: argparse.Namespace) -> int:
         and not Path(args.source).is_file()
     ):
         raise UserError("not-found", args.source, "no such video")
+    engine_choice(args)  # before a model is loaded
     model = open_model(args, args.device)
     if folder:  # of which files are images the model says
         images, others = find_inputs(args.source, out, model.reader.suffixes)
         plan_outputs(images, out, args.save)
     check_outputs(model.cfg, {"--out": out})
     check_writable(out, "--out")
+    model.fingerprint  # noqa: B018 (of the weights as they were loaded, however many images)
+    choose_engine(model, engine_choice(args, images), partial(print, flush=True))
+    engine = prepare_engine(model, images[0] if images else None)
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(
         [
@@ -112,9 +126,9 @@ def run(args: argparse.Namespace) -> int:
             *model_rows(args),
             ("model", describe_model(model.model, model.cfg, len(model.classes))),
             ("device", str(model.device)),
+            *engine,
         ]
     )
-    model.fingerprint  # noqa: B018 (of the weights as they were loaded, however many images)
     if film or len(images) >= FOLD_FROM:
         model.fold()
     if film:

@@ -17,9 +17,17 @@ no passwords and no encryption: put a proxy before it that has.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from .named_models import add_model, open_model
-from .options import add_config_options, add_device_option, add_service_options, add_trust_option
+from .options import (
+    add_config_options,
+    add_device_option,
+    add_engine_options,
+    add_service_options,
+    add_trust_option,
+    engine_choice,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_trust_option(parser)
     add_device_option(parser)
+    add_engine_options(parser)
     add_service_options(parser, 8000)
     parser.add_argument(
         "--max-mbytes",
@@ -79,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
+    from mmseg_resnest.inference.engine import choose_engine, prepare_engine
     from mmseg_resnest.io.packages import needs_extra
 
     with needs_extra("serve"):
@@ -93,12 +103,16 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         gather=args.gather / 1000,
     )
+    choice = engine_choice(args)
     model = open_model(args, args.device)
+    choose_engine(model, choice, partial(print, flush=True))
+    engine = prepare_engine(model)  # not at the first request, which would wait
 
     def ready(address: str) -> None:
         rows = [
             ("serving", " ".join(filter(None, (args.config, args.checkpoint)))),
             ("device", str(model.device)),
+            *engine,
             ("address", address),
             ("try", f"curl --data-binary @photo.jpg '{address}/predict?output=overlay' > out.jpg"),
             ("stop", "Ctrl-C; what is being computed is answered first"),

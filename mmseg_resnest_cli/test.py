@@ -8,6 +8,7 @@ mmseg-resnest test CONFIG CHECKPOINT --out labels --show-dir pictures
 mmseg-resnest test CONFIG CHECKPOINT --official             (Cityscapes' own evaluation as well)
 mmseg-resnest test CONFIG CHECKPOINT --format ade20k --out submission \
     --cfg-options test_dataloader.dataset.data_prefix.img_path=images/testing
+mmseg-resnest test CONFIG CHECKPOINT --engine auto          (the fastest runtime here)
 mmseg-resnest dist-test CONFIG CHECKPOINT 8
 """
 
@@ -16,14 +17,17 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from functools import partial
 from typing import Any
 
 from .console import print_next
 from .named_models import add_model, name_model, words
 from .options import (
     add_config_options,
+    add_engine_options,
     add_launcher_option,
     add_testing_options,
+    engine_choice,
 )
 
 _NO_SPLIT = (
@@ -42,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for results.json and the log (default: test in the folder of the checkpoint's run)",
     )
     add_testing_options(parser)
+    add_engine_options(parser)
     parser.add_argument("--out", metavar="DIR", help="write label maps (PNG, class indices) here")
     parser.add_argument(
         "--show-dir", metavar="DIR", help="write image, label and prediction side by side here"
@@ -57,8 +62,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.testing import evaluate
+    from mmseg_resnest.runtimes import use_engine
 
     with failing_together(args.launcher):
+        choice = engine_choice(args)
         cfg, checkpoint = name_model(args, _NO_SPLIT)[:2]  # not the weights, for hours
         assert checkpoint is not None
     result = evaluate(
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         launcher=args.launcher,
         submission=args.format,
         official=args.official,
+        use_engine=partial(use_engine, choice=choice),
     )
     if is_main_process():
         print_test_summary(result, args.out, args.show_dir)

@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         work_dir=args.work_dir,
         resume=args.resume,
         amp=args.amp,
+        compiled=args.compile,
         auto_scale_lr=args.auto_scale_lr,
         seed=args.seed,
         launcher=args.launcher,

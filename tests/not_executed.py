@@ -53,8 +53,8 @@ REASONS: dict[str, list[Key]] = {
         _at("inference/load.py:published_config", "train from it"),
     ],
     "needs a GPU": [
-        _at("inference/runtimes.py:_open_onnx", "onnxruntime-gpu"),
-        _at("inference/runtimes.py:_open_openvino", "use device cpu"),
+        _at("runtimes/sessions.py:open_onnx", "onnxruntime-gpu"),
+        _at("runtimes/sessions.py:open_openvino", "use device cpu"),
     ],
     "needs another installation": [
         _at("models/classification.py:", "install a pair"),

@@ -8,6 +8,9 @@ key                 what it says
 ``fused_steps``     which ones are: ``matrix_products``, ``merged_pipeline``, ``folded_layers``
 ``precision``       ``float32``, ``float16`` with the kind of loss scale, ``bfloat16``, or the name
                     of another optimizer wrapper
+``engine``          ``torch``; ``compile`` where the features of a step, or in testing the network,
+                    are compiled by ``torch.compile``; ``onnxruntime`` or ``openvino`` with their
+                    version
 ``memory_order``    ``contiguous`` or ``channels_last``
 ``world_size``      processes
 ``deterministic``   whether only deterministic algorithms run
@@ -59,6 +62,7 @@ def numerics_of(cfg: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
     return {
         "fused": is_fused(cfg),
         "precision": precision_of(cfg.get("optim_wrapper")),
+        "engine": "compile" if cfg.get("compile") else "torch",
         "memory_order": "contiguous",
         "world_size": world_size,
         "deterministic": bool((cfg.get("randomness") or {}).get("deterministic", False)),

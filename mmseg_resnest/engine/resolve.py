@@ -65,6 +65,7 @@ class TrainingOptions:
     pins: Mapping[str, str] = field(default_factory=dict)
     run: RunOptions = field(default_factory=RunOptions)
     teacher: str | None = None
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
         _set_start(cfg, options)
         notes.append(_set_seed(cfg, options))
         _set_numerics(cfg)
+        if options.compiled:
+            cfg.compile = cfg.get("compile") or True
         if options.amp:
             notes.append(("precision", enable_amp(cfg, machine.cuda)))
         notes.append(_slow_precision(cfg, machine))
@@ -147,6 +150,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     else:
         _set_test_folder(cfg, options)
         cfg.load_from, cfg.resume = None, False  # the weights are those of the command line
+        cfg.pop("compile", None)  # of training; in testing an engine is chosen
         _set_numerics(cfg)
         if options.tta:
             _use_tta(cfg)

@@ -57,7 +57,15 @@ _READ = frozenset(
     }
 )
 #: Numerics that change rounding alone.
-_ROUNDING = ("world_size", "memory_order", "threads", "device", "deterministic", "versions")
+_ROUNDING = (
+    "engine",
+    "world_size",
+    "memory_order",
+    "threads",
+    "device",
+    "deterministic",
+    "versions",
+)
 #: What learning rates depend on.
 _OPTIMIZATION = frozenset(
     {"optim_wrapper", "param_scheduler", "train_cfg", "train_dataloader", "auto_scale_lr"}

@@ -25,6 +25,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop as MMEngineIterLoop
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.visualization import Visualizer
+from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -33,6 +34,8 @@ from ..datasets import build_dataset
 from ..errors import UserError
 from ..evaluation import build_evaluator
 from ..io.atomic import atomic_write
+from ..kernels.compiled import Compiled
+from ..models import EncoderDecoder
 from ..registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from ..version import __version__
 from .checkpoint import load_weights
@@ -172,6 +175,21 @@ class Runner(MMEngineRunner):
             model_wrapper_cfg = {**model_wrapper_cfg, "type": found or kind}
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def _maybe_compile(self, target: str) -> None:
+        """Compile the features of training steps (config key ``compile``).
+
+        The rest of a step is small, or sets free what is compiled. In testing an engine computes;
+        models of other classes are compiled as MMEngine does it.
+        """
+        options = self.cfg.get("compile")
+        model: Any = self.model.module if is_model_wrapper(self.model) else self.model
+        if not isinstance(model, EncoderDecoder):
+            super()._maybe_compile(target)
+        elif options and target == "train_step":
+            settings = options if isinstance(options, Mapping) else {}
+            say = functools.partial(print, flush=True) if is_main_process() else self.logger.info
+            model.compiled = Compiled(StockEncoderDecoder.extract_feat, say, **settings)
+
     def _init_model_weights(self) -> None:
         if not self.sharded:  # otherwise done before they were sharded
             super()._init_model_weights()
@@ -237,7 +255,10 @@ class Runner(MMEngineRunner):
         """The numerics of this run, with the fused steps that it uses; see :mod:`.numerics`."""
         known = self.numerics or numerics_of(self.cfg, self.world_size)
         steps = fused_steps_of(self.model, self.cfg, folded_layers)
-        return {**known, "fused_steps": steps}
+        model: Any = self.model.module if is_model_wrapper(self.model) else self.model
+        compiled = getattr(model, "compiled", None)
+        engine = "torch" if compiled is not None and compiled.failed else known["engine"]
+        return {**known, "engine": engine, "fused_steps": steps}
 
     def checkpoint_record(
         self,

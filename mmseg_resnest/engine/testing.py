@@ -7,12 +7,14 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.dist import get_world_size, is_main_process
 
 from ..datasets import build_dataset
@@ -23,7 +25,7 @@ from ..evaluation.results_file import RESULTS_FILE
 from ..io.memory import ran_out_of_memory
 from ..io.remove import remove_file
 from ..io.text import error_words
-from ..models import fold_for_inference
+from ..models import EncoderDecoder, fold_for_inference, windows_of
 from ..registry import building
 from ..version import __version__
 from ..weights import load_checkpoint, pinned, resolve_checkpoint
@@ -53,6 +55,9 @@ from .runner import Runner
 from .same_run import check_same_run, failing_together
 from .watch import doing, lost_processes_explained
 
+#: Takes a model, its config and ``tell``; gives what computes the model's network, or None.
+UseEngine = Callable[..., Any]
+
 _UNSCORED = (
     "to predict images without labels, add --cfg-options test_evaluator=[] and --out DIR, or use "
     "mmseg-resnest predict"
@@ -70,6 +75,7 @@ def evaluate(
     launcher: str = "none",
     submission: str | None = None,
     official: bool = False,
+    use_engine: UseEngine | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a config's test split, or predict it for a benchmark's server.
 
@@ -91,6 +97,8 @@ def evaluate(
         submission: ``cityscapes``, ``ade20k`` or ``voc``: write into ``out_dir`` what that server
             takes, check it and pack it. Nothing is scored and no labels are read.
         official: Run Cityscapes' official evaluation as well.
+        use_engine: Lets another runtime compute the network:
+            :func:`mmseg_resnest.runtimes.use_engine` with its ``choice``. None: torch.
 
     Returns:
         What ``results.json`` holds, and ``work_dir``; on every process. With ``submission`` also
@@ -147,9 +155,12 @@ def evaluate(
         # On every process: a sampler that is built agrees on its seed with the others'.
         dataset = runner.test_loop.dataloader.dataset
         _name_images(dataset)
+        engine = _prepare_engine(runner, use_engine)
         if is_main_process():
-            _print_header(runner, checkpoint, options.tta, notes)
-        folded = is_fused(cfg) and not machine.cuda
+            _print_header(
+                runner, checkpoint, options.tta, [*(engine.rows if engine else ()), *notes]
+            )
+        folded = is_fused(cfg) and not machine.cuda and (engine is None or engine.folds)
         if folded:
             fold_for_inference(runner.model.eval())
         if is_main_process():  # so that none of an earlier evaluation's stays beside this one's
@@ -179,7 +190,10 @@ def evaluate(
             "iteration": written and written[1],
             "tta": options.tta,
             "folded": folded,
-            "numerics": runner.describe_numerics(folded),
+            "numerics": {
+                **runner.describe_numerics(folded),
+                **(engine.describe() if engine else {"precision": "float32"}),
+            },
             "version": __version__,
             "seconds": seconds,
         }
@@ -229,6 +243,26 @@ def check_test_data(cfg: Config) -> None:
         if any(folder == path or folder in path.parents for folder in folders):
             raise UserError(error.code, path, f"{error.message}; {_UNSCORED}") from error
         raise
+
+
+def _prepare_engine(runner: Runner, use_engine: UseEngine | None) -> Any:
+    """Have the engine, if any, prepared on the first image."""
+    if use_engine is None:
+        return None
+    say = partial(print, flush=True) if is_main_process() else runner.logger.info
+    model: Any = runner.model.eval()
+    engine = use_engine(model, runner.cfg, tell=say)
+    if engine is None:
+        return None
+    while not isinstance(model, EncoderDecoder):
+        model = model.module
+    with torch.no_grad():
+        batch: Any = pseudo_collate([runner.test_dataloader.dataset[0]])
+        if not torch.is_tensor(batch["inputs"][0]):  # the views of test-time augmentation
+            batch = {key: value[0] for key, value in batch.items()}
+        inputs = model.data_preprocessor(batch, False)["inputs"]
+        engine.prepare(windows_of(model, inputs))
+    return engine
 
 
 class _Steps(Compose):

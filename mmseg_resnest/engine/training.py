@@ -71,6 +71,7 @@ def train(
     run: RunOptions | None = None,
     teacher: str | None = None,
     open_model: OpenModel | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train as a config says; everything that can be checked is checked before anything is written.
 
@@ -94,6 +95,7 @@ def train(
             ``distillation.teacher``.
         open_model: Loads it on the CPU by its name, needed where the run has one:
             :func:`mmseg_resnest.load_segmentor`.
+        compiled: Compile the backbone's part of a step (config key ``compile``).
 
     Returns:
         On every process ``work_dir`` and ``seconds``; on the first one also what ``results.json``
@@ -128,6 +130,7 @@ def train(
             *(folder, seed, amp, auto_scale_lr, launcher, tuple(log_to)),
             run=run or RunOptions(),
             teacher=teacher,
+            compiled=compiled,
         )
         if work_dir is not None:
             check_free(cfg, folder, resume)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,34 +18,9 @@ from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.images import find_inputs
 from ..registry import building
+from ..runtimes.agreement import LABELS_EQUAL, SCORES_WITHIN, Agreement
 
 __all__ = ["Agreement", "check_images", "compare", "require_agreement"]
-
-LABELS_EQUAL = 0.9999
-SCORES_WITHIN = 1e-3
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two models agree."""
-
-    images: int
-    pixels: int  # of all of them
-    labels: float  # share of pixels with the same label
-    scores: float | None  # largest difference of a probability; None where a model gives none
-
-    @property
-    def good(self) -> bool:
-        """Whether 99.99% of the labels are equal, and probabilities to 1e-3."""
-        within = self.scores is None or self.scores <= SCORES_WITHIN
-        return self.labels >= LABELS_EQUAL and within
-
-    def __str__(self) -> str:
-        scores = "" if self.scores is None else f", probabilities within {self.scores:.1e}"
-        return (
-            f"{100 * self.labels:.4f}% of the labels equal{scores} ({self.images} images, "
-            f"{self.pixels:,} pixels)"
-        )
 
 
 def images_of_test(cfg: Config, labelled: bool = False) -> Any:

@@ -3,29 +3,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..engine.logs import only_errors
 from ..errors import UserError
 from ..inference import Segmentor
 from ..inference.runtimes import SUFFIXES
+from ..io.atomic import atomic_path
 from ..io.packages import needs_extra
+from ..runtimes.files import DEFAULT_OPSET, write_onnx, write_openvino
 from .metadata import make_metadata
 from .network import AlignedCorners, ExportNetwork, output_of
 
-__all__ = ["DEFAULT_OPSET", "export_model", "export_onnx", "atomic_path"]
+__all__ = ["DEFAULT_OPSET", "export_model", "export_onnx"]
 
-OPSETS = (11, 20)  # what the exporter writes
-DEFAULT_OPSET = 17
 _AXES: dict[str, dict[int, str | None]] = {
     "float32": {0: "batch", 2: "height", 3: "width"},
     "logits": {0: "batch", 1: None, 2: "height", 3: "width"},
@@ -33,27 +28,6 @@ _AXES: dict[str, dict[int, str | None]] = {
     "labels": {0: "batch", 1: "height", 2: "width"},
     "masks": {0: "batch", 1: None, 2: "height", 3: "width"},
 }
-
-
-@contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to, which is moved to ``target`` when the block ends without an error.
-
-    Other files that are written beside it (OpenVINO's ``.bin``) are moved along. A UserError says
-    that the folder cannot be written.
-    """
-    path = Path(target)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:50]}.") as folder:
-            yield Path(folder) / path.name
-            # ``target`` last: when it is there, so is all that it needs.
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
-                os.replace(file, path.parent / file.name)
-    except OSError as error:
-        raise UserError(
-            "not-writable", path, f"cannot be written ({error.strerror or error})"
-        ) from error
 
 
 def export_model(
@@ -112,58 +86,22 @@ def export_onnx(
     processing: bool = False,
     opset: int | None = None,
 ) -> Path:
-    """Write a model as ONNX; see :func:`export_model`.
-
-    By tracing. PyTorch's other exporter (``dynamo=True``) gives the same outputs with sizes just as
-    free, and took 81 s instead of 5 s for PSPNet on ResNeSt-50.
-    """
-    with needs_extra("deploy"):
-        import onnx
-    version = DEFAULT_OPSET if opset is None else opset
-    low, high = OPSETS
-    if not low <= version <= high:
-        raise UserError("argument", "option --opset", f"{version} must be from {low} to {high}")
+    """Write a model as ONNX; see :func:`export_model`."""
     network = ExportNetwork(model, processing)
     about = make_metadata(model, processing)
     given, got = "uint8" if processing else "float32", output_of(model, processing)
-    axes = [{a: n for a, n in _AXES[kind].items() if n} for kind in (given, got)]
-    quiet = only_errors(logging.getLogger("torch.onnx"))
-    with atomic_path(path) as part, torch.no_grad(), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network, (network.sample(),), os.fspath(part), dynamo=False, opset_version=version,
-            input_names=["images"], output_names=[got], autograd_inlining=False,
-            dynamic_axes={"images": axes[0], got: axes[1]},
+    with atomic_path(path) as part:
+        write_onnx(
+            network, network.sample(), part, _AXES[given], (got, _AXES[got]), about,
+            network.net.out_channels, DEFAULT_OPSET if opset is None else opset,
         )  # fmt: skip
-        graph = onnx.load(part)
-        _name_sizes(graph.graph.input[0], _AXES[given])
-        _name_sizes(graph.graph.output[0], _AXES[got], network.net.out_channels)
-        del graph.metadata_props[:]
-        onnx.helper.set_model_props(graph, about)
-        graph.doc_string = ""
-        onnx.checker.check_model(graph)
-        onnx.save(graph, part)
     return Path(path)
-
-
-def _name_sizes(value: Any, axes: dict[int, str | None], channels: int | None = None) -> None:
-    """Give the free sizes of a graph's input or output names that say what they are."""
-    for axis, name in axes.items():
-        size = value.type.tensor_type.shape.dim[axis]
-        size.Clear()
-        if name is None:
-            size.dim_value = channels
-        else:
-            size.dim_param = name
 
 
 def _export_openvino(model: Segmentor, path: Path, processing: bool) -> Path:
     with needs_extra("openvino"):
-        import openvino
+        import openvino  # noqa: F401
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as part:
         source = export_onnx(model, Path(folder) / "model.onnx", processing)
-        network = openvino.convert_model(source)
-        for key, value in make_metadata(model, processing).items():
-            network.set_rt_info(value, key)
-        openvino.save_model(network, part, compress_to_fp16=False)
+        write_openvino(source, part, make_metadata(model, processing))
     return path

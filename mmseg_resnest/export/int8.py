@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,36 +16,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..datasets.reader import ImageInput
-from ..engine.logs import only_errors
 from ..errors import UserError
 from ..evaluation import SegmentationScores, confusion_matrix, scores_from_confusion
 from ..inference import Segmentor
 from ..inference.runtimes import load_exported
-from ..io.packages import needs_extra
+from ..io.atomic import atomic_path
+from ..runtimes.files import quantise_onnx
 from .check import images_of_test
-from .files import atomic_path
 
 __all__ = ["quantise", "score"]
 
-# The pixels' weighted sums, which take the time. What joins them (attention, sums, resizing) stays
-# in float32: it is cheap and loses most.
-_OPERATIONS = ["Conv"]
 
-
-class _Inputs:
-    """The network's inputs, as ONNX Runtime's calibration asks for them."""
-
-    def __init__(self, inputs: Iterator[dict[str, NDArray]]) -> None:
-        self._inputs = inputs
-
-    def get_next(self) -> dict[str, NDArray] | None:
-        """The next input by name; None after the last."""
-        return next(self._inputs, None)
-
-
-def _inputs_of(
-    model: Segmentor, name: str, images: Sequence[ImageInput]
-) -> Iterator[dict[str, NDArray]]:
+def _inputs_of(model: Segmentor, images: Sequence[ImageInput]) -> Iterator[NDArray]:
     network = cast(Any, model.model)
     run, seen = network.run, []
 
@@ -58,7 +38,7 @@ def _inputs_of(
     network.run = record
     for image in tqdm(images, desc="calibrating", unit="image", disable=None, leave=False):
         model([image])
-        yield from ({name: inputs} for inputs in seen)
+        yield from seen
         seen.clear()
 
 
@@ -82,41 +62,13 @@ def quantise(
     Raises:
         UserError: There is no image, a package is missing, or a file cannot be read or written.
     """
-    with needs_extra("deploy"):
-        import onnx
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
     if Path(target).suffix.lower() != ".onnx":
         raise UserError("argument", target, "only ONNX files are quantised: end the name in .onnx")
     if not images:
         raise UserError("argument-missing", "images", "give at least one image to calibrate on")
     model = load_exported(source)
-    # It advises pre-processing, which is done here.
-    quiet = only_errors(logging.getLogger())
-    with tempfile.TemporaryDirectory() as folder, atomic_path(target) as part, quiet:
-        prepared = os.path.join(folder, "prepared.onnx")
-        # Its symbolic shape inference fails on free sizes and is not needed for convolutions.
-        quant_pre_process(os.fspath(source), prepared, skip_symbolic_shape=True)
-        graph = onnx.load(prepared)
-        last = [n.name for n in graph.graph.node if n.op_type == "Conv"][-1:]
-        inputs = _Inputs(_inputs_of(model, graph.graph.input[0].name, images))
-        quantization.quantize_static(
-            prepared,
-            os.fspath(part),
-            cast(Any, inputs),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=_OPERATIONS,
-            nodes_to_exclude=last if skip_last else [],
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"ActivationSymmetric": False},
-        )
-        written = onnx.load(part)
-        about = {p.key: p.value for p in onnx.load(source).metadata_props}
-        del written.metadata_props[:]
-        onnx.helper.set_model_props(written, about)
-        onnx.save(written, part)
+    with atomic_path(target) as part:
+        quantise_onnx(source, part, _inputs_of(model, images), skip_last)
     return Path(target)
 
 

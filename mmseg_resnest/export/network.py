@@ -22,8 +22,8 @@ from ..inference import Segmentor
 from ..inference.record import check_exported, plain_loading, plain_pipeline
 from ..io.checks import NotAllowed
 from ..models import SegDataPreProcessor, thresholds_of
+from ..runtimes.free_sizes import keep_sizes_free
 from ..version import __version__
-from .free_sizes import keep_sizes_free
 
 __all__ = ["AlignedCorners", "ExportNetwork", "make_record", "output_of", "reading"]
 

@@ -16,7 +16,9 @@ from ..engine.preflight import check_device
 from ..engine.reproduce import config_of
 from ..engine.trained import checkpoint_in, is_trained, load_trained
 from ..errors import UserError
+from ..runtimes import Choice
 from ..weights import catalogue, find
+from .engine import choose_engine
 from .published import is_published, load_published
 from .runtimes import is_exported, load_exported
 from .segmentor import BATCH_PIXELS, Segmentor, load_config_model
@@ -52,6 +54,8 @@ def load_segmentor(
     device: str | torch.device | None = None,
     batch_pixels: int = BATCH_PIXELS,
     trust: bool = False,
+    engine: str = "torch",
+    precision: str = "float32",
 ) -> Segmentor:
     """Load a model to segment images with.
 
@@ -74,14 +78,31 @@ def load_segmentor(
             bounds the memory. A larger image goes alone.
         trust: Load ``.pt2`` and ``.torchscript`` files, which are programs that run with your
             rights: only files whose makers' programs you would run.
+        engine: What computes the network: ``torch``, ``compile`` (``torch.compile``),
+            ``onnxruntime``, ``openvino``, or ``auto``, the fastest of torch, ONNX Runtime and
+            OpenVINO here. The first image exports it, once for each content, and compares the
+            labels with torch's (docs/performance.md).
+        precision: ``float32``, or ``bf16`` or ``int8`` where the processor has units for it.
 
     Returns:
         The model; call it with an image.
 
     Raises:
-        UserError: The config, the weights or the device is missing or does not fit, or the file
-            is a program and ``trust`` is False.
+        UserError: The config, the weights or the device is missing or does not fit, the file is a
+            program and ``trust`` is False, or the engine or its precision cannot be used.
     """
+    choice = Choice(engine, precision)
+    found = _load(config, weights, device, batch_pixels, trust)
+    return found if choice.is_plain else choose_engine(found, choice)
+
+
+def _load(
+    config: str | os.PathLike[str] | Config,
+    weights: str | os.PathLike[str] | EllipsisType | None,
+    device: str | torch.device | None,
+    batch_pixels: int,
+    trust: bool,
+) -> Segmentor:
     checkpoint = None if isinstance(weights, EllipsisType) else weights
     if checkpoint is None and not isinstance(config, Config):
         if is_published(config):

@@ -13,7 +13,6 @@ TorchScript files code: both are programs, loaded only where the caller trusts t
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,19 +31,17 @@ from ..datasets.transforms import PackSegInputs
 from ..engine.preflight import check_device
 from ..errors import UserError
 from ..io.bit_planes import unpack
-from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
-from ..io.packages import needs_extra
+from ..io.cancel import Cancelled, raise_if_cancelled
 from ..io.text import error_words, printable
 from ..models import EncoderDecoder, SegDataPreProcessor
 from ..registry import building
+from ..runtimes.sessions import RECORD_KEY, Run, Session, open_onnx, open_openvino
 from .onnx_check import check_onnx
 from .record import read_exported, record_config
 from .segmentor import BATCH_PIXELS, Segmentor
 
 __all__ = ["PROGRAMS", "RECORD_KEY", "SUFFIXES", "ExportedNetwork", "is_exported", "load_exported"]
 
-#: The name of the record among a file's metadata.
-RECORD_KEY = "mmseg_resnest"
 #: Suffix -> what runs such a file.
 SUFFIXES = {
     ".onnx": "ONNX Runtime",
@@ -55,7 +52,6 @@ SUFFIXES = {
 #: Suffixes of files that are programs.
 PROGRAMS = (".pt2", ".torchscript")
 
-Run = Callable[[Tensor], Tensor]
 #: What runs a file, the text of its record, and the types of its inputs where it declares them.
 Opened = tuple[Run, str | None, list[str] | None]
 _UNTRUSTED = (
@@ -63,8 +59,6 @@ _UNTRUSTED = (
     "made it or trust who did, or use .onnx or a published folder, which are data"
 )
 _STARTS = {".xml": (b"<?xml", b"<net")}
-#: The runtimes' names of the types that a record knows.
-_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "f32": "float32", "u8": "uint8"}
 
 
 def is_exported(path: object) -> bool:
@@ -230,62 +224,16 @@ def _checked(run: Run, record: dict[str, Any], file: Path) -> Run:
 
 
 def _open_onnx(file: Path, device: torch.device) -> Opened:
-    with needs_extra("deploy"):
-        import onnxruntime
-    onnxruntime.set_default_logger_severity(3)
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            said = "ONNX Runtime has no CUDA here; install onnxruntime-gpu"
-            raise UserError("device", str(device), said)
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     check_onnx(file)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
-    except Exception as error:  # its own kinds, which have no public names
-        raise UserError("format", file, f"ONNX Runtime cannot load it ({error})") from error
-    declared = session.get_inputs()
-    if not declared:
-        raise UserError("format", file, "takes no image, so it is not an exported model")
-
-    def run(inputs: Tensor) -> Tensor:
-        this_run = onnxruntime.RunOptions()
-        with end_when_cancelled(lambda: setattr(this_run, "terminate", True)):
-            output = session.run(None, {declared[0].name: inputs.cpu().numpy()}, this_run)[0]
-        return torch.from_numpy(output).to(device)
-
-    record = session.get_modelmeta().custom_metadata_map.get(RECORD_KEY)
-    return run, record, [_TYPES.get(entry.type, str(entry.type)) for entry in declared]
+    return _of_session(open_onnx(file, device))
 
 
 def _open_openvino(file: Path, device: torch.device) -> Opened:
-    with needs_extra("openvino"):
-        import openvino
-    if device.type != "cpu":
-        raise UserError("device", str(device), "OpenVINO files run on the CPU; use device cpu")
-    options = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        # Otherwise it computes in bfloat16 where the processor has that.
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    try:
-        network = openvino.Core().read_model(file)
-        compiled = openvino.compile_model(network, "CPU", options)
-    except RuntimeError as error:
-        raise UserError("format", file, f"OpenVINO cannot load it ({error})") from error
-    per_thread = threading.local()  # a request belongs to one thread at a time
+    return _of_session(open_openvino(file, device))
 
-    def run(inputs: Tensor) -> Tensor:
-        if not hasattr(per_thread, "request"):
-            per_thread.request = compiled.create_infer_request()
-        # A copy: the request's next call overwrites its output.
-        return torch.from_numpy(per_thread.request.infer([inputs.numpy()])[0].copy())
 
-    record = network.get_rt_info(RECORD_KEY).astype(str) if RECORD_KEY in network.rt_info else None
-    names = [entry.get_element_type().get_type_name() for entry in compiled.inputs]
-    return run, record, [_TYPES.get(name, name) for name in names]
+def _of_session(session: Session) -> Opened:
+    return session.run, session.record, session.inputs
 
 
 def _open_pt2(file: Path, device: torch.device) -> Opened:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,7 +42,9 @@ from ..models import (
     thresholds_of,
 )
 from ..registry import building
+from ..runtimes import Engine
 from ..version import __version__
+from ..weights.hashes import tensor_digests
 from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import find_images
 from .result import MultilabelSegmentation, ScoreBands, Segmentation
@@ -94,9 +95,11 @@ class Segmentor:
         batch_pixels: Images of equal size go through the network together, as long as they have
             no more pixels than this in all: the bound on memory.
         files: Files that hold parts of the network that its state dict lacks.
+        engine: What computes the network; None: the model itself, in float32.
     """
 
     files: tuple[Path, ...] = ()
+    engine: Engine | None = None
 
     def __init__(
         self,
@@ -140,25 +143,25 @@ class Segmentor:
 
         It is computed when it is first asked for, and kept.
         """
-        weights = {}
-        for name, value in self.model.state_dict().items():
-            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-            weights[name] = [str(value.dtype), list(value.shape), digest]
+        weights = tensor_digests(self.model.state_dict())
         imports = (self.cfg.get("custom_imports") or {}).get("imports") or ()
         names = [imports] if isinstance(imports, str) else imports
         modules = [getattr(sys.modules.get(name), "__file__", None) or "" for name in names]
         files = [*self.files, *(Path(file) for file in modules if os.path.isfile(file))]
         facts = dict(flatten(dict(self.cfg.items())))
-        return fingerprint(__version__, weights, files, facts, self.classes, self.palette)
+        parts = [__version__, weights, files, facts, self.classes, self.palette]
+        if self.engine is not None and self.engine.precision != "float32":
+            parts.append(self.engine.precision)
+        return fingerprint(*parts)
 
     def fold(self) -> Segmentor:
         """Fold the network for speed if it computes on a CPU; returns the same model.
 
         See :func:`~mmseg_resnest.models.fold_for_inference`: its parameters have other names
-        afterwards, so it can be neither saved nor exported.
+        afterwards, so it can be neither saved nor exported. Where another engine computes the
+        network nothing is done.
         """
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and (self.engine is None or self.engine.folds):
             fold_for_inference(self.model)
         return self
 
@@ -358,6 +361,11 @@ class Segmentor:
         if conflict is not None:
             raise UserError("image", loaded.path or "an image", conflict.text)
         return data
+
+    def network_inputs(self, image: ImageInput) -> Tensor:
+        """An image as the network gets it, (1, C, H, W)."""
+        batch = pseudo_collate([self._prepare(image)])
+        return cast(Any, self.model).data_preprocessor(batch, False)["inputs"]
 
     def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:
         """The network's outputs for inputs of one size."""

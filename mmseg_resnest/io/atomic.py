@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,3 +59,24 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write a file atomically; text as UTF-8. See :func:`atomic_open`."""
     with atomic_open(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to, which is moved to ``target`` when the block ends without an error.
+
+    Other files that are written beside it (OpenVINO's ``.bin``) are moved along. A UserError says
+    that the folder cannot be written.
+    """
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem[:50]}.") as folder:
+            yield Path(folder) / path.name
+            # ``target`` last: when it is there, so is all that it needs.
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise UserError(
+            "not-writable", path, f"cannot be written ({error.strerror or error})"
+        ) from error

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import socket
@@ -16,16 +17,38 @@ from typing import Any
 _PF_EXITING = 0x4  # linux/sched.h
 #: Flags of processors with units for bfloat16, of x86 and of ARM.
 _BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+#: The same for sums of products of 8-bit numbers.
+_INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"})
 
 
 def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
     """Whether the processor has units for bfloat16; None where the system does not tell."""
+    flags = _flags(cpuinfo)
+    return None if flags is None else not _BFLOAT16.isdisjoint(flags)
+
+
+def has_int8(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
+    """Whether the processor has units for products of 8-bit numbers; None as above."""
+    flags = _flags(cpuinfo)
+    return None if flags is None else not _INT8.isdisjoint(flags)
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the system calls the processor; of what architecture it is where it does not tell."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(cpuinfo), re.M)
+    return found[1].strip() if found else platform.machine()
+
+
+def _flags(cpuinfo: Path) -> set[str] | None:
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(cpuinfo), re.M)
+    return None if found is None else set(found[1].split())
+
+
+def _cpuinfo(cpuinfo: Path) -> str:
     try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+        return cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.M)
-    return None if flags is None else not _BFLOAT16.isdisjoint(flags[1].split())
+        return ""
 
 
 def cpu_count() -> int:

@@ -26,7 +26,7 @@ from .multilabel import overlaps, thresholds_of
 from .norm import SyncBN
 from .pretrained import Pretrained
 from .resnest import ARCHITECTURES, ResNeSt
-from .segmentor import EncoderDecoder, input_channels, probabilities
+from .segmentor import EncoderDecoder, input_channels, probabilities, windows_of
 from .split_attention import DropBlock2d, SplitAttentionConv2d
 from .tta import SegTTAModel
 
@@ -68,4 +68,5 @@ __all__ = [
     "probabilities",
     "thresholds_of",
     "use_channels_last",
+    "windows_of",
 ]

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
@@ -102,6 +103,11 @@ class EncoderDecoder(StockEncoderDecoder):
     multilabel = False
     #: A :class:`~.distillation.Distillation`: what the training learns from a teacher.
     distillation: Any = None
+    #: What computes :meth:`logits` in place of backbone, neck and head: another runtime's network.
+    runtime: Callable[[Tensor], Tensor] | None = None
+    #: What computes :meth:`extract_feat` of training steps: a
+    #: :class:`~mmseg_resnest.kernels.compiled.Compiled` of the stack's method.
+    compiled: Callable[[Any, Tensor], Any] | None = None
 
     def __init__(self, *args: Any, multilabel: bool = False, **kwargs: Any) -> None:
         check_value("model.multilabel", multilabel, "True or False", isinstance(multilabel, bool))
@@ -126,6 +132,24 @@ class EncoderDecoder(StockEncoderDecoder):
                 "is for classes that overlap: set model.multilabel=True; the threshold of a single "
                 "output is model.decode_head.threshold",
             )
+
+    def extract_feat(self, inputs: Tensor) -> Any:
+        """Feature maps of normalised images (N, 3, H, W); see :attr:`compiled`."""
+        if self.compiled is not None and self.training:
+            return self.compiled(self, inputs)
+        return super().extract_feat(inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Scores (N, C, H, W) of normalised images (N, 3, H, W); see :attr:`runtime`."""
+        if self.runtime is None:
+            return super().encode_decode(inputs, batch_img_metas)
+        scores, size = self.runtime(inputs), inputs.shape[2:]
+        return scores if scores.shape[2:] == size else self._resized(scores, size)
+
+    def _resized(self, scores: Tensor, size: Sequence[int]) -> Tensor:
+        """As ``BaseDecodeHead.predict_by_feat`` does it."""
+        corners = self.align_corners
+        return F.interpolate(scores, tuple(size), mode="bilinear", align_corners=corners)
 
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         """Losses by name, of normalised images (N, 3, H, W) and their labels.
@@ -263,8 +287,8 @@ class EncoderDecoder(StockEncoderDecoder):
         else:
             metas = [data_sample.metainfo for data_sample in data_samples]
         steps: list[Step] = []
-        if test_cfg.get("mode", "whole") == "whole" and self._resizes_plainly():
-            scores = self._head_scores(inputs)
+        if test_cfg.get("mode", "whole") == "whole" and self.resizes_plainly():
+            scores = self.logits(inputs)
             # As BaseDecodeHead.predict_by_feat does it.
             steps.append(Resize(_size(metas[0], "pad_shape", "img_shape"), self.align_corners))
         else:
@@ -278,11 +302,11 @@ class EncoderDecoder(StockEncoderDecoder):
             steps.append(Mirror({"vertical": 0, "horizontal": 1}[meta["flip_direction"]]))
         return [*steps, Resize(_size(meta, "ori_shape"), self.align_corners)]
 
-    def _resizes_plainly(self) -> bool:
+    def resizes_plainly(self) -> bool:
         """Whether all that follows the head is known to be one bilinear resize."""
         head = type(self.decode_head)
         return (
-            type(self).encode_decode is StockEncoderDecoder.encode_decode
+            type(self).encode_decode is EncoderDecoder.encode_decode
             and type(self).whole_inference is StockEncoderDecoder.whole_inference
             and getattr(head, "predict_by_feat", None) is BaseDecodeHead.predict_by_feat
             and head.predict in (BaseDecodeHead.predict, EncHead.predict)
@@ -297,11 +321,16 @@ class EncoderDecoder(StockEncoderDecoder):
 
     def logits(self, windows: Tensor) -> Tensor:
         """Logits (N, C, h, w) of normalised images, at the head's resolution where it is known."""
-        if self._resizes_plainly():
+        return self.own_logits(windows) if self.runtime is None else self.runtime(windows)
+
+    def own_logits(self, windows: Tensor) -> Tensor:
+        """As :meth:`logits`, by backbone, neck and head, whatever :attr:`runtime` is."""
+        if self.resizes_plainly():
             return self._head_scores(windows)
         size = windows.shape[2:]
         meta = {"ori_shape": size, "img_shape": size, "pad_shape": size}
-        return self.encode_decode(windows, [dict(meta) for _ in windows])
+        encode = self.encode_decode if self.runtime is None else super().encode_decode
+        return encode(windows, [dict(meta) for _ in windows])
 
     def _black(self, inputs: Tensor) -> Tensor:
         """The value, (3, 1, 1), that the data preprocessor gives a black pixel."""
@@ -395,3 +424,21 @@ def input_channels(model: nn.Module) -> int | None:
     layers = (layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d))
     first = next(layers, None)
     return None if first is None else first.in_channels
+
+
+def windows_of(model: Any, inputs: Tensor) -> Tensor:
+    """Of images (N, C, H, W), what goes through the network at a time by ``model.test_cfg``."""
+    settings: Any = model.test_cfg or {}
+    mode, number = settings.get("mode", "whole"), 1
+    if mode == "whole":
+        return inputs
+    if mode == "multi_scale_grid":
+        grid = MultiScaleGrid.from_config(settings, "model.test_cfg")
+        height = width = grid.crop_size
+        number = grid.window_batch_size
+    else:
+        height, width = settings["crop_size"]
+    window = inputs.new_zeros(1, inputs.shape[1], height, width)
+    part = inputs[:1, :, :height, :width]
+    window[:, :, : part.shape[2], : part.shape[3]] = part
+    return window if number == 1 else torch.cat([window] * number)

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import BinaryIO
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import torch
 
 from ..errors import UserError
 
@@ -34,6 +37,16 @@ def hex_digests(file: BinaryIO, *algorithms: str) -> list[str]:
             digest.update(chunk)
     file.seek(0)
     return [digest.hexdigest() for digest in digests]
+
+
+def tensor_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
+    """Type, shape and a digest of the content of each tensor of a state dict."""
+    found = {}
+    for name, value in tensors.items():
+        content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        found[name] = [str(value.dtype), list(value.shape), digest]
+    return found
 
 
 def difference(file: BinaryIO, digest: str, algorithm: str | None = None) -> str | None:

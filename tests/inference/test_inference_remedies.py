@@ -34,7 +34,7 @@ def test_a_config_needs_weights(tmp_path: Path) -> None:
     weights = tmp_path / "small.pth"
     torch.save(load_segmentor(cfg, weights=None, device="cpu").model.state_dict(), weights)
     for named in (cfg, config, str(config)):
-        with advises("inference/load.py:load_segmentor", "name a checkpoint", "weights=None"):
+        with advises("inference/load.py:_load", "name a checkpoint", "weights=None"):
             load_segmentor(named, device="cpu")
         assert load_segmentor(named, weights, device="cpu").classes
         assert load_segmentor(named, weights=None, device="cpu").classes

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmseg_resnest.export.free_sizes import keep_sizes_free
+from mmseg_resnest.runtimes.free_sizes import keep_sizes_free
 
 
 class Crossing(nn.Module):

@@ -1,0 +1,118 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""``torch.compile`` of a function of a module and images, or the function itself where that fails.
+
+Compiling takes minutes, so sizes are put into few buckets. The first size of images has code of its
+own; images of every other size share code whose sizes are free. In evaluation the batches of the
+first size are cut and filled up to its first batch, which changes no image's result.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..io.cancel import Cancelled
+from ..io.memory import ran_out_of_memory
+
+__all__ = ["Compiled"]
+
+Function = Callable[[Any, Tensor], Any]
+
+
+class Compiled:
+    """A compiled function, called as the function: ``compiled(module, images)``.
+
+    It holds nothing of the module. Threads may call it.
+
+    Args:
+        function: Of a module and images (N, C, H, W). With ``batches`` it gives a tensor with N
+            rows; it may depend on anything of an image, but not on the others of its batch.
+        tell: Gets a line when a bucket is compiled, and one where that fails.
+        batches: Whether batches may be cut and filled up.
+        options: Of ``torch.compile``. With ``dynamic`` all sizes are one bucket.
+
+    Attributes:
+        failed: Why it is not compiled; None: it is, as far as it was called.
+    """
+
+    def __init__(
+        self,
+        function: types.FunctionType,
+        tell: Callable[[str], object],
+        batches: bool = False,
+        **options: Any,
+    ) -> None:
+        self.failed: str | None = None
+        # torch keeps what it has compiled by code object, and bounds how much.
+        code, own = function.__code__.replace(), function
+        self._plain = function
+        self._own = types.FunctionType(
+            code, own.__globals__, own.__name__, own.__defaults__, own.__closure__
+        )
+        self._tell, self._options, self._batches = tell, options, batches
+        self._buckets: dict[str, Function] = {}
+        self._ready: set[str] = set()
+        self._first: tuple[int, ...] | None = None
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: Any) -> Compiled:
+        return self
+
+    def __call__(self, module: Any, images: Tensor) -> Any:
+        """What the function gives."""
+        if self.failed is not None:
+            return self._plain(module, images)
+        with self._lock:
+            self._first = self._first or tuple(images.shape)
+        batch, *size = self._first
+        if "dynamic" in self._options or list(images.shape[1:]) != size:
+            return self._call("free", module, images)
+        if len(images) == batch:
+            return self._call("first", module, images)
+        if not self._batches:
+            return self._call("free", module, images)
+        rows = []
+        for part in images.split(batch):
+            whole = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
+            rows.append(self._call("first", module, whole)[: len(part)])
+        return torch.cat(rows)
+
+    def _call(self, name: str, module: Any, images: Tensor) -> Any:
+        if name in self._ready:
+            return self._buckets[name](module, images)
+        with self._lock:  # other threads wait: they would compile the same
+            if name in self._ready or self.failed is not None:
+                pass
+            else:
+                return self._compile(name, module, images)
+        return (self._plain if self.failed else self._buckets[name])(module, images)
+
+    def _compile(self, name: str, module: Any, images: Tensor) -> Any:
+        size = f"{images.shape[3]}x{images.shape[2]}"
+        what = "any other size" if name == "free" and len(self._ready) else f"{size} pixels"
+        what = "any size" if "dynamic" in self._options else what
+        self._tell(f"torch.compile: compiling for images of {what}, which may take minutes")
+        try:
+            options = dict(self._options)
+            options.setdefault("dynamic", name == "free")
+            self._buckets[name] = torch.compile(self._own, **options)
+            result = self._buckets[name](module, images)
+        except (UserError, Cancelled):
+            raise
+        except Exception as error:
+            if ran_out_of_memory(error):
+                raise
+            result = self._plain(module, images)  # or the fault is the model's
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+            self.failed = reason
+            self._tell(f"torch.compile failed ({reason}); plain torch computes instead")
+            return result
+        self._ready.add(name)
+        return result

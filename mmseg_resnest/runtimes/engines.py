@@ -1,0 +1,412 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Which runtime computes a segmentor's network, and in which precision.
+
+The network (backbone, neck and head) is the only part that another runtime computes: it is exported
+once for each content (:mod:`.store`) and called in place of the model's own
+(:attr:`~mmseg_resnest.models.EncoderDecoder.runtime`). Windows, scales, mirror images, tiles and
+labels stay the same code.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from ..engine.resume_changes import Note
+from ..errors import UserError
+from ..io.cancel import Cancelled, raise_if_cancelled
+from ..io.memory import ran_out_of_memory
+from ..io.packages import needs_extra
+from ..io.processes import has_bfloat16, has_int8, processor_name
+from ..io.text import error_words
+from ..io.up_to_date import fingerprint
+from ..kernels.compiled import Compiled
+from ..models import EncoderDecoder, fold_for_inference, input_channels
+from .agreement import LABELS_EQUAL, SCORES_WITHIN, Agreement
+from .compare import compare_scores
+from .files import quantise_onnx, write_openvino
+from .network import content_key, versions_of_runtimes, write_scores_network
+from .samples import calibration_images, network_inputs
+from .sessions import Run, open_onnx, open_openvino
+from .store import Entry, entry_of
+
+__all__ = ["ENGINES", "PRECISIONS", "Choice", "Engine", "use_engine"]
+
+#: What can compute a network, each with the precisions that it has.
+ENGINES = {
+    "torch": ("float32", "bf16"),
+    "compile": ("float32", "bf16"),
+    "onnxruntime": ("float32", "int8"),
+    "openvino": ("float32", "bf16", "int8"),
+}
+PRECISIONS = ("float32", "bf16", "int8")
+#: The packages that an engine and 8 bits need, and the extra that installs them.
+_PACKAGES = {
+    "onnxruntime": ("deploy", ("onnx", "onnxruntime")),
+    "openvino": ("openvino", ("onnx", "openvino")),
+    "int8": ("deploy", ("onnx", "onnxruntime")),
+}
+#: What ``auto`` measures; compiling takes minutes.
+_MEASURED = ("torch", "onnxruntime", "openvino")
+_CALIBRATION = 32
+# Of each engine: one call to warm up, then this many, as long as the time is not over.
+_TURNS, _SECONDS = 3, 5.0
+_NAMES = {"float32": "float32", "bf16": "bfloat16", "int8": "int8"}
+
+
+def _warn(line: str) -> None:
+    logging.getLogger(__name__).warning(line)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and a precision, checked against this machine and its packages.
+
+    Attributes:
+        engine: A name of :data:`ENGINES`, or ``auto``: the fastest of torch, ONNX Runtime and
+            OpenVINO on the first image, as far as they are installed.
+        precision: One of :data:`PRECISIONS`.
+        images: Files to calibrate ``int8`` on; none: those of the config's training split.
+
+    Raises:
+        UserError: A name is unknown, the two do not go together, the processor has no units for
+            the precision, or a package is missing.
+    """
+
+    engine: str = "torch"
+    precision: str = "float32"
+    images: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = (*ENGINES, "auto")
+        if self.engine not in names:
+            said = f"is not one of {', '.join(names)}"
+            raise UserError("argument", f"engine {self.engine}", said)
+        if self.precision not in PRECISIONS:
+            said = f"is not one of {', '.join(PRECISIONS)}"
+            raise UserError("argument", f"precision {self.precision}", said)
+        if self.engine != "auto" and self.precision not in ENGINES[self.engine]:
+            others = [name for name, some in ENGINES.items() if self.precision in some]
+            said = f"{self.engine} does not compute in it; take the engine {' or '.join(others)}"
+            raise UserError("config-conflict", f"precision {self.precision}", said)
+        self._check_processor()
+        for name in (self.engine, self.precision):
+            if name in _PACKAGES:
+                extra, packages = _PACKAGES[name]
+                with needs_extra(extra):
+                    for package in packages:
+                        importlib.import_module(package)
+
+    def _check_processor(self) -> None:
+        """Without units a precision takes several times as long as float32."""
+        units = {"bf16": has_bfloat16, "int8": has_int8}.get(self.precision)
+        if units is None or (self.precision == "bf16" and torch.cuda.is_available()):
+            return
+        if units() is False:
+            name = "bfloat16" if self.precision == "bf16" else "products of 8-bit numbers"
+            said = f"this processor ({processor_name()}) has no units for {name}, so it would take "
+            said += "longer than in float32; use precision float32"
+            raise UserError("device", f"precision {self.precision}", said)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is torch in float32, as without a choice."""
+        return (self.engine, self.precision) == ("torch", "float32")
+
+    def candidates(self, device: torch.device) -> list[str]:
+        """The engines to choose from; a UserError without any."""
+        if self.engine != "auto":
+            return [self.engine]
+        names = [name for name in _MEASURED if self.precision in ENGINES[name]]
+        if device.type != "cpu":
+            names = [name for name in names if name == "torch"]
+        installed = [name for name in names if name == "torch" or _is_installed(name)]
+        if not installed:
+            said = "on this device no engine that is installed computes in it"
+            raise UserError("config-conflict", f"precision {self.precision}", said)
+        return installed
+
+
+def _is_installed(name: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in _PACKAGES[name][1])
+
+
+def use_engine(
+    model: nn.Module, cfg: Config, choice: Choice, tell: Callable[[str], object] = _warn
+) -> Engine | None:
+    """Let an engine compute the network of a segmentor from its next image on.
+
+    Args:
+        model: A built segmentor in evaluation mode, or test-time augmentation around one.
+        cfg: Its config.
+        choice: The engine.
+        tell: Gets lines on what takes long or fails.
+
+    Returns:
+        The engine; None: the model computes as it is.
+
+    Raises:
+        UserError: The engine cannot compute this kind of model, or not on its device.
+    """
+    if choice.is_plain:
+        return None
+    segmentor: Any = model
+    while not isinstance(segmentor, EncoderDecoder) and hasattr(segmentor, "module"):
+        segmentor = segmentor.module
+    if is_model_wrapper(segmentor):
+        segmentor = segmentor.module
+    kind = type(segmentor)
+    if not isinstance(segmentor, EncoderDecoder) or (
+        kind.encode_decode is not EncoderDecoder.encode_decode
+    ):
+        said = "only the network of a mmseg_resnest.EncoderDecoder can be computed by another "
+        said += f"engine, not of a {kind.__name__}; use engine torch"
+        raise UserError("model", f"engine {choice.engine}", said)
+    return Engine(segmentor, cfg, choice, tell)
+
+
+class Engine:
+    """What computes a segmentor's scores; it is prepared by its first images.
+
+    Attributes:
+        name: Of the engine; before it is prepared as it was chosen, perhaps ``auto``.
+        precision: Of its products.
+        agreement: With torch in float32, on the images that it was prepared with.
+        rows: For the header of a command: the engine, its times, how far labels are those of torch.
+    """
+
+    def __init__(
+        self, model: EncoderDecoder, cfg: Config, choice: Choice, tell: Callable[[str], object]
+    ) -> None:
+        self.name, self.precision = choice.engine, choice.precision
+        self.agreement: Agreement | None = None
+        self.rows: list[Note] = []
+        self._model, self._cfg, self._choice, self._tell = model, cfg, choice, tell
+        self._device = next(model.parameters()).device
+        self._lock = threading.RLock()
+        self._run: Run | None = None
+        self._compiled: Compiled | None = None
+        if self.name == "openvino" and self._device.type != "cpu":
+            said = "runs on the CPU; use device cpu"
+            raise UserError("device", "engine openvino", said)
+        choice.candidates(self._device)
+        model.runtime = self
+
+    def __deepcopy__(self, memo: Any) -> Engine:
+        return self
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Scores of normalised images (N, C, H, W), as ``EncoderDecoder.logits`` gives them."""
+        raise_if_cancelled()
+        if self._run is None:
+            self.prepare(images)
+        assert self._run is not None
+        return self._run(images)
+
+    @property
+    def folds(self) -> bool:
+        """Whether the model itself computes, so that folding it saves time."""
+        return self.name == "torch"
+
+    def describe(self) -> dict[str, Any]:
+        """For ``numerics`` of a result."""
+        failed = self._compiled is not None and self._compiled.failed is not None
+        engine = "torch" if failed else self.name
+        if version := versions_of_runtimes().get(engine):
+            engine += f" {version}"
+        about: dict[str, Any] = {"engine": engine, "precision": _NAMES[self.precision]}
+        if self.agreement is not None:
+            about["labels_as_torch"] = round(self.agreement.labels, 6)
+        return about
+
+    def prepare(self, images: Tensor) -> list[Note]:
+        """Export, choose and check, with images as they go through the network.
+
+        Returns:
+            :attr:`rows`.
+
+        Raises:
+            UserError: The network cannot be exported or computed, or in float32 its labels are not
+                those of torch.
+        """
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            if self._run is None:
+                images = images.clone()
+                with entry_of(content_key(self._model, self._cfg)) as entry:
+                    self._prepare(images, entry)
+        return self.rows
+
+    def _prepare(self, images: Tensor, entry: Entry) -> None:
+        names = self._choice.candidates(self._device)
+        runs = {name: self._open(name, entry) for name in names}
+        if len(runs) > 1:
+            runs["torch"] = runs.get("torch", self._model.own_logits)
+            self._measure({name: runs[name] for name in names}, images, entry)
+        else:
+            (self.name,) = names
+        run = _guarded(runs[self.name], f"engine {self.name}", int(self._model.out_channels))
+        self._check(run, images, entry)
+        self._run = run
+        if self.name == "torch" and self.precision == "float32":
+            self._model.runtime = None  # as if nothing had been chosen
+
+    # --- opening --------------------------------------------------------------------------------
+
+    def _open(self, name: str, entry: Entry) -> Run:
+        if name == "torch":
+            return self._in_torch(EncoderDecoder.own_logits)
+        if name == "compile":
+            # Constants as such, and batch norms folded; without gradients alone.
+            self._compiled = Compiled(
+                EncoderDecoder.own_logits, self._tell, batches=True, options={"freezing": True}
+            )
+            return self._in_torch(self._compiled)
+        source, suffix = self._file(entry)
+        if name == "onnxruntime":
+            return open_onnx(source, self._device).run
+        path = entry.file(f"{source.stem}.xml", lambda part: write_openvino(source, part, {}))
+        return open_openvino(path, self._device, "bf16" if suffix == "bf16" else "f32").run
+
+    def _in_torch(self, function: Callable[[Any, Tensor], Tensor]) -> Run:
+        bf16, kind = self.precision == "bf16", self._device.type
+
+        def run(images: Tensor) -> Tensor:
+            # Compiled code is of one kind of tensors: not of those of inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                images = images.clone() if images.is_inference() else images
+                with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+                    return function(self._model, images).float()
+
+        return run
+
+    def _file(self, entry: Entry) -> tuple[Path, str]:
+        """The network as ONNX, in 8 bits where it is to be computed so; and the precision."""
+        channels = input_channels(self._model) or 3
+
+        def export(part: Path) -> None:
+            self._tell("exporting the network, once for this checkpoint")
+            try:
+                write_scores_network(self._model, channels, part)
+            except UserError:
+                raise
+            except Exception as error:
+                if ran_out_of_memory(error):
+                    raise
+                said = f"the network cannot be exported ({error_words(error)}); use engine torch"
+                raise UserError("export", f"engine {self._choice.engine}", said) from error
+
+        source = entry.file("model.onnx", export)
+        if self.precision != "int8":
+            return source, self.precision
+        files = list(self._choice.images) or calibration_images(self._cfg, _CALIBRATION)
+        files = [files[i * len(files) // n] for n in [min(_CALIBRATION, len(files))]
+                 for i in range(n)]  # fmt: skip
+        if not files:
+            said = "needs images to see the ranges of values on, and the config's data are not "
+            said += "there; name a config whose images are (--data-root), or predict with it"
+            raise UserError("dataset", "precision int8", said)
+
+        def quantise(part: Path) -> None:
+            self._tell(f"calibrating 8 bits on {len(files)} images, once for this checkpoint")
+            inputs = network_inputs(self._model, self._cfg, files)
+            quantise_onnx(source, part, (one.cpu().numpy() for one in inputs))
+
+        name = f"int8-{fingerprint([Path(file) for file in files])[:12]}.onnx"
+        return entry.file(name, quantise), self.precision
+
+    # --- choosing and checking ------------------------------------------------------------------
+
+    def _measure(self, runs: dict[str, Run], images: Tensor, entry: Entry) -> None:
+        """Take the fastest; times are kept, by processor, threads and size."""
+        size = "x".join(map(str, images.shape))
+        place = f"{processor_name()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
+        times: dict[str, float] = entry.facts.setdefault("seconds", {}).get(place) or {}
+        if set(times) != set(runs):
+            if self._device.type == "cpu" and "torch" in runs and self.precision == "float32":
+                folded: Any = fold_for_inference(_copy(self._model))
+                runs = {**runs, "torch": folded.own_logits}
+            times = {name: seconds_of(run, images) for name, run in runs.items()}
+            entry.facts["seconds"][place] = times
+            entry.save()
+        self.name = min(times, key=lambda name: times[name])
+        count, _, height, width = images.shape
+        what = f"{count} image{'s' if count > 1 else ''} of {width}x{height}"
+        order = sorted(times, key=lambda name: times[name])
+        said = ", ".join(f"{name} {times[name]:.3g} s" for name in order)
+        self.rows.append(("measured", f"{what}: {said}; compile is not tried, it takes minutes"))
+
+    def _check(self, run: Run, images: Tensor, entry: Entry) -> None:
+        """Compare with torch, once for each content; in float32 it must agree."""
+        known = entry.facts.setdefault("agreement", {})
+        place = f"{self.name}, {self.precision}, {fingerprint(list(self._choice.images))[:12]}"
+        if place in known and self.name != "compile":
+            self.agreement = Agreement(*known[place])
+        elif (self.name, self.precision) != ("torch", "float32"):
+            wanted = self._model.own_logits(images)
+            self.agreement = compare_scores(self._model, wanted, run(images), images.shape[2:])
+            if self.precision == "float32" and not self.agreement.good:
+                said = f"computes something else than torch: {self.agreement}; at least "
+                said += f"{100 * LABELS_EQUAL}% of the labels must be equal and probabilities "
+                said += f"within {SCORES_WITHIN:g}; use engine torch"
+                raise UserError("export", f"engine {self.name}", said)
+            found = self.agreement
+            known[place] = [found.images, found.pixels, found.labels, found.scores]
+            entry.save()
+        about = self.describe()
+        text = f"{about['engine']}, {about['precision']}"
+        if self.agreement is not None:
+            text += f"; as torch in float32: {self.agreement}"
+        self.rows.insert(0, ("engine", text))
+
+
+def _copy(model: EncoderDecoder) -> Any:
+    made = copy.deepcopy(model)
+    made.runtime = None
+    return made
+
+
+def seconds_of(run: Run, images: Tensor) -> float:
+    """The least time of a few calls, after one; bounded by some seconds and a call."""
+    run(images)
+    times: list[float] = []
+    while len(times) < _TURNS and sum(times) < _SECONDS:
+        begin = time.perf_counter()
+        run(images)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _guarded(run: Run, subject: str, channels: int) -> Run:
+    """``run`` with its errors as UserErrors, and its output checked."""
+
+    def guarded(images: Tensor) -> Tensor:
+        try:
+            scores = run(images)
+        except (UserError, Cancelled):
+            raise
+        except Exception as error:
+            raise_if_cancelled()  # the runtime was asked to end
+            if ran_out_of_memory(error) or subject in ("engine torch", "engine compile"):
+                raise
+            size = f"{images.shape[3]}x{images.shape[2]}"
+            said = f"cannot compute images of {size} ({error_words(error)}); use engine torch"
+            raise UserError("model", subject, said) from error
+        if tuple(scores.shape[:2]) != (len(images), channels):
+            said = f"gave {tuple(scores.shape)} for {len(images)} images; use engine torch"
+            raise UserError("model", subject, said)
+        return scores
+
+    return guarded

@@ -1,0 +1,103 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""A segmentor's network, from normalised images to scores, in a form that becomes a file."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from ..engine.facts import flatten
+from ..engine.numerics import versions
+from ..errors import UserError
+from ..io.up_to_date import fingerprint
+from ..models import EncoderDecoder
+from ..weights.hashes import tensor_digests
+from .files import write_onnx
+from .free_sizes import keep_sizes_free
+
+__all__ = ["ScoresNetwork", "content_key", "versions_of_runtimes", "write_scores_network"]
+
+_RUNTIMES = ("onnx", "onnxruntime", "openvino")
+_FREE = {0: "batch", 2: "height", 3: "width"}
+_KNOWN = ("torch", "mmcv", "mmengine", "mmseg", "mmseg_resnest")
+#: Keys of a model's config that do not reach the scores in evaluation.
+_TRAINING = ("auxiliary_head", "init_cfg", "pretrained", "train_cfg")
+
+
+class ScoresNetwork(nn.Module):
+    """A copy of what gives a model's scores: normalised images (N, C, H, W) to (N, K, h, w).
+
+    ``h`` and ``w`` are those of the head where all that follows it is one resize, else the images'.
+    """
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        super().__init__()
+        if isinstance(model.decode_head, nn.ModuleList):
+            raise UserError(
+                "export", "config key model.decode_head", "cascades of heads cannot be exported"
+            )
+        self.net = copy.deepcopy(model).cpu().float().eval()
+        self.net.runtime = self.net.compiled = self.net.distillation = None
+        self.net.data_preprocessor = nn.Identity()
+        if getattr(self.net, "auxiliary_head", None) is not None:
+            del self.net.auxiliary_head
+        keep_sizes_free(self.net)
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The scores."""
+        return self.net.own_logits(images)
+
+
+def write_scores_network(model: EncoderDecoder, channels: int, path: Path) -> None:
+    """Write a model's :class:`ScoresNetwork` as ONNX; sizes stay free.
+
+    ``channels`` are those of the images. Raises UserError where it cannot be exported.
+    """
+    # No edge is like another.
+    sample = torch.randn(2, channels, 136, 168, generator=torch.Generator().manual_seed(0))
+    got = ("scores", {**_FREE, 1: None})
+    outputs = int(model.out_channels)
+    write_onnx(ScoresNetwork(model), sample, path, _FREE, got, {}, outputs)
+
+
+def versions_of_runtimes() -> dict[str, str]:
+    """The versions of what exports and runs files, as far as it is installed."""
+    found = {}
+    for name in _RUNTIMES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def content_key(model: EncoderDecoder, cfg: Config) -> str:
+    """A digest of all that decides the scores: weights, config, code, versions."""
+    config: Any = cfg.model
+    while isinstance(config.get("module"), Mapping):  # test-time augmentation
+        config = config["module"]
+    left_out = {*_TRAINING, *(("test_cfg",) if model.resizes_plainly() else ())}
+    plain = {key: value for key, value in config.items() if key not in left_out}
+    weights = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith("auxiliary_head.")
+    }
+    modules = {type(module).__module__ for module in model.modules()}
+    own = sorted(name for name in modules if name.partition(".")[0] not in _KNOWN)
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in own]
+    return fingerprint(
+        tensor_digests(weights),
+        dict(flatten(plain)),
+        [Path(file) for file in files if file and Path(file).is_file()],
+        versions() | versions_of_runtimes(),
+    )

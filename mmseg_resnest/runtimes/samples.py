@@ -1,0 +1,69 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Images to prepare an engine with: a drawn scene, images to calibrate on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..datasets import build_dataset
+from ..datasets.reader import ImageInput, ImageReader
+from ..datasets.scenes import draw_scene
+from ..errors import UserError
+from ..models import EncoderDecoder, windows_of
+from ..registry import building
+
+__all__ = ["calibration_images", "drawn_picture", "network_inputs"]
+
+_SPLITS = ("train_dataloader", "test_dataloader")
+
+
+def drawn_picture(height: int, width: int) -> NDArray[np.uint8]:
+    """A scene of the built-in data set, (height, width, 3) RGB, where no image is at hand."""
+    image = draw_scene(0, 0)[0]
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    return np.ascontiguousarray(image[rows][:, columns])
+
+
+def calibration_images(cfg: Config, most: int) -> list[str]:
+    """At most so many images, spread evenly, of a config's training split, or its test split.
+
+    No labels are read; none where both splits' files are missing.
+    """
+    for name in _SPLITS:
+        dataset_cfg = (cfg.get(name) or {}).get("dataset")
+        if not isinstance(dataset_cfg, Mapping):
+            continue
+        try:
+            with building(cfg.get("default_scope", "mmseg")):
+                dataset = build_dataset(copy.deepcopy(dataset_cfg), keep=True)
+            paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+        except (OSError, UserError, KeyError, TypeError, AttributeError):  # no data set's files
+            continue
+        number = min(most, len(paths))
+        found = [str(paths[i * len(paths) // number]) for i in range(number)]
+        if found and all(Path(path).is_file() for path in found):
+            return found
+    return []
+
+
+def network_inputs(
+    model: EncoderDecoder, cfg: Config, images: Sequence[ImageInput]
+) -> Iterator[Tensor]:
+    """Each image as the network gets it: (N, C, H, W), normalised, on the model's device.
+
+    A UserError names an image that cannot be read.
+    """
+    with building(cfg.get("default_scope", "mmseg")):
+        reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
+    for image in images:
+        batch = pseudo_collate([reader.prepare(reader.read(image))])
+        yield windows_of(model, model.data_preprocessor(batch, False)["inputs"])

@@ -1,0 +1,121 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Files that are made from a network, kept by what they were made from.
+
+``engines`` in the folder of the downloads holds a folder for each network, named by a digest of its
+content: files, and a record of their SHA-256 and of what was found out about them. What is missing,
+damaged or cut off is made again. The folders that were used last stay, the others are removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..io.atomic import atomic_path, atomic_write
+from ..io.json_files import parse_json
+from ..io.waiting_lock import wait_for_folder
+from ..weights.download import cache_folder
+from ..weights.hashes import hex_digests
+
+__all__ = ["MOST_ENTRIES", "Entry", "entry_of", "store_folder"]
+
+#: Networks that are kept.
+MOST_ENTRIES = 16
+_RECORD = "record.json"
+
+
+def store_folder() -> Path:
+    """Where the files are kept; it may be removed at any time."""
+    return cache_folder() / "engines"
+
+
+class Entry:
+    """The files of one network, while its folder is held; see :func:`entry_of`.
+
+    ``facts`` is plain data of the caller, kept with :meth:`save`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, dict[str, str]] = {}
+        self.facts: dict[str, Any] = {}
+        with contextlib.suppress(UserError, OSError, AttributeError):
+            record = parse_json((folder / _RECORD).read_bytes(), _RECORD)
+            files, facts = record.get("files"), record.get("facts")
+            if isinstance(files, dict) and isinstance(facts, dict):
+                self._files, self.facts = files, facts
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there, with all that belongs to it, as it was made."""
+        files = self._files.get(name)
+        return isinstance(files, dict) and bool(files) and all(
+            _digest(self.folder / file) == digest for file, digest in files.items()
+        )  # fmt: skip
+
+    def file(self, name: str, make: Callable[[Path], object]) -> Path:
+        """The path of a file; ``make`` writes it to the path that it gets if it is not there.
+
+        What ``make`` writes beside it belongs to it. A process that is killed meanwhile leaves
+        nothing that would be taken for the file.
+        """
+        if not self.has(name):
+            with atomic_path(self.folder / name) as part:
+                make(part)
+                made = {one.name: _digest(one) or "" for one in part.parent.iterdir()}
+            self._files[name] = made
+            self.facts = {key: value for key, value in self.facts.items() if key != name}
+            self.save()
+        return self.folder / name
+
+    def save(self) -> None:
+        """Write the record."""
+        record = {"files": self._files, "facts": self.facts}
+        text = json.dumps(record, indent=1, sort_keys=True)
+        atomic_write(self.folder / _RECORD, f"{text}\n")
+
+
+@contextlib.contextmanager
+def entry_of(key: str) -> Iterator[Entry]:
+    """The entry of a content; a process that comes later waits.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    folder = store_folder() / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        said = f"cannot be made ({error.strerror or error}); name another cache in "
+        raise UserError("not-writable", folder, f"{said}MMSEG_RESNEST_CACHE") from error
+    with wait_for_folder(folder) as held:
+        if held:
+            for left in folder.glob(".*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+        yield Entry(folder)
+    _remove_old(folder.parent)
+
+
+def _remove_old(root: Path) -> None:
+    with contextlib.suppress(OSError):
+        folders = [one for one in root.iterdir() if one.is_dir()]
+        folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in folders[MOST_ENTRIES:]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _digest(file: Path) -> str | None:
+    try:
+        with file.open("rb") as opened:
+            return hex_digests(opened, "sha256")[0]
+    except OSError:
+        return None

@@ -1,0 +1,248 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Other runtimes compute what torch computes, from files that are made once for a content."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from numpy.typing import NDArray
+from PIL import Image
+from small_models import blobs
+from user_errors import raises_user_error
+
+from mmseg_resnest import load_segmentor
+from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.inference.engine import choose_engine, prepare_engine
+from mmseg_resnest.models import MultiScaleGridTTA, SegTTAModel
+from mmseg_resnest.runtimes import Choice, engines, use_engine
+from mmseg_resnest.runtimes.store import entry_of
+
+Pictures = list[NDArray[np.uint8]]
+MODES: dict[str, dict[str, Any]] = {
+    "whole": dict(mode="whole"),
+    "slide": dict(mode="slide", crop_size=(64, 64), stride=(48, 48)),
+    "grid": dict(
+        mode="multi_scale_grid", scales=(0.75, 1.25), base_size=96, crop_size=64,
+        window_batch_size=2,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def engine(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip(request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_labels_are_those_of_torch(
+    small_segmentor: Segmentor, pictures: Pictures, engine: str, mode: str
+) -> None:
+    model: Any = small_segmentor.model
+    model.test_cfg = Config(MODES[mode])._cfg_dict
+    wanted = [result.labels for result in small_segmentor(pictures)]
+    choose_engine(small_segmentor, Choice(engine))
+    # Nothing of the model's own computes any more.
+    rows = prepare_engine(small_segmentor, pictures[0])
+    model.backbone.register_forward_pre_hook(lambda *_: pytest.fail("torch computes"))
+    found = [result.labels for result in small_segmentor(pictures)]
+    for a, b in zip(wanted, found, strict=True):
+        assert len(np.unique(a)) > 1
+        assert (a == b).mean() >= 0.9999
+    assert rows[0][0] == "engine"
+    assert small_segmentor.engine.describe()["engine"].startswith(engine)
+
+
+@pytest.mark.parametrize("kind", [SegTTAModel, MultiScaleGridTTA])
+def test_augmentation_goes_through_the_engine(
+    small_segmentor: Segmentor, pictures: Pictures, kind: Any
+) -> None:
+    options = {k: v for k, v in MODES["grid"].items() if k != "mode"}
+    data = small_segmentor._prepare(pictures[0])
+    if kind is SegTTAModel:
+        model = kind(small_segmentor.model)
+        flipped = small_segmentor._prepare(np.ascontiguousarray(pictures[0][:, ::-1]))
+        flipped["data_samples"].set_metainfo(dict(flip=True, flip_direction="horizontal"))
+        batch = {key: [[data[key]], [flipped[key]]] for key in data}
+    else:
+        model = kind(small_segmentor.model, **options)
+        batch = {key: [value] for key, value in data.items()}
+    with torch.no_grad():
+        wanted = model.test_step(batch)[0].pred_sem_seg.data
+        found_by = use_engine(model, small_segmentor.cfg, Choice("onnxruntime"))
+        found = model.test_step(batch)[0].pred_sem_seg.data
+    assert found_by is not None
+    assert found_by.name == "onnxruntime"
+    assert (wanted == found).float().mean() >= 0.9999
+
+
+def _labels(cfg: Config, weights: Any, image: Any, **options: Any) -> NDArray:
+    model = load_segmentor(cfg, None, "cpu", **options)
+    model.model.load_state_dict(weights)
+    return model(image).labels
+
+
+def test_files_are_kept_by_content(
+    small_segmentor: Segmentor, pictures: Pictures, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {k: v.clone() for k, v in small_segmentor.model.state_dict().items()}
+    cfg, image = small_segmentor.cfg, pictures[0]
+    made: list[Path] = []
+    write = engines.write_scores_network
+    monkeypatch.setattr(
+        engines, "write_scores_network", lambda *args: (made.append(args[-1]), write(*args))
+    )
+    wanted = _labels(cfg, weights, image)
+    for _ in range(2):
+        assert (_labels(cfg, weights, image, engine="onnxruntime") == wanted).all()
+    assert len(made) == len(list(cache.iterdir())) == 1
+    # Other weights are another network.
+    other = {**weights, "decode_head.conv_seg.bias": weights["decode_head.conv_seg.bias"] + 1.0}
+    other["decode_head.conv_seg.bias"][0] += 2
+    changed = _labels(cfg, other, image, engine="onnxruntime")
+    assert (changed == _labels(cfg, other, image)).all()
+    assert (changed != wanted).any()
+    assert len(made) == len(list(cache.iterdir())) == 2
+    # A damaged file is made again, and so is one whose record is gone.
+    for damage in (
+        lambda folder: (folder / "model.onnx").write_bytes(b"half"),
+        lambda folder: (folder / "record.json").write_text("{"),
+    ):
+        for folder in cache.iterdir():
+            damage(folder)
+        count = len(made)
+        assert (_labels(cfg, weights, image, engine="onnxruntime") == wanted).all()
+        assert len(made) == count + 1
+
+
+def test_a_killed_export_leaves_nothing_that_is_taken_for_a_file(cache: Path) -> None:
+    read, write = os.pipe()
+
+    def blocked(part: Path) -> None:
+        part.write_bytes(b"half")
+        os.write(write, b"ready")
+        signal.pause()
+
+    child = os.fork()
+    if not child:
+        with entry_of("key") as entry:
+            entry.file("model.onnx", blocked)
+    assert os.read(read, 5) == b"ready"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+    assert not (cache / "key" / "model.onnx").exists()
+    assert len(list((cache / "key").iterdir())) == 1
+    with entry_of("key") as entry:
+        assert not list(entry.folder.iterdir())
+        path = entry.file("model.onnx", lambda part: part.write_bytes(b"whole"))
+        assert entry.has("model.onnx")
+    assert path.read_bytes() == b"whole"
+
+
+def test_the_cache_is_bounded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmseg_resnest.runtimes.store.MOST_ENTRIES", 2)
+    for number, key in enumerate("abca"):
+        with entry_of(key) as entry:
+            entry.save()
+            os.utime(entry.folder, (number, number))
+    assert sorted(one.name for one in cache.iterdir()) == ["a", "c"]
+
+
+def test_labels_that_differ_are_refused(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = engines.open_onnx
+    monkeypatch.setattr(
+        engines, "open_onnx",
+        lambda *args: opened(*args)._replace(run=lambda x: opened(*args).run(x).flip(1)),
+    )  # fmt: skip
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    with raises_user_error("export", "engine onnxruntime"):
+        small_segmentor(pictures[0])
+
+
+def test_auto_takes_the_fastest_and_measures_once(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = small_segmentor(pictures[0]).labels
+    times = iter([3.0, 2.0, 1.0][: len(Choice("auto").candidates(torch.device("cpu")))])
+    monkeypatch.setattr(engines, "seconds_of", lambda run, images: (run(images), next(times))[1])
+    for _ in range(2):  # the second time from the record
+        choose_engine(small_segmentor, Choice("auto"))
+        rows = dict(prepare_engine(small_segmentor, pictures[0]))
+        assert small_segmentor.engine is not None
+        assert small_segmentor.engine.name in ("onnxruntime", "openvino")
+        assert small_segmentor.engine.name in rows["engine"]
+        assert rows["measured"].index("torch 3 s") > rows["measured"].index("onnxruntime 2 s")
+        assert (small_segmentor(pictures[0]).labels == wanted).all()
+    monkeypatch.setattr(engines, "_MEASURED", ("torch",))
+    choose_engine(small_segmentor, Choice("auto"))
+    prepare_engine(small_segmentor, pictures[0])
+    assert small_segmentor.model.runtime is None
+    assert small_segmentor.fold() is small_segmentor
+
+
+def test_precisions_say_how_many_labels_change(
+    small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for units in ("has_bfloat16", "has_int8"):
+        monkeypatch.setattr(engines, units, lambda: None)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pictures[0]).save(path)
+    wanted = small_segmentor(path).labels
+    for name, precision in (("torch", "bf16"), ("onnxruntime", "int8")):
+        choose_engine(small_segmentor, Choice(name, precision, (str(path),)))
+        rows = dict(prepare_engine(small_segmentor, path))
+        assert small_segmentor.engine is not None
+        share = small_segmentor.engine.describe()["labels_as_torch"]
+        assert share == pytest.approx((small_segmentor(path).labels == wanted).mean(), abs=2e-3)
+        assert 0.9 < share < 1
+        assert f"{100 * share:.4f}%" in rows["engine"]
+    choose_engine(small_segmentor, Choice("onnxruntime", "int8"))
+    with raises_user_error("dataset", "precision int8"):  # no image to calibrate on
+        small_segmentor(path)
+
+
+def test_choices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for units, precision in (("has_bfloat16", "bf16"), ("has_int8", "int8")):
+        monkeypatch.setattr(engines, units, lambda: False)
+        with raises_user_error("device", f"precision {precision}"):
+            Choice("openvino" if precision == "bf16" else "onnxruntime", precision)
+        monkeypatch.setattr(engines, units, lambda: True)
+    for engine, precision in (("torch", "int8"), ("onnxruntime", "bf16")):
+        with raises_user_error("config-conflict", f"precision {precision}"):
+            Choice(engine, precision)
+    with raises_user_error("argument", "engine tensorrt"):
+        Choice("tensorrt")
+    with raises_user_error("argument", "precision fp8"):
+        Choice("torch", "fp8")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with raises_user_error("missing-package", "openvino") as caught:
+        Choice("openvino")
+    assert "mmseg-resnest[openvino]" in caught.value.message
+
+
+def test_models_that_no_engine_computes(pictures: Pictures, small_segmentor: Segmentor) -> None:
+    from mmseg.models.segmentors import EncoderDecoder as Stock
+
+    small_segmentor.model.__class__ = Stock  # type: ignore[assignment]
+    with raises_user_error("model", "engine onnxruntime"):
+        choose_engine(small_segmentor, Choice("onnxruntime"))
+
+
+def test_images_of_any_size(small_segmentor: Segmentor, engine: str) -> None:
+    images = [blobs(64, 64, 3), blobs(70, 61, 4), blobs(64, 64, 5)]
+    wanted = [result.labels for result in small_segmentor(images)]
+    choose_engine(small_segmentor, Choice(engine))
+    for image, labels in zip(images, wanted, strict=True):
+        assert (small_segmentor(image).labels == labels).mean() >= 0.9999
