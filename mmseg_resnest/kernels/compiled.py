@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,14 +43,15 @@ class Compiled:
 
     def __init__(
         self,
-        function: types.FunctionType,
+        function: Function,
         tell: Callable[[str], object],
         batches: bool = False,
         **options: Any,
     ) -> None:
         self.failed: str | None = None
         # torch keeps what it has compiled by code object, and bounds how much.
-        code, own = function.__code__.replace(), function
+        own = cast(types.FunctionType, function)
+        code = own.__code__.replace()
         self._plain = function
         self._own = types.FunctionType(
             code, own.__globals__, own.__name__, own.__defaults__, own.__closure__

@@ -22,7 +22,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(scenes: Path, backend: Any = None) -> Any:
-    cfg = use_sgd(small_config(scenes, randomness__seed=3))
+    cfg = use_sgd(small_config(scenes, iterations=4, randomness__seed=3, dry_step=False))
+    cfg.default_hooks.checkpoint.interval = 2
     if backend is not None:
         cfg.compile = dict(backend=backend)
     return cfg
@@ -34,26 +35,22 @@ def _meta(checkpoint: Path) -> dict[str, Any]:
 
 def _check(scenes: Path, folder: Path, backend: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run(_config(scenes), folder / "plain")
-    wanted = losses(folder / "plain" / "iter_6.pth")
+    wanted = losses(folder / "plain" / "iter_4.pth")
     run(_config(scenes, backend), folder / "compiled", compiled=True)
     said = capsys.readouterr().out
     assert said.count("torch.compile: compiling") == 1
-    assert losses(folder / "compiled" / "iter_6.pth") == pytest.approx(wanted, rel=2e-3)
-    assert _meta(folder / "compiled" / "iter_6.pth")["numerics"]["engine"] == "compile"
-    assert _meta(folder / "plain" / "iter_6.pth")["numerics"]["engine"] == "torch"
-    (folder / "compiled" / "iter_6.pth").unlink()
+    assert losses(folder / "compiled" / "iter_4.pth") == pytest.approx(wanted, rel=2e-3)
+    assert _meta(folder / "compiled" / "iter_4.pth")["numerics"]["engine"] == "compile"
+    assert _meta(folder / "plain" / "iter_4.pth")["numerics"]["engine"] == "torch"
+    (folder / "compiled" / "iter_4.pth").unlink()
     run(_config(scenes, backend), folder / "compiled", compiled=True, resume="auto")
-    assert losses(folder / "compiled" / "iter_6.pth") == pytest.approx(wanted, rel=2e-3)
+    assert losses(folder / "compiled" / "iter_4.pth") == pytest.approx(wanted, rel=2e-3)
 
 
-def test_a_compiled_run(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _check(scenes, tmp_path, "aot_eager", capsys)
+def test_a_compiled_run(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _check(scenes, tmp_path, "eager", capsys)
     with raises_user_error("resume-changed", "--resume"):
         run(_config(scenes), tmp_path / "compiled", resume="auto")
-    allowed = dict(resume="auto", allow_changes=["compile"])
-    run(_config(scenes), tmp_path / "compiled", **allowed)
 
 
 @pytest.mark.long
@@ -76,6 +73,6 @@ def test_plain_torch_where_it_fails(
     run(_config(scenes), tmp_path / "failed", compiled=True)
     said = capsys.readouterr().out
     assert said.count("torch.compile failed") == 1
-    assert _meta(tmp_path / "failed" / "iter_6.pth")["numerics"]["engine"] == "torch"
+    assert _meta(tmp_path / "failed" / "iter_4.pth")["numerics"]["engine"] == "torch"
     run(_config(scenes), tmp_path / "plain")
-    assert losses(tmp_path / "failed" / "iter_6.pth") == losses(tmp_path / "plain" / "iter_6.pth")
+    assert losses(tmp_path / "failed" / "iter_4.pth") == losses(tmp_path / "plain" / "iter_4.pth")

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -148,3 +149,28 @@ def test_an_evaluation_that_fails_leaves_none_of_an_earlier_one(
     image.write_bytes(image.read_bytes()[:-200])
     assert "[image]" in run_tool("test.py", *args, cwd=toy.folder).error()
     assert not any((toy.folder / "w" / name).exists() for name in names)
+
+
+def test_engines_score_the_same(
+    tested: dict[str, Any], trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tested["folder"])
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "cache"))
+    found = {}
+    for name, options in {
+        "engine": ["--engine", "onnxruntime"],
+        "tta": ["--tta"],
+        "engine, tta": ["--tta", "--engine", "onnxruntime"],
+    }.items():
+        words = ["test", "toy.py", trained.checkpoint, *options, "--work-dir", tmp_path / name]
+        said = in_process.run(*words)
+        assert ("engine      onnxruntime" in said) is ("engine" in name)
+        found[name] = json.loads((tmp_path / name / "results.json").read_text())
+    assert found["engine"]["mIoU"] == pytest.approx(tested["results"]["mIoU"], abs=0.02)
+    assert found["engine, tta"]["mIoU"] == pytest.approx(found["tta"]["mIoU"], abs=0.02)
+    numerics = found["engine"]["numerics"]
+    assert numerics["engine"].startswith("onnxruntime ")
+    assert numerics["labels_as_torch"] >= 0.9999
+    assert (numerics["precision"], tested["results"]["numerics"]["engine"]) == ("float32", "torch")
+    assert not found["engine"]["folded"]
+    assert len(list((tmp_path / "cache" / "engines").iterdir())) == 1  # one network for both
