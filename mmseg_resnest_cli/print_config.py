@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 _TRAINING = (
-    *("resume", "amp", "auto_scale_lr", "seed", "log_to"),
+    *("resume", "amp", "compile", "auto_scale_lr", "seed", "log_to"),
     *("epochs", "batch_size", "lr", "image_size", "teacher"),
 )
 _TESTING = ("tta", "format", "official")
@@ -130,5 +130,6 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
         log_to=tuple(args.log_to),
         run=run_options(args),
         teacher=args.teacher,
+        compiled=args.compile,
     )
     return resolve_training(cfg, options, machine, args.resume)[0].cfg

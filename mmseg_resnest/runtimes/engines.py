@@ -253,10 +253,10 @@ class Engine:
         names = self._choice.candidates(self._device)
         runs = {name: self._open(name, entry) for name in names}
         if len(runs) > 1:
-            runs["torch"] = runs.get("torch", self._model.own_logits)
-            self._measure({name: runs[name] for name in names}, images, entry)
+            self._measure(runs, images, entry)
         else:
             (self.name,) = names
+            self._name_times(self._known_times(images, entry), images)
         run = _guarded(runs[self.name], f"engine {self.name}", int(self._model.out_channels))
         self._check(run, images, entry)
         self._run = run
@@ -330,18 +330,28 @@ class Engine:
     # --- choosing and checking ------------------------------------------------------------------
 
     def _measure(self, runs: dict[str, Run], images: Tensor, entry: Entry) -> None:
-        """Take the fastest; times are kept, by processor, threads and size."""
-        size = "x".join(map(str, images.shape))
-        place = f"{processor_name()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
-        times: dict[str, float] = entry.facts.setdefault("seconds", {}).get(place) or {}
+        """Take the fastest."""
+        times = self._known_times(images, entry)
         if set(times) != set(runs):
             if self._device.type == "cpu" and "torch" in runs and self.precision == "float32":
                 folded: Any = fold_for_inference(_copy(self._model))
                 runs = {**runs, "torch": folded.own_logits}
-            times = {name: seconds_of(run, images) for name, run in runs.items()}
-            entry.facts["seconds"][place] = times
+            times.clear()
+            times.update({name: seconds_of(run, images) for name, run in runs.items()})
             entry.save()
         self.name = min(times, key=lambda name: times[name])
+        self._name_times(times, images)
+
+    def _known_times(self, images: Tensor, entry: Entry) -> dict[str, float]:
+        """Seconds by engine that were measured on this machine, in the entry's facts."""
+        size = "x".join(map(str, images.shape))
+        place = f"{processor_name()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
+        return entry.facts.setdefault("seconds", {}).setdefault(place, {})
+
+    def _name_times(self, times: dict[str, float], images: Tensor) -> None:
+        """Say which engine is the fastest, as far as it is known."""
+        if not times:
+            return
         count, _, height, width = images.shape
         what = f"{count} image{'s' if count > 1 else ''} of {width}x{height}"
         order = sorted(times, key=lambda name: times[name])
