@@ -17,6 +17,7 @@ PAGE = Path(__file__).with_name("api.md")
 ROOMS = {
     "The package": ("mmseg_resnest", "mmseg_resnest.errors"),
     "Inference": ("mmseg_resnest.inference", "mmseg_resnest.inference.label_errors"),
+    "Engines": ("mmseg_resnest.runtimes", "mmseg_resnest.inference.engine"),
     "Models": ("mmseg_resnest.models",),
     "Weights": ("mmseg_resnest.weights",),
     "Data sets": ("mmseg_resnest.datasets",),
