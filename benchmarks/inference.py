@@ -117,6 +117,7 @@ COMPARISON = Comparison(
     ways=WAYS,
     agree=agree,
     least={"mmseg-resnest": 1.5},
+    most_memory={"mmseg-resnest": 2.0},
     missing=MISSING,
     remarks=REMARKS,
     images={case: int(case.split()[1]) for case in CASES},

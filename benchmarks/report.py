@@ -50,6 +50,10 @@ def _memory(count: int | None) -> str:
     return "memory not known" if count is None else f"{count / 2**30:.0f} GiB"
 
 
+def _part(share: float) -> str:
+    return f"1/{round(1 / share, 1):g}" if share < 1 else f"{round(share, 2):g} times"
+
+
 def _threads(ways: dict[str, Any]) -> str:
     """The threads of torch, of which most ways have the same number."""
     numbers = [figures["threads"] for figures in ways.values()]
@@ -135,9 +139,10 @@ def markdown(result: dict[str, Any]) -> str:
         }
         if not shares:
             continue
-        short = [f"{case} (1/{1 / share:.1f})" for case, share in shares.items() if share > most]
+        short = [f"{case} ({_part(share)})" for case, share in shares.items() if share > most]
         reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
-        lines.append(f"- Aim, extra memory: 1/{1 / most:g} of the reference's; {reached}.")
+        aim = f"{_part(most)} of" if most < 1 else _part(most)
+        lines.append(f"- Aim, extra memory: {aim} the reference's; {reached}.")
     lines += [f"- {way}: {what}." for way, what in result.get("remarks", {}).items()]
     for what, why in result["not_run"].items():
         lines.append(f"- Not run: {what}: {why}.")

@@ -3,146 +3,84 @@
 
 Direct convolution takes 3 m products for m neighbouring outputs of a row; the method of Lavin and
 Gray (arXiv 1509.09308) takes m + 2, and in two dimensions 36 instead of 144 for 4x4 outputs. They
-are computed as (m + 2) squared matrix products.
+are computed as 36 matrix products.
 
 A dilated convolution is as many small ones as there are remainders of the place modulo the
-dilation, each on its own part of the map. Parts of one or two pixels, which the atrous rates 24 and
-36 leave of a small map, have their own forms: what would be multiplied with padding is left out.
+dilation, each on its own part of the map.
 
-In float32 the largest error is about 1e-5 of the largest output (direct convolution: 1e-6).
-``conv2d`` of torch is the plain reference.
+Weights are transformed at each call, some channels at a time: that takes a few percent of the
+products' time, and kept they would take four times the memory of the weights. In float32 the
+largest error is about 1e-5 of the largest output (direct convolution: 1e-6). ``conv2d`` of torch is
+the plain reference.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["Form", "choose_form", "convolve", "transform_weight"]
+__all__ = ["convolve", "saved"]
 
 _Matrix = tuple[tuple[float, ...], ...]
 
-# Bytes of the transformed input that are made at a time.
-_CHUNK_BYTES = 2**26
-# Bytes of the float64 weights that are made at a time.
-_CACHED_BYTES = 2**22
-
-
-@dataclass(frozen=True)
-class Form:
-    """One axis of the algorithm.
-
-    Attributes:
-        outputs: Outputs of a tile.
-        before: Inputs before the first output that are read; 0 where they are padding.
-        taken: Inputs that a tile reads.
-        data: (products, taken) transform of the inputs.
-        weight: (products, 3) transform of the weights.
-        output: (outputs, products) transform of the products.
-        bias: The product to which the bias is added.
-    """
-
-    outputs: int
-    before: int
-    taken: int
-    data: _Matrix
-    weight: _Matrix
-    output: _Matrix
-    bias: int
-
-    @property
-    def products(self) -> int:
-        """Products of a tile."""
-        return len(self.data)
-
-
-# A part of one pixel between padding, and of two: y0 = w1 x0 + w2 x1, y1 = w0 x0 + w1 x1.
-_ONE = Form(1, 0, 1, ((1,),), ((0, 1, 0),), ((1,),), 0)
-_TWO = Form(
-    2,
-    0,
-    2,
-    ((1, 1), (0, 1), (1, 0)),
-    ((0, 1, 0), (0, -1, 1), (1, -1, 0)),
-    ((1, 1, 0), (1, 0, 1)),
-    0,
+# Outputs of a tile along one axis, inputs that it reads, and products that it takes.
+_OUTPUTS, _INPUTS = 4, 6
+# Cook and Toom's interpolation at 0, 1, -1, 1/2, -2 and infinity: the transforms of the inputs, of
+# the weights, and of the products to the outputs. The point 1 comes second: its column of the
+# output transform is all ones, which makes it the place for the bias.
+_DATA: _Matrix = (
+    (1, -3 / 2, -2, 3 / 2, 1, 0),
+    (0, -1, 1 / 2, 5 / 2, 1, 0),
+    (0, 1, -5 / 2, 1 / 2, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 1 / 2, -1, -1 / 2, 1, 0),
+    (0, 1, -3 / 2, -2, 3 / 2, 1),
 )
-# Cook and Toom's interpolation at 0, 1, -1, 1/2, -2 and infinity. The point 1 comes second: its
-# column of the output transform is all ones, which makes it the place for the bias.
-_FOUR = Form(
-    4,
-    1,
-    6,
-    (
-        (1, -3 / 2, -2, 3 / 2, 1, 0),
-        (0, -1, 1 / 2, 5 / 2, 1, 0),
-        (0, 1, -5 / 2, 1 / 2, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 1 / 2, -1, -1 / 2, 1, 0),
-        (0, 1, -3 / 2, -2, 3 / 2, 1),
-    ),
-    (
-        (1, 0, 0),
-        (1 / 3, 1 / 3, 1 / 3),
-        (-1 / 3, 1 / 3, -1 / 3),
-        (-16 / 15, -8 / 15, -4 / 15),
-        (1 / 15, -2 / 15, 4 / 15),
-        (0, 0, 1),
-    ),
-    (
-        (1, 1, 1, 1, 1, 0),
-        (0, 1, -1, 1 / 2, -2, 0),
-        (0, 1, 1, 1 / 4, 4, 0),
-        (0, 1, -1, 1 / 8, -8, 1),
-    ),
-    1,
+_WEIGHT: _Matrix = (
+    (1, 0, 0),
+    (1 / 3, 1 / 3, 1 / 3),
+    (-1 / 3, 1 / 3, -1 / 3),
+    (-16 / 15, -8 / 15, -4 / 15),
+    (1 / 15, -2 / 15, 4 / 15),
+    (0, 0, 1),
 )
+_OUTPUT: _Matrix = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 1 / 2, -2, 0),
+    (0, 1, 1, 1 / 4, 4, 0),
+    (0, 1, -1, 1 / 8, -8, 1),
+)
+_BIAS = _INPUTS + 1
 
-
-def choose_form(length: int, dilation: int) -> Form:
-    """The form for an axis of ``length`` pixels.
-
-    Tiles of two or three outputs would save some products where four do not divide the length. They
-    are not used: one form for nearly all sizes means one set of transformed weights.
-    """
-    part = -(-length // dilation)
-    return {1: _ONE, 2: _TWO}.get(part, _FOUR)
-
-
-def _matrix(rows: _Matrix) -> Tensor:
-    return torch.tensor(rows, dtype=torch.float64)
+# Input channels whose weights are transformed at a time, and bytes of the products of the tiles
+# that are made at a time: what a call needs beside input and output.
+_CHANNELS = 256
+_CHUNK_BYTES = 2**25
 
 
 @functools.cache
-def _transforms(down: Form, across: Form) -> tuple[Tensor, Tensor]:
-    """Of the data and of the output, over both axes at once, float32."""
-    data = torch.kron(_matrix(down.data), _matrix(across.data))
-    output = torch.kron(_matrix(down.output), _matrix(across.output))
-    return data.float(), output.float()
+def _transforms() -> tuple[Tensor, Tensor, Tensor]:
+    """Of inputs, weights and products, over both axes at once, float32."""
+    matrices = [torch.tensor(rows, dtype=torch.float64) for rows in (_DATA, _WEIGHT, _OUTPUT)]
+    data, weight, output = (torch.kron(matrix, matrix).float() for matrix in matrices)
+    return data, weight, output
 
 
-def transform_weight(weight: Tensor, groups: int, down: Form, across: Form) -> Tensor:
-    """Weights (O, C / groups, 3, 3) as the products need them, for the forms of height and width.
+def saved(height: int, width: int, dilation: int) -> float:
+    """How many times the products of :func:`convolve` direct convolution takes on a map.
 
-    Returns:
-        (groups, products of both forms, C / groups, O / groups), float32.
+    Products with padding are not counted for direct convolution, which skips most of them; tiles
+    that reach over the map's edge are for this one.
     """
-    transform = torch.kron(_matrix(down.weight), _matrix(across.weight))
-    out, inner = weight.shape[:2]
-    outer = out // groups
-    made = torch.empty(groups, len(transform), inner, outer)
-    step = max(1, _CACHED_BYTES // (8 * len(transform) * outer))
-    for group, part in enumerate(weight.detach().chunk(groups)):
-        for start in range(0, inner, step):  # few enough that the float64 values stay in the cache
-            some = part[:, start : start + step].permute(2, 3, 1, 0).reshape(9, -1).double()
-            made[group, :, start : start + step] = (transform @ some).view(
-                len(transform), -1, outer
-            )
-    return made
+    ratio = 1.0
+    for length in (height, width):
+        direct = length + 2 * max(length - dilation, 0)
+        tiles = -(-length // (dilation * _OUTPUTS)) * dilation
+        ratio *= direct / (tiles * _INPUTS)
+    return ratio
 
 
 def convolve(
@@ -150,115 +88,100 @@ def convolve(
     weight: Tensor,
     bias: Tensor | None,
     dilation: int,
-    down: Form,
-    across: Form,
+    groups: int = 1,
     relu: bool = False,
 ) -> Tensor:
     """``conv2d`` with 3x3 weights, stride 1 and ``padding=dilation``.
 
     Args:
         images: (N, C, H, W), float32; channels last is read without a copy.
-        weight: What :func:`transform_weight` made of the weights.
+        weight: (O, C / groups, 3, 3); channels last is read without a copy.
         bias: (O,).
         dilation: Dilation and padding.
-        down: Form of the height; :func:`choose_form` gives the one for H.
-        across: Form of the width.
+        groups: Groups of channels.
         relu: Whether negative results become 0.
 
     Returns:
         (N, O, H, W), channels last.
     """
-    groups, _, inner, outer = weight.shape
+    outer, inner = weight.shape[0] // groups, weight.shape[1]
     count, _, height, width = images.shape
-    grid = _Grid(height, width, dilation, down, across)
-    data, output = _transforms(down, across)
-    bias_place = down.bias * across.products + across.bias
+    maps, taps = images.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1).flatten(1, 2)
+    grid = _Grid(height, width, dilation)
+    output = _transforms()[2]
     result = images.new_empty(count, *grid.covered, groups * outer)
-    padded = grid.frame(images.new_zeros, groups * inner)
-    for image, out in zip(images.permute(0, 2, 3, 1), result, strict=True):
-        grid.inside(padded)[...] = image
-        for start, rows in grid.steps(inner):
-            for group in range(groups):
-                made = grid.transformed(padded, data, start, rows, group, inner)
-                sums = torch.bmm(made, weight[group])
-                if bias is not None:
-                    sums[bias_place] += bias[group * outer : (group + 1) * outer]
-                tiles = (output @ sums.flatten(1)).view(
-                    down.outputs, across.outputs, *grid.shape(rows), outer
-                )
-                place = grid.tiles(out[:, :, group * outer : (group + 1) * outer], start, rows)
-                if relu:
-                    torch.clamp_min(tiles, 0, out=place)
-                else:
-                    place.copy_(tiles)
+    for group in range(groups):
+        out = slice(group * outer, (group + 1) * outer)
+        one = _transformed_weight(taps[out]) if inner <= _CHANNELS else None
+        for some, start, rows in grid.chunks(count, max(min(inner, _CHANNELS), outer)):
+            sums = None
+            for first in range(0, inner, _CHANNELS):
+                last = min(first + _CHANNELS, inner)
+                made = one if one is not None else _transformed_weight(taps[out, :, first:last])
+                place = slice(group * inner + first, group * inner + last)
+                data = grid.transformed(maps[some, :, :, place], start, rows)
+                sums = torch.bmm(data, made) if sums is None else sums.baddbmm_(data, made)
+                del data
+            assert sums is not None
+            if bias is not None:
+                sums[_BIAS] += bias[out]
+            tiles = grid.tiles(result[some, :, :, out], start, rows)
+            made = (output @ sums.flatten(1)).view(tiles.shape)
+            if relu:
+                torch.clamp_min(made, 0, out=tiles)
+            else:
+                tiles.copy_(made)
     return result[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
 
+def _transformed_weight(taps: Tensor) -> Tensor:
+    """Weights (O, 9, C) to (36, C, O), a view of another order."""
+    transform = _transforms()[1]
+    return torch.bmm(transform.expand(len(taps), -1, -1), taps).permute(1, 2, 0)
+
+
 class _Grid:
-    """How the tiles of both forms lie on a map.
+    """How the tiles lie on a map.
 
     ``covered`` is height and width of what the tiles make, not smaller than the map.
     """
 
-    def __init__(self, height: int, width: int, dilation: int, down: Form, across: Form) -> None:
-        self.size = (height, width)
-        self.dilation, self.down, self.across = dilation, down, across
-        self.tiles_down = -(-height // (dilation * down.outputs))
-        self.tiles_across = -(-width // (dilation * across.outputs))
-        self.covered = (
-            self.tiles_down * down.outputs * dilation,
-            self.tiles_across * across.outputs * dilation,
+    def __init__(self, height: int, width: int, dilation: int) -> None:
+        self.size, self.dilation = (height, width), dilation
+        self.down, self.across = (-(-edge // (dilation * _OUTPUTS)) for edge in self.size)
+        self.covered = (self.down * _OUTPUTS * dilation, self.across * _OUTPUTS * dilation)
+
+    def chunks(self, count: int, channels: int) -> Iterator[tuple[slice, int, int]]:
+        """Some images, their first row of tiles and number of rows, to be made at a time."""
+        row_bytes = 4 * _INPUTS**2 * self.dilation**2 * self.across * channels
+        rows = min(max(1, _CHUNK_BYTES // row_bytes), self.down)
+        some = max(1, _CHUNK_BYTES // (row_bytes * self.down))
+        for image in range(0, count, some):
+            for start in range(0, self.down, rows):
+                yield slice(image, image + some), start, min(rows, self.down - start)
+
+    def transformed(self, maps: Tensor, start: int, rows: int) -> Tensor:
+        """Some rows of tiles of maps (N, H, W, C), transformed: (36, tiles, C)."""
+        d, step = self.dilation, self.dilation * _OUTPUTS
+        count, height, width, channels = maps.shape
+        framed = maps.new_zeros(count, rows * step + 2 * d, self.covered[1] + 2 * d, channels)
+        top = start * step - d
+        first, last = max(top, 0), min(top + framed.shape[1], height)
+        framed[:, first - top : last - top, d : d + width] = maps[:, first:last]
+        image, row, column, channel = framed.stride()
+        windows = framed.as_strided(
+            (_INPUTS, _INPUTS, count, rows, d, self.across, d, channels),
+            (d * row, d * column, image, step * row, row, step * column, column, channel),
         )
-
-    def shape(self, rows: int) -> tuple[int, int, int, int]:
-        """Tiles of some rows of tiles: down, remainder, across, remainder."""
-        return rows, self.dilation, self.tiles_across, self.dilation
-
-    def frame(self, new_zeros: Callable[..., Tensor], channels: int) -> Tensor:
-        """Room for a map with the padding around it, (height, width, C)."""
-        return new_zeros(
-            self.covered[0] + (self.down.taken - self.down.outputs) * self.dilation,
-            self.covered[1] + (self.across.taken - self.across.outputs) * self.dilation,
-            channels,
-        )
-
-    def inside(self, padded: Tensor) -> Tensor:
-        """The map's own place in the frame."""
-        top, left = self.down.before * self.dilation, self.across.before * self.dilation
-        return padded[top : top + self.size[0], left : left + self.size[1]]
-
-    def steps(self, channels: int) -> Iterator[tuple[int, int]]:
-        """First row of tiles and number of rows, few enough to be made at a time."""
-        products = self.down.products * self.across.products
-        row_bytes = 4 * products * self.dilation**2 * self.tiles_across * channels
-        step = max(1, _CHUNK_BYTES // row_bytes)
-        for start in range(0, self.tiles_down, step):
-            yield start, min(step, self.tiles_down - start)
-
-    def transformed(
-        self, padded: Tensor, data: Tensor, start: int, rows: int, group: int, channels: int
-    ) -> Tensor:
-        """The transformed input of some rows of tiles, (products, tiles, channels)."""
-        part = padded[:, :, group * channels : (group + 1) * channels]
-        row, column, channel = part.stride()
-        d = self.dilation
-        windows = part.as_strided(
-            (self.down.taken, self.across.taken, *self.shape(rows), channels),
-            (
-                d * row, d * column, self.down.outputs * d * row, row,
-                self.across.outputs * d * column, column, channel,
-            ),
-            part.storage_offset() + start * self.down.outputs * d * row,
-        )  # fmt: skip
-        flat = windows.reshape(self.down.taken * self.across.taken, -1)
-        return (data @ flat).view(len(data), -1, channels)
+        flat = windows.reshape(_INPUTS**2, -1)
+        return (_transforms()[0] @ flat).view(_INPUTS**2, -1, channels)
 
     def tiles(self, out: Tensor, start: int, rows: int) -> Tensor:
-        """A view of a covered map (height, width, C) as tiles.
+        """A view of some rows of tiles of covered maps (N, height, width, C).
 
         Returns:
-            (outputs down, outputs across, *shape(rows), C).
+            (outputs down, outputs across, N, rows, remainder, tiles across, remainder, C).
         """
-        split = out.unflatten(1, (self.tiles_across, self.across.outputs, self.dilation))
-        split = split.unflatten(0, (self.tiles_down, self.down.outputs, self.dilation))
-        return split[start : start + rows].permute(1, 4, 0, 2, 3, 5, 6)
+        split = out.unflatten(2, (self.across, _OUTPUTS, self.dilation))
+        split = split.unflatten(1, (self.down, _OUTPUTS, self.dilation))[:, start : start + rows]
+        return split.permute(2, 5, 0, 1, 3, 4, 6, 7)

@@ -2,8 +2,9 @@
 """Folds a model for inference on a CPU: the same scores in less time.
 
 Batch norms become part of the convolutions before them, feature maps are channels last, the splits
-of split attention are weighted in one pass, and 3x3 convolutions of stride 1 take fewer products
-(:mod:`~mmseg_resnest.kernels.winograd`). Scores differ by rounding, about 1e-5 of the largest.
+of split attention are weighted in one pass, and wide 3x3 convolutions of stride 1 take fewer
+products (:mod:`~mmseg_resnest.kernels.winograd`). Scores differ by rounding, about 1e-5 of the
+largest.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .._stack import BatchNorm
 from ..kernels.convolution import ProductConv2d
-from ..kernels.winograd import Form, choose_form, convolve, transform_weight
+from ..kernels.winograd import convolve, saved
 from .resnest import Bottleneck, ResNeSt
 from .split_attention import SplitAttentionConv2d, split_shares
 
 __all__ = ["FoldedConv2d", "fold_for_inference"]
 
-# Below these the transforms take longer than the products that they save: channels of a group, and
-# tiles, which share the reading of the transformed weights.
-_LEAST_CHANNELS = 32
-_LEAST_TILES = 32
-# Maps of all sizes share one form, but for parts of one and two pixels; those of the last four
-# combinations stay, which take up to seven times the weights' memory (most convolutions: four).
-_KEPT_FORMS = 4
+# Below these the transforms take longer than the products that they save: channels of a group,
+# pixels of all maps, which share the transform of the weights, and how many times the products
+# direct convolution takes. An atrous rate of 12 on maps of 64 pixels, 1.4 times, does not pay.
+_LEAST_CHANNELS = 128
+_LEAST_PIXELS = 1024
+_LEAST_SAVED = 2.5
 
 
 class FoldedConv2d(nn.Module):
@@ -58,34 +58,24 @@ class FoldedConv2d(nn.Module):
         self.stride, self.padding, self.dilation = conv.stride, conv.padding, conv.dilation
         self.groups = conv.groups
         self.relu = relu
-        self._can_save = _saves(conv)
-        self._transformed: dict[tuple[Form, Form], Tensor] = {}
+        self._can_save = _can_save(conv)
 
-    def _forms(self, x: Tensor) -> tuple[Form, Form] | None:
-        """The forms to convolve ``x`` with, or None where direct convolution is to be used."""
-        if not (
+    def _saves(self, x: Tensor) -> bool:
+        """Whether products are saved where ``x`` is convolved."""
+        count, _, height, width = x.shape
+        return (
             self._can_save
             and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
-        ):
-            return None
-        down, across = (choose_form(length, self.dilation[0]) for length in x.shape[2:])
-        tiles = x.shape[2] * x.shape[3] / (down.outputs * across.outputs)
-        return (down, across) if tiles >= _LEAST_TILES else None
+            and count * height * width >= _LEAST_PIXELS
+            and saved(height, width, self.dilation[0]) >= _LEAST_SAVED
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, C, H, W) to (N, O, H', W'), channels last."""
-        forms = self._forms(x)
-        if forms is not None:
-            weight = self._transformed.get(forms)
-            if weight is None:
-                weight = transform_weight(self.weight, self.groups, *forms)
-                # Several threads may be here; each has its own weight in hand.
-                for oldest in tuple(self._transformed)[: 1 - _KEPT_FORMS]:
-                    self._transformed.pop(oldest, None)
-                self._transformed[forms] = weight
-            return convolve(x, weight, self.bias, self.dilation[0], *forms, relu=self.relu)
+        if self._saves(x):
+            return convolve(x, self.weight, self.bias, self.dilation[0], self.groups, self.relu)
         out = F.conv2d(
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
@@ -215,7 +205,7 @@ def _is_plain(module: ConvModule) -> bool:
     )
 
 
-def _saves(conv: nn.Conv2d) -> bool:
+def _can_save(conv: nn.Conv2d) -> bool:
     """Whether a convolution is one whose products can be saved, and has enough channels."""
     size = conv.dilation[0]
     return (

@@ -9,7 +9,6 @@ from mmengine.registry import init_default_scope
 from published_reference import draw
 from torch import nn
 
-from mmseg_resnest.kernels.winograd import choose_form
 from mmseg_resnest.models import ResNeSt, folding
 from mmseg_resnest.models.folding import FoldedConv2d, fold_for_inference
 from mmseg_resnest.registry import MODELS
@@ -51,7 +50,8 @@ def assert_close(expected, ours):
 )
 def test_the_backbone_gives_the_same_features(arch, monkeypatch):
     monkeypatch.setattr(folding, "_LEAST_CHANNELS", 1)
-    monkeypatch.setattr(folding, "_LEAST_TILES", 1)
+    monkeypatch.setattr(folding, "_LEAST_PIXELS", 1)
+    monkeypatch.setattr(folding, "_LEAST_SAVED", 0)
     model = randomise(ResNeSt({**arch, "stem_width": 8}, output_stride=8, norm_cfg=NORM))
     folded = nn.ModuleList([copy.deepcopy(model)])
     fold_for_inference(folded)
@@ -96,26 +96,41 @@ def test_what_cannot_be_folded_stays():
     assert list(holder.state_dict()) == before
 
 
-def test_maps_of_many_sizes_share_transformed_weights():
-    plain = nn.Conv2d(32, 32, 3, padding=12, dilation=12, bias=False)
-    conv = FoldedConv2d(plain)
-    sizes = ((64, 64), (72, 40), (97, 70), (33, 64), (12, 90), (24, 64), (24, 20), (20, 90))
+@pytest.mark.parametrize(
+    ("channels", "size", "dilation", "count", "products"),
+    [
+        (128, 64, 1, 1, True),  # stages 3 and 4, and what follows the pyramid
+        (128, 64, 4, 1, True),
+        (128, 64, 12, 1, False),  # the pyramid: four tiles where little more than one is needed
+        (128, 64, 36, 1, False),
+        (128, 160, 12, 1, True),  # and where they fit
+        (64, 64, 1, 1, False),
+        (128, 16, 1, 1, False),  # too few pixels for the transform of the weights
+        (128, 16, 1, 4, True),
+    ],
+)
+def test_a_layer_and_its_map_choose_the_kernel(
+    channels, size, dilation, count, products, monkeypatch
+):
+    def refuse(*args):
+        raise AssertionError("the other kernel")
+
+    plain = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
+    x = torch.randn(count, channels, size, size)
     with torch.inference_mode():
-        for height, width in sizes:
-            x = torch.randn(1, 32, height, width)
-            assert_close(plain(x), conv(x))
-            if len(conv._transformed) == 1:
-                four = next(iter(conv._transformed.values()))
-            assert len(conv._transformed) <= 4
-            if min(height, width) > 24:
-                assert conv._transformed[tuple(choose_form(n, 12) for n in (64, 64))] is four
+        expected = plain(x)
+        if products:
+            monkeypatch.setattr(folding.F, "conv2d", refuse)
+        else:
+            monkeypatch.setattr(folding, "convolve", refuse)
+        assert_close(expected, FoldedConv2d(plain)(x))
 
 
-def test_small_maps_and_other_types_are_convolved_directly(monkeypatch):
-    conv = FoldedConv2d(nn.Conv2d(32, 32, 3, padding=1))
+def test_other_types_are_convolved_directly(monkeypatch):
+    conv = FoldedConv2d(nn.Conv2d(128, 128, 3, padding=1))
     monkeypatch.setattr(folding, "convolve", None)
+    x = torch.randn(1, 128, 32, 32)
     with torch.inference_mode():
-        conv(torch.randn(1, 32, 5, 5))
         with torch.autocast("cpu", torch.bfloat16):
-            assert conv(torch.randn(1, 32, 32, 32)).dtype == torch.bfloat16
-        assert conv.double()(torch.randn(1, 32, 32, 32).double()).dtype == torch.float64
+            assert conv(x).dtype == torch.bfloat16
+        assert conv.double()(x.double()).dtype == torch.float64
