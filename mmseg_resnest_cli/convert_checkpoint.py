@@ -5,9 +5,11 @@
     mmseg-resnest convert-checkpoint resnest50-bcfefe1d.params resnest50.safetensors
     mmseg-resnest convert-checkpoint work_dirs/run/iter_40000.pth model.pth --layout published
 
-SRC is a .pth, .pt, .zip, .safetensors or .params file of the published code, timm,
-MMSegmentation, MMPretrain, GluonCV or this project; nothing in it is run. DST ends in .pth or
-.safetensors and holds tensors only.
+    mmseg-resnest convert-checkpoint faster_rcnn_resnest50_coco detector.pth
+
+SRC is a name of published weights, or a .pth, .pt, .zip, .safetensors or .params file of the
+published code, timm, MMSegmentation, MMDetection, detectron2, MMPretrain, GluonCV or this project;
+nothing in it is run. DST ends in .pth or .safetensors and holds tensors only.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dst", metavar="DST", help="the file to write: .pth or .safetensors")
     parser.add_argument(
         "--layout",
-        choices=["published", "timm", "openmmlab", "mmseg-resnest"],
+        choices=["published", "timm", "openmmlab", "detectron2", "mmseg-resnest"],
         default="mmseg-resnest",
         help="the names to write (default: this project's)",
     )
@@ -40,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     result = export_state_dict(found.state_dict, args.layout)
     target = save_state_dict(result, args.dst, args.force)
 
-    what = "segmentation model" if found.is_segmentor else "backbone"
-    print(f"{args.src}: {what} in layout {found.layout}, {len(source)} tensors")
+    print(f"{args.src}: {found.kind} in layout {found.layout}, {len(source)} tensors")
     if found.left_out:
-        print(f"left out (ImageNet classifier): {list_keys(found.left_out)}")
+        what = "ImageNet classifier" if found.layout != "detectron2" else "constants of the config"
+        print(f"left out ({what}): {list_keys(found.left_out)}")
     if found.added:
         print(f"added: {len(found.added)} batch norm counters, zero, which the file does not have")
     print(f"{target}: {len(result)} tensors in layout {args.layout}")

@@ -83,7 +83,14 @@ BACKBONES = """## ImageNet backbones
 
 Training starts from these (`init_cfg` of the backbone). Their published number is the top-1
 accuracy of a classifier, which this project leaves out and does not evaluate;
-`mmseg-resnest weights verify NAME` checks the file. MMSegmentation states none for its own.
+`mmseg-resnest weights verify NAME` checks the file. MMSegmentation states none for its own,
+nor the authors for those of their detectors.
+"""
+
+DETECTORS = """## COCO: detectors
+
+Detectors for MMDetection, by name in `mmseg-resnest weights` and
+`mmseg-resnest convert-checkpoint`. Their backbones start segmentation models, too (`init_cfg`).
 """
 
 
@@ -185,6 +192,18 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
         crop = f"{published['crop']:g}" if "crop" in published else ""
         top1 = number(published.get("top1"))
         rows.append([f"`{entry.name}`", entry.arch, top1, crop, source_of(entry)])
+    titles = ["name", "config", "published box AP", "published mask AP", "source"]
+    detectors = [
+        [
+            f"`{entry.name}`",
+            f"[{Path(config).stem}](../{config})" if (config := entry.config or "") else "",
+            *(number(entry.metrics["single scale"].get(key)) for key in ("box AP", "mask AP")),
+            source_of(entry),
+        ]
+        for entry in entries.values()
+        if entry.task == "detection"
+    ]
+    parts.append(f"{DETECTORS}\n{table(titles, detectors, titles[2:4])}")
     titles = ["name", "architecture", "published top-1", "crop", "source"]
     parts.append(f"{BACKBONES}\n{table(titles, rows, titles[2:4])}")
     return "\n".join([*parts, costs_table()])

@@ -63,7 +63,7 @@ def best_metric(values: Mapping[str, Any]) -> str:
     if not values["metrics"]:
         return "-"
     numbers = list(values["metrics"].values())[-1]
-    key = "mIoU" if "mIoU" in numbers else "top1"
+    key = next(key for key in ("mIoU", "box AP", "top1") if key in numbers)
     return f"{key} {numbers[key]:.2f}"
 
 
@@ -104,7 +104,7 @@ def show_info(name: str, as_json: bool) -> int:
         ("source", entry.source),
         ("licence", entry.licence or "not stated"),
         ("file", entry.file),
-        (entry.algorithm, entry.digest + ("..." if len(entry.digest) == 8 else "")),
+        (entry.algorithm or "hash", entry.digest + ("..." if len(entry.digest) == 8 else "")),
         *(("address", url) for url in entry.urls),
         ("in cache", str(path) if path.is_file() else f"no; it would be {path}"),
     ]
@@ -160,7 +160,7 @@ def check(names: Sequence[str]) -> int:
         line = f"missing  {path}"
         if path.is_file():
             wrong = weights.verify(entry, path)
-            line = f"ok       {path} ({entry.algorithm} {entry.digest})"
+            line = f"ok       {path} ({entry.algorithm or 'hash'} {entry.digest})"
             line = f"corrupt  {path}: {wrong}" if wrong else line
         bad += not line.startswith("ok")
         print(line, flush=True)

@@ -41,11 +41,13 @@ def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
     """Published ``{protocol: {metric: percent}}``; a UserError if the entry is a backbone."""
     if entry.task != "segmentation" or entry.config is None:
         models = ", ".join(name for name, e in catalogue().items() if e.task == "segmentation")
+        what = "is an ImageNet backbone, and classification"
+        if entry.task == "detection":
+            what = "is a detector, and detection"
         raise UserError(
             "argument",
             entry.name,
-            "is an ImageNet backbone, and classification is not evaluated here; the segmentation "
-            f"models are: {models}",
+            f"{what} is not evaluated here; the segmentation models are: {models}",
         )
     return {name: dict(numbers) for name, numbers in entry.metrics.items()}
 

@@ -27,8 +27,13 @@ __all__ = ["checkpoint_file", "load_segmentor", "published_config"]
 
 
 def published_config(name: str) -> Path:
-    """The config file of a published segmentation model; UserError: no such one, or a backbone."""
+    """The config file of a published segmentation model; UserError: none, or another model."""
     entry = find(name)
+    if entry.task == "detection":
+        use = f"init_cfg=dict(type='Pretrained', checkpoint={name!r})"
+        said = "is a detector, for MMDetection; train a segmentation model from its backbone with "
+        said += use
+        raise UserError("model", name, said)
     if entry.config is None:
         use = f"init_cfg=dict(type='Pretrained', checkpoint={name!r})"
         said = f"an ImageNet backbone without a head cannot segment; train from it with {use}"

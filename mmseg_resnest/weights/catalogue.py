@@ -1,8 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """The catalogue of published weights: data (``catalogue.json``) and its typed reader.
 
-Names are the published ones (``resnest50``, ``deeplab_resnest101_ade``); those of other sources
-have a prefix: ``gluoncv/``, ``openmmlab/``, ``timm/``.
+Names are the published ones (``resnest50``, ``deeplab_resnest101_ade``), for detectors those of
+their configs (``faster_rcnn_resnest50_coco``); those of other sources have a prefix: ``gluoncv/``,
+``openmmlab/``, ``timm/``.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ class Entry:
     """One published checkpoint."""
 
     name: str
-    task: str  # segmentation (a whole model) or classification (an ImageNet backbone)
-    layout: str  # whose parameter names it has: published, gluoncv, openmmlab or timm
+    task: str  # segmentation, detection (whole models) or classification (an ImageNet backbone)
+    layout: str  # whose parameter names it has: published, gluoncv, openmmlab, timm, detectron2
     file: str  # the checkpoint's name in the cache folder, also if it is published in a .zip
     urls: tuple[str, ...]  # where it is published, tried in turn
-    algorithm: str  # sha256 or sha1, as the publisher has it
+    algorithm: str | None  # sha256 or sha1, as the publisher has it; None where nobody says
     digest: str  # of the file: all hex digits, or the first 8 where only they are published
     arch: str  # the backbone: a name of mmseg_resnest.models.resnest.ARCHITECTURES, mscan_*, mit_*
     config: str | None  # relative to the repository; None for backbones
     dataset: str  # that it was trained and measured on
     #: Published percentages by protocol: ``multi-scale + flip`` and ``single scale`` hold ``mIoU``
-    #: and perhaps ``pixAcc``; ``single crop`` holds ``top1`` and perhaps ``crop`` (pixels). Empty
-    #: where the source states none.
+    #: and perhaps ``pixAcc``, or ``box AP`` and perhaps ``mask AP``; ``single crop`` holds ``top1``
+    #: and perhaps ``crop`` (pixels). Empty where the source states none.
     metrics: Mapping[str, Mapping[str, float]]
     source: str  # who publishes the file and the numbers
     licence: str | None  # of the weights, an SPDX identifier or a LicenseRef

@@ -2,8 +2,9 @@
 """Turns state dicts from the layouts in which ResNeSt's weights are published into ours.
 
 A conversion only renames: every tensor keeps its type, its values and (where it was a tensor
-already) its memory. Every key is accounted for: it is placed, it is the ImageNet classifier, which
-a segmentation model does not have and which is left out, or the conversion fails and lists it.
+already) its memory. Every key is accounted for: it is placed, it is left out because it is the
+ImageNet classifier, which a segmentation model does not have, or a constant that a detector's
+config says as well, or the conversion fails and lists it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import UserError
-from . import layouts
-from .parts import COUNTER, Part, place_backbone, place_head
+from . import detector_names, layouts
+from .parts import COUNTER, Part, place_backbone, place_detector, place_head
 from .state_dict import as_tensor, list_keys, unwrap_state_dict
 
 
@@ -29,7 +30,8 @@ def detect_layout(state_dict: Mapping[str, Any]) -> str:
     Returns:
         ``published`` (``zhanghang1989/ResNeSt`` and ``PyTorch-Encoding``; timm's names and our
         backbone's are the same ones), ``openmmlab`` (MMSegmentation), ``mmpretrain``,
-        ``gluoncv`` or ``mmseg-resnest`` (our segmentation models, baselines included).
+        ``gluoncv``, ``detectron2`` (the authors' detectors) or ``mmseg-resnest`` (our models,
+        baselines included). ``openmmlab`` and ``mmseg-resnest`` are of detectors as well.
 
     Raises:
         UserError: The keys belong to none of them; the message lists them.
@@ -48,6 +50,8 @@ def layout_of(keys: Iterable[str], label: str = "state dict") -> str:
     first = {key.partition(".")[0] for key in names}
     if "pretrained" in first:
         return "published"
+    if detector_names.is_detectron2(names):
+        return "detectron2"
     if "backbone" in first:
         backbone = [key[9:] for key in names if key.startswith("backbone.")]
         has_classifier = any(key.startswith("head.fc.") for key in names)
@@ -69,8 +73,12 @@ def layout_of(keys: Iterable[str], label: str = "state dict") -> str:
         label,
         f"not of a ResNeSt in a known layout; its {len(names)} keys are {list_keys(names)}. Known "
         "layouts: published (backbones, segmentation models), timm, MMSegmentation, MMPretrain, "
-        "GluonCV, mmseg-resnest",
+        "MMDetection, detectron2, GluonCV, mmseg-resnest",
     )
+
+
+#: Layouts that detectors have, besides backbones and, but for detectron2, segmentation models.
+_OF_DETECTORS = ("openmmlab", "mmseg-resnest", "detectron2")
 
 
 def _has_conv_modules(keys: Iterable[str]) -> bool:
@@ -82,14 +90,30 @@ class Conversion:
     """What became of a checkpoint."""
 
     layout: str  # see detect_layout
-    is_segmentor: bool  # a whole segmentation model, not a backbone alone (without a prefix)
+    is_segmentor: bool  # a whole segmentation model
+    is_detector: bool  # a whole detector; if neither, a backbone alone (without a prefix)
     state_dict: dict[str, Tensor]  # under our names, in the order of the source
-    left_out: tuple[str, ...]  # keys of the ImageNet classifier
+    left_out: tuple[str, ...]  # keys of the ImageNet classifier, or a detector's constants
     added: tuple[str, ...]  # counters (num_batches_tracked, zero) that the source did not have
 
+    @property
+    def why_left_out(self) -> str:
+        """Why the keys that are left out have no place, for messages."""
+        if self.layout == "detectron2":
+            return "the config has these constants"
+        return "a segmentation model has no ImageNet classifier"
 
-def _classifier_keys(keys: Iterable[str], layout: str, backbone: str) -> tuple[str, ...]:
-    """The ImageNet classifier's keys among ``keys``."""
+    @property
+    def kind(self) -> str:
+        """What it is, for messages."""
+        whole = "segmentation model" if self.is_segmentor else ""
+        return "detector" if self.is_detector else whole or "backbone"
+
+
+def _left_out(keys: Iterable[str], layout: str, backbone: str) -> tuple[str, ...]:
+    """The keys that are left out: the ImageNet classifier's, or constants of detectron2."""
+    if layout == "detectron2":
+        return tuple(key for key in keys if detector_names.CONSTANTS.fullmatch(key))
     heads = ["head.fc.", "fc."] if layout in ("mmpretrain", "mmseg-resnest") else []
     starts = [f"{backbone}fc.", *heads]
     names = {f"{start}{leaf}" for start in starts for leaf in ("weight", "bias")}
@@ -98,9 +122,8 @@ def _classifier_keys(keys: Iterable[str], layout: str, backbone: str) -> tuple[s
 
 def _prefixes(layout: str, keys: Iterable[str]) -> tuple[str, str, str]:
     """The prefixes of backbone, main head and auxiliary head in this checkpoint."""
-    first = {key.partition(".")[0] for key in keys}
     backbone, head, auxiliary = layouts.PREFIXES.get(layout, ("backbone.", "\0", "\0"))
-    if backbone and backbone[:-1] not in first:
+    if backbone and not any(key.startswith(backbone) for key in keys):
         return "", "\0", "\0"  # a bare backbone: no key starts with a NUL
     return backbone, head, auxiliary
 
@@ -111,10 +134,12 @@ def analyse(record: Mapping[str, Any], label: str = "state dict") -> Conversion:
     layout = layout_of(raw, label)
     tensors = {key: as_tensor(key, value, label) for key, value in raw.items()}
     prefix, head_prefix, auxiliary_prefix = _prefixes(layout, tensors)
-    left_out = _classifier_keys(tensors, layout, prefix)
+    left_out = _left_out(tensors, layout, prefix)
+
+    detector = layout in _OF_DETECTORS and detector_names.is_detector(tensors)
 
     groups: dict[str, list[str]] = {prefix: [], head_prefix: [], auxiliary_prefix: []}
-    necks, strangers = [], []
+    rest, necks, strangers = [], [], []
     # the bare backbone's prefix is empty: the longest prefix that fits is the part's
     order = sorted(groups, key=len, reverse=True)
     for key in tensors:
@@ -123,6 +148,8 @@ def analyse(record: Mapping[str, Any], label: str = "state dict") -> Conversion:
         place = next((start for start in order if key.startswith(start)), None)
         if place is not None:
             groups[place].append(key[len(place) :])
+        elif detector:
+            rest.append(key)
         elif prefix == "backbone." and key.startswith("neck."):
             necks.append(key[5:])
         else:
@@ -142,7 +169,9 @@ def analyse(record: Mapping[str, Any], label: str = "state dict") -> Conversion:
         foreign = layout != "published" or is_segmentor or bool(left_out)
         all_stages = layout != "mmseg-resnest" and foreign
         part = place_backbone(layout, groups[prefix], all_stages)
-    parts.append((prefix, "backbone." if is_segmentor else "", part))
+    parts.append((prefix, "backbone." if is_segmentor or detector else "", part))
+    if detector:
+        parts.append(("", "", place_detector(layout, rest)))
     for start, ours in ((head_prefix, "decode_head."), (auxiliary_prefix, "auxiliary_head.")):
         if groups[start] or (is_segmentor and ours == "decode_head."):
             parts.append((start, ours, place_head(layout, groups[start], tensors, start)))
@@ -163,12 +192,17 @@ def analyse(record: Mapping[str, Any], label: str = "state dict") -> Conversion:
         ]
         message = f"looks like layout {layout!r} but does not convert; {''.join(found)}"
         message += "check that the file is complete and holds a ResNeSt model"
+        if any(".conv2_offset." in key for key in unknown):
+            message += " without deformable convolutions"
         raise UserError("checkpoint", label, message)
 
     names = {start + key: ours + name for start, ours, p in parts for key, name in p.keys.items()}
     ordered = {names[key]: value for key, value in tensors.items() if key in names}
+    if layout == "detectron2":
+        copies = detector_names.mask_heads(ordered)
+        ordered = {new: v for key, v in ordered.items() for new in copies.get(key, (key,))}
     state_dict, added = _with_counters(ordered)
-    return Conversion(layout, is_segmentor, state_dict, left_out, added)
+    return Conversion(layout, is_segmentor, detector, state_dict, left_out, added)
 
 
 def _with_counters(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -192,15 +226,19 @@ def convert_state_dict(
 
     Args:
         state_dict: Names to tensors or NumPy arrays, in the layout of a published backbone or
-            segmentation model, timm, MMSegmentation, MMPretrain, GluonCV or our own; possibly
-            under ``state_dict`` or ``model``, or with ``module.`` before every name.
+            segmentation model, timm, MMSegmentation, MMDetection, detectron2, MMPretrain,
+            GluonCV or our own; possibly under ``state_dict`` or ``model``, or with ``module.``
+            before every name.
         label: What to call it in errors, such as its file.
 
     Returns:
         The tensors under our names: for a backbone without a prefix, for a segmentation model
-        ``backbone.*``, ``decode_head.*``, ``auxiliary_head.*``. Types and values are those of the
-        source, memory is shared with it where possible. Counters ``num_batches_tracked`` that
-        it lacks are added as zeros; an ImageNet classifier is left out, which one log line says.
+        ``backbone.*``, ``decode_head.*``, ``auxiliary_head.*``, for a detector MMDetection's:
+        ``backbone.*``, ``neck.*``, ``rpn_head.*``, ``roi_head.*``. Types and values are those of
+        the source, memory is shared with it where possible. The one mask head of a cascade of
+        detectron2 becomes that of each stage, which MMDetection averages.
+        Counters ``num_batches_tracked`` that it lacks are added as zeros; an ImageNet classifier
+        and constants of detectron2 are left out, which one log line says.
 
     Raises:
         UserError: The layout is unknown, keys have no place, or keys are missing (such as a
@@ -209,7 +247,7 @@ def convert_state_dict(
     conversion = analyse(state_dict, label)
     if conversion.left_out:
         print_log(
-            "left out of the checkpoint, a segmentation model has no ImageNet classifier: "
+            f"left out of the checkpoint, {conversion.why_left_out}: "
             + list_keys(conversion.left_out),
             logger="current",
             level=logging.INFO,

@@ -58,7 +58,7 @@ class Wanted:
     path: Path
     urls: tuple[str, ...]
     digest: str | None  # the first digits of its hash, or all
-    algorithm: str | None  # None is SHA-256 or SHA-1
+    algorithm: str | None  # None is SHA-256, SHA-1 or MD5
     elsewhere: str  # how to have it in another folder, for messages
     most: int | None = None  # bytes that it may have
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the requests

@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import layouts
-from .convert import analyse, has_split_attention
+from . import detector_names, layouts
+from .convert import Conversion, analyse, has_split_attention
 from .state_dict import list_keys
 
-EXPORT_LAYOUTS = ("published", "timm", "openmmlab", "mmseg-resnest")
+EXPORT_LAYOUTS = ("published", "timm", "openmmlab", "detectron2", "mmseg-resnest")
 
 
 def _rename_modules(keys: Iterable[str], table: Mapping[str, str]) -> dict[str, str]:
@@ -25,9 +26,10 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
     """Renames a state dict of one of our models for another code base.
 
     Args:
-        state_dict: Our names: a backbone without a prefix or a segmentation model.
+        state_dict: Our names: a backbone without a prefix, a segmentation model or a detector.
         layout: ``published`` (backbone, or a segmentation model with a published head), ``timm``
-            (backbone only), ``openmmlab`` (MMSegmentation) or ``mmseg-resnest``.
+            (backbone only), ``openmmlab`` (MMSegmentation, MMDetection), ``detectron2`` (backbone
+            or detector) or ``mmseg-resnest``.
 
     Returns:
         The same tensors under that layout's names. :func:`convert_state_dict` undoes it exactly.
@@ -46,15 +48,21 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
         raise UserError("checkpoint", "state dict", message)
     if layout == "mmseg-resnest":
         return dict(source.state_dict)
+    if layout == "detectron2":
+        return _for_detectron2(source)
     groups: dict[str, list[str]] = {"backbone.": [], "decode_head.": [], "auxiliary_head.": []}
     strangers = []
+    whole = source.is_segmentor or source.is_detector
     for key in source.state_dict:
-        start = f"{key.partition('.')[0]}." if source.is_segmentor else "backbone."
+        start = f"{key.partition('.')[0]}." if whole else "backbone."
         if start in groups:
-            groups[start].append(key[len(start) :] if source.is_segmentor else key)
+            groups[start].append(key[len(start) :] if whole else key)
         else:
             strangers.append(key)
     resnest = has_split_attention(groups["backbone."]) or "conv1.0.weight" in groups["backbone."]
+    if source.is_detector and layout != "openmmlab":
+        message = "has no names for detectors; openmmlab and detectron2 have"
+        raise UserError("checkpoint", f"layout {layout}", message)
     if layout == "timm" and source.is_segmentor:
         message = "timm has no segmentation models; choose another layout, or give the backbone "
         message += "alone (the keys after 'backbone.')"
@@ -66,7 +74,7 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
     if layout == "openmmlab":
         table = layouts.invert(layouts.OPENMMLAB_STEM) if resnest else {}
         renamed = _rename_modules(groups["backbone."], table)
-        start = "backbone." if source.is_segmentor else ""
+        start = "backbone." if whole else ""
         names = {start + key: start + name for key, name in renamed.items()}
         return {names.get(key, key): value for key, value in source.state_dict.items()}
 
@@ -87,3 +95,37 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
         message += "published FCN, PSP, EncNet and DeepLabV3 heads can be exported to it"
         raise UserError("checkpoint", "layout published", message)
     return {names[key]: value for key, value in source.state_dict.items()}
+
+
+def _for_detectron2(source: Conversion) -> dict[str, Tensor]:
+    """A backbone or a detector in the names of detectron2 and of the authors' fork of it."""
+    layout = "layout detectron2"
+    if source.is_segmentor:
+        message = "has names for backbones and detectors; choose another layout"
+        raise UserError("checkpoint", layout, message)
+    start = "backbone." if source.is_detector else ""
+    plain = f"{start}conv1.weight" in source.state_dict
+    mask = detector_names.single_mask_head(source.state_dict)
+    result: dict[str, Tensor] = {}
+    strangers, differing = [], []
+    for key, value in source.state_dict.items():
+        module, _, leaf = mask.get(key, key).rpartition(".")
+        if source.is_detector and not module.startswith(start):
+            theirs = detector_names.part_to_detectron2(module)
+            known = theirs != module
+        else:
+            theirs = detector_names.to_detectron2(module.removeprefix(start), plain)
+            theirs, known = f"{detector_names.BOTTOM_UP}{theirs}", True
+        name = f"{theirs}.{leaf}"
+        if not known:
+            strangers.append(key)
+        elif name in result and not torch.equal(result[name], value):
+            differing.append(key)
+        result.setdefault(name, value)
+    if strangers:
+        message = f"has no name for {len(strangers)} keys: {list_keys(strangers)}"
+        raise UserError("checkpoint", layout, message)
+    if differing:
+        message = "has one mask head for all stages of a cascade, and these are not the same in "
+        raise UserError("checkpoint", layout, f"{message}each: {list_keys(differing)}")
+    return result

@@ -21,8 +21,9 @@ AGAIN = "get the file again from where it came from"
 def promised_digits(name: str) -> str | None:
     """The 8 hex digits of a hash that a file's name ends in, None without.
 
-    They are the start of the SHA-256 (ResNeSt, OpenMMLab, timm) or of the SHA-1
-    (PyTorch-Encoding, GluonCV). Eight digits that are a date are not taken for a checksum.
+    They are the start of the SHA-256 (ResNeSt, OpenMMLab, timm), of the SHA-1 (PyTorch-Encoding,
+    GluonCV) or perhaps of the MD5 (detectron2's habit; its fork for ResNeSt does not say). Eight
+    digits that are a date are not taken for a checksum.
     """
     match = _HASH_IN_NAME.search(name)
     return match[1] if match and not _DATE.match(match[1]) else None
@@ -52,13 +53,13 @@ def tensor_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
 def difference(file: BinaryIO, digest: str, algorithm: str | None = None) -> str | None:
     """How a file's hash differs from ``digest`` (all its digits, or the first); None if not.
 
-    ``algorithm`` None takes SHA-256 or SHA-1.
+    ``algorithm`` None takes SHA-256, SHA-1 or MD5.
     """
-    algorithms = [algorithm] if algorithm else ["sha256", "sha1"]
+    algorithms = [algorithm] if algorithm else ["sha256", "sha1", "md5"]
     found = hex_digests(file, *algorithms)
     if any(value.startswith(digest) for value in found):
         return None
-    shown = " and ".join(
+    shown = ", ".join(
         f"{name.upper().replace('SHA', 'SHA-')} {value[: max(8, len(digest))]}"
         for name, value in zip(algorithms, found, strict=True)
     )

@@ -8,7 +8,7 @@ keep their name. No torch in this file: it is data.
 
 Sources: the checkpoints of ``zhanghang1989/ResNeSt`` and ``zhanghang1989/PyTorch-Encoding``
 (published), timm, MMSegmentation, MMPretrain (``ConvModule`` stem, and no pool in front of the
-shortcut of a stage with stride 1), GluonCV 0.7.
+shortcut of a stage with stride 1), GluonCV 0.7. Detectors: :mod:`.detector_names`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ PLAIN_BLOCK = {
 }
 #: The shortcut of a stage's first block; index 0 is the pool.
 SHORTCUT = {"downsample.1": "conv", "downsample.2": "norm"}
+#: That of a plain ResNet, which has no pool.
+PLAIN_SHORTCUT = {"downsample.0": "conv", "downsample.1": "norm"}
 NUM_STAGES = 4
 
 _BLOCK = re.compile(r"layer([1-9])\.(0|[1-9]\d*)\.(.+)")
@@ -152,12 +154,14 @@ _GLUON_FCN = {
     "block.4": ("conv_seg", "linear"),
 }
 
-#: Prefixes of (backbone, main head, auxiliary head) in a segmentation model.
+#: Prefixes of (backbone, main head, auxiliary head) in a segmentation model; of detectron2's
+#: detectors, whose heads have names of several kinds, the backbone's alone.
 PREFIXES = {
     "published": ("pretrained.", "head.", "auxlayer."),
     "gluoncv": ("", "head.", "auxlayer."),
     "openmmlab": ("backbone.", "decode_head.", "auxiliary_head."),
     "mmseg-resnest": ("backbone.", "decode_head.", "auxiliary_head."),
+    "detectron2": ("backbone.bottom_up.", "\0", "\0"),
 }
 
 

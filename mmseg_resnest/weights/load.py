@@ -117,7 +117,7 @@ def load_checkpoint(
         name_or_path: A name of the catalogue, an address, or a file written by ``torch.save``
             (``.pth``, ``.pt``; present and old format), a ``.zip`` with one checkpoint in it,
             ``.safetensors``, or MXNet ``.params``. What counts is the content. A file name that
-            ends in ``-`` and 8 hex digits is held against the file's SHA-256 and SHA-1.
+            ends in ``-`` and 8 hex digits is held against the file's SHA-256, SHA-1 and MD5.
         map_location: The device to put the tensors on.
 
     Returns:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from . import layouts
+from . import detector_names, layouts
 
 COUNTER = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var")
@@ -120,18 +120,23 @@ def _backbone_names(layout: str, source: Mapping[str, Mapping[str, str]]) -> dic
                 names[f"{start}0"] = f"{start}1"
                 names[f"{start}1"] = f"{start}2"
         return names
+    if layout == "detectron2":
+        plain = detector_names.is_plain(modules)
+        return {module: detector_names.from_detectron2(module, plain) for module in modules}
     return {}
 
 
-def _expected_backbone(ours: set[str], all_stages: bool) -> dict[str, str]:
+def _expected_backbone(ours: set[str], all_stages: bool, resnet: bool = False) -> dict[str, str]:
     """Every module (in our names) of the ResNeSt whose blocks ``ours`` shows, with its kind.
 
     A model of ours may be built without its last stages; files of others have all four.
+    ``resnet``: of a ResNet without a deep stem instead.
     """
-    expected: dict[str, str] = {}
-    for conv, norm in zip(layouts.STEM_CONVS, layouts.STEM_NORMS, strict=True):
-        expected[conv] = "conv"
-        expected[norm] = "norm"
+    expected: dict[str, str] = {"conv1": "conv", "bn1": "norm"} if resnet else {}
+    if not resnet:
+        for conv, norm in zip(layouts.STEM_CONVS, layouts.STEM_NORMS, strict=True):
+            expected[conv] = "conv"
+            expected[norm] = "norm"
     blocks: dict[int, int] = {}
     for module in ours:
         found = layouts.split_block(module)
@@ -141,10 +146,10 @@ def _expected_backbone(ours: set[str], all_stages: bool) -> dict[str, str]:
     for stage in range(1, last + 1):
         for index in range(blocks.get(stage, 1)):
             start = f"layer{stage}.{index}"
-            plain = f"{start}.bn2" in ours or f"{start}.conv2" in ours
+            plain = resnet or f"{start}.bn2" in ours or f"{start}.conv2" in ours
             parts = dict(layouts.PLAIN_BLOCK if plain else layouts.SPLIT_BLOCK)
             if index == 0:
-                parts.update(layouts.SHORTCUT)
+                parts.update(layouts.PLAIN_SHORTCUT if resnet else layouts.SHORTCUT)
             expected.update({f"{start}.{name}": kind for name, kind in parts.items()})
     return expected
 
@@ -154,12 +159,16 @@ def place_backbone(layout: str, keys: list[str], all_stages: bool) -> Part:
     part = Part(keys, layouts.GLUON_LEAVES if layout == "gluoncv" else None)
     names = _backbone_names(layout, part.source)
     ours = {names.get(module, module) for module in part.source}
-    expected = _expected_backbone(ours, all_stages)
+    resnet = layout == "detectron2" and detector_names.is_plain(part.source)
+    expected = _expected_backbone(ours, all_stages, resnet)
     if layout == "gluoncv":
         # so that a missing norm is called by GluonCV's name
         for module in expected:
             if module.endswith(".conv2.bn0"):
                 names.setdefault(module[:-1], module)
+    elif layout == "detectron2":
+        for module in expected:
+            names.setdefault(detector_names.to_detectron2(module, resnet), module)
     part.place(names, expected)
     return part
 
@@ -173,4 +182,18 @@ def place_head(layout: str, keys: list[str], tensors: Mapping[str, Tensor], pref
     else:
         part = Part(keys)
         part.pass_through({key: tensors[prefix + key].ndim for key in keys})
+    return part
+
+
+def place_detector(layout: str, keys: list[str]) -> Part:
+    """The FPN and the heads of a two-stage detector, all ``keys`` but the backbone's."""
+    part = Part(keys)
+    names: dict[str, str] = {}
+    if layout == "detectron2":
+        names = {module: detector_names.part_from_detectron2(module) for module in part.source}
+    expected = detector_names.expected_parts({names.get(m, m) for m in part.source})
+    if layout == "detectron2":
+        for module in expected:  # so that what is missing is called by its name there
+            names.setdefault(detector_names.part_to_detectron2(module), module)
+    part.place(names, expected)
     return part

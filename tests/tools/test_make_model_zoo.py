@@ -61,6 +61,11 @@ def test_the_page_has_every_published_number():
                 assert cells[3:5] == [accuracy, f"{numbers['mIoU']:.2f}"]
                 assert cells[7] == f"`mmseg-resnest reproduce {name}`"
                 assert (ROOT / "docs" / cells[1].split("(")[1].rstrip(")")).resolve().is_file()
+            elif entry.task == "detection":
+                stem = Path(entry.config).stem
+                cells = found.pop((name, f"[{stem}](../{entry.config})"))
+                assert cells[2] == f"{numbers['box AP']:.2f}"
+                assert cells[3] == (f"{numbers['mask AP']:.2f}" if "mask AP" in numbers else "")
             else:
                 cells = found.pop((name, entry.arch))
                 assert cells[2] == f"{numbers['top1']:.2f}"

@@ -36,7 +36,7 @@ def test_the_table_has_every_model_with_its_published_numbers(run: Callable[...,
     rows = {row["name"]: row for row in json.loads(run("--json")[1])}
     assert sorted(rows) == sorted(list_configs())
     for entry in catalogue().values():
-        if entry.config is None:
+        if entry.task != "segmentation":
             continue
         row = rows[entry.config.removeprefix("configs/").removesuffix(".py")]
         if row["weights"] == entry.name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from user_errors import raises_user_error
@@ -24,7 +24,7 @@ def test_an_entry_agrees_with_itself(name):
     other = re.fullmatch(r"mscan_[tsbl]|mit_b[024]", entry.arch)
     assert other or entry.arch in ARCHITECTURES
     assert entry.layout in (*EXPORT_LAYOUTS, "gluoncv")
-    length = {"sha256": 64, "sha1": 40}[entry.algorithm]
+    length = {"sha256": 64, "sha1": 40, None: 8}[entry.algorithm]
     assert re.fullmatch(rf"[0-9a-f]{{8}}|[0-9a-f]{{{length}}}", entry.digest)
     stem, _, suffix = entry.file.rpartition(".")
     assert stem.endswith(f"-{entry.digest[:8]}")
@@ -34,7 +34,7 @@ def test_an_entry_agrees_with_itself(name):
         parts = urlsplit(url)
         assert parts.scheme == "https" and parts.hostname and not parts.query
         assert url == url.strip() and re.fullmatch(r"[\x21-\x7e]+", url)
-        assert Path(parts.path).name in (entry.file, f"{stem}.zip")
+        assert unquote(Path(parts.path).name) in (entry.file, f"{stem}.zip")
     for numbers in entry.metrics.values():
         assert numbers and all(isinstance(v, int | float) for v in numbers.values())
     if entry.task == "segmentation":
@@ -46,10 +46,18 @@ def test_an_entry_agrees_with_itself(name):
         assert entry.dataset.lower().replace(" ", "_") in config.stem
         head = re.split(r"[/_]", entry.name.removeprefix("openmmlab/").removeprefix("gluoncv/"))[0]
         assert {"deeplab": "deeplabv3"}.get(head, head) in re.split(r"[_-]", config.stem)
+    elif entry.task == "detection":
+        assert set(entry.metrics) == {"single scale"} and entry.dataset == "COCO"
+        numbers = entry.metrics["single scale"]
+        assert set(numbers) == {"box AP", *(["mask AP"] if "mask_rcnn" in name else [])}
+        assert all(38 < value < 51 for value in numbers.values())
+        assert (ROOT / entry.config).is_file()
+        assert entry.config == f"configs/detection/{name}.py"
+        assert name.endswith(f"rcnn_{entry.arch}_coco")
     else:
         assert entry.task == "classification" and entry.config is None
         assert entry.dataset == "ImageNet"
-        if other:  # the zoo states no number of them
+        if other or entry.layout == "detectron2":  # nobody states numbers of them
             assert entry.metrics == {}
             return
         assert set(entry.metrics) == {"single crop"}

@@ -165,7 +165,7 @@ def _usual(large: bool, fetch: bool) -> Origin:
 
 def _published(entry: Entry, reason: str, base: str | None = None) -> Origin:
     reason = f"{reason}; trained on {entry.dataset}"
-    if entry.config is not None:
+    if entry.config is not None and entry.task == "segmentation":
         config = Path(entry.config)
         name = config.stem if config.parent.name == "configs" else f"openmmlab/{config.stem}"
         return Origin(entry.name, reason, name, classes=_classes_of_config(name))
