@@ -51,6 +51,7 @@ REASONS: dict[str, list[Key]] = {
     "needs published weights or the whole data set; test_reproduce.py, test_partial.py": [
         _at("engine/reproduce.py:_check_images", "--any-images"),
         _at("inference/load.py:published_config", "train from it"),
+        _at("inference/load.py:published_config", "train a segmentation model"),
     ],
     "needs a GPU": [
         _at("runtimes/sessions.py:open_onnx", "onnxruntime-gpu"),

@@ -7,4 +7,7 @@ _base_ = [
     "_base_/coco_masks.py",
     "_base_/authors_90k.py",
 ]
-model = dict(backbone=dict(_base_.backbone, output_stride=32, frozen_stages=1))
+model = dict(
+    backbone=dict(_base_.backbone, output_stride=32, frozen_stages=1),
+    roi_head=dict(mask_head=dict(num_convs=8)),
+)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("mmdet")
+pytest.importorskip("mmcv._ext")
+
 from mmengine.config import Config
 from published_detectors import AUTHORS, MMDET, detectron2_shapes, mmdet_shapes, seeded
 from reference import Reference, roi_align
 from torch import Tensor
 
-from mmseg_resnest.registry import MODELS
+from mmseg_resnest.registry import MODELS, building
 from mmseg_resnest.weights import convert_state_dict
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
@@ -50,7 +54,8 @@ def test_outputs_equal_the_reference(name):
         layout, source = "mmdet", seeded(mmdet_shapes(MMDET[name.partition("/")[2]]))
     cfg = Config.fromfile(CONFIGS / f"{name}_coco.py")
     cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model).eval()
+    with building(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
     model.load_state_dict(convert_state_dict(source), strict=True)
     reference = Reference(source, layout)
 

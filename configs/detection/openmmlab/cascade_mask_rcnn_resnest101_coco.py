@@ -1,0 +1,9 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# MMDetection's own Cascade Mask R-CNN with ResNeSt-101, COCO: its zoo says box AP 47.7, mask AP 41.4.
+_base_ = [
+    "../_base_/openmmlab_cascade_mask_rcnn.py",
+    "../../_base_/models/resnest101.py",
+    "../_base_/coco_masks.py",
+    "../_base_/openmmlab_12e.py",
+]
+model = dict(backbone=dict(_base_.backbone, output_stride=32, frozen_stages=1))

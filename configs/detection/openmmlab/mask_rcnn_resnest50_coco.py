@@ -1,0 +1,9 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+# MMDetection's own Mask R-CNN with ResNeSt-50, COCO: its zoo says box AP 42.6, mask AP 38.1.
+_base_ = [
+    "../_base_/openmmlab_mask_rcnn.py",
+    "../../_base_/models/resnest50.py",
+    "../_base_/coco_masks.py",
+    "../_base_/openmmlab_12e.py",
+]
+model = dict(backbone=dict(_base_.backbone, output_stride=32, frozen_stages=1))
