@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from harness import ROOT, machine
-from run import write
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.testing import evaluate
 from mmseg_resnest.engine.training import train
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.models import ARCHITECTURES
 
 RECIPES = ("resnest50", "resnet50")
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     for recipe in args.recipe or ["resnest50"]:
         for seed in args.seed or [0]:
             record = run(recipe, seed, 4 if args.toy else args.iterations, args.toy)
-            write(args.out / f"{recipe}-{seed}.json", json.dumps(record, indent=1) + "\n")
+            atomic_write(args.out / f"{recipe}-{seed}.json", json.dumps(record, indent=1) + "\n")
             scores = ", ".join(f"{k} {v['mIoU']:.2f}" for k, v in record["evaluations"].items())
             print(f"{recipe}, seed {seed}: {record['seconds']:.0f} s, mIoU: {scores}", flush=True)
     return 0

@@ -23,13 +23,13 @@ from typing import Any
 
 from camvid import set_length, shrink
 from harness import ROOT, machine
-from run import write
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.engine.training import train
 from mmseg_resnest.inference import load_segmentor
+from mmseg_resnest.io.atomic import atomic_write
 
 LOSSES = {"channel-wise": "ChannelWiseDivergence", "kl": "KLDivergence"}
 VALIDATIONS = 3
@@ -71,7 +71,7 @@ def run(
             "mIoU": done["history"][-1]["mIoU"],
             "machine": machine(),
         }
-        write(result, json.dumps(record, indent=1) + "\n")
+        atomic_write(result, json.dumps(record, indent=1) + "\n")
     return json.loads(result.read_text(encoding="utf-8"))
 
 
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
                     runs.append(run(cfg, args.out / name, seed))
                 print(f"seed {seed}, {kind}: mIoU {runs[-1]['mIoU']:.2f}", flush=True)
             text = table(args.teacher_arch, teacher, *found.values())
-            write(args.out / "table.md", text)
+            atomic_write(args.out / "table.md", text)
     except Preempted as stopped:
         print(f"{stopped}; the same command goes on", file=sys.stderr)
         return 75

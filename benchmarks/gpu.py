@@ -28,9 +28,9 @@ from typing import Any
 import torch
 from harness import Work, machine, summary
 from models import TOY, our_model, stock_model, training_step
-from run import write
 from torch import Tensor
 
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.models import fold_for_inference
 
 FOLDER = Path(__file__).resolve().parent
@@ -286,8 +286,8 @@ def main(argv: list[str] | None = None) -> int:
             found = measure(case, args.turns, 0 if args.toy else 0.3, left)
             result["cases"][f"{part}: {case.name}"] = found
             args.out.mkdir(parents=True, exist_ok=True)
-            write(args.out / "gpu.json", json.dumps(result, indent=1) + "\n")
-            write(args.out / "gpu.md", markdown(result))
+            atomic_write(args.out / "gpu.json", json.dumps(result, indent=1) + "\n")
+            atomic_write(args.out / "gpu.md", markdown(result))
             gc.collect()
             if CUDA:
                 torch.cuda.empty_cache()

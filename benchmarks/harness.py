@@ -76,15 +76,6 @@ class Comparison:
 # --- in the process of one variant
 
 
-def _memory(name: str) -> int | None:
-    """A line of /proc/self/status in bytes: VmRSS, or VmHWM, its peak."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(name + ":"):
-                return 1024 * int(line.split()[1])
-    return None
-
-
 def _peak_of(work: Work) -> tuple[Any, int | None]:
     """What the work returns, and the bytes that it took beyond what was there.
 
@@ -109,16 +100,16 @@ def _peak_of(work: Work) -> tuple[Any, int | None]:
 
 
 def _resident_peak_of(work: Work) -> tuple[Any, int | None]:
+    from mmseg_resnest.io.memory import forget_peak_memory, peak_memory
+
+    if not os.access("/proc/self/clear_refs", os.W_OK):  # the peak cannot start anew
+        return work(), None
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    except OSError:
-        return work(), None
-    resident = _memory("VmRSS")
+    forget_peak_memory()
+    before = peak_memory()
     result = work()
-    peak = _memory("VmHWM")
-    return result, None if resident is None or peak is None else max(peak - resident, 0)
+    return result, max(peak_memory() - before, 0)
 
 
 def serve(module: str, case: str, way: str) -> None:

@@ -27,10 +27,11 @@ from typing import Any
 
 import torch
 from harness import ROOT, Server, Work, machine
-from run import write
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
+
+from mmseg_resnest.io.atomic import atomic_write
 
 RESULTS = Path(__file__).resolve().parent / "results" / "limits"
 PAGE = ROOT / "docs" / "performance.md"
@@ -266,10 +267,10 @@ def main(argv: list[str] | None = None) -> int:
         result: dict[str, Any] = {"machine": machine(), "turns": args.turns}
         result["rows"] = [measure(row, args.turns) for row in tqdm(ROWS, unit="row")]
         RESULTS.mkdir(parents=True, exist_ok=True)
-        write(RESULTS / "limits.json", json.dumps(result, indent=1) + "\n")
+        atomic_write(RESULTS / "limits.json", json.dumps(result, indent=1) + "\n")
         print(table(result))
     committed = json.loads((RESULTS / "limits.json").read_text("utf-8"))
-    write(PAGE, page(PAGE.read_text("utf-8"), committed))
+    atomic_write(PAGE, page(PAGE.read_text("utf-8"), committed))
     return 0
 
 

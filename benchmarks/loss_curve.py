@@ -28,10 +28,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from models import deeplabv3, our_backbone, stock_backbone
 from numpy.typing import NDArray
-from run import write
 from tqdm import tqdm
 
 from mmseg_resnest.datasets import merge_steps
+from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.io.memory import keep_freed_memory
 from mmseg_resnest.models import ARCHITECTURES, use_channels_last
 from mmseg_resnest.registry import DATASETS, MODELS
@@ -214,8 +214,8 @@ def main(argv: list[str] | None = None) -> int:
         "machine": machine(),
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    write(args.out / "loss_curve.json", json.dumps(result) + "\n")
-    write(args.out / "loss_curve.md", markdown(result))
+    atomic_write(args.out / "loss_curve.json", json.dumps(result) + "\n")
+    atomic_write(args.out / "loss_curve.md", markdown(result))
     print(markdown(result))
     return 0
 

@@ -33,7 +33,6 @@ NAMES = (
     "training",
     "pipeline",
     "start_up",
-    "memory_reuse",
     "deploy",
 )
 
@@ -78,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     # Only now: torch reads the number of threads when it is imported.
     from report import markdown
 
+    from mmseg_resnest.io.atomic import atomic_write
+
     if args.list:
         for name in NAMES:
             comparison = importlib.import_module(name).COMPARISON
@@ -102,8 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for result in run(name, args.case, args.repeats, args.remark):
                 if out is not None and result["cases"]:
-                    write(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
-                    write(out / f"{name}.md", markdown(result))
+                    atomic_write(out / f"{name}.json", json.dumps(result, indent=1) + "\n")
+                    atomic_write(out / f"{name}.md", markdown(result))
         except KeyboardInterrupt:
             done = ", ".join(result.get("cases", ())) or "no case"
             if result.get("cases"):
@@ -160,13 +161,6 @@ def run(
             print(f"error: {name}, {what}: {why}", file=sys.stderr)
         result["complete"] = complete and _INTERRUPTED not in result["not_run"].values()
         yield result
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 if __name__ == "__main__":
