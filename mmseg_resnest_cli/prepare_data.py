@@ -87,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
     )
 
     check_jobs(args.jobs)
+    if args.what != "export" and args.verify_cache and args.cache is None:
+        raise UsageError("--verify-cache: needs --cache")
     if args.what == "export":
         count = export_labels(
             args.images, args.labels, args.classes, args.format, args.out, args.jobs
@@ -261,8 +263,6 @@ def _cache(args: argparse.Namespace, folder: Path, patterns: Iterable[tuple[str,
     from mmseg_resnest.datasets.prepare import build_cache
 
     if args.cache is None:
-        if args.verify_cache:
-            raise UsageError("--verify-cache: needs --cache")
         return
     report = build_cache(folder, patterns, args.cache or None, args.jobs, args.verify_cache)
     done = ", ".join(f"{number:,} {how}" for how, number in sorted(report.done.items()))

@@ -46,11 +46,13 @@ class Trained:
         cfg: The checked config.
         checkpoint: The file.
         weights: Its state dict.
+        meta: What it says of itself besides.
     """
 
     cfg: Config
     checkpoint: Path
     weights: Mapping[str, Tensor]
+    meta: Mapping[str, Any]
 
 
 def is_trained(path: object) -> bool:
@@ -118,7 +120,7 @@ def load_trained(
     cfg = read_saved_config(text, Path(shown), options, _config_file(file))
     weights = weights_in(record, shown)
     _check_model(cfg, weights, shown)
-    return Trained(cfg, file, weights)
+    return Trained(cfg, file, weights, meta if isinstance(meta, Mapping) else {})
 
 
 def _config_file(checkpoint: Path) -> str | None:

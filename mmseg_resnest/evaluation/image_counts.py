@@ -80,7 +80,10 @@ class ImageCounts:
             with np.load(file, allow_pickle=False) as data:
                 arrays = [data[name].astype(np.int64) for name in _COUNTS]
                 counts = cls(data["images"].tolist(), data["classes"].tolist(), *arrays)
-        except (OSError, ValueError, KeyError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        except (
+            *(OSError, EOFError, ValueError, KeyError, TypeError, MemoryError),
+            zipfile.BadZipFile,
+        ) as error:
             message = f"does not hold counts of images ({error}); evaluate the run again"
             raise UserError("format", file, message) from error
         shape = (len(counts.images), len(counts.classes))

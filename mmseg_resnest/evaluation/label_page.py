@@ -160,11 +160,17 @@ def _shrink(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, in
 def _local(
     labels: NDArray[np.integer], palette: Sequence[Sequence[int]]
 ) -> tuple[NDArray[np.uint8], list[Sequence[int]]]:
-    """Labels as indices into a palette of the classes that occur among them."""
-    values, places = np.unique(labels, return_inverse=True)
-    known = [int(value) for value in values if 0 <= value < len(palette)]
-    table = [known.index(v) if v in known else IGNORE for v in map(int, values)]
-    indices = np.array(table, np.uint8)[places].reshape(labels.shape)
+    """Labels as indices into a palette of the classes that occur among them.
+
+    Of more than 255 the rarest are left out, as what is ignored is.
+    """
+    values, places, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    classes = np.flatnonzero((values >= 0) & (values < len(palette)))
+    common = np.sort(classes[np.argsort(-counts[classes], kind="stable")[:IGNORE]])
+    table = np.full(len(values), IGNORE, np.uint8)
+    table[common] = np.arange(len(common))
+    known = [int(value) for value in values[common]]
+    indices = table[places].reshape(labels.shape)
     return indices, [palette[value] for value in known]
 
 

@@ -50,7 +50,7 @@ def load_published(
         UserError: A file is missing or broken, holds what a published model may not, or is not the
             one that ``config.json`` was written for; or it cannot be fetched.
     """
-    if isinstance(folder, str) and is_hub(folder):
+    if on_hub := isinstance(folder, str) and is_hub(folder):
         folder = hub_folder(folder)
     file, weights = Path(folder, CONFIG_FILE), Path(folder, WEIGHTS_FILE)
     if not file.is_file():
@@ -62,10 +62,11 @@ def load_published(
         raise UserError("not-found", weights, "copy the published folder completely")
     if weights.stat().st_size > MAX_WEIGHTS_BYTES:
         raise UserError("too-large", weights, f"has more than {MAX_WEIGHTS_BYTES:,} bytes")
-    with open(weights, "rb") as opened:
-        wrong = difference(opened, checked["sha256"], "sha256")
-    if wrong:
-        raise UserError("corrupt", weights, f"not the file of {CONFIG_FILE}: {wrong}: {AGAIN}")
+    if not on_hub:  # whose file has just been compared with this hash
+        with open(weights, "rb") as opened:
+            wrong = difference(opened, checked["sha256"], "sha256")
+        if wrong:
+            raise UserError("corrupt", weights, f"not the file of {CONFIG_FILE}: {wrong}: {AGAIN}")
 
     model = load_config_model(
         record_config(checked, checked["model"], file),

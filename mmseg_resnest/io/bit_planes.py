@@ -150,7 +150,13 @@ def index_sets(
         sets the rarest have one index, ``other sets``.
     """
     full = np.iinfo(maps[0].dtype).max
-    values, counts = np.unique(np.concatenate([one.ravel() for one in maps]), return_counts=True)
+    flat = np.concatenate([one.ravel() for one in maps])
+    # Neighbours are mostly equal: only where a value changes it is sorted.
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    lengths = np.diff(starts, append=flat.size)
+    values, runs = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(runs, lengths, len(values))
+    every = values
     sets = (values > 0) & ((values < full) | (len(classes) == full.bit_length()))
     values, counts = values[sets], counts[sets]
     common = values[np.argsort(-counts, kind="stable")[:253]]
@@ -158,12 +164,12 @@ def index_sets(
     names, colours = sets_of(chosen.tolist(), classes, palette)
     if len(values) >= len(chosen):
         names, colours = [*names, "other sets"], [*colours, [200, 200, 200]]
-    found = []
-    for one in maps:
-        place = np.searchsorted(chosen, one)
-        known = chosen[np.minimum(place, len(chosen) - 1)] == one
-        labels = np.where(known, place, len(chosen)).astype(np.uint8)
-        if len(classes) < full.bit_length():
-            labels[one == full] = IGNORED
-        found.append(labels)
-    return found, names, colours
+    place = np.searchsorted(chosen, every)
+    known = chosen[np.minimum(place, len(chosen) - 1)] == every
+    table = np.where(known, place, len(chosen)).astype(np.uint8)
+    if len(classes) < full.bit_length():
+        table[every == full] = IGNORED
+    labels = np.repeat(table[runs], lengths)
+    ends = np.cumsum([one.size for one in maps])[:-1]
+    parts = zip(np.split(labels, ends), maps, strict=True)
+    return [part.reshape(one.shape) for part, one in parts], names, colours

@@ -65,7 +65,9 @@ class Distillation:
 
         At the resolution of its head where that is known.
         """
-        self.teacher.to(inputs.device)
+        # Asked for one parameter: ``to`` goes through all of them, in each step.
+        if next(self.teacher.parameters(), inputs).device != inputs.device:
+            self.teacher.to(inputs.device)
         images = inputs.flip(1) if self._reversed else inputs
         if self._affine is not None:
             scale, shift = (one.to(images) for one in self._affine)

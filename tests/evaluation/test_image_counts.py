@@ -107,6 +107,9 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "images.npz").write_bytes(b"no zip")
     with raises_user_error("format", ".npz"):
         ImageCounts.load(tmp_path)
+    (tmp_path / "images.npz").write_bytes(b"")
+    with raises_user_error("format", ".npz"):
+        ImageCounts.load(tmp_path)
     with zipfile.ZipFile(tmp_path / "images.npz", "w"):
         pass
     with raises_user_error("format", ".npz"):

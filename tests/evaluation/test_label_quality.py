@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.scenes import draw_scene
+from mmseg_resnest.evaluation.label_page import _local
 from mmseg_resnest.evaluation.label_quality import (
     LabelEvidence,
     confident_thresholds,
@@ -102,3 +103,14 @@ def test_a_thick_region_is_worse_than_a_thin_one_of_equal_pixels() -> None:
     assert thin.score == pytest.approx(1 / (1 + np.log(2) * ratio), rel=1e-3)
     assert (thick.given, thick.predicted) == (0, 1)
     assert (thick.p_given, thick.p_predicted) == pytest.approx((0.05, 0.9), abs=1e-4)
+
+
+def test_a_window_of_more_classes_than_an_overlay_has_colours() -> None:
+    """The rarest have none; what is left keeps its own."""
+    labels = np.repeat(np.arange(-1, 300), 2)[None, 3:]  # one pixel of class 0, two of others
+    indices, colours = _local(labels, [[c % 256, c // 256, 0] for c in range(300)])
+    assert len(colours) == 255 and indices[0, 0] == 255
+    shown = indices[0] != 255
+    assert [colours[i] for i in indices[0][shown]] == [
+        [c % 256, c // 256, 0] for c in labels[0][shown]
+    ]

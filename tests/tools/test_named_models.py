@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from user_errors import printed_error, raises_user_error
 
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.trained import checkpoint_in, load_trained
+from mmseg_resnest.weights import hashes
 from mmseg_resnest_cli.main import parser_of
 from mmseg_resnest_cli.named_models import name_model
 
@@ -182,6 +184,21 @@ def test_all_forms_give_the_same_labels(made: Made) -> None:
         assert np.array_equal(load_segmentor(*words, device="cpu")("photo.png").labels, expected)
     exported = load_segmentor("toy.onnx")("photo.png").labels
     assert (exported == expected).mean() > 0.999
+
+
+def test_weights_of_a_hub_are_hashed_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    plain = hashes.hex_digests
+
+    def digests(file: Any, *algorithms: str) -> list[str]:
+        read.append(Path(file.name).name)
+        return plain(file, *algorithms)
+
+    monkeypatch.setattr(hashes, "hex_digests", digests)
+    for _ in range(2):  # when it is fetched, or there
+        read.clear()
+        load_segmentor("hf://me/net", device="cpu")
+        assert sum("model.safetensors" in name for name in read) == 1
 
 
 def test_an_exported_model_is_named_alone(made: Made, tmp_path: Path) -> None:

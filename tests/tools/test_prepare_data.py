@@ -148,7 +148,6 @@ def test_colour_masks_in_american_spelling(run: Run, pairs: Path) -> None:
 
 BAD = {
     "missing": (["camvid", "--source", "nowhere"], "not-found", "--source nowhere"),
-    "no_cache": (["camvid", "--source", ".", "--verify-cache"], "dataset", "."),
     "base": (
         ["custom", "--name", "x", "--format", "coco", "--source", "x", "--base", "no.py"],
         "not-found",
@@ -172,6 +171,7 @@ CUSTOM = ["custom", "--name", "x", "--format", "coco", "--source", "x"]
     "args",
     [
         ["camvid", "--source", ".", "--jobs", "0"],
+        ["camvid", "--source", ".", "--verify-cache"],
         ["ade"],
         ["custom", "--format", "coco", "--source", "x"],
         [*CUSTOM, "--label-map", "bus=car", "bus=ignore"],

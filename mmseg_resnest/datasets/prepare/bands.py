@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -228,21 +228,27 @@ def band_lines(
 def _steps(name: str, steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """The steps of a base's pipeline, by their places in it, with another loader."""
     lines = ["load_bands,"]
-    for place in range(len(split_loading(steps)[0]), len(steps)):
+    for place, kept in _planned(steps):
         kind, step = step_name(steps[place]), f"_base_.{name}[{place}]"
-        if kind in _COLOUR_STEPS:
+        if kept is None:
             lines.append(f"# {step}, {kind}, is for photos of 8 bits")
-        elif steps[place].get("backend") == "pillow":  # takes 8 bits alone
-            lines.append(f'dict({step}, backend="cv2"),  # {kind}')
-        else:
+        elif kept == steps[place]:
             lines.append(f"{step},  # {kind}")
+        else:
+            lines.append(f'dict({step}, backend="cv2"),  # {kind}')
     return lines
 
 
 def band_steps(steps: Sequence[Any]) -> list[Any]:
     """A base's pipeline for bands, as data; its loader is :data:`.planes.LOAD_BANDS`."""
-    kept: list[Any] = [LOAD_BANDS]
-    for step in steps[len(split_loading(steps)[0]) :]:
-        if step_name(step) not in _COLOUR_STEPS:
-            kept.append({**step, "backend": "cv2"} if step.get("backend") == "pillow" else step)
-    return kept
+    return [LOAD_BANDS, *(kept for _, kept in _planned(steps) if kept is not None)]
+
+
+def _planned(steps: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Places of the steps after loading, and each as it is for bands; None where it is left out."""
+    for place in range(len(split_loading(steps)[0]), len(steps)):
+        step = steps[place]
+        if step_name(step) in _COLOUR_STEPS:
+            yield place, None
+        else:  # Pillow takes 8 bits alone
+            yield place, {**step, "backend": "cv2"} if step.get("backend") == "pillow" else step

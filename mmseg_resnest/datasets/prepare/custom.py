@@ -158,7 +158,8 @@ def _read_samples(
         elif form == "coco":
             samples += read_coco(source, images, faults)
         elif form == "masks":
-            samples += read_class_masks(source, images)
+            known = [*(row.name for row in rows), *options.ignore]
+            samples += read_class_masks(source, images, known)
         else:
             samples += read_masks(form, source, images, rows, options.label_suffix)
     error = faults.error()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from .config_text import text_literal
 from .labels import indices
 from .masks import check_size, images_in
 from .places import Place, list_folder
-from .samples import IGNORED, Sample, image_size, speller
+from .samples import IGNORED, Sample, composed, image_size, speller
 
 __all__ = [
     "LOAD_BANDS", "BitTable", "blank", "check_overlap", "count_planes", "file_planes",
@@ -96,10 +96,13 @@ def paint(labels: NDArray[Any], where: Any, name: str | None, table: Table) -> N
         labels[where] = IGNORED if name is None else table[name]
 
 
-def read_class_masks(source: Path, images: Path | None) -> list[Sample]:
+def read_class_masks(
+    source: Path, images: Path | None, classes: Collection[str] = ()
+) -> list[Sample]:
     """The samples of a folder with one mask a class: ``CLASS/NAME.png`` or ``NAME/CLASS.png``.
 
     A pixel that is not 0 is of the class. An image that has no mask of a class shows none of it.
+    ``classes`` are names that are known, whose accents a folder may spell in another way.
 
     Raises:
         UserError: A folder is missing, or a mask has no image.
@@ -117,12 +120,12 @@ def read_class_masks(source: Path, images: Path | None) -> list[Sample]:
     if flat is not None:
         message = "lies in no folder of a class or an image; put it in CLASS/NAME.png"
         raise UserError("dataset", flat, message)
-    spell = speller(pictures)
+    spell, spell_class = speller(pictures), speller(classes)
     by_image = all(spell("/".join(part[:-1])) in pictures for part in parts)
     found: dict[str, dict[str, Place]] = {name: {} for name in pictures}
     for place, part in zip(masks, parts, strict=True):
         path, label = (part[:-1], part[-1]) if by_image else (part[1:], part[0])
-        name = spell("/".join(path))
+        name, label = spell("/".join(path)), spell_class(composed(label))
         check_class_name(label, f"{place}: its class")
         if name not in found:
             message = f"there is no image {printable(name)} in {images}"

@@ -133,15 +133,16 @@ def _trained(wish: str, base: str | None) -> Origin:
     if base is not None:
         return Origin(file, "--from", base, classes=_classes_of_record(load_record(file)))
     try:
-        cfg = load_trained(file).cfg
+        trained = load_trained(file)
     except UserError as error:
         if not error.code.startswith("config"):
             raise
         reason = error.message.partition(";")[0]  # without advice for other commands
         message = f"does not say which model it is of ({reason}); name its config: --base"
         raise UserError("checkpoint", f"--from {wish}", message) from error
-    name = Path(cfg.filename or file).name
-    return Origin(file, "--from", name, cfg, classes=_classes_of_record(load_record(file)))
+    name = Path(trained.cfg.filename or file).name
+    classes = _classes_of_record({"meta": trained.meta})
+    return Origin(file, "--from", name, trained.cfg, classes=classes)
 
 
 def _usual(large: bool, fetch: bool) -> Origin:

@@ -249,16 +249,20 @@ def test_accents_in_names(tmp_path: Path, forms: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-@pytest.mark.parametrize("path", ["masks/big/{}.png", "masks/{}/big.png"])
+@pytest.mark.parametrize("path", ["masks/bïg/{}.png", "masks/{}/bïg.png"])
+@pytest.mark.parametrize("listed", [False, True])
 def test_accents_in_names_of_one_mask_a_class(
-    tmp_path: Path, forms: tuple[str, str], path: str
+    tmp_path: Path, forms: tuple[str, str], path: str, listed: bool
 ) -> None:
     for n, name in enumerate("äéü"):
         image, label = (unicodedata.normalize(form, name) for form in forms)
         write_folder(tmp_path / "s/images", {f"{image}.jpg": jpeg(n)})
-        file = tmp_path / "s" / path.format(label)
+        file = tmp_path / "s" / unicodedata.normalize(forms[1], path.format(label))
         write_folder(file.parent, {file.name: png_of(MAPS["photoa"])})
     options = CustomOptions("mine", "auto", (tmp_path / "s",), multilabel=True)
+    if listed:
+        (tmp_path / "names.txt").write_text(unicodedata.normalize(forms[0], "bïg\n"))
+        options = replace(options, classes=tmp_path / "names.txt")
     report = custom(tmp_path, **vars(recognise_options(options, tmp_path, 1)[0]))
     for name in report.splits["train"] + report.splits["val"]:
         assert np.array_equal(label_map(tmp_path, name), MAPS["photoa"] > 0)
