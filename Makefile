@@ -7,6 +7,8 @@
 #   PYTEST_FLAGS="-k name"  options of pytest
 #   PYTEST_WORKERS=         the tests in one process
 #   CLASSIFY_VENV=.venv-classify   the environment of make test-classify
+#   DETECT_VENV=.venv-detect       the environment of make test-detect
+#   DETECT_WHEELS=.wheels          where it keeps mmcv with compiled operators, or finds it
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,6 +21,8 @@ EXTRA :=
 REQUIREMENTS = $(EXTRA) requirements.txt
 TORCH ?= $(shell grep '^torch' $(firstword $(REQUIREMENTS)))
 CLASSIFY_VENV ?= .venv-classify
+DETECT_VENV ?= .venv-detect
+DETECT_WHEELS ?= .wheels
 PIP_FLAGS ?= -qq
 # Test files side by side, one thread each (tests/conftest.py): most of them wait, not compute.
 PYTEST_WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -30,7 +34,7 @@ COMPILED := mmseg_resnest.engine.training, mmseg_resnest.engine.testing, torch._
 	torch.export, hypothesis, pytest, xdist
 
 .PHONY: help venv demo demo-nogl chaos bad-input forms docs-run nodes test test-long test-browser \
-	test-classify test-fake-cuda test-notebook docs lint format clean
+	test-classify test-detect train-shapes test-fake-cuda test-notebook docs lint format clean
 
 help:
 	@echo 'make demo          train, evaluate and draw on the built-in data: the main job, some minutes'
@@ -44,6 +48,8 @@ help:
 	@echo 'make test-fake-cuda tensors of two devices and waits for a GPU, without one (PEERS=DIR, 5.5 GB)'
 	@echo 'make test-browser  the tests of web pages, in Chromium (apt install chromium)'
 	@echo 'make test-classify image classification with MMPretrain, in an environment of its own (6 GB)'
+	@echo 'make test-detect   detectors with MMDetection, in an environment of its own (2 GB, g++)'
+	@echo 'make train-shapes  a detector from scratch on the drawn shapes, to 50 box AP: a quarter of an hour'
 	@echo 'make test-notebook runs the notebook of docs/notebooks: minutes'
 	@echo 'make docs          the documentation as a site, in build/docs'
 	@echo 'make lint          ruff and mypy only'
@@ -149,6 +155,36 @@ test-browser: venv
 test-classify:
 	@$(MAKE) --no-print-directory venv VENV=$(CLASSIFY_VENV) EXTRA=requirements-classify.txt
 	$(CLASSIFY_VENV)/bin/python -m pytest tests/classify $(PYTEST_FLAGS)
+
+test-detect: _detect
+	$(DETECT_VENV)/bin/python -m pytest tests/detect $(PYTEST_FLAGS)
+
+# Fails below 50 box AP on the validation images.
+train-shapes: _detect
+	$(DETECT_VENV)/bin/python -m pytest -m long tests/detect/test_training.py $(PYTEST_FLAGS)
+
+.PHONY: _detect _operators
+_detect:
+	@$(MAKE) --no-print-directory venv VENV=$(DETECT_VENV) EXTRA=requirements-detect.txt
+	@$(MAKE) --no-print-directory _operators VENV=$(DETECT_VENV)
+
+# pip would take a wheel without operators from its cache; and mmcv's setup.py imports pkg_resources,
+# which setuptools no longer has.
+MMCV := $(shell grep '^onedl-mmcv==' requirements.txt)
+OPERATORS = $(wildcard $(DETECT_WHEELS)/onedl_mmcv-$(subst onedl-mmcv==,,$(MMCV))-*linux*.whl)
+_operators:
+	@$(BIN)/python -c 'import torch, mmcv._ext' 2>/dev/null || { \
+		if [ -z "$(OPERATORS)" ]; then \
+			echo "mmcv's operators are compiled once, into $(DETECT_WHEELS): some 20 minutes on two cores"; \
+			$(PIP) 'setuptools<81' && \
+			MMCV_WITH_OPS=1 $(BIN)/python -m pip --disable-pip-version-check wheel $(PIP_FLAGS) \
+				--no-cache-dir --no-build-isolation --no-deps --no-binary onedl-mmcv \
+				--wheel-dir $(DETECT_WHEELS) $(MMCV) && \
+			$(PIP) --no-deps "$$(grep '^setuptools==' requirements.txt)" || exit 1; \
+		fi; \
+		$(PIP) --force-reinstall --no-deps \
+			$(DETECT_WHEELS)/onedl_mmcv-$(subst onedl-mmcv==,,$(MMCV))-*linux*.whl && \
+		$(BIN)/python -c 'import torch, mmcv._ext'; }
 
 test-notebook: venv
 	@$(PIP) --no-deps -r requirements-docs.txt

@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "compare-runs": "Compare two evaluated runs class by class",
         "report": "Write a self-contained HTML page about one or several runs",
         "classify": "Train, evaluate and use classifiers: ImageNet, or images of your own",
+        "detect": "Train and evaluate detectors: COCO, or data of your own in its form",
         "benchmark": "Measure parameters, FLOPs, memory and speed of a config's model",
     },
     "Use a model": {

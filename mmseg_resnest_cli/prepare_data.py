@@ -64,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add("--allow-incomplete", action="store_true", help=what)
         _add_link(sub)
     _add_common(kinds.add_parser("scenes", help="the built-in demo scenes"))
+    shapes = kinds.add_parser("shapes", help="drawn shapes with boxes and masks, in COCO's layout")
+    shapes.add_argument(
+        "--root", metavar="DIR", help="the data root (default: $MMSEG_RESNEST_DATA or data)"
+    )
     _add_custom(kinds.add_parser("custom", help="a data set of your own"))
     export = kinds.add_parser("export", help="index PNGs to LabelMe, COCO or colour masks")
     export.add_argument("--format", choices=EXPORTS, type=label_form, required=True)
@@ -85,7 +89,14 @@ def run(args: argparse.Namespace) -> int:
         prepare,
         prepare_scenes,
     )
+    from mmseg_resnest.datasets.shapes import write_shapes
 
+    root = args.root or os.environ.get("MMSEG_RESNEST_DATA") or "data" if "root" in args else ""
+    if args.what == "shapes":
+        folder = write_shapes(Path(root, "shapes"))
+        print(f"shapes: {folder}")
+        _print_next("configs/detection/faster_rcnn_resnest14_shapes.py", root, "detect train")
+        return 0
     check_jobs(args.jobs)
     if args.what != "export" and args.verify_cache and args.cache is None:
         raise UsageError("--verify-cache: needs --cache")
@@ -95,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"{args.out}: {count} label maps as {args.format}")
         return 0
-    root = args.root or os.environ.get("MMSEG_RESNEST_DATA") or "data"
     if args.what == "custom":
         custom = _custom(args, root)
         _print_custom(custom)
@@ -248,15 +258,14 @@ def _print_custom(report: CustomReport) -> None:
     print(f"{report.folder}")
 
 
-def _print_next(config: str, root: str) -> None:
+def _print_next(config: str, root: str, command: str = "") -> None:
     # A config reads the environment variable first, and its own root only without it.
     named = os.environ.get("MMSEG_RESNEST_DATA", "data")
     elsewhere = Path(named).resolve() != Path(root).resolve()
     option = f" --data-root {shlex.quote(root)}" if elsewhere else ""
     config = shlex.quote(config)
-    print_next(
-        f"mmseg-resnest check-data {config}{option}", f"mmseg-resnest train {config}{option}"
-    )
+    commands = [command] if command else ["check-data", "train"]
+    print_next(*(f"mmseg-resnest {command} {config}{option}" for command in commands))
 
 
 def _cache(args: argparse.Namespace, folder: Path, patterns: Iterable[tuple[str, str]]) -> None:

@@ -60,13 +60,23 @@ def run(args: argparse.Namespace) -> int:
 
     from mmseg_resnest.engine.config import load_config
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.training import train
-    from mmseg_resnest.inference import load_segmentor
 
     use_device(args.device, args.launcher)
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
-    summary = train(
+    summary = train_config(args, cfg)
+    if is_main_process():
+        root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""
+        print_training_summary(summary, root)
+    return 0
+
+
+def train_config(args: argparse.Namespace, cfg: Any) -> dict[str, Any]:
+    """Train a config that was read, as the arguments say; returns what ``train`` does."""
+    from mmseg_resnest.engine.training import train
+    from mmseg_resnest.inference import load_segmentor
+
+    return train(
         cfg,
         work_dir=args.work_dir,
         resume=args.resume,
@@ -81,10 +91,6 @@ def run(args: argparse.Namespace) -> int:
         teacher=args.teacher,
         open_model=partial(load_segmentor, device="cpu"),
     )
-    if is_main_process():
-        root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""
-        print_training_summary(summary, root)
-    return 0
 
 
 def print_training_summary(summary: dict[str, Any], options: str = "") -> None:

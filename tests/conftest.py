@@ -21,8 +21,10 @@ import torch
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome")
                  if (path := shutil.which(name))), None)  # fmt: skip
 
-# `make test-classify` has MMPretrain and runs these; where it is missing there is nothing to run.
-collect_ignore = [] if importlib.util.find_spec("mmpretrain") else ["classify"]
+# `make test-classify` and `make test-detect` have these toolboxes and run the tests of these
+# folders; where one is missing there is nothing to run.
+TOOLBOXES = {"classify": "mmpretrain", "detect": "mmdet"}
+collect_ignore = [name for name, tool in TOOLBOXES.items() if not importlib.util.find_spec(tool)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -255,6 +255,8 @@ def check_dataset_folders(dataset_cfg: Mapping[str, Any]) -> None:
     if dataset_cfg.get("ann_file"):
         ann_file = Path(root, dataset_cfg["ann_file"])
         # MMSegmentation takes a folder here as "all files of it".
+        if ann_file.suffix == ".json" and ann_file.is_file():
+            return  # COCO's: no list of names, and large
         if not ann_file.is_dir():
             require_file(ann_file, name)
 

@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..registry import type_name
 
 __all__ = [
-    "comparable", "gives_rgb", "is_stock", "loads_labels", "pipelines", "preprocessor_of",
-    "split_loading", "step_name", "with_loading",
+    "boxes_not_maps", "comparable", "gives_rgb", "is_stock", "loads_labels", "pipelines",
+    "preprocessor_of", "split_loading", "step_name", "with_loading",
 ]  # fmt: skip
 
 #: Options that say where a loader finds its bytes, not what it makes of them.
@@ -97,6 +97,11 @@ def gives_rgb(loader: Any) -> bool | tuple[int, ...]:
 def is_stock(step: Any) -> bool:
     """Whether a transform is one of the stack's or of this package."""
     return type(step).__module__.split(".")[0] in ("mmcv", "mmseg", "mmseg_resnest")
+
+
+def boxes_not_maps(node: Mapping[str, Any]) -> bool:
+    """Whether the config of a data set or step is MMDetection's: its labels are no label maps."""
+    return str(node.get("type")).startswith("mmdet.")
 
 
 def loads_labels(name: str) -> bool:

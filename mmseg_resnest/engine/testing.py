@@ -18,6 +18,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.dist import get_world_size, is_main_process
 
 from ..datasets import build_dataset
+from ..datasets.pipelines import boxes_not_maps
 from ..errors import UserError
 from ..evaluation import FORMATS, CityscapesOfficialMetric, evaluation_result, write_result
 from ..evaluation.image_counts import FILE_NAME as COUNTS_FILE
@@ -225,7 +226,7 @@ def check_test_data(cfg: Config) -> None:
     """
     leaves = list(_leaves(cfg.test_dataloader.dataset))
     folders = []
-    scored = not scores_nothing(cfg)
+    scored = not (scores_nothing(cfg) or any(map(boxes_not_maps, leaves)))
     for leaf in leaves if scored else ():
         prefix = leaf.get("data_prefix")
         if prefix is not None and prefix.get("seg_map_path") is None:

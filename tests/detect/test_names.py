@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("mmdet")
-
 from mmengine.registry import MODELS, DefaultScope
 
 from mmseg_resnest.models import ResNeSt

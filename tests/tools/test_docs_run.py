@@ -74,6 +74,8 @@ NOT_RUN = {
     "prepare-data DATASET": "the same",
     "models --measure NAME": "measures a whole model; tests/tools/test_models.py",
     "make-model-zoo": "tests/tools/test_make_model_zoo.py",
+    "detect": "needs MMDetection; tests/detect",
+    "prepare-data shapes": "draws 500 pictures; tests/datasets/test_shapes.py",
     "dist-train": "starts processes; tests/tools/test_distributed.py",
     "slurm-train": "needs Slurm; tests/tools/test_distributed.py",
     "train fcn_resnest50_ade20k --launcher pytorch": "is started by torchrun; test_distributed.py",

@@ -13,7 +13,7 @@ from mmcv.transforms import BaseTransform, Pad
 from ...errors import UserError
 from ...registry import DATASETS, METRICS, MODELS, TRANSFORMS, building, option_of
 from ..label_map import dataset_metainfo
-from ..pipelines import preprocessor_of, step_name
+from ..pipelines import boxes_not_maps, preprocessor_of, step_name
 from ..transforms import RandomLongEdgeCrop
 from .rules import Problem
 
@@ -77,8 +77,9 @@ def guard_labels(
     """
     for leaf, number in zip(leaf_datasets(dataset_cfg), numbers, strict=True):
         for step in leaf.get("pipeline", ()) if number is not None else ():
-            boxes = str(step["type"]).startswith("mmdet.")
-            if step_name(step) == "LoadAnnotations" and not boxes and "num_classes" not in step:
+            if step_name(step) != "LoadAnnotations" or boxes_not_maps(step):
+                continue
+            if "num_classes" not in step:
                 # By its full name: the config's default scope may be another one.
                 step["type"] = f"{TRANSFORMS.scope}.LoadAnnotations"
                 step["num_classes"] = number
