@@ -12,7 +12,6 @@ is OUT/RECIPE-SEED.json at the end of each run. --toy shortens and shrinks every
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, machine
+from harness import ROOT, arguments, machine
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.testing import evaluate
@@ -104,9 +103,7 @@ def run(recipe: str, seed: int, iterations: int | None, toy: bool) -> dict[str, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--recipe", action="append", choices=RECIPES, help="default: resnest50")
     parser.add_argument("--seed", action="append", type=int, help="default: 0")
     parser.add_argument("--iterations", type=int, help="default: the config's")

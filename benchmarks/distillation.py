@@ -13,7 +13,6 @@ OUT/NAME.json after each run, and OUT/table.md. --toy shrinks everything, for a 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from camvid import set_length, shrink
-from harness import ROOT, machine
+from harness import ROOT, arguments, machine
 
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.model import build_model
@@ -104,9 +103,7 @@ def table(name: str, teacher: dict[str, Any], alone: list[Any], taught: list[Any
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--iters", type=int, default=180, help="of the student (default: 180)")
     parser.add_argument(
         "--teacher-iters", type=int, default=360, help="of the teacher (default: 360)"

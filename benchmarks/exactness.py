@@ -14,12 +14,12 @@ makes an environment with both, DIR/bin/python.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from harness import arguments
 from resnest.torch.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
@@ -161,9 +161,7 @@ def cell(value: float | str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--output-stride", nargs="+", type=int, choices=(8, 16, 32),
                         default=[8, 16, 32])  # fmt: skip

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Work, machine, summary
+from harness import Work, arguments, machine, summary
 from models import TOY, our_model, stock_model, training_step
 from torch import Tensor
 
@@ -249,9 +249,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--arch", choices=("resnest50", "resnest101"), default="resnest50")
     parser.add_argument("--batch", type=int, default=16)

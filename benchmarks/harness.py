@@ -8,6 +8,7 @@ alike; the ratio of two variants is taken turn by turn.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import importlib
@@ -27,6 +28,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 Work = Callable[[], Any]
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """A script's parser, whose help is its docstring."""
+    kept = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=kept)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ about 90 % of the pixels.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from harness import arguments
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -134,9 +134,7 @@ def measure(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("model", nargs="*", metavar="MODEL", help="a run, or CONFIG CHECKPOINT")
     parser.add_argument("--split", choices=["train", "val"], default="val")
     parser.add_argument("--share", type=float, default=0.1, help="of the images (default: 0.1)")

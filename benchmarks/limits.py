@@ -13,7 +13,6 @@ files, or importing torch, measured in the same turns.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import ROOT, Server, Work, machine
+from harness import ROOT, Server, Work, arguments, machine
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
@@ -253,9 +252,7 @@ def page(text: str, result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--table", action="store_true", help="only write the page's table again")
     args = parser.parse_args(argv)

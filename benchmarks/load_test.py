@@ -12,7 +12,6 @@ less time than an image takes. `--out FILE.json` keeps the figures.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import itertools
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from harness import machine
+from harness import arguments, machine
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,9 +108,7 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("model", nargs="+", help="what tools/serve.py takes")
     parser.add_argument("--images", type=Path, help="folder of images (default: made-up ones)")
     parser.add_argument("--edge", type=int, default=0, help="reduce images to this long edge")

@@ -13,7 +13,6 @@ is compared with. Written are OUT/loss_curve.json and OUT/loss_curve.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import machine
+from harness import arguments, machine
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from models import deeplabv3, our_backbone, stock_backbone
@@ -185,9 +184,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--iterations", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=FOLDER / "results" / "curves", metavar="DIR")
