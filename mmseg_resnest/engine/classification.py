@@ -56,6 +56,8 @@ def load_classification(
         for name in _LOADERS:
             if cfg.get(name):
                 cfg[name].dataset.data_root = os.fspath(images)
+    if "train" not in splits and cfg.get("train_dataloader"):
+        cfg.train_dataloader.num_workers = 0  # or room for its batches would be asked for
     for split in splits:
         dataset = (cfg.get(f"{split}_dataloader") or {}).get("dataset")
         if dataset is None or type_name(dataset.get("type")) != ImageFolder.__name__:
