@@ -5,15 +5,17 @@
     python benchmarks/engines.py fcn_resnest50_ade20k --size 512 512 --engines torch openvino
 
 Each engine has processes of its own: one exports and checks, the next is measured, as a second
-command with the same checkpoint would be. Time is the processor's, of one thread, so that other
-work beside it counts little; the least of three images after one. Memory is the peak of the process
-beyond what it has with the model loaded. Prints a Markdown table; --out writes it as JSON.
+command with the same checkpoint would be. Time is the processor's, of one thread. The engines take
+turns, an image each, because other work on the machine, above all on the other thread of a core,
+changes it. Memory is the peak of the process beyond what it has with the model loaded: with the
+first image, and with those after it. Prints a Markdown table; --out writes it as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -30,11 +32,11 @@ from mmseg_resnest.io.memory import forget_peak_memory, keep_freed_memory, peak_
 from mmseg_resnest.runtimes import ENGINES, Choice
 from mmseg_resnest.runtimes.samples import drawn_picture
 
-TURNS = 3
+TURNS = 7
 
 
-def measure(config: str, size: tuple[int, int], engine: str, precision: str) -> dict[str, Any]:
-    """In this process: seconds of the processor for an image, and bytes beyond the model's."""
+def serve(config: str, size: tuple[int, int], engine: str, precision: str) -> None:
+    """In a process of its own: an image for each line that comes; facts after the last one."""
     torch.set_num_threads(1)
     keep_freed_memory()  # as the commands do
     torch.manual_seed(0)
@@ -43,24 +45,54 @@ def measure(config: str, size: tuple[int, int], engine: str, precision: str) -> 
     image = drawn_picture(height, width)
     forget_peak_memory()
     before = peak_memory()
-    begin = time.process_time()
     choose_engine(model, Choice(engine, precision))
-    rows = dict(prepare_engine(model, image))
+    prepare_engine(model, image)
     model.fold()
     model(image)
-    first = time.process_time() - begin
-    times = []
-    for _ in range(TURNS):
+    loading = peak_memory() - before
+    forget_peak_memory()
+    print("ready", flush=True)
+    for _ in sys.stdin:
         begin = time.process_time()
         model(image)
-        times.append(time.process_time() - begin)
+        print(time.process_time() - begin, flush=True)
     about = model.engine.describe() if model.engine else {"engine": "torch"}
-    memory = peak_memory() - before
-    return {**about, "seconds": min(times), "first": first, "memory": memory, "said": rows}
+    print(json.dumps({**about, "loading": loading, "memory": peak_memory() - before}))
+
+
+class Worker:
+    """A process that serves one engine."""
+
+    def __init__(self, config: str, size: tuple[int, int], name: str) -> None:
+        command = [sys.executable, __file__, config, "--one", name, "--size", *map(str, size)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self.times: list[float] = []
+        while (line := self._line()) != "ready":
+            print(line, file=sys.stderr)
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"an engine's process has ended: {self.process.wait()}")
+        return line.strip()
+
+    def turn(self) -> None:
+        """Segment the image once."""
+        assert self.process.stdin is not None
+        print("go", file=self.process.stdin, flush=True)
+        self.times.append(float(self._line()))
+
+    def end(self) -> dict[str, Any]:
+        """What is known of the engine."""
+        out, _ = self.process.communicate()
+        facts = json.loads(out.splitlines()[-1])
+        return {**facts, "seconds": self.times}
 
 
 def main() -> int:
-    """Measure each engine in processes of its own."""
+    """Measure the engines in turns."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="?", default="deeplabv3_resnest101_ade20k")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), metavar=("W", "H"))
@@ -69,32 +101,35 @@ def main() -> int:
     parser.add_argument("--out", metavar="FILE")
     parser.add_argument("--one", metavar="ENGINE:PRECISION", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    size = tuple(args.size)
     if args.one:
         engine, _, precision = args.one.partition(":")
-        print(json.dumps(measure(args.config, tuple(args.size), engine, precision or "float32")))
+        serve(args.config, size, engine, precision or "float32")
         return 0
     results: dict[str, Any] = {"machine": machine(), "config": args.config, "size": args.size}
-    print("| engine | precision | CPU time an image | memory beyond the model | labels as torch |")
-    print("|---|---|---|---|---|")
+    workers = {}
     for name in args.engines:
         engine, _, precision = name.partition(":")
         try:
             Choice(engine, precision or "float32")
         except UserError as error:
             results[name] = error.text
-            print(f"| {engine} | {precision} | not run: {error.text} | | |", flush=True)
             continue
-        command = [sys.executable, __file__, args.config, "--one", name, "--size"]
-        command += map(str, args.size)
-        for _ in range(2):
-            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        found = results[name] = json.loads(done.stdout.splitlines()[-1])
-        labels = found.get("labels_as_torch")
+        Worker(args.config, size, name).end()  # exports, so that the next one finds the file
+        workers[name] = Worker(args.config, size, name)
+    for _ in range(TURNS):
+        for worker in workers.values():
+            worker.turn()
+    heads = ("engine", "precision", "CPU time, least", "median", "memory", "at first", "labels")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for name, worker in workers.items():
+        found = results[name] = worker.end()
+        labels, times = found.get("labels_as_torch"), found["seconds"]
         print(
-            f"| {found['engine']} | {precision or 'float32'} | {found['seconds']:.2f} s "
-            f"| {found['memory'] / 2**20:,.0f} MiB "
-            f"| {'' if labels is None else f'{100 * labels:.4f} %'} |",
-            flush=True,
+            f"| {found['engine']} | {found.get('precision', 'float32')} | {min(times):.2f} s "
+            f"| {statistics.median(times):.2f} s | {found['memory'] / 2**20:,.0f} MiB "
+            f"| {found['loading'] / 2**20:,.0f} MiB "
+            f"| {'' if labels is None else f'{100 * labels:.4f} %'} |"
         )
     if args.out:
         Path(args.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

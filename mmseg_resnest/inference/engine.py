@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import Tensor
 
 from ..datasets.reader import ImageInput
 from ..engine.resume_changes import Note
@@ -14,10 +16,11 @@ from ..errors import UserError
 from ..models import EncoderDecoder, windows_of
 from ..runtimes import Choice, use_engine
 from ..runtimes.samples import drawn_picture
-from .runtimes import ExportedNetwork
-from .segmentor import Segmentor
 
-__all__ = ["choose_engine", "prepare_engine"]
+if TYPE_CHECKING:
+    from .segmentor import Segmentor
+
+__all__ = ["choose_engine", "prepare_engine", "preparing"]
 
 
 def choose_engine(
@@ -33,7 +36,7 @@ def choose_engine(
     Raises:
         UserError: As :func:`~mmseg_resnest.runtimes.use_engine`; or it is an exported model.
     """
-    if not choice.is_plain and isinstance(model.model, ExportedNetwork):
+    if not choice.is_plain and hasattr(model.model, "record"):
         said = "an exported file says itself what computes it; name the model's checkpoint"
         raise UserError("config-conflict", f"engine {choice.engine}", said)
     more = {} if tell is None else {"tell": tell}
@@ -53,6 +56,34 @@ def prepare_engine(model: Segmentor, image: ImageInput | None = None) -> list[No
         image = drawn_picture(512, 640)
     if image is None:
         inputs = torch.randn(1, model.channels or 3, 512, 512, device=model.device)
-    else:
-        inputs = model.network_inputs(image)
-    return model.engine.prepare(windows_of(cast(EncoderDecoder, model.model), inputs))
+        return model.engine.prepare(windows_of(cast(EncoderDecoder, model.model), inputs))
+    return model.engine.prepare(_inputs(model, image))
+
+
+def preparing(
+    model: Segmentor, images: Iterable[ImageInput], tile: int | None = None
+) -> Iterator[ImageInput]:
+    """The images, of which the first one that can be read prepares a model's engine, if it has one.
+
+    So an engine that cannot compute is no fault of an image.
+    """
+    waiting = iter(images)
+    for image in waiting if model.engine is not None and not model.engine.ready else ():
+        try:
+            loaded = model.reader.read(image)
+            tiling = model.tiling(loaded.size, tile)
+            edge = max(loaded.size) if tiling is None else tiling.tile
+            inputs = _inputs(model, model.reader.loaded(loaded.pixels[:edge, :edge]))
+        except Exception:  # it comes again when the image is segmented
+            yield image
+            continue
+        assert model.engine is not None
+        model.engine.prepare(inputs)
+        # An open file cannot be read again; a path names the image in errors.
+        yield image if isinstance(image, str | os.PathLike) else loaded
+        break
+    yield from waiting
+
+
+def _inputs(model: Segmentor, image: ImageInput) -> Tensor:
+    return windows_of(cast(EncoderDecoder, model.model), model.network_inputs(image))

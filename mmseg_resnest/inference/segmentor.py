@@ -45,6 +45,7 @@ from ..registry import building
 from ..runtimes import Engine
 from ..version import __version__
 from ..weights.hashes import tensor_digests
+from .engine import preparing
 from .faults import NOT_OF_AN_IMAGE, image_error
 from .images import find_images
 from .result import MultilabelSegmentation, ScoreBands, Segmentation
@@ -225,7 +226,7 @@ class Segmentor:
         network. Where the network fails on a batch, each of its images is tried alone.
         """
         self.tiling((1, 1), tile)  # a wrong edge is no fault of an image
-        waiting = iter(images)
+        waiting = preparing(self, images, tile)
         while chunk := self._next_chunk(waiting, tile):
             results: dict[int, Segmentation | UserError] = {}
             sizes: dict[tuple[int, ...], list[int]] = {}

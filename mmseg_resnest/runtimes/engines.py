@@ -217,6 +217,11 @@ class Engine:
         return self._run(images)
 
     @property
+    def ready(self) -> bool:
+        """Whether it is prepared."""
+        return self._run is not None
+
+    @property
     def folds(self) -> bool:
         """Whether the model itself computes, so that folding it saves time."""
         return self.name == "torch"

@@ -1,0 +1,110 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the errors of engines tell people to do is done, and then it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from advice import advises
+from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from mmseg_resnest import load_segmentor
+from mmseg_resnest.export import export_model
+from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.inference.engine import choose_engine
+from mmseg_resnest.runtimes import Choice, engines
+
+Pictures = list[NDArray[np.uint8]]
+ENGINES = "runtimes/engines.py"
+
+
+def _plain(model: Segmentor, image: Any) -> None:
+    """``engine torch``, which all of them advise, computes."""
+    model.model.runtime = None
+    assert choose_engine(model, Choice("torch"))(image).labels.size
+
+
+def _changed(opened: Callable[..., Any], change: Callable[[Any], Any]) -> Callable[..., Any]:
+    def open_onnx(*rest: Any) -> Any:
+        session = opened(*rest)
+        return session._replace(run=change(session.run))
+
+    return open_onnx
+
+
+def test_precisions_that_are_had(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(engines, "has_int8", lambda: True)
+    with advises(f"{ENGINES}:__post_init__", "take the engine"):
+        Choice("torch", "int8")
+    path = tmp_path / "picture.png"
+    Image.fromarray(pictures[0]).save(path)
+    choose_engine(small_segmentor, Choice("onnxruntime", "int8"))
+    with advises(f"{ENGINES}:_file", "predict with it"):
+        small_segmentor(pictures[0])
+    choose_engine(small_segmentor, Choice("onnxruntime", "int8", (str(path),)))
+    assert small_segmentor(pictures[0]).labels.size
+    monkeypatch.setattr(engines, "has_int8", lambda: False)
+    with advises(f"{ENGINES}:_check_processor", "use precision float32"):
+        Choice("onnxruntime", "int8")
+    assert Choice("onnxruntime", "float32")
+
+
+def test_engines_that_cannot_compute(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, opened = pictures[0], engines.open_onnx
+
+    def fail(*rest: Any) -> Any:
+        raise RuntimeError("an operation that there is not")
+
+    for change, where, words in (
+        (lambda run: lambda x: run(x).flip(1), "_check", "something else than torch"),
+        (lambda run: lambda x: run(x)[:, 1:], "guarded", "gave"),
+        (lambda run: fail, "guarded", "cannot compute images"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "open_onnx", _changed(opened, change))
+            choose_engine(small_segmentor, Choice("onnxruntime"))
+            with advises(f"{ENGINES}:{where}", words, "use engine torch"):
+                small_segmentor(image)
+        _plain(small_segmentor, image)
+    monkeypatch.setattr(engines, "write_scores_network", fail)
+    small_segmentor.model.decode_head.conv_seg.bias.data += 1  # which is not in the cache
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    with advises(f"{ENGINES}:export", "use engine torch"):
+        small_segmentor(image)
+    _plain(small_segmentor, image)
+
+
+def test_models_without_another_engine(
+    small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path
+) -> None:
+    path = export_model(small_segmentor, tmp_path / "model.onnx")
+    with advises("inference/engine.py:choose_engine", "name the model's checkpoint"):
+        load_segmentor(path, engine="onnxruntime")
+    small_segmentor.model.__class__ = StockEncoderDecoder  # type: ignore[assignment]
+    with advises(f"{ENGINES}:use_engine", "use engine torch"):
+        choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert isinstance(small_segmentor.model, nn.Module)
+    assert choose_engine(small_segmentor, Choice("torch"))(pictures[0]).labels.size
+
+
+def test_another_place_for_the_cache(
+    small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "file"))
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    with advises("runtimes/store.py:entry_of", "MMSEG_RESNEST_CACHE"):
+        small_segmentor(pictures[0])
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "other"))
+    assert small_segmentor(pictures[0]).labels.size
