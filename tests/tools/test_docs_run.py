@@ -72,6 +72,9 @@ NOT_RUN = {
     "weights fetch": "needs the internet; tests/weights/test_download.py",
     "weights verify": "the same",
     "prepare-data DATASET": "the same",
+    "predict work_dirs/RUN photo.jpg --out predictions --engine openvino": (
+        "OpenVINO is not among the pins; tests/runtimes/test_engines.py"
+    ),
     "models --measure NAME": "measures a whole model; tests/tools/test_models.py",
     "make-model-zoo": "tests/tools/test_make_model_zoo.py",
     "detect": "needs MMDetection; tests/detect",
@@ -177,6 +180,7 @@ def place(folder: Path) -> Iterator[Path]:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
         patch.setenv("MMSEG_RESNEST_DATA", "data")
+        patch.setenv("MMSEG_RESNEST_CACHE", "cache")
         patch.delenv("MMSEG_RESNEST_SCENES", raising=False)
         for module in ("mmseg_resnest.engine.config", "mmseg_resnest.inference.load"):
             patch.setattr(f"{module}.load_config", small["load"])
