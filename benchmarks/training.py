@@ -62,6 +62,7 @@ COMPARISON = Comparison(
     remarks=REMARKS,
     images={"480x480, batch 2": 2},
     least={"mmseg-resnest": 1.15},
+    most_memory={"mmseg-resnest": 1.1},
     repeats=5,
     note=(__doc__ or "").split("\n\n", 1)[1].replace("\n", " ").strip(),
 )

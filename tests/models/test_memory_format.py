@@ -71,6 +71,8 @@ def test_it_learns_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert weight.is_contiguous(memory_format=torch.channels_last)
     maps = other.backbone(torch.randn(2, 3, 32, 32, dtype=torch.float64))
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
+    scores = other.decode_head(maps)
+    assert (scores[0] if isinstance(scores, tuple) else scores).is_contiguous()
     loss, gradient = learn(plain)
     other_loss, other_gradient = learn(other)
     torch.testing.assert_close(other_loss, loss, rtol=1e-10, atol=0)
