@@ -24,6 +24,8 @@ _NOISE = (
     '"HardDiskBackend" is the alias',
     "The prefix is not set in metric class",
 )
+# Once for each frozen parameter of a model whose norms have no weight decay.
+_FROZEN = "is skipped since its requires_grad=False"
 
 
 class _Console(logging.StreamHandler):
@@ -31,7 +33,7 @@ class _Console(logging.StreamHandler):
 
     def __init__(self, level: int) -> None:
         logging.Handler.__init__(self, level)
-        self.addFilter(lambda record: not record.getMessage().startswith(_NOISE))
+        self.addFilter(lambda record: not _is_noise(record.getMessage()))
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{record.levelname.lower()}: {record.getMessage()}"
@@ -39,6 +41,10 @@ class _Console(logging.StreamHandler):
     @property
     def stream(self) -> TextIO:
         return sys.stderr
+
+
+def _is_noise(message: str) -> bool:
+    return message.startswith(_NOISE) or message.endswith(_FROZEN)
 
 
 class _LogFile(logging.FileHandler):

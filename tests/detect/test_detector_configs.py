@@ -216,13 +216,14 @@ def small(cfg: Config) -> None:
 
 
 @pytest.mark.parametrize("name", [*AUTHORS, *GLUON, SHAPES])
-def test_a_step_an_evaluation_and_a_prediction(name, coco, tmp_path):
+def test_a_step_an_evaluation_and_a_prediction(name, coco, tmp_path, capsys):
     from mmdet.apis import inference_detector, init_detector
 
     cfg = load_config(CONFIGS / f"{name}.py", data_root=coco)
     small(cfg)
     summary = train(cfg, work_dir=tmp_path / "run", seed=0)
     scores = json.loads((tmp_path / "run" / "results.json").read_text())["history"][-1]
+    assert "warning: backbone." not in capsys.readouterr().err  # of each frozen parameter
     keys = ["coco/bbox_mAP", *(["coco/segm_mAP"] if "mask" in name else [])]
     assert scores["iteration"] == 1
     assert all(0 <= scores[key] <= 1 for key in keys), scores
