@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,12 @@ DETECTORS = """## COCO: detectors
 
 Detectors for MMDetection, by name in `mmseg-resnest weights` and
 `mmseg-resnest convert-checkpoint`. Their backbones start segmentation models, too (`init_cfg`).
+Those without a name are recipes ([detection](detection.md)) whose weights do not load here by name.
 """
+#: Who published the numbers of the recipes in configs/detection/.
+AUTHORS = "[zhanghang1989/detectron2-ResNeSt](https://github.com/zhanghang1989/detectron2-ResNeSt)"
+GLUON = "[dmlc/gluon-cv](https://github.com/dmlc/gluon-cv)"
+_AP = re.compile(r"published box AP (\d+\.\d+)(?:, mask AP (\d+\.\d+))?")
 
 
 def read_measured(root: Path) -> dict[str, Any]:
@@ -203,10 +209,24 @@ def page(entries: Mapping[str, Entry], measured: Mapping[str, Any]) -> str:
         for entry in entries.values()
         if entry.task == "detection"
     ]
+    detectors += recipes({str(entry.config) for entry in entries.values()})
     parts.append(f"{DETECTORS}\n{table(titles, detectors, titles[2:4])}")
     titles = ["name", "architecture", "published top-1", "crop", "source"]
     parts.append(f"{BACKBONES}\n{table(titles, rows, titles[2:4])}")
     return "\n".join([*parts, costs_table()])
+
+
+def recipes(known: Set[str]) -> list[list[str]]:
+    """Rows of the detectors' configs other than the known ones, from their first lines."""
+    rows = []
+    for file in sorted((ROOT / "configs" / "detection").glob("*.py")):
+        name = f"configs/detection/{file.name}"
+        found = _AP.search(file.read_text(encoding="utf-8"))
+        if found and name not in known:
+            numbers = [number(float(value) if value else None) for value in found.groups()]
+            source = GLUON if "gluon" in file.stem else AUTHORS
+            rows.append(["", f"[{file.stem}](../{name})", *numbers, source])
+    return rows
 
 
 def head_of(entry: Entry) -> str:
