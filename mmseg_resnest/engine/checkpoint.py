@@ -63,6 +63,8 @@ def load_weights(
                 load_tensors(target, found.loaded)
             return f"{found.say(target)}, from {name}{layout and f' (layout {layout})'}"
         what = "the whole model"
+        if hasattr(target, "head") and "fc.weight" in state_dict:
+            state_dict, what = _as_classifier(state_dict, name), "the whole published classifier"
         found = fit(state_dict, target)
         direct = 2 * len(found.placed) >= len(state_dict)
         conversion = None
@@ -87,3 +89,10 @@ def load_weights(
     except UserError as error:
         raise UserError(error.code, f"checkpoint {name}", error.message) from error
     return f"{what} from {name}"
+
+
+def _as_classifier(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """A published backbone with its classifier under the names of MMPretrain's classifiers."""
+    found = analyse(state_dict, name)
+    whole = {f"backbone.{key}": value for key, value in found.state_dict.items()}
+    return {**whole, **{f"head.{key}": state_dict[key] for key in found.left_out}}

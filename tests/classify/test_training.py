@@ -156,6 +156,22 @@ def test_a_trained_classifier_converts_to_the_published_backbone(run: Path) -> N
     assert converted.keys() == backbone
 
 
+def test_a_published_file_is_a_classifier(
+    run: Path, config: Path, imagenet: Path, tmp_path: Path
+) -> None:
+    """In the published layout, without the names of classes: the same scores."""
+    image = next(imagenet.glob("val/*/*.JPEG"))
+    ours = load_checkpoint(run / "iter_8.pth")
+    names = {key: key.removeprefix("backbone.").removeprefix("head.") for key in ours}
+    torch.save({names[key]: value for key, value in ours.items()}, tmp_path / "published.pth")
+    scores = []
+    for file in (run / "iter_8.pth", tmp_path / "published.pth"):
+        model = Classifier(load_classification(config, splits=()), file, "cpu")
+        scores.append(model(image))
+    assert torch.equal(*scores)
+    assert model.classes == tuple("012345")
+
+
 def test_a_classifier_says_what_the_network_says(run: Path, config: Path, imagenet: Path) -> None:
     """Its probabilities are those of the plain network on the plainly prepared image."""
     model = Classifier(load_classification(config, splits=()), run / "iter_8.pth", "cpu")
