@@ -83,9 +83,9 @@ somebody has measured it (`python tools/make_model_zoo.py --add REPORT`).
 BACKBONES = """## ImageNet backbones
 
 Training starts from these (`init_cfg` of the backbone). Their published number is the top-1
-accuracy of a classifier, which this project leaves out and does not evaluate;
-`mmseg-resnest weights verify NAME` checks the file. MMSegmentation states none for its own,
-nor the authors for those of their detectors.
+accuracy of their classifier, which `mmseg-resnest reproduce NAME` evaluates on ImageNet's
+validation images; `mmseg-resnest weights verify NAME` checks the file. MMSegmentation states none
+for its own, nor the authors for those of their detectors.
 """
 
 DETECTORS = """## COCO: detectors

@@ -3,11 +3,12 @@
 
     mmseg-resnest reproduce deeplab_resnest50_ade
     mmseg-resnest reproduce openmmlab/fcn_resnest101_cityscapes --data-root /path/to/data
+    mmseg-resnest reproduce resnest50 --data-root /path/to/imagenet
     torchrun --nproc-per-node 8 mmseg-resnest reproduce fcn_resnest50_ade --launcher pytorch
 
-NAME is a segmentation model of the catalogue (mmseg-resnest weights list; docs/model_zoo.md).
-Weights are fetched once into the cache folder. A run that was interrupted keeps the protocols
-that it had finished.
+NAME is a segmentation model or an ImageNet classifier of the catalogue (mmseg-resnest weights list;
+docs/model_zoo.md). Weights are fetched once into the cache folder. A run that was interrupted keeps
+the protocols that it had finished, on ImageNet the images.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .options import add_config_options, add_launcher_option
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", metavar="NAME", help="a segmentation model of the catalogue")
+    parser.add_argument("name", metavar="NAME", help="a model of the catalogue")
     parser.add_argument(
         "--work-dir",
         metavar="DIR",

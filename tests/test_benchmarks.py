@@ -346,3 +346,54 @@ def test_planted_label_errors_are_found(bench, capsys):
     assert found["regions"] >= 0.8  # drawn at random 0.1 would be
     assert found["images by their worst region"] >= 0.65
     assert found["images by the soft minimum"] >= 0.65
+
+
+def test_the_table_of_latencies_goes_on_where_it_stopped(bench, monkeypatch, tmp_path, capsys):
+    latency = bench("latency")
+    calls = []
+
+    def measure(row, batch, device, python, number, size):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((row.name, batch, python, size))
+        versions = {"torch": "0"}
+        return {"seconds": [3.0, 1.0, 2.0], "parameters": 5_000_000, "versions": versions}
+
+    monkeypatch.setattr(latency, "measure", measure)
+    words = ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    words += ["--only", "resnest50", "efficientnet_b2", "--python", sys.executable]
+    with pytest.raises(SystemExit):  # this environment has no timm
+        latency.main(words)
+    assert "cannot import timm" in capsys.readouterr().err
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nexit 0\n")
+    fake.chmod(0o755)
+    words[-1] = str(fake)
+    with pytest.raises(KeyboardInterrupt):
+        latency.main(words)
+    assert calls == [
+        ("resnest50", 16, sys.executable, 224),
+        ("resnest50", 1, sys.executable, 224),
+        ("efficientnet_b2", 16, str(fake), 260),
+    ]
+    del calls[:]
+    assert latency.main(words) == 0
+    assert calls == [("efficientnet_b2", 1, str(fake), 260)]
+    out = capsys.readouterr().out
+    assert "| ResNeSt-50 | 224 | 5.0 M | 125.00 | 2000.00 | 1.78 | 81.04 |" in out
+    assert "| SENet-154 | 224 |  |  |  | 5.07 |  |" in out
+    assert (tmp_path / "out" / "cpu.md").read_text() in out
+    file = tmp_path / "out" / "cpu.json"
+    file.write_text(file.read_text().replace('"threads": ', '"threads": 1'))
+    with pytest.raises(SystemExit):
+        latency.main(words)
+    assert "another threads" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_latencies_are_measured(bench, tmp_path, capsys):
+    latency = bench("latency")
+    words = ["--toy", "--out", str(tmp_path), "--only", "resnest50", "--device", "cpu"]
+    assert latency.main([*words, "--batch", "1"]) == 0
+    (cell,) = json.loads((tmp_path / "cpu.json").read_text())["cells"].values()
+    assert cell["parameters"] == 27_483_240 and cell["size"] == 64 and cell["ms"] > 0

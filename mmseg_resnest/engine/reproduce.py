@@ -1,5 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Published weights, evaluated by their published protocol, beside the published numbers."""
+"""Published weights, evaluated by their published protocol, beside the published numbers.
+
+Segmentation models by their config, ImageNet classifiers by the published test crop.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
 from prettytable import PrettyTable
 
+from ..datasets.imagenet import imagenet_samples
 from ..errors import UserError
 from ..evaluation import write_result
 from ..io.json_files import read_json
@@ -21,11 +25,13 @@ from ..version import __version__
 from ..weights import Entry, catalogue, find
 from ..weights.load import resolve_checkpoint
 from .config import config_folder, load_config
+from .config.load import DATA_VARIABLE
 from .facts import flatten
 from .hooks import print_header
+from .imagenet import check_classifier, evaluate_classifier
 from .launch import describe_device, join_launcher
 from .logs import display_path
-from .preflight import check_data, check_file
+from .preflight import check_data, check_device, check_file
 from .testing import evaluate
 
 __all__ = ["PROTOCOLS", "config_of", "print_reproduction", "published_numbers", "reproduce"]
@@ -34,21 +40,18 @@ __all__ = ["PROTOCOLS", "config_of", "print_reproduction", "published_numbers", 
 PROTOCOLS = {"single scale": False, "multi-scale + flip": True}
 
 #: Images that the published numbers are means over, by the catalogue's names of data sets.
-PUBLISHED_IMAGES = {"ADE20K": 2000, "Cityscapes": 500, "Pascal Context": 5105}
+PUBLISHED_IMAGES = {"ADE20K": 2000, "Cityscapes": 500, "Pascal Context": 5105, "ImageNet": 50000}
 
 
 def published_numbers(entry: Entry) -> dict[str, dict[str, float]]:
-    """Published ``{protocol: {metric: percent}}``; a UserError if the entry is a backbone."""
+    """Published ``{protocol: {metric: percent}}``; a UserError if the entry has none."""
+    if entry.task == "classification":
+        check_classifier(entry)
+        return {"single crop": {"top1": entry.metrics["single crop"]["top1"]}}
     if entry.task != "segmentation" or entry.config is None:
         models = ", ".join(name for name, e in catalogue().items() if e.task == "segmentation")
-        what = "is an ImageNet backbone, and classification"
-        if entry.task == "detection":
-            what = "is a detector, and detection"
-        raise UserError(
-            "argument",
-            entry.name,
-            f"{what} is not evaluated here; the segmentation models are: {models}",
-        )
+        what = "is a detector, and detection is not evaluated here; the segmentation models are"
+        raise UserError("argument", entry.name, f"{what}: {models}")
     return {name: dict(numbers) for name, numbers in entry.metrics.items()}
 
 
@@ -81,15 +84,19 @@ def _check_images(cfg: Config, entry: Entry, any_images: bool) -> tuple[int, str
             f"this and {len(missing) - 1} other files of {entry.dataset} are missing; "
             "data/README.md says where the data set comes from and how its folders are laid out",
         )
+    _check_number(len(samples), entry, dataset.data_root, any_images)
+    return len(samples), fingerprint([Path(path) for path in paths])
+
+
+def _check_number(images: int, entry: Entry, folder: str | Path, any_images: bool) -> None:
     wanted = PUBLISHED_IMAGES.get(entry.dataset)
-    if wanted not in (None, len(samples)) and not any_images:
+    if wanted not in (None, images) and not any_images:
         raise UserError(
             "dataset",
-            display_path(dataset.data_root),
-            f"holds {len(samples):,} images, and the published numbers are of {wanted:,}; complete "
+            display_path(folder),
+            f"holds {images:,} images, and the published numbers are of {wanted:,}; complete "
             "it as data/README.md says, or add --any-images to evaluate what is there",
         )
-    return len(samples), fingerprint([Path(path) for path in paths])
 
 
 def reproduce(
@@ -102,11 +109,12 @@ def reproduce(
     again: bool = False,
     launcher: str = "none",
 ) -> dict[str, Any]:
-    """Evaluate a segmentation model of the catalogue and compare it with the published numbers.
+    """Evaluate a model of the catalogue and compare it with the published numbers.
 
-    The data set is checked first; then the weights are fetched, unless they are in the cache. The
-    report is written after each protocol, and protocols that it already holds for the same weights,
-    files, config and options are not evaluated again.
+    ImageNet classifiers by the single crop, in float32 on one device. The data set is checked
+    first; then the weights are fetched, unless they are in the cache. The report is written after
+    each protocol, and protocols that it already holds for the same weights, files, config and
+    options are not evaluated again.
 
     Args:
         name: Of the model.
@@ -126,11 +134,26 @@ def reproduce(
     """
     entry = find(name)
     published = published_numbers(entry)
-    config = config_of(entry)
+    classifier = entry.task == "classification"
     folder = Path(work_dir) if work_dir else Path("work_dirs", "reproduce", *name.split("/"))
     file = Path(json_file) if json_file else folder / "reproduction.json"
-    cfg = load_config(config, cfg_options, data_root)
-    images, files = _check_images(cfg, entry, any_images)
+    if classifier:
+        if cfg_options or launcher != "none":
+            option = "--cfg-options" if cfg_options else "--launcher"
+            message = "an ImageNet classifier has no config and is evaluated by one process"
+            raise UserError("argument", option, f"{message}; leave {option} out")
+        place, samples = imagenet_samples(data_root or os.environ.get(DATA_VARIABLE) or "data")
+        images = len(samples)
+        settings: dict[str, Any]
+        _check_number(images, entry, place, any_images)
+        settings = {"layout": entry.layout, **entry.metrics["single crop"]}
+        files = fingerprint([(path, label) for path, label in samples])
+    else:
+        config = config_of(entry)
+        cfg = load_config(config, cfg_options, data_root)
+        images, files = _check_images(cfg, entry, any_images)
+        place = cfg.test_dataloader.dataset.data_root
+        settings = dict(flatten(dict(cfg.items())))
     join_launcher(launcher)
     report: dict[str, Any] = {
         "task": "reproduce",
@@ -140,10 +163,10 @@ def reproduce(
         "digest": entry.digest,
         "source": entry.source,
         "dataset": entry.dataset,
-        "data_root": os.path.abspath(cfg.test_dataloader.dataset.data_root),
+        "data_root": os.path.abspath(place),
         "images": images,
         "cfg_options": list(cfg_options),
-        "made_from": fingerprint(files, dict(flatten(dict(cfg.items())))),
+        "made_from": fingerprint(files, settings),
         "version": __version__,
     }
     known = {} if again else _known(file, report)
@@ -155,13 +178,20 @@ def reproduce(
             report["protocols"][protocol] = known[protocol]
             continue
         checkpoint = resolve_checkpoint(name)
-        result = evaluate(
-            load_config(config, cfg_options, data_root),
-            checkpoint,
-            work_dir=folder / protocol.replace(" + ", "_").replace(" ", "_"),
-            tta=PROTOCOLS[protocol],
-            launcher=launcher,
-        )
+        where = folder / protocol.replace(" + ", "_").replace(" ", "_")
+        if classifier:
+            made_from = f"{report['made_from']} {entry.digest}"
+            progress = where.with_suffix(".part.json")
+            device = check_device(None)
+            result = evaluate_classifier(entry, samples, device, progress, made_from)
+        else:
+            result = evaluate(
+                load_config(config, cfg_options, data_root),
+                checkpoint,
+                work_dir=where,
+                tta=PROTOCOLS[protocol],
+                launcher=launcher,
+            )
         measured = {metric: float(result[metric]) for metric in numbers}
         report["protocols"][protocol] = {
             "published": numbers,
@@ -172,6 +202,8 @@ def reproduce(
         }
         if is_main_process():
             write_result(report, file)
+        if classifier:
+            progress.unlink()
     return {**report, "file": os.fspath(file), "reused": sorted(known)}
 
 
@@ -204,7 +236,7 @@ def print_reproduction(report: Mapping[str, Any]) -> None:
             table.add_row([protocol, metric, *cells, f"{row['difference'][metric]:+.2f}"])
     print(table.get_string() + "\n")
     rows = [
-        ("model", f"{report['name']} ({report['config']})"),
+        ("model", f"{report['name']} ({report['config'] or 'ImageNet classifier'})"),
         ("weights", f"{report['checkpoint']}, {report['source']}"),
         ("data", f"{report['images']:,} images in {display_path(report['data_root'])}"),
         ("report", display_path(report["file"])),

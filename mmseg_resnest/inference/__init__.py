@@ -17,6 +17,7 @@
 """
 
 from ..datasets.reader import ImageInput
+from .imagenet import ImageNetClassifier
 from .images import find_images, read_image
 from .load import load_segmentor
 from .polygons import coco_json, geojson, rasterize, region_polygons
@@ -26,6 +27,7 @@ from .segmentor import Segmentor, predict_image
 __all__ = [
     "Area",
     "ImageInput",
+    "ImageNetClassifier",
     "MultilabelSegmentation",
     "Segmentation",
     "Segmentor",

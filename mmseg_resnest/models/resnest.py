@@ -135,15 +135,17 @@ class Bottleneck(nn.Module):
 
 @MODELS.register_module()
 class ResNeSt(BaseModule):
-    """ResNeSt backbone, equal to the published network at every output stride.
+    """ResNeSt backbone or classifier, equal to the published network at every output stride.
 
-    Parameter names are those of the published checkpoints (without the classifier ``fc``).
+    Parameter names are those of the published checkpoints. Without ``num_classes`` there is no
+    classifier (``fc``), and the network returns feature maps; with it, class scores.
 
     Args:
         arch: A name of :data:`ARCHITECTURES`, or a mapping of its columns (``blocks`` is required,
             the others default to ResNeSt-50's).
         output_stride: 8, 16 or 32: input pixels per pixel of the last feature map. Stages that
-            lose their stride are dilated instead, as published for segmentation.
+            lose their stride are dilated instead, as published for segmentation. None is 8, and
+            with a classifier 32, as published for ImageNet.
         out_indices: Stages to return, from 0 (stride 4, 256 channels) to 3 (2048 channels).
         in_channels: Channels of the input images; pretrained weights are adapted to them.
         frozen_stages: Parameters and statistics of the stem (0) and of the first so many stages
@@ -160,6 +162,11 @@ class ResNeSt(BaseModule):
         dropblock_size: Side of a dropped block in feature map pixels.
         zero_init_residual: Whether the last norm of each block begins with weight 0 (``gamma``), so
             that the block is its shortcut at first, as in the published ImageNet training.
+        num_classes: Add the published classifier (mean over the last feature map, ``dropout``,
+            linear layer ``fc``) for so many classes, 1000 for ImageNet's checkpoints. The last
+            stage has to be among ``out_indices`` then.
+        dropout: Probability with which the classifier drops a feature in training; 0.2 is
+            published for ResNeSt-200 and -269.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads a file in any layout that
             :func:`mmseg_resnest.weights.convert_state_dict` knows (``prefix`` picks a part of it);
             None draws the published initialisation (normal with variance 2 / fan-out).
@@ -171,7 +178,7 @@ class ResNeSt(BaseModule):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "resnest101",
-        output_stride: int = 8,
+        output_stride: int | None = None,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         in_channels: int = 3,
@@ -182,19 +189,29 @@ class ResNeSt(BaseModule):
         dropblock_prob: float = 0.0,
         dropblock_size: int = 3,
         zero_init_residual: bool = False,
+        num_classes: int | None = None,
+        dropout: float = 0.0,
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg)
         columns = _resolve_arch(arch)
         out_indices = tuple(out_indices)
+        if output_stride is None:
+            output_stride = 8 if num_classes is None else 32
         stages = bool(out_indices) and all(i in (0, 1, 2, 3) for i in out_indices)
         _check("output_stride", output_stride, "8, 16 or 32", output_stride in _STAGES)
         _check("out_indices", out_indices, "stages from 0 to 3", stages)
         _check("frozen_stages", frozen_stages, "from -1 to 4", frozen_stages in range(-1, 5))
+        if num_classes is not None:
+            several = isinstance(num_classes, int) and num_classes >= 1
+            _check("num_classes", num_classes, "a positive number, or None", several)
+            _check("out_indices", out_indices, "with 3 for a classifier", 3 in out_indices)
+        _check("dropout", dropout, "at least 0 and below 1", 0 <= dropout < 1)
         norm_cfg = dict(type="BN") if norm_cfg is None else dict(norm_cfg)
         self.arch = columns
         self.output_stride = output_stride
         self.out_indices = out_indices
+        self.num_classes = num_classes
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -245,6 +262,9 @@ class ResNeSt(BaseModule):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck) and zero_init_residual:
                 nn.init.constant_(module.get_parameter("bn3.weight"), 0.0)
+        if num_classes is not None:
+            self.dropout = nn.Dropout(dropout)
+            self.fc = nn.Linear(channels, num_classes)
         self._freeze()
 
     def _ignore_unbuilt_stages(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -294,7 +314,23 @@ class ResNeSt(BaseModule):
             x = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
         return x
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """What :meth:`features` returns, or with ``num_classes`` class scores.
+
+        Args:
+            images: (N, in_channels, H, W), normalised.
+
+        Returns:
+            Without a classifier a tuple of feature maps; with one a tensor (N, num_classes) of
+            logits, which a softmax turns into probabilities.
+        """
+        features = self.features(images)
+        if self.num_classes is None:
+            return features
+        pooled = nn.functional.adaptive_avg_pool2d(features[-1], 1).flatten(1)
+        return self.fc(self.dropout(pooled))
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps (N, C, h, w) of normalised images (N, in_channels, H, W).
 
         They are those of ``out_indices``; C = 256, 512, 1024, 2048 for the stages 0 to 3.

@@ -34,6 +34,7 @@ from .multilabel import (
     thresholds_of,
     with_outputs,
 )
+from .resnest import ResNeSt
 
 _MODES = ("whole", "slide", "multi_scale_grid")
 _KEYS = ("mode", "stride", "keep_scores", "thresholds", *MultiScaleGrid.keys())
@@ -120,6 +121,10 @@ class EncoderDecoder(StockEncoderDecoder):
                         kwargs[name] = with_outputs(kwargs[name])
                 check_losses({**kwargs, "multilabel": multilabel})
                 super().__init__(*args, **kwargs)
+        if isinstance(self.backbone, ResNeSt) and self.backbone.num_classes is not None:
+            key = "config key model.backbone.num_classes"
+            said = "makes it an image classifier, whose scores no head reads; remove it, and set "
+            raise UserError("config-conflict", key, said + "num_classes of the heads")
         self.multilabel = multilabel
         self.test_cfg = ConfigDict(self.test_cfg or {"mode": "whole"})
         check_test_cfg(self.test_cfg)

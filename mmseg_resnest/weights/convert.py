@@ -3,8 +3,8 @@
 
 A conversion only renames: every tensor keeps its type, its values and (where it was a tensor
 already) its memory. Every key is accounted for: it is placed, it is left out because it is the
-ImageNet classifier, which a segmentation model does not have, or a constant that a detector's
-config says as well, or the conversion fails and lists it.
+ImageNet classifier, which a segmentation model does not have (unless it is asked for), or a
+constant that a detector's config says as well, or the conversion fails and lists it.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Conversion:
     state_dict: dict[str, Tensor]  # under our names, in the order of the source
     left_out: tuple[str, ...]  # keys of the ImageNet classifier, or a detector's constants
     added: tuple[str, ...]  # counters (num_batches_tracked, zero) that the source did not have
+    classifier: dict[str, Tensor]  # the ImageNet classifier under our names: fc.weight, fc.bias
 
     @property
     def why_left_out(self) -> str:
@@ -202,7 +203,10 @@ def analyse(record: Mapping[str, Any], label: str = "state dict") -> Conversion:
         copies = detector_names.mask_heads(ordered)
         ordered = {new: v for key, v in ordered.items() for new in copies.get(key, (key,))}
     state_dict, added = _with_counters(ordered)
-    return Conversion(layout, is_segmentor, detector, state_dict, left_out, added)
+    classifier = {
+        f"fc.{key.rpartition('.')[2]}": tensors[key] for key in left_out if layout != "detectron2"
+    }
+    return Conversion(layout, is_segmentor, detector, state_dict, left_out, added, classifier)
 
 
 def _with_counters(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -220,7 +224,7 @@ def _with_counters(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], tu
 
 
 def convert_state_dict(
-    state_dict: Mapping[str, Any], label: str = "state dict"
+    state_dict: Mapping[str, Any], label: str = "state dict", classifier: bool = False
 ) -> dict[str, Tensor]:
     """Turns a ResNeSt checkpoint of any known layout into the names of our models.
 
@@ -230,6 +234,8 @@ def convert_state_dict(
             GluonCV or our own; possibly under ``state_dict`` or ``model``, or with ``module.``
             before every name.
         label: What to call it in errors, such as its file.
+        classifier: Keep an ImageNet classifier, for a :class:`~mmseg_resnest.models.ResNeSt` that
+            has one.
 
     Returns:
         The tensors under our names: for a backbone without a prefix, for a segmentation model
@@ -237,14 +243,17 @@ def convert_state_dict(
         ``backbone.*``, ``neck.*``, ``rpn_head.*``, ``roi_head.*``. Types and values are those of
         the source, memory is shared with it where possible. The one mask head of a cascade of
         detectron2 becomes that of each stage, which MMDetection averages.
-        Counters ``num_batches_tracked`` that it lacks are added as zeros; an ImageNet classifier
-        and constants of detectron2 are left out, which one log line says.
+        Counters ``num_batches_tracked`` that it lacks are added as zeros. An ImageNet classifier
+        is ``fc.*`` behind the backbone's, or is left out like constants of detectron2, which one
+        log line says.
 
     Raises:
         UserError: The layout is unknown, keys have no place, or keys are missing (such as a
             convolution without its norm); the message lists them.
     """
     conversion = analyse(state_dict, label)
+    if classifier and conversion.kind == "backbone":
+        return {**conversion.state_dict, **conversion.classifier}
     if conversion.left_out:
         print_log(
             f"left out of the checkpoint, {conversion.why_left_out}: "

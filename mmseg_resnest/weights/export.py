@@ -33,6 +33,7 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
 
     Returns:
         The same tensors under that layout's names. :func:`convert_state_dict` undoes it exactly.
+        MMSegmentation's has none for a classifier (``fc``), which is left out.
 
     Raises:
         UserError: ``layout`` is unknown, ``state_dict`` is not one of ours, or the layout has no
@@ -46,8 +47,11 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
     if not ours and not (source.layout == "published" and not source.is_segmentor):
         message = f"has layout {source.layout!r}; pass it through convert_state_dict first"
         raise UserError("checkpoint", "state dict", message)
+    everything = dict(source.state_dict)
+    if source.kind == "backbone":
+        everything.update(source.classifier)
     if layout == "mmseg-resnest":
-        return dict(source.state_dict)
+        return everything
     if layout == "detectron2":
         return _for_detectron2(source)
     groups: dict[str, list[str]] = {"backbone.": [], "decode_head.": [], "auxiliary_head.": []}
@@ -80,7 +84,7 @@ def export_state_dict(state_dict: Mapping[str, Any], layout: str) -> dict[str, T
 
     # published or timm
     if not source.is_segmentor:
-        return dict(source.state_dict)
+        return everything
     targets = dict(zip(groups, layouts.PREFIXES["published"], strict=True))
     names = {f"backbone.{key}": f"pretrained.{key}" for key in groups["backbone."]}
     for start in ("decode_head.", "auxiliary_head."):

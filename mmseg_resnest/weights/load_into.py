@@ -70,7 +70,7 @@ def load_into(
     why_not = ""
     if state_dict.keys() != target.keys():
         try:
-            state_dict = convert_state_dict(state_dict)
+            state_dict = convert_state_dict(state_dict, classifier="fc.weight" in target)
         except UserError as error:
             why_not = f" (it does not convert either: {error.message})"
         state_dict = _without_unbuilt_stages(state_dict, target)
@@ -134,7 +134,7 @@ def load_backbone(
     prefix: str | None = None,
     check_only: bool = False,
 ) -> str:
-    """Loads a ResNeSt backbone from a file in any known layout, strictly.
+    """Loads a ResNeSt backbone or classifier from a file in any known layout, strictly.
 
     Where the backbone takes another number of channels, its first convolution is adapted
     (:func:`.adapt_stem`).
@@ -142,7 +142,7 @@ def load_backbone(
     Args:
         backbone: A :class:`~mmseg_resnest.models.ResNeSt`.
         name_or_path: What :func:`load_checkpoint` takes: a backbone or a segmentation model, of
-            which the backbone is taken.
+            which the backbone is taken. A classifier needs a file that has one.
         prefix: Use only the keys that start with it, without it; None finds it.
         check_only: Check that it fits, and load nothing.
 
@@ -158,7 +158,8 @@ def load_backbone(
         state_dict = below(prefix, state_dict, str(name_or_path))
     found = fit(state_dict, backbone, any_channels=True)
     if found.missing or found.shapes:  # in another layout, or it does not fit
-        state_dict = convert_state_dict(state_dict, str(name_or_path))
+        classifier = "fc.weight" in backbone.state_dict()
+        state_dict = convert_state_dict(state_dict, str(name_or_path), classifier)
         state_dict = _below("backbone.", state_dict) or state_dict
         found = fit(state_dict, backbone, any_channels=True)
         if found.stem.name:
