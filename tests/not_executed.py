@@ -49,7 +49,7 @@ REASONS: dict[str, list[Key]] = {
         _at("cli/failures.py:explain_error", "compare in_channels"),
     ],
     "needs published weights or the whole data set; test_reproduce.py, test_partial.py": [
-        _at("engine/reproduce.py:_check_images", "--any-images"),
+        _at("engine/reproduce.py:_check_number", "--any-images"),
         _at("inference/load.py:published_config", "train from it"),
         _at("inference/load.py:published_config", "train a segmentation model"),
     ],

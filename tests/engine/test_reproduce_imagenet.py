@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from advice import advises
 from PIL import Image
 from user_errors import raises_user_error
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
 from published_reference import Backbone, draw
 
-from mmseg_resnest.datasets.imagenet import centre_crop, imagenet_samples, normalised
+from mmseg_resnest.datasets.imagenet import centre_crop, imagenet_samples, normalised, read_rgb
 from mmseg_resnest.engine import imagenet
 from mmseg_resnest.inference import ImageNetClassifier
 from mmseg_resnest.models import ARCHITECTURES
@@ -176,17 +177,30 @@ def test_mistakes_are_reported_before_anything_is_written(run, tmp_path: Path) -
     with raises_user_error("dataset", "val") as caught:
         run()
     assert "--any-images" in caught.value.message
-    with raises_user_error("not-found", "nowhere/imagenet/val"):
+    with advises("datasets/imagenet.py:imagenet_samples", "--data-root") as told:
         run(root=tmp_path / "nowhere")
+    assert told.value.code == "not-found" and "nowhere/imagenet/val" in told.value.subject
     with raises_user_error("argument", "unmeasured"):
         run(name="unmeasured")
-    with raises_user_error("argument", "--cfg-options"):
-        run("--cfg-options", "model.a=1")
-    with raises_user_error("argument", "--launcher"):
-        run("--launcher", "pytorch")
+    for option, value in (("--cfg-options", "model.a=1"), ("--launcher", "pytorch")):
+        with advises("engine/reproduce.py:reproduce", "leave", "out") as told:
+            run(option, value)
+        assert (told.value.code, told.value.subject) == ("argument", option)
     with raises_user_error("download", "elsewhere-00000000.pth"):
         run("--any-images", name="missing")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_broken_image_is_copied_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("L", (5, 4)).save(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:40])
+    with advises("datasets/imagenet.py:read_rgb", "copy it again") as told:
+        read_rgb(file)
+    assert told.value.code == "image"
+    file.write_bytes(whole)
+    assert read_rgb(file).size == (5, 4)
 
 
 def test_a_flat_folder_with_a_list(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from advice import advises
 from published_reference import draw
 from test_resnest import OFTEN, PACKAGE_MODELS
 from tiny_models import relative_error, tiny_config
@@ -200,6 +201,10 @@ def test_bad_arguments_are_named(options: dict, named: str) -> None:
 
 
 def test_a_classifier_is_no_backbone_of_a_segmentor() -> None:
-    config = tiny_config(backbone=dict(type="ResNeSt", arch="resnest14", num_classes=1000))
-    with raises_user_error("config-conflict", "model.backbone.num_classes"), torch.device("meta"):
-        MODELS.build(config)
+    backbone = dict(type="ResNeSt", arch="resnest14", num_classes=1000)
+    with torch.device("meta"):
+        with advises("models/segmentor.py:__init__", "remove it", "of the heads") as told:
+            MODELS.build(tiny_config(backbone=dict(backbone)))
+        assert told.value.code == "config-conflict"
+        del backbone["num_classes"]
+        MODELS.build(tiny_config(backbone=backbone))
