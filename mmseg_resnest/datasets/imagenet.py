@@ -111,7 +111,8 @@ def imagenet_samples(root: str | os.PathLike[str]) -> tuple[Path, list[tuple[Pat
         message = f"ImageNet's validation images are not here, nor in {places[1]}; {_LAYOUT}; "
         message += "--data-root names the folder that holds imagenet/ or val/"
         raise UserError("not-found", places[0], message)
-    entries = sorted(e for e in os.scandir(folder) if e.name[0] != ".")
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    entries = [entry for entry in entries if entry.name[0] != "."]
     classes = [entry.name for entry in entries if entry.is_dir()]
     if not classes:
         images = {e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES)}
