@@ -186,7 +186,7 @@ def test_mistakes_are_reported_before_anything_is_written(run, tmp_path: Path) -
         with advises("engine/reproduce.py:reproduce", "leave", "out") as told:
             run(option, value)
         assert (told.value.code, told.value.subject) == ("argument", option)
-    with raises_user_error("download", "elsewhere-00000000.pth"):
+    with raises_user_error("download", "checkpoint missing"):
         run("--any-images", name="missing")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
