@@ -325,7 +325,7 @@ def ready(name: str, arguments: list[str]) -> None:
         ):
             config = f"configs/{Path(word).name}.py"
     done = Path("work_dirs", Path(config).stem)
-    if name != "publish-model" and not done.is_dir():
+    if name != "publish-model" and not any(done.glob("*.pth")):
         run("train", config)
     for word in arguments if name == "publish-model" else ():
         if word.endswith("results.json"):
