@@ -132,10 +132,10 @@ def train(
             teacher=teacher,
             compiled=compiled,
         )
-        if work_dir is not None:
-            check_free(cfg, folder, resume)
         written = cfg
         resolved, start = resolve_training(cfg, options, machine, resume)
+        if work_dir is not None:  # behind what says that there is no such checkpoint
+            check_free(cfg, folder, resume)
         cfg = resolved.cfg
 
         # Preflight.

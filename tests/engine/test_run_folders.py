@@ -203,6 +203,15 @@ def test_another_training_begins_meanwhile(
     assert load_config(f"{name}-2/fcn_resnest14_scenes.py").work_dir == f"{name}-2"
 
 
+def test_a_checkpoint_that_is_not_there_is_not_taken_for_another_run(
+    runs: Runs, tmp_path: Path
+) -> None:
+    cfg = small_config(write_scenes(tmp_path / "scenes", 4, 1, progress=False), iterations=2)
+    runs.save("work_dirs/toy", "a")
+    with raises_user_error("not-found", "--resume work_dirs/toy/iter_1.pth"):
+        train(cfg, "work_dirs/toy", resume="work_dirs/toy/iter_1.pth")
+
+
 @pytest.mark.parametrize("left", ["results.json", "last_checkpoint", "epoch_4.pth", "best_a_9.pth"])
 def test_a_folder_with_scores_or_checkpoints_holds_a_run(runs: Runs, left: str) -> None:
     Path("work_dirs/toy").mkdir(parents=True)
