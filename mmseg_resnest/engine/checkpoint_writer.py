@@ -50,7 +50,7 @@ _Failed = list[tuple[Step, str]]
 class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time, and retries what fails.
 
-    Of each kind of checkpoint only the newest waits: training is never held up, and at most one
+    Of each kind of checkpoint only the newest waits, so training is not held up, and at most one
     copy of each kind is kept beside the one being written. What follows a write is retried step by
     step, without writing the file again.
 
@@ -83,16 +83,25 @@ class CheckpointWriter:
         self._free = free
 
     def submit(
-        self, kind: str, record: Mapping[str, Any], path: Path, steps: Sequence[Step] = ()
+        self,
+        kind: str,
+        record: Mapping[str, Any],
+        path: Path,
+        steps: Sequence[Step] = (),
+        drop: bool = True,
     ) -> None:
-        """Hand over a snapshot and the steps that follow its writing; returns at once.
+        """Hand over a snapshot and the steps that follow its writing.
 
-        A waiting checkpoint of the same kind is dropped for this one. A step that fails does not
-        keep the next from being done.
+        A waiting checkpoint of the same kind is dropped for this one, and the call returns at once.
+        Without ``drop`` it waits until that one has been tried. A step that fails does not keep
+        the next from being done.
         """
         save = Step("saving", lambda: write_checkpoint(record, path), True, checkpoint=True)
         with self._condition:
             self._raise_fault()
+            while not drop and (before := self._pending.get(kind)) and not before.tries:
+                self._condition.wait()
+                self._raise_fault()
             dropped = self._pending.pop(kind, None)
             if dropped is not None and dropped.steps[0].checkpoint and dropped.path != path:
                 self._inform(f"{dropped.path.name} was not written: {path.name} is newer")

@@ -64,6 +64,38 @@ def test_a_slow_disk_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.Monkey
     assert saver.warnings == []
 
 
+def test_without_drop_every_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, gate = threading.Event(), threading.Event()
+
+    def write(record: dict, path: Path) -> None:
+        writing.set()
+        gate.wait(60)
+        write_checkpoint(record, path)
+
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", write)
+    saver = Saver()
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth")
+    assert writing.wait(60)
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_2.pth", drop=False)
+    threading.Timer(0.1, gate.set).start()
+    saver.writer.submit("newest", RECORD, tmp_path / "iter_3.pth", drop=False)
+    assert saver.writer.wait() == []
+    assert sorted(os.listdir(tmp_path)) == ["iter_1.pth", "iter_2.pth", "iter_3.pth"]
+
+
+def test_without_drop_a_full_disk_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_writer, "write_checkpoint", lambda *_: _denied())
+    saver = Saver()
+    for number in range(4):
+        saver.writer.submit("newest", RECORD, tmp_path / f"iter_{number}.pth", drop=False)
+    (unsaved,) = saver.writer.wait()
+    assert "iter_3.pth" in unsaved.text
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ESTALE])
 def test_a_failed_save_is_reported_once_and_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -42,7 +42,10 @@ class Planned(BaseMetric):
 """
 IOU = "dict(type=IoUMetric, iou_metrics=[mIoU, mDice, mFscore])"
 SEVERAL = f"[dict(type=SegmentationMetric, metrics=[F1]), {IOU}, {{type: Planned}}]"
-COMMON = ("custom_imports.imports=[planned]", "default_hooks.checkpoint.rule=None")
+COMMON = (
+    *("custom_imports.imports=[planned]", "default_hooks.checkpoint.rule=None"),
+    "default_hooks.checkpoint.max_keep_ckpts=-1",  # all of them, on a busy machine, too
+)
 
 
 @pytest.fixture(scope="module")

@@ -281,7 +281,7 @@ default_hooks = dict(
         type="CheckpointHook",
         by_epoch=False,
         interval=3,
-        max_keep_ckpts=2,
+        max_keep_ckpts=-1,
         save_best="mIoU",
         rule="greater",
     ),

@@ -30,6 +30,9 @@ __all__ = ["CheckpointHook"]
 class CheckpointHook(MMEngineHook):
     """Saves a run as MMEngine's hook of this name does, in the background and atomically.
 
+    Where the disk is slower than ``interval``, checkpoints that a newer one follows are not
+    written; with ``max_keep_ckpts=-1``, which keeps all of them, training waits instead.
+
     Once a file is written, ``last_checkpoint`` names it, and the links ``last.pth`` and
     ``best.pth`` (by the first score of ``save_best``) lead to it; then older ones are removed, and
     only files with names that this hook gives. What fails is reported and retried by itself, and
@@ -165,7 +168,8 @@ class CheckpointHook(MMEngineHook):
                 self._linking(runner, path, LAST_LINK),
                 self._removal("newest", path),
             ]
-            runner.checkpoint_writer.submit("newest", snapshot(record), path, steps)
+            drop = self.max_keep_ckpts > 0
+            runner.checkpoint_writer.submit("newest", snapshot(record), path, steps, drop)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
