@@ -75,6 +75,7 @@ NOT_RUN = {
     "predict work_dirs/RUN photo.jpg --out predictions --engine openvino": (
         "OpenVINO is not among the pins; tests/runtimes/test_engines.py"
     ),
+    "train CONFIG --compile": "compiles for minutes; tests/engine/test_compile.py",
     "models --measure NAME": "measures a whole model; tests/tools/test_models.py",
     "make-model-zoo": "tests/tools/test_make_model_zoo.py",
     "detect": "needs MMDetection; tests/detect",
