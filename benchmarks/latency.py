@@ -194,7 +194,8 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--python {args.python}: cannot import timm ({without})")
     import torch
     from harness import machine
-    from run import write
+
+    from mmseg_resnest.io.atomic import atomic_write
 
     there = ["cpu", *["cuda"] * torch.cuda.is_available()]
     for device in args.device or there:
@@ -226,9 +227,9 @@ def main(argv: list[str] | None = None) -> int:
                     found |= {"ms": 1000 * seconds / batch, "size": size}
                     result["cells"][key] = found
                     print(f"{device}: {key}: {found['ms']:.2f} ms an image", file=sys.stderr)
-                write(file, json.dumps(result, indent=1) + "\n")
-        write(file, json.dumps(result, indent=1) + "\n")
-        write(file.with_suffix(".md"), markdown(result))
+                atomic_write(file, json.dumps(result, indent=1) + "\n")
+        atomic_write(file, json.dumps(result, indent=1) + "\n")
+        atomic_write(file.with_suffix(".md"), markdown(result))
         print(markdown(result), flush=True)
     return int(failed)
 
