@@ -85,7 +85,7 @@ def draw_shapes(
 
 
 def _shape(dice: Dice) -> tuple[int, Mask]:
-    """A shape of a random kind, size, place and turn that lies in the image."""
+    """A shape of random kind, size, place and rotation, within the image."""
     kind, radius = dice.roll(0, len(SHAPES) - 1), dice.roll(9, 30)
     x, y = dice.roll(radius, WIDTH - 1 - radius), dice.roll(radius, HEIGHT - 1 - radius)
     canvas = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)

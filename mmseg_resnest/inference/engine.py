@@ -5,27 +5,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from ..datasets.reader import ImageInput
+from ..datasets.reader import ImageInput, ImageReader
 from ..engine.resume_changes import Note
 from ..errors import UserError
 from ..models import EncoderDecoder, windows_of
-from ..runtimes import Choice, use_engine
+from ..runtimes import Choice, Engine, use_engine
 from ..runtimes.samples import drawn_picture
-
-if TYPE_CHECKING:
-    from .segmentor import Segmentor
 
 __all__ = ["choose_engine", "prepare_engine", "preparing"]
 
 
-def choose_engine(
-    model: Segmentor, choice: Choice, tell: Callable[[str], object] | None = None
-) -> Segmentor:
+class _Model(Protocol):
+    """What is used of a :class:`.segmentor.Segmentor`, which stands above this file."""
+
+    model: Any
+    cfg: Any
+    reader: ImageReader
+    engine: Engine | None
+
+    @property
+    def channels(self) -> int | None: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def tiling(self, size: tuple[int, int], tile: int | None) -> Any: ...
+
+    def network_inputs(self, image: ImageInput) -> Tensor: ...
+
+
+_M = TypeVar("_M", bound=_Model)
+
+
+def choose_engine(model: _M, choice: Choice, tell: Callable[[str], object] | None = None) -> _M:
     """Let an engine compute a model's network from the next image on; returns the same model.
 
     Args:
@@ -44,7 +61,7 @@ def choose_engine(
     return model
 
 
-def prepare_engine(model: Segmentor, image: ImageInput | None = None) -> list[Note]:
+def prepare_engine(model: _Model, image: ImageInput | None = None) -> list[Note]:
     """Prepare a model's engine now, on an image, and not at the first one that is segmented.
 
     None draws a picture. Returns rows for the header of a command. Raises UserError where the
@@ -61,7 +78,7 @@ def prepare_engine(model: Segmentor, image: ImageInput | None = None) -> list[No
 
 
 def preparing(
-    model: Segmentor, images: Iterable[ImageInput], tile: int | None = None
+    model: _Model, images: Iterable[ImageInput], tile: int | None = None
 ) -> Iterator[ImageInput]:
     """The images, of which the first one that can be read prepares a model's engine, if it has one.
 
@@ -85,5 +102,5 @@ def preparing(
     yield from waiting
 
 
-def _inputs(model: Segmentor, image: ImageInput) -> Tensor:
+def _inputs(model: _Model, image: ImageInput) -> Tensor:
     return windows_of(cast(EncoderDecoder, model.model), model.network_inputs(image))
