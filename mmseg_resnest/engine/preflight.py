@@ -62,6 +62,10 @@ def check_outputs(cfg: Config, folders: Mapping[str, str | os.PathLike[str] | No
 def check_compile(cfg: Config) -> None:
     """Check that ``torch.compile`` takes what ``compile`` says; nothing is compiled."""
     options = cfg.get("compile")
+    scope = str((cfg.get("model") or {}).get("type")).partition(".")[0]
+    if options and scope in ("mmdet", "mmpretrain"):
+        message = "only segmentation models are compiled; leave it and --compile out"
+        raise UserError("config-conflict", "config key compile", message)
     if isinstance(options, Mapping) and options:
         with failing("compile", "torch.compile does not take it"):
             torch.compile(nn.Identity(), **options)

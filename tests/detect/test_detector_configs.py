@@ -123,7 +123,7 @@ def test_the_authors_recipe(name):
     assert cfg.train_cfg.max_iters == 90000
     assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0)
     (hook,) = cfg.custom_hooks
-    assert hook == dict(type="PreciseBNHook", interval=cfg.train_cfg.val_interval, num_iters=200)
+    assert hook == dict(type="PreciseBNHook", num_iters=200)
     resize = next(s for s in cfg.train_dataloader.dataset.pipeline if s.type == "RandomResize")
     assert resize.scale == [(1333, 640), (1333, 800)] and resize.keep_ratio
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (1333, 800)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from small_runs import losses, run, small_config, use_sgd
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.scenes import write_scenes
+from mmseg_resnest.engine.preflight import check_compile
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,12 @@ def _check(scenes: Path, folder: Path, backend: Any, capsys: pytest.CaptureFixtu
     (folder / "compiled" / "iter_4.pth").unlink()
     run(_config(scenes, backend), folder / "compiled", compiled=True, resume="auto")
     assert losses(folder / "compiled" / "iter_4.pth") == pytest.approx(wanted, rel=2e-3)
+
+
+def test_what_is_no_segmentor_is_not_compiled() -> None:
+    cfg = Config({"model": {"type": "mmdet.FasterRCNN"}, "compile": True})
+    with raises_user_error("config-conflict", "config key compile"):
+        check_compile(cfg)
 
 
 def test_a_compiled_run(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

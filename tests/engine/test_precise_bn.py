@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,14 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path: Path) -> No
     other = tmp_path / "without"
     make_runner(other, iterations=9).train()
     assert differences(state(whole / "iter_9.pth"), state(other / "iter_9.pth")) != []
+
+
+def test_without_an_interval_each_evaluation_has_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    hook, updated = PreciseBNHook(), []
+    monkeypatch.setattr(hook, "update", lambda runner: updated.append(runner.iter + 1))
+    for iteration in range(10):
+        hook.after_train_iter(SimpleNamespace(iter=iteration, max_iters=10, val_interval=4), 0)
+    assert updated == [4, 8, 10]
 
 
 def test_frozen_statistics_stay(tmp_path: Path) -> None:

@@ -24,4 +24,4 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(checkpoint=dict(interval=val_interval))
-custom_hooks = [dict(type="PreciseBNHook", interval=val_interval, num_iters=200)]
+custom_hooks = [dict(type="PreciseBNHook", num_iters=200)]

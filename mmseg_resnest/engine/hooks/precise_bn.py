@@ -32,15 +32,17 @@ class PreciseBNHook(Hook):
     that of other weights. Training goes on with what was set, and is the same after a resume.
 
     Args:
-        interval: Iterations between two updates, e.g. those between two evaluations; the last
+        interval: Iterations between two updates; None: those between two evaluations. The last
             iteration of the run always has one.
         num_iters: Batches, each of the training loader's size on every process.
     """
 
     priority = "LOW"  # after the optimizer's step, before the checkpoint
 
-    def __init__(self, interval: int, num_iters: int = 200) -> None:
+    def __init__(self, interval: int | None = None, num_iters: int = 200) -> None:
         for name, value in (("interval", interval), ("num_iters", num_iters)):
+            if value is None and name == "interval":
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 key = f"config key custom_hooks.PreciseBNHook.{name}"
                 raise UserError(
@@ -51,8 +53,9 @@ class PreciseBNHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Update after every ``interval`` iterations, and after the last one."""
-        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+        """Update where it is due, and after the last iteration."""
+        interval = self.interval or runner.val_interval
+        if self.every_n_train_iters(runner, interval) or self.is_last_train_iter(runner):
             self.update(runner)
 
     @torch.no_grad()
