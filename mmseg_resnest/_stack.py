@@ -98,16 +98,16 @@ def _advice(error: ImportError) -> str:
 
 
 @contextlib.contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Have a package that is not loaded yet count as missing meanwhile."""
-    if package in sys.modules:
+def _without(module: str) -> Iterator[None]:
+    """Have a module that is not loaded yet count as missing meanwhile."""
+    if module in sys.modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment]
+    sys.modules[module] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        del sys.modules[package]
+        sys.modules.pop(module, None)
 
 
 def import_stack() -> None:
@@ -118,8 +118,9 @@ def import_stack() -> None:
             says what to install.
     """
     # mmseg's data set of a service, OneDL, would load MMPretrain, and torchvision with it: seconds,
-    # and an error where torchvision does not go with PyTorch.
-    with quietly(), _without("mmpretrain"):
+    # and an error where torchvision does not go with PyTorch. Hidden is that module alone: what
+    # else is loaded meanwhile, such as MMDetection, keeps what it finds for good.
+    with quietly(), _without("mmseg.datasets.onedl"):
         for module in _MODULES:
             try:
                 importlib.import_module(module)

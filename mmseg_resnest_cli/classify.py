@@ -25,14 +25,11 @@ from .options import (
     add_device_option,
     add_launcher_option,
     add_training_options,
-    run_options,
 )
 from .startup import use_device
+from .train import train_config
 
-_IMAGES = (
-    "folder with train/CLASS/* and val/CLASS/*, in place of the config's; its classes are the "
-)
-_IMAGES += "model's"
+_IMAGES = "folder of train/CLASS/* and val/CLASS/* for the config's; the model gets its classes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +112,6 @@ def run_training(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
-    from mmseg_resnest.engine.training import train
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.evaluation import score_text
 
@@ -125,19 +121,7 @@ def run_training(args: argparse.Namespace) -> int:
     use_device(args.device, args.launcher)
     with failing_together(args.launcher):
         cfg = load_classification(args.config, args.cfg_options, args.data_root, args.images)
-    summary = train(
-        cfg,
-        work_dir=args.work_dir,
-        resume=args.resume,
-        amp=args.amp,
-        auto_scale_lr=args.auto_scale_lr,
-        seed=args.seed,
-        launcher=args.launcher,
-        log_to=args.log_to,
-        allow_changes=args.allow_changes,
-        run=run_options(args),
-        teacher=args.teacher,
-    )
+    summary = train_config(args, cfg)
     if not is_main_process():
         return 0
     checkpoint = summary.get("best_checkpoint") or summary.get("last_checkpoint")

@@ -70,6 +70,32 @@ def test_only_the_lines_to_drop_are_dropped(capsys: pytest.CaptureFixture) -> No
     assert capsys.readouterr().out == "keep me\nno line end"
 
 
+STUBS = {
+    "mmpretrain/__init__.py": "",
+    "mmpretrain/datasets/__init__.py": "",
+    "mmpretrain/datasets/_palette.py": "DEFAULT_PALETTE = []",
+    # As mmdet.models.reid.base_reid.
+    "mmdet/__init__.py": "try:\n    import mmpretrain\nexcept ImportError:\n    mmpretrain = None",
+}
+
+
+@pytest.mark.parametrize("with_mmdet", [False, True])
+def test_mmpretrain_is_left_to_those_who_use_it(tmp_path: Path, with_mmdet: bool) -> None:
+    """MMSegmentation's OneDL data set does not load it; MMDetection, where it is, finds it."""
+    for name, text in STUBS.items():
+        if with_mmdet or "mmdet" not in name:
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).write_text(text)
+    code = "import sys, mmseg_resnest\nfrom mmseg.registry import DATASETS\n"
+    code += "print('mmpretrain' in sys.modules, 'OneDLDataset' in DATASETS)\n"
+    code += "print(bool(sys.modules['mmdet'].mmpretrain))\n" if with_mmdet else ""
+    code += "import mmseg.datasets.onedl\nprint('OneDLDataset' in DATASETS)"
+    result = run_python(code, path=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first = ["True", "False", "True"] if with_mmdet else ["False", "False"]
+    assert result.stdout.split() == [*first, "True"]
+
+
 FAKES = {
     "mmcv is missing": (
         {"mmcv/__init__.py": "raise ModuleNotFoundError(\"No module named 'mmcv'\", name='mmcv')"},

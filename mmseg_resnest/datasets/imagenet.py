@@ -7,10 +7,12 @@ timm's evaluation.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -92,6 +94,17 @@ def normalised(image: Image.Image) -> Tensor:
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """A file or folder that cannot be read is a user's error."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        message = f"cannot be read ({error.strerror}); change its permissions"
+        raise UserError("unreadable", where, message) from error
+
+
 def imagenet_samples(root: str | os.PathLike[str]) -> tuple[Path, list[tuple[Path, int]]]:
     """ImageNet's validation images and their classes, 0 to 999 in the order of the WNIDs.
 
@@ -103,7 +116,7 @@ def imagenet_samples(root: str | os.PathLike[str]) -> tuple[Path, list[tuple[Pat
         The folder ``val``; and each image with its class.
 
     Raises:
-        UserError: The folder or the list is missing, is empty, or says something else.
+        UserError: The folder or the list is missing, unreadable or empty, or says something else.
     """
     places = [Path(root, "imagenet", "val"), Path(root, "val")]
     folder = next((place for place in places if place.is_dir()), None)
@@ -111,21 +124,23 @@ def imagenet_samples(root: str | os.PathLike[str]) -> tuple[Path, list[tuple[Pat
         message = f"ImageNet's validation images are not here, nor in {places[1]}; {_LAYOUT}; "
         message += "--data-root names the folder that holds imagenet/ or val/"
         raise UserError("not-found", places[0], message)
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    entries = [entry for entry in entries if entry.name[0] != "."]
-    classes = [entry.name for entry in entries if entry.is_dir()]
+    with _reading(folder):
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = [entry for entry in entries if entry.name[0] != "."]
+        classes = [entry.name for entry in entries if entry.is_dir()]
     if not classes:
         images = {e.name for e in entries if e.name.lower().endswith(IMAGE_SUFFIXES)}
         return folder, _listed(folder, images)
     if len(classes) != CLASSES:
         message = f"has {len(classes)} folders of classes instead of 1,000; {_LAYOUT}"
         raise UserError("dataset", folder, message)
-    samples = [
-        (folder / name / image, label)
-        for label, name in enumerate(classes)
-        for image in sorted(os.listdir(folder / name))
-        if image.lower().endswith(IMAGE_SUFFIXES)
-    ]
+    with _reading(folder):
+        samples = [
+            (folder / name / image, label)
+            for label, name in enumerate(classes)
+            for image in sorted(os.listdir(folder / name))
+            if image.lower().endswith(IMAGE_SUFFIXES)
+        ]
     if not samples:
         raise UserError("empty", folder, f"its folders hold no images; {_LAYOUT}")
     return folder, samples
@@ -140,8 +155,10 @@ def _listed(folder: Path, images: set[str]) -> list[tuple[Path, int]]:
     if file is None:
         message = f"the classes of the images in {folder} are missing; {_LAYOUT}"
         raise UserError("not-found", places[0], message)
+    with _reading(file):
+        lines = file.read_text("utf-8", "replace").splitlines()
     samples = []
-    for number, line in enumerate(file.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"(?:.*/)?([^/\s]+)\s+(\d{1,3})", line.strip())
         if line.strip() and (match is None or match[1] not in images):
             reason = "names no image of val" if match else "is no name with a class from 0 to 999"

@@ -45,13 +45,15 @@ def load_classification(
         splits: Which of ``train``, ``val`` and ``test`` are used.
 
     Raises:
-        UserError: MMPretrain is not installed; the config is of another kind; a folder is missing
-            or empty; or it has another number of classes than the model.
+        UserError: MMPretrain is not installed; the config is of another kind, or its head does not
+            state the number of classes; a folder is missing or empty; or it has another number of
+            classes than the model.
     """
     cfg = load_config(path, cfg_options, data_root)
     if cfg.get("model") is None or cfg.model.get("head") is None:
         message = "has no model.head: it is no config of a classifier; those are in "
         raise UserError("config-key", f"config {path}", f"{message}configs/classification/")
+    check_head(cfg, path)
     if images is not None:
         for name in _LOADERS:
             if cfg.get(name):
@@ -62,7 +64,7 @@ def load_classification(
         dataset = (cfg.get(f"{split}_dataloader") or {}).get("dataset")
         if dataset is None or type_name(dataset.get("type")) != ImageFolder.__name__:
             continue
-        names = _classes_in(dataset, path)
+        names = _classes_in(dataset)
         if images is not None:
             set_number_of_classes(cfg, len(names))
         elif len(names) != cfg.model.head.num_classes:
@@ -73,12 +75,21 @@ def load_classification(
     return cfg
 
 
-def _classes_in(dataset: Any, config: str | os.PathLike[str]) -> list[str]:
+def _classes_in(dataset: Any) -> list[str]:
     try:
         return class_folders(Path(dataset.data_root, dataset.get("split", "train")))
     except UserError as error:
-        said = f"{error.message}; to take another folder: mmseg-resnest classify train {config} "
-        raise UserError(error.code, error.subject, f"{said}--images DIR") from error
+        said = f"{error.message}; --images DIR names another folder"
+        raise UserError(error.code, error.subject, said) from error
+
+
+def check_head(cfg: Config, path: str | os.PathLike[str] | None) -> None:
+    """UserError if the head of a classifier does not state how many classes there are."""
+    head = cfg.model.get("head")
+    if not isinstance(head, Mapping) or not isinstance(head.get("num_classes"), int):
+        message = "config key model.head.num_classes is missing; set it to the number of classes, "
+        message += "in a head that takes it, such as mmpretrain.LinearClsHead"
+        raise UserError("config-key", f"config {path}", message)
 
 
 def set_number_of_classes(cfg: Config, number: int) -> None:

@@ -24,6 +24,7 @@ from ..io.json_files import read_json
 from ..models import ARCHITECTURES, ResNeSt
 from ..weights import Entry, catalogue, load_backbone
 from .hooks.console import progress_bar
+from .preflight import check_writable
 
 __all__ = ["check_classifier", "crop_of", "evaluate_classifier", "load_classifier"]
 
@@ -82,9 +83,12 @@ def evaluate_classifier(
         ``top1`` and ``top5`` in percent, and ``seconds``.
 
     Raises:
-        UserError: The weights cannot be had, or an image cannot be read.
+        UserError: The results cannot be written, the weights cannot be had, or an image cannot be
+            read.
     """
-    model, crop, file = load_classifier(entry, device), crop_of(entry), Path(progress)
+    file = Path(progress)
+    check_writable(file.parent, "the folder of the results")
+    model, crop = load_classifier(entry, device), crop_of(entry)
     state: dict[str, Any] = {
         "made_from": made_from,
         "images": 0,
@@ -102,7 +106,6 @@ def evaluate_classifier(
     def load(sample: tuple[Path, int]) -> tuple[Tensor, int]:
         return normalised(crop(read_rgb(sample[0]))), sample[1]
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     bar = progress_bar(len(samples), state["images"], f"evaluating {entry.name}")
     saved = state["images"]
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, torch.no_grad():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -17,16 +17,18 @@ from tqdm import tqdm
 
 from ..datasets.reader import ImageInput, ImageReader
 from ..engine.checkpoint import load_weights
-from ..engine.classification import classes_of, set_number_of_classes
+from ..engine.classification import check_head, classes_of, set_number_of_classes
 from ..engine.config import require
 from ..engine.model import build_model
 from ..engine.preflight import check_checkpoint, check_device, check_writable
 from ..errors import UserError
 from ..io.atomic import atomic_write
 from ..io.json_files import read_json
+from ..io.text import printable
 from ..models import fold_for_inference
 from ..registry import building
 from ..weights import load_checkpoint, resolve_checkpoint
+from ..weights.hashes import hex_digests
 
 __all__ = ["Classifier", "classify_files"]
 
@@ -60,6 +62,8 @@ class Classifier:
     ) -> None:
         self.device = check_device(device)
         require(cfg, ("model", "test_dataloader"), "classifying images")
+        check_head(cfg, cfg.filename)
+        cfg = copy.deepcopy(cfg)
         check_checkpoint(checkpoint, "checkpoint")
         self.checkpoint = resolve_checkpoint(os.fspath(checkpoint))
         weights = load_checkpoint(self.checkpoint)
@@ -111,17 +115,18 @@ def classify_files(
     goes on from there. An image that cannot be read yields its error.
 
     Raises:
-        UserError: The file cannot be written, or is another one.
+        UserError: The file cannot be written, or is of other weights, options or images.
     """
     record: dict[str, Any] = {}
     if out is not None:
         check_writable(Path(out).absolute().parent, "--out")
-        digest = hashlib.sha256(Path(model.checkpoint).read_bytes()).hexdigest()
+        with open(model.checkpoint, "rb") as file:
+            (digest,) = hex_digests(file, "sha256")
         record = {"checkpoint": digest, "top": top, "classes": list(model.classes), "images": {}}
         if Path(out).exists():
-            record = _continued(record, out)
+            record = _continued(record, out, images)
     done: dict[str, Any] = record.get("images", {})
-    if len(images) - len(done) > 4:
+    if sum(path not in done for path in images) > 4:
         model.fold()
     try:
         for number, path in enumerate(tqdm(images, desc="classifying", disable=None), 1):
@@ -139,8 +144,10 @@ def classify_files(
             atomic_write(out, json.dumps(record, indent=1) + "\n")
 
 
-def _continued(record: dict[str, Any], out: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record of an earlier call with the same model and options."""
+def _continued(
+    record: dict[str, Any], out: str | os.PathLike[str], images: Sequence[str]
+) -> dict[str, Any]:
+    """The record of an earlier call with the same model, options and images."""
     try:
         there = read_json(out, f"--out {out}")
     except UserError:
@@ -148,5 +155,8 @@ def _continued(record: dict[str, Any], out: str | os.PathLike[str]) -> dict[str,
     same = isinstance(there, dict) and {**there, "images": {}} == record
     if not same or not isinstance(there["images"], dict):
         message = "exists, and was not written with these weights and options; name another file"
+        raise UserError("output-exists", f"--out {out}", message)
+    if other := min(there["images"].keys() - set(images), default=None):
+        message = f"holds other images, such as {printable(other)}; name another file"
         raise UserError("output-exists", f"--out {out}", message)
     return dict(there)

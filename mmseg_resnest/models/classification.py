@@ -11,13 +11,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._stack import quietly
 from ..errors import UserError
 from ..io.packages import needs_extra
 from ..io.text import error_words
 from ..registry import MODELS
 
 try:
-    with needs_extra("classify"):
+    with needs_extra("classify"), quietly():
+        import mmpretrain.datasets  # noqa: F401, prints as mmseg does
         from mmpretrain.models import ClsDataPreprocessor, LinearClsHead
         from mmpretrain.models.utils.batch_augments import Mixup
 except RuntimeError as error:  # of torchvision beside another PyTorch than it was built with

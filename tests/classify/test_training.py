@@ -51,6 +51,7 @@ def run(tool, config: Path, imagenet: Path, tmp_path_factory: pytest.TempPathFac
     done = tool("classify", "train", config, "--images", imagenet, "--work-dir", folder)
     assert done.returncode == 0, done.stderr
     assert "8 iterations of 4 images" in done.stdout and "accuracy/top1" in done.stdout
+    assert "OneDL" not in done.stdout
     return folder
 
 
@@ -117,6 +118,9 @@ def test_predictions_are_continued_where_they_were_stopped(
     assert len(list(classify_files(model, files[:3], 3, out))) == 3  # none is done again
     with advises("inference/classifier.py:_continued", "name another file"):
         next(classify_files(model, files, 2, out))
+    with advises("inference/classifier.py:_continued", "name another file") as told:
+        next(classify_files(model, files[1:], 3, out))
+    assert f"other images, such as {files[0]}" in told.value.message
 
 
 def test_the_trained_backbone_starts_a_segmentation(run: Path, tmp_path: Path) -> None:
@@ -170,6 +174,9 @@ def test_a_published_file_is_a_classifier(
         scores.append(model(image))
     assert torch.equal(*scores)
     assert model.classes == tuple("012345")
+    cfg = load_classification(config, ["model.head.num_classes=9"], splits=())
+    assert len(Classifier(cfg, file, "cpu").classes) == 6
+    assert cfg.model.head.num_classes == 9  # the caller's is left alone
 
 
 def test_a_classifier_says_what_the_network_says(run: Path, config: Path, imagenet: Path) -> None:

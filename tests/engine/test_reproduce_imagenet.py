@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import json
@@ -23,8 +24,10 @@ from published_reference import Backbone, draw
 
 from mmseg_resnest.datasets.imagenet import centre_crop, imagenet_samples, normalised, read_rgb
 from mmseg_resnest.engine import imagenet
+from mmseg_resnest.engine.imagenet import evaluate_classifier
 from mmseg_resnest.inference import ImageNetClassifier
 from mmseg_resnest.models import ARCHITECTURES
+from mmseg_resnest.weights import find
 from mmseg_resnest_cli import reproduce
 from mmseg_resnest_cli.main import parser_of
 
@@ -228,6 +231,39 @@ def test_a_flat_folder_with_a_list(tmp_path: Path) -> None:
     (val / "n00000000").mkdir()
     with raises_user_error("dataset", "val"):
         imagenet_samples(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["os.scandir", "os.listdir", "pathlib.Path.read_text"])
+def test_what_cannot_be_read_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    val = tmp_path / "val"
+    if what == "os.listdir":
+        for number in range(1000):
+            (val / f"n{number:08d}").mkdir(parents=True)
+        (val / "n00000007" / "a.JPEG").touch()
+    else:
+        val.mkdir()
+        (val / "a.JPEG").touch()
+        (tmp_path / "val.txt").write_text("a.JPEG 7\n")
+
+    def refuse(path=val, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(what, refuse)
+        with advises("datasets/imagenet.py:_reading", "change its permissions") as told:
+            imagenet_samples(tmp_path)
+    assert told.value.code == "unreadable" and str(tmp_path) in str(told.value.subject)
+    ((_, label),) = imagenet_samples(tmp_path)[1]
+    assert label == 7
+
+
+def test_the_folder_is_checked_before_weights_are_fetched(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    entry = find("resnest50")
+    with raises_user_error("not-writable", "the folder of the results"):
+        evaluate_classifier(entry, [], torch.device("cpu"), tmp_path / "file" / "a.json", "")
 
 
 @pytest.mark.parametrize(
