@@ -46,7 +46,7 @@ def serve(config: str, size: tuple[int, int], engine: str, precision: str) -> No
     forget_peak_memory()
     before = peak_memory()
     choose_engine(model, Choice(engine, precision))
-    prepare_engine(model, image)
+    prepare_engine(model, [image])
     model.fold()
     model(image)
     loading = peak_memory() - before

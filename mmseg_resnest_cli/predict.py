@@ -116,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
         plan_outputs(images, out, args.save)
     check_outputs(model.cfg, {"--out": out})
     check_writable(out, "--out")
-    model.fingerprint  # noqa: B018 (of the weights as they were loaded, however many images)
     choose_engine(model, engine_choice(args, images), partial(print, flush=True))
-    engine = prepare_engine(model, images[0] if images else None)
+    # Of the precision as well, and of the weights as they were loaded, however many images.
+    model.fingerprint  # noqa: B018
+    engine = prepare_engine(model, images, args.tile)
     what = args.source if film else f"{len(images)} image{'s' if len(images) != 1 else ''}"
     print_header(
         [

@@ -107,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     model = open_model(args, args.device)
     choose_engine(model, choice, partial(print, flush=True))
     engine = prepare_engine(model)  # not at the first request, which would wait
+    if model.engine is not None:
+        model.fold()  # where torch was the fastest, it was so folded
 
     def ready(address: str) -> None:
         rows = [

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from ..datasets.reader import ImageInput, ImageReader
+from ..datasets.reader import ImageInput, ImageReader, LoadedImage
 from ..engine.resume_changes import Note
 from ..errors import UserError
 from ..models import EncoderDecoder, windows_of
@@ -61,20 +61,35 @@ def choose_engine(model: _M, choice: Choice, tell: Callable[[str], object] | Non
     return model
 
 
-def prepare_engine(model: _Model, image: ImageInput | None = None) -> list[Note]:
-    """Prepare a model's engine now, on an image, and not at the first one that is segmented.
+def prepare_engine(
+    model: _Model, images: Sequence[ImageInput] = (), tile: int | None = None
+) -> list[Note]:
+    """Prepare a model's engine now, and not at the first image that is segmented.
 
-    None draws a picture. Returns rows for the header of a command. Raises UserError where the
-    image cannot be read, or as :meth:`~mmseg_resnest.runtimes.Engine.prepare`.
+    Args:
+        model: The model.
+        images: Those that will be segmented, of which the first one that can be read is taken;
+            without any a picture is drawn.
+        tile: Edge of their tiles, see :class:`.segmentor.Segmentor`.
+
+    Returns:
+        Rows for the header of a command; none where no image can be read.
+
+    Raises:
+        UserError: ``tile`` is wrong, or as :meth:`~mmseg_resnest.runtimes.Engine.prepare`.
     """
     if model.engine is None:
         return []
-    if image is None and model.reader.eight_bit and model.channels in (None, 3):
-        image = drawn_picture(512, 640)
-    if image is None:
+    model.tiling((1, 1), tile)  # a wrong edge is no fault of an image
+    if not images and model.reader.eight_bit and model.channels in (None, 3):
+        images = [drawn_picture(512, 640)]
+    if not images:
         inputs = torch.randn(1, model.channels or 3, 512, 512, device=model.device)
         return model.engine.prepare(windows_of(cast(EncoderDecoder, model.model), inputs))
-    return model.engine.prepare(_inputs(model, image))
+    for image in images:
+        if found := _first_inputs(model, image, tile):
+            return model.engine.prepare(found[1])
+    return []
 
 
 def preparing(
@@ -86,14 +101,11 @@ def preparing(
     """
     waiting = iter(images)
     for image in waiting if model.engine is not None and not model.engine.ready else ():
-        try:
-            loaded = model.reader.read(image)
-            tiling = model.tiling(loaded.size, tile)
-            edge = max(loaded.size) if tiling is None else tiling.tile
-            inputs = _inputs(model, model.reader.loaded(loaded.pixels[:edge, :edge]))
-        except Exception:  # it comes again when the image is segmented
+        found = _first_inputs(model, image, tile)
+        if found is None:
             yield image
             continue
+        loaded, inputs = found
         assert model.engine is not None
         model.engine.prepare(inputs)
         # An open file cannot be read again; a path names the image in errors.
@@ -102,5 +114,15 @@ def preparing(
     yield from waiting
 
 
-def _inputs(model: _Model, image: ImageInput) -> Tensor:
-    return windows_of(cast(EncoderDecoder, model.model), model.network_inputs(image))
+def _first_inputs(
+    model: _Model, image: ImageInput, tile: int | None
+) -> tuple[LoadedImage, Tensor] | None:
+    """An image, and it or its first tile as the network gets it; None where it has an error."""
+    try:
+        loaded = model.reader.read(image)
+        tiling = model.tiling(loaded.size, tile)
+        edge = max(loaded.size) if tiling is None else tiling.tile
+        part = model.reader.loaded(loaded.pixels[:edge, :edge])
+        return loaded, windows_of(cast(EncoderDecoder, model.model), model.network_inputs(part))
+    except Exception:  # it comes again when the image is segmented
+        return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["LABELS_EQUAL", "SCORES_WITHIN", "Agreement"]
 
@@ -19,6 +20,19 @@ class Agreement:
     pixels: int  # of all of them
     labels: float  # share of pixels with the same label
     scores: float | None  # largest difference of a probability; None where a model gives none
+
+    @classmethod
+    def of_list(cls, found: object) -> Agreement | None:
+        """What :meth:`as_list` gave; None where it is damaged."""
+        kinds: list[Any] = [int, int, float | int, float | int | None]
+        if not isinstance(found, list) or len(found) != len(kinds):
+            return None
+        good = all(isinstance(value, kind) for value, kind in zip(found, kinds, strict=True))
+        return cls(*found) if good else None
+
+    def as_list(self) -> list[float | None]:
+        """As plain data, to be kept."""
+        return [self.images, self.pixels, self.labels, self.scores]
 
     @property
     def good(self) -> bool:

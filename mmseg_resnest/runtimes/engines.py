@@ -83,7 +83,8 @@ class Choice:
 
     Raises:
         UserError: A name is unknown, the two do not go together, the processor has no units for
-            the precision, or a package is missing.
+            the precision (with a GPU it is known later whether they are needed), or a package is
+            missing.
     """
 
     engine: str = "torch"
@@ -102,7 +103,8 @@ class Choice:
             others = [name for name, some in ENGINES.items() if self.precision in some]
             said = f"{self.engine} does not compute in it; take the engine {' or '.join(others)}"
             raise UserError("config-conflict", f"precision {self.precision}", said)
-        self._check_processor()
+        if self.engine == "openvino" or self.precision == "int8" or not torch.cuda.is_available():
+            self._check_processor()
         for name in (self.engine, self.precision):
             if name in _PACKAGES:
                 extra, packages = _PACKAGES[name]
@@ -113,9 +115,7 @@ class Choice:
     def _check_processor(self) -> None:
         """Without units a precision takes several times as long as float32."""
         units = {"bf16": has_bfloat16, "int8": has_int8}.get(self.precision)
-        if units is None or (self.precision == "bf16" and torch.cuda.is_available()):
-            return
-        if units() is False:
+        if units is not None and units() is False:
             name = "bfloat16" if self.precision == "bf16" else "products of 8-bit numbers"
             said = f"this processor ({processor_name()}) has no units for {name}, so it would take "
             said += "longer than in float32; use precision float32"
@@ -127,7 +127,9 @@ class Choice:
         return (self.engine, self.precision) == ("torch", "float32")
 
     def candidates(self, device: torch.device) -> list[str]:
-        """The engines to choose from; a UserError without any."""
+        """The engines to choose from on a device; a UserError without any."""
+        if device.type == "cpu":
+            self._check_processor()
         if self.engine != "auto":
             return [self.engine]
         names = [name for name in _MEASURED if self.precision in ENGINES[name]]
@@ -198,10 +200,13 @@ class Engine:
         self._device = next(model.parameters()).device
         self._lock = threading.RLock()
         self._run: Run | None = None
+        self._files: dict[str, str] = {}  # names of those that were opened, by engine
         self._compiled: Compiled | None = None
         if self.name == "openvino" and self._device.type != "cpu":
             said = "runs on the CPU; use device cpu"
             raise UserError("device", "engine openvino", said)
+        if self.precision == "int8" and self._device.type != "cpu":
+            raise UserError("device", "precision int8", "is computed on the CPU; use device cpu")
         choice.candidates(self._device)
         model.runtime = self
 
@@ -280,9 +285,11 @@ class Engine:
             )
             return self._in_torch(self._compiled)
         source, suffix = self._file(entry)
+        self._files[name] = source.name
         if name == "onnxruntime":
             return open_onnx(source, self._device).run
-        path = entry.file(f"{source.stem}.xml", lambda part: write_openvino(source, part, {}))
+        self._files[name] = f"{source.stem}.xml"
+        path = entry.file(self._files[name], lambda part: write_openvino(source, part, {}))
         return open_openvino(path, self._device, "bf16" if suffix == "bf16" else "f32").run
 
     def _in_torch(self, function: Callable[[Any, Tensor], Tensor]) -> Run:
@@ -330,6 +337,8 @@ class Engine:
             quantise_onnx(source, part, (one.cpu().numpy() for one in inputs))
 
         name = f"int8-{fingerprint([Path(file) for file in files])[:12]}.onnx"
+        if not entry.has(name):
+            entry.remove("int8-")  # of other images
         return entry.file(name, quantise), self.precision
 
     # --- choosing and checking ------------------------------------------------------------------
@@ -350,8 +359,15 @@ class Engine:
     def _known_times(self, images: Tensor, entry: Entry) -> dict[str, float]:
         """Seconds by engine that were measured on this machine, in the entry's facts."""
         size = "x".join(map(str, images.shape))
-        place = f"{processor_name()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
-        return entry.facts.setdefault("seconds", {}).setdefault(place, {})
+        place = f"{self._place()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
+        known = entry.facts.setdefault("seconds", {})
+        times = known.get(place)
+        if not isinstance(times, dict) or not all(isinstance(s, float) for s in times.values()):
+            times = known[place] = {}
+        return times
+
+    def _place(self) -> str:
+        return f"{self._device.type}, {processor_name()}"
 
     def _name_times(self, times: dict[str, float], images: Tensor) -> None:
         """Say which engine is the fastest, as far as it is known."""
@@ -361,15 +377,18 @@ class Engine:
         what = f"{count} image{'s' if count > 1 else ''} of {width}x{height}"
         order = sorted(times, key=lambda name: times[name])
         said = ", ".join(f"{name} {times[name]:.3g} s" for name in order)
-        self.rows.append(("measured", f"{what}: {said}; compile is not tried, it takes minutes"))
+        if self._choice.engine == "auto":
+            said += "; compile is not tried, it takes minutes"
+        self.rows.append(("measured", f"{what}: {said}"))
 
     def _check(self, run: Run, images: Tensor, entry: Entry) -> None:
-        """Compare with torch, once for each content; in float32 it must agree."""
+        """Compare with torch, once for each content and processor; in float32 it must agree."""
         known = entry.facts.setdefault("agreement", {})
-        place = f"{self.name}, {self.precision}, {fingerprint(list(self._choice.images))[:12]}"
-        if place in known and self.name != "compile":
-            self.agreement = Agreement(*known[place])
-        elif (self.name, self.precision) != ("torch", "float32"):
+        file = self._files.get(self.name, "no file")
+        place = f"{self.name}, {self.precision}, {file}, {self._place()}"
+        stored = known.get(place) if self.name != "compile" else None
+        self.agreement = Agreement.of_list(stored)
+        if self.agreement is None and (self.name, self.precision) != ("torch", "float32"):
             wanted = self._model.own_logits(images)
             self.agreement = compare_scores(self._model, wanted, run(images), images.shape[2:])
             if self.precision == "float32" and not self.agreement.good:
@@ -377,8 +396,7 @@ class Engine:
                 said += f"{100 * LABELS_EQUAL}% of the labels must be equal and probabilities "
                 said += f"within {SCORES_WITHIN:g}; use engine torch"
                 raise UserError("export", f"engine {self.name}", said)
-            found = self.agreement
-            known[place] = [found.images, found.pixels, found.labels, found.scores]
+            known[place] = self.agreement.as_list()
             entry.save()
         about = self.describe()
         text = f"{about['engine']}, {about['precision']}"

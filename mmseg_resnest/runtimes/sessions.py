@@ -47,13 +47,18 @@ def open_onnx(file: Path, device: torch.device) -> Session:
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             said = "ONNX Runtime has no CUDA here; install onnxruntime-gpu"
             raise UserError("device", str(device), said)
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        # TensorFloat-32 has 10 bits, too few for float32's labels.
+        about = {"device_id": device.index or 0, "use_tf32": "0"}
+        providers.insert(0, ("CUDAExecutionProvider", about))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # its own kinds, which have no public names
         raise UserError("format", file, f"ONNX Runtime cannot load it ({error})") from error
+    if device.type == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        said = "ONNX Runtime cannot load its CUDA libraries; use device cpu"
+        raise UserError("device", str(device), said)  # it would compute on the CPU
     declared = session.get_inputs()
     if not declared:
         raise UserError("format", file, "takes no image, so it is not an exported model")

@@ -38,7 +38,9 @@ def store_folder() -> Path:
 class Entry:
     """The files of one network, while its folder is held; see :func:`entry_of`.
 
-    ``facts`` is plain data of the caller, kept with :meth:`save`.
+    ``facts`` is plain data of the caller, kept with :meth:`save`: of each kind what is known, by
+    what it is about, a text of parts with ", " between them. A part that is the name of a file says
+    that it is about this file. What is known may be of any type: records get damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +51,8 @@ class Entry:
             record = parse_json((folder / _RECORD).read_bytes(), _RECORD)
             files, facts = record.get("files"), record.get("facts")
             if isinstance(files, dict) and isinstance(facts, dict):
-                self._files, self.facts = files, facts
+                self._files = files
+                self.facts = {kind: one for kind, one in facts.items() if isinstance(one, dict)}
 
     def has(self, name: str) -> bool:
         """Whether a file is there, with all that belongs to it, as it was made."""
@@ -65,13 +68,28 @@ class Entry:
         nothing that would be taken for the file.
         """
         if not self.has(name):
+            self.remove(name)
             with atomic_path(self.folder / name) as part:
                 make(part)
                 made = {one.name: _digest(one) or "" for one in part.parent.iterdir()}
             self._files[name] = made
-            self.facts = {key: value for key, value in self.facts.items() if key != name}
             self.save()
         return self.folder / name
+
+    def remove(self, start: str) -> None:
+        """Remove the files whose names start so, and what is known about them."""
+        for file in self.folder.glob(f"{start}*"):
+            with contextlib.suppress(OSError):
+                file.unlink()
+        self._files = {k: files for k, files in self._files.items() if not k.startswith(start)}
+        self.facts = {
+            kind: {
+                about: fact
+                for about, fact in known.items()
+                if not any(part.startswith(start) for part in about.split(", "))
+            }
+            for kind, known in self.facts.items()
+        }
 
     def save(self) -> None:
         """Write the record."""
@@ -117,5 +135,5 @@ def _digest(file: Path) -> str | None:
     try:
         with file.open("rb") as opened:
             return hex_digests(opened, "sha256")[0]
-    except OSError:
+    except (OSError, ValueError):  # not the name of a file
         return None

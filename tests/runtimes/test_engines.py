@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -52,7 +53,7 @@ def test_labels_are_those_of_torch(
     wanted = [result.labels for result in small_segmentor(pictures)]
     choose_engine(small_segmentor, Choice(engine))
     # Nothing of the model's own computes any more.
-    rows = prepare_engine(small_segmentor, pictures[0])
+    rows = prepare_engine(small_segmentor, pictures)
     if engine != "compile":
         model.backbone.register_forward_pre_hook(lambda *_: pytest.fail("torch computes"))
     found = [result.labels for result in small_segmentor(pictures)]
@@ -181,15 +182,20 @@ def test_auto_takes_the_fastest_and_measures_once(
     monkeypatch.setattr(engines, "seconds_of", lambda run, images: (run(images), next(times))[1])
     for _ in range(2):  # the second time from the record
         choose_engine(small_segmentor, Choice("auto"))
-        rows = dict(prepare_engine(small_segmentor, pictures[0]))
+        rows = dict(prepare_engine(small_segmentor, pictures))
         assert small_segmentor.engine is not None
         assert small_segmentor.engine.name in ("onnxruntime", "openvino")
         assert small_segmentor.engine.name in rows["engine"]
         assert rows["measured"].index("torch 3 s") > rows["measured"].index("onnxruntime 2 s")
         assert (small_segmentor(pictures[0]).labels == wanted).all()
+        assert "compile is not tried" in rows["measured"]
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    rows = dict(prepare_engine(small_segmentor, pictures))
+    assert "torch 3 s" in rows["measured"]
+    assert "compile" not in rows["measured"]
     monkeypatch.setattr(engines, "_MEASURED", ("torch",))
     choose_engine(small_segmentor, Choice("auto"))
-    prepare_engine(small_segmentor, pictures[0])
+    prepare_engine(small_segmentor, pictures)
     assert small_segmentor.model.runtime is None
     assert small_segmentor.fold() is small_segmentor
 
@@ -204,7 +210,7 @@ def test_precisions_say_how_many_labels_change(
     wanted = small_segmentor(path).labels
     for name, precision in (("torch", "bf16"), ("onnxruntime", "int8")):
         choose_engine(small_segmentor, Choice(name, precision, (str(path),)))
-        rows = dict(prepare_engine(small_segmentor, path))
+        rows = dict(prepare_engine(small_segmentor, [path]))
         assert small_segmentor.engine is not None
         share = small_segmentor.engine.describe()["labels_as_torch"]
         assert share == pytest.approx((small_segmentor(path).labels == wanted).mean(), abs=2e-3)
@@ -213,6 +219,95 @@ def test_precisions_say_how_many_labels_change(
     choose_engine(small_segmentor, Choice("onnxruntime", "int8"))
     with raises_user_error("dataset", "precision int8"):  # no image to calibrate on
         small_segmentor(path)
+
+
+def test_8_bits_of_other_images_replace_the_file(
+    small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path, cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engines, "has_int8", lambda: None)
+    names = set()
+    for number, picture in enumerate(pictures):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(picture).save(path)
+        choose_engine(small_segmentor, Choice("onnxruntime", "int8", (str(path),)))
+        prepare_engine(small_segmentor, [path])
+        (file,) = cache.glob("*/int8-*")
+        names.add(file.name)
+        (about,) = json.loads((file.parent / "record.json").read_text())["facts"]["agreement"]
+        assert file.name in about
+    assert len(names) == 2
+
+
+def test_images_that_prepare(
+    small_segmentor: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got: list[tuple[int, ...]] = []
+    write = engines.Engine.prepare
+    monkeypatch.setattr(
+        engines.Engine, "prepare", lambda self, x: (got.append(tuple(x.shape)), write(self, x))[1]
+    )
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert prepare_engine(small_segmentor, [broken]) == []
+    assert small_segmentor.engine is not None
+    assert not small_segmentor.engine.ready
+    with raises_user_error("argument", "tile"):
+        prepare_engine(small_segmentor, [broken], -1)
+    assert prepare_engine(small_segmentor, [broken, blobs(300, 200, 1), blobs(64, 64, 1)], 128)
+    whole = small_segmentor._prepare(blobs(300, 200, 1)[:128, :128])["inputs"].shape[1:]
+    assert [shape[2:] for shape in got] == [tuple(whole)]
+
+
+def test_what_is_known_is_of_a_processor_and_whole(
+    small_segmentor: Segmentor, pictures: Pictures, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[object] = []
+    compare = engines.compare_scores
+    monkeypatch.setattr(
+        engines, "compare_scores", lambda *args: (compared.append(0), compare(*args))[1]
+    )
+
+    def times() -> int:
+        compared.clear()
+        choose_engine(small_segmentor, Choice("onnxruntime"))
+        assert prepare_engine(small_segmentor, pictures)
+        return len(compared)
+
+    assert [times(), times()] == [1, 0]
+    monkeypatch.setattr(engines, "processor_name", lambda: "another")
+    assert [times(), times()] == [1, 0]
+    (file,) = cache.glob("*/record.json")
+    record = json.loads(file.read_text())
+    agreement, seconds = record["facts"]["agreement"], record["facts"]["seconds"]
+    damaged: list[tuple[Any, Any]] = [([1, "many"], 3), (["1", 2, 3, 4], {"torch": "soon"})]
+    for facts in [{"agreement": 1, "seconds": []}] + [
+        dict(agreement=dict.fromkeys(agreement, found), seconds=dict.fromkeys(seconds, s))
+        for found, s in damaged
+    ]:
+        file.write_text(json.dumps({**record, "facts": facts}))
+        assert [times(), times()] == [1, 0]
+    # A file that is made again is compared again.
+    (file.parent / "model.onnx").write_bytes(b"half")
+    assert [times(), times()] == [1, 0]
+
+
+def test_units_are_those_of_the_device(
+    small_segmentor: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    choice = Choice("torch", "bf16")
+    assert choice.candidates(torch.device("cuda")) == ["torch"]
+    with raises_user_error("device", "precision bf16"):
+        choose_engine(small_segmentor, choice)
+    with raises_user_error("device", "precision bf16"):
+        Choice("openvino", "bf16")
+    monkeypatch.setattr(engines, "has_int8", lambda: True)
+    small_segmentor.model.to("meta")
+    with raises_user_error("device", "precision int8"):
+        choose_engine(small_segmentor, Choice("onnxruntime", "int8"))
 
 
 def test_choices_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from advice import advises
 from mmseg.models.segmentors import EncoderDecoder as StockEncoderDecoder
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from mmseg_resnest.export import export_model
 from mmseg_resnest.inference import Segmentor
 from mmseg_resnest.inference.engine import choose_engine
 from mmseg_resnest.runtimes import Choice, engines
+from mmseg_resnest.runtimes.network import write_scores_network
+from mmseg_resnest.runtimes.sessions import open_onnx
 
 Pictures = list[NDArray[np.uint8]]
 ENGINES = "runtimes/engines.py"
@@ -96,6 +99,29 @@ def test_models_without_another_engine(
         choose_engine(small_segmentor, Choice("onnxruntime"))
     assert isinstance(small_segmentor.model, nn.Module)
     assert choose_engine(small_segmentor, Choice("torch"))(pictures[0]).labels.size
+
+
+def test_libraries_of_cuda_that_do_not_load(
+    small_segmentor: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    file = tmp_path / "model.onnx"
+    write_scores_network(small_segmentor.model, 3, file)  # type: ignore[arg-type]
+    opened, asked = onnxruntime.InferenceSession, []
+
+    def on_the_cpu(*args: Any, providers: list[Any]) -> Any:
+        asked.append(providers)
+        return opened(*args, providers=["CPUExecutionProvider"])
+
+    with monkeypatch.context() as patch:
+        names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        patch.setattr(onnxruntime, "get_available_providers", lambda: names)
+        patch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+        with advises("runtimes/sessions.py:open_onnx", "CUDA libraries", "use device cpu"):
+            open_onnx(file, torch.device("cuda"))
+    assert asked[0][0] == ("CUDAExecutionProvider", {"device_id": 0, "use_tf32": "0"})
+    assert open_onnx(file, torch.device("cpu")).run(torch.randn(1, 3, 64, 64)).shape[0] == 1
 
 
 def test_another_place_for_the_cache(

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import catch_services, run
 from PIL import Image
 from tool_runs import RunTool, Trained
 from user_errors import raises_user_error
 
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import load_segmentor
+from mmseg_resnest.models.folding import FoldedConv2d
+from mmseg_resnest.runtimes import engines
 
 
 @pytest.fixture
@@ -126,3 +129,31 @@ def test_patterns_outlines_and_going_on(
     assert names == {"a.jpg", "a.png"}
     error = _predict(trained, run_tool, photos / "none.mp4", out).error()
     assert "none.mp4" in error and "[not-found]" in error
+
+
+def test_another_precision_is_another_prediction(
+    trained: Trained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: None)
+    monkeypatch.chdir(trained.toy.folder)
+    (photos / "_broken.png").write_bytes(b"no image")  # the first one, which prepares nothing
+    words = ("predict", "toy.py", trained.checkpoint, photos, "--out", tmp_path / "out")
+    for more in ([], ["--precision", "bf16"]):
+        assert " of 4 images in " in run(*words, "--device", "cpu", *more, codes=(2,))
+        said = run(*words, "--device", "cpu", *more, codes=(2,))
+        assert "skipped     4 images that are done" in said
+    assert "bfloat16; as torch in float32" in said
+
+
+def test_a_service_runs_what_auto_measured(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_MEASURED", ("torch",))
+    monkeypatch.chdir(trained.toy.folder)
+    served = catch_services(monkeypatch)
+    for engine in ("torch", "auto"):
+        run("serve", "toy.py", trained.checkpoint, "--device", "cpu", "--engine", engine)
+    folded = [
+        any(isinstance(part, FoldedConv2d) for part in model.model.modules()) for model in served
+    ]
+    assert folded == [False, True]
