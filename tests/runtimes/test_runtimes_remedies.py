@@ -25,7 +25,6 @@ from mmseg_resnest.runtimes.network import write_scores_network
 from mmseg_resnest.runtimes.sessions import open_onnx
 
 Pictures = list[NDArray[np.uint8]]
-ENGINES = "runtimes/engines.py"
 
 
 def _plain(model: Segmentor, image: Any) -> None:
@@ -46,17 +45,17 @@ def test_precisions_that_are_had(
     small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(engines, "has_int8", lambda: True)
-    with advises(f"{ENGINES}:__post_init__", "take the engine"):
+    with advises("runtimes/engines.py:__post_init__", "take the engine"):
         Choice("torch", "int8")
     path = tmp_path / "picture.png"
     Image.fromarray(pictures[0]).save(path)
     choose_engine(small_segmentor, Choice("onnxruntime", "int8"))
-    with advises(f"{ENGINES}:_file", "predict with it"):
+    with advises("runtimes/engines.py:_file", "predict with it"):
         small_segmentor(pictures[0])
     choose_engine(small_segmentor, Choice("onnxruntime", "int8", (str(path),)))
     assert small_segmentor(pictures[0]).labels.size
     monkeypatch.setattr(engines, "has_int8", lambda: False)
-    with advises(f"{ENGINES}:_check_processor", "use precision float32"):
+    with advises("runtimes/engines.py:_check_processor", "use precision float32"):
         Choice("onnxruntime", "int8")
     assert Choice("onnxruntime", "float32")
 
@@ -69,21 +68,24 @@ def test_engines_that_cannot_compute(
     def fail(*rest: Any) -> Any:
         raise RuntimeError("an operation that there is not")
 
-    for change, where, words in (
-        (lambda run: lambda x: run(x).flip(1), "_check", "something else than torch"),
-        (lambda run: lambda x: run(x)[:, 1:], "guarded", "gave"),
-        (lambda run: fail, "guarded", "cannot compute images"),
+    other = advises("runtimes/engines.py:_check", "something else than torch", "use engine torch")
+    fewer = advises("runtimes/engines.py:guarded", "gave", "use engine torch")
+    fails = advises("runtimes/engines.py:guarded", "cannot compute images", "use engine torch")
+    for change, refused in (
+        (lambda run: lambda x: run(x).flip(1), other),
+        (lambda run: lambda x: run(x)[:, 1:], fewer),
+        (lambda run: fail, fails),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(engines, "open_onnx", _changed(opened, change))
             choose_engine(small_segmentor, Choice("onnxruntime"))
-            with advises(f"{ENGINES}:{where}", words, "use engine torch"):
+            with refused:
                 small_segmentor(image)
         _plain(small_segmentor, image)
     monkeypatch.setattr(engines, "write_scores_network", fail)
     small_segmentor.model.decode_head.conv_seg.bias.data += 1  # which is not in the cache
     choose_engine(small_segmentor, Choice("onnxruntime"))
-    with advises(f"{ENGINES}:export", "use engine torch"):
+    with advises("runtimes/engines.py:export", "use engine torch"):
         small_segmentor(image)
     _plain(small_segmentor, image)
 
@@ -95,7 +97,7 @@ def test_models_without_another_engine(
     with advises("inference/engine.py:choose_engine", "name the model's checkpoint"):
         load_segmentor(path, engine="onnxruntime")
     small_segmentor.model.__class__ = StockEncoderDecoder  # type: ignore[assignment]
-    with advises(f"{ENGINES}:use_engine", "use engine torch"):
+    with advises("runtimes/engines.py:use_engine", "use engine torch"):
         choose_engine(small_segmentor, Choice("onnxruntime"))
     assert isinstance(small_segmentor.model, nn.Module)
     assert choose_engine(small_segmentor, Choice("torch"))(pictures[0]).labels.size

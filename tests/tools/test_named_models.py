@@ -271,7 +271,7 @@ def test_a_model_is_pushed_from_each_form(made: Made, tmp_path: Path) -> None:
         patch.setenv("HF_TOKEN", "hf_of_nobody")
         command = ["publish-model", "work_dirs/toy", tmp_path / "kept", "--push", "me/late"]
         command += ["--private", "--revision", "v3"]
-        text = refused("cli/publish_model.py:run", "is written", "--push", command=command)
+        text = refused("cli/publish_model.py:run", "is written", "put it there by", command=command)
     assert "hf_of_nobody" not in text and "me/late" not in made.hub.repos
     run(*text.rpartition("mmseg-resnest ")[2].split())
     assert made.hub.repos["me/late"].private and "v3" in made.hub.repos["me/late"].branches

@@ -158,6 +158,8 @@ def test_layouts() -> None:
     assert export_state_dict(ours, "openmmlab")
     with advises("weights/export.py:export_state_dict", "choose another layout", "'backbone.'"):
         export_state_dict(ours, "timm")
+    with advises("weights/export.py:_for_detectron2", "choose another layout"):
+        export_state_dict(ours, "detectron2")
     assert export_state_dict(ours, "published")
     alone = {k.removeprefix("backbone."): v for k, v in ours.items() if k.startswith("backbone.")}
     assert export_state_dict(alone, "timm")
