@@ -1,15 +1,16 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """GluonCV 0.7's table of latencies again: ImageNet classifiers at the sizes of their test crops.
 
-    python benchmarks/latency.py --python timm/bin/python          the table, on the CPU and a GPU
+    python benchmarks/latency.py --python DIR/bin/python           the table, on the CPU and a GPU
     python benchmarks/latency.py --only resnest50 --batch 1        one cell
     python benchmarks/latency.py --toy --out DIR                   images of 64 pixels, one call
 
 EfficientNet and SENet-154 are timm's, which needs torchvision: --python names the Python of an
-environment that has both (see benchmarks/exactness.py); without it they are measured where timm is
-installed beside this package. Networks are in evaluation mode, with random weights, in float32
-without TF32, on all cores; a call is repeated after a warm-up, and its median taken. Written are
-OUT/DEVICE.json and OUT/DEVICE.md after each cell; the same command goes on where it was stopped.
+environment that has both, which `benchmarks/peers.sh DIR` makes (DIR/bin/python); without it they
+are measured where timm is installed beside this package. Networks are in evaluation mode, with
+random weights, in float32 without TF32, on all cores; a call is repeated after a warm-up, and its
+median taken. Written are OUT/DEVICE.json and OUT/DEVICE.md after each cell; the same command goes
+on where it was stopped.
 """
 
 from __future__ import annotations
@@ -132,16 +133,34 @@ def markdown(result: dict[str, Any]) -> str:
         last = f"{row.published:.2f} | {top1}"
         size = some["size"] if some else row.size
         lines.append(f"| {row.model} | {size} | {parameters} | {' | '.join(times)} | {last} |")
-    versions = {k: v for cell in cells.values() for k, v in cell["versions"].items()}
-    said = ", ".join(f"{name} {version}" for name, version in versions.items())
     threads = "" if result["device"] == "cuda" else f", {machine['threads']} threads"
-    lines += ["", f"{where}{threads}; {said}; commit {machine['commit'][:10] or 'unknown'}."]
+    said = "".join(f"; {words}" for words in versions_of(cells))
+    commits = sorted({cell["commit"][:10] or "unknown" for cell in cells.values()})
+    said += f"; commit {', '.join(commits)}" if commits else ""
+    lines += ["", f"{where}{threads}{said}."]
     lines += [f"Not run: {what}: {why}." for what, why in sorted(result["not_run"].items())]
     return "\n".join(lines) + "\n"
 
 
-def load(file: Path, result: dict[str, Any], parser: argparse.ArgumentParser) -> None:
-    """Take over the cells of an earlier run on this machine."""
+def versions_of(cells: dict[str, Any]) -> list[str]:
+    """``timm 1.0.20: torch 2.14.1`` for each library that cells were measured with."""
+    library = {f"{row.model} {batch}": row.library for row in ROWS for batch in BATCHES}
+    found: dict[str, None] = {}
+    for key, cell in cells.items():
+        versions = dict(cell["versions"])
+        own = versions.pop(library[key], "")
+        others = ", ".join(f"{name} {version}" for name, version in versions.items())
+        found[f"{library[key]} {own}".strip() + f": {others}"] = None
+    return sorted(found)
+
+
+def load(
+    file: Path, result: dict[str, Any], sizes: dict[str, int], parser: argparse.ArgumentParser
+) -> None:
+    """Take over the cells of an earlier run on this machine, if their images had these sizes.
+
+    ``sizes`` are pixels by the name of the cell.
+    """
     if not file.exists():
         return
     try:
@@ -151,8 +170,10 @@ def load(file: Path, result: dict[str, Any], parser: argparse.ArgumentParser) ->
             for key in ("cpu", "gpu", "threads")
             if earlier["machine"][key] != result["machine"][key]
         ]
-        result["cells"] = earlier["cells"]
-    except (ValueError, KeyError, TypeError):
+        for key, cell in earlier["cells"].items():
+            if cell["size"] == sizes.get(key):
+                result["cells"][key] = {"commit": earlier["machine"]["commit"], **cell}
+    except (ValueError, KeyError, TypeError, AttributeError):
         parser.error(f"--out: {file} is no result of this script; name another folder")
     if differing:
         parser.error(f"--out: {file} has another {differing[0]}; name another folder, or remove it")
@@ -203,10 +224,11 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--device {device}: torch finds none here")
     args.out.mkdir(parents=True, exist_ok=True)
     failed = False
+    sizes = {f"{r.model} {b}": TOY_SIZE if args.toy else r.size for r in ROWS for b in BATCHES}
     for device in args.device or there:
         result = {"device": device, "machine": machine(), "cells": {}, "not_run": {}}
         file = args.out / f"{device}.json"
-        load(file, result, parser)
+        load(file, result, sizes, parser)
         for row in rows:
             if row.library == "timm" and without:
                 result["not_run"][row.model] = f"timm is not here ({without})"
@@ -215,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
                 key = f"{row.model} {batch}"
                 if key in result["cells"] and not args.again:
                     continue
-                size, calls = (TOY_SIZE, 1) if args.toy else (row.size, args.calls)
+                size, calls = sizes[key], 1 if args.toy else args.calls
                 interpreter = python if row.library == "timm" else sys.executable
                 try:
                     found = measure(row, batch, device, interpreter, calls, size)
@@ -225,6 +247,7 @@ def main(argv: list[str] | None = None) -> int:
                 else:
                     seconds = sorted(found["seconds"])[len(found["seconds"]) // 2]
                     found |= {"ms": 1000 * seconds / batch, "size": size}
+                    found["commit"] = result["machine"]["commit"]
                     result["cells"][key] = found
                     print(f"{device}: {key}: {found['ms']:.2f} ms an image", file=sys.stderr)
                 atomic_write(file, json.dumps(result, indent=1) + "\n")

@@ -356,7 +356,7 @@ def test_the_table_of_latencies_goes_on_where_it_stopped(bench, monkeypatch, tmp
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append((row.name, batch, python, size))
-        versions = {"torch": "0"}
+        versions = {"torch": "2", "timm": "1"} if row.library == "timm" else {"torch": "0"}
         return {"seconds": [3.0, 1.0, 2.0], "parameters": 5_000_000, "versions": versions}
 
     monkeypatch.setattr(latency, "measure", measure)
@@ -383,7 +383,16 @@ def test_the_table_of_latencies_goes_on_where_it_stopped(bench, monkeypatch, tmp
     assert "| ResNeSt-50 | 224 | 5.0 M | 125.00 | 2000.00 | 1.78 | 81.04 |" in out
     assert "| SENet-154 | 224 |  |  |  | 5.07 |  |" in out
     assert (tmp_path / "out" / "cpu.md").read_text() in out
+    assert "; mmseg-resnest: torch 0; timm 1: torch 2; commit " in out
     file = tmp_path / "out" / "cpu.json"
+    del calls[:]
+    result = json.loads(file.read_text())
+    result["cells"]["ResNeSt-50 1"] |= {"size": 64, "ms": 1.0}  # as of --toy
+    result["cells"]["ResNeSt-50 16"]["commit"] = "f" * 40
+    file.write_text(json.dumps(result))
+    assert latency.main(words) == 0
+    assert calls == [("resnest50", 1, sys.executable, 224)]
+    assert "ffffffffff" in (tmp_path / "out" / "cpu.md").read_text().splitlines()[-1]
     file.write_text(file.read_text().replace('"threads": ', '"threads": 1'))
     with pytest.raises(SystemExit):
         latency.main(words)

@@ -60,7 +60,10 @@ def test_config_is_the_published_recipe(name: str) -> None:
     loader, backbone, head = cfg.train_dataloader, cfg.model.backbone, cfg.model.head
     assert loader.batch_size == cfg.auto_scale_lr.base_batch_size == batch
     assert cfg.train_cfg.max_iters == length
-    assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=rate, momentum=0.9, weight_decay=1e-4)
+    nesterov = dict(nesterov=True) if name in ("resnest14", "resnest26") else {}
+    assert cfg.optim_wrapper.optimizer == dict(
+        type="SGD", lr=rate, momentum=0.9, weight_decay=1e-4, **nesterov
+    )
     assert cfg.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0, bias_decay_mult=0.0)
     assert (backbone.type, backbone.arch, backbone.output_stride) == ("ResNeSt", name, 32)
     assert backbone.zero_init_residual
@@ -78,6 +81,10 @@ def test_config_is_the_published_recipe(name: str) -> None:
     augment = steps["RandAugment"]
     assert (augment.num_policies, augment.magnitude_level, augment.total_level) == (2, 12, 30)
     assert len(augment.policies) == 16
+    policies = {policy.type.removeprefix("mmpretrain."): policy for policy in augment.policies}
+    assert policies["Cutout"].pad_val == (114, 123, 125)
+    assert policies["Translate"].interpolation == "bicubic"
+    assert math.ceil(policies["Posterize"].magnitude_range[1] * 12 / 30) == int(4 * 12 / 30) == 1
     crop = steps["EfficientNetRandomCrop"]
     assert crop.scale == train_crop and crop.interpolation == "bilinear"
     assert tuple(crop.crop_ratio_range) == (0.1, 1.0)
@@ -87,7 +94,7 @@ def test_config_is_the_published_recipe(name: str) -> None:
     assert steps["Lighting"].alphastd == 0.1
     for split in ("val", "test"):
         (crop,) = [s for s in cfg[f"{split}_dataloader"].dataset.pipeline if "Crop" in s.type]
-        assert (crop.crop_size, crop.interpolation) == (test_crop, "bilinear")
+        assert (crop.crop_size, crop.interpolation) == (test_crop, "bicubic")
     assert cfg.test_evaluator == dict(type="mmpretrain.Accuracy", topk=(1, 5))
 
 

@@ -2,3 +2,4 @@
 # ResNeSt-26, ImageNet: by the recipe of ResNeSt-14, there is no published one for PyTorch.
 _base_ = "_base_/batch_1024.py"
 model = dict(backbone=dict(arch="resnest26", dropblock_prob=0.0))
+optim_wrapper = dict(optimizer=dict(nesterov=True))

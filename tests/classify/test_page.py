@@ -59,7 +59,9 @@ def test_from_scratch_on_the_built_in_data(tool, place: Path) -> None:
         said = run(tool, place, command)
         if "crops" in command.split()[2]:
             numbers = re.findall(r"([\d,]+) images of (\d+) classes", said)
-            stated = re.search(r"is one class: ([\d,]+) and ([\d,]+) of 9", PAGE)
+            stated = re.search(
+                r"here ([\d,]+) for training and ([\d,]+) for validation, of 9", PAGE
+            )
             assert stated and numbers == [(stated[1], "9"), (stated[2], "9")]
     assert "backbone: " in said and "best.pth" in said  # the header of the segmentation
     found = json.loads((place / "classes.json").read_text())

@@ -51,7 +51,6 @@ ARCH = dict(blocks=(1, 1, 1, 1), radix=2, groups=1, base_width=4, stem_width=4, 
 NOT_RUN = {
     "fit": "tests/tools/test_fit.py",
     "classify": "needs MMPretrain; tests/classify/test_page.py",
-    "dist-train configs/classification": "the same",
     "train configs/fcn_resnest14_scenes.py --cfg-options model.backbone.init_cfg=": "the same",
     "prepare-data ade20k": "needs the internet or the archives; tests/datasets/prepare makes some",
     "prepare-data camvid": "the same",

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# Batches of 1024 images over all processes, learning rate 0.4: from 0 over 5 epochs, then a cosine to 0.
+# Batches of 1024 images in all, learning rate 0.4: from 0 over 5 epochs, then a cosine to 0.
 _base_ = "imagenet.py"
 total_batch_size, peak = 1024, 0.4
 iters_per_epoch = _base_.train_images // total_batch_size

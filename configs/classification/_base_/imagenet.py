@@ -41,17 +41,22 @@ policies = [
     dict(type="mmpretrain.Equalize", prob=0.5),
     dict(type="mmpretrain.Invert", prob=0.5),
     dict(type="mmpretrain.Rotate", magnitude_range=(0, 30), pad_val=0, **turns),
-    dict(type="mmpretrain.Posterize", magnitude_range=(0, 4), prob=0.5),
+    # The published one rounds 4 * 12 / 30 bits down to 1, MMPretrain rounds up.
+    dict(type="mmpretrain.Posterize", magnitude_range=(0, 2.5), prob=0.5),
     dict(type="mmpretrain.Solarize", magnitude_range=(0, 256), prob=0.5),
     dict(type="mmpretrain.SolarizeAdd", magnitude_range=(0, 110), prob=0.5),
     dict(type="mmpretrain.ColorTransform", **grows),
     dict(type="mmpretrain.Contrast", **grows),
     dict(type="mmpretrain.Brightness", **grows),
     dict(type="mmpretrain.Sharpness", **grows),
-    dict(type="mmpretrain.Cutout", magnitude_range=(0, 40), pad_val=0, prob=0.5),
+    # Blue, green, red of ImageNet's mean.
+    dict(type="mmpretrain.Cutout", magnitude_range=(0, 40), pad_val=(114, 123, 125), prob=0.5),
     *(
-        dict(type=f"mmpretrain.{kind}", magnitude_range=(0, 0.3), pad_val=0, direction=way, **turns)
-        for kind in ("Shear", "Translate")
+        dict(magnitude_range=(0, 0.3), pad_val=0, direction=way, **kind, **turns)
+        for kind in (
+            dict(type="mmpretrain.Shear"),
+            dict(type="mmpretrain.Translate", interpolation="bicubic"),
+        )
         for way in ("horizontal", "vertical")
     ),
 ]
@@ -90,7 +95,7 @@ pack = dict(type="mmpretrain.PackInputs")
 test_crop = dict(
     type="mmpretrain.EfficientNetCenterCrop",
     crop_size=224,
-    interpolation="bilinear",
+    interpolation="bicubic",
     backend="pillow",
 )
 train_pipeline = [load, augment, train_crop, *after_crop, pack]
