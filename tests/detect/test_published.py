@@ -7,6 +7,7 @@ and mask heads are compared, on boxes of every size.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,11 @@ def boxes(count: int) -> Tensor:
     return torch.cat([images, centre - side / 2, centre + side / 2], dim=1)
 
 
-@pytest.mark.parametrize("name", [*AUTHORS, *(f"openmmlab/{name}" for name in MMDET)])
+# No AP of Cascade Mask R-CNN with ResNet is published: such files convert, and have no config.
+WITH_CONFIG = [name for name in AUTHORS if not re.match(r"cascade_mask_rcnn_resnet\d", name)]
+
+
+@pytest.mark.parametrize("name", [*WITH_CONFIG, *(f"openmmlab/{name}" for name in MMDET)])
 @torch.no_grad()
 def test_outputs_equal_the_reference(name):
     if name in AUTHORS:
