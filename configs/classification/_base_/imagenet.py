@@ -1,6 +1,6 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # ImageNet by the published recipe (PyTorch-Encoding); batch_*.py set its length and learning rate.
-_base_ = "../../_base_/default_runtime.py"
+_base_ = "../../_base_/iterations.py"
 custom_imports = dict(imports=["mmseg_resnest.models.classification"], allow_failed_imports=False)
 train_images, epochs, warm_up_epochs, num_classes = 1281167, 270, 5, 1000
 model = dict(
@@ -126,21 +126,5 @@ optim_wrapper = dict(
     optimizer=dict(type="SGD", momentum=0.9, weight_decay=1e-4),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
-train_cfg = dict(type="IterBasedTrainLoop")
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(
-        type="CheckpointHook",
-        by_epoch=False,
-        max_keep_ckpts=3,
-        save_last=True,
-        save_best="accuracy/top1",
-    ),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    nonfinite=dict(type="NonFiniteHook", on_nonfinite="stop"),
-)
+default_hooks = dict(checkpoint=dict(save_best="accuracy/top1"))
 custom_hooks = [dict(type="DropBlockHook")]

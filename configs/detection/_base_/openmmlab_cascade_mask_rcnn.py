@@ -1,22 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# MMDetection's own Cascade Mask R-CNN with a ResNeSt: no norm in the FPN, smooth L1 losses of boxes, and
-# deviations of their deltas rounded to three digits.
-_base_ = "cascade_mask_rcnn.py"
+# MMDetection's own Cascade Mask R-CNN with a ResNeSt.
+_base_ = "openmmlab_cascade_rcnn.py"
 model = dict(
-    neck=dict(norm_cfg=None),
-    roi_head=dict(
-        bbox_head=[
-            dict(
-                _base_.box_head,
-                reg_class_agnostic=True,
-                bbox_coder=dict(_base_.coder, target_stds=stds),
-                loss_bbox=dict(type="mmdet.SmoothL1Loss", beta=1.0, loss_weight=1.0),
-            )
-            for stds in (
-                [0.1, 0.1, 0.2, 0.2],
-                [0.05, 0.05, 0.1, 0.1],
-                [0.033, 0.033, 0.067, 0.067],
-            )
-        ],
-    ),
+    data_preprocessor=dict(pad_mask=True),
+    roi_head=dict(mask_roi_extractor=_base_.mask_roi_extractor, mask_head=_base_.mask_head),
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
 )

@@ -1,21 +1,5 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 # What every detector shares: the loop, exact resume and what a run saves.
-_base_ = "../../_base_/default_runtime.py"
+_base_ = "../../_base_/iterations.py"
 visualizer = dict(type="mmdet.DetLocalVisualizer")
-train_cfg = dict(type="IterBasedTrainLoop")
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-default_hooks = dict(
-    timer=dict(type="IterTimerHook"),
-    logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(
-        type="CheckpointHook",
-        by_epoch=False,
-        max_keep_ckpts=3,
-        save_last=True,
-        save_best="coco/bbox_mAP",
-    ),
-    sampler_seed=dict(type="DistSamplerSeedHook"),
-    nonfinite=dict(type="NonFiniteHook", on_nonfinite="stop"),
-)
+default_hooks = dict(checkpoint=dict(save_best="coco/bbox_mAP"))
