@@ -178,7 +178,9 @@ class Server:
         if not line:
             self.errors.seek(0)
             words = self.errors.read().strip().splitlines()
-            raise RuntimeError(f"{self.name} ended: {words[-1] if words else 'no reason given'}")
+            status = self.process.wait()
+            why = f"by signal {-status}, memory?" if status < 0 else f"with status {status}"
+            raise RuntimeError(f"{self.name} ended {why}" + (f": {words[-1]}" if words else ""))
         return json.loads(line)
 
     def ask(self, command: str) -> dict[str, Any]:
