@@ -15,7 +15,7 @@ key                 what it says
 ``world_size``      processes
 ``deterministic``   whether only deterministic algorithms run
 ``threads``         of torch, in each process
-``device``          the GPU, or the instruction set of the CPU
+``device``          the GPU, or the instruction set and the maker of the CPU
 ``versions``        of Python, CUDA and the packages that compute
 ==================  ==============================================================================
 """
@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..io.processes import processor_maker
 from ..kernels.convolution import ProductConv2d
 from ..registry import type_name
 from .facts import flatten
@@ -58,7 +59,7 @@ def numerics_of(cfg: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
-        device = f"CPU ({torch.backends.cpu.get_cpu_capability()})"
+        device = f"CPU ({torch.backends.cpu.get_cpu_capability()}) {processor_maker()}".strip()
     return {
         "fused": is_fused(cfg),
         "precision": precision_of(cfg.get("optim_wrapper")),

@@ -39,6 +39,12 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return found[1].strip() if found else platform.machine()
 
 
+def processor_maker(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """``GenuineIntel``, ``AuthenticAMD`` and the like; empty where the system does not tell."""
+    found = re.search(r"^vendor_id\s*:\s*(\S+)$", _cpuinfo(cpuinfo), re.M)
+    return found[1] if found else ""
+
+
 def _flags(cpuinfo: Path) -> set[str] | None:
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(cpuinfo), re.M)
     return None if found is None else set(found[1].split())
