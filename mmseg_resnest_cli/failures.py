@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import errno
 import re
-import traceback
 
 import torch
 
 from mmseg_resnest.errors import CODES, UserError
 from mmseg_resnest.io.memory import ran_out_of_memory
 
-__all__ = ["explain_error", "is_lost_worker"]
+from .process import is_lost_worker
+
+__all__ = ["explain_error"]
 
 _WORKER = "data loading worker"
 _WORKER_HELP = (
@@ -89,18 +90,6 @@ def explain_error(error: BaseException) -> UserError | None:
         name, _, rest = _first_line(text.strip("\"'")).split(" Please check")[0].partition(" ")
         return UserError("config-type", name, rest)
     return None
-
-
-def is_lost_worker(error: BaseException) -> bool:
-    """Whether a loader met this while it took a batch from a worker that had just ended.
-
-    Tensors come through a socket of the worker. A process that is being ended loses its sockets
-    before its parent can see it: torch then passes on the error of the connection.
-    """
-    return isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and any(
-        frame.f_code.co_name == "_try_get_data"
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-    )
 
 
 def _first_line(text: str) -> str:

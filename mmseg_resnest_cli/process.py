@@ -18,8 +18,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from .options import UsageError
+from .startup import open_streams
 
-__all__ = ["run_and_exit"]
+__all__ = ["is_lost_worker", "run_and_exit"]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -30,6 +31,7 @@ _SECONDS_FOR_THE_FIRST = 10.0
 def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
     """Run a command, which returns its exit code or None for 0, and exit the process with it."""
     code: int | None
+    open_streams()
     try:
         code = command()
         sys.stdout.flush()
@@ -46,21 +48,21 @@ def run_and_exit(command: Callable[[], int | None]) -> NoReturn:
 
 def _exit_code(error: Exception) -> int:
     """Print an error and return the exit code; a fault of the code is raised again."""
-    from mmseg_resnest.engine.preemption import EXIT_AGAIN, Preempted
-    from mmseg_resnest.engine.watch import LostProcessError
-
-    from .failures import explain_error, is_lost_worker
-
-    if isinstance(error, Preempted):
-        if os.environ.get("RANK", "0") == "0":
-            print(error, file=sys.stderr, flush=True)
-        return EXIT_AGAIN
     if isinstance(error, BrokenPipeError) and not is_lost_worker(error):
         # The reader of the output has ended (``train | head``).
         _silence_stdout()
         return EXIT_BROKEN_PIPE
     explained = _explain_stdout(error)
-    if explained is None:
+    if explained is None:  # the library, which takes seconds where it is not loaded yet
+        from mmseg_resnest.engine.preemption import EXIT_AGAIN, Preempted
+        from mmseg_resnest.engine.watch import LostProcessError
+
+        from .failures import explain_error
+
+        if isinstance(error, Preempted):
+            if os.environ.get("RANK", "0") == "0":
+                print(error, file=sys.stderr, flush=True)
+            return EXIT_AGAIN
         found = explain_error(error)
         if found is None:
             if not _is_of_the_machine(error):
@@ -72,6 +74,18 @@ def _exit_code(error: Exception) -> int:
             _report(explained)
             return EXIT_AGAIN
     return _report(explained)
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether a loader met this while it took a batch from a worker that had just ended.
+
+    Tensors come through a socket of the worker. A process that is being ended loses its sockets
+    before its parent can see it: torch then passes on the error of the connection.
+    """
+    return isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and any(
+        frame.f_code.co_name == "_try_get_data"
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _is_of_the_machine(error: BaseException) -> bool:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import warnings
 
-__all__ = ["prepare_process", "use_device"]
+__all__ = ["open_streams", "prepare_process", "use_device"]
 
 # Warnings that a user can do nothing about: (start of the message, category, module), the first
 # and the last as regular expressions.
@@ -26,6 +28,19 @@ _NOISE: tuple[tuple[str, type[Warning], str], ...] = (
 )
 
 
+def open_streams() -> None:
+    """Have standard streams that take any text, so that none ends a command.
+
+    One that is closed (``>&-``) leads nowhere; what the encoding of one does not have is escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the lowest free descriptor, so the one that is closed
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def prepare_process() -> None:
     """Import the library and set up the process for a command.
 
@@ -33,8 +48,10 @@ def prepare_process() -> None:
     * MMEngine's messages go to log files only; warnings and errors are printed.
     * Freed memory is kept for the next step, in the data loading workers too.
     * Known warnings of the stack that no user can act on are not shown.
+    * Once a run was stopped and saved, more signals do not spoil the exit code.
     """
     from mmseg_resnest.engine.logs import quiet_console
+    from mmseg_resnest.engine.preemption import end_process_with_run
     from mmseg_resnest.io.memory import keep_freed_memory
     from mmseg_resnest.weights import use_safe_loaders
 
@@ -43,6 +60,7 @@ def prepare_process() -> None:
     use_safe_loaders()
     quiet_console()
     keep_freed_memory()
+    end_process_with_run()
 
 
 def use_device(device: str | None, launcher: str = "none") -> None:

@@ -13,7 +13,10 @@ import time
 from types import FrameType
 from typing import Any
 
-__all__ = ["EXIT_AGAIN", "Preempted", "StopSignals", "ignore_signals_in_worker", "stop_signal"]
+__all__ = [
+    *("EXIT_AGAIN", "Preempted", "StopSignals", "end_process_with_run"),
+    *("ignore_signals_in_worker", "stop_signal"),
+]
 
 #: Exit code of a run that was stopped from outside and can be resumed (EX_TEMPFAIL).
 EXIT_AGAIN = 75
@@ -23,6 +26,7 @@ SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")
 _ONE_REQUEST = 1.0
 
 _current: StopSignals | None = None
+_ends_with_run = False
 
 
 class Preempted(Exception):
@@ -32,6 +36,15 @@ class Preempted(Exception):
 def stop_signal() -> str | None:
     """Name of the signal that asked this process to stop, or None."""
     return None if _current is None else _current.received
+
+
+def end_process_with_run() -> None:
+    """Ignore more signals once a run of this process was stopped and saved, for good.
+
+    They would spoil its exit code. For an application, whose process is about to end then.
+    """
+    global _ends_with_run
+    _ends_with_run = True
 
 
 class StopSignals:
@@ -71,8 +84,8 @@ class StopSignals:
         """Give the signals back."""
         global _current
         for number, handler in self._before.items():
-            # A run that has saved is about to exit; another signal would spoil its exit code.
-            signal.signal(number, signal.SIG_IGN if kind is Preempted else handler)
+            ends = _ends_with_run and kind is Preempted
+            signal.signal(number, signal.SIG_IGN if ends else handler)
         _current = None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

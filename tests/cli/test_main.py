@@ -57,6 +57,27 @@ def test_help_lists_and_completion_import_no_library() -> None:
     assert done.returncode == 0, done.stderr
 
 
+_READER_GONE = """
+import os, sys
+from mmseg_resnest_cli import main
+read, write = os.pipe()
+os.dup2(write, 1)
+os.close(read), os.close(write)
+try:
+    main(argv=["configs"])
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
+def test_a_reader_that_has_ended_needs_no_library() -> None:
+    """``mmseg-resnest configs | head -1``"""
+    done = subprocess.run(
+        [sys.executable, "-c", _READER_GONE], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_names_the_command(name: str) -> None:
     parser = parser_of(name)

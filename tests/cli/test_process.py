@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_sharer
@@ -41,6 +43,29 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "error: f: first\n  second [input]\n"
     assert _exit_code(_raising(KeyboardInterrupt("go on so"))) == 130
     assert capsys.readouterr().err == "interrupted: go on so\n"
+
+
+def test_closed_streams_end_no_command() -> None:
+    """As after ``>&-``: Python has no streams then."""
+    pid = os.fork()
+    if pid == 0:
+        code: object = 9
+        try:
+            os.closerange(0, 3)
+            sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+            run_and_exit(lambda: print("said", file=sys.stderr))
+        except SystemExit as exited:
+            code = exited.code
+        finally:
+            os._exit(code if isinstance(code, int) else 9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    assert _exit_code(lambda: print("straße")) == 0
+    assert raw.getvalue() == b"stra\\xdfe\n"
 
 
 def test_faults_of_the_code_keep_their_traceback() -> None:

@@ -89,7 +89,19 @@ def test_a_stopped_run_goes_on_exactly(
     assert path.name == f"iter_{saved}.pth"
     make_runner(tmp_path, resume=path, workers=1).train()
     assert differences(undisturbed, state(tmp_path / "iter_12.pth")) == []
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # it was on its way out
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_signals_are_given_back_unless_the_process_ends(
+    ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who trains from Python may catch the stop and go on; a command is on its way out."""
+    monkeypatch.setattr(preemption, "_ends_with_run", ends)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    _stopped(tmp_path, Signal("before_train_iter", 0))
+    found = [signal.getsignal(number) for number in numbers]
+    assert found == ([signal.SIG_IGN] * 3 if ends else before)
 
 
 def test_gradients_that_are_gathered_are_finished_first(tmp_path: Path) -> None:
