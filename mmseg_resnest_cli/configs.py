@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 
 from .options import UsageError
-from .package import copy_configs, list_configs, list_other_configs
+from .package import copy_configs, list_configs, list_other_configs, near_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     every = [*list_configs(), *list_other_configs()]
     names = [name for name in every if all(word in name for word in args.words)]
     if not names:
-        raise UsageError(f"no config has {' and '.join(args.words)} in its name")
+        near = near_names(args.words, every)
+        raise UsageError(f"no config has {' and '.join(args.words)} in its name{near}")
     print("\n".join(names))
     return 0

@@ -27,7 +27,7 @@ from typing import Any
 
 from .console import print_table
 from .options import UsageError
-from .package import catalogue, list_configs, measured_here, model_costs
+from .package import catalogue, list_configs, measured_here, model_costs, near_names
 
 __all__ = ["TITLES", "cells", "model_rows"]
 
@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> int:
         and (args.words or not args.measure or row["name"] in args.measure)
     ]
     if not rows:
-        raise UsageError(f"no model has {' and '.join(args.words)} in its name")
+        near = near_names(args.words, list(model_costs()))
+        raise UsageError(f"no model has {' and '.join(args.words)} in its name{near}")
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -162,7 +163,9 @@ def measure(args: argparse.Namespace) -> list[str]:
     known = list_configs()
     for name in args.measure:
         if name not in known:
-            raise UsageError(f"--measure {name}: no such model; mmseg-resnest models lists them")
+            near = near_names([name], known)
+            message = f"--measure {name}: no such model{near}; mmseg-resnest models lists them"
+            raise UsageError(message)
     options = ["--shape", "512", "512", "--seconds", f"{args.seconds:g}"]
     options += ["--device", args.device] if args.device else []
     ways = [[], ["--train", "--batch-size", "2"]] if args.train else [[]]

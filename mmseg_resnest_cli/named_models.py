@@ -6,11 +6,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mmengine.config import Config
 
     from mmseg_resnest.inference import Segmentor
@@ -98,14 +97,14 @@ def weights_file(args: argparse.Namespace) -> str | Path:
 
 def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
     """None: an exported file or a published folder."""
-    from mmseg_resnest.engine.config import find_config, load_config
+    from mmseg_resnest.engine.config import find_config, load_config, similar_configs
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.trained import is_trained, load_trained
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.inference.load import checkpoint_file, published_config
     from mmseg_resnest.inference.published import is_published
     from mmseg_resnest.inference.runtimes import is_exported
-    from mmseg_resnest.weights import catalogue
+    from mmseg_resnest.weights import catalogue, did_you_mean
 
     config, checkpoint = args.config, args.checkpoint
     if checkpoint is not None:
@@ -133,7 +132,8 @@ def _find(args: argparse.Namespace, weights: bool = True) -> Named | None:
         message += other
         raise UserError("argument-missing", "CHECKPOINT", message)
     message = "is neither a config nor a model: there is no such file, folder or published name"
-    raise UserError("not-found", config, message)
+    near = did_you_mean(config) or similar_configs(Path(config))
+    raise UserError("not-found", config, f"{message}{near}")
 
 
 def _say(checkpoint: str, folder: str) -> None:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,13 @@ def list_other_configs() -> list[str]:
     return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
 
 
+def near_names(words: Sequence[str], names: Sequence[str]) -> str:
+    """``; did you mean ...`` with what is close to words in names, or in parts of them, or ''."""
+    parts = [*names, *{part for name in names for part in re.split(r"[_/]", name)}]
+    near = [close for word in words for close in difflib.get_close_matches(word, parts, 1)]
+    return f"; did you mean {' '.join(near)}?" if near else ""
+
+
 def copy_configs(folder: str | os.PathLike[str]) -> int:
     """Copy the configs that come with the package to a new folder; returns their number."""
     target = Path(folder)
@@ -87,11 +97,17 @@ def measured_here() -> dict[str, dict[str, Any]]:
         kept = json.loads((cache_folder() / "benchmarks.json").read_text(encoding="utf-8"))
         here = kept[platform.node()]
         return {str(name): dict(row) for name, row in here.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
         return {}
 
 
 def cache_folder() -> Path:
     """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``."""
     folder = os.environ.get("MMSEG_RESNEST_CACHE")
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
+    try:
+        return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
+    except RuntimeError:
+        message = (
+            "home folder: this user has none; set MMSEG_RESNEST_CACHE to a folder for downloads"
+        )
+        raise UsageError(message) from None

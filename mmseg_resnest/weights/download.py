@@ -76,9 +76,17 @@ class Wanted:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``."""
+    """Where downloads are kept: ``$MMSEG_RESNEST_CACHE``, or ``~/.cache/mmseg_resnest``.
+
+    Raises:
+        UserError: This user has no home folder.
+    """
     folder = os.environ.get(CACHE_VARIABLE)
-    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
+    try:
+        return Path(folder).expanduser() if folder else Path.home() / ".cache" / "mmseg_resnest"
+    except RuntimeError:
+        message = f"this user has none; set {CACHE_VARIABLE} to a folder for downloads"
+        raise UserError("environment", "home folder", message) from None
 
 
 def default_limits() -> Limits:

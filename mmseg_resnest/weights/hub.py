@@ -283,10 +283,10 @@ def _headers() -> dict[str, str]:
     )
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
-        file = Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).expanduser()
+        file = Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token"))
         try:
-            token = file.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError):
+            token = file.expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, ValueError, RuntimeError):  # the last: this user has no home folder
             return {}
     if not re.fullmatch(r"[!-~]*", token):
         raise UserError("environment", "HF_TOKEN", "is not a token: it holds other characters")

@@ -18,6 +18,7 @@ from torch import Tensor
 from weight_names import backbone, published_segmentor
 
 from mmseg_resnest.weights import (
+    cache_folder,
     convert_state_dict,
     download,
     load_checkpoint,
@@ -30,6 +31,8 @@ from mmseg_resnest.weights.download import Limits
 from mmseg_resnest.weights.export import export_state_dict
 from mmseg_resnest.weights.load_into import below
 from mmseg_resnest.weights.mmengine_loaders import read_any
+from mmseg_resnest_cli import package
+from mmseg_resnest_cli.options import UsageError
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3)}
 
@@ -188,6 +191,21 @@ def test_targets(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             save_state_dict(WEIGHTS, good.with_name("a.safetensors"))
     pytest.importorskip("safetensors.torch")  # as pip installs it
     save_state_dict(WEIGHTS, good.with_name("a.safetensors"))
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", none)
+    monkeypatch.delenv("MMSEG_RESNEST_CACHE", raising=False)
+    with advises("weights/download.py:cache_folder", "set ", "to a folder for downloads"):
+        cache_folder()
+    with pytest.raises(UsageError, match="set MMSEG_RESNEST_CACHE"):
+        package.cache_folder()
+    assert package.measured_here() == {}
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path))
+    assert cache_folder() == package.cache_folder() == tmp_path
 
 
 def test_files_that_are_put_there_by_hand(

@@ -9,6 +9,7 @@ from .load import (
     load_config,
     portable_name,
     require,
+    similar_configs,
 )
 from .options import parse_cfg_options
 from .text import config_as_text
@@ -16,3 +17,4 @@ from .types import named_types
 
 __all__ = ["check_config", "command_name", "config_as_text", "config_folder", "find_config"]
 __all__ += ["load_config", "named_types", "parse_cfg_options", "portable_name", "require"]
+__all__ += ["similar_configs"]

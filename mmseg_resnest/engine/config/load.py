@@ -28,6 +28,7 @@ from .types import named_types
 
 DATA_VARIABLE = "MMSEG_RESNEST_DATA"
 SCENES_VARIABLE = "MMSEG_RESNEST_SCENES"
+_WHERE = "; the configs are in configs/"
 
 
 def config_folder() -> Path:
@@ -132,15 +133,17 @@ def require(cfg: Config, keys: Iterable[str], task: str) -> None:
 
 def _check_config_file(path: Path) -> None:
     if not path.exists():
-        raise UserError("not-found", f"config {path}", f"does not exist{_similar_configs(path)}")
+        raise UserError(
+            "not-found", f"config {path}", f"does not exist{similar_configs(path) or _WHERE}"
+        )
     if not path.is_dir() and path.suffix not in CONFIG_SUFFIXES:
         message = "is not a config file: its name must end in .py, .json or .yaml"
         raise UserError("config-syntax", f"config {path}", message)
     read_config_text(path)
 
 
-def _similar_configs(path: Path) -> str:
-    """``; did you mean ...`` with the nearest names in configs/, or where to look."""
+def similar_configs(path: Path) -> str:
+    """``; did you mean ...`` with the nearest names in configs/, or ''."""
     found: dict[str, Path] = {}
     for folder in (Path("configs"), config_folder(), path.parent):
         if folder.is_dir():
@@ -148,7 +151,7 @@ def _similar_configs(path: Path) -> str:
                 found.setdefault(file.stem, file)
     names = difflib.get_close_matches(path.stem, list(found), n=3, cutoff=0.6)
     if not names:
-        return "; the configs are in configs/"
+        return ""
     return "; did you mean " + " or ".join(display_path(found[name]) for name in names) + "?"
 
 
@@ -197,7 +200,7 @@ def _check_python(path: Path, seen: dict[Path, str]) -> str:
     for constant in base_constants(tree):
         base = str(constant.value)
         if base.startswith(PACKAGE) and not find_config(base).is_file():
-            known = _similar_configs(Path(base.removeprefix(PACKAGE)))
+            known = similar_configs(Path(base.removeprefix(PACKAGE))) or _WHERE
             message = f"_base_ names {base!r}, which is no config of the package{known}"
             raise UserError("config-syntax", f"{name}, line {constant.lineno}", message)
     found = list(_bases(tree, path.parent))
