@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.config import command_name, load_config
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.engine.preemption import Preempted
     from mmseg_resnest.engine.preflight import check_writable
     from mmseg_resnest.engine.testing import evaluate
     from mmseg_resnest.engine.training import train
@@ -70,7 +72,15 @@ def run(args: argparse.Namespace) -> int:
     write_scenes(scenes, **sizes)
     start_over(work_dir)
     check_writable(work_dir, "--work-dir")
-    summary = train(cfg, work_dir=work_dir)
+    try:
+        summary = train(cfg, work_dir=work_dir)
+    except Preempted as stopped:  # the demo itself starts over
+        words = [command_name(config_file), "--work-dir", args.work_dir, "--resume"]
+        words += ["--data-root", args.data_root] if args.data_root else []
+        words += ["--cfg-options", *args.cfg_options] if args.cfg_options else []
+        command = f"mmseg-resnest train {shlex.join(words)}"
+        text = str(stopped).replace("the same command with --resume", command)
+        raise Preempted(text) from stopped
     best = summary.get("best_checkpoint") or summary["last_checkpoint"]
 
     cfg = load_config(config_file, args.cfg_options, args.data_root)
