@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         write_fix_list,
         write_report,
     )
-    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.config import load_config, require_segmentation
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.evaluation import overlay, write_result
 
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         )
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
+    require_segmentation(cfg, "check-data")
     report = check_data(cfg, args.split, args.workers, ignore=args.ignore)
     print_report(report)
     if args.json:

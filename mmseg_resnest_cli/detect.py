@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test = jobs.add_parser("test", help="COCO's average precision on the test split")
     test.add_argument("config", help="config file of the detector")
     test.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="its weights: a file, or the work folder of a run"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="its weights: a file, the work folder of a run, a name of mmseg-resnest weights list",
     )
     test.add_argument(
         "--work-dir", metavar="DIR", help="for results.json and the log (default: test in the run)"
@@ -90,12 +92,17 @@ def run_test(args: argparse.Namespace) -> int:
     """``detect test``."""
     from mmengine.dist import is_main_process
 
+    from mmseg_resnest.engine.detection import check_trained_classes
+    from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.testing import evaluate
     from mmseg_resnest.inference.load import checkpoint_file
 
     from .test import print_test_summary
 
-    cfg, checkpoint = _load(args), checkpoint_file(args.checkpoint)
+    cfg = _load(args)
+    with failing_together(args.launcher):
+        checkpoint = checkpoint_file(args.checkpoint)
+        check_trained_classes(cfg, checkpoint)
     result = evaluate(cfg, checkpoint, work_dir=args.work_dir, launcher=args.launcher)
     if is_main_process():
         print_test_summary(result)

@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmengine.dist import is_main_process
 
+    from mmseg_resnest.engine.config import require_segmentation
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.same_run import failing_together
     from mmseg_resnest.engine.testing import evaluate
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     with failing_together(args.launcher):
         choice = engine_choice(args)
         cfg, checkpoint = name_model(args, _NO_SPLIT)[:2]  # not the weights, for hours
+        require_segmentation(cfg, "test")
         assert checkpoint is not None
     result = evaluate(
         cfg,

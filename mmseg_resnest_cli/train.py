@@ -58,12 +58,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmengine.dist import is_main_process
 
-    from mmseg_resnest.engine.config import load_config
+    from mmseg_resnest.engine.config import load_config, require_segmentation
     from mmseg_resnest.engine.same_run import failing_together
 
     use_device(args.device, args.launcher)
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
+        require_segmentation(cfg, "train")
     summary = train_config(args, cfg)
     if is_main_process():
         root = f"--data-root {shlex.quote(args.data_root)}" if args.data_root else ""

@@ -32,7 +32,8 @@ TABLE = {
     **{name: (8192, 3.2, 224, 224, 0.0, 0.1) for name in ARCHITECTURES if "fast" in name},
 }
 TOP1 = dict(
-    **dict(resnest14=75.75, resnest50=81.03, resnest101=82.83, resnest200=83.84, resnest269=84.54),
+    **dict(resnest14=75.75, resnest26=78.68, resnest50=81.03, resnest101=82.83),
+    **dict(resnest200=83.84, resnest269=84.54),
     **dict(resnest50_fast_1s1x64d=80.33, resnest50_fast_2s1x64d=80.53),
     **dict(resnest50_fast_4s1x64d=80.76, resnest50_fast_1s2x40d=80.59),
     **dict(resnest50_fast_2s2x40d=80.61, resnest50_fast_4s2x40d=81.14),

@@ -26,7 +26,7 @@ auto_scale_lr = dict(enable=False, base_batch_size=total_batch_size)
 optim_wrapper = dict(optimizer=dict(lr=0.05))
 train_cfg = dict(max_iters=iterations, val_interval=100)
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-12, begin=0, end=31, by_epoch=False),
-    dict(type="CosineAnnealingLR", T_max=iterations - 30, begin=30, end=iterations, by_epoch=False),
+    dict(_base_.warm_up, end=31),
+    dict(_base_.cosine, T_max=iterations - 30, begin=30, end=iterations),
 ]
 default_hooks = dict(checkpoint=dict(interval=100))

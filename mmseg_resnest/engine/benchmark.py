@@ -26,7 +26,7 @@ from ..io.memory import forget_peak_memory, peak_memory
 from ..models import input_channels, overlaps
 from ..registry import type_name
 from .checkpoint import load_weights
-from .config import require
+from .config import require, require_segmentation
 from .hooks import describe_model, print_header
 from .label_predictions import predict_labels_only
 from .launch import describe_device
@@ -153,6 +153,7 @@ def benchmark(
         ``precision``, ``batch`` and ``runs``.
     """
     require(cfg, ("model",), "measuring a model")
+    require_segmentation(cfg, "benchmark")
     if batch_size < 1:
         raise UserError("argument", f"--batch-size {batch_size}", "must be at least 1")
     height, width = shape or default_shape(cfg)

@@ -180,7 +180,8 @@ def browse(
                 break
         stems = unique_stems(list(chosen))
         classes = [str(c) for c in dataset.metainfo["classes"]]
-        palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
+        colours_of_classes = dataset.metainfo.get("palette") or ()  # of images with one class: none
+        palette = [list(map(int, colour)) for colour in colours_of_classes]
         names: list[str] = []
         items = chosen.items()
         for path, index in tqdm(items, "images", disable=None, leave=False, dynamic_ncols=True):

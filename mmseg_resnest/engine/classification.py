@@ -18,6 +18,7 @@ from ..datasets import ImageFolder
 from ..datasets.image_folder import class_folders
 from ..errors import UserError
 from ..evaluation import metric_configs
+from ..io.text import printable
 from ..registry import type_name
 from ..weights.load import load_record
 from .config import load_config
@@ -46,8 +47,8 @@ def load_classification(
 
     Raises:
         UserError: MMPretrain is not installed; the config is of another kind, or its head does not
-            state the number of classes; a folder is missing or empty; or it has another number of
-            classes than the model.
+            state the number of classes; a folder is missing or empty; or it has one class, or
+            another number of classes than the model.
     """
     cfg = load_config(path, cfg_options, data_root)
     if cfg.get("model") is None or cfg.model.get("head") is None:
@@ -65,6 +66,12 @@ def load_classification(
         if dataset is None or type_name(dataset.get("type")) != ImageFolder.__name__:
             continue
         names = _classes_in(dataset)
+        if len(names) < 2:
+            message = f"has one folder of a class alone, {printable(names[0])}, and a classifier "
+            message += "tells two or more apart; add a folder for each class"
+            raise UserError(
+                "classes", Path(dataset.data_root, dataset.get("split", "train")), message
+            )
         if images is not None:
             set_number_of_classes(cfg, len(names))
         elif len(names) != cfg.model.head.num_classes:

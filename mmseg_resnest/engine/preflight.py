@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,10 +26,11 @@ from ..errors import UserError
 from ..registry import building
 from ..weights import check_remote, did_you_mean, is_remote
 from .config.kinds import DATALOADERS
+from .detection import check_detection
 from .failing_parts import failing
 
 
-def check_data(cfg: Config, loaders: Iterable[str]) -> None:
+def check_data(cfg: Config, loaders: Sequence[str]) -> None:
     """Check that the data sets of these data loaders (if there are any) hold images."""
     for name in loaders:
         loader = cfg.get(name)
@@ -38,6 +39,7 @@ def check_data(cfg: Config, loaders: Iterable[str]) -> None:
             with building(cfg.get("default_scope", "mmseg")):
                 for _, steps in pipelines(loader["dataset"]):  # a loader may need a package
                     ImageReader(split_loading(steps)[0], f"{name}.dataset.pipeline")
+    check_detection(cfg, loaders)
 
 
 def check_outputs(cfg: Config, folders: Mapping[str, str | os.PathLike[str] | None]) -> None:

@@ -224,6 +224,7 @@ def resolve_training(
         if isinstance((cfg.get(name) or {}).get("dataset"), Mapping)
     }
     if options.run.epochs is not None:
+        check_data(cfg, ("train_dataloader",))
         with building(cfg.get("default_scope", "mmengine")):
             images = len(build_dataset(copy.deepcopy(cfg.train_dataloader.dataset), keep=True))
         options = replace(options, run=replace(options.run, images=images))

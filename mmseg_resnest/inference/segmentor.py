@@ -24,7 +24,7 @@ from ..datasets.channels import Channels
 from ..datasets.label_map import dataset_metainfo
 from ..datasets.reader import ImageInput, ImageReader, LoadedImage
 from ..engine.checkpoint import load_weights
-from ..engine.config import require
+from ..engine.config import require, require_segmentation
 from ..engine.facts import flatten
 from ..engine.model import build_model
 from ..engine.preflight import check_checkpoint, check_device
@@ -469,6 +469,7 @@ def load_config_model(
     """
     chosen = check_device(device)
     require(cfg, ("model", "test_dataloader"), "segmenting images")
+    require_segmentation(cfg, "this")
     if checkpoint is not None:
         check_checkpoint(checkpoint, "checkpoint")
     check(cfg)

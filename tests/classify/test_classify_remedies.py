@@ -43,6 +43,18 @@ def test_the_number_of_classes(config: Path, imagenet: Path, tmp_path: Path) -> 
     assert cfg.val_evaluator.topk == [1]
 
 
+def test_one_class_is_none_to_tell_from(config: Path, imagenet: Path, tmp_path: Path) -> None:
+    one = shutil.copytree(imagenet, tmp_path / "one")
+    for split in ("train", "val"):
+        for folder in sorted((one / split).iterdir())[1:]:
+            shutil.rmtree(folder)
+    with advises("engine/classification.py:load_classification", "add a folder for each class"):
+        load_classification(config, images=one)
+    for split in ("train", "val"):
+        shutil.copytree(one / split / "n00000000", one / split / "other")
+    assert load_classification(config, images=one).model.head.num_classes == 2
+
+
 def test_another_kind_of_config() -> None:
     with raises_user_error("config-key", "fcn_resnest14_scenes"):
         load_classification("fcn_resnest14_scenes")

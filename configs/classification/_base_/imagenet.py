@@ -2,7 +2,7 @@
 # ImageNet by the published recipe (PyTorch-Encoding); batch_*.py set its length and learning rate.
 _base_ = "../../_base_/iterations.py"
 custom_imports = dict(imports=["mmseg_resnest.models.classification"], allow_failed_imports=False)
-train_images, epochs, warm_up_epochs, num_classes = 1281167, 270, 5, 1000
+train_images, num_classes = 1281167, 1000
 model = dict(
     type="mmpretrain.ImageClassifier",
     data_preprocessor=dict(
@@ -121,6 +121,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="mmpretrain.Accuracy", topk=(1, 5))
 test_evaluator = val_evaluator
 
+# LinearLR multiplies, so that it cannot begin at 0 itself; it reaches its end at end - 1.
+warm_up = dict(type="LinearLR", start_factor=1e-12, begin=0, by_epoch=False)
+cosine = dict(type="CosineAnnealingLR", by_epoch=False)
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", momentum=0.9, weight_decay=1e-4),

@@ -1,9 +1,11 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# MMDetection's own Cascade R-CNN with a ResNeSt: no norm in the FPN, smooth L1 losses of boxes, and
-# deviations of their deltas rounded to three digits.
+# MMDetection's own Cascade R-CNN with a ResNeSt: no norm in the FPN, smooth L1 losses of boxes and
+# of the RPN, deviations of boxes' deltas rounded to three digits, and no anchors beyond the image.
 _base_ = "cascade_rcnn.py"
 model = dict(
     neck=dict(norm_cfg=None),
+    rpn_head=dict(loss_bbox=dict(type="mmdet.SmoothL1Loss", beta=1 / 9, loss_weight=1.0)),
+    train_cfg=dict(rpn=dict(allowed_border=0)),
     roi_head=dict(
         bbox_head=[
             dict(

@@ -3,7 +3,7 @@
 _base_ = [
     "../_base_/openmmlab_cascade_mask_rcnn.py",
     "../../_base_/models/resnest101.py",
-    "../_base_/coco_masks.py",
+    "../_base_/openmmlab_coco_masks.py",
     "../_base_/openmmlab_12e.py",
 ]
 model = dict(backbone=dict(_base_.backbone, output_stride=32, frozen_stages=1))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from ...errors import UserError
 from ...io.bands import LAYOUTS, MAX_BANDS, BandOptions
 from ...io.image_files import Decoding
 from ...registry import TRANSFORMS
-from .loading import file_error
+from .loading import image_error
 
 
 @TRANSFORMS.register_module()
@@ -96,7 +95,7 @@ class LoadBands(BaseTransform):
         except (MemoryError, UserError):
             raise
         except Exception as error:
-            raise file_error(os.fspath(results["img_path"]), "image", error) from error
+            raise image_error(results, error) from error
 
     def load(self, results: dict) -> dict:
         """As :meth:`transform`, with the errors of the library that decodes."""

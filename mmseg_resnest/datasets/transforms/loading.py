@@ -25,17 +25,24 @@ from ..decode import Pixels, decode_image, decode_label, read_local
 _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
 
-def file_error(path: str, what: str, error: Exception) -> UserError:
+def file_error(path: str, what: str, error: Exception, hint: str = _HINT) -> UserError:
     """The error for an image or label map that cannot be loaded."""
     if isinstance(error, FileNotFoundError):
-        return UserError("not-found", path, f"this {what} is missing; {_HINT}")
+        return UserError("not-found", path, f"this {what} is missing; {hint}")
     if isinstance(error, OSError) and error.errno is not None:
-        return UserError("unreadable", path, f"cannot be read ({error.strerror}); {_HINT}")
+        return UserError("unreadable", path, f"cannot be read ({error.strerror}); {hint}")
     if os.path.isfile(path) and not os.path.getsize(path):
-        return UserError("empty", path, f"this {what} is an empty file; {_HINT}")
+        return UserError("empty", path, f"this {what} is an empty file; {hint}")
     reason = (str(error) or type(error).__name__).splitlines()[0]
     code = "image" if what == "image" else "label"
-    return UserError(code, path, f"this {what} cannot be decoded ({reason}); {_HINT}")
+    return UserError(code, path, f"this {what} cannot be decoded ({reason}); {hint}")
+
+
+def image_error(results: Mapping[str, Any], error: Exception) -> UserError:
+    """The error for the image of a sample; check-data reads those with label maps only."""
+    other = "gt_label" in results or "instances" in results  # a class, or boxes
+    hint = "replace it or leave it out" if other else _HINT
+    return file_error(os.fspath(results["img_path"]), "image", error, hint)
 
 
 @TRANSFORMS.register_module()
@@ -62,7 +69,7 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
         except (MemoryError, UserError):
             raise
         except Exception as error:
-            raise file_error(os.fspath(results["img_path"]), "image", error) from error
+            raise image_error(results, error) from error
 
     def load(self, results: dict) -> dict | None:
         """As :meth:`transform`, with the errors of the library that decodes."""

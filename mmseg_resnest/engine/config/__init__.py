@@ -9,6 +9,7 @@ from .load import (
     load_config,
     portable_name,
     require,
+    require_segmentation,
     similar_configs,
 )
 from .options import parse_cfg_options
@@ -17,4 +18,4 @@ from .types import named_types
 
 __all__ = ["check_config", "command_name", "config_as_text", "config_folder", "find_config"]
 __all__ += ["load_config", "named_types", "parse_cfg_options", "portable_name", "require"]
-__all__ += ["similar_configs"]
+__all__ += ["require_segmentation", "similar_configs"]

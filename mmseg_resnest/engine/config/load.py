@@ -29,6 +29,8 @@ from .types import named_types
 DATA_VARIABLE = "MMSEG_RESNEST_DATA"
 SCENES_VARIABLE = "MMSEG_RESNEST_SCENES"
 _WHERE = "; the configs are in configs/"
+#: By the toolbox of a config's model: what it is, and the command that takes it.
+_OTHER_TASKS = {"mmdet": ("detector", "detect"), "mmpretrain": ("classifier", "classify")}
 
 
 def config_folder() -> Path:
@@ -129,6 +131,15 @@ def require(cfg: Config, keys: Iterable[str], task: str) -> None:
         if cfg.get(key) is None:
             message = f"has no {key}, which {task} needs; inherit it from a config in configs/"
             raise UserError("config-key", f"config {cfg.filename}", message)
+
+
+def require_segmentation(cfg: Config, task: str) -> None:
+    """Check that a config is no detector's and no classifier's; UserError says what takes it."""
+    scope = str((cfg.get("model") or {}).get("type")).partition(".")[0]
+    if scope in _OTHER_TASKS:
+        what, command = _OTHER_TASKS[scope]
+        message = f"is of a {what}, and {task} is for segmentation; use mmseg-resnest {command}"
+        raise UserError("model", f"config {cfg.filename}", message)
 
 
 def _check_config_file(path: Path) -> None:

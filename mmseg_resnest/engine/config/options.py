@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.utils import import_modules_from_strings
 from ..._stack import config_tree
 from ...datasets import leaf_datasets
 from ...errors import UserError
+from ...evaluation import metric_configs
 from .check import EFFECTIVE_KEYS, RUNNER_KEYS, accepted_keys, takes_key
 from .kinds import DATALOADERS
 from .values import parse_value
@@ -146,7 +148,7 @@ def _import_modules(cfg: Config) -> None:
 
 
 def _set_data_root(cfg: Config, root: Any) -> None:
-    """Make ``root`` the data_root of every data set in the data loaders."""
+    """Make ``root`` the data_root of every data set, also for metrics that read a file below it."""
     if not isinstance(root, str):
         message = "must name a folder; one that reads as something else needs quotes of its own: "
         message += "data_root=\"'...'\""
@@ -156,6 +158,13 @@ def _set_data_root(cfg: Config, root: Any) -> None:
     if not sets:
         message = "the config has no data loader to change"
         raise UserError("config-key", "--cfg-options data_root", message)
+    before = {os.path.join(d["data_root"], "") for d in sets if d.get("data_root")}
+    evaluators = [cfg.get(name) or () for name in ("val_evaluator", "test_evaluator")]
+    metrics = {id(metric): metric for one in evaluators for metric in metric_configs(one)}
+    for metric in metrics.values():
+        file = metric.get("ann_file") if isinstance(metric, dict) else None
+        if isinstance(file, str) and (start := next(filter(file.startswith, before), None)):
+            metric["ann_file"] = os.path.join(root, file[len(start) :])
     for dataset in sets:
         dataset["data_root"] = root
     cfg["data_root"] = root

@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from advice import advises
+from mmengine.config import Config
 from user_errors import raises_user_error
 
-from mmseg_resnest.engine.config import check_config, load_config, require
+from mmseg_resnest.datasets import LoadImageFromFile
+from mmseg_resnest.engine.config import check_config, load_config, require, require_segmentation
 
 ROOT = Path(__file__).resolve().parents[3]
 CAMVID = ROOT / "configs" / "fcn_resnest14_camvid.py"
@@ -157,3 +160,24 @@ def test_required_parts() -> None:
     cfg.model = None
     with raises_user_error("config-key", CAMVID):
         require(cfg, ["model"], "training")
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("mmdet.FasterRCNN", "detect"), ("mmpretrain.ImageClassifier", "classify")],
+)
+def test_a_config_of_another_task_says_its_command(kind: str, command: str) -> None:
+    where = "engine/config/load.py:require_segmentation"
+    with advises(where, "use mmseg-resnest") as told:
+        require_segmentation(Config(dict(model=dict(type=kind))), "train")
+    assert told.value.code == "model" and told.value.message.endswith(f"mmseg-resnest {command}")
+    require_segmentation(Config(dict(model=dict(type="EncoderDecoder"))), "train")
+
+
+def test_an_image_of_another_task_is_not_for_check_data(tmp_path: Path) -> None:
+    """It reads data sets with label maps only."""
+    (tmp_path / "a.png").write_bytes(b"none")
+    for sample, said in ((dict(gt_label=1), False), (dict(instances=[]), False), ({}, True)):
+        with raises_user_error("image", "a.png") as told:
+            LoadImageFromFile()(dict(img_path=str(tmp_path / "a.png"), **sample))
+        assert ("check-data" in told.value.message) == said
