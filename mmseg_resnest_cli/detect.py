@@ -62,14 +62,21 @@ def _load(args: argparse.Namespace) -> Any:
 
 def run_training(args: argparse.Namespace) -> int:
     """``detect train``."""
+    import torch
     from mmengine.dist import is_main_process
 
     from mmseg_resnest.engine.config import command_name
     from mmseg_resnest.engine.hooks import duration, print_header
     from mmseg_resnest.engine.logs import display_path
+    from mmseg_resnest.errors import UserError
     from mmseg_resnest.evaluation import score_text
 
+    if args.teacher is not None:
+        raise UserError("argument", "--teacher", "is for segmentation only")
     use_device(args.device, args.launcher)
+    if args.amp and not torch.cuda.is_available():
+        message = "needs a GPU: a CPU trains in bfloat16, which mmcv's NMS does not take; leave "
+        raise UserError("argument", "--amp", f"{message}--amp out")
     summary = segmentation.train_config(args, _load(args))
     if not is_main_process():
         return 0

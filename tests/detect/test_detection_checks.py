@@ -18,6 +18,7 @@ from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.detection import check_detection, check_trained_classes
 from mmseg_resnest.engine.run_options import RunOptions
 from mmseg_resnest.engine.training import train
+from mmseg_resnest_cli.main import parser_of
 
 NAME = "detection/faster_rcnn_resnest14_shapes"
 LOADERS = ("train_dataloader", "val_dataloader")
@@ -91,3 +92,19 @@ def test_a_checkpoint_of_other_classes_is_not_tested(data: Path, tmp_path: Path)
         check_trained_classes(read(data), file)
     save([*SHAPES])
     check_trained_classes(read(data), file)
+
+
+def test_options_of_training_that_detectors_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmseg_resnest_cli import detect
+
+    def run(*options: str) -> None:
+        detect.run(parser_of("detect").parse_args(["train", NAME, *options]))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(detect, "_load", lambda args: 1 / 0)  # as far as it gets without them
+    with raises_user_error("argument", "--teacher"):
+        run("--teacher", "x")
+    with advises("cli/detect.py:run_training", "--amp out"):
+        run("--amp")
+    with pytest.raises(ZeroDivisionError):
+        run()
