@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from exactness import published, timm
+from exactness import published, stages, timm
 from harness import Comparison, Work
 from models import stock_backbone
 from peers import missing
@@ -41,20 +41,6 @@ class _Last(nn.Module):
         return last.contiguous()
 
 
-class _Authors(nn.Module):
-    """The authors' classifier up to its last feature map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network: Any = published(ARCH, 8)
-
-    def forward(self, images: Tensor) -> Tensor:
-        net = self.network
-        x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
-        last: Tensor = net.layer4(net.layer3(net.layer2(net.layer1(x))))
-        return last
-
-
 def _images(case: str) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(1, 3, 512, 512, generator=generator).to(DEVICE)
@@ -72,7 +58,8 @@ def _ours() -> nn.Module:
 
 
 def authors(case: str) -> Work:
-    return in_torch(_Authors().to(DEVICE).eval(), _images(case))
+    network = published(ARCH, 8).to(DEVICE)
+    return in_torch(lambda images: stages(network, images)[-1], _images(case))
 
 
 def stack(case: str) -> Work:

@@ -1,15 +1,17 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""A model in PyTorch, and what tools/export_onnx.py makes of it: uint8 image to label map.
+"""A model in PyTorch, what tools/export_onnx.py makes of it, and the engines of ``--engine``.
 
-All variants are called through the same Python API with the same image. Weights are random, which
-does not change the speed, with the classifier's scaled so that all classes occur. Labels of the
-8-bit file are not compared: ``tools/export_onnx.py --int8`` measures its loss on trained weights.
+From a uint8 image to its label map; all variants are called through the same Python API with the
+same image. Weights are random, which does not change the speed, with the classifier's scaled so
+that all classes occur. Labels in 8 bits and bfloat16 are not compared: ``tools/export_onnx.py
+--int8`` measures their loss on trained weights, ``--engine`` on the first image.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +23,28 @@ from torch import Tensor
 
 from mmseg_resnest import load_segmentor
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.export import export_model
 from mmseg_resnest.export.int8 import quantise
 from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.inference.engine import choose_engine, prepare_engine
+from mmseg_resnest.io.memory import keep_freed_memory
+from mmseg_resnest.runtimes import ENGINES, Choice
+from mmseg_resnest.runtimes.samples import drawn_picture
 
-# config, height and width of the image
+# config, height and width of the image; the last one is for the engines
 CASES = {
     "fcn_resnest14_camvid, 360x480": ("fcn_resnest14_camvid", 360, 480),
     "deeplabv3_resnest50_ade20k, 375x500": ("deeplabv3_resnest50_ade20k", 375, 500),
+    "deeplabv3_resnest101_ade20k, 512x512": ("deeplabv3_resnest101_ade20k", 512, 512),
 }
-
-
-def _image(height: int, width: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(0)
-    coarse = rng.uniform(0, 255, (height // 16 + 2, width // 16 + 2, 3))
-    large = np.kron(coarse, np.ones((16, 16, 1)))[:height, :width]
-    return (0.8 * large + 0.2 * rng.uniform(0, 255, large.shape)).astype(np.uint8)
 
 
 def _model(case: str) -> tuple[Segmentor, NDArray[np.uint8]]:
     name, height, width = CASES[case]
     torch.manual_seed(0)
     model = load_segmentor(load_config(ROOT / "configs" / f"{name}.py"), None, "cpu")
-    image = _image(height, width)
+    image = drawn_picture(height, width)
     net: Any = model.model
     for module in net.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -88,8 +89,21 @@ def _exported(suffix: str, processing: bool = False, int8: bool = False) -> Any:
     return way
 
 
-WAYS = {
-    "PyTorch": eager,
+def _engine(engine: str, precision: str) -> Callable[[str], Work]:
+    """As ``mmseg-resnest predict --engine``, which folds what torch computes."""
+
+    def way(case: str) -> Work:
+        keep_freed_memory()
+        model, image = _model(case)
+        choose_engine(model, Choice(engine, precision))
+        prepare_engine(model, [image])
+        model.fold()
+        return _work(model, image)
+
+    return way
+
+
+FILES: dict[str, Callable[[str], Work]] = {
     "ONNX Runtime": _exported(".onnx"),
     "ONNX Runtime, processing in the file": _exported(".onnx", processing=True),
     "ONNX Runtime, 8 bits": _exported(".onnx", int8=True),
@@ -97,15 +111,25 @@ WAYS = {
     "torch.export": _exported(".pt2"),
     "OpenVINO": _exported(".xml"),
 }
+CHOICES = {
+    f"--engine {engine} --precision {precision}": (engine, precision)
+    for engine, precisions in ENGINES.items()
+    for precision in precisions
+    if precision != "int8"
+}
+WAYS = {"PyTorch": eager, **FILES, **{name: _engine(*one) for name, one in CHOICES.items()}}
 MISSING = {}
-for package, names in (
-    ("onnxruntime", [name for name in WAYS if name.startswith("ONNX")]),
-    ("openvino", ["OpenVINO"]),
-):
-    if importlib.util.find_spec(package) is None:
-        for name in names:
-            del WAYS[name]
-            MISSING[name] = f"{package} is not installed"
+for name in FILES:
+    package = name.partition(",")[0].replace(" ", "").lower()
+    if package in ("onnxruntime", "openvino") and importlib.util.find_spec(package) is None:
+        MISSING[name] = f"{package} is not installed"
+for name, choice in CHOICES.items():
+    try:
+        Choice(*choice)
+    except UserError as error:
+        MISSING[name] = error.text
+for name in MISSING:
+    del WAYS[name]
 
 
 def agree(expected: Tensor, labels: Tensor | None) -> float:
@@ -113,7 +137,7 @@ def agree(expected: Tensor, labels: Tensor | None) -> float:
 
 
 COMPARISON = Comparison(
-    title="Exported models: uint8 image to label map",
+    title="Exported models and engines: uint8 image to label map",
     reference="PyTorch",
     cases={
         case: f"{name}, {height}x{width}, one image at a time, on the CPU"
@@ -122,6 +146,8 @@ COMPARISON = Comparison(
     ways=WAYS,
     agree=agree,
     missing=MISSING,
+    remarks={name: "labels are not compared" for name in WAYS if name.endswith("bf16")},
+    left_out={case: FILES if "resnest101" in case else CHOICES for case in CASES},
     repeats=5,
     note="Random weights, so more pixels are close calls than after training. Equal is not "
     "measured for the 8-bit file.",

@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from camvid import set_length, shrink
 from harness import ROOT, arguments, machine
 
 from mmseg_resnest.engine.config import load_config
@@ -29,22 +28,39 @@ from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.engine.training import train
 from mmseg_resnest.inference import load_segmentor
 from mmseg_resnest.io.atomic import atomic_write
+from mmseg_resnest.models import ARCHITECTURES
 
 LOSSES = {"channel-wise": "ChannelWiseDivergence", "kl": "KLDivergence"}
-VALIDATIONS = 3
 
 
 def make_config(arch: str, iterations: int, toy: bool) -> Any:
     """The recipe with a backbone, so many iterations long."""
     cfg = load_config(ROOT / "configs" / "fcn_resnest14_camvid.py")
-    set_length(cfg, iterations, VALIDATIONS)
+    warm_up, poly = cfg.param_scheduler
+    warm_up.end = poly.begin = max(1, min(300, iterations // 20))
+    poly.end = iterations + 1
+    cfg.train_cfg.update(max_iters=iterations, val_interval=max(1, -(-iterations // 3)))
     cfg.model.backbone.arch = arch
     cfg.default_hooks.checkpoint.update(
         interval=max(1, iterations // 12), max_keep_ckpts=1, save_best=None
     )
     if toy:
-        shrink(cfg, "resnest50")
+        shrink(cfg)
     return cfg
+
+
+def shrink(cfg: Any) -> None:
+    """A model and images with which some iterations take seconds."""
+    cfg.model.backbone.arch = {**ARCHITECTURES["resnest14"], "base_width": 8}
+    for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+        head.channels = 32
+    sizes = {"size": (64, 48), "crop_size": (48, 64), "base_size": 64, "scale": (64, 48)}
+    for name in ("train_dataloader", "val_dataloader"):
+        cfg[name].num_workers = 0
+        cfg[name].dataset.indices = 2
+        for step in cfg[name].dataset.pipeline:
+            step.update({key: size for key, size in sizes.items() if step.get(key)})
+    cfg.train_dataloader.batch_size = 2
 
 
 def run(
@@ -77,28 +93,27 @@ def run(
 def table(name: str, teacher: dict[str, Any], alone: list[Any], taught: list[Any]) -> str:
     """The figures as Markdown; ``name`` is the teacher's backbone."""
     seeds = [one["seed"] for one in alone]
-    lines = [
-        f"| model | M parameters | iterations | {' | '.join(f'seed {s}' for s in seeds)} | mean |",
-        "|" + "---|" * (4 + len(seeds)),
-    ]
+    titles = ["model", "M parameters", "iterations", *(f"seed {seed}" for seed in seeds), "mean"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
 
-    def row(title: str, runs: list[Any], values: list[float], sign: str = "") -> None:
-        mean = f"{statistics.mean(values):{sign}.2f}"
-        if len(values) > 1:
-            mean += f" ± {statistics.stdev(values):.2f}"
-        about = f"{runs[0]['parameters'] / 1e6:.1f} | {runs[0]['max_iters']:,}"
-        cells = " | ".join(f"{value:{sign}.2f}" for value in values)
-        lines.append(f"| {title} | {about} | {cells} | {mean} |")
+    def row(
+        title: str, run: dict[str, Any], values: list[float], mean: str, sign: str = ""
+    ) -> None:
+        scores = [f"{value:{sign}.2f}" for value in values]
+        scores += [""] * (len(seeds) - len(values))
+        about = [f"{run['parameters'] / 1e6:.1f}", f"{run['max_iters']:,}"]
+        lines.append(f"| {' | '.join([title, *about, *scores, mean])} |")
 
-    blank = " |" * (len(seeds) - 1)
-    lines.append(
-        f"| teacher, {name} | {teacher['parameters'] / 1e6:.1f} | "
-        f"{teacher['max_iters']:,} | {teacher['mIoU']:.2f} |{blank} |"
-    )
+    def mean(values: list[float], sign: str = "") -> str:
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):{sign}.2f}{spread}"
+
+    row(f"teacher, {name}", teacher, [teacher["mIoU"]], "")
     scores = [[one["mIoU"] for one in runs] for runs in (alone, taught)]
-    row("student alone", alone, scores[0])
-    row("student taught", taught, scores[1])
-    row("difference", taught, [b - a for a, b in zip(*scores, strict=True)], "+")
+    row("student alone", alone[0], scores[0], mean(scores[0]))
+    row("student taught", taught[0], scores[1], mean(scores[1]))
+    more = [b - a for a, b in zip(*scores, strict=True)]
+    row("difference", taught[0], more, mean(more, "+"), "+")
     return "\n".join(lines) + "\n"
 
 

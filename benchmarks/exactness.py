@@ -6,7 +6,7 @@ For every architecture and output stride, the published network (the authors' pa
 The table shows the largest difference over the largest magnitude, for the worst of the four
 stages, in float32 (where the order of sums alone makes about 1e-6).
 
-    python benchmarks/exactness.py [--arch NAME ...] [--output-stride 8 16 32] [--json FILE]
+    python benchmarks/exactness.py [--arch NAME ...] [--output-stride 8 16 32]
 
 timm needs torchvision, which fits only the torch of its own build: `benchmarks/peers.sh DIR --list`
 makes an environment with both, DIR/bin/python.
@@ -14,16 +14,18 @@ makes an environment with both, DIR/bin/python.
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from harness import arguments
+from models import stock_backbone
+from peers import missing
 from resnest.torch.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
 from mmseg_resnest.models import ARCHITECTURES, ResNeSt
+from mmseg_resnest.registry import MODELS
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 IMAGE = (1, 3, 97, 129)
@@ -94,18 +96,8 @@ def stock(arch: str, output_stride: int, state: dict[str, Tensor]) -> Callable |
     """MMSegmentation's ResNeSt, dilated as in its own configs."""
     if arch not in ("resnest50", "resnest101", "resnest200"):
         return NOT_OFFERED
-    from mmseg.models.backbones import ResNeSt as StockResNeSt  # quiet after our own import
-
-    model = StockResNeSt(
-        depth=int(arch.removeprefix("resnest")),
-        stem_channels=2 * ARCHITECTURES[arch]["stem_width"],
-        radix=2,
-        reduction_factor=4,
-        avg_down_stride=True,
-        contract_dilation=True,
-        strides={8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}[output_stride],
-        dilations={8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}[output_stride],
-    )
+    depth = int(arch.removeprefix("resnest"))
+    model = MODELS.build(stock_backbone(ARCHITECTURES[arch], depth, output_stride))
     renamed = {}
     for key, value in state.items():
         head, _, rest = key.partition(".")
@@ -118,12 +110,12 @@ def stock(arch: str, output_stride: int, state: dict[str, Tensor]) -> Callable |
 def timm(
     arch: str, output_stride: int, state: dict[str, Tensor], device: str = "cpu"
 ) -> Callable | str:
-    try:
-        import timm as package
-    except ImportError as error:
-        return f"not importable ({error})"
+    if missing("timm"):
+        return "not importable"
     if arch not in TIMM_NAMES:
         return NOT_OFFERED
+    import timm as package
+
     model = package.create_model(TIMM_NAMES[arch], output_stride=output_stride, num_classes=0)
     model.load_state_dict(state)
     model.eval().to(device)
@@ -156,7 +148,7 @@ def measure(arch: str, output_stride: int) -> dict[str, float | str]:
 
 def cell(value: float | str) -> str:
     if isinstance(value, str):
-        return "not importable" if value.startswith("not importable") else value
+        return value
     return f"{value:.1e}" if value < 1e-3 else f"**{value:.1%}**"
 
 
@@ -165,27 +157,15 @@ def main() -> None:
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--output-stride", nargs="+", type=int, choices=(8, 16, 32),
                         default=[8, 16, 32])  # fmt: skip
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     print(f"| architecture | output stride | {' | '.join(PEERS)} |")
     print("|---|---|" + "---|" * len(PEERS))
-    rows, reasons = [], set()
-    for arch in args.arch:
-        for output_stride in args.output_stride:
-            result = measure(arch, output_stride)
-            cells = " | ".join(cell(result[name]) for name in PEERS)
-            print(f"| {arch} | {output_stride} | {cells} |", flush=True)
-            reasons |= {
-                f"{name}: {value}"
-                for name, value in result.items()
-                if isinstance(value, str) and value.startswith("not importable")
-            }
-            rows.append(dict(arch=arch, output_stride=output_stride, **result))
-    for reason in sorted(reasons):
-        print(f"\n{reason}")
-    if args.json:
-        record = dict(torch=torch.__version__, image=IMAGE, rows=rows)
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    for arch, output_stride in itertools.product(args.arch, args.output_stride):
+        result = measure(arch, output_stride)
+        cells = " | ".join(cell(result[name]) for name in PEERS)
+        print(f"| {arch} | {output_stride} | {cells} |", flush=True)
+    if why := missing("timm"):
+        print(f"\ntimm: {why}")
 
 
 if __name__ == "__main__":

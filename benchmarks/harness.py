@@ -38,46 +38,36 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants of the same work.
+    """Variants of the same work; numbers that are mappings have one for each case.
 
     Attributes:
-        title: One line for people.
-        reference: The variant that the others are compared with.
         cases: Name of each input to its description.
         ways: Variants: name to a function of the case that returns the work. The work returns what
             is compared: an array, or None.
         agree: (reference's result, another's) to the share of equal values.
-        at_least_equal: The share that is asked for: one number, or one for each case.
-        least: The ratio to reach, by variant: one number, or one for each case.
-        most_memory: The share of the reference's extra memory to keep to, by variant.
-        missing: Variants that this machine cannot run, and why.
         remarks: Variants that compute something else, and what; their results are not compared.
-        images: Of one call, by case, where images a second are wanted.
         costs: Variant to a function that returns its ``parameters``, ``flops`` and ``published``
             mIoU, where they are wanted.
-        left_out: Variants that are not measured, by case, to save time.
         warmed: Whether memory is measured at the second call. The first one loads code and prepares
             the model as well.
-        repeats: Turns, unless the command says otherwise.
-        note: What a reader has to know of the inputs.
     """
 
     title: str
-    reference: str
+    reference: str  # the variant that the others are compared with
     cases: Mapping[str, str]
     ways: Mapping[str, Callable[[str], Work]]
     agree: Callable[[Any, Any], float] | None = None
-    at_least_equal: float | Mapping[str, float] = 0.9999
-    least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
-    most_memory: Mapping[str, float] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
+    at_least_equal: float | Mapping[str, float] = 0.9999  # the share that is asked for
+    least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)  # times as fast
+    most_memory: Mapping[str, float] = field(default_factory=dict)  # of the reference's
+    missing: Mapping[str, str] = field(default_factory=dict)  # variants that cannot run here, why
     remarks: Mapping[str, str] = field(default_factory=dict)
-    images: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)  # of a call, for images a second
     costs: Mapping[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
-    left_out: Mapping[str, Collection[str]] = field(default_factory=dict)
+    left_out: Mapping[str, Collection[str]] = field(default_factory=dict)  # to save time, by case
     warmed: bool = False
     repeats: int = 7
-    note: str = ""
+    note: str = ""  # what a reader has to know of the inputs
 
 
 # --- in the process of one variant
@@ -215,19 +205,13 @@ def _cpu_seconds() -> float:
 
 
 def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """One case of a comparison.
-
-    Args:
-        module: Name of the module that holds the comparison.
-        case: Name of the case.
-        repeats: Turns that are timed; two more warm up, the first of which measures the memory.
-        say: Told what is going on.
+    """One case of a comparison, in ``repeats`` timed turns after two that warm up.
 
     Returns:
         ``ways``: for each of them ``seconds``, ``cpu_seconds`` and ``speed`` (the reference's
-        seconds over its own), each with median, low and high quartile; ``peak_bytes``;
-        ``agreement``; ``threads`` of torch. ``failed``: name of each way that ended with an error,
-        or does not agree, and why.
+        seconds over its own), each with median, low and high quartile; ``peak_bytes`` (of the first
+        turn); ``agreement``; ``threads`` of torch. ``failed``: name of each way that ended with an
+        error, or does not agree, and why.
 
     Raises:
         RuntimeError: The reference ended with an error, or nothing is left to compare with it; the
@@ -337,36 +321,25 @@ _PACKAGES = (
 )
 
 
-def _memory_of_the_machine() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not on Windows
-        return None
-
-
 def machine() -> dict[str, Any]:
     """What the figures come from."""
     import torch
 
-    words = ""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                words = line.split(":", 1)[1].strip()
-                break
+    from mmseg_resnest.io.processes import processor_name
+
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
-        "cpu": words or platform.processor(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "load": list(os.getloadavg()),
         "versions": versions,
-        "memory_bytes": _memory_of_the_machine(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
         "commit": _git("rev-parse", "HEAD"),
         # What the runs before have written changes no figure.

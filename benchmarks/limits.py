@@ -2,7 +2,6 @@
 """How far each benchmark is from what this machine can do.
 
     python benchmarks/limits.py            measure, and write the table into docs/performance.md
-    python benchmarks/limits.py --table    only write the table again, from what was measured
 
 Each comparison is timed in turns with a float32 product of large matrices and a large copy. The
 floor of a time is the larger of two: its multiply-adds over the rate of the product, and the bytes
@@ -26,72 +25,56 @@ from typing import Any
 
 import torch
 from harness import ROOT, Server, Work, arguments, machine
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from mmseg_resnest.io.atomic import atomic_write
 
-RESULTS = Path(__file__).resolve().parent / "results" / "limits"
+RESULTS = Path(__file__).resolve().parent / "results" / "limits" / "limits.json"
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- made by benchmarks/limits.py -->\n", "<!-- end -->\n"
 OURS = "mmseg-resnest"
+Size = torch.Size
 
 
-class ProductCounter(TorchDispatchMode):
-    """Operations of convolutions and matrix products, 2 a multiply-add, without padding's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        # In inference mode an operation comes as what is made of others; they are to be counted.
-        with self:
-            made = func.decompose(*args, **kwargs)
-        if made is not NotImplemented:
-            return made
-        name = func.overloadpacket.__name__
-        if name == "convolution":
-            self.operations += _convolution(args[0], args[1], *args[3:6], args[6])
-        elif name == "convolution_backward":
-            once = _convolution(args[1], args[2], *args[4:7], args[7])
-            self.operations += once * sum(args[10][:2])
-        elif name in ("mm", "bmm"):
-            self.operations += 2 * args[0].numel() * args[1].shape[-1]
-        elif name in ("addmm", "baddbmm"):
-            self.operations += 2 * args[1].numel() * args[2].shape[-1]
-        return func(*args, **kwargs)
+def counter() -> FlopCounterMode:
+    """Counts operations of convolutions and matrix products, without those with padding."""
+    aten = torch.ops.aten
+    mapping = {aten.convolution: _convolution, aten.convolution_backward: _backward}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, transposed: bool
-) -> int:
+    x: Size, weight: Size, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
+    *_: Any, **__: Any,
+) -> int:  # fmt: skip
     """Operations of a convolution of maps (N, C, H, W)."""
     if transposed:
         raise NotImplementedError("transposed convolutions are not counted")
     places = 1
-    for axis, length in enumerate(x.shape[2:]):
-        taps = torch.arange(weight.shape[2 + axis]) * _at(dilation, axis) - _at(padding, axis)
-        reach = (weight.shape[2 + axis] - 1) * _at(dilation, axis)
-        count = (length + 2 * _at(padding, axis) - reach - 1) // _at(stride, axis) + 1
-        rows = torch.arange(count)[:, None] * _at(stride, axis) + taps
+    for axis, length in enumerate(x[2:]):
+        step, pad, rate = (int(v[axis % len(v)]) for v in (stride, padding, dilation))
+        taps = torch.arange(weight[2 + axis]) * rate - pad
+        count = (length + 2 * pad - rate * (weight[2 + axis] - 1) - 1) // step + 1
+        rows = torch.arange(count)[:, None] * step + taps
         places *= int(((rows >= 0) & (rows < length)).sum())
-    return 2 * x.shape[0] * weight.shape[0] * weight.shape[1] * places
+    return 2 * x[0] * weight[0] * weight[1] * places
 
 
-def _at(value: Any, axis: int) -> int:
-    return int(value[axis] if len(value) > 1 else value[0])
+def _backward(
+    gradient: Size, x: Size, weight: Size, bias: Any, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, wanted: Any, **_: Any,
+) -> int:  # fmt: skip
+    return sum(wanted[:2]) * _convolution(x, weight, None, stride, padding, dilation, transposed)
 
 
 def count(module: str, case: str) -> int:
     """Operations of this package's variant."""
     work = importlib.import_module(module).COMPARISON.ways[OURS](case)
     work()  # what it prepares once
-    with ProductCounter() as counter:
+    with counter() as counted:
         work()
-    return counter.operations
+    return counted.get_total_flops()
 
 
 def rates(threads: int) -> dict[str, float]:
@@ -113,21 +96,13 @@ def _seconds(work: Work) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One line of the table."""
 
-    Attributes:
-        module: Of the comparison.
-        case: Of that.
-        floor: What the floor is, for people; for ``products`` and ``bytes`` there are words.
-        other: The way of the comparison that is the floor, if one is.
-        moved: Bytes that have to be read and written, of the case.
-    """
-
-    module: str
+    module: str  # of the comparison
     case: str
-    floor: str
-    other: str = ""
-    moved: Callable[[str], int] | None = None
+    floor: str  # what it is, for people; for products and bytes there are words
+    other: str = ""  # the variant of the comparison that is the floor
+    moved: Callable[[str], int] | None = None  # bytes that have to be read and written
 
 
 def _predicted(case: str) -> int:
@@ -211,31 +186,23 @@ def measure(row: Row, turns: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
-    lines = [
-        "| work | time | floor | share | what the floor is |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| work | time | floor | share | what the floor is |", "|---|---|---|---|---|"]
     for row in result["rows"]:
-        rate = row["rates"]
+        operations, moved = row["rates"]["operations"] / 1e9, row["rates"]["bytes"] / 1e9
+        core = ", one core" if row["threads"] == 1 else ""
         words = {
-            "products": f"{row['operations'] / 1e9:.0f} GFLOP at "
-            f"{rate['operations'] / 1e9:.0f} GFLOP/s",
-            "bytes": f"{row['bytes'] / 1e6:.0f} MB at {rate['bytes'] / 1e9:.0f} GB/s"
-            f"{', one core' if row['threads'] == 1 else ''}",
+            "products": f"{row['operations'] / 1e9:.0f} GFLOP at {operations:.0f} GFLOP/s",
+            "bytes": f"{row['bytes'] / 1e6:.0f} MB at {moved:.0f} GB/s{core}",
         }
-        lines.append(
-            f"| {row['title']}: {row['case']} | {_time(row['seconds'])} "
-            f"| {_time(row['floor_seconds'])} | {100 * row['share']:.0f} % "
-            f"| {words.get(row['floor'], row['floor'])} |"
+        cells = (
+            f"{_time(row['seconds'])} | {_time(row['floor_seconds'])} | {100 * row['share']:.0f} %"
         )
+        what = words.get(row["floor"], row["floor"])
+        lines.append(f"| {row['title']}: {row['case']} | {cells} | {what} |")
     machine = result["machine"]
-    lines += [
-        "",
-        f"Made by `python benchmarks/limits.py` on {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['instructions']}; median of {result['turns']} turns, commit "
-        f"{machine['commit'][:12]}.",
-    ]
-    return "\n".join(lines) + "\n"
+    said = f"Made by `python benchmarks/limits.py` on {machine['cpu']}, {machine['cores']} cores, "
+    said += f"{machine['instructions']}; median of {result['turns']} turns, commit "
+    return "\n".join([*lines, "", f"{said}{machine['commit'][:12]}."]) + "\n"
 
 
 def _time(seconds: float) -> str:
@@ -244,30 +211,23 @@ def _time(seconds: float) -> str:
 
 def page(text: str, result: dict[str, Any]) -> str:
     """docs/performance.md with the table of a result."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"error: {PAGE}: the lines that enclose the table are gone")
-    return before + begin + "\n" + table(result) + "\n" + end + after
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(result)}\n{END}{rest.split(END)[1]}"
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--table", action="store_true", help="only write the page's table again")
     args = parser.parse_args(argv)
     if args.turns < 1:
         parser.error(f"--turns {args.turns}: must be at least 1")
-    if not args.table:
-        if torch.cuda.is_available():
-            parser.error("a GPU is there: benchmarks/gpu.py measures its floors")
-        result: dict[str, Any] = {"machine": machine(), "turns": args.turns}
-        result["rows"] = [measure(row, args.turns) for row in tqdm(ROWS, unit="row")]
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        atomic_write(RESULTS / "limits.json", json.dumps(result, indent=1) + "\n")
-        print(table(result))
-    committed = json.loads((RESULTS / "limits.json").read_text("utf-8"))
-    atomic_write(PAGE, page(PAGE.read_text("utf-8"), committed))
+    if torch.cuda.is_available():
+        parser.error("a GPU is there: benchmarks/gpu.py measures its floors")
+    result: dict[str, Any] = {"machine": machine(), "turns": args.turns}
+    result["rows"] = [measure(row, args.turns) for row in tqdm(ROWS, unit="row")]
+    atomic_write(RESULTS, json.dumps(result, indent=1) + "\n")
+    atomic_write(PAGE, page(PAGE.read_text("utf-8"), result))
+    print(table(result))
     return 0
 
 

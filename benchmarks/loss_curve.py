@@ -25,7 +25,7 @@ import torch
 from harness import arguments, machine
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from models import deeplabv3, our_backbone, stock_backbone
+from models import deeplabv3, our_backbone, stock_backbone, training_steps
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -54,11 +54,7 @@ def make_model(way: str, seed: int) -> Any:
 
     init_default_scope("mmseg_resnest")
     torch.manual_seed(seed)
-    stock = build(
-        stock_backbone(COLUMNS, 14),
-        "mmseg.EncoderDecoder",
-        "mmseg.CrossEntropyLoss",
-    )
+    stock = build(stock_backbone(COLUMNS, 14), "mmseg.EncoderDecoder", "mmseg.CrossEntropyLoss")
     stock.init_weights()
     if way == "MMSegmentation":
         return stock.train()
@@ -70,29 +66,15 @@ def make_model(way: str, seed: int) -> Any:
 
 def make_data(way: str, root: Path) -> Any:
     """CamVid's training images in one of the two pipelines."""
-    scope = "mmseg." if way == "MMSegmentation" else ""
-    steps: list[dict[str, Any]] = [
-        dict(type="LoadImageFromFile"),
-        dict(type="LoadAnnotations"),
-        dict(type="RandomResize", scale=(240, 180), ratio_range=(0.5, 2.0), keep_ratio=True),
-        dict(type="RandomCrop", crop_size=CROP, cat_max_ratio=0.75),
-        dict(type="RandomFlip", prob=0.5),
-        dict(type="PhotoMetricDistortion"),
-        dict(type="PackSegInputs"),
-    ]
-    for step in steps:
-        step["type"] = scope + step["type"]
-    if not scope:
+    steps = training_steps((240, 180), CROP)
+    if way == "MMSegmentation":
+        for step in steps:
+            step["type"] = f"mmseg.{step['type']}"
+    else:
         steps = merge_steps(steps)
-    prefix = {"img_path": "train", "seg_map_path": "trainannot"}
-    return DATASETS.build(
-        {
-            "type": "CamVidDataset",
-            "data_root": str(root / "camvid"),
-            "data_prefix": prefix,
-            "pipeline": steps,
-        }
-    )
+    cfg = dict(type="CamVidDataset", data_root=str(root / "camvid"), pipeline=steps)
+    prefix = dict(img_path="train", seg_map_path="trainannot")
+    return DATASETS.build(dict(cfg, data_prefix=prefix))
 
 
 def curve(way: str, seed: int, iterations: int, root: Path, bar: Any) -> list[float]:
@@ -155,24 +137,14 @@ def markdown(result: dict[str, Any]) -> str:
         "| two runs of one seed | two runs of different seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for i, (difference, error, same, other) in enumerate(
-        zip(
-            found["difference"],
-            found["standard_error"],
-            found["same_seed"],
-            found["other_seed"],
-            strict=True,
-        )
-    ):
+    keys = ("difference", "standard_error", "same_seed", "other_seed")
+    for i, row in enumerate(zip(*found["means"], *(found[key] for key in keys), strict=True)):
         first = i * found["window"]
-        means = " | ".join(f"{mean[i]:.4f}" for mean in found["means"])
-        lines.append(
-            f"| {first + 1} to {first + found['window']} | {means} | {difference:+.4f} "
-            f"| {error:.4f} | {same:.4f} | {other:.4f} |"
-        )
-    versions = ", ".join(
-        f"{name} {number}" for name, number in result["machine"]["versions"].items()
-    )
+        cells = [
+            f"{value:+.4f}" if j == len(WAYS) else f"{value:.4f}" for j, value in enumerate(row)
+        ]
+        lines.append(f"| {first + 1} to {first + found['window']} | {' | '.join(cells)} |")
+    versions = ", ".join(" ".join(pair) for pair in result["machine"]["versions"].items())
     lines += [
         "",
         f"{result['seeds']} seeds; mean loss of {found['window']} iterations; the last two columns "

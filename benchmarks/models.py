@@ -4,26 +4,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Work
+from harness import Comparison, Work
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
+from mmseg.evaluation import IoUMetric
 from mmseg.structures import SegDataSample
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from mmseg_resnest.models import ARCHITECTURES
+from mmseg_resnest.evaluation import SegmentationMetric
+from mmseg_resnest.io.memory import keep_freed_memory
+from mmseg_resnest.models import ARCHITECTURES, fold_for_inference
 from mmseg_resnest.registry import DATASETS, MODELS
 from mmseg_resnest.weights import convert_state_dict
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES = 150
 SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack's way takes seconds
 NORM = {"type": "BN"}
@@ -41,66 +45,37 @@ class StockResNeSt14(StockResNeSt):
 
 def deeplabv3(backbone: dict[str, Any], kind: str, channels: int = 512) -> ConfigDict:
     """DeepLabV3 as MMSegmentation has it, at output stride 8, without its auxiliary head."""
-    model = {
-        "type": kind,
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "mean": [123.675, 116.28, 103.53],
-            "std": [58.395, 57.12, 57.375],
-            "bgr_to_rgb": True,
-        },
-        "backbone": backbone,
-        "decode_head": {
-            "type": "mmseg.ASPPHead",
-            "in_channels": 2048,
-            "in_index": 3,
-            "channels": channels,
-            "dilations": (1, 12, 24, 36),
-            "num_classes": CLASSES,
-            "norm_cfg": NORM,
-            "align_corners": False,
-        },
-        "test_cfg": {"mode": "whole"},
-    }
-    return ConfigDict(model)
+    head = dict(
+        type="mmseg.ASPPHead", in_channels=2048, in_index=3, channels=channels,
+        dilations=(1, 12, 24, 36), num_classes=CLASSES, norm_cfg=NORM, align_corners=False,
+    )  # fmt: skip
+    mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    images = dict(type="SegDataPreProcessor", mean=mean, std=std, bgr_to_rgb=True)
+    model = dict(type=kind, data_preprocessor=images, backbone=backbone, decode_head=head)
+    return ConfigDict(model, test_cfg=dict(mode="whole"))
 
 
-def stock_backbone(columns: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """The stack's own ResNeSt at output stride 8.
+def stock_backbone(
+    columns: Mapping[str, Any], depth: int, output_stride: int = 8
+) -> dict[str, Any]:
+    """The stack's own ResNeSt of 14, 50, 101 or 200 layers.
 
-    Args:
-        columns: The architecture's line of ``mmseg_resnest.models.ARCHITECTURES``.
-        depth: 14, 50 or 101.
+    ``columns`` are the architecture's line of ``mmseg_resnest.models.ARCHITECTURES``.
     """
-    return {
-        "type": "StockResNeSt14" if depth == 14 else "mmseg.ResNeSt",
-        "depth": depth,
-        "stem_channels": 2 * columns["stem_width"],
-        "groups": columns["groups"],
-        "base_width": columns["base_width"],
-        "radix": 2,
-        "reduction_factor": 4,
-        "avg_down_stride": True,
-        "contract_dilation": True,
-        "strides": (1, 2, 1, 1),
-        "dilations": (1, 1, 2, 4),
-        "norm_cfg": NORM,
-    }
+    widths = dict(groups=columns["groups"], base_width=columns["base_width"])
+    dilations = {8: (1, 1, 2, 4), 16: (1, 1, 1, 2), 32: (1, 1, 1, 1)}[output_stride]
+    strides = (1, *(2 if dilation == 1 else 1 for dilation in dilations[1:]))
+    return dict(
+        type="StockResNeSt14" if depth == 14 else "mmseg.ResNeSt", depth=depth, **widths,
+        stem_channels=2 * columns["stem_width"], radix=2, reduction_factor=4, norm_cfg=NORM,
+        avg_down_stride=True, contract_dilation=True, strides=strides, dilations=dilations,
+    )  # fmt: skip
 
 
 def our_backbone(arch: Any) -> dict[str, Any]:
-    """This package's, which computes what :func:`stock_backbone` does.
-
-    Args:
-        arch: Name or line of the architecture.
-    """
-    return {
-        "type": "ResNeSt",
-        "arch": arch,
-        "output_stride": 8,
-        "avd_in_dilated": False,
-        "norm_cfg": NORM,
-    }
+    """This package's, which computes what :func:`stock_backbone` does; ``arch``: name or line."""
+    cfg = dict(type="ResNeSt", arch=arch, output_stride=8, norm_cfg=NORM)
+    return dict(cfg, avd_in_dilated=False)
 
 
 def seed_weights(model: nn.Module) -> nn.Module:
@@ -136,21 +111,27 @@ def our_model(
     return model
 
 
+def training_steps(scale: tuple[int, int], crop: tuple[int, int]) -> list[dict[str, Any]]:
+    """MMSegmentation's augmentation: ``scale`` is (width, height), ``crop`` (height, width)."""
+    return [
+        dict(type="LoadImageFromFile"),
+        dict(type="LoadAnnotations"),
+        dict(type="RandomResize", scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
+        dict(type="RandomCrop", crop_size=crop, cat_max_ratio=0.75),
+        dict(type="RandomFlip", prob=0.5),
+        dict(type="PhotoMetricDistortion"),
+        dict(type="PackSegInputs"),
+    ]
+
+
 def training_step(
     model: Any, size: tuple[int, int], count: int, autocast: torch.dtype | None = None
 ) -> Work:
     """Forward, backward and a step of SGD that leaves the weights as they are.
 
-    Args:
-        model: A segmentor, on its device.
-        size: Height and width of the crops.
-        count: Crops of a batch; images and labels are made up.
-        autocast: Type of the mixed precision; None is float32.
-
-    Returns:
-        The work; it returns the loss and the gradient's norm.
+    Crops are ``count`` of ``size`` (height, width), made up; ``autocast`` is the type of the mixed
+    precision. The work returns the loss and the gradient's norm.
     """
-    model.train()
     device = next(model.parameters()).device
     if model.data_preprocessor.size_divisor is None:
         model.data_preprocessor.size = size
@@ -164,15 +145,24 @@ def training_step(
         regions = F.interpolate(coarse.float(), size, mode="nearest")[0].long()
         sample.gt_sem_seg = PixelData(data=regions.to(device))
         samples.append(sample)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
 
-    def work() -> torch.Tensor:
+    def loss() -> Tensor:
         data = model.data_preprocessor({"inputs": list(images), "data_samples": samples}, True)
-        # The same dropout each time.
-        torch.manual_seed(0)
+        torch.manual_seed(0)  # the same dropout each time
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             losses = model(**data, mode="loss")
-        loss = sum(value for name, value in losses.items() if "loss" in name)
+        return sum(value for name, value in losses.items() if "loss" in name)
+
+    return sgd_step(model, loss)
+
+
+def sgd_step(model: nn.Module, loss_of: Callable[[], Tensor]) -> Work:
+    """Backward pass and a step of SGD; the work returns the loss and the gradient's norm."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+
+    def work() -> Tensor:
+        loss = loss_of()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -183,11 +173,7 @@ def training_step(
 
 
 class Images:
-    """ADE20K's layout with two images that are made up.
-
-    Args:
-        pipeline: Transforms of the evaluation.
-    """
+    """ADE20K's layout with two images that are made up, through a pipeline."""
 
     def __init__(self, pipeline: list[dict[str, Any]]) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -202,38 +188,57 @@ class Images:
             regions = rng.integers(0, CLASSES + 1, (8, 10), dtype=np.uint8)
             label = Image.fromarray(regions).resize(SIZE[::-1], Image.Resampling.NEAREST)
             label.save(root / "labels" / f"{i}.png")
-        self.dataset = DATASETS.build(
-            {
-                "type": "mmseg.ADE20KDataset",
-                "data_root": str(root),
-                "data_prefix": {"img_path": "images", "seg_map_path": "labels"},
-                "pipeline": pipeline,
-                "test_mode": True,
-            }
-        )
-
-    def batches(self) -> Any:
-        """Batches of one image, as the evaluation's data loader makes them."""
-        for i in range(len(self.dataset)):
-            yield pseudo_collate([self.dataset[i]])
+        prefix = dict(img_path="images", seg_map_path="labels")
+        cfg = dict(type="mmseg.ADE20KDataset", data_root=str(root), data_prefix=prefix)
+        self.dataset = DATASETS.build(dict(cfg, pipeline=pipeline, test_mode=True))
 
 
-def evaluate(model: Any, images: Images, metric: Any) -> dict[str, torch.Tensor]:
+def _evaluate(model: Any, images: Images, metric: Any) -> dict[str, Tensor]:
     """Labels of all images, and their mIoU in percent."""
-    metric.dataset_meta = images.dataset.metainfo
+    dataset = images.dataset
+    metric.dataset_meta = dataset.metainfo
     labels = []
     with torch.inference_mode():
-        for batch in images.batches():
+        for i in range(len(dataset)):
+            batch = pseudo_collate([dataset[i]])  # as the evaluation's data loader makes it
             samples = model.test_step(batch)
             metric.process(batch, [sample.to_dict() for sample in samples])
             labels += [sample.pred_sem_seg.data.reshape(SIZE).cpu() for sample in samples]
-    scores = metric.evaluate(len(images.dataset))
+    scores = metric.evaluate(len(dataset))
     score = next(value for name, value in scores.items() if name.endswith("mIoU"))
     return {"labels": torch.stack(labels), "mIoU": torch.tensor(float(score))}
 
 
-def same_evaluation(expected: dict[str, torch.Tensor], result: dict[str, torch.Tensor]) -> float:
+def same_evaluation(expected: dict[str, Tensor], result: dict[str, Tensor]) -> float:
     """Share of equal labels; 0 if the mIoU is off by more than 0.01."""
     if (expected["mIoU"] - result["mIoU"]).abs() > 0.0101:  # the stack rounds to 0.01
         return 0.0
     return float((expected["labels"] == result["labels"]).double().mean())
+
+
+def evaluation(
+    pipeline: list[dict[str, Any]],
+    stack: Callable[[], nn.Module],
+    ours: Callable[[], nn.Module],
+    **facts: Any,
+) -> Comparison:
+    """The stack's evaluation beside what tools/test.py does; the functions make the models."""
+
+    def of_stack(case: str) -> Work:
+        model, images = stack().to(DEVICE).eval(), Images(pipeline)
+        return lambda: _evaluate(model, images, IoUMetric())
+
+    def of_ours(case: str) -> Work:
+        keep_freed_memory()
+        model, images = ours().to(DEVICE).eval(), Images(pipeline)
+        if DEVICE == "cpu":
+            fold_for_inference(model)
+        return lambda: _evaluate(model, images, SegmentationMetric())
+
+    return Comparison(
+        reference="MMSegmentation",
+        ways={"MMSegmentation": of_stack, "mmseg-resnest": of_ours},
+        agree=same_evaluation,
+        most_memory={"mmseg-resnest": 2.0},
+        **facts,
+    )

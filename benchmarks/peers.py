@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import ROOT
-from torch import Tensor, nn
+from harness import ROOT, Work
+from models import sgd_step
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmseg_resnest.engine.config import load_config
@@ -70,20 +71,10 @@ def costs(build: Callable[[], nn.Module], size: tuple[int, int], weights: str) -
     }
 
 
-def smp_step(model: Any, size: tuple[int, int], count: int) -> Callable[[], Tensor]:
+def smp_step(model: Any, size: tuple[int, int], count: int) -> Work:
     """A training step of a plain module; see :func:`models.training_step`."""
-    model.train()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, *size, generator=generator).to(device)
     labels = torch.randint(0, 150, (count, *size), generator=generator).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-
-    def work() -> Tensor:
-        loss = nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss.detach().cpu()
-
-    return work
+    return sgd_step(model, lambda: nn.functional.cross_entropy(model(images), labels))

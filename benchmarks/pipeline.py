@@ -25,6 +25,7 @@ import torch
 from harness import Comparison, Work
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
+from models import training_steps
 from PIL import Image
 
 import mmseg_resnest  # noqa: F401
@@ -87,23 +88,6 @@ def _pairs(settings: dict[str, Any], folder: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _steps(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"type": "LoadImageFromFile"},
-        {"type": "LoadAnnotations"},
-        {
-            "type": "RandomResize",
-            "scale": settings["scale"],
-            "ratio_range": (0.5, 2.0),
-            "keep_ratio": True,
-        },
-        {"type": "RandomCrop", "crop_size": settings["crop"], "cat_max_ratio": 0.75},
-        {"type": "RandomFlip", "prob": 0.5},
-        {"type": "PhotoMetricDistortion"},
-        {"type": "PackSegInputs"},
-    ]
-
-
 def _work(case: str, stack: bool, fast: bool = True) -> Work:
     if not stack:
         keep_freed_memory()  # as tools/train.py does, before its workers start
@@ -119,7 +103,7 @@ def _work(case: str, stack: bool, fast: bool = True) -> Work:
         images, labels = (pair.name for pair in pairs[0])
         patterns = [("image", f"[0-9]{images[1:]}"), ("label", f"[0-9]{labels[1:]}")]
         build_cache(folder.name, patterns, jobs=1)
-    steps = _steps(settings)
+    steps = training_steps(settings["scale"], settings["crop"])
     if stack:
         mmcv_own = ("LoadImageFromFile", "RandomResize", "RandomFlip")
         for step in steps:

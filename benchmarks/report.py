@@ -54,6 +54,10 @@ def _part(share: float) -> str:
     return f"1/{round(1 / share, 1):g}" if share < 1 else f"{round(share, 2):g} times"
 
 
+def _reached(short: list[str]) -> str:
+    return f"not reached by {', '.join(short)}" if short else "reached by every case"
+
+
 def _threads(ways: dict[str, Any]) -> str:
     """The threads of torch, of which most ways have the same number."""
     numbers = [figures["threads"] for figures in ways.values()]
@@ -113,36 +117,31 @@ def markdown(result: dict[str, Any]) -> str:
             f"- {case}: {measured['what']}; {_threads(measured['ways'])}; "
             f"{measured['repeats']} turns."
         )
+    cases = result["cases"]
     for way, least in result["least"].items():
-        speeds = {
-            case: measured["ways"][way]["speed"]["median"]
-            for case, measured in result["cases"].items()
-            if way in measured["ways"]
+        found = {
+            c: one["ways"][way]["speed"]["median"] for c, one in cases.items() if way in one["ways"]
         }
-        if not speeds:
+        if not found:
             continue
-        aims = least if isinstance(least, dict) else dict.fromkeys(speeds, least)
-        short = [f"{case} ({speed:.2f})" for case, speed in speeds.items() if speed < aims[case]]
-        short += [f"{case} (not measured)" for case in result["cases"] if case not in speeds]
-        reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
-        if isinstance(least, dict):
-            aim = ", ".join(f"{case} {value:g}" for case, value in least.items())
-        else:
-            aim = f"{least:g}"
-        lines.append(f"- Aim, times as fast: {aim}; {reached}.")
+        several = isinstance(least, dict)
+        aims = least if several else dict.fromkeys(found, least)
+        short = [f"{case} ({speed:.2f})" for case, speed in found.items() if speed < aims[case]]
+        short += [f"{case} (not measured)" for case in cases if case not in found]
+        aim = ", ".join(f"{c} {value:g}" for c, value in least.items()) if several else f"{least:g}"
+        lines.append(f"- Aim, times as fast: {aim}; {_reached(short)}.")
     for way, most in result["most_memory"].items():
         shares = {
-            case: measured["ways"][way]["peak_bytes"]
-            / max(measured["ways"][result["reference"]]["peak_bytes"], 1)
-            for case, measured in result["cases"].items()
-            if measured["ways"].get(way, {}).get("peak_bytes") is not None
+            case: one["ways"][way]["peak_bytes"]
+            / max(one["ways"][result["reference"]]["peak_bytes"], 1)
+            for case, one in cases.items()
+            if one["ways"].get(way, {}).get("peak_bytes") is not None
         }
         if not shares:
             continue
         short = [f"{case} ({_part(share)})" for case, share in shares.items() if share > most]
-        reached = f"not reached by {', '.join(short)}" if short else "reached by every case"
         aim = f"{_part(most)} of" if most < 1 else _part(most)
-        lines.append(f"- Aim, extra memory: {aim} the reference's; {reached}.")
+        lines.append(f"- Aim, extra memory: {aim} the reference's; {_reached(short)}.")
     lines += [f"- {way}: {what}." for way, what in result.get("remarks", {}).items()]
     for what, why in result["not_run"].items():
         lines.append(f"- Not run: {what}: {why}.")

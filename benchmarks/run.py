@@ -26,18 +26,9 @@ from harness import arguments
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent)]
 NAMES = (
-    "predictions",
-    "evaluate_single",
-    "evaluate_multi",
-    "backbone",
-    "inference",
-    "training",
-    "pipeline",
-    "start_up",
-    "deploy",
+    *("predictions", "evaluate_single", "evaluate_multi", "backbone", "inference", "training"),
+    *("pipeline", "start_up", "deploy"),
 )
-
-
 _INTERRUPTED = "interrupted before it was measured"
 
 
@@ -45,15 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
+        "--out", type=Path, metavar="DIR",
         help="where results are written over older ones (default: benchmarks/results, whose are "
         "committed)",
-    )
-    parser.add_argument(
-        "--case", action="append", metavar="CASE", help="only these cases (see --list)"
-    )
+    )  # fmt: skip
+    parser.add_argument("--case", action="append", metavar="CASE", help="only these (see --list)")
     parser.add_argument(
         "--repeats", type=int, help="turns that are timed (default: 3 to 7, the comparison's own)"
     )
@@ -66,13 +53,11 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"{name}: no such comparison; there are {', '.join(NAMES)}")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         parser.error(f"--out {args.out}: is a file; name a folder")
-    if args.repeats is not None and args.repeats < 1:
-        parser.error(f"--repeats {args.repeats}: must be at least 1")
-    if args.threads is not None:
-        if args.threads < 1:
-            parser.error(f"--threads {args.threads}: must be at least 1")
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for the variants' processes
-            os.environ[variable] = str(args.threads)
+    for option, value in (("repeats", args.repeats), ("threads", args.threads)):
+        if value is not None and value < 1:
+            parser.error(f"--{option} {value}: must be at least 1")
+    if args.threads is not None:  # for the variants' processes
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
     # Only now: torch reads the number of threads when it is imported.
     from report import markdown
 

@@ -8,22 +8,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from harness import Work
 from torch import Tensor, nn
 
 from mmseg_resnest.io.memory import keep_freed_memory
-
-
-def compiled(module: nn.Module, images: Tensor) -> Work:
-    """torch.compile with frozen weights."""
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True
-    keep_freed_memory()
-    return in_torch(torch.compile(module.to(images.device)), images)
+from mmseg_resnest.runtimes.sessions import Session, open_onnx, open_openvino
 
 
 def in_torch(module: Callable[[Tensor], Tensor], images: Tensor) -> Work:
@@ -36,41 +27,29 @@ def in_torch(module: Callable[[Tensor], Tensor], images: Tensor) -> Work:
     return work
 
 
-def onnx_runtime(module: nn.Module, images: Tensor) -> Work:
-    """ONNX Runtime, with as many threads as torch."""
-    import onnxruntime
+def _compiled(module: nn.Module, images: Tensor) -> Work:
+    """torch.compile with frozen weights."""
+    import torch._inductor.config as inductor
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        path = _exported(module, images, folder)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    array = images.cpu().numpy()
-    return lambda: torch.from_numpy(session.run(None, {"images": array})[0])
+    inductor.freezing = True
+    keep_freed_memory()
+    return in_torch(torch.compile(module.to(images.device)), images)
 
 
-def openvino(module: nn.Module, images: Tensor) -> Work:
-    """OpenVINO in float32, which has to be asked for, with as many threads as torch."""
-    import openvino as package
+def _in_session(
+    open_file: Callable[[Path, torch.device], Session],
+) -> Callable[[nn.Module, Tensor], Work]:
+    """An exported module, on the CPU in float32 with as many threads as torch."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        network = package.Core().read_model(_exported(module, images, folder))
-        network = package.compile_model(
-            network,
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "INFERENCE_PRECISION_HINT": "f32",
-            },
-        )
-    array = images.cpu().numpy()
-    return lambda: torch.from_numpy(network([array])[0].copy())
+    def make(module: nn.Module, images: Tensor) -> Work:
+        images = images.cpu()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            torch.onnx.export(module.cpu(), (images,), path, input_names=["images"], dynamo=False)
+            run = open_file(path, images.device).run
+        return lambda: run(images)
 
-
-def _exported(module: nn.Module, images: Tensor, folder: str) -> str:
-    path = str(Path(folder) / "model.onnx")
-    torch.onnx.export(module.cpu(), (images.cpu(),), path, input_names=["images"], dynamo=False)
-    return path
+    return make
 
 
 def ways(
@@ -85,22 +64,19 @@ def ways(
     Returns:
         Name to a variant, and name to why it is missing.
     """
-    found: dict[str, Any] = {}
-    missing: dict[str, str] = {}
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    runtimes = {
+        "torch.compile, frozen": (_compiled, "" if compiler else "there is no C++ compiler"),
+        "ONNX Runtime": (_in_session(open_onnx), _lacks("onnxruntime")),
+        "OpenVINO": (_in_session(open_openvino), _lacks("openvino")),
+    }
+    found = {
+        name: lambda case, runtime=runtime: runtime(build(), images(case))
+        for name, (runtime, why) in runtimes.items()
+        if not why
+    }
+    return found, {name: why for name, (_, why) in runtimes.items() if why}
 
-    def add(name: str, runtime: Callable[[nn.Module, Tensor], Work]) -> None:
-        found[name] = lambda case: runtime(build(), images(case))
 
-    if shutil.which("g++") or shutil.which("clang++"):
-        add("torch.compile, frozen", compiled)
-    else:
-        missing["torch.compile"] = "it needs a C++ compiler, which is missing"
-    for name, package, runtime in (
-        ("ONNX Runtime", "onnxruntime", onnx_runtime),
-        ("OpenVINO", "openvino", openvino),
-    ):
-        if importlib.util.find_spec(package):
-            add(name, runtime)
-        else:
-            missing[name] = "not installed"
-    return found, missing
+def _lacks(package: str) -> str:
+    return "" if importlib.util.find_spec(package) else "not installed"

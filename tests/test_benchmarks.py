@@ -214,13 +214,16 @@ def test_products_with_padding_are_not_counted(bench, dilation, stride):
     with torch.no_grad():
         conv.weight.fill_(1)
         conv.bias.fill_(0)
-    with limits.ProductCounter() as counter:
+    with limits.counter() as counted:
         out = conv(x)
     products = int(out.sum())  # each that is not with padding is 1
-    assert counter.operations == 2 * products
-    with limits.ProductCounter() as counter:
+    assert counted.get_total_flops() == 2 * products
+    with limits.counter() as counted:
         out.sum().backward()
-    assert counter.operations == 2 * 2 * products
+    assert counted.get_total_flops() == 2 * 2 * products
+    with limits.counter() as counted, torch.inference_mode():
+        conv(x.detach())
+    assert counted.get_total_flops() == 2 * products
 
 
 def test_the_published_networks_are_equal(bench):
@@ -269,29 +272,13 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two made-up images of each split."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
+    for split in ("train", "val"):
         for folder, shape, values in ((split, (48, 64, 3), 256), (f"{split}annot", (48, 64), 12)):
             (root / "camvid" / folder).mkdir(parents=True)
             for index in range(2):
                 pixels = rng.integers(0, values, shape, dtype=np.uint8)
                 Image.fromarray(pixels).save(root / "camvid" / folder / f"{index}.png")
     return root
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("recipe", ["resnest50", "resnet50"])
-def test_camvid_recipes_train_and_are_evaluated(bench, camvid_root, monkeypatch, tmp_path, recipe):
-    monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
-    assert bench("camvid").main(["--toy", "--recipe", recipe, "--out", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / f"{recipe}-0.json").read_text())
-    assert set(record["evaluations"]) == {
-        f"{split}, {way}" for split in ("validation", "test")
-        for way in ("single-scale", "multi-scale")
-    }  # fmt: skip
-    best = max(record["history"], key=lambda one: one["mIoU"])
-    assert record["evaluations"]["validation, single-scale"]["mIoU"] == pytest.approx(
-        best["mIoU"], abs=0.01
-    )
 
 
 @pytest.mark.long
@@ -352,51 +339,37 @@ def test_the_table_of_latencies_goes_on_where_it_stopped(bench, monkeypatch, tmp
     latency = bench("latency")
     calls = []
 
-    def measure(row, batch, device, python, number, size):
-        if len(calls) == 3:
+    def measure(row, batch, device, number, size):
+        if len(calls) == 1:
             raise KeyboardInterrupt
-        calls.append((row.name, batch, python, size))
-        versions = {"torch": "2", "timm": "1"} if row.library == "timm" else {"torch": "0"}
-        return {"seconds": [3.0, 1.0, 2.0], "parameters": 5_000_000, "versions": versions}
+        calls.append((row.name, batch, size))
+        return [3.0, 1.0, 2.0]
 
     monkeypatch.setattr(latency, "measure", measure)
-    words = ["--out", str(tmp_path / "out"), "--device", "cpu"]
-    words += ["--only", "resnest50", "efficientnet_b2", "--python", sys.executable]
-    with pytest.raises(SystemExit):  # this environment has no timm
-        latency.main(words)
-    assert "cannot import timm" in capsys.readouterr().err
-    fake = tmp_path / "python"
-    fake.write_text("#!/bin/sh\nexit 0\n")
-    fake.chmod(0o755)
-    words[-1] = str(fake)
+    words = ["--out", str(tmp_path), "--device", "cpu", "--only", "resnest50", "efficientnet_b2"]
     with pytest.raises(KeyboardInterrupt):
         latency.main(words)
-    assert calls == [
-        ("resnest50", 16, sys.executable, 224),
-        ("resnest50", 1, sys.executable, 224),
-        ("efficientnet_b2", 16, str(fake), 260),
-    ]
+    assert calls == [("resnest50", 16, 224)]
     del calls[:]
     assert latency.main(words) == 0
-    assert calls == [("efficientnet_b2", 1, str(fake), 260)]
+    assert calls == [("resnest50", 1, 224)]
     out = capsys.readouterr().out
-    assert "| ResNeSt-50 | 224 | 5.0 M | 125.00 | 2000.00 | 1.78 | 81.04 |" in out
-    assert "| SENet-154 | 224 |  |  |  | 5.07 |  |" in out
-    assert (tmp_path / "out" / "cpu.md").read_text() in out
-    assert "; mmseg-resnest: torch 0; timm 1: torch 2; commit " in out
-    file = tmp_path / "out" / "cpu.json"
+    assert "| ResNeSt-50 | 224 | 27.5 M | 125.00 | 2000.00 | 1.78 | 81.04 |" in out
+    assert "| SENet-154 | 224 |  |  |  | 5.07 | 81.26 |" in out
+    assert "Not run: EfficientNet-B2 16: timm cannot be imported" in out  # it is not among the pins
+    assert (tmp_path / "cpu.md").read_text() in out
+    file = tmp_path / "cpu.json"
     del calls[:]
     result = json.loads(file.read_text())
     result["cells"]["ResNeSt-50 1"] |= {"size": 64, "ms": 1.0}  # as of --toy
     result["cells"]["ResNeSt-50 16"]["commit"] = "f" * 40
     file.write_text(json.dumps(result))
     assert latency.main(words) == 0
-    assert calls == [("resnest50", 1, sys.executable, 224)]
-    assert "ffffffffff" in (tmp_path / "out" / "cpu.md").read_text().splitlines()[-1]
+    assert calls == [("resnest50", 1, 224)]
+    assert "ffffffffff" in (tmp_path / "cpu.md").read_text()
     file.write_text(file.read_text().replace('"threads": ', '"threads": 1'))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="other threads"):
         latency.main(words)
-    assert "another threads" in capsys.readouterr().err
 
 
 @pytest.mark.long
