@@ -20,9 +20,9 @@ from ..datasets.reader import ImageInput
 from .imagenet import ImageNetClassifier
 from .images import find_images, read_image
 from .load import load_segmentor
-from .polygons import coco_json, geojson, rasterize, region_polygons
+from .polygons import coco_json, geojson, region_polygons
 from .result import Area, MultilabelSegmentation, Segmentation
-from .segmentor import Segmentor, predict_image
+from .segmentor import Segmentor
 
 __all__ = [
     "Area",
@@ -35,8 +35,6 @@ __all__ = [
     "find_images",
     "geojson",
     "load_segmentor",
-    "predict_image",
-    "rasterize",
     "read_image",
     "region_polygons",
 ]

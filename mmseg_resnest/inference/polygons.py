@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "Region", "coco_json", "geojson", "joined", "mask_polygons", "rasterize", "region_polygons",
+    "Region", "coco_json", "geojson", "joined", "mask_polygons", "region_polygons",
 ]  # fmt: skip
 
 Ring = NDArray[np.int64]
@@ -166,21 +166,3 @@ def joined(region: Region) -> Ring:
         cut = [[walk[edge, 0], y]]
         walk = np.concatenate([walk[: edge + 1], cut, hole, hole[:1], cut, walk[edge + 1 :]])
     return walk
-
-
-def rasterize(
-    polygons: Sequence[tuple[int, Sequence[Any]]], height: int, width: int, fill: int = 255
-) -> NDArray[np.int64]:
-    """Fill polygons along the edges of pixels, as COCO's tools do; rings inside rings are holes.
-
-    ``polygons`` has for each its value and its rings of (x, y) points; pixels in none of them get
-    ``fill``. Returns a map (height, width).
-    """
-    from pycocotools import mask
-
-    result = np.full((height, width), fill, np.int64)
-    for value, rings in polygons:
-        flat = [np.reshape(ring, -1).astype(np.float64).tolist() for ring in rings]
-        layers = np.asarray(mask.decode(mask.frPyObjects(flat, height, width)))
-        result[layers.sum(axis=2) % 2 == 1] = value
-    return result

@@ -51,7 +51,7 @@ from .images import find_images
 from .result import MultilabelSegmentation, ScoreBands, Segmentation
 from .tiles import Tiling, tiled
 
-__all__ = ["BATCH_PIXELS", "Segmentor", "load_config_model", "predict_image"]
+__all__ = ["BATCH_PIXELS", "Segmentor", "load_config_model"]
 
 #: The most pixels of the images that go through the network together.
 BATCH_PIXELS = 1 << 20
@@ -477,11 +477,6 @@ def load_config_model(
     if checkpoint is not None:
         load_weights(model, checkpoint if weights is None else weights, name=checkpoint)
     return Segmentor(model, cfg, chosen, batch_pixels)
-
-
-def predict_image(model: Segmentor, image: ImageInput) -> Segmentation:
-    """Segment one image: ``model(image)`` as a function."""
-    return next(model.stream([image]))
 
 
 def _classes(cfg: Config, model: nn.Module) -> tuple[list[str], list[list[int]]]:

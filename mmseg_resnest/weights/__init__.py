@@ -16,7 +16,7 @@ from .cache import (
     verify,
 )
 from .catalogue import Entry, catalogue, did_you_mean, find
-from .convert import Conversion, analyse, convert_state_dict, detect_layout
+from .convert import Conversion, analyse, convert_state_dict
 from .export import EXPORT_LAYOUTS, export_state_dict
 from .hub import pinned
 from .load import load_checkpoint, load_training_checkpoint, resolve_checkpoint
@@ -34,7 +34,6 @@ __all__ = [
     "catalogue",
     "check_remote",
     "convert_state_dict",
-    "detect_layout",
     "did_you_mean",
     "download",
     "download_file",

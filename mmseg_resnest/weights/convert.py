@@ -24,7 +24,12 @@ from .parts import COUNTER, Part, place_backbone, place_detector, place_head
 from .state_dict import as_tensor, list_keys, unwrap_state_dict
 
 
-def detect_layout(state_dict: Mapping[str, Any]) -> str:
+def has_split_attention(keys: Iterable[str]) -> bool:
+    """Whether backbone keys are of a ResNeSt; with MMSegmentation's stem a ResNet has the rest."""
+    return any(".conv2.conv." in key for key in keys)
+
+
+def layout_of(keys: Iterable[str], label: str = "state dict") -> str:
     """The layout of a checkpoint, told from its keys.
 
     Returns:
@@ -36,16 +41,6 @@ def detect_layout(state_dict: Mapping[str, Any]) -> str:
     Raises:
         UserError: The keys belong to none of them; the message lists them.
     """
-    return layout_of(unwrap_state_dict(state_dict))
-
-
-def has_split_attention(keys: Iterable[str]) -> bool:
-    """Whether backbone keys are of a ResNeSt; with MMSegmentation's stem a ResNet has the rest."""
-    return any(".conv2.conv." in key for key in keys)
-
-
-def layout_of(keys: Iterable[str], label: str = "state dict") -> str:
-    """As :func:`detect_layout`, for the keys alone."""
     names = list(keys)
     first = {key.partition(".")[0] for key in names}
     if "pretrained" in first:
@@ -89,7 +84,7 @@ def _has_conv_modules(keys: Iterable[str]) -> bool:
 class Conversion:
     """What became of a checkpoint."""
 
-    layout: str  # see detect_layout
+    layout: str  # see layout_of
     is_segmentor: bool  # a whole segmentation model
     is_detector: bool  # a whole detector; if neither, a backbone alone (without a prefix)
     state_dict: dict[str, Tensor]  # under our names, in the order of the source

@@ -18,12 +18,13 @@ import pytest
 import tifffile
 import torch
 from advice import advises
+from outlines import rasterize
 from PIL import Image, ImageCms
 from small_models import blobs
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.reader import ImageReader
-from mmseg_resnest.inference import Segmentation, Segmentor, files, rasterize, video
+from mmseg_resnest.inference import Segmentation, Segmentor, files, video
 from mmseg_resnest.inference.files import FileJob
 from mmseg_resnest.inference.images import find_images, find_inputs
 from mmseg_resnest.inference.rows import open_rows

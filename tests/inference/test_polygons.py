@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from outlines import rasterize
 from scipy import ndimage
 
-from mmseg_resnest.inference import coco_json, geojson, rasterize, region_polygons
+from mmseg_resnest.inference import coco_json, geojson, region_polygons
 from mmseg_resnest.inference.polygons import mask_polygons
 
 MAPS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 2))

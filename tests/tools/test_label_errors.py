@@ -17,6 +17,7 @@ import pytest
 import torch
 from advice import advises, refused
 from in_process import run
+from outlines import rasterize
 from PIL import Image
 from tool_runs import Toy, make_toy
 from user_errors import printed_error, raises_user_error
@@ -26,7 +27,6 @@ from mmseg_resnest.datasets import build_dataset
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.evaluation.label_quality import LabelEvidence
-from mmseg_resnest.inference import rasterize
 from mmseg_resnest.inference.label_errors import folds
 from mmseg_resnest.inference.label_errors.samples import labelled_samples
 from mmseg_resnest.registry import building

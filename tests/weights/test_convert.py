@@ -24,7 +24,6 @@ from mmseg_resnest.registry import MODELS
 from mmseg_resnest.weights import (
     analyse,
     convert_state_dict,
-    detect_layout,
     export_state_dict,
 )
 from mmseg_resnest.weights.state_dict import list_keys, unwrap_state_dict
@@ -83,7 +82,7 @@ def test_segmentors_there_and_back(
     assert same({key: back[key] for key in back if key in source}, source)
     # MMSegmentation's names, and ours
     there = export_state_dict(ours, "openmmlab")
-    assert detect_layout(there) == "openmmlab"
+    assert analyse(there).layout == "openmmlab"
     assert {key for key in there if not key.startswith("backbone.")} == {
         key for key in ours if not key.startswith("backbone.")
     }
@@ -148,7 +147,7 @@ def test_gluoncv_backbone(split):
 def test_gluoncv_segmentor(kind):
     published = published_segmentor(kind)
     source = to_gluon(published)
-    assert detect_layout(source) == "gluoncv"
+    assert analyse(source).layout == "gluoncv"
     result = convert_state_dict(source)
     expected = convert_state_dict(published)
     assert list(result) == list(expected)
@@ -377,7 +376,7 @@ def test_two_names_for_one_tensor():
 )
 def test_another_network(record):
     with raises_user_error("checkpoint") as caught:
-        detect_layout(record)
+        convert_state_dict(record)
     assert next(iter(record)) in str(caught.value)
 
 
