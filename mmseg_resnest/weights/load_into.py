@@ -41,24 +41,17 @@ def _without_unbuilt_stages(
 def load_into(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
-    drop_head_for_other_classes: bool = False,
     source: str | Path | None = None,
     check_only: bool = False,
-) -> tuple[str, ...]:
+) -> None:
     """Loads a state dict strictly; one with other names is converted first if its layout is known.
 
     Args:
         model: The model, possibly wrapped for distributed training.
         state_dict: Tensors under the model's names, or in a layout that
             :func:`~mmseg_resnest.weights.convert_state_dict` turns into them.
-        drop_head_for_other_classes: Where the checkpoint has another number of classes, leave
-            the last layer of each head (``conv_seg``, ``se_layer``) as the model has it; one log
-            line says so. Without it another number of classes is an error.
         source: The file that errors name.
         check_only: Check that it fits, and load nothing.
-
-    Returns:
-        The keys that were dropped.
 
     Raises:
         UserError: Keys are missing, left over or of another shape; the message lists them. The
@@ -74,50 +67,28 @@ def load_into(
         except UserError as error:
             why_not = f" (it does not convert either: {error.message})"
         state_dict = _without_unbuilt_stages(state_dict, target)
-    missing = [key for key in target if key not in state_dict]
-    unexpected = [key for key in state_dict if key not in target]
     differing = [
         key
         for key, value in state_dict.items()
         if key in target and tuple(value.shape) != tuple(target[key].shape)
     ]
-    classes = [
-        key
-        for key in differing
-        if CLASSIFIER.search(key) and state_dict[key].shape[1:] == target[key].shape[1:]
-    ]
-    dropped: tuple[str, ...] = ()
-    if classes and drop_head_for_other_classes:
-        dropped = tuple(classes)
-        differing = [key for key in differing if key not in classes]
-    if missing or unexpected or differing:
-        shapes = [
+    wrong = {
+        "are missing": [key for key in target if key not in state_dict],
+        "are not in the model": [key for key in state_dict if key not in target],
+        "have another shape": [
             f"{key} ({list(state_dict[key].shape)}, the model has {list(target[key].shape)})"
             for key in differing
-        ]
+        ],
+    }
+    if any(wrong.values()):
         advice = "use the config that the checkpoint belongs to"
-        if classes and not dropped:
-            theirs, ours = state_dict[classes[0]].shape[0], target[classes[0]].shape[0]
-            advice += (
-                f"; it has {theirs} classes and the model {ours}: to start from the rest of it, "
-                "load with drop_head_for_other_classes=True"
-            )
-        wrong = {
-            "are missing": missing,
-            "are not in the model": unexpected,
-            "have another shape": shapes,
-        }
+        last = next(filter(CLASSIFIER.search, differing), None)
+        if last is not None:
+            theirs, ours = state_dict[last].shape[0], target[last].shape[0]
+            advice += f" (it has {theirs} classes and the model {ours})"
         raise not_fitting(label, inner, wrong, advice + why_not)
-    if check_only:
-        return dropped
-    load_tensors(inner, {k: value for k, value in state_dict.items() if k not in dropped})
-    if dropped:
-        print_log(
-            f"{label} has {state_dict[dropped[0]].shape[0]} classes, the model "
-            f"{target[dropped[0]].shape[0]}: dropped {list_keys(dropped)}",
-            logger="current",
-        )
-    return dropped
+    if not check_only:
+        load_tensors(inner, state_dict)
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -52,16 +52,15 @@ def snapshot(model):
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
-def assert_holds(model, weights, less=()):
+def assert_holds(model, weights):
     for key, value in model.state_dict().items():
-        if key not in less:
-            assert torch.equal(value, weights[key]), key
+        assert torch.equal(value, weights[key]), key
 
 
 @pytest.mark.parametrize("layout", ["ours", "published", "openmmlab"])
 def test_in_any_layout(model, weights, layout):
     source = weights if layout == "ours" else export_state_dict(weights, layout)
-    assert load_into(model, source, drop_head_for_other_classes=True) == ()
+    load_into(model, source)
     assert_holds(model, weights)
 
 
@@ -87,7 +86,6 @@ def test_what_does_not_fit_is_listed_and_nothing_is_loaded(model, weights):
     for key in ("decode_head.convs.0.bn.running_mean", "decode_head.other.weight"):
         assert key in caught.value.message
     assert "backbone.bn1.weight ([7], the model has [64])" in caught.value.message
-    assert "drop_head" not in caught.value.message
     assert_holds(model, before)
 
 
@@ -106,34 +104,13 @@ def test_another_model(model, weights, kind):
     assert named in caught.value.message
 
 
-def test_other_classes(weights, logged):
+def test_other_classes(weights):
     model = segmentor(num_classes=9)
     before = snapshot(model)
     with raises_user_error("checkpoint") as caught:
         load_into(model, weights)
-    assert "drop_head_for_other_classes" in caught.value.message
+    assert "4 classes" in caught.value.message and "9" in caught.value.message
     assert_holds(model, before)
-    assert logged == []
-    dropped = load_into(model, weights, drop_head_for_other_classes=True)
-    assert sorted(dropped) == sorted(
-        f"{head}.conv_seg.{leaf}"
-        for head in ("decode_head", "auxiliary_head")
-        for leaf in ("weight", "bias")
-    )
-    assert_holds(model, weights, less=dropped)
-    assert all(torch.equal(model.state_dict()[key], before[key]) for key in dropped)
-    assert len(logged) == 1
-    assert "4 classes" in logged[0] and "9" in logged[0] and "decode_head.conv_seg" in logged[0]
-
-
-def test_dropping_is_for_classes_only(weights):
-    model = segmentor(num_classes=9)
-    wrong = {**weights, "decode_head.conv_seg.weight": torch.zeros(4, 16, 1, 1)}
-    with raises_user_error("checkpoint"):
-        load_into(model, wrong, drop_head_for_other_classes=True)
-    wrong = {k: v for k, v in weights.items() if not k.startswith("decode_head.conv_seg")}
-    with raises_user_error("checkpoint"):
-        load_into(model, wrong, drop_head_for_other_classes=True)
 
 
 # --- MMSegmentation's checkpoints -----------------------------------------------------------
@@ -207,7 +184,7 @@ def test_the_stacks_checkpoint_gives_what_the_stack_gives():
             elif value.ndim == 1:
                 value.uniform_(0.2, 0.6)
     ours = fcn(dict(type="mmseg_resnest.ResNeSt", arch="resnest50", avd_in_dilated=False))
-    assert load_into(ours, theirs.state_dict()) == ()
+    load_into(ours, theirs.state_dict())
     assert_holds(ours, convert_state_dict(theirs.state_dict()))
     image = torch.randn(1, 3, 49, 65)
     with torch.no_grad():
