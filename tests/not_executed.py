@@ -63,9 +63,6 @@ REASONS: dict[str, list[Key]] = {
         _at("engine/reproduce.py:config_of", "install the package again"),
         _at("weights/torch_files.py:read_torch", "an old PyTorch"),
     ],
-    "the same advice is executed for the drawn scenes (test_source_remedies.py)": [
-        _at("datasets/shapes.py:_is_written", "remove it or choose another folder"),
-    ],
     "compiles for three quarters of an hour; make test-detect does it": [
         _at("models/detection.py:_import_operators"),
     ],

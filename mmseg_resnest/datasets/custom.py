@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ..io.walk import walk
 from ..registry import DATASETS
 from .class_names import read_classes_of
 from .label_map import MapsLabels
-from .layout import FolderCheck, listed_names
+from .layout import FolderCheck, listed_names, sample_of
 
 _SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES))  # cameras write .JPG
 
@@ -90,18 +91,8 @@ class CustomDataset(FolderCheck, MapsLabels, BaseSegDataset):
             names = sorted(listed_names(self.ann_file, top, root, suffixes, images.__contains__))
 
         folder = self.data_prefix.get("seg_map_path")
-        samples = []
-        for stem in names:
-            sample: dict[str, Any] = dict(
-                img_path=str(images[stem]),
-                label_map=self.label_map,
-                reduce_zero_label=self.reduce_zero_label,
-                seg_fields=[],
-            )
-            if folder is not None:
-                sample["seg_map_path"] = str(Path(folder, stem + self.seg_map_suffix))
-            samples.append(sample)
-        return samples
+        labels = None if folder is None else os.path.join(folder, "")
+        return [sample_of(self, str(images[stem]), labels, stem) for stem in names]
 
 
 def _stems(top: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
+from ..io.atomic import atomic_write
+from ..io.json_files import read_json
 from ..io.waiting_lock import wait_for_folder
 
 
@@ -27,7 +32,9 @@ def check_counts(facts: Mapping[str, int]) -> None:
 
 def write_once(
     root: str | os.PathLike[str],
-    is_written: Callable[[Path], bool],
+    name: str,
+    facts: dict[str, Any],
+    pictures: Mapping[str, int],
     write: Callable[[Path], None],
 ) -> Path:
     """Write a data set beside ``root`` and rename it at the end, unless it is there.
@@ -36,16 +43,29 @@ def write_once(
 
     Args:
         root: Folder of the data set.
-        is_written: Whether a folder holds it; raises a UserError if it holds something else.
+        name: What it is called; ``NAME.json`` holds the facts.
+        facts: What it is made from.
+        pictures: The number of files for each pattern.
         write: Writes it into a new folder.
 
     Returns:
         ``root``.
 
     Raises:
-        UserError: It cannot be written, or what ``is_written`` raises.
+        UserError: It cannot be written, or something else is there.
     """
     root = Path(root)
+
+    def is_written(root: Path) -> bool:
+        if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+            return False
+        with contextlib.suppress(UserError):
+            found = read_json(root / f"{name}.json", str(root / f"{name}.json"))
+            if found == facts and pictures == {p: len(list(root.glob(p))) for p in pictures}:
+                return True
+        message = f"does not hold the {name} of {facts}; remove it or choose another folder"
+        raise UserError("output-exists", root, message)
+
     if is_written(root):
         return root
     target = root.resolve()  # a link to another disk: the rename has to happen there
@@ -60,6 +80,7 @@ def write_once(
                 for stale in target.parent.glob(prefix + "[0-9a-f]" * 12):
                     shutil.rmtree(stale, ignore_errors=True)
             write(partial)
+            atomic_write(partial / f"{name}.json", json.dumps(facts, indent=2) + "\n")
             try:
                 partial.rename(target)
             except OSError:

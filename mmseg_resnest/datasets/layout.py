@@ -169,16 +169,19 @@ def listed_samples(dataset: Any) -> list[dict[str, Any]]:
         dataset.ann_file, images, root, (suffix,),
         lambda name: os.path.isfile(os.path.join(images, name + suffix)),
     )  # fmt: skip
-    samples = []
-    for name in names:
-        sample: dict[str, Any] = {"img_path": os.path.join(images, name + suffix)}
-        if labels is not None:
-            sample["seg_map_path"] = os.path.join(labels, name + dataset.seg_map_suffix)
-        sample["label_map"] = dataset.label_map
-        sample["reduce_zero_label"] = dataset.reduce_zero_label
-        sample["seg_fields"] = []
-        samples.append(sample)
-    return samples
+    labels = labels if labels is None else os.path.join(labels, "")
+    return [sample_of(dataset, os.path.join(images, name + suffix), labels, name) for name in names]
+
+
+def sample_of(dataset: Any, image: str, labels: str | None, name: str) -> dict[str, Any]:
+    """A sample as ``BaseSegDataset`` lists it; ``labels`` is its folder, with a slash behind it."""
+    sample: dict[str, Any] = {"img_path": image}
+    if labels is not None:
+        sample["seg_map_path"] = labels + name + dataset.seg_map_suffix
+    sample["label_map"] = dataset.label_map
+    sample["reduce_zero_label"] = dataset.reduce_zero_label
+    sample["seg_fields"] = []
+    return sample
 
 
 class FolderCheck:

@@ -11,7 +11,7 @@ from mmengine.dataset import ConcatDataset
 from mmseg.datasets import BaseSegDataset
 
 from ..registry import DATASETS, type_name
-from .layout import FolderCheck, listed_samples
+from .layout import FolderCheck, listed_samples, sample_of
 
 # What the check before training has listed, for the run that follows.
 _listed: dict[str, list[dict[str, Any]]] = {}
@@ -38,16 +38,10 @@ def list_samples(dataset: BaseSegDataset) -> list[dict[str, Any]]:
     labels = dataset.data_prefix.get("seg_map_path")
     images = os.path.join(images, "")
     labels = labels if labels is None else os.path.join(labels, "")
-    samples = []
-    for name in sorted(_names(images, "", suffix)):
-        sample: dict[str, Any] = {"img_path": images + name}
-        if labels is not None:
-            sample["seg_map_path"] = labels + name[: -len(suffix)] + dataset.seg_map_suffix
-        sample["label_map"] = dataset.label_map
-        sample["reduce_zero_label"] = dataset.reduce_zero_label
-        sample["seg_fields"] = []
-        samples.append(sample)
-    return samples
+    return [
+        sample_of(dataset, images + name, labels, name[: -len(suffix)])
+        for name in sorted(_names(images, "", suffix))
+    ]
 
 
 def _names(folder: str, above: str, suffix: str) -> Iterator[str]:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..io.atomic import atomic_write
-from ..io.json_files import read_json
 from ..registry import DATASETS
 from .drawn import check_counts, check_range, write_once
 from .label_map import MapsLabels
@@ -81,22 +78,11 @@ def write_scenes(
     facts = {"num_train": num_train, "num_val": num_val, "seed": seed}
     check_counts(facts)
     facts["version"] = VERSION
-    return write_once(
-        root, partial(_is_written, facts=facts), partial(_write, facts=facts, progress=progress)
-    )
-
-
-def _is_written(root: Path, facts: dict[str, int]) -> bool:
-    """Whether the scenes are there; an error if something else is."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    with contextlib.suppress(UserError):
-        found = read_json(root / "scenes.json", str(root / "scenes.json"))
-        pictures = [len(list(root.glob(f"*/{split}/*.png"))) for split in SPLITS]
-        if found == facts and pictures == [2 * facts["num_train"], 2 * facts["num_val"]]:
-            return True
-    message = f"does not hold the scenes of {facts}; remove it or choose another folder"
-    raise UserError("output-exists", root, message)
+    pictures = {
+        f"*/{split}/*.png": 2 * n for split, n in zip(SPLITS, (num_train, num_val), strict=True)
+    }
+    write = partial(_write, facts=facts, progress=progress)
+    return write_once(root, "scenes", facts, pictures, write)
 
 
 def _write(root: Path, facts: dict[str, int], progress: bool) -> None:
@@ -123,7 +109,6 @@ def _write(root: Path, facts: dict[str, int], progress: bool) -> None:
         in_scenes = "\t".join(str(scenes[split][value]) for split in SPLITS)
         lines.append(f"{value}\t0.{share:04d}\t{in_scenes}\t{int(stuff)}\t{name}")
     atomic_write(root / f"objectInfo{len(_CLASSES)}.txt", "\n".join(lines) + "\n")
-    atomic_write(root / "scenes.json", json.dumps(facts, indent=2) + "\n")
 
 
 @DATASETS.register_module()

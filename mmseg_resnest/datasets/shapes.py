@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,7 +19,6 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..io.atomic import atomic_write
-from ..io.json_files import read_json
 from .drawn import check_counts, check_range, write_once
 from .scene_painter import Dice
 
@@ -124,22 +122,9 @@ def write_shapes(
     if len(set(names)) != len(SHAPES):
         raise UserError("argument", "names", f"must be {len(SHAPES)} different names")
     facts = {**numbers, "names": list(names), "version": VERSION}
-    return write_once(
-        root, partial(_is_written, facts=facts), partial(_write, facts=facts, progress=progress)
-    )
-
-
-def _is_written(root: Path, facts: dict[str, Any]) -> bool:
-    """Whether the shapes are there; an error if something else is."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    with contextlib.suppress(UserError):
-        found = read_json(root / "shapes.json", str(root / "shapes.json"))
-        pictures = [len(list(root.glob(f"{split}/*.png"))) for split in SPLITS]
-        if found == facts and pictures == [facts["num_train"], facts["num_val"]]:
-            return True
-    message = f"does not hold the shapes of {facts}; remove it or choose another folder"
-    raise UserError("output-exists", root, message)
+    pictures = {f"{s}/*.png": n for s, n in zip(SPLITS, (num_train, num_val), strict=True)}
+    write = partial(_write, facts=facts, progress=progress)
+    return write_once(root, "shapes", facts, pictures, write)
 
 
 def _write(root: Path, facts: dict[str, Any], progress: bool) -> None:
@@ -165,7 +150,6 @@ def _write(root: Path, facts: dict[str, Any], progress: bool) -> None:
             data = {"images": images, "annotations": objects, "categories": categories}
             (root / "annotations").mkdir(exist_ok=True)
             atomic_write(root / "annotations" / f"instances_{split}.json", json.dumps(data))
-    atomic_write(root / "shapes.json", json.dumps(facts, indent=2) + "\n")
 
 
 def _annotation(mask: Mask) -> dict[str, Any]:

@@ -19,14 +19,16 @@ from typing import Any
 import torch
 from mmengine.structures import PixelData
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..errors import UserError
 from ..io.memory import available_memory, forget_peak_memory, peak_memory, ran_out_of_memory
+from ..io.text import gigabytes
 from .launch import local_world_size
 from .preemption import Preempted
 
 __all__ = ["Forecast", "Step", "batch_size_of", "check_memory", "forecast", "free_memory"]
-__all__ += ["gigabytes", "watched"]
+__all__ += ["gigabytes", "saved_tensors", "watched"]
 
 #: Edges and images of the small steps; batch norm needs two images.
 _EDGES, _IMAGES = (64, 128), 2
@@ -150,7 +152,7 @@ def forecast(model: Any, optim_wrapper: Any, batch: Any, cuda: bool = False) -> 
     points: list[tuple[int, int, int]] = []
     try:
         for edge in _EDGES:
-            with _padding_to(model, edge), watched(cuda) as step, _saved(model) as saved:
+            with _padding_to(model, edge), watched(cuda) as step, saved_tensors(model) as saved:
                 model.train_step(_small(batch, edge), _WithoutUpdate(optim_wrapper))
             points.append((_IMAGES * edge**2, step.peak, saved.bytes))
     except Preempted:
@@ -222,21 +224,23 @@ def _padding_to(model: Any, edge: int) -> Iterator[None]:
 
 
 @dataclass
-class _Saved:
+class Saved:
+    """What :func:`saved_tensors` has counted so far."""
+
     bytes: int = 0
 
 
 @contextlib.contextmanager
-def _saved(model: nn.Module) -> Iterator[_Saved]:
+def saved_tensors(model: nn.Module) -> Iterator[Saved]:
     """Count the bytes of the tensors that are kept for the backward pass, without the weights."""
     own = [*model.parameters(), *model.buffers()]
-    seen = {tensor.untyped_storage().data_ptr() for tensor in own}
-    total = _Saved()
+    seen = {StorageWeakRef(tensor.untyped_storage()) for tensor in own}
+    total = Saved()
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
+        if (known := StorageWeakRef(storage)) not in seen:  # without values all are at address 0
+            seen.add(known)
             total.bytes += storage.nbytes()
         return tensor
 
@@ -274,8 +278,3 @@ def check_memory(
         f"more, an estimate from two small steps, and {gigabytes(free)} are free {where}; {advice} "
         "(dry_step=False starts without asking)",
     )
-
-
-def gigabytes(count: float) -> str:
-    """E.g. ``3.4 GB``, or ``340 MB``."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

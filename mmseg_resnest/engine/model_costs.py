@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch import nn
 
 from ..errors import UserError
 from ..io.atomic import atomic_write
@@ -28,6 +27,7 @@ from ..io.waiting_lock import wait_for_folder
 from ..models import input_channels
 from ..weights import cache_folder
 from .benchmark import count_flops, count_parameters
+from .forecast import saved_tensors
 from .model import build_model
 
 __all__ = ["COSTS_FILE", "SIZE", "keep_benchmark", "kept_for_backward", "model_costs"]
@@ -50,25 +50,13 @@ def kept_for_backward(model: nn.Module, shape: Sequence[int]) -> int:
         shape: Height and width of the images.
     """
     bare: Any = copy.deepcopy(model).to("meta").train()
-    own = [*bare.parameters(), *bare.buffers()]
-    seen = {StorageWeakRef(tensor.untyped_storage()) for tensor in own}
-    total = 0
-
-    def keep(tensor: Tensor) -> Tensor:
-        nonlocal total
-        storage = tensor.untyped_storage()
-        if (known := StorageWeakRef(storage)) not in seen:
-            seen.add(known)
-            total += storage.nbytes()
-        return tensor
-
     images = torch.empty(2, input_channels(model) or 3, *shape, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors(bare) as saved:
         features = bare.extract_feat(images)
         heads = [bare.decode_head, getattr(bare, "auxiliary_head", None)]
         scores = [head(features) for head in heads if head is not None]
     del scores
-    return total // 2
+    return saved.bytes // 2
 
 
 def model_costs(cfg: Config) -> dict[str, Any]:

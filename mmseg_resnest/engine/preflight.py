@@ -23,6 +23,7 @@ from ..datasets import check_dataset_folders, image_folders
 from ..datasets.pipelines import pipelines, split_loading
 from ..datasets.reader import ImageReader
 from ..errors import UserError
+from ..io.text import gigabytes
 from ..registry import building
 from ..weights import check_remote, did_you_mean, is_remote
 from .config.kinds import DATALOADERS
@@ -202,8 +203,8 @@ def check_disk_space(cfg: Config, model: nn.Module) -> None:
         raise UserError(
             "not-writable",
             f"--work-dir {cfg.work_dir}",
-            f"{_megabytes(free)} are free there, and the run needs {_megabytes(need - there)} for "
-            f"{kept} checkpoints of {_megabytes(one)}{' and the best' if best else ''}; make room, "
+            f"{gigabytes(free)} are free there, and the run needs {gigabytes(need - there)} for "
+            f"{kept} checkpoints of {gigabytes(one)}{' and the best' if best else ''}; make room, "
             "choose another folder, or keep fewer with "
             "--cfg-options default_hooks.checkpoint.max_keep_ckpts=1",
         )
@@ -215,7 +216,3 @@ def _optimizer_copies(optimizer: dict) -> int:
     if "Adam" in name:
         return 2
     return 1 if name != "SGD" or optimizer.get("momentum") else 0
-
-
-def _megabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.dist import get_world_size, is_main_process
 
-from ..datasets import build_dataset
+from ..datasets import build_dataset, leaf_datasets
 from ..datasets.pipelines import boxes_not_maps
 from ..errors import UserError
 from ..evaluation import FORMATS, CityscapesOfficialMetric, evaluation_result, write_result
@@ -224,7 +224,7 @@ def check_test_data(cfg: Config) -> None:
     Raises:
         UserError: Something is missing; where labels are, it says how to predict without.
     """
-    leaves = list(_leaves(cfg.test_dataloader.dataset))
+    leaves = list(leaf_datasets(cfg.test_dataloader.dataset))
     folders = []
     scored = not (scores_nothing(cfg) or any(map(boxes_not_maps, leaves)))
     for leaf in leaves if scored else ():
@@ -322,16 +322,6 @@ def _check_label_files(cfg: Config) -> None:
     if missing:
         more = f" ({len(missing)} of {len(dataset)} images have none)" if len(missing) > 1 else ""
         raise UserError("not-found", missing[0], f"this label map does not exist{more}")
-
-
-def _leaves(dataset: Any) -> Iterator[Any]:
-    """The data sets of a config, inside its wrappers."""
-    inner = [*(dataset.get("datasets") or ()), dataset.get("dataset")]
-    found = [one for one in inner if isinstance(one, Mapping)]
-    for one in found:
-        yield from _leaves(one)
-    if not found:
-        yield dataset
 
 
 def _print_header(

@@ -18,3 +18,8 @@ def printable(text: str | os.PathLike[str]) -> str:
     """
     encodable = os.fspath(text).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in encodable)
+
+
+def gigabytes(count: float) -> str:
+    """E.g. ``3.4 GB``, or ``340 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -21,9 +21,6 @@ from mmseg_resnest.weights import (
 )
 from mmseg_resnest_cli import main
 
-ROOT = Path(__file__).parents[2]
-TOOL = ROOT / "tools" / "convert_checkpoint.py"
-
 
 @pytest.fixture
 def run(capfd, monkeypatch):

@@ -20,13 +20,12 @@ from .rules import Problem
 
 def leaf_datasets(dataset_cfg: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The data sets of a config that list files, those inside wrappers too."""
-    inner = list(dataset_cfg.get("datasets", ()))
-    if isinstance(dataset_cfg.get("dataset"), Mapping):
-        inner.append(dataset_cfg["dataset"])
-    if not inner:
-        yield dataset_cfg
-    for one in inner:
+    inner = [*(dataset_cfg.get("datasets") or ()), dataset_cfg.get("dataset")]
+    found = [one for one in inner if isinstance(one, Mapping)]
+    for one in found:
         yield from leaf_datasets(one)
+    if not found:
+        yield dataset_cfg
 
 
 def image_folders(dataset_cfg: Mapping[str, Any], scope: str) -> Iterator[Path]:

@@ -252,7 +252,7 @@ def test_exports(tmp_path: Path) -> None:
 
 def test_scenes_in_the_way(tmp_path: Path) -> None:
     write_scenes(tmp_path / "s", 1, 1, progress=False)
-    with advises("datasets/scenes.py:_is_written", "remove it or choose another folder"):
+    with advises("datasets/drawn.py:is_written", "remove it or choose another folder"):
         write_scenes(tmp_path / "s", 2, 1, progress=False)
     write_scenes(tmp_path / "s2", 2, 1, progress=False)
     shutil.rmtree(tmp_path / "s")
