@@ -29,7 +29,7 @@ class Comparison:
     a: float
     b: float
     low: float
-    """Ends of the interval of the difference B - A."""
+    """Ends of the 95% interval of the difference B - A."""
     high: float
     p: float
     """Two-sided p-value of "no difference"."""
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def compare_counts(
-    a: ImageCounts, b: ImageCounts, draws: int = 2000, level: float = 0.95, seed: int = 0
+    a: ImageCounts, b: ImageCounts, draws: int = 2000, seed: int = 0
 ) -> list[Comparison]:
     """Compare two runs on the same images, class by class and in mIoU.
 
@@ -56,7 +56,6 @@ def compare_counts(
         a: Counts of run A.
         b: Of run B.
         draws: How often images are drawn.
-        level: Of the intervals.
         seed: Of the draws.
 
     Returns:
@@ -83,8 +82,7 @@ def compare_counts(
     results = []
     for k, name in enumerate(["mIoU", *a.classes]):
         column = drawn[:, k][~np.isnan(drawn[:, k])]
-        ends = [(1 - level) / 2, (1 + level) / 2]
-        low, high = np.quantile(column, ends) if len(column) else (np.nan, np.nan)
+        low, high = np.quantile(column, [0.025, 0.975]) if len(column) else (np.nan, np.nan)
         of_a, of_b, lower, upper = (
             100 * float(value) for value in (scores_a[k], scores_b[k], low, high)
         )
@@ -135,9 +133,9 @@ def _holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return adjusted
 
 
-def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: float = 0.05) -> str:
-    """What :func:`compare_counts` returned, as text; ``*`` marks an adjusted p below ``alpha``."""
-    table = new_table("class", "A", "B", "B - A", f"{100 * level:g}% interval", "p", "p adj", "")
+def comparison_table(rows: Sequence[Comparison]) -> str:
+    """What :func:`compare_counts` returned, as text; ``*`` marks an adjusted p below 0.05."""
+    table = new_table("class", "A", "B", "B - A", "95% interval", "p", "p adj", "")
 
     for row in (*rows[1:], rows[0]):
         if row is rows[0]:
@@ -145,7 +143,7 @@ def comparison_table(rows: Sequence[Comparison], level: float = 0.95, alpha: flo
         interval = "-" if np.isnan(row.low) else f"{row.low:+.2f} .. {row.high:+.2f}"
         scores = number(row.a), number(row.b), number(row.difference, "+.2f")
         chances = number(row.p, ".4f"), number(row.adjusted, ".4f")
-        star = "*" if row.adjusted < alpha else ""
+        star = "*" if row.adjusted < 0.05 else ""
         table.add_row([printable(row.name), *scores, interval, *chances, star])
     return table.get_string()
 

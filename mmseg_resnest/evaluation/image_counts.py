@@ -147,17 +147,15 @@ def class_mean(iou: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(number > 0, np.nansum(iou, axis=-1) / np.maximum(number, 1), np.nan)
 
 
-def bootstrap_interval(
-    counts: ImageCounts, draws: int = 1000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Confidence interval of mIoU over the choice of images, as fractions of 1.
+def bootstrap_interval(counts: ImageCounts, draws: int = 1000) -> tuple[float, float]:
+    """95% confidence interval of mIoU over the choice of images, as fractions of 1.
 
     The percentile bootstrap (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
     section 13.3): images are drawn with replacement, as many as there are, and mIoU is computed
     of their summed counts.
     """
     means = np.concatenate(
-        [class_mean(counts.iou(w)) for w in image_draws(len(counts.images), draws, seed)]
+        [class_mean(counts.iou(w)) for w in image_draws(len(counts.images), draws, seed=0)]
     )
-    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(means, [0.025, 0.975])
     return float(low), float(high)

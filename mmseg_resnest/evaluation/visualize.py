@@ -211,7 +211,6 @@ def side_by_side(
     palette: Palette,
     classes: Sequence[str],
     opacity: float = 0.8,
-    titles: tuple[str, str, str] = ("image", "label", "prediction"),
 ) -> NDArray[np.uint8]:
     """One figure: image, label and prediction in a row, and a legend of the classes present.
 
@@ -222,7 +221,6 @@ def side_by_side(
         palette: ``[r, g, b]`` in 0..255 for each class.
         classes: Names of the classes.
         opacity: Weight of the colours over the image; ignored pixels of the label are black.
-        titles: Written above the parts.
 
     Returns:
         (h, w, 3) RGB on white, uint8. Images are shown with a long edge of 360 to 720 pixels.
@@ -231,13 +229,13 @@ def side_by_side(
         UserError: Sizes differ or a label has no colour.
     """
     pixels = _rgb(image)
-    maps = {} if truth is None else {titles[1]: _index_map(truth, palette)}
-    maps[titles[2]] = _index_map(prediction, palette)
+    maps = {} if truth is None else {"label": _index_map(truth, palette)}
+    maps["prediction"] = _index_map(prediction, palette)
     height, width = pixels.shape[:2]
     scale = min(max(height, width, 360), 720) / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    parts = [(titles[0], small)]
+    parts = [("image", small)]
     present: set[int] = set()
     for title, labels in maps.items():
         _check_size(pixels, labels, title)
