@@ -93,6 +93,12 @@ class UserError(Exception):
         return f"{self.text} [{self.code}]"
 
 
+def check_value(key: str, value: object, wanted: str, good: bool) -> None:
+    """Raise UserError, which names a config key and what is wanted, unless its value is good."""
+    if not good:
+        raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
+
+
 def reason(error: BaseException) -> str:
     """The text of an error to include in another one's message, without its code."""
     return error.text if isinstance(error, UserError) else str(error)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from mmengine.config import Config
 
-from ..errors import UserError
+from ..errors import UserError, check_value
 from ..io.processes import cpu_count, has_bfloat16
 from .config.kinds import DATALOADERS
 from .watch import LostProcessError
@@ -193,9 +193,8 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
         pass
     method = ((cfg.get("env_cfg") or {}).get("mp_cfg") or {}).get("mp_start_method", "fork")
     known = torch.multiprocessing.get_all_start_methods()
-    if method not in known:
-        message = f"must be one of {', '.join(known)}, not {method!r}"
-        raise UserError("config-value", "config key env_cfg.mp_cfg.mp_start_method", message)
+    key, wanted = "env_cfg.mp_cfg.mp_start_method", f"one of {', '.join(known)}"
+    check_value(key, method, wanted, method in known)
     if cfg.launcher == "none":
         return
     # MMEngine would set these to 1, with a warning.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..datasets.pipelines import loads_labels, pipelines, preprocessor_of, step_name
-from ..errors import UserError
+from ..errors import UserError, check_value
 from ..evaluation import metric_configs
 from ..io.bit_planes import IGNORED
 from ..registry import type_name
@@ -82,12 +82,8 @@ def _check_ignored(cfg: Mapping[str, Any], model: Mapping[str, Any]) -> None:
         heads = model.get(name)
         for head in heads if isinstance(heads, list | tuple) else [heads]:
             value = (head or {}).get("ignore_index", IGNORED)
-            if value != IGNORED:
-                key = f"config key model.{name}.ignore_index"
-                said = f"must be {IGNORED} with model.multilabel=True, not {value!r}"
-                raise UserError("config-value", key, said)
+            key, wanted = f"model.{name}.ignore_index", f"{IGNORED} with model.multilabel=True"
+            check_value(key, value, wanted, value == IGNORED)
     value = preprocessor_of(cfg).get("seg_pad_val", IGNORED)
-    if value not in (0, IGNORED):
-        key = "config key model.data_preprocessor.seg_pad_val"
-        said = f"must be {IGNORED} (ignored) or 0 (no class) with model.multilabel=True, "
-        raise UserError("config-value", key, f"{said}not {value!r}")
+    wanted = f"{IGNORED} (ignored) or 0 (no class) with model.multilabel=True"
+    check_value("model.data_preprocessor.seg_pad_val", value, wanted, value in (0, IGNORED))

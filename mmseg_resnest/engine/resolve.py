@@ -21,7 +21,7 @@ from mmengine.config import Config, ConfigDict
 
 from ..datasets import guard_labels, loss_ignore_index, merge_steps
 from ..datasets.pipelines import loads_labels, pipelines, step_name, with_loading
-from ..errors import UserError
+from ..errors import UserError, check_value
 from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
 from .config import named_types
@@ -195,9 +195,9 @@ def _set_start(cfg: Config, options: TrainingOptions) -> None:
 def _check_length(cfg: Config) -> None:
     for name in ("max_iters", "max_epochs", "val_interval"):
         value = cfg.train_cfg.get(name, 1)
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-            key = f"config key train_cfg.{name}"
-            raise UserError("config-value", key, f"must be a whole number from 1 on, not {value!r}")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        good = whole and value >= 1
+        check_value(f"train_cfg.{name}", value, "a whole number from 1 on", good)
     begin = cfg.train_cfg.get("val_begin", 0)
     end = cfg.train_cfg.get("max_iters", cfg.train_cfg.get("max_epochs"))
     if cfg.get("val_cfg") is not None and end is not None and begin > end:
@@ -208,9 +208,8 @@ def _check_length(cfg: Config) -> None:
 def _set_numerics(cfg: Config) -> None:
     """Whether steps may be fused, which changes rounding; see :mod:`.numerics`."""
     cfg.numerics = {"fused": True, **(cfg.get("numerics") or {})}
-    if not isinstance(cfg.numerics.fused, bool):
-        message = f"must be True or False, not {cfg.numerics.fused!r}"
-        raise UserError("config-value", "config key numerics.fused", message)
+    fused = cfg.numerics.fused
+    check_value("numerics.fused", fused, "True or False", isinstance(fused, bool))
 
 
 def _drop_pretrained(node: Any) -> None:
@@ -312,15 +311,15 @@ def _share_batch(cfg: Config, machine: Machine) -> Note | None:
     """Divide the training batch, which is the total one, over the processes."""
     loader = cfg.train_dataloader
     holder = loader if "batch_size" in loader else loader.get("batch_sampler") or {}
-    total, processes = holder.get("batch_size"), machine.world_size
-    key = "config key train_dataloader.batch_size"
-    if not isinstance(total, int) or isinstance(total, bool) or total < 1:
-        message = f"must be the images of a training step over all processes, not {total!r}"
-        raise UserError("config-value", key, message)
+    total: Any = holder.get("batch_size")
+    key, wanted = "train_dataloader.batch_size", "the images of a training step over all processes"
+    good = isinstance(total, int) and not isinstance(total, bool) and total >= 1
+    check_value(key, total, wanted, good)
+    processes = machine.world_size
     if total % processes:
         raise UserError(
             "config-conflict",
-            key,
+            f"config key {key}",
             f"the total batch of {total} cannot be divided over {processes} processes; use a "
             f"number of processes that divides it, or a multiple of {processes} (and "
             "--auto-scale-lr)",

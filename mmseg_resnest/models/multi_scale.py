@@ -31,7 +31,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, check_value
 from ..kernels.resampling import Crop, Resampling, Resize, Step, add_resized
 from ..registry import MODELS
 from .multilabel import overlaps
@@ -118,12 +118,6 @@ class MultiScaleGrid:
         if height > width:
             return long_edge, max(int(1.0 * width * long_edge / height + 0.5), 1)
         return max(int(1.0 * height * long_edge / width + 0.5), 1), long_edge
-
-
-def check_value(key: str, value: object, wanted: str, good: bool) -> None:
-    """Raise a UserError, which names the key and what is wanted, unless a value is good."""
-    if not good:
-        raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
 
 
 def _is_number(value: object) -> bool:

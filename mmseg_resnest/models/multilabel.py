@@ -12,7 +12,7 @@ from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, check_value
 from ..io.bit_planes import MOST_CLASSES
 from ..registry import MODELS
 from .losses import check_multilabel_loss
@@ -84,10 +84,8 @@ def check_thresholds(key: str, value: object, classes: int | None) -> None:
     )
     if isinstance(value, list | tuple) and classes is not None:
         good = good and len(values) == classes
-    if not good:
-        wanted = "a number from 0 to 1, or one for each class"
-        wanted += "" if classes is None else f" ({classes})"
-        raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
+    wanted = "a number from 0 to 1, or one for each class"
+    check_value(key, value, wanted + ("" if classes is None else f" ({classes})"), good)
 
 
 def thresholds_of(test_cfg: Mapping[str, Any] | None, classes: int) -> list[float]:

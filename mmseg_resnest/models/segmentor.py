@@ -20,12 +20,12 @@ from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
 from .._stack import normalisation
-from ..errors import UserError
+from ..errors import UserError, check_value
 from ..kernels.predict import argmax_classes, label_map
 from ..kernels.resampling import Crop, Mirror, Resize, Step
 from ..registry import MODELS, building
 from .losses import check_losses
-from .multi_scale import MultiScaleGrid, add_multi_scale_scores, check_value
+from .multi_scale import MultiScaleGrid, add_multi_scale_scores
 from .multilabel import (
     check_multilabel,
     check_thresholds,

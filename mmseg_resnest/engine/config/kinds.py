@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import UserError
+from ...errors import check_value
 
 DATALOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _NOTHING = type(None)
@@ -65,16 +65,14 @@ def check_kinds(root: Mapping[str, Any]) -> None:
         _check(f"custom_hooks.{index}", hook, (Mapping,))
     _check("distillation.teacher", (root.get("distillation") or {}).get("teacher"), _TEXT)
     scope = root.get("default_scope")
-    if scope is not None and not (scope.isidentifier() and importlib.util.find_spec(scope)):
-        message = f"must be the name of a package with parts, such as mmseg_resnest, not {scope!r}"
-        raise UserError("config-value", "config key default_scope", message)
-    level = root.get("log_level", "INFO")
-    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
-        message = f"must be the name of a level, such as INFO, not {level!r}"
-        raise UserError("config-value", "config key log_level", message)
-    if root.get("sync_bn") not in (None, "torch", "mmcv"):  # MMEngine goes on without
-        message = f"must be 'torch', 'mmcv' or None, not {root['sync_bn']!r}"
-        raise UserError("config-value", "config key sync_bn", message)
+    known = scope is None or bool(scope.isidentifier() and importlib.util.find_spec(scope))
+    wanted = "the name of a package with parts, such as mmseg_resnest"
+    check_value("default_scope", scope, wanted, known)
+    level, sync = root.get("log_level", "INFO"), root.get("sync_bn")
+    known = not isinstance(level, str) or isinstance(logging.getLevelName(level), int)
+    check_value("log_level", level, "the name of a level, such as INFO", known)
+    # MMEngine goes on without.
+    check_value("sync_bn", sync, "'torch', 'mmcv' or None", sync in (None, "torch", "mmcv"))
     for name in DATALOADERS:
         _check_data(name, root.get(name))
 
@@ -99,5 +97,4 @@ def _check(key: str, value: Any, kinds: tuple[type, ...] | None) -> None:
     words = [_WORDS[kind] for kind in kinds if kind in _WORDS]
     if _NOTHING in kinds:
         words.append("None")
-    message = f"must be {' or '.join(words)}, not {value!r}"
-    raise UserError("config-value", f"config key {key}", message)
+    check_value(key, value, " or ".join(words), False)

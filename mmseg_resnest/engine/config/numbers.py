@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, check_value
 from ...registry import type_name
 
 #: What ``paramwise_cfg`` of MMEngine's constructors may hold.
@@ -44,8 +44,7 @@ def check_numbers(root: Mapping[str, Any]) -> None:
     env = root.get("env_cfg") or {}
     _flag("env_cfg.cudnn_benchmark", env.get("cudnn_benchmark", False))
     processes = env.get("mp_cfg") or {}
-    if not isinstance(processes, Mapping):
-        _refuse("env_cfg.mp_cfg", "must be a dictionary", processes)
+    _mapping("env_cfg.mp_cfg", processes)
     threads = processes.get("opencv_num_threads")
     if threads is not None:
         _whole("env_cfg.mp_cfg.opencv_num_threads", threads, 0)
@@ -61,8 +60,9 @@ def check_numbers(root: Mapping[str, Any]) -> None:
     for key, node in (("model.data_preprocessor", model), ("data_preprocessor", root)):
         node = node.get("data_preprocessor")
         std = node.get("std") if isinstance(node, Mapping) else None
-        if isinstance(std, list | tuple) and not all(_is_positive(one) for one in std):
-            _refuse(f"{key}.std", "must be numbers above 0, by which images are divided", std)
+        if isinstance(std, list | tuple):
+            good = all(_is_positive(one) for one in std)
+            check_value(f"{key}.std", std, "numbers above 0, by which images are divided", good)
 
 
 def _check_hook(key: str, hook: Mapping[str, Any]) -> None:
@@ -81,9 +81,9 @@ def _check_intervals(value: Any) -> None:
     pairs = value if isinstance(value, list | tuple) else [value]
     for pair in pairs:
         two = isinstance(pair, list | tuple) and len(pair) == 2
-        if not two or not all(_is_whole(n, least) for n, least in zip(pair, (0, 1), strict=True)):
-            what = "must be a list of pairs, first step and interval from there on"
-            _refuse("train_cfg.dynamic_intervals", what, value)
+        good = two and all(_is_whole(n, least) for n, least in zip(pair, (0, 1), strict=True))
+        wanted = "a list of pairs, first step and interval from there on"
+        check_value("train_cfg.dynamic_intervals", value, wanted, good)
 
 
 def _check_optimizer(node: Mapping[str, Any]) -> None:
@@ -98,11 +98,9 @@ def _check_optimizer(node: Mapping[str, Any]) -> None:
         if name.endswith("_mult") and value is not None:
             _number(f"{key}.{name}", value)
     custom = options.get("custom_keys") or {}
-    if not isinstance(custom, Mapping):
-        _refuse(f"{key}.custom_keys", "must be a dictionary", custom)
+    _mapping(f"{key}.custom_keys", custom)
     for name, one in custom.items():
-        if not isinstance(one, Mapping):
-            _refuse(f"{key}.custom_keys.{name}", "must be a dictionary", one)
+        _mapping(f"{key}.custom_keys.{name}", one)
         for option in ("lr_mult", "decay_mult"):
             if option in one:
                 _number(f"{key}.custom_keys.{name}.{option}", one[option])
@@ -119,20 +117,20 @@ def _check_log(node: Mapping[str, Any]) -> None:
     if "window_size" in node:
         _whole("log_processor.window_size", node["window_size"], 1)
     custom = node.get("custom_cfg") or ()
-    if not isinstance(custom, list | tuple):
-        _refuse("log_processor.custom_cfg", "must be a list of dictionaries", custom)
+    listed = isinstance(custom, list | tuple)
+    check_value("log_processor.custom_cfg", custom, "a list of dictionaries", listed)
     for i, one in enumerate(custom):
         key = f"log_processor.custom_cfg.{i}"
-        if not isinstance(one, Mapping):
-            _refuse(key, "must be a dictionary", one)
+        _mapping(key, one)
         needed = ["data_src", "method_name"]
         needed += [] if node.get("by_epoch", True) else ["window_size"]
         for option in needed:
             if option not in one:
                 raise UserError("config-key", f"config key {key}.{option}", "is missing")
-        if one["method_name"] not in _METHODS:
-            what = f"must be one of {', '.join(_METHODS)}"
-            _refuse(f"{key}.method_name", what, one["method_name"])
+        method = one["method_name"]
+        check_value(
+            f"{key}.method_name", method, f"one of {', '.join(_METHODS)}", method in _METHODS
+        )
         if one.get("window_size", "epoch") not in _WINDOWS:
             _whole(f"{key}.window_size", one["window_size"], 1, " or 'epoch' or 'global'")
 
@@ -155,20 +153,18 @@ def _is_positive(value: Any) -> bool:
 
 
 def _whole(key: str, value: Any, least: int | None = None, more: str = "") -> None:
-    if not _is_whole(value, least):
-        limit = "" if least is None else f" from {least} on"
-        _refuse(key, f"must be a whole number{limit}{more}", value)
+    limit = "" if least is None else f" from {least} on"
+    check_value(key, value, f"a whole number{limit}{more}", _is_whole(value, least))
 
 
 def _number(key: str, value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        _refuse(key, "must be a number", value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    check_value(key, value, "a number", number)
 
 
 def _flag(key: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        _refuse(key, "must be True or False", value)
+    check_value(key, value, "True or False", isinstance(value, bool))
 
 
-def _refuse(key: str, what: str, value: Any) -> None:
-    raise UserError("config-value", f"config key {key}", f"{what}, not {value!r}")
+def _mapping(key: str, value: Any) -> None:
+    check_value(key, value, "a dictionary", isinstance(value, Mapping))

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
 from ..._stack import foreach_copy_, foreach_norm
-from ...errors import UserError, reason
+from ...errors import UserError, check_value, reason
 from ...evaluation import write_result
 from ...registry import HOOKS
 from ..logs import display_path
@@ -44,12 +44,8 @@ class NonFiniteHook(Hook):
     priority = "VERY_HIGH"
 
     def __init__(self, on_nonfinite: str = "stop", max_reports: int = 10) -> None:
-        if on_nonfinite not in ("stop", "skip"):
-            raise UserError(
-                "config-value",
-                "config key default_hooks.nonfinite.on_nonfinite",
-                f"must be 'stop' or 'skip', not {on_nonfinite!r}",
-            )
+        key, good = "default_hooks.nonfinite.on_nonfinite", on_nonfinite in ("stop", "skip")
+        check_value(key, on_nonfinite, "'stop' or 'skip'", good)
         self.skip = on_nonfinite == "skip"
         self.max_reports = max_reports
         self.skipped = 0

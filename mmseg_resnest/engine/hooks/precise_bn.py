@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..._stack import BatchNorm
-from ...errors import UserError
+from ...errors import check_value
 from ...registry import HOOKS
 from ..checkpoint import bare_model
 from ..sampler import ExactSampler, seed_validation
@@ -41,13 +41,10 @@ class PreciseBNHook(Hook):
 
     def __init__(self, interval: int | None = None, num_iters: int = 200) -> None:
         for name, value in (("interval", interval), ("num_iters", num_iters)):
-            if value is None and name == "interval":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                key = f"config key custom_hooks.PreciseBNHook.{name}"
-                raise UserError(
-                    "config-value", key, f"must be a whole number from 1 on, not {value!r}"
-                )
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            good = good or (value is None and name == "interval")
+            key = f"custom_hooks.PreciseBNHook.{name}"
+            check_value(key, value, "a whole number from 1 on", good)
         self.interval, self.num_iters = interval, num_iters
 
     def after_train_iter(

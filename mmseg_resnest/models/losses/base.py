@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, check_value
 
 #: What ``class_weight`` may be: a number for each class, or a file with them.
 ClassWeight = Sequence[float] | str | None
@@ -54,7 +54,7 @@ class SegmentationLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_number("loss_weight", loss_weight, -math.inf)
-        check_option("loss_name", loss_name, "a text", isinstance(loss_name, str))
+        check_value("loss_name", loss_name, "a text", isinstance(loss_name, str))
         check_index("ignore_index", ignore_index)
         self.loss_name = loss_name
         self.loss_weight = float(loss_weight)
@@ -110,28 +110,22 @@ class SegmentationLoss(nn.Module):
         return tuple(index for index in both if index is not None)
 
 
-def check_option(option: str, value: object, wanted: str, good: bool) -> None:
-    """Raise UserError, which names the option and what is wanted, unless a value is good."""
-    if not good:
-        raise UserError("config-value", f"config key {option}", f"must be {wanted}, not {value!r}")
-
-
 def check_number(option: str, value: object, least: float = 0, most: float = math.inf) -> None:
     """Raise UserError unless a value is a finite number in a range."""
     wanted = "a number" if least == -math.inf else f"a number of at least {least:g}"
     wanted += f" and at most {most:g}" if most < math.inf else ""
     number = isinstance(value, int | float) and math.isfinite(value) and least <= value <= most
-    check_option(option, value, wanted, number)
+    check_value(option, value, wanted, number)
 
 
 def check_index(option: str, value: object) -> None:
     """Raise UserError unless a value is a label to ignore, or None."""
-    check_option(option, value, "a whole number or None", value is None or type(value) is int)
+    check_value(option, value, "a whole number or None", value is None or type(value) is int)
 
 
 def _check_reduction(reduction: object) -> None:
     good = reduction in ("none", "mean", "sum")
-    check_option("reduction", reduction, "'none', 'mean' or 'sum'", good)
+    check_value("reduction", reduction, "'none', 'mean' or 'sum'", good)
 
 
 def _read_weights(weights: ClassWeight) -> list[float]:
@@ -142,7 +136,7 @@ def _read_weights(weights: ClassWeight) -> list[float]:
     good = isinstance(values, list | tuple) and all(
         isinstance(value, int | float) and math.isfinite(value) and value >= 0 for value in values
     )
-    check_option("class_weight", values, "numbers of at least 0, one for each class", good)
+    check_value("class_weight", values, "numbers of at least 0, one for each class", good)
     return [float(value) for value in values]
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, check_value
 from ...registry import MODELS, type_name
 from .base import SegmentationLoss, check_index
 from .distillation import DistillationLoss
@@ -62,9 +62,8 @@ def _losses(head: Mapping[str, Any], key: str, many: bool) -> Iterator[tuple[str
     value = head[name]
     listed = isinstance(value, list | tuple) and many
     parts = [(f"{key}.{i}", part) for i, part in enumerate(value)] if listed else [(key, value)]
-    if not parts or not all(isinstance(part, Mapping) and "type" in part for _, part in parts):
-        wanted = "dict(type=...)" + " or a list of such" * many
-        raise UserError("config-value", f"config key {key}", f"must be {wanted}, not {value!r}")
+    good = bool(parts) and all(isinstance(one, Mapping) and "type" in one for _, one in parts)
+    check_value(key, value, "dict(type=...)" + " or a list of such" * many, good)
     yield from parts
 
 
@@ -116,9 +115,8 @@ def build_distillation(losses: Any, key: str) -> list[DistillationLoss]:
         UserError: It is no such list, or one of them has an option that is not accepted.
     """
     built = []
-    if not isinstance(losses, list | tuple) or not losses:
-        message = f"must be a list of losses, dict(type=...), not {losses!r}"
-        raise UserError("config-value", f"config key {key}", message)
+    good = isinstance(losses, list | tuple) and bool(losses)
+    check_value(key, losses, "a list of losses, dict(type=...)", good)
     for where, config in _losses({key.rsplit(".", 1)[-1]: losses}, key, many=True):
         kind = config["type"]
         loss = MODELS.get(kind) if isinstance(kind, str) else kind

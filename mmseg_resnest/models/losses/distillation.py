@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import check_value
 from ...registry import MODELS
-from .base import as_classes, as_float, check_number, check_option
+from .base import as_classes, as_float, check_number
 
 __all__ = ["ChannelWiseDivergence", "DistillationLoss", "KLDivergence"]
 
@@ -37,7 +38,7 @@ class DistillationLoss(nn.Module, ABC):
         check_number("temperature", temperature, sys.float_info.min)
         check_number("loss_weight", loss_weight, -math.inf)
         named = isinstance(loss_name, str) and "loss" in loss_name
-        check_option("loss_name", loss_name, "a text with 'loss' in it", named)
+        check_value("loss_name", loss_name, "a text with 'loss' in it", named)
         self.temperature, self.loss_weight = float(temperature), float(loss_weight)
         self.loss_name = loss_name
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmseg.models.losses import weight_reduce_loss
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, check_value
 from ...registry import MODELS
 from .base import (
     ClassWeight,
@@ -23,7 +23,6 @@ from .base import (
     check_index,
     check_labels,
     check_number,
-    check_option,
     labelled,
 )
 
@@ -187,7 +186,7 @@ class FocalLoss(SegmentationLoss):
         loss_name: str = "loss_focal",
     ) -> None:
         super().__init__(loss_name, loss_weight, reduction, class_weight)
-        check_option("use_sigmoid", use_sigmoid, "True", use_sigmoid is True)
+        check_value("use_sigmoid", use_sigmoid, "True", use_sigmoid is True)
         check_number("gamma", gamma)
         self.alpha = list(alpha) if isinstance(alpha, list | tuple) else alpha
         for value in self.alpha if isinstance(self.alpha, list) else [self.alpha]:

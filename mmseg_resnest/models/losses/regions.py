@@ -13,7 +13,7 @@ from mmseg.models.losses import weight_reduce_loss
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, check_value
 from ...registry import MODELS
 from .base import (
     ClassWeight,
@@ -21,7 +21,6 @@ from .base import (
     against_rest,
     as_classes,
     check_number,
-    check_option,
     labelled,
     one_hot,
 )
@@ -134,7 +133,7 @@ class TverskyLoss(SegmentationLoss):
         for name, value in (("smooth", smooth), ("alpha", alpha), ("beta", beta)):
             check_number(name, value)
         good = math.isclose(alpha + beta, 1, abs_tol=1e-6)
-        check_option("beta", beta, f"1 - alpha, {1 - alpha:g}", good)
+        check_value("beta", beta, f"1 - alpha, {1 - alpha:g}", good)
         self.smooth, self.alpha, self.beta = smooth, alpha, beta
 
     def forward(
@@ -185,13 +184,13 @@ class LovaszLoss(SegmentationLoss):
     ) -> None:
         super().__init__(loss_name, loss_weight, reduction, class_weight)
         names = ("binary", "multi_class")
-        check_option("loss_type", loss_type, "'binary' or 'multi_class'", loss_type in names)
+        check_value("loss_type", loss_type, "'binary' or 'multi_class'", loss_type in names)
         good = classes in ("all", "present") or (
             isinstance(classes, list | tuple)
             and len(classes) > 0
             and all(isinstance(index, int) and index >= 0 for index in classes)
         )
-        check_option("classes", classes, "'all', 'present' or a list of classes", good)
+        check_value("classes", classes, "'all', 'present' or a list of classes", good)
         self.binary, self.classes, self.per_image = loss_type == "binary", classes, per_image
         if self.binary and class_weight is not None:
             message = "is not used with loss_type='binary'; remove it"
