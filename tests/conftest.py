@@ -17,6 +17,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+
+# An example may take as long as a busy machine takes for it.
+settings.register_profile("suite", settings(deadline=None))
+settings.load_profile("suite")
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome")
                  if (path := shutil.which(name))), None)  # fmt: skip

@@ -50,7 +50,7 @@ def test_no_worker_outlives_its_run(hangs: int, end: str) -> None:
         [sys.executable, "-c", SCRIPT, str(SOURCE), str(hangs), end],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert run.returncode == (end == "fails"), run.stderr
     assert ("the run failed" in run.stderr) == (end == "fails")

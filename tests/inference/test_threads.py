@@ -101,7 +101,7 @@ def test_eight_threads_load_while_two_predict(loads: list[Load]) -> None:
 
     def load(i: int) -> None:
         for n in range(ROUNDS):
-            start.wait(60)
+            start.wait(600)
             k = (i + n) % len(loads)
             try:
                 assert _facts(loads[k]()) == expected[k], k

@@ -66,7 +66,6 @@ def test_one_error_that_names_the_file(name: str, toy: Toy, run_tool: RunTool) -
         *workers,
         cwd=toy.folder,
         when=when,
-        timeout=90,
     )
     found, text = printed_error(run.error())  # exit code 2, no traceback
     assert found == code

@@ -94,7 +94,7 @@ def test_serve(folder: Path, model: Segmentor, run_tool: RunTool, tmp_path: Path
                 np.testing.assert_array_equal(np.asarray(labels), model(pixels).labels)
         finally:
             service.send_signal(signal.SIGINT)
-            service.wait(30)
+            service.wait(120)
     assert service.returncode == 0
     refused = run_tool("serve.py", "toy.py", cwd=folder)
     assert "CHECKPOINT" in refused.error() and "[argument-missing]" in refused.error()

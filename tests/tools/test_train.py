@@ -201,7 +201,7 @@ def test_ctrl_c_says_how_to_go_on(toy: Toy, run_tool: RunTool) -> None:
 def _bash(script: str, *args: str, env: dict[str, str] | None = None) -> Any:
     return subprocess.run(
         ["bash", TOOLS / script, *args],
-        capture_output=True, text=True, timeout=20, env=env, check=False,
+        capture_output=True, text=True, timeout=120, env=env, check=False,
     )  # fmt: skip
 
 

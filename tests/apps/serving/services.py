@@ -42,7 +42,7 @@ class Gate:
     def __call__(self, images: list[ImageInput]) -> list[Segmentation]:
         self.batches.append(len(images))
         self.entered.release()
-        assert self.open.wait(20)
+        assert self.open.wait(120)
         if self.fault is not None:
             raise self.fault
         return [
