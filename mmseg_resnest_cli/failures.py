@@ -11,7 +11,7 @@ import torch
 from mmseg_resnest.errors import CODES, UserError
 from mmseg_resnest.io.memory import ran_out_of_memory
 
-from .process import is_lost_worker
+from .workers import is_lost_worker
 
 __all__ = ["explain_error"]
 

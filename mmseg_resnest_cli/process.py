@@ -19,8 +19,9 @@ from typing import NoReturn
 
 from .options import UsageError
 from .startup import open_streams
+from .workers import is_lost_worker
 
-__all__ = ["is_lost_worker", "run_and_exit"]
+__all__ = ["run_and_exit"]
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -74,18 +75,6 @@ def _exit_code(error: Exception) -> int:
             _report(explained)
             return EXIT_AGAIN
     return _report(explained)
-
-
-def is_lost_worker(error: BaseException) -> bool:
-    """Whether a loader met this while it took a batch from a worker that had just ended.
-
-    Tensors come through a socket of the worker. A process that is being ended loses its sockets
-    before its parent can see it: torch then passes on the error of the connection.
-    """
-    return isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and any(
-        frame.f_code.co_name == "_try_get_data"
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-    )
 
 
 def _is_of_the_machine(error: BaseException) -> bool:
