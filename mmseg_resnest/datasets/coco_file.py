@@ -60,10 +60,10 @@ def check_coco(
         scored: Whether pycocotools reads it, which asks each box whether it is a crowd's.
 
     Raises:
-        UserError: It is no JSON, lacks a list or an entry's key, has an id twice or one that is
-            nowhere, a box that is none, or an outline that is missing or of another size; it has no
-            category of a class, or its categories are in another order than the classes; an image
-            does not exist; or it has no image, or no box of a class.
+        UserError: The file is not JSON; lacks a list or a key of an entry; has an id twice, an
+            unknown id, a box that is not four numbers, or an outline that is missing or of another
+            size; lacks the category of a class, or has the categories in another order than the
+            classes; an image does not exist; or there is no image, or no box of a class.
     """
     data = read_json(file, str(file))
     if not labelled and isinstance(data, dict):
@@ -165,7 +165,7 @@ def _fault(
         return "" if isinstance(outline.get("counts"), list | str) else "has no run lengths"
     if not outline or not isinstance(outline, list):
         return "has no `segmentation`, which masks are trained on"
-    return "" if all(isinstance(part, list) for part in outline) else "has a polygon that is none"
+    return "" if all(isinstance(part, list) for part in outline) else "has a polygon that is not a list of numbers"
 
 
 def _is_dropped(one: Mapping[str, Any]) -> bool:
