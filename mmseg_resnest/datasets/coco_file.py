@@ -165,7 +165,9 @@ def _fault(
         return "" if isinstance(outline.get("counts"), list | str) else "has no run lengths"
     if not outline or not isinstance(outline, list):
         return "has no `segmentation`, which masks are trained on"
-    return "" if all(isinstance(part, list) for part in outline) else "has a polygon that is not a list of numbers"
+    if all(isinstance(part, list) for part in outline):
+        return ""
+    return "has a polygon that is not a list of numbers"
 
 
 def _is_dropped(one: Mapping[str, Any]) -> bool:

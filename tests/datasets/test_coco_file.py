@@ -76,7 +76,7 @@ def test_a_fault_names_its_entry(check: Check, fault: str) -> None:
         ([], "has no `segmentation`"),
         (dict(size=[10, 10], counts="x"), "of size [10, 10]"),
         (dict(size=[128, 160]), "no run lengths"),
-        ([1, 2, 3, 4, 5, 6], "a polygon that is none"),
+        ([1, 2, 3, 4, 5, 6], "a polygon that is not a list of numbers"),
     ],
 )
 def test_outlines_count_where_masks_are_trained(
