@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def wait_for_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:
+def wait_for_folder(
+    folder: str | os.PathLike[str], waits: Callable[[], object] = lambda: None
+) -> Iterator[bool]:
     """Holds an existing folder; a process that comes later waits.
+
+    Args:
+        folder: The folder.
+        waits: Is called where another process holds it, before the wait.
 
     Yields:
         Whether the folder is held; False where folders cannot be locked (Windows, some network
@@ -24,6 +30,10 @@ def wait_for_folder(folder: str | os.PathLike[str]) -> Iterator[bool]:
 
             descriptor = os.open(Path(folder), os.O_RDONLY)
             stack.callback(os.close, descriptor)  # also gives the lock back
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waits()
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             held = True
         yield held

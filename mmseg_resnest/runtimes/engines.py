@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..engine.resume_changes import Note
 from ..errors import UserError
-from ..io.cancel import Cancelled, raise_if_cancelled
+from ..io.cancel import raise_if_cancelled
 from ..io.memory import ran_out_of_memory
 from ..io.packages import needs_extra
 from ..io.processes import has_bfloat16, has_int8, processor_name
@@ -40,7 +40,7 @@ from .compare import compare_scores
 from .files import quantise_onnx, write_openvino
 from .network import content_key, versions_of_runtimes, write_scores_network
 from .samples import calibration_images, network_inputs
-from .sessions import Run, open_onnx, open_openvino
+from .sessions import Run, guarded, open_onnx, open_openvino
 from .store import Entry, entry_of
 
 __all__ = ["ENGINES", "PRECISIONS", "Choice", "Engine", "use_engine"]
@@ -229,12 +229,17 @@ class Engine:
     @property
     def folds(self) -> bool:
         """Whether the model itself computes, so that folding it saves time."""
-        return self.name == "torch"
+        return self._computes == "torch"
+
+    @property
+    def _computes(self) -> str:
+        """The engine, or torch where the model could not be compiled."""
+        failed = self._compiled is not None and self._compiled.failed is not None
+        return "torch" if failed else self.name
 
     def describe(self) -> dict[str, Any]:
         """For ``numerics`` of a result."""
-        failed = self._compiled is not None and self._compiled.failed is not None
-        engine = "torch" if failed else self.name
+        engine = self._computes
         if version := versions_of_runtimes().get(engine):
             engine += f" {version}"
         about: dict[str, Any] = {"engine": engine, "precision": _NAMES[self.precision]}
@@ -254,36 +259,85 @@ class Engine:
         """
         with self._lock, torch.inference_mode(False), torch.no_grad():
             if self._run is None:
-                images = images.clone()
-                with entry_of(content_key(self._model, self._cfg)) as entry:
-                    self._prepare(images, entry)
+                self._prepare(images.clone())
         return self.rows
 
-    def _prepare(self, images: Tensor, entry: Entry) -> None:
+    def _prepare(self, images: Tensor) -> None:
         names = self._choice.candidates(self._device)
-        runs = {name: self._open(name, entry) for name in names}
-        if len(runs) > 1:
-            self._measure(runs, images, entry)
+        if names == ["compile"]:  # of which nothing is kept
+            self._take("compile", self._compile(), images, {})
         else:
-            (self.name,) = names
-            self._name_times(self._known_times(images, entry), images)
-        run = _guarded(runs[self.name], f"engine {self.name}", int(self._model.out_channels))
-        self._check(run, images, entry)
-        self._run = run
+            self._choose(names, images)
         if self.name == "torch" and self.precision == "float32":
             self._model.runtime = None  # as if nothing had been chosen
 
+    def _choose(self, names: list[str], images: Tensor) -> None:
+        """Take the fastest engine that computes what torch computes."""
+        key = content_key(self._model, self._cfg)
+        # Other processes wait for files and times, which they need as well.
+        with entry_of(key, self._waits) as entry:
+            runs = self._open_those(names, entry)
+            times = self._times(runs, images, entry)
+            known = entry.facts.setdefault("agreement", {})
+        found: dict[str, Any] = {}
+        *order, last = sorted(runs, key=lambda name: times.get(name, 0.0))
+        for name in (*order, last):
+            try:
+                found = self._take(name, runs[name], images, known)
+                break
+            except UserError as error:
+                self._leave_out(name, error, name != last)
+        if found:
+            with entry_of(key, self._waits) as entry:
+                entry.facts.setdefault("agreement", {}).update(found)
+                self._keep(entry)
+        self._name_times(times, images)
+
+    def _take(self, name: str, run: Run, images: Tensor, known: dict[str, Any]) -> dict[str, Any]:
+        """Let an engine compute that agrees with torch; gives what was not known of that."""
+        self.name = name
+        run = guarded(run, f"engine {name}", int(self._model.out_channels))
+        found = self._check(run, images, known)
+        self._run = run
+        return found
+
+    def _leave_out(self, name: str, error: UserError, others: bool) -> None:
+        """Go on without an engine that cannot compute the network, if there are others."""
+        if self._choice.engine != "auto" or not others:
+            raise error
+        self._tell(f"auto leaves out {name}: {error.text}")
+
+    def _waits(self) -> None:
+        self._tell("waiting for another process, which prepares this network")
+
+    def _keep(self, entry: Entry) -> None:
+        """Keep what was found out; without, the next process finds it out again."""
+        try:
+            entry.save()
+        except UserError as error:
+            self._tell(f"what was measured is not kept: {error.text}")
+
     # --- opening --------------------------------------------------------------------------------
+
+    def _open_those(self, names: list[str], entry: Entry) -> dict[str, Run]:
+        runs: dict[str, Run] = {}
+        for name in names:
+            try:
+                runs[name] = self._open(name, entry)
+            except UserError as error:
+                self._leave_out(name, error, len(runs) > 0 or name != names[-1])
+        return runs
+
+    def _compile(self) -> Run:
+        # Constants as such, and batch norms folded; without gradients alone.
+        self._compiled = Compiled(
+            EncoderDecoder.own_logits, self._tell, batches=True, options={"freezing": True}
+        )
+        return self._in_torch(self._compiled)
 
     def _open(self, name: str, entry: Entry) -> Run:
         if name == "torch":
             return self._in_torch(EncoderDecoder.own_logits)
-        if name == "compile":
-            # Constants as such, and batch norms folded; without gradients alone.
-            self._compiled = Compiled(
-                EncoderDecoder.own_logits, self._tell, batches=True, options={"freezing": True}
-            )
-            return self._in_torch(self._compiled)
         source, suffix = self._file(entry)
         self._files[name] = source.name
         if name == "onnxruntime":
@@ -312,7 +366,7 @@ class Engine:
             self._tell("exporting the network, once for this checkpoint")
             try:
                 write_scores_network(self._model, channels, part)
-            except UserError:
+            except (UserError, OSError):
                 raise
             except Exception as error:
                 if ran_out_of_memory(error):
@@ -343,18 +397,29 @@ class Engine:
 
     # --- choosing and checking ------------------------------------------------------------------
 
-    def _measure(self, runs: dict[str, Run], images: Tensor, entry: Entry) -> None:
-        """Take the fastest."""
+    def _times(self, runs: dict[str, Run], images: Tensor, entry: Entry) -> dict[str, float]:
+        """Seconds of an image by engine, as far as they are known; of several engines all are.
+
+        An engine that cannot compute the images is taken out of ``runs``.
+        """
         times = self._known_times(images, entry)
-        if set(times) != set(runs):
+        if len(runs) > 1 and set(times) != set(runs):
+            measured = dict(runs)
             if self._device.type == "cpu" and "torch" in runs and self.precision == "float32":
-                folded: Any = fold_for_inference(_copy(self._model))
-                runs = {**runs, "torch": folded.own_logits}
+                folded = copy.deepcopy(self._model)
+                folded.runtime = None
+                fold_for_inference(folded)
+                measured["torch"] = folded.own_logits
             times.clear()
-            times.update({name: seconds_of(run, images) for name, run in runs.items()})
-            entry.save()
-        self.name = min(times, key=lambda name: times[name])
-        self._name_times(times, images)
+            for name, run in measured.items():
+                checked = guarded(run, f"engine {name}", int(self._model.out_channels))
+                try:
+                    times[name] = seconds_of(checked, images)
+                except UserError as error:
+                    self._leave_out(name, error, len(runs) > 1)
+                    del runs[name]
+            self._keep(entry)
+        return times
 
     def _known_times(self, images: Tensor, entry: Entry) -> dict[str, float]:
         """Seconds by engine that were measured on this machine, in the entry's facts."""
@@ -381,13 +446,16 @@ class Engine:
             said += "; compile is not tried, it takes minutes"
         self.rows.append(("measured", f"{what}: {said}"))
 
-    def _check(self, run: Run, images: Tensor, entry: Entry) -> None:
-        """Compare with torch, once for each content and processor; in float32 it must agree."""
-        known = entry.facts.setdefault("agreement", {})
+    def _check(self, run: Run, images: Tensor, known: dict[str, Any]) -> dict[str, Any]:
+        """Compare with torch, once for each content and processor; in float32 it must agree.
+
+        Returns:
+            What was not known.
+        """
+        found: dict[str, Any] = {}
         file = self._files.get(self.name, "no file")
         place = f"{self.name}, {self.precision}, {file}, {self._place()}"
-        stored = known.get(place) if self.name != "compile" else None
-        self.agreement = Agreement.of_list(stored)
+        self.agreement = Agreement.of_list(known.get(place))
         if self.agreement is None and (self.name, self.precision) != ("torch", "float32"):
             wanted = self._model.own_logits(images)
             self.agreement = compare_scores(self._model, wanted, run(images), images.shape[2:])
@@ -396,19 +464,13 @@ class Engine:
                 said += f"{100 * LABELS_EQUAL}% of the labels must be equal and probabilities "
                 said += f"within {SCORES_WITHIN:g}; use engine torch"
                 raise UserError("export", f"engine {self.name}", said)
-            known[place] = self.agreement.as_list()
-            entry.save()
+            found[place] = self.agreement.as_list()
         about = self.describe()
         text = f"{about['engine']}, {about['precision']}"
         if self.agreement is not None:
             text += f"; as torch in float32: {self.agreement}"
         self.rows.insert(0, ("engine", text))
-
-
-def _copy(model: EncoderDecoder) -> Any:
-    made = copy.deepcopy(model)
-    made.runtime = None
-    return made
+        return found
 
 
 def seconds_of(run: Run, images: Tensor) -> float:
@@ -420,26 +482,3 @@ def seconds_of(run: Run, images: Tensor) -> float:
         run(images)
         times.append(time.perf_counter() - begin)
     return min(times)
-
-
-def _guarded(run: Run, subject: str, channels: int) -> Run:
-    """``run`` with its errors as UserErrors, and its output checked."""
-
-    def guarded(images: Tensor) -> Tensor:
-        try:
-            scores = run(images)
-        except (UserError, Cancelled):
-            raise
-        except Exception as error:
-            raise_if_cancelled()  # the runtime was asked to end
-            if ran_out_of_memory(error) or subject in ("engine torch", "engine compile"):
-                raise
-            size = f"{images.shape[3]}x{images.shape[2]}"
-            said = f"cannot compute images of {size} ({error_words(error)}); use engine torch"
-            raise UserError("model", subject, said) from error
-        if tuple(scores.shape[:2]) != (len(images), channels):
-            said = f"gave {tuple(scores.shape)} for {len(images)} images; use engine torch"
-            raise UserError("model", subject, said)
-        return scores
-
-    return guarded

@@ -150,7 +150,7 @@ def quantise_onnx(
         from onnxruntime.quantization.shape_inference import quant_pre_process
     # It advises pre-processing, which is done here.
     quiet = only_errors(logging.getLogger())
-    with tempfile.TemporaryDirectory() as folder, quiet:
+    with tempfile.TemporaryDirectory(dir=Path(target).parent) as folder, quiet:
         prepared = os.path.join(folder, "prepared.onnx")
         # Its symbolic shape inference fails on free sizes and is not needed for convolutions.
         quant_pre_process(os.fspath(source), prepared, skip_symbolic_shape=True)

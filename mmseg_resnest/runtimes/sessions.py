@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..io.cancel import end_when_cancelled
+from ..io.cancel import Cancelled, end_when_cancelled, raise_if_cancelled
+from ..io.memory import ran_out_of_memory
 from ..io.packages import needs_extra
+from ..io.text import error_words
 
-__all__ = ["RECORD_KEY", "Run", "Session", "open_onnx", "open_openvino"]
+__all__ = ["RECORD_KEY", "Run", "Session", "guarded", "open_onnx", "open_openvino"]
 
 Run = Callable[[Tensor], Tensor]
 #: The name of the record of an exported model among a file's metadata.
@@ -109,3 +111,26 @@ def open_openvino(file: Path, device: torch.device, precision: str = "f32") -> S
     record = network.get_rt_info(RECORD_KEY).astype(str) if RECORD_KEY in network.rt_info else None
     names = [entry.get_element_type().get_type_name() for entry in compiled.inputs]
     return Session(run, record, [_TYPES.get(name, name) for name in names])
+
+
+def guarded(run: Run, subject: str, channels: int) -> Run:
+    """``run`` with its errors as UserErrors, and its output checked."""
+
+    def call(images: Tensor) -> Tensor:
+        try:
+            scores = run(images)
+        except (UserError, Cancelled):
+            raise
+        except Exception as error:
+            raise_if_cancelled()  # the runtime was asked to end
+            if ran_out_of_memory(error) or subject in ("engine torch", "engine compile"):
+                raise
+            size = f"{images.shape[3]}x{images.shape[2]}"
+            said = f"cannot compute images of {size} ({error_words(error)}); use engine torch"
+            raise UserError("model", subject, said) from error
+        if tuple(scores.shape[:2]) != (len(images), channels):
+            said = f"gave {tuple(scores.shape)} for {len(images)} images; use engine torch"
+            raise UserError("model", subject, said)
+        return scores
+
+    return call

@@ -66,14 +66,20 @@ class Entry:
 
         What ``make`` writes beside it belongs to it. A process that is killed meanwhile leaves
         nothing that would be taken for the file.
+
+        Raises:
+            UserError: The folder cannot be written, or the disk is full.
         """
         if not self.has(name):
             self.remove(name)
-            with atomic_path(self.folder / name) as part:
-                make(part)
-                made = {one.name: _digest(one) or "" for one in part.parent.iterdir()}
-            self._files[name] = made
-            self.save()
+            try:
+                with atomic_path(self.folder / name) as part:
+                    make(part)
+                    made = {one.name: _digest(one) or "" for one in part.parent.iterdir()}
+                self._files[name] = made
+                self.save()
+            except UserError as error:
+                raise _elsewhere(error) from error
         return self.folder / name
 
     def remove(self, start: str) -> None:
@@ -99,8 +105,12 @@ class Entry:
 
 
 @contextlib.contextmanager
-def entry_of(key: str) -> Iterator[Entry]:
+def entry_of(key: str, waits: Callable[[], object] = lambda: None) -> Iterator[Entry]:
     """The entry of a content; a process that comes later waits.
+
+    Args:
+        key: The digest of the content.
+        waits: Is called where another process has it, before the wait.
 
     Raises:
         UserError: The folder cannot be written.
@@ -109,9 +119,9 @@ def entry_of(key: str) -> Iterator[Entry]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        said = f"cannot be made ({error.strerror or error}); name another cache in "
-        raise UserError("not-writable", folder, f"{said}MMSEG_RESNEST_CACHE") from error
-    with wait_for_folder(folder) as held:
+        said = f"cannot be made ({error.strerror or error})"
+        raise _elsewhere(UserError("not-writable", folder, said)) from error
+    with wait_for_folder(folder, waits) as held:
         if held:
             for left in folder.glob(".*"):  # by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -121,6 +131,15 @@ def entry_of(key: str) -> Iterator[Entry]:
             os.utime(folder)
         yield Entry(folder)
     _remove_old(folder.parent)
+
+
+def _elsewhere(error: UserError) -> UserError:
+    """Where files can be written, if that is what failed."""
+    if error.code != "not-writable":
+        return error
+    what = error.message.partition("; ")[0]
+    said = f"{what}; make room, or name another cache in MMSEG_RESNEST_CACHE"
+    return UserError(error.code, error.subject, said)
 
 
 def _remove_old(root: Path) -> None:

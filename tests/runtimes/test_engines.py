@@ -20,6 +20,7 @@ from small_models import blobs
 from user_errors import raises_user_error
 
 from mmseg_resnest import load_segmentor
+from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import Segmentor
 from mmseg_resnest.inference.engine import choose_engine, prepare_engine
 from mmseg_resnest.models import MultiScaleGridTTA, SegTTAModel
@@ -278,6 +279,9 @@ def test_what_is_known_is_of_a_processor_and_whole(
     assert [times(), times()] == [1, 0]
     monkeypatch.setattr(engines, "processor_name", lambda: "another")
     assert [times(), times()] == [1, 0]
+    monkeypatch.setattr(engines, "seconds_of", lambda run, images: 1.0)
+    choose_engine(small_segmentor, Choice("auto"))
+    assert prepare_engine(small_segmentor, pictures)
     (file,) = cache.glob("*/record.json")
     record = json.loads(file.read_text())
     agreement, seconds = record["facts"]["agreement"], record["facts"]["seconds"]
@@ -343,3 +347,100 @@ def test_images_of_any_size(small_segmentor: Segmentor, engine: str) -> None:
     choose_engine(small_segmentor, Choice(engine))
     for image, labels in zip(images, wanted, strict=True):
         assert (small_segmentor(image).labels == labels).mean() >= 0.9999
+
+
+def test_auto_goes_on_without_an_engine_that_cannot_compute(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("an operation that there is not")
+
+    def opening(change: Any) -> dict[str, Any]:
+        return {"open_onnx": lambda *args: opened(*args)._replace(run=change(opened(*args).run))}
+
+    monkeypatch.setattr(engines, "_MEASURED", ("torch", "onnxruntime"))
+    wanted, opened = small_segmentor(pictures[0]).labels, engines.open_onnx
+    for fault in (
+        {"write_scores_network": fail},
+        opening(lambda run: fail),
+        opening(lambda run: lambda x: run(x).flip(1)),  # other labels
+    ):
+        said: list[str] = []
+        times = iter([3.0, 2.0])
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "seconds_of", lambda run, x, t=times: (run(x), next(t))[1])
+            for name, value in fault.items():
+                patch.setattr(engines, name, value)
+            choose_engine(small_segmentor, Choice("auto"), said.append)
+            rows = dict(prepare_engine(small_segmentor, pictures))
+        assert rows["engine"].startswith("torch")
+        assert said[-1].startswith("auto leaves out onnxruntime: ")
+        assert (small_segmentor(pictures[0]).labels == wanted).all()
+
+
+def test_compiling_keeps_nothing_and_holds_nothing(
+    small_segmentor: Segmentor, pictures: Pictures, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = engines.Compiled
+    monkeypatch.setattr(
+        engines, "Compiled",
+        lambda *args, options, **more: compiled(*args, backend="eager", **more),
+    )  # fmt: skip
+    wanted = small_segmentor(pictures[0]).labels
+    choose_engine(small_segmentor, Choice("compile"))
+    assert (small_segmentor(pictures[0]).labels == wanted).all()
+    assert not cache.exists()
+
+
+def test_other_processes_do_not_wait_for_the_comparison(
+    small_segmentor: Segmentor, pictures: Pictures, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, met = engines.compare_scores, []
+
+    def comparing(*args: Any) -> Any:
+        (folder,) = cache.iterdir()
+        with entry_of(folder.name, lambda: pytest.fail("it is held")) as entry:
+            met.append(entry.has("model.onnx"))
+        return compare(*args)
+
+    monkeypatch.setattr(engines, "compare_scores", comparing)
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert prepare_engine(small_segmentor, pictures)
+    assert met == [True]
+
+
+def test_a_process_that_waits_says_so(cache: Path) -> None:
+    go, ready = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(go[0], 1)
+        with entry_of("key", lambda: os.write(ready[1], b"waits")):
+            os._exit(0)
+    os.close(ready[1])
+    with entry_of("key"):
+        os.write(go[1], b"1")
+        said = os.read(ready[0], 5)  # nothing, where it ended
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert said == b"waits"
+    for end in (*go, ready[0]):
+        os.close(end)
+
+
+def test_what_is_measured_may_be_lost(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cache that cannot be written, files that are there are used."""
+    wanted = small_segmentor(pictures[0]).labels
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert (small_segmentor(pictures[0]).labels == wanted).all()
+    monkeypatch.setattr(engines, "processor_name", lambda: "another")  # so it is compared again
+
+    def full(path: Path, data: str) -> None:
+        raise UserError("not-writable", path, "cannot be written (no space)")
+
+    monkeypatch.setattr("mmseg_resnest.runtimes.store.atomic_write", full)
+    said: list[str] = []
+    choose_engine(small_segmentor, Choice("onnxruntime"), said.append)
+    assert (small_segmentor(pictures[0]).labels == wanted).all()
+    assert len(said) == 1
+    assert "is not kept" in said[0]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def test_engines_that_cannot_compute(
         raise RuntimeError("an operation that there is not")
 
     other = advises("runtimes/engines.py:_check", "something else than torch", "use engine torch")
-    fewer = advises("runtimes/engines.py:guarded", "gave", "use engine torch")
-    fails = advises("runtimes/engines.py:guarded", "cannot compute images", "use engine torch")
+    fewer = advises("runtimes/sessions.py:call", "gave", "use engine torch")
+    fails = advises("runtimes/sessions.py:call", "cannot compute images", "use engine torch")
     for change, refused in (
         (lambda run: lambda x: run(x).flip(1), other),
         (lambda run: lambda x: run(x)[:, 1:], fewer),
@@ -132,7 +133,27 @@ def test_another_place_for_the_cache(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "file"))
     choose_engine(small_segmentor, Choice("onnxruntime"))
-    with advises("runtimes/store.py:entry_of", "MMSEG_RESNEST_CACHE"):
+    with advises("runtimes/store.py:_elsewhere", "MMSEG_RESNEST_CACHE"):
         small_segmentor(pictures[0])
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "other"))
+    assert small_segmentor(pictures[0]).labels.size
+
+
+def test_a_cache_that_is_full(
+    small_segmentor: Segmentor, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, place = engines.write_scores_network, tmp_path / "full"
+
+    def full(model: Any, channels: int, path: Path) -> None:
+        if place in path.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(model, channels, path)
+
+    monkeypatch.setattr(engines, "write_scores_network", full)
+    monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(place))
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    with advises("runtimes/store.py:_elsewhere", "make room", "MMSEG_RESNEST_CACHE"):
+        small_segmentor(pictures[0])
+    assert not list(place.glob("engines/*/*"))
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path / "other"))
     assert small_segmentor(pictures[0]).labels.size
