@@ -25,6 +25,8 @@ from typing import Any
 from ..errors import UserError
 from .facts import Difference, differences, digest, flatten, shorten
 
+#: How many images there are to train on, beside the keys of the config.
+IMAGES = "train_dataloader.images"
 MOST_KEYS = 20_000
 LONGEST_TEXT = 300
 

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ from .model import SeededModel
 from .numerics import fused_steps_of, numerics_of
 from .preemption import ignore_signals_in_worker
 from .resume import fit_to_run, follows_config, keep_own_names
-from .resume_changes import Changes
+from .resume_changes import IMAGES, Changes
 from .resume_schedules import advance_schedules, restore_schedules, states_of_schedules
 from .sampler import ExactSampler, SeededDataset
 from .saving import snapshot, write_checkpoint
@@ -284,9 +284,12 @@ class Runner(MMEngineRunner):
             "start": self.start,
             "numerics": self.describe_numerics(),
         }
+        dataset = self.train_dataloader.dataset
         if self.config_values is not None:
             about["config_values"] = dict(self.config_values)
-        metainfo = getattr(self.train_dataloader.dataset, "metainfo", None)
+            if isinstance(dataset, Sized):
+                about["config_values"][IMAGES] = str(len(dataset))
+        metainfo = getattr(dataset, "metainfo", None)
         if metainfo is not None:
             about["dataset_meta"] = metainfo
         model = self.model.module if is_model_wrapper(self.model) else self.model

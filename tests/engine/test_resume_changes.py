@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,20 @@ def test_a_refused_run_writes_nothing(first: Path, scenes: Path, tmp_path: Path)
         with raises_user_error("resume-changed", first):
             run(cfg, tmp_path / "on", resume=str(first), **arguments)
         assert not (tmp_path / "on").exists()
+
+
+def test_another_number_of_images_is_another_run(first: Path, scenes: Path, tmp_path: Path) -> None:
+    """A data root of the same form, with an image less."""
+    fewer = Path(shutil.copytree(scenes, tmp_path / "fewer"))
+    for kind in ("images", "annotations"):
+        min((fewer / kind / "training").iterdir()).unlink()
+    arguments: dict[str, Any] = dict(resume=str(first.with_name("iter_3.pth")))
+    with raises_user_error("resume-changed", "iter_3.pth") as info:
+        run(small_config(fewer), tmp_path / "on", **arguments)
+    assert "train_dataloader.images is 3, the run had 4" in info.value.message
+    run(small_config(fewer), tmp_path / "on", allow_changes=["train_dataloader"], **arguments)
+    meta = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["meta"]
+    assert meta["config_values"]["train_dataloader.images"] == "3"
 
 
 def test_a_longer_run_follows_the_new_schedule(first: Path, scenes: Path, tmp_path: Path) -> None:

@@ -148,7 +148,12 @@ class ConsoleHook(Hook):
         ]  # fmt: skip
         backends = getattr(runner.visualizer, "_vis_backends", {}).values()
         rows += [("curves", where) for b in backends if (where := getattr(b, "where", ""))]
-        return [*rows, ("resumed", f"at iteration {runner.iter:,}")] if runner.iter else rows
+        if not runner.iter:
+            return rows
+        said = f"at iteration {runner.iter:,}"
+        if runner.iter >= runner.max_iters:
+            said += f", and the run ends at {runner.max_iters:,}: nothing is left to train"
+        return [*rows, ("resumed", said)]
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
