@@ -262,17 +262,15 @@ def test_one_too_many_is_refused_and_one_client_does_not_take_all(service: Servi
 def test_images_that_wait_go_together(service: Service) -> None:
     gate = Gate()
     gate.open.clear()
-    client = service(gate, batch=4, gather=0.2)
-    with ThreadPoolExecutor(7) as pool:
-        futures = [pool.submit(post, client)]
-        assert gate.entered.acquire(timeout=10)
-        futures += [pool.submit(post, client) for _ in range(6)]
-        wait_for(client, 7)
-        time.sleep(0.1)  # decoded as well
+    client = service(gate, batch=4, gather=60)  # until there are four, however slow the machine
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(post, client) for _ in range(4)]
+        assert gate.entered.acquire(timeout=60)
+        futures += [pool.submit(post, client) for _ in range(4)]
+        wait_for(client, 8)
         gate.open.set()
-        assert [f.result().status_code for f in futures] == [200] * 7
-    assert sum(gate.batches) == 7
-    assert max(gate.batches) == 4
+        assert [f.result().status_code for f in futures] == [200] * 8
+    assert gate.batches == [4, 4]
 
 
 def test_what_takes_too_long_is_answered_and_not_computed(service: Service) -> None:
@@ -281,15 +279,18 @@ def test_what_takes_too_long_is_answered_and_not_computed(service: Service) -> N
     client = service(gate, seconds=0.4, batch=1, waiting=4)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, client)
-        assert gate.entered.acquire(timeout=10)
+        while not gate.entered.acquire(timeout=1):  # a busy machine has not decoded it in time
+            first = pool.submit(post, client)
         answers = [pool.submit(post, client).result(), first.result()]
     assert [a.status_code for a in answers] == [504, 504]
     assert "longer than 0.4 seconds" in answers[0].json()["detail"]
     wait_for(client, 1)  # both are answered, but the network is still busy with the first
     gate.open.set()
     wait_for(client, 0)
-    assert post(client).status_code == 200
-    assert gate.batches == [1, 1]  # the second one had been given up
+    assert gate.batches == [1]  # the second one had been given up
+    while (answer := post(client)).status_code == 504:  # the same
+        pass
+    assert answer.status_code == 200
 
 
 def test_bodies_that_do_not_come_and_clients_that_leave(service: Service) -> None:
@@ -458,12 +459,12 @@ def test_stopping_answers_what_was_taken_on() -> None:
     answers: list[int] = []
 
     def ask(address: httpx.URL) -> None:
-        answers.append(httpx.post(f"{address}/predict", content=PNG).status_code)
+        answers.append(httpx.post(f"{address}/predict", content=PNG, timeout=60).status_code)
 
     with running(gate, Limits()) as client:
         thread = threading.Thread(target=ask, args=(client.base_url,))
         thread.start()
-        assert gate.entered.acquire(timeout=10)
+        assert gate.entered.acquire(timeout=60)
         threading.Timer(0.3, gate.open.set).start()
         # Leaving the block stops the service while that image is in the network.
     thread.join()
