@@ -51,9 +51,12 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.benchmark import benchmark, print_benchmark
     from mmseg_resnest.engine.logs import display_path
     from mmseg_resnest.engine.model_costs import keep_benchmark
+    from mmseg_resnest.engine.preflight import check_output_file
     from mmseg_resnest.evaluation import write_result
 
     cfg, checkpoint = name_model(args, _OF_TORCH, weights=False)[:2]  # not the weights: memory
+    if args.out:
+        check_output_file(args.out, "--out")
     result = benchmark(
         cfg,
         shape=args.shape and tuple(args.shape),

@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         write_report,
     )
     from mmseg_resnest.engine.config import load_config, require_segmentation
+    from mmseg_resnest.engine.preflight import check_output_file
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.evaluation import overlay, write_result
 
@@ -70,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     require_segmentation(cfg, "check-data")
+    for option in ("json", "fix_list", "report"):
+        if (file := getattr(args, option)) is not None:
+            check_output_file(file, f"--{option.replace('_', '-')}")
     report = check_data(cfg, args.split, args.workers, ignore=args.ignore)
     print_report(report)
     if args.json:

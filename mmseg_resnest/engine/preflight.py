@@ -1,8 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """What is checked before a run starts, so that it does not fail after hours, or half-way.
 
-Nothing here writes, except :func:`check_writable`, which is therefore called last and removes
-what it made when it finds a mistake.
+Nothing here writes, except :func:`check_writable` and :func:`check_output_file`, which are
+therefore called last and remove what they made when they find a mistake.
 """
 
 from __future__ import annotations
@@ -161,6 +161,17 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> None:
             reason = f"{part} is a file"
         message = f"cannot be written ({reason}); choose another folder"
         raise UserError("not-writable", f"{what} {path}", message) from error
+
+
+def check_output_file(path: str | os.PathLike[str], what: str) -> None:
+    """Check, before the work, that a file which an argument ``what`` names can be written.
+
+    Raises:
+        UserError: It is a folder, or its folder cannot be made or written.
+    """
+    if Path(path).is_dir():
+        raise UserError("wrong-path-type", f"{what} {path}", "is a folder; name a file in it")
+    check_writable(Path(path).absolute().parent, what)
 
 
 def checkpoint_folder(cfg: Config, work_dir: str | os.PathLike[str] | None = None) -> Path:

@@ -38,6 +38,7 @@ from mmseg_resnest.engine.preflight import (
     check_device,
     check_disk_space,
     check_file,
+    check_output_file,
     check_writable,
 )
 from mmseg_resnest.engine.resolve import TestingOptions, TrainingOptions, resolve
@@ -344,6 +345,9 @@ def test_files(tmp_path: Path) -> None:
     with advises("engine/preflight.py:check_writable", "choose another folder"):
         check_writable(file / "x", "--out")
     check_writable(tmp_path / "another", "--out")
+    with advises("engine/preflight.py:check_output_file", "name a file in it"):
+        check_output_file(tmp_path, "--json")
+    check_output_file(tmp_path / "a.json", "--json")
 
 
 def test_files_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
