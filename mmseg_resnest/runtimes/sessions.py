@@ -43,7 +43,6 @@ def open_onnx(file: Path, device: torch.device) -> Session:
     """
     with needs_extra("deploy"):
         import onnxruntime
-    onnxruntime.set_default_logger_severity(3)
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -54,6 +53,7 @@ def open_onnx(file: Path, device: torch.device) -> Session:
         providers.insert(0, ("CUDAExecutionProvider", about))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
     try:
         session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # its own kinds, which have no public names
