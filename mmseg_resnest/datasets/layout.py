@@ -16,6 +16,8 @@ from ..io.text import printable
 from ..io.walk import walk
 from ..registry import DATASETS, option_of
 
+#: In the folder of a data set that was prepared.
+PREPARED = ".prepare"
 _HINT = "data/README.md says where the data come from and how the folders are laid out"
 
 
@@ -129,6 +131,9 @@ def listed_names(
         ending = suffixes[0] if len(suffixes) == 1 else ".*"
         ending = "" if text.endswith(tuple(suffixes)) else ending
         said = f"lists {text}, but there is no image {os.path.join(folder, text)}{ending}{more}"
+        first, *others = text.split()
+        if others and all(one.lower().endswith(IMAGE_SUFFIXES) for one in (first, others[-1])):
+            said += "; keep the first of the names in each line alone"
         raise UserError("dataset", f"{ann_file}, line {number}", said)
     if not names:
         raise EmptyDataError("empty", ann_file, f"this list names no image; {_HINT}")

@@ -21,11 +21,12 @@ def check_label_use(
     name: str,
     split: str,
     complete: bool = True,
+    prepared: bool = False,
 ) -> list[Problem]:
     """Whether ``reduce_zero_label``, ``ignore_index`` and the classes fit the labels of a split.
 
     ``counts`` are the (256,) pixels of each value, one array a label file; ``complete`` says
-    whether they are those of all its label files.
+    whether they are those of all its label files, ``prepared`` whether ``prepare-data`` made these.
     """
     if not counts or plan.planes is not None:  # the loader refuses bits of no class
         return []
@@ -41,6 +42,7 @@ def check_label_use(
     if number == 1:
         return [_one_class(present, plan, name, split)]
     problems = []
+    two_values = present == {0, 255} and not prepared
 
     def left(new: Mapping[int, int]) -> int:
         """How many classes would occur, were the labels changed so."""
@@ -60,7 +62,7 @@ def check_label_use(
             remedy += f"set num_classes={number + 1}"
         remedy += f"; if {number} is the void label, {_map_labels({number: 255})}"
         problems.append(Problem("reduce_zero_label", reduce_key, what, split, remedy=remedy))
-    elif number == 2 and len(present) == 2 and (wrong or present == {0, 255}) and identity:
+    elif number == 2 and len(present) == 2 and (wrong or two_values) and identity:
         codes = {label: k for k, label in enumerate(sorted(present)) if label != k}
         what = f"hold {' and '.join(map(str, sorted(present)))} only: they seem to be masks of two "
         what += "values"

@@ -8,6 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
 from ...io.text import printable
 from ...registry import DATASETS
+from ..layout import PREPARED
 from ..listing import remember
 from .batches import check_batches
 from .config import leaf_datasets
@@ -136,7 +138,10 @@ def _read_all(parts: list[Part], workers: int, progress: bool) -> None:
 
 def _label_use(part: Part) -> list[Problem]:
     complete = len(part.facts) == len(part.samples)
-    return check_label_use(part.counts, part.plan, part.name, part.split, complete)
+    # What prepare-data has made is no mask of 0 and 255: that refuses them.
+    file = Path(part.samples[0].get("seg_map_path") or "")
+    prepared = any((folder / PREPARED).is_dir() for folder in file.parents)
+    return check_label_use(part.counts, part.plan, part.name, part.split, complete, prepared)
 
 
 def _class_use(parts: Sequence[Part]) -> list[Problem]:

@@ -34,7 +34,8 @@ _MIN_SIDE = 16
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
 _DAMAGE = re.compile(r"corrupt|premature|bogus|truncat|incomplete|\berror\b|invalid", re.I)
-_HARMLESS = re.compile(r"libpng warning|iCCP|sRGB", re.I)
+# Bytes between the last pixel and the end of a JPEG are of no image; some cameras write them.
+_HARMLESS = re.compile(r"libpng warning|iCCP|sRGB|extraneous bytes before marker 0xd9", re.I)
 _LOSSY = ("JPEG", "MPO", "JPEG2000")
 _EXIF_ORIENTATION = 0x0112
 _ROTATIONS = dict.fromkeys((5, 7), "transposed") | dict.fromkeys((6, 8), "rotated by 90 degrees")

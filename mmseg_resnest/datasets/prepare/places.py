@@ -19,9 +19,12 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...io.walk import walk
+from ..layout import PREPARED
 
-#: In the folder of a data set that was prepared.
-PREPARED = ".prepare"
+# Folders that systems and file servers make; some cannot be listed.
+_OF_SYSTEMS = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+)
 _LARGEST = 1 << 30  # bytes of a file in an archive, which is read as a whole
 
 
@@ -99,7 +102,7 @@ def _open_zip(path: str, pid: int) -> zipfile.ZipFile:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is not the user's: ``.DS_Store``, ``._a.png``, ``__MACOSX``."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in _OF_SYSTEMS
 
 
 def list_folder(folder: Path) -> Iterator[Place]:
