@@ -173,13 +173,21 @@ def _read_tiff(data: bytes) -> tuple[NDArray[Any], float | None]:
     return array, nodata
 
 
-def tiff_kind(path: str | os.PathLike[str]) -> tuple[str, int] | None:
-    """Type and number of bands of a TIFF file, by its header; None for another file."""
+def tiff_kind(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
+    """How many bands a TIFF file has, and whether it is a photo, by its header; None for another.
+
+    A photo has 8 bits (or 1 of a grey one) and a page that is grey, RGB or RGB with alpha.
+    """
     try:
         with tifffile.TiffFile(os.fspath(path)) as file:
             first: Any = file.pages.first
-            samples = int(first.samplesperpixel)
-            return str(np.dtype(first.dtype)), samples if samples > 1 else len(_alike(file, first))
+            kind, samples = str(np.dtype(first.dtype)), int(first.samplesperpixel)
+            if samples == 1:
+                pages = len(_alike(file, first))
+                return pages, pages == 1 and kind in ("uint8", "bool")
+            # A fourth sample that is said to be no alpha is a band, such as near infrared.
+            alpha = samples == 4 and 0 not in first.extrasamples
+            return samples, kind == "uint8" and (samples == 3 or alpha)
     except Exception:  # whatever a damaged file leads to; who reads it says so
         return None
 
@@ -193,7 +201,7 @@ def count_bands(path: str | os.PathLike[str], layout: str = "HWC") -> int | None
         return None
     if not head.startswith(_NPY):
         kind = tiff_kind(path)
-        return None if kind is None else kind[1]
+        return None if kind is None else kind[0]
     try:
         shape = npy_shape(head)[0]
     except ValueError:

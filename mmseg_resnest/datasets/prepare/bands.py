@@ -19,7 +19,7 @@ from ...io.parallel import in_parallel
 from ...io.up_to_date import fingerprint
 from ..pipelines import split_loading, step_name
 from .labels import indices
-from .planes import LOAD_BANDS, file_planes
+from .planes import FILL_BANDS, LOAD_BANDS, file_planes, written
 from .samples import IGNORED, Sample
 
 BAND_SUFFIXES = (".npy", ".tif", ".tiff")
@@ -49,8 +49,9 @@ def band_options(
 ) -> BandOptions | None:
     """How images are read if they are of bands; None of photos.
 
-    ``.npy`` files are, and TIFF files are that are no photos: of another type than 8 bits, or of
-    another number of bands than 1, 3 or 4; with ``asked`` all TIFF files are.
+    ``.npy`` files are, and TIFF files are that are no photos (:func:`.tiff_kind`): of another type
+    than 8 bits, of several pages, or of another number of bands than 1, 3 or 4; with ``asked`` all
+    TIFF files are.
 
     Raises:
         UserError: Some are and some are not, or photos are asked to be; or an image lacks a band.
@@ -93,7 +94,8 @@ def _is_of_bands(sample: Sample, asked: bool) -> bool:
     suffix = sample.suffix.lower()
     if suffix == ".npy" or suffix not in BAND_SUFFIXES or not isinstance(sample.image, Path):
         return suffix == ".npy"
-    return asked or tiff_kind(sample.image) not in (("uint8", 1), ("uint8", 3), ("uint8", 4))
+    kind = tiff_kind(sample.image)
+    return asked or kind is None or not kind[1]
 
 
 def measure_bands(
@@ -228,27 +230,35 @@ def band_lines(
 def _steps(name: str, steps: Sequence[Mapping[str, Any]]) -> list[str]:
     """The steps of a base's pipeline, by their places in it, with another loader."""
     lines = ["load_bands,"]
-    for place, kept in _planned(steps):
+    for place, changes in _planned(steps):
         kind, step = step_name(steps[place]), f"_base_.{name}[{place}]"
-        if kept is None:
+        if changes is None:
             lines.append(f"# {step}, {kind}, is for photos of 8 bits")
-        elif kept == steps[place]:
-            lines.append(f"{step},  # {kind}")
+        elif changes:
+            new = ", ".join(f"{key}={written(value, name)}" for key, value in changes.items())
+            lines.append(f"dict({step}, {new}),  # {kind}")
         else:
-            lines.append(f'dict({step}, backend="cv2"),  # {kind}')
+            lines.append(f"{step},  # {kind}")
     return lines
 
 
 def band_steps(steps: Sequence[Any]) -> list[Any]:
     """A base's pipeline for bands, as data; its loader is :data:`.planes.LOAD_BANDS`."""
-    return [LOAD_BANDS, *(kept for _, kept in _planned(steps) if kept is not None)]
+    planned = [(steps[place], changes) for place, changes in _planned(steps)]
+    return [LOAD_BANDS, *({**step, **some} for step, some in planned if some is not None)]
 
 
-def _planned(steps: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Places of the steps after loading, and each as it is for bands; None where it is left out."""
+def _planned(steps: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Places of the steps after loading, and what changes in each; None where it is left out."""
     for place in range(len(split_loading(steps)[0]), len(steps)):
         step = steps[place]
         if step_name(step) in _COLOUR_STEPS:
             yield place, None
-        else:  # Pillow takes 8 bits alone
-            yield place, {**step, "backend": "cv2"} if step.get("backend") == "pillow" else step
+            continue
+        changes: dict[str, Any] = {}
+        if step.get("backend") == "pillow":  # which takes 8 bits alone
+            changes["backend"] = "cv2"
+        if step_name(step) == "Pad" and isinstance(step.get("pad_val"), Mapping):
+            # The means, which are 0 once normalised; 0 may be many deviations from any value.
+            changes["pad_val"] = {**step["pad_val"], "img": FILL_BANDS}
+        yield place, changes

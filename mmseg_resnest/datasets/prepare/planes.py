@@ -25,13 +25,15 @@ from .places import Place, list_folder
 from .samples import IGNORED, Sample, composed, image_size, speller
 
 __all__ = [
-    "LOAD_BANDS", "BitTable", "blank", "check_overlap", "count_planes", "file_planes",
-    "multilabel_lines", "paint", "read_class_masks",
+    "FILL_BANDS", "LOAD_BANDS", "BitTable", "blank", "check_overlap", "count_planes",
+    "file_planes", "multilabel_lines", "paint", "read_class_masks", "written",
 ]  # fmt: skip
 
 
 #: Stands for the loader of bands in a pipeline.
 LOAD_BANDS = {"type": "LoadBands"}
+#: Stands for what that loader puts where there is no data.
+FILL_BANDS = {"type": "fill"}
 _FORMS = ("labelme", "coco", "masks")  # of labels in which classes may overlap
 
 
@@ -191,12 +193,12 @@ def multilabel_lines(
     lines += [f"    {key}=dict(num_classes=num_classes, loss_decode=losses)," for key in heads]
     subject, steps = f"--base {base}", {}
     for name, some in pipelines.items():
-        each = [_written(step, subject) for step in some]
+        each = [written(step, subject) for step in some]
         steps[name] = "[\n" + "".join(f"    {step},\n" for step in each) + "]"
     loader = 'dict(type="LoadImageFromFile")'
     loader = "load_bands" if LOAD_BANDS in pipelines["test_pipeline"] else loader
     rest = [s for s in pipelines["test_pipeline"] if not step_name(s).startswith(("Load", "Pack"))]
-    views = "".join(f"            [{_written(step, subject)}],\n" for step in rest)
+    views = "".join(f"            [{written(step, subject)}],\n" for step in rest)
     model = f"""\
 losses = [
     dict(type="CrossEntropyLoss", use_sigmoid=True, avg_non_ignore=True),
@@ -229,18 +231,24 @@ tta_pipeline = [
     return model, more
 
 
-def _written(value: Any, subject: str) -> str:
-    """A part of a pipeline as Python, with ``load_labels`` and ``load_bands`` for what loads."""
+def written(value: Any, subject: str) -> str:
+    """A part of a pipeline as Python, with ``load_labels`` and ``load_bands`` for what loads.
+
+    Raises:
+        UserError: It has a part that has no name; about ``subject``.
+    """
     if isinstance(value, Mapping):
         if value is LOAD_BANDS:
             return "load_bands"
+        if value is FILL_BANDS:
+            return 'load_bands["fill"]'
         if "type" in value and loads_labels(step_name(value)):
             return "load_labels"
-        return f"dict({', '.join(f'{k}={_written(v, subject)}' for k, v in value.items())})"
+        return f"dict({', '.join(f'{k}={written(v, subject)}' for k, v in value.items())})"
     if isinstance(value, list):
-        return f"[{', '.join(_written(item, subject) for item in value)}]"
+        return f"[{', '.join(written(item, subject) for item in value)}]"
     if isinstance(value, tuple):
-        items = ", ".join(_written(item, subject) for item in value)
+        items = ", ".join(written(item, subject) for item in value)
         return f"({items},)" if len(value) == 1 else f"({items})"
     if isinstance(value, str):
         return text_literal(value)

@@ -83,6 +83,7 @@ def fit_config_text(
     start = f"from {origin.name}" if origin.starts else "from scratch"
     newline, bands = "\n", facts.bands
     backend = "cv2" if bands else "pillow"  # which takes 8 bits alone
+    fill = 'load_image["fill"]' if bands else 0  # 0 may be many deviations from any band's value
     return f"""\
 # {facts.train_images} / {facts.val_images} images, {len(facts.classes)} classes.
 # Written by mmseg-resnest fit. Below each reason stands what was decided for it.
@@ -104,7 +105,7 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(type="RandomLongEdgeResize", base_size=base_size, ratio_range=(0.7, 1.35)),
     # Pad takes (width, height), RandomCrop (height, width).
-    dict(type="Pad", size=crop_size[::-1], pad_val=dict(img=0, seg=255)),
+    dict(type="Pad", size=crop_size[::-1], pad_val=dict(img={fill}, seg=255)),
     dict(type="RandomCrop", crop_size=crop_size),{_colours(facts)}
     dict(type="PackSegInputs"),
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from custom_sets import custom, masks
+from custom_sets import build, custom, masks
 from tiny_archives import labels_of, png_of, write_folder
 from user_errors import raises_user_error
 
@@ -43,6 +43,26 @@ def test_other_bands_without_their_config(tmp_path: Path, options: dict[str, Any
     assert not again.unchanged
     np.testing.assert_allclose(_means(again.config), [5000, 50], atol=0.5)
     assert custom(tmp_path, **options, bands=BandOptions(bands=(4, 2))).unchanged
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_what_is_padded_has_the_means(
+    tmp_path: Path, options: dict[str, Any], multilabel: bool
+) -> None:
+    """Black would be 28 deviations away from the mean of 500."""
+    if multilabel:
+        for file in list((tmp_path / "labels").iterdir()):
+            write_folder(tmp_path / "masks/a", {file.name: file.read_bytes()})
+        options = {**options, "form": "masks", "sources": (tmp_path / "masks",), "classes": None}
+    report = custom(tmp_path, inherits="fcn_resnest14_camvid", **options, multilabel=multilabel)
+    cfg = load_config(report.config)
+    steps = cfg.train_dataloader.dataset.pipeline
+    pads = [step for step in steps if step.type == "Pad"]
+    assert [pad.pad_val for pad in pads] == [dict(img=_means(report.config), seg=255)]
+    cfg.train_dataloader.dataset.pipeline = [*steps[: steps.index(pads[0]) + 1]]
+    pads[0].size = (40, 30)
+    image = build(cfg)[0]["img"]
+    np.testing.assert_allclose(image[-1, -1], _means(report.config), rtol=1e-5)
 
 
 def test_a_run_that_ends_once_the_config_is_written(
