@@ -84,7 +84,7 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         help="numbered images are frames of videos, or are not (default: measured)",
     )
     what = "leave out COCO's annotations that cannot be drawn, such as boxes alone (they are"
-    what += " ignored), and images that are not there; they are counted"
+    what += " ignored), images that are not there, and images without a mask; they are counted"
     add("--allow-incomplete", action="store_true", help=what)
 
 

@@ -26,7 +26,7 @@ from .bands import BandOptions, decode_bands
 #: Of image files, in lower case; where several files share a stem, the first of these counts.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"),
-    *(".jp2", ".pgm", ".ppm"),
+    *(".jp2", ".pgm", ".ppm", ".jfif"),
 )
 
 #: The longest edge of a JPEG file that libjpeg writes, in pixels.

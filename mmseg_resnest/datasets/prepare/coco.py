@@ -18,7 +18,7 @@ from ...io.text import printable
 from ..class_names import check_class_name
 from .labels import Labels
 from .planes import Table, blank, paint
-from .samples import Sample, find_image, image_size, json_files
+from .samples import Sample, edge, find_image, image_size, is_turned, json_files, unread
 from .shapes import check_polygon, decode_rle, fill_polygon, run_lengths
 
 MAX_BYTES = 1 << 32  # of a JSON file
@@ -60,6 +60,7 @@ class Faults:
 
 
 _GONE = "images that are not there, see --images"
+_UNREAD = "images of kinds that are not read, convert them to PNG and name that in the file"
 
 
 def read_coco(source: Path, images: Path | None, faults: Faults) -> list[Sample]:
@@ -84,7 +85,8 @@ def read_coco(source: Path, images: Path | None, faults: Faults) -> list[Sample]
             }
             names = {entry["id"]: entry["file_name"] for entry in data["images"]}
             sizes = {
-                entry["id"]: (entry.get("height"), entry.get("width")) for entry in data["images"]
+                entry["id"]: (edge(entry.get("height")), edge(entry.get("width")))
+                for entry in data["images"]
             }
             by_image = defaultdict(list)
             for entry in data["annotations"]:
@@ -105,9 +107,9 @@ def read_coco(source: Path, images: Path | None, faults: Faults) -> list[Sample]
                 what = f"id {entry.get('id')!s:.40}: image {image_id!s:.40}"
                 faults.add(file, "annotations of images that are not listed", what)
         for image_id, file_name in names.items():
-            image, name = _find(file, images, file_name)
+            image, name, there = _find(file, images, file_name)
             if image is None:
-                faults.add(file, _GONE, f"{printable(file_name):.200}")
+                faults.add(file, _UNREAD if there else _GONE, f"{printable(file_name):.200}")
                 continue
             shapes, boxes = [], []
             for category, entry in by_image.get(image_id, ()):
@@ -128,18 +130,20 @@ def read_coco(source: Path, images: Path | None, faults: Faults) -> list[Sample]
     return samples
 
 
-def _find(file: Path, images: Path | None, file_name: Any) -> tuple[Path | None, str]:
-    """The file of an image, and its name in the data set."""
+def _find(file: Path, images: Path | None, file_name: Any) -> tuple[Path | None, str, bool]:
+    """The file of an image, its name in the data set, and whether there is one that is not read."""
     folders = [images] if images else [file.parent, file.parent / "images"]
     relative = contained(file_name, f"{file}: the file name", hint="make it relative")
-    image = find_image(
+    candidates = [
         candidate for folder in folders
         for candidate in (folder / relative, folder / relative.name)
-    )  # fmt: skip
+    ]  # fmt: skip
+    image = find_image(candidates)
     if image is not None:
         hint = "name the folder of the images with --images"
         check_inside(image, images or file.parent, f"{file}: its image", hint)
-    return image, relative.with_suffix("").as_posix()
+    there = image is None and unread(candidates) is not None
+    return image, relative.with_suffix("").as_posix(), there
 
 
 def _fault(outline: Any, image: Path, given: tuple[Any, Any]) -> tuple[str, str] | None:
@@ -180,6 +184,8 @@ def _render(
     if None not in given and given != (height, width):
         said = f"{given[1]!s:.80}x{given[0]!s:.80}"
         message = f"says that {image.name} is {said}, but it is {width}x{height}"
+        turned = given == (width, height) and is_turned(image, (height, width))
+        message += "; remove its EXIF data, which turn it" if turned else "; correct the file"
         raise UserError("size-mismatch", file, message)
     labels = blank(height, width, table, uncovered)
     for box in boxes:

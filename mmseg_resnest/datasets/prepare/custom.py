@@ -39,6 +39,7 @@ from .bands import (
 )
 from .coco import Faults, read_coco
 from .colours import count_colours, describe, write_draft
+from .copies import join_copies
 from .counts import count_pixels
 from .custom_config import config_text
 from .dataset import Plan
@@ -46,7 +47,7 @@ from .labelme import read_labelme
 from .labels import bit_palette, png
 from .masks import check_effects, images_in, read_masks
 from .merged import merged_classes, merged_pixels
-from .notes import note_on_images, notes_on_names, notes_on_pixels
+from .notes import note_on_images, notes_on_names, notes_on_pixels, notes_on_uncovered
 from .outputs import Outputs, check_apart
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
@@ -81,8 +82,8 @@ class CustomOptions:
             None goes by the number at the end of the name.
         frames: Whether numbered images are frames of videos; None measures it.
         seed: Of the split.
-        allow_incomplete: Leave out annotations of COCO's files that cannot be drawn, and images
-            that are not there.
+        allow_incomplete: Leave out annotations of COCO's files that cannot be drawn, images that
+            are not there, and images without a mask.
         label_map: What the config reads classes as, see :func:`~..label_map.merge_classes`; the
             files keep them all.
         multilabel: Keep classes that overlap, as bit planes; pixels that no shape covers are of no
@@ -143,8 +144,8 @@ def _read_samples(
 ) -> list[Sample]:
     """The samples of the sources, in order of their names; ``notes`` takes what is left out."""
     form = options.form
-    if options.allow_incomplete and form != "coco":
-        raise UserError("argument", "--allow-incomplete", "is for COCO's files alone")
+    if options.allow_incomplete and form not in ("coco", "colour", "index"):
+        raise UserError("argument", "--allow-incomplete", "is for COCO's files and masks")
     faults = Faults()
     for source in sources:
         if not source.exists():
@@ -154,14 +155,14 @@ def _read_samples(
     samples: list[Sample] = []
     for source in sources:
         if form == "labelme":
-            samples += read_labelme(source, images)
+            samples += read_labelme(source, images, notes)
         elif form == "coco":
             samples += read_coco(source, images, faults)
         elif form == "masks":
             known = [*(row.name for row in rows), *options.ignore]
             samples += read_class_masks(source, images, known)
         else:
-            samples += read_masks(form, source, images, rows, options.label_suffix)
+            samples += read_masks(options, source, images, rows, notes)
     error = faults.error()
     if error is not None and not options.allow_incomplete:
         raise error
@@ -318,7 +319,6 @@ def prepare_custom(
     drawn = BitTable.of(table, len(palette)) if options.multilabel else table
     plan = _plan(samples, splits, palette, drawn, uncovered)
     merged = merged_classes(options.label_map, palette)
-    train, val = len(splits["train"]), len(splits["val"])
     sources = ", ".join(map(str, options.sources))
     bands = band_options(samples, options.bands, str(options.images or sources))
     suffixes = tuple(sorted({sample.suffix.lower() for sample in samples}))
@@ -327,7 +327,7 @@ def prepare_custom(
     def text_of(statistics: BandStatistics | None) -> bytes | None:
         if config is None or base is None or (bands is not None and statistics is None):
             return None
-        sizes = len(merged.classes), train, val
+        sizes = len(merged.classes), len(splits["train"]), len(splits["val"])
         return config_text(
             options.name, root, *sizes, config, base, epochs, options.label_map, base_name,
             options.multilabel, statistics, suffixes,
@@ -351,17 +351,17 @@ def prepare_custom(
             if options.form == "colour" and error.code == "label":
                 raise _unknown_colours(options, rows, draft, processes, error.subject) from error
             raise
-        counted = outputs.finished("pixels", "unlabelled")
+        counted = outputs.finished("pixels", "unlabelled", "ignored")
         known = counted is not None and (bands is None or statistics is not None)
         unchanged = known and done["kept"] == len(plan.items) and old == text
         if not unchanged or counted is None:
-            counted, ignored = {"pixels": {}, "unlabelled": []}, 0
+            counted = {"pixels": {}, "unlabelled": [], "ignored": 0}
             for split, names in splits.items():
                 total, unlabelled = count_pixels(folder, names, processes, split, planes)
                 counted["pixels"][split] = [total[label] for label in range(len(palette))]
                 counted["unlabelled"] += unlabelled
-                ignored += total[IGNORED]
-            if options.form == "index" and ignored:
+                counted["ignored"] += total[IGNORED]
+            if options.form == "index" and counted["ignored"]:
                 _check_two_values(options, rows, counted["pixels"], draft)
             if bands is not None:
                 training = set(splits["train"])
@@ -383,6 +383,7 @@ def prepare_custom(
     ]
     notes += notes_on_names(merged.classes)
     notes += notes_on_pixels(classes, counted["unlabelled"])
+    notes += notes_on_uncovered(options, counted)
     return CustomReport(
         folder, config, classes, splits, groups, dict(done), notes, unchanged, statistics, suffixes
     )
@@ -411,7 +412,8 @@ def _samples(
         train, val, counts = split_by_list(names, options.val_list, folder)
         return samples, {"train": train, "val": val}, counts, notes
     groups, more = group_images(samples, options.group_pattern, options.frames, processes)
-    notes += more
+    groups, copies = join_copies(groups, samples)
+    notes += more + copies
     train, val, counts = split_by_groups(groups, options.val_fraction, options.seed)
     if len(groups) == 1:
         notes.append(

@@ -20,18 +20,22 @@ from ...io.text import printable
 from ..class_names import check_class_name
 from .labels import Labels, open_image
 from .planes import Table, blank, paint
-from .samples import Sample, find_image, image_size, json_files
+from .samples import Sample, edge, find_image, image_size, json_files, unread
 from .shapes import Mask, fill_circle, fill_polygon
 
 MAX_BYTES = 1 << 29  # of a JSON file, which may hold its image
 
-_SHAPES = ("polygon", "rectangle", "circle", "mask")
+# X-AnyLabeling has rectangles of four corners, and turned ones.
+_SHAPES = ("polygon", "rectangle", "rotation", "circle", "mask")
 _LINE_SHAPES = ("line", "linestrip", "point", "points")
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png"}
 
 
-def read_labelme(source: Path, images: Path | None) -> list[Sample]:
+def read_labelme(source: Path, images: Path | None, notes: list[str]) -> list[Sample]:
     """The samples of a folder of LabelMe's files, or of one of them.
+
+    Other JSON files in the folder that no image is named as, such as a list of classes, are left
+    out, and ``notes`` takes how many.
 
     An image is looked for where ``imagePath`` says, as long as that is inside of the source, and
     beside the JSON file under its name; then in ``imageData``. With a folder of images it is looked
@@ -41,24 +45,44 @@ def read_labelme(source: Path, images: Path | None) -> list[Sample]:
     Raises:
         UserError: A file is not one of LabelMe, or its image is not there or outside.
     """
-    samples = []
+    samples, others = [], []
     top = source.parent if source.is_file() else source
     for file in json_files(source):
-        data = _read(file)
+        data = read_json(file, str(file), MAX_BYTES)
+        if not _is_labelme(data) and file != source and not _has_image(file, top, images):
+            others.append(file)
+            continue
+        _check(file, data)
         name = file.relative_to(top).with_suffix("").as_posix()
         image = _image(file, data, top, images)
         names = {_check_shape(file, number, shape) for number, shape in enumerate(data["shapes"])}
         suffix = _content_suffix(file, image) if isinstance(image, bytes) else image.suffix
         render = partial(_render, file, image)
         samples.append(Sample(name, image, render, frozenset(names), suffix))
+    if others:
+        notes.append(f"{len(others):,} JSON files are not LabelMe's and left out, e.g. {others[0]}")
     return samples
 
 
+def _is_labelme(data: Any) -> bool:
+    return isinstance(data, dict) and isinstance(data.get("shapes"), list)
+
+
+def _has_image(file: Path, top: Path, images: Path | None) -> bool:
+    """Whether an image is named as a JSON file."""
+    beside = file.with_suffix("")
+    return find_image([beside if images is None else images / beside.relative_to(top)]) is not None
+
+
 def _read(file: Path) -> dict[str, Any]:
-    data = read_json(file, str(file), MAX_BYTES)
-    if not isinstance(data, dict) or not isinstance(data.get("shapes"), list):
-        raise UserError("annotation", file, "is not a LabelMe file (it has no list `shapes`)")
+    data: dict[str, Any] = read_json(file, str(file), MAX_BYTES)
+    _check(file, data)
     return data
+
+
+def _check(file: Path, data: Any) -> None:
+    if not _is_labelme(data):
+        raise UserError("annotation", file, "is not a LabelMe file (it has no list `shapes`)")
 
 
 def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) -> Path | bytes:
@@ -92,6 +116,9 @@ def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) 
         except (ValueError, TypeError) as error:
             message = f"imageData is not base64 ({error}); label it again"
             raise UserError("annotation", file, message) from error
+    if other := unread(candidates):
+        message = f"its image {other.name} is of a kind that is not read; convert it to PNG"
+        raise UserError("image", file, message)
     name = printable(str(given or relative))
     message = f"its image {name:.300} is not there; see --images"
     raise refusal or UserError("not-found", file, message)
@@ -140,9 +167,11 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
         return _bitmap(shape, height, width)
     if kind == "circle":
         return fill_circle(points[0], points[1], height, width)
-    if kind == "rectangle":
-        (x0, y0), (x1, y1) = points[:2]
+    if kind == "rectangle" and len(points) == 2:
+        (x0, y0), (x1, y1) = points
         points = [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+    if kind in ("rectangle", "rotation") and len(points) != 4:
+        raise ValueError(f"a {kind} has four corners, and this one has {len(points)} points")
     if not all(len(point) == 2 for point in points):
         raise ValueError("a point is not a pair of x and y")
     return fill_polygon(points, height, width)
@@ -150,7 +179,7 @@ def _mask(shape: Mapping[str, Any], height: int, width: int) -> Mask:
 
 def _render(file: Path, image: Path | bytes, table: Table, uncovered: int) -> Labels:
     data = _read(file)
-    given = data.get("imageHeight"), data.get("imageWidth")
+    given = edge(data.get("imageHeight")), edge(data.get("imageWidth"))
     height, width = image_size(image, file if isinstance(image, bytes) else image, given)
     if None not in given and given != (height, width):
         said = f"{given[1]!s:.80}x{given[0]!s:.80}"

@@ -17,6 +17,7 @@ Labels = npt.NDArray[np.uint8]
 
 # Recognised by the content. Pillow has decoders for many more, which only a stranger might use.
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+_NEAR, _TWO_VALUES = 32, 0.9  # grey levels, share of the pixels: a mask of 0 and 255 as JPEG
 
 
 def png(labels: Labels) -> bytes:
@@ -35,12 +36,22 @@ def open_image(data: bytes, name: object) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
         image.load()
+    except Image.DecompressionBombError as error:
+        raise too_large(name, error) from error
     except Exception as error:  # Pillow's decoders raise whatever they please
         reason = str(error)
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is not one of {', '.join(IMAGE_FORMATS)}" if data else "it is empty"
+            if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                reason = "a TIFF of a kind that is not read here, such as 64 bits; save it as PNG"
         raise UserError("image", name, f"is not an image or is damaged ({reason})") from error
     return image
+
+
+def too_large(name: object, error: Exception) -> UserError:
+    """The error of an image that has more pixels than Pillow takes."""
+    reason = str(error).partition(",")[0]
+    return UserError("too-large", name, f"has too many pixels ({reason}); cut it into tiles")
 
 
 def is_lossy(image: Image.Image, data: bytes) -> bool:
@@ -60,6 +71,9 @@ def check_lossless(image: Image.Image, data: bytes, name: object) -> None:
     """Raise UserError for a mask that :func:`is_lossy`."""
     if is_lossy(image, data):
         message = f"is a lossy {image.format}, which changes labels; get a lossless file (PNG)"
+        grey = np.asarray(image.convert("L"))
+        if ((grey < _NEAR) | (grey > 255 - _NEAR)).mean() > _TWO_VALUES:
+            message += ", or save it as PNG with 0 for what is up to 127 and 255 for the rest"
         raise UserError("label", name, message)
 
 

@@ -23,11 +23,13 @@ FORM_NAMES = {
 }
 
 SPLITS = {"train": r"train(?:ing)?", "val": r"val(?:id(?:ation)?)?|dev", "test": r"test(?:ing)?"}
-_LABELS = r"annot(?:ation)?s?|labels?|masks?|gt|gtfine|ground[_ -]?truth|seg(?:mentation)?s?"
+_LABELS = r"ann(?:ot(?:ation)?)?s?|labels?|masks?|gts?|gtfine|ground[_ -]?truths?|targets?"
+_LABELS += r"|seg(?:mentation)?s?|semantics?"
 _LABELS += r"|segmentation[_ ]?(?:class(?:aug|raw)?|masks?)|label[_ ]?maps?"
 _IMAGES = r"images?|imgs?|jpegimages|photos?|pictures?|rgb|inputs?|leftimg8bit|data"
 _INSTANCES = r"segmentationobject|instances?"
 _ROLES = {"labels": _LABELS, "images": _IMAGES, "instances": _INSTANCES}
+_BEHIND = r"(?:[_ -]?(?:dir|folder|png|jpe?g|tiff?|bmp))?"  # ann_dir (MMSegmentation), masks_png
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def split_and_role(name: str) -> tuple[str, str | None]:
     split, role = "train", None
     for folder in PurePosixPath(name).parent.parts:
         for part, pattern in SPLITS.items():
-            if match := re.fullmatch(rf"(?:{pattern})[_ -]?(?P<rest>.*)", folder, re.I):
-                rest = match["rest"]
+            named = rf"(?:{pattern})[_ -]?(?P<rest>.*)|(?P<front>.+)[_ -](?:{pattern})"
+            if match := re.fullmatch(named, folder, re.I):
+                rest = match["rest"] or match["front"] or ""
                 if not rest or role_of(rest) or re.fullmatch(r"\d{4}", rest):
                     split, folder = part, rest
                     break
@@ -72,7 +75,7 @@ def split_and_role(name: str) -> tuple[str, str | None]:
 def role_of(folder: str) -> str | None:
     """What the name of a folder says of its files: labels, images or instances; None: nothing."""
     for role, pattern in _ROLES.items():
-        if re.fullmatch(pattern, folder, re.I):
+        if re.fullmatch(rf"(?:{pattern}){_BEHIND}", folder, re.I):
             return role
     return None
 

@@ -6,32 +6,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
-from ...io.image_header import read_header
 from .labels import Labels, colours_to_labels, indices, open_image
 from .places import Place, list_folder
-from .samples import IGNORED, Sample, image_size, speller
+from .samples import IGNORED, Sample, image_size, is_turned, speller, unread
 from .tables import IGNORED_NAME, Colour
+
+if TYPE_CHECKING:
+    from .custom import CustomOptions
 
 
 def read_masks(
-    form: str,
+    options: CustomOptions,
     source: Path,
     images: Path | None,
     rows: Sequence[Colour],
-    label_suffix: str,
+    notes: list[str],
 ) -> list[Sample]:
     """The samples of a folder of masks; ``rows`` names the colours, or labels 0, 1, ... in order.
+
+    ``notes`` takes what is left out by ``options.allow_incomplete``.
 
     Raises:
         UserError: A folder or the table is missing, or a mask or an image has no partner.
     """
+    form, label_suffix = options.form, options.label_suffix
     if not source.is_dir():
         raise UserError("wrong-path-type", f"--source {source}", "is not a folder of masks")
     if images is None:
@@ -51,14 +56,19 @@ def read_masks(
         if stem not in pictures:
             message = f"there is no image {stem} in {images}; add it, move the mask, or see"
             message += " --label-suffix for what masks' names have after their images'"
+            if other := unread([images / stem]):
+                message = f"{other} is an image of a kind that is not read; convert it to PNG"
             raise UserError("dataset", place, message)
         image = pictures.pop(stem).file
         reader = _render_colours if form == "colour" else _render_indices
         render = partial(reader, place, image, tuple(rows))
         samples.append(Sample(stem, image, render, names, image.suffix))
-    for first in pictures.values():
-        message = f"has no mask in {source} (as {len(pictures)} images); add it or move the image"
-        raise UserError("dataset", first, message)
+    if pictures:
+        first, count = next(iter(pictures.values())), len(pictures)
+        if not options.allow_incomplete:
+            message = f"has no mask in {source} (as {count:,} images); add it or move the image, or"
+            raise UserError("dataset", first, f"{message} leave them out with --allow-incomplete")
+        notes.append(f"{count:,} images have no mask and are left out, e.g. {first}")
     return samples
 
 
@@ -110,8 +120,7 @@ def check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
     if labels.shape[:2] != (height, width):
         given = f"{labels.shape[1]}x{labels.shape[0]}"
         message = f"is {given}, but its image {image} is {width}x{height}"
-        header = read_header(image, str(image))
-        if header is not None and (header.width, header.height) != (width, height):
+        if is_turned(image, (height, width)):
             message += ", turned as its EXIF data say; turn the mask, too"
         raise UserError("size-mismatch", place, message)
 

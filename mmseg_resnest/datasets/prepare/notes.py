@@ -6,13 +6,18 @@ from __future__ import annotations
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .layouts import is_image
 from .places import list_folder
 from .samples import Sample
+
+if TYPE_CHECKING:
+    from .custom import CustomOptions
+
+_MUCH = 0.1  # of the pixels
 
 
 def notes_on_pixels(classes: Sequence[tuple[Any, ...]], unlabelled: Sequence[str]) -> list[str]:
@@ -26,6 +31,19 @@ def notes_on_pixels(classes: Sequence[tuple[Any, ...]], unlabelled: Sequence[str
         number, first = len(unlabelled), min(unlabelled)
         notes.append(f"{number:,} images have no labelled pixel, e.g. {first}: they teach nothing")
     return notes
+
+
+def notes_on_uncovered(options: CustomOptions, counted: Mapping[str, Any]) -> list[str]:
+    """A note where shapes leave a good part of the pixels out."""
+    shapes = options.form in ("labelme", "coco") and options.background is None
+    labelled = sum(map(sum, counted["pixels"].values()))
+    share = counted["ignored"] / max(1, counted["ignored"] + labelled)
+    if not shapes or options.multilabel or share < _MUCH:
+        return []
+    return [
+        f"{share:.0%} of the pixels are in no shape and ignored: the model will give each of them"
+        " some class; --background NAME makes them a class of their own"
+    ]
 
 
 def notes_on_names(names: Sequence[str]) -> list[str]:

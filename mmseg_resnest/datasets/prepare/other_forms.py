@@ -4,16 +4,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Sequence
 
+from ...io.image_files import IMAGE_SUFFIXES
 from .layouts import is_image, split_and_role
 from .places import Place
+from .samples import UNREAD_SUFFIXES
 
 _READ = 4096  # bytes that tell what a file is
 _YOLO = re.compile(r"\d+(?:\s+-?[\d.]+(?:e-?\d+)?){4,}", re.I)
-_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-_PICTURES = (".gif", ".heic", ".heif", ".avif", ".jxl", ".jfif", ".jpe", ".pbm", ".tga", ".dng")
+_OTHER_FILES = (
+    (
+        "medical volumes",
+        "save their slices as PNG or .npy",
+        (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd"),
+    ),
+    ("shapes of maps", "burn them into masks (gdal_rasterize)", (".shp", ".geojson", ".gpkg")),
+    ("arrays", "save images as .npy and masks as PNG", (".npz", ".mat", ".h5", ".hdf5", ".pkl")),
+    (
+        "an archive",
+        "unpack it and name the folder",
+        (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"),
+    ),
+    ("images of a kind that is not read", "convert them to PNG", UNREAD_SUFFIXES),
+)
 
 
 def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
@@ -22,13 +37,19 @@ def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
     ``lists`` are the names of files that list classes, in lower case.
     """
     names = {place.file.with_suffix("").name for place in places if is_image(place)}
+    twice = Counter(one.file.with_suffix("") for one in places if is_image(one, IMAGE_SUFFIXES))
+
+    def named_twice(place: Place, *_: object) -> bool:
+        return twice[place.file.with_suffix("")] > 1
+
     for what, remedy, fits in (
         ("CVAT's XML", "export from CVAT as COCO or as a segmentation mask", _cvat),
         ("XML of boxes", "label areas, and export them as COCO or masks", _xml),
         ("YOLO's text files", "export from their tool as COCO or as masks", _yolo),
         ("JSON of another form", "export from its tool as COCO or as masks", _json),
-        ("an archive", "unpack it and name the folder", _archive),
-        ("images of a kind that is not read", "convert them to PNG", _picture),
+        ("a table of run lengths", "draw them into masks", _runs),
+        *((what, remedy, _ending(ends)) for what, remedy, ends in _OTHER_FILES),
+        ("two images of one name", "move the masks into a folder `masks`", named_twice),
         ("masks without images", "put the images beside them, in a folder `images`", _mask),
     ):
         for place in places:
@@ -65,12 +86,12 @@ def _json(place: Place, name: str, _: bool) -> bool:
     return name.endswith((".json", ".jsonl", ".ndjson"))
 
 
-def _archive(place: Place, name: str, _: bool) -> bool:
-    return name.endswith(_ARCHIVES)
+def _runs(place: Place, name: str, _: bool) -> bool:
+    return name.endswith(".csv") and "encodedpixels" in _start(place).partition("\n")[0].lower()
 
 
-def _picture(place: Place, name: str, _: bool) -> bool:
-    return Path(name).suffix in _PICTURES
+def _ending(ends: tuple[str, ...]) -> Callable[[Place, str, bool], bool]:
+    return lambda _place, name, _of_image: name.endswith(ends)
 
 
 def _mask(place: Place, name: str, _: bool) -> bool:

@@ -37,8 +37,11 @@ from .tables import read_table
 
 _TABLES = (
     *("_classes.csv", "labelmap.txt", "classes.txt", "classes.csv", "classes.json"),
-    *("label_names.txt", "labels.txt", "class_dict.csv", "obj.names"),
+    *("label_names.txt", "labels.txt", "class_dict.csv", "obj.names", "class_names.txt"),
 )
+_BACKGROUND = "_background_"  # in LabelMe's lists, what no shape covers
+# COCO's own folder, and Datumaro's, have more files of the same images, in the form of instances.
+_BESIDE_INSTANCES = re.compile(r"(?:person_keypoints|captions|labels|stuff|panoptic)[_.].*", re.I)
 
 
 def recognise(
@@ -123,9 +126,15 @@ def recognise_options(
     if found.rows:
         classes = root / f"{options.name}_classes.txt"
         write_table(classes, found.rows)
+    background, notes = options.background, found.notes
+    asks = found.form == "labelme" and not options.multilabel and background is None
+    if asks and classes and any(row.name == _BACKGROUND for row in read_table(classes)):
+        background = _BACKGROUND
+        notes += (f"background: {_BACKGROUND} of {classes}, as LabelMe's converter has it",)
     filled = replace(
         options,
         form=found.form,
+        background=background,
         sources=found.sources,
         images=found.images,
         val_images=None if options.val_list else found.val_images,
@@ -134,7 +143,7 @@ def recognise_options(
         val_sources=() if options.val_list else found.val_sources,
         val_list=options.val_list or found.val_list,
     )
-    return filled, found.notes
+    return filled, notes
 
 
 def _has_json(source: Path) -> bool:
@@ -175,7 +184,7 @@ def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[_Document]]]
     forms: dict[str, dict[str, list[_Document]]] = defaultdict(lambda: defaultdict(list))
     known: dict[Path, str | None] = {}
     for place in places:
-        if not place.name.lower().endswith(".json"):
+        if not place.name.lower().endswith(".json") or place.file.name.lower() in _TABLES:
             continue
         folder, split = place.file.parent, _split_of_document(place)
         names: tuple[PurePosixPath, ...] = ()
@@ -188,7 +197,11 @@ def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[_Document]]]
 
 def _form_of(place: Place) -> tuple[str | None, tuple[PurePosixPath, ...]]:
     """The form of a JSON file, and where its first image may be; none where it holds that."""
-    data = read_json(place.file, str(place.file), coco.MAX_BYTES)
+    try:
+        data = read_json(place.file, str(place.file), coco.MAX_BYTES)
+    except UserError as error:
+        message = f"{error.message}; correct it, or move it out of the folder"
+        raise UserError(error.code, error.subject, message) from error
     if not isinstance(data, dict):
         return None, ()
     names: list[Any] = []
@@ -227,6 +240,8 @@ def _found_documents(
 ) -> Found:
     number = sum(map(len, parts.values()))
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({number:,})")
+    if form == "coco":
+        parts = {part: _of_instances(some, notes) for part, some in parts.items()}
     train, val = choose_splits(parts, notes, folder)
     found: dict[str, Any] = {}
     for prefix, part in (("", train), ("val_", val)):
@@ -242,6 +257,21 @@ def _found_documents(
     if form == "coco":
         table = None if table and table.name == "_classes.csv" else table
     return Found(form, classes=table, notes=tuple(notes), **found)
+
+
+def _of_instances(documents: list[_Document], notes: list[str]) -> list[_Document]:
+    """Those of a part without others that lie beside a file of instances of the same images."""
+    folders = {
+        one.place.file.parent for one in documents
+        if one.place.file.name.lower().startswith("instances")
+    }  # fmt: skip
+    left = [
+        one.place for one in documents
+        if one.place.file.parent in folders and _BESIDE_INSTANCES.fullmatch(one.place.file.name)
+    ]  # fmt: skip
+    if left:
+        notes.append(f"left out, beside instances: {', '.join(place.name for place in left)}")
+    return [one for one in documents if one.place not in left]
 
 
 def _images_of(document: _Document, places: Sequence[Place]) -> Path | None:

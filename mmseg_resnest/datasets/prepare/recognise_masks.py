@@ -37,6 +37,7 @@ _SUFFIXES = (
 )
 _LISTS = ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt")
 _SAMPLED = 12  # masks that are looked at to tell colours from label numbers
+_RARE, _FEW_GREYS = 1e-3, 3  # share of the pixels; greys that may be classes
 _MOST_COLOURS = 64  # in all masks, without a table: more come from JPEG or from resizing
 # Folders of masks and images, and the suffix of masks; None where there is one mask a class.
 Pair = tuple[Path, Path, str | None]
@@ -191,7 +192,7 @@ def found_masks(
             raise UserError("label", pairs[train][0], message)
         made = [Colour(f"class_{n}", None) for n in range(largest + 1)]
     elif form == "colour" and not any(row.rgb for row in rows):
-        made = _colour_rows(masks, rows, processes)
+        made = _colour_rows(masks, rows, processes, notes)
     if made:
         notes.append(f"classes: {len(made)}, from the masks: {', '.join(r.name for r in made[:9])}")
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({len(masks):,})")
@@ -247,15 +248,18 @@ def _form_of_masks(masks: Sequence[Place], values: set[int] | None, rows: Sequen
     used = values - {255}
     names = len({row.name for row in rows})
     largest = max(used, default=0)
-    dense = largest < max(names, 2 * len(used) + 10) or largest > 255  # which no grey value is
+    dense = largest < max(len(rows), 2 * len(used) + 10) or largest > 255  # no grey value is
     several = len(used) > 1 or (names > 1 and 255 not in values)
     return "index" if dense and several else "colour"
 
 
-def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int) -> list[Colour]:
+def _colour_rows(
+    masks: Sequence[Place], rows: Sequence[Colour], processes: int, notes: list[str]
+) -> list[Colour]:
     """A name for each colour of the masks: those of a list without colours, or made up.
 
-    Empty where such a list does not say which name is of which colour.
+    Empty where such a list does not say which name is of which colour. ``notes`` takes colours
+    that may be of no class.
     """
     found = count_colours(masks, processes, lossless=True)
     if len(found) > _MOST_COLOURS:
@@ -271,6 +275,16 @@ def _colour_rows(masks: Sequence[Place], rows: Sequence[Colour], processes: int)
         return [Colour(name, rgb) for name, rgb in zip(names, colours, strict=True)]
     if rows:
         return []
+    two = {(0, 0, 0), (255, 255, 255)}
+    greys = [rgb for rgb in colours if len(set(rgb)) == 1 and rgb not in two]
+    smooth = two < set(colours) and len(greys) == len(colours) - 2 > _FEW_GREYS
+    doubtful = [rgb for rgb in colours if found[rgb] < _RARE * found.total()]
+    if doubtful := greys if smooth else doubtful:
+        what = "lie between black and white" if smooth else "have almost no pixels"
+        notes.append(
+            f"{len(doubtful)} colours (e.g. {doubtful[0]}) {what}, as resizing and smoothing leave"
+            " them; in a table (--classes) several colours of one name are one class"
+        )
     return [Colour(f"colour_{r:02x}{g:02x}{b:02x}", (r, g, b)) for r, g, b in colours]
 
 

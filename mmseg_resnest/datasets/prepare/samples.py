@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -15,12 +16,15 @@ from ...errors import UserError
 from ...io.bands import npy_sizes
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.image_header import ImageHeader, read_header
-from .labels import IMAGE_FORMATS, Labels
+from .labels import IMAGE_FORMATS, Labels, too_large
 from .places import list_folder
 
 IGNORED = 255
+_NOT_PILLOWS = (".npy", ".tif", ".tiff", ".jp2", ".pgm", ".ppm")  # that Pillow may not open here
 #: Of images to train on; masks are image files.
 PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+#: Of images that nothing here reads.
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jpe", ".pbm", ".tga", ".dng")
 
 # Renders a label map (H, W) from the label of each class name.
 Render = Callable[[Mapping[str, int], int], Labels]
@@ -55,9 +59,9 @@ def image_size(image: Path | bytes, name: object, like: object = None) -> tuple[
     Raises:
         UserError: It is not an image.
     """
-    if not isinstance(image, bytes) and image.suffix.lower() in (".npy", ".tif", ".tiff"):
+    if not isinstance(image, bytes) and image.suffix.lower() in _NOT_PILLOWS:
         header = _header(image)
-        if header is not None and (header.format == "NPY" or not _opens(image)):
+        if header is not None and (header.format != "TIFF" or not _opens(image)):
             guess = header.height, header.width
             sizes = npy_sizes(image) if like is not None and header.format == "NPY" else ()
             return next((size for size in sizes if size == like), guess)
@@ -65,7 +69,12 @@ def image_size(image: Path | bytes, name: object, like: object = None) -> tuple[
         source = io.BytesIO(image) if isinstance(image, bytes) else image
         with Image.open(source, formats=IMAGE_FORMATS) as opened:
             width, height = opened.size
+            if opened.format == "TIFF":  # of which Pillow may say the size of the turned image
+                tags: Any = opened
+                width, height = tags.tag_v2[256], tags.tag_v2[257]
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Image.DecompressionBombError as error:
+        raise too_large(name, error) from error
     except Exception as error:  # Pillow's decoders raise whatever they please
         kinds = " or ".join(IMAGE_FORMATS)
         message = f"is not an image or is damaged ({error}); it must be {kinds}"
@@ -73,12 +82,24 @@ def image_size(image: Path | bytes, name: object, like: object = None) -> tuple[
     return (width, height) if turned else (height, width)
 
 
+def edge(value: Any) -> Any:
+    """The length of an edge in an annotation; some tools write it as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def is_turned(image: Path, size: tuple[int, int]) -> bool:
+    """Whether an image has its height and width by the rotation that its EXIF asks for alone."""
+    header = read_header(image, str(image))
+    return header is not None and (header.height, header.width) != size
+
+
 def _header(image: Path) -> ImageHeader | None:
     try:
         header = read_header(image, str(image))
     except (OSError, UserError):
         return None
-    return header if header is not None and header.format in ("NPY", "TIFF") else None
+    formats = ("NPY", "TIFF", "PPM", "JPEG2000")
+    return header if header is not None and header.format in formats else None
 
 
 def _opens(image: Path) -> bool:
@@ -131,13 +152,29 @@ def find_image(candidates: Iterable[Path]) -> Path | None:
 
 def _find(candidates: Iterable[Path]) -> Path | None:
     for candidate in candidates:
-        if candidate.suffix.lower() in PICTURE_SUFFIXES and _is_file(candidate):
-            return candidate
-        if candidate.suffix.lower() not in PICTURE_SUFFIXES:
-            for suffix in (*PICTURE_SUFFIXES, *(s.upper() for s in PICTURE_SUFFIXES)):
-                other = candidate.with_name(candidate.name + suffix)
-                if _is_file(other):
-                    return other
+        end = candidate.suffix
+        if end.lower() in PICTURE_SUFFIXES:  # file systems elsewhere do not tell cases apart
+            others = [candidate.with_suffix(one) for one in (end, end.lower(), end.upper())]
+        else:
+            ends = (*PICTURE_SUFFIXES, *(s.upper() for s in PICTURE_SUFFIXES))
+            others = [candidate.with_name(candidate.name + one) for one in ends]
+        if found := next(filter(_is_file, others), None):
+            return found
+    return None
+
+
+def unread(candidates: Iterable[Path]) -> Path | None:
+    """The first of some files that is there, if as an image of a kind that is not read.
+
+    A candidate may have an image's ending or none, as in :func:`find_image`.
+    """
+    for candidate in candidates:
+        named = candidate.suffix.lower() in UNREAD_SUFFIXES
+        stem = candidate.with_suffix("") if named else candidate
+        ends = (*UNREAD_SUFFIXES, *(s.upper() for s in UNREAD_SUFFIXES))
+        others = (stem.with_name(stem.name + end) for end in ends)
+        if found := next(filter(_is_file, others), None):
+            return found
     return None
 
 

@@ -136,7 +136,7 @@ def split_by_list(
     spell = speller(known)
     ends = (".json", ".png")
     try:
-        listed = listed_names(file, folder, folder, ends, lambda name: spell(name) in known)
+        listed = listed_names(file, folder, file.parent, ends, lambda name: spell(name) in known)
     except UserError as error:
         code = error.code if error.code == "unreadable" else "argument"
         raise UserError(code, f"--val-list {error.subject}", error.message) from error

@@ -24,6 +24,9 @@ _LARGEST = 255
 _LISTS = ("names", "classes", "categories", "labels")
 _SEPARATED = re.compile(r"(?P<number>\d+)\s*[,;:\t]\s*(?P<name>\S.*)")
 _BEHIND = re.compile(r"(?P<name>\S.*?)\s*[,;\t]\s*(?P<number>\d+)")
+# Headings of columns.
+_NAME = frozenset(("name", "names", "class", "classes", "class_name", "label", "category"))
+_COLOURS = (("r", "red"), ("g", "green"), ("b", "blue"))
 _COUNTED = re.compile(r"(?P<number>\d+)[.)]?\s+(?P<name>\S.*)")
 
 
@@ -40,8 +43,8 @@ def read_table(file: Path) -> list[Colour]:
 
     As text or CSV: a name a line, or a name and its colour in either order, the parts separated by
     commas, colons, semicolons, tabs or spaces: ``road 128 64 128``, ``128,64,128,road``,
-    ``road:128,64,128::`` (CVAT), ``road #804080``. Lines that start with ``#`` and a heading
-    such as ``name,r,g,b`` are left out. As JSON or YAML: a list of names,
+    ``road:128,64,128::`` (CVAT), ``road #804080``. Lines that start with ``#`` are left out. A
+    heading such as ``id,name,r,g,b`` may name the columns. As JSON or YAML: a list of names,
     ``{"road": [128, 64, 128]}``, or ``[{"name": "road", "color": [128, 64, 128]}]``, also below
     ``names``, ``classes``, ``categories`` or ``labels``.
 
@@ -187,6 +190,10 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
         if len(line) > _LONGEST_LINE:
             message = f"the line {line[:40]!r}... is longer than {_LONGEST_LINE} characters"
             raise UserError("classes", file, message)
+    if found := _by_heading(lines):
+        return found
+    if file.suffix.lower() == ".csv" and len(lines) > 1 and lines[0].strip(" \"'").lower() in _NAME:
+        lines = lines[1:]
     rows = [_coloured(line) for line in lines]
     if not any(rows):
         return _numbered(file, lines) or [Colour(_only_name(file, line), None) for line in lines]
@@ -197,6 +204,25 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
         row or Colour(_only_name(file, line), None) for row, line in zip(rows, lines, strict=True)
     ]
     return [row for row in found if row.name]
+
+
+def _by_heading(lines: Sequence[str]) -> list[Colour]:
+    """The rows of a table with more columns than name and colour, which its first line names."""
+    for sign in ",;\t":
+        cells = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=sign)]
+        head = [cell.lower() for cell in cells[0]] if cells else []
+        places = [
+            next((place for place, cell in enumerate(head) if cell in some), None)
+            for some in (_NAME, *_COLOURS)
+        ]
+        if len(head) < 5 or None in places:
+            continue
+        try:
+            rows = [[row[place] for place in places if place is not None] for row in cells[1:]]
+            return [Colour(name, (int(r), int(g), int(b))) for name, r, g, b in rows]
+        except (IndexError, ValueError):
+            continue
+    return []
 
 
 def _coloured(line: str) -> Colour | None:

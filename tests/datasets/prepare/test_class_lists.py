@@ -98,3 +98,16 @@ def test_words_of_yaml_are_names(tmp_path: Path) -> None:
 def test_what_is_no_list(tmp_path: Path, content: Any, file: str) -> None:
     with raises_user_error("classes", file):
         names(tmp_path, content, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [
+        ("name\nsky\nroad\ncar\n", None),
+        ("id,name,r,g,b\n0,sky,1,2,3\n1,road,4,5,6\n2,car,7,8,9\n", (4, 5, 6)),
+        ("Class;R;G;B;Super\nsky;1;2;3;x\nroad;4;5;6;y\ncar;7;8;9;y\n", (4, 5, 6)),
+    ],
+)
+def test_headings_of_columns(tmp_path: Path, text: str, colour: Any) -> None:
+    assert names(tmp_path, text, "classes.csv") == THREE
+    assert read_table(tmp_path / "classes.csv")[1].rgb == colour

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from custom_sets import custom, label_map, write_masks
+from custom_sets import custom, label_map, write_labelme
 from tiny_archives import jpeg, write_folder
 from user_errors import raises_user_error
 
@@ -143,7 +143,7 @@ def test_all_faults_of_coco_are_told_at_once_or_left_out(tmp_path: Path) -> None
     assert (label_map(tmp_path, "a_1") == 0).all()
     assert sum(len(names) for names in report.splits.values()) == 4
     with raises_user_error("argument", "--allow-incomplete"):
-        custom(tmp_path, allow_incomplete=True, **write_masks(tmp_path / "m", ["x", "y"]))
+        custom(tmp_path, allow_incomplete=True, **write_labelme(tmp_path, ["x", "y"]))
 
 
 @pytest.mark.parametrize("part", ["images", "categories"])

@@ -11,6 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
+from advice import advises
 from custom_sets import label_map
 from PIL import Image
 from tiny_archives import jpeg, write_folder
@@ -160,3 +162,42 @@ def test_a_list_names_the_object(tmp_path: Path, classes: str) -> None:
 
 def _two(value: int) -> int:
     return 255 * (value > 127)
+
+
+def test_numbers_with_gaps_have_the_names_of_a_table(tmp_path: Path) -> None:
+    numbers = np.array([7, 26, 33], np.uint8)
+    table = "id,name\n7,road\n26,car\n33,bike\n"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/classes.csv").write_text(table)
+    prepared(tmp_path, lambda labels: saved(numbers[labels]), ".png", "")
+    text = (tmp_path / "data/mine/classes.json").read_text()
+    assert [name in text for name in ("road", "car", "bike", "ignore")] == [True, True, True, False]
+    for name, labels in MAPS.items():
+        assert np.array_equal(label_map(tmp_path, name), labels)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "slips"])
+def test_colours_that_may_be_no_class_are_told(tmp_path: Path, kind: str) -> None:
+    for n, name in enumerate(MAPS):
+        labels = np.zeros((60, 80, 3), np.uint8)
+        labels[20:, 30:] = 255
+        if kind == "smooth":
+            labels[18:20, 30:] = (60, 60, 60)
+            labels[16:18, 30:] = labels[20:, 28:30] = (30, 30, 30)
+            labels[14:16, 30:] = (20, 20, 20)
+            labels[12:14, 30:] = (10, 10, 10)
+        else:
+            labels[0, 0] = (1, 0, 0)
+        write_folder(tmp_path / "in/images", {f"{name}.jpg": jpeg(n, (80, 60))})
+        write_folder(tmp_path / "in/masks", {f"{name}.png": saved(labels)})
+    _, notes = recognise_options(CustomOptions("mine", "auto", (tmp_path / "in",)), tmp_path, 1)
+    expected = "4 colours" if kind == "smooth" else "1 colours"
+    assert any(note.startswith(expected) and "--classes" in note for note in notes)
+
+
+def test_a_tiff_of_64_bits_says_so() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, MAPS["photoa"].astype(np.int64))
+    with advises("datasets/prepare/labels.py:open_image", "64 bits", "save it as PNG"):
+        indices(stream.getvalue(), "mask")
+    assert np.array_equal(indices(saved(MAPS["photoa"]), "mask"), MAPS["photoa"])

@@ -123,6 +123,10 @@ OTHERS: dict[str, Mapping[str, str]] = {
     "beside.txt": {"images/photoa.txt": YOLO, "classes.txt": NAMES},
     "via.json": {"via.json": json.dumps({"_via_img_metadata": {}}), "classes.json": '["a"]'},
     "studio.json": {"project.json": "[]"},
+    "kaggle.csv": {"train.csv": "ImageId,EncodedPixels\na.jpg,1 3 10 5\n"},
+    "scan.nii.gz": {"labelsTr/photoa.nii.gz": "volume"},
+    "fields.geojson": {"fields.geojson": '{"type": "FeatureCollection"}'},
+    "arrays.mat": {"GTcls/photoa.mat": "MATLAB 5.0"},
 }
 
 
