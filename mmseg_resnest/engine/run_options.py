@@ -19,6 +19,7 @@ from .resume_changes import Note
 _SIZES = frozenset({"crop_size", "scale", "img_scale", "size", "base_size", "stride"})
 _SIZED = (*DATALOADERS, "tta_pipeline", "tta_model")
 
+_MOST_EPOCHS = 1_000_000
 #: Schedules after which a run goes on.
 _WARM_UPS = ("LinearLR", "ConstantLR")
 
@@ -71,6 +72,9 @@ def check_run_options(options: RunOptions) -> None:
     for name, value in (("--epochs", options.epochs), ("--lr", options.lr)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError("argument", name, f"must be above 0, not {value}")
+    if options.epochs is not None and options.epochs > _MOST_EPOCHS:
+        message = f"must be at most {_MOST_EPOCHS:,}, not {options.epochs:g}"
+        raise UserError("argument", "--epochs", message)
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError("argument", "--batch-size", f"must be at least 1, not {options.batch_size}")
     if options.image_size is not None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from advice import advises, refused
 from in_process import catch_services, run
+from mmengine.model import BaseModel
 from PIL import Image
 from tool_runs import RunTool
 from user_errors import printed_error, raises_user_error
@@ -359,6 +360,17 @@ def test_errors_of_the_other_process_are_its_own(
         REAL(tmp_path / "config.py", [2], Budget(iterations=6))
 
 
+def test_a_step_that_fails_names_its_key(
+    place: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: Any, **__: Any) -> None:
+        raise ValueError("Expected more than 1 value per channel when training, got [1, 4, 1, 1]")
+
+    monkeypatch.setattr(BaseModel, "train_step", step)
+    with raises_user_error("config-value", "train_dataloader.batch_size"):
+        list(measure(load_config(place / "done" / "config.py"), [1], Budget(iterations=6)))
+
+
 def test_measuring_makes_a_range_test_and_leaves_the_process(place: Path, said: str) -> None:
     torch.manual_seed(3)
     random = torch.get_rng_state()
@@ -429,6 +441,7 @@ def test_images_of_bands(place: Path) -> None:
         assert cfg.model.data_preprocessor.mean[channel] == pytest.approx(known.mean(), rel=1e-5)
         assert cfg.model.data_preprocessor.std[channel] == pytest.approx(known.std(), rel=1e-5)
     assert (cfg.model.backbone.in_channels, model.classes) == (4, ["class_0", "class_1"])
+    assert cfg.train_pipeline[4].pad_val.img == cfg.model.data_preprocessor.mean
     before = listing(place / "of_bands" / "run")
     assert "measure" not in fit("of_bands", *words, data="bands").split("next")[0].splitlines()
     assert listing(place / "of_bands" / "run") == before

@@ -12,6 +12,8 @@ from .layouts import is_image, split_and_role
 from .places import Place
 from .samples import UNREAD_SUFFIXES
 
+# Whether a file is of a kind: the file, its name in lower case, and whether an image has its stem.
+Fits = Callable[[Place, str, bool], bool]
 _READ = 4096  # bytes that tell what a file is
 _YOLO = re.compile(r"\d+(?:\s+-?[\d.]+(?:e-?\d+)?){4,}", re.I)
 _OTHER_FILES = (
@@ -39,10 +41,10 @@ def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
     names = {place.file.with_suffix("").name for place in places if is_image(place)}
     twice = Counter(one.file.with_suffix("") for one in places if is_image(one, IMAGE_SUFFIXES))
 
-    def named_twice(place: Place, *_: object) -> bool:
+    def named_twice(place: Place, _name: str, _of_image: bool) -> bool:
         return twice[place.file.with_suffix("")] > 1
 
-    for what, remedy, fits in (
+    kinds: list[tuple[str, str, Fits]] = [
         ("CVAT's XML", "export from CVAT as COCO or as a segmentation mask", _cvat),
         ("XML of boxes", "label areas, and export them as COCO or masks", _xml),
         ("YOLO's text files", "export from their tool as COCO or as masks", _yolo),
@@ -51,7 +53,8 @@ def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
         *((what, remedy, _ending(ends)) for what, remedy, ends in _OTHER_FILES),
         ("two images of one name", "move the masks into a folder `masks`", named_twice),
         ("masks without images", "put the images beside them, in a folder `images`", _mask),
-    ):
+    ]
+    for what, remedy, fits in kinds:
         for place in places:
             name = place.file.name.lower()
             if name not in lists and fits(place, name, place.file.stem in names):
@@ -90,7 +93,7 @@ def _runs(place: Place, name: str, _: bool) -> bool:
     return name.endswith(".csv") and "encodedpixels" in _start(place).partition("\n")[0].lower()
 
 
-def _ending(ends: tuple[str, ...]) -> Callable[[Place, str, bool], bool]:
+def _ending(ends: tuple[str, ...]) -> Fits:
     return lambda _place, name, _of_image: name.endswith(ends)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...datasets.layout import decode_text
 from ...errors import UserError
 from ..forecast import gigabytes
 from ..hooks import duration
@@ -362,7 +363,7 @@ def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
     """The weight of each class from a text file: a name and its weight a line.
 
     Args:
-        file: UTF-8; blank lines and lines that begin with ``#`` are passed over.
+        file: UTF-8 or UTF-16; blank lines and lines that begin with ``#`` are passed over.
         classes: Names, in the order of the labels.
 
     Raises:
@@ -385,21 +386,22 @@ def read_weight_lines(file: Path) -> dict[str, float]:
     """
     subject = f"--class-weights {file}"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = decode_text(file.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
         message = "cannot be read; give auto, none, or a file with a class and its weight a line"
         raise UserError(code, subject, message) from error
     found: dict[str, float] = {}
     for number, line in enumerate(lines, 1):
-        name, _, weight = line.strip().rpartition(" ")
         if not line.strip() or line.lstrip().startswith("#"):
             continue
+        *names, weight = line.strip().rsplit(maxsplit=1)
+        name = "".join(names)
         try:
-            found[name.strip()] = float(weight)
+            found[name] = float(weight)
         except ValueError:
-            found[name.strip()] = math.nan
-        if not name or not (math.isfinite(found[name.strip()]) and found[name.strip()] > 0):
+            found[name] = math.nan
+        if not name or not (math.isfinite(found[name]) and found[name] > 0):
             message = f"line {number} is not a class and its weight, such as: road 0.5"
             raise UserError("format", subject, message)
     return found

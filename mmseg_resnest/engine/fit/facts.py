@@ -101,8 +101,8 @@ def check_facts(facts: Facts, subject: object) -> None:
 
     Raises:
         UserError: Fewer than two classes, or of classes that overlap none, have pixels to train on;
-            or the validation images have a class that the training images have not; or a part has
-            too few images.
+            or the validation images have a class that the training images have not, or none; or a
+            part has too few images.
     """
     if facts.train_images < 2 or not facts.val_images:
         message = f"has {facts.train_images} images to train and {facts.val_images} to validate on;"
@@ -115,6 +115,12 @@ def check_facts(facts: Facts, subject: object) -> None:
         message = (
             f"its training labels hold one class alone ({', '.join(sorted(trained)) or 'none'});"
             " label a second one, or name what no shape covers with --background NAME"
+        )
+        raise UserError("classes", subject, message)
+    if not validated and not facts.multilabel:
+        message = (
+            "no pixel of its validation labels is of a class, and nothing can be scored; label"
+            " some of them, or split anew (--seed, --val-list)"
         )
         raise UserError("classes", subject, message)
     if unknown := sorted(validated - trained):

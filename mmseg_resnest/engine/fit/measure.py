@@ -23,6 +23,7 @@ from ...models import use_channels_last
 from ...registry import building
 from .. import forecast
 from ..checkpoint import load_weights
+from ..failing_parts import failing_model
 from ..launch import Machine, prepare_machine
 from ..model import build_seeded_model
 from ..numerics import is_fused
@@ -169,10 +170,11 @@ def _measure_step(
     batch = next(iter(_loader(cfg, "train_dataloader", seed, size)))
     load = time.perf_counter() - begin
     taken = []
-    for _ in range(_STEPS):
-        with forecast.watched(cuda) as step:
-            model.train_step(batch, optim_wrapper)
-        taken.append(step)
+    with failing_model(cfg, model, batch, "train_dataloader", size):
+        for _ in range(_STEPS):
+            with forecast.watched(cuda) as step:
+                model.train_step(batch, optim_wrapper)
+            taken.append(step)
     seconds = statistics.median(step.seconds for step in taken)
     return forecast.Step(seconds, taken[0].before, max(step.peak for step in taken)), load
 
@@ -193,7 +195,7 @@ def _validation_seconds(cfg: Config, model: Any, seed: int) -> float:
         batch = next(images, None)
         if batch is None:
             break
-        with torch.no_grad():
+        with failing_model(cfg, model, batch, "val_dataloader", 1), torch.no_grad():
             model.val_step(batch)
         seconds.append(time.perf_counter() - begin)
     return min(seconds)

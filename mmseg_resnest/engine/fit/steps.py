@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ...datasets.check import check_data
+from ...datasets.check import RULES, check_data
 from ...datasets.prepare import CustomOptions, prepare_custom, recognise_options
 from ...errors import UserError
 from ...evaluation import write_result
@@ -383,7 +383,9 @@ def check_labels(
             write_result(found, place.check)
         errors = [problem for problem in report.problems if problem.severity == "error"]
         if errors:
-            some = "; ".join(f"{one.file}: {one.what}" for one in errors[:_MOST_SHOWN])
+            some = "; ".join(
+                f"{one.file} {one.what} ({one.remedy})" for one in errors[:_MOST_SHOWN]
+            )
             more = f" ({place.check} lists them all)" if keep else ""
             message = f"must be solved first ({len(errors):,} in all): {some}{more}"
             raise UserError("dataset", f"problems of {prepared.folder}", message)
@@ -392,5 +394,5 @@ def check_labels(
         counts = found["counts"]
     if not counts:
         return "every file is as training needs it"
-    said = ", ".join(f"{number:,} {rule.replace('_', ' ')}" for rule, number in counts.items())
+    said = ", ".join(f"{RULES[rule].title} ({number:,})" for rule, number in counts.items())
     return f"no errors; warnings: {said}"

@@ -235,6 +235,9 @@ def test_class_weights_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "weights.txt"
     file.write_text("# mine\nsky 1\ntraffic light 2.5\n\n")
     assert read_class_weights(file, ["traffic light", "sky"]) == (2.5, 1.0)
+    for encoding in ("utf-8-sig", "utf-16"):  # as editors on Windows write it
+        file.write_text("größe\t2\r\nsky 1\r\n", encoding=encoding)
+        assert read_class_weights(file, ["größe", "sky"]) == (2.0, 1.0)
     wrong = {"sky 1\n": "classes", "sky 1\nroad 2\nx 1\n": "classes", "sky\n": "format"}
     for text, code in {**wrong, "sky -1\n": "format", "sky nan": "format"}.items():
         file.write_text(text)
@@ -249,6 +252,7 @@ def test_class_weights_of_a_file(tmp_path: Path) -> None:
     [
         ({"train_pixels": (5, 0, 0), "val_pixels": (5, 0, 0)}, "classes"),
         ({"train_pixels": (5, 5, 0)}, "classes"),
+        ({"val_pixels": (0, 0, 0)}, "classes"),
         ({"train_images": 1}, "dataset"),
         ({"val_images": 0}, "dataset"),
     ],

@@ -57,6 +57,8 @@ def test_labels_of_both_parts() -> None:
         check(("cat", "dog", "bird"), [9, 9, 0], [9, 9, 9])
     check(("cat", "dog"), [9, 9], [9, 9])  # with --ignore bird
     check(("cat", "dog", "bird"), [9, 9, 9], [9, 9, 0])  # split anew
+    with advises("engine/fit/facts.py:check_facts", "label some of them, or split anew"):
+        check(("cat", "dog"), [9, 9], [0, 0])
 
 
 def test_files_of_class_weights(tmp_path: Path) -> None:
