@@ -48,11 +48,7 @@ def prepare_process() -> None:
     * MMEngine's messages go to log files only; warnings and errors are printed.
     * Freed memory is kept for the next step, in the data loading workers too.
     * Known warnings of the stack that no user can act on are not shown.
-<<<<<<< HEAD
     * Once a run was stopped and saved, more signals do not spoil the exit code.
-=======
-    * What standard output cannot encode, such as a name of a file, is written with escapes.
->>>>>>> 1ed7e33 (fit: validation without labels, steps that fail, weights in any encoding, names that a console cannot show)
     """
     from mmseg_resnest.engine.logs import quiet_console
     from mmseg_resnest.engine.preemption import end_process_with_run
@@ -61,8 +57,6 @@ def prepare_process() -> None:
 
     for message, category, module in _NOISE:
         warnings.filterwarnings("ignore", message, category, module)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
     use_safe_loaders()
     quiet_console()
     keep_freed_memory()

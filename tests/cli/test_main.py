@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,6 @@ from mmseg_resnest.weights import catalogue as library_catalogue
 from mmseg_resnest_cli import label_options, package, prepare_data
 from mmseg_resnest_cli.main import COMMANDS, SCRIPTS, parser_of
 from mmseg_resnest_cli.options import UsageError
-from mmseg_resnest_cli.startup import prepare_process
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name in COMMANDS if name not in SCRIPTS]
@@ -119,13 +117,3 @@ def test_what_is_read_without_the_library_is_the_library_s(
     assert package.cache_folder() == library_cache_folder()
     monkeypatch.setenv("MMSEG_RESNEST_CACHE", str(tmp_path))
     assert package.cache_folder() == library_cache_folder() == tmp_path
-
-
-def test_names_that_the_console_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of files whose names are not UTF-8, and on consoles of other encodings."""
-    written = io.BytesIO()
-    console = io.TextIOWrapper(written, "ascii")
-    monkeypatch.setattr(sys, "stdout", console)
-    prepare_process()
-    print("gr\u00f6\u00dfe \udce9", flush=True)
-    assert written.getvalue() == b"gr\\xf6\\xdfe \\udce9\n"
