@@ -60,7 +60,7 @@ def test_what_is_padded_has_the_means(
     pads = [step for step in steps if step.type == "Pad"]
     assert [pad.pad_val for pad in pads] == [dict(img=_means(report.config), seg=255)]
     cfg.train_dataloader.dataset.pipeline = [*steps[: steps.index(pads[0]) + 1]]
-    pads[0].size = (40, 30)
+    pads[0].size = (1000, 900)
     image = build(cfg)[0]["img"]
     np.testing.assert_allclose(image[-1, -1], _means(report.config), rtol=1e-5)
 

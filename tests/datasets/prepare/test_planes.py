@@ -85,7 +85,7 @@ def test_a_base_that_cannot_be_written() -> None:
         parent = Config(dict(model=dict(decode_head=dict(a=1))))
         return multilabel_lines(parent, BASE, pipelines)
 
-    with advises("datasets/prepare/planes.py:_written", "a config in text style"):
+    with advises("datasets/prepare/planes.py:written", "a config in text style"):
         lines(LoadImageFromFile)
     assert "LoadImageFromFile" in lines("LoadImageFromFile")[1]
 
