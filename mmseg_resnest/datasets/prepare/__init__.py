@@ -5,7 +5,8 @@ from .ade20k import ADE20K
 from .build_cache import build_cache
 from .camvid import CAMVID
 from .cityscapes import CITYSCAPES
-from .custom import CustomOptions, CustomReport, prepare_custom
+from .custom import CustomReport, prepare_custom
+from .custom_options import CustomOptions
 from .dataset import DataSet, Report, prepare
 from .export import EXPORTS, export_labels
 from .pascal_context import PASCAL_CONTEXT

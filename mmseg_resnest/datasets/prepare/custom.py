@@ -23,7 +23,6 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
-from ...io.bands import BandOptions
 from ...io.bit_planes import MOST_CLASSES as MOST_OVERLAPPING
 from ...io.bit_planes import to_file
 from ...io.processes import cpu_count
@@ -42,6 +41,7 @@ from .colours import count_colours, describe, write_draft
 from .copies import join_copies
 from .counts import count_pixels
 from .custom_config import config_text
+from .custom_options import CustomOptions
 from .dataset import Plan
 from .labelme import read_labelme
 from .labels import bit_palette, png
@@ -59,57 +59,6 @@ FORMATS = ("labelme", "coco", "colour", "index", "masks")
 _MOST_CLASSES = 255  # 255 itself means ignored
 
 Palette = list[tuple[str, tuple[int, int, int]]]
-
-
-@dataclass(frozen=True)
-class CustomOptions:
-    """What a person may say about a data set of theirs.
-
-    Attributes:
-        name: Folder below the data root and name of the config.
-        form: One of ``FORMATS``.
-        sources: Where the labels are.
-        val_sources: Where the labels of the validation images are, if they are apart.
-        images: Folder of the images.
-        val_images: Folder of the validation images; None is ``images``.
-        classes: Class list or colour table; None takes the names that occur, sorted.
-        ignore: Names whose pixels are ignored; ``__ignore__`` always is.
-        background: The name of pixels that no shape covers; None ignores them.
-        label_suffix: What a mask's name has after its image's.
-        val_fraction: Share of the images to validate on.
-        val_list: File with the names of the images to validate on, instead of a share.
-        group_pattern: The first group of this pattern, matched with the whole name, is the group;
-            None goes by the number at the end of the name.
-        frames: Whether numbered images are frames of videos; None measures it.
-        seed: Of the split.
-        allow_incomplete: Leave out annotations of COCO's files that cannot be drawn, images that
-            are not there, and images without a mask.
-        label_map: What the config reads classes as, see :func:`~..label_map.merge_classes`; the
-            files keep them all.
-        multilabel: Keep classes that overlap, as bit planes; pixels that no shape covers are of no
-            class.
-        bands: How images of bands are read, if not as they are; TIFF files are read so, too.
-    """
-
-    name: str
-    form: str
-    sources: tuple[Path, ...]
-    val_sources: tuple[Path, ...] = ()
-    images: Path | None = None
-    val_images: Path | None = None
-    classes: Path | None = None
-    ignore: tuple[str, ...] = ()
-    background: str | None = None
-    label_suffix: str = ""
-    val_fraction: float = 0.2
-    val_list: Path | None = None
-    group_pattern: str | None = None
-    frames: bool | None = None
-    seed: int = 0
-    allow_incomplete: bool = False
-    label_map: Mapping[str, str] = field(default_factory=dict)
-    multilabel: bool = False
-    bands: BandOptions | None = None
 
 
 @dataclass

@@ -34,7 +34,7 @@ _BEHIND = r"(?:[_ -]?(?:dir|folder|png|jpe?g|tiff?|bmp))?"  # ann_dir (MMSegment
 
 @dataclass(frozen=True)
 class Found:
-    """What a folder was taken for: the values of :class:`.custom.CustomOptions` of those names.
+    """What a folder was taken for: the values of ``CustomOptions`` of those names.
 
     ``rows`` are classes that no file lists, for a table to be written; ``notes`` say what was
     decided, and why.

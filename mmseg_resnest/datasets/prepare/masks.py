@@ -6,20 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
+from .custom_options import CustomOptions
 from .labels import Labels, colours_to_labels, indices, open_image
 from .places import Place, list_folder
 from .samples import IGNORED, Sample, image_size, is_turned, speller, unread
 from .tables import IGNORED_NAME, Colour
-
-if TYPE_CHECKING:
-    from .custom import CustomOptions
 
 
 def read_masks(

@@ -8,14 +8,12 @@ import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .custom_options import CustomOptions
 from .layouts import is_image
 from .places import list_folder
 from .samples import Sample
-
-if TYPE_CHECKING:
-    from .custom import CustomOptions
 
 _MUCH = 0.1  # of the pixels
 

@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...io.json_files import read_json
 from . import coco
 from .colours import write_table
-from .custom import CustomOptions
+from .custom_options import CustomOptions
 from .layouts import (
     FORM_NAMES,
     SPLITS,
@@ -260,7 +260,7 @@ def _found_documents(
 
 
 def _of_instances(documents: list[_Document], notes: list[str]) -> list[_Document]:
-    """Those of a part without others that lie beside a file of instances of the same images."""
+    """Those of a part without others that are beside a file of instances of the same images."""
     folders = {
         one.place.file.parent for one in documents
         if one.place.file.name.lower().startswith("instances")
