@@ -31,11 +31,17 @@ def test_a_missing_or_empty_folder_is_one_error(
     assert load_classification(config, images=imagenet).model.head.num_classes == 6
 
 
-def test_the_number_of_classes(config: Path, imagenet: Path, tmp_path: Path) -> None:
-    two = shutil.copytree(imagenet, tmp_path / "two")
+def first_classes(images: Path, copy: Path, count: int) -> Path:
+    """A copy of a folder of images that has so many of its classes."""
+    shutil.copytree(images, copy)
     for split in ("train", "val"):
-        for folder in sorted((two / split).iterdir())[2:]:
+        for folder in sorted((copy / split).iterdir())[count:]:
             shutil.rmtree(folder)
+    return copy
+
+
+def test_the_number_of_classes(config: Path, imagenet: Path, tmp_path: Path) -> None:
+    two = first_classes(imagenet, tmp_path / "two", 2)
     with advises("engine/classification.py:load_classification", "add --images"):
         load_classification(config, [f"data_root={two}"])
     cfg = load_classification(config, images=two)
@@ -43,11 +49,8 @@ def test_the_number_of_classes(config: Path, imagenet: Path, tmp_path: Path) -> 
     assert cfg.val_evaluator.topk == [1]
 
 
-def test_one_class_is_none_to_tell_from(config: Path, imagenet: Path, tmp_path: Path) -> None:
-    one = shutil.copytree(imagenet, tmp_path / "one")
-    for split in ("train", "val"):
-        for folder in sorted((one / split).iterdir())[1:]:
-            shutil.rmtree(folder)
+def test_a_single_class_is_refused(config: Path, imagenet: Path, tmp_path: Path) -> None:
+    one = first_classes(imagenet, tmp_path / "one", 1)
     with advises("engine/classification.py:load_classification", "add a folder for each class"):
         load_classification(config, images=one)
     for split in ("train", "val"):
