@@ -339,6 +339,7 @@ class DecodePool:
                     "image", f"image {name}", f"damaged, or {how.reader} cannot read it"
                 )
         except _Ended:
+            decoder.kill()  # its pipes close before the system calls it ended
             message = "took longer to decode, or more memory, than images of its size do"
             fault = UserError("too-large", f"image {name}", message)
         except Exception as error:  # a fault of this machine; the caller must hear of it

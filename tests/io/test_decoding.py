@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,22 @@ def test_decoding_that_takes_too_long_is_ended(
         pool.submit(packed_texts(1000), SLOW, "x").result(60)
     monkeypatch.undo()
     assert decode(pool, png()).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_process_that_answers_no_more_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = tmp_path / "ending.py"  # its output is closed, and it has not ended yet
+    ending.write_text("import os, time\nos.close(1)\ntime.sleep(600)\n")
+    monkeypatch.setattr(decoding, "_WORKER", ending)
+    pool = DecodePool(3_000_000, processes=1)
+    try:
+        with raises_user_error("too-large", "image x"):
+            decode(pool, png())
+        monkeypatch.undo()
+        assert decode(pool, png()).shape == (HEIGHT, WIDTH, 3)
+    finally:
+        pool.close()
 
 
 def test_who_gives_up_ends_it(pool: DecodePool, monkeypatch: pytest.MonkeyPatch) -> None:
