@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 from typing import Any
@@ -12,13 +11,16 @@ from typing import Any
 from mmseg_resnest.apps.connections import ConnectionLimits
 from mmseg_resnest.apps.server import run
 
+taken: list[dict[str, Any]] = []
+
 
 def may_open(files: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, resource.getrlimit(7)[1]))
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Answers without reading the body; ``/large`` with 64 MiB."""
+    """Answers without reading the body; ``/large`` with 64 MiB, ``/taken`` with how many of those
+    were taken by their clients, or dropped."""
     if scope["type"] == "lifespan":
         for what in ("startup", "shutdown"):
             await receive()
@@ -31,10 +33,13 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
     if scope["path"] == "/read":
         while (await receive()).get("more_body"):
             pass
-    body = bytes(64 << 20) if scope["path"] == "/large" else str(os.getpid()).encode()
+    body = bytes(64 << 20) if scope["path"] == "/large" else str(len(taken)).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})  # waits for the client
+    if scope["path"] == "/large":
+        taken.append(scope)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import socket
@@ -59,6 +60,13 @@ def site() -> Iterator[Site]:
         Choice("one", lambda: loaded.append("one") or model),
         Choice(LONG, lambda: loaded.append("other") or other),
     ]
+    with showing(choices, seconds=60) as address:
+        yield Site(address, model, loaded)
+
+
+@contextlib.contextmanager
+def showing(choices: list[Choice], seconds: float) -> Iterator[str]:
+    """The address of a page; a file may take so many seconds to arrive."""
     told: list[Any] = []
     ready = threading.Event()
 
@@ -66,16 +74,22 @@ def site() -> Iterator[Site]:
         told.extend([address, server])
         ready.set()
 
-    limits = Limits(bytes=1 << 20, pixels=100_000, waiting=2, seconds=1)
+    limits = Limits(bytes=1 << 20, pixels=100_000, waiting=2, seconds=seconds)
     thread = threading.Thread(
         target=run_app, args=(choices, "127.0.0.1", 0, limits, note), daemon=True
     )
     thread.start()
     assert ready.wait(60)
-    yield Site(told[0], model, loaded)
-    told[1].should_exit = True
-    thread.join(30)
+    try:
+        yield told[0]
+    finally:
+        told[1].should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
+
+
+def port_of(address: str) -> int:
+    return int(address.rsplit(":", 1)[1])
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -145,16 +159,22 @@ def test_what_is_refused(site: Site) -> None:
         requests.get(site.address, headers={"Host": "evil.example"}, timeout=60).status_code == 400
     )
     assert requests.get(f"{site.address}/../etc/passwd", timeout=60).status_code == 404
-    with socket.create_connection(("127.0.0.1", int(site.address.rsplit(":", 1)[1]))) as slow:
+
+
+def test_a_file_that_does_not_arrive(site: Site) -> None:
+    with (
+        showing([Choice("one", lambda: site.model)], seconds=0.5) as address,
+        socket.create_connection(("127.0.0.1", port_of(address))) as slow,
+    ):
         slow.sendall(
             b"POST /segment?model=one HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nx"
         )
-        slow.settimeout(20)
+        slow.settimeout(60)
         assert b" 408 " in slow.recv(4096)
 
 
 def test_a_page_that_was_left_leaves_its_place(site: Site) -> None:
-    port = int(site.address.rsplit(":", 1)[1])
+    port = port_of(site.address)
     data = png(blobs(90, 120))
     for _ in range(4):  # two may wait
         with socket.create_connection(("127.0.0.1", port)) as gone:
@@ -178,7 +198,7 @@ def test_headers_and_addresses(site: Site) -> None:
         True, True, True, False, False,
     ]  # fmt: skip
     with raises_user_error("network", "--port"):
-        run_app([], "127.0.0.1", int(site.address.rsplit(":", 1)[1]))
+        run_app([], "127.0.0.1", port_of(site.address))
 
 
 # --- in a browser

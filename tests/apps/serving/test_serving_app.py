@@ -242,7 +242,7 @@ def test_bad_requests(
 def test_one_too_many_is_refused_and_one_client_does_not_take_all(service: Service) -> None:
     gate = Gate()
     gate.open.clear()
-    client = service(gate, waiting=4, seconds=20)
+    client = service(gate, waiting=4, seconds=120)
     other = {"X-Forwarded-For": "10.0.0.7"}  # a proxy on this machine is believed
     with ThreadPoolExecutor(4) as pool:
         served = [pool.submit(post, client) for _ in range(3)]
@@ -276,14 +276,14 @@ def test_images_that_wait_go_together(service: Service) -> None:
 def test_what_takes_too_long_is_answered_and_not_computed(service: Service) -> None:
     gate = Gate()
     gate.open.clear()
-    client = service(gate, seconds=0.4, batch=1, waiting=4)
+    client = service(gate, seconds=2, batch=1, waiting=4)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(post, client)
         while not gate.entered.acquire(timeout=1):  # a busy machine has not decoded it in time
             first = pool.submit(post, client)
         answers = [pool.submit(post, client).result(), first.result()]
     assert [a.status_code for a in answers] == [504, 504]
-    assert "longer than 0.4 seconds" in answers[0].json()["detail"]
+    assert "longer than 2 seconds" in answers[0].json()["detail"]
     wait_for(client, 1)  # both are answered, but the network is still busy with the first
     gate.open.set()
     wait_for(client, 0)
@@ -297,7 +297,7 @@ def test_bodies_that_do_not_come_and_clients_that_leave(service: Service) -> Non
     client = service(Gate(), seconds=0.3, waiting=1)
     with connected(client) as slow:
         slow.sendall(HEAD % 1000 + b"abc")
-        slow.settimeout(10)
+        slow.settimeout(60)
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
     assert waiting(client) == 0
     client = service(Gate(), waiting=1)
