@@ -44,13 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: work_dirs/<config name>, with -2, -3, ... where that holds a run",
     )
     add_training_options(train)
-    train.add_argument(
-        "--allow-changes",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="resuming: config keys that may differ from the run's",
-    )
     test = jobs.add_parser("test", help="top-1 and top-5 on the test split")
     _add_model(test)
     test.add_argument("--images", metavar="DIR", help=_IMAGES)

@@ -143,6 +143,15 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
         help="continue from a checkpoint; without one, or with auto, from the newest of the run "
         "that was written last (put the option after the config)",
     )
+    parser.add_argument(
+        "--allow-changes",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="resuming: config keys that may differ from the run's, e.g. train_cfg param_scheduler "
+        "to train longer; a key stands for those below it; also precision (--amp) and fused "
+        "(numerics.fused)",
+    )
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument(
         "--compile",

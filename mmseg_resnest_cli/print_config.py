@@ -21,18 +21,20 @@ from typing import TYPE_CHECKING, Any
 from .options import (
     UsageError,
     add_config_options,
+    add_device_option,
     add_launcher_option,
     add_testing_options,
     add_training_options,
     run_options,
 )
+from .startup import use_device
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 _TRAINING = (
-    *("resume", "amp", "compile", "auto_scale_lr", "seed", "log_to"),
-    *("epochs", "batch_size", "lr", "image_size", "teacher"),
+    *("resume", "allow_changes", "amp", "compile", "auto_scale_lr", "seed", "log_to"),
+    *("epochs", "batch_size", "lr", "image_size", "teacher", "device"),
 )
 _TESTING = ("tta", "format", "official")
 _BOTH = ("work_dir", "launcher")
@@ -58,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     both = parser.add_argument_group("with --resolved")
     both.add_argument("--work-dir", metavar="DIR", help="as in train and test")
     add_launcher_option(both)
-    add_training_options(parser.add_argument_group("with --resolved train, as there"))
+    training = parser.add_argument_group("with --resolved train, as there")
+    add_training_options(training)
+    add_device_option(training)
     add_testing_options(parser.add_argument_group("with --resolved test, as there"))
     parser.set_defaults(defaults={n: parser.get_default(n) for n in _TRAINING + _TESTING + _BOTH})
 
@@ -112,6 +116,7 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
     from mmseg_resnest.engine.testing import resolve_testing
     from mmseg_resnest.engine.training import resolve_training
 
+    use_device(args.device, args.launcher)
     machine = Machine.here(args.launcher)
     if machine.rank:
         return None
@@ -131,5 +136,6 @@ def _resolve(cfg: Any, args: argparse.Namespace) -> Any:
         run=run_options(args),
         teacher=args.teacher,
         compiled=args.compile,
+        allow_changes=tuple(args.allow_changes),
     )
     return resolve_training(cfg, options, machine, args.resume)[0].cfg

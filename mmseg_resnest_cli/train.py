@@ -40,15 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: work_dirs/<config name>, with -2, -3, ... where that holds a run",
     )
     add_training_options(parser)
-    parser.add_argument(
-        "--allow-changes",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="resuming: config keys that may differ from the run's, e.g. train_cfg param_scheduler "
-        "to train longer; a key stands for those below it; also precision (--amp) and fused "
-        "(numerics.fused)",
-    )
     add_config_options(parser)
     add_device_option(parser)
     add_launcher_option(parser)

@@ -29,7 +29,7 @@ from .config.kinds import DATALOADERS
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
 from .pins import set_pins
-from .resume_changes import Note, describe_config
+from .resume_changes import SEED, Note, covers, describe_config
 from .run_options import RunOptions, schedule_note, set_run_options
 from .teacher import set_distillation
 
@@ -66,6 +66,7 @@ class TrainingOptions:
     run: RunOptions = field(default_factory=RunOptions)
     teacher: str | None = None
     compiled: bool = False
+    allow_changes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _drop_pretrained(node: Any) -> None:
 
 
 def _set_seed(cfg: Config, options: TrainingOptions) -> Note | None:
-    """The seed of the resumed run, or else that of the options, or else the config's."""
+    """The seed of the resumed run unless it may change, that of the options, or the config's."""
     randomness = dict(cfg.get("randomness") or {})
     wanted = randomness.get("seed") if options.seed is None else options.seed
     if wanted is not None:
@@ -235,6 +236,8 @@ def _set_seed(cfg: Config, options: TrainingOptions) -> Note | None:
             raise UserError("argument", "--seed", message)
         wanted = int(wanted)
     resumed = None if options.resume is None else options.resume.seed
+    if wanted is not None and covers(options.allow_changes, SEED):
+        resumed = None
     seed = wanted if resumed is None else resumed
     if seed is not None or "randomness" in cfg:
         cfg.randomness = {**randomness, "seed": seed}

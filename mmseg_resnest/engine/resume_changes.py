@@ -17,6 +17,7 @@ of a checkpoint are compared and shown; nothing else is done with them.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,17 +28,18 @@ from .facts import Difference, differences, digest, flatten, shorten
 
 #: How many images there are to train on, beside the keys of the config.
 IMAGES = "train_dataloader.images"
+SEED = "randomness.seed"
 MOST_KEYS = 20_000
 LONGEST_TEXT = 300
 
 #: Patterns of keys that no result of training depends on, or that are compared as numerics.
-#: Weights to start from are not loaded when resuming, and the seed is the resumed run's.
+#: Weights to start from are not loaded when resuming.
 _IGNORED = (
     *("test_dataloader*", "test_evaluator*", "test_cfg*", "tta_model*", "tta_pipeline*"),
     *("default_hooks.checkpoint*", "default_hooks.logger*", "default_hooks.timer*"),
     *("default_hooks.visualization*", "default_hooks.runtime_info*", "default_hooks.console*"),
     *("log_processor*", "vis_backends*", "experiment_name", "load_from", "resume"),
-    *("randomness.seed", "randomness.deterministic", "env_cfg.dist_cfg*", "numerics*"),
+    *("randomness.deterministic", "env_cfg.dist_cfg*", "numerics*"),
     *("optim_wrapper.type", "optim_wrapper.dtype", "optim_wrapper.loss_scale*"),
     *("model*.init_cfg", "model*.init_cfg.*", "model*.pretrained", "find_unused_parameters"),
     *("dry_step", "distillation.teacher"),  # a teacher is identified by its weights
@@ -74,6 +76,8 @@ _OPTIMIZATION = frozenset(
 )
 _NEW_OPTIMIZER = ("optim_wrapper.optimizer.type", "optim_wrapper.*.optimizer.type")
 _MOST_SHOWN = 5
+_MOST_OF_A_VALUE = 200
+_TYPE = re.compile(r"(\.\d+)?\.type")  # of a part, or of each in a list of parts
 _LONG_LIST = 32
 
 #: A row of the header that a run prints.
@@ -155,10 +159,17 @@ def compare_with_run(
     before = meta.get("numerics") or {}
     ours = {**values, **{key: str(numerics[key]) for key in _NUMERICS if key in before}}
     theirs = {**meta["config_values"], **{k: str(before[k]) for k in _NUMERICS if k in before}}
-    found = [one for one in differences(ours, theirs) if not _matches(one.key, _IGNORED)]
+    # The config may name none, and a run keeps its own unless another one is allowed.
+    seed = meta.get("seed") if covers(allowed, SEED) else None
+    theirs[SEED] = ours.get(SEED) if seed is None else str(seed)
+    found = [
+        Difference(one.key, _shown(ours, one.key), _shown(theirs, one.key))
+        for one in differences(ours, theirs)
+        if not (_matches(one.key, _IGNORED) or _same_number(one))
+    ]
     noted = [one for one in found if _is_noted(one.key)]
     changed = [one for one in found if not _is_noted(one.key)]
-    wrong = [one for one in changed if not _covers(allowed, one.key)]
+    wrong = [one for one in changed if not covers(allowed, one.key)]
     if wrong:
         keys = [one.key for one in wrong]
         if len(wrong) > _MOST_SHOWN:
@@ -174,7 +185,7 @@ def compare_with_run(
     changes = Changes(frozenset(one.key for one in changed))
     if changes.new_optimizer:
         notes.append(("optimizer", "starts without the state of the resumed run's"))
-    unused = [one for one in allowed if not any(_covers((one,), key) for key in changes.keys)]
+    unused = [one for one in allowed if not any(covers((one,), key) for key in changes.keys)]
     if unused:  # not an error: a launcher repeats the command when it starts the run again
         notes.append(("changes", f"--allow-changes {' '.join(unused)}: nothing differs there"))
     return Changes(changes.keys, tuple(notes))
@@ -191,6 +202,26 @@ def _texts(found: Sequence[Difference]) -> list[str]:
     return texts
 
 
+def _same_number(one: Difference) -> bool:
+    """Whether it is a number in both, written as 1 and as 1.0."""
+    try:
+        return float(one.ours or "") == float(one.theirs or "")
+    except ValueError:
+        return False
+
+
+def _shown(values: Mapping[str, str], key: str) -> str | None:
+    """The text of a value, with the types of what it holds; None: it is not there."""
+    inside = [name for name in values if name.startswith(f"{key}.")]
+    kinds = [values[name].strip("'") for name in inside if _TYPE.fullmatch(name, len(key))]
+    text = values.get(key)
+    if kinds:
+        text = ", ".join(kinds) if text is None else f"{text} ({', '.join(kinds)})"
+    elif inside and text is None:
+        text = "a mapping"
+    return None if text is None else shorten(text, _MOST_OF_A_VALUE)
+
+
 def _is_noted(key: str) -> bool:
     return key.partition(".")[0] not in _READ or _matches(key, _NOTED)
 
@@ -199,7 +230,8 @@ def _matches(key: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def _covers(allowed: Iterable[str], key: str) -> bool:
+def covers(allowed: Iterable[str], key: str) -> bool:
+    """Whether one of the allowed keys is this one, or above it."""
     return any(key == one or key.startswith(f"{one}.") for one in allowed)
 
 

@@ -51,7 +51,7 @@ from .model import SeededModel
 from .numerics import fused_steps_of, numerics_of
 from .preemption import ignore_signals_in_worker
 from .resume import fit_to_run, follows_config, keep_own_names
-from .resume_changes import IMAGES, Changes
+from .resume_changes import IMAGES, SEED, Changes, covers
 from .resume_schedules import advance_schedules, restore_schedules, states_of_schedules
 from .sampler import ExactSampler, SeededDataset
 from .saving import snapshot, write_checkpoint
@@ -389,7 +389,8 @@ class Runner(MMEngineRunner):
         set_progress(loop, meta["epoch"], meta["iter"])
         if isinstance(loop, IterBasedTrainLoop):
             loop.validation_pending = meta.get("validation_pending", False)
-        self._resume_seed(meta.get("seed"))
+        if not covers(self.changes.keys, SEED):
+            self._resume_seed(meta.get("seed"))
         classes = (getattr(self.train_dataloader.dataset, "metainfo", None) or {}).get("classes")
         if "classes" in meta and meta["classes"] != (classes and tuple(classes)):
             self.logger.warning("%s: the names of its classes differ from the data set's", filename)

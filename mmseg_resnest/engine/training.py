@@ -89,7 +89,8 @@ def train(
         launcher: ``none``, ``pytorch`` or ``slurm``.
         log_to: Services that show the curves as well, see :data:`.tracking.SERVICES`.
         allow_changes: Keys of the config, ``precision`` or ``fused``, that may differ from those of
-            the run that is resumed; a key stands for those below it as well.
+            the run that is resumed; a key stands for those below it as well. Without
+            ``randomness.seed`` the run keeps its seed.
         run: Length, batch, learning rate and image size in place of the config's.
         teacher: Name of the model to learn from, in place of the config's
             ``distillation.teacher``.
@@ -131,6 +132,7 @@ def train(
             run=run or RunOptions(),
             teacher=teacher,
             compiled=compiled,
+            allow_changes=tuple(allow_changes),
         )
         written = cfg
         resolved, start = resolve_training(cfg, options, machine, resume)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import operator
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,32 @@ def test_a_change_of_the_run_is_refused_unless_allowed(key: str, value: Any) -> 
     assert _compare(changed, (top,)).keys == set(wanted)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "param_scheduler",
+            [dict(type="LinearLR"), dict(type="PolyLR")],
+            "param_scheduler is 2 items (LinearLR, PolyLR), the run had 1 items (PolyLR)",
+        ),
+        (
+            "model.decode_head.loss_decode",
+            [dict(type="DiceLoss")],
+            "is 1 items (DiceLoss), the run had CrossEntropyLoss",
+        ),
+        ("model.decode_head", None, "is None, the run had a mapping"),
+        ("train_cfg.max_epochs", 3, "train_cfg.max_epochs is 3, the run had none"),
+    ],
+)
+def test_both_values_are_told_where_one_is_of_another_form(key: str, value: Any, said: str) -> None:
+    cfg = Config(copy.deepcopy(CONFIG))
+    *parents, name = key.split(".")
+    functools.reduce(operator.getitem, parents, cfg)[name] = value  # type: ignore[arg-type]
+    with raises_user_error("resume-changed", "--resume a.pth") as info:
+        _compare(cfg)
+    assert said in info.value.message
+
+
 def test_many_changes_are_allowed_together() -> None:
     cfg = _with("model.decode_head", {f"option_{i}": i for i in range(30)})
     cfg.train_cfg.max_iters = 12
@@ -115,6 +143,7 @@ def test_many_changes_are_allowed_together() -> None:
         ("model.backbone.init_cfg", None),
         ("load_from", "a.pth"),
         ("randomness.seed", 7),
+        ("model.decode_head.loss_decode.loss_weight", 1),  # the same number
         ("auto_scale_lr", dict(enable=False, base_batch_size=16)),
     ],
 )
@@ -330,6 +359,19 @@ def test_another_precision_goes_on(first: Path, scenes: Path, tmp_path: Path) ->
     meta = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["meta"]
     assert meta["numerics"]["precision"] == "bfloat16"
     assert losses(tmp_path / "on" / "iter_6.pth")[:3] == losses(middle)
+
+
+@pytest.mark.parametrize(("allowed", "seed"), [((), 0), (("randomness",), 7)])
+def test_another_seed_has_effect_where_it_is_allowed(
+    allowed: tuple[str, ...], seed: int, first: Path, scenes: Path, tmp_path: Path
+) -> None:
+    middle = first.with_name("iter_3.pth")
+    _resume(middle, tmp_path, small_config(scenes), *allowed, seed=7)
+    last = tmp_path / "iter_6.pth"
+    assert torch.load(last, weights_only=True)["meta"]["seed"] == seed
+    assert (losses(last) == losses(first)) == (seed == 0)
+    assert losses(last)[:3] == losses(middle)
+    _resume(last, tmp_path / "on", small_config(scenes), *allowed, seed=7)  # a repeated command
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from mmengine.config import Config
 
 from mmseg_resnest_cli import main
+from mmseg_resnest_cli.main import parser_of
 
 ROOT = Path(__file__).parents[2]
 BASE = "configs/fcn_resnest50_ade20k.py"
@@ -129,6 +130,14 @@ def test_options_of_a_run_need_resolved(run, given, option, named):
     code, out, err = run(BASE, *given.split())
     assert (code, out) == (2, "")
     assert option in err and named in err
+
+
+def test_resolved_takes_every_option_of_train():
+    train, ours = (
+        {option for action in parser_of(name)._actions for option in action.option_strings}
+        for name in ("train", "print-config")
+    )
+    assert train <= ours
 
 
 def test_resolved_shows_what_the_options_change(run, tmp_path):

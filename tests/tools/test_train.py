@@ -139,14 +139,13 @@ def test_the_runner_gets_what_print_config_prints(
     args = ["toy.py", "--work-dir", "run", "--auto-scale-lr"]
     if start == "resume":
         args += ["--seed", "3", "--resume", checkpoint]
+        args += ["--allow-changes", "auto_scale_lr", "train_cfg.max_iters"]
         args += ["--cfg-options", "train_cfg.max_iters=4"]
     else:
         args += ["--amp", "--seed", "3"]
         args += ["--cfg-options", "train_cfg.max_iters=1", f"load_from={checkpoint}"]
     printed = _printed(toy, run_tool, *args)
     assert not (toy.folder / "run").exists()
-    if start == "resume":
-        args += ["--allow-changes", "auto_scale_lr", "train_cfg.max_iters"]
     run = run_tool("train.py", *args, cwd=toy.folder, before=_COUNTED).check()
     assert printed == Config.fromfile(toy.folder / "run" / "toy.py").to_dict()
     assert "counts: {'reads': 1, 'builds': 1}" in run.stdout
