@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from .named_models import add_model, name_model
-from .options import add_config_options
+from .options import add_config_options, number, whole
 from .package import list_configs
 
 _OF_TORCH = (
@@ -28,19 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
         "--shape",
-        type=int,
+        type=whole(32, 65536),
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
         help="of the images (default: the config's training crop)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="images in a batch (default: 1)"
+        "--batch-size", type=whole(1), default=1, metavar="N", help="images in a batch (default: 1)"
     )
     parser.add_argument("--train", action="store_true", help="measure training steps too")
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (default: the GPU if there is one)")
     parser.add_argument(
-        "--seconds", type=float, default=10, metavar="S", help="how long to measure (default: 10)"
+        "--seconds",
+        type=number(0),
+        default=10,
+        metavar="S",
+        help="how long to measure (default: 10)",
     )
     parser.add_argument("--out", metavar="FILE.json", help="write the numbers there as well")
     add_config_options(parser)

@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 
 from .console import print_next
-from .options import add_config_options, band_numbers
+from .options import add_config_options, band_numbers, number, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", choices=["train", "val", "test"], default="train", help="default: train"
     )
     parser.add_argument(
-        "--images", type=int, default=8, metavar="N", help="number of sheets (default: 8)"
+        "--images", type=whole(1), default=8, metavar="N", help="number of sheets (default: 8)"
     )
     parser.add_argument(
         "--draws",
-        type=int,
+        type=whole(1, 1000),
         default=3,
         metavar="N",
         help="how often each image is augmented (default: 3)",
@@ -43,10 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shuffle", action="store_true", help="images drawn at random, not the first"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--opacity",
-        type=float,
+        type=number(0, 1),
         default=0.5,
         metavar="X",
         help="of the labels, 0 to 1 (default: 0.5)",

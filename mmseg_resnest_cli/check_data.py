@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 
 from .console import print_next
-from .options import add_config_options
+from .options import add_config_options, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a page with the problems, class frequencies, image sizes and labelled samples",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one for each core)"
+        "--workers", type=whole(1), metavar="N", help="processes (default: one for each core)"
     )
     parser.add_argument(
         "--ignore",
@@ -62,8 +62,6 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.errors import UserError
     from mmseg_resnest.evaluation import overlay, write_result
 
-    if args.workers is not None and args.workers < 1:
-        raise UserError("argument", f"--workers {args.workers}", "must be at least 1")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(
             "argument", f"--report {args.report}", "is written as HTML; end its name in .html"

@@ -25,6 +25,8 @@ from .options import (
     add_device_option,
     add_launcher_option,
     add_training_options,
+    number,
+    whole,
 )
 from .startup import use_device
 from .train import train_config
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     predict.add_argument("source", metavar="INPUT", help="an image, a folder, a pattern in quotes")
     predict.add_argument("--out", metavar="FILE", help="write the classes as JSON")
     predict.add_argument(
-        "--top", type=int, default=5, metavar="N", help="classes of an image (default: 5)"
+        "--top", type=whole(1), default=5, metavar="N", help="classes of an image (default: 5)"
     )
     add_device_option(predict)
     for sub in (train, test, predict):
@@ -69,11 +71,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     crops.add_argument("config", help="config file of a segmentation")
     crops.add_argument("--out", metavar="DIR", required=True, help="a new folder to write")
     crops.add_argument(
-        "--size", type=int, default=64, metavar="PIXELS", help="edge of a crop (default: 64)"
+        "--size",
+        type=whole(1, 65536),
+        default=64,
+        metavar="PIXELS",
+        help="edge of a crop (default: 64)",
     )
     crops.add_argument(
         "--share",
-        type=float,
+        type=number(0, 1),
         default=0.5,
         metavar="X",
         help="of the pixels of a crop that its class must have (default: 0.5)",

@@ -15,6 +15,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
+from .options import whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -24,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mmseg-resnest test, or the images.npz in that",
     )
     parser.add_argument("b", help="the other one")
-    parser.add_argument("--draws", type=int, default=2000, help="bootstrap draws (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
+    parser.add_argument(
+        "--draws", type=whole(100, 1_000_000), default=2000, help="bootstrap draws (default: 2000)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the draws (default: 0)")
     parser.add_argument("--json", metavar="FILE", help="write the numbers here")
 
 
@@ -41,13 +45,6 @@ def run(args: argparse.Namespace) -> int:
         scores_table,
         write_result,
     )
-
-    if args.draws < 100:
-        raise UserError(
-            "argument", f"--draws {args.draws}", "at least 100 are needed for a p-value"
-        )
-    if args.seed < 0:
-        raise UserError("argument", f"--seed {args.seed}", "must be 0 or more")
 
     places = [
         path if path.endswith(".npz") else evaluated_folder(path) for path in (args.a, args.b)

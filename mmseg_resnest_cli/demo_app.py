@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .options import add_device_option, add_service_options, add_trust_option
+from .options import add_device_option, add_service_options, add_trust_option, whole
 
 
 def find_choices(
@@ -59,14 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_option(parser)
     add_device_option(parser)
     parser.add_argument(
-        "--max-mib", type=int, default=20, metavar="N", help="largest image file, MiB (default: 20)"
+        "--max-mib",
+        type=whole(1, 65536),
+        default=20,
+        metavar="N",
+        help="largest image file, MiB (default: 20)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     from mmseg_resnest.engine.hooks import print_header
-    from mmseg_resnest.errors import UserError
     from mmseg_resnest.io.packages import needs_extra
 
     with needs_extra("app"):
@@ -75,8 +78,6 @@ def run(args: argparse.Namespace) -> int:
 
     loaders = find_choices(args.models, args.device, args.trust)
     choices = [Choice(name, load) for name, load in loaders.items()]
-    if args.max_mib < 1:
-        raise UserError("argument", "--max-mib", f"must be at least 1, not {args.max_mib}")
     choices[0].model()  # so that errors in its files come now
 
     def ready(address: str, server: object) -> None:

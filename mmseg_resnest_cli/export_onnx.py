@@ -26,7 +26,7 @@ from typing import Any
 
 from .console import print_next
 from .named_models import add_model, model_rows, open_model
-from .options import add_config_options
+from .options import add_config_options, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put preparation and labels into the file: uint8 images in, label maps out",
     )
-    parser.add_argument("--opset", type=int, metavar="N", help="of ONNX, 11 to 20 (default: 17)")
+    parser.add_argument(
+        "--opset", type=whole(11, 20), metavar="N", help="of ONNX, 11 to 20 (default: 17)"
+    )
     parser.add_argument(
         "--images",
         metavar="PATH",
         help="images to check on: a file, a folder or a pattern (default: the config's test split)",
     )
     parser.add_argument(
-        "--num-images", type=int, default=4, metavar="N", help="how many of them (default: 4)"
+        "--num-images", type=whole(1), default=4, metavar="N", help="how many of them (default: 4)"
     )
     parser.add_argument(
         "--int8",
@@ -55,14 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--num-calibration",
-        type=int,
+        type=whole(1),
         default=100,
         metavar="N",
         help="how many of them, spread evenly (default: 100)",
     )
     parser.add_argument(
         "--num-test",
-        type=int,
+        type=whole(0),
         default=0,
         metavar="N",
         help="images of the test split to measure the loss of --int8 on (default: all)",
@@ -89,10 +91,6 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not args.force:
         said = "already exists; give another name, or --force to replace it"
         raise UserError("output-exists", out, said)
-    for option in ("num_images", "num_calibration"):
-        if getattr(args, option) < 1:
-            name = option.replace("_", "-")
-            raise UserError("argument", f"option --{name}", "must be at least 1")
     if args.int8 is not None and out.suffix.lower() != ".onnx":
         said = f"only ONNX files are quantised; {out} must end in .onnx"
         raise UserError("argument", "option --int8", said)

@@ -31,11 +31,10 @@ from .console import print_next
 from .label_options import (
     add_jobs_option,
     add_label_options,
-    check_jobs,
     check_split,
     label_options,
 )
-from .options import add_device_option, image_size
+from .options import MOST_SEED, add_device_option, image_size, number, whole
 from .startup import use_device
 
 if TYPE_CHECKING:
@@ -85,12 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto (from the pixels of each class), none, or a file with a class and its weight "
         "a line",
     )
-    training.add_argument("--batch-size", type=int, metavar="N", help="images of a step")
-    training.add_argument("--lr", type=float, help="learning rate")
+    training.add_argument("--batch-size", type=whole(1), metavar="N", help="images of a step")
+    training.add_argument("--lr", type=number(0), help="learning rate")
     training.add_argument(
         "--image-size", metavar="WxH", help="of the training crops, e.g. 512x384, or 512"
     )
-    training.add_argument("--seed", type=int, default=0, help="of the split and the training")
+    training.add_argument(
+        "--seed", type=whole(0, MOST_SEED), default=0, help="of the split and the training"
+    )
     training.add_argument(
         "--cfg-options",
         action="extend",
@@ -120,7 +121,6 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.io.folder_lock import FolderLock
     from mmseg_resnest.io.processes import cpu_count
 
-    check_jobs(args.jobs)
     check_split(args, seed=False)  # which is also that of the training
     wishes = _wishes(args, parse_budget(args.budget))
     check_wishes(wishes, args.weights)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .named_models import add_model, model_rows, name_model
-from .options import add_config_options, add_device_option
+from .options import add_config_options, add_device_option, whole
 from .startup import use_device
 
 _NO_DATA = (
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose labels (default: val; with --folds train)",
     )
     parser.add_argument(
-        "--folds", type=int, metavar="K", help="train K models, each on the other folds"
+        "--folds", type=whole(2), metavar="K", help="train K models, each on the other folds"
     )
     parser.add_argument(
         "--out",
@@ -48,14 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top",
-        type=int,
+        type=whole(1),
         default=100,
         metavar="N",
         help="regions on the page and in the tasks (default: 100)",
     )
     parser.add_argument(
         "--min-area",
-        type=int,
+        type=whole(1),
         default=16,
         metavar="PIXELS",
         help="leave out regions of fewer pixels (default: 16)",

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import UsageError, band_numbers
+from .options import UsageError, band_numbers, number, whole
 
 if TYPE_CHECKING:
     from mmseg_resnest.io.bands import BandOptions
 
-__all__ = ["FORMATS", "add_jobs_option", "add_label_options", "check_jobs", "check_split"]
+__all__ = ["FORMATS", "add_jobs_option", "add_label_options", "check_split"]
 __all__ += ["label_form", "label_options"]
 
 # As in mmseg_resnest.datasets.prepare, whose import takes seconds; a test compares them.
@@ -70,7 +70,7 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
     )
     what = f"default: {_VAL_FRACTION}"
-    add("--val-fraction", type=float, default=_VAL_FRACTION, metavar="F", help=what)
+    add("--val-fraction", type=number(0, 1), default=_VAL_FRACTION, metavar="F", help=what)
     add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
     add(
         "--group-pattern",
@@ -90,13 +90,9 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
 
 def add_jobs_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--jobs``."""
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one a core)")
-
-
-def check_jobs(jobs: int | None) -> None:
-    """Raise UsageError if a number of processes is below 1."""
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"--jobs {jobs}: must be at least 1")
+    parser.add_argument(
+        "--jobs", type=whole(1), metavar="N", help="processes (default: one a core)"
+    )
 
 
 def check_split(args: argparse.Namespace, seed: bool) -> None:

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .console import print_table
-from .options import UsageError
+from .options import UsageError, number
 from .package import catalogue, list_configs, measured_here, model_costs, near_names
 
 __all__ = ["TITLES", "cells", "model_rows"]
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", action="store_true", help="with --measure: training steps too")
     parser.add_argument("--device", help="with --measure: e.g. cpu or cuda:1")
     parser.add_argument(
-        "--seconds", type=float, default=10, metavar="S",
+        "--seconds", type=number(0), default=10, metavar="S",
         help="with --measure: how long each is measured (default: 10)",
     )  # fmt: skip
 

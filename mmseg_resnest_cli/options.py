@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any, NoReturn
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 __all__ = [
     "ArgumentParser",
@@ -21,8 +22,14 @@ __all__ = [
     "band_numbers",
     "engine_choice",
     "image_size",
+    "number",
     "run_options",
+    "whole",
 ]
+
+#: The largest seed of NumPy's generators.
+MOST_SEED = 2**32 - 1
+_N = TypeVar("_N", int, float)
 
 
 class UsageError(Exception):
@@ -38,6 +45,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; an argument that may be left out is found behind options as well."""
+        words = sys.argv[1:] if args is None else list(args)
+        if "" in words:
+            before = words[words.index("") - 1] if words.index("") else ""
+            what = f"argument {before}" if before.startswith("-") else "an argument"
+            self.error(f"{what}: is empty; leave it out, or name something")
         if any(action.nargs == "?" and not action.option_strings for action in self._actions):
             return self.parse_intermixed_args(args, namespace)
         return super().parse_args(args, namespace)
@@ -118,7 +130,11 @@ def add_service_options(parser: argparse.ArgumentParser, port: int) -> None:
         help="address to listen on (default: this machine only)",
     )
     parser.add_argument(
-        "--port", type=int, default=port, metavar="N", help=f"default: {port}; 0: a free one"
+        "--port",
+        type=whole(0, 65535),
+        default=port,
+        metavar="N",
+        help=f"default: {port}; 0: a free one",
     )
 
 
@@ -162,18 +178,22 @@ def add_training_options(parser: argparse.ArgumentParser | argparse._ArgumentGro
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the total batch"
     )
-    parser.add_argument("--seed", type=int, help="random seed (default: the config's)")
+    parser.add_argument(
+        "--seed", type=whole(0, MOST_SEED), help="random seed (default: the config's)"
+    )
     parser.add_argument(
         "--epochs",
-        type=float,
+        type=number(0),
         metavar="N",
         help="passes over the training images; schedules and the intervals of validation and "
         "saving move with the length",
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="images of a step, over all processes"
+        "--batch-size", type=whole(1), metavar="N", help="images of a step, over all processes"
     )
-    parser.add_argument("--lr", type=float, help="learning rate; those of schedules move with it")
+    parser.add_argument(
+        "--lr", type=number(0), help="learning rate; those of schedules move with it"
+    )
     parser.add_argument(
         "--image-size",
         metavar="WxH",
@@ -212,6 +232,29 @@ def image_size(text: str | None) -> tuple[int, int] | None:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise UsageError(f"--image-size {text}: must be WIDTHxHEIGHT or one number")
     return int(sides[0]), int(sides[-1])
+
+
+def whole(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """The type of an argument that is a whole number in a range."""
+    return _in_range(int, "a whole number", least, most)
+
+
+def number(least: float, most: float = 1e30) -> Callable[[str], float]:
+    """The type of an argument that is a number in a range."""
+    return _in_range(float, "a number", least, most)
+
+
+def _in_range(kind: Callable[[str], _N], what: str, least: _N, most: _N) -> Callable[[str], _N]:
+    def convert(text: str) -> _N:
+        try:
+            if least <= (value := kind(text)) <= most:  # nan is in no range
+                return value
+        except ValueError:
+            pass
+        wanted = f"{what} from {least:,} to {most:,}"
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not {text!r}")
+
+    return convert
 
 
 def band_numbers(text: str) -> tuple[int, ...]:

@@ -64,13 +64,17 @@ def near_names(words: Sequence[str], names: Sequence[str]) -> str:
 def copy_configs(folder: str | os.PathLike[str]) -> int:
     """Copy the configs that come with the package to a new folder; returns their number."""
     target = Path(folder)
-    if target.exists():
-        raise UsageError(f"{target}: exists; name a new folder to copy the configs to")
-    target.parent.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__", "custom")
-    with tempfile.TemporaryDirectory(prefix=f".{target.name[:50]}.", dir=target.parent) as beside:
-        shutil.copytree(config_folder(), part := Path(beside, "configs"), ignore=ignore)
-        part.rename(target)
+    start = f".{target.name[:50]}."
+    try:
+        if target.exists():
+            raise UsageError(f"{target}: exists; name a new folder to copy the configs to")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=start, dir=target.parent) as beside:
+            shutil.copytree(config_folder(), part := Path(beside, "configs"), ignore=ignore)
+            part.rename(target)
+    except OSError as error:
+        raise UsageError(f"--copy {target}: cannot be written ({error.strerror})") from error
     return len(list_configs()) + len(list_other_configs())
 
 

@@ -29,6 +29,8 @@ from .options import (
     add_engine_options,
     add_trust_option,
     engine_choice,
+    number,
+    whole,
 )
 
 
@@ -57,23 +59,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--opacity",
-        type=float,
+        type=number(0, 1),
         default=0.5,
         metavar="X",
         help="of the colours in the overlay, 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
         "--tile",
-        type=int,
+        type=_tile,
         metavar="PIXELS",
         help="cut images that are larger than this into tiles of this edge; 0 never does (default: "
         "1024, for images of more than 16.8 million pixels)",
     )
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop a video after N frames")
+    parser.add_argument(
+        "--max-frames", type=whole(1), metavar="N", help="stop a video after N frames"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="do images again whose outputs are there"
     )
     add_config_options(parser)
+
+
+def _tile(text: str) -> int:
+    edge = whole(0)(text)
+    if 0 < edge < 64:
+        raise argparse.ArgumentTypeError(f"must be 0 or at least 64 pixels, not {edge}")
+    return edge
 
 
 def run(args: argparse.Namespace) -> int:

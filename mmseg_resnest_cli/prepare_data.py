@@ -24,12 +24,11 @@ from .console import print_next
 from .label_options import (
     add_jobs_option,
     add_label_options,
-    check_jobs,
     check_split,
     label_form,
     label_options,
 )
-from .options import UsageError
+from .options import MOST_SEED, UsageError, whole
 
 if TYPE_CHECKING:
     from mmseg_resnest.datasets.prepare import CustomReport, Report
@@ -97,7 +96,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"shapes: {folder}")
         _print_next("configs/detection/faster_rcnn_resnest14_shapes.py", root, "detect train")
         return 0
-    check_jobs(args.jobs)
     if args.what != "export" and args.verify_cache and args.cache is None:
         raise UsageError("--verify-cache: needs --cache")
     if args.what == "export":
@@ -172,7 +170,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
     add("--images", help="folder of the images, where they are not beside the labels", **folder)
     add("--val-images", help="folder of the validation images (default: --images)", **folder)
     add_label_options(parser)
-    add("--seed", type=int, default=0, help="another seed gives another split")
+    add("--seed", type=whole(0, MOST_SEED), default=0, help="another seed gives another split")
     add(
         "--config-dir",
         default=Path("configs", "custom"),
@@ -185,7 +183,7 @@ def _add_custom(parser: argparse.ArgumentParser) -> None:
         help="the config to inherit from (default: fcn_resnest50_ade20k where there is a GPU with "
         "16 GB of free memory, else fcn_resnest14_camvid)",
     )
-    add("--epochs", type=int, default=80, help="length of the training (default: 80)")
+    add("--epochs", type=whole(1), default=80, help="length of the training (default: 80)")
     add("--force", action="store_true", help="replace a config that was changed by hand")
 
 

@@ -27,6 +27,8 @@ from .options import (
     add_service_options,
     add_trust_option,
     engine_choice,
+    number,
+    whole,
 )
 
 
@@ -39,45 +41,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_service_options(parser, 8000)
     parser.add_argument(
         "--max-mbytes",
-        type=float,
+        type=number(0.001, 65536),
         default=20,
         metavar="N",
         help="largest request body, MiB (default: 20)",
     )
     parser.add_argument(
         "--max-mpixels",
-        type=float,
+        type=number(0.001, 65536),
         default=16.8,
         metavar="N",
         help="largest image, million pixels (default: 16.8)",
     )
     parser.add_argument(
         "--max-waiting",
-        type=int,
+        type=whole(1),
         default=32,
         metavar="N",
         help="requests at a time (default: 32)",
     )
     parser.add_argument(
         "--max-per-client",
-        type=int,
+        type=whole(0),
         default=128,
         metavar="N",
         help="open connections of one address (default: 128; 0: any, behind a proxy)",
     )
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=number(0.001, 86400),
         default=30,
         metavar="S",
         help="seconds that a request may take (default: 30)",
     )
     parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="images in a batch (default: 8)"
+        "--batch", type=whole(1), default=8, metavar="N", help="images in a batch (default: 8)"
     )
     parser.add_argument(
         "--gather",
-        type=float,
+        type=number(0, 60000),
         default=5,
         metavar="MS",
         help="milliseconds that an image waits for others (default: 5)",

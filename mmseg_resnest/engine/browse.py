@@ -28,7 +28,7 @@ from ..io.bit_planes import index_sets
 from ..io.image_files import as_picture, save_image, unique_stems
 from ..registry import type_name
 from .config import require
-from .preflight import check_data, check_outputs
+from .preflight import check_data, check_outputs, check_writable
 
 __all__ = ["Step", "browse", "draw_sample"]
 
@@ -183,6 +183,7 @@ def browse(
         colours_of_classes = dataset.metainfo.get("palette") or ()  # of images with one class: none
         palette = [list(map(int, colour)) for colour in colours_of_classes]
         names: list[str] = []
+        check_writable(out_dir, "--out")
         items = chosen.items()
         for path, index in tqdm(items, "images", disable=None, leave=False, dynamic_ncols=True):
             runs = [draw_sample(dataset, index, seed + 1000 * index + n) for n in range(draws)]

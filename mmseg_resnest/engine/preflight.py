@@ -134,8 +134,8 @@ def check_device(device: str | torch.device | None) -> torch.device:
             if count:
                 have = f"there are {count} GPUs; use cpu, or a number below {count}"
             raise UserError("device", name, have)
-    elif chosen.type == "meta":
-        raise UserError("device", name, "computes no values; use cpu or cuda")
+    elif chosen.type != "cpu":
+        raise UserError("device", name, "is not one to compute on; use cpu, cuda or cuda:N")
     return chosen
 
 
@@ -146,8 +146,9 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> None:
         UserError: It cannot be; folders that were made for it are removed.
     """
     path = Path(folder)
-    new = [p for p in (path.absolute(), *path.absolute().parents) if not p.exists()]
+    new: list[Path] = []
     try:
+        new += [p for p in (path.absolute(), *path.absolute().parents) if not p.exists()]
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as probe:
             probe.write(b"0" * 4096)
@@ -169,7 +170,12 @@ def check_output_file(path: str | os.PathLike[str], what: str) -> None:
     Raises:
         UserError: It is a folder, or its folder cannot be made or written.
     """
-    if Path(path).is_dir():
+    try:
+        is_folder = Path(path).is_dir()
+    except OSError as error:  # its name is too long
+        message = f"cannot be written ({error.strerror}); choose another name"
+        raise UserError("not-writable", f"{what} {path}", message) from error
+    if is_folder:
         raise UserError("wrong-path-type", f"{what} {path}", "is a folder; name a file in it")
     check_writable(Path(path).absolute().parent, what)
 

@@ -75,6 +75,9 @@ def test_mistakes(cfg: Config, tmp_path: Path) -> None:
         browse(cfg, tmp_path, images=0)
     with raises_user_error("argument", "--opacity"):
         browse(cfg, tmp_path, opacity=2)
+    (tmp_path / "file").touch()
+    with raises_user_error("not-writable", "--out"):
+        browse(cfg, tmp_path / "file")
     cfg.train_dataloader.dataset.pipeline = [dict(type="PackSegInputs")]
     with raises_user_error("config-value", "pipeline"):
         browse(cfg, tmp_path)

@@ -17,6 +17,7 @@ from mmseg_resnest.engine.preflight import (
     check_device,
     check_disk_space,
     check_file,
+    check_output_file,
     check_writable,
 )
 
@@ -65,6 +66,12 @@ def test_output_folders_are_made_and_checked(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with raises_user_error("not-writable", "--out"):
         check_writable(tmp_path / "file" / "x", "--out")
+    long = tmp_path / ("n" * 300)
+    for check in (check_writable, check_output_file):
+        with raises_user_error("not-writable", "--out"):
+            check(long, "--out")
+    with raises_user_error("wrong-path-type", "--out"):
+        check_output_file(tmp_path / "a", "--out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
 
 
@@ -81,6 +88,6 @@ def test_files_to_read(tmp_path: Path) -> None:
 
 def test_devices() -> None:
     assert check_device("cpu") == torch.device("cpu")
-    for name in ("cuda:77", "abacus", "meta"):
+    for name in ("cuda:77", "abacus", "meta", "mps"):
         with raises_user_error("device", name):
             check_device(name)

@@ -341,7 +341,7 @@ CONFIGS = [
     ),
     Case(
         "tiles of 5 pixels", "predict.py toy.py CKPT a.png --out o --tile 5",
-        "argument", "tile", leaves=True,
+        "argument", "--tile",
     ),
     Case("no output folder", "predict.py toy.py CKPT a.png", "argument", "--out"),
 ]  # fmt: skip

@@ -66,7 +66,7 @@ def test_what_cannot_be_checked(own: Toy, run_tool: RunTool) -> None:
         code, text = printed_error(run.error())
         return code, text.partition(": ")[0]
 
-    assert error_of("--workers", "0") == ("argument", "--workers 0")
+    assert error_of("--workers", "0") == ("argument", "argument --workers")
     assert error_of("--ignore", "gray") == ("argument", "--ignore gray")
     shutil.rmtree(own.scenes / "images" / "validation")
     assert error_of() == ("not-found", "scenes/images/validation")

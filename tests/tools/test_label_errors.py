@@ -245,6 +245,17 @@ def test_folds_need_training_images_and_a_config_that_says_all(toy: Toy, tmp_pat
         folds.train_folds(cfg, samples, folds.assign_folds(samples, 2), tmp_path)
 
 
+def test_what_is_refused_leaves_nothing(toy: Toy, tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    out = ("--out", tmp_path / "out")
+    for words in (
+        ("a.py", tmp_path / "text.pth"), (RUN, "--device", "cuda:99"),
+        (RUN, "--folds", 2, "--device", "mps"),
+    ):  # fmt: skip
+        run("label-errors", *words, *out, codes=(2,))
+        assert not (tmp_path / "out").exists()
+
+
 def test_labels_are_those_that_the_pipeline_loads(toy: Toy) -> None:
     """Through wrappers, with merged and left out classes and with some of the images."""
     changes = {"label_map": {"car": "vehicle", "sign": "vehicle", "lamp": "ignore"}}

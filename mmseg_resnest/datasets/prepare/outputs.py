@@ -74,7 +74,9 @@ class Outputs:
     def __enter__(self) -> Outputs:
         try:
             check_real_folder(self.hidden, _REMOVE_IT)
+            made = [path for path in (self.hidden, *self.hidden.parents) if not path.exists()]
             self.hidden.mkdir(parents=True, exist_ok=True)
+            self._made = made
             self._check_state()
         except OSError as error:
             message = f"cannot be written ({error.strerror}); name another place with --root"
@@ -88,6 +90,9 @@ class Outputs:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._tmp, ignore_errors=True)
         self._lock.release()
+        for folder in self._made:  # where nothing was put into them
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _check_state(self) -> None:
         """Refuses what is not a folder or a file of this program's; ``tmp`` may hold links."""

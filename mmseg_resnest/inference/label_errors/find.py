@@ -13,7 +13,7 @@ from mmengine.config import Config
 from torch import Tensor
 from tqdm import tqdm
 
-from ...engine.preflight import check_outputs
+from ...engine.preflight import check_device, check_outputs
 from ...engine.run_folders import RunFolders
 from ...errors import UserError
 from ..segmentor import Segmentor, load_config_model
@@ -69,11 +69,16 @@ def find_label_errors(
     samples, ignored = labelled_samples(cfg, split)
     check_outputs(cfg, {"--out": folder})
     assigned = [0] * len(samples) if folds is None else assign_folds(samples, folds)
+    loaded: Segmentor | None = None
+    if folds is None:  # before anything is written
+        loaded = load_config_model(cfg, checkpoint, device, weights=weights)
+    else:
+        check_device(device)
     with contextlib.ExitStack() as held:
         RunFolders({folder: "--out"}, held).hold(make=True)
         checkpoints: Sequence[str | os.PathLike[str] | None] = [checkpoint]
         if folds is not None:
-            checkpoints, weights = train_folds(cfg, samples, assigned, folder), None
+            checkpoints = train_folds(cfg, samples, assigned, folder)
         scores = Scores(folder / "scores", samples, ignored)
         scored = 0
         model: Segmentor | None = None
@@ -82,7 +87,7 @@ def find_label_errors(
         ) as bar:
             for fold, file in enumerate(checkpoints):
                 model = None  # gives its memory to the next one
-                model = load_config_model(cfg, file, device, weights=weights)
+                model = loaded or load_config_model(cfg, file, device)
                 chosen = [i for i, number in enumerate(assigned) if number == fold]
                 scored += scores.add(model, chosen, bar)
         assert model is not None

@@ -199,6 +199,8 @@ def test_headers_and_addresses(site: Site) -> None:
     ]  # fmt: skip
     with raises_user_error("network", "--port"):
         run_app([], "127.0.0.1", port_of(site.address))
+    with raises_user_error("network", "--host"):
+        run_app([], "caf\udce9", 0)
 
 
 # --- in a browser

@@ -10,6 +10,7 @@ from tiny_archives import tree
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare.outputs import Item, Outputs
+from mmseg_resnest.errors import UserError
 
 
 def _content(number: int, pause: float = 0.0) -> bytes:
@@ -125,6 +126,12 @@ def test_another_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "d/001").read_bytes() == b"mine"
     (tmp_path / "d/001").write_bytes(_content(1))  # the same content is fine
     assert sum(_run(tmp_path, _items(3)).values()) == 3
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    with raises_user_error("dataset", "source"), Outputs(tmp_path / "root" / "set"):
+        raise UserError("dataset", "source", "holds nothing")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_made(tmp_path: Path) -> None:
