@@ -7,6 +7,7 @@ left out (where folders lie, how many workers load the data, what is drawn and l
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -53,11 +54,13 @@ def _above(key: str) -> Iterator[str]:
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted keys of a nested value, each with its value as text.
+    """The dotted keys of a nested value, each with its value as text; of a data class its fields.
 
     A long list comes with its length first. Keys of a machine are left out. Of an absolute path
     only the name of a file counts.
     """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         if not value and key:
             yield key, "empty"

@@ -76,6 +76,20 @@ def together(action: Callable[[], T]) -> T:
     return result
 
 
+def first_decides(decide: Callable[[], T], follow: Callable[[T], object]) -> T:
+    """What ``decide`` returns on process 0; the others then ``follow`` it.
+
+    All processes must call it, and when one fails, all of them end as in :func:`together`.
+    """
+    first = get_rank() == 0
+    decided: list[Any] = [together(lambda: decide() if first else None)]
+    if get_world_size() > 1:
+        with lost_processes_explained():
+            dist.broadcast_object_list(decided, src=0)
+    together(lambda: None if first else follow(decided[0]))
+    return decided[0]
+
+
 def describe_ranks(found: Sequence[tuple[str, Sequence[str]]]) -> str | None:
     """The message about processes that differ from process 0; None if they agree.
 

@@ -7,7 +7,6 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,11 +52,8 @@ from .resume_changes import Note
 from .run_folders import RunFolders, evaluation_folder
 from .run_record import describe_model_state, record_run
 from .runner import Runner
-from .same_run import check_same_run, failing_together
+from .same_run import check_same_run, failing_together, first_decides, together
 from .watch import doing, lost_processes_explained
-
-#: Takes a model, its config and ``tell``; gives what computes the model's network, or None.
-UseEngine = Callable[..., Any]
 
 _UNSCORED = (
     "to predict images without labels, add --cfg-options test_evaluator=[] and --out DIR, or use "
@@ -76,7 +72,7 @@ def evaluate(
     launcher: str = "none",
     submission: str | None = None,
     official: bool = False,
-    use_engine: UseEngine | None = None,
+    use_engine: partial[Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint on a config's test split, or predict it for a benchmark's server.
 
@@ -99,7 +95,8 @@ def evaluate(
             takes, check it and pack it. Nothing is scored and no labels are read.
         official: Run Cityscapes' official evaluation as well.
         use_engine: Lets another runtime compute the network:
-            :func:`mmseg_resnest.runtimes.use_engine` with its ``choice``. None: torch.
+            :func:`mmseg_resnest.runtimes.use_engine` with its ``choice``. Of several processes the
+            first one chooses for all. None: torch.
 
     Returns:
         What ``results.json`` holds, and ``work_dir``; on every process. With ``submission`` also
@@ -138,6 +135,7 @@ def evaluate(
         init_distributed(options.launcher, timeout_of(cfg))
         state = describe_model_state(model)
         arguments = {"submission": options.submission}
+        arguments |= {} if use_engine is None else use_engine.keywords
         check_same_run(
             lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **arguments)
         )
@@ -246,23 +244,29 @@ def check_test_data(cfg: Config) -> None:
         raise
 
 
-def _prepare_engine(runner: Runner, use_engine: UseEngine | None) -> Any:
-    """Have the engine, if any, prepared on the first image."""
+def _prepare_engine(runner: Runner, use_engine: partial[Any] | None) -> Any:
+    """Have the engine, if any, prepared on the first image; all processes use the first one's."""
     if use_engine is None:
         return None
     say = partial(print, flush=True) if is_main_process() else runner.logger.info
     model: Any = runner.model.eval()
-    engine = use_engine(model, runner.cfg, tell=say)
+    engine = together(lambda: use_engine(model, runner.cfg, tell=say))
     if engine is None:
         return None
     while not isinstance(model, EncoderDecoder):
         model = model.module
-    with torch.no_grad():
+
+    def prepare(name: str | None = None) -> str:
         batch: Any = pseudo_collate([runner.test_dataloader.dataset[0]])
         if not torch.is_tensor(batch["inputs"][0]):  # the views of test-time augmentation
             batch = {key: value[0] for key, value in batch.items()}
         inputs = model.data_preprocessor(batch, False)["inputs"]
-        engine.prepare(windows_of(model, inputs))
+        engine.prepare(windows_of(model, inputs), name)
+        return engine.computes
+
+    doing("preparing the engine")
+    with torch.no_grad():
+        first_decides(prepare, prepare)
     return engine
 
 

@@ -10,11 +10,11 @@ labels stay the same code.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib
 import importlib.util
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +28,17 @@ from torch import Tensor, nn
 from ..engine.resume_changes import Note
 from ..errors import UserError
 from ..io.cancel import raise_if_cancelled
-from ..io.memory import ran_out_of_memory
 from ..io.packages import needs_extra
 from ..io.processes import has_bfloat16, has_int8, processor_name
-from ..io.text import error_words
 from ..io.up_to_date import fingerprint
 from ..kernels.compiled import Compiled
-from ..models import EncoderDecoder, fold_for_inference, input_channels
+from ..models import EncoderDecoder, fold_for_inference
 from .agreement import LABELS_EQUAL, SCORES_WITHIN, Agreement
 from .compare import compare_scores
-from .files import quantise_onnx, write_openvino
+from .files import exporting, quantise_onnx, write_openvino
 from .network import content_key, versions_of_runtimes, write_scores_network
 from .samples import calibration_images, network_inputs
-from .sessions import Run, guarded, open_onnx, open_openvino
+from .sessions import Run, guarded, open_onnx, open_openvino, seconds_of
 from .store import Entry, entry_of
 
 __all__ = ["ENGINES", "PRECISIONS", "Choice", "Engine", "use_engine"]
@@ -62,8 +60,6 @@ _PACKAGES = {
 #: What ``auto`` measures; compiling takes minutes.
 _MEASURED = ("torch", "onnxruntime", "openvino")
 _CALIBRATION = 32
-# Of each engine: one call to warm up, then this many, as long as the time is not over.
-_TURNS, _SECONDS = 3, 5.0
 _NAMES = {"float32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
@@ -163,13 +159,15 @@ def use_engine(
     Raises:
         UserError: The engine cannot compute this kind of model, or not on its device.
     """
-    if choice.is_plain:
-        return None
     segmentor: Any = model
     while not isinstance(segmentor, EncoderDecoder) and hasattr(segmentor, "module"):
         segmentor = segmentor.module
     if is_model_wrapper(segmentor):
         segmentor = segmentor.module
+    if choice.is_plain:
+        if isinstance(segmentor, EncoderDecoder):
+            segmentor.runtime = None  # of an earlier choice
+        return None
     kind = type(segmentor)
     if not isinstance(segmentor, EncoderDecoder) or (
         kind.encode_decode is not EncoderDecoder.encode_decode
@@ -229,17 +227,17 @@ class Engine:
     @property
     def folds(self) -> bool:
         """Whether the model itself computes, so that folding it saves time."""
-        return self._computes == "torch"
+        return self.computes == "torch"
 
     @property
-    def _computes(self) -> str:
+    def computes(self) -> str:
         """The engine, or torch where the model could not be compiled."""
         failed = self._compiled is not None and self._compiled.failed is not None
         return "torch" if failed else self.name
 
     def describe(self) -> dict[str, Any]:
         """For ``numerics`` of a result."""
-        engine = self._computes
+        engine = self.computes
         if version := versions_of_runtimes().get(engine):
             engine += f" {version}"
         about: dict[str, Any] = {"engine": engine, "precision": _NAMES[self.precision]}
@@ -247,8 +245,12 @@ class Engine:
             about["labels_as_torch"] = round(self.agreement.labels, 6)
         return about
 
-    def prepare(self, images: Tensor) -> list[Note]:
+    def prepare(self, images: Tensor, name: str | None = None) -> list[Note]:
         """Export, choose and check, with images as they go through the network.
+
+        Args:
+            images: Normalised, (N, C, H, W).
+            name: The engine that another process computes with, in place of the chosen one.
 
         Returns:
             :attr:`rows`.
@@ -259,13 +261,28 @@ class Engine:
         """
         with self._lock, torch.inference_mode(False), torch.no_grad():
             if self._run is None:
+                if name is not None:
+                    self._follow(name)
                 self._prepare(images.clone())
+        if name == "compile" and self._compiled is not None and self._compiled.failed is not None:
+            said = (
+                f"failed here and not in the first process ({self._compiled.failed}); use engine "
+            )
+            raise UserError("export", "engine compile", f"{said}torch")
         return self.rows
+
+    def _follow(self, name: str) -> None:
+        try:
+            self._choice = dataclasses.replace(self._choice, engine=name)
+        except UserError as error:
+            raise UserError(error.code, f"engine {name}", error.text) from error
 
     def _prepare(self, images: Tensor) -> None:
         names = self._choice.candidates(self._device)
         if names == ["compile"]:  # of which nothing is kept
             self._take("compile", self._compile(), images, {})
+        elif names == ["torch"] and self.precision == "float32":
+            self._take("torch", self._in_torch(EncoderDecoder.own_logits), images, {})
         else:
             self._choose(names, images)
         if self.name == "torch" and self.precision == "float32":
@@ -276,7 +293,7 @@ class Engine:
         key = content_key(self._model, self._cfg)
         # Other processes wait for files and times, which they need as well.
         with entry_of(key, self._waits) as entry:
-            runs = self._open_those(names, entry)
+            runs = self._open_those(names, entry, images.shape[1])
             times = self._times(runs, images, entry)
             known = entry.facts.setdefault("agreement", {})
         found: dict[str, Any] = {}
@@ -319,11 +336,11 @@ class Engine:
 
     # --- opening --------------------------------------------------------------------------------
 
-    def _open_those(self, names: list[str], entry: Entry) -> dict[str, Run]:
+    def _open_those(self, names: list[str], entry: Entry, channels: int) -> dict[str, Run]:
         runs: dict[str, Run] = {}
         for name in names:
             try:
-                runs[name] = self._open(name, entry)
+                runs[name] = self._open(name, entry, channels)
             except UserError as error:
                 self._leave_out(name, error, len(runs) > 0 or name != names[-1])
         return runs
@@ -335,16 +352,17 @@ class Engine:
         )
         return self._in_torch(self._compiled)
 
-    def _open(self, name: str, entry: Entry) -> Run:
+    def _open(self, name: str, entry: Entry, channels: int) -> Run:
         if name == "torch":
             return self._in_torch(EncoderDecoder.own_logits)
-        source, suffix = self._file(entry)
-        self._files[name] = source.name
-        if name == "onnxruntime":
-            return open_onnx(source, self._device).run
-        self._files[name] = f"{source.stem}.xml"
-        path = entry.file(self._files[name], lambda part: write_openvino(source, part, {}))
-        return open_openvino(path, self._device, "bf16" if suffix == "bf16" else "f32").run
+        with exporting(f"engine {name}"):
+            source, suffix = self._file(entry, channels)
+            self._files[name] = source.name
+            if name == "onnxruntime":
+                return open_onnx(source, self._device).run
+            self._files[name] = f"{source.stem}.xml"
+            path = entry.file(self._files[name], lambda part: write_openvino(source, part, {}))
+            return open_openvino(path, self._device, "bf16" if suffix == "bf16" else "f32").run
 
     def _in_torch(self, function: Callable[[Any, Tensor], Tensor]) -> Run:
         bf16, kind = self.precision == "bf16", self._device.type
@@ -358,21 +376,12 @@ class Engine:
 
         return run
 
-    def _file(self, entry: Entry) -> tuple[Path, str]:
+    def _file(self, entry: Entry, channels: int) -> tuple[Path, str]:
         """The network as ONNX, in 8 bits where it is to be computed so; and the precision."""
-        channels = input_channels(self._model) or 3
 
         def export(part: Path) -> None:
             self._tell("exporting the network, once for this checkpoint")
-            try:
-                write_scores_network(self._model, channels, part)
-            except (UserError, OSError):
-                raise
-            except Exception as error:
-                if ran_out_of_memory(error):
-                    raise
-                said = f"the network cannot be exported ({error_words(error)}); use engine torch"
-                raise UserError("export", f"engine {self._choice.engine}", said) from error
+            write_scores_network(self._model, channels, part)
 
         source = entry.file("model.onnx", export)
         if self.precision != "int8":
@@ -471,14 +480,3 @@ class Engine:
             text += f"; as torch in float32: {self.agreement}"
         self.rows.insert(0, ("engine", text))
         return found
-
-
-def seconds_of(run: Run, images: Tensor) -> float:
-    """The least time of a few calls, after one; bounded by some seconds and a call."""
-    run(images)
-    times: list[float] = []
-    while len(times) < _TURNS and sum(times) < _SECONDS:
-        begin = time.perf_counter()
-        run(images)
-        times.append(time.perf_counter() - begin)
-    return min(times)

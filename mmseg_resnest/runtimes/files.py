@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from ..engine.logs import only_errors
 from ..errors import UserError
+from ..io.memory import ran_out_of_memory
 from ..io.packages import needs_extra
+from ..io.text import error_words
 
-__all__ = ["DEFAULT_OPSET", "quantise_onnx", "write_onnx", "write_openvino"]
+__all__ = ["DEFAULT_OPSET", "exporting", "quantise_onnx", "write_onnx", "write_openvino"]
 
 OPSETS = (11, 20)  # what the exporter writes
 DEFAULT_OPSET = 17
@@ -28,6 +31,20 @@ Axes = Mapping[int, str | None]
 # The pixels' weighted sums, which take the time. What joins them (attention, sums, resizing) stays
 # in float32: it is cheap and loses most.
 _OPERATIONS = ["Conv"]
+
+
+@contextlib.contextmanager
+def exporting(subject: str) -> Iterator[None]:
+    """What exporters raise, which have errors of many kinds, as a UserError about ``subject``."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        said = f"the network cannot be exported ({error_words(error)}); use engine torch"
+        raise UserError("export", subject, said) from error
 
 
 def write_onnx(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +19,13 @@ from ..io.memory import ran_out_of_memory
 from ..io.packages import needs_extra
 from ..io.text import error_words
 
-__all__ = ["RECORD_KEY", "Run", "Session", "guarded", "open_onnx", "open_openvino"]
+__all__ = ["RECORD_KEY", "Run", "Session", "guarded", "open_onnx", "open_openvino", "seconds_of"]
 
 Run = Callable[[Tensor], Tensor]
 #: The name of the record of an exported model among a file's metadata.
 RECORD_KEY = "mmseg_resnest"
+# Of each engine: one call to warm up, then this many, as long as the time is not over.
+_TURNS, _SECONDS = 3, 5.0
 #: The runtimes' names of types.
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "f32": "float32", "u8": "uint8"}
 
@@ -134,3 +137,14 @@ def guarded(run: Run, subject: str, channels: int) -> Run:
         return scores
 
     return call
+
+
+def seconds_of(run: Run, images: Tensor) -> float:
+    """The least time of a few calls, after one; bounded by some seconds and a call."""
+    run(images)
+    times: list[float] = []
+    while len(times) < _TURNS and sum(times) < _SECONDS:
+        begin = time.perf_counter()
+        run(images)
+        times.append(time.perf_counter() - begin)
+    return min(times)

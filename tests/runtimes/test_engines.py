@@ -362,6 +362,7 @@ def test_auto_goes_on_without_an_engine_that_cannot_compute(
     wanted, opened = small_segmentor(pictures[0]).labels, engines.open_onnx
     for fault in (
         {"write_scores_network": fail},
+        {"open_onnx": fail},
         opening(lambda run: fail),
         opening(lambda run: lambda x: run(x).flip(1)),  # other labels
     ):
@@ -376,6 +377,49 @@ def test_auto_goes_on_without_an_engine_that_cannot_compute(
         assert rows["engine"].startswith("torch")
         assert said[-1].startswith("auto leaves out onnxruntime: ")
         assert (small_segmentor(pictures[0]).labels == wanted).all()
+
+
+def test_a_file_that_openvino_cannot_make_is_left_out(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("an operation that there is not")
+
+    wanted, said = small_segmentor(pictures[0]).labels, []
+    monkeypatch.setattr(engines, "_MEASURED", ("torch", "openvino"))
+    monkeypatch.setattr(engines, "_is_installed", lambda name: True)
+    monkeypatch.setattr(engines, "write_openvino", fail)
+    choose_engine(small_segmentor, Choice("auto"), said.append)
+    assert prepare_engine(small_segmentor, pictures)
+    assert said[-1].startswith("auto leaves out openvino: ")
+    assert (small_segmentor(pictures[0]).labels == wanted).all()
+
+
+@pytest.mark.parametrize("bands", [1, 4])
+def test_images_of_other_channels(
+    small_segmentor: Segmentor, bands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the backbone does not tell how many it takes."""
+    model: Any = small_segmentor.model
+    model.backbone.stem[0] = torch.nn.Conv2d(bands, 2, 3, 2, 1)
+    monkeypatch.setattr(engines, "input_channels", lambda model: None, raising=False)
+    images = torch.randn(2, bands, 64, 80, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = model.logits(images)
+        choose_engine(small_segmentor, Choice("onnxruntime"))
+        torch.testing.assert_close(model.logits(images), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_torch_is_chosen_after_another_engine(
+    small_segmentor: Segmentor, pictures: Pictures
+) -> None:
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert small_segmentor(pictures[0]).labels.size
+    choose_engine(small_segmentor, Choice())
+    ran: list[object] = []
+    small_segmentor.model.backbone.register_forward_pre_hook(lambda *_: ran.append(0))
+    assert small_segmentor(pictures[0]).labels.size
+    assert ran
 
 
 def test_compiling_keeps_nothing_and_holds_nothing(

@@ -30,7 +30,6 @@ Pictures = list[NDArray[np.uint8]]
 
 def _plain(model: Segmentor, image: Any) -> None:
     """``engine torch``, which all of them advise, computes."""
-    model.model.runtime = None
     assert choose_engine(model, Choice("torch"))(image).labels.size
 
 
@@ -86,9 +85,32 @@ def test_engines_that_cannot_compute(
     monkeypatch.setattr(engines, "write_scores_network", fail)
     small_segmentor.model.decode_head.conv_seg.bias.data += 1  # which is not in the cache
     choose_engine(small_segmentor, Choice("onnxruntime"))
-    with advises("runtimes/engines.py:export", "use engine torch"):
+    with advises("runtimes/files.py:exporting", "use engine torch"):
         small_segmentor(image)
     _plain(small_segmentor, image)
+
+
+def test_a_compiler_that_fails_in_one_process(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    compiled = engines.Compiled
+    monkeypatch.setattr(
+        engines, "Compiled",
+        lambda *args, options, **more: compiled(*args, backend=broken, **more),
+    )  # fmt: skip
+    inputs = small_segmentor.network_inputs(pictures[0])
+    for name in ("torch", "compile"):  # of the first process
+        choose_engine(small_segmentor, Choice("compile"))
+        assert small_segmentor.engine is not None
+        if name == "torch":
+            small_segmentor.engine.prepare(inputs, name)
+            continue
+        with advises("runtimes/engines.py:prepare", "use engine torch"):
+            small_segmentor.engine.prepare(inputs, name)
+    _plain(small_segmentor, pictures[0])
 
 
 def test_models_without_another_engine(

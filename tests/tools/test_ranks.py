@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
+from pathlib import Path
 
 from tool_runs import RunTool, Toy, Trained
 
@@ -33,6 +35,25 @@ from mmseg_resnest.registry import TRANSFORMS
 class OwnStep:
     def __call__(self, results):
         return results if os.environ["RANK"] == "0" else results["own"]
+"""
+
+# Two machines, each with a cache of its own; ONNX Runtime is the fastest on the first one alone.
+_ENGINES = """
+import atexit, os, sys
+import mmseg_resnest.runtimes.engines as engines
+second = os.environ["RANK"] == "1"
+os.environ["MMSEG_RESNEST_CACHE"] += os.environ["RANK"]
+engines._MEASURED = ("torch", "onnxruntime")
+times = iter([1.0, 2.0] if second else [2.0, 1.0])
+engines.seconds_of = lambda run, images: (run(images), next(times))[1]
+opened, computed = engines.open_onnx, []
+
+def open_onnx(*args):
+    session = opened(*args)
+    return session._replace(run=lambda images: (computed.append(0), session.run(images))[1])
+
+engines.open_onnx = open_onnx
+atexit.register(lambda: print("computed", len(computed)))
 """
 
 
@@ -170,3 +191,38 @@ def test_places_may_differ(toy: Toy, trained: Trained, run_tool: RunTool) -> Non
     toy.variant("places", text)
     for run in run_tool.ranks(2, "train.py", "places.py", cwd=toy.folder, timeout=_LIMIT):
         run.check()
+
+
+def test_the_first_process_chooses_the_engine(
+    trained: Trained, run_tool: RunTool, tmp_path: Path
+) -> None:
+    args = ("test.py", "toy.py", trained.checkpoint, "--engine", "auto", "--work-dir", tmp_path)
+    env = {"MMSEG_RESNEST_CACHE": str(tmp_path / "cache")}
+    cwd = trained.toy.folder
+    runs = run_tool.ranks(2, *args, cwd=cwd, timeout=_LIMIT, before=_ENGINES, env=env)
+    # The comparison with torch and the images, two for each process.
+    assert "computed 3" in runs[1].check().stdout
+    runs[0].check()
+    numerics = json.loads((tmp_path / "results.json").read_text())["numerics"]
+    assert numerics["engine"].startswith("onnxruntime")
+
+
+def test_an_engine_that_one_process_lacks(
+    trained: Trained, run_tool: RunTool, tmp_path: Path
+) -> None:
+    args = ("test.py", "toy.py", trained.checkpoint, "--engine", "auto", "--work-dir", tmp_path)
+    env = {"MMSEG_RESNEST_CACHE": str(tmp_path / "cache")}
+    before = f"{_ENGINES}\nif second: sys.modules['onnxruntime'] = None\n"
+    cwd = trained.toy.folder
+    runs = run_tool.ranks(2, *args, cwd=cwd, timeout=_LIMIT, before=before, env=env)
+    assert runs[1].returncode == 2
+    error = runs[0].error()
+    assert f"process 1 on {socket.gethostname()}: engine onnxruntime: " in error
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_another_engine(trained: Trained, run_tool: RunTool) -> None:
+    args = ("test.py", "toy.py", str(trained.checkpoint))
+    before = "import os, sys; sys.argv += ['--engine', 'auto'] * (os.environ['RANK'] == '1')"
+    error = _difference(_both_end(trained.toy, run_tool, *args, before=before))
+    assert "argument choice.engine is 'auto', not 'torch'" in error
