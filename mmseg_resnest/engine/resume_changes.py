@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -26,8 +26,8 @@ from typing import Any
 from ..errors import UserError
 from .facts import Difference, differences, digest, flatten, shorten
 
-#: How many images there are to train on, beside the keys of the config.
-IMAGES = "train_dataloader.images"
+#: What there is to train on, beside the keys of the config: how many images, and which classes.
+IMAGES, CLASSES = "train_dataloader.images", "train_dataloader.classes"
 SEED = "randomness.seed"
 MOST_KEYS = 20_000
 LONGEST_TEXT = 300
@@ -118,6 +118,19 @@ def describe_config(cfg: Mapping[str, Any]) -> dict[str, str]:
     return {shorten(key, LONGEST_TEXT): shorten(text, LONGEST_TEXT) for key, text in facts}
 
 
+def describe_data(dataset: object) -> dict[str, str]:
+    """The number of images of a data set and the names of its classes, as a config's values."""
+    found = {}
+    if isinstance(dataset, Sized):
+        found[IMAGES] = str(len(dataset))
+    return found | _describe_classes((getattr(dataset, "metainfo", None) or {}).get("classes"))
+
+
+def _describe_classes(names: Sequence[str] | None) -> dict[str, str]:
+    loader, _, key = CLASSES.partition(".")
+    return describe_config({loader: {key: list(names)}}) if names else {}
+
+
 def _with_short_lists(value: Any) -> Any:
     """Long lists of numbers and texts as one text, which flattened would be a key an item."""
     if isinstance(value, Mapping):
@@ -142,7 +155,7 @@ def compare_with_run(
     Args:
         file: The checkpoint.
         meta: Its checked ``meta``.
-        values: What :func:`describe_config` says of this run.
+        values: What :func:`describe_config` says of this run, and :func:`describe_data`.
         numerics: What :func:`~.numerics.numerics_of` says of this run.
         allowed: Keys whose differences are wanted; a key stands for those below it as well.
 
@@ -159,6 +172,10 @@ def compare_with_run(
     before = meta.get("numerics") or {}
     ours = {**values, **{key: str(numerics[key]) for key in _NUMERICS if key in before}}
     theirs = {**meta["config_values"], **{k: str(before[k]) for k in _NUMERICS if k in before}}
+    theirs |= _describe_classes(meta.get("classes"))
+    for key in (IMAGES, CLASSES):  # which not every version has recorded
+        if not any(covers((key,), one) for one in theirs):
+            ours = {one: text for one, text in ours.items() if not covers((key,), one)}
     # The config may name none, and a run keeps its own unless another one is allowed.
     seed = meta.get("seed") if covers(allowed, SEED) else None
     theirs[SEED] = ours.get(SEED) if seed is None else str(seed)

@@ -391,9 +391,6 @@ class Runner(MMEngineRunner):
             loop.validation_pending = meta.get("validation_pending", False)
         if not covers(self.changes.keys, SEED):
             self._resume_seed(meta.get("seed"))
-        classes = (getattr(self.train_dataloader.dataset, "metainfo", None) or {}).get("classes")
-        if "classes" in meta and meta["classes"] != (classes and tuple(classes)):
-            self.logger.warning("%s: the names of its classes differ from the data set's", filename)
         hub = checkpoint["message_hub"]
         template = getattr(self._checkpoint_hook, "filename_tmpl", "iter_{}.pth")
         keep_own_names(hub["runtime_info"], self.checkpoint_folder, template)

@@ -23,7 +23,7 @@ from .optimization import build_optimization, check_schedule_ends
 from .preflight import check_checkpoint, checkpoint_folder
 from .resolve import ResumePoint
 from .resume import fit_to_run
-from .resume_changes import IMAGES, Changes, Note, compare_with_run
+from .resume_changes import Changes, Note, compare_with_run
 from .saving import POINTER
 
 
@@ -45,13 +45,6 @@ class Start:
     notes: list[Note] = field(default_factory=list)
     changes: Changes = field(default_factory=Changes)
     numerics: dict[str, Any] | None = None
-
-    @property
-    def counts_images(self) -> bool:
-        """Whether the run to continue has recorded how many images it had to train on."""
-        if self.resume is None or self.record is None:
-            return False
-        return IMAGES in (self.record["meta"].get("config_values") or {})
 
     def compare(
         self, values: Mapping[str, str], numerics: Mapping[str, Any], allow_changes: Sequence[str]

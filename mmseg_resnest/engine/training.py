@@ -35,7 +35,7 @@ from .preemption import Preempted, StopSignals
 from .preflight import check_checkpoint, check_compile, check_data, check_disk_space, check_outputs
 from .process_state import restored_process
 from .resolve import Resolved, TrainingOptions, resolve, work_dir_of
-from .resume_changes import IMAGES, Note, rounding_notes
+from .resume_changes import Note, describe_data, rounding_notes
 from .run_folders import (
     NewRunFolders,
     RunFolders,
@@ -152,9 +152,8 @@ def train(
         numerics = numerics_of(cfg, machine.world_size)
         found = find_teacher(cfg, open_model)
         values = {**resolved.values, **(found.values if found else {})}
-        if start.counts_images:
-            values[IMAGES] = str(_training_images(cfg))
-        start.compare(values, numerics, allow_changes)
+        data = describe_data(_training_data(cfg)) if start.resume else {}
+        start.compare({**values, **data}, numerics, allow_changes)
 
         # Build.
         built = build_seeded_model(cfg, machine.rank)
@@ -229,16 +228,15 @@ def resolve_training(
     }
     if options.run.epochs is not None:
         check_data(cfg, ("train_dataloader",))
-        options = replace(options, run=replace(options.run, images=_training_images(cfg)))
+        options = replace(options, run=replace(options.run, images=len(_training_data(cfg))))
     pins = find_pins(cfg, options.teacher, start.resume is not None)
     options = replace(options, resume=start.resume, classes=classes, pins=pins)
     return resolve(cfg, options, machine), start
 
 
-def _training_images(cfg: Config) -> int:
-    """How many images there are to train on."""
+def _training_data(cfg: Config) -> Any:
     with building(cfg.get("default_scope", "mmengine")):
-        return len(build_dataset(copy.deepcopy(cfg.train_dataloader.dataset), keep=True))
+        return build_dataset(copy.deepcopy(cfg.train_dataloader.dataset), keep=True)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import json
 import operator
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from mmengine.config import Config
 from small_runs import logged, losses, run, small_config
 from user_errors import raises_user_error
 
+from mmseg_resnest.datasets.class_names import classes_json
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.numerics import numerics_of, precision_of
@@ -28,6 +30,7 @@ from mmseg_resnest.engine.resume_changes import (
     Changes,
     compare_with_run,
     describe_config,
+    describe_data,
     rounding_notes,
 )
 
@@ -120,6 +123,19 @@ def test_both_values_are_told_where_one_is_of_another_form(key: str, value: Any,
     with raises_user_error("resume-changed", "--resume a.pth") as info:
         _compare(cfg)
     assert said in info.value.message
+
+
+def test_other_classes_are_another_run() -> None:
+    """A classifier's are the names of folders, which no config has."""
+    cfg, meta = _with("seed", 1), {"config_values": describe_config(CONFIG)}
+    ours = describe_config(cfg) | describe_data(SimpleNamespace(metainfo={"classes": ("a", "c")}))
+    for classes in (("a", "b"), ("c", "a"), ("a", "c", "d")):
+        with raises_user_error("resume-changed", "a.pth"):
+            compare_with_run("a.pth", meta | {"classes": classes}, ours, {})
+        allowed = ["train_dataloader"]
+        assert compare_with_run("a.pth", meta | {"classes": classes}, ours, {}, allowed).keys
+    assert not compare_with_run("a.pth", meta | {"classes": ("a", "c")}, ours, {}).keys
+    assert not compare_with_run("a.pth", meta, ours, {}).keys  # of a version without them
 
 
 def test_many_changes_are_allowed_together() -> None:
@@ -278,6 +294,25 @@ def test_another_number_of_images_is_another_run(first: Path, scenes: Path, tmp_
     run(small_config(fewer), tmp_path / "on", allow_changes=["train_dataloader"], **arguments)
     meta = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["meta"]
     assert meta["config_values"]["train_dataloader.images"] == "3"
+
+
+def test_classes_of_a_file_in_another_order_are_another_run(scenes: Path, tmp_path: Path) -> None:
+    """The config names the file alone."""
+    file, names = tmp_path / "classes.json", [f"class {n}" for n in range(12)]
+
+    def config(names: list[str]) -> Config:
+        file.write_bytes(classes_json([(name, (0, 0, 0)) for name in names]))
+        cfg = small_config(scenes)
+        options = dict(type="CustomDataset", classes_file=str(file), reduce_zero_label=True)
+        cfg.train_dataloader.dataset.update(options)
+        return cfg
+
+    run(config(names), tmp_path / "first")
+    arguments: dict[str, Any] = dict(resume=str(tmp_path / "first/iter_3.pth"))
+    with raises_user_error("resume-changed", "iter_3.pth") as info:
+        run(config(names[::-1]), tmp_path / "on", **arguments)
+    assert "train_dataloader.classes" in info.value.message
+    run(config(names), tmp_path / "on", **arguments)
 
 
 def test_a_longer_run_follows_the_new_schedule(first: Path, scenes: Path, tmp_path: Path) -> None:
