@@ -131,6 +131,7 @@ def _open_tiff(path: str) -> RowSource | None:
             and int(page.photometric) in (1, 2)  # black is 0; RGB
             and (int(page.planarconfig) == 1 or page.samplesperpixel == 1)
             and page.imagedepth == 1
+            and page.samplesperpixel <= 4
             and (orientation is None or int(orientation.value) == 1)
         )
         if not plain:

@@ -18,10 +18,12 @@ import tifffile
 from mmengine.dataset import Compose
 from PIL import Image
 from small_models import blobs
+from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.file_loading import decoded_by, received
 from mmseg_resnest.datasets.reader import ImageReader
 from mmseg_resnest.errors import UserError
+from mmseg_resnest.inference.rows import open_rows
 from mmseg_resnest.registry import building
 
 COLOURS = blobs(24, 36)
@@ -130,3 +132,13 @@ def test_a_pipeline_files_and_bytes_agree(files: list[Path], backend: str) -> No
                 assert sent.picture.shape == (*sent.size, 3)
                 read += 1
     assert read > 8
+
+
+def test_bands_are_no_colours(files: list[Path]) -> None:
+    """OpenCV refuses more than four; so does what reads a large TIFF in parts."""
+    file = next(file for file in files if file.name == "five bands.tif")
+    with building("mmseg_resnest"):
+        reader = ImageReader()
+    for read in (reader.read, lambda file: open_rows(file, reader)):
+        with raises_user_error("image", "five bands.tif"):
+            read(file)

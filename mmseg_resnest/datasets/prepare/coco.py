@@ -104,7 +104,7 @@ def read_coco(source: Path, images: Path | None, faults: Faults) -> list[Sample]
             raise UserError("annotation", file, message) from error
         for image_id, entries in by_image.items():
             for _, entry in entries if image_id not in names else ():
-                what = f"id {entry.get('id')!s:.40}: image {image_id!s:.40}"
+                what = f"id {entry.get('id')!s:.40}: image {image_id!r:.40}"
                 faults.add(file, "annotations of images that are not listed", what)
         for image_id, file_name in names.items():
             image, name, there = _find(file, images, file_name)
@@ -114,9 +114,9 @@ def read_coco(source: Path, images: Path | None, faults: Faults) -> list[Sample]
             shapes, boxes = [], []
             for category, entry in by_image.get(image_id, ()):
                 what = f"id {entry.get('id')!s:.40} of {printable(image.name):.100}"
-                outline = entry.get("segmentation")
+                outline = _outline(entry)
                 if category not in categories:
-                    what += f": category {category!s:.40}"
+                    what += f": category {category!r:.40}"
                     faults.add(file, "annotations of categories that are not listed", what)
                 elif fault := _fault(outline, image, sizes[image_id]):
                     faults.add(file, f"annotations {fault[0]}", what + fault[1])
@@ -146,12 +146,20 @@ def _find(file: Path, images: Path | None, file_name: Any) -> tuple[Path | None,
     return image, relative.with_suffix("").as_posix(), there
 
 
+def _outline(entry: dict[str, Any]) -> Any:
+    """The outline of an annotation; some tools write one polygon without the list around it."""
+    outline = entry.get("segmentation")
+    if isinstance(outline, list) and outline and not isinstance(outline[0], list):
+        return [outline]
+    return outline
+
+
 def _fault(outline: Any, image: Path, given: tuple[Any, Any]) -> tuple[str, str] | None:
     """Why an outline cannot be drawn: the kind, and what to add to the number of one."""
     if not outline:
         return "with a box alone", ""
+    known = all(type(edge) is int for edge in given)
     if isinstance(outline, dict):
-        known = all(type(edge) is int for edge in given)
         height, width = given if known else image_size(image, image)
     try:
         if isinstance(outline, dict):
@@ -165,7 +173,7 @@ def _fault(outline: Any, image: Path, given: tuple[Any, Any]) -> tuple[str, str]
                 return "with a polygon of fewer than three points", ""
             if len(polygon) % 2:
                 return "with a polygon of an odd number of coordinates", ""
-            check_polygon(polygon)
+            check_polygon(polygon, given if known else None)
     except Exception as error:
         return "that cannot be drawn", f": {printable(str(error)):.200}"
     return None

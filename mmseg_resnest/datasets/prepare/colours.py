@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ...errors import UserError
 from ...io.atomic import atomic_write
 from ...io.parallel import in_parallel
-from .labels import check_lossless, open_image, pack_colours
+from .labels import IMAGE_FORMATS, check_lossless, check_pages, open_image, pack_colours
 from .places import Place
 from .tables import Colour
 
@@ -23,28 +25,29 @@ _SHOWN = 10
 RGB = tuple[int, int, int]
 
 
-def count_colours(masks: Sequence[Place], processes: int, lossless: bool = False) -> Counter[RGB]:
+def count_colours(masks: Sequence[Place], processes: int, strict: bool = False) -> Counter[RGB]:
     """Pixels of each colour in all masks.
 
     Args:
         masks: The files.
         processes: How many to read with.
-        lossless: Whether to refuse files whose compression changes colours.
+        strict: Whether to refuse files that are lossy or have several pages.
 
     Raises:
         UserError: A mask is damaged, or of more than 8 bits, or lossy.
     """
     total: Counter[RGB] = Counter()
-    for counts in in_parallel(partial(_colours, lossless), masks, processes, "count colours"):
+    for counts in in_parallel(partial(_colours, strict), masks, processes, "count colours"):
         total.update(counts)
     return total
 
 
-def _colours(lossless: bool, mask: Place) -> Counter[RGB]:
+def _colours(strict: bool, mask: Place) -> Counter[RGB]:
     data = mask.read()
     image = open_image(data, mask)
-    if lossless:
+    if strict:
         check_lossless(image, data, mask)
+        check_pages(image, data, mask)
     if image.mode.startswith(("I", "F")):
         message = "has label numbers of more than 8 bits, and no colours; see --format index"
         raise UserError("label", mask, message)
@@ -52,6 +55,58 @@ def _colours(lossless: bool, mask: Place) -> Counter[RGB]:
     packed, counts = np.unique(pack_colours(np.asarray(image)), return_counts=True)
     colours = ((c >> 16, c >> 8 & 255, c & 255) for c in packed.tolist())
     return Counter(dict(zip(colours, counts.tolist(), strict=True)))
+
+
+@dataclass(frozen=True)
+class Palettes:
+    """What the palettes of some masks say.
+
+    Attributes:
+        colours: Of each number, red, green and blue; empty with a conflict, or without palettes.
+        conflict: A number with two colours, and the files that give it these.
+    """
+
+    colours: Mapping[int, RGB]
+    conflict: tuple[int, Place, Place] | None = None
+
+
+def read_palettes(masks: Sequence[Place], processes: int) -> Palettes:
+    """The palettes of those masks that have one.
+
+    Programs that save as few colours as possible number them anew in each file. Where palettes
+    differ, the pixels are decoded: a number that a file does not use may have any colour there.
+
+    Raises:
+        UserError: A mask is damaged.
+    """
+    files = {palette: mask for mask in masks if (palette := _palette(mask))}
+    some = list(files.values()) if len(files) < 2 else masks
+    first: dict[int, tuple[RGB, Place]] = {}
+    work = partial(_numbered, len(files) > 1)
+    for mask, numbers in in_parallel(work, some, processes, "compare palettes"):
+        for number, rgb in numbers.items():
+            other, place = first.setdefault(number, (rgb, mask))
+            if other != rgb:
+                return Palettes({}, (number, place, mask))
+    return Palettes({number: rgb for number, (rgb, _) in first.items()})
+
+
+def _palette(mask: Place) -> tuple[str, bytes] | None:
+    """The palette as a file has it; nothing is decoded."""
+    try:
+        with Image.open(mask.file, formats=IMAGE_FORMATS) as image:
+            return image.palette.getdata() if image.mode == "P" and image.palette else None
+    except Exception:  # damaged: reported where it is read
+        return None
+
+
+def _numbered(used: bool, mask: Place) -> tuple[Place, dict[int, RGB]]:
+    """The colour of each number of a mask with a palette, or of those that its pixels have."""
+    image = open_image(mask.read(), mask)
+    palette = image.getpalette() if image.mode == "P" else None
+    colours = zip(*[iter(palette or ())] * 3, strict=True)
+    numbers = set(np.unique(np.asarray(image)).tolist()) if used and palette else None
+    return mask, {n: rgb for n, rgb in enumerate(colours) if numbers is None or n in numbers}
 
 
 def write_draft(file: Path, rows: Sequence[Colour], unknown: Counter[RGB]) -> None:

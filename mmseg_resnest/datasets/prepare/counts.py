@@ -18,19 +18,23 @@ from .samples import IGNORED
 
 def count_pixels(
     folder: Path, names: Sequence[str], processes: int, split: str, planes: int | None
-) -> tuple[Counter[int], list[str]]:
-    """Pixels of each label, and the names of images that have none of any class.
+) -> tuple[Counter[int], list[str], Counter[str]]:
+    """Pixels of each label, the names of images that have none of any class, and which labels.
 
     ``planes`` is the number of classes that may overlap, None of ones that exclude each other.
+    The last is how many images have which labels, as text, of those with 0, 1 and 255 alone.
     """
     total: Counter[int] = Counter()
+    held: Counter[str] = Counter()
     unlabelled = []
     work = partial(_histogram, folder / "annotations", planes)
     for name, counts in in_parallel(work, names, processes, f"count {split}"):
         total.update(counts)
         if set(counts) <= {IGNORED}:
             unlabelled.append(name)
-    return total, sorted(unlabelled)
+        if set(counts) <= {0, 1, IGNORED}:
+            held[" ".join(map(str, sorted(counts)))] += 1
+    return total, sorted(unlabelled), held
 
 
 def _histogram(folder: Path, planes: int | None, name: str) -> tuple[str, dict[int, int]]:

@@ -45,15 +45,15 @@ from .custom_options import CustomOptions
 from .dataset import Plan
 from .labelme import read_labelme
 from .labels import bit_palette, png
-from .masks import check_effects, images_in, read_masks
+from .masks import check_effects, check_palettes, images_in, read_masks
 from .merged import merged_classes, merged_pixels
-from .notes import note_on_images, notes_on_names, notes_on_pixels, notes_on_uncovered
+from .notes import note_on_depth, note_on_images, notes_on_ignored, notes_on_names, notes_on_pixels
 from .outputs import Outputs, check_apart
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
 from .samples import IGNORED, Sample, check_image
 from .split import group_images, split_by_groups, split_by_list
-from .tables import IGNORED_NAME, Colour, read_table
+from .tables import BACKGROUND_NAME, IGNORED_NAME, Colour, read_table
 
 FORMATS = ("labelme", "coco", "colour", "index", "masks")
 _MOST_CLASSES = 255  # 255 itself means ignored
@@ -120,11 +120,18 @@ def _read_samples(
         what = "JSON files" if form in ("labelme", "coco") else "masks (PNG)"
         raise UserError("empty", ", ".join(map(str, sources)), f"holds no {what} with samples")
     names = set[str]()
+    of_image: dict[Path, str] = {}
     for sample in samples:
         _check_name(sample.name)
         if sample.name in names:
             raise UserError("dataset", sample.name, "names two images; rename one of them")
         names.add(sample.name)
+        if isinstance(sample.image, Path):
+            other = of_image.setdefault(sample.image, sample.name)
+            if other != sample.name:
+                message = f"is the image of two labels, {other} and {sample.name}; correct the name"
+                message += " of the image in one of them, or remove it"
+                raise UserError("dataset", sample.image, message)
     return sorted(samples, key=lambda sample: sample.name)
 
 
@@ -245,6 +252,8 @@ def prepare_custom(
     given = *options.sources, *options.val_sources, options.images, options.val_images
     check_apart(folder, given, options.name)
     rows = read_table(options.classes) if options.classes is not None else []
+    if options.form == "index" and [r.name for r in rows[:2]] == [IGNORED_NAME, BACKGROUND_NAME]:
+        rows = rows[1:]  # whose masks have 0 for the second
     named = [row.name for row in rows if row.name != IGNORED_NAME]
     if options.form == "index" and len(set(named)) != len(named):
         twice = next(name for name in named if named.count(name) > 1)
@@ -255,6 +264,8 @@ def prepare_custom(
     if options.form == "colour" and folders and len({row.rgb for row in rows} - {None}) < 2:
         sources = ", ".join(map(str, options.sources))
         raise _unknown_colours(options, rows, draft, processes, sources)
+    if options.form == "index" and folders:
+        check_palettes(_masks(options), processes)
     samples, splits, groups, notes = _samples(options, rows, processes)
     if options.form in ("labelme", "coco"):
         given = options.images, options.val_images
@@ -263,6 +274,7 @@ def prepare_custom(
             for source in (*options.sources, *options.val_sources)
         ]
         notes += note_on_images(samples, searched)
+    notes += note_on_depth(samples)
     palette, table = class_list(options, rows, samples)
     uncovered = table[options.background] if options.background is not None else IGNORED
     drawn = BitTable.of(table, len(palette)) if options.multilabel else table
@@ -300,16 +312,17 @@ def prepare_custom(
             if options.form == "colour" and error.code == "label":
                 raise _unknown_colours(options, rows, draft, processes, error.subject) from error
             raise
-        counted = outputs.finished("pixels", "unlabelled", "ignored")
+        counted = outputs.finished("pixels", "unlabelled", "ignored", "held")
         known = counted is not None and (bands is None or statistics is not None)
         unchanged = known and done["kept"] == len(plan.items) and old == text
         if not unchanged or counted is None:
-            counted = {"pixels": {}, "unlabelled": [], "ignored": 0}
+            counted = {"pixels": {}, "unlabelled": [], "ignored": 0, "held": Counter()}
             for split, names in splits.items():
-                total, unlabelled = count_pixels(folder, names, processes, split, planes)
+                total, unlabelled, held = count_pixels(folder, names, processes, split, planes)
                 counted["pixels"][split] = [total[label] for label in range(len(palette))]
                 counted["unlabelled"] += unlabelled
                 counted["ignored"] += total[IGNORED]
+                counted["held"] += held
             if options.form == "index" and counted["ignored"]:
                 _check_two_values(options, rows, counted["pixels"], draft)
             if bands is not None:
@@ -332,7 +345,7 @@ def prepare_custom(
     ]
     notes += notes_on_names(merged.classes)
     notes += notes_on_pixels(classes, counted["unlabelled"])
-    notes += notes_on_uncovered(options, counted)
+    notes += notes_on_ignored(options, counted)
     return CustomReport(
         folder, config, classes, splits, groups, dict(done), notes, unchanged, statistics, suffixes
     )
@@ -396,14 +409,18 @@ def _plan(
     return plan
 
 
+def _masks(options: CustomOptions) -> list[Place]:
+    """The masks of all sources, which are folders."""
+    folders = *options.sources, *options.val_sources
+    return [p for folder in folders for p in images_in(folder, options.label_suffix).values()]
+
+
 def _unknown_colours(
     options: CustomOptions, rows: Sequence[Colour], draft: Path, processes: int, subject: str
 ) -> UserError:
     """The error for colours without a name, all at once; writes a draft of the table."""
-    masks: list[Place] = []
-    for folder in (*options.sources, *options.val_sources):
-        masks += images_in(folder, options.label_suffix).values()
-    found = count_colours(masks, processes, lossless=True)
+    masks = _masks(options)
+    found = count_colours(masks, processes, strict=True)
     unknown = Counter({rgb: found[rgb] for rgb in set(found) - {row.rgb for row in rows}})
     if not unknown:
         message = f"the masks hold one colour alone: {describe(found)}; label a second class"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from ...errors import UserError
 
@@ -77,6 +77,21 @@ def check_lossless(image: Image.Image, data: bytes, name: object) -> None:
         raise UserError("label", name, message)
 
 
+def check_pages(image: Image.Image, data: bytes, name: object) -> None:
+    """Raise UserError for a mask of several pages or frames; overviews of a TIFF are none."""
+    number = getattr(image, "n_frames", 1)
+    if number > 1 and image.format == "TIFF":
+        with Image.open(io.BytesIO(data), formats=("TIFF",)) as file:
+            tiff: Any = file
+            number = sum(
+                page.size == image.size and not tiff.tag_v2.get(254, 0) & 5
+                for page in ImageSequence.Iterator(file)
+            )
+    if number > 1:
+        message = f"has {number} pages or frames, and a mask is one; save each as a file of its own"
+        raise UserError("label", name, message)
+
+
 def numbers_in(image: Image.Image) -> npt.NDArray[Any] | None:
     """The label numbers (H, W) that an image holds; None if it has colours or transparent pixels.
 
@@ -102,6 +117,7 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
     """
     image = open_image(data, name)
     check_lossless(image, data, name)
+    check_pages(image, data, name)
     bits = data[24] if image.format == "PNG" else 8
     if image.mode == "1" or (image.mode == "L" and bits < 8):  # Pillow spreads few bits over 0..255
         step = 255 // (2**bits - 1) if image.format == "PNG" else 255

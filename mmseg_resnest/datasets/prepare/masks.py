@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
+from .colours import read_palettes
 from .custom_options import CustomOptions
-from .labels import Labels, colours_to_labels, indices, open_image
+from .labels import Labels, check_pages, colours_to_labels, indices, open_image
 from .places import Place, list_folder
 from .samples import IGNORED, Sample, image_size, is_turned, speller, unread
 from .tables import IGNORED_NAME, Colour
@@ -68,6 +69,18 @@ def read_masks(
             raise UserError("dataset", first, f"{message} leave them out with --allow-incomplete")
         notes.append(f"{count:,} images have no mask and are left out, e.g. {first}")
     return samples
+
+
+def check_palettes(masks: Sequence[Place], processes: int) -> None:
+    """Refuse masks whose palettes give one number two colours: it is no label then."""
+    conflict = read_palettes(masks, processes).conflict
+    if conflict is not None:
+        number, one, other = conflict
+        message = (
+            f"and {other} have two colours for the number {number}, as programs number colours"
+        )
+        message += " anew in each file; see --format colour, or save label numbers as grey images"
+        raise UserError("label", one, message)
 
 
 def check_effects(
@@ -126,7 +139,9 @@ def check_size(labels: npt.NDArray[Any], place: Place, image: Path) -> None:
 def _render_colours(
     place: Place, image: Path, rows: Sequence[Colour], table: Mapping[str, int], uncovered: int
 ) -> Labels:
-    mask = open_image(place.read(), place)
+    data = place.read()
+    mask = open_image(data, place)
+    check_pages(mask, data, place)
     if mask.mode in ("RGBA", "LA", "PA") or "transparency" in mask.info:
         mask = mask.convert("RGBA")
         if mask.getchannel("A").getextrema() != (255, 255):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,33 @@ def notes_on_pixels(classes: Sequence[tuple[Any, ...]], unlabelled: Sequence[str
     return notes
 
 
-def notes_on_uncovered(options: CustomOptions, counted: Mapping[str, Any]) -> list[str]:
-    """A note where shapes leave a good part of the pixels out."""
-    shapes = options.form in ("labelme", "coco") and options.background is None
+def notes_on_ignored(options: CustomOptions, counted: Mapping[str, Any]) -> list[str]:
+    """Notes where shapes leave a good part of the pixels out, or masks hold a good part of 255."""
     labelled = sum(map(sum, counted["pixels"].values()))
     share = counted["ignored"] / max(1, counted["ignored"] + labelled)
-    if not shapes or options.multilabel or share < _MUCH:
+    if options.multilabel or options.background is not None:
+        return []
+    if options.form == "index":
+        return _notes_on_255(share, counted)
+    if options.form not in ("labelme", "coco") or share < _MUCH:
         return []
     return [
         f"{share:.0%} of the pixels are in no shape and ignored: the model will give each of them"
         " some class; --background NAME makes them a class of their own"
     ]
+
+
+def _notes_on_255(share: float, counted: Mapping[str, Any]) -> list[str]:
+    notes = [f"{share:.0%} of the pixels are 255 in the masks and ignored"] if share > _MUCH else []
+    held = Counter(counted["held"])
+    ones, ignored = held["1"] + held["0 1"], held["255"] + held["0 255"]
+    binary = not any(map(sum, (pixels[2:] for pixels in counted["pixels"].values())))
+    if binary and ones and ignored and not held["1 255"] + held["0 1 255"]:
+        notes.append(
+            f"{ignored:,} masks hold 255, which is ignored, and never 1; {ones:,} hold 1 and never"
+            " 255: if both mean the object, save it as 1 in all of them"
+        )
+    return notes
 
 
 def notes_on_names(names: Sequence[str]) -> list[str]:
@@ -57,6 +73,27 @@ def notes_on_names(names: Sequence[str]) -> list[str]:
             shown = " and ".join(map(repr, some))
             notes.append(f"classes {shown} have almost one name; --label-map {merge} merges them")
     return notes
+
+
+def note_on_depth(samples: Sequence[Sample]) -> list[str]:
+    """A note on PNG files of 16 bits."""
+    deep = [f"{one.name}{one.suffix}" for one in samples if _is_deep(one.image)]
+    if not deep:
+        return []
+    return [
+        f"{len(deep):,} images have 16 bits a channel (e.g. {deep[0]}), of which the upper 8 are"
+        " read: smaller values become black; saved as TIFF they are read as they are"
+    ]
+
+
+def _is_deep(image: Path | bytes) -> bool:
+    if isinstance(image, bytes) or image.suffix.lower() != ".png":
+        return False
+    try:
+        with image.open("rb") as file:
+            return file.read(25)[24:] == b"\x10"
+    except OSError:  # who reads it says so
+        return False
 
 
 def note_on_images(samples: Sequence[Sample], folders: Sequence[Path]) -> list[str]:

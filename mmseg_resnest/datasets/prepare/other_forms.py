@@ -23,6 +23,7 @@ _OTHER_FILES = (
         (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd"),
     ),
     ("shapes of maps", "burn them into masks (gdal_rasterize)", (".shp", ".geojson", ".gpkg")),
+    ("tables of Hugging Face", "save the images and masks as files", (".parquet", ".arrow")),
     ("arrays", "save images as .npy and masks as PNG", (".npz", ".mat", ".h5", ".hdf5", ".pkl")),
     (
         "an archive",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ...errors import UserError
 from ...io.bit_planes import bits_type, file_type, from_file, unpack
@@ -19,7 +21,7 @@ from ...io.text import printable
 from ..class_names import check_class_name
 from ..pipelines import loads_labels, step_name
 from .config_text import text_literal
-from .labels import indices
+from .labels import IMAGE_FORMATS, indices
 from .masks import check_size, images_in
 from .places import Place, list_folder
 from .samples import IGNORED, Sample, composed, image_size, speller
@@ -148,13 +150,24 @@ def read_class_masks(
 def _render(
     image: Path, masks: Sequence[tuple[str, Place]], table: Table, uncovered: int
 ) -> NDArray[Any]:
-    found = [(name, place, indices(place.read(), place)) for name, place in masks]
+    found = [(name, place, _area(place)) for name, place in masks]
     like = found[0][2].shape if found else None
     labels = blank(*image_size(image, image, like), table, uncovered)
     for name, place, values in found:
         check_size(values, place, image)
-        paint(labels, values != 0, name, table)
+        paint(labels, values, name, table)
     return labels
+
+
+def _area(place: Place) -> NDArray[np.bool_]:
+    """The pixels (H, W) of a mask of one class that are not 0."""
+    data = place.read()
+    area: NDArray[np.bool_] = indices(data, place) != 0
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        if image.mode == "P" and (np.asarray(image.convert("RGB")).any(axis=2) != area).any():
+            message = "has a palette in which another number than 0 is black; save it as a grey "
+            raise UserError("label", place, f"{message}image, with 0 for what is not of the class")
+    return area
 
 
 def file_planes(pixels: NDArray[Any], classes: int) -> NDArray[np.uint8]:

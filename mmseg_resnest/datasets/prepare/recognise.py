@@ -33,13 +33,12 @@ from .other_forms import other_forms
 from .places import Place, list_folder
 from .recognise_masks import found_masks, mask_pairs
 from .samples import composed
-from .tables import read_table
+from .tables import BACKGROUND_NAME, read_table
 
 _TABLES = (
     *("_classes.csv", "labelmap.txt", "classes.txt", "classes.csv", "classes.json"),
     *("label_names.txt", "labels.txt", "class_dict.csv", "obj.names", "class_names.txt"),
 )
-_BACKGROUND = "_background_"  # in LabelMe's lists, what no shape covers
 # COCO's own folder, and Datumaro's, have more files of the same images, in the form of instances.
 _BESIDE_INSTANCES = re.compile(r"(?:person_keypoints|captions|labels|stuff|panoptic)[_.].*", re.I)
 
@@ -128,9 +127,9 @@ def recognise_options(
         write_table(classes, found.rows)
     background, notes = options.background, found.notes
     asks = found.form == "labelme" and not options.multilabel and background is None
-    if asks and classes and any(row.name == _BACKGROUND for row in read_table(classes)):
-        background = _BACKGROUND
-        notes += (f"background: {_BACKGROUND} of {classes}, as LabelMe's converter has it",)
+    if asks and classes and any(row.name == BACKGROUND_NAME for row in read_table(classes)):
+        background = BACKGROUND_NAME
+        notes += (f"background: {BACKGROUND_NAME} of {classes}, as LabelMe's converter has it",)
     filled = replace(
         options,
         form=found.form,
@@ -253,7 +252,7 @@ def _found_documents(
         apart = not any(top in place.file.parents for place in others)
         whole = form == "labelme" and apart  # or else names would have the folder of the part
         found[f"{prefix}sources"] = (top,) if whole else tuple(place.file for place in files)
-        found[f"{prefix}images"] = _images_of(parts[part][0], places)
+        found[f"{prefix}images"] = _images_of(parts[part][0], part, places)
     if form == "coco":
         table = None if table and table.name == "_classes.csv" else table
     return Found(form, classes=table, notes=tuple(notes), **found)
@@ -274,14 +273,30 @@ def _of_instances(documents: list[_Document], notes: list[str]) -> list[_Documen
     return [one for one in documents if one.place not in left]
 
 
-def _images_of(document: _Document, places: Sequence[Place]) -> Path | None:
-    """The folder of a document's images, unless they lie where they are looked for anyway."""
+def _images_of(document: _Document, part: str, places: Sequence[Place]) -> Path | None:
+    """The folder of a document's images, unless they lie where they are looked for anyway.
+
+    Images of its part come first: those of another one may have the same names.
+
+    Raises:
+        UserError: Several folders have its first image.
+    """
     if any((document.place.file.parent / name).is_file() for name in document.names):
         return None
     for name in (PurePosixPath(composed(str(name))) for name in document.names):
+        found: dict[tuple[bool, ...], set[Path]] = defaultdict(set)
         for place in filter(is_image, places):
             path = PurePosixPath(composed(place.name))
-            if path.name == name.name or path.stem == name.name:
+            if name.name in (path.name, path.stem):
                 below = path.parts[-len(name.parts) :] == name.parts
-                return place.file.parents[len(name.parts) - 1 if below else 0]
+                split, role = split_and_role(place.name)
+                rank = (not below, role in ("labels", "instances"), split != part, role is None)
+                found[rank].add(place.file.parents[len(name.parts) - 1 if below else 0])
+        if found:
+            first, *others = sorted(found[min(found)])
+            if others:
+                message = f"{name.name} lies in {first} and in {others[0]}; move one out of the"
+                message += " folder, or name that of the images: prepare-data custom --images"
+                raise UserError("dataset", document.place, message)
+            return first
     return None

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.parallel import in_parallel
-from .colours import count_colours
+from .colours import count_colours, read_palettes
 from .labels import indices, is_lossy, numbers_in, open_image
 from .layouts import (
     FORM_NAMES,
@@ -28,7 +28,7 @@ from .layouts import (
 )
 from .masks import images_in
 from .places import Place
-from .samples import composed
+from .samples import IGNORED, composed
 from .tables import IGNORED_NAME, Colour, read_table
 
 _SUFFIXES = (
@@ -66,6 +66,8 @@ def mask_pairs(places: Sequence[Place]) -> dict[str, Pair]:
 
 def _pair(roles: Mapping[str | None, list[Place]]) -> Pair | None:
     masks = roles.get("labels") or []
+    files = [place for place in masks if place.file.suffix.lower() != ".npy"]
+    masks = files or masks  # LabelMe's converter writes both
     pictures = roles.get("images") or roles.get(None) or []
     if masks and pictures:
         source, images = common_folder(masks), common_folder(pictures)
@@ -170,6 +172,14 @@ def found_masks(
                 " folder `masks` and one folder `images`, with the same folders below both"
             )
             raise UserError("dataset", source, message)
+        tops = {
+            top for place in filter(is_image, places) for top in place.file.parents
+            if source in top.parents and role_of(top.name) == "labels"
+        }  # fmt: skip
+        if source != images and len(tops) > 1:
+            first, second, *_ = sorted(tops)
+            message = f"and {second} both hold masks of {images}; move one of them elsewhere"
+            raise UserError("dataset", first, message)
     of_classes = _found_class_masks(folder, pairs, places, form, table, notes, multilabel)
     if of_classes is not None:
         return of_classes
@@ -182,19 +192,21 @@ def found_masks(
         message = "holds masks as .npy files, which are read as images alone; save them as PNG"
         raise UserError("dataset", pairs[train][0], message)
     rows = read_table(table) if table else []
-    values = _values(masks)
-    form = form or _form_of_masks(masks, values, rows)
+    form = form or _form_of_masks(masks, rows, processes)
     made: list[Colour] = []
     if form == "index" and not rows:
-        largest = max(in_parallel(_largest, masks, processes, "count labels"), default=0)
+        used = set().union(*in_parallel(_used, masks, processes, "count labels")) - {IGNORED}
+        largest = max(used, default=0)
         if largest > 0xFFFF:  # as of instances: a list of names would fill the memory
             message = f"its masks hold label {largest:,}, and those of classes are 0 to 254"
             raise UserError("label", pairs[train][0], message)
-        made = [Colour(f"class_{n}", None) for n in range(largest + 1)]
+        every = set(range(largest + 1)) if largest > IGNORED else used  # too many for classes
+        names = [f"class_{n}" if n in every else IGNORED_NAME for n in range(largest + 1)]
+        made = [Colour(name, None) for name in names]
     elif form == "colour" and not any(row.rgb for row in rows):
         made = _colour_rows(masks, rows, processes, notes)
-    if made:
-        notes.append(f"classes: {len(made)}, from the masks: {', '.join(r.name for r in made[:9])}")
+    if named := [row.name for row in made if row.name != IGNORED_NAME]:
+        notes.append(f"classes: {len(named)}, from the masks: {', '.join(named[:9])}")
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({len(masks):,})")
     source, images, _ = pairs[train]
     found: dict[str, Any] = {}
@@ -236,20 +248,28 @@ def _values(masks: Sequence[Place]) -> set[int] | None:
     return found
 
 
-def _form_of_masks(masks: Sequence[Place], values: set[int] | None, rows: Sequence[Colour]) -> str:
-    """Label numbers are dense from 0 on; grey values that are not are colours."""
-    if values is None:
+def _form_of_masks(masks: Sequence[Place], rows: Sequence[Colour], processes: int) -> str:
+    """Label numbers are dense from 0 on, or have colours in one palette of all masks.
+
+    Grey values that are not dense are colours, and so are numbers of a palette of greys.
+    """
+    values, palettes = _values(masks), read_palettes(masks, processes)
+    if values is None or palettes.conflict:
         return "colour"
     coloured = {row.rgb for row in rows if row.rgb is not None}
     if coloured:  # as CVAT's: the palette of the masks, or their numbers, may be meant
         some = count_colours(masks[:_SAMPLED], 1)
         if set(some) <= coloured:
             return "colour"
-    used = values - {255}
+    used = values - {IGNORED}
+    grey = all(len(set(rgb)) == 1 for rgb in palettes.colours.values())
+    if grey and any(palettes.colours.get(n, (n,))[0] != n for n in values):
+        return "colour"
     names = len({row.name for row in rows})
     largest = max(used, default=0)
     dense = largest < max(len(rows), 2 * len(used) + 10) or largest > 255  # no grey value is
-    several = len(used) > 1 or (names > 1 and 255 not in values)
+    dense = dense or not (rows or grey)
+    several = len(used) > 1 or (names > 1 and IGNORED not in values)
     return "index" if dense and several else "colour"
 
 
@@ -261,11 +281,12 @@ def _colour_rows(
     Empty where such a list does not say which name is of which colour. ``notes`` takes colours
     that may be of no class.
     """
-    found = count_colours(masks, processes, lossless=True)
+    found = count_colours(masks, processes, strict=True)
     if len(found) > _MOST_COLOURS:
         message = (
-            f"and its like hold {len(found):,} colours, which come from resizing or from JPEG; get"
-            " the masks from before that, or give the colours that count with --classes"
+            f"and its like hold {len(found):,} colours, which come from resizing or from JPEG, or"
+            " tell instances apart; get the masks from before that, or give the colours that count"
+            " with --classes"
         )
         raise UserError("label", masks[0], message)
     colours = sorted(found)
@@ -288,7 +309,5 @@ def _colour_rows(
     return [Colour(f"colour_{r:02x}{g:02x}{b:02x}", (r, g, b)) for r, g, b in colours]
 
 
-def _largest(mask: Place) -> int:
-    values = indices(mask.read(), mask)
-    used = values[values != 255]
-    return int(used.max()) if used.size else 0
+def _used(mask: Place) -> set[int]:
+    return set(np.unique(indices(mask.read(), mask)).tolist())

@@ -29,22 +29,32 @@ def fill_polygon(points: npt.ArrayLike, height: int, width: int) -> Mask:
 
     Raises:
         ValueError: A coordinate is not a number within a million pixels, there are fewer than
-            three corners, or the outline is longer than a hundred million pixels.
+            three corners, the outline is longer than a hundred million pixels, or it lies outside
+            of the image or in fractions of it.
     """
     from pycocotools import mask
 
-    corners = check_polygon(points)
+    corners = check_polygon(points, (height, width))
     runs = mask.frPyObjects([corners.reshape(-1).tolist()], height, width)
     return decode_rle(mask.merge(runs)["counts"], height, width)
 
 
-def check_polygon(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The corners (n, 2) of a polygon; ValueError as :func:`fill_polygon`."""
+def check_polygon(
+    points: npt.ArrayLike, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.float64]:
+    """The corners (n, 2) of a polygon; ValueError as :func:`fill_polygon`.
+
+    ``size`` is height and width of the image, if they are known.
+    """
     corners = _coordinates(points).reshape(-1, 2)
     if len(corners) < 3:
         raise ValueError("a polygon needs three points")
     if np.abs(np.diff(corners, axis=0, append=corners[:1])).sum() > _LONGEST:
         raise ValueError("its outline is too long; simplify it")
+    if np.abs(corners).max() <= 1 and (corners % 1).any():
+        raise ValueError("its coordinates are fractions of the image; multiply them by its size")
+    if size is not None and ((corners < 0).all(0) | (corners > size[::-1]).all(0)).any():
+        raise ValueError(f"it lies outside of its image, which has {size[1]}x{size[0]} pixels")
     return corners
 
 

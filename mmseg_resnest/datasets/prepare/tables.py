@@ -17,7 +17,8 @@ from ...io.json_files import parse_json
 from ..class_names import check_class_name
 from ..layout import decode_text
 
-IGNORED_NAME = "__ignore__"  # as LabelMe's own converter calls it
+# As LabelMe's own converter calls them; its masks have 255 for the first and 0 for the second.
+IGNORED_NAME, BACKGROUND_NAME = "__ignore__", "_background_"
 _MOST_BYTES = 1 << 24
 _LONGEST_LINE = 1000  # characters: a name and a colour, and what tools write behind them
 _LARGEST = 255

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
@@ -110,6 +111,65 @@ def test_all_files_of_coco(tmp_path: Path) -> None:
     report = told(tmp_path / "s")
     assert report.splits == {"train": ["a", "b", "c"], "val": ["d"]}
     assert any("person_keypoints_val2017.json" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("images", ["images/{}", "{}", "{}/images"])
+def test_parts_with_images_of_equal_names(tmp_path: Path, images: str) -> None:
+    """Each part counts from 0: the labels of one must not meet the images of another."""
+    place = tmp_path / "s"
+    for first, split in ((0, "train"), (50, "val")):
+        folder = place / images.format(split)
+        write_coco(folder, "x.json", "abc")
+        for n, name in enumerate("abc"):
+            write_folder(folder, {f"{name}.jpg": jpeg(first + n)})
+        (place / "annotations").mkdir(exist_ok=True)
+        (folder / "x.json").rename(place / f"annotations/instances_{split}.json")
+    assert told(place).splits == {s: [f"{s}/{x}" for x in "abc"] for s in ("train", "val")}
+    assert (tmp_path / "data/mine/images/val/a.jpg").read_bytes() == jpeg(50)
+
+
+def test_two_folders_with_the_images(tmp_path: Path) -> None:
+    write_coco(tmp_path / "s/photos", "x.json")
+    shutil.copytree(tmp_path / "s/photos", tmp_path / "s/pictures")
+    (tmp_path / "s/labels").mkdir()
+    (tmp_path / "s/photos/x.json").rename(tmp_path / "s/labels/x.json")
+    (tmp_path / "s/pictures/x.json").unlink()
+    helps("datasets/prepare/recognise.py:_images_of", "move one out",
+          call=lambda: told(tmp_path / "s"),
+          remedy=lambda: (tmp_path / "s/pictures").rename(tmp_path / "other"))  # fmt: skip
+
+
+def test_polygons_as_tools_write_them(tmp_path: Path) -> None:
+    """VGG's has no list around a single one; converters from YOLO forget to multiply."""
+    write_coco(tmp_path / "s", "labels.json")
+    file = tmp_path / "s/labels.json"
+    right = json.loads(file.read_text())
+    for outline in (lambda flat: flat, lambda flat: [[x / 8 for x in flat]]):
+        record = copy.deepcopy(right)
+        for one in record["annotations"]:
+            one["segmentation"] = outline(one["segmentation"][0])
+        file.write_text(json.dumps(record))
+        if isinstance(record["annotations"][0]["segmentation"][0], list):
+            with raises_user_error("annotation", "labels.json") as caught:
+                told(tmp_path / "s")
+            assert "fractions of the image" in caught.value.message
+        else:
+            told(tmp_path / "s")
+            assert np.array_equal(label_map(tmp_path, "a"), [[0] * 4 + [1] * 4] * 6)
+
+
+def test_labels_that_share_an_image(tmp_path: Path) -> None:
+    """Two cameras count from 0, and their images were put into one folder."""
+    write_coco(tmp_path / "s", "labels.json", "ab")
+    file = tmp_path / "s/labels.json"
+    right = json.loads(file.read_text())
+    wrong = copy.deepcopy(right)
+    for n, image in enumerate(wrong["images"]):
+        image["file_name"] = f"camera{n}/a.jpg"
+    file.write_text(json.dumps(wrong))
+    helps("datasets/prepare/custom.py:_read_samples", "correct the name",
+          call=lambda: told(tmp_path / "s"),
+          remedy=lambda: file.write_text(json.dumps(right)))  # fmt: skip
 
 
 def test_endings_in_capitals(tmp_path: Path) -> None:
@@ -225,7 +285,34 @@ def test_images_of_very_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPa
           call=lambda: custom(tmp_path, **options), remedy=cut)  # fmt: skip
 
 
+def test_images_of_16_bits(tmp_path: Path) -> None:
+    """As PNG they are read as photos, as TIFF as they are."""
+    options = write_masks(tmp_path, "abcd")
+    for n, name in enumerate("abcd"):
+        (tmp_path / f"images/{name}.jpg").unlink()
+        deep = np.random.default_rng(n).integers(0, 4096, (6, 8), np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"images/{name}.png")
+    assert any("saved as TIFF" in note for note in custom(tmp_path, **options).notes)
+    for file in list((tmp_path / "images").iterdir()):
+        Image.open(file).save(file.with_suffix(".tif"))
+        file.unlink()
+    report = custom(tmp_path, **options)
+    assert report.bands and report.bands.mean[0] > 1000
+
+
 # ---- masks
+
+
+def test_masks_in_two_folders(tmp_path: Path) -> None:
+    """Mapillary Vistas has labels of two versions."""
+    write_masks(tmp_path / "s", "abcd")
+    for version in ("v1.2", "v2.0"):
+        shutil.copytree(tmp_path / "s/labels", tmp_path / f"s/{version}/labels")
+    shutil.rmtree(tmp_path / "s/labels")
+    (tmp_path / "s/classes.txt").unlink()
+    helps("datasets/prepare/recognise_masks.py:found_masks", "move one of them elsewhere",
+          call=lambda: told(tmp_path / "s"),
+          remedy=lambda: shutil.rmtree(tmp_path / "s/v1.2"))  # fmt: skip
 
 
 def test_masks_in_black_and_white_as_jpeg(tmp_path: Path) -> None:

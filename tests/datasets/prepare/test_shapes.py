@@ -69,11 +69,12 @@ LARGE = "Po2Xf2`7d[Mlj0T`1TUOl_Nlj0T`1TUOXT1`l2"
 @pytest.mark.parametrize(
     "points",
     [[(0, 0), (1, 1)], [(0, 0), (1e7, 0), (0, 1)], [(0, 0), (float("nan"), 0), (0, 1)],
-     [(n % 64, 1e6 * (n % 2)) for n in range(2200)]],
-    ids=["two points", "far away", "not a number", "long"],
+     [(n % 64, 1e6 * (n % 2)) for n in range(2200)], [(0, 0), (0.5, 0), (0.5, 1)],
+     [(65, 0), (99, 0), (99, 9)], [(0, -9), (9, -9), (9, -1)]],
+    ids=["two points", "far away", "not a number", "long", "fractions", "right of it", "above"],
 )  # fmt: skip
 def test_bad_polygons(points: list[tuple[float, float]]) -> None:
-    with pytest.raises(ValueError, match=r"point|coordinate|long"):
+    with pytest.raises(ValueError, match=r"point|coordinate|long|outside"):
         fill_polygon(points, 80, 64)
 
 

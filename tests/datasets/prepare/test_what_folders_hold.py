@@ -126,6 +126,7 @@ OTHERS: dict[str, Mapping[str, str]] = {
     "kaggle.csv": {"train.csv": "ImageId,EncodedPixels\na.jpg,1 3 10 5\n"},
     "scan.nii.gz": {"labelsTr/photoa.nii.gz": "volume"},
     "fields.geojson": {"fields.geojson": '{"type": "FeatureCollection"}'},
+    "data.parquet": {"data/train-00000-of-00001.parquet": "PAR1"},
     "arrays.mat": {"GTcls/photoa.mat": "MATLAB 5.0"},
 }
 

@@ -1,0 +1,169 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What the numbers of masks mean: palettes, pages, 255, and lists of names."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from advice import advises, helps
+from custom_sets import custom, label_map, masks
+from PIL import Image
+from test_other_tools import told
+from tiny_archives import jpeg, labels_of, png_of, write_folder
+
+from mmseg_resnest.datasets.prepare.labels import bit_palette
+
+NAMES = "abcd"
+SIZE = (32, 24)
+COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
+
+
+def indexed(numbers: np.ndarray, colours: Sequence[Sequence[int]]) -> bytes:
+    """A PNG with a palette."""
+    return png_of(numbers.astype(np.uint8), np.ravel(colours).tolist())
+
+
+def truth(n: int, high: int = 3) -> np.ndarray:
+    return labels_of(n, high, SIZE)
+
+
+def write(folder: Path, masks_of: Sequence[bytes], end: str = "png") -> None:
+    for n, (name, mask) in enumerate(zip(NAMES, masks_of, strict=True)):
+        write_folder(folder, {f"images/{name}.jpg": jpeg(n, SIZE), f"masks/{name}.{end}": mask})
+
+
+def renumbered(n: int) -> bytes:
+    """A mask as a program saves it that numbers the colours of each file anew."""
+    order = np.random.default_rng(n).permutation(3)
+    return indexed(np.argsort(order)[truth(n)], [COLOURS[number] for number in order])
+
+
+def test_palettes_that_differ_are_colours(tmp_path: Path) -> None:
+    write(tmp_path / "s", [renumbered(n) for n in range(4)])
+    report = told(tmp_path / "s")
+    assert [row[1] for row in report.classes] == [(0, 0, 0), (0, 255, 0), (255, 0, 0)]
+    for n, name in enumerate(NAMES):
+        assert np.array_equal(label_map(tmp_path, name), np.array([0, 2, 1])[truth(n)])
+
+
+def test_palettes_that_differ_hold_no_label_numbers(tmp_path: Path) -> None:
+    options = masks(tmp_path) | {"sources": (tmp_path / "masks",)}
+    write(tmp_path, [renumbered(n) for n in range(4)])
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+
+    def save() -> None:
+        write(tmp_path, [png_of(truth(n)) for n in range(4)])
+
+    helps("datasets/prepare/masks.py:check_palettes", "save label numbers as grey images",
+          call=lambda: custom(tmp_path, **options), remedy=save)  # fmt: skip
+    assert np.array_equal(label_map(tmp_path, "a"), truth(0))
+
+
+def test_palettes_that_differ_where_no_pixel_is(tmp_path: Path) -> None:
+    """A program may drop the colours at the end that a file does not use, or change them."""
+    palettes = [[*COLOURS, (n, n, 9)] for n in range(3)] + [COLOURS[:2]]
+    numbers = [truth(n) for n in range(3)] + [truth(3, 2)]
+    write(tmp_path / "s", [indexed(*one) for one in zip(numbers, palettes, strict=True)])
+    assert [row[0] for row in told(tmp_path / "s").classes] == ["class_0", "class_1", "class_2"]
+    assert np.array_equal(label_map(tmp_path, "d"), numbers[3])
+
+
+def test_palettes_of_greys_are_greys(tmp_path: Path) -> None:
+    white_first = [(255, 255, 255), (0, 0, 0)]
+    write(tmp_path / "s", [indexed(truth(n, 2), white_first) for n in range(4)])
+    (tmp_path / "s/classes.txt").write_text("nothing\ncrack\n")
+    assert [row[0] for row in told(tmp_path / "s").classes] == ["nothing", "crack"]
+    assert np.array_equal(label_map(tmp_path, "a"), 1 - truth(0, 2))
+
+
+def test_few_of_the_numbers_of_voc(tmp_path: Path) -> None:
+    """255 is the border, also where there are persons alone."""
+    numbers = np.array([0, 15, 255])
+    write(tmp_path / "s", [indexed(numbers[truth(n)], bit_palette()) for n in range(4)])
+    report = told(tmp_path / "s")
+    assert [row[0] for row in report.classes] == ["class_0", "class_15"]
+    assert np.array_equal(label_map(tmp_path, "a"), np.array([0, 1, 255])[truth(0)])
+    assert any("255 in the masks and ignored" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("names", ["", "nothing\ncrack\n"])
+def test_objects_that_are_1_here_and_255_there(tmp_path: Path, names: str) -> None:
+    write(tmp_path / "s", [png_of(truth(n, 2) * np.uint8(255 if n % 2 else 1)) for n in range(4)])
+    if names:
+        (tmp_path / "s/classes.txt").write_text(names)
+    assert any(note.startswith("2 masks hold 255") for note in told(tmp_path / "s").notes)
+    write(tmp_path / "s", [png_of(truth(n, 2)) for n in range(4)])
+    assert not any("masks hold 255" in note for note in told(tmp_path / "s").notes)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
+def test_masks_of_several_pages(tmp_path: Path, kind: str) -> None:
+    def pages(n: int) -> bytes:
+        stream = io.BytesIO()
+        first, *others = (Image.fromarray(truth(n + k)).convert("RGB") for k in range(3))
+        options = {"lossless": True} if kind == "WEBP" else {}
+        first.save(stream, kind, save_all=True, append_images=others, **options)
+        return stream.getvalue()
+
+    end = {"TIFF": "tif"}.get(kind, kind.lower())
+    write(tmp_path / "s", [pages(n) for n in range(4)], end)
+    with advises("datasets/prepare/labels.py:check_pages", "save each as a file of its own"):
+        told(tmp_path / "s")
+    for file in (tmp_path / "s/masks").iterdir():
+        file.unlink()
+    write(tmp_path / "s", [png_of(truth(n)) for n in range(4)])
+    assert told(tmp_path / "s")
+
+
+def test_overviews_of_a_mask_are_no_pages(tmp_path: Path) -> None:
+    def with_overview(n: int) -> bytes:
+        stream = io.BytesIO()
+        with tifffile.TiffWriter(stream) as file:
+            file.write(truth(n), photometric="minisblack", subifds=0)
+            file.write(truth(n)[::2, ::2], photometric="minisblack", subfiletype=1)
+        return stream.getvalue()
+
+    write(tmp_path / "s", [with_overview(n) for n in range(4)], "tif")
+    told(tmp_path / "s")
+    assert np.array_equal(label_map(tmp_path, "a"), truth(0))
+
+
+def test_a_mask_of_one_class_with_a_palette(tmp_path: Path) -> None:
+    """What is black is not of the class, whatever number a program gave it."""
+    for n, name in enumerate(NAMES):
+        mask = indexed(truth(n, 2), [(255, 255, 255), (0, 0, 0)])
+        write_folder(tmp_path, {f"images/{name}.jpg": jpeg(n, SIZE), f"masks/cat/{name}.png": mask})
+    options = dict(form="masks", sources=(tmp_path / "masks",), multilabel=True)
+    options["images"] = tmp_path / "images"
+
+    def save() -> None:
+        for n, name in enumerate(NAMES):
+            write_folder(tmp_path / "masks/cat", {f"{name}.png": png_of(1 - truth(n, 2))})
+
+    helps("datasets/prepare/planes.py:_area", "save it as a grey image",
+          call=lambda: custom(tmp_path, **options), remedy=save)  # fmt: skip
+
+
+def test_masks_of_the_converter_of_labelme(tmp_path: Path) -> None:
+    """``labels.txt`` begins with -1, which its masks have as 255; arrays lie beside them."""
+    for n, name in enumerate(NAMES):
+        mask = truth(n)
+        mask[0] = 255
+        stream = io.BytesIO()
+        np.save(stream, mask.astype(np.int8).astype(np.int32))
+        write_folder(tmp_path / "s", {
+            f"JPEGImages/{name}.jpg": jpeg(n, SIZE),
+            f"SegmentationClass/{name}.npy": stream.getvalue(),
+            f"SegmentationClassPNG/{name}.png": indexed(mask, bit_palette()),
+            f"SegmentationClassVisualization/{name}.jpg": jpeg(n + 9, SIZE),
+        })  # fmt: skip
+    (tmp_path / "s/labels.txt").write_text("__ignore__\n_background_\ncat\ndog\n")
+    report = told(tmp_path / "s")
+    assert [row[0] for row in report.classes] == ["_background_", "cat", "dog"]
+    assert np.array_equal(label_map(tmp_path, "a")[1:], truth(0)[1:])
+    assert (label_map(tmp_path, "a")[0] == 255).all()
