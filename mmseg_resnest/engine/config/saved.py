@@ -72,7 +72,7 @@ def parse_literals(text: str, path: Path) -> dict[str, Any]:
 
 
 class _Literals:
-    """Reads assignments of constants, lists, tuples, mappings and ``dict(key=value)``."""
+    """Reads assignments of constants, lists, tuples, mappings and ``dict()`` of either form."""
 
     def __init__(self, text: str, path: Path) -> None:
         self._path = path
@@ -167,9 +167,14 @@ class _Literals:
             self._refuse()
         return "".join(parts)
 
-    def _keywords(self, depth: int) -> dict[str, Any]:
+    def _keywords(self, depth: int) -> dict[Any, Any]:
         self._expect("(")
-        found: dict[str, Any] = {}
+        if self._next.string == "{":  # as MMEngine writes keys that are no names
+            self._take()
+            mapping = self._mapping(depth)
+            self._expect(")")
+            return mapping
+        found: dict[Any, Any] = {}
         while self._next.string != ")":
             key = self._name()
             self._expect("=")
