@@ -51,7 +51,7 @@ from .notes import note_on_depth, note_on_images, notes_on_ignored, notes_on_nam
 from .outputs import Outputs, check_apart
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
-from .samples import IGNORED, Sample, check_image
+from .samples import IGNORED, Sample, check_image, composed, speller
 from .split import group_images, split_by_groups, split_by_list
 from .tables import BACKGROUND_NAME, IGNORED_NAME, Colour, read_table
 
@@ -153,6 +153,8 @@ def class_list(
 ) -> tuple[Palette, dict[str, int]]:
     """Names and colours of the classes, and the label of every name that occurs.
 
+    Names that differ in how they spell accents are one (:func:`.samples.speller`).
+
     Raises:
         UserError: A name occurs that the list does not have, an option names none of them, or
             there are too many.
@@ -162,12 +164,14 @@ def class_list(
         check_class_name(background, "--background")
     ignored = {IGNORED_NAME, *options.ignore}
     occurring = set().union(*(sample.names for sample in samples))
-    names = list(dict.fromkeys(row.name for row in rows)) or sorted(occurring)
+    spelled = {composed(name): name for name in sorted(occurring)}
+    names = list(dict.fromkeys(row.name for row in rows)) or sorted(spelled.values())
     if not rows and background is not None and background not in names:
         names.insert(0, background)
     if background is not None and background not in names:
         raise UserError("classes", f"--background {background!r}", f"is not in {options.classes}")
-    unknown = sorted(occurring - set(names) - ignored)
+    spell = speller({*names, *ignored})
+    unknown = sorted(name for name in occurring if spell(name) not in {*names, *ignored})
     if unknown:
         where = next(sample for sample in samples if unknown[0] in sample.names)
         message = f"has the label {unknown[0]!r}, which is not in {options.classes}; add it there"
@@ -196,9 +200,9 @@ def class_list(
     spare = map(tuple, bit_palette()[1:].tolist())
     free = (colour for colour in spare if colour not in given.values())
     palette = [(name, given[name] if name in given else next(free)) for name in classes]
-    table = dict.fromkeys(occurring | ignored | set(names), IGNORED)
+    table = dict.fromkeys(ignored | set(names), IGNORED)
     table.update({name: label for label, name in enumerate(classes)})
-    return palette, table
+    return palette, table | {name: table[spell(name)] for name in occurring}
 
 
 def _shown(names: Sequence[str]) -> str:

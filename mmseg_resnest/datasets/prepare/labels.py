@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ Labels = npt.NDArray[np.uint8]
 
 # Recognised by the content. Pillow has decoders for many more, which only a stranger might use.
 IMAGE_FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+_BANDS, _NODATA = 277, 42113  # tags: SamplesPerPixel, GDAL_NODATA
 _NEAR, _TWO_VALUES = 32, 0.9  # grey levels, share of the pixels: a mask of 0 and 255 as JPEG
 
 
@@ -78,8 +80,16 @@ def check_lossless(image: Image.Image, data: bytes, name: object) -> None:
 
 
 def check_pages(image: Image.Image, data: bytes, name: object) -> None:
-    """Raise UserError for a mask of several pages or frames; overviews of a TIFF are none."""
-    number = getattr(image, "n_frames", 1)
+    """Raise UserError for a mask of several pages or frames; overviews of a TIFF are none.
+
+    Nor may a TIFF have bands that Pillow leaves out.
+    """
+    number, bands = getattr(image, "n_frames", 1), _tag(image, _BANDS, 0)
+    if bands > len(image.getbands()):
+        message = (
+            f"has {bands} bands, and a mask has one, or colours; save each as a file of its own"
+        )
+        raise UserError("label", name, message)
     if number > 1 and image.format == "TIFF":
         with Image.open(io.BytesIO(data), formats=("TIFF",)) as file:
             tiff: Any = file
@@ -90,6 +100,21 @@ def check_pages(image: Image.Image, data: bytes, name: object) -> None:
     if number > 1:
         message = f"has {number} pages or frames, and a mask is one; save each as a file of its own"
         raise UserError("label", name, message)
+
+
+def _tag(image: Image.Image, number: int, default: Any) -> Any:
+    """The value of a tag of a TIFF file."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return tags.get(number, default)
+
+
+def _without_data(image: Image.Image, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Where a GeoTIFF has no data, by its own word; 0 is a label."""
+    try:
+        value = float(str(_tag(image, _NODATA, 0)).strip("\0 "))
+    except ValueError:
+        value = 0
+    return np.isnan(values) if math.isnan(value) else (values == value) & (value != 0)
 
 
 def numbers_in(image: Image.Image) -> npt.NDArray[Any] | None:
@@ -129,6 +154,8 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
     if bits == 16 and values.dtype == np.uint8:
         message = "has 16 bits in several channels, of which 8 can be read; save it as a grey image"
         raise UserError("label", name, message)
+    if (nothing := _without_data(image, values)).any():
+        values = np.where(nothing, 255, values)
     if values.dtype.kind in "if":
         bad = values[~((values >= 0) & (values == np.rint(values)) & (values < 1 << 31))]
         if bad.size:

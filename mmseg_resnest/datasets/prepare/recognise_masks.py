@@ -72,7 +72,11 @@ def _pair(roles: Mapping[str | None, list[Place]]) -> Pair | None:
     if masks and pictures:
         source, images = common_folder(masks), common_folder(pictures)
         suffix = _suffix(masks, pictures, source, images)
-        return (source, images, None if _have_classes(masks, pictures, suffix) else suffix or "")
+        return (
+            source,
+            images,
+            None if _have_classes(masks, pictures, source, suffix) else suffix or "",
+        )
     among = [place for some in roles.values() for place in some]
     folder = common_folder(among)
     suffix = _suffix(among, among, folder, folder)
@@ -101,12 +105,15 @@ def _stem(place: Place, folder: Path) -> str:
     return composed(stem)
 
 
-def _have_classes(masks: Sequence[Place], pictures: Sequence[Place], suffix: str | None) -> bool:
+def _have_classes(
+    masks: Sequence[Place], pictures: Sequence[Place], source: Path, suffix: str | None
+) -> bool:
     """Whether masks are named as no image, but lie as ``CLASS/NAME`` or ``NAME/CLASS``."""
     names = {composed(place.file.stem) for place in pictures}
     return suffix is None and any(
         composed(name) in names
         for place in masks
+        if place.file.parent != source
         for name in (place.file.stem, place.file.parent.name)
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from custom_sets import custom, label_map, masks
 from PIL import Image
 from test_other_tools import told
 from tiny_archives import jpeg, labels_of, png_of, write_folder
+from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare.labels import bit_palette
 
@@ -131,6 +133,51 @@ def test_overviews_of_a_mask_are_no_pages(tmp_path: Path) -> None:
     write(tmp_path / "s", [with_overview(n) for n in range(4)], "tif")
     told(tmp_path / "s")
     assert np.array_equal(label_map(tmp_path, "a"), truth(0))
+
+
+@pytest.mark.parametrize(("kind", "nothing"), [("u1", 200), ("i2", -9999), ("f4", "nan")])
+def test_masks_of_maps_without_data(tmp_path: Path, kind: str, nothing: Any) -> None:
+    """GDAL's tag says which value stands for none; 0 is the first class, whatever it says."""
+
+    def tiff(n: int, nodata: Any, fill: Any) -> bytes:
+        stream, mask = io.BytesIO(), truth(n).astype(kind)
+        mask[0] = float(fill)
+        tag = (42113, "s", 0, str(nodata), True)
+        tifffile.imwrite(stream, mask, photometric="minisblack", extratags=[tag])
+        return stream.getvalue()
+
+    for nodata, fill, read in ((nothing, nothing, 255), (0, 0, 0)):
+        write(tmp_path / "s", [tiff(n, nodata, fill) for n in range(4)], "tif")
+        told(tmp_path / "s")
+        assert np.array_equal(label_map(tmp_path, "a")[1:], truth(0)[1:])
+        assert (label_map(tmp_path, "a")[0] == read).all()
+
+
+def test_masks_of_several_bands(tmp_path: Path) -> None:
+    """One a class, of which a reader would take the first."""
+
+    def bands(n: int) -> bytes:
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, np.eye(2, dtype=np.uint8)[truth(n, 2)], photometric="minisblack",
+                         planarconfig="contig")  # fmt: skip
+        return stream.getvalue()
+
+    write(tmp_path / "s", [bands(n) for n in range(4)], "tif")
+    with raises_user_error("label", "a.tif"):
+        told(tmp_path / "s")
+
+
+def test_masks_in_one_folder_of_images_in_several(tmp_path: Path) -> None:
+    write(tmp_path / "s", [png_of(truth(n)) for n in range(4)])
+    for name in NAMES:
+        (tmp_path / f"s/images/{name}").mkdir()
+        (tmp_path / f"s/images/{name}.jpg").rename(tmp_path / f"s/images/{name}/{name}.jpg")
+    with raises_user_error("dataset", "masks/a.png"):
+        told(tmp_path / "s")
+    for name in NAMES:
+        (tmp_path / f"s/masks/{name}").mkdir()
+        (tmp_path / f"s/masks/{name}.png").rename(tmp_path / f"s/masks/{name}/{name}.png")
+    assert told(tmp_path / "s").config
 
 
 def test_a_mask_of_one_class_with_a_palette(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_rectangles_of_four_corners(tmp_path: Path) -> None:
     options = write_labelme(tmp_path, ["cat", "dog"], shapes=shapes)
     with raises_user_error("annotation", "x.json"):
         custom(tmp_path, **options)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_accents_in_labels(tmp_path: Path, listed: bool) -> None:
+    """Of two computers, one of which writes a letter and its accent as two characters."""
+    one, two = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    shapes = [{"label": one, "points": SQUARES[0]}, {"label": "dog", "points": SQUARES[1]}]
+    write_labelme(tmp_path, [two, "dog"], shapes=shapes)
+    if listed:
+        (tmp_path / "lm/classes.txt").write_text(f"{two}\ndog\n")
+    assert [row[0] for row in told(tmp_path / "lm").classes] == [two if listed else one, "dog"]
+    assert np.array_equal(label_map(tmp_path, "x"), [[0] * 4 + [1] * 4] * 6)
+    assert np.array_equal(label_map(tmp_path, "y"), [[0, 1] + [255] * 6] * 6)
 
 
 def test_json_files_beside_labelme(tmp_path: Path) -> None:
