@@ -69,7 +69,7 @@ def prepare_engine(
     Args:
         model: The model.
         images: Those that will be segmented, of which the first one that can be read is taken;
-            without any a picture is drawn.
+            without any a picture is drawn, and those that come may have any size.
         tile: Edge of their tiles, see :class:`.segmentor.Segmentor`.
 
     Returns:
@@ -81,14 +81,16 @@ def prepare_engine(
     if model.engine is None:
         return []
     model.tiling((1, 1), tile)  # a wrong edge is no fault of an image
-    if not images and model.reader.eight_bit and model.channels in (None, 3):
+    any_size = not images
+    if any_size and model.reader.eight_bit and model.channels in (None, 3):
         images = [drawn_picture(512, 640)]
     if not images:
         inputs = torch.randn(1, model.channels or 3, 512, 512, device=model.device)
-        return model.engine.prepare(windows_of(cast(EncoderDecoder, model.model), inputs))
+        inputs = windows_of(cast(EncoderDecoder, model.model), inputs)
+        return model.engine.prepare(inputs, any_size=True)
     for image in images:
         if found := _first_inputs(model, image, tile):
-            return model.engine.prepare(found[1])
+            return model.engine.prepare(found[1], any_size=any_size)
     return []
 
 

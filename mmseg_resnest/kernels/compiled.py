@@ -2,8 +2,9 @@
 """``torch.compile`` of a function of a module and images, or the function itself where that fails.
 
 Compiling takes minutes, so sizes are put into few buckets. The first size of images has code of its
-own; images of every other size share code whose sizes are free. In evaluation the batches of the
-first size are cut and filled up to its first batch, which changes no image's result.
+own; images of every other size share code whose sizes are free. In evaluation batches are cut and
+filled up to the first one, which changes no image's result, and small images, for which torch would
+compile code of their own again, are computed as they are.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ from ..io.memory import ran_out_of_memory
 __all__ = ["Compiled"]
 
 Function = Callable[[Any, Tensor], Any]
+
+#: Height and width that code of free sizes is compiled with in evaluation: torch takes edges that
+#: are equal for always equal.
+_SAMPLE = (160, 192)
+#: Below these torch has other code for convolutions, and for maps of one pixel.
+_LEAST_PIXELS, _LEAST_EDGE = 20480, 64
 
 
 class Compiled:
@@ -72,38 +79,48 @@ class Compiled:
         with self._lock:
             self._first = self._first or tuple(images.shape)
         batch, *size = self._first
-        if "dynamic" in self._options or list(images.shape[1:]) != size:
-            return self._call("free", module, images)
-        if len(images) == batch:
-            return self._call("first", module, images)
+        fixed = "dynamic" not in self._options
         if not self._batches:
-            return self._call("free", module, images)
+            same = fixed and tuple(images.shape) == self._first
+            return self._call("first" if same else "free", module, images)
+        name = "first" if fixed and list(images.shape[1:]) == size else "free"
+        height, width = images.shape[2:]
+        small = min(height, width) < _LEAST_EDGE or height * width <= _LEAST_PIXELS
+        if name == "free" and small:
+            return self._plain(module, images)
         rows = []
-        for part in images.split(batch):
+        for part in images.contiguous().split(batch):
             whole = torch.cat([part, part[-1:].expand(batch - len(part), -1, -1, -1)])
-            rows.append(self._call("first", module, whole)[: len(part)])
+            rows.append(self._call(name, module, whole)[: len(part)])
         return torch.cat(rows)
 
     def _call(self, name: str, module: Any, images: Tensor) -> Any:
-        if name in self._ready:
-            return self._buckets[name](module, images)
-        with self._lock:  # other threads wait: they would compile the same
-            if name in self._ready or self.failed is not None:
-                pass
-            else:
-                return self._compile(name, module, images)
-        return (self._plain if self.failed else self._buckets[name])(module, images)
+        if name not in self._ready:
+            with self._lock:  # other threads wait: they would compile the same
+                if name not in self._ready and self.failed is None:
+                    return self._compile(name, module, images)
+        return self._run(name, module, images)
 
     def _compile(self, name: str, module: Any, images: Tensor) -> Any:
         size = f"{images.shape[3]}x{images.shape[2]}"
         what = "any other size" if name == "free" and len(self._ready) else f"{size} pixels"
         what = "any size" if "dynamic" in self._options else what
         self._tell(f"torch.compile: compiling for images of {what}, which may take minutes")
+        if name == "free" and self._batches:
+            self._run(name, module, images.new_zeros(*images.shape[:2], *_SAMPLE))
+        result = self._run(name, module, images)
+        if self.failed is None:
+            self._ready.add(name)
+        return result
+
+    def _run(self, name: str, module: Any, images: Tensor) -> Any:
+        if self.failed is not None:
+            return self._plain(module, images)
         try:
-            options = dict(self._options)
-            options.setdefault("dynamic", name == "free")
-            self._buckets[name] = torch.compile(self._own, **options)
-            result = self._buckets[name](module, images)
+            if name not in self._buckets:
+                options = {"dynamic": name == "free", **self._options}
+                self._buckets[name] = torch.compile(self._own, **options)
+            return self._buckets[name](module, images)
         except (UserError, Cancelled):
             raise
         except Exception as error:
@@ -111,9 +128,6 @@ class Compiled:
                 raise
             result = self._plain(module, images)  # or the fault is the model's
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            reason = f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
-            self.failed = reason
-            self._tell(f"torch.compile failed ({reason}); plain torch computes instead")
+            self.failed = f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+            self._tell(f"torch.compile failed ({self.failed}); plain torch computes instead")
             return result
-        self._ready.add(name)
-        return result

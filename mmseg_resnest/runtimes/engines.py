@@ -36,6 +36,7 @@ from ..models import EncoderDecoder, fold_for_inference
 from .agreement import LABELS_EQUAL, SCORES_WITHIN, Agreement
 from .compare import compare_scores
 from .files import exporting, quantise_onnx, write_openvino
+from .free_sizes import keep_sizes_free
 from .network import content_key, versions_of_runtimes, write_scores_network
 from .samples import calibration_images, network_inputs
 from .sessions import Run, guarded, open_onnx, open_openvino, seconds_of
@@ -245,12 +246,16 @@ class Engine:
             about["labels_as_torch"] = round(self.agreement.labels, 6)
         return about
 
-    def prepare(self, images: Tensor, name: str | None = None) -> list[Note]:
+    def prepare(
+        self, images: Tensor, name: str | None = None, any_size: bool = False
+    ) -> list[Note]:
         """Export, choose and check, with images as they go through the network.
 
         Args:
             images: Normalised, (N, C, H, W).
             name: The engine that another process computes with, in place of the chosen one.
+            any_size: Whether the images that come next may have any size; otherwise
+                ``torch.compile`` has code for the size of these, and compiles again for others.
 
         Returns:
             :attr:`rows`.
@@ -263,7 +268,7 @@ class Engine:
             if self._run is None:
                 if name is not None:
                     self._follow(name)
-                self._prepare(images.clone())
+                self._prepare(images.clone(), any_size)
         if name == "compile" and self._compiled is not None and self._compiled.failed is not None:
             said = (
                 f"failed here and not in the first process ({self._compiled.failed}); use engine "
@@ -277,10 +282,10 @@ class Engine:
         except UserError as error:
             raise UserError(error.code, f"engine {name}", error.text) from error
 
-    def _prepare(self, images: Tensor) -> None:
+    def _prepare(self, images: Tensor, any_size: bool) -> None:
         names = self._choice.candidates(self._device)
         if names == ["compile"]:  # of which nothing is kept
-            self._take("compile", self._compile(), images, {})
+            self._take("compile", self._compile(any_size), images, {})
         elif names == ["torch"] and self.precision == "float32":
             self._take("torch", self._in_torch(EncoderDecoder.own_logits), images, {})
         else:
@@ -345,12 +350,21 @@ class Engine:
                 self._leave_out(name, error, len(runs) > 0 or name != names[-1])
         return runs
 
-    def _compile(self) -> Run:
+    def _compile(self, any_size: bool) -> Run:
         # Constants as such, and batch norms folded; without gradients alone.
-        self._compiled = Compiled(
-            EncoderDecoder.own_logits, self._tell, batches=True, options={"freezing": True}
-        )
-        return self._in_torch(self._compiled)
+        options: dict[str, Any] = {"options": {"freezing": True}}
+        if any_size and self._model.test_cfg.get("mode", "whole") == "whole":
+            options["dynamic"] = True
+        compiled = Compiled(EncoderDecoder.own_logits, self._tell, batches=True, **options)
+        tensors = (*self._model.parameters(), *self._model.buffers())
+        free = copy.deepcopy(self._model, {id(tensor): tensor for tensor in tensors})
+        keep_sizes_free(free, attention=False)  # or a pool would be compiled for each size
+        self._compiled = compiled
+
+        def function(model: EncoderDecoder, images: Tensor) -> Tensor:
+            return compiled(model if compiled.failed else free, images)
+
+        return self._in_torch(function)
 
     def _open(self, name: str, entry: Entry, channels: int) -> Run:
         if name == "torch":

@@ -18,8 +18,12 @@ from ..errors import UserError
 __all__ = ["keep_sizes_free"]
 
 
-def keep_sizes_free(net: nn.Module) -> None:
+def keep_sizes_free(net: nn.Module, attention: bool = True) -> None:
     """Replace such layers of a network, in place; the parameters stay the same.
+
+    Args:
+        net: The network.
+        attention: Whether attention is replaced, which ``torch.compile`` follows as it is.
 
     Raises:
         UserError: An attention has options that no layer of the stack uses.
@@ -28,7 +32,7 @@ def keep_sizes_free(net: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 setattr(module, name, _pool(child))
-            elif isinstance(child, nn.MultiheadAttention):
+            elif attention and isinstance(child, nn.MultiheadAttention):
                 setattr(module, name, _Attention(child))
 
 

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from numpy.typing import NDArray
 from PIL import Image
-from small_models import blobs
+from small_models import balanced, blobs, small_config
 from user_errors import raises_user_error
 
 from mmseg_resnest import load_segmentor
@@ -246,8 +246,9 @@ def test_images_that_prepare(
     got: list[tuple[int, ...]] = []
     write = engines.Engine.prepare
     monkeypatch.setattr(
-        engines.Engine, "prepare", lambda self, x: (got.append(tuple(x.shape)), write(self, x))[1]
-    )
+        engines.Engine, "prepare",
+        lambda self, x, **more: (got.append(tuple(x.shape)), write(self, x, **more))[1],
+    )  # fmt: skip
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     choose_engine(small_segmentor, Choice("onnxruntime"))
@@ -420,6 +421,48 @@ def test_torch_is_chosen_after_another_engine(
     small_segmentor.model.backbone.register_forward_pre_hook(lambda *_: ran.append(0))
     assert small_segmentor(pictures[0]).labels.size
     assert ran
+
+
+@pytest.mark.long
+def test_a_pool_is_compiled_once_for_all_sizes() -> None:
+    cfg = small_config(pixel=True)
+    cfg.model.decode_head.update(type="PSPHead", pool_scales=(1, 3))
+    for key in ("num_convs", "kernel_size", "concat_input"):
+        cfg.model.decode_head.pop(key)
+    model = balanced(load_segmentor(cfg, None, "cpu"))
+    images = [blobs(150, 200, 1), blobs(200, 200, 2), blobs(231, 171, 3)]
+    wanted = [result.labels for result in model(images)]
+    said: list[str] = []
+    choose_engine(model, Choice("compile"), said.append)
+    prepare_engine(model)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        found = [result.labels for result in model(images)]
+    for a, b in zip(wanted, found, strict=True):
+        assert (a == b).mean() >= 0.9999
+    assert len(said) == 1
+    assert model.engine is not None
+    assert model.engine.computes == "compile"
+
+
+def test_a_service_compiles_before_it_answers(
+    small_segmentor: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of any size are answered then without compiling."""
+    compiled = engines.Compiled
+    monkeypatch.setattr(
+        engines, "Compiled",
+        lambda *args, options, **more: compiled(*args, backend="eager", **more),
+    )  # fmt: skip
+    images = [blobs(200, 200, 1), blobs(150, 231, 2), blobs(9, 7, 3)]
+    wanted = [result.labels for result in small_segmentor(images)]
+    said: list[str] = []
+    choose_engine(small_segmentor, Choice("compile"), said.append)
+    prepare_engine(small_segmentor)
+    assert len(said) == 1
+    for image, labels in zip(images, wanted, strict=True):
+        assert (small_segmentor(image).labels == labels).all()
+    assert (small_segmentor([images[0]] * 3)[2].labels == wanted[0]).all()
+    assert len(said) == 1
 
 
 def test_compiling_keeps_nothing_and_holds_nothing(
