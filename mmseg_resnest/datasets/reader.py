@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import UserError
+from ..io.bands import tiff_kind
 from ..io.image_files import Decoding
 from ..io.image_sources import fetch_image, is_address, is_bytes, read_bytes, read_image_file
 from ..io.memory import ran_out_of_memory
@@ -315,9 +316,9 @@ class ImageReader:
         except Exception as error:  # each backend has its own kinds
             if ran_out_of_memory(error):
                 raise UserError("memory", name, "memory ran out while it was decoded") from error
-            _not_an_image(name, self.decoding, error)
+            _not_an_image(name, self.decoding, data, error)
         if pixels is None:
-            _not_an_image(name, self.decoding)
+            _not_an_image(name, self.decoding, data)
         return pixels
 
     def batch(self, tensor: Tensor) -> list[LoadedImage]:
@@ -461,7 +462,16 @@ def _sample(path: str | None) -> dict[str, Any]:
     return {"img_path": path, "label_map": None, "reduce_zero_label": False, "seg_fields": []}
 
 
-def _not_an_image(name: str, decoding: Decoding, error: Exception | None = None) -> NoReturn:
+def _not_an_image(
+    name: str, decoding: Decoding, data: bytes, error: Exception | None = None
+) -> NoReturn:
+    kind = tiff_kind(bytes(data)) if decoding.backend == "cv2" else None
+    if kind is not None and not kind[1]:
+        said = (
+            f"damaged, or a TIFF with {kind[0]} bands that {decoding.reader} does not read; save "
+        )
+        said += "its colours with 8 bits"
+        raise UserError("image", name, said) from error
     kinds = "JPEG, PNG, WebP, TIFF, BMP, ..." if decoding.backend == "cv2" else error
     said = f"corrupt, or not an image that {decoding.reader} reads ({kinds})"
     raise UserError("image", name, said) from error

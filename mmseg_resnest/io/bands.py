@@ -173,13 +173,14 @@ def _read_tiff(data: bytes) -> tuple[NDArray[Any], float | None]:
     return array, nodata
 
 
-def tiff_kind(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
+def tiff_kind(source: str | os.PathLike[str] | bytes) -> tuple[int, bool] | None:
     """How many bands a TIFF file has, and whether it is a photo, by its header; None for another.
 
     A photo has 8 bits (or 1 of a grey one) and a page that is grey, RGB or RGB with alpha.
     """
     try:
-        with tifffile.TiffFile(os.fspath(path)) as file:
+        opened: Any = io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
+        with tifffile.TiffFile(opened) as file:
             first: Any = file.pages.first
             kind, samples = str(np.dtype(first.dtype)), int(first.samplesperpixel)
             if samples == 1:

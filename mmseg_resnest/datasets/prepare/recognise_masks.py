@@ -38,6 +38,7 @@ _SUFFIXES = (
 _LISTS = ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt")
 _SAMPLED = 12  # masks that are looked at to tell colours from label numbers
 _RARE, _FEW_GREYS = 1e-3, 3  # share of the pixels; greys that may be classes
+_SMALL_GREY = 32
 _MOST_COLOURS = 64  # in all masks, without a table: more come from JPEG or from resizing
 # Folders of masks and images, and the suffix of masks; None where there is one mask a class.
 Pair = tuple[Path, Path, str | None]
@@ -305,6 +306,12 @@ def _colour_rows(
         return []
     two = {(0, 0, 0), (255, 255, 255)}
     greys = [rgb for rgb in colours if len(set(rgb)) == 1 and rgb not in two]
+    small = [rgb for rgb in greys if rgb[0] < _SMALL_GREY]
+    if small and any(len(set(rgb)) > 1 for rgb in colours):
+        notes.append(
+            f"{len(small)} colours (e.g. {small[0]}) are greys as dark as label numbers: do some"
+            " masks hold colours and others numbers? Then save all of them in one way"
+        )
     smooth = two < set(colours) and len(greys) == len(colours) - 2 > _FEW_GREYS
     doubtful = [rgb for rgb in colours if found[rgb] < _RARE * found.total()]
     if doubtful := greys if smooth else doubtful:

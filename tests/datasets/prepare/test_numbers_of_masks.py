@@ -15,7 +15,7 @@ from advice import advises, helps
 from custom_sets import custom, label_map, masks
 from PIL import Image
 from test_other_tools import told
-from tiny_archives import jpeg, labels_of, png_of, write_folder
+from tiny_archives import encoded, jpeg, labels_of, png_of, write_folder
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare.labels import bit_palette
@@ -101,6 +101,14 @@ def test_objects_that_are_1_here_and_255_there(tmp_path: Path, names: str) -> No
     assert any(note.startswith("2 masks hold 255") for note in told(tmp_path / "s").notes)
     write(tmp_path / "s", [png_of(truth(n, 2)) for n in range(4)])
     assert not any("masks hold 255" in note for note in told(tmp_path / "s").notes)
+
+
+def test_some_masks_of_colours_and_others_of_numbers(tmp_path: Path) -> None:
+    coloured = [encoded(np.array(COLOURS, np.uint8)[truth(n)], "PNG") for n in range(4)]
+    write(tmp_path / "s", [*coloured[:2], *(png_of(truth(n)) for n in (2, 3))])
+    assert any("others numbers?" in note for note in told(tmp_path / "s").notes)
+    write(tmp_path / "s", coloured)
+    assert not any("others numbers?" in note for note in told(tmp_path / "s").notes)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP"])
