@@ -46,19 +46,19 @@ COLUMNS = {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 16, "stem_wi
 def make_model(way: str, seed: int) -> Any:
     """The same weights in both ways."""
 
-    def build(backbone: dict[str, Any], kind: str, loss: str) -> Any:
+    def build(backbone: dict[str, Any], kind: str) -> Any:
         cfg = deeplabv3(backbone, kind, channels=64)
         cfg.data_preprocessor.size = CROP
-        cfg.decode_head.update(num_classes=CLASSES, loss_decode={"type": loss})
+        cfg.decode_head.num_classes = CLASSES
         return MODELS.build(cfg)
 
     init_default_scope("mmseg_resnest")
     torch.manual_seed(seed)
-    stock = build(stock_backbone(COLUMNS, 14), "mmseg.EncoderDecoder", "mmseg.CrossEntropyLoss")
+    stock = build(stock_backbone(COLUMNS, 14), "mmseg.EncoderDecoder")
     stock.init_weights()
     if way == "MMSegmentation":
         return stock.train()
-    model = build(our_backbone(COLUMNS), "mmseg_resnest.EncoderDecoder", "CrossEntropyLoss")
+    model = build(our_backbone(COLUMNS), "mmseg_resnest.EncoderDecoder")
     model.load_state_dict(convert_state_dict(stock.state_dict()))
     use_channels_last(model)
     return model.train()

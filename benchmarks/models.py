@@ -44,13 +44,18 @@ class StockResNeSt14(StockResNeSt):
 
 
 def deeplabv3(backbone: dict[str, Any], kind: str, channels: int = 512) -> ConfigDict:
-    """DeepLabV3 as MMSegmentation has it, at output stride 8, without its auxiliary head."""
+    """DeepLabV3 as MMSegmentation has it, at output stride 8, without its auxiliary head.
+
+    Loss and data preprocessor are of the package that ``kind``, a segmentor with its scope, is of.
+    """
+    scope = kind.partition(".")[0]
     head = dict(
         type="mmseg.ASPPHead", in_channels=2048, in_index=3, channels=channels,
         dilations=(1, 12, 24, 36), num_classes=CLASSES, norm_cfg=NORM, align_corners=False,
+        loss_decode=dict(type=f"{scope}.CrossEntropyLoss"),
     )  # fmt: skip
     mean, std = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
-    images = dict(type="SegDataPreProcessor", mean=mean, std=std, bgr_to_rgb=True)
+    images = dict(type=f"{scope}.SegDataPreProcessor", mean=mean, std=std, bgr_to_rgb=True)
     model = dict(type=kind, data_preprocessor=images, backbone=backbone, decode_head=head)
     return ConfigDict(model, test_cfg=dict(mode="whole"))
 

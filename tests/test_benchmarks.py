@@ -226,6 +226,14 @@ def test_products_with_padding_are_not_counted(bench, dilation, stride):
     assert counted.get_total_flops() == 2 * products
 
 
+def test_the_reference_is_the_stack_alone(bench):
+    """Its loss, say, is not this package's of that name."""
+    models = bench("models")
+    stock = models.stock_model(14, models.TOY, channels=8)
+    packages = {type(module).__module__.partition(".")[0] for module in stock.modules()}
+    assert packages == {"mmcv", "mmseg", "models", "torch"}  # models: the ResNeSt of 14 layers
+
+
 def test_the_published_networks_are_equal(bench):
     found = bench("exactness").measure("resnest50_fast_2s2x40d", 8)
     assert found["mmseg-resnest"] == 0 and found["MMSegmentation"] == "not offered"
