@@ -12,6 +12,7 @@ from mmseg.models.losses import weight_reduce_loss
 from torch import Tensor
 
 from ...errors import UserError, check_value
+from ...kernels.cross_entropy import pixel_cross_entropy
 from ...registry import MODELS
 from .base import (
     ClassWeight,
@@ -126,7 +127,10 @@ class CrossEntropyLoss(SegmentationLoss):
         valid = labels != ignored
         if labels.device.type == "cpu":  # on a GPU torch stops the process, and asking would wait
             check_labels(labels, valid, scores.shape[1])
-        loss = F.cross_entropy(scores, labels, weights, reduction="none", ignore_index=ignored)
+        if labels.device.type == "cpu" and scores.dim() > 2:  # a GPU prefers few large kernels
+            loss = pixel_cross_entropy(scores, labels, weights, ignored)
+        else:
+            loss = F.cross_entropy(scores, labels, weights, reduction="none", ignore_index=ignored)
         count: Tensor | int = labels.numel()
         if weights is not None:
             # Not of ``labels[valid]``: a GPU would be waited for, to know how many these are.
