@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import sys
+import threading
 import types
 import warnings
 from contextlib import redirect_stdout
@@ -104,6 +105,16 @@ def process() -> dict[str, Any]:
             hash(torch.get_rng_state().numpy().tobytes()),
         ],
         "folder": os.getcwd(),
+        # tqdm starts one for all of its bars.
+        "running": [
+            sorted(t.name for t in threading.enumerate() if t.name != "tqdm_monitor"),
+            [child.name for child in multiprocessing.active_children()],
+        ],
+        "levels": {
+            str(name): logger.level
+            for name, logger in loggers.items()
+            if isinstance(logger, logging.Logger) and logger.level
+        },
         "umask": (lambda mask: (os.umask(mask), mask)[1])(os.umask(0o022)),
         "image": __import__("PIL.Image").Image.MAX_IMAGE_PIXELS,
         "truncated": __import__("PIL.ImageFile").ImageFile.LOAD_TRUNCATED_IMAGES,

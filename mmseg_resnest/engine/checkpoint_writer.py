@@ -72,7 +72,7 @@ class CheckpointWriter:
         self._pending: dict[str, _Job] = {}
         self._busy = False
         self._failing: set[str] = set()
-        self._draining = False
+        self._draining = self._closed = False
         self._given_up: list[Unsaved] = []
         self._fault: BaseException | None = None
         self._condition = threading.Condition()
@@ -107,6 +107,7 @@ class CheckpointWriter:
                 self._inform(f"{dropped.path.name} was not written: {path.name} is newer")
             self._pending[kind] = _Job(path, [save, *steps])  # last: others go first
             if self._thread is None:
+                self._closed = False
                 self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
                 self._thread.start()
             self._condition.notify_all()
@@ -125,6 +126,19 @@ class CheckpointWriter:
             given_up, self._given_up = self._given_up, []
             return given_up
 
+    def close(self) -> list[Unsaved]:
+        """As :meth:`wait`, and end the thread, which holds what it was given."""
+        thread = self._thread
+        try:
+            unsaved = self.wait()
+        finally:
+            with self._condition:
+                self._closed, self._thread = True, None
+                self._condition.notify_all()
+        if thread is not None:
+            thread.join()
+        return unsaved
+
     def _raise_fault(self) -> None:
         if self._fault is not None:
             fault, self._fault = self._fault, None
@@ -133,7 +147,10 @@ class CheckpointWriter:
     def _run(self) -> None:
         while True:
             with self._condition:
-                kind, job = self._next()
+                found = self._next()
+                if found is None:
+                    return
+                kind, job = found
                 del self._pending[kind]
                 self._busy = True
             failed: _Failed = []
@@ -148,7 +165,7 @@ class CheckpointWriter:
                 if failed:
                     self._retry(kind, job, failed)
                 self._condition.notify_all()
-            del job
+            del job, found
 
     def _do(self, job: _Job) -> _Failed:
         """Do the steps of a job; returns those that failed, which are left in the job."""
@@ -174,15 +191,16 @@ class CheckpointWriter:
                     self._inform(f"{job.path}: {step.name} works again")
         return failed
 
-    def _next(self) -> tuple[str, _Job]:
-        """The first job whose time has come; waits for one."""
-        while True:
+    def _next(self) -> tuple[str, _Job] | None:
+        """The first job whose time has come; waits for one. None: the writer is closed."""
+        while not self._closed:
             now = time.monotonic()
             for kind, job in self._pending.items():
                 if job.not_before <= now:
                     return kind, job
             soonest = min((j.not_before for j in self._pending.values()), default=None)
             self._condition.wait(None if soonest is None else soonest - now)
+        return None
 
     def _retry(self, kind: str, job: _Job, failed: _Failed) -> None:
         job.tries += 1

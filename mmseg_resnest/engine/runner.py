@@ -205,15 +205,16 @@ class Runner(MMEngineRunner):
         """End the background work of this process: writing, and data loading that still runs."""
         self.visualizer.close()  # sends what services have not got yet
         if self._writer is not None:
-            for unsaved in self._writer.wait():
+            for unsaved in self._writer.close():
                 self.logger.warning(unsaved.text)
         for hook in self.hooks:
             if isinstance(lost := getattr(hook, "not_written", None), str):
                 self.logger.warning(lost)
         report_lost_lines(self.logger)
-        for loop in (self._train_loop, self._val_loop):
-            for source in (getattr(loop, "dataloader", None), loop):
-                stop_workers(source)
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            for name in ("dataloader", "dataloader_iterator"):
+                stop_workers(getattr(loop, name, None))
+            stop_workers(loop)
 
     @functools.cached_property
     def _failures(self) -> list[Unsaved]:

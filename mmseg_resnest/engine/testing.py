@@ -42,7 +42,6 @@ from .hooks import (
 )
 from .latest import written_by
 from .launch import Machine, describe_device, init_distributed, prepare_machine, timeout_of
-from .logs import report_lost_lines
 from .model import build_model
 from .numerics import is_fused
 from .preflight import check_checkpoint, check_data, check_outputs
@@ -140,6 +139,7 @@ def evaluate(
             lambda: record_run(cfg, ("test_dataloader",), state, checkpoint, **arguments)
         )
         runner = Runner.from_cfg(cfg, model=model)
+        held.callback(runner.close)
         progress = TestProgressHook()
         runner.register_hook(progress)
         examples = ExamplesHook(Path(cfg.work_dir) / "examples")
@@ -175,8 +175,6 @@ def evaluate(
             if failure is error:
                 raise
             raise failure from error
-        finally:
-            report_lost_lines(runner.logger)
         seconds = round(time.monotonic() - start, 3)
         if options.submission is None and not options.tta and is_main_process():
             examples.write_uncertainty(runner)

@@ -137,6 +137,16 @@ def test_a_fault_of_the_code_is_not_hidden(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+def test_no_thread_is_left_behind(tmp_path: Path) -> None:
+    before = threading.enumerate()
+    saver = Saver()
+    for number in (1, 2):  # what was closed can be used again
+        saver.writer.submit("newest", RECORD, tmp_path / f"iter_{number}.pth")
+        assert saver.writer.close() == []
+        assert threading.enumerate() == before
+    assert sorted(os.listdir(tmp_path)) == ["iter_1.pth", "iter_2.pth"]
+
+
 def _denied() -> None:
     raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
