@@ -302,7 +302,7 @@ def _validation(facts: Facts, measured: Measured) -> float:
 def _length(
     facts: Facts, budget: Budget, seconds: float, measured: Measured
 ) -> dict[str, Decision]:
-    """Iterations, warm-up, validations and saving within the budget."""
+    """Iterations, warm-up, validations, saving and patience within the budget."""
     validation = _validation(facts, measured)
     if budget.iterations is not None:
         iterations, count = budget.iterations, max(1, min(10, budget.iterations // 60))
@@ -324,11 +324,16 @@ def _length(
             raise UserError("argument", f"--budget {budget}", message)
     interval = max(1, iterations // count)
     save = max(1, min(interval, round(_SAVE_SECONDS / seconds)))
+    patience = Decision("patience", None, f"{_validations(count)}: too few to stop early")
+    if count >= 6:
+        ends = "validations without a better mIoU end the training, in its second half"
+        patience = Decision("patience", count // 3, ends)
     made = [
         Decision("max_iters", iterations, reason),
         Decision("warmup_iters", min(50, iterations // 10), "iterations: a tenth, at most 50"),
         Decision("val_interval", interval, _validations(count)),
         Decision("save_interval", save, f"a kill costs {duration(save * seconds)} at most"),
+        patience,
     ]
     return {one.name: one for one in made}
 

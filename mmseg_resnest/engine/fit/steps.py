@@ -302,7 +302,7 @@ def _draft(start: Start) -> Plan:
     rest = dict(
         accumulative_counts=1, num_workers=1, lr=start.wishes.lr or start.origin.usual_rate,
         backbone_lr_mult=start.origin.backbone_share, max_iters=1000, warmup_iters=0,
-        val_interval=1000, save_interval=1000,
+        val_interval=1000, save_interval=1000, patience=None,
     )  # fmt: skip
     return Plan(
         (*start.chosen.decisions, *(Decision(name, v, "a draft") for name, v in rest.items()))

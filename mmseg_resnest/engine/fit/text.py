@@ -72,6 +72,13 @@ def fit_config_text(
         backbone = (
             "\n    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=backbone_lr_mult))),"
         )
+    stopping = ""
+    if plan["patience"] is not None:
+        stopping = (
+            "custom_hooks = [\n"
+            '    dict(type="EarlyStoppingHook", monitor="mIoU", patience=patience,'
+            " begin=max_iters // 2)\n]\n"
+        )
     wrapper = '"BFloat16OptimWrapper"' if facts.gpu else '"OptimWrapper"'
     start = f"from {origin.name}" if origin.starts else "from scratch"
     newline, bands = "\n", facts.bands
@@ -160,6 +167,7 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     nonfinite=dict(type="NonFiniteHook", on_nonfinite="stop"),
 )
+{stopping}
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0),

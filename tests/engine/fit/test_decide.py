@@ -154,14 +154,14 @@ def test_a_budget_of_time_holds_with_its_validations() -> None:
     validations = 1500 * 0.15 // 50.5
     assert plan["val_interval"] == plan["max_iters"] // validations
     assert plan["max_iters"] == int((1500 - validations * 50.5) / 2.04)
+    assert plan["patience"] is None
 
 
 def test_a_budget_of_iterations_is_their_number() -> None:
     plan = plan_of(wishes=Wishes(Budget(iterations=6)))
     assert (plan["max_iters"], plan["val_interval"], plan["warmup_iters"]) == (6, 6, 0)
     long = plan_of(wishes=Wishes(Budget(iterations=5000)))
-    assert (long["max_iters"], long["val_interval"]) == (5000, 500)
-    assert "patience" not in {one.name for one in long.decisions}  # nothing ends it earlier
+    assert (long["max_iters"], long["val_interval"], long["patience"]) == (5000, 500, 3)
 
 
 def test_a_budget_that_cannot_be_met() -> None:
