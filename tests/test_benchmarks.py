@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import DEFAULT, Mock
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -290,27 +290,33 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-def test_a_distillation_goes_on_where_it_was_stopped(
-    bench, camvid_root, monkeypatch, tmp_path, capsys
-):
-    """The teacher and the first student are not trained again; then all are in the table."""
-    distillation = bench("distillation")
+def test_runs_on_camvid_go_on_and_are_compared(bench, camvid_root, monkeypatch, tmp_path, capsys):
+    """A student, alone and taught, with three seeds; what is complete is not trained again."""
+    camvid = bench("camvid")
     monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
-    monkeypatch.setattr(distillation, "train", train := Mock(wraps=distillation.train))
-    words = ["--toy", "--iters", "2", "--teacher-iters", "2", "--out", str(tmp_path)]
-    train.side_effect = [DEFAULT, DEFAULT, distillation.Preempted("stopped by SIGTERM")]
-    assert distillation.main([*words, "--seed", "0"]) == 75
+    monkeypatch.setattr(camvid, "train", train := Mock(wraps=camvid.train))
+    words = ["--toy", "--iterations", "3", "--out", str(tmp_path)]
+    train.side_effect = camvid.Preempted("stopped by SIGTERM")
+    assert camvid.main(["resnest26", *words]) == 75
     train.side_effect = None
-    assert distillation.main([*words, "--seed", "0", "--seed", "1"]) == 0
-    assert train.call_count == 3 + 3
-    rows = (tmp_path / "table.md").read_text().splitlines()
-    assert rows[-1] == capsys.readouterr().out.splitlines()[-1]
-    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
-    assert len({len(row) for row in cells}) == 1
-    alone, taught, difference = ([float(v) for v in row[3:5]] for row in cells[-3:])
-    assert difference == pytest.approx(
-        [b - a for a, b in zip(alone, taught, strict=True)], abs=0.02
-    )
+    assert camvid.main(["resnest26", *words]) == 0
+    assert camvid.main(["resnest14", *words, "--seconds"]) == 0
+    for seed in range(3):
+        for more in ([], ["--teacher", str(tmp_path / "resnest26_3_0")]):
+            assert camvid.main(["resnest14", *words, "--seed", str(seed), *more]) == 0
+    assert train.call_count == 2 + 1 + 6
+    assert camvid.main(["resnest14", *words, "--table"]) == 0
+    assert train.call_count == 9
+    text = (tmp_path / "camvid.md").read_text()
+    assert capsys.readouterr().out.endswith(text)
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in text.splitlines()[2:]]
+    ends = {row[0]: [float(v) for v in row[4].split(",")] for row in cells if row[2:3] == ["3"]}
+    assert [len(ends[name]) for name in ("resnest26", "resnest14", "resnest14_taught")] == [1, 3, 3]
+    assert all((row[3] != "") == (row[0] == "resnest14") for row in cells if row)
+    more = [b - a for a, b in zip(ends["resnest14"], ends["resnest14_taught"], strict=True)]
+    shown = text.splitlines()[-1].split("iterations: ")[1].split(";")[0]
+    assert [float(v) for v in shown.split(",")] == pytest.approx(more, abs=0.02)
+    assert (tmp_path / "camvid.png").stat().st_size > 10_000
 
 
 @pytest.mark.long

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# CamVid at three quarters of its size in small crops, for a CPU; scores have the image's own size.
+# CamVid at 0.8 of its size in small crops, for a CPU; scores have the image's own size.
 _base_ = "camvid.py"
-base_size, crop_size = 360, (192, 256)
+base_size, crop_size = 384, (192, 256)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),

@@ -1,7 +1,8 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-# CamVid from scratch on two cores.
+# CamVid from scratch, within 25 minutes on two cores.
 _base_ = "scratch_scenes.py"
-max_iters, warmup_iters, val_interval = 360, 30, 120
+max_iters, warmup_iters, val_interval = 850, 50, 285
+optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
 train_cfg = dict(max_iters=max_iters, val_interval=val_interval)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, begin=0, end=warmup_iters, by_epoch=False),
