@@ -176,10 +176,12 @@ def _what(case: str) -> str:
     return f"{SAMPLES} samples of {source}{', decoded once before' if 'cache' in case else ''}"
 
 
+CASES = ("ADE20K", "Cityscapes", "Cityscapes from the cache")
 COMPARISON = Comparison(
     title="Training pipeline, one core",
     reference="MMSegmentation",
-    cases={case: _what(case) for case in ("ADE20K", "Cityscapes", "Cityscapes from the cache")},
+    cases={case: _what(case) for case in CASES},
+    images=dict.fromkeys(CASES, SAMPLES),
     ways={
         "MMSegmentation": lambda case: _work(case, True),
         "mmseg-resnest": lambda case: _work(case, False),

@@ -205,27 +205,6 @@ def test_results_that_differ_do_not_agree(bench):
     assert pipeline.agree(drawn, {**drawn, "images": images}) == 0
 
 
-@pytest.mark.parametrize("dilation", [1, 7])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_products_with_padding_are_not_counted(bench, dilation, stride):
-    limits = bench("limits")
-    conv = torch.nn.Conv2d(4, 6, 3, stride, dilation, dilation, groups=2)
-    x = torch.ones(2, 4, 9, 11, requires_grad=True)
-    with torch.no_grad():
-        conv.weight.fill_(1)
-        conv.bias.fill_(0)
-    with limits.counter() as counted:
-        out = conv(x)
-    products = int(out.sum())  # each that is not with padding is 1
-    assert counted.get_total_flops() == 2 * products
-    with limits.counter() as counted:
-        out.sum().backward()
-    assert counted.get_total_flops() == 2 * 2 * products
-    with limits.counter() as counted, torch.inference_mode():
-        conv(x.detach())
-    assert counted.get_total_flops() == 2 * products
-
-
 def test_the_reference_is_the_stack_alone(bench):
     """Its loss, say, is not this package's of that name."""
     models = bench("models")
