@@ -361,7 +361,7 @@ def test_files_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("device", "words"), [("abacus", "is not"), ("meta", "values")])
+@pytest.mark.parametrize(("device", "words"), [("abacus", "is not"), ("meta", "compute")])
 def test_devices(device: str, words: str) -> None:
     with advises("engine/preflight.py:check_device", "use cpu") as told:
         check_device(device)
