@@ -129,10 +129,10 @@ class _Literals:
         if token.type == tokenize.NUMBER:
             return self._literal(token)
         if token.string == "-":
-            number = self._take()
-            if number.type != tokenize.NUMBER and number.string != "inf":
+            number = self._value(depth + 1)
+            if isinstance(number, bool) or not isinstance(number, int | float):
                 self._refuse()
-            return -(_CONSTANTS["inf"] if number.string == "inf" else self._literal(number))
+            return -number
         if token.string == "dict":
             return self._keywords(depth)
         if token.string == "float":

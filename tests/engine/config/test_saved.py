@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
@@ -26,6 +26,7 @@ _VALUES = st.recursive(
 
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(_NAMES, _VALUES, max_size=3))
+@example({"lr": [-float("inf"), -1, -0.5]})
 def test_values_survive_the_text(values: dict[str, Any]) -> None:
     text = config_as_text(Config(values))
     assert parse_literals(text, Path("last.pth")) == values
