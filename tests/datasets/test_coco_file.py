@@ -102,12 +102,11 @@ def test_what_mmdetection_takes_is_taken(check: Check) -> None:
 
 
 def test_labels_go_by_the_order_of_categories(check: Check) -> None:
-    where = "datasets/coco_file.py:_check_classes"
-    with advises(where, "write both in the same order") as told:
+    with advises("datasets/coco_file.py:_check_classes", "write both in the same order") as told:
         check(lambda data: data["categories"].reverse())
     assert told.value.code == "classes"
     check(lambda data: data["categories"].reverse(), classes=SHAPES[::-1])
-    with advises(where, "add them to the file") as told:
+    with advises("datasets/coco_file.py:_check_classes", "add them to the file") as told:
         check(classes=(*SHAPES, "star"))
     assert told.value.code == "classes" and "such as star" in told.value.message
     check(

@@ -58,14 +58,13 @@ def test_scores_are_of_the_same_file(data: Path, tmp_path: Path) -> None:
     moved = read(data, f"data_root={other}")
     assert moved.val_evaluator.ann_file == f"{other}/annotations/instances_val2017.json"
     check_detection(moved, LOADERS)
-    where = "engine/detection.py:_check_same_file"
     for loader in LOADERS:
         moved[loader].dataset.data_root = str(data / "shapes")
-    with advises(where, "name the same file") as told:
+    with advises("engine/detection.py:_check_same_file", "name the same file") as told:
         check_detection(moved, LOADERS)
     assert told.value.code == "config-conflict"
     moved.val_evaluator.ann_file = str(tmp_path / "gone.json")
-    with advises(where, "does not exist; name the file"):
+    with advises("engine/detection.py:_check_same_file", "does not exist; name the file"):
         check_detection(moved, LOADERS)
     moved.val_evaluator.ann_file = str(data / "shapes/annotations/instances_val2017.json")
     check_detection(moved, LOADERS)

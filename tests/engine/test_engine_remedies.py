@@ -347,6 +347,8 @@ def test_files(tmp_path: Path) -> None:
     check_writable(tmp_path / "another", "--out")
     with advises("engine/preflight.py:check_output_file", "name a file in it"):
         check_output_file(tmp_path, "--json")
+    with advises("engine/preflight.py:check_output_file", "choose another name"):
+        check_output_file(tmp_path / ("a" * 5000), "--json")
     check_output_file(tmp_path / "a.json", "--json")
 
 

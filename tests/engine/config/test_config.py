@@ -167,8 +167,7 @@ def test_required_parts() -> None:
     [("mmdet.FasterRCNN", "detect"), ("mmpretrain.ImageClassifier", "classify")],
 )
 def test_a_config_of_another_task_says_its_command(kind: str, command: str) -> None:
-    where = "engine/config/load.py:require_segmentation"
-    with advises(where, "use mmseg-resnest") as told:
+    with advises("engine/config/load.py:require_segmentation", "use mmseg-resnest") as told:
         require_segmentation(Config(dict(model=dict(type=kind))), "train")
     assert told.value.code == "model" and told.value.message.endswith(f"mmseg-resnest {command}")
     require_segmentation(Config(dict(model=dict(type="EncoderDecoder"))), "train")
