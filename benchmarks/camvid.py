@@ -50,12 +50,14 @@ from models import training_steps
 
 from mmseg_resnest.datasets import CamVidDataset
 from mmseg_resnest.engine.config import load_config
+from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.engine.training import train
+from mmseg_resnest.evaluation import read_scalars
 from mmseg_resnest.inference import load_segmentor
 from mmseg_resnest.io.atomic import atomic_write
 from mmseg_resnest.models import ARCHITECTURES
-from mmseg_resnest.registry import DATASETS, HOOKS, MODELS
+from mmseg_resnest.registry import DATASETS, MODELS
 
 SMP = "segmentation_models_pytorch"
 OWN, PEERS = ("resnest14", "resnest26", "resnest50", "resnet50"), ("MMSegmentation", SMP)
@@ -64,19 +66,12 @@ SEEDS = 3
 STUDENT_T = 4.303  # two-sided 95 % of the differences of three seeds
 
 
-@HOOKS.register_module()
 class Clock(Hook):
-    """Writes the file of a run: its mIoU after each validation, and the seconds of an iteration.
-
-    Args:
-        file: JSON, of a run that is complete.
-        about: More for it.
-    """
+    """Keeps the mIoU of each validation, and the seconds of each iteration."""
 
     priority = "LOWEST"
 
-    def __init__(self, file: str, about: dict[str, Any]) -> None:
-        self.file, self.about = Path(file), about
+    def __init__(self) -> None:
         self.seconds: list[float] = []
         self.curve: list[dict[str, float]] = []
 
@@ -92,23 +87,8 @@ class Clock(Hook):
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Add a score; the time of the validation does not count."""
-        found = {key.split("/")[-1]: value for key, value in (metrics or {}).items()}
-        self.curve.append({"iteration": runner.iter, "mIoU": float(found["mIoU"])})
-        print(json.dumps(self.curve[-1]), flush=True)
+        self.curve.append({"iteration": runner.iter, "mIoU": float((metrics or {})["mIoU"])})
         self.started = time.perf_counter()
-
-    def after_train(self, runner: Any) -> None:
-        """Write the file."""
-        count = sum(one.numel() for one in runner.model.parameters())
-        results = Path(runner.work_dir, "results.json")
-        if results.is_file():  # a run that went on has validations from before
-            history = json.loads(results.read_text())["history"]
-            self.curve = [{key: row[key] for key in ("iteration", "mIoU")} for row in history]
-        # The first iterations load code and wait for the loader.
-        typical = statistics.median(self.seconds[len(self.seconds) // 3 :])
-        result = dict(self.about, parameters=count, seconds=typical, curve=self.curve)
-        result["machine"] = machine()
-        atomic_write(self.file, json.dumps(result, indent=1) + "\n")
 
 
 @DATASETS.register_module()
@@ -254,15 +234,32 @@ def run(args: argparse.Namespace) -> None:
     file = args.out / f"{name}.json"
     if file.is_file():
         return
-    about = {"recipe": name.rsplit("_", 2)[0], "iterations": args.iterations, "seed": args.seed}
-    clock = dict(type="mmseg_resnest.Clock", file=str(file), about=about)
-    cfg.custom_hooks = [*cfg.get("custom_hooks", []), clock]
+    folder = args.out / name
     if own:
+        cfg.default_hooks.logger.interval = 1 if args.seconds else min(20, args.iterations)
         open_model = partial(load_segmentor, device="cpu")
-        train(cfg, args.out / name, resume="auto", seed=args.seed, open_model=open_model)
+        done = train(cfg, folder, resume="auto", seed=args.seed, open_model=open_model)
+        seconds = [*read_scalars(folder, done["run_id"])["time"].values]
+        curve = [{key: row[key] for key in ("iteration", "mIoU")} for row in done["history"]]
+        model = build_model(cfg)
     else:
-        cfg.update(work_dir=str(args.out / name), randomness=dict(seed=args.seed))
-        Runner.from_cfg(cfg).train()
+        clock = Clock()
+        cfg.update(work_dir=str(folder), randomness=dict(seed=args.seed))
+        runner = Runner.from_cfg(cfg)
+        runner.register_hook(clock)
+        runner.train()
+        seconds, curve, model = clock.seconds, clock.curve, runner.model
+    result = {
+        "recipe": name.rsplit("_", 2)[0],
+        "iterations": args.iterations,
+        "seed": args.seed,
+        "parameters": sum(one.numel() for one in model.parameters()),
+        # The first iterations load code and wait for the loader.
+        "seconds": statistics.median(seconds[len(seconds) // 3 :]),
+        "curve": curve,
+        "machine": machine(),
+    }
+    atomic_write(file, json.dumps(result, indent=1) + "\n")
 
 
 Runs = dict[tuple[str, int], list[dict[str, Any]]]
