@@ -319,7 +319,8 @@ def draw(runs: Runs, file: Path) -> None:
         (line,) = axes.plot(minutes, [*map(statistics.mean, scores)], marker="o", label=recipe)
         low, high = [*map(min, scores)], [*map(max, scores)]
         axes.fill_between(minutes, low, high, color=line.get_color(), alpha=0.2)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
 

@@ -444,15 +444,19 @@ def test_a_pool_is_compiled_once_for_all_sizes() -> None:
     assert model.engine.computes == "compile"
 
 
-def test_a_service_compiles_before_it_answers(
-    small_segmentor: Segmentor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Images of any size are answered then without compiling."""
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.compile`` without code of its own, which takes minutes."""
     compiled = engines.Compiled
     monkeypatch.setattr(
         engines, "Compiled",
         lambda *args, options, **more: compiled(*args, backend="eager", **more),
     )  # fmt: skip
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_service_compiles_before_it_answers(small_segmentor: Segmentor) -> None:
+    """Images of any size are answered then without compiling."""
     images = [blobs(200, 200, 1), blobs(150, 231, 2), blobs(9, 7, 3)]
     wanted = [result.labels for result in small_segmentor(images)]
     said: list[str] = []
@@ -465,14 +469,10 @@ def test_a_service_compiles_before_it_answers(
     assert len(said) == 1
 
 
+@pytest.mark.usefixtures("eager")
 def test_compiling_keeps_nothing_and_holds_nothing(
-    small_segmentor: Segmentor, pictures: Pictures, cache: Path, monkeypatch: pytest.MonkeyPatch
+    small_segmentor: Segmentor, pictures: Pictures, cache: Path
 ) -> None:
-    compiled = engines.Compiled
-    monkeypatch.setattr(
-        engines, "Compiled",
-        lambda *args, options, **more: compiled(*args, backend="eager", **more),
-    )  # fmt: skip
     wanted = small_segmentor(pictures[0]).labels
     choose_engine(small_segmentor, Choice("compile"))
     assert (small_segmentor(pictures[0]).labels == wanted).all()
