@@ -1,9 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Images of bands in a data set of one's own: which there are, their statistics, their config."""
+"""Images of bands in a data set of one's own: which there are, and their statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,22 +11,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from mmengine.config import Config
 
 from ...errors import UserError
 from ...io.bands import BandOptions, count_bands, decode_bands, tiff_kind
 from ...io.parallel import in_parallel
 from ...io.up_to_date import fingerprint
-from ..pipelines import split_loading, step_name
 from .labels import indices
-from .planes import FILL_BANDS, LOAD_BANDS, file_planes, written
+from .planes import file_planes
 from .samples import IGNORED, Sample
 
 BAND_SUFFIXES = (".npy", ".tif", ".tiff")
-# Steps of a base's pipeline that are for photos of 8 bits.
-_COLOUR_STEPS = frozenset(
-    ("PhotoMetricDistortion", "CLAHE", "AdjustGamma", "RandomGrayscale", "RGB2Gray", "Rerange")
-)
 
 
 @dataclass(frozen=True)
@@ -186,79 +180,3 @@ def known_statistics(
     if options is None or noted.get("key") != fingerprint(options.as_text(), sorted(names)):
         return None
     return BandStatistics(options, tuple(noted["mean"]), tuple(noted["std"]))
-
-
-def loader_text(statistics: BandStatistics) -> str:
-    """The loader of a config, as Python."""
-    bands, layout, nodata, _ = statistics.options
-    nothing = "" if nodata is None else f" nodata={nodata!r},"
-    return f"""\
-dict(
-    type="LoadBands", bands={None if bands is None else list(bands)}, layout="{layout}",{nothing}
-    fill={list(statistics.mean)},
-)"""
-
-
-def suffix_line(suffixes: Sequence[str]) -> str:
-    """The option of a data set that says how names of images of bands end."""
-    return f"    img_suffix={[s for s in BAND_SUFFIXES if s in suffixes]!r},\n"
-
-
-def band_lines(
-    statistics: BandStatistics, parent: Config, suffixes: Sequence[str], multilabel: bool = False
-) -> tuple[list[str], str, str]:
-    """What a config of bands has beside that of photos.
-
-    Returns:
-        Lines within ``model``, the option of the data set, and the text of the loader and, but for
-        ``multilabel``, of the pipelines.
-    """
-    model = [
-        f"    data_preprocessor=dict(mean={list(statistics.mean)}, std={list(statistics.std)},",
-        "        bgr_to_rgb=False),",
-        f"    backbone=dict(in_channels={len(statistics.mean)}),",
-    ]
-    if not parent.model.get("data_preprocessor"):
-        model[0] = model[0].replace("dict(mean", 'dict(type="SegDataPreProcessor", mean')
-    text = f"load_bands = {loader_text(statistics)}\n"
-    for name in () if multilabel else ("train_pipeline", "test_pipeline"):
-        steps = "".join(f"    {line}\n" for line in _steps(name, parent[name]))
-        text += f"{name} = [\n{steps}]\n"
-    return model, suffix_line(suffixes), text
-
-
-def _steps(name: str, steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The steps of a base's pipeline, by their places in it, with another loader."""
-    lines = ["load_bands,"]
-    for place, changes in _planned(steps):
-        kind, step = step_name(steps[place]), f"_base_.{name}[{place}]"
-        if changes is None:
-            lines.append(f"# {step}, {kind}, is for photos of 8 bits")
-        elif changes:
-            new = ", ".join(f"{key}={written(value, name)}" for key, value in changes.items())
-            lines.append(f"dict({step}, {new}),  # {kind}")
-        else:
-            lines.append(f"{step},  # {kind}")
-    return lines
-
-
-def band_steps(steps: Sequence[Any]) -> list[Any]:
-    """A base's pipeline for bands, as data; its loader is :data:`.planes.LOAD_BANDS`."""
-    planned = [(steps[place], changes) for place, changes in _planned(steps)]
-    return [LOAD_BANDS, *({**step, **some} for step, some in planned if some is not None)]
-
-
-def _planned(steps: Sequence[Any]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Places of the steps after loading, and what changes in each; None where it is left out."""
-    for place in range(len(split_loading(steps)[0]), len(steps)):
-        step = steps[place]
-        if step_name(step) in _COLOUR_STEPS:
-            yield place, None
-            continue
-        changes: dict[str, Any] = {}
-        if step.get("backend") == "pillow":  # which takes 8 bits alone
-            changes["backend"] = "cv2"
-        if step_name(step) == "Pad" and isinstance(step.get("pad_val"), Mapping):
-            # The means, which are 0 once normalised; 0 may be many deviations from any value.
-            changes["pad_val"] = {**step["pad_val"], "img": FILL_BANDS}
-        yield place, changes

@@ -294,9 +294,8 @@ def prepare_custom(
             return None
         sizes = len(merged.classes), len(splits["train"]), len(splits["val"])
         return config_text(
-            options.name, root, *sizes, config, base, epochs, options.label_map, base_name,
-            options.multilabel, statistics, suffixes,
-        ).encode()  # fmt: skip
+            options, root, *sizes, config, base, epochs, base_name, statistics, suffixes
+        ).encode()
 
     old = config.read_bytes() if config is not None and config.is_file() else None
     with Outputs(folder) as outputs:

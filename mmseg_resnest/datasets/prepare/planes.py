@@ -19,23 +19,11 @@ from ...io.bit_planes import bits_type, file_type, from_file, unpack
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.text import printable
 from ..class_names import check_class_name
-from ..pipelines import loads_labels, step_name
-from .config_text import text_literal
 from .labels import IMAGE_FORMATS, indices
 from .masks import check_size, images_in
 from .places import Place, list_folder
 from .samples import IGNORED, Sample, composed, image_size, speller
 
-__all__ = [
-    "FILL_BANDS", "LOAD_BANDS", "BitTable", "blank", "check_overlap", "count_planes",
-    "file_planes", "multilabel_lines", "paint", "read_class_masks", "written",
-]  # fmt: skip
-
-
-#: Stands for the loader of bands in a pipeline.
-LOAD_BANDS = {"type": "LoadBands"}
-#: Stands for what that loader puts where there is no data.
-FILL_BANDS = {"type": "fill"}
 _FORMS = ("labelme", "coco", "masks")  # of labels in which classes may overlap
 
 
@@ -182,90 +170,3 @@ def count_planes(pixels: NDArray[Any], classes: int) -> dict[int, int]:
     counts[IGNORED] = int((planes[0] == IGNORED).sum())
     counts[IGNORED + 1] = planes[0].size - counts[IGNORED]  # labelled, if of no class
     return {label: count for label, count in counts.items() if count}
-
-
-def multilabel_lines(
-    parent: Any, base: Path, pipelines: Mapping[str, Sequence[Any]], of_model: Sequence[str] = ()
-) -> tuple[str, str]:
-    """What a config of classes that overlap has beside that of others.
-
-    Args:
-        parent: The config that it inherits from.
-        base: Its file.
-        pipelines: ``train_pipeline`` and ``test_pipeline`` of the parent, or those for bands.
-        of_model: More lines within ``model``.
-
-    Returns:
-        The lines of ``model``, and those of the pipelines, metrics and augmentation.
-
-    Raises:
-        UserError: A pipeline of the parent has a part that has no name.
-    """
-    heads = [key for key in ("decode_head", "auxiliary_head") if parent.model.get(key)]
-    lines = [*of_model]
-    lines += [f"    {key}=dict(num_classes=num_classes, loss_decode=losses)," for key in heads]
-    subject, steps = f"--base {base}", {}
-    for name, some in pipelines.items():
-        each = [written(step, subject) for step in some]
-        steps[name] = "[\n" + "".join(f"    {step},\n" for step in each) + "]"
-    loader = 'dict(type="LoadImageFromFile")'
-    loader = "load_bands" if LOAD_BANDS in pipelines["test_pipeline"] else loader
-    rest = [s for s in pipelines["test_pipeline"] if not step_name(s).startswith(("Load", "Pack"))]
-    views = "".join(f"            [{written(step, subject)}],\n" for step in rest)
-    model = f"""\
-losses = [
-    dict(type="CrossEntropyLoss", use_sigmoid=True, avg_non_ignore=True),
-    dict(type="DiceLoss"),
-]
-model = dict(
-    multilabel=True,  # a pixel can be of several classes, or of none
-{chr(10).join(lines)}
-    test_cfg=dict(thresholds=0.5),  # or one for each class
-)"""
-    more = f"""\
-load_labels = dict(type="LoadMultilabel", num_classes=num_classes)
-train_pipeline = {steps["train_pipeline"]}
-test_pipeline = {steps["test_pipeline"]}
-val_evaluator = dict(_delete_=True, type="MultilabelMetric")
-test_evaluator = val_evaluator
-tta_model = dict(_delete_=True, type="SegTTAModel")
-tta_pipeline = [
-    {loader},
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],
-{views}            [load_labels],
-            [dict(type="PackSegInputs")],
-        ],
-    ),
-]
-"""
-    return model, more
-
-
-def written(value: Any, subject: str) -> str:
-    """A part of a pipeline as Python, with ``load_labels`` and ``load_bands`` for what loads.
-
-    Raises:
-        UserError: It has a part that has no name; about ``subject``.
-    """
-    if isinstance(value, Mapping):
-        if value is LOAD_BANDS:
-            return "load_bands"
-        if value is FILL_BANDS:
-            return 'load_bands["fill"]'
-        if "type" in value and loads_labels(step_name(value)):
-            return "load_labels"
-        return f"dict({', '.join(f'{k}={written(v, subject)}' for k, v in value.items())})"
-    if isinstance(value, list):
-        return f"[{', '.join(written(item, subject) for item in value)}]"
-    if isinstance(value, tuple):
-        items = ", ".join(written(item, subject) for item in value)
-        return f"({items},)" if len(value) == 1 else f"({items})"
-    if isinstance(value, str):
-        return text_literal(value)
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    message = f"its pipelines have {value!r:.80}, which --multilabel cannot write; name a "
-    raise UserError("config-value", subject, f"{message}config in text style")

@@ -11,9 +11,12 @@ from mmengine.config import Config
 
 from ...datasets.channels import Channels
 from ...datasets.class_names import CLASSES_FILE
-from ...datasets.prepare.bands import loader_text, suffix_line
-from ...datasets.prepare.config_text import text_literal
-from ...datasets.prepare.custom_config import label_map_line
+from ...datasets.prepare.custom_config import (
+    label_map_line,
+    loader_text,
+    suffix_line,
+    text_literal,
+)
 from ...errors import UserError
 from ..config import config_as_text
 from .decide import Plan

@@ -18,7 +18,7 @@ from user_errors import raises_user_error
 from mmseg_resnest.datasets.check import check_data
 from mmseg_resnest.datasets.class_names import classes_json, read_classes
 from mmseg_resnest.datasets.label_map import dataset_metainfo
-from mmseg_resnest.datasets.prepare import export_labels
+from mmseg_resnest.datasets.prepare import CustomOptions, export_labels
 from mmseg_resnest.datasets.prepare.custom_config import config_text
 from mmseg_resnest.datasets.prepare.tables import read_table
 from mmseg_resnest.engine.config import load_config
@@ -124,13 +124,12 @@ def test_any_folder_can_be_the_data_root_and_hold_the_base(
     config.parent.mkdir()
     read = Config(dict(train_pipeline=[], test_pipeline=[], total_batch_size=4, model={}))
     object.__setattr__(read, "_filename", str(parent))
+    options = CustomOptions("mine", "index", ())
     if "::" in above:
         with raises_user_error("argument", "--base"):
-            config_text("mine", Path(root), 2, 4, 2, config, read, 1, {})
+            config_text(options, Path(root), 2, 4, 2, config, read, 1)
         return
-    config.write_text(
-        config_text("mine", Path(root), 2, 4, 2, config, read, 1, {}), encoding="utf-8"
-    )
+    config.write_text(config_text(options, Path(root), 2, 4, 2, config, read, 1), encoding="utf-8")
     cfg = Config.fromfile(config)
     assert cfg.train_dataloader.dataset.data_root == f"{Path(root).as_posix()}/mine"
     assert cfg.total_batch_size == 4

@@ -13,21 +13,17 @@ import numpy as np
 import pytest
 from advice import advises
 from custom_sets import build, custom, label_map, write_labelme, write_masks
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from tiny_archives import encoded, jpeg, write_folder
 from user_errors import raises_user_error
 
-from mmseg_resnest.datasets import LoadImageFromFile
 from mmseg_resnest.datasets.prepare import CustomOptions, recognise_options
-from mmseg_resnest.datasets.prepare.planes import multilabel_lines
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.engine.launch import Machine
 from mmseg_resnest.engine.model import build_model
 from mmseg_resnest.engine.resolve import TrainingOptions, resolve
 from mmseg_resnest.registry import DATASETS
 
-BASE = Path("base.py")
 #: Of images of 8x6: name, x, y, right, bottom.
 AREAS = [("big", 0, 0, 6, 6), ("small", 2, 2, 4, 4), ("void", 5, 0, 8, 2), ("big", 1, 1, 3, 3)]
 
@@ -76,18 +72,6 @@ def class_masks(folder: Path, by_image: bool = False) -> dict[str, Any]:
         place = f"x/{name}.png" if by_image else f"{name}/x.png"
         write_folder(folder / "masks", {place: encoded(mask, "PNG")})
     return dict(form="masks", sources=(folder / "masks",), images=folder / "images")
-
-
-def test_a_base_that_cannot_be_written() -> None:
-    def lines(loader: object) -> tuple[str, str]:
-        steps = [dict(type=loader), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
-        pipelines = dict(train_pipeline=steps, test_pipeline=steps)
-        parent = Config(dict(model=dict(decode_head=dict(a=1))))
-        return multilabel_lines(parent, BASE, pipelines)
-
-    with advises("datasets/prepare/planes.py:written", "a config in text style"):
-        lines(LoadImageFromFile)
-    assert "LoadImageFromFile" in lines("LoadImageFromFile")[1]
 
 
 def test_the_form_of_one_mask_a_class_is_told(tmp_path: Path) -> None:

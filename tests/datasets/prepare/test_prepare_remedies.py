@@ -290,9 +290,10 @@ def test_bases_that_do_not_serve(mine: Mine, tmp_path: Path) -> None:
     del parent.model.decode_head["num_classes"]
 
     def write(base: Config, folder: Path = tmp_path) -> str:
-        return config_text("mine", tmp_path, 3, 8, 2, folder / "mine.py", base, 2, {})
+        options = CustomOptions("mine", "index", ())
+        return config_text(options, tmp_path, 3, 8, 2, folder / "mine.py", base, 2)
 
-    with advises("datasets/prepare/custom_config.py:_head_lines", "take another config"):
+    with advises("datasets/prepare/custom_config.py:_model_text", "take another config"):
         write(parent)
     other = load_config(CONFIGS / "fcn_resnest14_scenes.py")
     write(other)
