@@ -9,6 +9,7 @@ labels stay the same code.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -17,6 +18,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from .network import content_key, versions_of_runtimes, write_scores_network
 from .samples import calibration_images, network_inputs
 from .sessions import Run, guarded, open_onnx, open_openvino, seconds_of
 from .store import Entry, entry_of
+from .times import known_times, times_note
 
 __all__ = ["ENGINES", "PRECISIONS", "Choice", "Engine", "use_engine"]
 
@@ -201,6 +204,10 @@ class Engine:
         self._run: Run | None = None
         self._files: dict[str, str] = {}  # names of those that were opened, by engine
         self._compiled: Compiled | None = None
+        # Who names an engine wants its file, who names none what is fast.
+        loses = partial(self._not_kept, "what is exported and measured")
+        self._loses = loses if choice.engine == "auto" else None
+        self._lost = False
         if self.name == "openvino" and self._device.type != "cpu":
             said = "runs on the CPU; use device cpu"
             raise UserError("device", "engine openvino", said)
@@ -297,7 +304,13 @@ class Engine:
         """Take the fastest engine that computes what torch computes."""
         key = content_key(self._model, self._cfg)
         # Other processes wait for files and times, which they need as well.
-        with entry_of(key, self._waits) as entry:
+        with contextlib.ExitStack() as held:
+            try:
+                entry = held.enter_context(entry_of(key, self._waits, self._loses))
+            except UserError as error:
+                self._leave_out("the others", error, "torch" in names)
+                self._take("torch", self._in_torch(EncoderDecoder.own_logits), images, {})
+                return
             runs = self._open_those(names, entry, images.shape[1])
             times = self._times(runs, images, entry)
             known = entry.facts.setdefault("agreement", {})
@@ -309,11 +322,12 @@ class Engine:
                 break
             except UserError as error:
                 self._leave_out(name, error, name != last)
-        if found:
+        if found and not self._lost:
             with entry_of(key, self._waits) as entry:
                 entry.facts.setdefault("agreement", {}).update(found)
                 self._keep(entry)
-        self._name_times(times, images)
+        if times:
+            self.rows.append(times_note(times, images, self._choice.engine == "auto"))
 
     def _take(self, name: str, run: Run, images: Tensor, known: dict[str, Any]) -> dict[str, Any]:
         """Let an engine compute that agrees with torch; gives what was not known of that."""
@@ -337,7 +351,13 @@ class Engine:
         try:
             entry.save()
         except UserError as error:
-            self._tell(f"what was measured is not kept: {error.text}")
+            self._not_kept("what was measured", error)
+
+    def _not_kept(self, what: str, error: UserError) -> None:
+        """Say once that the next process has to do it again."""
+        if not self._lost:
+            self._tell(f"{what} is not kept: {error.text}")
+        self._lost = True
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -425,7 +445,9 @@ class Engine:
 
         An engine that cannot compute the images is taken out of ``runs``.
         """
-        times = self._known_times(images, entry)
+        size = "x".join(map(str, images.shape))
+        place = f"{self._place()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
+        times = known_times(entry.facts.setdefault("seconds", {}), place)
         if len(runs) > 1 and set(times) != set(runs):
             measured = dict(runs)
             if self._device.type == "cpu" and "torch" in runs and self.precision == "float32":
@@ -444,30 +466,8 @@ class Engine:
             self._keep(entry)
         return times
 
-    def _known_times(self, images: Tensor, entry: Entry) -> dict[str, float]:
-        """Seconds by engine that were measured on this machine, in the entry's facts."""
-        size = "x".join(map(str, images.shape))
-        place = f"{self._place()}, {torch.get_num_threads()} threads, {size}, {self.precision}"
-        known = entry.facts.setdefault("seconds", {})
-        times = known.get(place)
-        if not isinstance(times, dict) or not all(isinstance(s, float) for s in times.values()):
-            times = known[place] = {}
-        return times
-
     def _place(self) -> str:
         return f"{self._device.type}, {processor_name()}"
-
-    def _name_times(self, times: dict[str, float], images: Tensor) -> None:
-        """Say which engine is the fastest, as far as it is known."""
-        if not times:
-            return
-        count, _, height, width = images.shape
-        what = f"{count} image{'s' if count > 1 else ''} of {width}x{height}"
-        order = sorted(times, key=lambda name: times[name])
-        said = ", ".join(f"{name} {times[name]:.3g} s" for name in order)
-        if self._choice.engine == "auto":
-            said += "; compile is not tried, it takes minutes"
-        self.rows.append(("measured", f"{what}: {said}"))
 
     def _check(self, run: Run, images: Tensor, known: dict[str, Any]) -> dict[str, Any]:
         """Compare with torch, once for each content and processor; in float32 it must agree.

@@ -31,6 +31,7 @@ Axes = Mapping[int, str | None]
 # The pixels' weighted sums, which take the time. What joins them (attention, sums, resizing) stays
 # in float32: it is cheap and loses most.
 _OPERATIONS = ["Conv"]
+_GRAPH = 8 << 20  # bytes: OpenVINO's text of a graph is longer than that of ONNX
 
 
 @contextlib.contextmanager
@@ -120,13 +121,29 @@ def write_openvino(source: Path, path: Path, about: Mapping[str, str]) -> None:
 
     Raises:
         UserError: OpenVINO is not installed.
+        OSError: The files cannot be written.
     """
     with needs_extra("openvino"):
         import openvino
     network = openvino.convert_model(source)
     for key, value in about.items():
         network.set_rt_info(value, key)
-    openvino.save_model(network, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(network, path, compress_to_fp16=False)
+    except RuntimeError:  # which does not say why
+        _try_to_write(path.with_suffix(".tried"), source.stat().st_size + _GRAPH)
+        raise
+
+
+def _try_to_write(path: Path, size: int) -> None:
+    """Write a file of so many bytes, and remove it; the OSError says why that cannot be."""
+    block = bytes(1 << 20)
+    try:
+        with path.open("wb", buffering=0) as file:
+            while (left := size - file.tell()) > 0:
+                file.write(block[:left])
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class _Inputs:

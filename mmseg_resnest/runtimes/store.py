@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,18 @@ class Entry:
     ``facts`` is plain data of the caller, kept with :meth:`save`: of each kind what is known, by
     what it is about, a text of parts with ", " between them. A part that is the name of a file says
     that it is about this file. What is known may be of any type: records get damaged.
+
+    Args:
+        folder: The folder.
+        spare: Gives another folder, empty, in place of one that cannot be written for this
+            reason; or raises the reason.
+        keeps: Whether the record is written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, spare: Callable[[UserError], Path], keeps: bool = True
+    ) -> None:
+        self.folder, self._spare, self._keeps = folder, spare, keeps
         self._files: dict[str, dict[str, str]] = {}
         self.facts: dict[str, Any] = {}
         with contextlib.suppress(UserError, OSError, AttributeError):
@@ -71,16 +80,30 @@ class Entry:
             UserError: The folder cannot be written, or the disk is full.
         """
         if not self.has(name):
-            self.remove(name)
             try:
-                with atomic_path(self.folder / name) as part:
-                    make(part)
-                    made = {one.name: _digest(one) or "" for one in part.parent.iterdir()}
-                self._files[name] = made
-                self.save()
+                self._make(name, make)
             except UserError as error:
-                raise _elsewhere(error) from error
+                if error.code != "not-writable":
+                    raise
+                if self.folder.is_dir():  # else somebody has removed it meanwhile
+                    self._leave(error)
+                self._make(name, make)
         return self.folder / name
+
+    def _make(self, name: str, make: Callable[[Path], object]) -> None:
+        self.remove(name)
+        with atomic_path(self.folder / name) as part:
+            make(part)
+            made = {one.name: _digest(one) or "" for one in part.parent.iterdir()}
+        self._files[name] = made
+        self.save()
+
+    def _leave(self, error: UserError) -> None:
+        """Go on in another folder, once."""
+        if not self._keeps:
+            raise error
+        self.folder = self._spare(error)
+        self._files, self._keeps = {}, False
 
     def remove(self, start: str) -> None:
         """Remove the files whose names start so, and what is known about them."""
@@ -98,39 +121,69 @@ class Entry:
         }
 
     def save(self) -> None:
-        """Write the record."""
+        """Write the record, if anything is kept."""
+        if not self._keeps:
+            return
         record = {"files": self._files, "facts": self.facts}
         text = json.dumps(record, indent=1, sort_keys=True)
         atomic_write(self.folder / _RECORD, f"{text}\n")
 
 
 @contextlib.contextmanager
-def entry_of(key: str, waits: Callable[[], object] = lambda: None) -> Iterator[Entry]:
+def entry_of(
+    key: str,
+    waits: Callable[[], object] = lambda: None,
+    loses: Callable[[UserError], object] | None = None,
+) -> Iterator[Entry]:
     """The entry of a content; a process that comes later waits.
 
     Args:
         key: The digest of the content.
         waits: Is called where another process has it, before the wait.
+        loses: Is called with the reason where files cannot be kept; they are then made in a
+            temporary folder, which is gone at the end of the ``with``. None: that is an error.
 
     Raises:
-        UserError: The folder cannot be written.
+        UserError: The folder cannot be written, and with ``loses`` no temporary one either.
     """
+    with contextlib.ExitStack() as stack:
+
+        def spare(error: UserError) -> Path:
+            error = _elsewhere(error)
+            if loses is None:
+                raise error
+            try:
+                made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            except OSError:
+                raise error from None
+            loses(error)
+            return Path(stack.enter_context(made))
+
+        try:
+            folder = _made(key)
+        except UserError as error:
+            yield Entry(spare(error), spare, keeps=False)
+            return
+        with wait_for_folder(folder, waits) as held:
+            if held:
+                for left in folder.glob(".*"):  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                os.utime(folder)
+            yield Entry(folder, spare)
+        _remove_old(folder.parent)
+
+
+def _made(key: str) -> Path:
     folder = store_folder() / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         said = f"cannot be made ({error.strerror or error})"
-        raise _elsewhere(UserError("not-writable", folder, said)) from error
-    with wait_for_folder(folder, waits) as held:
-        if held:
-            for left in folder.glob(".*"):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    left.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            os.utime(folder)
-        yield Entry(folder)
-    _remove_old(folder.parent)
+        raise UserError("not-writable", folder, said) from error
+    return folder
 
 
 def _elsewhere(error: UserError) -> UserError:
