@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import builtins
+import concurrent.futures
 import gc
 import importlib
 import io
 import json
+import locale
 import logging
 import os
 import random
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 import torch
 from mmengine.registry import DefaultScope
@@ -30,42 +33,54 @@ from mmseg.utils import register_all_modules
 
 # Everything that the library imports, so that only its own doing is left to be seen.
 _OTHERS = """
-cv2 PIL.Image PIL.ImageFile matplotlib.figure matplotlib.backends.backend_agg requests yaml tqdm
-scipy.ndimage torch torch.optim torch.export torch._dynamo torch.utils.data safetensors filelock
-prettytable mmengine mmengine.runner mmengine.hub mmengine.visualization mmcv mmcv.cnn
-mmcv.transforms mmseg mmseg.apis mmseg.datasets mmseg.models mmseg.engine mmseg.evaluation
-mmseg.structures mmseg.visualization mmseg.utils
+setuptools cv2 PIL.Image PIL.ImageFile matplotlib.figure matplotlib.backends.backend_agg requests
+concurrent.futures.process concurrent.futures.thread yaml tqdm scipy.ndimage torch torch.optim
+torch.export torch._dynamo torch.utils.data safetensors filelock prettytable
+mmengine mmengine.runner mmengine.hub mmengine.visualization mmcv mmcv.cnn mmcv.transforms
+mmseg mmseg.apis mmseg.datasets mmseg.models mmseg.engine mmseg.evaluation mmseg.structures
+mmseg.visualization mmseg.utils
 """
 for _name in _OTHERS.split():
     importlib.import_module(_name)
 register_all_modules(init_default_scope=False)
+concurrent.futures.ProcessPoolExecutor  # noqa: B018 (found when it is asked for)
 # torch wraps an optimizer's step when the first one is made.
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+
+_PLAIN = (bool, int, float, str)
 
 
 def _ours(name: str) -> bool:
     return name.split(".")[0] in ("mmseg_resnest", "mmseg_resnest_cli", "__main__")
 
 
-def attributes() -> dict[str, int]:
-    """The identity of every attribute of every module and class of other packages."""
-    found: dict[str, int] = {}
+def _counts(key: str, value: Any) -> bool:
+    """Whether an attribute may not change: what is called, and public flags; caches may."""
+    if isinstance(value, types.ModuleType):
+        return False
+    if callable(value) or isinstance(value, property | staticmethod | classmethod):
+        return True
+    return type(value) in _PLAIN and not key.startswith("_") and key != "next_id"
+
+
+def attributes() -> dict[str, Any]:
+    """Attributes of every module and class of other packages, kept alive."""
+    found: dict[str, Any] = {}
     for name, module in list(sys.modules.items()):
         if _ours(name) or not isinstance(module, types.ModuleType):
             continue
         for key, value in list(vars(module).items()):
-            if isinstance(value, types.ModuleType) or key in ("__warningregistry__", "__path__"):
+            if not _counts(key, value):
                 continue
-            if callable(value) or isinstance(value, type):
-                found[f"{name}.{key}"] = id(value)
+            found[f"{name}.{key}"] = value
             if isinstance(value, type) and value.__module__ == name:
                 for attribute, inner in list(vars(value).items()):
-                    if callable(inner) or isinstance(inner, property | staticmethod | classmethod):
-                        found[f"{name}.{key}.{attribute}"] = id(inner)
-                defaults = getattr(value, "__defaults__", None)
-                found[f"{name}.{key}.__defaults__"] = id(defaults)
+                    if _counts(attribute, inner):
+                        found[f"{name}.{key}.{attribute}"] = inner
             if isinstance(value, types.FunctionType):
-                found[f"{name}.{key}.__defaults__"] = id(value.__defaults__)
+                found[f"{name}.{key}.__defaults__"] = value.__defaults__
+                found[f"{name}.{key}.__code__"] = value.__code__
     return found
 
 
@@ -115,19 +130,31 @@ def process() -> dict[str, Any]:
             for name, logger in loggers.items()
             if isinstance(logger, logging.Logger) and logger.level
         },
+        "search": [list(sys.path), *map(id, [*sys.meta_path, *sys.path_hooks])],
+        "hooks": [id(sys.unraisablehook), id(threading.excepthook), id(warnings.showwarning)],
+        "limits": [logging.root.manager.disable, sys.getrecursionlimit()],
+        "pictures": [matplotlib.get_backend(), str(matplotlib.rcParams)],
+        "gradients": [torch.is_grad_enabled(), torch.is_inference_mode_enabled()],
+        "TF32": [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+        "oneDNN": torch.backends.mkldnn.enabled,
+        "locale": locale.setlocale(locale.LC_ALL),
         "umask": (lambda mask: (os.umask(mask), mask)[1])(os.umask(0o022)),
         "image": __import__("PIL.Image").Image.MAX_IMAGE_PIXELS,
         "truncated": __import__("PIL.ImageFile").ImageFile.LOAD_TRUNCATED_IMAGES,
     }
 
 
-KEPT: dict[str, Any] = {}
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and type(one) in _PLAIN and one == other)
 
 
 def differences(before: tuple[dict, dict]) -> list[str]:
     old, now = before[0], attributes()
-    said = [f"attribute {key}" for key, value in old.items() if now.get(key, value) != value]
+    said = [f"attribute {key}" for key in old if key in now and not _is_same(old[key], now[key])]
     said += [f"attribute {key} is gone" for key in old if key not in now]
+    known = {key.rpartition(".")[0] for key in old}
+    new = [key for key in now if key not in old and key.rpartition(".")[0] in known]
+    said += [f"attribute {key} is new" for key in new]
     state = process()
     for key, value in before[1].items():
         if state[key] != value:
@@ -138,9 +165,6 @@ def differences(before: tuple[dict, dict]) -> list[str]:
 def main() -> None:
     folder, config = Path(sys.argv[1]), sys.argv[2]
     os.chdir(folder)
-    # Objects stay alive, so that no identity is given to another one.
-    KEPT["modules"] = [dict(vars(m)) for m in list(sys.modules.values()) if hasattr(m, "__dict__")]
-    KEPT["classes"] = [dict(vars(c)) for c in object.__subclasses__()]
     result = {}
     before = attributes(), process()
     import mmseg_resnest
