@@ -378,16 +378,19 @@ class Runner(MMEngineRunner):
         checkpoint = check_training_checkpoint(filename) if record is None else dict(record)
         meta, refuse = checkpoint["meta"], Refusal(filename)
         follows = follows_config(self.changes, self.param_schedulers, refuse)
+        iteration = meta["iter"]
         if follows:
             epochs = 0 if isinstance(loop, MMEngineIterLoop) else meta["epoch"]
-            advance_schedules(self.param_schedulers, meta["iter"], epochs)
+            if epochs:  # those of a run with this batch and these data
+                iteration = epochs * len(loop.dataloader)
+            advance_schedules(self.param_schedulers, iteration, epochs)
         checkpoint = fit_to_run(
             *(checkpoint, refuse, self.model, self.optim_wrapper, self.param_schedulers),
             self.changes,
         )
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         load_weights(self.model, checkpoint["state_dict"], name=filename)
-        set_progress(loop, meta["epoch"], meta["iter"])
+        set_progress(loop, meta["epoch"], iteration)
         if isinstance(loop, IterBasedTrainLoop):
             loop.validation_pending = meta.get("validation_pending", False)
         if not covers(self.changes.keys, SEED):

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mmengine
 import pytest
-from tiny_runs import Model, make_runner
+from mmengine.hooks import Hook
+from tiny_runs import Data, Model, make_runner
 from user_errors import raises_user_error
 
+from mmseg_resnest.engine import Runner
 from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.optimization import build_optimization, check_schedule_ends
 from mmseg_resnest.engine.resume import follows_config
@@ -158,3 +161,59 @@ def test_a_runner_follows_the_config(tmp_path: Any) -> None:
     assert _options(runner.optim_wrapper) == _options(whole.optim_wrapper)
     states = runner.optim_wrapper.optimizer.state.values()
     assert {int(state["step"]) for state in states} == {8}
+
+
+class Rates(Hook):
+    """Notes the learning rate of each step."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, rates: list[float]) -> None:
+        self.rates = rates
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.rates.append(runner.optim_wrapper.get_lr()["lr"][0])
+
+
+def _by_epoch(folder: Path, batch: int, resume: Path | None = None) -> Runner:
+    """Four epochs of 16 samples with a warm-up by iterations and a schedule of each iteration."""
+    return Runner(
+        model=Model(),
+        work_dir=str(folder),
+        train_dataloader={
+            "dataset": Data(16), "batch_size": batch, "num_workers": 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+        },
+        train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": 4},
+        optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.01}},
+        param_scheduler=[
+            {"type": "LinearLR", "start_factor": 0.1, "end": 5, "by_epoch": False},
+            {"type": "PolyLR", "end": 4, "by_epoch": True, "convert_to_iter_based": True},
+            {"type": "MultiStepLR", "milestones": [1, 3], "by_epoch": True},
+        ],
+        default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, "by_epoch": True}},
+        load_from=None if resume is None else str(resume),
+        resume=resume is not None,
+        randomness={"seed": 1},
+        log_level="ERROR",
+        default_scope="mmseg_resnest",
+        experiment_name=folder.name,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "length"), [(8, 2), (2, 8), (4, 4)])
+def test_epochs_of_another_length_follow_the_schedule_by_epochs(
+    batch: int, length: int, tmp_path: Path
+) -> None:
+    """With another batch or more data, the iterations of the resumed run are others."""
+    _by_epoch(tmp_path / "first", 4).train()
+    rates: dict[str, list[float]] = {"whole": [], "on": []}
+    for name, into in rates.items():
+        resume = tmp_path / "first" / "epoch_3.pth" if name == "on" else None
+        runner = _by_epoch(tmp_path / name, batch, resume)
+        runner.changes = Changes(frozenset({"train_dataloader.batch_size"}))
+        runner.register_hook(Rates(into))
+        runner.train()
+        assert runner.iter == runner.max_iters == 4 * length
+    assert len(rates["on"]) == length and rates["on"][0] > 0
+    assert rates["on"] == rates["whole"][-length:]
