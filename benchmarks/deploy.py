@@ -47,7 +47,7 @@ def _model(case: str) -> tuple[Segmentor, NDArray[np.uint8]]:
     image = drawn_picture(height, width)
     net: Any = model.model
     for module in net.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if hasattr(module, "running_mean"):
             module.momentum = None  # the statistics of one image, so that nothing runs away
             module.train()
     with torch.no_grad():

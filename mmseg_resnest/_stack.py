@@ -148,6 +148,7 @@ PRIVATE_NAMES = {
     "mmengine.config.config": ("_cfg_dict", "_env_variables", "_imported_names"),
     "mmengine.utils.manager": ("_instance_dict",),
     "mmengine.logging.history_buffer": ("_log_history", "_count_history"),
+    "mmengine.dataset.base_dataset": ("_metainfo",),
     "mmengine.dataset.dataset_wrapper": ("_get_repeat_factors",),
     "mmengine.hooks.checkpoint_hook": (
         *("_default_greater_keys", "_default_less_keys", "_init_rule"),
@@ -155,13 +156,18 @@ PRIVATE_NAMES = {
     ),
     "mmengine.hooks.early_stopping_hook": ("_default_greater_keys", "_default_less_keys"),
     "mmengine.hooks.ema_hook": ("_swap_ema_parameters",),
-    "mmengine.runner.runner": ("_init_model_weights", "_load_from", "_maybe_compile"),
+    "mmengine.runner.runner": (
+        *("_has_loaded", "_init_model_weights", "_load_from", "_maybe_compile", "_randomness_cfg"),
+        *("_resume", "_test_loop", "_train_loop", "_val_loop"),
+    ),
     "mmengine.runner.loops": ("_decide_current_val_interval", "_epoch", "_iter", "_max_iters"),
-    "mmengine.optim.scheduler.param_scheduler": ("_global_step",),
-    "mmengine.visualization.vis_backend": ("_env_initialized", "_init_env"),
+    "mmengine.optim.scheduler.param_scheduler": ("_global_step", "_last_value"),
+    "mmengine.visualization.vis_backend": ("_dump", "_env_initialized", "_init_env"),
+    "mmengine.visualization.visualizer": ("_vis_backends",),
     "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
     "mmcv.transforms.processing": ("_crop_seg_map", "_random_scale"),
     "mmseg.datasets.dataset_wrappers": ("_skip_type_keys",),
+    "mmseg.models.decode_heads.ham_head": ("_build_bases",),
     "mmseg.models.decode_heads.decode_head": ("_transform_inputs",),
     "mmseg.datasets.transforms.transforms": ("_adjust_gamma",),
     "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
@@ -230,6 +236,11 @@ def set_progress(loop: Any, epoch: int, iteration: int) -> None:
 def loads_from(runner: Any) -> str | None:
     """The checkpoint that a runner starts from."""
     return runner._load_from
+
+
+def visualization_backends(visualizer: Any) -> list[Any]:
+    """What a visualizer writes to."""
+    return list(visualizer._vis_backends.values())
 
 
 def mixing_transforms(dataset: Any) -> list[Any]:

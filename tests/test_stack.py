@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmseg_resnest import _stack
+from mmseg_resnest.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Documented in spite of their form, and argparse's.
+_DOCUMENTED = frozenset({"_asdict", "_exit", "_fields", "_replace", "_inductor"})
+_OF_ARGPARSE = frozenset({"_actions", "_ArgumentGroup", "_SubParsersAction"})
+_BY_NAME = ("getattr", "setattr", "hasattr", "delattr")
 
 
 def run_python(code: str, *options: str, path: Path | None = None) -> subprocess.CompletedProcess:
@@ -40,6 +49,82 @@ def test_private_names_are_where_they_were(module: str) -> None:
         if not hasattr(found, name) and name not in source
     ]
     assert not missing, f"{module} no longer has {', '.join(missing)}"
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _sources() -> Iterator[tuple[str, ast.Module]]:
+    for package in ("mmseg_resnest", "mmseg_resnest_cli", "benchmarks", "tools"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _defined(node: ast.AST) -> str:
+    """The name that a function, a class, an assignment or an annotation makes, or ""."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
+    if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.attr if isinstance(node, ast.Attribute) else node.id
+    return ""
+
+
+def test_private_names_of_dependencies_are_in_one_file() -> None:
+    """Except those of parent classes: see the next test."""
+    trees = dict(_sources())
+    del trees["mmseg_resnest/_stack.py"]
+    own = {_defined(node) for tree in trees.values() for node in ast.walk(tree)}
+    found = []
+    for name, tree in trees.items():
+        for node in ast.walk(tree):
+            names: list[str] = []
+            owner: Any = None
+            if isinstance(node, ast.Attribute):
+                names, owner = [node.attr], node.value
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in _BY_NAME:
+                owner, text = node.args[:2]
+                names = [text.value] if isinstance(text, ast.Constant) else []
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [*str(node.module).split("."), *(one.name for one in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [part for one in node.names for part in one.name.split(".")]
+            if getattr(owner, "id", "") in ("self", "cls") or isinstance(owner, ast.Call):
+                continue
+            found += [
+                f"{name}:{node.lineno} {one}"
+                for one in names
+                if _is_private(one) and one not in own | _DOCUMENTED | _OF_ARGPARSE
+            ]
+    assert found == []
+
+
+def test_private_names_of_parent_classes_are_listed() -> None:
+    listed = {name for names in _stack.PRIVATE_NAMES.values() for name in names}
+    missing = []
+    for name, tree in _sources():
+        if not name.startswith("mmseg_resnest"):
+            continue
+        for node in (one for one in ast.walk(tree) if isinstance(one, ast.ClassDef)):
+            used = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
+            used |= {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
+            used = {one for one in used if _is_private(one)} - listed
+            if not used:
+                continue
+            try:
+                module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+            except UserError as error:
+                if error.code == "missing-package":  # of an extra that is not installed
+                    continue
+                raise
+            kind = getattr(module, node.name, None)
+            for base in inspect.getmro(kind)[1:] if kind else ():
+                root = base.__module__.partition(".")[0]
+                if root.startswith("mmseg_resnest") or root in sys.stdlib_module_names:
+                    continue
+                words = set(re.findall(r"\w+", inspect.getsource(base)))
+                missing += [f"{name} {node.name}: {one} of {base}" for one in used & words]
+    assert missing == []
 
 
 def test_the_import_prints_nothing_and_warns_of_nothing() -> None:

@@ -85,7 +85,7 @@ class _Attention(nn.Module):
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         plain = (
-            attention._qkv_same_embed_dim
+            attention.kdim == attention.vdim == attention.embed_dim
             and attention.bias_k is None
             and attention.bias_v is None
             and not attention.add_zero_attn

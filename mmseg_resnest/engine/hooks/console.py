@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from tqdm import tqdm
 
+from ..._stack import visualization_backends
 from ...evaluation import SCORES, SegmentationMetric, evaluation_result, score
 from ...registry import HOOKS
 from ..checkpoint import bare_model
@@ -146,7 +147,7 @@ class ConsoleHook(Hook):
             *self.notes,
             ("work dir", display_path(runner.work_dir)),
         ]  # fmt: skip
-        backends = getattr(runner.visualizer, "_vis_backends", {}).values()
+        backends = visualization_backends(runner.visualizer)
         rows += [("curves", where) for b in backends if (where := getattr(b, "where", ""))]
         if not runner.iter:
             return rows
