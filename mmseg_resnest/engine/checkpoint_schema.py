@@ -86,7 +86,10 @@ _META = fields(
         "numerics": fields(
             {
                 "fused": FLAG,
+                "fused_steps": list_of(_PRINTED),
                 "precision": _PRINTED,
+                "engine": _PRINTED,
+                "float32_matmul": _PRINTED,
                 "memory_order": _PRINTED,
                 "world_size": integer(1),
                 "deterministic": FLAG,

@@ -11,6 +11,8 @@ key                 what it says
 ``engine``          ``torch``; ``compile`` where the features of a step, or in testing the network,
                     are compiled by ``torch.compile``; ``onnxruntime`` or ``openvino`` with their
                     version
+``float32_matmul``  torch's precision of matrix products: ``highest``, ``high`` or ``medium``; on
+                    a GPU also whether cuDNN may use TF32
 ``memory_order``    ``contiguous`` or ``channels_last``
 ``world_size``      processes
 ``deterministic``   whether only deterministic algorithms run
@@ -39,7 +41,10 @@ from .facts import flatten
 
 _MODULES = ("torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv", "mmseg_resnest")
 #: Installed or not, they decide which code computes.
-_PACKAGES = ("torchvision", "pillow", "mmsegmentation", "onedl-mmsegmentation", "imagecodecs")
+_PACKAGES = (
+    *("torchvision", "pillow", "mmsegmentation", "onedl-mmsegmentation", "imagecodecs"),
+    "albumentations",
+)
 _MERGED = ("RandomResizeCrop", "RandomLongEdgeCrop")
 
 
@@ -64,6 +69,7 @@ def numerics_of(cfg: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
         "fused": is_fused(cfg),
         "precision": precision_of(cfg.get("optim_wrapper")),
         "engine": "compile" if cfg.get("compile") else "torch",
+        "float32_matmul": _float32_matmul(),
         "memory_order": "contiguous",
         "world_size": world_size,
         "deterministic": bool((cfg.get("randomness") or {}).get("deterministic", False)),
@@ -71,6 +77,15 @@ def numerics_of(cfg: Mapping[str, Any], world_size: int = 1) -> dict[str, Any]:
         "device": device,
         "versions": versions(),
     }
+
+
+def _float32_matmul() -> str:
+    try:
+        said = torch.get_float32_matmul_precision()
+    except RuntimeError:  # newer settings of torch, which this one does not name
+        said = "of several kinds"
+    tf32 = torch.cuda.is_available() and torch.backends.cudnn.allow_tf32
+    return f"{said}, TF32 in cuDNN" if tf32 else said
 
 
 def versions() -> dict[str, str]:

@@ -17,17 +17,22 @@ of a checkpoint are compared and shown; nothing else is done with them.
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import PurePath
 from typing import Any
 
 from ..errors import UserError
 from .facts import Difference, differences, digest, flatten, shorten
 
-#: What there is to train on, beside the keys of the config: how many images, and which classes.
-IMAGES, CLASSES = "train_dataloader.images", "train_dataloader.classes"
+#: What there is to train on, beside the keys of the config: how many images, of which names, and
+#: which classes.
+IMAGES, FILES = "train_dataloader.images", "train_dataloader.files"
+CLASSES = "train_dataloader.classes"
 SEED = "randomness.seed"
 MOST_KEYS = 20_000
 LONGEST_TEXT = 300
@@ -63,6 +68,8 @@ _READ = frozenset(
 #: Numerics that change rounding alone.
 _ROUNDING = (
     "engine",
+    "fused_steps",
+    "float32_matmul",
     "world_size",
     "memory_order",
     "threads",
@@ -79,6 +86,7 @@ _MOST_SHOWN = 5
 _MOST_OF_A_VALUE = 200
 _TYPE = re.compile(r"(\.\d+)?\.type")  # of a part, or of each in a list of parts
 _LONG_LIST = 32
+_MOST_NAMES = 1000  # of files, which are evenly spread
 
 #: A row of the header that a run prints.
 Note = tuple[str, str]
@@ -119,11 +127,30 @@ def describe_config(cfg: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_data(dataset: object) -> dict[str, str]:
-    """The number of images of a data set and the names of its classes, as a config's values."""
-    found = {}
-    if isinstance(dataset, Sized):
-        found[IMAGES] = str(len(dataset))
-    return found | _describe_classes((getattr(dataset, "metainfo", None) or {}).get("classes"))
+    """Images of a data set and the names of its classes, as a config's values."""
+    classes = (getattr(dataset, "metainfo", None) or {}).get("classes")
+    return describe_images(dataset) | _describe_classes(classes)
+
+
+def describe_images(dataset: Any) -> dict[str, str]:
+    """How many images a data set has, and the first and last of their names with a digest.
+
+    Names count, not folders, in their order, which is that of the run. They tell data sets apart,
+    not every change of one: at most :data:`_MOST_NAMES` are read.
+    """
+    if not isinstance(dataset, Sized):
+        return {}
+    size = len(dataset)
+    found = {IMAGES: str(size)}
+    if not size or not hasattr(dataset, "get_data_info"):
+        return found
+    infos = [dataset.get_data_info(i) for i in range(0, size, math.ceil(size / _MOST_NAMES))]
+    if all(isinstance(one, Mapping) and one.get("img_path") for one in infos):
+        # One accent may be written in two ways, by which systems differ.
+        paths = [PurePath(unicodedata.normalize("NFC", one["img_path"])) for one in infos]
+        names = [shorten(repr(path.name), _MOST_OF_A_VALUE // 4) for path in paths]
+        found[FILES] = f"{names[0]} to {names[-1]} ({digest(repr([path.name for path in paths]))})"
+    return found
 
 
 def _describe_classes(names: Sequence[str] | None) -> dict[str, str]:
@@ -173,7 +200,7 @@ def compare_with_run(
     ours = {**values, **{key: str(numerics[key]) for key in _NUMERICS if key in before}}
     theirs = {**meta["config_values"], **{k: str(before[k]) for k in _NUMERICS if k in before}}
     theirs |= _describe_classes(meta.get("classes"))
-    for key in (IMAGES, CLASSES):  # which not every version has recorded
+    for key in (IMAGES, FILES, CLASSES):  # which not every version has recorded
         if not any(covers((key,), one) for one in theirs):
             ours = {one: text for one, text in ours.items() if not covers((key,), one)}
     # The config may name none, and a run keeps its own unless another one is allowed.

@@ -9,7 +9,7 @@ import inspect
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ from .model import SeededModel
 from .numerics import fused_steps_of, numerics_of
 from .preemption import ignore_signals_in_worker
 from .resume import fit_to_run, follows_config, keep_own_names
-from .resume_changes import IMAGES, SEED, Changes, covers
+from .resume_changes import SEED, Changes, covers, describe_images
 from .resume_schedules import advance_schedules, restore_schedules, states_of_schedules
 from .sampler import ExactSampler, SeededDataset
 from .saving import snapshot, write_checkpoint
@@ -217,6 +217,10 @@ class Runner(MMEngineRunner):
             stop_workers(loop)
 
     @functools.cached_property
+    def _images(self) -> dict[str, str]:
+        return describe_images(self.train_dataloader.dataset)
+
+    @functools.cached_property
     def _failures(self) -> list[Unsaved]:
         return []
 
@@ -287,9 +291,7 @@ class Runner(MMEngineRunner):
         }
         dataset = self.train_dataloader.dataset
         if self.config_values is not None:
-            about["config_values"] = dict(self.config_values)
-            if isinstance(dataset, Sized):
-                about["config_values"][IMAGES] = str(len(dataset))
+            about["config_values"] = {**self.config_values, **self._images}
         metainfo = getattr(dataset, "metainfo", None)
         if metainfo is not None:
             about["dataset_meta"] = metainfo

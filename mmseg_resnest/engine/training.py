@@ -187,7 +187,7 @@ def train(
             runner.before_saving = folders.check
         if machine.world_size == 1 and is_fused(cfg) and use_channels_last(runner.model):
             numerics["memory_order"] = "channels_last"
-        notes += rounding_notes(numerics, start.numerics)
+        notes += rounding_notes(runner.describe_numerics(), start.numerics)
         title = Path(cfg.filename).stem if cfg.filename else runner.experiment_name
         results = ResultsHook(
             extra={"task": "train", "config": cfg.filename, "version": __version__},

@@ -34,6 +34,14 @@ from mmseg_resnest.engine.resume_changes import (
     rounding_notes,
 )
 
+
+class Images(list):
+    """A data set of images at these paths."""
+
+    def get_data_info(self, index: int) -> dict[str, str]:
+        return {"img_path": self[index]}
+
+
 CONFIG = dict(
     model=dict(
         type="EncoderDecoder",
@@ -201,9 +209,11 @@ def test_an_older_checkpoint_is_not_compared() -> None:
 def test_differences_of_rounding_are_a_line_each() -> None:
     ours = numerics_of(CONFIG, 2)
     before = {**ours, "world_size": 4, "threads": 99, "memory_order": "channels_last"}
+    before |= {"engine": "compile", "float32_matmul": "high", "fused_steps": ["matrix_products"]}
     before["versions"] = {**ours["versions"], "torch": "1.0", "numpy": "1.0"}
+    ours["fused_steps"] = ["matrix_products", "merged_pipeline"]
     notes = [note for _, note in rounding_notes(ours, before)]
-    assert len(notes) == 5
+    assert len(notes) == 8
     assert any("world_size is 2" in note and "4" in note for note in notes)
     assert any("torch is" in note and "1.0" in note for note in notes)
     assert rounding_notes(ours, ours) == rounding_notes(ours, None) == []
@@ -272,6 +282,9 @@ def test_checkpoints_say_how_they_were_computed(first: Path) -> None:
     assert "matrix_products" in meta["numerics"]["fused_steps"]
     assert meta["numerics"]["versions"]["torch"] == torch.__version__
     assert meta["config_values"]["train_dataloader.batch_size"] == "2"
+    read = check_training_checkpoint(str(first))["meta"]
+    assert read["numerics"] == meta["numerics"]  # nothing that is compared is dropped
+    assert {*meta["numerics"]} == {*numerics_of(CONFIG), "fused_steps"}
 
 
 def test_a_refused_run_writes_nothing(first: Path, scenes: Path, tmp_path: Path) -> None:
@@ -294,6 +307,28 @@ def test_another_number_of_images_is_another_run(first: Path, scenes: Path, tmp_
     run(small_config(fewer), tmp_path / "on", allow_changes=["train_dataloader"], **arguments)
     meta = torch.load(tmp_path / "on" / "iter_6.pth", weights_only=True)["meta"]
     assert meta["config_values"]["train_dataloader.images"] == "3"
+
+
+def test_as_many_other_images_are_another_run(first: Path, scenes: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(scenes, tmp_path / "other"))
+    for kind in ("images", "annotations"):
+        for file in (other / kind / "training").iterdir():
+            file.rename(file.with_name(f"new_{file.name}"))
+    with raises_user_error("resume-changed", "iter_3.pth") as info:
+        run(small_config(other), tmp_path / "on", resume=str(first.with_name("iter_3.pth")))
+    assert "train_dataloader.files is 'new_" in info.value.message
+
+
+def test_images_are_described_by_their_names_wherever_they_are() -> None:
+    def describe(*paths: str) -> dict[str, str]:
+        return describe_data(Images(paths))
+
+    first = describe("/a/one.png", "/a/é.png")
+    assert first == describe("b/two/one.png", "b/e\u0301.png")
+    assert first != describe("/a/é.png", "/a/one.png")  # in another order
+    assert "train_dataloader.files" not in describe_data([1, 2])
+    many = describe(*(f"{number:05d}\n\udc80.png" for number in range(20_000)))
+    assert many["train_dataloader.files"].isprintable() and len(str(many)) < LONGEST_TEXT
 
 
 def test_classes_of_a_file_in_another_order_are_another_run(scenes: Path, tmp_path: Path) -> None:
