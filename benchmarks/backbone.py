@@ -17,7 +17,7 @@ from exactness import published, stages, timm
 from harness import Comparison, Work
 from models import stock_backbone
 from peers import missing
-from runtimes import in_torch, ways
+from runtimes import in_torch, variants
 from torch import Tensor, nn
 
 from mmseg_resnest.io.memory import keep_freed_memory
@@ -94,8 +94,8 @@ def agree(expected: Tensor, result: Tensor) -> float:
     return float((result - expected).abs().max() <= 1e-4 * expected.abs().max())
 
 
-_found, MISSING = ways(lambda: _Last(_ours()).eval(), _images)
-WAYS: dict[str, Callable[[str], Work]] = {
+_found, MISSING = variants(lambda: _Last(_ours()).eval(), _images)
+VARIANTS: dict[str, Callable[[str], Work]] = {
     AUTHORS: authors,
     "MMSegmentation": stack,
     "mmseg-resnest, plain": plain,
@@ -106,13 +106,13 @@ OTHER = "once it is dilated, another network (benchmarks/exactness.py): not comp
 if why := missing("timm"):
     MISSING["timm"] = why
 else:
-    WAYS["timm"] = of_timm
+    VARIANTS["timm"] = of_timm
 
 COMPARISON = Comparison(
     title="Backbone",
     reference=AUTHORS,
     cases={"512x512": "1 image of 512x512, float32"},
-    ways=WAYS,
+    variants=VARIANTS,
     agree=agree,
     missing=MISSING,
     remarks={"MMSegmentation": OTHER, "timm": OTHER},

@@ -75,7 +75,7 @@ def eager(case: str) -> Work:
 
 
 def _exported(suffix: str, processing: bool = False, int8: bool = False) -> Any:
-    def way(case: str) -> Work:
+    def variant(case: str) -> Work:
         model, image = _model(case)
         folder = tempfile.TemporaryDirectory()  # held by the work below
         path = export_model(model, Path(folder.name) / f"model{suffix}", processing)
@@ -86,13 +86,13 @@ def _exported(suffix: str, processing: bool = False, int8: bool = False) -> Any:
             return lambda folder=folder: other(image) and None
         return lambda folder=folder: torch.from_numpy(other(image).labels)
 
-    return way
+    return variant
 
 
 def _engine(engine: str, precision: str) -> Callable[[str], Work]:
     """As ``mmseg-resnest predict --engine``, which folds what torch computes."""
 
-    def way(case: str) -> Work:
+    def variant(case: str) -> Work:
         keep_freed_memory()
         model, image = _model(case)
         choose_engine(model, Choice(engine, precision))
@@ -100,7 +100,7 @@ def _engine(engine: str, precision: str) -> Callable[[str], Work]:
         model.fold()
         return _work(model, image)
 
-    return way
+    return variant
 
 
 FILES: dict[str, Callable[[str], Work]] = {
@@ -117,7 +117,7 @@ CHOICES = {
     for precision in precisions
     if precision != "int8"
 }
-WAYS = {"PyTorch": eager, **FILES, **{name: _engine(*one) for name, one in CHOICES.items()}}
+VARIANTS = {"PyTorch": eager, **FILES, **{name: _engine(*one) for name, one in CHOICES.items()}}
 MISSING = {}
 for name in FILES:
     package = name.partition(",")[0].replace(" ", "").lower()
@@ -129,7 +129,7 @@ for name, choice in CHOICES.items():
     except UserError as error:
         MISSING[name] = error.text
 for name in MISSING:
-    del WAYS[name]
+    del VARIANTS[name]
 
 
 def agree(expected: Tensor, labels: Tensor | None) -> float:
@@ -143,10 +143,10 @@ COMPARISON = Comparison(
         case: f"{name}, {height}x{width}, one image at a time, on the CPU"
         for case, (name, height, width) in CASES.items()
     },
-    ways=WAYS,
+    variants=VARIANTS,
     agree=agree,
     missing=MISSING,
-    remarks={name: "labels are not compared" for name in WAYS if name.endswith("bf16")},
+    remarks={name: "labels are not compared" for name in VARIANTS if name.endswith("bf16")},
     left_out={case: FILES if "resnest101" in case else CHOICES for case in CASES},
     repeats=5,
     note="Random weights, so more pixels are close calls than after training. Equal is not "

@@ -49,7 +49,7 @@ class Case:
 
     name: str
     items: int  # images of one call
-    ways: Mapping[str, Callable[[], Work]]  # the first is the reference
+    variants: Mapping[str, Callable[[], Work]]  # the first is the reference
     agree: Callable[[Any, Any], float]
     at_least: float
 
@@ -92,17 +92,17 @@ def _predictor(args: argparse.Namespace, make: Callable[..., Any], fast: bool, c
 
 def inference(args: argparse.Namespace) -> Iterator[Case]:
     """DeepLabV3 of 150 classes."""
-    ways = {
+    variants = {
         f"{STACK}, float32": (stock_model, False, False, False),
         f"{STACK}, bfloat16": (stock_model, False, False, True),
         f"{OURS}, float32": (our_model, False, False, False),
         OURS: (our_model, True, False, False),
     }
     if args.compile:
-        ways[f"{STACK}, compiled"] = (stock_model, False, True, True)
-        ways[f"{OURS}, compiled"] = (our_model, True, True, False)
+        variants[f"{STACK}, compiled"] = (stock_model, False, True, True)
+        variants[f"{OURS}, compiled"] = (our_model, True, True, False)
     name = f"{args.arch}, {args.batch} images of {args.size[0]}x{args.size[1]}"
-    made = {way: lambda how=how: _predictor(args, *how) for way, how in ways.items()}
+    made = {variant: lambda how=how: _predictor(args, *how) for variant, how in variants.items()}
     # Random weights and bfloat16: many pixels are close calls.
     yield Case(name, args.batch, made, lambda a, b: float((a == b).double().mean()), 0.8)
 
@@ -121,12 +121,12 @@ def _step(args: argparse.Namespace, make: Callable[..., Any], channels_last: boo
 
 def training(args: argparse.Namespace) -> Iterator[Case]:
     """Forward, backward and SGD of the same segmentor, bfloat16."""
-    ways = {STACK: (stock_model, False, False), OURS: (our_model, True, False)}
+    variants = {STACK: (stock_model, False, False), OURS: (our_model, True, False)}
     if args.compile:
-        ways[f"{STACK}, compiled"] = (stock_model, False, True)
-        ways[f"{OURS}, compiled"] = (our_model, True, True)
+        variants[f"{STACK}, compiled"] = (stock_model, False, True)
+        variants[f"{OURS}, compiled"] = (our_model, True, True)
     name = f"{args.arch}, {args.batch} crops of {args.crop[0]}x{args.crop[1]}"
-    made = {way: lambda how=how: _step(args, *how) for way, how in ways.items()}
+    made = {variant: lambda how=how: _step(args, *how) for variant, how in variants.items()}
     yield Case(name, args.batch, made, lambda a, b: 1 - float(((a - b) / a).abs()[0]), 0.98)
 
 
@@ -135,9 +135,12 @@ def comparison(name: str, args: argparse.Namespace) -> Iterator[Case]:
     module = importlib.import_module(name)
     found, least = module.COMPARISON, module.COMPARISON.at_least_equal
     for case in list(found.cases)[: 1 if args.toy else None]:
-        ways = {way: lambda make=found.ways[way], case=case: make(case) for way in (STACK, OURS)}
+        variants = {
+            variant: lambda make=found.variants[variant], case=case: make(case)
+            for variant in (STACK, OURS)
+        }
         wanted = least[case] if isinstance(least, Mapping) else least
-        yield Case(case, getattr(module, "SAMPLES", 1), ways, found.agree, wanted)
+        yield Case(case, getattr(module, "SAMPLES", 1), variants, found.agree, wanted)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Iterator[Case]]] = {
@@ -182,14 +185,14 @@ def measure(case: Case, turns: int, least: float, left: Callable[[], float]) -> 
     Nothing new begins after ``left()`` seconds; a timing takes at least ``least`` seconds.
 
     Returns:
-        ``items``; ``ways``: for each ``seconds``, ``speed`` (the reference's seconds over its
+        ``items``; ``variants``: for each ``seconds``, ``speed`` (the reference's seconds over its
         own), ``per_second``, ``peak_bytes`` of a call beyond weights, ``agreement``; ``not_run``:
         variants and reasons.
     """
-    found: dict[str, Any] = {"items": case.items, "ways": {}, "not_run": {}}
+    found: dict[str, Any] = {"items": case.items, "variants": {}, "not_run": {}}
     works: dict[str, tuple[Work, int]] = {}
-    reference, expected = next(iter(case.ways)), None
-    for name, make in case.ways.items():
+    reference, expected = next(iter(case.variants)), None
+    for name, make in case.variants.items():
         if works and left() <= 0:
             found["not_run"][name] = "the time was over"
             continue
@@ -203,7 +206,7 @@ def measure(case: Case, turns: int, least: float, left: Callable[[], float]) -> 
                 if not figures["agreement"] >= case.at_least:
                     raise ValueError(f"agrees on {figures['agreement']:.4%} only")
             calls = max(1, min(200, round(least / max(_seconds(work, 1), 1e-6))))
-            works[name], found["ways"][name] = (work, calls), figures
+            works[name], found["variants"][name] = (work, calls), figures
         except Exception as error:  # memory, a compiler: the other variants go on
             found["not_run"][name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -216,7 +219,7 @@ def measure(case: Case, turns: int, least: float, left: Callable[[], float]) -> 
     for name, measured in times.items():
         ratios = [b / a for a, b in zip(measured, times.get(reference, measured), strict=True)]
         seconds = summary(measured)
-        found["ways"][name] |= {
+        found["variants"][name] |= {
             "seconds": seconds, "per_second": case.items / seconds["median"],
             "speed": summary(ratios),
         }  # fmt: skip
@@ -231,11 +234,11 @@ def markdown(result: dict[str, Any]) -> str:
     lines += ["| work | variant | time | images/s | times as fast | memory | agreement |",
               "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, found in result["cases"].items():
-        for way, one in found["ways"].items():
+        for variant, one in found["variants"].items():
             memory = f"{one['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in one else ""
             agreement = f"{100 * one['agreement']:.3f} %" if "agreement" in one else ""
             lines.append(
-                f"| {name} | {way} | {1e3 * one['seconds']['median']:.3g} ms | "
+                f"| {name} | {variant} | {1e3 * one['seconds']['median']:.3g} ms | "
                 f"{one['per_second']:.4g} | {one['speed']['median']:.2f} | {memory} | {agreement} |"
             )
     lines.append("")

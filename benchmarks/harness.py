@@ -42,8 +42,8 @@ class Comparison:
 
     Attributes:
         cases: Name of each input to its description.
-        ways: Variants: name to a function of the case that returns the work. The work returns what
-            is compared: an array, or None.
+        variants: Name of each to a function of the case that returns the work. The work returns
+            what is compared: an array, or None.
         agree: (reference's result, another's) to the share of equal values.
         remarks: Variants that compute something else, and what; their results are not compared.
         costs: Variant to a function that returns its ``parameters``, ``flops`` and ``published``
@@ -55,7 +55,7 @@ class Comparison:
     title: str
     reference: str  # the variant that the others are compared with
     cases: Mapping[str, str]
-    ways: Mapping[str, Callable[[str], Work]]
+    variants: Mapping[str, Callable[[str], Work]]
     agree: Callable[[Any, Any], float] | None = None
     at_least_equal: float | Mapping[str, float] = 0.9999  # the share that is asked for
     least: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)  # times as fast
@@ -109,7 +109,7 @@ def _resident_peak_of(work: Work) -> tuple[Any, int | None]:
     return result, max(peak_memory() - before, 0)
 
 
-def serve(module: str, case: str, way: str) -> None:
+def serve(module: str, case: str, variant: str) -> None:
     """Build the work of a variant, then do it once for every line on standard input."""
     import torch
 
@@ -119,7 +119,7 @@ def serve(module: str, case: str, way: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     comparison: Comparison = importlib.import_module(module).COMPARISON
     torch.manual_seed(0)
-    work = comparison.ways[way](case)
+    work = comparison.variants[variant](case)
     print(json.dumps({"threads": torch.get_num_threads()}), file=answers, flush=True)
     for line in sys.stdin:
         command, _, path = line.strip().partition(" ")
@@ -147,18 +147,18 @@ def serve(module: str, case: str, way: str) -> None:
 class Server:
     """The process of one variant."""
 
-    def __init__(self, module: str, case: str, way: str) -> None:
+    def __init__(self, module: str, case: str, variant: str) -> None:
         paths = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed by close)
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, module, case, way],
+            [sys.executable, "-W", "ignore", __file__, module, case, variant],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
-        self.name = way
+        self.name = variant
         self.threads = 0  # of torch, for who keeps it
 
     def answer(self) -> dict[str, Any]:
@@ -208,10 +208,10 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
     """One case of a comparison, in ``repeats`` timed turns after two that warm up.
 
     Returns:
-        ``ways``: for each of them ``seconds``, ``cpu_seconds`` and ``speed`` (the reference's
+        ``variants``: for each of them ``seconds``, ``cpu_seconds`` and ``speed`` (the reference's
         seconds over its own), each with median, low and high quartile; ``peak_bytes`` (of the first
-        turn); ``agreement``; ``threads`` of torch. ``failed``: name of each way that ended with an
-        error, or does not agree, and why.
+        turn); ``agreement``; ``threads`` of torch. ``failed``: name of each variant that ended with
+        an error, or does not agree, and why.
 
     Raises:
         RuntimeError: The reference ended with an error, or nothing is left to compare with it; the
@@ -224,25 +224,25 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
     result: dict[str, Any] = {
         "what": comparison.cases[case],
         "repeats": repeats,
-        "ways": {},
+        "variants": {},
         "failed": failed,
     }
     servers: dict[str, Server] = {}
 
-    def ask(way: str, question: Callable[[Server], dict[str, Any]]) -> dict[str, Any] | None:
-        """The answer of a way; None, and an end of it, where it fails."""
+    def ask(variant: str, question: Callable[[Server], dict[str, Any]]) -> dict[str, Any] | None:
+        """The answer of a variant; None, after ending it, where it fails."""
         try:
-            return question(servers[way])
+            return question(servers[variant])
         except RuntimeError as error:
-            leave_out(way, str(error))
+            leave_out(variant, str(error))
             return None
 
-    def leave_out(way: str, why: str) -> None:
-        servers.pop(way).close()
-        result["ways"].pop(way, None)
-        if way == comparison.reference:
+    def leave_out(variant: str, why: str) -> None:
+        servers.pop(variant).close()
+        result["variants"].pop(variant, None)
+        if variant == comparison.reference:
             raise RuntimeError(why)
-        failed[way] = why
+        failed[variant] = why
 
     def check_that_some_are_left() -> None:
         if len(servers) == 1 and failed:
@@ -250,66 +250,69 @@ def measure(module: str, case: str, repeats: int, say: Callable[[str], None]) ->
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for way in comparison.ways:
-                if way in comparison.left_out.get(case, ()):
+            for variant in comparison.variants:
+                if variant in comparison.left_out.get(case, ()):
                     continue
-                servers[way] = Server(module, case, way)
-                if ready := ask(way, Server.answer):
-                    result["ways"][way] = {"threads": ready["threads"]}
+                servers[variant] = Server(module, case, variant)
+                if ready := ask(variant, Server.answer):
+                    result["variants"][variant] = {"threads": ready["threads"]}
             expected = None
-            for way in sorted(servers, key=lambda way: way != comparison.reference):
+            for variant in sorted(servers, key=lambda variant: variant != comparison.reference):
                 path = Path(folder) / "result"
-                answer = ask(way, lambda server, path=path: server.ask(f"save {path}"))
+                answer = ask(variant, lambda server, path=path: server.ask(f"save {path}"))
                 if answer is None:
                     continue
-                result["ways"][way]["peak_bytes"] = answer["peak"]
+                result["variants"][variant]["peak_bytes"] = answer["peak"]
                 # On the CPU, where every peer's result can be.
                 output = torch.load(path, map_location="cpu") if path.exists() else None
                 path.unlink(missing_ok=True)
-                if way == comparison.reference:
+                if variant == comparison.reference:
                     expected = output
-                elif not (comparison.agree is None or output is None or way in comparison.remarks):
+                elif not (
+                    comparison.agree is None or output is None or variant in comparison.remarks
+                ):
                     try:
                         share = comparison.agree(expected, output)
                     except Exception as error:  # another shape, say
                         leave_out(
-                            way, f"{way}: cannot be compared: {type(error).__name__}: {error}"
+                            variant,
+                            f"{variant}: cannot be compared: {type(error).__name__}: {error}",
                         )
                         continue
-                    result["ways"][way]["agreement"] = share
+                    result["variants"][variant]["agreement"] = share
                     least = comparison.at_least_equal
                     if share < (least[case] if isinstance(least, Mapping) else least):
                         reference = comparison.reference
-                        leave_out(way, f"{way} agrees with {reference} on {share:.4%} only")
+                        leave_out(variant, f"{variant} agrees with {reference} on {share:.4%} only")
                         continue
-                ask(way, lambda server: server.ask("time"))
+                ask(variant, lambda server: server.ask("time"))
             check_that_some_are_left()
-            times: dict[str, list[dict[str, float]]] = {way: [] for way in servers}
+            times: dict[str, list[dict[str, float]]] = {variant: [] for variant in servers}
             for turn in range(repeats):
-                for way in list(servers) if turn % 2 == 0 else list(servers)[::-1]:
-                    if measured := ask(way, lambda server: server.ask("time")):
-                        times[way].append(measured)
+                for variant in list(servers) if turn % 2 == 0 else list(servers)[::-1]:
+                    if measured := ask(variant, lambda server: server.ask("time")):
+                        times[variant].append(measured)
                 say(f"{case}: turn {turn + 1} of {repeats}")
             check_that_some_are_left()
         finally:
             for server in servers.values():
                 server.close()
     reference = times[comparison.reference]
-    for way, turns in times.items():
-        if way in failed:
+    for variant, turns in times.items():
+        if variant in failed:
             continue
         ratios = [r["wall"] / t["wall"] for r, t in zip(reference, turns, strict=True)]
         cpu_ratios = [r["cpu"] / max(t["cpu"], 1e-9) for r, t in zip(reference, turns, strict=True)]
-        result["ways"][way].update(
+        result["variants"][variant].update(
             seconds=summary([turn["wall"] for turn in turns]),
             cpu_seconds=summary([turn["cpu"] for turn in turns]),
             speed=summary(ratios),
             cpu_speed=summary(cpu_ratios),
         )
         if case in comparison.images:
-            result["ways"][way]["images"] = comparison.images[case]
-        if way in comparison.costs:
-            result["ways"][way]["costs"] = comparison.costs[way]()
+            result["variants"][variant]["images"] = comparison.images[case]
+        if variant in comparison.costs:
+            result["variants"][variant]["costs"] = comparison.costs[variant]()
     return result
 
 

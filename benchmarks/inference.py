@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from harness import Comparison, Work
 from models import our_model, stock_model
 from peers import REMARKS, SMP, ZOO, costs, missing, smp_model, zoo_model
-from runtimes import in_torch, ways
+from runtimes import in_torch, variants
 from torch import Tensor, nn
 
 from mmseg_resnest.io.memory import keep_freed_memory
@@ -90,8 +90,8 @@ def _labels(scores: Tensor) -> Tensor:
     return full.argmax(1)
 
 
-_found, MISSING = ways(lambda: _Scores(our_model(101)).eval(), _images)
-WAYS: dict[str, Callable[[str], Work]] = {
+_found, MISSING = variants(lambda: _Scores(our_model(101)).eval(), _images)
+VARIANTS: dict[str, Callable[[str], Work]] = {
     "MMSegmentation": stack,
     "mmseg-resnest, plain": plain,
     "mmseg-resnest": ours,
@@ -105,7 +105,7 @@ if why := missing(SMP):
     MISSING[SMP] = why
 else:
     _networks[SMP] = lambda: smp_model(101)
-WAYS |= {name: other(build) for name, build in _networks.items()}
+VARIANTS |= {name: other(build) for name, build in _networks.items()}
 _weights = {name: f"openmmlab/{config}" for name, config in ZOO.items()}
 _weights["MMSegmentation"] = "openmmlab/deeplabv3_resnest101_ade20k"
 _networks["MMSegmentation"] = lambda: _Scores(stock_model(101))
@@ -114,7 +114,7 @@ COMPARISON = Comparison(
     title="Inference",
     reference="MMSegmentation",
     cases=CASES,
-    ways=WAYS,
+    variants=VARIANTS,
     agree=agree,
     least={"mmseg-resnest": 1.5},
     most_memory={"mmseg-resnest": 2.0},

@@ -69,7 +69,7 @@ def _network(row: Row) -> Any:
 
 
 def _calls(row: Row) -> Callable[[str], Work]:
-    def way(case: str) -> Work:
+    def variant(case: str) -> Work:
         device, batch, size = case.split()
         model = _network(row).eval().to(device)
         images = torch.randn(int(batch), 3, int(size), int(size), device=device)
@@ -80,7 +80,7 @@ def _calls(row: Row) -> Callable[[str], Work]:
 
         return work
 
-    return way
+    return variant
 
 
 # Of the processes that measure; the cases are made as they are needed.

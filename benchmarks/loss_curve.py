@@ -38,13 +38,13 @@ from mmseg_resnest.weights import convert_state_dict
 
 FOLDER = Path(__file__).resolve().parent
 CROP, BATCH, CLASSES, WINDOW = (96, 128), 4, 11, 20
-WAYS = ("MMSegmentation", "mmseg-resnest")
+VARIANTS = ("MMSegmentation", "mmseg-resnest")
 # Half the channels of ResNeSt-14; the stack has a width for more than one group only.
 COLUMNS = {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 16, "stem_width": 16}
 
 
-def make_model(way: str, seed: int) -> Any:
-    """The same weights in both ways."""
+def make_model(variant: str, seed: int) -> Any:
+    """The same weights for both variants."""
 
     def build(backbone: dict[str, Any], kind: str) -> Any:
         cfg = deeplabv3(backbone, kind, channels=64)
@@ -56,7 +56,7 @@ def make_model(way: str, seed: int) -> Any:
     torch.manual_seed(seed)
     stock = build(stock_backbone(COLUMNS, 14), "mmseg.EncoderDecoder")
     stock.init_weights()
-    if way == "MMSegmentation":
+    if variant == "MMSegmentation":
         return stock.train()
     model = build(our_backbone(COLUMNS), "mmseg_resnest.EncoderDecoder")
     model.load_state_dict(convert_state_dict(stock.state_dict()))
@@ -64,10 +64,10 @@ def make_model(way: str, seed: int) -> Any:
     return model.train()
 
 
-def make_data(way: str, root: Path) -> Any:
+def make_data(variant: str, root: Path) -> Any:
     """CamVid's training images in one of the two pipelines."""
     steps = training_steps((240, 180), CROP)
-    if way == "MMSegmentation":
+    if variant == "MMSegmentation":
         for step in steps:
             step["type"] = f"mmseg.{step['type']}"
     else:
@@ -77,9 +77,9 @@ def make_data(way: str, root: Path) -> Any:
     return DATASETS.build(dict(cfg, data_prefix=prefix))
 
 
-def curve(way: str, seed: int, iterations: int, root: Path, bar: Any) -> list[float]:
+def curve(variant: str, seed: int, iterations: int, root: Path, bar: Any) -> list[float]:
     """The loss of each iteration."""
-    model, data = make_model(way, seed), make_data(way, root)
+    model, data = make_model(variant, seed), make_data(variant, root)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
     order = np.random.default_rng(seed)
     losses = []
@@ -113,10 +113,10 @@ def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
         standard error; ``paired``: over all iterations, the mean difference of the runs of a seed
         and its standard error.
     """
-    ways, seeds, iterations = curves.shape
+    variants, seeds, iterations = curves.shape
     windows = curves[:, :, : iterations // WINDOW * WINDOW]
-    means = windows.reshape(ways, seeds, -1, WINDOW).mean(3)
-    spread = means.std(1, ddof=1)  # (ways, windows)
+    means = windows.reshape(variants, seeds, -1, WINDOW).mean(3)
+    spread = means.std(1, ddof=1)  # (variants, windows)
     pairs = (curves[1] - curves[0]).mean(1)  # (seeds,)
     return {
         "window": WINDOW,
@@ -133,15 +133,15 @@ def compare(curves: NDArray[np.float64]) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     found = result["comparison"]
     lines = [
-        f"| iterations | {' | '.join(result['ways'])} | difference of the means | standard error "
-        "| two runs of one seed | two runs of different seeds |",
+        f"| iterations | {' | '.join(result['variants'])} | difference of the means "
+        "| standard error | two runs of one seed | two runs of different seeds |",
         "|---|---|---|---|---|---|---|",
     ]
     keys = ("difference", "standard_error", "same_seed", "other_seed")
     for i, row in enumerate(zip(*found["means"], *(found[key] for key in keys), strict=True)):
         first = i * found["window"]
         cells = [
-            f"{value:+.4f}" if j == len(WAYS) else f"{value:.4f}" for j, value in enumerate(row)
+            f"{value:+.4f}" if j == len(VARIANTS) else f"{value:.4f}" for j, value in enumerate(row)
         ]
         lines.append(f"| {first + 1} to {first + found['window']} | {' | '.join(cells)} |")
     versions = ", ".join(" ".join(pair) for pair in result["machine"]["versions"].items())
@@ -172,10 +172,10 @@ def main(argv: list[str] | None = None) -> int:
     curves = np.empty((2, args.seeds, args.iterations))
     with tqdm(total=curves.size, unit="it") as bar:
         for seed in range(args.seeds):
-            for i, way in enumerate(WAYS):
-                curves[i, seed] = curve(way, seed, args.iterations, root, bar)
+            for i, variant in enumerate(VARIANTS):
+                curves[i, seed] = curve(variant, seed, args.iterations, root, bar)
     result = {
-        "ways": WAYS,
+        "variants": VARIANTS,
         "seeds": args.seeds,
         "iterations": args.iterations,
         "comparison": compare(curves),

@@ -29,7 +29,7 @@ from mmseg_resnest.weights import convert_state_dict
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CLASSES = 150
-SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack's way takes seconds
+SIZE = (256, 341)  # half an ADE20K image's edges, so that the stack takes seconds
 NORM = {"type": "BN"}
 # A line of ARCHITECTURES that both packages can build, for toy runs.
 TOY = {**ARCHITECTURES["resnest14"], "groups": 2, "base_width": 4, "stem_width": 8}
@@ -242,7 +242,7 @@ def evaluation(
 
     return Comparison(
         reference="MMSegmentation",
-        ways={"MMSegmentation": of_stack, "mmseg-resnest": of_ours},
+        variants={"MMSegmentation": of_stack, "mmseg-resnest": of_ours},
         agree=same_evaluation,
         most_memory={"mmseg-resnest": 2.0},
         **facts,

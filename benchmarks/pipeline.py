@@ -182,7 +182,7 @@ COMPARISON = Comparison(
     reference="MMSegmentation",
     cases={case: _what(case) for case in CASES},
     images=dict.fromkeys(CASES, SAMPLES),
-    ways={
+    variants={
         "MMSegmentation": lambda case: _work(case, True),
         "mmseg-resnest": lambda case: _work(case, False),
         "mmseg-resnest, OpenCV alone": lambda case: _work(case, False, fast=False),

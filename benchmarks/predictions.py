@@ -138,7 +138,7 @@ COMPARISON = Comparison(
     title="Predictions: head scores to confusion matrix",
     reference="MMSegmentation",
     cases={case: _what(SIZES[name]) for case, (name, _, _) in CASES.items()},
-    ways={"MMSegmentation": stack, "mmseg-resnest": ours},
+    variants={"MMSegmentation": stack, "mmseg-resnest": ours},
     agree=agree,
     at_least_equal={
         case: 0.9999 if dtype == torch.float32 else 0.999 for case, (_, _, dtype) in CASES.items()

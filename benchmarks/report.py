@@ -58,11 +58,15 @@ def _reached(short: list[str]) -> str:
     return f"not reached by {', '.join(short)}" if short else "reached by every case"
 
 
-def _threads(ways: dict[str, Any]) -> str:
-    """The threads of torch, of which most ways have the same number."""
-    numbers = [figures["threads"] for figures in ways.values()]
+def _threads(variants: dict[str, Any]) -> str:
+    """The threads of torch, of which most variants have the same number."""
+    numbers = [figures["threads"] for figures in variants.values()]
     usual = max(set(numbers), key=numbers.count)
-    others = [f"{way} {one['threads']}" for way, one in ways.items() if one["threads"] != usual]
+    others = [
+        f"{variant} {one['threads']}"
+        for variant, one in variants.items()
+        if one["threads"] != usual
+    ]
     text = f"{usual} thread{'' if usual == 1 else 's'}"
     return f"{text} ({', '.join(others)})" if others else text
 
@@ -91,17 +95,17 @@ def markdown(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [f"## {result['title']}", "", f"`python benchmarks/run.py {result['name']}`.", ""]
     lines += [result["note"], ""]
-    every = [one for measured in result["cases"].values() for one in measured["ways"].values()]
+    every = [one for measured in result["cases"].values() for one in measured["variants"].values()]
     more = {title: cell for title, (key, cell) in _MORE.items() if any(key in one for one in every)}
     titles = ["case", "variant", "time", "CPU time", "times as fast", "by CPU time", "extra memory"]
     titles += ["equal", *more]
     lines += [f"| {' | '.join(titles)} |", "|" + len(titles) * "---|"]
     for case, measured in result["cases"].items():
-        for way, figures in measured["ways"].items():
-            reference = way == result["reference"]
+        for variant, figures in measured["variants"].items():
+            reference = variant == result["reference"]
             cells = [
                 case,
-                way,
+                variant,
                 _seconds(figures["seconds"]),
                 _seconds(figures["cpu_seconds"]),
                 "1" if reference else _ratio(figures["speed"]),
@@ -114,13 +118,15 @@ def markdown(result: dict[str, Any]) -> str:
     lines.append("")
     for case, measured in result["cases"].items():
         lines.append(
-            f"- {case}: {measured['what']}; {_threads(measured['ways'])}; "
+            f"- {case}: {measured['what']}; {_threads(measured['variants'])}; "
             f"{measured['repeats']} turns."
         )
     cases = result["cases"]
-    for way, least in result["least"].items():
+    for variant, least in result["least"].items():
         found = {
-            c: one["ways"][way]["speed"]["median"] for c, one in cases.items() if way in one["ways"]
+            c: one["variants"][variant]["speed"]["median"]
+            for c, one in cases.items()
+            if variant in one["variants"]
         }
         if not found:
             continue
@@ -130,19 +136,19 @@ def markdown(result: dict[str, Any]) -> str:
         short += [f"{case} (not measured)" for case in cases if case not in found]
         aim = ", ".join(f"{c} {value:g}" for c, value in least.items()) if several else f"{least:g}"
         lines.append(f"- Aim, times as fast: {aim}; {_reached(short)}.")
-    for way, most in result["most_memory"].items():
+    for variant, most in result["most_memory"].items():
         shares = {
-            case: one["ways"][way]["peak_bytes"]
-            / max(one["ways"][result["reference"]]["peak_bytes"], 1)
+            case: one["variants"][variant]["peak_bytes"]
+            / max(one["variants"][result["reference"]]["peak_bytes"], 1)
             for case, one in cases.items()
-            if one["ways"].get(way, {}).get("peak_bytes") is not None
+            if one["variants"].get(variant, {}).get("peak_bytes") is not None
         }
         if not shares:
             continue
         short = [f"{case} ({_part(share)})" for case, share in shares.items() if share > most]
         aim = f"{_part(most)} of" if most < 1 else _part(most)
         lines.append(f"- Aim, extra memory: {aim} the reference's; {_reached(short)}.")
-    lines += [f"- {way}: {what}." for way, what in result.get("remarks", {}).items()]
+    lines += [f"- {variant}: {what}." for variant, what in result.get("remarks", {}).items()]
     for what, why in result["not_run"].items():
         lines.append(f"- Not run: {what}: {why}.")
     load = ", ".join(f"{value:.1f}" for value in machine["load"])

@@ -118,7 +118,11 @@ def run(
         "complete": False,
         "cases": {},
         "not_run": dict(comparison.missing),
-        "remarks": {way: why for way, why in comparison.remarks.items() if way in comparison.ways},
+        "remarks": {
+            variant: why
+            for variant, why in comparison.remarks.items()
+            if variant in comparison.variants
+        },
     }
     if result["machine"]["gpu"] is None:
         result["not_run"]["on a GPU"] = "torch finds none on this machine"
@@ -126,7 +130,11 @@ def run(
     result["not_run"].update(dict.fromkeys(wanted, _INTERRUPTED))
     complete = True
     for case in wanted:
-        if left_out := [way for way in comparison.left_out.get(case, ()) if way in comparison.ways]:
+        if left_out := [
+            variant
+            for variant in comparison.left_out.get(case, ())
+            if variant in comparison.variants
+        ]:
             why = "left out to keep the time in bounds"
             result["not_run"][f"{case}: {', '.join(left_out)}"] = why
         del result["not_run"][case]
@@ -137,7 +145,7 @@ def run(
         except RuntimeError as error:
             errors = {case: str(error)}
         else:
-            errors = {f"{case}: {way}": why for way, why in measured.pop("failed").items()}
+            errors = {f"{case}: {variant}": why for variant, why in measured.pop("failed").items()}
             result["cases"][case] = measured
         for what, why in errors.items():
             complete = False

@@ -52,7 +52,7 @@ def _in_session(
     return make
 
 
-def ways(
+def variants(
     build: Callable[[], nn.Module], images: Callable[[str], Tensor]
 ) -> tuple[dict[str, Callable[[str], Work]], dict[str, str]]:
     """The runtimes that this machine has.

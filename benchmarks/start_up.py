@@ -195,7 +195,7 @@ COMPARISON = Comparison(
     title="Start-up to the first iteration",
     reference="MMSegmentation",
     cases={"20,000 images": "one image and one label map under 20,000 names"},
-    ways={
+    variants={
         "MMSegmentation": lambda case: _training(False),
         "mmseg-resnest": lambda case: _training(True),
         "imports alone": lambda case: _only(IMPORTS),

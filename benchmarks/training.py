@@ -41,8 +41,8 @@ def agree(expected: torch.Tensor, result: torch.Tensor) -> float:
     return float(bool(((result - expected).abs() <= BOUNDS * expected.abs()).all()))
 
 
-WAYS: dict[str, Callable[[str], Work]] = {"MMSegmentation": stack, "mmseg-resnest": ours}
-WAYS |= {
+VARIANTS: dict[str, Callable[[str], Work]] = {"MMSegmentation": stack, "mmseg-resnest": ours}
+VARIANTS |= {
     name: lambda case, name=name: training_step(zoo_model(name).to(DEVICE), SIZE, 2)  # type: ignore[misc]
     for name in ZOO
 }
@@ -50,13 +50,13 @@ MISSING = {}
 if why := missing(SMP):
     MISSING[SMP] = why
 else:
-    WAYS[SMP] = lambda case: smp_step(smp_model(50).to(DEVICE), SIZE, 2)
+    VARIANTS[SMP] = lambda case: smp_step(smp_model(50).to(DEVICE), SIZE, 2)
 
 COMPARISON = Comparison(
     title="Training step",
     reference="MMSegmentation",
     cases={"480x480, batch 2": "DeepLabV3 with ResNeSt-50, 2 crops of 480x480"},
-    ways=WAYS,
+    variants=VARIANTS,
     agree=agree,
     missing=MISSING,
     remarks=REMARKS,

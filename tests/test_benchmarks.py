@@ -52,7 +52,7 @@ COMPARISON = Comparison(
     title="Toy",
     reference="slow",
     cases={"same": "equal labels", "wrong": "20 of 1000 differ"},
-    ways={"slow": slow, "fast": fast, "other": lambda case: fast("wrong"), "broken": broken},
+    variants={"slow": slow, "fast": fast, "other": lambda case: fast("wrong"), "broken": broken},
     remarks={"other": "another work: not compared"},
     left_out={"wrong": ("other",)},
     images={"same": 3},
@@ -94,14 +94,14 @@ def test_a_comparison_is_measured_and_written(bench, monkeypatch, tmp_path, caps
     assert list(result["cases"]) == ["same"]
     assert "98.0000%" in result["not_run"]["wrong"]
     assert not result["complete"] and "ValueError" in result["not_run"]["same: broken"]
-    ways = result["cases"]["same"]["ways"]
-    assert set(ways) == {"slow", "fast", "other"}
-    assert "agreement" not in ways["other"]
-    assert ways["fast"]["agreement"] == 1
-    assert len(ways["fast"]["seconds"]["all"]) == 2
-    assert ways["slow"]["speed"]["all"] == [1, 1]
-    assert 60 * 2**20 < ways["slow"]["peak_bytes"] < 200 * 2**20
-    assert ways["fast"]["peak_bytes"] < 20 * 2**20
+    variants = result["cases"]["same"]["variants"]
+    assert set(variants) == {"slow", "fast", "other"}
+    assert "agreement" not in variants["other"]
+    assert variants["fast"]["agreement"] == 1
+    assert len(variants["fast"]["seconds"]["all"]) == 2
+    assert variants["slow"]["speed"]["all"] == [1, 1]
+    assert 60 * 2**20 < variants["slow"]["peak_bytes"] < 200 * 2**20
+    assert variants["fast"]["peak_bytes"] < 20 * 2**20
     assert result["machine"]["versions"]["torch"] and result["machine"]["remark"] == "a toy"
     text = report.page(out)
     assert text == report.HEAD + "\n" + (out / "toy_comparison.md").read_text()
@@ -129,8 +129,8 @@ def _measured(name, case, repeats, say):
     figures = dict(
         threads=1, peak_bytes=2**20, seconds=one, cpu_seconds=one, speed=one, cpu_speed=one
     )
-    ways = {"slow": figures, "fast": {**figures, "agreement": 1.0}}
-    return {"what": case, "repeats": repeats, "ways": ways, "failed": {"broken": "it is"}}
+    variants = {"slow": figures, "fast": {**figures, "agreement": 1.0}}
+    return {"what": case, "repeats": repeats, "variants": variants, "failed": {"broken": "it is"}}
 
 
 def test_a_single_case_does_not_overwrite_committed_results(bench, monkeypatch, tmp_path, capsys):
@@ -231,8 +231,8 @@ def test_gpu_parts_run_and_agree(bench, tmp_path, capsys):
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert [name.partition(":")[0] for name in result["cases"]] == list(bench("gpu").PARTS)
     for case in result["cases"].values():
-        assert not case["not_run"] and len(case["ways"]) >= 2
-        for name, figures in list(case["ways"].items())[1:]:
+        assert not case["not_run"] and len(case["variants"]) >= 2
+        for name, figures in list(case["variants"].items())[1:]:
             least = 0.8 if name in ("mmseg-resnest", "MMSegmentation, bfloat16") else 0.9999
             assert figures["agreement"] >= least and figures["seconds"]["median"] > 0
     assert (tmp_path / "gpu.md").read_text() in capsys.readouterr().out
@@ -244,14 +244,14 @@ def test_gpu_variants_that_fail_or_come_late_are_named(bench):
     def broken():
         raise RuntimeError("CUDA out of memory")
 
-    ways = {"plain": lambda: lambda: 1, "other": lambda: lambda: 2, "broken": broken}
-    case = gpu.Case("one", 1, ways, lambda a, b: float(a == b), 1.0)
+    variants = {"plain": lambda: lambda: 1, "other": lambda: lambda: 2, "broken": broken}
+    case = gpu.Case("one", 1, variants, lambda a, b: float(a == b), 1.0)
     found = gpu.measure(case, 2, 0, lambda: 60)
-    assert set(found["ways"]) == {"plain"}
+    assert set(found["variants"]) == {"plain"}
     assert "memory" in found["not_run"]["broken"] and "agrees" in found["not_run"]["other"]
     found = gpu.measure(case, 3, 0, lambda: 0)
     assert found["not_run"]["other"] == "the time was over"
-    assert len(found["ways"]["plain"]["seconds"]["all"]) == 1
+    assert len(found["variants"]["plain"]["seconds"]["all"]) == 1
 
 
 @pytest.fixture(scope="module")
