@@ -55,7 +55,7 @@ def _load(args: argparse.Namespace) -> Any:
     with failing_together(args.launcher):
         cfg = load_config(args.config, args.cfg_options, args.data_root)
         if not str((cfg.get("model") or {}).get("type")).startswith("mmdet."):
-            message = "is no config of a detector; those are in configs/detection/"
+            message = "is not the config of a detector; those are in configs/detection/"
             raise UserError("config-key", f"config {args.config}", message)
     return cfg
 
@@ -75,8 +75,10 @@ def run_training(args: argparse.Namespace) -> int:
         raise UserError("argument", "--teacher", "is for segmentation only")
     use_device(args.device, args.launcher)
     if args.amp and not torch.cuda.is_available():
-        message = "needs a GPU: a CPU trains in bfloat16, which mmcv's NMS does not take; leave "
-        raise UserError("argument", "--amp", f"{message}--amp out")
+        message = (
+            "needs a GPU: a CPU trains in bfloat16, which mmcv's NMS does not take; leave --amp out"
+        )
+        raise UserError("argument", "--amp", message)
     summary = segmentation.train_config(args, _load(args))
     if not is_main_process():
         return 0

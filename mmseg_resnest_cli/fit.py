@@ -190,8 +190,11 @@ def _check_apart(data: Path, out: Path) -> None:
     inside, folder = out.resolve(), data.resolve()
     if inside.is_relative_to(folder):
         other = Path("..", f"fit_{folder.name}")
-        message = f"lies in {data}, where its files would be taken for images and labels; name a "
-        raise UserError("argument", f"--out {out}", f"{message}folder outside: --out {other}")
+        message = (
+            f"lies in {data}, where its files would be taken for images and labels; name a "
+            f"folder outside: --out {other}"
+        )
+        raise UserError("argument", f"--out {out}", message)
     if folder.is_relative_to(inside / "data"):
         message = f"would hold its own copy of {data} there; name another folder"
         raise UserError("argument", f"--out {out}", message)

@@ -149,7 +149,7 @@ def _band_options(args: argparse.Namespace) -> BandOptions | None:
     if args.bands is None and args.layout is None and args.nodata is None:
         return None
     if args.nodata is not None and not abs(args.nodata) < 1e39:  # also of one that is no number
-        message = "must be a finite number; values that are not finite are no data anyway"
+        message = "must be a finite number; values that are not finite count as without data anyway"
         raise UsageError(f"--nodata {args.nodata}: {message}")
     return BandOptions(args.bands or None, args.layout or "HWC", args.nodata)
 

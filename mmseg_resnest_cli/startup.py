@@ -82,8 +82,11 @@ def use_device(device: str | None, launcher: str = "none") -> None:
         if kind != "cuda" or not (number or "0").isdecimal() or device == "cuda:":
             raise UserError("argument", f"--device {device}", "must be cpu, cuda or cuda:N")
         if launcher != "none":
-            message = f"the launcher {launcher} gives each process its GPU; choose them with "
-            raise UserError("argument", f"--device {device}", f"{message}CUDA_VISIBLE_DEVICES")
+            message = (
+                f"the launcher {launcher} gives each process its GPU; choose them with "
+                "CUDA_VISIBLE_DEVICES"
+            )
+            raise UserError("argument", f"--device {device}", message)
         import torch
 
         found = torch.cuda.device_count()

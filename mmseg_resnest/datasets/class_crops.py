@@ -68,8 +68,11 @@ def write_class_crops(
             }
             both = [name for name in counts["train"] if name in counts["val"]]
             if not both:
-                message = f"no class has crops of {size} pixels in both splits; make --size or "
-                raise UserError("dataset", "--size", f"{message}--share smaller")
+                message = (
+                    f"no class has crops of {size} pixels in both splits; make --size or "
+                    "--share smaller"
+                )
+                raise UserError("dataset", "--size", message)
             for split in splits:
                 for name in set(counts[split]) - set(both):
                     shutil.rmtree(part / split / name)

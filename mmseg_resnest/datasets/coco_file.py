@@ -97,8 +97,10 @@ def _check_part(
     """Check that a list is there, that its entries have these keys, and that ids differ."""
     entries = data.get(part) if isinstance(data, Mapping) else None
     if not isinstance(entries, list):
-        message = f"has no list `{part}`; COCO's files hold `images`, `annotations` and "
-        raise UserError("annotation", file, f"{message}`categories`")
+        message = (
+            f"has no list `{part}`; COCO's files hold `images`, `annotations` and `categories`"
+        )
+        raise UserError("annotation", file, message)
     seen: set[Any] = set()
     for number, one in enumerate(entries):
         for key, kinds in keys.items():
@@ -137,8 +139,9 @@ def _check_classes(
     if there != list(classes):
         message = (
             f"has its categories in another order than metainfo.classes ({known}), and labels "
+            "go by the file's; write both in the same order"
         )
-        raise UserError("classes", file, f"{message}go by the file's; write both in the same order")
+        raise UserError("classes", file, message)
     return wanted
 
 

@@ -137,8 +137,11 @@ def decoded_by(reader: ImageReader) -> Decoding | FileLoading:
         return UserError("config-value", reader.key, f"{name} cannot be served: {why}; use predict")
 
     if isinstance(loading[-1], LoadGivenArrays):
-        said = f"{loading[-1].loader} cannot be served: its code is not in the model's file; serve "
-        raise UserError("config-value", reader.key, f"{said}the config with its checkpoint")
+        said = (
+            f"{loading[-1].loader} cannot be served: its code is not in the model's file; serve "
+            "the config with its checkpoint"
+        )
+        raise UserError("config-value", reader.key, said)
     if getattr(loading[-1], "decode_backend", None) == "pickle":
         raise refused("decode_backend='pickle' runs what a file says")
     modules = []

@@ -161,7 +161,9 @@ def _listed(folder: Path, images: set[str]) -> list[tuple[Path, int]]:
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"(?:.*/)?([^/\s]+)\s+(\d{1,3})", line.strip())
         if line.strip() and (match is None or match[1] not in images):
-            reason = "names no image of val" if match else "is no name with a class from 0 to 999"
+            reason = (
+                "names no image of val" if match else "is not a name with a class from 0 to 999"
+            )
             message = f"line {number} {reason}: {printable(line[:80])!r}; {_LAYOUT}"
             raise UserError("dataset", file, message)
         if match:

@@ -57,8 +57,11 @@ def merge_classes(
         UserError: It is not such a map, names no class, or leaves none.
     """
     if not isinstance(label_map, Mapping):
-        message = "must be a dictionary, e.g. {'bus': 'vehicle', 'car': 'vehicle', 11: 'ignore'}, "
-        raise UserError("config-value", _KEY, f"{message}not {label_map!r}")
+        message = (
+            "must be a dictionary, e.g. {'bus': 'vehicle', 'car': 'vehicle', 11: 'ignore'}, "
+            f"not {label_map!r}"
+        )
+        raise UserError("config-value", _KEY, message)
     names = [str(name) for name in classes]
     if not names:
         message = (
@@ -128,8 +131,11 @@ def _target(value: Any, names: Sequence[str], ignore_index: int) -> str | None:
         return names[value]
     if isinstance(value, str):
         return check_class_name(value, _KEY)
-    message = f"labels are read as a class (0 to {len(names) - 1}, or a name) or as {IGNORE!r}, "
-    raise UserError("config-value", _KEY, f"{message}not as {value!r}")
+    message = (
+        f"labels are read as a class (0 to {len(names) - 1}, or a name) or as {IGNORE!r}, "
+        f"not as {value!r}"
+    )
+    raise UserError("config-value", _KEY, message)
 
 
 class MapsLabels:

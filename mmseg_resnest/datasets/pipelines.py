@@ -100,7 +100,7 @@ def is_stock(step: Any) -> bool:
 
 
 def boxes_not_maps(node: Mapping[str, Any]) -> bool:
-    """Whether the config of a data set or step is MMDetection's: its labels are no label maps."""
+    """Whether the config of a data set or step is MMDetection's: its labels are not label maps."""
     return str(node.get("type")).startswith("mmdet.")
 
 

@@ -140,8 +140,11 @@ class ImageReader:
                 said = "must end with PackSegInputs, which makes the model's input"
                 raise UserError("config-value", where, said)
             if "LoadMultipleRSImageFromFile" in names:
-                said = "LoadMultipleRSImageFromFile reads pairs of images, not one at a time; use "
-                raise UserError("config-value", where, f"{said}mmseg-resnest test --out DIR")
+                said = (
+                    "LoadMultipleRSImageFromFile reads pairs of images, not one at a time; use "
+                    "mmseg-resnest test --out DIR"
+                )
+                raise UserError("config-value", where, said)
             found = cls(steps, f"{key}.pipeline")
             for step in found._rest:
                 if hasattr(step, "get_indices"):
@@ -183,10 +186,11 @@ class ImageReader:
             if decoding(data.getvalue()) is None:
                 raise ValueError("decodes no image")
         except Exception as error:  # KeyError, ValueError, AttributeError, ImportError, cv2.error
-            said = f"color_type={decoding.flag!r} with imdecode_backend={decoding.backend!r} "
-            raise UserError(
-                "config-value", self.key, f"{said}cannot read images ({error})"
-            ) from error
+            said = (
+                f"color_type={decoding.flag!r} with imdecode_backend={decoding.backend!r} "
+                f"cannot read images ({error})"
+            )
+            raise UserError("config-value", self.key, said) from error
 
     # --- loading ----------------------------------------------------------------------------
 
@@ -337,8 +341,11 @@ class ImageReader:
         if self.eight_bit and batch.is_floating_point():
             low, high = (float(v) for v in batch.aminmax())
             if not (low >= 0 and high <= 1):
-                said = f"floating values must lie in [0, 1], not {low:g}..{high:g}; "
-                raise UserError("input", "image tensor", f"{said}do not normalise it")
+                said = (
+                    f"floating values must lie in [0, 1], not {low:g}..{high:g}; "
+                    "do not normalise it"
+                )
+                raise UserError("input", "image tensor", said)
             batch = (batch.float() * 255).round().byte()
         elif self.eight_bit and batch.dtype != torch.uint8:
             said = f"must hold uint8 or floating values, not {batch.dtype}"

@@ -83,8 +83,11 @@ def load_weights(
             state_dict = {**{key: state_dict[key] for key in found.left_out}, **found.placed}
         headless = not any(key.startswith("decode_head.") for key in state_dict)
         if headless and hasattr(target, "decode_head"):
-            message = "holds no decode_head and cannot segment; train from it with --cfg-options "
-            raise UserError("checkpoint", "", f"{message}load_from={name}")
+            message = (
+                "holds no decode_head and cannot segment; train from it with --cfg-options "
+                f"load_from={name}"
+            )
+            raise UserError("checkpoint", "", message)
         load_into(target, state_dict, check_only=check_only)
     except UserError as error:
         raise UserError(error.code, f"checkpoint {name}", error.message) from error

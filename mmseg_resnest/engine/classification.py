@@ -52,8 +52,11 @@ def load_classification(
     """
     cfg = load_config(path, cfg_options, data_root)
     if cfg.get("model") is None or cfg.model.get("head") is None:
-        message = "has no model.head: it is no config of a classifier; those are in "
-        raise UserError("config-key", f"config {path}", f"{message}configs/classification/")
+        message = (
+            "has no model.head: it is not the config of a classifier; those are in "
+            "configs/classification/"
+        )
+        raise UserError("config-key", f"config {path}", message)
     check_head(cfg, path)
     if images is not None:
         for name in _LOADERS:

@@ -126,5 +126,6 @@ def _check_same_file(scored: str, file: Path, loader: str) -> None:
     if not os.path.samefile(scored, file):
         message = (
             f"names {scored}, and {loader}.dataset reads {file}: the scores would be of other "
+            "boxes; name the same file"
         )
-        raise UserError("config-conflict", key, f"{message}boxes; name the same file")
+        raise UserError("config-conflict", key, message)

@@ -454,5 +454,5 @@ def _check_scores(
         # Schedules take the name as it is.
         if name not in scores and (key.startswith("param") or score_name(scores, name) is None):
             known = ", ".join(scores) or "none"
-            message = f"{name} is no score of val_evaluator, which gives {known}"
+            message = f"{name} is not a score of val_evaluator, which gives {known}"
             raise UserError("config-value", f"config key {key}", message)

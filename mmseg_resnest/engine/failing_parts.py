@@ -176,8 +176,11 @@ def _explain_batch(
         )
     if not labels and isinstance(error, AttributeError | KeyError | AssertionError):
         key = f"config key {loader}.dataset"
-        message = "its samples have no labels; set data_prefix.seg_map_path, and LoadAnnotations "
-        return UserError("config-value", key, f"{message}in its pipeline ({describe(error)})")
+        message = (
+            "its samples have no labels; set data_prefix.seg_map_path, and LoadAnnotations "
+            f"in its pipeline ({describe(error)})"
+        )
+        return UserError("config-value", key, message)
     return None
 
 

@@ -40,8 +40,11 @@ def check_overlap(cfg: Mapping[str, Any]) -> None:
     for key, step in _label_steps(cfg):
         name = step_name(step)
         if several and name != _LOADER:
-            said = f"loads one class a pixel by {name}, but model.multilabel is True: load bit "
-            raise UserError("config-conflict", key, f"{said}planes by {_LOADER}")
+            said = (
+                f"loads one class a pixel by {name}, but model.multilabel is True: load bit "
+                f"planes by {_LOADER}"
+            )
+            raise UserError("config-conflict", key, said)
         if not several and name == _LOADER:
             said = f"loads classes that overlap by {_LOADER}: {_SWITCH}, or use LoadAnnotations"
             raise UserError("config-conflict", key, said)
@@ -49,19 +52,21 @@ def check_overlap(cfg: Mapping[str, Any]) -> None:
         classes = head.get("num_classes") if isinstance(head, Mapping) else None
         given = step.get("num_classes") if isinstance(step, Mapping) else None
         if several and None not in (classes, given) and classes != given:
-            said = f"has {_LOADER} with num_classes={given}, but the head has "
-            raise UserError("config-conflict", key, f"{said}{classes}")
+            said = f"has {_LOADER} with num_classes={given}, but the head has {classes}"
+            raise UserError("config-conflict", key, said)
     for name in ("val_evaluator", "test_evaluator"):
         for metric in metric_configs(cfg.get(name) or ()):
             kind = type_name(metric.get("type", "")) if isinstance(metric, Mapping) else ""
             if several and kind in _EXCLUSIVE:
-                said = f"{kind} scores one class a pixel, but model.multilabel is True: use "
-                raise UserError("config-conflict", f"config key {name}", f"{said}{_METRIC}")
-            if not several and kind == _METRIC:
-                said = f"{_METRIC} scores classes that overlap: {_SWITCH}, or use "
-                raise UserError(
-                    "config-conflict", f"config key {name}", f"{said}SegmentationMetric"
+                said = (
+                    f"{kind} scores one class a pixel, but model.multilabel is True: use {_METRIC}"
                 )
+                raise UserError("config-conflict", f"config key {name}", said)
+            if not several and kind == _METRIC:
+                said = (
+                    f"{_METRIC} scores classes that overlap: {_SWITCH}, or use SegmentationMetric"
+                )
+                raise UserError("config-conflict", f"config key {name}", said)
     if several:
         _check_ignored(cfg, model)
 

@@ -277,8 +277,9 @@ def _slow_precision(cfg: Config, machine: Machine) -> Note | None:
         return None
     said = (
         "this processor has no units for bfloat16 or float16: steps take several times as long as "
+        "in float32"
     )
-    return "precision", f"{said}in float32"
+    return "precision", said
 
 
 def _scale_learning_rate(cfg: Config) -> None:

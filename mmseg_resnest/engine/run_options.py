@@ -92,8 +92,11 @@ def schedule_note(cfg: Config) -> Note | None:
     if not isinstance(length, int) or not isinstance(end, int):
         return None
     if end > length + max(1, length // 100):
-        said = f"goes on to {end:,}, after the end of the run at {length:,}: the learning rate "
-        return "schedule", f"{said}does not come down to its end"
+        said = (
+            f"goes on to {end:,}, after the end of the run at {length:,}: the learning rate "
+            "does not come down to its end"
+        )
+        return "schedule", said
     if end < length and last.get("type") not in _WARM_UPS:
         said = f"ends at {end:,}, before the run at {length:,}: the learning rate stays there"
         return "schedule", said

@@ -172,8 +172,10 @@ def _order(teacher: Teacher, cfg: Config, count: int) -> list[int] | None:
     """
     found = int(teacher.loaded.model.decode_head.num_classes)
     if found != count:
-        message = f"has {found} classes, and the student {count}; name a teacher of the student's "
-        raise UserError("classes", teacher.subject, f"{message}classes")
+        message = (
+            f"has {found} classes, and the student {count}; name a teacher of the student's classes"
+        )
+        raise UserError("classes", teacher.subject, message)
     ours, theirs = _names(cfg, "train_dataloader"), _names(teacher.loaded.cfg, "test_dataloader")
     if not all(len(set(names)) == len(names) == count for names in (ours, theirs)):
         return None
@@ -211,16 +213,22 @@ def _reverses(teacher: Teacher, cfg: Config, student: Any) -> bool:
     model, theirs = teacher.loaded.model, teacher.loaded.reader
     taken, wanted = input_channels(model), input_channels(student)
     if None not in (taken, wanted) and taken != wanted:
-        message = f"takes images of {taken} channels, and the student of {wanted}; name a teacher "
-        raise UserError("config-conflict", teacher.subject, f"{message}of the same images")
+        message = (
+            f"takes images of {taken} channels, and the student of {wanted}; name a teacher "
+            "of the same images"
+        )
+        raise UserError("config-conflict", teacher.subject, message)
     with building(cfg.get("default_scope", "mmseg")):
         _, steps = next(pipelines(cfg.train_dataloader.dataset))
         ours = ImageReader(steps, "train_dataloader.dataset.pipeline")
     ways = [one.describe_loading() for one in (ours, theirs)]
     bands = any("type" in (way or {}) for way in ways)
     if None not in ways and (ours.eight_bit != theirs.eight_bit or (bands and ways[0] != ways[1])):
-        message = f"reads images by {ways[1]}, and the student by {ways[0]}; name a teacher that "
-        raise UserError("config-conflict", teacher.subject, f"{message}reads them in the same way")
+        message = (
+            f"reads images by {ways[1]}, and the student by {ways[0]}; name a teacher that "
+            "reads them in the same way"
+        )
+        raise UserError("config-conflict", teacher.subject, message)
     first = [
         bool(reader.rgb) != converts_channels(one.data_preprocessor)
         for reader, one in ((ours, student), (theirs, model))

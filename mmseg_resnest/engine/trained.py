@@ -56,7 +56,7 @@ class Trained:
 
 
 def is_trained(path: object) -> bool:
-    """Whether a path is a folder, or a file or an address that is no config: maybe a checkpoint."""
+    """Whether a path is a folder or a checkpoint: a file or an address, and not a config file."""
     if not isinstance(path, str | os.PathLike):
         return False
     if is_address(os.fspath(path)):
@@ -156,8 +156,11 @@ def evaluated_folder(path: str | os.PathLike[str]) -> Path:
     """
     given = Path(path)
     if is_hub(path):
-        message = "is a model on a hub, without the results of a run; name the folder that "
-        raise UserError("run", path, f"{message}mmseg-resnest train or test wrote")
+        message = (
+            "is a model on a hub, without the results of a run; name the folder that "
+            "mmseg-resnest train or test wrote"
+        )
+        raise UserError("run", path, message)
     if given.is_dir() or not given.is_file():
         return given
     written = written_by(given)

@@ -213,8 +213,11 @@ def _planes(sample: Mapping[str, Any], key: str, classes: int, image: str) -> Te
     """The planes (C, H, W) under a key of a sample."""
     if key not in sample:
         if key == "gt_sem_seg":
-            said = "has no label to evaluate against; add LoadMultilabel to the test pipeline and "
-            raise UserError("dataset", image, f"{said}seg_map_path to the data set")
+            said = (
+                "has no label to evaluate against; add LoadMultilabel to the test pipeline and "
+                "seg_map_path to the data set"
+            )
+            raise UserError("dataset", image, said)
         raise UserError("model-output", image, f"the model returned no {key}")
     data = torch.as_tensor(sample[key]["data"])
     if data.ndim != 3 or len(data) != classes:

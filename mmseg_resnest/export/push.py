@@ -27,7 +27,7 @@ __all__ = ["check_push", "push"]
 
 
 def check_push(repo: str, revision: str | None = None) -> HubName:
-    """Where a model would go; a UserError if that is no name, or the hub's client is missing."""
+    """Where a model would go; a UserError if that is not a name, or the hub's client is missing."""
     with needs_extra("hub"):
         import huggingface_hub  # noqa: F401
     named = repo.removeprefix(SCHEME) + (f"@{revision}" if revision else "")

@@ -26,7 +26,7 @@ _MISSING = "does not exist; name an image file or a folder of images"
 
 
 class _Written:
-    """What predictions have written, by the records in their folders: it is no input."""
+    """What predictions have written, by the records in their folders: it is not an input."""
 
     def __init__(self) -> None:
         self._records: dict[Path, Journal | None] = {}

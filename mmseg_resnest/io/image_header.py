@@ -318,8 +318,11 @@ def _check_png(data: bytes, name: str) -> None:
         packed += _is_packed(kind, data, place + 8)
         if chunks > most or packed > _MOST_PACKED:
             what = f"{packed:,} compressed texts" if packed > _MOST_PACKED else f"{most:,} chunks"
-            message = f"this PNG has {what} or more, too many for its size; save it again "
-            raise UserError("too-large", f"image {name}", f"{message}without its metadata")
+            message = (
+                f"this PNG has {what} or more, too many for its size; save it again "
+                "without its metadata"
+            )
+            raise UserError("too-large", f"image {name}", message)
         if kind == b"IEND":
             return
         place += 12 + length

@@ -85,8 +85,11 @@ def in_parallel(
                         yield result
                         bar.update()
     except BrokenProcessPool as error:
-        message = "a process died, probably because memory ran out; run the command again with "
-        raise UserError("memory", label, f"{message}fewer --jobs or --workers") from error
+        message = (
+            "a process died, probably because memory ran out; run the command again with "
+            "fewer --jobs or --workers"
+        )
+        raise UserError("memory", label, message) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

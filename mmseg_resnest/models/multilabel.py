@@ -71,8 +71,11 @@ def _check_head(head: Mapping[str, Any], key: str) -> None:
         message = f"must be from 1 to {MOST_CLASSES} with model.multilabel=True, not {classes!r}"
         raise UserError("config-value", f"{key}.num_classes", message)
     if outputs not in (None, classes):
-        message = f"is {outputs}; with model.multilabel=True each of the {classes} classes has one"
-        raise UserError("config-conflict", f"{key}.out_channels", f"{message} output: remove it")
+        message = (
+            f"is {outputs}; with model.multilabel=True each of the {classes} classes has one"
+            " output: remove it"
+        )
+        raise UserError("config-conflict", f"{key}.out_channels", message)
 
 
 def check_thresholds(key: str, value: object, classes: int | None) -> None:

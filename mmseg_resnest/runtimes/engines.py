@@ -279,8 +279,9 @@ class Engine:
         if name == "compile" and self._compiled is not None and self._compiled.failed is not None:
             said = (
                 f"failed here and not in the first process ({self._compiled.failed}); use engine "
+                "torch"
             )
-            raise UserError("export", "engine compile", f"{said}torch")
+            raise UserError("export", "engine compile", said)
         return self.rows
 
     def _follow(self, name: str) -> None:

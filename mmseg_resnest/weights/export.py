@@ -130,6 +130,9 @@ def _for_detectron2(source: Conversion) -> dict[str, Tensor]:
         message = f"has no name for {len(strangers)} keys: {list_keys(strangers)}"
         raise UserError("checkpoint", layout, message)
     if differing:
-        message = "has one mask head for all stages of a cascade, and these are not the same in "
-        raise UserError("checkpoint", layout, f"{message}each: {list_keys(differing)}")
+        message = (
+            "has one mask head for all stages of a cascade, and these are not the same in "
+            f"each: {list_keys(differing)}"
+        )
+        raise UserError("checkpoint", layout, message)
     return result

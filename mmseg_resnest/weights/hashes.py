@@ -71,5 +71,8 @@ def check_promise(file: BinaryIO, name: str, label: str) -> None:
     digits = promised_digits(name)
     wrong = difference(file, digits) if digits else None
     if wrong:
-        message = f"the name promises checksum {digits}, but {wrong}; {AGAIN}, or rename it if "
-        raise UserError("corrupt", label, f"{message}those digits are not a checksum")
+        message = (
+            f"the name promises checksum {digits}, but {wrong}; {AGAIN}, or rename it if "
+            "those digits are not a checksum"
+        )
+        raise UserError("corrupt", label, message)

@@ -238,18 +238,27 @@ def _explained(error: HttpError, source: str, name: HubName) -> UserError:
         return _unreachable(source, name, f"{host} {error}")
     kind, status = answer.headers.get("X-Error-Code", ""), answer.status_code
     if kind == "RevisionNotFound":
-        message = f"{host} has this model, but not the revision {name.revision}; give a branch, a "
-        return UserError("not-found", source, f"{message}tag or a commit of it")
+        message = (
+            f"{host} has this model, but not the revision {name.revision}; give a branch, a "
+            "tag or a commit of it"
+        )
+        return UserError("not-found", source, message)
     if kind == "GatedRepo":
         message = f"{host} asks to accept the conditions of this model first, at "
         message += f"{endpoint()}/{name.repo}; then {_LOG_IN}"
         return UserError("download", source, message)
     if status in (401, 403):
-        message = f"{host} {error}: there is no such model, or it is private; check the name, and "
-        return UserError("download", source, f"{message}{_LOG_IN}")
+        message = (
+            f"{host} {error}: there is no such model, or it is private; check the name, and "
+            f"{_LOG_IN}"
+        )
+        return UserError("download", source, message)
     if status == 404:
-        message = f"{host} has no such model or revision; check the name; a private one needs a "
-        return UserError("not-found", source, f"{message}token: {_LOG_IN}")
+        message = (
+            f"{host} has no such model or revision; check the name; a private one needs a "
+            f"token: {_LOG_IN}"
+        )
+        return UserError("not-found", source, message)
     return UserError("download", source, f"{host} {error}; try again later")
 
 

@@ -75,7 +75,7 @@ _BLOCK = re.compile(r"layer([1-9])\.(0|[1-9]\d*)\.(.+)")
 
 
 def split_block(module: str) -> tuple[int, int, str] | None:
-    """``layer2.0.conv2.fc1`` -> ``(2, 0, "conv2.fc1")``, or None where it is no block's module."""
+    """``layer2.0.conv2.fc1`` -> ``(2, 0, "conv2.fc1")``, or None outside blocks."""
     match = _BLOCK.fullmatch(module)
     return (int(match[1]), int(match[2]), match[3]) if match else None
 

@@ -224,7 +224,7 @@ def not_fitting(
 
 
 def _without_shared_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the first level of the names where all have the same, and it is no part's name."""
+    """Without the first level of the names where all have the same that is not a part's."""
     names = dict(state_dict)
     while len(first := {_part(key) for key in names}) == 1 and not first & _PARTS:
         if not all("." in key for key in names):

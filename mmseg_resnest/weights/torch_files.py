@@ -49,8 +49,11 @@ def read_torch(file: BinaryIO, label: str) -> Any:
         if head.startswith(b"PK"):
             return _read_zip(file, read_directory(file, label), label)
         if head[257:262] == b"ustar":
-            message = "a .tar file of PyTorch before version 0.2; load it with an old PyTorch and "
-            raise UserError("format", label, f"{message}save it again")
+            message = (
+                "a .tar file of PyTorch before version 0.2; load it with an old PyTorch and "
+                "save it again"
+            )
+            raise UserError("format", label, message)
         if not head.startswith(b"\x80\2"):
             raise Damaged("it does not begin as one")
         file.seek(0)
@@ -60,8 +63,11 @@ def read_torch(file: BinaryIO, label: str) -> Any:
     except NotAllowed as error:
         name = str(error)
         if name.startswith("torch._utils._rebuild_"):
-            message = "holds a sparse, quantised or nested tensor, or one without values; only "
-            raise UserError("checkpoint", label, f"{message}dense ones are supported") from error
+            message = (
+                "holds a sparse, quantised or nested tensor, or one without values; only "
+                "dense ones are supported"
+            )
+            raise UserError("checkpoint", label, message) from error
         raise UserError(
             "checkpoint-unsafe",
             label,

@@ -71,7 +71,7 @@ def test_what_an_encoding_does_not_have_is_escaped(monkeypatch: pytest.MonkeyPat
 def test_faults_of_the_code_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_and_exit(_raising(ZeroDivisionError()))
-    with pytest.raises(RuntimeError):  # a label that is no class
+    with pytest.raises(RuntimeError):  # a label that is not a class
         run_and_exit(_raising(RuntimeError("CUDA error: device-side assert triggered")))
     assert explain_error(ValueError("x")) is None
     assert explain_error(KeyError("x")) is None

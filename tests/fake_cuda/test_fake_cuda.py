@@ -29,7 +29,7 @@ COPY = "copy to the GPU, data_preprocessor.py:forward"
 INPUTS = Counter({COPY: 4})
 #: The one look at loss and gradients before an update.
 GUARD = Counter({"item, nonfinite.py:_is_finite": 1})
-#: A label that is no class is a clear error; the stack's cross entropy stops the process on a GPU.
+#: A label that is not a class is a clear error; the stack stops the process on a GPU.
 CHECKED = Counter({"boolean index, base.py:check_labels": 1})
 CONFIGS = (
     "fcn_resnest14_camvid",

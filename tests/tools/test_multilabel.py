@@ -259,7 +259,7 @@ def test_files_that_check_data_names(several: World, tmp_path: Path) -> None:
     root = "train_dataloader.dataset.data_root=" + str(tmp_path / "data")
     said = run("check-data", several.config, "--split", "train", "--cfg-options", root, codes=(1,))
     assert "label_out_of_range" in said
-    assert "bit 3 is no class" in said
+    assert "bit 3 is not a class" in said
 
 
 @pytest.fixture

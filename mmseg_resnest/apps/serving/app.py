@@ -233,8 +233,8 @@ def create_app(model: Segmentor, limits: Limits | None = None) -> FastAPI:
                 },
             },
             400: problem(
-                "The body is no image or a form without one, the image takes long to decode or the "
-                "model cannot segment it, or there is no such class"
+                "The body is not an image, or a form without one, the image takes long to decode "
+                "or the model cannot segment it, or there is no such class"
             ),
             408: problem("The body did not arrive in time"),
             413: problem("The body has too many bytes, or the image too many pixels for memory"),

@@ -38,8 +38,11 @@ def image_in(body: bytes, content_type: str) -> bytes:
         elif end > start:  # a file that was not chosen is sent empty
             found = start, end
     if others:
-        said = f"the form has the field {others[0]!r:.60}; it takes {FIELD} alone, and options "
-        raise Refused(400, f"{said}belong into the query, ?output=areas")
+        said = (
+            f"the form has the field {others[0]!r:.60}; it takes {FIELD} alone, and options "
+            "belong into the query, ?output=areas"
+        )
+        raise Refused(400, said)
     if found is None:
         raise Refused(400, f"the form holds no image; send it as the field {FIELD}")
     return body[found[0] : found[1]]

@@ -77,8 +77,11 @@ def _check_numbers(samples: Sequence[Sample], options: BandOptions) -> None:
             continue
         first = first or (f"{sample.name}{sample.suffix}", number)
         if options.bands is None and number != first[1]:
-            message = f"has {number} bands, and {first[0]} has {first[1]}; choose those that all "
-            raise UserError("image", file, f"{message}have with --bands")
+            message = (
+                f"has {number} bands, and {first[0]} has {first[1]}; choose those that all "
+                "have with --bands"
+            )
+            raise UserError("image", file, message)
         if options.bands is not None and max(options.bands) > number:
             message = f"has no band {max(options.bands)}; its bands are 1 to {number}"
             raise UserError("image", file, message)

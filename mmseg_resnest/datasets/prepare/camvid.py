@@ -30,8 +30,11 @@ def digest(folder: Path) -> str:
 def _check(folder: Path) -> None:
     for name, wanted in _DIGESTS.items():
         if digest(folder / name) != wanted:
-            message = f"other label maps than the tutorial's (SHA-1 {wanted}); remove {folder}"
-            raise UserError("dataset", folder / name, f"{message} and get them from there")
+            message = (
+                f"other label maps than the tutorial's (SHA-1 {wanted}); remove {folder}"
+                " and get them from there"
+            )
+            raise UserError("dataset", folder / name, message)
 
 
 def _plan(files: Files, allow_incomplete: bool) -> Plan:

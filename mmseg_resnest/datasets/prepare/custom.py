@@ -187,8 +187,11 @@ def class_list(
     if options.classes is not None:
         subject = str(options.classes)
     if options.multilabel and not 0 < len(classes) <= MOST_OVERLAPPING:
-        message = f"has {len(classes)} classes, and there can be 1 to {MOST_OVERLAPPING} that"
-        raise UserError("classes", subject, f"{message} overlap; see --ignore")
+        message = (
+            f"has {len(classes)} classes, and there can be 1 to {MOST_OVERLAPPING} that"
+            " overlap; see --ignore"
+        )
+        raise UserError("classes", subject, message)
     if not options.multilabel and not 1 < len(classes) <= _MOST_CLASSES:
         message = (
             f"has {len(classes)} classes ({_shown(classes[:5])}), and there can be 2 to"

@@ -159,7 +159,9 @@ def indices(data: bytes, name: object) -> npt.NDArray[np.int64]:
     if values.dtype.kind in "if":
         bad = values[~((values >= 0) & (values == np.rint(values)) & (values < 1 << 31))]
         if bad.size:
-            message = f"holds {bad[0]}, which is no label number; save ignored pixels as 255"
+            message = (
+                f"holds {bad[0]}, which is not the number of a class; save ignored pixels as 255"
+            )
             raise UserError("label", name, message)
     return values.astype(np.int64)
 

@@ -101,8 +101,11 @@ def choose_splits(
     train = "train" if "train" in names else min(names)
     if "train" not in names and len(names) > 1:
         parts = " and ".join(map(repr, sorted(names)))
-        message = f"has labels of the parts {parts} and none to train on; label images in a "
-        raise UserError("dataset", folder, f"{message}folder 'train'")
+        message = (
+            f"has labels of the parts {parts} and none to train on; label images in a "
+            "folder 'train'"
+        )
+        raise UserError("dataset", folder, message)
     if train != "train":
         notes.append(f"training: the images of the part {train!r}, as there is no 'train'")
     val = next((name for name in ("val", "test") if name in names - {train}), None)

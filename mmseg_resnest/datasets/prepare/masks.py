@@ -65,14 +65,17 @@ def read_masks(
     if pictures:
         first, count = next(iter(pictures.values())), len(pictures)
         if not options.allow_incomplete:
-            message = f"has no mask in {source} (as {count:,} images); add it or move the image, or"
-            raise UserError("dataset", first, f"{message} leave them out with --allow-incomplete")
+            message = (
+                f"has no mask in {source} (as {count:,} images); add it or move the image, or"
+                " leave them out with --allow-incomplete"
+            )
+            raise UserError("dataset", first, message)
         notes.append(f"{count:,} images have no mask and are left out, e.g. {first}")
     return samples
 
 
 def check_palettes(masks: Sequence[Place], processes: int) -> None:
-    """Refuse masks whose palettes give one number two colours: it is no label then."""
+    """Refuse masks whose palettes give one number two colours: it is not a label then."""
     conflict = read_palettes(masks, processes).conflict
     if conflict is not None:
         number, one, other = conflict

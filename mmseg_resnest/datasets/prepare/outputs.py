@@ -203,8 +203,10 @@ def check_apart(folder: Path, sources: Sequence[Path | None], name: str) -> None
     """Refuse a folder to write that is one of the sources' folders, or holds one."""
     for source in filter(None, sources):
         if source.resolve().is_relative_to(folder.resolve()):
-            message = f"would write into {folder}, which holds {source}; give another --name or"
-            raise UserError("argument", f"--name {name}", f"{message} --root")
+            message = (
+                f"would write into {folder}, which holds {source}; give another --name or --root"
+            )
+            raise UserError("argument", f"--name {name}", message)
 
 
 def _stem(target: str) -> str:

@@ -153,8 +153,11 @@ def _area(place: Place) -> NDArray[np.bool_]:
     area: NDArray[np.bool_] = indices(data, place) != 0
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         if image.mode == "P" and (np.asarray(image.convert("RGB")).any(axis=2) != area).any():
-            message = "has a palette in which another number than 0 is black; save it as a grey "
-            raise UserError("label", place, f"{message}image, with 0 for what is not of the class")
+            message = (
+                "has a palette in which another number than 0 is black; save it as a grey "
+                "image, with 0 for what is not of the class"
+            )
+            raise UserError("label", place, message)
     return area
 
 

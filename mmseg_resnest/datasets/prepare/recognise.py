@@ -162,8 +162,10 @@ def _table(places: Sequence[Place]) -> Path | None:
         alike = Path(other.name).name == Path(first.name).name
         parts = split_and_role(first.name)[0] != split_and_role(other.name)[0]
         if alike and parts and read_table(first.file) != read_table(other.file):
-            message = f"differs from {other}, and labels have one meaning; give one list with "
-            raise UserError("classes", first, f"{message}--classes")
+            message = (
+                f"differs from {other}, and labels have one meaning; give one list with --classes"
+            )
+            raise UserError("classes", first, message)
     return tables[0].file if tables else None
 
 

@@ -243,8 +243,11 @@ def _coloured(line: str) -> Colour | None:
 def _only_name(file: Path, line: str) -> str:
     name, *more = next(csv.reader([line]))
     if any(map(str.strip, more)):
-        message = f"the line {line!r:.80} is not one name; write a name a line, in quotes if it has"
-        raise UserError("classes", file, f"{message} commas")
+        message = (
+            f"the line {line!r:.80} is not one name; write a name a line, in quotes if it has"
+            " commas"
+        )
+        raise UserError("classes", file, message)
     return name.strip()
 
 

@@ -94,8 +94,11 @@ class LoadMultilabel(LoadAnnotations):
         if values.dtype == np.int32 and values.ndim == 2:  # 16 bits in some versions of Pillow
             values = values.astype(np.uint16)
         if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
-            said = f"is an array {values.shape} of {values.dtype}; bit planes are a grey image of "
-            raise UserError("label", path, f"{said}8 or 16 bits a pixel")
+            said = (
+                f"is an array {values.shape} of {values.dtype}; bit planes are a grey image of "
+                "8 or 16 bits a pixel"
+            )
+            raise UserError("label", path, said)
         full, sizes = np.iinfo(values.dtype).max, part_sizes(self.planes)
         across, rest = divmod(values.shape[1], len(sizes))
         if len(sizes) > 1 and (rest or width not in (None, across) or full < 1 << 15):
@@ -108,6 +111,8 @@ class LoadMultilabel(LoadAnnotations):
             if wrong.size:
                 bit = int(wrong[0]).bit_length() - 1
                 where = "" if len(sizes) == 1 else f" in its map {n + 1} of {len(sizes)}"
-                said = f"holds {int(wrong[0])}{where}, whose bit {bit} is no class (0..{size - 1})"
+                said = (
+                    f"holds {int(wrong[0])}{where}, whose bit {bit} is not a class (0..{size - 1})"
+                )
                 raise UserError("label", path, f"{said}; and {full} alone is ignored")
         return [to_labels(part, size) for part, size in zip(parts, sizes, strict=True)]

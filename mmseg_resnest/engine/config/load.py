@@ -134,7 +134,7 @@ def require(cfg: Config, keys: Iterable[str], task: str) -> None:
 
 
 def require_segmentation(cfg: Config, task: str) -> None:
-    """Check that a config is no detector's and no classifier's; UserError says what takes it."""
+    """Check that a config is not a detector's or a classifier's; UserError says what takes it."""
     scope = str((cfg.get("model") or {}).get("type")).partition(".")[0]
     if scope in _OTHER_TASKS:
         what, command = _OTHER_TASKS[scope]
@@ -212,7 +212,7 @@ def _check_python(path: Path, seen: dict[Path, str]) -> str:
         base = str(constant.value)
         if base.startswith(PACKAGE) and not find_config(base).is_file():
             known = similar_configs(Path(base.removeprefix(PACKAGE))) or _WHERE
-            message = f"_base_ names {base!r}, which is no config of the package{known}"
+            message = f"_base_ names {base!r}, which is not a config of the package{known}"
             raise UserError("config-syntax", f"{name}, line {constant.lineno}", message)
     found = list(_bases(tree, path.parent))
     if "_base_" not in [style for style, _, _ in found]:

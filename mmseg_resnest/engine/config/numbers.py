@@ -107,7 +107,7 @@ def _check_optimizer(node: Mapping[str, Any]) -> None:
         for option in one:  # others are options of the optimizer
             near = difflib.get_close_matches(str(option), ("lr_mult", "decay_mult"), 1, 0.75)
             if near and option not in near:
-                message = f"is no option of a parameter; did you mean {near[0]}?"
+                message = f"is not an option of a parameter; did you mean {near[0]}?"
                 place = f"config key {key}.custom_keys.{name}.{option}"
                 raise UserError("config-key", place, message)
 
@@ -140,7 +140,7 @@ def _known(key: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(str(name), list(known), n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise UserError("config-key", f"config key {key}.{name}", f"is no option; {hint}")
+            raise UserError("config-key", f"config key {key}.{name}", f"is not an option; {hint}")
 
 
 def _is_whole(value: Any, least: int | None) -> bool:

@@ -116,8 +116,11 @@ class PipelineCheck:
         if kind in REFUSED:
             raise UserError("config-type", key, f"{name} {REFUSED[kind]}")
         if hasattr(kind, "get_indices") and not mixes:
-            reason = f"{name} asks for other images, which only a step directly in the pipeline of "
-            raise UserError("config-conflict", key, f"{reason}MultiImageMixDataset gets")
+            reason = (
+                f"{name} asks for other images, which only a step directly in the pipeline of "
+                "MultiImageMixDataset gets"
+            )
+            raise UserError("config-conflict", key, reason)
         moves = issubclass(kind, MOVING)
         if moves and before.edges:
             reason = f"{name} leaves behind the edges that {before.edges} made; put it before that"
@@ -168,8 +171,11 @@ def _check_mapping(key: str, kind: type, step: Mapping[str, Any], inside: _Befor
     """Refuse a ``KeyMapper`` that moves an image without what belongs to it."""
     outputs = set(_texts(step.get("mapping") if not step.get("remapping") else step["remapping"]))
     if inside.labels and inside.moved and "img" in outputs and "gt_seg_map" not in outputs:
-        reason = f"{kind.__name__} gives back img, which {inside.moved} moves, without gt_seg_map;"
-        raise UserError("config-conflict", key, f"{reason} map gt_seg_map too")
+        reason = (
+            f"{kind.__name__} gives back img, which {inside.moved} moves, without gt_seg_map;"
+            " map gt_seg_map too"
+        )
+        raise UserError("config-conflict", key, reason)
     shares = issubclass(kind, mmcv.transforms.TransformBroadcaster)
     if shares and inside.drawn and not step.get("share_random_params"):
         reason = f"{inside.drawn} moves each image by other numbers; set share_random_params=True"

@@ -169,7 +169,7 @@ class _Literals:
 
     def _keywords(self, depth: int) -> dict[Any, Any]:
         self._expect("(")
-        if self._next.string == "{":  # as MMEngine writes keys that are no names
+        if self._next.string == "{":  # as MMEngine writes keys that are not names
             self._take()
             mapping = self._mapping(depth)
             self._expect(")")

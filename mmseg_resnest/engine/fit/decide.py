@@ -373,7 +373,7 @@ def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
     if missing := sorted(set(classes) - set(found)):
         raise UserError("classes", subject, f"has no weight for {', '.join(missing[:5])}")
     if unknown := sorted(set(found) - set(classes)):
-        message = f"names what is no class: {', '.join(unknown[:5])}"
+        message = f"names what is not a class: {', '.join(unknown[:5])}"
         raise UserError("classes", subject, message)
     return tuple(found[name] for name in classes)
 

@@ -105,8 +105,11 @@ def check_facts(facts: Facts, subject: object) -> None:
             part has too few images.
     """
     if facts.train_images < 2 or not facts.val_images:
-        message = f"has {facts.train_images} images to train and {facts.val_images} to validate on;"
-        raise UserError("dataset", subject, f"{message} there must be at least 2 and 1")
+        message = (
+            f"has {facts.train_images} images to train and {facts.val_images} to validate on;"
+            " there must be at least 2 and 1"
+        )
+        raise UserError("dataset", subject, message)
     trained = {n for n, p in zip(facts.classes, facts.train_pixels, strict=True) if p}
     validated = {n for n, p in zip(facts.classes, facts.val_pixels, strict=True) if p}
     if facts.multilabel and not trained:

@@ -64,8 +64,11 @@ def find_label_errors(
         if value < 1:
             raise UserError("argument", name, f"must be at least 1, not {value}")
     if folds is not None and split != "train":
-        said = "divides the training images; the model has not learnt the validation images: leave "
-        raise UserError("config-conflict", "--folds", f"{said}--folds out, or take --split train")
+        said = (
+            "divides the training images; the model has not learnt the validation images: leave "
+            "--folds out, or take --split train"
+        )
+        raise UserError("config-conflict", "--folds", said)
     samples, ignored = labelled_samples(cfg, split)
     check_outputs(cfg, {"--out": folder})
     assigned = [0] * len(samples) if folds is None else assign_folds(samples, folds)

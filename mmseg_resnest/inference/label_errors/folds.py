@@ -80,8 +80,11 @@ def train_folds(
     wanted = fingerprint(dict(flatten(dict(cfg.items()))), [s.place for s in samples], assigned)
     record = Record(out / "folds.json", out)
     if record.about.setdefault("folds", wanted) != wanted:
-        said = "holds the folds of another config or of other images; name another folder with "
-        raise UserError("output-exists", out, f"{said}--out, or remove it")
+        said = (
+            "holds the folds of another config or of other images; name another folder with "
+            "--out, or remove it"
+        )
+        raise UserError("output-exists", out, said)
     record.save()
     for fold in range(count):
         name = f"fold{fold + 1}"

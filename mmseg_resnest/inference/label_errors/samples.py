@@ -79,8 +79,11 @@ def labelled_samples(cfg: Config, split: str) -> tuple[list[LabelledSample], int
     name = f"{split}_dataloader"
     require(cfg, (name,), f"scoring the labels of the {split} images")
     if is_multilabel(cfg):
-        said = "takes labels of one class a pixel, and the classes of this model overlap "
-        raise UserError("model", "label-errors", f"{said}(model.multilabel=True)")
+        said = (
+            "takes labels of one class a pixel, and the classes of this model overlap "
+            "(model.multilabel=True)"
+        )
+        raise UserError("model", "label-errors", said)
     check_data(cfg, (name,))
     samples: dict[tuple[str, str], LabelledSample] = {}
     default = dict(type="LoadAnnotations")

@@ -170,7 +170,7 @@ def as_classes(scores: Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, valid: Tensor, classes: int) -> None:
-    """Raise UserError if a label that is not ignored is no class."""
+    """Raise UserError if a label that is not ignored is not a class."""
     wrong = labels[valid & ((labels < 0) | (labels >= classes))]
     if wrong.numel():
         raise UserError(

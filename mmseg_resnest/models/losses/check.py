@@ -121,7 +121,7 @@ def build_distillation(losses: Any, key: str) -> list[DistillationLoss]:
         kind = config["type"]
         loss = MODELS.get(kind) if isinstance(kind, str) else kind
         if not (isinstance(loss, type) and issubclass(loss, DistillationLoss)):
-            message = f"{type_name(kind)} is no loss between the scores of two models; take "
+            message = f"{type_name(kind)} is not a loss between the scores of two models; take "
             message += "ChannelWiseDivergence or KLDivergence"
             raise UserError("config-type", f"config key {where}.type", message)
         built.append(_built(where, config, loss, None))
@@ -132,7 +132,7 @@ def _checked(key: str, config: Mapping[str, Any], outputs: int | None) -> Segmen
     """The loss of a config, or None if it is not of this package."""
     kind = config.get("type")
     if (why := _REFUSED.get(type_name(kind))) is not None:
-        message = f"{type_name(kind)} {why}; it is no loss of scores and labels of classes"
+        message = f"{type_name(kind)} {why}; it is not a loss of scores and labels of classes"
         raise UserError("config-type", f"config key {key}.type", message)
     loss = MODELS.get(kind) if isinstance(kind, str) else kind
     if loss is None:
