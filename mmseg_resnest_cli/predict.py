@@ -176,6 +176,9 @@ def run(args: argparse.Namespace) -> int:
     if summary.georeferenced:
         what = "the outputs have the same pixels but carry no place"
         print(f"note        {summary.georeferenced} of them are GeoTIFFs: {what}")
+    if summary.several:
+        what = "the first one was segmented; save the others as files of their own"
+        print(f"note        {summary.several} of them have several pages or frames: {what}")
     if summary.failed:
         number, first = len(summary.failed), summary.failed[0]
         for error in summary.failed if number > 1 else ():

@@ -78,6 +78,7 @@ class Summary:
     skipped: int = 0  # their outputs were complete
     failed: list[UserError] = field(default_factory=list)
     georeferenced: int = 0  # GeoTIFFs among those done, whose outputs carry no place
+    several: int = 0  # files of several pages or frames among those done: the first was taken
 
     def note(self, error: UserError) -> None:
         """Keep an error without its frames, which hold the image."""
@@ -298,6 +299,8 @@ class FileJob:
         self._done.add(image)
         summary.done += 1
         summary.georeferenced += metadata.georeferenced
+        decoding = self.model.reader.decoding  # that of bands takes the pages of a TIFF for bands
+        summary.several += metadata.several and (decoding is None or decoding.first_page)
 
     def _write_pictures(
         self, plan: dict[str, Path], result: Segmentation, metadata: Metadata

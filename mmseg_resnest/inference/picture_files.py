@@ -8,14 +8,14 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..io.image_header import open_any_size
+from ..io.image_header import count_pages, open_any_size
 from ..io.image_sources import is_address
 
 __all__ = ["Metadata", "PngRows", "read_metadata"]
@@ -26,6 +26,9 @@ _EXIF_FOLDERS = (0x8769, 0x8825)  # camera settings, GPS
 _GEO_TAGS = (33550, 33922, 34264, 34735)  # GeoTIFF
 
 
+_ANIMATIONS = ("GIF", "PNG", "WEBP")
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What an image file says beside its pixels, as options of Pillow's ``save``."""
@@ -33,6 +36,7 @@ class Metadata:
     picture: dict[str, Any] = field(default_factory=dict)  # for pictures with its colours
     labels: dict[str, Any] = field(default_factory=dict)  # for label maps, with those of classes
     georeferenced: bool = False  # whether it is a GeoTIFF
+    several: bool = False  # whether it is a TIFF of several pages, or an animation
 
 
 def read_metadata(path: str | os.PathLike[str]) -> Metadata:
@@ -44,7 +48,8 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
         return Metadata()
     try:
         with open_any_size(path) as image:
-            return _metadata_of(image)
+            moves = image.format in _ANIMATIONS and getattr(image, "n_frames", 1) > 1
+            return replace(_metadata_of(image), several=moves or count_pages(path) > 1)
     except Exception:  # Pillow raises many kinds; the decoder reports what is wrong
         return Metadata()
 

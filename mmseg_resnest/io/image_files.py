@@ -56,6 +56,11 @@ class Decoding(NamedTuple):
         return self.backend not in ("tifffile", "bands") and self.flag != "unchanged" and not deep
 
     @property
+    def first_page(self) -> bool:
+        """Whether it reads the first page of a TIFF alone."""
+        return self.backend not in ("tifffile", "bands")
+
+    @property
     def turns(self) -> bool:
         """Whether images are turned as their EXIF orientation says."""
         if isinstance(self.flag, int):

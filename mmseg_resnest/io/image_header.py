@@ -8,11 +8,12 @@ during which no other thread of the process runs. Here each format costs a few r
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -158,27 +159,38 @@ def _gif(file: _Reader) -> Size:
 
 def _tiff(file: _Reader) -> Size:
     """Of the first directory, which is the one that is decoded."""
+    tags = next(_directories(file))
+    return tags[256], tags[257]
+
+
+def _directories(file: _Reader) -> Iterator[dict[int, int]]:
+    """Width, height and kind (tags 256, 257 and, where it is there, 254) of each page of a TIFF."""
     head = file.read(8)
     order = "<" if head[:2] == b"II" else ">"
     big = 43 in (head[2], head[3])
     (offset,) = file.unpack(order + "Q") if big else struct.unpack(order + "I", head[4:])
-    file.seek(offset)
-    (number,) = file.unpack(order + ("Q" if big else "H"))
-    values: dict[int, int] = {}
-    for _ in range(number):
-        file.part()
-        tag, kind = file.unpack(order + "HH")
-        data = file.read(16 if big else 8)
-        if tag not in (256, 257):
-            continue
-        value = data[8:] if big else data[4:]
-        sizes = {1: "B", 3: "H", 4: "I", **({16: "Q"} if big else {})}
-        if tag in values or kind not in sizes:  # readers differ in which of two they take
+    sizes = {1: "B", 3: "H", 4: "I", **({16: "Q"} if big else {})}
+    while offset:
+        file.seek(offset)
+        (number,) = file.unpack(order + ("Q" if big else "H"))
+        values: dict[int, int] = {}
+        for _ in range(number):
+            file.part()
+            tag, kind = file.unpack(order + "HH")
+            data = file.read(16 if big else 8)
+            if tag not in (254, 256, 257):
+                continue
+            value = data[8:] if big else data[4:]
+            if tag in values or kind not in sizes:  # readers differ in which of two they take
+                if tag == 254:
+                    continue
+                raise _Broken
+            values[tag] = struct.unpack_from(order + sizes[kind], value)[0]
+        if not {256, 257} <= values.keys():
             raise _Broken
-        values[tag] = struct.unpack_from(order + sizes[kind], value)[0]
-    if len(values) != 2:
-        raise _Broken
-    return values[256], values[257]
+        yield values
+        file.part()
+        (offset,) = file.unpack(order + ("Q" if big else "I"))
 
 
 def _netpbm(file: _Reader) -> Size:
@@ -238,13 +250,14 @@ def _numpy(file: _Reader) -> Size:
     return width, height
 
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[_Reader], Size]], ...] = (
     ("PNG", lambda b: b.startswith(b"\x89PNG\r\n\x1a\n"), _png),
     ("JPEG", lambda b: b.startswith(b"\xff\xd8\xff"), _jpeg),
     ("WEBP", lambda b: b[:4] == b"RIFF" and b[8:12] == b"WEBP", _webp),
     ("BMP", lambda b: b.startswith(b"BM"), _bmp),
     ("GIF", lambda b: b[:6] in (b"GIF87a", b"GIF89a"), _gif),
-    ("TIFF", lambda b: b[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
+    ("TIFF", lambda b: b[:4] in _TIFF, _tiff),
     ("NPY", lambda b: b.startswith(b"\x93NUMPY"), _numpy),
     ("PPM", lambda b: b[:1] == b"P" and b[1:2] in b"123456" and b[2:3].isspace(), _netpbm),
     (
@@ -287,6 +300,27 @@ def read_header(
                 raise UserError("too-large", f"image {name}", message) from None
             return ImageHeader(form, width, height) if width > 0 and height > 0 else None
     return None
+
+
+def count_pages(path: str | os.PathLike[str]) -> int:
+    """How many images a TIFF file holds that have the size of the first one; 1 for another file.
+
+    Overviews and masks do not count. Of a broken file, or one of very many parts, pages count up
+    to where it breaks.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    sizes: list[Size] = []
+    with open(path, "rb") as file:
+        if file.read(4) not in _TIFF:
+            return 1
+        file.seek(0)
+        with contextlib.suppress(_Broken, _Spent):
+            for tags in _directories(_Reader(file, _LIMITS)):
+                if not tags.get(254, 0) & 5:
+                    sizes.append((tags[256], tags[257]))
+    return sizes.count(sizes[0]) if sizes else 1
 
 
 def check_structure(data: bytes, header: ImageHeader, name: str) -> None:

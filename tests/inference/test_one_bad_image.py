@@ -89,6 +89,7 @@ def test_what_cannot_be_read_or_prepared(resizing_model: Segmentor, tmp_path: Pa
     assert named == wanted
     assert len(summary.failed) == len(wanted)
     assert summary.done == len(found) - len(wanted)
+    assert summary.several == 3  # the animations and the pages
     for name in ("a", "folder.png/z", "link/z"):
         with Image.open(out / f"{name}.png") as labels:
             expected = resizing_model(images / f"{name}.png").labels

@@ -8,7 +8,9 @@ import io
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 from hostile_images import HEIGHT, WIDTH, chunk, hostile, png, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from mmseg_resnest.io.image_header import (
     HeaderLimits,
     ImageHeader,
     check_structure,
+    count_pages,
     open_any_size,
     read_header,
 )
@@ -118,3 +121,21 @@ def test_pillow_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     with open_any_size(tmp_path / "a.png") as image:
         assert image.size == (100, 100)
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_pages_are_images_of_their_own(big: bool, tmp_path: Path) -> None:
+    """Not overviews and masks."""
+    pixels, file = np.zeros((8, 6, 3), np.uint8), tmp_path / "pages.tif"
+    for number in (1, 3):
+        with tifffile.TiffWriter(file, bigtiff=big) as tiff:
+            for _ in range(number):
+                tiff.write(pixels, photometric="rgb")
+            tiff.write(pixels[::2, ::2], photometric="rgb", subfiletype=1)
+            tiff.write(pixels[:, :, 0] > 0, photometric="mask", subfiletype=4)
+        assert count_pages(file) == number
+        cut = file.read_bytes()[:-20]
+        file.write_bytes(cut)
+        assert 1 <= count_pages(file) <= number
+    file.write_bytes(b"text")
+    assert count_pages(file) == 1
