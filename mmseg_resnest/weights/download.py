@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from filelock import FileLock, Timeout
-
 from ..errors import UserError, reason
 from ..io.http import HttpError
 from .archive import unpack
@@ -116,6 +114,8 @@ def fetch(wanted: Wanted, limits: Limits | None = None) -> Path:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Held by one process at a time; the others wait until it has the file or has given up."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
