@@ -37,6 +37,7 @@ from torch import nn
 from .._stack import BatchNorm
 from ..errors import UserError, reason
 from ..evaluation import build_evaluator, evaluation_scores, score_name
+from ..io.memory import give_back_freed_memory
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
 from .failing_parts import failing, failing_model, failing_part, have_labels
@@ -104,7 +105,9 @@ def dry_step(cfg: Config, built: SeededModel, machine: Machine) -> list[Note]:
                 hub.update_info(name, value)
         randomness = cfg.get("randomness") or {}
         set_random_seed(built.seed, deterministic=bool(randomness.get("deterministic")))
-        return _Steps(cfg, built, machine, held).run()
+        notes = _Steps(cfg, built, machine, held).run()
+    give_back_freed_memory()  # the copy of the model, and what its steps took
+    return notes
 
 
 class _Steps:

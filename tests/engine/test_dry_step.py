@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -372,6 +374,20 @@ def test_the_run_after_it_is_the_same_run(scenes: Path, tmp_path: Path) -> None:
             cfg.dry_step = False
         run(cfg, tmp_path / name)
     assert differences(final_state(tmp_path / "with"), final_state(tmp_path / "without")) == []
+
+
+def test_its_memory_is_given_back_when_the_copy_of_the_model_is_gone(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[weakref.ref] = []
+    gone: list[bool] = []
+    module = sys.modules[dry_step.__module__]
+    forecast = lambda model, *others: copies.append(weakref.ref(model))  # noqa: E731
+    give_back = lambda: gone.append(copies[0]() is None)  # noqa: E731
+    monkeypatch.setattr(module, "forecast", forecast)
+    monkeypatch.setattr(module, "give_back_freed_memory", give_back)
+    _step(small_config(scenes))
+    assert gone == [True]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])

@@ -13,6 +13,7 @@ from mmseg_resnest.io import memory
 from mmseg_resnest.io.memory import (
     available_memory,
     forget_peak_memory,
+    give_back_freed_memory,
     keep_freed_memory,
     peak_memory,
 )
@@ -34,9 +35,25 @@ def test_freed_memory_is_used_again() -> None:
             ctypes.CDLL(None).mallopt(option, 128 << 10)
 
 
-def test_a_c_library_without_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps it")
+def test_kept_memory_is_given_back() -> None:
+    assert keep_freed_memory()
+    try:
+        torch.empty(1 << 26).fill_(1)  # 256 MiB
+        assert give_back_freed_memory()
+        forget_peak_memory()  # the peak is what is resident now
+        before = peak_memory()
+        torch.empty(1 << 26).fill_(1)
+        assert peak_memory() - before >= 255 << 20
+    finally:
+        for option in (-1, -3):
+            ctypes.CDLL(None).mallopt(option, 128 << 10)
+
+
+def test_a_c_library_without_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert keep_freed_memory() is False
+    assert give_back_freed_memory() is False
 
 
 def test_available_memory_is_what_the_system_or_the_container_leaves(tmp_path: Path) -> None:
