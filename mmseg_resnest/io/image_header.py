@@ -381,7 +381,9 @@ def open_any_size(source: str | os.PathLike[str] | BinaryIO) -> Image.Image:
         raise ValueError(error.text) from error
     if header is None or header.format == "NPY":
         return Image.open(source)
-    Image.init()  # registers all formats; does nothing the second time
+    Image.preinit()  # registers the usual formats; does nothing the second time
+    if header.format not in Image.OPEN:
+        Image.init()  # registers all formats: forty modules
     factory = Image.OPEN[header.format][0]
     if not isinstance(source, str | os.PathLike):
         source.seek(0)

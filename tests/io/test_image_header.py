@@ -53,6 +53,14 @@ def test_size_and_format(kind: str, options: dict[str, object], tmp_path: Path) 
         assert (image.format, image.size) == (kind, (WIDTH, HEIGHT))
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_usual_format_imports_no_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow has forty."""
+    monkeypatch.setattr(Image, "init", lambda: pytest.fail("imports all formats"))
+    with open_any_size(io.BytesIO(saved(kind))) as image:
+        assert image.format == kind
+
+
 def test_netpbm_with_comments() -> None:
     text = f"P6\n# a comment\n{WIDTH}#another\n {HEIGHT}\n255\n".encode()
     assert read_header(text, "x") == ImageHeader("PPM", WIDTH, HEIGHT)
