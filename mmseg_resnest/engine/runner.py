@@ -42,7 +42,7 @@ from .checkpoint import load_weights
 from .checkpoint_schema import check_training_checkpoint
 from .checkpoint_values import Refusal
 from .checkpoint_writer import CheckpointWriter, Unsaved
-from .config import config_as_text
+from .config import FormattedOnce, config_as_text
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .latest import latest_valid_checkpoint, next_start
 from .logs import quiet_console, report_lost_lines
@@ -94,7 +94,7 @@ class Runner(MMEngineRunner):
         ``model`` is a built model in place of ``cfg.model``. After a seeded one, random numbers go
         on as if the runner had built it.
         """
-        cfg = copy.deepcopy(cfg)
+        cfg = FormattedOnce.of(copy.deepcopy(cfg))
         names = set(inspect.signature(MMEngineRunner.__init__).parameters) - {"self", "cfg"}
         arguments = {name: cfg[name] for name in names if name in cfg}
         if model is not None:

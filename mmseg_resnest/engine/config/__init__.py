@@ -13,9 +13,9 @@ from .load import (
     similar_configs,
 )
 from .options import parse_cfg_options
-from .text import config_as_text
+from .text import FormattedOnce, config_as_text
 from .types import named_types
 
-__all__ = ["check_config", "command_name", "config_as_text", "config_folder", "find_config"]
-__all__ += ["load_config", "named_types", "parse_cfg_options", "portable_name", "require"]
-__all__ += ["require_segmentation", "similar_configs"]
+__all__ = ["FormattedOnce", "check_config", "command_name", "config_as_text", "config_folder"]
+__all__ += ["find_config", "load_config", "named_types", "parse_cfg_options", "portable_name"]
+__all__ += ["require", "require_segmentation", "similar_configs"]

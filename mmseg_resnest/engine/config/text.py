@@ -7,8 +7,35 @@ import io
 import itertools
 import re
 import tokenize
+from typing import cast
 
 from mmengine.config import Config
+
+from ..._stack import config_tree
+
+
+class FormattedOnce(Config):
+    """A config whose text is formatted again only where its values have changed.
+
+    A run writes the text to its log, its work folder, its curves and its checkpoints.
+    """
+
+    @classmethod
+    def of(cls, cfg: Config) -> FormattedOnce:
+        """The same values, shared with ``cfg``."""
+        made = cls.__new__(cls)
+        made.__setstate__(cfg.__getstate__())
+        return made
+
+    @property
+    def pretty_text(self) -> str:
+        """As MMEngine's."""
+        values = repr(config_tree(self))
+        known = self.__dict__.get("_formatted", (None, ""))
+        if known[0] != values:
+            known = values, super().pretty_text
+            self.__dict__["_formatted"] = known  # as an attribute it would be a key of the config
+        return cast(str, known[1])
 
 
 def config_as_text(cfg: Config) -> str:
