@@ -328,7 +328,7 @@ def machine() -> dict[str, Any]:
     """What the figures come from."""
     import torch
 
-    from mmseg_resnest.io.processes import processor_name
+    from mmseg_resnest.io.processes import cpu_count, processor_name
 
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -336,7 +336,7 @@ def machine() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
     return {
         "cpu": processor_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

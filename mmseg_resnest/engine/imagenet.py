@@ -21,6 +21,7 @@ from ..datasets.imagenet import CLASSES, centre_crop, normalised, read_rgb
 from ..errors import UserError
 from ..io.atomic import atomic_write
 from ..io.json_files import read_json
+from ..io.processes import cpu_count
 from ..models import ARCHITECTURES, ResNeSt
 from ..weights import Entry, catalogue, load_backbone
 from .hooks.console import progress_bar
@@ -108,7 +109,7 @@ def evaluate_classifier(
 
     bar = progress_bar(len(samples), state["images"], f"evaluating {entry.name}")
     saved = state["images"]
-    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, torch.no_grad():
+    with bar, ThreadPoolExecutor(min(8, cpu_count())) as pool, torch.no_grad():
         loaded = _ahead(pool, load, todo, 2 * BATCH)
         while batch := list(itertools.islice(loaded, BATCH)):
             images = torch.stack([image for image, _ in batch])
