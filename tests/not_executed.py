@@ -42,7 +42,7 @@ REASONS: dict[str, list[Key]] = {
     "the same advice is executed for a worker that fails (bad_input.py)": [
         _at("cli/failures.py:explain_error", "train_dataloader.num_workers=0"),
     ],
-    "the same advice is executed for the limit of open files (test_engine_remedies.py)": [
+    "the same advice is executed for the limit of open files (test_machine_remedies.py)": [
         _at("cli/failures.py:_too_many_files"),
     ],
     "the same advice is executed for the first batch (test_engine_remedies.py)": [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import queue
 import threading
 from collections.abc import Iterator
@@ -11,12 +12,36 @@ from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from small_models import blobs
 
 from mmseg_resnest.apps.connections import ConnectionLimits
 from mmseg_resnest.apps.server import Server, run
 from mmseg_resnest.apps.serving import Limits, create_app
 from mmseg_resnest.datasets.reader import ImageInput, ImageReader
 from mmseg_resnest.inference import Segmentation
+
+
+def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    """An image file of pixels."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, kind)
+    return data.getvalue()
+
+
+PHOTO = blobs(64, 80, 1)
+PNG = encoded(PHOTO)
+
+
+def post(client: httpx.Client, **options: Any) -> httpx.Response:
+    """The answer to :data:`PHOTO`."""
+    return client.post("/predict", content=PNG, **options)
+
+
+def waiting(client: httpx.Client) -> int:
+    """How many images wait."""
+    return int(client.get("/health").json()["waiting"])
 
 
 class Gate:

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import numpy as np
@@ -19,7 +17,6 @@ import schemathesis
 from hostile_images import hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 from png_files import png_file
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import Gate, running
+from services import PHOTO, PNG, Gate, encoded, post, running, waiting
 from small_models import blobs, small_config
 from user_errors import raises_user_error
 
@@ -37,8 +34,6 @@ from mmseg_resnest import load_segmentor
 from mmseg_resnest.apps.serving import Limits, app
 from mmseg_resnest.apps.serving.app import end_between_blocks
 from mmseg_resnest.apps.serving.batcher import Batcher
-from mmseg_resnest.apps.serving.forms import image_in
-from mmseg_resnest.apps.work import Refused
 from mmseg_resnest.errors import UserError
 from mmseg_resnest.inference import Segmentation, Segmentor
 from mmseg_resnest.io.cancel import Cancelled, cancellable, raise_if_cancelled
@@ -46,20 +41,10 @@ from mmseg_resnest.io.cancel import Cancelled, cancellable, raise_if_cancelled
 Service = Callable[..., httpx.Client]
 
 
-def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, kind)
-    return data.getvalue()
-
-
 def counted(client: httpx.Client, name: str, **labels: str) -> float:
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = [s for f in families for s in f.samples if s.name == name and s.labels == labels]
     return sum(s.value for s in samples)
-
-
-def waiting(client: httpx.Client) -> int:
-    return int(client.get("/health").json()["waiting"])
 
 
 def wait_for(client: httpx.Client, number: int) -> None:
@@ -73,13 +58,7 @@ def connected(client: httpx.Client) -> socket.socket:
     return socket.create_connection((client.base_url.host, client.base_url.port))
 
 
-PHOTO = blobs(64, 80, 1)
-PNG = encoded(PHOTO)
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
-
-
-def post(client: httpx.Client, **options: Any) -> httpx.Response:
-    return client.post("/predict", content=PNG, **options)
 
 
 def test_answers_are_the_models(client: httpx.Client, small_model: Segmentor) -> None:
@@ -117,78 +96,6 @@ def test_an_answer_of_some_classes(client: httpx.Client, small_model: Segmentor)
         answer = post(client, params={"classes": wrong})
         assert (answer.status_code, "is unknown" in answer.json()["detail"]) == (400, True)
     assert app._known(["a,b", "b,a"], ["a,b", "a", "b"]) == ["a,b", "b", "a"]
-
-
-FORM = "multipart/form-data; boundary=X"
-
-
-def form(*parts: bytes, end: bytes = b"--X--\r\n") -> bytes:
-    return b"".join(b"--X\r\n%b\r\n" % part for part in parts) + end
-
-
-def field(name: bytes, content: bytes, more: bytes = b"") -> bytes:
-    return b'Content-Disposition: form-data; name="%b"; filename="a;b.png"%b\r\n\r\n%b' % (
-        *(name, more), content)  # fmt: skip
-
-
-def test_a_form_is_answered_as_its_image_is(client: httpx.Client) -> None:
-    want = post(client).content
-    answer = client.post("/predict", files={"image": ("street.png", PNG, "image/png")})
-    assert (answer.status_code, answer.content) == (200, want)
-    for body in (
-        form(field(b"image", PNG)),
-        b"preamble\r\n" + form(field(b"image", PNG, b"\r\nContent-Type: image/png")) + b"epilogue",
-        form(b"content-disposition:form-data;name=image\r\n\r\n" + PNG, end=b"--X--"),
-        form(field(b"image", b""), field(b"image", PNG)),
-    ):
-        answer = client.post("/predict", content=body, headers={"Content-Type": FORM})
-        assert (answer.status_code, answer.content) == (200, want)
-    curl = {"Content-Type": "application/x-www-form-urlencoded"}  # of curl --data-binary
-    assert post(client, headers=curl).content == want
-
-
-@pytest.mark.parametrize(
-    ("said", "body"),
-    [
-        ("holds no image; send it as the field image", b"--X--\r\n"),
-        ("holds no image", form(field(b"image", b""))),
-        ("'file'; it takes image alone", form(field(b"file", PNG))),
-        ("'output'", form(field(b"image", PNG), field(b"output", b"areas"))),
-        ("several images", form(field(b"image", PNG), field(b"image", PNG))),
-        ("cut short", form(field(b"image", PNG), end=b"")),
-        ("cut short", form(field(b"image", PNG))[:60]),
-        ("cut short", PNG),
-        ("cut short", b""),
-        ("cut short", b"--X\r\n\r\n"),
-        ("cut short", b"--X" + b"a" * 5000),
-        ("has no name", form(b"Content-Type: image/png\r\n\r\n" + PNG)),
-        ("encodes", form(field(b"image", PNG, b"\r\nContent-Transfer-Encoding: base64"))),
-        ("more than 16 parts", form(*[field(b"image", b"")] * 20)),
-    ],
-)
-def test_forms_that_are_refused(client: httpx.Client, said: str, body: bytes) -> None:
-    answer = client.post("/predict", content=body, headers={"Content-Type": FORM})
-    assert (answer.status_code, said in answer.json()["detail"]) == (400, True), answer.text
-    assert waiting(client) == 0
-
-
-def test_a_form_has_the_limits_of_a_body(client: httpx.Client) -> None:
-    large = {"image": bytes(200_001)}
-    assert client.post("/predict", files=large).status_code == 413
-    for kind in ("multipart/form-data", "multipart/form-data; boundary=" + "x" * 71):
-        answer = client.post("/predict", content=PNG, headers={"Content-Type": kind})
-        assert (answer.status_code, "no boundary" in answer.json()["detail"]) == (400, True)
-
-
-@given(st.binary(max_size=300), st.integers(0, 3))
-@settings(deadline=None, database=None)
-def test_no_form_is_more_than_refused(body: bytes, cut: int) -> None:
-    whole = form(field(b"image", body))
-    if body and b"\r\n--X" not in b"\r\n" + body:
-        assert image_in(whole, FORM) == body
-    for damaged in (body, whole[cut:], whole[: len(whole) - 5 - cut], b"--X\r\n" + body):
-        with contextlib.suppress(Refused):
-            image_in(damaged, FORM)
 
 
 def test_health_model_metrics_and_schema(client: httpx.Client, small_model: Segmentor) -> None:
