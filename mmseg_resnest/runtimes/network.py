@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..io.up_to_date import fingerprint
 from ..models import EncoderDecoder
 from ..weights.hashes import tensor_digests
+from . import files, free_sizes
 from .files import write_onnx
 from .free_sizes import keep_sizes_free
 
@@ -27,7 +28,9 @@ __all__ = ["ScoresNetwork", "content_key", "versions_of_runtimes", "write_scores
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino")
 _FREE = {0: "batch", 2: "height", 3: "width"}
-_KNOWN = ("torch", "mmcv", "mmengine", "mmseg", "mmseg_resnest")
+#: Packages whose code is known by their versions; this one's changes without.
+_KNOWN = ("torch", "mmcv", "mmengine", "mmseg")
+_WRITERS = (files.__name__, free_sizes.__name__, __name__)
 #: Keys of a model's config that do not reach the scores in evaluation.
 _TRAINING = ("auxiliary_head", "init_cfg", "pretrained", "train_cfg")
 
@@ -81,7 +84,7 @@ def versions_of_runtimes() -> dict[str, str]:
 
 
 def content_key(model: EncoderDecoder, cfg: Config) -> str:
-    """A digest of all that decides the scores: weights, config, code, versions."""
+    """A digest of all that decides the scores: weights, config, layers, code, versions."""
     config: Any = cfg.model
     while isinstance(config.get("module"), Mapping):  # test-time augmentation
         config = config["module"]
@@ -94,10 +97,27 @@ def content_key(model: EncoderDecoder, cfg: Config) -> str:
     }
     modules = {type(module).__module__ for module in model.modules()}
     own = sorted(name for name in modules if name.partition(".")[0] not in _KNOWN)
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in own]
+    paths = [getattr(sys.modules.get(name), "__file__", None) for name in (*own, *_WRITERS)]
     return fingerprint(
         tensor_digests(weights),
         dict(flatten(plain)),
-        [Path(file) for file in files if file and Path(file).is_file()],
+        _layers(model),
+        [Path(path) for path in paths if path and Path(path).is_file()],
         versions() | versions_of_runtimes(),
     )
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    """Names and kinds of a model's layers, with their settings, which may not be the config's."""
+    return [
+        (name, type(layer).__qualname__, {k: v for k, v in vars(layer).items() if _decides(k, v)})
+        for name, layer in model.named_modules()
+        if not f"{name}.".startswith(("auxiliary_head.", "data_preprocessor."))
+    ]
+
+
+def _decides(name: str, value: object) -> bool:
+    """Whether an attribute of a layer may decide what it computes in evaluation."""
+    if isinstance(value, tuple):
+        return all(_decides(name, one) for one in value)
+    return isinstance(value, bool | int | float | str) and name[0] != "_" and name != "training"

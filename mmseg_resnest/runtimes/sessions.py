@@ -131,7 +131,8 @@ def guarded(run: Run, subject: str, channels: int) -> Run:
             size = f"{images.shape[3]}x{images.shape[2]}"
             said = f"cannot compute images of {size} ({error_words(error)}); use engine torch"
             raise UserError("model", subject, said) from error
-        if tuple(scores.shape[:2]) != (len(images), channels):
+        # OpenVINO gives maps of no pixels for images of one row.
+        if tuple(scores.shape[:2]) != (len(images), channels) or not scores.numel():
             said = f"gave {tuple(scores.shape)} for {len(images)} images; use engine torch"
             raise UserError("model", subject, said)
         return scores

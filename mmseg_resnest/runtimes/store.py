@@ -108,8 +108,7 @@ class Entry:
     def remove(self, start: str) -> None:
         """Remove the files whose names start so, and what is known about them."""
         for file in self.folder.glob(f"{start}*"):
-            with contextlib.suppress(OSError):
-                file.unlink()
+            _remove(file)
         self._files = {k: files for k, files in self._files.items() if not k.startswith(start)}
         self.facts = {
             kind: {
@@ -167,9 +166,9 @@ def entry_of(
         with wait_for_folder(folder, waits) as held:
             if held:
                 for left in folder.glob(".*"):  # by a process that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                    with contextlib.suppress(OSError):
-                        left.unlink(missing_ok=True)
+                    _remove(left)
+                if not (folder / _RECORD).is_file():
+                    _remove(folder / _RECORD)
             with contextlib.suppress(OSError):
                 os.utime(folder)
             yield Entry(folder, spare)
@@ -201,6 +200,13 @@ def _remove_old(root: Path) -> None:
         folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
         for folder in folders[MOST_ENTRIES:]:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it can be removed."""
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _digest(file: Path) -> str | None:

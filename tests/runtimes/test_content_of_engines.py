@@ -1,0 +1,88 @@
+# Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""Files are of one content: of its layers as they are, and of nothing foreign in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from user_errors import raises_user_error
+
+from mmseg_resnest.inference import Segmentor
+from mmseg_resnest.inference.engine import choose_engine, prepare_engine
+from mmseg_resnest.runtimes import Choice, engines, network
+
+Pictures = list[NDArray[np.uint8]]
+
+
+def _key(model: Segmentor) -> str:
+    return network.content_key(model.model, model.cfg)  # type: ignore[arg-type]
+
+
+def test_layers_that_were_changed_are_another_content(
+    small_segmentor: Segmentor, pictures: Pictures
+) -> None:
+    model: Any = small_segmentor.model
+    keys = [_key(small_segmentor)]
+    small_segmentor.cfg.test_dataloader.dataset.metainfo.classes = list("abcd")
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert prepare_engine(small_segmentor, pictures)
+    model.train().eval()
+    assert _key(small_segmentor) == keys[0]
+    first = model.backbone.layer1[0]
+    for change in (
+        lambda: setattr(model.decode_head, "align_corners", True),
+        lambda: setattr(first.conv1, "padding", (2, 2)),
+        lambda: setattr(first.conv1, "padding", (1, 1)) or setattr(first, "relu", nn.GELU()),
+    ):
+        change()
+        keys.append(_key(small_segmentor))
+    assert len(set(keys)) == 4
+    choose_engine(small_segmentor, Choice())
+    wanted = small_segmentor(pictures[0]).labels
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert (small_segmentor(pictures[0]).labels == wanted).mean() >= 0.9999
+
+
+def test_the_code_of_this_package_belongs_to_the_content(
+    small_segmentor: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[Any] = []
+    monkeypatch.setattr(network, "fingerprint", lambda *some: parts.extend(some))
+    _key(small_segmentor)
+    (files,) = (part for part in parts if isinstance(part, list) and isinstance(part[0], Path))
+    names = {"/".join(file.parts[-2:]) for file in files}
+    assert {"models/segmentor.py", "runtimes/free_sizes.py", "runtimes/network.py"} <= names
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "record.json"])
+def test_a_folder_in_the_place_of_a_file_goes(
+    small_segmentor: Segmentor, pictures: Pictures, cache: Path, name: str
+) -> None:
+    for _ in range(2):
+        choose_engine(small_segmentor, Choice("onnxruntime"))
+        assert prepare_engine(small_segmentor, pictures)
+        (file,) = cache.glob(f"*/{name}")
+        assert file.is_file()
+        file.unlink()
+        (file / "inside").mkdir(parents=True)
+
+
+def test_scores_of_no_pixels_are_refused(
+    small_segmentor: Segmentor, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO gives them for an image of one row."""
+    opened = engines.open_onnx
+
+    def empty(*args: Any) -> Any:
+        return opened(*args)._replace(run=lambda images: torch.zeros(len(images), 4, 0, 3))
+
+    monkeypatch.setattr(engines, "open_onnx", empty)
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    with raises_user_error("model", "engine onnxruntime"):
+        small_segmentor(pictures[0])
