@@ -80,7 +80,8 @@ def test_the_example_of_the_page_gives_our_labels(
         labels = model("photo.jpg").labels
         assert len(np.unique(labels)) > 2
         np.testing.assert_array_equal(found["labels"], exported("photo.jpg").labels)
-        np.testing.assert_array_equal(found["labels"], labels)
+        # ONNX Runtime and PyTorch add in another order, which decides near ties.
+        assert (found["labels"] == labels).mean() > 0.999
         assert found["about"]["classes"] == model.classes
 
 
