@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..evaluation import metric_configs
 from ..registry import building, type_name
 from .classification import classes_of
+from .facts import mappings
 
 __all__ = ["check_detection", "check_trained_classes"]
 
@@ -88,24 +89,14 @@ def _classes(cfg: Config, leaf: Mapping[str, Any]) -> list[str] | None:
 
 
 def _check_heads(cfg: Config, classes: list[str], loader: str) -> None:
-    for key, number in _numbers("model", cfg.get("model") or {}):
-        if number != len(classes):
+    """Check ``num_classes`` of the heads of boxes and masks."""
+    for key, node in mappings(cfg.get("model"), "model"):
+        number = node.get("num_classes", len(classes))
+        of_head = any(part in key for part in ("bbox_head", "mask_head"))
+        if of_head and number != len(classes):
             message = f"is {number}, and {loader}.dataset has {len(classes)} classes "
             message += f"({', '.join(classes[:4])}{', ...' * (len(classes) > 4)}); set it to "
-            raise UserError("classes", f"config key {key}", f"{message}{len(classes)}")
-
-
-def _numbers(key: str, node: Any) -> Iterator[tuple[str, int]]:
-    """Keys and values of ``num_classes`` in the heads of boxes and masks."""
-    if isinstance(node, list | tuple):
-        for place, one in enumerate(node):
-            yield from _numbers(f"{key}.{place}", one)
-    elif isinstance(node, Mapping):
-        for name, one in node.items():
-            if name == "num_classes" and any(part in key for part in ("bbox_head", "mask_head")):
-                yield f"{key}.{name}", one
-            else:
-                yield from _numbers(f"{key}.{name}", one)
+            raise UserError("classes", f"config key {key}.num_classes", f"{message}{len(classes)}")
 
 
 def _coco_metrics(cfg: Config, loader: str) -> Iterator[Mapping[str, Any]]:

@@ -40,6 +40,7 @@ from ..evaluation import build_evaluator, evaluation_scores, score_name
 from ..io.memory import give_back_freed_memory
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
+from .facts import mappings
 from .failing_parts import failing, failing_model, failing_part, have_labels
 from .first_batches import FirstBatches
 from .forecast import Step, batch_size_of, check_memory, forecast, free_memory, gigabytes, watched
@@ -330,13 +331,7 @@ class _Steps:
     def _without_outputs(self, evaluator: Any) -> Any:
         """The config of an evaluator that writes into a folder for temporary files."""
         evaluator = copy.deepcopy(evaluator)
-        todo = [evaluator]
-        while todo:
-            node = todo.pop()
-            todo += node if isinstance(node, list | tuple) else ()
-            if not isinstance(node, dict):
-                continue
-            todo += node.values()
+        for _, node in mappings(evaluator):
             for name in _OUTPUTS:
                 if isinstance(node.get(name), str):
                     folder = tempfile.TemporaryDirectory(prefix="dry_step_")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -77,6 +77,21 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from flatten(item, f"{key}.{index}")
     else:
         yield key, text_of(value)
+
+
+def mappings(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The mappings in a nested value with their dotted keys, outer ones first.
+
+    They may be changed on the way: what is inside one is looked up after it was yielded.
+    """
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, Mapping):
+        yield key, node
+        inside = node.items()
+    elif isinstance(node, list | tuple):
+        inside = enumerate(node)
+    for name, item in list(inside):
+        yield from mappings(item, f"{key}.{name}" if key else str(name))
 
 
 def text_of(value: Any) -> str:

@@ -37,7 +37,7 @@ from torch import nn
 from ..io.processes import processor_maker
 from ..kernels.convolution import ProductConv2d
 from ..registry import type_name
-from .facts import flatten
+from .facts import mappings
 
 _MODULES = ("torch", "numpy", "cv2", "mmengine", "mmseg", "mmcv", "mmseg_resnest")
 #: Installed or not, they decide which code computes.
@@ -123,11 +123,7 @@ def fused_steps_of(
 ) -> list[str]:
     """The fused steps of a run; ``folded_layers``: batch norms are folded into convolutions."""
     modules = list(model.modules())
-    types = {
-        type_name(text.strip("'"))
-        for key, text in flatten(cfg.get("train_dataloader") or {})
-        if key.endswith("type")
-    }
+    types = {type_name(node.get("type")) for _, node in mappings(cfg.get("train_dataloader"))}
     steps = {
         "matrix_products": any(isinstance(module, ProductConv2d) for module in modules),
         "merged_pipeline": not types.isdisjoint(_MERGED),

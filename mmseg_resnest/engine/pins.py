@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from ..weights import pinned
 from ..weights.hub import is_hub
+from .facts import mappings
 
 __all__ = ["find_pins", "set_pins"]
 
@@ -44,12 +45,6 @@ def _of_hubs(cfg: Config) -> Iterator[tuple[Any, str]]:
     distillation = cfg.get("distillation")
     if isinstance(distillation, Mapping) and is_hub(distillation.get("teacher")):
         yield distillation, "teacher"
-    nodes = [cfg.get("model")]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, Mapping):
-            if is_hub(node.get("checkpoint")):
-                yield node, "checkpoint"
-            nodes += node.values()
-        elif isinstance(node, list | tuple):
-            nodes += node
+    for _, node in mappings(cfg.get("model")):
+        if is_hub(node.get("checkpoint")):
+            yield node, "checkpoint"

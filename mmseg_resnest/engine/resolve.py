@@ -26,6 +26,7 @@ from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
 from .config import named_types
 from .config.kinds import DATALOADERS
+from .facts import mappings
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
 from .pins import set_pins
@@ -213,14 +214,12 @@ def _set_numerics(cfg: Config) -> None:
     check_value("numerics.fused", fused, "True or False", isinstance(fused, bool))
 
 
-def _drop_pretrained(node: Any) -> None:
+def _drop_pretrained(model: Any) -> None:
     """Take out weights to start from: when resuming they would be loaded for nothing."""
-    if isinstance(node, dict):
+    for _, node in mappings(model):
         init = node.get("init_cfg")
         if isinstance(init, dict) and init.get("type") == "Pretrained":
             node["init_cfg"] = None
-        for value in node.values():
-            _drop_pretrained(value)
 
 
 def _set_seed(cfg: Config, options: TrainingOptions) -> Note | None:
@@ -334,16 +333,11 @@ def _share_batch(cfg: Config, machine: Machine) -> Note | None:
     return "batch", f"{total} images a step = {processes} processes x {total // processes}"
 
 
-def _merge_pipelines(node: Any) -> None:
+def _merge_pipelines(dataset: Any) -> None:
     """Do resize and crop of the training images in one step; the samples stay the same."""
-    if isinstance(node, dict):
-        for value in node.values():
-            _merge_pipelines(value)
+    for _, node in mappings(dataset):
         if isinstance(node.get("pipeline"), list) and not node.get("skip_type_keys"):
             node["pipeline"] = merge_steps(node["pipeline"])
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            _merge_pipelines(value)
 
 
 # --- testing --------------------------------------------------------------------------------
@@ -368,18 +362,11 @@ def _use_tta(cfg: Config) -> None:
     if cfg.get("tta_pipeline") is not None:
         for leaf, steps in list(pipelines(cfg.test_dataloader.dataset)):
             leaf["pipeline"] = with_loading(cfg.tta_pipeline, steps, "tta_pipeline")
-        _end_wrappers(cfg.test_dataloader.dataset)
+        for _, node in mappings(cfg.test_dataloader.dataset):
+            if "pipeline" in node and (node.get("datasets") or node.get("dataset")):
+                node["pipeline"] = []  # of a wrapper
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
-
-
-def _end_wrappers(dataset: Any) -> None:
-    """Take the pipelines out of the wrappers around data sets."""
-    inner = [one for one in [*(dataset.get("datasets") or ()), dataset.get("dataset")] if one]
-    if inner and "pipeline" in dataset:
-        dataset["pipeline"] = []
-    for one in inner:
-        _end_wrappers(one)
 
 
 def _add_official_metric(cfg: Config) -> None:
@@ -412,20 +399,16 @@ def scores_nothing(cfg: Config) -> bool:
 
 def _drop_labels(dataset: Any) -> None:
     """Make a data set, or those in a wrapper, one of images alone."""
-    inner = [*(dataset.get("datasets") or ()), dataset.get("dataset")]
-    for one in inner:
-        if isinstance(one, Mapping):
-            _drop_labels(one)
-    if dataset.get("pipeline"):
-        dataset["pipeline"] = _without_labels(dataset["pipeline"])
-        for step in dataset["pipeline"]:
-            if type_name(step.get("type")) == "TestTimeAug":
-                groups = [_without_labels(some) for some in step["transforms"]]
-                step["transforms"] = [group for group in groups if group]
-    if "data_prefix" in dataset:
-        # A prefix that is not there, rather than none: some data sets have one by default.
-        dataset["data_prefix"] = dict(dataset["data_prefix"] or {})
-        dataset["data_prefix"].pop("seg_map_path", None)
+    for _, node in mappings(dataset):
+        if node.get("pipeline"):
+            node["pipeline"] = _without_labels(node["pipeline"])
+        if type_name(node.get("type")) == "TestTimeAug":
+            groups = [_without_labels(some) for some in node["transforms"]]
+            node["transforms"] = [group for group in groups if group]
+        if "data_prefix" in node:
+            # A prefix that is not there, rather than none: some data sets have one by default.
+            node["data_prefix"] = dict(node["data_prefix"] or {})
+            node["data_prefix"].pop("seg_map_path", None)
 
 
 def _without_labels(steps: Sequence[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from ..errors import UserError
 from ..io.memory import available_memory
 from .config.kinds import DATALOADERS
+from .facts import mappings
 from .resume_changes import Note
 
 #: Options of transforms, of the model's testing and of its augmentation that are sizes in pixels.
@@ -214,16 +215,13 @@ def _set_image_size(cfg: Config, width: int, height: int) -> list[Note]:
     return [("image size", f"{width}x{height} for {before[0]}x{before[1]}; resizing moves with it")]
 
 
-def _crop(node: Any) -> tuple[int, int] | None:
+def _crop(loader: Any) -> tuple[int, int] | None:
     """Width and height of the first crop of a pipeline."""
-    if isinstance(node, Mapping):
+    for _, node in mappings(loader):
         area = "crop_ratio_range" in node  # a crop of a random size, resized to a scale
         crop = node.get("scale" if area else "crop_size")
         if "type" in node and crop is not None:
             return (crop, crop) if isinstance(crop, int) else (int(crop[1]), int(crop[0]))
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        return next((found for one in node if (found := _crop(one)) is not None), None)
     return None
 
 
