@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop as MMEngineLoop
@@ -158,25 +158,20 @@ class IterBasedTrainLoop(MMEngineLoop):
         mine = [torch.as_tensor(value, device=device).detach() for value in outputs.values()]
         flag = torch.tensor(float(stop), device=device)
         values = torch.stack([*(value.double().mean() for value in mine), flag.double()])
-        torch.distributed.all_reduce(values)
-        *means, asked = (values / get_world_size()).tolist()
+        all_reduce(values, "mean")
+        *means, asked = values.tolist()
         self.stopping = self.stopping or asked > 0
         return dict(zip(outputs, means, strict=True))
 
     def _any_process(self, flag: bool) -> bool:
-        if get_world_size() == 1:
-            return flag
-        value = torch.tensor(float(flag), device=next(self.runner.model.parameters()).device)
-        torch.distributed.all_reduce(value)
-        return value.item() > 0
+        value = torch.tensor(float(flag))
+        all_reduce(value, "max")
+        return bool(value)
 
     def _validate(self) -> None:
         runner = self.runner
         # Processes that have different numbers of batches cannot agree on one to stop after.
-        lengths = [0] * get_world_size()
-        lengths[runner.rank] = len(runner.val_dataloader)
-        if len(lengths) > 1:
-            torch.distributed.all_gather_object(lengths, lengths[runner.rank])
+        lengths = all_gather_object(len(runner.val_dataloader))
         self._validation_can_stop = len(set(lengths)) == 1 and between_updates(runner.optim_wrapper)
         doing(f"validating after iteration {self._iter}")
         seed_validation(runner.seed, self._iter, runner.rank)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import mmengine
-import torch
 from mmengine.config import Config
-from mmengine.dist import is_main_process, master_only
+from mmengine.dist import all_gather_object, is_main_process, master_only
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
@@ -250,11 +249,7 @@ class Runner(MMEngineRunner):
     def finish_saving(self) -> list[Unsaved]:
         """Wait, on every process, until what was to be saved is; returns what could not be."""
         problems = [] if self._writer is None else self._writer.wait()
-        if self.world_size > 1:
-            every: list[Any] = [None] * self.world_size
-            torch.distributed.all_gather_object(every, problems)
-            problems = [problem for some in every for problem in some]
-        return problems
+        return [problem for some in all_gather_object(problems) for problem in some]
 
     def describe_numerics(self, folded_layers: bool = False) -> dict[str, Any]:
         """The numerics of this run, with the fused steps that it uses; see :mod:`.numerics`."""

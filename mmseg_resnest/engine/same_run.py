@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import all_gather_object, broadcast_object_list, get_rank, get_world_size
 
 from ..errors import UserError
 from .launch import init_distributed, join_launcher
@@ -43,11 +43,11 @@ def check_same_run(record: Callable[[], RunRecord]) -> None:
         return
     mine = together(record)
     with lost_processes_explained():
-        if len(set(_gather(mine.digest()))) == 1:
+        if len(set(all_gather_object(mine.digest()))) == 1:
             return
         first: list[Any] = [mine if get_rank() == 0 else None]
-        dist.broadcast_object_list(first, src=0)
-        found = _gather((socket.gethostname(), describe_differences(mine, first[0])))
+        broadcast_object_list(first)
+        found = all_gather_object((socket.gethostname(), describe_differences(mine, first[0])))
     text = describe_ranks(found)
     if text is not None:
         _part()
@@ -68,7 +68,7 @@ def together(action: Callable[[], T]) -> T:
     except Exception as error:
         problem = error
     with lost_processes_explained():
-        states = _gather((socket.gethostname(), problem and _words(problem)))
+        states = all_gather_object((socket.gethostname(), problem and _words(problem)))
     for rank, (host, words) in enumerate(states):
         if words is not None:
             _part()
@@ -83,9 +83,8 @@ def first_decides(decide: Callable[[], T], follow: Callable[[T], object]) -> T:
     """
     first = get_rank() == 0
     decided: list[Any] = [together(lambda: decide() if first else None)]
-    if get_world_size() > 1:
-        with lost_processes_explained():
-            dist.broadcast_object_list(decided, src=0)
+    with lost_processes_explained():
+        broadcast_object_list(decided)
     together(lambda: None if first else follow(decided[0]))
     return decided[0]
 
@@ -132,14 +131,8 @@ def _announce(error: Exception, launcher: str, timeout: float) -> None:
     if launcher == "none" or _parted or dist.is_initialized() or join_launcher(launcher)[1] == 1:
         return
     init_distributed(launcher, timeout)
-    _gather((socket.gethostname(), _words(error)))
+    all_gather_object((socket.gethostname(), _words(error)))
     _part()
-
-
-def _gather(mine: Any) -> list[Any]:
-    every: list[Any] = [None] * get_world_size()
-    dist.all_gather_object(every, mine)
-    return every
 
 
 def _words(error: Exception) -> str:

@@ -14,7 +14,7 @@ from mmseg_resnest.evaluation.results_file import read_examples
 def test_only_own_files_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "examples"
     folder.mkdir()
-    ours = {"00012.jpg", "00012_label.png", "00012_pred.png", "part0.json", "examples.json"}
+    ours = {"00012.jpg", "00012_label.png", "00012_pred.png", "examples.json"}
     others = {"photo.jpg", "00012.png", "12.jpg", "notes.txt", "part.json", "00012_mask.png"}
     for name in ours | others:
         (folder / name).write_text("[]")

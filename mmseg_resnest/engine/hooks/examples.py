@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 import os
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
@@ -41,9 +40,7 @@ from ..checkpoint import bare_model
 __all__ = ["ExamplesHook"]
 
 # What an evaluation writes into its folder; other files there stay.
-_OWN = re.compile(
-    rf"[0-9]{{5,}}(\.jpg|_(label|pred|uncertainty)\.png)|part[0-9]+\.json|{EXAMPLES_FILE}"
-)
+_OWN = re.compile(rf"[0-9]{{5,}}(\.jpg|_(label|pred|uncertainty)\.png)|{EXAMPLES_FILE}")
 
 _UNSURE = ("worst", "random")  # kinds of images whose uncertainty is kept
 _MOST_SCORES = 1 << 28  # of an image, or its uncertainty is left out
@@ -159,13 +156,9 @@ class ExamplesHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Choose among what every process wrote, and remove the rest."""
-        part = self.folder / f"part{get_rank()}.json"
-        part.write_text(json.dumps(list(self._seen.values())), encoding="utf-8")
-        barrier()
+        seen = [e for some in all_gather_object([*self._seen.values()]) for e in some]
         if not is_main_process():
             return
-        parts = sorted(self.folder.glob("part*.json"))
-        seen = [e for p in parts for e in json.loads(p.read_text(encoding="utf-8"))]
         ranked = sorted(seen, key=lambda e: -e["mIoU"])
         most: dict[tuple[int, int], tuple[int, dict[str, Any]]] = {}
         for entry in seen:

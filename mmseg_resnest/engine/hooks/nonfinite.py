@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import all_reduce, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 
@@ -101,8 +100,7 @@ class NonFiniteHook(Hook):
             return True
         device = values[0].device
         bad = (~torch.stack([v.to(device).float() for v in values]).isfinite()).any().float()
-        if get_world_size() > 1:
-            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        all_reduce(bad, "max")
         return not bad.item()
 
     def _keep_buffers(self) -> None:

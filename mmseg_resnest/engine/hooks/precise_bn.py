@@ -8,7 +8,7 @@ import itertools
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -84,10 +84,8 @@ class PreciseBNHook(Hook):
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
         for norm, number, (mean, variance) in zip(norms, counted, sums, strict=True):
-            if get_world_size() > 1:  # plain batch norm has other statistics on each process
-                for value in (mean, variance):
-                    torch.distributed.all_reduce(value)
-                    value /= get_world_size()
+            for value in (mean, variance):  # plain batch norm has others on each process
+                all_reduce(value, "mean")
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
             norm.num_batches_tracked.copy_(number)
