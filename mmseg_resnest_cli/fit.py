@@ -136,15 +136,15 @@ def run(args: argparse.Namespace) -> int:
             held.enter_context(FolderLock(out, f"--out {out}"))
         else:
             out = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="fit_")))
-        place = FitFolder(out)
+        place = FitFolder(out, stays=keep)
         prepared = prepare_labels(_label_options(args), out, jobs)
         _say(*prepared.notes)
         if args.class_weights not in ("auto", "none"):
             weights = read_class_weights(Path(args.class_weights), prepared.facts.classes)
             wishes = replace(wishes, class_weights=weights)
         start = choose_start(prepared, wishes, args.weights, keep, args.cfg_options, args.seed)
-        _say(f"check: {check_labels(place, prepared, start, jobs, keep)}")
-        start, plan, text, notes = make_plan(place, prepared, start, measure_in_child, keep)
+        _say(f"check: {check_labels(place, prepared, start, jobs)}")
+        start, plan, text, notes = make_plan(place, prepared, start, measure_in_child)
         _say(*notes, *(one.line() for one in plan.decisions))
         _say_prediction(plan)
         if args.dry_run:

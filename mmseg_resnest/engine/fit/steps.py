@@ -59,10 +59,11 @@ class FitFolder:
 
     Args:
         folder: The output folder.
+        stays: Whether it is there after the command; that of a dry run is a temporary one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stays: bool = True) -> None:
+        self.folder, self.stays = folder, stays
         self.config = folder / "config.py"
         self.measured = folder / "measured.json"
         self.check = folder / "check.json"
@@ -231,7 +232,7 @@ def choose_start(
 
 
 def make_plan(
-    place: FitFolder, prepared: Prepared, start: Start, measure: Measure, keep: bool = True
+    place: FitFolder, prepared: Prepared, start: Start, measure: Measure
 ) -> tuple[Start, Plan, str, list[str]]:
     """Measure steps of the training, unless that was done, and decide the rest.
 
@@ -240,7 +241,6 @@ def make_plan(
         prepared: The labels.
         start: First decisions.
         measure: Makes the measurements.
-        keep: Whether measurements are read and written; False writes nothing.
 
     Returns:
         First decisions as they were measured with, all decisions, the config's text, and notes.
@@ -255,7 +255,7 @@ def make_plan(
         weights if weights.is_file() else start.origin.name,
     )
     notes: list[str] = []
-    known = keep and place.journal.has({place.measured: made_from})
+    known = place.journal.has({place.measured: made_from})
     if known:
         record = read_json(place.measured, str(place.measured))
         start = replace(start, facts=replace(start.facts, memory=record["memory"]))
@@ -263,31 +263,27 @@ def make_plan(
     with tempfile.TemporaryDirectory(prefix="fit_") as folder:
         draft = Path(folder) / "config.py"
         if start.origin.starts and start.origin.there and not start.origin.backbone:
-            load_from = (place.start if keep else Path(folder) / "start.pth").resolve()
+            load_from = place.start.resolve()
             start.write_draft(draft, prepared.folder)
-            notes.append(_write_start(place, start, load_config(draft), load_from, made_from, keep))
+            notes.append(_write_start(place, start, load_config(draft), load_from, made_from))
         if not known:
             start.write_draft(draft, prepared.folder, load_from)
             measured = measure(draft, _batches(start), start.wishes.budget)
             record = {"memory": start.facts.memory, "messages": measured.messages()}
-            if keep:
-                atomic_write(place.measured, json.dumps(record, indent=1) + "\n")
-                place.journal.add({place.measured: made_from}, step="measure")
+            atomic_write(place.measured, json.dumps(record, indent=1) + "\n")
+            place.journal.add({place.measured: made_from}, step="measure")
     measured = Measured.of(record["messages"])
     plan = decide(start.facts, start.wishes, start.origin, start.chosen, measured)
     return start, plan, start.text(plan, prepared.folder, load_from), notes
 
 
-def _write_start(
-    place: FitFolder, start: Start, cfg: Config, file: Path, made_from: str, keep: bool
-) -> str:
+def _write_start(place: FitFolder, start: Start, cfg: Config, file: Path, made_from: str) -> str:
     """Write the weights to start from, unless they are there; says what is kept of them."""
     entry = {file: fingerprint(made_from, start.origin.name)}
-    if keep and place.journal.has(entry):
+    if place.journal.has(entry):
         return f"weights: {start.origin.name}, in {file.name}"
     said = write_start(start.origin, cfg, start.facts.classes, file)
-    if keep:
-        place.journal.add(entry, step="weights")
+    place.journal.add(entry, step="weights")
     return f"weights: {said}"
 
 
@@ -352,9 +348,7 @@ def write_config(place: FitFolder, text: str) -> Config:
     return load_config(place.config)
 
 
-def check_labels(
-    place: FitFolder, prepared: Prepared, start: Start, jobs: int, keep: bool = True
-) -> str:
+def check_labels(place: FitFolder, prepared: Prepared, start: Start, jobs: int) -> str:
     """Check every file of the labels as training loads it, unless that was done.
 
     Args:
@@ -362,7 +356,6 @@ def check_labels(
         prepared: The labels.
         start: First decisions.
         jobs: Processes.
-        keep: Whether to write what was found; False writes nothing.
 
     Returns:
         What was found, in words.
@@ -371,7 +364,7 @@ def check_labels(
         UserError: Training would fail; the message names the first files.
     """
     entry = {place.check: prepared.state}
-    if keep and place.journal.has(entry):
+    if place.journal.has(entry):
         counts = read_json(place.check, str(place.check))["counts"]
     else:
         with tempfile.TemporaryDirectory(prefix="fit_") as folder:
@@ -379,18 +372,16 @@ def check_labels(
             start.write_draft(draft, prepared.folder)
             report = check_data(load_config(draft), ["train", "val"], jobs, progress=False)
         found = report.as_dict()
-        if keep:
-            write_result(found, place.check)
+        write_result(found, place.check)
         errors = [problem for problem in report.problems if problem.severity == "error"]
         if errors:
             some = "; ".join(
                 f"{one.file} {one.what} ({one.remedy})" for one in errors[:_MOST_SHOWN]
             )
-            more = f" ({place.check} lists them all)" if keep else ""
+            more = f" ({place.check} lists them all)" if place.stays else ""
             message = f"must be solved first ({len(errors):,} in all): {some}{more}"
             raise UserError("dataset", f"problems of {prepared.folder}", message)
-        if keep:
-            place.journal.add(entry, step="check")
+        place.journal.add(entry, step="check")
         counts = found["counts"]
     if not counts:
         return "every file is as training needs it"
