@@ -40,7 +40,7 @@ class CheckpointNames:
         number = rf"{re.escape(parts[1])}([0-9]{{1,18}}){re.escape(parts[2])}"
         self._template = template
         self._numbered = re.compile(number)
-        self._best = re.compile(rf"best_[^/]+_{number}")
+        self._best = re.compile(rf"best_[^/\x00-\x1f]+_{number}")
         own = f"{POINTER}|{BEST_LINK}|{LAST_LINK}"
         self._part = re.compile(rf"\.({own}|(best_[^/]+_)?{number})\.[0-9a-f]{{1,8}}\.part")
 

@@ -23,6 +23,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauParamS
 from torch import Tensor, nn
 
 from .checkpoint import bare_model
+from .checkpoint_names import CheckpointNames
 from .checkpoint_values import (
     ANY,
     COUNT,
@@ -291,21 +292,18 @@ def _states_after_a_step(
     return [dict(trial.state[one]) for one in stand_ins]
 
 
-def keep_own_names(info: dict[str, Any], folder: Path, template: str) -> None:
+def keep_own_names(info: dict[str, Any], folder: Path, names: CheckpointNames) -> None:
     """Keep of the paths in a checked ``runtime_info`` only names of the run's own files, in place.
 
     A path of a checkpoint is where its run was, on any machine. What is left of it names files
-    that this run may replace and remove, in ``folder``; ``template`` is the name of a checkpoint
-    with ``{}`` for its number.
+    that this run may replace and remove, in ``folder``.
     """
-    start, _, end = template.partition("{}")
-    numbered = rf"{re.escape(start)}\d+{re.escape(end)}"
     for key in [key for key in info if key == "last_ckpt" or key.startswith("best_ckpt")]:
         if info[key] is None:
             continue
-        pattern = numbered if key == "last_ckpt" else rf"best_[^\x00-\x1f]+_{numbered}"
         name = re.split(r"[/\\]", info[key])[-1]
-        if re.fullmatch(pattern, name):
+        last = key == "last_ckpt"
+        if names.step_of(name) is not None if last else names.is_best(name, "auto"):
             info[key] = str(folder / name)
         else:
             del info[key]

@@ -38,6 +38,7 @@ from ..models import EncoderDecoder
 from ..registry import DATA_SAMPLERS, MODEL_WRAPPERS, RUNNERS
 from ..version import __version__
 from .checkpoint import load_weights
+from .checkpoint_names import CheckpointNames
 from .checkpoint_schema import check_training_checkpoint
 from .checkpoint_values import Refusal
 from .checkpoint_writer import CheckpointWriter, Unsaved
@@ -394,7 +395,8 @@ class Runner(MMEngineRunner):
             self._resume_seed(meta.get("seed"))
         hub = checkpoint["message_hub"]
         template = getattr(self._checkpoint_hook, "filename_tmpl", "iter_{}.pth")
-        keep_own_names(hub["runtime_info"], self.checkpoint_folder, template)
+        names = CheckpointNames(template)
+        keep_own_names(hub["runtime_info"], self.checkpoint_folder, names)
         self.message_hub.load_state_dict(hub)
         if resume_optimizer:
             if self.sharded and isinstance(self.optim_wrapper, OptimWrapper):

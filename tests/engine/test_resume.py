@@ -27,6 +27,7 @@ from mmengine.optim import (
 from tiny_runs import Model, make_runner
 from user_errors import raises_user_error
 
+from mmseg_resnest.engine.checkpoint_names import CheckpointNames
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
 from mmseg_resnest.engine.checkpoint_values import Refusal
 from mmseg_resnest.engine.hooks import ResultsHook
@@ -394,11 +395,18 @@ def test_every_schedule_takes_its_own_state(build: Callable, tmp_path: Path) -> 
 )
 def test_only_names_of_our_own_files_are_restored(path: str, kept: str | None) -> None:
     info = {"best_ckpt": path, "best_ckpt_mIoU": path, "best_score": 1.0, "last_ckpt": path}
-    keep_own_names(info, Path("here"), "iter_{}.pth")
+    keep_own_names(info, Path("here"), CheckpointNames("iter_{}.pth"))
     expected = None if kept is None else os.path.join("here", kept)
     assert info.get("best_ckpt") == info.get("best_ckpt_mIoU") == expected
     assert "best_score" in info
     assert info.get("last_ckpt") == ("here/iter_40.pth" if path.endswith("/iter_40.pth") else None)
+
+
+def test_names_with_leading_zeros_are_restored() -> None:
+    info = {"best_ckpt": "/runs/old/best_mIoU_iter_000040.pth", "last_ckpt": "/old/iter_000040.pth"}
+    keep_own_names(info, Path("here"), CheckpointNames("iter_{:06d}.pth"))
+    names = ("best_mIoU_iter_000040.pth", "iter_000040.pth")
+    assert [*info.values()] == [os.path.join("here", name) for name in names]
 
 
 def test_a_checkpoint_of_mmengine_goes_on(record: dict, tmp_path: Path) -> None:
