@@ -13,7 +13,6 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +25,13 @@ from ..evaluation import FORMATS, metric_configs
 from ..registry import type_name
 from .config import named_types
 from .config.kinds import DATALOADERS
+from .config.numbers import is_whole
 from .facts import mappings
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
 from .pins import set_pins
 from .resume_changes import SEED, Note, covers, describe_config
-from .run_options import RunOptions, schedule_note, set_run_options
+from .run_options import RunOptions, batch_holder, schedule_note, set_run_options
 from .teacher import set_distillation
 
 #: Seconds after which a data loading worker counts as hung.
@@ -197,9 +197,7 @@ def _set_start(cfg: Config, options: TrainingOptions) -> None:
 def _check_length(cfg: Config) -> None:
     for name in ("max_iters", "max_epochs", "val_interval"):
         value = cfg.train_cfg.get(name, 1)
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        good = whole and value >= 1
-        check_value(f"train_cfg.{name}", value, "a whole number from 1 on", good)
+        check_value(f"train_cfg.{name}", value, "a whole number from 1 on", is_whole(value, 1))
     begin = cfg.train_cfg.get("val_begin", 0)
     end = cfg.train_cfg.get("max_iters", cfg.train_cfg.get("max_epochs"))
     if cfg.get("val_cfg") is not None and end is not None and begin > end:
@@ -227,8 +225,7 @@ def _set_seed(cfg: Config, options: TrainingOptions) -> Note | None:
     randomness = dict(cfg.get("randomness") or {})
     wanted = randomness.get("seed") if options.seed is None else options.seed
     if wanted is not None:
-        whole = isinstance(wanted, Integral) and not isinstance(wanted, bool)
-        if not (whole and 0 <= wanted <= _LARGEST_SEED):
+        if not is_whole(wanted, 0) or wanted > _LARGEST_SEED:
             message = f"must be an integer from 0 to 2**32 - 1, not {wanted!r}"
             if options.seed is None:
                 raise UserError("config-value", "config key randomness.seed", message)
@@ -312,12 +309,10 @@ def _log_to_services(cfg: Config, options: TrainingOptions) -> None:
 
 def _share_batch(cfg: Config, machine: Machine) -> Note | None:
     """Divide the training batch, which is the total one, over the processes."""
-    loader = cfg.train_dataloader
-    holder = loader if "batch_size" in loader else loader.get("batch_sampler") or {}
+    holder = batch_holder(cfg)
     total: Any = holder.get("batch_size")
     key, wanted = "train_dataloader.batch_size", "the images of a training step over all processes"
-    good = isinstance(total, int) and not isinstance(total, bool) and total >= 1
-    check_value(key, total, wanted, good)
+    check_value(key, total, wanted, is_whole(total, 1))
     processes = machine.world_size
     if total % processes:
         raise UserError(

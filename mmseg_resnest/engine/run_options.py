@@ -104,13 +104,14 @@ def schedule_note(cfg: Config) -> Note | None:
     return None
 
 
-def _batch_holder(cfg: Config) -> Any:
+def batch_holder(cfg: Config) -> Any:
+    """What holds ``batch_size`` of the training: the data loader or its batch sampler."""
     loader = cfg.train_dataloader
     return loader if "batch_size" in loader else loader.get("batch_sampler") or {}
 
 
 def _set_batch(cfg: Config, batch: int, rate_is_said: bool) -> list[Note]:
-    holder = _batch_holder(cfg)
+    holder = batch_holder(cfg)
     before, holder["batch_size"] = holder.get("batch_size"), batch
     if rate_is_said or before == batch:
         return []
@@ -122,7 +123,7 @@ def _set_length(cfg: Config, epochs: float, images: int) -> list[Note]:
     """Stretch the run, its schedules, and the intervals of validation and saving."""
     loop, after = cfg.train_cfg, int(epochs)
     if (before := loop.get("max_iters")) is not None:
-        batch = _batch_holder(cfg).get("batch_size") or 1
+        batch = batch_holder(cfg).get("batch_size") or 1
         after = max(1, math.ceil(epochs * images / batch))
         loop["max_iters"] = after
     else:

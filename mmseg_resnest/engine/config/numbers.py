@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any
@@ -61,7 +62,7 @@ def check_numbers(root: Mapping[str, Any]) -> None:
         node = node.get("data_preprocessor")
         std = node.get("std") if isinstance(node, Mapping) else None
         if isinstance(std, list | tuple):
-            good = all(_is_positive(one) for one in std)
+            good = all(is_positive(one) for one in std)
             check_value(f"{key}.std", std, "numbers above 0, by which images are divided", good)
 
 
@@ -81,7 +82,7 @@ def _check_intervals(value: Any) -> None:
     pairs = value if isinstance(value, list | tuple) else [value]
     for pair in pairs:
         two = isinstance(pair, list | tuple) and len(pair) == 2
-        good = two and all(_is_whole(n, least) for n, least in zip(pair, (0, 1), strict=True))
+        good = two and all(is_whole(n, least) for n, least in zip(pair, (0, 1), strict=True))
         wanted = "a list of pairs, first step and interval from there on"
         check_value("train_cfg.dynamic_intervals", value, wanted, good)
 
@@ -143,18 +144,21 @@ def _known(key: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
             raise UserError("config-key", f"config key {key}.{name}", f"is not an option; {hint}")
 
 
-def _is_whole(value: Any, least: int | None) -> bool:
+def is_whole(value: Any, least: int | None = None) -> bool:
+    """Whether a value is a whole number from ``least`` on; True and False are none."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     return whole and (least is None or value >= least)
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+def is_positive(value: Any) -> bool:
+    """Whether a value is a finite number above 0; True is none."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < value < math.inf
 
 
 def _whole(key: str, value: Any, least: int | None = None, more: str = "") -> None:
     limit = "" if least is None else f" from {least} on"
-    check_value(key, value, f"a whole number{limit}{more}", _is_whole(value, least))
+    check_value(key, value, f"a whole number{limit}{more}", is_whole(value, least))
 
 
 def _number(key: str, value: Any) -> None:

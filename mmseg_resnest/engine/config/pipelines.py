@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from ...datasets.pipelines import loads_labels
 from ...datasets.transforms.kinds import MOVING, REFUSED
 from ...errors import UserError
 from ...registry import type_name
+from .numbers import is_positive, is_whole
 
 Path = tuple[str, ...]
 #: Options of wrappers that are numbers above 0, and whether whole ones.
@@ -150,8 +150,7 @@ def _check_number(key: str, kind: Any, node: Mapping[str, Any]) -> None:
         if not (isinstance(kind, type) and issubclass(kind, wrapper) and option in node):
             continue
         value = node[option]
-        number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not (number and 0 < value < math.inf):
+        if not (is_whole(value, 1) if whole else is_positive(value)):
             what = "a whole number of 1 or more" if whole else "a positive number"
             reason = f"must be {what}, not {value!r}"
             raise UserError("config-value", f"{key}.{option}", reason)

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from ...errors import UserError
 from ...evaluation import score_name
 from ...registry import HOOKS
+from ..config.numbers import is_whole
 
 __all__ = ["GREATER", "LESS", "EarlyStoppingHook", "Monitored", "monitored", "require_score"]
 
@@ -97,7 +98,7 @@ class EarlyStoppingHook(MMEngineEarlyStoppingHook):
 
     def __init__(self, *args: Any, begin: int = 0, **kwargs: Any) -> None:
         with naming("custom_hooks (EarlyStoppingHook)"):
-            if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
+            if not is_whole(begin, 0):
                 raise ValueError(f"begin must be a whole number of at least 0, not {begin!r}")
             super().__init__(*args, **kwargs)
         self.begin = begin

@@ -17,6 +17,7 @@ from ..._stack import BatchNorm
 from ...errors import check_value
 from ...registry import HOOKS
 from ..checkpoint import bare_model
+from ..config.numbers import is_whole
 from ..sampler import ExactSampler, seed_validation
 
 __all__ = ["PreciseBNHook"]
@@ -41,8 +42,7 @@ class PreciseBNHook(Hook):
 
     def __init__(self, interval: int | None = None, num_iters: int = 200) -> None:
         for name, value in (("interval", interval), ("num_iters", num_iters)):
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            good = good or (value is None and name == "interval")
+            good = is_whole(value, 1) or (value is None and name == "interval")
             key = f"custom_hooks.PreciseBNHook.{name}"
             check_value(key, value, "a whole number from 1 on", good)
         self.interval, self.num_iters = interval, num_iters
