@@ -29,7 +29,6 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
-from mmengine.optim import OptimWrapper
 from mmengine.runner import autocast, get_priority, set_random_seed
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import nn
@@ -48,9 +47,10 @@ from .hooks.console import duration
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
 from .model import SeededModel
-from .optimization import build_optimization
+from .optimization import build_optimization, schedule_key
 from .process_state import restored_process
 from .resume_changes import Note
+from .resume_schedules import flat_schedules
 
 __all__ = ["dry_step"]
 
@@ -203,18 +203,17 @@ class _Steps:
             message += "it out and give --amp"
             raise UserError("config-value", "config key optim_wrapper.type", message)
         optim_wrapper, schedules = build_optimization(cfg, model)
-        single = isinstance(optim_wrapper, OptimWrapper)
-        for one in [optim_wrapper] if single else optim_wrapper.values():
-            one.initialize_count_status(model, 0, 1)  # the first update comes after this step
+        optim_wrapper.initialize_count_status(model, 0, 1)  # the first update is after this step
         _change_modules(cfg, model)
         used: set[str] = set()
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         watches = [
-            p.register_hook(functools.partial(_note, used, name)) for name, p in trained.items()
+            p.register_hook(lambda gradient, name=name: used.add(name))
+            for name, p in trained.items()
         ]
         step = functools.partial(model.train_step, optim_wrapper=optim_wrapper)
         with failing_model(cfg, model, batch, "train_dataloader", len(indices)):
-            if single and self._wrapper != "FSDP":
+            if self._wrapper != "FSDP":
                 self._check_memory(model, optim_wrapper, batch)
             with watched(self.machine.cuda) as self.step:
                 step(batch)
@@ -235,17 +234,14 @@ class _Steps:
                     f"in batches of {size}), which the model cannot train on "
                     f"({reason(error).splitlines()[0]}); set train_dataloader.drop_last=True",
                 ) from error
-        lists = schedules.values() if isinstance(schedules, dict) else [schedules or []]
-        every = [one for some in lists for one in some]
-        several = isinstance(cfg.get("param_scheduler"), list | tuple)
-        for index, schedule in enumerate(every) if self._by_iteration else ():
-            if getattr(schedule, "by_epoch", False) and not hasattr(schedule, "monitor"):
-                place = f".{index % len(cfg.param_scheduler)}" if several else ""
-                raise _by_epoch(f"param_scheduler{place}")
-        for schedule in every:
-            if not hasattr(schedule, "monitor"):  # others wait for a score
-                with failing("param_scheduler", f"{type(schedule).__name__} fails"):
-                    schedule.step()
+        every = flat_schedules(schedules)
+        for index, schedule in enumerate(every):
+            if hasattr(schedule, "monitor"):  # it waits for a score
+                continue
+            if self._by_iteration and getattr(schedule, "by_epoch", False):
+                raise _by_epoch(schedule_key(cfg.param_scheduler, index))
+            with failing("param_scheduler", f"{type(schedule).__name__} fails"):
+                schedule.step()
         return _unmatched_keys(cfg, model), every
 
     def _check_memory(self, model: Any, optim_wrapper: Any, batch: Any) -> None:
@@ -388,10 +384,6 @@ def _change_modules(cfg: Config, model: nn.Module) -> None:
                 change(model, name)
 
 
-def _note(used: set[str], name: str, gradient: Any) -> None:
-    used.add(name)
-
-
 def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:
     """Keys of ``paramwise_cfg`` that are in no parameter's name: a base config may have more."""
     paramwise = cfg.optim_wrapper.get("paramwise_cfg") or {}
@@ -443,10 +435,9 @@ def _check_scores(
                     type(hook)(save_best=next(iter(numbers)), rule=hook.rules[0])
         elif isinstance(hook, EarlyStoppingHook):
             wanted.append((f"{key}.monitor", hook.monitor))
-    several = isinstance(cfg.get("param_scheduler"), list | tuple)
     for index, schedule in enumerate(schedules):
         if hasattr(schedule, "monitor"):
-            key = f"param_scheduler.{index}" if several else "param_scheduler"
+            key = schedule_key(cfg.param_scheduler, index)
             wanted.append((f"{key}.monitor", schedule.monitor))
     for key, name in wanted:
         # Schedules take the name as it is.

@@ -20,7 +20,7 @@ from .failing_keys import key_of_step
 from .failing_parts import failing, loading_error
 from .launch import Machine
 from .runner import Runner
-from .sampler import ExactSampler, WrappedDataset
+from .sampler import ExactSampler, WrappedDataset, sampler_of
 
 __all__ = ["FirstBatches"]
 
@@ -126,8 +126,7 @@ class FirstBatches:
 
     @staticmethod
     def _endless(loader: Any) -> bool:
-        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-        return isinstance(sampler, ExactSampler | InfiniteSampler)
+        return isinstance(sampler_of(loader), ExactSampler | InfiniteSampler)
 
     def leaves_one(self, loader: Any) -> bool:
         """Whether a later batch of the run is a single image of this process, and others not."""

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import EMAHook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop as MMEngineLoop
 from torch import nn
 
@@ -18,18 +18,10 @@ from .._stack import swap_averaged_weights, waiting_worker
 from ..errors import UserError
 from ..registry import LOOPS
 from .preemption import Preempted, stop_signal
-from .sampler import ExactSampler, seed_step, seed_validation
+from .sampler import ExactSampler, batch_of, sampler_of, seed_step, seed_validation
 from .watch import doing
 
-__all__ = ["IterBasedTrainLoop", "between_updates"]
-
-
-def between_updates(optim_wrapper: Any) -> bool:
-    """Whether no gradient waits for more to be added to it (gradient accumulation)."""
-    wrappers = (
-        [optim_wrapper] if isinstance(optim_wrapper, OptimWrapper) else optim_wrapper.values()
-    )
-    return all(wrapper.should_update() for wrapper in wrappers)
+__all__ = ["IterBasedTrainLoop"]
 
 
 class _StopInValidation(Exception):
@@ -44,6 +36,7 @@ class IterBasedTrainLoop(MMEngineLoop):
     resumed from; other samplers are skipped through, as in MMEngine. A validation that the
     checkpoint lacks is done first. Logged losses are the mean over the processes. Once asked to
     stop, all processes stop after the same step, or in a validation, save, and raise ``Preempted``.
+    With gradient accumulation they go on until the update: gradients are not saved.
     """
 
     stopping = False
@@ -64,7 +57,7 @@ class IterBasedTrainLoop(MMEngineLoop):
             runner.model.train()
             self.run_iter(self._next(batches))
             self._decide_current_val_interval()
-            if self.stopping and between_updates(runner.optim_wrapper):
+            if self.stopping and runner.optim_wrapper.should_update():
                 self._leave()
             if self.validation_due(self._iter):
                 self._validate()
@@ -103,13 +96,9 @@ class IterBasedTrainLoop(MMEngineLoop):
 
     def _batches(self) -> Iterator[Any]:
         """The batches from this iteration on."""
-        loader = self.dataloader
-        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-        if isinstance(sampler, ExactSampler):
+        if (sampler := self._exact_sampler()) is not None:
             sampler.seed = self.runner.seed  # a resumed run has that of its checkpoint
-            size = loader.batch_size or loader.batch_sampler.batch_size
-            sampler.skip(self._iter * size)
-            self._iterator = iter(loader)
+            self._iterator = iter(self.dataloader)
             return self._iterator
         if self._iter > 0 and not getattr(self, "fast_forward_on_resume", False):
             if hasattr(self.dataloader_iterator, "skip_iter"):
@@ -118,6 +107,14 @@ class IterBasedTrainLoop(MMEngineLoop):
                 for _ in range(self._iter):
                     next(self.dataloader_iterator)
         return self.dataloader_iterator
+
+    def _exact_sampler(self) -> ExactSampler | None:
+        """The loader's sampler, set to this iteration; None if it is of another kind."""
+        sampler = sampler_of(self.dataloader)
+        if not isinstance(sampler, ExactSampler):
+            return None
+        sampler.skip(self._iter * batch_of(self.dataloader))
+        return sampler
 
     def _next(self, batches: Iterator[Any]) -> Any:
         doing(f"loading the batch of iteration {self._iter}")
@@ -134,11 +131,8 @@ class IterBasedTrainLoop(MMEngineLoop):
         number = who = files = ""
         if task := waiting_worker(batches):
             number, who = f" {task[0]}", f" (process {task[1].pid})"
-        sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-        if isinstance(sampler, ExactSampler):
-            size = loader.batch_size or loader.batch_sampler.batch_size
-            sampler.skip(self._iter * size)
-            indices = [int(index) for _, index in zip(range(size), sampler, strict=False)]
+        if (sampler := self._exact_sampler()) is not None:
+            indices = map(int, itertools.islice(sampler, batch_of(loader)))
             paths = [loader.dataset.get_data_info(index)["img_path"] for index in indices]
             files = f", to read from {', '.join(map(str, paths))}"
         return UserError(
@@ -172,7 +166,7 @@ class IterBasedTrainLoop(MMEngineLoop):
         runner = self.runner
         # Processes that have different numbers of batches cannot agree on one to stop after.
         lengths = all_gather_object(len(runner.val_dataloader))
-        self._validation_can_stop = len(set(lengths)) == 1 and between_updates(runner.optim_wrapper)
+        self._validation_can_stop = len(set(lengths)) == 1 and runner.optim_wrapper.should_update()
         doing(f"validating after iteration {self._iter}")
         seed_validation(runner.seed, self._iter, runner.rank)
         self.validation_pending = True
@@ -188,7 +182,7 @@ class IterBasedTrainLoop(MMEngineLoop):
         self.validation_pending = False
         if self._iter < self._max_iters and self._any_process(stop_signal() is not None):
             self.stopping = True
-            if between_updates(runner.optim_wrapper):
+            if runner.optim_wrapper.should_update():
                 runner.call_hook("save_before_leaving")
                 self._leave()
 

@@ -47,12 +47,16 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
         }
 
 
+def schedule_key(configs: Any, index: int) -> str:
+    """The config key of a schedule: one alone, or one of a list for each optimizer."""
+    listed = isinstance(configs, list | tuple)
+    return f"param_scheduler.{index % len(configs)}" if listed else "param_scheduler"
+
+
 def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
     built = []
-    several = isinstance(configs, list | tuple)
-    for index, config in enumerate(configs if several else [configs]):
-        key = f"param_scheduler.{index}" if several else "param_scheduler"
-        with failing(key, "it cannot be built"):
+    for index, config in enumerate(configs if isinstance(configs, list | tuple) else [configs]):
+        with failing(schedule_key(configs, index), "it cannot be built"):
             config = {"end": 1_000_000, **copy.deepcopy(config)}
             arguments = {"optimizer": optim_wrapper, "epoch_length": 1}
             built.append(PARAM_SCHEDULERS.build(config, default_args=arguments))
@@ -96,7 +100,7 @@ def check_schedule_ends(cfg: Config) -> None:
             advance_schedules(schedules, steps, steps if by_epoch else 0)
         if any(group["lr"] > _NO_RATE * group.get("initial_lr", 0) for group in groups):
             return
-    name = "param_scheduler" + (f".{index}" if isinstance(configs, list | tuple) else "")
+    name = schedule_key(configs, index)
     raise UserError(
         "config-conflict",
         f"config key {name}.end",

@@ -53,7 +53,7 @@ from .preemption import ignore_signals_in_worker
 from .resume import fit_to_run, follows_config, keep_own_names
 from .resume_changes import SEED, Changes, covers, describe_images
 from .resume_schedules import advance_schedules, restore_schedules, states_of_schedules
-from .sampler import ExactSampler, SeededDataset
+from .sampler import ExactSampler, SeededDataset, batch_of
 from .saving import snapshot, write_checkpoint
 from .sharding import gathered, is_sharded, shard_optimizer_state
 
@@ -280,7 +280,7 @@ class Runner(MMEngineRunner):
             "mmengine_version": hub.runtime_info.get("mmengine_version") or mmengine.__version__,
             "mmseg_resnest_version": __version__,
             "world_size": self.world_size,
-            "total_batch": total_batch(self.train_dataloader, self.world_size),
+            "total_batch": batch_of(self.train_dataloader) * self.world_size,
             "run_id": self.run_id,
             "start": self.start,
             "numerics": self.describe_numerics(),
@@ -449,10 +449,3 @@ class Runner(MMEngineRunner):
         done = load_weights(self.model, source, start_training=True, name=filename)
         self.logger.info("loaded %s", done)
         return {}
-
-
-def total_batch(loader: DataLoader, world_size: int) -> int:
-    """Images of a training step over all processes."""
-    if loader.batch_size is not None:
-        return loader.batch_size * world_size
-    return getattr(loader.batch_sampler, "batch_size", 0) * world_size

@@ -53,6 +53,16 @@ class SampleIndex(int):
         return SampleIndex, (int(self), self.seed, self.position)
 
 
+def sampler_of(loader: Any) -> Any:
+    """The sampler that a data loader, or its batch sampler, draws from."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
+
+
+def batch_of(loader: Any) -> int:
+    """Images of a batch of a data loader; 0 where its batch sampler does not say."""
+    return loader.batch_size or getattr(loader.batch_sampler, "batch_size", 0)
+
+
 @DATA_SAMPLERS.register_module()
 class ExactSampler(Sampler):
     """An endless sampler that starts at any position at no cost.

@@ -18,7 +18,7 @@ from ...io.remove import remove_file
 from ...registry import HOOKS
 from ..checkpoint_names import CheckpointNames, remove_parts
 from ..checkpoint_writer import Step
-from ..loop import IterBasedTrainLoop, between_updates
+from ..loop import IterBasedTrainLoop
 from ..runner import Runner
 from ..saving import BEST_LINK, LAST_LINK, POINTER, link_to, point_to, snapshot
 from .monitor import GREATER, LESS, monitored, more_is_worse, naming, require_score
@@ -105,7 +105,7 @@ class CheckpointHook(MMEngineHook):
             or (self.save_last and self.is_last_train_iter(runner))
         )
         self._owed |= due or getattr(runner.train_loop, "stopping", False)
-        if self._owed and between_updates(runner.optim_wrapper):
+        if self._owed and runner.optim_wrapper.should_update():
             runner.logger.info("Saving checkpoint at %d iterations", runner.iter + 1)
             self._save_checkpoint(runner)
 

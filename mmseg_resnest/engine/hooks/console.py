@@ -20,6 +20,7 @@ from ...registry import HOOKS
 from ..checkpoint import bare_model
 from ..launch import describe_device
 from ..logs import display_path
+from ..sampler import batch_of
 from .monitor import monitored
 
 _HEADER_WIDTH = 11
@@ -111,8 +112,7 @@ class ConsoleHook(Hook):
         self._since = self._last_line = self._last_text = time.monotonic()
         intervals = [h.interval for h in runner.hooks if type(h).__name__ == "LoggerHook"]
         self._interval = max(1, intervals[0]) if intervals else 50
-        train = runner.train_dataloader
-        self._batch = (train.batch_size or train.batch_sampler.batch_size) * runner.world_size
+        self._batch = batch_of(runner.train_dataloader) * runner.world_size
         print_header(self._header(runner))
         self._width = max(len("iteration"), 2 * len(str(runner.max_iters)) + 1)
         metrics = [] if runner.val_loop is None else runner.val_loop.evaluator.metrics
@@ -240,7 +240,7 @@ class ConsoleHook(Hook):
             every = runner.train_loop.val_interval
             once = self._val_seconds
             if once is None:  # an estimate until the first validation
-                batch = runner.train_dataloader.batch_size or 1
+                batch = max(1, batch_of(runner.train_dataloader))
                 once = each * len(runner.val_dataloader.dataset) / batch / 3
             left += once * (math.ceil(runner.max_iters / every) - done // every)
         return left

@@ -53,19 +53,17 @@ class NonFiniteHook(Hook):
         self._buffers: list[torch.Tensor] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Guard each optimizer wrapper."""
+        """Guard the optimizer wrapper."""
         self._runner = runner
-        wrapper = runner.optim_wrapper
-        for one in [wrapper] if isinstance(wrapper, OptimWrapper) else wrapper.values():
-            if isinstance(one, GuardedOptimWrapper):
-                one.guard = self
-            else:
-                runner.logger.warning(
-                    "NonFiniteHook cannot guard an optimizer wrapper of type %s: a loss that is "
-                    "not finite reaches the weights; set optim_wrapper.type to OptimWrapper, "
-                    "AmpOptimWrapper or BFloat16OptimWrapper",
-                    type(one).__name__,
-                )
+        if isinstance(runner.optim_wrapper, GuardedOptimWrapper):
+            runner.optim_wrapper.guard = self
+        else:
+            runner.logger.warning(
+                "NonFiniteHook cannot guard an optimizer wrapper of type %s: a loss that is "
+                "not finite reaches the weights; set optim_wrapper.type to OptimWrapper, "
+                "AmpOptimWrapper or BFloat16OptimWrapper",
+                type(runner.optim_wrapper).__name__,
+            )
         self._keep_buffers()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
