@@ -201,8 +201,8 @@ def _check_apart(data: Path, out: Path) -> None:
 
 
 def _say_prediction(plan: Plan) -> None:
-    from mmseg_resnest.engine.forecast import gigabytes
     from mmseg_resnest.engine.hooks import duration
+    from mmseg_resnest.io.text import gigabytes
 
     _say(
         f"memory: {gigabytes(plan.memory)} at the peak (measured)",

@@ -191,7 +191,8 @@ def _default_base() -> str:
     """The config to inherit from on this machine; a line says why."""
     import torch
 
-    from mmseg_resnest.engine.forecast import free_memory, gigabytes
+    from mmseg_resnest.engine.forecast import free_memory
+    from mmseg_resnest.io.text import gigabytes
 
     cuda = torch.cuda.is_available()
     free = (free_memory(cuda) or 0) if cuda else 0

@@ -34,8 +34,6 @@ from .model import build_model
 from .preflight import check_checkpoint, check_device
 from .resolve import enable_amp
 
-__all__ = ["benchmark", "count_flops", "count_parameters", "default_shape", "print_benchmark"]
-
 _WARM_UP = 2
 
 

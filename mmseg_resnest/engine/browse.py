@@ -30,8 +30,6 @@ from ..registry import type_name
 from .config import require
 from .preflight import check_data, check_outputs, check_writable
 
-__all__ = ["Step", "browse", "draw_sample"]
-
 _EDGE = 288  # pixels of the longer edge of a picture of a sheet
 _MARGIN, _GAP, _LINE = 16, 12, 22
 _Cell = tuple[str, NDArray[np.uint8]]  # a line of text and the picture below it

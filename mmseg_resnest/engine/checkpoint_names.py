@@ -14,8 +14,6 @@ from ..errors import UserError
 from ..io.remove import remove_file
 from .saving import BEST_LINK, LAST_LINK, POINTER
 
-__all__ = ["CheckpointNames", "remove_parts"]
-
 _TEMPLATE = re.compile(r"(?!\.|best_)([^{}/\\]*)\{0?(?::(?:0[1-9])?d)?\}([^{}/\\]*\.pth)")
 _MAX_BYTES = 120  # a name has at most 255, and best_<key>_ is put before it
 

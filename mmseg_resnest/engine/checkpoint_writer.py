@@ -14,8 +14,6 @@ from typing import Any
 from ..errors import UserError, reason
 from .saving import write_checkpoint
 
-__all__ = ["CheckpointWriter", "Step", "Unsaved"]
-
 
 @dataclass(frozen=True)
 class Step:

@@ -23,8 +23,6 @@ from ..registry import type_name
 from ..weights.load import load_record
 from .config import load_config
 
-__all__ = ["check_classes", "classes_of", "load_classification"]
-
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 

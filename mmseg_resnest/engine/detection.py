@@ -20,8 +20,6 @@ from ..registry import building, type_name
 from .classification import classes_of
 from .facts import mappings
 
-__all__ = ["check_detection", "check_trained_classes"]
-
 _COCO = "CocoDataset"
 
 

@@ -37,12 +37,13 @@ from .._stack import BatchNorm
 from ..errors import UserError, reason
 from ..evaluation import build_evaluator, evaluation_scores, score_name
 from ..io.memory import give_back_freed_memory
+from ..io.text import gigabytes
 from ..models import SyncBN
 from ..registry import HOOKS, MODELS, VISUALIZERS, building, type_name
 from .facts import mappings
 from .failing_parts import failing, failing_model, failing_part, have_labels
 from .first_batches import FirstBatches
-from .forecast import Step, batch_size_of, check_memory, forecast, free_memory, gigabytes, watched
+from .forecast import Step, batch_size_of, check_memory, forecast, free_memory, watched
 from .hooks.console import duration
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
@@ -51,8 +52,6 @@ from .optimization import build_optimization, schedule_key
 from .process_state import restored_process
 from .resume_changes import Note
 from .resume_schedules import flat_schedules
-
-__all__ = ["dry_step"]
 
 #: Loops whose steps are the model's ``train_step`` and ``val_step``.
 _TRAIN_LOOPS = frozenset({"IterBasedTrainLoop", "EpochBasedTrainLoop"})

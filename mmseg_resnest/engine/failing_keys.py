@@ -9,8 +9,6 @@ from typing import Any
 
 from ..datasets import written_index
 
-__all__ = ["key_of_build", "key_of_step"]
-
 
 def key_of_build(key: str, node: Any, error: BaseException) -> str:
     """The key of the part of a config that was being built when an exception was raised.

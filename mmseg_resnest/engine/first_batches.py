@@ -22,8 +22,6 @@ from .launch import Machine
 from .runner import Runner
 from .sampler import ExactSampler, WrappedDataset, sampler_of
 
-__all__ = ["FirstBatches"]
-
 #: Validation images whose sizes are compared.
 _MOST_LOOKED_AT = 2000
 

@@ -27,9 +27,6 @@ from ..io.text import gigabytes
 from .launch import local_world_size
 from .preemption import Preempted
 
-__all__ = ["Forecast", "Step", "batch_size_of", "check_memory", "forecast", "free_memory"]
-__all__ += ["gigabytes", "saved_tensors", "watched"]
-
 #: Edges and images of the small steps; batch norm needs two images.
 _EDGES, _IMAGES = (64, 128), 2
 #: A step's memory by that of the tensors that wait for its backward pass: 1.4 to 1.7 with ResNeSt

@@ -27,8 +27,6 @@ from ..weights import Entry, catalogue, load_backbone
 from .hooks.console import progress_bar
 from .preflight import check_writable
 
-__all__ = ["check_classifier", "crop_of", "evaluate_classifier", "load_classifier"]
-
 BATCH = 32
 _EVERY = 1000  # images after which a run can continue
 

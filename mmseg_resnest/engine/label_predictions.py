@@ -12,8 +12,6 @@ from ..evaluation import metric_configs
 from ..models import EncoderDecoder
 from ..registry import type_name
 
-__all__ = ["metrics_read_labels_only", "predict_labels_only"]
-
 
 def predict_labels_only(model: nn.Module) -> None:
     """Let a segmentor predict labels without score maps of the image's size.

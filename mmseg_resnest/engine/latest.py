@@ -27,11 +27,6 @@ from .checkpoint_schema import RUN_ID
 from .checkpoint_values import is_integer, is_number
 from .saving import BEST_LINK, MAGIC, POINTER
 
-__all__ = [
-    "holds_checkpoint", "latest_valid_checkpoint", "next_start", "run_of", "runs_of",
-    "verify_checkpoint", "written_by",
-]  # fmt: skip
-
 _CHUNK = 1 << 20
 _LONGEST_COMMENT = 2048
 _LONGEST_PATH = 4096

@@ -21,8 +21,6 @@ from .preemption import Preempted, stop_signal
 from .sampler import ExactSampler, batch_of, sampler_of, seed_step, seed_validation
 from .watch import doing
 
-__all__ = ["IterBasedTrainLoop"]
-
 
 class _StopInValidation(Exception):
     """The run was asked to stop while it validated."""

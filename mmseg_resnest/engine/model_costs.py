@@ -30,8 +30,6 @@ from .benchmark import count_flops, count_parameters
 from .forecast import saved_tensors
 from .model import build_model
 
-__all__ = ["COSTS_FILE", "SIZE", "keep_benchmark", "kept_for_backward", "model_costs"]
-
 COSTS_FILE = Path(__file__).with_name("model_costs.json")
 #: Height and width of the images that all models are compared with.
 SIZE = (512, 512)

@@ -16,8 +16,6 @@ from ..io.bit_planes import IGNORED
 from ..registry import type_name
 from .config.kinds import DATALOADERS
 
-__all__ = ["check_overlap", "is_multilabel"]
-
 _LOADER, _METRIC = "LoadMultilabel", "MultilabelMetric"
 # Metrics of one class a pixel.
 _EXCLUSIVE = ("SegmentationMetric", "IoUMetric", "CityscapesMetric", "CityscapesOfficialMetric")

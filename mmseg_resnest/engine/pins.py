@@ -12,8 +12,6 @@ from ..weights import pinned
 from ..weights.hub import is_hub
 from .facts import mappings
 
-__all__ = ["find_pins", "set_pins"]
-
 
 def find_pins(cfg: Config, teacher: str | None, resumes: bool) -> dict[str, str]:
     """Names of models on a hub and, asked of it, the same with their commits.

@@ -13,11 +13,6 @@ import time
 from types import FrameType
 from typing import Any
 
-__all__ = [
-    *("EXIT_AGAIN", "Preempted", "StopSignals", "end_process_with_run"),
-    *("ignore_signals_in_worker", "stop_signal"),
-]
-
 #: Exit code of a run that was stopped from outside and can be resumed (EX_TEMPFAIL).
 EXIT_AGAIN = 75
 

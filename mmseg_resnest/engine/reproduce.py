@@ -34,8 +34,6 @@ from .logs import display_path
 from .preflight import check_data, check_device, check_file
 from .testing import evaluate
 
-__all__ = ["PROTOCOLS", "config_of", "print_reproduction", "published_numbers", "reproduce"]
-
 #: The catalogue's names of protocols, and whether each is the config's test-time augmentation.
 PROTOCOLS = {"single scale": False, "multi-scale + flip": True}
 

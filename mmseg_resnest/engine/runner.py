@@ -57,8 +57,6 @@ from .sampler import ExactSampler, SeededDataset, batch_of
 from .saving import snapshot, write_checkpoint
 from .sharding import gathered, is_sharded, shard_optimizer_state
 
-__all__ = ["Runner"]
-
 _numbers = itertools.count(1)
 
 

@@ -23,11 +23,6 @@ from torch.utils.data import Dataset, Sampler
 
 from ..registry import DATA_SAMPLERS
 
-__all__ = [
-    *("ExactSampler", "SampleIndex", "SeededDataset", "WrappedDataset"),
-    *("seed_step", "seed_validation"),
-]
-
 _SAMPLE, _STEP, _VALIDATION, _ORDER = range(4)
 
 

@@ -28,8 +28,6 @@ from .._stack import copy_metadata
 from ..errors import UserError
 from ..io.atomic import atomic_open
 
-__all__ = ["link_to", "point_to", "snapshot", "write_checkpoint"]
-
 POINTER = "last_checkpoint"
 BEST_LINK, LAST_LINK = "best.pth", "last.pth"
 #: How the comment of our archives begins.

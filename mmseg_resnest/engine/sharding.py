@@ -21,8 +21,6 @@ from .._stack import copy_metadata
 from ..errors import UserError
 from ..registry import MODEL_WRAPPERS, type_name
 
-__all__ = ["FSDP", "check_sharding", "is_sharded", "local", "shard_optimizer_state", "gathered"]
-
 
 @MODEL_WRAPPERS.register_module()
 class FSDP:

@@ -34,8 +34,6 @@ from .hooks import describe_model
 from .numerics import is_fused
 from .resume_changes import Note
 
-__all__ = ["OpenModel", "Teacher", "find_teacher", "set_distillation", "teach"]
-
 #: Loads a model by its name: :func:`mmseg_resnest.inference.load_segmentor`, on the CPU.
 OpenModel = Callable[[str], Any]
 _LOSSES = (

@@ -19,8 +19,6 @@ from ..errors import UserError
 from ..registry import VISBACKENDS, type_name
 from .logs import display_path, only_errors
 
-__all__ = ["SERVICES", "Tracker", "check_services"]
-
 SERVICES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "mmseg-resnest"  # what the services group runs by, unless their own variables say else
 

@@ -33,8 +33,6 @@ from .logs import display_path
 from .model import build_model
 from .saving import BEST_LINK, LAST_LINK
 
-__all__ = ["Trained", "checkpoint_in", "evaluated_folder", "is_trained", "load_trained"]
-
 _WITH_CONFIG = "name the config file as well, in front of the checkpoint"
 
 

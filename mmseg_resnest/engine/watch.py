@@ -18,9 +18,6 @@ from mmengine.dist import get_rank, get_world_size
 from .._stack import default_store
 from ..errors import UserError
 
-__all__ = ["LostProcessError", "doing", "explain_lost_processes"]
-__all__ += ["lost_processes_explained"]
-
 _PERIOD = 2.0
 _SILENT = 5 * _PERIOD
 _LOST = re.compile(

@@ -19,8 +19,6 @@ from mmengine.config import Config
 
 from ..._stack import config_environment, config_tree
 
-__all__ = ["PACKAGE", "base_constants", "named_by_package", "read_python"]
-
 #: What stands before the name of a config of the package.
 PACKAGE = "mmseg_resnest::"
 

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["parse_value"]
-
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 #: Behind which characters a quotation mark opens quoted text, by the bracket around it.
 _BEFORE_QUOTES = {"": ",", "(": "(,", "[": "[,", "{": "{,:", "dict(": "(,="}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ...datasets.layout import decode_text
 from ...errors import UserError
-from ..forecast import gigabytes
+from ...io.text import gigabytes
 from ..hooks import duration
 from ..run_options import RunOptions, check_run_options
 from .budget import Budget

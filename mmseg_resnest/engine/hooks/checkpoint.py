@@ -23,8 +23,6 @@ from ..runner import Runner
 from ..saving import BEST_LINK, LAST_LINK, POINTER, link_to, point_to, snapshot
 from .monitor import GREATER, LESS, monitored, more_is_worse, naming, require_score
 
-__all__ = ["CheckpointHook"]
-
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineHook):

@@ -12,8 +12,6 @@ from ...models import DropBlock2d
 from ...registry import HOOKS
 from ..checkpoint import bare_model
 
-__all__ = ["DropBlockHook"]
-
 
 @HOOKS.register_module()
 class DropBlockHook(Hook):

@@ -37,8 +37,6 @@ from ...models import EncoderDecoder, overlaps, probabilities
 from ...registry import HOOKS
 from ..checkpoint import bare_model
 
-__all__ = ["ExamplesHook"]
-
 # What an evaluation writes into its folder; other files there stay.
 _OWN = re.compile(rf"[0-9]{{5,}}(\.jpg|_(label|pred|uncertainty)\.png)|{EXAMPLES_FILE}")
 

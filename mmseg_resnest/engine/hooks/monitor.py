@@ -16,8 +16,6 @@ from ...evaluation import score_name
 from ...registry import HOOKS
 from ..config.numbers import is_whole
 
-__all__ = ["GREATER", "LESS", "EarlyStoppingHook", "Monitored", "monitored", "require_score"]
-
 #: Names of scores, or parts of them in any case, of which more is better: MMEngine's and more.
 GREATER = (
     *("acc", "top", "AR@", "auc", "precision", "mAP", "IoU", "dice", "recall", "F1", "score"),

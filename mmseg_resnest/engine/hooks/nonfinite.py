@@ -21,8 +21,6 @@ from ..runner import Runner
 from ..saving import snapshot, write_checkpoint
 from ..sharding import local
 
-__all__ = ["NonFiniteHook"]
-
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):

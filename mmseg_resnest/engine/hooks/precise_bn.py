@@ -20,8 +20,6 @@ from ..checkpoint import bare_model
 from ..config.numbers import is_whole
 from ..sampler import ExactSampler, seed_validation
 
-__all__ = ["PreciseBNHook"]
-
 
 @HOOKS.register_module()
 class PreciseBNHook(Hook):

@@ -24,8 +24,6 @@ from ...models import overlaps
 from ...registry import HOOKS
 from .console import SECONDS_BETWEEN_LINES, duration, progress_bar
 
-__all__ = ["SavePredictionsHook", "TestProgressHook"]
-
 
 @HOOKS.register_module()
 class SavePredictionsHook(Hook):

@@ -26,8 +26,6 @@ from ..checkpoint_writer import Unsaved
 from ..runner import Runner
 from .monitor import monitored
 
-__all__ = ["ResultsHook"]
-
 
 @HOOKS.register_module()
 class ResultsHook(Hook):
