@@ -72,12 +72,8 @@ _CHANGES = {
 def dry_step(cfg: Config, built: SeededModel, machine: Machine) -> list[Note]:
     """Make one training step and, where the run validates, one validation step.
 
-    Before them two small steps say whether the memory suffices (:mod:`.forecast`).
-
-    Args:
-        cfg: The resolved config.
-        built: The run's model, which stays as it is.
-        machine: This process and what it computes on.
+    Before them two small steps say whether the memory suffices (:mod:`.forecast`). The run's model
+    stays as it is.
 
     Returns:
         Rows for the header of the run: on what was found and does not stop it, and the memory and

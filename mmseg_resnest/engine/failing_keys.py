@@ -13,10 +13,7 @@ from ..datasets import written_index
 def key_of_build(key: str, node: Any, error: BaseException) -> str:
     """The key of the part of a config that was being built when an exception was raised.
 
-    Args:
-        key: Of ``node``, dotted.
-        node: What the registries were given; they may have had copies.
-        error: Raised while ``node`` was built.
+    ``key`` is that of ``node``, which the registries were given; they may have had copies.
     """
     places = list(_nodes(key, node))
     found = key
@@ -50,14 +47,8 @@ def _nodes(key: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def key_of_step(key: str, node: Any, dataset: Any, error: BaseException) -> tuple[str, str]:
     """The key and the name of the transform in which an exception was raised.
 
-    Args:
-        key: Of the data set, dotted.
-        node: Its config; None without one.
-        dataset: What was built from it.
-        error: Raised while a sample was made.
-
-    Returns:
-        ``key`` and "" where no transform of a pipeline failed.
+    ``key`` and "" where no transform of a pipeline failed. ``node`` is the config of the data set
+    at ``key``, or None.
     """
     steps = {id(step): place for place, step in _steps(key, node, dataset)}
     found, name = key, ""

@@ -54,10 +54,8 @@ def describe(error: BaseException) -> str:
 def failing(key: str, what: str, node: Any = None) -> Iterator[None]:
     """Raise a UserError about a config key in place of another exception.
 
-    Args:
-        key: The key, dotted.
-        what: What cannot be done with it, to begin the message with.
-        node: The value that is built; the error names the part of it that fails.
+    Its message begins with ``what`` cannot be done with the key. With ``node``, the value that is
+    built, it names the part of that which fails.
     """
     try:
         yield
@@ -96,14 +94,9 @@ def failing_part(cfg: Config, model: nn.Module, what: str) -> Iterator[None]:
 def failing_model(
     cfg: Config, model: nn.Module, batch: Any, loader: str, images: int
 ) -> Iterator[None]:
-    """As :func:`failing_part`, or about the batch, of a model that is given one.
+    """As :func:`failing_part`, or about the batch, of a model that is given one of so many images.
 
-    Args:
-        cfg: The config of the run.
-        model: The model that computes.
-        batch: What it was given.
-        loader: The data loader's key.
-        images: How many images the batch has.
+    ``loader`` is the key of the data loader.
     """
     sizes = _sizes(batch)
     labels = have_labels(batch)

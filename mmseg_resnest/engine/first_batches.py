@@ -27,12 +27,7 @@ _MOST_LOOKED_AT = 2000
 
 
 class FirstBatches:
-    """Loads batches as a run will, one by one.
-
-    Args:
-        cfg: The resolved config of the run.
-        machine: This process, which need not have met the others.
-        seed: The run's.
+    """Loads batches as a run will, one by one; this process need not have met the others.
 
     Raises:
         UserError: A sample cannot be made, or the loop and the loader do not agree. Workers that

@@ -250,12 +250,8 @@ def check_memory(
 ) -> None:
     """Raise UserError, with what would fit, if a step takes more memory than there is.
 
-    Args:
-        expected: What steps take.
-        images: Of the step of a process.
-        size: Height and width of the images.
-        processes: Of the run, whose batches ``--batch-size`` counts together.
-        cuda: Whether it runs on a GPU.
+    ``images`` are those of a process, of (height, width); ``--batch-size`` counts those of all
+    processes.
     """
     free = free_memory(cuda)
     needed = expected.bytes(images, size)

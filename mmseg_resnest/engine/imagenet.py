@@ -69,17 +69,10 @@ def evaluate_classifier(
     progress: str | os.PathLike[str],
     made_from: str,
 ) -> dict[str, float]:
-    """The accuracy of a published classifier, float32.
+    """The ``top1`` and ``top5`` of a published classifier in percent, float32, and ``seconds``.
 
-    Args:
-        entry: Of the catalogue.
-        samples: Images with their classes.
-        device: Where it computes.
-        progress: A file that holds how far it is, from which the next call continues.
-        made_from: The fingerprint of data and weights: with another one it starts anew.
-
-    Returns:
-        ``top1`` and ``top5`` in percent, and ``seconds``.
+    The file ``progress`` holds how far it is, from which the next call continues, unless
+    ``made_from``, the fingerprint of data and weights, is another one.
 
     Raises:
         UserError: The results cannot be written, the weights cannot be had, or an image cannot be

@@ -41,11 +41,7 @@ def kept_for_backward(model: nn.Module, shape: Sequence[int]) -> int:
     """Bytes of the feature maps that training keeps for its backward pass, float32, one image.
 
     Counted in the forward pass of backbone and heads (the losses need some score maps more), of
-    two images, since batch norms need them, without computing anything.
-
-    Args:
-        model: A segmentor.
-        shape: Height and width of the images.
+    two images (height, width), since batch norms need them, without computing anything.
     """
     bare: Any = copy.deepcopy(model).to("meta").train()
     images = torch.empty(2, input_channels(model) or 3, *shape, device="meta")

@@ -16,10 +16,8 @@ from .facts import mappings
 def find_pins(cfg: Config, teacher: str | None, resumes: bool) -> dict[str, str]:
     """Names of models on a hub and, asked of it, the same with their commits.
 
-    Args:
-        cfg: The config.
-        teacher: The one that the command line names, if it does.
-        resumes: Whether a run goes on, which starts from its own weights.
+    ``teacher`` is the one that the command line names, if it does. A run that goes on starts from
+    its own weights.
 
     Raises:
         UserError: As :func:`~mmseg_resnest.weights.pinned`.

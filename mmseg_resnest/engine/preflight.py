@@ -46,9 +46,7 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
 def check_outputs(cfg: Config, folders: Mapping[str, str | os.PathLike[str] | None]) -> None:
     """Check that no folder of pictures lies among the images of a data set, which would list them.
 
-    Args:
-        cfg: The config.
-        folders: The folders, by what names them.
+    ``folders`` holds them by what names them.
     """
     for name in DATALOADERS:
         dataset = (cfg.get(name) or {}).get("dataset")

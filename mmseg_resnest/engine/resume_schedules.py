@@ -122,12 +122,8 @@ def flat_schedules(schedulers: Any) -> list[Any]:
 def advance_schedules(schedulers: Any, iterations: int, epochs: int = 0) -> None:
     """Step new schedules, in place, to where a run has them that has followed them from its start.
 
-    They are stepped in the order of a run, so that the values are the same to the bit.
-
-    Args:
-        schedulers: A list of schedules, or lists by optimizer, none of which has been stepped.
-        iterations: Iterations to step by.
-        epochs: Epochs among them, all of the same length; 0 in a loop that counts iterations.
+    They are stepped in the order of a run, so that the values are the same to the bit; ``epochs``,
+    all of the same length, are among the iterations, or 0 in a loop that counts iterations.
     """
     if isinstance(schedulers, dict):
         for some in schedulers.values():

@@ -258,10 +258,8 @@ class RunFolders:
 class NewRunFolders(RunFolders):
     """The folders of a training of one process that continues none, whose folder nobody named.
 
-    Where another run has begun in its work folder since that was chosen, it takes the next one.
-
-    Attributes:
-        work_dir: The work folder; :meth:`hold` may change it.
+    Where another run has begun in its ``work_dir`` since that was chosen, :meth:`hold` takes the
+    next.
     """
 
     def __init__(self, cfg: Config, work_dir: str, held: contextlib.ExitStack) -> None:

@@ -47,10 +47,7 @@ class RunOptions:
 def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[Note]:
     """Change a config, in place, and return rows for the header of the run.
 
-    Args:
-        cfg: The config of a training.
-        options: What to change.
-        scales_lr: Whether the learning rate is scaled with the batch afterwards.
+    ``scales_lr`` says that the learning rate is scaled with the batch afterwards.
 
     Raises:
         UserError: A value is not accepted, or the config has nothing that it could change.

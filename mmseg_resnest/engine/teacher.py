@@ -45,13 +45,7 @@ _SHOWN = 4  # names of classes in a message
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model to learn from.
-
-    Attributes:
-        name: What the config or the command line calls it.
-        loaded: What loaded it: its network, config and reader of images.
-        sha256: Digest of its weights.
-    """
+    """A model to learn from: its name, what loaded it, and a digest of its weights."""
 
     name: str
     loaded: Any
@@ -88,11 +82,7 @@ def set_distillation(cfg: Config, teacher: str | None) -> None:
 
 
 def find_teacher(cfg: Config, open_model: OpenModel | None) -> Teacher | None:
-    """Load the teacher of a resolved config; None where nothing is distilled.
-
-    Args:
-        cfg: The config of the student.
-        open_model: Loads it.
+    """Load the teacher of the resolved config of a student; None where nothing is distilled.
 
     Raises:
         UserError: It cannot be loaded, or is no network with the scores of classes.
@@ -120,15 +110,9 @@ def find_teacher(cfg: Config, open_model: OpenModel | None) -> Teacher | None:
 
 
 def teach(teacher: Teacher, cfg: Config, student: nn.Module) -> list[Note]:
-    """Let a student learn from a teacher, in place.
+    """Let a student learn from a teacher, in place; returns rows for the header of the run.
 
-    Args:
-        teacher: The teacher, whose network is folded where the run's steps are fused.
-        cfg: The resolved config of the student.
-        student: Its model.
-
-    Returns:
-        Rows for the header of the run.
+    The teacher's network is folded where the run's steps are fused.
 
     Raises:
         UserError: They have other classes or other images, or the student is of a kind that

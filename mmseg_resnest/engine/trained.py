@@ -38,14 +38,7 @@ _WITH_CONFIG = "name the config file as well, in front of the checkpoint"
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with the config that its checkpoint holds.
-
-    Attributes:
-        cfg: The checked config.
-        checkpoint: The file.
-        weights: Its state dict.
-        meta: What it says of itself besides.
-    """
+    """The checked config that a checkpoint holds, its file, state dict and what it says besides."""
 
     cfg: Config
     checkpoint: Path

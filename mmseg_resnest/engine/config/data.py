@@ -99,10 +99,8 @@ def read_config_text(path: Path) -> str:
 def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Config:
     """Read a config in JSON or YAML, with its ``_base_`` files merged as MMEngine does it.
 
-    Args:
-        path: The file.
-        find: :func:`~mmseg_resnest.engine.config.find_config`.
-        ours: The folder of the configs that come with the package.
+    ``find`` is :func:`~mmseg_resnest.engine.config.find_config`, ``ours`` the folder of the
+    package's.
 
     Raises:
         UserError: The file does not parse, names a part that a config of this kind may not name,

@@ -45,8 +45,7 @@ class _Before:
 class PipelineCheck:
     """Checks the data sets and pipelines of a config.
 
-    Args:
-        find: The class of a mapping with ``type`` at a key, or None.
+    ``find`` returns the class of a mapping with ``type`` at a key, or None.
     """
 
     def __init__(self, find: Callable[[Path, Mapping[str, Any]], Any]) -> None:
@@ -97,11 +96,8 @@ class PipelineCheck:
     ) -> None:
         """Check steps: one, a list, or lists in a list; raises as :meth:`check_dataset`.
 
-        Args:
-            path: Their key.
-            steps: From the config.
-            before: What the steps before them did; these are added.
-            mixes: Whether a step may ask for other images of the data set.
+        What they do is added to ``before``; ``mixes``: a step may ask for other images of the data
+        set.
         """
         before = _Before() if before is None else before
         if isinstance(steps, list | tuple):

@@ -45,10 +45,8 @@ def base_constants(tree: ast.Module) -> Iterator[ast.Constant]:
 def read_python(path: Path, find: Callable[[str], Path], copies: dict[str, str]) -> Config:
     """Read a Python config as ``Config.fromfile`` does, with bases named by the package.
 
-    Args:
-        path: The file, which parses, as those that it inherits from do.
-        find: :func:`.find_config`.
-        copies: Filled with the copies that were read, and what they are copies of, for errors.
+    It parses, as those that it inherits from do. ``find`` is :func:`.find_config`; ``copies`` is
+    filled with the copies that were read, and what they are copies of, for errors.
     """
     with tempfile.TemporaryDirectory(prefix="mmseg_resnest_config_") as folder:
         copy = _Copies(Path(folder), find, copies).of(Path(os.path.abspath(path)))

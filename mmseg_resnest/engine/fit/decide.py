@@ -74,11 +74,8 @@ class Decision(NamedTuple):
 class Plan:
     """All decisions in their order, and what they lead to.
 
-    Attributes:
-        decisions: What the config says.
-        memory: Predicted bytes at the peak.
-        iteration: Predicted seconds of an iteration.
-        seconds: Predicted seconds of the training, with its validations.
+    Predicted are bytes of memory at the peak, the seconds of an iteration, and those of the
+    training with its validations.
     """
 
     decisions: tuple[Decision, ...]
@@ -96,11 +93,6 @@ class Plan:
 
 def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
     """Decide what does not depend on measurements: model, sizes, class weights.
-
-    Args:
-        facts: Of the data and the machine.
-        wishes: What is decided already.
-        origin: The weights to start from.
 
     Raises:
         UserError: A wish is not possible.
@@ -217,14 +209,7 @@ def _target_batch(facts: Facts, wishes: Wishes) -> Decision:
 
 
 def decide(facts: Facts, wishes: Wishes, origin: Origin, chosen: Plan, measured: Measured) -> Plan:
-    """Decide everything that measurements are needed for.
-
-    Args:
-        facts: Of the data and the machine.
-        wishes: What is decided already.
-        origin: The weights to start from.
-        chosen: What :func:`choose` returned.
-        measured: What was measured with it.
+    """Decide everything that measurements are needed for, which were made with ``chosen``.
 
     Raises:
         UserError: The memory is not enough for the smallest batch, or the budget for a run.

@@ -24,22 +24,11 @@ _MOST_LOOKED_AT = 200  # images whose size is read
 class Facts:
     """What decisions are made from.
 
-    Attributes:
-        train_images: How many images there are to train on.
-        val_images: How many there are to validate on.
-        width: Of the median training image, in pixels.
-        height: The same.
-        classes: Names, in the order of the labels.
-        train_pixels: Labelled pixels of each class in the training images.
-        val_pixels: The same of the validation images.
-        memory: Bytes that a training may use: of the GPU, or else of the machine; None where that
-            is not known.
-        cores: Processor cores.
-        gpu: Its name; empty without one.
-        multilabel: Whether the classes may overlap.
-        bands: Means and deviations of images of bands; None of photos.
-        suffixes: How the images' names end.
-        label_map: Classes that are merged or left out when labels are read.
+    ``width`` and ``height`` are of the median training image, in pixels; the pixels of the classes,
+    in the order of the labels, are the labelled ones. ``memory`` is what a training may use, in
+    bytes: of the GPU, or else of the machine; None where that is not known. ``gpu`` is its name, or
+    empty; ``bands`` are those of other images than photos; ``suffixes`` is how the images' names
+    end.
     """
 
     train_images: int
@@ -60,10 +49,6 @@ class Facts:
 
 def collect_facts(report: CustomReport, options: CustomOptions) -> Facts:
     """Facts of a prepared data set on this machine; the sizes of some label maps are read.
-
-    Args:
-        report: What was prepared.
-        options: What it was prepared with.
 
     Raises:
         UserError: A label map cannot be read.

@@ -106,9 +106,7 @@ class Measured:
 def range_steps(budget: Budget, seconds: float) -> int:
     """Steps of a range test: a twentieth of the training, at most 60; 0 where that is under 20.
 
-    Args:
-        budget: Of the training.
-        seconds: Of an iteration.
+    ``seconds`` are those of an iteration.
     """
     length = budget.iterations or (budget.seconds or 0) / max(seconds, 1e-9)
     steps = min(_MOST_RANGE_STEPS, int(length / 20))
@@ -118,10 +116,8 @@ def range_steps(budget: Budget, seconds: float) -> int:
 def measure(cfg: Config, batches: Sequence[int], budget: Budget) -> Iterator[dict[str, Any]]:
     """Make some steps of a training and yield what they take, for :meth:`Measured.of`.
 
-    Args:
-        cfg: The config; not changed.
-        batches: Numbers of images of the steps to measure, from small to large.
-        budget: Of the training, which decides how long the range test is.
+    Steps of ``batches`` images are measured, from small to large; ``budget`` is that of the
+    training, which decides how long the range test is.
 
     Raises:
         UserError: As a training does before its first step.
@@ -206,16 +202,8 @@ def range_test(cfg: Config, model: Any, loader: Any, steps: int) -> float:
 
     After Smith, "Cyclical Learning Rates for Training Neural Networks" (2017): one step at each
     rate from 1e-5 to 0.1, in equal ratios; the loss is smoothed, and the test ends where it
-    diverges. The model is trained meanwhile.
-
-    Args:
-        cfg: Its ``optim_wrapper`` is built for the test.
-        model: The model, in the state that the run starts from.
-        loader: Of the training; started anew where it ends.
-        steps: How many.
-
-    Returns:
-        The rate, with two digits.
+    diverges. The model, in the state that the run starts from, is trained meanwhile; a loader that
+    ends is started anew. The rate that is returned has two digits.
     """
     model.train()
     optim_wrapper, _ = build_optimization(cfg, model)

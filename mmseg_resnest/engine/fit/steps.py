@@ -55,12 +55,7 @@ _MOST_SHOWN = 3
 
 
 class FitFolder:
-    """Where the results of a fit are.
-
-    Args:
-        folder: The output folder.
-        stays: Whether it is there after the command; that of a dry run is a temporary one.
-    """
+    """Where the results of a fit are; ``stays`` is False for the temporary folder of a dry run."""
 
     def __init__(self, folder: Path, stays: bool = True) -> None:
         self.folder, self.stays = folder, stays
@@ -85,14 +80,7 @@ class FitFolder:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Labels that are prepared.
-
-    Attributes:
-        folder: Where they are.
-        facts: What decisions are made from.
-        notes: What was recognised, decided and found, a line each.
-        state: A digest of the files.
-    """
+    """Labels that are prepared: notes on what was found, a line each, and a digest of the files."""
 
     folder: Path
     facts: Facts
@@ -101,12 +89,9 @@ class Prepared:
 
 
 def prepare_labels(options: CustomOptions, root: Path, jobs: int) -> Prepared:
-    """Recognise and prepare the labels of a folder, below ``root``.
+    """Recognise and prepare the labels of a folder, below ``root``, in so many processes.
 
-    Args:
-        options: What the person says about the labels; ``name`` is not used.
-        root: The output folder.
-        jobs: Processes.
+    ``options`` are what the person says of the labels, but for the name.
 
     Raises:
         UserError: There are no labels, or of two forms, or they are wrong, or nothing can be
@@ -137,15 +122,7 @@ def prepare_labels(options: CustomOptions, root: Path, jobs: int) -> Prepared:
 class Start:
     """What is known before steps are measured: facts, the weights to start from, first decisions.
 
-    Attributes:
-        facts: With the memory that there was.
-        origin: The weights to start from.
-        base: The config whose model is taken.
-        chosen: First decisions.
-        wishes: What the person decides.
-        cfg_options: Changes of the config.
-        seed: Of the training.
-        state: A digest of the labels and images.
+    ``base`` is the config whose model is taken, ``state`` a digest of the labels and images.
     """
 
     facts: Facts
@@ -177,12 +154,9 @@ class Start:
 def check_wishes(wishes: Wishes, weights: str | None) -> None:
     """Check what needs no labels, before they are prepared.
 
-    Args:
-        wishes: What the person decides.
-        weights: What to start from, see :func:`.find_origin`.
-
     Raises:
-        UserError: A number is not possible, or what is named does not exist.
+        UserError: A number is not possible, or what is named (``weights`` as in
+            :func:`.find_origin`) does not exist.
     """
     check_numbers(wishes)
     if wishes.base is not None:
@@ -210,15 +184,7 @@ def choose_start(
     cfg_options: Sequence[str],
     seed: int,
 ) -> Start:
-    """Decide the model and the weights to start from.
-
-    Args:
-        prepared: The labels.
-        wishes: What the person decides.
-        weights: What to start from, see :func:`.find_origin`.
-        fetch: Whether published weights may be fetched.
-        cfg_options: Changes of the config, ``KEY=VALUE``.
-        seed: Of the training.
+    """Decide the model and the weights to start from, see :func:`.find_origin`.
 
     Raises:
         UserError: A wish is not possible.
@@ -235,12 +201,6 @@ def make_plan(
     place: FitFolder, prepared: Prepared, start: Start, measure: Measure
 ) -> tuple[Start, Plan, str, list[str]]:
     """Measure steps of the training, unless that was done, and decide the rest.
-
-    Args:
-        place: Where results are.
-        prepared: The labels.
-        start: First decisions.
-        measure: Makes the measurements.
 
     Returns:
         First decisions as they were measured with, all decisions, the config's text, and notes.
@@ -323,10 +283,6 @@ def _with_options(text: str, cfg_options: Sequence[str]) -> str:
 def write_config(place: FitFolder, text: str) -> Config:
     """Write the config of a fit, and read it.
 
-    Args:
-        place: Where results are.
-        text: The config's.
-
     Raises:
         UserError: The folder holds a config that was changed by hand, or a training with another
             one.
@@ -350,12 +306,6 @@ def write_config(place: FitFolder, text: str) -> Config:
 
 def check_labels(place: FitFolder, prepared: Prepared, start: Start, jobs: int) -> str:
     """Check every file of the labels as training loads it, unless that was done.
-
-    Args:
-        place: Where results are.
-        prepared: The labels.
-        start: First decisions.
-        jobs: Processes.
 
     Returns:
         What was found, in words.

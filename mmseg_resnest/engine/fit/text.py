@@ -57,14 +57,8 @@ def fit_config_text(
 ) -> str:
     """The text of a config for prepared labels (see :mod:`mmseg_resnest.datasets.prepare.custom`).
 
-    Args:
-        facts: What was decided from.
-        plan: All decisions.
-        origin: What the training starts from.
-        model: What :func:`model_text` returned.
-        data_root: Folder of the prepared labels.
-        load_from: Weights to start from; None without those of a whole model.
-        seed: Of the training.
+    ``model`` is what :func:`model_text` returned; ``load_from`` the weights of a whole model to
+    start from, or None.
     """
     decided = []
     for one in plan.decisions:
@@ -187,12 +181,6 @@ randomness = dict(seed={seed})
 
 def model_text(base: Config, facts: Facts, plan: Plan, origin: Origin) -> str:
     """The lines of a config that say its model: that of ``base`` for other classes and channels.
-
-    Args:
-        base: The config whose model is taken.
-        facts: Of the data.
-        plan: At least the first decisions.
-        origin: What the training starts from.
 
     Raises:
         UserError: A head of the model has no number of classes.

@@ -196,13 +196,8 @@ def _classes_of_record(record: Mapping[str, Any]) -> tuple[str, ...]:
 def write_start(origin: Origin, cfg: Config, classes: Sequence[str], path: Path) -> str:
     """Write weights that a training starts from, with the heads' rows of classes that match.
 
-    Rows of other classes are drawn as the model of ``cfg`` draws them.
-
-    Args:
-        origin: The weights, of a whole model.
-        cfg: The config of the training.
-        classes: Its classes.
-        path: The file to write, ``.pth``; replaced.
+    Rows of other classes are drawn as the model of ``cfg``, the config of the training, draws them.
+    A file that is there is replaced.
 
     Returns:
         What was kept, in words.

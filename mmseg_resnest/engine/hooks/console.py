@@ -79,12 +79,7 @@ class ConsoleHook(Hook):
 
     A line covers the iterations since the line before. The first one is of the first iteration;
     others come at the logger's interval, but no more than 50 in all, or one a minute. The time left
-    includes validations.
-
-    Args:
-        title: What is trained, for the header.
-        config: The config's path, for the header.
-        notes: More rows of the header.
+    includes validations. ``title``, ``config`` and ``notes`` are for the header.
     """
 
     # After the learning rate was logged and before ParamSchedulerHook steps it.
