@@ -6,9 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine.config import config_as_text
 from mmseg_resnest.engine.config.saved import parse_literals
@@ -39,3 +41,17 @@ def test_learning_rates_by_module_and_maps_of_labels_survive() -> None:
         "train_dataloader": {"dataset": {"label_map": {11: 255, 0: 1}}},
     }
     assert parse_literals(config_as_text(Config(values)), Path("last.pth")) == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" + "-1" * 9000, "True" + "-True" * 9000, "a" + "()" * 9000, "a" + ".b" * 9000,
+        "-" * 9000 + "1", "[" * 9000, "not " * 9000 + "1", "{**{}}", "dict(**{})", "dict(a=1, a=2)",
+        "{1: 2, 1: 3}", "{1.5: 2}", "[1][0]", "1; b = 2", "{1, 2}", "b'x'", "1j", "-True", "...",
+        "[1 for x in y]", "open('x')", "float('1')", "a", "",
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused(text: str) -> None:
+    with raises_user_error("config-syntax", "last.pth"):
+        parse_literals(f"a = {text}", Path("last.pth"))
