@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from ..datasets import leaf_datasets
 from ..errors import UserError
-from ..io.memory import forget_peak_memory, peak_memory
 from ..models import input_channels, overlaps
 from ..registry import type_name
 from .checkpoint import load_weights
 from .config import require, require_segmentation
+from .forecast import watched
 from .hooks import describe_model, print_header
 from .label_predictions import predict_labels_only
 from .launch import describe_device
@@ -72,21 +72,6 @@ def default_shape(cfg: Config) -> tuple[int, int]:
     return 512, 512
 
 
-def _start_memory(device: torch.device) -> None:
-    """Forget the peak of memory so far."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    forget_peak_memory()
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: of the GPU since :func:`_start_memory`, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return peak_memory()
-
-
 def _measure(
     step: Callable[[], object], images: int, device: torch.device, seconds: float, what: str
 ) -> dict[str, Any]:
@@ -101,10 +86,12 @@ def _measure(
 
     for _ in range(_WARM_UP):
         timed()
-    _start_memory(device)
     times: list[float] = []
     end = time.monotonic() + seconds
-    with tqdm(desc=what, disable=None, leave=False, unit=" runs", file=sys.stderr) as bar:
+    with (
+        tqdm(desc=what, disable=None, leave=False, unit=" runs", file=sys.stderr) as bar,
+        watched(device.type == "cuda", device) as all_runs,
+    ):
         while len(times) < 3 or time.monotonic() <= end:
             times.append(timed())
             bar.update()
@@ -114,7 +101,7 @@ def _measure(
         "images_per_second": images / statistics.median(times),
         "slowest_images_per_second": images / max(times),
         "fastest_images_per_second": images / min(times),
-        "memory_bytes": _peak_memory(device),
+        "memory_bytes": all_runs.peak,
     }
 
 

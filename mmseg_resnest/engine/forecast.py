@@ -53,22 +53,25 @@ class Step:
 
 
 @contextlib.contextmanager
-def watched(cuda: bool = False) -> Iterator[Step]:
-    """Measure the memory and the time of what is done inside, on a GPU or in this process."""
+def watched(cuda: bool = False, device: torch.device | None = None) -> Iterator[Step]:
+    """Measure the memory and the time of what is done inside, on a GPU or in this process.
+
+    ``device`` is the GPU, None the current one.
+    """
     step = Step()
     if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        step.before = torch.cuda.memory_allocated()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step.before = torch.cuda.memory_allocated(device)
     else:
         forget_peak_memory()
         step.before = peak_memory()
     begin = time.perf_counter()
     yield step
     if cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     step.seconds = time.perf_counter() - begin
-    step.peak = torch.cuda.max_memory_allocated() if cuda else peak_memory()
+    step.peak = torch.cuda.max_memory_allocated(device) if cuda else peak_memory()
 
 
 def free_memory(cuda: bool = False) -> int | None:
