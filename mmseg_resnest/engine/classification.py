@@ -111,13 +111,17 @@ def set_number_of_classes(cfg: Config, number: int) -> None:
                 metric["topk"] = [k for k in metric["topk"] if k <= number] or [1]
 
 
-def classes_of(checkpoint: str | os.PathLike[str]) -> tuple[str, ...] | None:
-    """The names of the classes that a checkpoint of a run was trained on; None if it lacks them."""
-    meta = load_record(os.fspath(checkpoint)).get("meta")
+def classes_of(checkpoint: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the classes that a checkpoint of a run was trained on; () if it lacks them."""
+    return classes_in(load_record(os.fspath(checkpoint)).get("meta"))
+
+
+def classes_in(meta: Any) -> tuple[str, ...]:
+    """The same from the ``meta`` of a checkpoint, whatever it is."""
     data = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
     names = data.get("classes") if isinstance(data, Mapping) else None
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return None
+        return ()
     return tuple(names)
 
 
@@ -128,7 +132,7 @@ def check_classes(cfg: Config, checkpoint: str | os.PathLike[str]) -> None:
         UserError: It has others; names the first one.
     """
     trained, dataset = classes_of(checkpoint), cfg.test_dataloader.dataset
-    if trained is None or type_name(dataset.get("type")) != ImageFolder.__name__:
+    if not trained or type_name(dataset.get("type")) != ImageFolder.__name__:
         return
     folder = Path(dataset.data_root, dataset.get("split", "train"))
     there = class_folders(folder)

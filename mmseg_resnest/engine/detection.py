@@ -59,7 +59,7 @@ def check_trained_classes(cfg: Config, checkpoint: str | os.PathLike[str]) -> No
     Raises:
         UserError: It has others, or another order; names the first one.
     """
-    trained = classes_of(checkpoint) or ()
+    trained = classes_of(checkpoint)
     for leaf in leaf_datasets(cfg.test_dataloader.dataset) if trained else ():
         classes = _classes(cfg, leaf)
         if classes is None or tuple(classes) == trained:

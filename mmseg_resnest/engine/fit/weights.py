@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from ...weights.cache import cache_path, verify
 from ...weights.catalogue import Entry
 from ...weights.download import Limits
 from ...weights.hub import CONFIG_FILE, hub_folder, is_hub
-from ...weights.load import load_record
 from ...weights.partial import CLASSIFIER, fit_parts
+from ..classification import classes_in, classes_of
 from ..config import load_config
 from ..model import build_seeded_model
 from ..trained import checkpoint_in, load_trained
@@ -128,10 +128,10 @@ def _trained(wish: str, base: str | None) -> Origin:
     file = os.fspath(checkpoint_in(wish) if os.path.isdir(wish) else pinned(wish))
     if base is not None and is_hub(file):
         about = read_json(hub_folder(file) / CONFIG_FILE, file)
-        classes = _classes_of_record({"meta": {"dataset_meta": about}})
+        classes = classes_in({"dataset_meta": about})
         return Origin(file, "--from", base, classes=classes)
     if base is not None:
-        return Origin(file, "--from", base, classes=_classes_of_record(load_record(file)))
+        return Origin(file, "--from", base, classes=classes_of(file))
     try:
         trained = load_trained(file)
     except UserError as error:
@@ -141,8 +141,7 @@ def _trained(wish: str, base: str | None) -> Origin:
         message = f"does not say which model it is of ({reason}); name its config: --base"
         raise UserError("checkpoint", f"--from {wish}", message) from error
     name = Path(trained.cfg.filename or file).name
-    classes = _classes_of_record({"meta": trained.meta})
-    return Origin(file, "--from", name, trained.cfg, classes=classes)
+    return Origin(file, "--from", name, trained.cfg, classes=classes_in(trained.meta))
 
 
 def _usual(large: bool, fetch: bool) -> Origin:
@@ -183,14 +182,6 @@ def _classes_of_config(name: str) -> tuple[str, ...]:
     with building():
         kind: Any = DATASETS.get(dataset.type)
     return tuple((getattr(kind, "METAINFO", None) or {}).get("classes") or ())
-
-
-def _classes_of_record(record: Mapping[str, Any]) -> tuple[str, ...]:
-    meta = record.get("meta")
-    about = meta.get("dataset_meta") if isinstance(meta, Mapping) else None
-    classes = about.get("classes") if isinstance(about, Mapping) else None
-    listed = classes if isinstance(classes, list | tuple) else ()
-    return tuple(name for name in listed if isinstance(name, str))
 
 
 def write_start(origin: Origin, cfg: Config, classes: Sequence[str], path: Path) -> str:
