@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import resource
 import subprocess
 from dataclasses import dataclass
 
@@ -206,10 +207,6 @@ def prepare_machine(cfg: Config, machine: Machine) -> None:
 
 def _allow_open_files(cfg: Config) -> None:
     """Raise the limit of open files to what this user may have, and check that it is enough."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limits
-        return
     if torch.multiprocessing.get_sharing_strategy() != "file_descriptor":
         return
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

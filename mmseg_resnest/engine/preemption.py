@@ -16,7 +16,7 @@ from typing import Any
 #: Exit code of a run that was stopped from outside and can be resumed (EX_TEMPFAIL).
 EXIT_AGAIN = 75
 
-SIGNALS = ("SIGTERM", "SIGUSR1", "SIGINT")
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # Seconds in which signals are one request: a launcher passes on what the terminal has sent to all.
 _ONE_REQUEST = 1.0
 
@@ -65,10 +65,9 @@ class StopSignals:
         """Take over the signals."""
         global _current
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                number = getattr(signal, name, None)
+            for number in SIGNALS:
                 # Whoever started the process may want it to ignore a signal (nohup).
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
             _current = self
         atexit.unregister(_end_workers)
@@ -114,8 +113,7 @@ def ignore_signals_in_worker(worker_init: Any, worker: int) -> None:
     """
     if _current is not None:  # of the run, which this process is a fork of
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if hasattr(signal, "SIGUSR1"):
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _stay_once)
     if worker_init is not None:
         worker_init(worker)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -22,12 +23,6 @@ from mmengine.visualization import Visualizer
 from .._stack import global_instances
 from .logs import close_log_files, write_to_log_file
 from .preemption import Preempted
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None  # type: ignore[assignment]
-
 
 # MMEngine keeps every instance of these by name for the whole process.
 _GLOBALS: tuple[Any, ...] = (DefaultScope, MMLogger, MessageHub, Visualizer)
@@ -48,9 +43,7 @@ def restored_process() -> Iterator[None]:
         restore.callback(cv2.setNumThreads, cv2.getNumThreads())
         method = torch.multiprocessing.get_start_method(allow_none=True)
         restore.callback(torch.multiprocessing.set_start_method, method, force=True)
-        if resource is not None:
-            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-            restore.callback(_limit_open_files, limits)
+        restore.callback(_limit_open_files, resource.getrlimit(resource.RLIMIT_NOFILE))
         for name in ("benchmark", "deterministic"):
             before = getattr(torch.backends.cudnn, name)
             restore.callback(setattr, torch.backends.cudnn, name, before)
