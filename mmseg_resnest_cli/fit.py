@@ -249,6 +249,7 @@ def measure_in_child(config: Path, batches: Sequence[int], budget: Budget) -> Me
 def _train_and_publish(place: FitFolder, cfg: Config, text: str) -> None:
     """Train, evaluate, report and publish, as far as that was not done."""
     from mmseg_resnest.engine.testing import evaluate
+    from mmseg_resnest.engine.trained import checkpoint_in
     from mmseg_resnest.engine.training import train
     from mmseg_resnest.evaluation import write_report
     from mmseg_resnest.evaluation.results_file import RESULTS_FILE, read_results_file
@@ -262,7 +263,7 @@ def _train_and_publish(place: FitFolder, cfg: Config, text: str) -> None:
         open_model = partial(load_segmentor, device="cpu")
         train(cfg, work_dir=place.run, resume="auto", open_model=open_model)
         place.journal.add(entry, step="train")
-    best = place.best_checkpoint()
+    best = checkpoint_in(place.run)
     entry = {tested: fingerprint(best)}
     if not place.journal.has(entry):
         evaluate(cfg, best, work_dir=place.test)

@@ -280,15 +280,14 @@ def _registries(path: Path, scope: str) -> list[Registry]:
         names = None
     else:
         names = _REGISTRIES_OF_KEYS.get((top, last)) or _REGISTRIES.get(top)
-    if names is None:
-        return _all_registries()
-    found = [registry_of(name, scope) for name in names]
-    return [registry for registry in found if registry is not None]
+    return _registries_called(names, scope) if names is not None else _registries_called()
 
 
-def _all_registries() -> list[Registry]:
-    """Ours, each with its parents behind it, and those that only MMEngine has."""
-    found = [registry_of(name, "mmseg_resnest") for name in REGISTRY_NAMES]
+def _registries_called(
+    names: Sequence[str] = REGISTRY_NAMES, scope: str = "mmseg_resnest"
+) -> list[Registry]:
+    """Registries that have their parents behind them; by default all."""
+    found = (registry_of(name, scope) for name in names)
     return [registry for registry in found if registry is not None]
 
 
@@ -323,7 +322,7 @@ def _unknown_type(
     lower = {n.lower(): n for r in registries for n in _names(r) if isinstance(n, str)}
     similar = difflib.get_close_matches(kind.lower(), sorted(lower), n=3, cutoff=0.6)
     what = " or ".join(r.name.replace("_", " ") for r in registries[:2])
-    other = next((r.name for r in _all_registries() if kind and r.get(kind) is not None), None)
+    other = next((r.name for r in _registries_called() if kind and r.get(kind) is not None), None)
     hint = "name its module in custom_imports if it is yours"
     if similar:
         hint = f"did you mean {' or '.join(lower[name] for name in similar)}?"
@@ -356,19 +355,19 @@ def _options_of(found: Any, registries: list[Registry]) -> tuple[set[str], bool]
     accepted: set[str] = {"_scope_"}.union(*(_BUILD_KEYS.get(r.name, set()) for r in registries))
     for function in callables:
         if function is object.__init__:
-            return accepted - {"self"}, True
+            break
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):
-            return accepted - {"self"}, True
+            break
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        accepted |= {p.name for p in parameters if p.kind in named}
+        accepted |= {p.name for p in parameters if p.kind in named and p.name != "self"}
         rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         if rest is None:
-            return accepted - {"self"}, False
+            return accepted, False
         if not _hands_on(function, rest):
-            return accepted - {"self"}, not drops
-    return accepted - {"self"}, True
+            return accepted, not drops
+    return accepted, True
 
 
 def _hands_on(function: Any, kwargs: str) -> bool:

@@ -22,7 +22,7 @@ from ..logs import display_path, nothing_printed
 from .check import check_config
 from .data import CONFIG_SUFFIXES, DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
-from .portable import PACKAGE, base_constants, named_by_package, read_python
+from .portable import PACKAGE, base_constants, read_python
 from .roots import plain_roots, restore_roots
 from .types import named_types
 
@@ -64,7 +64,10 @@ def _of_package(name: Path) -> Path | None:
 
 def portable_name(path: str | os.PathLike[str]) -> str | None:
     """``mmseg_resnest::NAME`` of a config that comes with the package; None of another one."""
-    return named_by_package(Path(path), config_folder())
+    file = Path(path).resolve()
+    if file.suffix != ".py" or not file.is_relative_to(config_folder()):
+        return None
+    return PACKAGE + file.relative_to(config_folder()).with_suffix("").as_posix()
 
 
 def command_name(path: str | os.PathLike[str]) -> str:

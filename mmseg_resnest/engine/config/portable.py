@@ -23,14 +23,6 @@ from ..._stack import config_environment, config_tree
 PACKAGE = "mmseg_resnest::"
 
 
-def named_by_package(file: Path, folder: Path) -> str | None:
-    """The name of a config of the package, whose configs are in ``folder``; None: it is another."""
-    file, folder = file.resolve(), folder.resolve()
-    if file.suffix != ".py" or not file.is_relative_to(folder):
-        return None
-    return PACKAGE + file.relative_to(folder).with_suffix("").as_posix()
-
-
 def base_constants(tree: ast.Module) -> Iterator[ast.Constant]:
     """The texts in what a config assigns to ``_base_``."""
     for node in tree.body:

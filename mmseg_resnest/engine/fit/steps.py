@@ -73,10 +73,6 @@ class FitFolder:
         """Which steps were done."""
         return Journal(self.folder / "steps.jsonl")
 
-    def best_checkpoint(self) -> Path:
-        """The checkpoint of the best validation, or the newest one where none has a score."""
-        return checkpoint_in(self.run)
-
 
 @dataclass(frozen=True)
 class Prepared:
