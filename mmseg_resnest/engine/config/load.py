@@ -23,7 +23,7 @@ from .check import check_config
 from .data import CONFIG_SUFFIXES, DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
 from .portable import PACKAGE, base_constants, read_python
-from .roots import plain_roots, restore_roots
+from .roots import restore_roots, set_roots
 from .types import named_types
 
 DATA_VARIABLE = "MMSEG_RESNEST_DATA"
@@ -113,7 +113,8 @@ def load_config(
         if not isinstance(options, Mapping):
             options = parse_cfg_options(options)
         # MMEngine would print each environment variable that it fills in.
-        with nothing_printed(), plain_roots(_data_root_variables(data_root)) as roots:
+        roots = _data_root_variables(data_root)
+        with nothing_printed(), set_roots(roots):
             cfg = _read(file)
         restore_roots(cfg, roots)
         if data_root is not None and not {DATA_VARIABLE, SCENES_VARIABLE} & set(cfg.env_variables):

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Data roots whose names would not survive in the text of a config.
+"""Data roots of any name in configs.
 
 MMEngine puts the value of ``{{$MMSEG_RESNEST_DATA:data}}`` into the config's code before that runs:
-a quote in the name of a folder would end the text it stands in. A name of more than letters, digits
-and ``_ . / -`` is replaced by a plain one while the config is read, and put back afterwards.
+a quote in the name of a folder would end the text it stands in. So all characters but letters,
+digits and ``_ . / -`` are written as escape sequences of that text.
 """
 
 from __future__ import annotations
@@ -11,33 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from mmengine.config import Config
 
-from ..._stack import config_environment, config_tree
-
-_PLAIN = re.compile(r"[\w./ -]*")
+from ..._stack import config_environment
 
 
 @contextlib.contextmanager
-def plain_roots(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Set environment variables that configs read, with plain stand-ins for other names.
-
-    Yields the stand-ins and what they stand for, for :func:`restore_roots`.
-    """
-    roots = {}
+def set_roots(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that configs read; they are put back at the end."""
     before = {name: os.environ.get(name) for name in values}
-    for name, value in values.items():
-        if not _PLAIN.fullmatch(value):
-            plain = f"root_{secrets.token_hex(8)}"
-            roots[plain] = value
-            value = plain
-        os.environ[name] = value
+    os.environ.update({name: _escaped(value) for name, value in values.items()})
     try:
-        yield roots
+        yield
     finally:
         for name, old in before.items():
             if old is None:
@@ -46,23 +33,12 @@ def plain_roots(values: Mapping[str, str]) -> Iterator[dict[str, str]]:
                 os.environ[name] = old
 
 
-def restore_roots(cfg: Config, roots: Mapping[str, str]) -> None:
-    """Put the names that :func:`plain_roots` yielded back into a config, in place."""
-    if roots:
-        for table in (config_tree(cfg), config_environment(cfg)):
-            for key in list(table):
-                table[key] = _restored(table[key], roots)
+def restore_roots(cfg: Config, values: Mapping[str, str]) -> None:
+    """Let a config that was read have the variables without escape sequences."""
+    environment = config_environment(cfg)
+    environment.update({name: values[name] for name in values if name in environment})
 
 
-def _restored(value: Any, roots: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        for plain, root in roots.items():
-            value = value.replace(plain, root)
-    elif isinstance(value, dict):
-        for key in list(value):
-            value[key] = _restored(value[key], roots)
-    elif isinstance(value, list):
-        value[:] = [_restored(item, roots) for item in value]
-    elif isinstance(value, tuple):
-        return type(value)(_restored(item, roots) for item in value)
-    return value
+def _escaped(text: str) -> str:
+    # Two backslashes: MMEngine's replacement takes them for one.
+    return re.sub(r"[^\w./ -]", lambda match: f"\\\\U{ord(match[0]):08x}", text)
