@@ -2,17 +2,9 @@
 """Configs: found, read, changed from the command line, and checked before anything is built."""
 
 from .check import check_config
-from .load import (
-    command_name,
-    config_folder,
-    find_config,
-    load_config,
-    portable_name,
-    require,
-    require_segmentation,
-    similar_configs,
-)
+from .load import command_name, load_config, require, require_segmentation, similar_configs
 from .options import parse_cfg_options
+from .portable import config_folder, find_config, portable_name
 from .text import FormattedOnce, config_as_text
 from .types import named_types
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mmengine.registry import Registry
 from ...errors import UserError
 from ...io.json_files import parse_json
 from .check import REGISTRY_MODULES, TYPE_KEYS
+from .portable import config_folder, find_config
 
 DATA_SUFFIXES = (".json", ".yaml", ".yml")
 CONFIG_SUFFIXES = (".py", *DATA_SUFFIXES)
@@ -96,18 +97,15 @@ def read_config_text(path: Path) -> str:
         raise UserError("config-syntax", name, message) from error
 
 
-def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Config:
+def load_data_config(path: Path) -> Config:
     """Read a config in JSON or YAML, with its ``_base_`` files merged as MMEngine does it.
-
-    ``find`` is :func:`~mmseg_resnest.engine.config.find_config`, ``ours`` the folder of the
-    package's.
 
     Raises:
         UserError: The file does not parse, names a part that a config of this kind may not name,
             uses templates or imports, or inherits from a file that is neither below its folder
             nor one of the package's.
     """
-    reader = _Reader(path.resolve().parent, find, ours)
+    reader = _Reader(path.resolve().parent)
     values = reader.read(path, ())
     return Config(
         values, cfg_text=reader.text, filename=str(path), env_variables=reader.env_variables
@@ -115,10 +113,10 @@ def load_data_config(path: Path, find: Callable[[str], Path], ours: Path) -> Con
 
 
 class _Reader:
-    """Reads one config with its bases, which lie in its folder ``top`` or in ``ours``."""
+    """Reads one config with its bases, which lie in its folder ``top`` or come with the package."""
 
-    def __init__(self, top: Path, find: Callable[[str], Path], ours: Path) -> None:
-        self._top, self._find, self._ours = top, find, ours
+    def __init__(self, top: Path) -> None:
+        self._top = top
         self._files = 0
         self.text = ""
         self.env_variables: dict[str, str] = {}
@@ -159,8 +157,9 @@ class _Reader:
             # Where links lead to counts: a config of a stranger reads no other files of the user.
             inside = file.resolve().is_relative_to(self._top)
             is_data = inside and file.suffix in DATA_SUFFIXES and file.is_file()
-            candidates = [self._find(base).resolve(), file.resolve()]
-            ours = [f for f in candidates if f.is_relative_to(self._ours) and f.is_file()]
+            candidates = [find_config(base).resolve(), file.resolve()]
+            folder = config_folder()
+            ours = [f for f in candidates if f.is_relative_to(folder) and f.is_file()]
         except (OSError, ValueError, RuntimeError) as error:  # of names that no file can have
             raise refused from error
         if is_data:

@@ -22,7 +22,7 @@ from ..logs import display_path, nothing_printed
 from .check import check_config
 from .data import CONFIG_SUFFIXES, DATA_SUFFIXES, load_data_config, read_config_text
 from .options import apply_options, parse_cfg_options
-from .portable import PACKAGE, base_constants, read_python
+from .portable import PACKAGE, base_constants, config_folder, find_config, read_python
 from .roots import restore_roots, set_roots
 from .types import named_types
 
@@ -31,43 +31,6 @@ SCENES_VARIABLE = "MMSEG_RESNEST_SCENES"
 _WHERE = "; the configs are in configs/"
 #: By the toolbox of a config's model: what it is, and the command that takes it.
 _OTHER_TASKS = {"mmdet": ("detector", "detect"), "mmpretrain": ("classifier", "classify")}
-
-
-def config_folder() -> Path:
-    """The folder of the configs that come with the package: in a clone, its ``configs/``."""
-    return (Path(__file__).parents[2] / ".mim" / "configs").resolve()
-
-
-def find_config(path: str | os.PathLike[str]) -> Path:
-    """The file of a config, or ``path`` itself if it names no config.
-
-    A file that exists; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
-    ``openmmlab/...``), with the package's (``mmseg_resnest::fcn_resnest50_ade20k``), or as a clone
-    has it (``configs/fcn_resnest50_ade20k.py``).
-    """
-    given = Path(path)
-    if os.fspath(path).startswith(PACKAGE):
-        name = Path(os.fspath(path).removeprefix(PACKAGE))
-        return given if name.is_absolute() else _of_package(name) or given
-    if given.exists() or given.is_absolute():
-        return given
-    parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
-    return _of_package(Path(*parts)) or given
-
-
-def _of_package(name: Path) -> Path | None:
-    if not name.parts or ".." in name.parts:
-        return None
-    found = config_folder() / (name if name.suffix == ".py" else f"{name}.py")
-    return found if found.is_file() else None
-
-
-def portable_name(path: str | os.PathLike[str]) -> str | None:
-    """``mmseg_resnest::NAME`` of a config that comes with the package; None of another one."""
-    file = Path(path).resolve()
-    if file.suffix != ".py" or not file.is_relative_to(config_folder()):
-        return None
-    return PACKAGE + file.relative_to(config_folder()).with_suffix("").as_posix()
 
 
 def command_name(path: str | os.PathLike[str]) -> str:
@@ -186,9 +149,9 @@ def _read(path: Path) -> Config:
     copies: dict[str, str] = {}
     try:
         if path.suffix in DATA_SUFFIXES:
-            return load_data_config(path, find_config, config_folder())
+            return load_data_config(path)
         _check_python(path, {})
-        return named_types(read_python(path, find_config, copies))
+        return named_types(read_python(path, copies))
     except UserError:
         raise
     except Exception as error:

@@ -1,9 +1,10 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
-"""Bases named by the package: ``_base_ = "mmseg_resnest::fcn_resnest50_ade20k"``.
+"""Configs of the package by their names, also as bases.
 
-Such a config works from any folder, with a clone and with an installed wheel. MMEngine has a form
-like it for the packages of its own table alone. So a config that names a base of this package, or
-inherits from one that does, is read from a copy whose bases are paths.
+A config with ``_base_ = "mmseg_resnest::fcn_resnest50_ade20k"`` works from any folder, with a clone
+and with an installed wheel. MMEngine has a form like it for the packages of its own table alone. So
+a config that names a base of this package, or inherits from one that does, is read from a copy
+whose bases are paths.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ast
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -21,6 +22,43 @@ from ..._stack import config_environment, config_tree
 
 #: What stands before the name of a config of the package.
 PACKAGE = "mmseg_resnest::"
+
+
+def config_folder() -> Path:
+    """The folder of the configs that come with the package: in a clone, its ``configs/``."""
+    return (Path(__file__).parents[2] / ".mim" / "configs").resolve()
+
+
+def find_config(path: str | os.PathLike[str]) -> Path:
+    """The file of a config, or ``path`` itself if it names no config.
+
+    A file that exists; or one that comes with the package, by its name (``fcn_resnest50_ade20k``,
+    ``openmmlab/...``), with the package's (``mmseg_resnest::fcn_resnest50_ade20k``), or as a clone
+    has it (``configs/fcn_resnest50_ade20k.py``).
+    """
+    given = Path(path)
+    if os.fspath(path).startswith(PACKAGE):
+        name = Path(os.fspath(path).removeprefix(PACKAGE))
+        return given if name.is_absolute() else _of_package(name) or given
+    if given.exists() or given.is_absolute():
+        return given
+    parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
+    return _of_package(Path(*parts)) or given
+
+
+def _of_package(name: Path) -> Path | None:
+    if not name.parts or ".." in name.parts:
+        return None
+    found = config_folder() / (name if name.suffix == ".py" else f"{name}.py")
+    return found if found.is_file() else None
+
+
+def portable_name(path: str | os.PathLike[str]) -> str | None:
+    """``mmseg_resnest::NAME`` of a config that comes with the package; None of another one."""
+    file = Path(path).resolve()
+    if file.suffix != ".py" or not file.is_relative_to(config_folder()):
+        return None
+    return PACKAGE + file.relative_to(config_folder()).with_suffix("").as_posix()
 
 
 def base_constants(tree: ast.Module) -> Iterator[ast.Constant]:
@@ -34,14 +72,14 @@ def base_constants(tree: ast.Module) -> Iterator[ast.Constant]:
                     yield part
 
 
-def read_python(path: Path, find: Callable[[str], Path], copies: dict[str, str]) -> Config:
+def read_python(path: Path, copies: dict[str, str]) -> Config:
     """Read a Python config as ``Config.fromfile`` does, with bases named by the package.
 
-    It parses, as those that it inherits from do. ``find`` is :func:`.find_config`; ``copies`` is
-    filled with the copies that were read, and what they are copies of, for errors.
+    It parses, as those that it inherits from do. ``copies`` is filled with the copies that were
+    read, and what they are copies of, for errors.
     """
     with tempfile.TemporaryDirectory(prefix="mmseg_resnest_config_") as folder:
-        copy = _Copies(Path(folder), find, copies).of(Path(os.path.abspath(path)))
+        copy = _Copies(Path(folder), copies).of(Path(os.path.abspath(path)))
         if copy is None:
             return Config.fromfile(path)
         read = Config.fromfile(copy)
@@ -54,8 +92,8 @@ def read_python(path: Path, find: Callable[[str], Path], copies: dict[str, str])
 class _Copies:
     """Copies of configs that name a base of the package, or inherit from one that does."""
 
-    def __init__(self, folder: Path, find: Callable[[str], Path], copies: dict[str, str]) -> None:
-        self._folder, self._find, self._copies = folder, find, copies
+    def __init__(self, folder: Path, copies: dict[str, str]) -> None:
+        self._folder, self._copies = folder, copies
         self._known: dict[Path, Path | None] = {}
 
     def of(self, path: Path) -> Path | None:
@@ -71,7 +109,7 @@ class _Copies:
             base = str(constant.value)
             if base.startswith(PACKAGE):
                 copied = True
-                changes.append((constant, os.fspath(self._find(base))))
+                changes.append((constant, os.fspath(find_config(base))))
             elif "::" not in base and not base.startswith("{{"):
                 file = Path(os.path.abspath(path.parent / base))
                 copy = self.of(file) if file.suffix == ".py" and file.is_file() else None
