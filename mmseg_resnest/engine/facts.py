@@ -53,11 +53,11 @@ def _above(key: str) -> Iterator[str]:
         yield key
 
 
-def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def flatten(value: Any, key: str = "", most: int | None = None) -> Iterator[tuple[str, str]]:
     """The dotted keys of a nested value, each with its value as text; of a data class its fields.
 
-    A long list comes with its length first. Keys of a machine are left out. Of an absolute path
-    only the name of a file counts.
+    A long list comes with its length first; one of more than ``most`` numbers or texts is a single
+    text. Keys of a machine are left out. Of an absolute path only the name of a file counts.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -66,15 +66,18 @@ def flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield key, "empty"
         for name, item in value.items():
             if name not in _OF_A_MACHINE:
-                yield from flatten(item, f"{key}.{name}" if key else str(name))
+                yield from flatten(item, f"{key}.{name}" if key else str(name), most)
     elif isinstance(value, list | tuple):
         nested = any(isinstance(item, Mapping | list | tuple) for item in value)
         if not nested and len(value) <= _SHORT_LIST:
             yield key, f"[{', '.join(map(text_of, value))}]"
             return
+        if not nested and most is not None and len(value) > most:
+            yield key, text_of(f"{len(value):,} items {digest(repr(list(value)))}")
+            return
         yield key, f"{len(value)} items"
         for index, item in enumerate(value):
-            yield from flatten(item, f"{key}.{index}")
+            yield from flatten(item, f"{key}.{index}", most)
     else:
         yield key, text_of(value)
 

@@ -122,7 +122,7 @@ def describe_config(cfg: Mapping[str, Any]) -> dict[str, str]:
     values = {str(key): value for key, value in cfg.items()}
     if not (values.get("auto_scale_lr") or {}).get("enable"):
         values.pop("auto_scale_lr", None)
-    facts = itertools.islice(flatten(_with_short_lists(values)), MOST_KEYS)
+    facts = itertools.islice(flatten(values, most=_LONG_LIST), MOST_KEYS)
     return {shorten(key, LONGEST_TEXT): shorten(text, LONGEST_TEXT) for key, text in facts}
 
 
@@ -156,18 +156,6 @@ def describe_images(dataset: Any) -> dict[str, str]:
 def _describe_classes(names: Sequence[str] | None) -> dict[str, str]:
     loader, _, key = CLASSES.partition(".")
     return describe_config({loader: {key: list(names)}}) if names else {}
-
-
-def _with_short_lists(value: Any) -> Any:
-    """Long lists of numbers and texts as one text, which flattened would be a key an item."""
-    if isinstance(value, Mapping):
-        return {key: _with_short_lists(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        if any(isinstance(item, Mapping | list | tuple) for item in value):
-            return [_with_short_lists(item) for item in value]
-        if len(value) > _LONG_LIST:
-            return f"{len(value):,} items {digest(repr(list(value)))}"
-    return value
 
 
 def compare_with_run(
