@@ -65,7 +65,8 @@ class CheckpointWriter:
         last_tries: int = 3,
     ) -> None:
         self._warn, self._inform = warn, inform
-        self._free: Callable[[], None] = lambda: None
+        #: Called after a failed write, to remove what nobody needs.
+        self.free: Callable[[], None] = lambda: None
         self._pauses, self._last_tries = pauses, last_tries
         self._pending: dict[str, _Job] = {}
         self._busy = False
@@ -75,10 +76,6 @@ class CheckpointWriter:
         self._fault: BaseException | None = None
         self._condition = threading.Condition()
         self._thread: threading.Thread | None = None
-
-    def use(self, free: Callable[[], None]) -> None:
-        """Set what is called after a failed write, to remove what nobody needs."""
-        self._free = free
 
     def submit(
         self,
@@ -178,7 +175,7 @@ class CheckpointWriter:
                     self._warn(f"{failed[-1][1]}; it is retried, and earlier checkpoints are kept")
                 if step.checkpoint:
                     with contextlib.suppress(OSError):
-                        self._free()
+                        self.free()
                     break
             else:
                 job.steps.remove(step)

@@ -25,13 +25,11 @@ def predict_labels_only(model: nn.Module) -> None:
 
 def metrics_read_labels_only(cfg: Mapping[str, Any]) -> bool:
     """Whether every metric of a config is one that is known to need no scores."""
-    for name in ("val_evaluator", "test_evaluator"):
-        for metric in metric_configs(cfg.get(name) or ()):
-            if not isinstance(metric, Mapping):
-                return False
-            if type_name(metric.get("type", "")) not in ("SegmentationMetric", "IoUMetric"):
-                return False
-            # The one part of SegmentationMetric that reads probabilities.
-            if "ECE" in (metric.get("metrics") or ()):
-                return False
-    return True
+    evaluators = (cfg.get(name) or () for name in ("val_evaluator", "test_evaluator"))
+    return all(
+        isinstance(metric, Mapping)
+        and type_name(metric.get("type", "")) in ("SegmentationMetric", "IoUMetric")
+        and "ECE" not in (metric.get("metrics") or ())  # which is of probabilities
+        for evaluator in evaluators
+        for metric in metric_configs(evaluator)
+    )

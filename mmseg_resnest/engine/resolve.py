@@ -37,6 +37,8 @@ from .teacher import set_distillation
 #: Seconds after which a data loading worker counts as hung.
 WORKER_TIMEOUT = 600
 _LARGEST_SEED = 2**32 - 1
+#: Optimizer wrappers of mixed precision.
+_MIXED = ("AmpOptimWrapper", "BFloat16OptimWrapper")
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,7 @@ def enable_amp(cfg: Config, cuda: bool) -> str:
     """
     wrapper = cfg.optim_wrapper
     kind = type_name(wrapper.get("type", "OptimWrapper"))
-    if kind in ("AmpOptimWrapper", "BFloat16OptimWrapper"):
+    if kind in _MIXED:
         return "mixed precision as the config says"
     if kind != "OptimWrapper":
         message = f"replaces OptimWrapper, but config key optim_wrapper.type is {kind}"
@@ -268,8 +270,7 @@ def enable_amp(cfg: Config, cuda: bool) -> str:
 def _slow_precision(cfg: Config, machine: Machine) -> Note | None:
     """That a processor would train more slowly in mixed precision than without."""
     kind = type_name(cfg.optim_wrapper.get("type", "OptimWrapper"))
-    halved = kind in ("AmpOptimWrapper", "BFloat16OptimWrapper")
-    if not halved or machine.cuda or machine.bfloat16 is not False:
+    if kind not in _MIXED or machine.cuda or machine.bfloat16 is not False:
         return None
     said = (
         "this processor has no units for bfloat16 or float16: steps take several times as long as "

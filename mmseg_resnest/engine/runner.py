@@ -79,7 +79,10 @@ class Runner(MMEngineRunner):
     #: The number of this start of the run; those of later starts in a folder are higher.
     start: int = 0
     _writer: CheckpointWriter | None = None
-    _start_record: Mapping[str, Any] | None = None
+    #: The content of ``load_from``, so that it is not read again: what
+    #: ``check_training_checkpoint`` returned where the run resumes, otherwise the state dict; None:
+    #: read the file. Freed once loaded.
+    start_record: Mapping[str, Any] | None = None
     _has_loaded: bool
     _load_from: str | None
     optim_wrapper: Any
@@ -325,14 +328,6 @@ class Runner(MMEngineRunner):
         if is_main_process():
             write_checkpoint(snapshot(record), Path(out_dir) / filename)
 
-    def start_from(self, record: Mapping[str, Any] | None) -> None:
-        """Hand over the content of ``load_from``, so that it is not read again.
-
-        It is what :func:`~.checkpoint_schema.check_training_checkpoint` returned where the run
-        resumes, otherwise the state dict; None: read the file. Freed once loaded.
-        """
-        self._start_record = record
-
     def load_or_resume(self) -> None:
         """Load what the run starts from, and number this start."""
         if self._has_loaded:
@@ -367,7 +362,7 @@ class Runner(MMEngineRunner):
                 fit this run; nothing has been loaded then.
         """
         loop: Any = self.train_loop
-        record, self._start_record = self._start_record, None
+        record, self.start_record = self.start_record, None
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
@@ -442,7 +437,7 @@ class Runner(MMEngineRunner):
         MMEngine's other arguments are not used. Returns an empty mapping: what else the file holds
         is not read. A UserError says that it cannot be read or does not fit the model.
         """
-        record, self._start_record = self._start_record, None
+        record, self.start_record = self.start_record, None
         source = filename if record is None else record
         done = load_weights(self.model, source, start_training=True, name=filename)
         self.logger.info("loaded %s", done)

@@ -23,16 +23,8 @@ SERVICES = ("tensorboard", "wandb", "mlflow")
 PROJECT = "mmseg-resnest"  # what the services group runs by, unless their own variables say else
 
 
-#: What MMEngine's back ends import when a run starts.
-_PACKAGES = {
-    "TensorboardVisBackend": "tensorboard",
-    "WandbVisBackend": "wandb",
-    "MLflowVisBackend": "mlflow",
-    "ClearMLVisBackend": "clearml",
-    "NeptuneVisBackend": "neptune",
-    "DVCLiveVisBackend": "dvclive",
-    "AimVisBackend": "aim",
-}
+#: MMEngine's back ends that import the package of their name when a run starts.
+_BACKENDS = ("Tensorboard", "Wandb", "MLflow", "ClearML", "Neptune", "DVCLive", "Aim")
 
 
 def check_services(services: Iterable[str], visualizer: Mapping[str, Any] | None = None) -> None:
@@ -46,10 +38,10 @@ def check_services(services: Iterable[str], visualizer: Mapping[str, Any] | None
         if importlib.util.find_spec(service) is None:
             raise UserError("missing-package", f"--log-to {service}", f"pip install {service}")
     for index, backend in enumerate((visualizer or {}).get("vis_backends") or ()):
-        package = _PACKAGES.get(type_name(backend.get("type")))
-        if package is not None and importlib.util.find_spec(package) is None:
+        name = type_name(backend.get("type")).removesuffix("VisBackend")
+        if name in _BACKENDS and importlib.util.find_spec(name.lower()) is None:
             key = f"config key visualizer.vis_backends.{index}.type"
-            raise UserError("missing-package", key, f"pip install {package}, or remove it")
+            raise UserError("missing-package", key, f"pip install {name.lower()}, or remove it")
 
 
 @VISBACKENDS.register_module()

@@ -179,8 +179,7 @@ def train(
         runner = Runner.from_cfg(cfg, built)
         del built
         notes += [*start.notes, *resolved.notes]
-        runner.start_from(start.record)
-        start.record = None
+        runner.start_record, start.record = start.record, None
         runner.config_values, runner.numerics = values, numerics
         runner.changes = start.changes
         if folders:

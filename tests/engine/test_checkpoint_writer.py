@@ -110,7 +110,7 @@ def test_a_failed_save_is_reported_once_and_retried(
 
     monkeypatch.setattr(checkpoint_writer, "write_checkpoint", fail)
     saver = Saver()
-    saver.writer.use(lambda: freed.append(1))
+    saver.writer.free = lambda: freed.append(1)
     saver.writer.submit("newest", RECORD, tmp_path / "iter_1.pth", [Step("", done.set)])
     assert done.wait(60)
     assert saver.writer.wait() == []

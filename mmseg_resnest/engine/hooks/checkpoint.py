@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class CheckpointHook(MMEngineHook):
         step = runner.epoch if self.by_epoch else runner.iter
         if step:
             self._kept["newest"] = self._checkpoints_up_to(step)
-        runner.checkpoint_writer.use(free=self._free)
+        runner.checkpoint_writer.free = self._free
         try:
             if not step:  # those of an earlier run in this folder are not this run's
                 remove_file(work_dir / POINTER)
@@ -220,12 +221,8 @@ class CheckpointHook(MMEngineHook):
 
     def _linking(self, runner: Runner, path: Path, name: str) -> Step:
         """Lets ``best.pth`` or ``last.pth`` of the work folder be the checkpoint."""
-        folder = Path(runner.work_dir)
-
-        def run() -> None:
-            link_to(path, folder, name)
-
-        return Step(f"updating {name}", run)
+        link = functools.partial(link_to, path, Path(runner.work_dir), name)
+        return Step(f"updating {name}", link)
 
     def _removal(self, kind: str, newest: Path) -> Step:
         """Removes the checkpoints that a new one replaces."""
