@@ -128,8 +128,7 @@ def classes_in(meta: Any) -> tuple[str, ...]:
 def check_classes(cfg: Config, checkpoint: str | os.PathLike[str]) -> None:
     """Check that a test split has the classes that a checkpoint was trained on, in their order.
 
-    Raises:
-        UserError: It has others; names the first one.
+    UserError names the first other one.
     """
     trained, dataset = classes_of(checkpoint), cfg.test_dataloader.dataset
     if not trained or type_name(dataset.get("type")) != ImageFolder.__name__:

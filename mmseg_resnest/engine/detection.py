@@ -54,11 +54,7 @@ def check_detection(cfg: Config, loaders: Iterable[str]) -> None:
 
 
 def check_trained_classes(cfg: Config, checkpoint: str | os.PathLike[str]) -> None:
-    """Check that the classes of the test split are those that a checkpoint was trained on.
-
-    Raises:
-        UserError: It has others, or another order; names the first one.
-    """
+    """UserError unless the test split has the classes of a checkpoint, in their order."""
     trained = classes_of(checkpoint)
     for leaf in leaf_datasets(cfg.test_dataloader.dataset) if trained else ():
         classes = _classes(cfg, leaf)

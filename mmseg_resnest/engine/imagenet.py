@@ -53,8 +53,7 @@ def crop_of(entry: Entry) -> Callable[[Image.Image], Image.Image]:
 def load_classifier(entry: Entry, device: torch.device) -> ResNeSt:
     """A published classifier, in evaluation mode; its weights are fetched if need be.
 
-    Raises:
-        UserError: The weights cannot be had, or are others.
+    UserError says that they cannot be had, or are others.
     """
     check_classifier(entry)
     model = ResNeSt(entry.arch, out_indices=(3,), num_classes=CLASSES)

@@ -30,8 +30,7 @@ def is_multilabel(cfg: Mapping[str, Any]) -> bool:
 def check_overlap(cfg: Mapping[str, Any]) -> None:
     """Check that model, label loaders, ignored values and metrics of a config agree.
 
-    Raises:
-        UserError: Two of them contradict each other; the subject is the key to change.
+    The subject of a UserError is the key to change.
     """
     several = is_multilabel(cfg)
     model = cfg.get("model") or {}

@@ -27,10 +27,7 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     """``optim_wrapper`` and ``param_schedulers`` of a config, to compare a checkpoint with.
 
     Their kinds, names and sizes are those of the run; their numbers are not: the run knows the
-    length of an epoch.
-
-    Raises:
-        UserError: One of them cannot be built.
+    length of an epoch. UserError says which cannot be built.
     """
     with building(cfg.get("default_scope", "mmseg_resnest")):
         with failing("optim_wrapper", "it cannot be built", cfg.optim_wrapper):

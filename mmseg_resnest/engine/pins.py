@@ -17,10 +17,7 @@ def find_pins(cfg: Config, teacher: str | None, resumes: bool) -> dict[str, str]
     """Names of models on a hub and, asked of it, the same with their commits.
 
     ``teacher`` is the one that the command line names, if it does. A run that goes on starts from
-    its own weights.
-
-    Raises:
-        UserError: As :func:`~mmseg_resnest.weights.pinned`.
+    its own weights. Raises as :func:`~mmseg_resnest.weights.pinned`.
     """
     named = [(node[key], key) for node, key in _of_hubs(cfg)]
     if teacher is not None:

@@ -66,8 +66,7 @@ def config_of(entry: Entry) -> Path:
 def _check_images(cfg: Config, entry: Entry, any_images: bool) -> tuple[int, str]:
     """The number of images to evaluate on, and a fingerprint of them and their label maps.
 
-    Raises:
-        UserError: The number is wrong or a file is missing.
+    UserError says that the number is wrong or a file is missing.
     """
     check_data(cfg, ("test_dataloader",))
     with building(cfg.get("default_scope", "mmseg_resnest")):

@@ -9,6 +9,7 @@ command line names holds another run, that is an error.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -230,11 +231,12 @@ class RunFolders:
             UserError: Another run uses one of them, or nothing can be written there.
         """
         notes = []
+        tell = functools.partial(print, file=sys.stderr, flush=True)
         for folder, argument in self._arguments.items():
             if folder.resolve() in self._locks or not (make or folder.is_dir()):
                 continue
             check_writable(folder, argument)
-            lock = FolderLock(folder, f"{argument} {folder}", tell=_print_line)
+            lock = FolderLock(folder, f"{argument} {folder}", tell=tell)
             self._locks[folder.resolve()] = self._stack.enter_context(lock)
             if lock.taken_over is not None:
                 notes.append(("lock", f"taken over from {lock.taken_over}, which has ended"))
@@ -279,7 +281,3 @@ class NewRunFolders(RunFolders):
             self.release()
             self.work_dir = training_folder(self._cfg)
             self._arguments = folders_of_training(self._cfg, self.work_dir)
-
-
-def _print_line(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

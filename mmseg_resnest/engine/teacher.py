@@ -149,8 +149,7 @@ def _is_plain(head: Any) -> bool:
 def _order(teacher: Teacher, cfg: Config, count: int) -> list[int] | None:
     """The teacher's index of each class of the student; None: the same, as far as names are known.
 
-    Raises:
-        UserError: They have other classes.
+    UserError says that they have other classes.
     """
     found = int(teacher.loaded.model.decode_head.num_classes)
     if found != count:
@@ -189,8 +188,7 @@ def _names(cfg: Mapping[str, Any], loader: str) -> list[str]:
 def _reverses(teacher: Teacher, cfg: Config, student: Any) -> bool:
     """Whether the teacher's network takes red and blue the other way round than the student's.
 
-    Raises:
-        UserError: It takes other images.
+    UserError says that it takes other images.
     """
     model, theirs = teacher.loaded.model, teacher.loaded.reader
     taken, wanted = input_channels(model), input_channels(student)

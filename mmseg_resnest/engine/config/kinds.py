@@ -52,11 +52,7 @@ _OF_DATA: dict[str, tuple[type, ...]] = {
 
 
 def check_kinds(root: Mapping[str, Any]) -> None:
-    """Check that the parts of a config are dictionaries, lists or texts where they must be.
-
-    Raises:
-        UserError: A value is of another kind; names the key.
-    """
+    """UserError unless parts of a config are dictionaries, lists or texts where they must be."""
     for key, value in root.items():
         _check(str(key), value, _KINDS.get(key))
     for key, hook in (root.get("default_hooks") or {}).items():

@@ -23,12 +23,9 @@ _METHODS = ("mean", "min", "max", "current")
 
 
 def check_numbers(root: Mapping[str, Any]) -> None:
-    """Check numbers of hooks, loops, the optimizer, the log and the machine.
+    """UserError unless numbers of hooks, loops, optimizer, log and machine are possible.
 
     The kinds of the values above them have been checked (:func:`.check_kinds`).
-
-    Raises:
-        UserError: One cannot be what its part takes; names the key.
     """
     hooks = {f"default_hooks.{k}": v for k, v in (root.get("default_hooks") or {}).items()}
     hooks |= {f"custom_hooks.{i}": v for i, v in enumerate(root.get("custom_hooks") or ())}

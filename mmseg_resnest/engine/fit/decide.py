@@ -92,11 +92,7 @@ class Plan:
 
 
 def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
-    """Decide what does not depend on measurements: model, sizes, class weights.
-
-    Raises:
-        UserError: A wish is not possible.
-    """
+    """Decide what does not depend on measurements; UserError if a wish is not possible."""
     check_numbers(wishes)
     made = [_model(facts, wishes, origin), Decision("start", origin.name, origin.reason)]
     made += _sizes(facts, wishes)
@@ -366,8 +362,7 @@ def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
 def read_weight_lines(file: Path) -> dict[str, float]:
     """The weights of a text file by name, whatever classes there are.
 
-    Raises:
-        UserError: The file cannot be read, or a line is no name with a weight above 0.
+    UserError says that it cannot be read, or that a line is no name with a weight above 0.
     """
     subject = f"--class-weights {file}"
     try:

@@ -48,11 +48,7 @@ class Facts:
 
 
 def collect_facts(report: CustomReport, options: CustomOptions) -> Facts:
-    """Facts of a prepared data set on this machine; the sizes of some label maps are read.
-
-    Raises:
-        UserError: A label map cannot be read.
-    """
+    """Facts of a prepared data set on this machine; the sizes of some label maps are read."""
     names, _, train, val = zip(*report.classes, strict=True)
     labels = [report.folder / "annotations" / f"{name}.png" for name in report.splits["train"]]
     chosen = np.linspace(0, len(labels) - 1, min(len(labels), _MOST_LOOKED_AT)).round()

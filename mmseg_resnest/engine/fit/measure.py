@@ -117,10 +117,7 @@ def measure(cfg: Config, batches: Sequence[int], budget: Budget) -> Iterator[dic
     """Make some steps of a training and yield what they take, for :meth:`Measured.of`.
 
     Steps of ``batches`` images are measured, from small to large; ``budget`` is that of the
-    training, which decides how long the range test is.
-
-    Raises:
-        UserError: As a training does before its first step.
+    training, which decides how long the range test is. Raises as a training before its first step.
     """
     machine = Machine.here("none")
     with restored_process(), building(cfg.get("default_scope", "mmseg_resnest")):

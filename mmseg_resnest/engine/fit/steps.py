@@ -180,11 +180,7 @@ def choose_start(
     cfg_options: Sequence[str],
     seed: int,
 ) -> Start:
-    """Decide the model and the weights to start from, see :func:`.find_origin`.
-
-    Raises:
-        UserError: A wish is not possible.
-    """
+    """Decide the model and the weights to start from; raises as :func:`.find_origin`."""
     origin = find_origin(weights, takes_large(prepared.facts), fetch, wishes.base)
     chosen = choose(prepared.facts, wishes, origin)
     base = origin.model or load_config(chosen["model_of"])

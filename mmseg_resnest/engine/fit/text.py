@@ -182,8 +182,7 @@ randomness = dict(seed={seed})
 def model_text(base: Config, facts: Facts, plan: Plan, origin: Origin) -> str:
     """The lines of a config that say its model: that of ``base`` for other classes and channels.
 
-    Raises:
-        UserError: A head of the model has no number of classes.
+    UserError says that a head of it has no number of classes.
     """
     text = config_as_text(Config({"model": _model(base, facts, plan, origin)}))
     for name in _NAMES:
