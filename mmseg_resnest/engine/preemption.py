@@ -56,6 +56,7 @@ class StopSignals:
         self._steps = False
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
+        self._others: set[int | None] = set()  # children that are not the run's
 
     def training(self) -> None:
         """From now on the training loop looks at :func:`stop_signal`."""
@@ -70,8 +71,8 @@ class StopSignals:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
             _current = self
-        atexit.unregister(_end_workers)
-        atexit.register(_end_workers)
+        self._others = {child.pid for child in multiprocessing.active_children()}
+        atexit.register(self._end_workers)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -81,6 +82,30 @@ class StopSignals:
             ends = _ends_with_run and kind is Preempted
             signal.signal(number, signal.SIG_IGN if ends else handler)
         _current = None
+        if not self._workers():
+            atexit.unregister(self._end_workers)
+
+    def _workers(self) -> list[multiprocessing.process.BaseProcess]:
+        """Workers of the run that are left."""
+        children = multiprocessing.active_children()
+        return [child for child in children if child.daemon and child.pid not in self._others]
+
+    def _end_workers(self, patience: float = 5.0) -> None:
+        """End the workers that are left when the process ends, those that hang after some seconds.
+
+        Loaders end theirs when they are freed, which a traceback or a cycle may keep from
+        happening. multiprocessing then sends one SIGTERM, which the workers ignore, and would wait
+        forever.
+        """
+        end = time.monotonic() + patience
+        with contextlib.suppress(RuntimeError):  # torch says so of a worker that was killed
+            while workers := self._workers():
+                for worker in workers:
+                    if time.monotonic() < end:
+                        worker.terminate()
+                    else:
+                        worker.kill()
+                time.sleep(0.05)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked child, not a data loading worker
@@ -122,20 +147,3 @@ def ignore_signals_in_worker(worker_init: Any, worker: int) -> None:
 def _stay_once(number: int, frame: FrameType | None) -> None:
     # Exit code 0, as torch's own handler: a worker that its run has ended has not failed.
     signal.signal(number, lambda *_: os._exit(0))
-
-
-def _end_workers(patience: float = 5.0) -> None:
-    """End the workers that are left when the process ends, those that hang after some seconds.
-
-    Loaders end theirs when they are freed, which a traceback or a cycle may keep from happening.
-    multiprocessing then sends one SIGTERM, which the workers ignore, and would wait forever.
-    """
-    end = time.monotonic() + patience
-    with contextlib.suppress(RuntimeError):  # torch says so of a worker that was killed
-        while workers := [p for p in multiprocessing.active_children() if p.daemon]:
-            for worker in workers:
-                if time.monotonic() < end:
-                    worker.terminate()
-                else:
-                    worker.kill()
-            time.sleep(0.05)

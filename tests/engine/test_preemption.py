@@ -1,11 +1,19 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
+"""What a run leaves behind when it ends: no signals taken over, no workers."""
+
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mmseg_resnest.engine.preemption import StopSignals
 
 SOURCE = Path(__file__).parents[2] / "mmseg_resnest" / "engine" / "preemption.py"
 
@@ -58,3 +66,24 @@ def test_no_worker_outlives_its_run(hangs: int, end: str) -> None:
     workers = run.stdout.split()
     assert len(workers) == 2
     assert not any(Path("/proc", pid).exists() for pid in workers)
+
+
+def test_at_exit_only_workers_of_the_run_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where none is left, nothing waits for the end of the process."""
+    at_exit: list[Callable[[], object]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(atexit, "unregister", at_exit.remove)
+    start = multiprocessing.get_context("fork").Process
+    other = start(target=time.sleep, args=(600,), daemon=True)
+    other.start()
+    with StopSignals():
+        assert len(at_exit) == 1
+    assert at_exit == []
+    with StopSignals():
+        worker = start(target=time.sleep, args=(600,), daemon=True)
+        worker.start()
+    (end_workers,) = at_exit
+    end_workers()
+    assert (worker.is_alive(), other.is_alive()) == (False, True)
+    other.kill()
+    other.join()
