@@ -15,7 +15,7 @@ from .check import (
 from .custom import CustomDataset
 from .image_folder import ImageFolder
 from .layout import check_dataset_folders
-from .listing import build_dataset
+from .listing import build_dataset, forget_listed
 from .published import (
     ADE20KDataset,
     CityscapesDataset,
@@ -64,6 +64,7 @@ __all__ = [
     "build_dataset",
     "check_dataset_folders",
     "check_start",
+    "forget_listed",
     "guard_labels",
     "image_folders",
     "image_sizes",

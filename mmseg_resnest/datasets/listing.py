@@ -61,6 +61,11 @@ def remember(dataset_cfg: Mapping[str, Any], samples: list[dict[str, Any]]) -> N
     _listed[_key(dataset_cfg)] = samples
 
 
+def forget_listed() -> None:
+    """Forget what :func:`remember` has kept and no data set was built from, as after an error."""
+    _listed.clear()
+
+
 def build_dataset(dataset_cfg: Mapping[str, Any], keep: bool = False) -> Any:
     """Build a data set and list its samples, unless :func:`remember` has them.
 

@@ -17,7 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
-from ..datasets import build_dataset, check_start, numbers_of_classes
+from ..datasets import build_dataset, check_start, forget_listed, numbers_of_classes
 from ..errors import UserError
 from ..evaluation import SCORES, other_scores, plot_curves, read_scalars
 from ..models import use_channels_last
@@ -113,6 +113,7 @@ def train(
         unwrapped_interrupts(),
         failing_together(launcher, timeout_of(cfg)),
     ):
+        held.callback(forget_listed)
         begin = time.monotonic()
         machine = Machine.here(launcher)
 

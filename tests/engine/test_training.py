@@ -7,9 +7,11 @@ import pytest
 from small_runs import run, small_config
 from user_errors import raises_user_error
 
+from mmseg_resnest.datasets import build_dataset
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.preemption import Preempted
 from mmseg_resnest.engine.training import unwrapped_interrupts
+from mmseg_resnest.registry import building
 
 
 @pytest.mark.parametrize("behind", [KeyboardInterrupt(), Preempted("SIGTERM: nothing was trained")])
@@ -34,3 +36,16 @@ def test_corrupt_pretrained_weights_are_refused_before_anything_is_written(tmp_p
     with raises_user_error("corrupt", tmp_path / "weights.pth"):
         run(cfg, tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def test_a_run_that_was_refused_leaves_no_list_of_images(tmp_path: Path) -> None:
+    """The next one in this process sees what has changed since."""
+    scenes = write_scenes(tmp_path / "scenes", 4, 1, progress=False)
+    cfg = small_config(scenes)
+    cfg.model.backbone.init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "none.pth"))
+    with raises_user_error("not-found", "init_cfg.checkpoint"):
+        run(cfg, tmp_path / "work")
+    for kind in ("images", "annotations"):
+        min((scenes / kind / "training").iterdir()).unlink()
+    with building("mmseg_resnest"):
+        assert len(build_dataset(cfg.train_dataloader.dataset, keep=True)) == 3
