@@ -9,6 +9,7 @@ from . import (  # noqa: F401  (register their parts)
     sampler,
     sharding,
     tracking,
+    visualizers,
 )
 from .config import load_config
 from .runner import Runner
