@@ -183,7 +183,10 @@ def checkpoint_folder(cfg: Config, work_dir: str | os.PathLike[str] | None = Non
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     work_dir = Path(cfg.work_dir if work_dir is None else work_dir)
     out_dir = hook.get("out_dir")
-    return Path(out_dir) / work_dir.name if out_dir else work_dir
+    # MMEngine's hook puts the name behind every other folder than the runner's absolute one.
+    if not out_dir or out_dir == os.path.abspath(work_dir):
+        return work_dir
+    return Path(out_dir) / work_dir.name
 
 
 def check_disk_space(cfg: Config, model: nn.Module) -> None:

@@ -19,6 +19,7 @@ from mmseg_resnest.engine.preflight import (
     check_file,
     check_output_file,
     check_writable,
+    checkpoint_folder,
 )
 
 Usage = namedtuple("Usage", "total used free")
@@ -35,6 +36,13 @@ def _cfg(folder: Path, **hook) -> Config:
             default_hooks=dict(checkpoint=checkpoint),
         )
     )
+
+
+def test_checkpoints_lie_where_the_hook_puts_them(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert checkpoint_folder(_cfg(folder)) == folder
+    assert checkpoint_folder(_cfg(folder, out_dir=str(folder))) == folder
+    assert checkpoint_folder(_cfg(folder, out_dir=str(tmp_path / "disk"))) == tmp_path / "disk/run"
 
 
 @pytest.mark.parametrize(
