@@ -35,13 +35,9 @@ def load_classification(
 ) -> Config:
     """Read the config of a classifier, and look at its folders of images.
 
-    Args:
-        path: As of :func:`.load_config`.
-        cfg_options: The same.
-        data_root: The same: the folder that holds ``imagenet/``.
-        images: A folder with ``train/CLASS/*`` and ``val/CLASS/*``, in place of the config's. The
-            model gets as many classes as it has.
-        splits: Which of ``train``, ``val`` and ``test`` are used.
+    Arguments are those of :func:`.load_config`, ``splits``, those of ``train``, ``val`` and
+    ``test`` that are used, and ``images``: a folder with ``train/CLASS/*`` and ``val/CLASS/*`` in
+    place of the config's, which the model gets the classes of.
 
     Raises:
         UserError: MMPretrain is not installed; the config is of another kind, or its head does not

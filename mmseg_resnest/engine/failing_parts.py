@@ -27,10 +27,8 @@ _ONE_VALUE = "Expected more than 1 value per channel"
 def loading_error(exception: Exception, key: str, step: str = "") -> UserError:
     """An exception that was raised while a batch was loaded, as a UserError without a traceback.
 
-    Args:
-        exception: A UserError comes back with its parts, another one as what it says and where.
-        key: Of the part of the config that failed.
-        step: The name of the transform that failed, if one did.
+    A UserError comes back with its parts, another one as what it says and where: the part of the
+    config at ``key``, and the transform that failed, if one did.
     """
     if isinstance(exception, UserError):
         return UserError(exception.code, exception.subject, exception.message)

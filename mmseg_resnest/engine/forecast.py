@@ -39,12 +39,9 @@ _LEAST_EDGE, _EDGE_STEP = 64, 32
 
 @dataclass
 class Step:
-    """What a step took.
+    """What a step took: seconds, and bytes of memory before it and at the peak.
 
-    Attributes:
-        seconds: How long it took.
-        before: Bytes of memory at its begin: of the process, or of tensors on the GPU.
-        peak: The most bytes in it.
+    They are of the process, or of tensors on the GPU.
     """
 
     seconds: float = 0.0

@@ -36,14 +36,9 @@ _SAVE_SECONDS = 120
 class Wishes:
     """What the person decides; None leaves it to be decided.
 
-    Attributes:
-        budget: How long the training may take.
-        base: Name or file of the config whose model is taken.
-        image_size: Width and height of the training crops, in pixels.
-        batch_size: Images of a step.
-        lr: Learning rate.
-        class_weights: ``auto``, ``none``, a weight of each class, or, before the classes are known,
-            the file that has them (:func:`read_class_weights`).
+    ``base`` is the name or file of the config whose model is taken, ``image_size`` width and height
+    of the training crops, in pixels. ``class_weights`` are ``auto``, ``none``, a weight of each
+    class, or, before the classes are known, the file that has them (:func:`read_class_weights`).
     """
 
     budget: Budget
@@ -343,9 +338,7 @@ def _rates(wishes: Wishes, origin: Origin, measured: Measured) -> list[Decision]
 def read_class_weights(file: Path, classes: Sequence[str]) -> tuple[float, ...]:
     """The weight of each class from a text file: a name and its weight a line.
 
-    Args:
-        file: UTF-8 or UTF-16; blank lines and lines that begin with ``#`` are passed over.
-        classes: Names, in the order of the labels.
+    It is UTF-8 or UTF-16; blank lines and lines that begin with ``#`` are passed over.
 
     Raises:
         UserError: As :func:`read_weight_lines`; or a class has no line, or a line names no class.

@@ -53,15 +53,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Measured:
-    """What steps of a training take.
+    """What steps of a training take, with batches from small to large.
 
-    Attributes:
-        steps: For some batches, from small to large.
-        load_seconds: To load one training image, in one process.
-        val_seconds: To load one validation image and predict it.
-        lr: The learning rate that a range test chose; None without one.
-        range_steps: How many steps that took.
-        killed: Whether the process was killed before it was done.
+    ``load_seconds`` are to load one training image, in one process; ``val_seconds`` to load one
+    validation image and predict it. ``lr`` is what a range test of so many steps chose, None
+    without one. ``killed`` says that the process was killed before it was done.
     """
 
     steps: tuple[Step, ...] = ()

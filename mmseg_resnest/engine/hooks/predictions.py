@@ -118,10 +118,8 @@ class SavePredictionsHook(Hook):
 class TestProgressHook(Hook):
     """A progress bar over the images that a model is tested on.
 
-    Attributes:
-        current: Paths of the images that are predicted and scored at the moment.
-        batch: What the model is given.
-        batches: How many are done.
+    It knows the paths of the images that are predicted and scored at the moment, the batch that the
+    model is given, and how many batches are done.
     """
 
     __test__ = False  # pytest: not a test
