@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import lzma
 import re
@@ -172,34 +170,6 @@ def _safe_members(
     return [member for member in members if member.isfile()]
 
 
-class _Bounded:
-    """A decompressed stream that ends with an error when it is far larger than its file."""
-
-    def __init__(self, stream: IO[bytes], raw: IO[bytes], file: Path) -> None:
-        self._stream, self._raw, self._file = stream, raw, file
-        self._count = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._count += len(data)
-        if self._count > max(FLOOR, RATIO * self._raw.tell()):
-            message = f"unpacks to more than {RATIO} times its size"
-            raise UserError("too-large", self._file, message)
-        return data
-
-
-def _decompressed(raw: IO[bytes], file: Path) -> IO[bytes]:
-    head = raw.read(6)
-    raw.seek(0)
-    if head.startswith(b"\x1f\x8b"):
-        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
-    if head.startswith(b"BZh"):
-        return cast(IO[bytes], bz2.BZ2File(raw))
-    if head.startswith(b"\xfd7zXZ"):
-        return cast(IO[bytes], lzma.LZMAFile(raw))
-    return raw  # a plain tar file with another name
-
-
 class _Member(tarfile.TarInfo):
     """A header of a tar file, within bounds: the library reads names of any claimed size."""
 
@@ -227,18 +197,19 @@ def _unpack_stream(file: Path, staging: Path, wanted: str, official: bool) -> It
     pattern = re.compile(wanted)
     if not complete.is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        most = max(FLOOR, RATIO * file.stat().st_size)
         with (
             _bar(file, "unpack") as bar,
             open(file, "rb") as raw,
-            _decompressed(raw, file) as stream,
-            tarfile.open(
-                fileobj=cast(Any, _Bounded(stream, raw, file)), mode="r|", tarinfo=_Member
-            ) as archive,
+            tarfile.open(fileobj=raw, mode="r:*", tarinfo=_Member) as archive,
         ):
             seen: list[tarfile.TarInfo] = []
             for member in archive:
                 seen.append(member)
                 _safe_members([member], file, official)
+                if member.offset_data + member.size > most:
+                    message = f"unpacks to more than {RATIO} times its size"
+                    raise UserError("too-large", file, message)
                 bar.update(raw.tell() - bar.n)
                 if len(seen) > _MOST_FILES:
                     check_names([one.name for one in seen], file)
