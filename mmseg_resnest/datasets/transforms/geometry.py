@@ -43,6 +43,15 @@ def as_tuples(value: Any) -> Any:
     )
 
 
+class TakesLists:
+    """Mixin for a transform, before it: its arguments may be lists, as JSON and YAML have them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for key in set(kwargs):  # in place: check_config looks for what is handed on
+            kwargs[key] = as_tuples(kwargs[key])
+        super().__init__(*map(as_tuples, args), **kwargs)
+
+
 def _fill_of(fill: Fill, pixels: Pixels, name: str) -> Any:
     """A value of the pixels' type, or one for each channel."""
     values = np.asarray(fill)
@@ -243,29 +252,15 @@ class CenterCrop(mmcv.transforms.CenterCrop):
 
 
 @TRANSFORMS.register_module()
-class RandomCutOut(stack.RandomCutOut):
+class RandomCutOut(TakesLists, stack.RandomCutOut):
     """mmseg's ``RandomCutOut``; what is cut out is ignored.
 
-    Args:
-        prob: As of mmseg's.
-        n_holes: As of mmseg's.
-        cutout_shape: As of mmseg's.
-        cutout_ratio: As of mmseg's.
-        fill_in: Of the holes in ``img``: one number, or one a channel.
-        seg_fill_in: Their label; None leaves the labels as they are, which is mmseg's default.
+    Arguments are those of mmseg's: ``fill_in`` is one number, or one a channel; ``seg_fill_in`` is
+    the label of the holes, and None, mmseg's default, leaves the labels as they are.
     """
 
-    def __init__(
-        self,
-        prob: float,
-        n_holes: int | tuple[int, int],
-        cutout_shape: Any = None,
-        cutout_ratio: Any = None,
-        fill_in: Fill = 0,
-        seg_fill_in: int | None = IGNORED,
-    ) -> None:
-        shapes = as_tuples(cutout_shape), as_tuples(cutout_ratio)
-        super().__init__(prob, as_tuples(n_holes), *shapes, fill_in, seg_fill_in)
+    def __init__(self, *args: Any, seg_fill_in: int | None = IGNORED, **kwargs: Any) -> None:
+        super().__init__(*args, seg_fill_in=seg_fill_in, **kwargs)
 
     def transform(self, results: dict) -> dict:
         """Cuts holes into ``img`` (H, W[, C]) and the label maps."""
@@ -285,22 +280,12 @@ class RandomCutOut(stack.RandomCutOut):
 
 
 @TRANSFORMS.register_module()
-class RandomMosaic(stack.RandomMosaic):
+class RandomMosaic(TakesLists, stack.RandomMosaic):
     """mmseg's ``RandomMosaic`` for any number of channels, without copies of what is not shown.
 
     It stands in the pipeline of a ``MultiImageMixDataset`` whose ``dataset`` loads images and
     labels and does not pack them.
     """
-
-    def __init__(
-        self,
-        prob: float,
-        img_scale: tuple[int, int] = (640, 640),
-        center_ratio_range: tuple[float, float] = (0.5, 1.5),
-        pad_val: Fill = 0,
-        seg_pad_val: int = IGNORED,
-    ) -> None:
-        super().__init__(prob, tuple(img_scale), center_ratio_range, pad_val, seg_pad_val)
 
     def transform(self, results: dict) -> dict:
         """Puts four images around a point of an image of twice ``img_scale`` (height, width)."""

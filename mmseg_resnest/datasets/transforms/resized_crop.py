@@ -21,7 +21,7 @@ from mmcv.transforms.utils import cache_randomness
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
-from .geometry import as_tuples, padded
+from .geometry import TakesLists, as_tuples, padded
 from .long_edge import RandomLongEdgeResize
 from .resample import Box, labels_part, pillow_labels_part, pillow_part, resized_part
 
@@ -45,16 +45,8 @@ def is_dominated(labels: npt.NDArray[Any], limit: float, ignore_index: int = 255
 
 
 @TRANSFORMS.register_module()
-class RandomCrop(mmseg.datasets.transforms.RandomCrop):
+class RandomCrop(TakesLists, mmseg.datasets.transforms.RandomCrop):
     """mmseg's ``RandomCrop``; classes are counted by a histogram in place of sorting the labels."""
-
-    def __init__(
-        self,
-        crop_size: int | tuple[int, int],
-        cat_max_ratio: float = 1.0,
-        ignore_index: int = 255,
-    ) -> None:
-        super().__init__(as_tuples(crop_size), cat_max_ratio, ignore_index)
 
     @cache_randomness
     def crop_bbox(self, results: dict) -> tuple:
@@ -75,38 +67,13 @@ class RandomCrop(mmseg.datasets.transforms.RandomCrop):
 
 
 @TRANSFORMS.register_module()
-class Resize(mmseg.datasets.transforms.Resize):
-    """mmseg's ``Resize``, whose ``scale`` may also be a list, as JSON and YAML have it.
-
-    Args:
-        scale: (width, height), or one number for both; with ``keep_ratio`` the long and the short
-            edge that the image is fitted into.
-        scale_factor: Of both edges, or of width and height.
-        keep_ratio: As of mmseg's.
-        clip_object_border: As of mmseg's.
-        backend: ``cv2`` or ``pillow``.
-        interpolation: Of the image.
-    """
-
-    def __init__(
-        self,
-        scale: int | tuple[int, int] | None = None,
-        scale_factor: float | tuple[float, float] | None = None,
-        keep_ratio: bool = False,
-        clip_object_border: bool = True,
-        backend: str = "cv2",
-        interpolation: str = "bilinear",
-    ) -> None:
-        sizes = as_tuples(scale), as_tuples(scale_factor)
-        super().__init__(*sizes, keep_ratio, clip_object_border, backend, interpolation)
+class Resize(TakesLists, mmseg.datasets.transforms.Resize):
+    """mmseg's ``Resize``, whose ``scale`` may also be a list."""
 
 
 @TRANSFORMS.register_module()
-class ResizeShortestEdge(mmseg.datasets.transforms.ResizeShortestEdge):
+class ResizeShortestEdge(TakesLists, mmseg.datasets.transforms.ResizeShortestEdge):
     """mmseg's ``ResizeShortestEdge``, whose ``scale`` may also be a list."""
-
-    def __init__(self, scale: int | tuple[int, int], max_size: int) -> None:
-        super().__init__(as_tuples(scale), max_size)
 
 
 @TRANSFORMS.register_module()
@@ -116,29 +83,15 @@ class RandomChoiceResize(mmcv.transforms.RandomChoiceResize):
     A tuple or a number is one scale, as in mmcv.
     """
 
-    def __init__(
-        self,
-        scales: list[Any] | tuple[int, int] | int,
-        resize_type: str = "Resize",
-        **resize_kwargs: Any,
-    ) -> None:
+    def __init__(self, scales: list[Any] | tuple[int, int] | int, **kwargs: Any) -> None:
         if isinstance(scales, list):
             scales = [as_tuples(one) for one in scales]
-        super().__init__(scales, resize_type, **resize_kwargs)
+        super().__init__(scales, **kwargs)
 
 
 @TRANSFORMS.register_module()
-class RandomResize(mmcv.transforms.RandomResize):
-    """mmcv's ``RandomResize``, whose ``scale`` may also be a list, as JSON and YAML have it."""
-
-    def __init__(
-        self,
-        scale: tuple[int, int] | list[tuple[int, int]],
-        ratio_range: tuple[float, float] | None = None,
-        resize_type: str = "Resize",
-        **resize_kwargs: Any,
-    ) -> None:
-        super().__init__(as_tuples(scale), ratio_range, resize_type, **resize_kwargs)
+class RandomResize(TakesLists, mmcv.transforms.RandomResize):
+    """mmcv's ``RandomResize``, whose ``scale`` may also be a list."""
 
 
 @TRANSFORMS.register_module()
