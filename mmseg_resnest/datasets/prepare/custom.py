@@ -247,11 +247,8 @@ def prepare_custom(
         raise UserError("argument", f"--name {options.name}", message)
     if epochs < 1:
         raise UserError("argument", f"--epochs {epochs}", "must be at least 1")
-    check_overlap(options.form, options.multilabel, options.background, options.label_map)
-    check_effects(
-        options.form, options.background, options.label_suffix, options.val_images,
-        options.val_list, options.val_sources,
-    )  # fmt: skip
+    check_overlap(options)
+    check_effects(options)
     processes = cpu_count() if jobs is None else jobs
     root = Path(root)
     folder = root / options.name

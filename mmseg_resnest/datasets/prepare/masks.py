@@ -86,24 +86,22 @@ def check_palettes(masks: Sequence[Place], processes: int) -> None:
         raise UserError("label", one, message)
 
 
-def check_effects(
-    form: str, background: str | None, label_suffix: str, val_images: object, val_list: object,
-    val_sources: Sequence[Path],
-) -> None:  # fmt: skip
+def check_effects(options: CustomOptions) -> None:
     """Refuse options of a data set that would have no effect with the others."""
+    form = options.form
     masks = form in ("colour", "index")
-    if background is not None and masks:
+    if options.background is not None and masks:
         message = f"names pixels that no shape covers, and {form} masks have none; leave it out"
-        raise UserError("argument", f"--background {background}", message)
-    if label_suffix and not masks:
+        raise UserError("argument", f"--background {options.background}", message)
+    if options.label_suffix and not masks:
         message = f"is for colour and index masks; leave it out with --format {form}"
-        raise UserError("argument", f"--label-suffix {label_suffix}", message)
-    if val_images is not None and not val_sources:
+        raise UserError("argument", f"--label-suffix {options.label_suffix}", message)
+    if options.val_images is not None and not options.val_sources:
         message = "are those of --val-source; give it, too"
-        raise UserError("argument", f"--val-images {val_images}", message)
-    if val_list is not None and val_sources:
+        raise UserError("argument", f"--val-images {options.val_images}", message)
+    if options.val_list is not None and options.val_sources:
         message = "and --val-source both say what is for validation; leave one of them out"
-        raise UserError("argument", f"--val-list {val_list}", message)
+        raise UserError("argument", f"--val-list {options.val_list}", message)
 
 
 def images_in(

@@ -19,6 +19,7 @@ from ...io.bit_planes import bits_type, file_type, from_file, unpack
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.text import printable
 from ..class_names import check_class_name
+from .custom_options import CustomOptions
 from .labels import IMAGE_FORMATS, indices
 from .masks import check_size, images_in
 from .places import Place, list_folder
@@ -27,9 +28,10 @@ from .samples import IGNORED, Sample, composed, image_size, speller
 _FORMS = ("labelme", "coco", "masks")  # of labels in which classes may overlap
 
 
-def check_overlap(form: str, multilabel: bool, background: object, label_map: object) -> None:
+def check_overlap(options: CustomOptions) -> None:
     """Refuse options that do not go with classes that overlap, or go with these alone."""
-    if not multilabel:
+    form = options.form
+    if not options.multilabel:
         if form == "masks":
             message = "one mask a class can overlap; give --multilabel, which keeps that"
             raise UserError("argument-missing", "--format masks", message)
@@ -37,7 +39,8 @@ def check_overlap(form: str, multilabel: bool, background: object, label_map: ob
     if form not in _FORMS:
         message = f"such masks have one class a pixel; --multilabel takes {', '.join(_FORMS)}"
         raise UserError("argument", f"--format {form}", message)
-    for option, value in (("--background", background), ("--label-map", label_map)):
+    given = {"--background": options.background, "--label-map": options.label_map}
+    for option, value in given.items():
         if value:
             message = "is for classes that exclude each other; leave it out with --multilabel"
             raise UserError("argument", option, message)
