@@ -17,6 +17,7 @@ import cv2
 import mmcv
 import numpy as np
 import numpy.typing as npt
+from mmengine import fileio
 
 try:
     from kornia_rs.io import decode_image_png_u8 as decode_rust
@@ -31,6 +32,12 @@ _GREY, _RGB, _PALETTE = 0, 2, 3  # PNG's colour types
 # Chunks that leave the pixels as they are. eXIf is not among them: OpenCV rotates by it.
 _HARMLESS = frozenset(b"IHDR PLTE IDAT IEND tEXt zTXt iTXt tIME pHYs sRGB gAMA cHRM bKGD".split())
 _MAX_BYTES = 2**28  # of pixels; above, OpenCV's and Pillow's own limits apply
+
+
+def read_bytes(path: str, backend_args: dict | None) -> bytes:
+    """A file's bytes, read by MMEngine where it is not local or cannot be opened."""
+    data = None if backend_args else read_local(path)
+    return fileio.get(path, backend_args=backend_args) if data is None else data
 
 
 def read_local(path: str | os.PathLike[str]) -> bytes | None:

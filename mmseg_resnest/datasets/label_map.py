@@ -79,19 +79,16 @@ def merge_classes(
         given[label] = value
         targets[label] = _target(value, names, ignore_index)
     position: dict[str, tuple[int, int]] = {}
-    first: dict[str, int] = {}
     for label, target in sorted(targets.items()):
-        if target is not None and target not in position:
-            old = target in names
-            position[target] = (names.index(target), 0) if old else (label, 1)
-            first[target] = names.index(target) if old else label
+        if target is not None:
+            place = (names.index(target), 0) if target in names else (label, 1)
+            position.setdefault(target, place)
     merged = sorted(position, key=position.__getitem__)
     if not merged:
         raise UserError("config-value", _KEY, "leaves no class; map one label at least to a class")
-    colours = []
-    if palette:
-        spare = [255, 255, 255]  # of a new name for labels that are no class
-        colours = [palette[first[n]] if first[n] < len(palette) else spare for n in merged]
+    firsts = [position[name][0] for name in merged] if palette else []
+    spare = [255, 255, 255]  # of a new name for labels that are no class
+    colours = [palette[first] if first < len(palette) else spare for first in firsts]
     labels = {
         label: ignore_index if target is None else merged.index(target)
         for label, target in targets.items()

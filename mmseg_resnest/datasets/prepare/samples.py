@@ -59,12 +59,6 @@ def image_size(image: Path | bytes, name: object, like: object = None) -> tuple[
     Raises:
         UserError: It is not an image.
     """
-    if not isinstance(image, bytes) and image.suffix.lower() in _NOT_PILLOWS:
-        header = _header(image)
-        if header is not None and (header.format != "TIFF" or not _opens(image)):
-            guess = header.height, header.width
-            sizes = npy_sizes(image) if like is not None and header.format == "NPY" else ()
-            return next((size for size in sizes if size == like), guess)
     try:
         source = io.BytesIO(image) if isinstance(image, bytes) else image
         with Image.open(source, formats=IMAGE_FORMATS) as opened:
@@ -73,9 +67,13 @@ def image_size(image: Path | bytes, name: object, like: object = None) -> tuple[
                 tags: Any = opened
                 width, height = tags.tag_v2[256], tags.tag_v2[257]
             turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Image.DecompressionBombError as error:
-        raise too_large(name, error) from error
     except Exception as error:  # Pillow's decoders raise whatever they please
+        if not isinstance(image, bytes) and (header := _header(image)) is not None:
+            guess = header.height, header.width
+            sizes = npy_sizes(image) if like is not None and header.format == "NPY" else ()
+            return next((size for size in sizes if size == like), guess)
+        if isinstance(error, Image.DecompressionBombError):
+            raise too_large(name, error) from error
         kinds = " or ".join(IMAGE_FORMATS)
         message = f"is not an image or is damaged ({error}); it must be {kinds}"
         raise UserError("image", name, message) from error
@@ -94,21 +92,15 @@ def is_turned(image: Path, size: tuple[int, int]) -> bool:
 
 
 def _header(image: Path) -> ImageHeader | None:
+    """What a file of a kind that Pillow may not open says of itself."""
+    if image.suffix.lower() not in _NOT_PILLOWS:
+        return None
     try:
         header = read_header(image, str(image))
     except (OSError, UserError):
         return None
     formats = ("NPY", "TIFF", "PPM", "JPEG2000")
     return header if header is not None and header.format in formats else None
-
-
-def _opens(image: Path) -> bool:
-    """Whether Pillow knows this kind of TIFF."""
-    try:
-        with Image.open(image, formats=IMAGE_FORMATS):
-            return True
-    except Exception:  # Pillow's decoders raise whatever they please
-        return False
 
 
 def check_image(file: Path) -> None:

@@ -139,9 +139,7 @@ def _numbers(text: bytes) -> list[int]:
 
 def encode_rle(mask: Mask) -> list[int]:
     """COCO's uncompressed run lengths of (height, width): the opposite of :func:`decode_rle`."""
-    flat = np.concatenate([[False], mask.T.reshape(-1)])
-    ends = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]), [mask.size]])
-    return [int(run) for run in np.diff(ends)]
+    return _numbers(compress_rle(mask).encode("ascii"))
 
 
 def compress_rle(mask: Mask) -> str:

@@ -15,12 +15,11 @@ import cv2
 import mmcv.transforms
 import mmseg.datasets.transforms
 import numpy as np
-from mmengine import fileio
 
 from ...errors import UserError
 from ...registry import TRANSFORMS
 from ..cache import find_pixels
-from ..decode import Pixels, decode_image, decode_label, read_local
+from ..decode import Pixels, decode_image, decode_label, read_bytes, read_local
 
 _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
@@ -188,10 +187,7 @@ class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
         path = results["seg_map_path"]
         pixels = None if self.backend_args else find_pixels(path, self.cache_dir)
         if pixels is None or pixels.ndim != 2:
-            data = None if self.backend_args else read_local(path)
-            if data is None:
-                data = fileio.get(path, backend_args=self.backend_args)
-            pixels = decode_label(data)
+            pixels = decode_label(read_bytes(path, self.backend_args))
         results["gt_seg_map"] = relabel(pixels, reduce, results.get("label_map"))
         results["seg_fields"].append("gt_seg_map")
         return results

@@ -8,13 +8,12 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from mmengine import fileio
 from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...io.bit_planes import MOST_CLASSES, from_labels, join, part_sizes, to_labels, unpack
 from ...registry import TRANSFORMS
-from ..decode import read_local
+from ..decode import read_bytes
 from .loading import LoadAnnotations
 
 #: The key of a sample that says how many classes the bits of its ``gt_seg_map`` are.
@@ -77,9 +76,7 @@ class LoadMultilabel(LoadAnnotations):
                 said = "is for classes that exclude each other; remove it where LoadMultilabel is"
                 raise UserError("config-conflict", f"config key {key} of the data set", said)
         path = results["seg_map_path"]
-        data = None if self.backend_args else read_local(path)
-        if data is None:
-            data = fileio.get(path, backend_args=self.backend_args)
+        data = read_bytes(path, self.backend_args)
         values = mmcv.imfrombytes(data, flag="unchanged", backend="pillow")
         width = results["ori_shape"][1] if "ori_shape" in results else None
         maps = self._labels(values, path, width)
