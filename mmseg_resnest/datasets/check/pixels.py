@@ -24,29 +24,24 @@ _LEAST_SPREAD, _MOST_SPREAD = 0.02, 50.0
 def check_pixels(cfg: Mapping[str, Any], parts: Sequence[Part]) -> list[Problem]:
     """Compare what was read of the images with what the model of the config takes."""
     with building(cfg.get("default_scope", "mmseg")):
-        return _check_pixels(cfg, parts)
+        return [problem for part in parts for problem in _check_part(cfg, part)]
 
 
-def _check_pixels(cfg: Mapping[str, Any], parts: Sequence[Part]) -> list[Problem]:
+def _check_part(cfg: Mapping[str, Any], part: Part) -> list[Problem]:
     problems: list[Problem] = []
     channels = Channels.of(cfg)
-    for part in parts:
-        counts = {facts.channels for facts in part.facts if facts.channels is not None}
-        wrong = {}
-        for count in counts:
-            made = _made(part, count)
-            fault = None if made is None else channels.fault(made)
-            if fault is not None:
-                wrong[count] = fault
-        for count, (key, what) in wrong.items():
-            files = [key]  # where all images are so, the config is wrong
-            if len(counts) > 1:
-                of_count = zip(part.samples, part.facts, strict=True)
-                files = [s["img_path"] for s, facts in of_count if facts.channels == count]
-            problems += [Problem("channels", file, what, part.split) for file in files]
-        if not wrong:
-            problems += _check_values(cfg, part)
-    return problems
+    counts = {facts.channels for facts in part.facts if facts.channels is not None}
+    for count in counts:
+        made = _made(part, count)
+        fault = None if made is None else channels.fault(made)
+        if fault is None:
+            continue
+        files = [fault[0]]  # where all images are so, the config is wrong
+        if len(counts) > 1:
+            of_count = zip(part.samples, part.facts, strict=True)
+            files = [s["img_path"] for s, facts in of_count if facts.channels == count]
+        problems += [Problem("channels", file, fault[1], part.split) for file in files]
+    return problems or _check_values(cfg, part)
 
 
 def _steps(part: Part) -> ImageReader | None:

@@ -119,33 +119,13 @@ def _have_classes(
     )
 
 
-def _found_class_masks(
-    folder: Path,
-    pairs: Mapping[str, Pair],
-    places: Sequence[Place],
-    form: str | None,
-    table: Path | None,
-    notes: list[str],
-    multilabel: bool,
-) -> Found | None:
-    """What a folder with one mask a class was taken for; None of other masks."""
-    found: dict[str, Pair] = {}
-    for part, (source, images, end) in pairs.items():
-        told = role_of(source.name) or any(
-            re.fullmatch(pattern, source.name, re.I) for pattern in SPLITS.values()
-        )
-        of_one = multilabel and end == "" and not told  # the folder of a single class
-        found[part] = (source.parent, images, None) if of_one else (source, images, end)
-    if form not in (None, "masks") or any(end is not None for *_, end in found.values()):
-        return None
-    train, val = choose_splits(found, notes, folder)
-    more: dict[str, Any] = {}
-    if val is not None:
-        more = {"val_sources": (found[val][0],), "val_images": found[val][1]}
-    source, images, _ = found[train]
-    number = sum(1 for place in places if source in place.file.parents and is_image(place))
-    notes.insert(0, f"labels: {FORM_NAMES['masks']} ({number:,})")
-    return Found("masks", (source,), images, classes=table, notes=tuple(notes), **more)
+def _as_class_masks(pair: Pair) -> Pair:
+    """Folders of masks whose classes may overlap, of which a single class may have one alone."""
+    source, images, end = pair
+    told = role_of(source.name) or any(
+        re.fullmatch(pattern, source.name, re.I) for pattern in SPLITS.values()
+    )
+    return (source.parent, images, None) if end == "" and not told else pair
 
 
 def found_masks(
@@ -188,17 +168,25 @@ def found_masks(
             first, second, *_ = sorted(tops)
             message = f"and {second} both hold masks of {images}; move one of them elsewhere"
             raise UserError("dataset", first, message)
-    of_classes = _found_class_masks(folder, pairs, places, form, table, notes, multilabel)
-    if of_classes is not None:
-        return of_classes
+    classed = {part: _as_class_masks(pair) if multilabel else pair for part, pair in pairs.items()}
+    of_classes = form in (None, "masks") and all(end is None for *_, end in classed.values())
+    pairs = classed if of_classes else pairs
     train, val = choose_splits(pairs, notes, folder)
+    source, images, _ = pairs[train]
+    found: dict[str, Any] = {}
+    if val is not None:
+        found = {"val_sources": (pairs[val][0],), "val_images": pairs[val][1]}
+    if of_classes:
+        number = sum(1 for place in places if source in place.file.parents and is_image(place))
+        notes.insert(0, f"labels: {FORM_NAMES['masks']} ({number:,})")
+        return Found("masks", (source,), images, classes=table, notes=tuple(notes), **found)
     ends = {part: end or "" for part, (*_, end) in pairs.items()}
     masks: list[Place] = []
     for part in filter(None, (train, val)):
         masks += images_in(pairs[part][0], ends[part]).values()
     if not masks:
         message = "holds masks as .npy files, which are read as images alone; save them as PNG"
-        raise UserError("dataset", pairs[train][0], message)
+        raise UserError("dataset", source, message)
     rows = read_table(table) if table else []
     form = form or _form_of_masks(masks, rows, processes)
     made: list[Colour] = []
@@ -207,7 +195,7 @@ def found_masks(
         largest = max(used, default=0)
         if largest > 0xFFFF:  # as of instances: a list of names would fill the memory
             message = f"its masks hold label {largest:,}, and those of classes are 0 to 254"
-            raise UserError("label", pairs[train][0], message)
+            raise UserError("label", source, message)
         every = set(range(largest + 1)) if largest > IGNORED else used  # too many for classes
         names = [f"class_{n}" if n in every else IGNORED_NAME for n in range(largest + 1)]
         made = [Colour(name, None) for name in names]
@@ -216,10 +204,7 @@ def found_masks(
     if named := [row.name for row in made if row.name != IGNORED_NAME]:
         notes.append(f"classes: {len(named)}, from the masks: {', '.join(named[:9])}")
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({len(masks):,})")
-    source, images, _ = pairs[train]
-    found: dict[str, Any] = {}
     if val is not None:
-        found = {"val_sources": (pairs[val][0],), "val_images": pairs[val][1]}
         if ends[val] != ends[train]:
             message = f"masks end in {ends[val]!r} there and in {ends[train]!r} in {source}; rename"
             raise UserError("dataset", pairs[val][0], message)

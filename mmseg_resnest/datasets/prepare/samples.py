@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,21 +137,13 @@ def find_image(candidates: Iterable[Path]) -> Path | None:
     """
     for candidate in candidates:
         forms = [Path(unicodedata.normalize(form, str(candidate))) for form in ("NFC", "NFD")]
-        if found := _find([candidate, *(form for form in forms if form != candidate)]):
-            return found
-    return None
-
-
-def _find(candidates: Iterable[Path]) -> Path | None:
-    for candidate in candidates:
-        end = candidate.suffix
-        if end.lower() in PICTURE_SUFFIXES:  # file systems elsewhere do not tell cases apart
-            others = [candidate.with_suffix(one) for one in (end, end.lower(), end.upper())]
-        else:
-            ends = (*PICTURE_SUFFIXES, *(s.upper() for s in PICTURE_SUFFIXES))
-            others = [candidate.with_name(candidate.name + one) for one in ends]
-        if found := next(filter(_is_file, others), None):
-            return found
+        for path in dict.fromkeys((candidate, *forms)):
+            end = path.suffix  # file systems elsewhere do not tell cases apart
+            others = _with_ends(path, PICTURE_SUFFIXES)
+            if end.lower() in PICTURE_SUFFIXES:
+                others = [path.with_suffix(one) for one in (end, end.lower(), end.upper())]
+            if found := next(filter(_is_file, others), None):
+                return found
     return None
 
 
@@ -162,12 +154,14 @@ def unread(candidates: Iterable[Path]) -> Path | None:
     """
     for candidate in candidates:
         named = candidate.suffix.lower() in UNREAD_SUFFIXES
-        stem = candidate.with_suffix("") if named else candidate
-        ends = (*UNREAD_SUFFIXES, *(s.upper() for s in UNREAD_SUFFIXES))
-        others = (stem.with_name(stem.name + end) for end in ends)
+        others = _with_ends(candidate.with_suffix("") if named else candidate, UNREAD_SUFFIXES)
         if found := next(filter(_is_file, others), None):
             return found
     return None
+
+
+def _with_ends(stem: Path, ends: Sequence[str]) -> list[Path]:
+    return [stem.with_name(stem.name + end) for end in (*ends, *(e.upper() for e in ends))]
 
 
 def _is_file(path: Path) -> bool:
