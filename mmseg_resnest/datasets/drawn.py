@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ def check_range(name: str, value: int, low: int, end: int) -> None:
     """Check that an argument is from ``low`` to ``end - 1``; UserError otherwise."""
     if not low <= value < end:
         raise UserError("argument", name, f"must be from {low} to {end - 1}, not {value}")
+
+
+def check_scene(seed: int, index: int, split: str, splits: Collection[str]) -> None:
+    """Check which picture of a data set is to be drawn."""
+    if split not in splits:
+        raise UserError("argument", "split", f"must be one of {', '.join(splits)}, not {split!r}")
+    check_range("seed", seed, 0, 2**64)
+    check_range("index", index, 0, 2**32)
 
 
 def check_counts(facts: Mapping[str, int]) -> None:

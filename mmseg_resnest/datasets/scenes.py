@@ -14,10 +14,9 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import UserError
 from ..io.atomic import atomic_write
 from ..registry import DATASETS
-from .drawn import check_counts, check_range, write_once
+from .drawn import check_counts, check_scene, write_once
 from .label_map import MapsLabels
 from .layout import FolderCheck
 from .scene_painter import Dice, paint_scene
@@ -50,10 +49,7 @@ def draw_scene(
     Returns:
         RGB image and labels (128, 160), uint8; 0 is unlabelled, as seams are.
     """
-    if split not in SPLITS:
-        raise UserError("argument", "split", f"must be one of {', '.join(SPLITS)}, not {split!r}")
-    check_range("seed", seed, 0, 2**64)
-    check_range("index", index, 0, 2**32)
+    check_scene(seed, index, split, SPLITS)
     return paint_scene(Dice(seed, list(SPLITS).index(split) << 32 | index))
 
 

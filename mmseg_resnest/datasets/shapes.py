@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import UserError
 from ..io.atomic import atomic_write
-from .drawn import check_counts, check_range, write_once
+from .drawn import check_counts, check_scene, write_once
 from .scene_painter import Dice
 
 # Raise when the painter changes: folders written before are then not mistaken for today's.
@@ -53,10 +53,7 @@ def draw_shapes(
         RGB image (128, 160, 3), uint8, and one to five pairs of an index into :data:`SHAPES` and
         what is seen of the shape, (128, 160), bool: at least two thirds of it.
     """
-    if split not in SPLITS:
-        raise UserError("argument", "split", f"must be one of {', '.join(SPLITS)}, not {split!r}")
-    check_range("seed", seed, 0, 2**64)
-    check_range("index", index, 0, 2**32)
+    check_scene(seed, index, split, SPLITS)
     dice = Dice(seed, SPLITS.index(split) << 32 | index)
     image = np.empty((HEIGHT, WIDTH, 3), dtype=np.int32)
     image[:] = [dice.roll(20, 235) for _ in range(3)]

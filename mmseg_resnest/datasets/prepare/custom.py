@@ -29,6 +29,7 @@ from ...io.processes import cpu_count
 from ...io.text import printable
 from ...io.up_to_date import file_state
 from ..class_names import CLASSES_FILE, check_class_name, classes_json
+from ..label_map import MergedClasses, merge_classes
 from .bands import (
     BandStatistics,
     band_options,
@@ -46,7 +47,6 @@ from .dataset import Plan
 from .labelme import read_labelme
 from .labels import bit_palette, png
 from .masks import check_effects, check_palettes, images_in, read_masks
-from .merged import merged_classes, merged_pixels
 from .notes import note_on_depth, note_on_images, notes_on_ignored, notes_on_names, notes_on_pixels
 from .outputs import Outputs, check_apart
 from .places import Place
@@ -283,7 +283,7 @@ def prepare_custom(
     uncovered = table[options.background] if options.background is not None else IGNORED
     drawn = BitTable.of(table, len(palette)) if options.multilabel else table
     plan = _plan(samples, splits, palette, drawn, uncovered)
-    merged = merged_classes(options.label_map, palette)
+    merged = _merged(options.label_map, palette)
     sources = ", ".join(map(str, options.sources))
     bands = band_options(samples, options.bands, str(options.images or sources))
     suffixes = tuple(sorted({sample.suffix.lower() for sample in samples}))
@@ -339,11 +339,12 @@ def prepare_custom(
                 atomic_write(config, text)
                 about["config"] = _sha(text)
             outputs.finish({}, plan.items, counted)
-    in_train, in_val = (
-        merged_pixels(counted["pixels"][split], merged) for split in ("train", "val")
-    )
+    pixels = {split: Counter[int]() for split in ("train", "val")}
+    for split, total in pixels.items():
+        for label, count in enumerate(counted["pixels"][split]):
+            total[merged.labels.get(label, label)] += count
     classes = [
-        (name, tuple(colour), in_train[label], in_val[label])
+        (name, tuple(colour), pixels["train"][label], pixels["val"][label])
         for label, (name, colour) in enumerate(zip(merged.classes, merged.palette, strict=True))
     ]
     notes += notes_on_names(merged.classes)
@@ -410,6 +411,19 @@ def _plan(
     for split, names in splits.items():
         plan.write(f"splits/{split}.txt", names)
     return plan
+
+
+def _merged(label_map: Mapping[str, str], palette: Palette) -> MergedClasses:
+    """The classes that the config's ``label_map`` leaves."""
+    names, colours = [name for name, _ in palette], [colour for _, colour in palette]
+    try:
+        merged = merge_classes(label_map, names, colours)
+    except UserError as error:
+        raise UserError(error.code, "--label-map", error.message) from error
+    if label_map and len(merged.classes) < 2:
+        message = f"leaves {printable(merged.classes[0])} alone, and nothing to tell it from"
+        raise UserError("classes", "--label-map", message)
+    return merged
 
 
 def _masks(options: CustomOptions) -> list[Place]:
