@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..io.atomic import atomic_path
 from ..io.text import printable
 from ..registry import building
 from .check import leaf_datasets
@@ -58,28 +58,19 @@ def write_class_crops(
         raise UserError("output-exists", f"--out {target}", "exists; name a new folder")
     for split in ("train", "val"):
         check_dataset_folders(cfg[f"{split}_dataloader"]["dataset"])
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".crops.", dir=target.parent) as beside:
-            part = Path(beside, "crops")
-            splits = ("train", "val")
-            counts = {
-                split: _write_split(cfg, split, part / split, size, share) for split in splits
-            }
-            both = [name for name in counts["train"] if name in counts["val"]]
-            if not both:
-                message = (
-                    f"no class has crops of {size} pixels in both splits; make --size or "
-                    "--share smaller"
-                )
-                raise UserError("dataset", "--size", message)
-            for split in splits:
-                for name in set(counts[split]) - set(both):
-                    shutil.rmtree(part / split / name)
-            part.rename(target)
-    except OSError as error:
-        message = f"cannot be written ({error.strerror or error}); choose another folder"
-        raise UserError("not-writable", f"--out {target}", message) from error
+    splits = ("train", "val")
+    with atomic_path(target, f"--out {target}", "choose another folder") as part:
+        counts = {split: _write_split(cfg, split, part / split, size, share) for split in splits}
+        both = [name for name in counts["train"] if name in counts["val"]]
+        if not both:
+            message = (
+                f"no class has crops of {size} pixels in both splits; make --size or "
+                "--share smaller"
+            )
+            raise UserError("dataset", "--size", message)
+        for split in splits:
+            for name in set(counts[split]) - set(both):
+                shutil.rmtree(part / split / name)
     return {s: (sum(counts[s][name] for name in both), len(both)) for s in splits}
 
 

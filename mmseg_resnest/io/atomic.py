@@ -62,11 +62,14 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(
+    target: str | os.PathLike[str], subject: str | None = None, hint: str = ""
+) -> Iterator[Path]:
     """A path to write to, which is moved to ``target`` when the block ends without an error.
 
-    Other files that are written beside it (OpenVINO's ``.bin``) are moved along. A UserError says
-    that the folder cannot be written.
+    It may become a file, or a folder where ``target`` is an empty one or none. Other files that
+    are written beside it (OpenVINO's ``.bin``) are moved along. A UserError, about ``subject`` or
+    the target, says that the folder cannot be written; ``hint`` is what to do then.
     """
     path = Path(target)
     try:
@@ -77,6 +80,5 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
             for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
                 os.replace(file, path.parent / file.name)
     except OSError as error:
-        raise UserError(
-            "not-writable", path, f"cannot be written ({error.strerror or error})"
-        ) from error
+        message = f"cannot be written ({error.strerror or error}){hint and f'; {hint}'}"
+        raise UserError("not-writable", subject or path, message) from error

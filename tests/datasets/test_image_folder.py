@@ -112,6 +112,6 @@ def test_crops_that_cannot_be_cut_are_refused(scenes: Path, tmp_path: Path) -> N
     with advises("datasets/class_crops.py:write_class_crops", "name a new folder"):
         write_class_crops(cfg, out)
     (tmp_path / "file").write_text("")
-    with advises("datasets/class_crops.py:write_class_crops", "choose another folder"):
+    with advises("io/atomic.py:atomic_path", "choose another folder"):
         write_class_crops(cfg, tmp_path / "file/crops", size=64)
     write_class_crops(cfg, tmp_path / "new", size=64)  # what both tell to do

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError
-from ...io.atomic import atomic_write
+from ...io.atomic import atomic_path, atomic_write
 from ...io.linking import put_link
 from ...io.parallel import in_parallel
 from ...io.processes import cpu_count
@@ -74,18 +73,9 @@ def export_labels(
         pairs.append((stem, pictures[stem], place))
     if not pairs:
         raise UserError("empty", f"--labels {labels}", "holds no label map")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:50]}.") as part:
-            made = Path(part) / "made"
-            made.mkdir()
-            _export(form, rows, made, pairs, cpu_count() if jobs is None else jobs)
-            if out.exists():  # empty
-                out.rmdir()
-            made.replace(out)
-    except OSError as error:
-        message = f"cannot be written ({error.strerror or error}); name another folder"
-        raise UserError("not-writable", f"--out {out}", message) from error
+    with atomic_path(out, f"--out {out}", "name another folder") as made:
+        made.mkdir()
+        _export(form, rows, made, pairs, cpu_count() if jobs is None else jobs)
     return len(pairs)
 
 

@@ -245,7 +245,7 @@ def test_exports(tmp_path: Path) -> None:
 
     with advises("datasets/prepare/export.py:export_labels", "name a new folder"):
         export(out)
-    with advises("datasets/prepare/export.py:export_labels", "name another folder"):
+    with advises("io/atomic.py:atomic_path", "name another folder"):
         export(out / "x/to")  # in a file
     assert export(tmp_path / "out2") == 3
 
