@@ -73,6 +73,17 @@ def config(root: Path) -> Config:
     )
 
 
+def datasets_of(cfg: Config) -> list[Any]:
+    return [cfg.train_dataloader.dataset, cfg.val_dataloader.dataset]
+
+
+def with_data(cfg: Config, **options: Any) -> Config:
+    """The config, whose two data sets have these options."""
+    for dataset in datasets_of(cfg):
+        dataset.update(options)
+    return cfg
+
+
 def check(cfg: Config, **options: Any) -> DataReport:
     return check_data(cfg, workers=1, progress=False, **options)
 
@@ -87,6 +98,15 @@ def relabel(root: Path, table: dict[int, int], folders: tuple[str, ...] = ("trai
             Image.fromarray(changed).save(path)
 
 
+def put_palettes(root: Path, palette: bytes) -> None:
+    """Label maps with a palette, all of them."""
+    for file in root.glob("*annot/*.png"):
+        image = Image.open(file)
+        image.load()
+        image.putpalette(palette)
+        image.save(file)
+
+
 def set_pixel(path: Path, value: int) -> None:
     labels = np.array(Image.open(path))
     labels[-1, -1] = value
@@ -95,14 +115,9 @@ def set_pixel(path: Path, value: int) -> None:
 
 def base_config(root: Path, classes: int = 11, **dataset: Any) -> Config:
     """The same files as a plain data set, without CamVid's label map."""
-    cfg = config(root)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.update(
-            type="BaseSegDataset",
-            img_suffix=".jpg",
-            metainfo={"classes": CLASSES[:classes], "palette": [[i, i, i] for i in range(classes)]},
-            **dataset,
-        )
+    metainfo = {"classes": CLASSES[:classes], "palette": [[i, i, i] for i in range(classes)]}
+    cfg = with_data(config(root), type="BaseSegDataset", img_suffix=".jpg", metainfo=metainfo)
+    with_data(cfg, **dataset)
     cfg.model.decode_head.num_classes = classes
     return cfg
 

@@ -90,23 +90,20 @@ def test_missing_or_empty_folder(tmp_path, folder, state):
         _build(tmp_path)
 
 
-def test_image_without_label_map_names_the_file(tmp_path):
-    _write(tmp_path, ["a.jpg", "b.png"])
-    (tmp_path / "trainannot/b.png").unlink()
-    with raises_user_error("not-found", "trainannot/b.png"):
-        _build(tmp_path)
-
-
-def test_label_map_without_image_names_the_file(tmp_path):
-    _write(tmp_path, ["a.jpg", "b.png"])
-    (tmp_path / "train/b.png").unlink()
-    with raises_user_error("dataset", "trainannot/b.png"):
-        _build(tmp_path)
-
-
-def test_the_same_image_twice(tmp_path):
-    _write(tmp_path, ["a.jpg", "a.png"])
-    with raises_user_error("dataset", "a.png"):
+@pytest.mark.parametrize(
+    ("names", "gone", "code", "named"),
+    [
+        (["a.jpg", "b.png"], "trainannot/b.png", "not-found", "trainannot/b.png"),
+        (["a.jpg", "b.png"], "train/b.png", "dataset", "trainannot/b.png"),
+        (["a.jpg", "a.png"], None, "dataset", "a.png"),
+    ],
+    ids=["no label map", "no image", "the same image twice"],
+)
+def test_files_that_do_not_fit(tmp_path, names, gone, code, named):
+    _write(tmp_path, names)
+    if gone:
+        (tmp_path / gone).unlink()
+    with raises_user_error(code, named):
         _build(tmp_path)
 
 

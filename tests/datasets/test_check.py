@@ -17,14 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from check_sets import (
-    TRAIN,
-    check,
-    clean,
-    config,
-    data,
-    first,
-)
+from check_sets import TRAIN, check, clean, config, data, first, put_palettes
 from mmengine.registry import DefaultScope
 from PIL import Image
 from png_files import png_file
@@ -330,11 +323,7 @@ def test_rules_can_be_left_out(data: Path) -> None:
 
 
 def test_palette_masks_with_the_right_indices_are_fine(data: Path) -> None:
-    for path in (data / "trainannot").iterdir():
-        image = Image.open(path)
-        image.load()
-        image.putpalette(np.array(CamVidDataset.METAINFO["palette"], np.uint8).tobytes())
-        image.save(path)
+    put_palettes(data, np.array(CamVidDataset.METAINFO["palette"], np.uint8).tobytes())
     assert check(config(data)).problems == []
     # Another decoder, which this config asks for, reads colours from the same files.
     cfg = config(data)

@@ -19,9 +19,12 @@ from check_sets import (
     clean,
     config,
     data,
+    datasets_of,
     first,
+    put_palettes,
     relabel,
     set_pixel,
+    with_data,
 )
 from mmengine.config import Config
 from PIL import Image
@@ -47,14 +50,12 @@ def set_all(cfg: Config, remedy: str, *names: str, classes: list[str] | None = N
     """Do what a remedy says of these names, and give the data sets these classes."""
     advised = said(remedy)
     assert set(names) <= set(advised), remedy
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        for name in set(names) & {"reduce_zero_label", "label_map", "ignore_index"}:
-            loader.dataset[name] = advised[name]
-        if "label_map" in names:
-            loader.dataset.type = "CustomDataset"
-        if classes is not None:
-            palette = [[k, k, k] for k in range(len(classes))]
-            loader.dataset.metainfo = dict(classes=classes, palette=palette)
+    of_data = set(names) & {"reduce_zero_label", "label_map", "ignore_index"}
+    with_data(cfg, **{name: advised[name] for name in of_data})
+    if "label_map" in names:
+        with_data(cfg, type="CustomDataset")
+    if classes is not None:
+        set_palette(cfg, np.array([[k, k, k] for k in range(len(classes))]), classes)
     for name in set(names) & {"num_classes", "out_channels"}:
         cfg.model.decode_head[name] = advised[name]
     if "use_sigmoid" in names:
@@ -96,10 +97,9 @@ def needless(root: Path) -> Config:
 
 def contradicts_class(root: Path) -> Config:
     relabel(root, {**{k: k + 1 for k in range(11)}, 11: 0})
-    cfg = base_config(root, 150, reduce_zero_label=False)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.update(type="ADE20KDataset")
-        del loader.dataset["metainfo"]
+    cfg = base_config(root, 150, reduce_zero_label=False, type="ADE20KDataset")
+    for dataset in datasets_of(cfg):
+        del dataset["metainfo"]
     return cfg
 
 
@@ -119,9 +119,7 @@ def ignores_a_class(root: Path) -> Config:
     cfg = config(root)
     for node in (cfg.model.decode_head, cfg.val_evaluator):
         node.ignore_index = 3
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.ignore_index = 3
-    return cfg
+    return with_data(cfg, ignore_index=3)
 
 
 def pads_with_other(root: Path) -> Config:
@@ -133,10 +131,7 @@ def pads_with_other(root: Path) -> Config:
 def never(label: int) -> Make:
     def make(root: Path) -> Config:
         relabel(root, {label: 0, 11: 255})
-        cfg = base_config(root)
-        for loader in (cfg.train_dataloader, cfg.val_dataloader):
-            loader.dataset.type = "CustomDataset"
-        return cfg
+        return base_config(root, type="CustomDataset")
 
     return make
 
@@ -172,8 +167,8 @@ def a_model_with(preparation: dict[str, Any], channels: int) -> Make:
 
 
 def read_grey(cfg: Config, remedy: str) -> Config:
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.pipeline[0].color_type = "grayscale"
+    for dataset in datasets_of(cfg):
+        dataset.pipeline[0].color_type = "grayscale"
     return cfg
 
 
@@ -184,19 +179,14 @@ def measured(cfg: Config, remedy: str) -> Config:
 
 
 def wrong_suffix(root: Path) -> Config:
-    cfg = base_config(root)
     relabel(root, {11: 255})
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.img_suffix = ".png"
-    return cfg
+    return base_config(root, img_suffix=".png")
 
 
 def without(cfg: Config, label: int) -> Config:
     """Without a class."""
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.label_map = {CLASSES[label]: "ignore"}
     cfg.model.decode_head.num_classes = 10
-    return cfg
+    return with_data(cfg, label_map={CLASSES[label]: "ignore"})
 
 
 def set_key(key: str, value: Any) -> Callable[[Config, str], Config]:
@@ -212,17 +202,15 @@ def set_said(*names: str, **more: Any) -> Callable[[Config, str], Config]:
 
 
 def unset_reduce(cfg: Config, remedy: str) -> Config:
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        del loader.dataset["reduce_zero_label"]
+    for dataset in datasets_of(cfg):
+        del dataset["reduce_zero_label"]
     return cfg
 
 
 def set_255_everywhere(cfg: Config, remedy: str) -> Config:
     for node in (cfg.model.decode_head, cfg.val_evaluator):
         node.ignore_index = 255
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.ignore_index = 255
-    return cfg
+    return with_data(cfg, ignore_index=255)
 
 
 def move_to_train(cfg: Config, remedy: str) -> Config:
@@ -233,28 +221,16 @@ def move_to_train(cfg: Config, remedy: str) -> Config:
     return cfg
 
 
-def jpg_suffix(cfg: Config, remedy: str) -> Config:
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.img_suffix = ".jpg"
-    return cfg
-
-
 def other_palette(root: Path) -> Config:
     """All label maps have a palette of another order of the classes."""
     relabel(root, {11: 255})
     palette = np.array(CamVidDataset.METAINFO["palette"], np.uint8)
-    for file in root.glob("*annot/*.png"):
-        image = Image.open(file)
-        image.load()
-        image.putpalette(np.roll(palette, 1, axis=0).tobytes() + bytes(245 * 3))
-        image.save(file)
+    put_palettes(root, np.roll(palette, 1, axis=0).tobytes() + bytes(245 * 3))
     return set_palette(base_config(root), palette, CLASSES)
 
 
 def set_palette(cfg: Config, palette: np.ndarray, classes: list[str]) -> Config:
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.metainfo = dict(classes=classes, palette=palette.tolist())
-    return cfg
+    return with_data(cfg, metainfo=dict(classes=classes, palette=palette.tolist()))
 
 
 def palette_order(cfg: Config, remedy: str) -> Config:
@@ -264,20 +240,16 @@ def palette_order(cfg: Config, remedy: str) -> Config:
 
 def palette_as_colours(root: Path) -> Config:
     """Another decoder, which reads colours from palette files."""
-    for file in root.glob("*annot/*.png"):
-        image = Image.open(file)
-        image.load()
-        image.putpalette(np.array(CamVidDataset.METAINFO["palette"], np.uint8).tobytes())
-        image.save(file)
+    put_palettes(root, np.array(CamVidDataset.METAINFO["palette"], np.uint8).tobytes())
     cfg = config(root)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.pipeline[1].imdecode_backend = "cv2"
+    for dataset in datasets_of(cfg):
+        dataset.pipeline[1].imdecode_backend = "cv2"
     return cfg
 
 
 def default_decoder(cfg: Config, remedy: str) -> Config:
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        del loader.dataset.pipeline[1]["imdecode_backend"]
+    for dataset in datasets_of(cfg):
+        del dataset.pipeline[1]["imdecode_backend"]
     return cfg
 
 
@@ -287,7 +259,9 @@ TWO = ["background", "thing"]
 ONE_CLASS = set_said("num_classes", classes=TWO)
 SIGMOID = set_said("num_classes", "out_channels", "use_sigmoid", classes=TWO)
 CONFIGS_AT_FAULT: dict[str, list[tuple[str, Make, Callable[[Config, str], Config]]]] = {
-    "empty_split": [("another suffix", wrong_suffix, jpg_suffix)],
+    "empty_split": [
+        ("another suffix", wrong_suffix, lambda cfg, remedy: with_data(cfg, img_suffix=".jpg"))
+    ],
     "num_classes": [
         ("head", wrong_head, set_key("model.decode_head.num_classes", 11)),
         ("one class", two_values(0, 1, 1), ONE_CLASS),

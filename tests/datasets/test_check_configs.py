@@ -14,10 +14,12 @@ from check_sets import (
     clean,
     config,
     data,
+    datasets_of,
     first,
     only,
     relabel,
     set_pixel,
+    with_data,
 )
 from PIL import Image
 from user_errors import raises_user_error
@@ -149,8 +151,8 @@ def test_channels_and_values_that_the_model_does_not_take(data: Path) -> None:
     backbone = dict(type="ResNetV1c", depth=18)
     cfg.model.update(type="EncoderDecoder", data_preprocessor=preparation, backbone=backbone)
     assert check(cfg).problems == []
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.pipeline[0].color_type = "unchanged"
+    for dataset in datasets_of(cfg):
+        dataset.pipeline[0].color_type = "unchanged"
     path = first(data, "train")
     with Image.open(path) as image:
         image.convert("L").save(path)
@@ -195,9 +197,7 @@ def test_classes_that_do_not_occur(data: Path) -> None:
 
 def test_custom_classes_are_mapped_as_in_training(clean: Path) -> None:
     """A subset of the classes: the others are ignored by the data set's own label map."""
-    cfg = config(clean)
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.metainfo = {"classes": ["Road", "Sky"]}
+    cfg = with_data(config(clean), metainfo={"classes": ["Road", "Sky"]})
     cfg.model.decode_head.num_classes = 2
     report = check(cfg)
     assert report.problems == []

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from tiny_archives import jpeg, labels_of, png_of, write_folder
 
-from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport
+from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, recognise_options
 from mmseg_resnest.datasets.prepare.custom import prepare_custom
 from mmseg_resnest.engine.config import load_config
 from mmseg_resnest.registry import DATASETS
@@ -42,6 +42,20 @@ def custom(
         CustomOptions(**filled), folder / root, folder / "configs", base(inherits), epochs,
         jobs=1, force=force,
     )  # fmt: skip
+
+
+def recognised(folder: Path, **options: Any) -> tuple[CustomOptions, tuple[str, ...]]:
+    """The options of a folder whose form is told from its files, and the notes on them."""
+    given = {"form": "auto", "group_pattern": "(.*)", **options}
+    return recognise_options(CustomOptions("mine", sources=(folder,), **given), folder.parent, 1)
+
+
+def told(folder: Path, **options: Any) -> CustomReport:
+    """Prepares a folder whose form is told from its files; the notes are of both."""
+    filled, notes = recognised(folder, **options)
+    report = custom(folder.parent, **vars(filled))
+    report.notes += notes
+    return report
 
 
 def label_map(folder: Path, name: str) -> np.ndarray:

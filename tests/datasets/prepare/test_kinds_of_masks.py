@@ -11,14 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tifffile
 from advice import advises
-from custom_sets import label_map
+from custom_sets import label_map, recognised, told
 from PIL import Image
-from tiny_archives import jpeg, write_folder
+from tiny_archives import jpeg, tiff, write_folder
 from user_errors import raises_user_error
 
-from mmseg_resnest.datasets.prepare import CustomOptions, prepare_custom, recognise_options
 from mmseg_resnest.datasets.prepare.labels import indices
 
 RANDOM = np.random.default_rng(0)
@@ -70,9 +68,7 @@ def prepared(folder: Path, write: Callable[[np.ndarray], bytes], end: str, class
     write_folder(folder / "in/masks", {f"{n}{end}": write(labels) for n, labels in MAPS.items()})
     if classes:
         (folder / "in/classes.txt").write_text(classes)
-    options = CustomOptions("mine", "auto", (folder / "in",), group_pattern="(.*)")
-    filled, _ = recognise_options(options, folder / "data", 1)
-    prepare_custom(filled, folder / "data", jobs=1)
+    told(folder / "in")
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
@@ -190,14 +186,12 @@ def test_colours_that_may_be_no_class_are_told(tmp_path: Path, kind: str) -> Non
             labels[0, 0] = (1, 0, 0)
         write_folder(tmp_path / "in/images", {f"{name}.jpg": jpeg(n, (80, 60))})
         write_folder(tmp_path / "in/masks", {f"{name}.png": saved(labels)})
-    _, notes = recognise_options(CustomOptions("mine", "auto", (tmp_path / "in",)), tmp_path, 1)
+    _, notes = recognised(tmp_path / "in")
     expected = "4 colours" if kind == "smooth" else "1 colours"
     assert any(note.startswith(expected) and "--classes" in note for note in notes)
 
 
 def test_a_tiff_of_64_bits_says_so() -> None:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, MAPS["photoa"].astype(np.int64))
     with advises("datasets/prepare/labels.py:open_image", "64 bits", "save it as PNG"):
-        indices(stream.getvalue(), "mask")
+        indices(tiff(MAPS["photoa"].astype(np.int64)), "mask")
     assert np.array_equal(indices(saved(MAPS["photoa"]), "mask"), MAPS["photoa"])

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 from advice import advises, helps
-from custom_sets import custom, label_map, masks
+from custom_sets import custom, label_map, masks, told
 from PIL import Image
-from test_other_tools import told
-from tiny_archives import encoded, jpeg, labels_of, png_of, write_folder
+from tiny_archives import encoded, jpeg, labels_of, png_of, tiff, write_folder
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.prepare.labels import bit_palette
@@ -147,15 +146,14 @@ def test_overviews_of_a_mask_are_no_pages(tmp_path: Path) -> None:
 def test_masks_of_maps_without_data(tmp_path: Path, kind: str, nothing: Any) -> None:
     """GDAL's tag says which value stands for none; 0 is the first class, whatever it says."""
 
-    def tiff(n: int, nodata: Any, fill: Any) -> bytes:
-        stream, mask = io.BytesIO(), truth(n).astype(kind)
+    def mapped(n: int, nodata: Any, fill: Any) -> bytes:
+        mask = truth(n).astype(kind)
         mask[0] = float(fill)
         tag = (42113, "s", 0, str(nodata), True)
-        tifffile.imwrite(stream, mask, photometric="minisblack", extratags=[tag])
-        return stream.getvalue()
+        return tiff(mask, photometric="minisblack", extratags=[tag])
 
     for nodata, fill, read in ((nothing, nothing, 255), (0, 0, 0)):
-        write(tmp_path / "s", [tiff(n, nodata, fill) for n in range(4)], "tif")
+        write(tmp_path / "s", [mapped(n, nodata, fill) for n in range(4)], "tif")
         told(tmp_path / "s")
         assert np.array_equal(label_map(tmp_path, "a")[1:], truth(0)[1:])
         assert (label_map(tmp_path, "a")[0] == read).all()
@@ -164,13 +162,9 @@ def test_masks_of_maps_without_data(tmp_path: Path, kind: str, nothing: Any) -> 
 def test_masks_of_several_bands(tmp_path: Path) -> None:
     """One a class, of which a reader would take the first."""
 
-    def bands(n: int) -> bytes:
-        stream = io.BytesIO()
-        tifffile.imwrite(stream, np.eye(2, dtype=np.uint8)[truth(n, 2)], photometric="minisblack",
-                         planarconfig="contig")  # fmt: skip
-        return stream.getvalue()
-
-    write(tmp_path / "s", [bands(n) for n in range(4)], "tif")
+    bands = [np.eye(2, dtype=np.uint8)[truth(n, 2)] for n in range(4)]
+    options = dict(photometric="minisblack", planarconfig="contig")
+    write(tmp_path / "s", [tiff(one, **options) for one in bands], "tif")
     with raises_user_error("label", "a.tif"):
         told(tmp_path / "s")
 

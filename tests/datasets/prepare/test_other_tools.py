@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
 import shutil
 import unicodedata
@@ -15,25 +14,15 @@ import numpy as np
 import pytest
 import tifffile
 from advice import advises, helps
-from custom_sets import custom, label_map, masks, write_labelme, write_masks
+from custom_sets import custom, label_map, masks, told, write_labelme, write_masks
 from PIL import Image
-from tiny_archives import encoded, jpeg, labels_of, png_of, write_folder
+from tiny_archives import encoded, jpeg, labels_of, png_of, tiff, write_folder
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.layout import listed_names
-from mmseg_resnest.datasets.prepare import CustomOptions, CustomReport, recognise_options
 from mmseg_resnest.datasets.prepare.samples import image_size
 
 SQUARES = [[[0, 0], [4, 0], [4, 6], [0, 6]], [[4, 0], [8, 0], [8, 6], [4, 6]]]
-
-
-def told(folder: Path, **more: Any) -> CustomReport:
-    """Prepares a folder whose form is told from its files; the notes are of both."""
-    options = CustomOptions("mine", "auto", (folder,), group_pattern="(.*)", **more)
-    filled, notes = recognise_options(options, folder.parent, 1)
-    report = custom(folder.parent, **vars(filled))
-    report.notes += notes
-    return report
 
 
 def write_coco(folder: Path, file: str, names: str = "abcd", ends: str = ".jpg") -> None:
@@ -230,12 +219,6 @@ def test_a_tiff_that_is_turned(tmp_path: Path) -> None:
         tag = (274, 3, 1, orientation, True)
         tifffile.imwrite(file, pixels, photometric="rgb", extratags=[tag])
         assert image_size(file, file) == size
-
-
-def tiff(pixels: np.ndarray, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, pixels, **options)
-    return stream.getvalue()
 
 
 RGBX = np.random.default_rng(0).integers(0, 255, (6, 8, 4), np.uint8)

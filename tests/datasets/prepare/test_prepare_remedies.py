@@ -16,13 +16,8 @@ from advice import advises, helps
 from custom_sets import CONFIGS, custom, write_labelme, write_masks
 from mmengine.config import Config
 from PIL import Image
-from tiny_archives import (
-    encoded,
-    jpeg,
-    labels_of,
-    png_of,
-    write_folder,
-)  # fmt: skip
+from test_custom_coco import coco_data
+from tiny_archives import encoded, jpeg, labels_of, png_of, write_folder
 
 from mmseg_resnest.datasets.prepare import CustomOptions
 from mmseg_resnest.datasets.prepare.custom_config import config_text
@@ -380,15 +375,8 @@ def test_images_of_labelme(labelme: Mine) -> None:
 
 
 def test_annotations_of_coco(tmp_path: Path) -> None:
-    boxes = dict(
-        images=[dict(id=n, file_name=f"a_{n}.jpg", height=6, width=8) for n in range(2)],
-        categories=[dict(id=3, name="sky"), dict(id=5, name="road")],
-        annotations=[
-            dict(id=1, image_id=0, category_id=3, segmentation=[[0, 0, 4, 0, 4, 6, 0, 6]]),
-            dict(id=2, image_id=1, category_id=5, segmentation=[[0, 0, 4, 0, 4, 6, 0, 6]]),
-            dict(id=3, image_id=1, category_id=5, bbox=[0, 0, 2, 2]),
-        ],
-    )
+    boxes = coco_data()
+    boxes["annotations"].append(dict(id=4, image_id=1, category_id=5, bbox=[0, 0, 2, 2]))
     write_folder(tmp_path / "c/images", {f"a_{n}.jpg": jpeg(n) for n in range(2)})
     file = tmp_path / "c/x.json"
     file.write_text(json.dumps(boxes))
@@ -398,7 +386,7 @@ def test_annotations_of_coco(tmp_path: Path) -> None:
     mine.set(allow_incomplete=True)
     assert mine().notes
     mine.set(allow_incomplete=False)
-    boxes["annotations"][2]["segmentation"] = [[0, 0, 2, 0, 2, 2]]
+    boxes["annotations"][-1]["segmentation"] = [[0, 0, 2, 0, 2, 2]]
     file.write_text(json.dumps(boxes))
     mine()
 

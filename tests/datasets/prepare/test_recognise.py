@@ -4,12 +4,11 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from custom_sets import custom, label_map
+from custom_sets import custom, label_map, recognised, told
 from PIL import Image
 from tiny_archives import jpeg, png_of, write_folder
 from user_errors import raises_user_error
@@ -147,8 +146,7 @@ LAYOUTS: dict[Callable[[Path, Truth], None], tuple[str, bool]] = {
 def test_layouts(tmp_path: Path, truth: Truth, write: Callable[[Path, Truth], None]) -> None:
     write(tmp_path / "theirs", truth)
     form, has_val = LAYOUTS[write]
-    options = CustomOptions("mine", "auto", (tmp_path / "theirs",), group_pattern="(.*)")
-    filled, notes = recognise_options(options, tmp_path, 1)
+    filled, notes = recognised(tmp_path / "theirs")
     assert filled.form == form and notes
     report = custom(tmp_path, **vars(filled))
     classes = [name for name, *_ in report.classes]
@@ -168,9 +166,7 @@ def test_masks_of_0_and_255_are_two_classes(tmp_path: Path, truth: Truth) -> Non
     _images(tmp_path / "theirs", list(truth))
     masks = {f"{n}_mask.png": png_of((m == 1) * np.uint8(255)) for n, m in truth.items()}
     write_folder(tmp_path / "theirs", masks)
-    options = CustomOptions("mine", "auto", (tmp_path / "theirs",), group_pattern="(.*)")
-    filled, _ = recognise_options(options, tmp_path, 1)
-    report = custom(tmp_path, **vars(filled))
+    report = told(tmp_path / "theirs")
     assert [name for name, *_ in report.classes] == ["background", "object"]
     for name, labels in truth.items():
         np.testing.assert_array_equal(label_map(tmp_path, name), labels == 1)
@@ -180,14 +176,12 @@ def test_parts_with_equal_names(tmp_path: Path, truth: Truth) -> None:
     for split in ("train", "val"):
         _images(tmp_path / f"theirs/images/{split}", ["a"])
         write_folder(tmp_path / f"theirs/masks/{split}", {"a.png": png_of(truth["photoa"])})
-    options = CustomOptions("mine", "auto", (tmp_path / "theirs",))
-    filled, _ = recognise_options(options, tmp_path, 1)
-    assert custom(tmp_path, **vars(filled)).splits == {"train": ["train/a"], "val": ["val/a"]}
+    assert told(tmp_path / "theirs").splits == {"train": ["train/a"], "val": ["val/a"]}
 
 
 def test_folders_that_cannot_be_told(tmp_path: Path, truth: Truth) -> None:
     def tell(folder: Path, form: str = "auto") -> CustomOptions:
-        return recognise_options(CustomOptions("mine", form, (folder,)), tmp_path, 1)[0]
+        return recognised(folder, form=form)[0]
 
     with raises_user_error("not-found", "gone"):
         tell(tmp_path / "gone")
@@ -233,8 +227,7 @@ def test_one_mask_a_class(tmp_path: Path, layout: str) -> None:
         for label, plane in zip(classes, truth[name], strict=True):
             path = tmp_path / "theirs" / mask.format(n=name, c=label, s=split)
             write_folder(path.parent, {path.name: png_of(plane * np.uint8(255))})
-    options = CustomOptions("mine", "auto", (tmp_path / "theirs",), group_pattern="(.*)")
-    filled, notes = recognise_options(replace(options, multilabel=True), tmp_path, 1)
+    filled, notes = recognised(tmp_path / "theirs", multilabel=True)
     assert filled.form == "masks" and notes
     report = custom(tmp_path, **vars(filled))
     names = [name for name, *_ in report.classes]
@@ -246,6 +239,5 @@ def test_one_mask_a_class(tmp_path: Path, layout: str) -> None:
         bits = sum(planes[classes.index(one)] << n for n, one in enumerate(names))
         np.testing.assert_array_equal(label_map(tmp_path, name), bits)
     if len(classes) > 1:  # or else they are masks of 0 and 1
-        filled, _ = recognise_options(options, tmp_path, 1)
         with raises_user_error("argument-missing", "--format masks"):
-            custom(tmp_path, **vars(filled))
+            told(tmp_path / "theirs")

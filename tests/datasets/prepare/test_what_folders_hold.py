@@ -7,19 +7,18 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from advice import advises, helps
-from custom_sets import custom, label_map, write_labelme
+from custom_sets import custom, label_map, recognised, told, write_labelme
 from PIL import Image
 from tiny_archives import encoded, jpeg, png_of, write_folder
 from user_errors import raises_user_error
 
-from mmseg_resnest.datasets.prepare import CustomOptions, export_labels, recognise_options
+from mmseg_resnest.datasets.prepare import export_labels
 
 RANDOM = np.random.default_rng(0)
 MAPS = {f"photo{name}": RANDOM.integers(0, 3, (6, 8), np.uint8) for name in "abcd"}
@@ -38,10 +37,7 @@ def masks(folder: Path, path: str = "masks/{}.png") -> Path:
 
 def prepare(folder: Path, **more: Any) -> Any:
     """Returns the report; the prepared labels are compared with those that were drawn."""
-    options = CustomOptions("mine", "auto", (folder,), group_pattern="(.*)", **more)
-    filled, notes = recognise_options(options, folder.parent, 1)
-    report = custom(folder.parent, **vars(filled))
-    report.notes += notes
+    report = told(folder, **more)
     for name in report.splits["train"] + report.splits["val"]:
         made = label_map(folder.parent, name)
         assert np.array_equal(made, MAPS[Path(name).name]), name
@@ -228,16 +224,13 @@ def test_accents_in_names(tmp_path: Path, forms: tuple[str, str]) -> None:
         other = dict(label="b", points=[[4, 0], [8, 0], [8, 6], [4, 6]])
         data = dict(shapes=[shape, other], imagePath=f"../images/{label}.jpg", imageData=None)
         write_folder(tmp_path / "json", {f"{label}.json": json.dumps(data).encode()})
-    options = CustomOptions("mine", "auto", (tmp_path / "s",))
-    report = custom(tmp_path, **vars(recognise_options(options, tmp_path, 1)[0]))
+    report = told(tmp_path / "s")
     for name in report.splits["train"] + report.splits["val"]:
         assert np.array_equal(label_map(tmp_path, name), MAPS["photoa"])
     in_list = tmp_path / "val.txt"
     in_list.write_text(f"{label}\n")
-    listed = replace(options, val_list=in_list)
-    report = custom(
-        tmp_path, "listed", force=True, **vars(recognise_options(listed, tmp_path, 1)[0])
-    )
+    listed, _ = recognised(tmp_path / "s", val_list=in_list)
+    report = custom(tmp_path, "listed", force=True, **vars(listed))
     assert report.splits["val"] == [image]
     of_json: dict[str, Any] = dict(images=tmp_path / "s/images", sources=(tmp_path / "json",))
     report = custom(tmp_path, "other", force=True, form="labelme", **of_json)
@@ -246,8 +239,7 @@ def test_accents_in_names(tmp_path: Path, forms: tuple[str, str]) -> None:
         file.write_text(file.read_text().replace("../images/", ""))
     (tmp_path / "json").rename(tmp_path / "apart")
     shutil.copytree(tmp_path / "s/images", tmp_path / "apart/pictures")
-    apart = replace(options, sources=(tmp_path / "apart",))
-    assert recognise_options(apart, tmp_path, 1)[0].images == tmp_path / "apart/pictures"
+    assert recognised(tmp_path / "apart")[0].images == tmp_path / "apart/pictures"
     (tmp_path / "names.txt").write_text(NAMES)
     parts = tmp_path / "s/images", tmp_path / "s/masks"
     assert export_labels(*parts, tmp_path / "names.txt", "coco", tmp_path / "out", 1) == 2
@@ -264,10 +256,8 @@ def test_accents_in_names_of_one_mask_a_class(
         write_folder(tmp_path / "s/images", {f"{image}.jpg": jpeg(n)})
         file = tmp_path / "s" / unicodedata.normalize(forms[1], path.format(label))
         write_folder(file.parent, {file.name: png_of(MAPS["photoa"])})
-    options = CustomOptions("mine", "auto", (tmp_path / "s",), multilabel=True)
-    if listed:
-        (tmp_path / "names.txt").write_text(unicodedata.normalize(forms[0], "bïg\n"))
-        options = replace(options, classes=tmp_path / "names.txt")
-    report = custom(tmp_path, **vars(recognise_options(options, tmp_path, 1)[0]))
+    classes = tmp_path / "names.txt"
+    classes.write_text(unicodedata.normalize(forms[0], "bïg\n"))
+    report = told(tmp_path / "s", multilabel=True, classes=classes if listed else None)
     for name in report.splits["train"] + report.splits["val"]:
         assert np.array_equal(label_map(tmp_path, name), MAPS["photoa"] > 0)

@@ -11,9 +11,11 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.io
+import tifffile
 from PIL import Image
 
 from mmseg_resnest.datasets.prepare import DataSet
@@ -41,6 +43,13 @@ def png_of(labels: np.ndarray, palette: list[int] | None = None) -> bytes:
 def encoded(pixels: np.ndarray, form: str) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, form)
+    return stream.getvalue()
+
+
+def tiff(pixels: np.ndarray, **options: Any) -> bytes:
+    """A file as tifffile writes it."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, **options)
     return stream.getvalue()
 
 
