@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,8 +89,7 @@ class CustomDataset(FolderCheck, MapsLabels, BaseSegDataset):
             root, suffixes = self.data_root or "", tuple(self.img_suffix)
             names = sorted(listed_names(self.ann_file, top, root, suffixes, images.__contains__))
 
-        folder = self.data_prefix.get("seg_map_path")
-        labels = None if folder is None else os.path.join(folder, "")
+        labels = self.data_prefix.get("seg_map_path")
         return [sample_of(self, str(images[stem]), labels, stem) for stem in names]
 
 

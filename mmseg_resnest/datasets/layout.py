@@ -174,15 +174,14 @@ def listed_samples(dataset: Any) -> list[dict[str, Any]]:
         dataset.ann_file, images, root, (suffix,),
         lambda name: os.path.isfile(os.path.join(images, name + suffix)),
     )  # fmt: skip
-    labels = labels if labels is None else os.path.join(labels, "")
     return [sample_of(dataset, os.path.join(images, name + suffix), labels, name) for name in names]
 
 
 def sample_of(dataset: Any, image: str, labels: str | None, name: str) -> dict[str, Any]:
-    """A sample as ``BaseSegDataset`` lists it; ``labels`` is its folder, with a slash behind it."""
+    """A sample as ``BaseSegDataset`` lists it; ``labels`` is the folder of its label map."""
     sample: dict[str, Any] = {"img_path": image}
     if labels is not None:
-        sample["seg_map_path"] = labels + name + dataset.seg_map_suffix
+        sample["seg_map_path"] = os.path.join(labels, name + dataset.seg_map_suffix)
     sample["label_map"] = dataset.label_map
     sample["reduce_zero_label"] = dataset.reduce_zero_label
     sample["seg_fields"] = []
@@ -221,8 +220,7 @@ class FolderCheck:
         """The samples of folders that exist and hold files, whether or not each file exists."""
         if self.ann_file and not os.path.isdir(self.ann_file):
             return listed_samples(self)
-        samples: list[dict] = super().load_data_list()  # type: ignore[misc]
-        return samples
+        return super().load_data_list()  # type: ignore[misc]
 
 
 def _require_folders(

@@ -37,7 +37,6 @@ def list_samples(dataset: BaseSegDataset) -> list[dict[str, Any]]:
         return dataset.load_data_list()
     labels = dataset.data_prefix.get("seg_map_path")
     images = os.path.join(images, "")
-    labels = labels if labels is None else os.path.join(labels, "")
     return [
         sample_of(dataset, images + name, labels, name[: -len(suffix)])
         for name in sorted(_names(images, "", suffix))

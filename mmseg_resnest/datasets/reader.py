@@ -222,13 +222,11 @@ class ImageReader:
         flag, backend = self.decoding
         return {"color_type": flag, "imdecode_backend": backend, "to_float32": self.to_float32}
 
-    def loaded(
-        self, pixels: NDArray[Any], path: str | None = None, name: str | None = None
-    ) -> LoadedImage:
+    def loaded(self, pixels: NDArray[Any], path: str | None = None) -> LoadedImage:
         """An image whose pixels (H, W) or (H, W, C) were decoded as :attr:`decoding` says."""
         if self.to_float32:
             pixels = pixels.astype(np.float32, copy=False)
-        sample = {**_sample(path or name), "img": pixels}
+        sample = {**_sample(path), "img": pixels}
         sample["img_shape"] = sample["ori_shape"] = pixels.shape[:2]
         return LoadedImage(sample, path, self.rgb)
 

@@ -84,7 +84,7 @@ def check_pages(image: Image.Image, data: bytes, name: object) -> None:
 
     Nor may a TIFF have bands that Pillow leaves out.
     """
-    number, bands = getattr(image, "n_frames", 1), _tag(image, _BANDS, 0)
+    number, bands = getattr(image, "n_frames", 1), _tag(image, _BANDS)
     if bands > len(image.getbands()):
         message = (
             f"has {bands} bands, and a mask has one, or colours; save each as a file of its own"
@@ -102,16 +102,15 @@ def check_pages(image: Image.Image, data: bytes, name: object) -> None:
         raise UserError("label", name, message)
 
 
-def _tag(image: Image.Image, number: int, default: Any) -> Any:
-    """The value of a tag of a TIFF file."""
-    tags: Any = getattr(image, "tag_v2", {})
-    return tags.get(number, default)
+def _tag(image: Image.Image, number: int) -> Any:
+    """The value of a tag of a TIFF file; 0 without it."""
+    return getattr(image, "tag_v2", {}).get(number, 0)
 
 
 def _without_data(image: Image.Image, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Where a GeoTIFF has no data, by its own word; 0 is a label."""
     try:
-        value = float(str(_tag(image, _NODATA, 0)).strip("\0 "))
+        value = float(str(_tag(image, _NODATA)).strip("\0 "))
     except ValueError:
         value = 0
     return np.isnan(values) if math.isnan(value) else (values == value) & (value != 0)

@@ -168,5 +168,4 @@ def _render_indices(
         raise UserError("label", place, message)
     lookup = np.full(max(len(rows), IGNORED + 1), IGNORED, dtype=np.uint8)
     lookup[: len(rows)] = [table[row.name] for row in rows]
-    result: Labels = lookup[values]
-    return result
+    return lookup[values]

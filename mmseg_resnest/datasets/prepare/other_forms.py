@@ -5,33 +5,35 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ...io.image_files import IMAGE_SUFFIXES
 from .layouts import is_image, split_and_role
 from .places import Place
 from .samples import UNREAD_SUFFIXES
 
-# Whether a file is of a kind: the file, its name in lower case, and whether an image has its stem.
-Fits = Callable[[Place, str, bool], bool]
 _READ = 4096  # bytes that tell what a file is
-_YOLO = re.compile(r"\d+(?:\s+-?[\d.]+(?:e-?\d+)?){4,}", re.I)
-_OTHER_FILES = (
-    (
-        "medical volumes",
-        "save their slices as PNG or .npy",
-        (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd"),
-    ),
-    ("shapes of maps", "burn them into masks (gdal_rasterize)", (".shp", ".geojson", ".gpkg")),
-    ("tables of Hugging Face", "save the images and masks as files", (".parquet", ".arrow")),
-    ("arrays", "save images as .npy and masks as PNG", (".npz", ".mat", ".h5", ".hdf5", ".pkl")),
-    (
-        "an archive",
-        "unpack it and name the folder",
-        (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"),
-    ),
-    ("images of a kind that is not read", "convert them to PNG", UNREAD_SUFFIXES),
-)
+_YOLO = r"\d+(?:[ \t]+-?[\d.]+(?:e-?\d+)?){4,}"
+#: What files are, what helps, how their names end, and how they begin, if that tells.
+_KINDS = (
+    ("CVAT's XML", "export from CVAT as COCO or as a segmentation mask",
+     (".xml",), r"(?s).*<annotations"),
+    ("XML of boxes", "label areas, and export them as COCO or masks",
+     (".xml",), r"(?s).*<annotation>"),
+    ("YOLO's text files", "export from their tool as COCO or as masks", (".txt",), _YOLO),
+    ("JSON of another form", "export from its tool as COCO or as masks",
+     (".json", ".jsonl", ".ndjson"), ""),
+    ("a table of run lengths", "draw them into masks", (".csv",), ".*encodedpixels"),
+    ("medical volumes", "save their slices as PNG or .npy",
+     (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd"), ""),
+    ("shapes of maps", "burn them into masks (gdal_rasterize)", (".shp", ".geojson", ".gpkg"), ""),
+    ("tables of Hugging Face", "save the images and masks as files", (".parquet", ".arrow"), ""),
+    ("arrays", "save images as .npy and masks as PNG",
+     (".npz", ".mat", ".h5", ".hdf5", ".pkl"), ""),
+    ("an archive", "unpack it and name the folder",
+     (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"), ""),
+    ("images of a kind that is not read", "convert them to PNG", UNREAD_SUFFIXES, ""),
+)  # fmt: skip
 
 
 def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
@@ -39,28 +41,30 @@ def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
 
     ``lists`` are the names of files that list classes, in lower case.
     """
-    names = {place.file.with_suffix("").name for place in places if is_image(place)}
-    twice = Counter(one.file.with_suffix("") for one in places if is_image(one, IMAGE_SUFFIXES))
-
-    def named_twice(place: Place, _name: str, _of_image: bool) -> bool:
-        return twice[place.file.with_suffix("")] > 1
-
-    kinds: list[tuple[str, str, Fits]] = [
-        ("CVAT's XML", "export from CVAT as COCO or as a segmentation mask", _cvat),
-        ("XML of boxes", "label areas, and export them as COCO or masks", _xml),
-        ("YOLO's text files", "export from their tool as COCO or as masks", _yolo),
-        ("JSON of another form", "export from its tool as COCO or as masks", _json),
-        ("a table of run lengths", "draw them into masks", _runs),
-        *((what, remedy, _ending(ends)) for what, remedy, ends in _OTHER_FILES),
-        ("two images of one name", "move the masks into a folder `masks`", named_twice),
-        ("masks without images", "put the images beside them, in a folder `images`", _mask),
-    ]
-    for what, remedy, fits in kinds:
+    places = [place for place in places if place.file.name.lower() not in lists]
+    images = [place for place in places if is_image(place)]
+    names = {place.file.with_suffix("").name for place in images}
+    for what, remedy, ends, start in _KINDS:
         for place in places:
-            name = place.file.name.lower()
-            if name not in lists and fits(place, name, place.file.stem in names):
+            if not place.file.name.lower().endswith(ends):
+                continue
+            if start is _YOLO and place.file.stem not in names and not _of_labels(place):
+                continue
+            if not start or re.match(start, _start(place), re.I):
                 return f"but {what} ({place.name}); {remedy}"
+    twice = Counter(one.file.with_suffix("") for one in images if is_image(one, IMAGE_SUFFIXES))
+    for place in places:
+        if twice[place.file.with_suffix("")] > 1:
+            remedy = "move the masks into a folder `masks`"
+            return f"but two images of one name ({place.name}); {remedy}"
+    for place in filter(_of_labels, images):
+        remedy = "put the images beside them, in a folder `images`"
+        return f"but masks without images ({place.name}); {remedy}"
     return ""
+
+
+def _of_labels(place: Place) -> bool:
+    return split_and_role(place.name)[1] == "labels"
 
 
 def _start(place: Place) -> str:
@@ -69,34 +73,3 @@ def _start(place: Place) -> str:
             return file.read(_READ).decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _cvat(place: Place, name: str, _: bool) -> bool:
-    return name.endswith(".xml") and "<annotations" in _start(place)
-
-
-def _xml(place: Place, name: str, _: bool) -> bool:
-    return name.endswith(".xml") and "<annotation>" in _start(place)
-
-
-def _yolo(place: Place, name: str, of_image: bool) -> bool:
-    if not name.endswith(".txt") or not (of_image or split_and_role(place.name)[1] == "labels"):
-        return False
-    lines = _start(place).splitlines()
-    return bool(lines) and _YOLO.match(lines[0]) is not None
-
-
-def _json(place: Place, name: str, _: bool) -> bool:
-    return name.endswith((".json", ".jsonl", ".ndjson"))
-
-
-def _runs(place: Place, name: str, _: bool) -> bool:
-    return name.endswith(".csv") and "encodedpixels" in _start(place).partition("\n")[0].lower()
-
-
-def _ending(ends: tuple[str, ...]) -> Fits:
-    return lambda _place, name, _of_image: name.endswith(ends)
-
-
-def _mask(place: Place, name: str, _: bool) -> bool:
-    return is_image(place) and split_and_role(place.name)[1] == "labels"

@@ -76,8 +76,7 @@ def fill_circle(centre: npt.ArrayLike, edge: npt.ArrayLike, height: int, width: 
         raise ValueError("a point is not a pair of x and y")
     y, x = np.ogrid[0.5:height, 0.5:width]
     radius = (edge[0] - centre[0]) ** 2 + (edge[1] - centre[1]) ** 2
-    inside: Mask = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius
-    return inside
+    return (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius
 
 
 def decode_rle(counts: str | bytes | Sequence[int], height: int, width: int) -> Mask:

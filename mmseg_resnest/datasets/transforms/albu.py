@@ -45,8 +45,7 @@ class Albu(stack.Albu):
         if options.get("mask_interpolation", 0) != 0:
             reason = f"mask_interpolation of {cfg['type']} mixes labels; leave it out"
             raise UserError("config-value", "transform Albu", reason)
-        made: object = super().albu_builder(options)
-        return made
+        return super().albu_builder(options)
 
     def transform(self, results: dict) -> dict:
         """Changes ``img`` (H, W[, C]) and the label maps."""

@@ -51,8 +51,7 @@ class AdjustGamma(stack.AdjustGamma):
     def transform(self, results: dict) -> dict:
         """Changes ``img`` (H, W[, C]) uint8."""
         require_bytes(results["img"], self)
-        changed: dict = super().transform(results)
-        return changed
+        return super().transform(results)
 
 
 @TRANSFORMS.register_module()
@@ -64,8 +63,7 @@ class RandomGrayscale(mmcv.transforms.RandomGrayscale):
         image = results["img"]
         grey = image.ndim == 2 or image.shape[2] == 1
         require_bytes(image, self, None if grey else len(self.channel_weights))
-        changed: dict = super().transform(results)
-        return changed
+        return super().transform(results)
 
 
 @TRANSFORMS.register_module()
@@ -94,8 +92,7 @@ class Rerange(stack.Rerange):
         if image.min() == image.max():
             results["img"] = np.full(image.shape, float(self.min_value))
             return results
-        changed: dict = super().transform(results)
-        return changed
+        return super().transform(results)
 
 
 class _ChannelsLast:
@@ -140,5 +137,4 @@ class BioMedicalRandomGamma(_ChannelsLast, stack.BioMedicalRandomGamma):
             one = copy.copy(self)
             one.per_channel = False
             return np.stack([one._adjust_gamma(plane) for plane in img])
-        adjusted: npt.NDArray[Any] = super()._adjust_gamma(img)
-        return adjusted
+        return super()._adjust_gamma(img)

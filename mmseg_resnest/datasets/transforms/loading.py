@@ -81,8 +81,7 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
                 with contextlib.suppress(Exception):  # mmcv's own error comes from below
                     pixels = decode_image(data)
         if pixels is None or pixels.ndim != 3:
-            loaded: dict | None = super().transform(results)
-            return loaded
+            return super().transform(results)
         results["img"] = pixels.astype(np.float32) if self.to_float32 else pixels
         results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
         return results
@@ -182,8 +181,7 @@ class LoadAnnotations(mmseg.datasets.transforms.LoadAnnotations):
         reduce = results["reduce_zero_label"]
         agrees = self.reduce_zero_label is None or self.reduce_zero_label == reduce
         if self.imdecode_backend != "pillow" or not agrees:
-            loaded: dict = super().transform(results)
-            return loaded
+            return super().transform(results)
         path = results["seg_map_path"]
         pixels = None if self.backend_args else find_pixels(path, self.cache_dir)
         if pixels is None or pixels.ndim != 2:

@@ -42,8 +42,7 @@ def _mapped(image: Bytes, table: Bytes) -> Bytes:
     shift = int(table[128]) - 128
     if np.array_equal(table, np.clip(np.arange(256) + shift, 0, 255)):
         change: Any = cv2.subtract if shift < 0 else cv2.add
-        shifted: Bytes = change(image, (abs(shift),) * 3 + (0,))
-        return shifted
+        return change(image, (abs(shift),) * 3 + (0,))
     return cv2.LUT(image, table).astype(np.uint8, copy=False)
 
 
@@ -133,8 +132,7 @@ class PackSegInputs(mmseg.datasets.transforms.PackSegInputs):
             return packed
         image = results.get("img")
         if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            stock: dict = super().transform(results)
-            return stock
+            return super().transform(results)
         planes = _planes(contiguous(image))
         rest = {key: value for key, value in results.items() if key != "img"}
         labels: Any = rest.get("gt_seg_map")
