@@ -116,12 +116,8 @@ class RandomRotate(stack.RandomRotate):
 class RandomRotFlip(stack.RandomRotFlip):
     """mmseg's ``RandomRotFlip``, whose labels stay labels: mmseg's interpolates them.
 
-    Args:
-        rotate_prob: As of mmseg's.
-        flip_prob: As of mmseg's.
-        degree: As of mmseg's.
-        pad_val: Of the pixels of ``img`` that come from nowhere.
-        seg_pad_val: Their label.
+    The first arguments are mmseg's; ``pad_val`` is of the pixels of ``img`` that come from nowhere,
+    ``seg_pad_val`` their label.
     """
 
     def __init__(
@@ -162,30 +158,20 @@ class RandomRotFlip(stack.RandomRotFlip):
 
 
 @TRANSFORMS.register_module()
-class Pad(mmcv.transforms.Pad):
+class Pad(TakesLists, mmcv.transforms.Pad):
     """mmcv's ``Pad`` for all label maps and any number of channels.
 
-    Args:
-        size: (width, height) to pad to.
-        size_divisor: Pad to multiples of it.
-        pad_to_square: Pad the short edge to the long one first.
-        pad_val: Of ``img``, one number or one a channel, or of ``img`` and ``seg``; labels are
-            ignored where it does not say.
-        padding_mode: As of mmcv's.
+    Arguments are mmcv's: ``size`` is (width, height). ``pad_val`` is of ``img``, one number or one
+    a channel, or of ``img`` and ``seg``; labels are ignored where it does not say.
     """
 
     def __init__(
-        self,
-        size: tuple[int, int] | None = None,
-        size_divisor: int | None = None,
-        pad_to_square: bool = False,
-        pad_val: Fill | Mapping[str, Any] | None = None,
-        padding_mode: str = "constant",
+        self, *args: Any, pad_val: Fill | Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         if not isinstance(pad_val, Mapping):
             pad_val = {"img": 0 if pad_val is None else pad_val}
         pad_val = {"img": 0, "seg": IGNORED, **pad_val}
-        super().__init__(size, size_divisor, pad_to_square, pad_val, padding_mode)
+        super().__init__(*args, pad_val=pad_val, **kwargs)
 
     def transform(self, results: dict) -> dict:
         """Pads ``img`` (H, W[, C]) and the label maps at the bottom and at the right."""
@@ -223,28 +209,14 @@ def padded(pixels: Pixels, missing: tuple[int, int], fill: Any, mode: str = "con
 
 
 @TRANSFORMS.register_module()
-class CenterCrop(mmcv.transforms.CenterCrop):
-    """mmcv's ``CenterCrop`` for all label maps; ``auto_pad`` pads by this package's ``Pad``.
+class CenterCrop(TakesLists, mmcv.transforms.CenterCrop):
+    """mmcv's ``CenterCrop`` for all label maps; ``auto_pad`` pads by this package's ``Pad``."""
 
-    Args:
-        crop_size: (width, height), or one number for both.
-        auto_pad: As of mmcv's.
-        pad_cfg: As of mmcv's.
-        clip_object_border: As of mmcv's.
-    """
-
-    def __init__(
-        self,
-        crop_size: int | tuple[int, int],
-        auto_pad: bool = False,
-        pad_cfg: Mapping[str, Any] | None = None,
-        clip_object_border: bool = True,
-    ) -> None:
-        size = crop_size if isinstance(crop_size, int) else tuple(crop_size)
+    def __init__(self, *args: Any, pad_cfg: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         pad = dict(pad_cfg or {"type": "Pad"})
         if type_name(pad["type"]) == "Pad":  # whatever the default scope is when it is built
             pad["type"] = Pad
-        super().__init__(size, auto_pad, pad, clip_object_border)
+        super().__init__(*args, pad_cfg=pad, **kwargs)
 
     def _crop_seg_map(self, results: dict, bboxes: npt.NDArray[Any]) -> None:
         for key in label_keys(results):
@@ -330,19 +302,14 @@ def _flat(pixels: Pixels | None, key: str) -> Pixels:
 
 
 @TRANSFORMS.register_module()
-class BioMedical3DPad(stack.BioMedical3DPad):
-    """mmseg's ``BioMedical3DPad``; labels are padded where mmseg's loses them.
+class BioMedical3DPad(TakesLists, stack.BioMedical3DPad):
+    """mmseg's ``BioMedical3DPad``; labels are padded with ``seg_pad_val`` where mmseg's loses them.
 
-    Args:
-        pad_shape: Depth, height and width to pad to.
-        pad_val: Of the new voxels of ``img``.
-        seg_pad_val: Their label.
+    ``pad_shape`` is depth, height and width to pad to.
     """
 
-    def __init__(
-        self, pad_shape: tuple[int, int, int], pad_val: float = 0.0, seg_pad_val: int = IGNORED
-    ) -> None:
-        super().__init__(tuple(pad_shape), pad_val, seg_pad_val)
+    def __init__(self, *args: Any, seg_pad_val: int = IGNORED, **kwargs: Any) -> None:
+        super().__init__(*args, seg_pad_val=seg_pad_val, **kwargs)
 
     def transform(self, results: dict) -> dict:
         """Pads ``img`` (C, Z, Y, X) and the label maps (Z, Y, X) on all sides alike."""
