@@ -62,16 +62,6 @@ def test_a_subset_of_the_classes(tmp_path):
     assert dataset.metainfo["palette"] == [[64, 0, 128], [128, 128, 128]]
 
 
-def test_one_suffix_and_a_list_of_names(tmp_path):
-    _write(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
-    (tmp_path / "list.txt").write_text("c\na\n")
-    dataset = _build(tmp_path, img_suffix=".jpg", ann_file="list.txt")
-    assert [Path(sample["img_path"]).stem for sample in dataset] == ["a", "c"]
-    (tmp_path / "list.txt").write_text("a\nz\n")
-    with raises_user_error("dataset", "list.txt"):
-        _build(tmp_path, ann_file="list.txt")
-
-
 def test_images_without_labels_to_predict_on(tmp_path):
     _write(tmp_path, ["a.jpg"])
     dataset = _build(tmp_path, data_prefix=dict(img_path="train"), pipeline=[], test_mode=True)

@@ -32,25 +32,10 @@ __all__ = ["clean", "data"]  # fixtures
 
 
 def test_reduce_zero_label_that_contradicts_the_labels(data: Path) -> None:
-    # 0 = unlabelled, 1..11 = classes, read as if 0 were a class
-    relabel(data, {**{k: k + 1 for k in range(11)}, 11: 0})
-    problem = only(base_config(data), "reduce_zero_label")
-    assert "reduce_zero_label=True" in problem.remedy and "{11: 255}" in problem.remedy
-    assert check(base_config(data, reduce_zero_label=True)).problems == []
-    # 0 = the first class and 255 ignored, read as if 0 were unlabelled
-    relabel(data, {0: 255, **{k + 1: k for k in range(11)}})
+    relabel(data, {11: 255})  # 0 = the first class and 255 ignored, read as if 0 were unlabelled
     assert check(base_config(data)).problems == []
-    problem = only(base_config(data, reduce_zero_label=True), "reduce_zero_label")
-    assert "reduce_zero_label=False" in problem.remedy
     with raises_user_error("dataset", "reduce_zero_label of BaseSegDataset"):
         check_start(base_config(data, reduce_zero_label=True))
-
-
-def test_labels_without_a_zero_that_start_at_one(data: Path) -> None:
-    relabel(data, {**{k: k + 1 for k in range(11)}, 11: 255})
-    problem = only(base_config(data), "reduce_zero_label")
-    assert "from 1 to 11" in problem.what and "reduce_zero_label=True" in problem.remedy
-    assert check(base_config(data, reduce_zero_label=True)).problems == []
 
 
 def test_a_needless_reduce_zero_label_without_255(
@@ -94,8 +79,6 @@ def test_a_config_that_contradicts_the_data_sets_class(data: Path) -> None:
 
 def test_ignore_index_that_contradicts_the_labels(data: Path) -> None:
     relabel(data, {11: 200})
-    problem = only(base_config(data), "ignore_index")
-    assert "200" in problem.what and "label_map={200: 255}" in problem.remedy
     cfg = base_config(data)
     cfg.model.decode_head.ignore_index = 200
     found = check(cfg).by_rule

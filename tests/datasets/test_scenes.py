@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from advice import advises
 from PIL import Image
 from user_errors import raises_user_error
 
@@ -124,9 +125,11 @@ def test_other_content_or_parameters_are_not_overwritten(tmp_path):
     root = write_scenes(tmp_path / "scenes", num_train=1, num_val=1)
     before = _tree(root)
     for arguments in (dict(num_train=1, seed=3), dict(num_train=2)):
-        with raises_user_error("output-exists", root):
+        with advises("datasets/drawn.py:is_written", "remove it or choose another folder") as told:
             write_scenes(root, num_val=1, **arguments)
+        assert told.value.code == "output-exists"
     assert _tree(root) == before
+    write_scenes(tmp_path / "another", num_train=1, num_val=1)
 
     next((root / "images/training").iterdir()).unlink()
     with raises_user_error("output-exists", root):
@@ -174,8 +177,9 @@ def test_draw_scene_arguments_out_of_range(arguments, name):
 
 def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    with raises_user_error("not-writable", tmp_path / "file/scenes"):
+    with advises("datasets/drawn.py:write_once", "choose another folder") as told:
         write_scenes(tmp_path / "file" / "scenes", num_train=1, num_val=1)
+    assert told.value.code == "not-writable"
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -135,31 +135,16 @@ def test_masks_of_other_kinds(mine: Mine) -> None:
 def test_colours(mine: Mine) -> None:
     for n in (1, 2, 3):
         mine.label(f"a_{n}", colours(n))
-    # The remedy of a mask in colours is --format colour; that of colours without names the draft.
     with advises("datasets/prepare/labels.py:indices", "--format colour"):
         mine()
+    mine.names("a 0 20 40", "b 60 80 100", "c 120 140 160")
     mine.set(form="colour")
-    with advises("datasets/prepare/custom.py:_unknown_colours", "--classes") as told:
-        mine()
-    draft = mine.folder / "data/mine_colours.txt"
-    assert str(draft) in told.value.message
-    mine.set(classes=draft)
     assert len(mine().classes) == 3
     transparent = Image.fromarray(np.full((6, 8, 4), (0, 20, 40, 9), np.uint8))
     transparent.save(mine.folder / "labels/a_1.png")
     helps("datasets/prepare/masks.py:_render_colours", "without an alpha channel",
           call=mine, remedy=lambda: transparent.convert("RGB").save(
               mine.folder / "labels/a_1.png"))  # fmt: skip
-
-
-def test_labels_and_classes_of_equal_number(mine: Mine) -> None:
-    for n in (1, 2, 3):
-        mine.label(f"a_{n}", png_of(labels_of(n, 2) * np.uint8(255)))
-    mine.names("ground", "cat")
-    with advises("datasets/prepare/custom.py:_check_two_values", "--format colour", "--classes"):
-        mine()
-    mine.set(form="colour", classes=mine.folder / "data/mine_colours.txt")
-    assert [row[0] for row in mine().classes] == ["ground", "cat"]
 
 
 def test_class_tables(mine: Mine) -> None:
@@ -251,8 +236,9 @@ def test_names_and_configs_that_are_taken(
     config = tmp_path / "configs/mine.py"
     ours = config.read_text()
     config.write_text("x = 1\n")
-    with advises("datasets/prepare/custom.py:prepare_custom", "move it", "--force"):
+    with advises("datasets/prepare/custom.py:prepare_custom", "move it", "--force") as told:
         mine()
+    assert told.value.code == "output-exists" and config.read_text() == "x = 1\n"
     mine.set(force=True)
     mine()
     assert config.read_text() == ours

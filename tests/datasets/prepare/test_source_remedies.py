@@ -32,7 +32,6 @@ from mmseg_resnest.datasets.prepare.export import export_labels
 from mmseg_resnest.datasets.prepare.mat_files import read_label_matrix
 from mmseg_resnest.datasets.prepare.outputs import Item, Outputs
 from mmseg_resnest.datasets.prepare.places import check_room
-from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.io.bands import BandOptions
 
 CACHED = (("image", "images/**/*.*"), ("label", "annotations/**/*.png"))
@@ -56,11 +55,6 @@ def test_sources(tmp_path: Path, ade: tuple[DataSet, Members]) -> None:
     with advises("datasets/prepare/dataset.py:_check_options", "give one of them"):
         prepare(dataset, root, [source], download=True)
     prepare(dataset, root, [source], link="copy")
-    (root / "ade20k/ADEChallengeData2016/images/validation/ADE_x.jpg").unlink()
-    with advises("datasets/prepare/dataset.py:prepare", "--source PATH"):
-        prepare(dataset, root)
-    prepare(dataset, root, [source], link="copy")
-    assert prepare(dataset, root).unchanged
     folder = root / "ade20k"
     other = replace(dataset, name="another")
     with advises("datasets/prepare/dataset.py:prepare", "--root"):
@@ -68,21 +62,9 @@ def test_sources(tmp_path: Path, ade: tuple[DataSet, Members]) -> None:
     assert folder.is_dir() and prepare(other, tmp_path / "more", [source]).done
 
 
-def test_incomplete_sources(tmp_path: Path, ade: tuple[DataSet, Members]) -> None:
+def test_empty_files(tmp_path: Path, ade: tuple[DataSet, Members]) -> None:
     dataset, members = ade
     source = write_folder(tmp_path / "unpacked", members)
-    more = replace(dataset, expected={"training": 6, "validation": 3})
-    with advises("datasets/prepare/dataset.py:_check_counts", "--allow-incomplete"):
-        prepare(more, tmp_path / "data", [source])
-    assert prepare(more, tmp_path / "data", [source], allow_incomplete=True).notes
-    label = source / "ADEChallengeData2016/annotations/training/ADE_b.png"
-    data = label.read_bytes()
-    label.unlink()
-    with advises("datasets/prepare/dataset.py:pair", "add it", "--allow-incomplete"):
-        prepare(dataset, tmp_path / "d2", [source])
-    assert prepare(dataset, tmp_path / "d2", [source], allow_incomplete=True).notes
-    label.write_bytes(data)
-    prepare(dataset, tmp_path / "d3", [source])
     image = source / "ADEChallengeData2016/images/training/ADE_a.jpg"
     image.write_bytes(b"")
     with advises("datasets/prepare/dataset.py:take", "get it again"):
@@ -158,15 +140,12 @@ def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
           call=lambda: check_room(tmp_path, 2000), remedy=lambda: free.append(3000))  # fmt: skip
 
 
-def test_files_that_become_one(tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
     def run(*names: str) -> None:
         items = [Item(name, name, make=partial(bytes, 1)) for name in names]
         with Outputs(tmp_path / "out") as outputs:
             outputs.run(items, 1, "auto", "test")
 
-    with advises("datasets/prepare/outputs.py:run", "rename one of them"):
-        run("a.png", "a.png")
-    run("a.png", "b.png")
     (tmp_path / "out/folder").touch()
     helps("datasets/prepare/outputs.py:run", "fix that and run again",
           call=lambda: run("folder/c.png"), remedy=(tmp_path / "out/folder").unlink)  # fmt: skip
@@ -213,12 +192,14 @@ def test_caches(tmp_path: Path) -> None:
     cached = CACHED
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
-    with advises("datasets/prepare/build_cache.py:build_cache", "name another folder"):
+    with advises("datasets/prepare/build_cache.py:build_cache", "name another folder") as told:
         build_cache(data, cached, tmp_path / "full")
+    assert told.value.code == "output-exists"
     build_cache(data, cached, tmp_path / "cache")
     other = shutil.copytree(data, tmp_path / "other", dirs_exist_ok=True)
-    with advises("datasets/prepare/build_cache.py:build_cache", "another data set"):
+    with advises("datasets/prepare/build_cache.py:build_cache", "another data set") as told:
         build_cache(other, cached, tmp_path / "cache")
+    assert told.value.code == "output-exists"
     build_cache(other, cached, tmp_path / "cache2")
     (tmp_path / "file").touch()
     with advises("datasets/prepare/build_cache.py:build_cache", "--cache DIR"):
@@ -229,8 +210,11 @@ def test_caches(tmp_path: Path) -> None:
           call=lambda: build_cache(data, cached, tmp_path / "cache", jobs=1),
           remedy=lambda: (data / "images/b.jpg").write_bytes(picture))  # fmt: skip
     (tmp_path / "nothing").mkdir()
-    with advises("datasets/prepare/build_cache.py:build_cache", "prepare the data set first"):
+    with advises(
+        "datasets/prepare/build_cache.py:build_cache", "prepare the data set first"
+    ) as told:
         build_cache(tmp_path / "nothing", cached, tmp_path / "cache3")
+    assert told.value.code == "empty"
 
 
 def test_exports(tmp_path: Path) -> None:
@@ -248,18 +232,6 @@ def test_exports(tmp_path: Path) -> None:
     with advises("io/atomic.py:atomic_path", "name another folder"):
         export(out / "x/to")  # in a file
     assert export(tmp_path / "out2") == 3
-
-
-def test_scenes_in_the_way(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "s", 1, 1, progress=False)
-    with advises("datasets/drawn.py:is_written", "remove it or choose another folder"):
-        write_scenes(tmp_path / "s", 2, 1, progress=False)
-    write_scenes(tmp_path / "s2", 2, 1, progress=False)
-    shutil.rmtree(tmp_path / "s")
-    write_scenes(tmp_path / "s", 2, 1, progress=False)
-    (tmp_path / "file").touch()
-    with advises("datasets/drawn.py:write_once", "choose another folder"):
-        write_scenes(tmp_path / "file/s", 2, 1, progress=False)
 
 
 # --- images of bands --------------------------------------------------------------------------
