@@ -11,6 +11,7 @@ from typing import Any
 import mmseg.datasets
 import numpy as np
 import pytest
+from advice import advises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -175,8 +176,10 @@ def test_one_way_to_choose_classes(tmp_path: Path) -> None:
     chosen = dict(classes=("Sky", "Car"))
     cfg = dict(type="CamVidDataset", metainfo=chosen, label_map={"Sky": "ignore"}, lazy_init=True)
     for refuse in (DATASETS.build, dataset_metainfo):
-        with raises_user_error("config-conflict", "config key label_map"):
+        with advises("datasets/label_map.py:_refuse_two_ways", "take it away") as told:
             refuse(cfg)
+        assert told.value.code == "config-conflict"
+        assert "Sky" not in dataset_metainfo({**cfg, "metainfo": None})["classes"]
 
 
 def test_data_sets_with_classes_of_their_own(tmp_path: Path) -> None:

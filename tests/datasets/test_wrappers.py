@@ -228,9 +228,6 @@ def test_mistakes(root: Path) -> None:
     for thr in (0, -1, "0.5", True, math.inf, math.nan):
         with raises_user_error("config-value", "ClassBalancedDataset oversample_thr"):
             balanced(config(root), thr)  # type: ignore[arg-type]
-    other = config(root, metainfo=dict(classes=("a", "b", "c", "e")))
-    with raises_user_error("classes", "ConcatDataset"):
-        build(dict(type="ConcatDataset", datasets=[config(root), other]))
     images = config(root, data_prefix=dict(img_path="images"))
     with raises_user_error("dataset", "CustomDataset"):
         balanced(images)
