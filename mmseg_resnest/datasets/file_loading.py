@@ -39,19 +39,14 @@ class FileLoading:
         modules: Those that register classes of the steps; imported first.
         scope: In which the config names its parts.
         suffix: Of the file that is made for the loader, where the bytes do not tell.
-        name: Of the loader, for errors.
+        reader: The name of the loader, for errors.
     """
 
     steps: bytes
     modules: tuple[str, ...]
     scope: str
     suffix: str
-    name: str
-
-    @property
-    def reader(self) -> str:
-        """What decodes, for errors."""
-        return self.name
+    reader: str
 
     def as_bytes(self) -> tuple[bytes, bytes]:
         """Itself as a text, and how it is read: see ``io/decode_worker.py``."""
@@ -78,7 +73,7 @@ class FileLoading:
         facts = {k: v for k, v in found.items() if k not in _KNOWN}
         wrong = [key for key, value in facts.items() if not _plain(value)]
         if wrong:
-            said = f"{self.name} sets {wrong[0]}, which cannot be taken to another process"
+            said = f"{self.reader} sets {wrong[0]}, which cannot be taken to another process"
             raise UserError("image", "", said)
         return found["img"], facts
 
