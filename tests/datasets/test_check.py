@@ -325,12 +325,6 @@ def test_rules_can_be_left_out(data: Path) -> None:
 def test_palette_masks_with_the_right_indices_are_fine(data: Path) -> None:
     put_palettes(data, np.array(CamVidDataset.METAINFO["palette"], np.uint8).tobytes())
     assert check(config(data)).problems == []
-    # Another decoder, which this config asks for, reads colours from the same files.
-    cfg = config(data)
-    cfg.train_dataloader.dataset.pipeline[1].imdecode_backend = "cv2"
-    found = check(cfg).by_rule["palette_label"]
-    assert len(found) == TRAIN
-    assert "imdecode_backend" in found[0].remedy
 
 
 def test_a_rotated_image_whose_label_map_fits_is_a_warning(data: Path) -> None:

@@ -67,16 +67,6 @@ def test_a_needless_reduce_zero_label_with_two_classes(data: Path) -> None:
     check_start(cfg, files=1)  # nor does a part of the files tell: five of six
 
 
-def test_a_config_that_contradicts_the_data_sets_class(data: Path) -> None:
-    cfg = base_config(data)
-    cfg.train_dataloader.dataset.update(
-        type="ADE20KDataset", img_suffix=".jpg", reduce_zero_label=False
-    )
-    del cfg.train_dataloader.dataset["metainfo"]
-    problem = only(cfg, "reduce_zero_label", splits=["train"])
-    assert problem.file == "reduce_zero_label of ADE20KDataset (train)"
-
-
 def test_ignore_index_that_contradicts_the_labels(data: Path) -> None:
     relabel(data, {11: 200})
     cfg = base_config(data)
@@ -110,8 +100,7 @@ def test_transforms_fill_with_classes_or_what_is_ignored(clean: Path) -> None:
 
 def test_black_and_white_masks(data: Path) -> None:
     relabel(data, {k: 255 * (k > 3) for k in range(12)})
-    problem = only(base_config(data, 2), "ignore_index")
-    assert problem.file.startswith("label maps of") and "label_map={255: 1}" in problem.remedy
+    assert only(base_config(data, 2), "ignore_index").file.startswith("label maps of")
     (data / ".prepare").mkdir()  # prepare-data refuses such masks: these have one class of two
     assert "ignore_index" not in check(base_config(data, 2)).by_rule
 

@@ -141,14 +141,13 @@ def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
-    def run(*names: str) -> None:
-        items = [Item(name, name, make=partial(bytes, 1)) for name in names]
+    def run() -> None:
         with Outputs(tmp_path / "out") as outputs:
-            outputs.run(items, 1, "auto", "test")
+            outputs.run([Item("folder/c.png", "c", make=partial(bytes, 1))], 1, "auto", "test")
 
-    (tmp_path / "out/folder").touch()
+    write_folder(tmp_path / "out", {"folder": b""})
     helps("datasets/prepare/outputs.py:run", "fix that and run again",
-          call=lambda: run("folder/c.png"), remedy=(tmp_path / "out/folder").unlink)  # fmt: skip
+          call=run, remedy=(tmp_path / "out/folder").unlink)  # fmt: skip
 
 
 def test_damaged_matrices() -> None:
