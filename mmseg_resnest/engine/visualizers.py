@@ -54,7 +54,7 @@ class Visualizer(MMEngineVisualizer):
         self.fig_save_cfg = {"frameon": False} if fig_save_cfg is None else fig_save_cfg
         self.fig_show_cfg = {"frameon": False} if fig_show_cfg is None else fig_show_cfg
         self._dataset_meta = None
-        self._vis_backends = {}
+        self._vis_backends: dict[str, BaseVisBackend] = {}
         folder = None if save_dir is None else os.path.join(save_dir, "vis_data")
         backends = [] if vis_backends is None else vis_backends
         backends = [backends] if isinstance(backends, Mapping | BaseVisBackend) else backends
