@@ -16,6 +16,7 @@ import torch.multiprocessing
 from mmengine.config import Config
 
 from ..errors import UserError, check_value
+from ..io.memory import available_memory
 from ..io.processes import cpu_count, has_bfloat16
 from .config.kinds import DATALOADERS
 from .watch import LostProcessError
@@ -51,13 +52,15 @@ class Machine:
     cores: int = 1  # for one process
     cuda: bool = False
     bfloat16: bool | None = None  # whether the processor has units for it; None: not known
+    memory: int | None = None  # bytes that are free; None: not known
 
     @classmethod
     def here(cls, launcher: str) -> Machine:
         """This process and its machine, without talking to the other processes."""
         rank, world_size = join_launcher(launcher)
         cores = max(1, cpu_count() // max(1, local_world_size()))
-        return cls(rank, world_size, cores, torch.cuda.is_available(), has_bfloat16())
+        cuda, memory = torch.cuda.is_available(), available_memory()
+        return cls(rank, world_size, cores, cuda, has_bfloat16(), memory)
 
 
 def join_launcher(launcher: str) -> tuple[int, int]:

@@ -128,7 +128,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
         _check_length(cfg)
-        notes += set_run_options(cfg, options.run, options.auto_scale_lr)
+        notes += set_run_options(cfg, options.run, options.auto_scale_lr, machine.memory)
         notes.append(schedule_note(cfg))
         _set_start(cfg, options)
         notes.append(_set_seed(cfg, options))

@@ -11,7 +11,6 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import UserError
-from ..io.memory import available_memory
 from .config.kinds import DATALOADERS
 from .facts import mappings
 from .resume_changes import Note
@@ -44,15 +43,18 @@ class RunOptions:
     images: int | None = None
 
 
-def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[Note]:
+def set_run_options(
+    cfg: Config, options: RunOptions, scales_lr: bool, memory: int | None = None
+) -> list[Note]:
     """Change a config, in place, and return rows for the header of the run.
 
-    ``scales_lr`` says that the learning rate is scaled with the batch afterwards.
+    ``scales_lr`` says that the learning rate is scaled with the batch afterwards; ``memory`` are
+    the bytes that are free, None if that is not known.
 
     Raises:
         UserError: A value is not accepted, or the config has nothing that it could change.
     """
-    check_run_options(options)
+    check_run_options(options, memory)
     notes: list[Note] = []
     if options.batch_size is not None:
         notes += _set_batch(cfg, options.batch_size, options.lr is not None or scales_lr)
@@ -65,8 +67,8 @@ def set_run_options(cfg: Config, options: RunOptions, scales_lr: bool) -> list[N
     return notes
 
 
-def check_run_options(options: RunOptions) -> None:
-    """Raise UserError if a number is not possible, whatever the config."""
+def check_run_options(options: RunOptions, memory: int | None = None) -> None:
+    """Raise UserError if a number is not possible, whatever the config; ``memory`` as above."""
     for name, value in (("--epochs", options.epochs), ("--lr", options.lr)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UserError("argument", name, f"must be above 0, not {value}")
@@ -76,7 +78,7 @@ def check_run_options(options: RunOptions) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError("argument", "--batch-size", f"must be at least 1, not {options.batch_size}")
     if options.image_size is not None:
-        _check_crop(*options.image_size)
+        _check_crop(*options.image_size, memory)
 
 
 def schedule_note(cfg: Config) -> Note | None:
@@ -185,12 +187,12 @@ def _set_rate(cfg: Config, rate: float) -> None:
                 schedule[key] *= factor
 
 
-def _check_crop(width: int, height: int) -> None:
+def _check_crop(width: int, height: int, free: int | None) -> None:
     """Raise UserError for a size of crops that no network takes, or that no memory holds."""
     if min(width, height) < 32:
         message = f"must be at least 32 pixels, not {width}x{height}"
         raise UserError("argument", "--image-size", message)
-    needed, free = 12 * width * height, available_memory()  # three channels of float32
+    needed = 12 * width * height  # three channels of float32
     if free is not None and 2 * needed > free:  # where it is loaded, and where it is used
         message = (
             f"an image of {width}x{height} takes {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB"

@@ -212,8 +212,8 @@ def test_measuring_training(cfg: Config) -> None:
 # --- what a run is resolved to ---------------------------------------------------------------
 
 
-def training(cfg: Config, world_size: int = 1, **options: Any) -> Config:
-    machine = Machine(0, world_size)
+def training(cfg: Config, world_size: int = 1, memory: int | None = None, **options: Any) -> Config:
+    machine = Machine(0, world_size, memory=memory)
     return resolve(cfg, TrainingOptions("work", **options), machine).cfg
 
 
@@ -265,7 +265,8 @@ def test_the_crop(cfg: Config) -> None:
           remedy=lambda: cfg.train_dataloader.dataset.update(pipeline=steps))  # fmt: skip
     for size in ((10**6, 10**6), (64, 10**10)):
         with advises("engine/run_options.py:_check_crop", "give a smaller size"):
-            training(cfg, run=RunOptions(image_size=size))
+            training(cfg, memory=10**11, run=RunOptions(image_size=size))
+        training(cfg, run=RunOptions(image_size=size))  # not known
     training(cfg, run=RunOptions(image_size=(96, 64)))
 
 

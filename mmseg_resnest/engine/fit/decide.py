@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ...datasets.layout import decode_text
 from ...errors import UserError
+from ...io.memory import available_memory
 from ...io.text import gigabytes
 from ..hooks import duration
 from ..run_options import RunOptions, check_run_options
@@ -99,7 +100,8 @@ def choose(facts: Facts, wishes: Wishes, origin: Origin) -> Plan:
 def check_numbers(wishes: Wishes) -> None:
     """Raise UserError if a number that the person decides is not possible."""
     batch, lr, size = wishes.batch_size, wishes.lr, wishes.image_size
-    check_run_options(RunOptions(batch_size=batch, lr=lr, image_size=size))
+    wanted = RunOptions(batch_size=batch, lr=lr, image_size=size)
+    check_run_options(wanted, available_memory())
 
 
 def takes_large(facts: Facts) -> bool:
