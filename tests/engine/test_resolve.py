@@ -6,6 +6,7 @@ from __future__ import annotations
 import builtins
 import copy
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmseg_resnest.engine.resolve import (
     TrainingOptions,
     resolve,
 )
+from mmseg_resnest.engine.run_options import RunOptions
 from mmseg_resnest.io.processes import has_bfloat16
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -63,7 +65,13 @@ def at(cfg: Any, key: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "options", [ALL, TestingOptions(tta=True), TestingOptions(submission="cityscapes")]
+    "options",
+    [
+        ALL,
+        replace(ALL, run=RunOptions(2, 4, 0.1, (96, 64), images=10), teacher="large"),
+        TestingOptions(tta=True),
+        TestingOptions(submission="cityscapes"),
+    ],
 )
 def test_resolving_is_pure(
     options: Any, cityscapes: Config, monkeypatch: pytest.MonkeyPatch
