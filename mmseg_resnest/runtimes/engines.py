@@ -177,8 +177,11 @@ def use_engine(
         kind.encode_decode is not EncoderDecoder.encode_decode
     ):
         said = "only the network of a mmseg_resnest.EncoderDecoder can be computed by another "
-        said += f"engine, not of a {kind.__name__}; use engine torch"
-        raise UserError("model", f"engine {choice.engine}", said)
+        said += f"engine, not of a {kind.__name__}"
+        if (choice.engine, choice.precision) == ("auto", "float32"):
+            tell(f"auto takes torch: {said}")
+            return None
+        raise UserError("model", f"engine {choice.engine}", f"{said}; use engine torch")
     return Engine(segmentor, cfg, choice, tell)
 
 

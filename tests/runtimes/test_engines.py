@@ -342,6 +342,11 @@ def test_models_that_no_engine_computes(pictures: Pictures, small_segmentor: Seg
     small_segmentor.model.__class__ = Stock  # type: ignore[assignment]
     with raises_user_error("model", "engine onnxruntime"):
         choose_engine(small_segmentor, Choice("onnxruntime"))
+    said: list[str] = []
+    choose_engine(small_segmentor, Choice("auto"), said.append)
+    assert small_segmentor.engine is None
+    assert [line.startswith("auto takes torch: ") for line in said] == [True]
+    assert small_segmentor(pictures[0]).labels.size
 
 
 def test_images_of_any_size(small_segmentor: Segmentor, engine: str) -> None:
