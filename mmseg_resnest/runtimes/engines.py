@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import importlib
 import importlib.util
 import logging
 import threading
@@ -34,16 +33,17 @@ from ..io.packages import needs_extra
 from ..io.processes import has_bfloat16, has_int8, processor_name
 from ..io.up_to_date import fingerprint
 from ..kernels.compiled import Compiled
-from ..models import EncoderDecoder, fold_for_inference
+from ..models import EncoderDecoder
 from .agreement import LABELS_EQUAL, SCORES_WITHIN, Agreement
 from .compare import compare_scores
 from .files import exporting, quantise_onnx, write_openvino
 from .free_sizes import keep_sizes_free
-from .network import content_key, versions_of_runtimes, write_scores_network
-from .samples import calibration_images, network_inputs
+from .network import content_key, folded_copy, versions_of_runtimes, write_scores_network
+from .samples import calibration_images, network_inputs, spread
 from .sessions import Run, guarded, open_onnx, open_openvino, seconds_of
 from .store import Entry, entry_of
 from .times import known_times, times_note
+from .weights_change import forget_with_weights
 
 __all__ = ["ENGINES", "PRECISIONS", "Choice", "Engine", "use_engine"]
 
@@ -198,29 +198,36 @@ class Engine:
     def __init__(
         self, model: EncoderDecoder, cfg: Config, choice: Choice, tell: Callable[[str], object]
     ) -> None:
-        self.name, self.precision = choice.engine, choice.precision
-        self.agreement: Agreement | None = None
-        self.rows: list[Note] = []
+        self.precision = choice.precision
         self._model, self._cfg, self._choice, self._tell = model, cfg, choice, tell
         self._device = next(model.parameters()).device
         self._lock = threading.RLock()
-        self._run: Run | None = None
-        self._files: dict[str, str] = {}  # names of those that were opened, by engine
-        self._compiled: Compiled | None = None
+        self._waits = partial(tell, "waiting for another process, which prepares this network")
         # Who names an engine wants its file, who names none what is fast.
         loses = partial(self._not_kept, "what is exported and measured")
         self._loses = loses if choice.engine == "auto" else None
-        self._lost = False
+        self.forget()
         if self.name == "openvino" and self._device.type != "cpu":
-            said = "runs on the CPU; use device cpu"
-            raise UserError("device", "engine openvino", said)
+            raise UserError("device", "engine openvino", "runs on the CPU; use device cpu")
         if self.precision == "int8" and self._device.type != "cpu":
             raise UserError("device", "precision int8", "is computed on the CPU; use device cpu")
         choice.candidates(self._device)
         model.runtime = self
+        forget_with_weights(model, self)
 
     def __deepcopy__(self, memo: Any) -> Engine:
         return self
+
+    def forget(self) -> None:
+        """Prepare anew with the next images: the model has other weights."""
+        with self._lock:
+            self.name = self._choice.engine
+            self.agreement: Agreement | None = None
+            self.rows: list[Note] = []
+            self._run: Run | None = None
+            self._files: dict[str, str] = {}  # names of those that were opened, by engine
+            self._compiled: Compiled | None = None
+            self._lost = False
 
     def __call__(self, images: Tensor) -> Tensor:
         """Scores of normalised images (N, C, H, W), as ``EncoderDecoder.logits`` gives them."""
@@ -347,9 +354,6 @@ class Engine:
             raise error
         self._tell(f"auto leaves out {name}: {error.text}")
 
-    def _waits(self) -> None:
-        self._tell("waiting for another process, which prepares this network")
-
     def _keep(self, entry: Entry) -> None:
         """Keep what was found out; without, the next process finds it out again."""
         try:
@@ -424,9 +428,8 @@ class Engine:
         source = entry.file("model.onnx", export)
         if self.precision != "int8":
             return source, self.precision
-        files = list(self._choice.images) or calibration_images(self._cfg, _CALIBRATION)
-        files = [files[i * len(files) // n] for n in [min(_CALIBRATION, len(files))]
-                 for i in range(n)]  # fmt: skip
+        named = spread(self._choice.images, _CALIBRATION)
+        files = named or calibration_images(self._cfg, _CALIBRATION)
         if not files:
             said = "needs images to see the ranges of values on, and the config's data are not "
             said += "there; name a config whose images are (--data-root), or predict with it"
@@ -455,10 +458,7 @@ class Engine:
         if len(runs) > 1 and set(times) != set(runs):
             measured = dict(runs)
             if self._device.type == "cpu" and "torch" in runs and self.precision == "float32":
-                folded = copy.deepcopy(self._model)
-                folded.runtime = None
-                fold_for_inference(folded)
-                measured["torch"] = folded.own_logits
+                measured["torch"] = folded_copy(self._model).own_logits
             times.clear()
             for name, run in measured.items():
                 checked = guarded(run, f"engine {name}", int(self._model.out_channels))

@@ -18,13 +18,15 @@ from ..engine.facts import flatten
 from ..engine.numerics import versions
 from ..errors import UserError
 from ..io.up_to_date import fingerprint
-from ..models import EncoderDecoder
+from ..models import EncoderDecoder, fold_for_inference
 from ..weights.hashes import tensor_digests
 from . import files, free_sizes
 from .files import write_onnx
 from .free_sizes import keep_sizes_free
 
-__all__ = ["ScoresNetwork", "content_key", "versions_of_runtimes", "write_scores_network"]
+__all__ = [
+    "ScoresNetwork", "content_key", "folded_copy", "versions_of_runtimes", "write_scores_network",
+]  # fmt: skip
 
 _RUNTIMES = ("onnx", "onnxruntime", "openvino")
 _FREE = {0: "batch", 2: "height", 3: "width"}
@@ -58,6 +60,14 @@ class ScoresNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The scores."""
         return self.net.own_logits(images)
+
+
+def folded_copy(model: EncoderDecoder) -> EncoderDecoder:
+    """A copy of a model as it computes on a CPU, without its runtime."""
+    folded = copy.deepcopy(model)
+    folded.runtime = None
+    fold_for_inference(folded)
+    return folded
 
 
 def write_scores_network(model: EncoderDecoder, channels: int, path: Path) -> None:

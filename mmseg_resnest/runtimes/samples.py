@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..models import EncoderDecoder, windows_of
 from ..registry import building
 
-__all__ = ["calibration_images", "drawn_picture", "network_inputs"]
+__all__ = ["calibration_images", "drawn_picture", "network_inputs", "spread"]
 
 _SPLITS = ("train_dataloader", "test_dataloader")
 
@@ -31,6 +31,12 @@ def drawn_picture(height: int, width: int) -> NDArray[np.uint8]:
     rows = np.arange(height) * image.shape[0] // height
     columns = np.arange(width) * image.shape[1] // width
     return np.ascontiguousarray(image[rows][:, columns])
+
+
+def spread(paths: Sequence[str], most: int) -> list[str]:
+    """At most so many of the paths, evenly."""
+    number = min(most, len(paths))
+    return [str(paths[i * len(paths) // number]) for i in range(number)]
 
 
 def calibration_images(cfg: Config, most: int) -> list[str]:
@@ -48,8 +54,7 @@ def calibration_images(cfg: Config, most: int) -> list[str]:
             paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
         except (OSError, UserError, KeyError, TypeError, AttributeError):  # no data set's files
             continue
-        number = min(most, len(paths))
-        found = [str(paths[i * len(paths) // number]) for i in range(number)]
+        found = spread(paths, most)
         if found and all(Path(path).is_file() for path in found):
             return found
     return []

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,36 @@ def test_layers_that_were_changed_are_another_content(
     wanted = small_segmentor(pictures[0]).labels
     choose_engine(small_segmentor, Choice("onnxruntime"))
     assert (small_segmentor(pictures[0]).labels == wanted).mean() >= 0.9999
+
+
+def test_weights_that_are_loaded_later_count(
+    small_segmentor: Segmentor, pictures: Pictures
+) -> None:
+    """In a model that an engine computes already, and in a copy of it."""
+    model: Any = small_segmentor.model
+    others = {name: value.clone() for name, value in model.state_dict().items()}
+    others["decode_head.conv_seg.bias"][0] += 3
+    wanted = [small_segmentor(pictures[0]).labels]
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    assert prepare_engine(small_segmentor, pictures)
+    engine, another = small_segmentor.engine, copy.deepcopy(small_segmentor)
+    another.model.load_state_dict(others)
+    wanted.append(another(pictures[0]).labels)
+    assert (wanted[1] != wanted[0]).any()
+    assert engine is not None
+    assert engine.ready
+    assert (small_segmentor(pictures[0]).labels == wanted[0]).mean() >= 0.9999
+    model.load_state_dict(others)
+    assert not engine.ready
+    assert (small_segmentor(pictures[0]).labels == wanted[1]).mean() >= 0.9999
+    assert engine.describe()["labels_as_torch"] >= 0.9999
+    # An engine that is not used any more goes.
+    gone = weakref.ref(engine)
+    choose_engine(small_segmentor, Choice())
+    del engine, another
+    gc.collect()
+    assert gone() is None
+    assert not model._load_state_dict_post_hooks
 
 
 def test_the_code_of_this_package_belongs_to_the_content(
