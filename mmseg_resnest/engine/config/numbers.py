@@ -142,13 +142,13 @@ def _known(key: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 def is_whole(value: Any, least: int | None = None) -> bool:
-    """Whether a value is a whole number from ``least`` on; True and False are none."""
+    """Whether a value is a whole number from ``least`` on; True and False are not numbers here."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     return whole and (least is None or value >= least)
 
 
 def is_positive(value: Any) -> bool:
-    """Whether a value is a finite number above 0; True is none."""
+    """Whether a value is a finite number above 0; True is not a number here."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and 0 < value < math.inf
 
