@@ -25,7 +25,7 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """A budget such as ``25min``, ``90s``, ``2h`` or ``5000it``; UserError for other text and for 0."""
+    """A budget such as ``25min``, ``90s``, ``2h`` or ``5000it``; UserError for other text or 0."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)\s*(it|s|min|h)", text.strip())
     number = float(match[1]) if match else 0.0
     if match is None or number <= 0 or (match[2] == "it" and "." in match[1]):
