@@ -162,8 +162,8 @@ PRIVATE_NAMES = {
     ),
     "mmengine.runner.loops": ("_decide_current_val_interval", "_epoch", "_iter", "_max_iters"),
     "mmengine.optim.scheduler.param_scheduler": ("_global_step", "_last_value"),
-    "mmengine.visualization.vis_backend": ("_dump", "_env_initialized", "_init_env", "_save_dir"),
-    "mmengine.visualization.visualizer": ("_dataset_meta", "_initialize_fig", "_vis_backends"),
+    "mmengine.visualization.vis_backend": ("_dump", "_env_initialized", "_init_env"),
+    "mmengine.visualization.visualizer": ("_vis_backends",),
     "mmengine.model.base_model.data_preprocessor": ("_channel_conversion", "_enable_normalize"),
     "mmcv.transforms.processing": ("_crop_seg_map", "_random_scale"),
     "mmseg.datasets.dataset_wrappers": ("_skip_type_keys",),
@@ -231,11 +231,6 @@ def swap_averaged_weights(hook: Any) -> None:
 def set_progress(loop: Any, epoch: int, iteration: int) -> None:
     """Set where a training loop continues."""
     loop._epoch, loop._iter = epoch, iteration
-
-
-def backend_folder(backend: Any) -> str | None:
-    """The folder into which a back end of a visualizer writes."""
-    return backend._save_dir
 
 
 def loads_from(runner: Any) -> str | None:

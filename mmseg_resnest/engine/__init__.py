@@ -9,7 +9,6 @@ from . import (  # noqa: F401  (register their parts)
     sampler,
     sharding,
     tracking,
-    visualizers,
 )
 from .config import load_config
 from .runner import Runner

@@ -335,7 +335,7 @@ class _Steps:
     def _build_hooks(self) -> dict[str, Any]:
         """The hooks of the config, by key."""
         cfg = self.cfg
-        visualizer = cfg.get("visualizer") or {"type": "mmseg_resnest.Visualizer"}
+        visualizer = cfg.get("visualizer") or {"type": "Visualizer"}
         with failing("visualizer", "it cannot be built"):  # some hooks take the newest
             VISUALIZERS.build({**visualizer, "name": "dry_step", "vis_backends": None})
         nodes = {f"default_hooks.{k}": v for k, v in (cfg.get("default_hooks") or {}).items()}

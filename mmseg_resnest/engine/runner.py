@@ -134,9 +134,6 @@ class Runner(MMEngineRunner):
 
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """As MMEngine's, but not that of an earlier runner in this process."""
-        if visualizer is None:
-            backends = [{"type": "LocalVisBackend"}]
-            visualizer = {"type": "mmseg_resnest.Visualizer", "vis_backends": backends}
         if isinstance(visualizer, dict):
             name = visualizer.get("name", "visualizer")
             visualizer = {**visualizer, "name": f"{name}_{next(_numbers)}"}
