@@ -16,6 +16,7 @@ import random
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import types
 import warnings
@@ -44,6 +45,7 @@ for _name in _OTHERS.split():
     importlib.import_module(_name)
 register_all_modules(init_default_scope=False)
 concurrent.futures.ProcessPoolExecutor  # noqa: B018 (found when it is asked for)
+tempfile.gettempdir()  # is looked up once
 # torch wraps an optimizer's step when the first one is made.
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
 

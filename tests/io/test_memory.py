@@ -33,6 +33,7 @@ def test_freed_memory_is_used_again() -> None:
     finally:  # the other tests of this process give theirs back
         for option in (-1, -3):
             ctypes.CDLL(None).mallopt(option, 128 << 10)
+        give_back_freed_memory()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps it")
@@ -48,6 +49,7 @@ def test_kept_memory_is_given_back() -> None:
     finally:
         for option in (-1, -3):
             ctypes.CDLL(None).mallopt(option, 128 << 10)
+        give_back_freed_memory()
 
 
 def test_a_c_library_without_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +74,7 @@ def test_available_memory_is_what_the_system_or_the_container_leaves(tmp_path: P
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
 def test_peak_memory_counts_what_was_freed() -> None:
+    give_back_freed_memory()  # of other tests of this process, which would be used again
     forget_peak_memory()
     before = peak_memory()
     torch.empty(1 << 26).fill_(1)  # 256 MiB
