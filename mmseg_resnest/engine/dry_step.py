@@ -51,7 +51,6 @@ from .model import SeededModel
 from .optimization import build_optimization, schedule_key
 from .process_state import restored_process
 from .resume_changes import Note
-from .resume_schedules import flat_schedules
 
 #: Loops whose steps are the model's ``train_step`` and ``val_step``.
 _TRAIN_LOOPS = frozenset({"IterBasedTrainLoop", "EpochBasedTrainLoop"})
@@ -229,7 +228,7 @@ class _Steps:
                     f"in batches of {size}), which the model cannot train on "
                     f"({reason(error).splitlines()[0]}); set train_dataloader.drop_last=True",
                 ) from error
-        every = flat_schedules(schedules)
+        every = schedules or []
         for index, schedule in enumerate(every):
             if hasattr(schedule, "monitor"):  # it waits for a score
                 continue

@@ -32,22 +32,21 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     with building(cfg.get("default_scope", "mmseg_resnest")):
         with failing("optim_wrapper", "it cannot be built", cfg.optim_wrapper):
             optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+        if isinstance(optim_wrapper, OptimWrapperDict):
+            message = (
+                "builds several optimizers, and MMSegmentation's models train with one; give a "
+                "group of parameters its own learning rate with optim_wrapper.paramwise_cfg"
+            )
+            raise UserError("config-value", "config key optim_wrapper", message)
         configs = cfg.get("param_scheduler")
         if configs is None:
             return optim_wrapper, None
-        if not isinstance(optim_wrapper, OptimWrapperDict):
-            return optim_wrapper, _build_schedules(configs, optim_wrapper)
-        by_name = configs if isinstance(configs, dict) else {}
-        return optim_wrapper, {
-            name: _build_schedules(by_name.get(name, configs), one)
-            for name, one in optim_wrapper.items()
-        }
+        return optim_wrapper, _build_schedules(configs, optim_wrapper)
 
 
 def schedule_key(configs: Any, index: int) -> str:
-    """The config key of a schedule: one alone, or one of a list for each optimizer."""
-    listed = isinstance(configs, list | tuple)
-    return f"param_scheduler.{index % len(configs)}" if listed else "param_scheduler"
+    """The config key of a schedule: one alone, or one of a list."""
+    return f"param_scheduler.{index}" if isinstance(configs, list | tuple) else "param_scheduler"
 
 
 def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
@@ -83,7 +82,7 @@ def check_schedule_ends(cfg: Config) -> None:
     later = len(early) < len(listed)  # another schedule may raise it again
     if not early or (length if later else max(early)[0]) > _MOST_STEPS:
         return
-    if "optimizer" not in cfg.optim_wrapper:  # several, by name
+    if "optimizer" not in cfg.optim_wrapper:  # building it says why not
         return
     # Of a small model: the schedules of many groups of parameters take minutes.
     wrapper = dict(type="OptimWrapper", optimizer=cfg.optim_wrapper.optimizer)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper, OptimWrapperDict, ReduceOnPlateauParamScheduler
+from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from torch import Tensor, nn
 
 from .checkpoint import bare_model
@@ -43,7 +43,7 @@ from .checkpoint_values import (
     tensor_like,
 )
 from .resume_changes import Changes
-from .resume_schedules import flat_schedules, schedules_like
+from .resume_schedules import schedules_like
 
 _NO_CHANGES = Changes()
 
@@ -52,8 +52,8 @@ def fit_to_run(
     checkpoint: dict[str, Any],
     refuse: Refusal,
     model: nn.Module,
-    optim_wrapper: OptimWrapper | OptimWrapperDict,
-    schedulers: Any,
+    optim_wrapper: OptimWrapper,
+    schedulers: Sequence[Any] | None,
     changes: Changes = _NO_CHANGES,
 ) -> dict[str, Any]:
     """Check a checkpoint against what it will be loaded into; nothing is loaded.
@@ -62,8 +62,8 @@ def fit_to_run(
         checkpoint: What :func:`~.checkpoint_schema.check_training_checkpoint` returned.
         refuse: Called with what does not fit: names the key, what it holds and what was expected.
         model: The model of the run, wrapped or not.
-        optim_wrapper: Its optimizer, or optimizers by name, with the schedules built on them.
-        schedulers: Its schedules: a list, or lists by optimizer; None without.
+        optim_wrapper: Its optimizer, with the schedules built on it.
+        schedulers: Its schedules; None without.
         changes: What may differ between the run and the checkpoint's.
 
     Returns:
@@ -80,33 +80,28 @@ def fit_to_run(
         refuse.because(f"ema_state_dict and the config's model differ in {name}")
 
     follows = follows_config(changes, schedulers, refuse)
-    optimizer = functools.partial(_optimizer, follows=follows, new=changes.new_optimizer)
-    spec: Spec = functools.partial(optimizer, wrapper=optim_wrapper)
-    if isinstance(optim_wrapper, OptimWrapperDict):
-        each = {name: functools.partial(optimizer, wrapper=w) for name, w in optim_wrapper.items()}
-        spec = exactly(each)
-    checkpoint["optimizer"] = spec(checkpoint["optimizer"], "optimizer", refuse)
+    checkpoint["optimizer"] = _optimizer(
+        *(checkpoint["optimizer"], "optimizer", refuse, optim_wrapper),
+        follows=follows,
+        new=changes.new_optimizer,
+    )
 
     key = "param_schedulers"
     states = checkpoint.pop(key, None)
     if follows or not (schedulers or states):
         return checkpoint
-    if isinstance(schedulers, dict):
-        spec = exactly({name: schedules_like(some) for name, some in schedulers.items()})
-    else:
-        spec = schedules_like(schedulers or [])
-    checkpoint[key] = spec(states, key, refuse)
+    checkpoint[key] = schedules_like(schedulers or [])(states, key, refuse)
     return checkpoint
 
 
-def follows_config(changes: Changes, schedulers: Any, refuse: Refusal) -> bool:
+def follows_config(changes: Changes, schedulers: Sequence[Any] | None, refuse: Refusal) -> bool:
     """Whether options of the optimizer and schedules are the config's, not the checkpoint's.
 
     A schedule that depends on scores that the run has seen cannot follow the config: it is refused.
     """
     if not changes.optimization:
         return False
-    if any(isinstance(one, ReduceOnPlateauParamScheduler) for one in flat_schedules(schedulers)):
+    if any(isinstance(one, ReduceOnPlateauParamScheduler) for one in schedulers or ()):
         if changes.optimization <= {"train_cfg", "train_dataloader"}:
             return False  # it continues with the scores it has seen
         refuse.because(

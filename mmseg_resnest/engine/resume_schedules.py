@@ -92,43 +92,26 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | Tensor)
 
 
-def states_of_schedules(schedulers: Any) -> Any:
+def states_of_schedules(schedulers: Sequence[Any]) -> list[dict[str, Any]]:
     """What a checkpoint holds of schedules: their attributes, without functions."""
-    if isinstance(schedulers, dict):
-        return {name: states_of_schedules(some) for name, some in schedulers.items()}
     return [
         {name: value for name, value in one.state_dict().items() if _is_plain(value)}
         for one in schedulers
     ]
 
 
-def restore_schedules(schedulers: Any, states: Any) -> None:
+def restore_schedules(schedulers: Sequence[Any], states: Any) -> None:
     """Load checked states."""
-    if isinstance(schedulers, dict):
-        for name, some in schedulers.items():
-            restore_schedules(some, states[name])
-        return
     for one, state in zip(schedulers, states, strict=True):
         one.load_state_dict(state)
 
 
-def flat_schedules(schedulers: Any) -> list[Any]:
-    """All schedules of a list of them, of lists by optimizer, or of None."""
-    if isinstance(schedulers, dict):
-        return [one for some in schedulers.values() for one in some]
-    return list(schedulers or [])
-
-
-def advance_schedules(schedulers: Any, iterations: int, epochs: int = 0) -> None:
+def advance_schedules(schedulers: Sequence[Any] | None, iterations: int, epochs: int = 0) -> None:
     """Step new schedules, in place, to where a run has them that has followed them from its start.
 
     They are stepped in the order of a run, so that the values are the same to the bit; ``epochs``,
     all of the same length, are among the iterations, or 0 in a loop that counts iterations.
     """
-    if isinstance(schedulers, dict):
-        for some in schedulers.values():
-            advance_schedules(some, iterations, epochs)
-        return
     if not schedulers or not iterations:
         return
     # Without a step of the optimizer before theirs, schedules warn.

@@ -162,22 +162,15 @@ def _set_length(cfg: Config, epochs: float, images: int) -> list[Note]:
 
 def _schedules(cfg: Config) -> list[Any]:
     configs = cfg.get("param_scheduler")
-    if isinstance(configs, Mapping) and "type" not in configs:  # by the name of an optimizer
-        configs = [one for some in configs.values() for one in _listed(some)]
-    return [one for one in _listed(configs) if isinstance(one, Mapping)]
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    listed = configs if isinstance(configs, list | tuple) else [configs]
+    return [one for one in listed if isinstance(one, Mapping)]
 
 
 def _set_rate(cfg: Config, rate: float) -> None:
     """Set the learning rate, and the lowest ones of schedules in proportion."""
     optimizer: Any = cfg.optim_wrapper.get("optimizer")
     if not isinstance(optimizer, Mapping) or "lr" not in optimizer:
-        message = (
-            "the config's optimizers are several, or have no lr; change them with --cfg-options"
-        )
+        message = "the config's optimizer has no lr; change it with --cfg-options"
         raise UserError("config-conflict", "--lr", message)
     factor = rate / optimizer["lr"] if optimizer["lr"] else 1.0
     cfg.optim_wrapper.optimizer.lr = rate

@@ -9,12 +9,9 @@ compile code of their own again, are computed as they are.
 
 from __future__ import annotations
 
-import _thread
-import contextlib
-import signal
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -34,7 +31,6 @@ _SAMPLE = (160, 192)
 #: Below these torch has other code for convolutions, and for maps of one pixel.
 _LEAST_PIXELS, _LEAST_EDGE = 20480, 64
 _NO_COMPILER = "InvalidCxxCompiler"  # the name of torch's error, which is private
-_PAUSE = 0.5  # seconds
 
 
 class Compiled:
@@ -111,10 +107,9 @@ class Compiled:
         what = "any other size" if name == "free" and len(self._ready) else f"{size} pixels"
         what = "any size" if "dynamic" in self._options else what
         self._tell(f"torch.compile: compiling for images of {what}, which may take minutes")
-        with _ending_at_once():
-            if name == "free" and self._batches:
-                self._run(name, module, images.new_zeros(*images.shape[:2], *_SAMPLE))
-            result = self._run(name, module, images)
+        if name == "free" and self._batches:
+            self._run(name, module, images.new_zeros(*images.shape[:2], *_SAMPLE))
+        result = self._run(name, module, images)
         if self.failed is None:
             self._ready.add(name)
         return result
@@ -139,41 +134,3 @@ class Compiled:
                 self.failed = "it finds no C++ compiler, e.g. of apt install g++"
             self._tell(f"torch.compile failed ({self.failed}); plain torch computes instead")
             return result
-
-
-@contextlib.contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """Ctrl-C ends the block, which is long, wherever it comes.
-
-    An interrupt in a callback of a weak reference, of which torch has many, is dropped by Python:
-    it comes again until the block has ended. Handlers of others are left alone.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    ended = threading.Event()
-
-    def again() -> None:
-        while not ended.wait(_PAUSE):
-            if hasattr(signal, "pthread_kill"):  # which also wakes what waits
-                signal.pthread_kill(cast(int, threading.main_thread().ident), signal.SIGINT)
-            else:
-                _thread.interrupt_main()
-
-    def interrupt(*given: object) -> None:
-        if not waiting.is_alive():
-            waiting.start()
-        raise KeyboardInterrupt
-
-    waiting = threading.Thread(target=again, name="interrupt again", daemon=True)
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
-    finally:
-        ended.set()
-        try:
-            if waiting.is_alive():
-                waiting.join()
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,7 +20,6 @@ from mmengine.optim import (
     MultiStepLR,
     OneCycleLR,
     OptimWrapper,
-    OptimWrapperDict,
     PolyLR,
     ReduceOnPlateauLR,
 )
@@ -300,28 +299,6 @@ def test_an_optimizer_that_cannot_be_tried_is_checked_too() -> None:
         wrong["state"][0][name] = value
         with raises_user_error("resume", "a.pth"):
             _fit(wrapper, wrong)
-
-
-def test_several_optimizers_have_a_state_each() -> None:
-    def build() -> OptimWrapperDict:
-        return OptimWrapperDict(
-            a=OptimWrapper(torch.optim.SGD(_parameters(), lr=0.1, momentum=0.9)),
-            b=OptimWrapper(torch.optim.Adam(_parameters(), lr=0.1)),
-        )
-
-    first, second = build(), build()
-    for one in first.values():
-        _train(one)
-    plans = {name: [PolyLR(one, end=9, by_epoch=False)] for name, one in second.items()}
-    states = states_of_schedules(plans)
-    fitted = _fit(second, first.state_dict(), plans, states)
-    second.load_state_dict(fitted["optimizer"])
-    restore_schedules(plans, fitted["param_schedulers"])
-    for wrong in ({}, {"a": first["a"].state_dict()}, {**first.state_dict(), "c": {}}):
-        with raises_user_error("resume", "a.pth"):
-            _fit(second, wrong, plans, states)
-    with raises_user_error("resume", "a.pth"):
-        _fit(second, first.state_dict(), plans, [])
 
 
 class Scaler:

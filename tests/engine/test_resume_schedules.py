@@ -9,7 +9,10 @@ from typing import Any
 import mmengine
 import pytest
 from mmengine.hooks import Hook
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from tiny_runs import Data, Model, make_runner
+from torch import nn
 from user_errors import raises_user_error
 
 from mmseg_resnest.engine import Runner
@@ -89,6 +92,25 @@ def test_epochs_and_iterations_are_stepped_in_the_order_of_a_run() -> None:
     resumed, schedules = build_optimization(cfg, Model())
     advance_schedules(schedules, 10, 2)
     assert _options(resumed) == _options(whole)
+
+
+class TwoOptimizers(DefaultOptimWrapperConstructor):
+    """One for the weights, another for them, too: as adversarial training has two."""
+
+    def __call__(self, model: nn.Module) -> Any:
+        return OptimWrapperDict(first=super().__call__(model), second=super().__call__(model))
+
+
+def test_several_optimizers_are_refused() -> None:
+    cfg = _config([dict(type="PolyLR", end=40)], False, False)
+    name = "TwoOptimizers"
+    OPTIM_WRAPPER_CONSTRUCTORS.register_module(name, module=TwoOptimizers)
+    try:
+        cfg.optim_wrapper.constructor = name
+        with raises_user_error("config-value", "config key optim_wrapper"):
+            build_optimization(cfg, Model())
+    finally:
+        OPTIM_WRAPPER_CONSTRUCTORS.module_dict.pop(name)
 
 
 def test_a_schedule_that_has_seen_scores_follows_no_other_settings() -> None:

@@ -4,10 +4,6 @@
 from __future__ import annotations
 
 import copy
-import signal
-import sys
-import threading
-import weakref
 from typing import Any
 
 import pytest
@@ -115,24 +111,3 @@ def test_a_compiler_that_is_missing_is_named() -> None:
     compiled, images = Compiled(doubled, said.append, backend=broken), torch.randn(2, 3, 16, 16)
     assert torch.equal(compiled(pool(), images), doubled(pool(), images))
     assert "apt install g++" in said[1]
-
-
-def test_an_interrupt_that_python_drops_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Key:
-        pass
-
-    def slow(graph: Any, inputs: list[Any]) -> Any:
-        key = Key()
-        watch = weakref.ref(key, lambda one: signal.raise_signal(signal.SIGINT))
-        del key
-        assert watch() is None
-        threading.Event().wait(60)
-        return graph.forward
-
-    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: None)
-    compiled, module = Compiled(doubled, lambda line: None, backend=slow), pool()
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            compiled(module, torch.randn(2, 3, 16, 16))
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert compiled.failed is None
