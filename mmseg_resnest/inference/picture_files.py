@@ -47,9 +47,9 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
     if is_address(path):
         return Metadata()
     try:
-        with open_any_size(path) as image:
+        with open_any_size(path) as image, open(path, "rb") as file:
             moves = image.format in _ANIMATIONS and getattr(image, "n_frames", 1) > 1
-            return replace(_metadata_of(image), several=moves or count_pages(path) > 1)
+            return replace(_metadata_of(image), several=moves or count_pages(file) > 1)
     except Exception:  # Pillow raises many kinds; the decoder reports what is wrong
         return Metadata()
 

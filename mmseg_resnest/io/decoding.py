@@ -9,6 +9,7 @@ is killed when nobody waits for its image any more; the next image starts anothe
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from .image_files import Decoding
-from .image_header import ImageHeader, check_structure, read_header
+from .image_header import ImageHeader, check_structure, count_pages, read_header
 from .text import printable
 
 Image = NDArray[Any]
@@ -280,6 +281,11 @@ class DecodePool:
             message = f"{header.width} x {header.height} pixels are more than {self._max_pixels:,}"
             raise ImageTooLarge("too-large", f"image {name}", message)
         check_structure(data, header, name)
+        if isinstance(how, Decoding) and how.first_page:
+            pages = count_pages(io.BytesIO(data))
+            if pages > 1:
+                message = f"a TIFF of {pages} pages; send each page as a file of its own"
+                raise UserError("image", f"image {name}", message)
         return header
 
     def submit(

@@ -302,7 +302,7 @@ def read_header(
     return None
 
 
-def count_pages(path: str | os.PathLike[str]) -> int:
+def count_pages(file: BinaryIO) -> int:
     """How many images a TIFF file holds that have the size of the first one; 1 for another file.
 
     Overviews and masks do not count. Of a broken file, or one of very many parts, pages count up
@@ -311,15 +311,14 @@ def count_pages(path: str | os.PathLike[str]) -> int:
     Raises:
         OSError: The file cannot be read.
     """
+    if file.read(4) not in _TIFF:
+        return 1
+    file.seek(0)
     sizes: list[Size] = []
-    with open(path, "rb") as file:
-        if file.read(4) not in _TIFF:
-            return 1
-        file.seek(0)
-        with contextlib.suppress(_Broken, _Spent):
-            for tags in _directories(_Reader(file, _LIMITS)):
-                if not tags.get(254, 0) & 5:
-                    sizes.append((tags[256], tags[257]))
+    with contextlib.suppress(_Broken, _Spent):
+        for tags in _directories(_Reader(file, _LIMITS)):
+            if not tags.get(254, 0) & 5:
+                sizes.append((tags[256], tags[257]))
     return sizes.count(sizes[0]) if sizes else 1
 
 

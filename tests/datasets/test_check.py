@@ -165,6 +165,14 @@ def as_png(change: Callable[[np.ndarray], Any]) -> Plant:
     return plant
 
 
+def two_pages(root: Path) -> Path:
+    path = first(root, "train")
+    with Image.open(path) as image:
+        image.load()
+    image.save(path, "TIFF", save_all=True, append_images=[image.copy()])
+    return path
+
+
 def exif(orientation: int) -> Plant:
     tags = Image.Exif()
     tags[0x0112] = orientation
@@ -252,6 +260,7 @@ FAULTS: dict[str, tuple[str, Plant, str]] = {
     "CMYK image": ("cmyk_image", reencoded("train", lambda i: i.convert("CMYK"), "JPEG"), ""),
     "alpha": ("alpha_image", as_png(lambda x: cv2.cvtColor(x, cv2.COLOR_BGR2BGRA)), ""),
     "16-bit image": ("deep_image", as_png(lambda x: x.astype(np.uint16) * 257), "16 bits"),
+    "two pages": ("several_pages", two_pages, "2 pages"),
     "rotated by EXIF": ("rotated_image", exif(6), "90 degrees"),
     "upside down by EXIF": ("rotated_image", exif(3), "180 degrees"),
     "bomb": ("absurd_size", as_png(lambda x: bomb(60000)), "20000x60000"),
@@ -269,7 +278,9 @@ FAULTS: dict[str, tuple[str, Plant, str]] = {
     "other suffix": ("left_out", other_suffix, ".jpg"),
 }  # fmt: skip
 # A fault may bring others of the same file with it.
-COMPANIONS = {"conflicting_labels": {"duplicate_image"}}
+COMPANIONS = {
+    "conflicting_labels": {"duplicate_image"}, "several_pages": {"wrong_extension"},
+}  # fmt: skip
 # Rules about a config or a whole split, with tests of their own.
 OF_CONFIGS = {"empty_split", "num_classes", "reduce_zero_label", "ignore_index"}
 OF_CONFIGS |= {"class_only_val", "class_never", "mixed_sizes", "channels", "values"}

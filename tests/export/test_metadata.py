@@ -77,11 +77,15 @@ def test_the_example_of_the_page_gives_our_labels(
         image.save("photo.jpg", quality=95, exif=exif)
         found: dict[str, Any] = {}
         exec(code, found)
-        labels = model("photo.jpg").labels
+        result = model("photo.jpg")
+        labels = result.labels
         assert len(np.unique(labels)) > 2
         np.testing.assert_array_equal(found["labels"], exported("photo.jpg").labels)
         # ONNX Runtime and PyTorch add in another order, which decides near ties.
-        assert (found["labels"] == labels).mean() > 0.999
+        second, first = np.sort(result.scores(), axis=0)[-2:]
+        clear = first - second > 1e-5
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(found["labels"][clear], labels[clear])
         assert found["about"]["classes"] == model.classes
 
 

@@ -34,7 +34,7 @@ def pool() -> Iterator[DecodePool]:
 
 
 def decode(pool: DecodePool, data: bytes, how: Decoding = Decoding()) -> np.ndarray:  # noqa: B008
-    return pool.submit(data, pool.check(data, "x"), "x", how).result(60)
+    return pool.submit(data, pool.check(data, "x", how), "x", how).result(60)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -100,6 +100,14 @@ def test_the_decoder_has_the_limit_as_well(pool: DecodePool) -> None:
     data = encoded(Image.new("L", (2000, 1600)), "PNG")
     with raises_user_error("image", "image x"):
         pool.submit(data, SLOW, "x").result(60)
+
+
+def test_pages_are_refused_where_only_the_first_would_be_read(pool: DecodePool) -> None:
+    page = Image.new("RGB", (WIDTH, HEIGHT))
+    data = encoded(page, "TIFF", save_all=True, append_images=[page, page])
+    with raises_user_error("image", "image x"):
+        decode(pool, data)
+    assert pool.check(data, "x", Decoding("unchanged", "tifffile")).format == "TIFF"
 
 
 def test_what_is_no_image(pool: DecodePool) -> None:

@@ -141,9 +141,7 @@ def test_pages_are_images_of_their_own(big: bool, tmp_path: Path) -> None:
                 tiff.write(pixels, photometric="rgb")
             tiff.write(pixels[::2, ::2], photometric="rgb", subfiletype=1)
             tiff.write(pixels[:, :, 0] > 0, photometric="mask", subfiletype=4)
-        assert count_pages(file) == number
+        assert count_pages(io.BytesIO(file.read_bytes())) == number
         cut = file.read_bytes()[:-20]
-        file.write_bytes(cut)
-        assert 1 <= count_pages(file) <= number
-    file.write_bytes(b"text")
-    assert count_pages(file) == 1
+        assert 1 <= count_pages(io.BytesIO(cut)) <= number
+    assert count_pages(io.BytesIO(b"text")) == 1

@@ -107,6 +107,10 @@ RULES = {
              "values"),
         Rule("deep_image", WARNING, "images with 16 bits a channel",
              "training keeps the upper 8, which may be nearly black", "scale it to 8 bits"),
+        Rule("several_pages", WARNING, "files of several pages",
+             "training reads the first page alone",
+             "save each page as a file of its own; where they are bands, prepare-data custom reads "
+             "them all"),
         Rule("unreadable_name", WARNING, "names that programs cannot print",
              "training reads the file, but cannot write its name to logs, lists and results",
              "rename the image and its label map"),

@@ -24,7 +24,7 @@ from PIL import Image
 
 from ...errors import UserError
 from ...io.bit_planes import IGNORED
-from ...io.image_header import open_any_size
+from ...io.image_header import count_pages, open_any_size
 from ..transforms.multilabel import label_planes
 from .plan import ReadPlan, load
 from .rules import Problem
@@ -176,6 +176,12 @@ def _may_decode(path: str, what: str, header: _Header | None, facts: SampleFacts
     return True
 
 
+def _check_pages(path: str, data: bytes, facts: SampleFacts) -> None:
+    pages = count_pages(io.BytesIO(data))
+    if pages > 1:
+        facts.found("several_pages", path, f"is a TIFF of {pages} pages")
+
+
 # --- decoding -------------------------------------------------------------------------------
 
 
@@ -264,6 +270,8 @@ def _read_image(sample: Mapping[str, Any], plan: ReadPlan, facts: SampleFacts) -
         facts.found("cmyk_image", path, "has the colours of print (CMYK)")
     if header.transparent and (colours or pixels.ndim == 2):
         facts.found("alpha_image", path, "has transparency")
+    if reader.decoding is not None and reader.decoding.first_page:
+        _check_pages(path, data, facts)
     if header.bits > 8 and reader.eight_bit:
         facts.found("deep_image", path, f"has {header.bits} bits a channel")
     return header.rotation if reader.decoding is not None and reader.decoding.turns else None
@@ -288,6 +296,7 @@ def _read_label(
         return _read_planes(sample, plan, facts, header)
     if header is not None and header.bits > 8:
         _check_depth(path, data, plan, header, facts)
+    _check_pages(path, data, facts)
     asked: dict[str, Any] = {**sample, "seg_fields": []}
     if plan.raw is not None:
         asked.update(label_map=None, reduce_zero_label=False)
