@@ -40,7 +40,7 @@ _LEAST_PIXELS = 4
 # A score of a candidate takes so many times as long as one of a whole block.
 _COST = 4
 # Bytes of the scores, and pixels, of the cells whose candidates are looked for at a time.
-_BAND_BYTES, _BAND_PIXELS = 2**21, 2**17
+_BAND_BYTES, _BAND_PIXELS = 2**21, 3 * 2**16
 # Scores of candidates that are computed at a time, below which torch starts no threads, and cells.
 _SCORES, _LEAST_CELLS = 2**15, 64
 

@@ -179,6 +179,7 @@ FIXES: dict[str, Fix] = {
     "16-bit mask": labels_to_eight_bits, "16-bit mask that fits": labels_to_eight_bits,
     "grey image": restore, "CMYK image": edited(lambda image: image.convert("RGB")),
     "alpha": edited(as_rgb_on_white), "16-bit image": to_eight_bits,
+    "two pages": edited(lambda image: image.copy()),
     "rotated by EXIF": upright, "upside down by EXIF": upright,
     "bomb": remove, "bomb as a label": restore, "tiny image": remove,
     "duplicate": remove, "duplicate, other label": keep_the_first_label, "leak": remove,
