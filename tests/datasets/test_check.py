@@ -165,12 +165,15 @@ def as_png(change: Callable[[np.ndarray], Any]) -> Plant:
     return plant
 
 
-def two_pages(root: Path) -> Path:
-    path = first(root, "train")
-    with Image.open(path) as image:
-        image.load()
-    image.save(path, "TIFF", save_all=True, append_images=[image.copy()])
-    return path
+def two_pages(folder: str) -> Plant:
+    def plant(root: Path) -> Path:
+        path = first(root, folder)
+        with Image.open(path) as image:
+            image.load()
+        image.save(path, "TIFF", save_all=True, append_images=[image.copy()])
+        return path
+
+    return plant
 
 
 def exif(orientation: int) -> Plant:
@@ -260,7 +263,8 @@ FAULTS: dict[str, tuple[str, Plant, str]] = {
     "CMYK image": ("cmyk_image", reencoded("train", lambda i: i.convert("CMYK"), "JPEG"), ""),
     "alpha": ("alpha_image", as_png(lambda x: cv2.cvtColor(x, cv2.COLOR_BGR2BGRA)), ""),
     "16-bit image": ("deep_image", as_png(lambda x: x.astype(np.uint16) * 257), "16 bits"),
-    "two pages": ("several_pages", two_pages, "2 pages"),
+    "two pages": ("several_pages", two_pages("train"), "2 pages"),
+    "two pages of labels": ("several_pages", two_pages("trainannot"), "2 pages"),
     "rotated by EXIF": ("rotated_image", exif(6), "90 degrees"),
     "upside down by EXIF": ("rotated_image", exif(3), "180 degrees"),
     "bomb": ("absurd_size", as_png(lambda x: bomb(60000)), "20000x60000"),

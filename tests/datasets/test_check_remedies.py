@@ -180,6 +180,7 @@ FIXES: dict[str, Fix] = {
     "grey image": restore, "CMYK image": edited(lambda image: image.convert("RGB")),
     "alpha": edited(as_rgb_on_white), "16-bit image": to_eight_bits,
     "two pages": edited(lambda image: image.copy()),
+    "two pages of labels": edited(lambda label: label.copy()),
     "rotated by EXIF": upright, "upside down by EXIF": upright,
     "bomb": remove, "bomb as a label": restore, "tiny image": remove,
     "duplicate": remove, "duplicate, other label": keep_the_first_label, "leak": remove,

@@ -95,7 +95,7 @@ def test_epochs_and_iterations_are_stepped_in_the_order_of_a_run() -> None:
 
 
 class TwoOptimizers(DefaultOptimWrapperConstructor):
-    """One for the weights, another for them, too: as adversarial training has two."""
+    """Builds two, as for adversarial training."""
 
     def __call__(self, model: nn.Module) -> Any:
         return OptimWrapperDict(first=super().__call__(model), second=super().__call__(model))
