@@ -19,8 +19,8 @@ RECIPE is one of
 All start from random weights. A run has a folder OUT/NAME and writes OUT/NAME.json: mIoU on the 101
 validation images after each third. Nothing is chosen by a score. --seconds measures an iteration
 instead, on a machine that does nothing else, for the minutes of the table. After an interruption
-the same command goes on with a recipe of the package. Written by --table are OUT/camvid.md and
-OUT/camvid.png. --toy shrinks model and images, for a test.
+the same command goes on. Written by --table are OUT/camvid.md and OUT/camvid.png. --toy shrinks
+model and images, for a test.
 """
 
 from __future__ import annotations
@@ -71,12 +71,17 @@ class Clock(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.curve: list[dict[str, float]] = []
+    seconds: list[float]
+    curve: list[dict[str, float]]
 
     def before_train(self, runner: Any) -> None:
-        """Start."""
+        """Start, or go on: a checkpoint is written before the validation of its iteration."""
+        hub = runner.message_hub
+        self.seconds, self.curve = hub.get_info("clock", ([], []))
+        hub.update_info("clock", (self.seconds, self.curve))  # is kept in checkpoints
+        loop = runner.train_loop
+        if runner.iter and (runner.iter % loop.val_interval == 0 or runner.iter == loop.max_iters):
+            runner.val_loop.run()
         self.started = time.perf_counter()
 
     def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
@@ -159,6 +164,7 @@ def stock(recipe: str, iterations: int) -> Config:
         images.update(img_suffix=suffix, seg_map_suffix=".png", pipeline=steps)
         return dict(num_workers=2, persistent_workers=True, dataset=images, **options)
 
+    checkpoint = dict(type="CheckpointHook", by_epoch=False, max_keep_ckpts=1, save_last=False)
     shown = [dict(type=f"Load{what}") for what in ("ImageFromFile", "Annotations")]
     endless = dict(type="InfiniteSampler", shuffle=True)
     each = dict(type="DefaultSampler", shuffle=False)
@@ -177,7 +183,7 @@ def stock(recipe: str, iterations: int) -> Config:
             train_cfg=dict(type="IterBasedTrainLoop", max_iters=iterations),
             val_cfg=dict(type="ValLoop"),
             val_evaluator=dict(type="IoUMetric", iou_metrics=["mIoU"]),
-            default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=-1)),
+            default_hooks=dict(checkpoint=dict(checkpoint, interval=max(1, iterations // 9))),
             custom_hooks=[],
         )
     )
@@ -205,12 +211,13 @@ def ours(recipe: str, iterations: int, teacher: Path | None = None) -> Config:
 
 def shrink(cfg: Any) -> None:
     """A model and images with which some iterations take seconds."""
-    cfg.model.backbone.arch = {**ARCHITECTURES["resnest14"], "base_width": 8}
+    if "arch" in cfg.model.backbone:
+        cfg.model.backbone.arch = {**ARCHITECTURES["resnest14"], "base_width": 8}
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
         head.channels = 32
     sizes = {"size": (64, 48), "crop_size": (48, 64), "base_size": 64, "scale": (64, 48)}
     for name in ("train_dataloader", "val_dataloader"):
-        cfg[name].num_workers = 0
+        cfg[name].update(num_workers=0, persistent_workers=False)
         cfg[name].dataset.indices = 2
         for step in cfg[name].dataset.pipeline:
             step.update({key: size for key, size in sizes.items() if step.get(key)})
@@ -227,8 +234,9 @@ def run(args: argparse.Namespace) -> None:
     if args.toy:
         shrink(cfg)
     cfg.train_cfg.val_interval = -(-args.iterations // 3)
-    if args.seconds and not own:  # a validation takes minutes
-        cfg.train_cfg.val_begin = args.iterations + 1
+    if args.seconds and not own:
+        cfg.train_cfg.val_begin = args.iterations + 1  # a validation takes minutes
+        cfg.default_hooks.checkpoint.interval = -1  # nor are iterations with a checkpoint timed
     name = f"{args.recipe}{'_taught' * bool(args.teacher)}_{args.iterations}_"
     name += "seconds" if args.seconds else str(args.seed)
     file = args.out / f"{name}.json"
@@ -244,7 +252,7 @@ def run(args: argparse.Namespace) -> None:
         model = build_model(cfg)
     else:
         clock = Clock()
-        cfg.update(work_dir=str(folder), randomness=dict(seed=args.seed))
+        cfg.update(work_dir=str(folder), randomness=dict(seed=args.seed), resume=True)
         runner = Runner.from_cfg(cfg)
         runner.register_hook(clock)
         runner.train()

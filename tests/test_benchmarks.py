@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from mmseg_resnest.registry import DATASETS, MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -268,10 +270,18 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def camvid(bench: Callable[[str], Any]) -> Iterator[Any]:
+    """The module, which can be imported anew."""
+    module = bench("camvid")
+    yield module
+    for registry, name in ((DATASETS, "StockCamVid"), (MODELS, "SmpUnet")):
+        del registry.module_dict[name]
+
+
 @pytest.mark.long
-def test_runs_on_camvid_go_on_and_are_compared(bench, camvid_root, monkeypatch, tmp_path, capsys):
+def test_runs_on_camvid_go_on_and_are_compared(camvid, camvid_root, monkeypatch, tmp_path, capsys):
     """A student, alone and taught, with three seeds; what is complete is not trained again."""
-    camvid = bench("camvid")
     monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
     monkeypatch.setattr(camvid, "train", train := Mock(wraps=camvid.train))
     words = ["--toy", "--iterations", "3", "--out", str(tmp_path)]
@@ -296,6 +306,29 @@ def test_runs_on_camvid_go_on_and_are_compared(bench, camvid_root, monkeypatch, 
     shown = text.splitlines()[-1].split("iterations: ")[1].split(";")[0]
     assert [float(v) for v in shown.split(",")] == pytest.approx(more, abs=0.02)
     assert (tmp_path / "camvid.png").stat().st_size > 10_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stop", [2, 5], ids="iteration {}".format)
+def test_runs_of_the_stack_go_on(camvid, camvid_root, monkeypatch, tmp_path, stop):
+    """Stopped after a checkpoint, before the validation of its iteration as well."""
+    monkeypatch.setenv("MMSEG_RESNEST_DATA", str(camvid_root))
+    words = ["MMSegmentation", "--toy", "--iterations", "5", "--out", str(tmp_path)]
+    count, trained = camvid.Clock.after_train_iter, []
+
+    def after_train_iter(clock, runner, *args, **options):
+        trained.append(runner.iter + 1)
+        if trained == [*range(1, stop + 1)]:
+            raise KeyboardInterrupt
+        count(clock, runner, *args, **options)
+
+    monkeypatch.setattr(camvid.Clock, "after_train_iter", after_train_iter)
+    with pytest.raises(KeyboardInterrupt):
+        camvid.main(words)
+    assert camvid.main(words) == 0
+    assert trained == [*range(1, stop + 1), *range(stop + 1, 6)]
+    result = json.loads((tmp_path / "MMSegmentation_5_0.json").read_text())
+    assert [row["iteration"] for row in result["curve"]] == [2, 4, 5]
 
 
 @pytest.mark.long

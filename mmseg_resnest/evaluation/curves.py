@@ -141,6 +141,8 @@ def read_scalars(work_dir: str | os.PathLike[str], run_id: str | None = None) ->
 
     Returns:
         Series by name: ``loss``, ``lr``, ``mIoU`` ... as they were logged, over the iterations.
+        ``time`` and ``data_time`` are the seconds of an iteration; those of a validation's images
+        are left out.
 
     Raises:
         UserError: The folder does not exist or holds no such log; or the log is a link to outside
@@ -156,10 +158,14 @@ def read_scalars(work_dir: str | os.PathLike[str], run_id: str | None = None) ->
         raise NoLog("run", folder, "holds no training log (<timestamp>/vis_data/scalars.json)")
 
     # A line of the training loop has "iter" (or a loss).
-    def train_steps(lines: list[dict[str, Any]]) -> list[int]:
-        return [e["step"] for e in lines if "iter" in e or "loss" in e]
+    def is_training(entry: dict[str, Any]) -> bool:
+        return "iter" in entry or "loss" in entry
 
-    if any(train_steps(lines) for lines in starts):
+    def train_steps(lines: list[dict[str, Any]]) -> list[int]:
+        return [entry["step"] for entry in lines if is_training(entry)]
+
+    trained = any(train_steps(lines) for lines in starts)
+    if trained:
         # Starts that only evaluated log at step 0: not a point of the curve.
         starts = [lines for lines in starts if train_steps(lines)]
 
@@ -171,8 +177,11 @@ def read_scalars(work_dir: str | os.PathLike[str], run_id: str | None = None) ->
                 for step in [s for s in points if s >= first]:
                     del points[step]
         for entry in lines:
+            left_out = ["step", "iter", "epoch"]
+            if trained and not is_training(entry):
+                left_out += ["time", "data_time"]  # a validation's, of an image
             for name, value in entry.items():
-                if name not in ("step", "iter", "epoch"):
+                if name not in left_out:
                     merged.setdefault(name, {})[entry["step"]] = value
     series = {}
     for name, points in merged.items():

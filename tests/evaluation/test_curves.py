@@ -19,7 +19,7 @@ def log(work_dir, timestamp, steps, loss=1.0, val=(), **scores):
     """Log a start of a run with MMEngine's own back end."""
     backend = LocalVisBackend(str(work_dir / timestamp / "vis_data"))
     for step in steps:
-        backend.add_scalars({"lr": 0.1 / step, "loss": loss, "iter": step}, step=step)
+        backend.add_scalars({"lr": 0.1 / step, "loss": loss, "time": 2.5, "iter": step}, step=step)
         if step in val:
             backend.add_scalars({"mIoU": 10.0 + step, "pixAcc": 50.0, "time": 0.1}, step=step)
 
@@ -39,6 +39,8 @@ def test_reads_what_the_logger_wrote(tmp_path):
     assert points(series["loss"]) == [(10, 1.0), (20, 1.0), (30, 1.0), (40, 1.0)]
     assert points(series["mIoU"]) == [(20, 30.0), (40, 50.0)]
     assert series["lr"].values[0] == 0.01
+    # Seconds of an iteration, also where a validation logged those of an image.
+    assert points(series["time"]) == [(step, 2.5) for step in (10, 20, 30, 40)]
     assert "step" not in series and "iter" not in series
     assert series["loss"].steps.dtype == np.int64
     # One start's own folder will do as well.
