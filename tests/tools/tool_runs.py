@@ -115,7 +115,7 @@ class RunTool:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            env={"OMP_NUM_THREADS": "2", **os.environ},  # 1 beside other workers: conftest.py
         )
         assert self._helper.stdin is not None
         assert self._helper.stdout is not None
