@@ -6,30 +6,17 @@ With it: tests/classify/.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from user_errors import printed_error
 
-START = "from mmseg_resnest_cli import main; main()"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+from in_process import run
+
 TRAIN = ("classify", "train", "classification/resnest50_imagenet", "--images", "images")
-
-
-def refused(folder: Path, package: str) -> str:
-    """What training says where importing MMPretrain runs this text; it writes nothing."""
-    broken = folder / "broken"
-    (broken / "mmpretrain").mkdir(parents=True)
-    (broken / "mmpretrain/__init__.py").write_text(package)
-    (folder / "empty").mkdir()
-    path = f"import sys; sys.path.insert(0, {str(broken)!r})\n"
-    command = [sys.executable, "-c", path + START, *TRAIN]
-    done = subprocess.run(command, cwd=folder / "empty", capture_output=True, text=True)
-    assert done.returncode == 2 and not list((folder / "empty").iterdir())
-    code, text = printed_error(done.stderr)
-    assert code == "missing-package"
-    return text
 
 
 @pytest.mark.parametrize(
@@ -44,7 +31,14 @@ def refused(folder: Path, package: str) -> str:
     ],
 )
 def test_a_missing_package_is_one_error(
-    package: str, subject: str, remedy: str, tmp_path: Path
+    package: str, subject: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = refused(tmp_path, package)
+    """Training says so where importing MMPretrain runs this text, and writes nothing."""
+    (tmp_path / "broken/mmpretrain").mkdir(parents=True)
+    (tmp_path / "broken/mmpretrain/__init__.py").write_text(package)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    monkeypatch.chdir(tmp_path / "empty")
+    code, text = printed_error(run(*TRAIN, codes=(2,)))
+    assert code == "missing-package" and not list((tmp_path / "empty").iterdir())
     assert text.startswith(f"{subject}: ") and remedy in text
