@@ -42,10 +42,10 @@ MODEL = dict(
     data_preprocessor=dict(type="SegDataPreProcessor", size=(64, 64), seg_pad_val=255),
     backbone=dict(
         type="ResNetV1c", depth=18, base_channels=4, stem_channels=4, norm_cfg=NORM,
-        strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1),
+        num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,),
     ),
     decode_head=dict(
-        type="FCNHead", in_channels=32, channels=8, num_convs=1, concat_input=False,
+        type="FCNHead", in_channels=4, channels=8, num_convs=1, concat_input=False,
         norm_cfg=NORM, align_corners=False,
         loss_decode=dict(type="CrossEntropyLoss", avg_non_ignore=True),
     ),
