@@ -16,9 +16,11 @@ import torch
 from hostile_runs import Record, checkpoint_with
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from in_process import run
 from sandbox import Sandbox, _active, check_error
 from tiny_runs import make_runner
-from tool_runs import RunTool, make_toy
+from tool_runs import make_toy
+from user_errors import printed_error
 
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.checkpoint_schema import check_training_checkpoint
@@ -208,34 +210,34 @@ def test_the_latest_valid_checkpoint_is_found(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # four runs, also on a busy machine
-def test_train_resume_runs_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
+@pytest.mark.timeout(600)  # three runs, also on a busy machine
+def test_train_resume_runs_nothing(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real run of a segmentor: a wrong file is named, hostile ones are in the folder."""
     scenes = write_scenes(tmp_path / "scenes", 6, 3, progress=False)
     folder = tmp_path / "toy"
     folder.mkdir()
-    toy = make_toy(folder, scenes)
-    run_tool = RunTool()
-    try:
-        run_tool("train.py", "toy.py", cwd=toy.folder).check()
-        work_dir = toy.folder / "work_dirs" / "toy"
-        valid = torch.load(work_dir / "iter_6.pth", weights_only=True)
+    make_toy(folder, scenes)
+    monkeypatch.chdir(folder)
+    train = ("train", "toy.py", "--cfg-options", "train_dataloader.num_workers=0")
+    run(*train)
+    work_dir = folder / "work_dirs" / "toy"
+    valid = torch.load(work_dir / "iter_6.pth", weights_only=True)
 
-        def evil(**meta: Any) -> Path:
-            record = {**valid, "meta": {**valid["meta"], **meta}}
-            torch.save(record, sandbox.files / "evil.pth")
-            return sandbox.files / "evil.pth"
+    def evil(**meta: Any) -> Path:
+        record = {**valid, "meta": {**valid["meta"], **meta}}
+        torch.save(record, sandbox.files / "evil.pth")
+        return sandbox.files / "evil.pth"
 
-        path = evil(iter="4")
-        error = run_tool("train.py", "toy.py", "--resume", path, cwd=toy.folder).error()
-        assert "evil.pth" in error and "iter" in error
-        for file in work_dir.glob("iter_*.pth"):
-            shutil.copy(evil(config=sandbox.code, iter=5), file)
-        run = run_tool("train.py", "toy.py", "--resume", cwd=toy.folder)
-        assert not sandbox.canary.exists()
-        assert run.returncode == 0 or "iter_" in run.error()
-    finally:
-        run_tool.close()
+    path = evil(iter="4")
+    _, error = printed_error(run(*train, "--resume", path, codes=(2,)))
+    assert "evil.pth" in error and "iter" in error
+    for file in work_dir.glob("iter_*.pth"):
+        shutil.copy(evil(config=sandbox.code, iter=5), file)
+    said = run(*train, "--resume", codes=(0, 2))
+    assert not sandbox.canary.exists()
+    assert "\nerror" not in said or "iter_" in printed_error(said)[1]
 
 
 def test_nothing_is_watched_between_tests() -> None:
