@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import pytest
 from tool_runs import RunTool, Toy, Trained
 
 _LIMIT = 120  # seconds, after which a process counts as hung
@@ -109,6 +110,7 @@ def test_another_sample(toy: Toy, run_tool: RunTool) -> None:
     assert f"train_dataloader.dataset has 5 images, not 6, without {name}" in error
 
 
+@pytest.mark.long
 def test_other_data_to_test_on(toy: Toy, trained: Trained, run_tool: RunTool) -> None:
     toy.variant("differs", _DATA.replace("train_", "test_"))
     _two_roots(toy)
@@ -129,6 +131,7 @@ def test_a_file_that_one_process_misses(toy: Toy, run_tool: RunTool) -> None:
     assert name in error
 
 
+@pytest.mark.long
 def test_a_config_that_one_process_misses(toy: Toy, run_tool: RunTool) -> None:
     before = "import os; os.chdir('/') if os.environ['RANK'] == '1' else None"
     error = _both_end(toy, run_tool, "train.py", "toy.py", before=before)
@@ -207,6 +210,7 @@ def test_the_first_process_chooses_the_engine(
     assert numerics["engine"].startswith("onnxruntime")
 
 
+@pytest.mark.long
 def test_an_engine_that_one_process_lacks(
     trained: Trained, run_tool: RunTool, tmp_path: Path
 ) -> None:
