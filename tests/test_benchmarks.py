@@ -350,6 +350,7 @@ def test_both_pipelines_learn_alike(bench, camvid_root, monkeypatch, tmp_path):
     assert result["comparison"]["same_seed"][0] < between / 3
 
 
+@pytest.mark.long
 def test_planted_label_errors_are_found(bench, capsys):
     """Of 200 drawn scenes 20 have one region of another class."""
     bench("label_errors").main(["--seed", "0"])

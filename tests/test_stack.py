@@ -164,7 +164,7 @@ STUBS = {
 }
 
 
-@pytest.mark.parametrize("with_mmdet", [False, True])
+@pytest.mark.parametrize("with_mmdet", [pytest.param(False, marks=pytest.mark.long), True])
 def test_mmpretrain_is_left_to_those_who_use_it(tmp_path: Path, with_mmdet: bool) -> None:
     """MMSegmentation's OneDL data set does not load it; MMDetection, where it is, finds it."""
     for name, text in STUBS.items():

@@ -86,7 +86,9 @@ def _config(scenes: Path, head: str, hook: str) -> Config:
 
 
 @pytest.mark.usefixtures("signals")
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", [pytest.param(h, marks=pytest.mark.long if h == "deeplabv3" else ()) for h in HEADS]
+)
 def test_losses_are_identical(
     head: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,17 @@ from mmseg_resnest.export.publish import check_loads_back, publish
 from mmseg_resnest.io import decode_worker
 from mmseg_resnest.registry import TRANSFORMS
 
+OFTEN = (
+    *("default", "jpeg", "stock class", "grey for three means", "12 bits", "four channels"),
+    *("bands", "chosen bands", "npy", "volume", "own"),
+)
 
+
+@pytest.mark.parametrize(
+    "tested",
+    [pytest.param(name, marks=() if name in OFTEN else pytest.mark.long) for name in CASES],
+    indirect=True,
+)
 def test_published_and_exported(tested: World, tmp_path: Path) -> None:
     model, case = tested.model, tested.case
     if not case.published:  # another step is of somebody's own

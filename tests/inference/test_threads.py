@@ -22,7 +22,7 @@ from mmseg_resnest.export import export_model
 from mmseg_resnest.export.publish import publish
 from mmseg_resnest.inference import Segmentor
 
-ROUNDS = 4
+ROUNDS = 2
 IMAGE = blobs(72, 88, 3)
 Load = Callable[[], Segmentor]
 

@@ -78,7 +78,8 @@ def test_parameter_counts_are_the_published_ones(arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", [
-    pytest.param(name, marks=() if name in OFTEN else pytest.mark.long) for name in PACKAGE_MODELS
+    pytest.param(name, marks=() if name in (*OFTEN, "resnest269") else pytest.mark.long)
+    for name in PACKAGE_MODELS
 ])  # fmt: skip
 def test_logits_are_those_of_the_authors_package(arch: str, images: torch.Tensor) -> None:
     authors = pytest.importorskip("resnest.torch")

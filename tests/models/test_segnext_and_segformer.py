@@ -234,7 +234,7 @@ def test_the_bases_of_segnext_are_drawn_in_training_only() -> None:
     ("name", "processing"),
     [
         (SMALL[0], False),
-        (SMALL[0], True),
+        pytest.param(SMALL[0], True, marks=pytest.mark.long),
         (SMALL[1], False),
         pytest.param(SMALL[1], True, marks=pytest.mark.long),
     ],
