@@ -140,7 +140,8 @@ test: lint
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) $(PYTEST_FLAGS)
 
 test-long: venv
-	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m long $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m "long or hypothesis" --hypothesis-profile=long \
+		$(PYTEST_FLAGS)
 
 # A CUDA build of torch: its fake tensors on cuda need no GPU. make test runs the same on meta.
 PEERS ?= build/peers

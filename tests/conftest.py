@@ -19,8 +19,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-# An example may take as long as a busy machine takes for it.
-settings.register_profile("suite", settings(deadline=None))
+# An example may take as long as a busy machine takes for it; make test-long draws more of them.
+settings.register_profile("suite", settings(deadline=None, max_examples=30))
+settings.register_profile("long", settings(deadline=None, max_examples=200))
 settings.load_profile("suite")
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome")

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from png_files import chunk, png_file
@@ -96,7 +96,6 @@ def test_bytes_of_any_type_are_decoded(library, kind):
     rust=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=150, deadline=None)
 def test_every_filter_is_decoded(height, width, colours, regions, filters, parts, rust, seed):
     rng = np.random.default_rng(seed)
     shape = (height, width, 3) if colours else (height, width)
@@ -212,7 +211,6 @@ def test_a_broken_image_is_an_error_or_ignored(library, tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
 def test_a_damaged_file_is_not_decoded(data):
     """A file that was cut off, or has one other byte."""
     pixels = np.random.default_rng(1).integers(0, 4, (7, 9, 3), dtype=np.uint8)

@@ -12,7 +12,7 @@ import mmseg.datasets
 import numpy as np
 import pytest
 from advice import advises
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -50,7 +50,6 @@ def written_out(label_map: dict[Any, Any], label: int) -> str | None:
 TARGETS = st.sampled_from([*range(5), *NAMES, "ignore", 255, "vehicle", "thing"])
 
 
-@settings(max_examples=60, deadline=None)
 @given(targets=st.dictionaries(st.integers(0, 7), TARGETS, max_size=7), named=st.booleans())
 def test_merged_classes_are_those_of_the_written_out_map(
     targets: dict[int, Any], named: bool

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import make_runner
 
@@ -162,7 +162,6 @@ def test_files_of_older_versions_are_valid_and_ordered_by_iteration(tmp_path: Pa
     assert latest(tmp_path) == "iter_12.pth"
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_under_any_clocks_a_run_that_is_killed_again_and_again_ends(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

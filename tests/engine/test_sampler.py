@@ -11,7 +11,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import Data
 from torch.utils.data import DataLoader
@@ -30,7 +30,6 @@ def _take(sampler: ExactSampler, count: int, skip: int = 0) -> list[tuple[int, i
     return [(int(i), i.position) for i in itertools.islice(sampler, count)]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     size=st.integers(1, 40), world=st.sampled_from([1, 2, 3, 4]), each=st.integers(1, 5),
     iteration=st.integers(0, 50), seed=st.integers(0, 2**32 - 1),

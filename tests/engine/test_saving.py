@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.logging import HistoryBuffer
 from user_errors import raises_user_error
@@ -44,7 +44,6 @@ def test_a_file_is_read_by_torch_alone(checkpoint: Path) -> None:
     assert verify_checkpoint(checkpoint) is None
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_truncation_and_changes_are_detected(checkpoint: Path, data: st.DataObject) -> None:
     """A change that no checksum covers, such as one of a date, leaves all data as they were."""

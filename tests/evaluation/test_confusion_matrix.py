@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from user_errors import raises_user_error
 
@@ -72,7 +72,6 @@ def maps(draw):
     )
 
 
-@settings(max_examples=300, deadline=None)
 @given(maps())
 def test_equal_to_the_slow_reference(case):
     pred, label, num_classes, ignore_index = case
@@ -177,7 +176,6 @@ def test_precision_recall_f1_and_weighted_iou_by_hand():
     assert scores.frequency_weighted_iou == pytest.approx(weighted, rel=1e-14)
 
 
-@settings(max_examples=100, deadline=None)
 @given(maps(), st.integers(0, 3), st.integers(0, 3))
 def test_counting_without_waiting(drawn, wrong_preds, wrong_labels):
     """The same matrix; pixels that are out of range are counted and left out."""

@@ -92,9 +92,7 @@ def test_the_key_is_named(tmp_path: Path, key: str, value: Any) -> None:
         read_results_file(path)
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), which=st.booleans())
 def test_any_value_anywhere(data: st.DataObject, which: bool, tmp_path: Path) -> None:
     record = json.loads(json.dumps(RESULTS if which else EXAMPLES))

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -44,7 +44,6 @@ def check(labels: NDArray[np.uint8]) -> None:
     np.testing.assert_array_equal(rasterize(joined, *labels.shape), labels)
 
 
-@settings(deadline=None, max_examples=150)
 @given(MAPS)
 def test_any_small_map_comes_back(labels: NDArray[np.uint8]) -> None:
     check(labels)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from user_errors import raises_user_error
 
@@ -334,7 +334,6 @@ _RECORDS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     content=st.binary(min_size=1, max_size=2000) | _RECORDS.map(lambda r: json.dumps(r).encode())
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from user_errors import raises_user_error
@@ -34,7 +34,6 @@ def test_names_of_outputs(paths: list[str], stems: list[str]) -> None:
 @given(
     st.sets(st.from_regex(r"(?:a|b|a_side)(?:\.jpg|\.png|_side)?\.(?:jpg|png|tif)", fullmatch=True))
 )
-@settings(max_examples=60, deadline=None)
 def test_no_output_of_an_image_is_that_of_another(paths: set[str]) -> None:
     stems = [*unique_stems(sorted(paths), endings=("_side",)).values()]
     written = [*stems, *(f"{stem}_side" for stem in stems)]

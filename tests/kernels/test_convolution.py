@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -49,7 +49,6 @@ def gradients(out: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     bias=st.booleans(),
     last=st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
 def test_output_and_gradients_are_those_of_conv2d(
     count: int,
     channels: int,

@@ -69,7 +69,7 @@ def steps_of_the_stack(draw):
 
 
 @pytest.mark.parametrize("variant", ["cells", "blocks"])
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 2), st.integers(1, 30), st.integers(1, 12), st.integers(1, 12)),
     steps=steps_of_the_stack(),

@@ -94,7 +94,7 @@ def test_programs_as_weights_of_a_folder(container: str, published: Path, sandbo
 
 
 @settings(
-    max_examples=60, deadline=None, derandomize=True,
+    deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 @given(data=st.data())

@@ -121,7 +121,6 @@ def test_every_truncation_is_refused():
 
 
 @given(position=st.integers(0, 10**6), value=st.integers(1, 255))
-@settings(max_examples=300, deadline=None)
 def test_a_changed_byte_is_refused_or_only_a_value(position, value):
     """No change of one byte leads anywhere but to arrays or to a UserError."""
     data = bytearray(write_params(EXAMPLE))

@@ -28,9 +28,7 @@ from mmseg_resnest.weights import load_checkpoint
 from mmseg_resnest.weights.load import load_record
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(5), "c": torch.ones(3).half()}
-FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def torch_bytes(record, zipped=True) -> bytes:

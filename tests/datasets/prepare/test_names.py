@@ -64,7 +64,6 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @given(st.lists(is_name, min_size=2, max_size=5, unique=True))
 @example(BREAKOUTS)
-@settings(max_examples=100, deadline=None)
 def test_any_name_comes_back_from_the_classes_file(
     tmp_path_factory: pytest.TempPathFactory, classes: list[str]
 ) -> None:
@@ -110,9 +109,7 @@ def test_names_from_labels_to_the_data_set_and_no_code_runs(tmp_path: Path, form
 @given(root=folders, above=folders)
 @example("{{$X:[^~]*}}", f"}}}}';open('{CANARY}','w')#")
 @example('{{ fileDirname }}"', "{{_base_.model}}'")
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_folder_can_be_the_data_root_and_hold_the_base(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, root: str, above: str
 ) -> None:

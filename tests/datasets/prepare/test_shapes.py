@@ -1,7 +1,7 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -19,7 +19,6 @@ small_maps = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(labels=small_maps)
 def test_outlines_give_every_pixel_back(labels: np.ndarray) -> None:
     painted = np.full_like(labels, 255)
@@ -46,7 +45,6 @@ def test_circle() -> None:
     assert mask.sum() == 5 and mask[2, 1:4].all() and mask[1:4, 2].all()
 
 
-@settings(max_examples=60, deadline=None)
 @given(labels=small_maps)
 def test_run_lengths_there_and_back(labels: np.ndarray) -> None:
     mask = labels == 1

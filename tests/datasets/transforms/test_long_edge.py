@@ -39,7 +39,6 @@ def published_size(width: int, height: int, long_size: int) -> tuple[int, int]:
     return long_size, int(1.0 * height * long_size / width + 0.5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(20, 150),
     width=st.integers(20, 150),

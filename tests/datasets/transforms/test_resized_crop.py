@@ -73,7 +73,7 @@ def stock_and_ours(scale, crop, ratio, **more):
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(
     size=st.tuples(st.integers(3, 150), st.integers(3, 150)),
     resized=st.tuples(st.integers(1, 300), st.integers(1, 300)),
@@ -116,7 +116,7 @@ def test_equal_seeds_give_the_samples_of_the_stack(crop, more):
     assert len(boxes) > 20
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(deadline=None, derandomize=True)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     classes=st.integers(1, 4),

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
 from yapf.yapflib import yapf_api
@@ -24,7 +24,6 @@ TEXTS = st.one_of(
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @example(["{{$X:[^~]*}}", "}}',open('canary','w')]#"])
 @example(["{{{{{", "'{{$HOME:\"}}"])
-@settings(max_examples=100, deadline=None)
 def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("config")
     cfg = Config(dict(texts=texts, deep=dict(er=[dict(text=texts[0], number=1.5)])))

@@ -185,9 +185,7 @@ values = st.recursive(
 
 
 @given(values=values, suffix=st.sampled_from([".json", ".yaml"]))
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_data_is_read_or_refused_in_words(tmp_path, values, suffix):
     path = tmp_path / f"any{suffix}"
     path.write_text(json.dumps(values), encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config, DictAction
 from user_errors import raises_user_error
@@ -80,13 +80,11 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other)  # 1 is not True, nan is nan
 
 
-@settings(deadline=None)
 @given(_VALUES)
 def test_what_python_writes_is_read_back(value: Any) -> None:
     assert same(read(repr(value)), value)
 
 
-@settings(deadline=None)
 @given(st.text("ab1-+.e_',\"()[]{}:= \\dict", max_size=25) | st.text(max_size=20))
 def test_any_text_is_a_value_or_one_error(text: str) -> None:
     try:
@@ -116,7 +114,6 @@ _SPACED = _NESTED | st.builds(  # MMEngine takes [a],[b] for one list, and never
 )
 
 
-@settings(deadline=None)
 @given(_SPACED)
 def test_mmengines_notation_keeps_its_meaning(text: str) -> None:
     """What differs on purpose: spaces within text, quoted text, braces, null, lost characters."""
