@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,23 @@ from ..registry import LOOPS
 from .preemption import Preempted, stop_signal
 from .sampler import ExactSampler, batch_of, sampler_of, seed_step, seed_validation
 from .watch import doing
+
+
+def validation_steps(
+    last: int, interval: int, begin: int = 1, dynamic: Sequence[tuple[int, int]] | None = None
+) -> list[int]:
+    """After which of ``last`` steps, iterations or epochs, MMEngine's training loops validate.
+
+    The other arguments are their options ``val_interval``, ``val_begin``, ``dynamic_intervals``.
+    """
+    milestones, intervals = [0, *(m for m, _ in dynamic or ())], [interval]
+    intervals += [one for _, one in dynamic or ()]
+    ends = [*(milestone - 1 for milestone in milestones[1:]), last + 1]
+    due, start = {last}, 1
+    for every, end in zip(intervals, ends, strict=True):
+        due.update(range(math.ceil(start / every) * every, min(end, last + 1), every))
+        start = max(start, end)
+    return sorted(step for step in due if step >= begin)
 
 
 class _StopInValidation(Exception):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from tqdm import tqdm
 
 from ..._stack import visualization_backends
@@ -20,8 +21,10 @@ from ...registry import HOOKS
 from ..checkpoint import bare_model
 from ..launch import describe_device
 from ..logs import display_path
+from ..loop import validation_steps
 from ..sampler import batch_of
 from .monitor import monitored
+from .results import ResultsHook
 
 _HEADER_WIDTH = 11
 _COLUMNS = ("mIoU", "pixAcc")
@@ -79,7 +82,8 @@ class ConsoleHook(Hook):
 
     A line covers the iterations since the line before. The first one is of the first iteration;
     others come at the logger's interval, but no more than 50 in all, or one a minute. The time left
-    includes validations. ``title``, ``config`` and ``notes`` are for the header.
+    includes validations, and is by the iterations after the first one, which loads and compiles.
+    ``title``, ``config`` and ``notes`` are for the header.
     """
 
     # After the learning rate was logged and before ParamSchedulerHook steps it.
@@ -98,12 +102,12 @@ class ConsoleHook(Hook):
         self._on = is_main_process()
         if not self._on:
             return
-        self._iterations = self._pending = 0
-        self._train_seconds = 0.0
+        self._iterations = self._timed = self._pending = 0
+        self._train_seconds = self._line_seconds = 0.0
         self._val_seconds: float | None = None
+        self._validations = [] if runner.val_loop is None else _validations(runner.train_loop)
         self._score: tuple[str, float] | None = None
-        scores = runner.message_hub.runtime_info.items()  # of the run that is resumed
-        self._best = next((float(v) for k, v in scores if k.startswith("best_score")), None)
+        self._results = next((h for h in runner.hooks if isinstance(h, ResultsHook)), None)
         self._since = self._last_line = self._last_text = time.monotonic()
         intervals = [h.interval for h in runner.hooks if type(h).__name__ == "LoggerHook"]
         self._interval = max(1, intervals[0]) if intervals else 50
@@ -158,9 +162,13 @@ class ConsoleHook(Hook):
         if not self._on:
             return
         now = time.monotonic()
+        if self._iterations == 1:
+            self._timed, self._train_seconds = 0, 0.0
+        self._line_seconds += now - self._since
         self._train_seconds += now - self._since
         self._since = now
         self._iterations += 1
+        self._timed += 1
         self._pending += 1
         self._bar.update()
         done = runner.iter + 1
@@ -205,8 +213,7 @@ class ConsoleHook(Hook):
                 shown.append(f"{name} {score(value)}")
         if chosen is not None:
             self._score = chosen.name, chosen.value
-            if self._best is None or chosen.better(chosen.value, self._best):
-                self._best = chosen.value
+            if self._results is not None and self._results.is_best(chosen):
                 shown.append("best so far")
         position = f"{runner.iter}/{runner.max_iters}"
         took = f"took {duration(self._val_seconds)}"
@@ -222,22 +229,21 @@ class ConsoleHook(Hook):
     def _text(self, runner: Runner, done: int, loss: float | None) -> str:
         """E.g. ``loss 0.412, 31.5 images/s, mIoU 48.12, 3 min 05 s left``."""
         parts = [] if loss is None else [f"loss {loss:.3f}"]
-        parts.append(f"{self._batch * self._iterations / self._train_seconds:.1f} images/s")
+        parts.append(f"{self._batch * self._timed / self._train_seconds:.1f} images/s")
         if self._score is not None:
             parts.append(f"{self._score[0]} {score(self._score[1])}")
         return ", ".join([*parts, f"{duration(self._left(runner, done))} left"])
 
     def _left(self, runner: Runner, done: int) -> float:
-        """Seconds until the end, validations included."""
-        each = self._train_seconds / self._iterations
+        """Seconds until the end, validations included, also that which follows these iterations."""
+        each = self._train_seconds / self._timed
         left = each * (runner.max_iters - done)
-        if runner.val_loop is not None:
-            every = runner.train_loop.val_interval
+        validations = len(self._validations) - bisect.bisect_left(self._validations, done)
+        if validations:
             once = self._val_seconds
             if once is None:  # an estimate until the first validation
-                batch = max(1, batch_of(runner.train_dataloader))
-                once = each * len(runner.val_dataloader.dataset) / batch / 3
-            left += once * (math.ceil(runner.max_iters / every) - done // every)
+                once = each * len(runner.val_dataloader.dataset) / max(1, self._batch) / 3
+            left += once * validations
         return left
 
     def _print_pending(self, runner: Runner) -> None:
@@ -246,13 +252,14 @@ class ConsoleHook(Hook):
 
     def _print_line(self, runner: Runner, done: int) -> None:
         loss = float(runner.message_hub.get_scalar("train/loss").mean(self._pending))
-        each = self._train_seconds / self._iterations
-        rates = runner.optim_wrapper.get_lr()
-        rate = float((rates.get("base_lr") or rates["lr"])[0])
+        each = self._line_seconds / self._pending
+        # As logged before the iteration: the schedule may have made its next step.
+        name = "base_lr" if "base_lr" in runner.optim_wrapper.get_lr() else "lr"
+        rate = float(runner.message_hub.get_scalar(f"train/{name}").current())
         left = duration(self._left(runner, done))
         position = f"{done}/{runner.max_iters}"
         self._print(position, f"{loss:.4f}", f"{rate:.3e}", f"{each:.3f}", left)
-        self._pending = 0
+        self._pending, self._line_seconds = 0, 0.0
         self._last_line = time.monotonic()
 
     def _print(
@@ -261,6 +268,16 @@ class ConsoleHook(Hook):
         line = f"{position:>{self._width}}  {loss:>8}  {rate:>9}  {each:>7}  {left:>12}  {scores}"
         tqdm.write(line.rstrip(), file=sys.stdout)
         sys.stdout.flush()
+
+
+def _validations(loop: Any) -> list[int]:
+    """After which iterations a training loop validates; none of a loop of another kind."""
+    if not isinstance(loop, IterBasedTrainLoop | EpochBasedTrainLoop):
+        return []
+    unit = 1 if isinstance(loop, IterBasedTrainLoop) else max(1, len(loop.dataloader))
+    dynamic = [*zip(loop.dynamic_milestones, loop.dynamic_intervals, strict=True)]
+    steps = validation_steps(loop.max_iters // unit, dynamic[0][1], loop.val_begin, dynamic[1:])
+    return [step * unit for step in steps]
 
 
 def progress_bar(total: int, initial: int, what: str, form: str | None = None) -> tqdm:

@@ -24,7 +24,7 @@ from ..checkpoint_schema import check_results
 from ..checkpoint_values import Refusal
 from ..checkpoint_writer import Unsaved
 from ..runner import Runner
-from .monitor import monitored
+from .monitor import Monitored, monitored
 
 
 @HOOKS.register_module()
@@ -98,15 +98,19 @@ class ResultsHook(Hook):
         named = {name: result[name] for name in SCORES if name in result}  # without a prefix
         self.history.append({**now, **named, **scores, **named, **now})
         score = monitored(runner, scores)
-        if score is not None and not math.isnan(score.value):
-            before = (self.best.get("scores") or self.best).get(score.name)
-            # Strictly better, as CheckpointHook decides.
-            if before is None or score.better(score.value, before):
-                self.best = {**now, **result, **now}
+        if score is not None and self.is_best(score):
+            self.best = {**now, **result, **now}
         reported = self.not_written is not None
         self._write(runner)
         if self.not_written is not None and not reported:  # the next validation retries
             runner.logger.warning("%s; training goes on", self.not_written)
+
+    def is_best(self, score: Monitored) -> bool:
+        """Whether a score is better than that of each validation so far."""
+        before = (self.best.get("scores") or self.best).get(score.name)
+        # Strictly better, as CheckpointHook decides.
+        better = before is None or score.better(score.value, before)
+        return better and not math.isnan(score.value)
 
     def after_train(self, runner: Runner) -> None:
         """Write it again, with the last checkpoint and what could not be written before."""
