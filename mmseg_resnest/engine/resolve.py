@@ -143,6 +143,7 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
         set_distillation(cfg, options.teacher)
         set_pins(cfg, options.pins)
         _guard_numbers(cfg)
+        _log_over_iterations(cfg)
         _log_to_services(cfg, options)
         # What follows fits the run to the machine; it changes no result.
         values = describe_config(cfg)
@@ -296,6 +297,13 @@ def _guard_numbers(cfg: Config) -> None:
     if cfg.get("default_hooks") is None:
         cfg.default_hooks = {}
     cfg.default_hooks.setdefault("nonfinite", dict(type="NonFiniteHook"))
+
+
+def _log_over_iterations(cfg: Config) -> None:
+    """Log scores at their iteration, as losses are, where the config does not ask for epochs."""
+    logger = cfg.default_hooks.setdefault("logger", dict(type="LoggerHook"))
+    if isinstance(logger, dict) and type_name(logger.get("type")) == "LoggerHook":
+        logger.setdefault("log_metric_by_epoch", False)
 
 
 def _log_to_services(cfg: Config, options: TrainingOptions) -> None:

@@ -161,7 +161,10 @@ class Tracker(BaseVisBackend):
         self, scalar_dict: Mapping[str, Any], step: int = 0, *_: Any, **__: Any
     ) -> None:
         """Record numbers of an iteration."""
-        values = {k: float(v) for k, v in scalar_dict.items() if k not in ("step", "iter")}
+        left_out = ["step", "iter"]
+        if "iter" not in scalar_dict:  # of a validation, which has the times of an image
+            left_out += ["time", "data_time"]
+        values = {k: float(v) for k, v in scalar_dict.items() if k not in left_out}
         if self.service == "wandb":
             self._try(lambda: self.experiment.log({**values, "iteration": step}))
         elif self.service == "mlflow":

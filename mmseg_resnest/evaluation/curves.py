@@ -181,7 +181,7 @@ def read_scalars(work_dir: str | os.PathLike[str], run_id: str | None = None) ->
             if trained and not is_training(entry):
                 left_out += ["time", "data_time"]  # a validation's, of an image
             for name, value in entry.items():
-                if name not in left_out:
+                if name.rsplit("/", 1)[-1] not in left_out:
                     merged.setdefault(name, {})[entry["step"]] = value
     series = {}
     for name, points in merged.items():

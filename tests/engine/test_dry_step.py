@@ -24,6 +24,7 @@ from mmseg_resnest.engine.dry_step import dry_step
 from mmseg_resnest.engine.launch import Machine
 from mmseg_resnest.engine.model import build_seeded_model
 from mmseg_resnest.engine.resolve import TrainingOptions, resolve
+from mmseg_resnest.evaluation import read_scalars
 from mmseg_resnest.registry import METRICS, TRANSFORMS
 
 
@@ -439,6 +440,17 @@ def test_the_header_names_the_epochs_of_the_config(
     cfg.train_cfg.max_epochs = 2
     run(cfg, tmp_path / "work")
     assert "2 iterations of 4 images (2 epochs)" in capsys.readouterr().out
+
+
+def test_scores_of_a_run_by_epochs_are_logged_at_their_iteration(
+    scenes: Path, tmp_path: Path
+) -> None:
+    cfg = small_config(scenes, validate=True)
+    _by_epoch(2, "DefaultSampler")(cfg)
+    cfg.default_hooks.logger = dict(type="LoggerHook", interval=1)  # as MMEngine has it
+    done = run(cfg, tmp_path / "work")
+    steps = read_scalars(tmp_path / "work")["mIoU"].steps.tolist()
+    assert steps == [row["iteration"] for row in done["history"]] == [3, 6]
 
 
 @pytest.mark.parametrize("key", [None, "find_unused_parameters"])

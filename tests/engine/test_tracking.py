@@ -54,13 +54,21 @@ def test_a_run_goes_on_where_it_was(
         calls.clear()
         tracker = Tracker(str(tmp_path / "run" / "time" / "vis_data"), service)
         tracker.add_config(Config(dict(resume=resume, lr=0.1)))
-        tracker.add_scalars({"loss": 0.5, "step": 20, "iter": 20}, 20)
+        tracker.add_scalars({"loss": 0.5, "time": 2.5, "step": 20, "iter": 20}, 20)
+        # The times of a validation are those of an image.
+        tracker.add_scalars({"mIoU": 40.0, "time": 0.1, "data_time": 0.01, "step": 20}, 20)
         tracker.close()
         if service == "wandb":
-            assert calls.named("log") == [({"loss": 0.5, "iteration": 20}, {})]
+            assert calls.named("log") == [
+                ({"loss": 0.5, "time": 2.5, "iteration": 20}, {}),
+                ({"mIoU": 40.0, "iteration": 20}, {}),
+            ]
             assert len(calls.named("finish")) == 1
             return calls.named("init")[0][0]["id"]
-        assert calls.named("log_metrics") == [({"loss": 0.5}, 20, {})]
+        assert calls.named("log_metrics") == [
+            ({"loss": 0.5, "time": 2.5}, 20, {}),
+            ({"mIoU": 40.0}, 20, {}),
+        ]
         assert len(calls.named("end_run")) == 1
         assert calls.named("start_run")[0]["run_name"] == "run"
         return calls.named("start_run")[0]["run_id"]

@@ -10,7 +10,7 @@ from PIL import Image
 from user_errors import raises_user_error
 
 from mmseg_resnest.evaluation import plot_curves, read_scalars
-from mmseg_resnest.evaluation.curves import Series
+from mmseg_resnest.evaluation.curves import Series, find_series
 
 MIOU, PIX_ACC = (0xC2, 0x41, 0x0C), (0x1D, 0x4E, 0xD8)
 
@@ -45,6 +45,14 @@ def test_reads_what_the_logger_wrote(tmp_path):
     assert series["loss"].steps.dtype == np.int64
     # One start's own folder will do as well.
     assert points(read_scalars(tmp_path / "20260101_000000")["mIoU"]) == points(series["mIoU"])
+
+
+def test_times_of_an_iteration_are_found_under_their_prefix(tmp_path):
+    """``log_with_hierarchy``; the validation is before the first line of the training."""
+    backend = LocalVisBackend(str(tmp_path / "20260101_000000" / "vis_data"))
+    backend.add_scalars({"val/mIoU": 10.0, "val/time": 0.1}, step=5)
+    backend.add_scalars({"train/loss": 1.0, "train/time": 2.5, "iter": 10}, step=10)
+    assert points(find_series(read_scalars(tmp_path), "time")) == [(10, 2.5)]
 
 
 def test_joins_the_starts_of_a_resumed_run(tmp_path):
