@@ -47,6 +47,7 @@ from .forecast import Step, batch_size_of, check_memory, forecast, free_memory, 
 from .hooks.console import duration
 from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
+from .loop import validation_steps
 from .model import SeededModel
 from .optimization import build_optimization, schedule_key
 from .process_state import restored_process
@@ -251,17 +252,16 @@ class _Steps:
         memory = f"{gigabytes(self.step.peak)} at the peak of the dry step"
         memory += "" if free is None else f", {gigabytes(free)} more are free"
         loop, each = self.cfg.train_cfg, self.step.seconds
-        count = loop.get("max_iters")
-        if count is None:
-            epoch = math.ceil(len(train) / self.machine.world_size)
-            count = epoch * loop.get("max_epochs", 1)
-            every = epoch * loop.get("val_interval", 1)
-        else:
-            every = loop.get("val_interval", _VAL_INTERVAL)
-        total = count * each
+        last, unit, every = loop.get("max_iters"), 1, _VAL_INTERVAL
+        if last is None:
+            unit = math.ceil(len(train) / self.machine.world_size)
+            last, every = loop.get("max_epochs", 1), 1
+        total = last * unit * each
         if val is not None:
+            every, begin = loop.get("val_interval", every), loop.get("val_begin", 1)
+            validations = validation_steps(last, every, begin, loop.get("dynamic_intervals"))
             images = len(val.dataset) / self.machine.world_size
-            total += count // max(every, 1) * images * val_seconds
+            total += len(validations) * images * val_seconds
         about = f"about {each:.3g} s an iteration and {duration(total)} in all, by the dry step"
         return [("memory", memory), ("time", about)]
 

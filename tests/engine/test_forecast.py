@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -15,6 +17,8 @@ from user_errors import raises_user_error
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine import dry_step, forecast
 from mmseg_resnest.engine.forecast import Forecast, batch_size_of
+from mmseg_resnest.engine.hooks import duration
+from mmseg_resnest.engine.launch import Machine
 from mmseg_resnest.engine.run_options import RunOptions
 
 EDGE = 160
@@ -110,3 +114,26 @@ def test_a_small_batch_needs_no_forecast(scenes: Path, made: list, tmp_path: Pat
     run(cfg, tmp_path / "small")
     assert made == [None]
     assert batch_size_of(None, {"inputs": [1]}) is None
+
+
+@pytest.mark.parametrize(
+    ("loop", "validations"),
+    [
+        (dict(max_iters=100, val_interval=40), 3),  # after 40, 80 and 100
+        (dict(max_iters=100), 1),
+        (dict(max_iters=100, val_interval=40, val_begin=50), 2),
+        (dict(max_iters=100, val_interval=40, dynamic_intervals=[(81, 5)]), 6),
+        (dict(max_epochs=10, val_interval=4), 3),
+    ],
+)
+def test_the_time_of_a_run_is_that_of_all_its_validations(
+    loop: dict[str, int], validations: int
+) -> None:
+    """Hundred iterations of 2 s, ten an epoch, and validations of 20 images of 30 s."""
+    steps: Any = SimpleNamespace(
+        cfg=Config(dict(train_cfg=loop)), machine=Machine(), step=forecast.Step(seconds=2.0)
+    )
+    val = SimpleNamespace(dataset=range(20))
+    rows = dict(dry_step._Steps._forecast_rows(steps, range(10), val, 30.0))
+    total = duration(100 * 2 + validations * 20 * 30)
+    assert rows["time"] == f"about 2 s an iteration and {total} in all, by the dry step"

@@ -214,7 +214,8 @@ def decide(facts: Facts, wishes: Wishes, origin: Origin, chosen: Plan, measured:
     made += [batch, accumulate, workers]
     made += _rates(wishes, origin, measured)
     made += length.values()
-    validations = length["max_iters"].value // length["val_interval"].value
+    # One is at the end, whatever the interval.
+    validations = math.ceil(length["max_iters"].value / length["val_interval"].value)
     took = seconds * length["max_iters"].value + validations * _validation(facts, measured)
     return Plan(tuple(made), measured.memory(batch.value), seconds, took)
 
@@ -300,7 +301,7 @@ def _length(
                 " --image-size or --batch-size"
             )
             raise UserError("argument", f"--budget {budget}", message)
-    interval = max(1, iterations // count)
+    interval = math.ceil(iterations / count)
     save = max(1, min(interval, round(_SAVE_SECONDS / seconds)))
     patience = Decision("patience", None, f"{_validations(count)}: too few to stop early")
     if count >= 6:

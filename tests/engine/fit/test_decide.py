@@ -29,6 +29,7 @@ from mmseg_resnest.engine.fit import (
     read_class_weights,
 )
 from mmseg_resnest.engine.fit.decide import balanced_weights
+from mmseg_resnest.engine.loop import validation_steps
 
 GIB = 1 << 30
 CAMVID = Facts(
@@ -152,9 +153,22 @@ def test_a_batch_that_is_asked_for_is_kept_or_refused() -> None:
 def test_a_budget_of_time_holds_with_its_validations() -> None:
     plan = plan_of(found=measured(0.25, val_seconds=0.5))  # 2.04 s a step, 50.5 s a validation
     validations = 1500 * 0.15 // 50.5
-    assert plan["val_interval"] == plan["max_iters"] // validations
     assert plan["max_iters"] == int((1500 - validations * 50.5) / 2.04)
+    made = validation_steps(plan["max_iters"], plan["val_interval"])
+    assert len(made) == validations and plan.reason("val_interval") == "4 validations"
+    assert plan.seconds == pytest.approx(1500, abs=2.04)
     assert plan["patience"] is None
+
+
+@pytest.mark.parametrize("iterations", [59, 119, 601, 762, 1422, 4999])
+def test_a_run_validates_as_often_as_is_said(iterations: int) -> None:
+    """Its end is among them, not one more."""
+    plan = plan_of(wishes=Wishes(Budget(iterations=iterations)))
+    made = validation_steps(plan["max_iters"], plan["val_interval"])
+    assert plan.reason("val_interval").split()[0] == str(len(made))
+    assert len(made) == max(1, min(10, iterations // 60)) and made[-1] == iterations
+    took = iterations * plan.iteration + len(made) * 101 * 0.1
+    assert plan.seconds == pytest.approx(took)
 
 
 def test_a_budget_of_iterations_is_their_number() -> None:
