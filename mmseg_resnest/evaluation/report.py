@@ -97,7 +97,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
         "evaluations": evaluations,
         "published": _published(config),
         "curves": _curves(series, train),
-        "speed": _speed(series, tests),
+        "speed": _speed(series, train, tests),
         "config": _config_text(folder, starts),
         "environment": _environment(folder, starts),
         "examples": _examples(folder, [place for place, _ in tests.values()]),
@@ -106,15 +106,19 @@ def read_run(work_dir: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _evaluation(title: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("mIoU", "pixAcc", "mAcc", "mIoU_interval", "images", "checkpoint", "labelled_pixels")
+    keys = ("mIoU", "pixAcc", "mAcc", "mIoU_interval", "images", "checkpoint")
+    rows = result.get("classes", ())
+    # Of classes that overlap the sum is more.
+    labelled = result.get("labelled_pixels") or sum(row.get("label") or 0 for row in rows)
     return {
         "title": title,
         "tta": bool(result.get("tta")),
         **{k: result[k] for k in keys if result.get(k) is not None},
         "others": dict(list(other_scores(result).items())[:_MOST_SCORES]),
         "classes": [
-            {k: row.get(k) for k in ("name", "IoU", "Acc", "label")}
-            for row in result.get("classes", ())
+            {k: row.get(k) for k in ("name", "IoU", "Acc")}
+            | {"share": (row.get("label") or 0) / max(labelled, 1)}
+            for row in rows
         ],
         "confusion": result.get("confusion_matrix"),
     }
@@ -166,7 +170,9 @@ def _finite(series: Mapping[str, Series], name: str) -> Series | None:
     return Series(points.steps[good], points.values[good]) if good.any() else None
 
 
-def _speed(series: Mapping[str, Any], tests: Mapping[str, Any]) -> list[list[str]]:
+def _speed(
+    series: Mapping[str, Any], train: Mapping[str, Any], tests: Mapping[str, Any]
+) -> list[list[str]]:
     rows = []
     times, data, memory = (_finite(series, name) for name in ("time", "data_time", "memory"))
     if times is not None:
@@ -174,8 +180,12 @@ def _speed(series: Mapping[str, Any], tests: Mapping[str, Any]) -> list[list[str
     if data is not None:
         rows.append(["of these waiting for data", f"{np.median(data.values):.3f}"])
     if times is not None:
-        total = float(np.median(times.values)) * int(times.steps[-1])
-        rows.append(["iterations", f"{int(times.steps[-1]):,}"])
+        # The last validation may come behind the last line of the training.
+        known = [int(points.steps[-1]) for points in series.values()]
+        known += [one["iteration"] for one in train.get("history") or ()]
+        iterations = max(known)
+        total = float(np.median(times.values)) * iterations
+        rows.append(["iterations", f"{iterations:,}"])
         rows.append(["hours of training, without validation", f"{total / 3600:.2f}"])
     if memory is not None:
         rows.append(["GPU memory in training, largest", f"{memory.values.max():,.0f} MiB"])

@@ -12,6 +12,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -34,7 +35,8 @@ from mmseg_resnest.datasets.check import (
     write_fix_list,
     write_report,
 )
-from mmseg_resnest.datasets.check.sample import MAX_PIXELS
+from mmseg_resnest.datasets.check.report import DataReport
+from mmseg_resnest.datasets.check.sample import MAX_PIXELS, SampleFacts
 from mmseg_resnest.registry import DATASETS
 
 __all__ = ["clean", "data"]  # fixtures
@@ -385,6 +387,23 @@ def test_images_without_labels(data: Path) -> None:
     empty = first(data, "val")
     empty.write_bytes(b"")
     assert [p.file for p in check(cfg).problems] == [str(empty)]
+
+
+def test_shares_of_classes_that_overlap_are_of_the_labelled_pixels(tmp_path: Path) -> None:
+    """An image of 100 pixels, of which 20 are ignored."""
+    from mmseg_resnest.evaluation import overlay
+
+    counts = np.zeros(256, np.int64)
+    counts[[0, 1, 255]] = 60, 40, 20
+    table = np.arange(256, dtype=np.uint8)
+    plan = SimpleNamespace(num_classes=2, ignore_index=255, table=table, planes=2)
+    part: Any = SimpleNamespace(
+        split="train", classes=["car", "wheel"], counts=[counts], plan=plan, samples=[],
+        facts=[SampleFacts(size=(10, 10), raw_counts=counts)],
+    )  # fmt: skip
+    write_report(DataReport([], [part], {}, 1.0, 1), tmp_path / "page.html", "t", overlay)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.findall(r"<td class=n>([\d.]+)%</td>", page) == ["75.000", "50.000"]
 
 
 def test_report_and_page(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

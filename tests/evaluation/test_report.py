@@ -109,6 +109,33 @@ def test_what_stands_in_it(page: Path) -> None:
     assert "http-equiv" in text
 
 
+def test_the_length_of_a_run_is_that_of_all_its_iterations(tmp_path: Path) -> None:
+    """The logger's interval need not divide it."""
+    run = make_run(tmp_path / "run", images=2)
+    file = run / "results.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps(result | {"history": [{"iteration": 2011, "mIoU": 50.0}]}))
+    speed = dict(read_run(run)["speed"])
+    assert speed["iterations"] == "2,011"
+    assert speed["hours of training, without validation"] == f"{2011 * 0.5 / 3600:.2f}"
+    with (run / "20260101_000000" / "vis_data" / "scalars.json").open("a") as log:
+        log.write('\n{"mIoU": 51.0, "step": 2019}\n')
+    assert dict(read_run(run)["speed"])["iterations"] == "2,019"
+
+
+def test_shares_of_classes_are_of_the_labelled_pixels(tmp_path: Path) -> None:
+    """Classes that overlap have more pixels together."""
+    run = make_run(tmp_path / "run", images=2)
+    file = run / "test" / "results.json"
+    result = json.loads(file.read_text())
+    for row in result["classes"]:
+        row["label"] = 600
+    result |= {"labelled_pixels": 1000, "confusion_matrix": None}
+    file.write_text(json.dumps(result))
+    rows = read_run(run)["evaluations"][0]["classes"]
+    assert [row["share"] for row in rows] == 4 * [0.6]
+
+
 def test_error_map_and_label_are_those_of_the_files(page: Path) -> None:
     import base64
     import io

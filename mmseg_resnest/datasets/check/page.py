@@ -88,6 +88,8 @@ def _class_bars(report: DataReport) -> str:
         total = int(pixels.sum())
         if not total:
             continue
+        if any(part.plan.planes for part in report.parts if part.split == split):
+            total = max(entry["labelled"] - entry["ignored"], 1)  # of overlapping classes a sum
         top = int(pixels.max())
         rows = "".join(
             f"<tr><td>{k}</td><td>{html.escape(name)}</td><td class=n>{100 * n / total:.3f}%</td>"
