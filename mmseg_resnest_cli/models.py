@@ -116,7 +116,8 @@ def _measured(row: Mapping[str, Any]) -> list[str]:
             found.append("")
             continue
         took = 1000 * run["batch"] / run["images_per_second"]
-        found.append(f"{took:,.0f} ms, {run['memory_bytes'] / 2**20:,.0f} MiB")
+        batch = f" (batch {run['batch']})" if what == "training" else ""
+        found.append(f"{took:,.0f} ms, {run['memory_bytes'] / 2**20:,.0f} MiB{batch}")
     return found
 
 

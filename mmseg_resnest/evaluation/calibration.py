@@ -8,23 +8,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["calibration_counts", "calibration_error", "top_probability"]
+__all__ = ["calibration_counts", "calibration_error", "predicted_probability"]
 
 # Confidences are summed as whole multiples of this: the sum is then the same in any order.
 _UNIT = 2**-24
 
 
-def top_probability(scores: Tensor, are_logits: bool = True) -> Tensor:
-    """The probability (H, W) of the most likely class.
+def predicted_probability(scores: Tensor, pred: Tensor, are_logits: bool = True) -> Tensor:
+    """The probability (H, W) of the predicted class.
 
     Args:
         scores: (C, H, W) logits; (1, H, W) is the probability of class 1 of two. Or, with
             ``are_logits`` False, scores that are not negative, of any scale.
+        pred: (H, W), the most likely class, or of two what a threshold decides.
         are_logits: Whether the soft-max is still to be taken.
     """
     scores = scores.float()
     if scores.shape[0] == 1:
-        return torch.maximum(scores[0], 1 - scores[0])
+        return torch.where(pred == 1, scores[0], 1 - scores[0])
     if are_logits:
         # The largest probability is 1 / sum of exp(logit - largest logit).
         return 1 / (scores - scores.amax(dim=0)).exp_().sum(dim=0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .boundary import boundary_counts
-from .calibration import calibration_counts, calibration_error, top_probability
+from .calibration import calibration_counts, calibration_error, predicted_probability
 from .image_counts import ImageCounts, bootstrap_interval, image_mean_iou
 
 __all__ = ["ImageRecord", "PerImage", "class_map"]
@@ -92,10 +92,10 @@ class PerImage:
         if scores.ndim != 3 or scores.shape[1:] != pred.shape:
             shape, size = tuple(scores.shape), tuple(pred.shape)
             raise UserError("size-mismatch", name, f"seg_logits is {shape}, the prediction {size}")
-        label = label.to(scores.device)
+        pred, label = pred.to(scores.device), label.to(scores.device)
         counts: NDArray[np.int64] = calibration_counts(
-            top_probability(scores, self.logits),
-            pred.to(scores.device) == label,
+            predicted_probability(scores, pred, self.logits),
+            pred == label,
             label != self.ignore_index,
             self.bins,
         ).numpy()

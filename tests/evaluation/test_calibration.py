@@ -10,7 +10,7 @@ import torch
 from mmseg_resnest.evaluation.calibration import (
     calibration_counts,
     calibration_error,
-    top_probability,
+    predicted_probability,
 )
 
 
@@ -35,7 +35,7 @@ def test_error_is_that_of_the_definition(bins):
     logits = torch.randn(5, 20, 30, generator=generator) * 3
     label = torch.randint(0, 5, (20, 30), generator=generator)
     labelled = torch.rand(20, 30, generator=generator) > 0.2
-    confidence = top_probability(logits)
+    confidence = predicted_probability(logits, logits.argmax(dim=0))
     expected = logits.double().softmax(dim=0).amax(dim=0)
     torch.testing.assert_close(confidence.double(), expected, rtol=1e-5, atol=1e-6)
     correct = logits.argmax(dim=0) == label
@@ -70,5 +70,8 @@ def test_a_certain_and_right_model_has_no_error():
 
 def test_sums_and_two_class_scores():
     sums = torch.tensor([[[6.0]], [[2.0]]])
-    assert float(top_probability(sums, are_logits=False)) == 0.75
-    assert float(top_probability(torch.tensor([[[0.2]]]))) == pytest.approx(0.8)
+    first = torch.zeros(1, 1, dtype=torch.int64)
+    assert float(predicted_probability(sums, first, are_logits=False)) == 0.75
+    assert float(predicted_probability(torch.tensor([[[0.2]]]), first)) == pytest.approx(0.8)
+    # A threshold of 0.3 decides for class 1, which the model holds for less likely.
+    assert float(predicted_probability(torch.tensor([[[0.4]]]), first + 1)) == pytest.approx(0.4)

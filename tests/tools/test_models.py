@@ -63,7 +63,7 @@ def test_what_was_measured_stands_beside_it(run: Callable[..., Result]) -> None:
     assert "250 ms, 300 MiB" in text and "here: CPU, 3 threads" in text
     assert "a step here" not in text
     keep_benchmark("segformer_mitb0_ade20k", dict(result, training=dict(runs, batch=2)))
-    assert "500 ms, 300 MiB" in run("segformer", "ade20k")[1]
+    assert "500 ms, 300 MiB (batch 2)" in run("segformer", "ade20k")[1]
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ class _Metrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
         )  # fmt: skip
         self.batches = Histogram(
-            "segmentation_batch_images", "Images that went through the network together",
+            "segmentation_batch_images", "Images that were segmented together; those of one size "
+            "go through the network together",
             registry=self.registry, buckets=(1, 2, 4, 8, 16, 32, 64),
         )  # fmt: skip
         self.pixels = Counter(
