@@ -234,9 +234,12 @@ def run(args: argparse.Namespace) -> None:
     if args.toy:
         shrink(cfg)
     cfg.train_cfg.val_interval = -(-args.iterations // 3)
-    if args.seconds and not own:
-        cfg.train_cfg.val_begin = args.iterations + 1  # a validation takes minutes
-        cfg.default_hooks.checkpoint.interval = -1  # nor are iterations with a checkpoint timed
+    if args.seconds:
+        cfg.default_hooks.checkpoint.interval = -1  # iterations with a checkpoint are not timed
+        if own:
+            cfg.log_processor.window_size = 1  # nor those behind a validation, by the median
+        else:
+            cfg.train_cfg.val_begin = args.iterations + 1  # a validation takes minutes
     name = f"{args.recipe}{'_taught' * bool(args.teacher)}_{args.iterations}_"
     name += "seconds" if args.seconds else str(args.seed)
     file = args.out / f"{name}.json"

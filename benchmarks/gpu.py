@@ -186,8 +186,8 @@ def measure(case: Case, turns: int, least: float, left: Callable[[], float]) -> 
 
     Returns:
         ``items``; ``variants``: for each ``seconds``, ``speed`` (the reference's seconds over its
-        own), ``per_second``, ``peak_bytes`` of a call beyond weights, ``agreement``; ``not_run``:
-        variants and reasons.
+        own; not without a reference), ``per_second``, ``peak_bytes`` of a call beyond weights,
+        ``agreement``; ``not_run``: variants and reasons.
     """
     found: dict[str, Any] = {"items": case.items, "variants": {}, "not_run": {}}
     works: dict[str, tuple[Work, int]] = {}
@@ -217,12 +217,13 @@ def measure(case: Case, turns: int, least: float, left: Callable[[], float]) -> 
         for name in list(works) if turn % 2 == 0 else list(works)[::-1]:
             times[name].append(_seconds(*works[name]))
     for name, measured in times.items():
-        ratios = [b / a for a, b in zip(measured, times.get(reference, measured), strict=True)]
         seconds = summary(measured)
         found["variants"][name] |= {
             "seconds": seconds, "per_second": case.items / seconds["median"],
-            "speed": summary(ratios),
         }  # fmt: skip
+        if reference in times:
+            ratios = [b / a for a, b in zip(measured, times[reference], strict=True)]
+            found["variants"][name]["speed"] = summary(ratios)
     return found
 
 
@@ -237,9 +238,10 @@ def markdown(result: dict[str, Any]) -> str:
         for variant, one in found["variants"].items():
             memory = f"{one['peak_bytes'] / 2**20:.0f} MiB" if "peak_bytes" in one else ""
             agreement = f"{100 * one['agreement']:.3f} %" if "agreement" in one else ""
+            speed = f"{one['speed']['median']:.2f}" if "speed" in one else ""
             lines.append(
                 f"| {name} | {variant} | {1e3 * one['seconds']['median']:.3g} ms | "
-                f"{one['per_second']:.4g} | {one['speed']['median']:.2f} | {memory} | {agreement} |"
+                f"{one['per_second']:.4g} | {speed} | {memory} | {agreement} |"
             )
     lines.append("")
     for name, found in result["cases"].items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -251,6 +252,13 @@ def test_gpu_variants_that_fail_or_come_late_are_named(bench):
     found = gpu.measure(case, 2, 0, lambda: 60)
     assert set(found["variants"]) == {"plain"}
     assert "memory" in found["not_run"]["broken"] and "agrees" in found["not_run"]["other"]
+    without = gpu.Case("one", 1, {"broken": broken, "plain": variants["plain"]}, case.agree, 1.0)
+    found = gpu.measure(without, 2, 0, lambda: 60)
+    assert "speed" not in found["variants"]["plain"] and found["variants"]["plain"]["per_second"]
+    described = {"gpu": "a GPU", "versions": {}, "commit": ""}
+    result = {"machine": described, "toy": False, "command": "", "not_run": {}}
+    (row,) = re.findall("^.* plain .*$", gpu.markdown(result | {"cases": {"one": found}}), re.M)
+    assert row.split("|")[5].strip() == ""  # nothing to be as fast as
     found = gpu.measure(case, 3, 0, lambda: 0)
     assert found["not_run"]["other"] == "the time was over"
     assert len(found["variants"]["plain"]["seconds"]["all"]) == 1
