@@ -19,6 +19,7 @@ __all__ = [
     "build_evaluator",
     "evaluation_result",
     "evaluation_scores",
+    "ignored_label",
     "metric_configs",
     "score_name",
 ]
@@ -95,6 +96,13 @@ def score_name(scores: Mapping[str, Any], name: str) -> str | None:
         return name
     found = [key for key in scores if key.rsplit("/", 1)[-1] == name]
     return found[0] if len(found) == 1 else None
+
+
+def ignored_label(evaluator: Any) -> int:
+    """The label that the metrics of an evaluator leave out; 255 where none says."""
+    metrics = getattr(evaluator, "metrics", ())
+    found = (getattr(metric, "ignore_index", None) for metric in metrics)
+    return next((label for label in found if isinstance(label, int)), 255)
 
 
 def evaluation_scores(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -6,8 +6,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from mmseg_resnest.engine.hooks import ExamplesHook
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from mmseg_resnest.engine.hooks import ExamplesHook, SavePredictionsHook
+from mmseg_resnest.evaluation import SegmentationMetric
 from mmseg_resnest.evaluation.results_file import read_examples
 
 
@@ -30,6 +39,42 @@ def test_only_own_files_are_removed(tmp_path: Path) -> None:
     assert set(os.listdir(folder)) == {*others, "00013.jpg"}
     hook.after_test_epoch(runner)
     assert set(os.listdir(folder)) == {*others, "00013.jpg", "examples.json"}
+
+
+@pytest.mark.parametrize("ignored", [0, 250, 255])
+def test_pixels_that_the_metric_ignores_are_of_no_example(tmp_path: Path, ignored: int) -> None:
+    """Half of the pixels; of the others three quarters are right."""
+
+    class Images(list):
+        metainfo = {"classes": ["a", "b", "c"], "palette": [[n, 0, 0] for n in range(3)]}
+
+        def get_data_info(self, index: int) -> dict[str, str]:
+            return {"img_path": "a.png"}
+
+    metric = SegmentationMetric(ignore_index=ignored)
+    dataset, model = Images([0]), SimpleNamespace(multilabel=False)
+    runner: Any = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=dataset), model=model,
+        test_evaluator=SimpleNamespace(metrics=[metric]),
+    )  # fmt: skip
+    label = torch.ones(1, 4, 4, dtype=torch.uint8)
+    label[:, :2] = ignored
+    pred = torch.ones(1, 4, 4, dtype=torch.int64)
+    pred[:, 3, :2] = 2
+    sample = SegDataSample(metainfo={"img_path": "a.png"})
+    sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=label), PixelData(data=pred)
+    examples, saving = ExamplesHook(tmp_path), SavePredictionsHook(show_dir=str(tmp_path / "shown"))
+    for hook in (examples, saving):
+        hook.before_test_epoch(runner)
+        hook._picture = lambda path: np.zeros((4, 4, 3), np.uint8)
+        hook.after_test_iter(runner, 0, None, [sample])
+    examples.after_test_epoch(runner)
+    (entry,) = read_examples(tmp_path / "examples.json")["images"]
+    assert entry["pixAcc"] == 75 and entry["pairs"] == ((1, 2, 2),)
+    assert entry["mIoU"] == pytest.approx(100 * (6 / 8 + 0) / 2)
+    with Image.open(tmp_path / f"{entry['file']}_label.png") as kept:
+        assert np.asarray(kept)[:2].tolist() == 2 * [4 * [255]]
+    assert (tmp_path / "shown" / "a.png").is_file()
 
 
 def test_more_sets_than_pictures_can_show_are_no_error_of_the_report(tmp_path: Path) -> None:

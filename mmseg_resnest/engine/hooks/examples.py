@@ -28,6 +28,7 @@ from ...evaluation import (
     palette_image,
     write_result,
 )
+from ...evaluation.evaluator import ignored_label
 from ...evaluation.uncertainty import uncertainty_image, uncertainty_of
 from ...io.bit_planes import pack, sets_of
 from ...io.image_files import save_image
@@ -77,6 +78,7 @@ class ExamplesHook(Hook):
             palette = default_palette(len(self._classes))
         self._palette = [list(map(int, colour)) for colour in palette]
         self._overlap = overlaps(runner.model)
+        self._ignored = ignored_label(getattr(runner, "test_evaluator", None))
         if self._overlap and len(self._classes) > _MOST_OVERLAPPING:
             reason = f"the report shows sets of at most {_MOST_OVERLAPPING} classes that overlap"
             runner.logger.warning("no example images: %s", reason)
@@ -104,6 +106,7 @@ class ExamplesHook(Hook):
             if path is None or "gt_sem_seg" not in sample or path in self._seen:
                 continue
             label, pred = sample.gt_sem_seg.data, sample.pred_sem_seg.data
+            label = label.masked_fill(label == self._ignored, _IGNORED)
             score = None
             if self._overlap:
                 score = _mean_iou(pred.cpu(), label.cpu())

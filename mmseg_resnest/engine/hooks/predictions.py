@@ -18,6 +18,7 @@ from PIL import Image
 from ...datasets.reader import ImageReader
 from ...errors import UserError
 from ...evaluation import Submission, palette_image, side_by_side
+from ...evaluation.evaluator import ignored_label
 from ...io.bit_planes import index_sets, pack, to_file
 from ...io.image_files import save_image, unique_stems
 from ...models import overlaps
@@ -54,6 +55,7 @@ class SavePredictionsHook(Hook):
         self._stems = unique_stems(paths)
         self._picture = ImageReader.pictures(dataset)
         self._overlap = overlaps(runner.model)
+        self._ignored = ignored_label(getattr(runner, "test_evaluator", None))
         self._classes = list(dataset.metainfo["classes"])
         self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
         if self.format is not None:
@@ -83,13 +85,16 @@ class SavePredictionsHook(Hook):
                 else:
                     save_image(palette_image(labels, self._palette), file)
             if self.show_dir is not None:
-                truth = self._labels(sample.gt_sem_seg) if "gt_sem_seg" in sample else None
+                truth = None
+                if "gt_sem_seg" in sample:
+                    truth = self._labels(sample.gt_sem_seg, self._ignored)
                 save_image(self._panel(path, truth, labels), self.show_dir / f"{stem}.png")
             self.written += 1
 
-    def _labels(self, found: Any) -> NDArray[np.integer]:
+    def _labels(self, found: Any, ignored: int = 255) -> NDArray[np.integer]:
         """(H, W) class indices, or bits of classes that may overlap, of a sample's data."""
         data = found.data.cpu().numpy()
+        data = np.where(data == ignored, 255, data).astype(data.dtype)
         return pack(data) if self._overlap else data[0].astype(np.uint8)
 
     def _panel(
