@@ -170,8 +170,9 @@ def class_list(
         names.insert(0, background)
     if background is not None and background not in names:
         raise UserError("classes", f"--background {background!r}", f"is not in {options.classes}")
-    spell = speller({*names, *ignored})
-    unknown = sorted(name for name in occurring if spell(name) not in {*names, *ignored})
+    known = {*names, *ignored}
+    spell = speller(known)
+    unknown = sorted(name for name in occurring if spell(name) not in known)
     if unknown:
         where = next(sample for sample in samples if unknown[0] in sample.names)
         message = f"has the label {unknown[0]!r}, which is not in {options.classes}; add it there"

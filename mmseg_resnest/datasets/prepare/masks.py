@@ -163,8 +163,12 @@ def _render_indices(
     if bad:
         message = (
             f"holds label {bad[0]}, but the list of classes has {len(rows)} names, the first of"
-            f" which is label 0; add the name, or `{IGNORED_NAME}`"
+            f" which is label 0; add the names that are missing, that of label 0 first"
+            f" (`{IGNORED_NAME}` for what is ignored)"
         )
+        if bad[0] > IGNORED:
+            message = f"holds label {bad[0]}, and those of classes are 0 to 254; save ignored"
+            message += " pixels as 255"
         raise UserError("label", place, message)
     lookup = np.full(max(len(rows), IGNORED + 1), IGNORED, dtype=np.uint8)
     lookup[: len(rows)] = [table[row.name] for row in rows]

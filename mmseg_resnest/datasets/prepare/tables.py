@@ -27,6 +27,7 @@ _SEPARATED = re.compile(r"(?P<number>\d+)\s*[,;:\t]\s*(?P<name>\S.*)")
 _BEHIND = re.compile(r"(?P<name>\S.*?)\s*[,;\t]\s*(?P<number>\d+)")
 # Headings of columns.
 _NAME = frozenset(("name", "names", "class", "classes", "class_name", "label", "category"))
+_ANY_COLOUR = frozenset(("color", "colour", "class_color", "rgb", "hex"))
 _COLOURS = (("r", "red"), ("g", "green"), ("b", "blue"))
 _COUNTED = re.compile(r"(?P<number>\d+)[.)]?\s+(?P<name>\S.*)")
 
@@ -199,7 +200,8 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
     if not any(rows):
         return _numbered(file, lines) or [Colour(_only_name(file, line), None) for line in lines]
     heading = r"\b(?:r|red)\b.*\b(?:g|green)\b.*\b(?:b|blue)\b"
-    if rows[0] is None and re.search(heading, lines[0], re.I):
+    of_columns = set(re.split(r"[\s,;:\"']+", lines[0].lower())) - {""} <= _NAME | _ANY_COLOUR
+    if rows[0] is None and (of_columns or re.search(heading, lines[0], re.I)):
         rows, lines = rows[1:], lines[1:]
     found = [
         row or Colour(_only_name(file, line), None) for row, line in zip(rows, lines, strict=True)

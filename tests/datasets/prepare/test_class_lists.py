@@ -105,6 +105,8 @@ def test_what_is_no_list(tmp_path: Path, content: Any, file: str) -> None:
     [
         ("name\nsky\nroad\ncar\n", None),
         ("id,name,r,g,b\n0,sky,1,2,3\n1,road,4,5,6\n2,car,7,8,9\n", (4, 5, 6)),
+        ("class_name,class_color\nsky,1 2 3\nroad,4 5 6\ncar,7 8 9\n", (4, 5, 6)),
+        ("name color\nsky #010203\nroad #040506\ncar #070809\n", (4, 5, 6)),
         ("Class;R;G;B;Super\nsky;1;2;3;x\nroad;4;5;6;y\ncar;7;8;9;y\n", (4, 5, 6)),
     ],
 )

@@ -130,6 +130,10 @@ def test_masks_of_other_kinds(mine: Mine) -> None:
           call=mine, remedy=lambda: mine.names(*"abcdefghi"))  # fmt: skip
     mine.names("a", "b", "c", *("__ignore__" for _ in range(6)))
     mine()
+    wide = labels_of(0, 2).astype(np.uint16)
+    mine.label("a_1", png_of(np.where(wide, 65535, 0).astype(np.uint16)))
+    helps("datasets/prepare/masks.py:_render_indices", "save ignored",
+          call=mine, remedy=lambda: mine.label("a_1", ignored))  # fmt: skip
 
 
 def test_colours(mine: Mine) -> None:
