@@ -99,6 +99,7 @@ def listed_names(
     root: str | os.PathLike[str],
     suffixes: Sequence[str],
     known: Callable[[str], bool],
+    strict: bool = True,
 ) -> list[str]:
     """The names of the images that a list takes, as often as it has them.
 
@@ -112,6 +113,7 @@ def listed_names(
         root: Of the data set.
         suffixes: That images may have, beside the usual ones.
         known: Whether there is an image of this path below ``folder``, without suffix.
+        strict: Whether lines that name no image are an error, or else are passed over.
 
     Raises:
         UserError: Lines that name no image: the first one, and how many there are.
@@ -125,6 +127,8 @@ def listed_names(
             names.append(name)
         elif not line.lstrip().startswith("#"):
             wrong.append((number, printable(line.strip())[:200]))
+    if not strict:
+        return names
     if wrong:
         number, text = wrong[0]
         more = f" ({len(wrong)} such lines)" if len(wrong) > 1 else ""

@@ -376,8 +376,13 @@ def _samples(
     if options.val_list is not None:
         source = options.sources[0]
         folder = options.images or (source if source.is_dir() else source.parent)
-        train, val, counts = split_by_list(names, options.val_list, folder)
-        return samples, {"train": train, "val": val}, counts, notes
+        train, val = split_by_list(
+            names, options.val_list, folder, options.test_list, options.allow_incomplete
+        )
+        if left := len(names) - len(train) - len(val):
+            notes.append(f"left out: {left:,} images that {options.test_list} lists")
+            samples = [sample for sample in samples if sample.name in {*train, *val}]
+        return samples, {"train": train, "val": val}, {}, notes
     groups, more = group_images(samples, options.group_pattern, options.frames, processes)
     groups, copies = join_copies(groups, samples)
     notes += more + copies

@@ -27,6 +27,8 @@ class CustomOptions:
         label_suffix: What a mask's name has after its image's.
         val_fraction: Share of the images to validate on.
         val_list: File with the names of the images to validate on, instead of a share.
+        test_list: With ``val_list``: file with the names of images to leave out, if they are not in
+            that one.
         group_pattern: The first group of this pattern, matched with the whole name, is the group;
             None goes by the number at the end of the name.
         frames: Whether numbered images are frames of videos; None measures it.
@@ -52,6 +54,7 @@ class CustomOptions:
     label_suffix: str = ""
     val_fraction: float = 0.2
     val_list: Path | None = None
+    test_list: Path | None = None
     group_pattern: str | None = None
     frames: bool | None = None
     seed: int = 0

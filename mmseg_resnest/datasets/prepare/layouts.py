@@ -46,6 +46,7 @@ class Found:
     val_sources: tuple[Path, ...] = ()
     val_images: Path | None = None
     val_list: Path | None = None
+    test_list: Path | None = None
     classes: Path | None = None
     label_suffix: str = ""
     rows: tuple[Colour, ...] = ()

@@ -31,13 +31,14 @@ from .layouts import (
 )
 from .other_forms import other_forms
 from .places import Place, list_folder
-from .recognise_masks import found_masks, mask_pairs
+from .recognise_masks import found_lists, found_masks, mask_pairs
 from .samples import composed
 from .tables import BACKGROUND_NAME, read_table
 
 _TABLES = (
     *("_classes.csv", "labelmap.txt", "classes.txt", "classes.csv", "classes.json"),
     *("label_names.txt", "labels.txt", "class_dict.csv", "obj.names", "class_names.txt"),
+    *("label_colors.txt", "class_mapping.csv"),  # of CVAT and V7
 )
 # COCO's own folder, and Datumaro's, have more files of the same images, in the form of instances.
 _BESIDE_INSTANCES = re.compile(r"(?:person_keypoints|captions|labels|stuff|panoptic)[_.].*", re.I)
@@ -141,6 +142,7 @@ def recognise_options(
         label_suffix=options.label_suffix or found.label_suffix,
         val_sources=() if options.val_list else found.val_sources,
         val_list=options.val_list or found.val_list,
+        test_list=found.test_list,
     )
     return filled, notes
 
@@ -255,6 +257,10 @@ def _found_documents(
         whole = form == "labelme" and apart  # or else names would have the folder of the part
         found[f"{prefix}sources"] = (top,) if whole else tuple(place.file for place in files)
         found[f"{prefix}images"] = _images_of(parts[part][0], part, places)
+    if val is None:
+        images = found["images"] or common_folder([one.place for one in parts[train]])
+        names = {Path(place.name).stem for place in filter(is_image, places)}
+        found |= found_lists(places, images, names, notes)
     if form == "coco":
         table = None if table and table.name == "_classes.csv" else table
     return Found(form, classes=table, notes=tuple(notes), **found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.parallel import in_parallel
+from ..layout import listed_names
 from .colours import count_colours, read_palettes
 from .labels import indices, is_lossy, numbers_in, open_image
 from .layouts import (
@@ -35,7 +36,10 @@ _SUFFIXES = (
     *("_mask", "-mask", ".mask", "_masks", "_label", "-label", "_labels", "_seg", "_gt"),
     *("_annotation", "_annot", "_L", "_gtFine_labelTrainIds", "_gtFine_labelIds"),
 )
-_LISTS = ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt")
+_LISTS = {
+    "val": ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt"),
+    "test": ("imagesets/segmentation/test.txt", "splits/test.txt", "test.txt"),
+}
 _SAMPLED = 12  # masks that are looked at to tell colours from label numbers
 _RARE, _FEW_GREYS = 1e-3, 3  # share of the pixels; greys that may be classes
 _SMALL_GREY = 32
@@ -168,6 +172,8 @@ def found_masks(
             first, second, *_ = sorted(tops)
             message = f"and {second} both hold masks of {images}; move one of them elsewhere"
             raise UserError("dataset", first, message)
+    parts = {split_and_role(place.name)[0] for place in places if is_image(place)}
+    notes += [f"left out: the part {one!r}, without masks" for one in sorted(parts - set(pairs))]
     classed = {part: _as_class_masks(pair) if multilabel else pair for part, pair in pairs.items()}
     of_classes = form in (None, "masks") and all(end is None for *_, end in classed.values())
     pairs = classed if of_classes else pairs
@@ -193,11 +199,11 @@ def found_masks(
     if form == "index" and not rows:
         used = set().union(*in_parallel(_used, masks, processes, "count labels")) - {IGNORED}
         largest = max(used, default=0)
-        if largest > 0xFFFF:  # as of instances: a list of names would fill the memory
-            message = f"its masks hold label {largest:,}, and those of classes are 0 to 254"
+        if largest > IGNORED:
+            message = f"its masks hold label {largest:,}, and those of classes are 0 to 254; save"
+            message += " ignored pixels as 255"
             raise UserError("label", source, message)
-        every = set(range(largest + 1)) if largest > IGNORED else used  # too many for classes
-        names = [f"class_{n}" if n in every else IGNORED_NAME for n in range(largest + 1)]
+        names = [f"class_{n}" if n in used else IGNORED_NAME for n in range(largest + 1)]
         made = [Colour(name, None) for name in names]
     elif form == "colour" and not any(row.rgb for row in rows):
         made = _colour_rows(masks, rows, processes, notes)
@@ -209,13 +215,8 @@ def found_masks(
             message = f"masks end in {ends[val]!r} there and in {ends[train]!r} in {source}; rename"
             raise UserError("dataset", pairs[val][0], message)
     else:
-        lists = [
-            place for end in _LISTS for place in places
-            if f"/{place.name.lower()}".endswith(f"/{end}")
-        ]  # fmt: skip
-        if lists:
-            found = {"val_list": lists[0].file}
-            notes.append(f"validation: the images that {lists[0].file} lists")
+        labelled = {_stem(mask, source).removesuffix(ends[train]) for mask in masks}
+        found = found_lists(places, images, labelled, notes)
     return Found(
         form,
         (source,),
@@ -226,6 +227,27 @@ def found_masks(
         notes=tuple(notes),
         **found,
     )
+
+
+def found_lists(
+    places: Sequence[Place], images: Path, names: Collection[str], notes: list[str]
+) -> dict[str, Path]:
+    """The lists of images to validate on and to leave out; ``names`` are those with labels.
+
+    As with folders, those to test on are for validation where there is no list of others.
+    """
+    found: dict[str, Path] = {}
+    for part, ends in _LISTS.items():
+        for end in ends:
+            files = [one.file for one in places if f"/{one.name.lower()}".endswith(f"/{end}")]
+            if files:
+                found.setdefault(f"{part}_list", files[0])
+    test = found.get("test_list")
+    if test and listed_names(test, images, test.parent, (), names.__contains__, strict=False):
+        found.setdefault("val_list", test)
+    if val := found.get("val_list"):
+        notes.append(f"validation: the images that {val} lists")
+    return found
 
 
 def _values(masks: Sequence[Place]) -> set[int] | None:

@@ -12,13 +12,15 @@ from pathlib import Path
 from ...errors import UserError
 from ..layout import listed_names
 from .frames import numbered_groups, video_groups
-from .samples import Sample, speller
+from .samples import Sample, find_image, speller
 
 
 def group_images(
     samples: Sequence[Sample], pattern: str | None, frames: bool | None, processes: int
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Puts images that must not be separated into groups; others stand alone.
+
+    Roboflow's versions of an image are a group, which the name before its ending tells.
 
     Args:
         samples: The images.
@@ -34,16 +36,42 @@ def group_images(
     Raises:
         UserError: The pattern cannot be used.
     """
-    names = [sample.name for sample in samples]
     if pattern is not None:
-        return _matching(names, pattern), []
+        return _matching([sample.name for sample in samples], pattern), []
+    versions: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        versions[_original(sample.name)].append(sample)
+    groups, notes = _group_originals(
+        {name: some[0] for name, some in versions.items()}, frames, processes
+    )
+    if len(versions) < len(samples):
+        first, other, *_ = next(some for some in versions.values() if len(some) > 1)
+        notes.append(
+            f"{len(samples) - len(versions):,} images are Roboflow's versions of others (e.g."
+            f" {other.name} of {first.name}) and stay in their part"
+        )
+    return {
+        group: [one.name for name in names for one in versions[name]]
+        for group, names in groups.items()
+    }, notes
+
+
+def _original(name: str) -> str:
+    """The name that an image had before Roboflow: ``a_jpg.rf.0c1d`` was ``a``."""
+    return re.sub(r"(?:_(?:jpe?g|png|bmp|webp|tiff?))?\.rf\.[0-9a-z]+$", "", name, flags=re.I)
+
+
+def _group_originals(
+    samples: Mapping[str, Sample], frames: bool | None, processes: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """As :func:`group_images`, of one image of each name."""
     if frames is False:
-        return {name: [name] for name in names}, []
-    numbered = numbered_groups(names)
+        return {name: [name] for name in samples}, []
+    numbered = numbered_groups(list(samples))
     if frames:
         return numbered, []
     several = {group: members for group, members in numbered.items() if len(members) > 1}
-    videos = video_groups(several, {sample.name: sample for sample in samples}, processes)
+    videos = video_groups(several, samples, processes)
     groups = {}
     for group, members in numbered.items():
         groups.update(
@@ -122,11 +150,13 @@ def split_by_groups(
 
 
 def split_by_list(
-    names: Sequence[str], file: Path, folder: Path
-) -> tuple[list[str], list[str], dict[str, int]]:
+    names: Sequence[str], file: Path, folder: Path, test: Path | None, incomplete: bool
+) -> tuple[list[str], list[str]]:
     """Splits images by a file that names those to validate on, one a line.
 
-    ``folder`` is that of the images; see :func:`.listed_names` for what a line may be.
+    ``folder`` is that of the images; see :func:`.listed_names` for what a line may be. Other images
+    that the file ``test`` names are in neither part; it may name some without labels, and with
+    ``incomplete`` both may.
 
     Raises:
         UserError: The file cannot be read, or names none, all, or an image that is not there.
@@ -135,12 +165,18 @@ def split_by_list(
     known = set(names)
     spell = speller(known)
     ends = (".json", ".png")
+
+    def is_known(name: str) -> bool:
+        return spell(name) in known or (incomplete and find_image([folder / name]) is not None)
+
     try:
-        listed = listed_names(file, folder, file.parent, ends, lambda name: spell(name) in known)
+        listed = listed_names(file, folder, file.parent, ends, is_known, file != test)
+        tested = listed_names(test, folder, test.parent, ends, is_known, False) if test else []
     except UserError as error:
         code = error.code if error.code == "unreadable" else "argument"
         raise UserError(code, f"--val-list {error.subject}", error.message) from error
-    val = set(map(spell, listed))
-    if val == known:
+    val = known & set(map(spell, listed))
+    train = known - val - set(map(spell, tested))
+    if not train or not val:
         raise UserError("argument", option, "must name some of the images, and not all")
-    return sorted(known - val), sorted(val), {}
+    return sorted(train), sorted(val)

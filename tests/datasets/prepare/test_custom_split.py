@@ -128,6 +128,27 @@ def test_frames_of_a_video_are_told_from_photos(tmp_path: Path) -> None:
             group_images(samples, pattern, None, 1)
 
 
+@pytest.mark.parametrize("frames", [None, True, False])
+def test_versions_by_roboflow_stay_together(tmp_path: Path, frames: bool | None) -> None:
+    """It writes a photo several times, turned or darker, each under a name of its own."""
+    samples = []
+    for n in range(8):
+        pixels = np.random.default_rng(n).integers(0, 256, (24, 32), np.uint8)
+        for turn in range(3):
+            name = f"IMG_{n}_jpg.rf.{n + 1:031x}{'123abc'[turn + n % 4]}"
+            Image.fromarray(np.rot90(pixels, turn)).save(tmp_path / f"{name}.png")
+            samples.append(Sample(name, tmp_path / f"{name}.png", bytes, frozenset(), ".png"))
+    groups, notes = group_images(samples, None, frames, 1)
+    assert sorted(map(len, groups.values())) == ([24] if frames else [3] * 8)
+    assert all(len({name[:5] for name in some}) == 1 for some in groups.values()) or frames
+    assert any(note.startswith("16 images are Roboflow's") for note in notes)
+    film = [f"clip_{n}_jpg.rf.{n:031x}a" for n in range(20)]  # its frames are numbered, too
+    for name, frame in zip(film, _film(20, 3, seed=1), strict=True):
+        frame.save(tmp_path / f"{name}.png")
+    samples = [Sample(name, tmp_path / f"{name}.png", bytes, frozenset(), ".png") for name in film]
+    assert len(group_images(samples, None, frames, 1)[0]) == (20 if frames is False else 1)
+
+
 @needs("camvid")
 def test_camvid_is_three_videos() -> None:
     files = {path.stem: path for path in (DATA / "camvid" / "train").iterdir()}

@@ -65,6 +65,50 @@ def test_lists_of_pascal_voc(tmp_path: Path) -> None:
     assert prepare(folder).splits["val"] == ["photoc", "photod"]
 
 
+def test_lists_of_three_parts(tmp_path: Path) -> None:
+    """Nothing is trained on that a list of test images names, unlabelled ones or not."""
+    folder = masks(photos(tmp_path / "s"))
+    for name, text in (("train", "photoa\nphotob\n"), ("val", "photoc\n"), ("test", "photod\nx\n")):
+        (folder / f"{name}.txt").write_text(text)
+    report = prepare(folder)
+    assert report.splits == {"train": ["photoa", "photob"], "val": ["photoc"]}
+    assert any(note.startswith("left out: 1 images") for note in report.notes)
+    assert not (tmp_path / "data/mine/annotations/photod.png").exists()
+    (folder / "val.txt").unlink()
+    assert prepare(folder).splits == {"train": ["photoa", "photob", "photoc"], "val": ["photod"]}
+    (folder / "test.txt").write_text("x\n")
+    assert sum(map(len, prepare(folder).splits.values())) == 4
+
+
+def test_lists_beside_json_files(tmp_path: Path) -> None:
+    folder = tmp_path / "lm"
+    write_labelme(tmp_path, ["cat", "dog"])
+    for name in "zw":
+        data = json.loads((folder / "x.json").read_text()) | {"imagePath": f"{name}.jpg"}
+        files = {f"{name}.json": json.dumps(data).encode(), f"{name}.jpg": jpeg(ord(name))}
+        write_folder(folder, files)
+    write_folder(folder, {"train.txt": b"x\nw\n", "val.txt": b"y\n", "test.txt": b"z\n"})
+    assert told(folder).splits == {"train": ["w", "x"], "val": ["y"]}
+    (folder / "val.txt").unlink()
+    assert told(folder).splits == {"train": ["w", "x", "y"], "val": ["z"]}
+
+
+def test_a_part_without_masks_is_told(tmp_path: Path) -> None:
+    folder = masks(photos(tmp_path / "s", "train/images/{}.jpg"), "train/masks/{}.png")
+    write_folder(folder, {"val/images/photox.jpg": jpeg(9)})
+    report = prepare(folder)
+    assert sum(map(len, report.splits.values())) == 4
+    assert "left out: the part 'val', without masks" in report.notes
+
+
+def test_lists_of_images_without_masks(tmp_path: Path) -> None:
+    folder = masks(photos(tmp_path / "s"))
+    (folder / "val.txt").write_text("photoc\nphotod.jpg\n")
+    (folder / "masks/photod.png").unlink()
+    report = prepare(folder, allow_incomplete=True)
+    assert report.splits == {"train": ["photoa", "photob"], "val": ["photoc"]}
+
+
 def test_parts(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     for split in ("valid", "test"):
