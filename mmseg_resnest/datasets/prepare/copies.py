@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .samples import Sample
@@ -40,6 +40,20 @@ def join_copies(
     first, other, *_ = copies[0]
     note = f"{count:,} images are copies of others (e.g. {other} of {first}) and stay in their part"
     return joined, [note]
+
+
+def note_on_leaks(samples: Sequence[Sample], held_out: Collection[str]) -> list[str]:
+    """A note on images to validate on (``held_out`` are their names) that are trained on, too."""
+    parts = ((names, {name in held_out for name in names}) for names in equal_images(samples))
+    leaks = [names for names, kinds in parts if len(kinds) > 1]
+    if not leaks:
+        return []
+    first = next(name for name in leaks[0] if name in held_out)
+    other = next(name for name in leaks[0] if name not in held_out)
+    return [
+        f"{len(leaks):,} images are in both parts (e.g. {first} is a copy of {other}), and scores"
+        " will be too good: remove them from one"
+    ]
 
 
 def equal_images(samples: Iterable[Sample]) -> Iterator[list[str]]:

@@ -39,7 +39,7 @@ from .bands import (
 )
 from .coco import Faults, read_coco
 from .colours import count_colours, describe, write_draft
-from .copies import join_copies
+from .copies import join_copies, note_on_leaks
 from .counts import count_pixels
 from .custom_config import config_text
 from .custom_options import CustomOptions
@@ -372,7 +372,9 @@ def _samples(
             apart = [replace(sample, name=f"val/{sample.name}") for sample in apart]
             names = [sample.name for sample in samples]
             held_out = [sample.name for sample in apart]
-        return samples + apart, {"train": sorted(names), "val": sorted(held_out)}, {}, notes
+        samples += apart
+        notes += note_on_leaks(samples, set(held_out))
+        return samples, {"train": sorted(names), "val": sorted(held_out)}, {}, notes
     if options.val_list is not None:
         source = options.sources[0]
         folder = options.images or (source if source.is_dir() else source.parent)
@@ -381,7 +383,9 @@ def _samples(
         )
         if left := len(names) - len(train) - len(val):
             notes.append(f"left out: {left:,} images that {options.test_list} lists")
-            samples = [sample for sample in samples if sample.name in {*train, *val}]
+            kept = {*train, *val}
+            samples = [sample for sample in samples if sample.name in kept]
+        notes += note_on_leaks(samples, set(val))
         return samples, {"train": train, "val": val}, {}, notes
     groups, more = group_images(samples, options.group_pattern, options.frames, processes)
     groups, copies = join_copies(groups, samples)

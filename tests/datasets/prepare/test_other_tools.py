@@ -397,6 +397,9 @@ def test_copies_stay_in_one_part(tmp_path: Path) -> None:
         for copies in ({"photoa", "photob", "photof"}, {"photok", "photol"}):
             assert len(copies & set(report.splits["val"])) in (0, len(copies))
         assert any(note.startswith("3 images are copies") for note in report.notes)
+    (tmp_path / "val.txt").write_text("photoa\nphotoc\nphotok\n")
+    listed = custom(tmp_path, val_list=tmp_path / "val.txt", **options)
+    assert any(note.startswith("2 images are in both parts") for note in listed.notes)
     (tmp_path / "images/photol.jpg").write_bytes(jpeg(99))
     assert any(note.startswith("2 images") for note in custom(tmp_path, **options).notes)
 

@@ -93,6 +93,13 @@ def test_lists_beside_json_files(tmp_path: Path) -> None:
     assert told(folder).splits == {"train": ["w", "x", "y"], "val": ["z"]}
 
 
+def test_parts_that_share_images_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    for split in ("train", "val"):
+        masks(photos(folder, f"{split}/images/{{}}.jpg"), f"{split}/masks/{{}}.png")
+    assert any(note.startswith("4 images are in both parts") for note in prepare(folder).notes)
+
+
 def test_a_part_without_masks_is_told(tmp_path: Path) -> None:
     folder = masks(photos(tmp_path / "s", "train/images/{}.jpg"), "train/masks/{}.png")
     write_folder(folder, {"val/images/photox.jpg": jpeg(9)})
