@@ -25,7 +25,8 @@ class CustomDataset(FolderCheck, MapsLabels, BaseSegDataset):
     """Images and label maps that share their names; ``prepare-data custom`` makes such a data set.
 
     Label maps are 8-bit PNGs with 0..K-1 = class and 255 = ignored. Images may have any of the
-    suffixes, even mixed. Folders below the two folders are part of the names.
+    suffixes, even mixed. Folders below the two folders are part of the names. Hidden files and
+    folders are passed over, such as ``._a.jpg``, which macOS leaves.
 
     Args:
         img_suffix: Suffixes that images may have.
@@ -100,9 +101,10 @@ def _stems(top: str, suffixes: tuple[str, ...]) -> list[tuple[str, Path]]:
     """
     found = []
     for where, folders, names in walk(top):
+        folders[:] = [name for name in folders if name[0] != "."]
         for name in (*folders, *names):
             suffix = next((s for s in suffixes if name.endswith(s)), None)
-            if suffix is not None:
+            if suffix is not None and name[0] != ".":
                 file = Path(where, name)
                 found.append((file.relative_to(top).as_posix().removesuffix(suffix), file))
     return sorted(found)

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 from user_errors import raises_user_error
 
 from mmseg_resnest.datasets import build_dataset
+from mmseg_resnest.datasets.check.parts import build_part
 from mmseg_resnest.registry import building
 
 NAMES = ["a", "b 1", "deep/c", "#d", "e.v2", "f.png"]
@@ -102,6 +105,19 @@ def test_lists(root: Path, kind: str) -> None:
             with raises_user_error("dataset", f"list.txt, line {line}") as error:
                 build_dataset(config(root, kind))
             assert "lists" in error.value.message, what
+
+
+def test_hidden_files_are_no_samples(root: Path) -> None:
+    """macOS leaves one beside each file that it copies, and Jupyter a folder of copies."""
+    for folder in ("images", "labels"):
+        (root / folder / "._a.png").write_bytes(b"\0\5\x16\7")
+        (root / folder / ".ipynb_checkpoints").mkdir()
+        shutil.copy(root / folder / "a.png", root / folder / ".ipynb_checkpoints/a-copy.png")
+    cfg = config(root, "CustomDataset") | {"ann_file": ""}
+    with building("mmseg_resnest"):
+        assert names_of(root, build_dataset(cfg)) == sorted(NAMES)
+    _, problems = build_part(Config(dict(train_dataloader=dict(dataset=cfg))), cfg, "train")
+    assert not problems
 
 
 @pytest.mark.parametrize(

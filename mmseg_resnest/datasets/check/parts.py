@@ -133,12 +133,13 @@ def _unlisted(
 
 
 def _unlisted_below(folder: str, listed: set[str]) -> Iterator[str]:
-    """Paths below a folder, normalised, less those listed."""
+    """Paths below a folder, normalised, less those listed and hidden ones."""
     normalised: set[str] = set()
-    for root, _, names in walk(folder):
+    for root, folders, names in walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
         above = os.path.join(root, "")
         for name in names:
-            if above + name in listed:  # nearly all
+            if name[0] == "." or above + name in listed:  # nearly all
                 continue
             normalised = normalised or set(map(os.path.normpath, listed))
             path = os.path.normpath(above + name)
