@@ -69,6 +69,17 @@ class Palettes:
     colours: Mapping[int, RGB]
     conflict: tuple[int, Place, Place] | None = None
 
+    def disagreement(self, rows: Sequence[Colour]) -> tuple[int, str] | None:
+        """A number and the class of its colour, where ``rows`` have another class in that place."""
+        if all(len(set(rgb)) == 1 for rgb in self.colours.values()):
+            return None
+        names = {row.rgb: row.name for row in rows if row.rgb is not None}
+        for number, row in enumerate(rows):
+            rgb = self.colours.get(number)
+            if rgb in names and names[rgb] != row.name:
+                return number, names[rgb]
+        return None
+
 
 def read_palettes(masks: Sequence[Place], processes: int) -> Palettes:
     """The palettes of those masks that have one.

@@ -270,7 +270,7 @@ def prepare_custom(
         sources = ", ".join(map(str, options.sources))
         raise _unknown_colours(options, rows, draft, processes, sources)
     if options.form == "index" and folders:
-        check_palettes(_masks(options), processes)
+        check_palettes(_masks(options), processes, rows)
     samples, splits, groups, notes = _samples(options, rows, processes)
     if options.form in ("labelme", "coco"):
         given = options.images, options.val_images

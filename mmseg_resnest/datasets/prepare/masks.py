@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
+from ...io.text import printable
 from .colours import read_palettes
 from .custom_options import CustomOptions
 from .labels import Labels, check_pages, colours_to_labels, indices, open_image
@@ -74,11 +75,22 @@ def read_masks(
     return samples
 
 
-def check_palettes(masks: Sequence[Place], processes: int) -> None:
-    """Refuse masks whose palettes give one number two colours: it is not a label then."""
-    conflict = read_palettes(masks, processes).conflict
-    if conflict is not None:
-        number, one, other = conflict
+def check_palettes(masks: Sequence[Place], processes: int, rows: Sequence[Colour] = ()) -> None:
+    """Refuse masks whose palettes give one number two colours: it is not a label then.
+
+    Nor may they give a number the colour that a class of another number has in the table.
+    """
+    palettes = read_palettes(masks, processes)
+    if (other_class := palettes.disagreement(rows)) is not None:
+        number, name = other_class
+        message = (
+            f"and its like have the colour of {printable(name)!r} for the number {number}, which is"
+            f" {printable(rows[number].name)!r} in the list of classes; put that into the order of"
+            " the numbers, or see --format colour"
+        )
+        raise UserError("label", masks[0], message)
+    if palettes.conflict is not None:
+        number, one, other = palettes.conflict
         message = (
             f"and {other} have two colours for the number {number}, as programs number colours"
         )

@@ -274,7 +274,7 @@ def _form_of_masks(masks: Sequence[Place], rows: Sequence[Colour], processes: in
     coloured = {row.rgb for row in rows if row.rgb is not None}
     if coloured:  # as CVAT's: the palette of the masks, or their numbers, may be meant
         some = count_colours(masks[:_SAMPLED], 1)
-        if set(some) <= coloured:
+        if set(some) <= coloured or palettes.disagreement(rows):
             return "colour"
     used = values - {IGNORED}
     grey = all(len(set(rgb)) == 1 for rgb in palettes.colours.values())

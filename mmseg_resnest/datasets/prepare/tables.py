@@ -28,6 +28,7 @@ _BEHIND = re.compile(r"(?P<name>\S.*?)\s*[,;\t]\s*(?P<number>\d+)")
 # Headings of columns.
 _NAME = frozenset(("name", "names", "class", "classes", "class_name", "label", "category"))
 _ANY_COLOUR = frozenset(("color", "colour", "class_color", "rgb", "hex"))
+_NUMBERS = frozenset(("id", "ids", "idx", "index", "number", "class_id", "label_id"))
 _COLOURS = (("r", "red"), ("g", "green"), ("b", "blue"))
 _COUNTED = re.compile(r"(?P<number>\d+)[.)]?\s+(?P<name>\S.*)")
 
@@ -50,8 +51,9 @@ def read_table(file: Path) -> list[Colour]:
     ``{"road": [128, 64, 128]}``, or ``[{"name": "road", "color": [128, 64, 128]}]``, also below
     ``names``, ``classes``, ``categories`` or ``labels``.
 
-    Names may have the numbers of their labels: ``3,road`` or ``road,3`` a line, ``0 sky`` where the
-    lines count from 0 or 1, ``{"3": "road"}``, ``{"road": 3}`` or ``{"id": 3, "name": "road"}``.
+    Names may have the numbers of their labels: ``3,road`` or ``road,3`` a line, ``3,road,1,2,3``, a
+    column ``id``, ``0 sky`` where the lines count from 0 or 1, ``{"3": "road"}``, ``{"road": 3}``
+    or ``{"id": 3, "name": "road"}``.
 
     Returns:
         The lines in order; a name may have several colours. With numbers, by number, and those
@@ -143,14 +145,19 @@ def _structured_rows(file: Path, data: Any) -> list[Colour]:
                 colour = entry.get("color", entry.get("colour", entry.get("rgb")))
                 rows.append(Colour(entry["name"], _colour(colour)))
                 ids.append(_number(entry.get("id")))
-        few = [number for number in ids if number is not None and number <= _LARGEST]
-        if rows and len(set(few)) == len(rows):
-            by_id = dict(zip(few, rows, strict=True))
-            return [by_id.get(n, Colour(IGNORED_NAME, None)) for n in range(max(few) + 1)]
-        return rows
+        return _in_order(rows, ids)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         message = f"is not a list of classes ({error!s:.300})"
         raise UserError("classes", file, message) from error
+
+
+def _in_order(rows: list[Colour], ids: Sequence[int | None]) -> list[Colour]:
+    """Rows by the numbers of their labels, if all have one of their own; others are ignored."""
+    few = [number for number in ids if number is not None and number <= _LARGEST]
+    if not rows or len(set(few)) != len(rows):
+        return rows
+    by_id = dict(zip(few, rows, strict=True))
+    return [by_id.get(n, Colour(IGNORED_NAME, None)) for n in range(max(few) + 1)]
 
 
 def _is_colour(value: Sequence[Any]) -> bool:
@@ -200,13 +207,19 @@ def _text_rows(file: Path, text: str) -> list[Colour]:
     if not any(rows):
         return _numbered(file, lines) or [Colour(_only_name(file, line), None) for line in lines]
     heading = r"\b(?:r|red)\b.*\b(?:g|green)\b.*\b(?:b|blue)\b"
-    of_columns = set(re.split(r"[\s,;:\"']+", lines[0].lower())) - {""} <= _NAME | _ANY_COLOUR
-    if rows[0] is None and (of_columns or re.search(heading, lines[0], re.I)):
+    words = set(re.split(r"[\s,;:\"']+", lines[0].lower())) - {""}
+    heads = words <= _NAME | _ANY_COLOUR | _NUMBERS or re.search(heading, lines[0], re.I)
+    if rows[0] is None and heads:
         rows, lines = rows[1:], lines[1:]
     found = [
         row or Colour(_only_name(file, line), None) for row, line in zip(rows, lines, strict=True)
     ]
-    return [row for row in found if row.name]
+    found = [row for row in found if row.name]
+    numbered = [match for row in found if (match := _SEPARATED.fullmatch(row.name))]
+    if len(numbered) < len(found):
+        return found
+    found = [Colour(m["name"], row.rgb) for m, row in zip(numbered, found, strict=True)]
+    return _in_order(found, [_number(match["number"]) for match in numbered])
 
 
 def _by_heading(lines: Sequence[str]) -> list[Colour]:
@@ -222,7 +235,10 @@ def _by_heading(lines: Sequence[str]) -> list[Colour]:
             continue
         try:
             rows = [[row[place] for place in places if place is not None] for row in cells[1:]]
-            return [Colour(name, (int(r), int(g), int(b))) for name, r, g, b in rows]
+            found = [Colour(name, (int(r), int(g), int(b))) for name, r, g, b in rows]
+            number = next((place for place, cell in enumerate(head) if cell in _NUMBERS), None)
+            ids = [None if number is None else _number(row[number]) for row in cells[1:]]
+            return _in_order(found, ids)
         except (IndexError, ValueError):
             continue
     return []

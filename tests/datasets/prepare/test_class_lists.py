@@ -107,6 +107,9 @@ def test_what_is_no_list(tmp_path: Path, content: Any, file: str) -> None:
         ("id,name,r,g,b\n0,sky,1,2,3\n1,road,4,5,6\n2,car,7,8,9\n", (4, 5, 6)),
         ("class_name,class_color\nsky,1 2 3\nroad,4 5 6\ncar,7 8 9\n", (4, 5, 6)),
         ("name color\nsky #010203\nroad #040506\ncar #070809\n", (4, 5, 6)),
+        ("id,name,r,g,b\n2,car,7,8,9\n0,sky,1,2,3\n1,road,4,5,6\n", (4, 5, 6)),
+        ("id,name,color\n2,car,#070809\n0,sky,#010203\n1,road,#040506\n", (4, 5, 6)),
+        ("2,car,7,8,9\n0,sky,1,2,3\n1,road,4,5,6\n", (4, 5, 6)),
         ("Class;R;G;B;Super\nsky;1;2;3;x\nroad;4;5;6;y\ncar;7;8;9;y\n", (4, 5, 6)),
     ],
 )

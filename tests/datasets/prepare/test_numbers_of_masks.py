@@ -92,6 +92,31 @@ def test_few_of_the_numbers_of_voc(tmp_path: Path) -> None:
     assert any("255 in the masks and ignored" in note for note in report.notes)
 
 
+def test_palettes_and_tables_that_differ(tmp_path: Path) -> None:
+    """VOC's masks, whose border no table lists, and its classes by name instead of by number."""
+    place, table = tmp_path / "s", tmp_path / "s/labelmap.txt"
+    numbers, palette = np.array([0, 1, 2, 255]), bit_palette()
+    names = dict(zip(("sky", "cat", "dog"), palette[:3], strict=True))
+    write(place, [indexed(numbers[truth(n, 4)], palette) for n in range(4)])
+
+    def list_classes(*order: str) -> None:
+        lines = (f"{name}:{','.join(map(str, names[name]))}::" for name in order)
+        table.write_text("\n".join(lines))
+
+    list_classes("cat", "dog", "sky")
+    with raises_user_error("label", "masks"):  # asks what the border is
+        told(place)
+    helps("datasets/prepare/masks.py:check_palettes", "order of the numbers",
+          call=lambda: told(place, form="index"),
+          remedy=lambda: list_classes("sky", "cat", "dog"))  # fmt: skip
+    assert [row[0] for row in told(place).classes] == ["sky", "cat", "dog"]
+    assert np.array_equal(label_map(tmp_path, "a"), numbers[truth(0, 4)])
+    list_classes("cat", "dog", "sky")
+    table.write_text(f"{table.read_text()}\n__ignore__:224,224,192::")
+    assert [row[0] for row in told(place).classes] == ["cat", "dog", "sky"]
+    assert np.array_equal(label_map(tmp_path, "a"), np.array([2, 0, 1, 255])[truth(0, 4)])
+
+
 @pytest.mark.parametrize("names", ["", "nothing\ncrack\n"])
 def test_objects_that_are_1_here_and_255_there(tmp_path: Path, names: str) -> None:
     write(tmp_path / "s", [png_of(truth(n, 2) * np.uint8(255 if n % 2 else 1)) for n in range(4)])
