@@ -60,7 +60,13 @@ def is_image(place: Place, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> bool:
 
 def split_and_role(name: str) -> tuple[str, str | None]:
     """The part and the role that the folders of a file name: ``val/masks`` is (val, labels)."""
-    split, role = "train", None
+    split, role = named_split_and_role(name)
+    return split or "train", role
+
+
+def named_split_and_role(name: str) -> tuple[str | None, str | None]:
+    """As :func:`split_and_role`; the part is None where no folder names it."""
+    split, role = None, None
     for folder in PurePosixPath(name).parent.parts:
         for part, pattern in SPLITS.items():
             named = rf"(?:{pattern})[_ -]?(?P<rest>.*)|(?P<front>.+)[_ -](?:{pattern})"

@@ -24,6 +24,7 @@ from .layouts import (
     choose_splits,
     common_folder,
     is_image,
+    named_split_and_role,
     role_of,
     split_and_role,
 )
@@ -172,6 +173,7 @@ def found_masks(
             first, second, *_ = sorted(tops)
             message = f"and {second} both hold masks of {images}; move one of them elsewhere"
             raise UserError("dataset", first, message)
+        _check_parts(source, images, end or "", places)
     parts = {split_and_role(place.name)[0] for place in places if is_image(place)}
     notes += [f"left out: the part {one!r}, without masks" for one in sorted(parts - set(pairs))]
     classed = {part: _as_class_masks(pair) if multilabel else pair for part, pair in pairs.items()}
@@ -227,6 +229,26 @@ def found_masks(
         notes=tuple(notes),
         **found,
     )
+
+
+def _check_parts(source: Path, images: Path, end: str, places: Sequence[Place]) -> None:
+    """Refuse masks of no part, as of MVTec, whose images may be those of one part or another."""
+    masks: dict[str, Place] = {}
+    pictures: dict[str, list[Place]] = defaultdict(list)
+    for place in filter(is_image, places):
+        split, role = named_split_and_role(place.name)
+        stem = composed(place.file.stem)
+        if source in place.file.parents and role == "labels" and split is None:
+            masks[stem.removesuffix(end)] = place
+        elif role not in ("labels", "instances") and split is not None:
+            pictures[stem].append(place)
+    for stem in sorted(masks.keys() & pictures.keys()):
+        ours = [place for place in pictures[stem] if images in place.file.parents]
+        others = [place for place in pictures[stem] if images not in place.file.parents]
+        if ours and others:
+            message = f"may be the mask of {ours[0]} or of {others[0]}; name the folders that"
+            message += " belong together with prepare-data custom --source LABELS --images IMAGES"
+            raise UserError("dataset", masks[stem], message)
 
 
 def found_lists(

@@ -93,6 +93,21 @@ def test_lists_beside_json_files(tmp_path: Path) -> None:
     assert told(folder).splits == {"train": ["w", "x", "y"], "val": ["z"]}
 
 
+def test_masks_of_images_in_one_of_several_parts(tmp_path: Path) -> None:
+    """MVTec counts the images of each folder from 0, and has masks of those to test on alone."""
+    folder = masks(photos(tmp_path / "s", "test/crack/{}.png"), "ground_truth/crack/{}_mask.png")
+    for n, name in enumerate(MAPS):
+        write_folder(folder, {f"train/good/{name}.png": jpeg(n + 9)})
+    with advises("datasets/prepare/recognise_masks.py:_check_parts", "--source", "--images"):
+        prepare(folder)
+    (tmp_path / "classes.txt").write_text(NAMES)
+    custom(
+        tmp_path, sources=(folder / "ground_truth/crack",), images=folder / "test/crack",
+        form="index", label_suffix="_mask", classes=tmp_path / "classes.txt",
+    )  # fmt: skip
+    assert np.array_equal(label_map(tmp_path, "photoa"), MAPS["photoa"])
+
+
 def test_parts_that_share_images_are_told(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     for split in ("train", "val"):
