@@ -27,6 +27,7 @@ from .layouts import (
     choose_splits,
     common_folder,
     is_image,
+    named_split_and_role,
     split_and_role,
 )
 from .other_forms import other_forms
@@ -189,7 +190,7 @@ def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[_Document]]]
     for place in places:
         if not place.name.lower().endswith(".json") or place.file.name.lower() in _TABLES:
             continue
-        folder, split = place.file.parent, _split_of_document(place)
+        folder, split = place.file.parent, _split_of_document(place) or "train"
         names: tuple[PurePosixPath, ...] = ()
         if known.get(folder) != "labelme" or split not in forms["labelme"]:
             known[folder], names = _form_of(place)
@@ -223,9 +224,9 @@ def _form_of(place: Place) -> tuple[str | None, tuple[PurePosixPath, ...]]:
     return form, tuple(map(PurePosixPath, texts))
 
 
-def _split_of_document(place: Place) -> str:
-    """The part of a JSON file, by its folders or by its name: ``instances_val.json``."""
-    split = split_and_role(place.name)[0]
+def _split_of_document(place: Place) -> str | None:
+    """The part of a JSON file, by its folders or its name (``instances_val.json``), if they say."""
+    split = named_split_and_role(place.name)[0]
     words = re.split(r"[^a-z]+", Path(place.name).stem.lower())
     for part, pattern in SPLITS.items():
         if any(re.fullmatch(pattern, word) for word in words):
@@ -284,21 +285,24 @@ def _of_instances(documents: list[_Document], notes: list[str]) -> list[_Documen
 def _images_of(document: _Document, part: str, places: Sequence[Place]) -> Path | None:
     """The folder of a document's images, unless they lie where they are looked for anyway.
 
-    Images of its part come first: those of another one may have the same names.
+    Images of its part come first: those of another one may have the same names. Where nothing says
+    its part, those of no part do.
 
     Raises:
         UserError: Several folders have its first image.
     """
     if any((document.place.file.parent / name).is_file() for name in document.names):
         return None
+    told = _split_of_document(document.place) is not None
     for name in (PurePosixPath(composed(str(name))) for name in document.names):
         found: dict[tuple[bool, ...], set[Path]] = defaultdict(set)
         for place in filter(is_image, places):
             path = PurePosixPath(composed(place.name))
             if name.name in (path.name, path.stem):
                 below = path.parts[-len(name.parts) :] == name.parts
-                split, role = split_and_role(place.name)
-                rank = (not below, role in ("labels", "instances"), split != part, role is None)
+                split, role = named_split_and_role(place.name)
+                apart = (split or "train") != part if told else split is not None
+                rank = (not below, role in ("labels", "instances"), apart, role is None)
                 found[rank].add(place.file.parents[len(name.parts) - 1 if below else 0])
         if found:
             first, *others = sorted(found[min(found)])

@@ -131,6 +131,17 @@ def test_parts_with_images_of_equal_names(tmp_path: Path, images: str) -> None:
     assert (tmp_path / "data/mine/images/val/a.jpg").read_bytes() == jpeg(50)
 
 
+def test_labels_of_images_in_one_of_several_parts(tmp_path: Path) -> None:
+    """A file that names no part may be that of each part whose images have these names."""
+    for split in ("train", "test"):
+        write_coco(tmp_path / "s" / split, "x.json")
+    (tmp_path / "s/train/x.json").rename(tmp_path / "s/labels.json")
+    (tmp_path / "s/test/x.json").unlink()
+    helps("datasets/prepare/recognise.py:_images_of", "move one out",
+          call=lambda: told(tmp_path / "s"),
+          remedy=lambda: (tmp_path / "s/test").rename(tmp_path / "other"))  # fmt: skip
+
+
 def test_two_folders_with_the_images(tmp_path: Path) -> None:
     write_coco(tmp_path / "s/photos", "x.json")
     shutil.copytree(tmp_path / "s/photos", tmp_path / "s/pictures")
