@@ -170,12 +170,14 @@ PRIVATE_NAMES = {
     "mmseg.models.decode_heads.ham_head": ("_build_bases",),
     "mmseg.models.decode_heads.decode_head": ("_transform_inputs",),
     "mmseg.datasets.transforms.transforms": ("_adjust_gamma",),
-    "torch": ("_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
+    "torch": ("_C", "_foreach_copy_", "_foreach_norm", "_shape_as_tensor"),
     "torch.distributed.distributed_c10d": ("_get_default_store",),
     "torch.distributed.elastic.agent.server.api": ("_monitor_workers", "_remaining_restarts"),
     "torch.nn.modules.batchnorm": ("_BatchNorm", "_check_input_dim"),
     "torch.nn.modules._functions": ("SyncBatchNorm",),
     "torch.nn.modules.module": ("_metadata", "_register_load_state_dict_pre_hook"),
+    "torch._tensor": ("_version",),
+    "torch.onnx._internal.torchscript_exporter.utils": ("_jit_set_onnx_log_enabled",),
     "torch.utils.data.dataloader": (
         *("_iterator", "_rcvd_idx", "_shutdown_workers", "_task_info", "_workers"),
     ),
@@ -301,3 +303,16 @@ def take_channel_conversion(preprocessor: Any) -> bool:
 def shape_as_tensor(x: torch.Tensor) -> torch.Tensor:
     """The shape of a tensor as a tensor, which exporters follow."""
     return torch._shape_as_tensor(x)
+
+
+def print_no_graphs() -> None:
+    """Keep the ONNX exporter from printing thousands of lines when it fails.
+
+    It allows itself to print when it begins, so this is called by the network that it follows.
+    """
+    torch._C._jit_set_onnx_log_enabled(False)
+
+
+def times_changed(tensor: torch.Tensor) -> int:
+    """How often a tensor was changed in place; 0 for those of inference mode, which do not count."""
+    return 0 if tensor.is_inference() else tensor._version

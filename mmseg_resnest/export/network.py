@@ -275,12 +275,12 @@ class ExportNetwork(nn.Module):
         return labels.to(torch.int32 if self.many else torch.uint8)
 
     def sample(self) -> Tensor:
-        """An input to follow through the graph; no edge is like another."""
+        """An input to follow through the graph, of the sizes of ``write_scores_network``."""
         generator = torch.Generator().manual_seed(0)
         if self.processing:
-            size = (2, 136, 168, self.channels)
+            size = (2, 160, 192, self.channels)
             return torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
-        return torch.randn(2, self.channels, 136, 168, generator=generator)
+        return torch.randn(2, self.channels, 160, 192, generator=generator)
 
 
 def reading(model: Segmentor) -> dict[str, Any]:

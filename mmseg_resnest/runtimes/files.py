@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from .._stack import print_no_graphs
 from ..engine.logs import only_errors
 from ..errors import UserError
 from ..io.memory import ran_out_of_memory
@@ -85,13 +86,17 @@ def write_onnx(
     name, axes = got
     free = {"images": _named(given), name: _named(axes)}
     quiet = only_errors(logging.getLogger("torch.onnx"))
-    with torch.no_grad(), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")  # that tracing will go, and what it could not know
-        torch.onnx.export(
-            network, (sample,), os.fspath(path), dynamo=False, opset_version=opset,
-            input_names=["images"], output_names=[name], autograd_inlining=False,
-            dynamic_axes=free,
-        )  # fmt: skip
+    hook = network.register_forward_pre_hook(lambda *_: print_no_graphs())
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), quiet:
+            warnings.simplefilter("ignore")  # that tracing will go, and what it could not know
+            torch.onnx.export(
+                network, (sample,), os.fspath(path), dynamo=False, opset_version=opset,
+                input_names=["images"], output_names=[name], autograd_inlining=False,
+                dynamic_axes=free,
+            )  # fmt: skip
+    finally:
+        hook.remove()
     graph = onnx.load(path)
     _name_sizes(graph.graph.input[0], given)
     _name_sizes(graph.graph.output[0], axes, channels)

@@ -1,8 +1,9 @@
 # Copyright (c) mmseg-resnest authors. Licensed under the Apache License 2.0.
 """Layers of PyTorch in a form that exporters follow for images of any size.
 
-Exporters take the sizes of the sample for those of all images where PyTorch's own code reads them
-as numbers: in the bins of a pool, and in the reshapes of ``nn.MultiheadAttention``.
+Exporters take the sizes of the sample for those of all images where PyTorch's or MMSegmentation's
+code reads them as numbers: in the bins of a pool, in the reshapes of ``nn.MultiheadAttention``, and
+in the layer that enlarges maps (of HRNet, UNet, and the heads FPNHead and SETRUPHead).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmseg.models.utils import Upsample
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -32,6 +34,8 @@ def keep_sizes_free(net: nn.Module, attention: bool = True) -> None:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 setattr(module, name, _pool(child))
+            elif isinstance(child, Upsample) and not child.size:
+                setattr(module, name, _Enlarged(child))
             elif attention and isinstance(child, nn.MultiheadAttention):
                 setattr(module, name, _Attention(child))
 
@@ -71,6 +75,23 @@ def _pool(pool: nn.AdaptiveAvgPool2d) -> nn.Module:
     if rows is None or columns is None or (rows, columns) == (1, 1):
         return pool  # a mean over all, which exporters know
     return _BinPool(rows, columns)
+
+
+class _Enlarged(nn.Module):
+    """MMSegmentation's ``Upsample`` by a factor, for maps of any size."""
+
+    def __init__(self, layer: Upsample) -> None:
+        super().__init__()
+        self.factor, self.mode, self.corners = layer.scale_factor, layer.mode, layer.align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H * factor, W * factor), rounded down, of ``x`` (N, C, H, W)."""
+        edges = x.shape[2:]
+        if float(self.factor).is_integer():
+            size = [edge * int(self.factor) for edge in edges]
+        else:
+            size = [int(edge * self.factor) for edge in edges]
+        return F.interpolate(x, size, mode=self.mode, align_corners=self.corners)
 
 
 class _Attention(nn.Module):

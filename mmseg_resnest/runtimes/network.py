@@ -75,8 +75,8 @@ def write_scores_network(model: EncoderDecoder, channels: int, path: Path) -> No
 
     ``channels`` are those of the images. Raises UserError where it cannot be exported.
     """
-    # No edge is like another.
-    sample = torch.randn(2, channels, 136, 168, generator=torch.Generator().manual_seed(0))
+    # No edge is like another; multiples of 32, which some networks ask for.
+    sample = torch.randn(2, channels, 160, 192, generator=torch.Generator().manual_seed(0))
     got = ("scores", {**_FREE, 1: None})
     outputs = int(model.out_channels)
     write_onnx(ScoresNetwork(model), sample, path, _FREE, got, {}, outputs)

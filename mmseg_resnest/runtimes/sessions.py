@@ -56,7 +56,7 @@ def open_onnx(file: Path, device: torch.device) -> Session:
         providers.insert(0, ("CUDAExecutionProvider", about))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what ends the process: errors are raised
     try:
         session = onnxruntime.InferenceSession(os.fspath(file), options, providers=providers)
     except Exception as error:  # its own kinds, which have no public names
