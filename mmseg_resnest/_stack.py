@@ -314,5 +314,5 @@ def print_no_graphs() -> None:
 
 
 def times_changed(tensor: torch.Tensor) -> int:
-    """How often a tensor was changed in place; 0 for those of inference mode, which do not count."""
+    """How often a tensor was changed in place; 0 for those of inference mode, which count none."""
     return 0 if tensor.is_inference() else tensor._version

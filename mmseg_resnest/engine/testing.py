@@ -154,7 +154,7 @@ def evaluate(
         # On every process: a sampler that is built agrees on its seed with the others'.
         dataset = runner.test_loop.dataloader.dataset
         _name_images(dataset)
-        engine = _prepare_engine(runner, use_engine)
+        engine = _prepare_engine(runner, use_engine, progress)
         if is_main_process():
             _print_header(
                 runner, checkpoint, options.tta, [*(engine.rows if engine else ()), *notes]
@@ -242,7 +242,9 @@ def check_test_data(cfg: Config) -> None:
         raise
 
 
-def _prepare_engine(runner: Runner, use_engine: partial[Any] | None) -> Any:
+def _prepare_engine(
+    runner: Runner, use_engine: partial[Any] | None, progress: TestProgressHook
+) -> Any:
     """Have the engine, if any, prepared on the first image; all processes use the first one's."""
     if use_engine is None:
         return None
@@ -258,8 +260,16 @@ def _prepare_engine(runner: Runner, use_engine: partial[Any] | None) -> Any:
         batch: Any = pseudo_collate([runner.test_dataloader.dataset[0]])
         if not torch.is_tensor(batch["inputs"][0]):  # the views of test-time augmentation
             batch = {key: value[0] for key, value in batch.items()}
-        inputs = model.data_preprocessor(batch, False)["inputs"]
-        engine.prepare(windows_of(model, inputs), name)
+        progress.before_test_iter(runner, 0, batch)
+        try:
+            inputs = model.data_preprocessor(batch, False)["inputs"]
+            engine.prepare(windows_of(model, inputs), name)
+        except Exception as error:
+            failure = _failure(error, progress, runner.cfg)
+            if failure is error:
+                raise
+            raise failure from error
+        progress.current = ()
         return engine.computes
 
     doing("preparing the engine")

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..models import EncoderDecoder, windows_of
 from ..runtimes import Choice, Engine, use_engine
 from ..runtimes.samples import drawn_picture
+from .faults import NOT_OF_AN_IMAGE
 
 __all__ = ["choose_engine", "prepare_engine", "preparing"]
 
@@ -36,7 +37,7 @@ class _Model(Protocol):
 
     def tiling(self, size: tuple[int, int], tile: int | None) -> Any: ...
 
-    def network_inputs(self, image: ImageInput) -> Tensor: ...
+    def network_inputs(self, image: ImageInput, tile: bool = False) -> Tensor: ...
 
 
 _M = TypeVar("_M", bound=_Model)
@@ -68,12 +69,13 @@ def prepare_engine(
 
     Args:
         model: The model.
-        images: Those that will be segmented, of which the first one that can be read is taken;
-            without any a picture is drawn, and those that come may have any size.
+        images: Those that will be segmented, of which the first one is taken that can be read and
+            that the network takes; without any a picture is drawn, and those that come may have
+            any size.
         tile: Edge of their tiles, see :class:`.segmentor.Segmentor`.
 
     Returns:
-        Rows for the header of a command; none where no image can be read.
+        Rows for the header of a command; none where no image can be segmented.
 
     Raises:
         UserError: ``tile`` is wrong, or as :meth:`~mmseg_resnest.runtimes.Engine.prepare`.
@@ -89,15 +91,16 @@ def prepare_engine(
         inputs = windows_of(cast(EncoderDecoder, model.model), inputs)
         return model.engine.prepare(inputs, any_size=True)
     for image in images:
-        if found := _first_inputs(model, image, tile):
-            return model.engine.prepare(found[1], any_size=any_size)
+        found = _first_inputs(model, image, tile)
+        if found and (rows := _prepared(model.engine, found[1], any_size)) is not None:
+            return rows
     return []
 
 
 def preparing(
     model: _Model, images: Iterable[ImageInput], tile: int | None = None
 ) -> Iterator[ImageInput]:
-    """The images, of which the first one that can be read prepares a model's engine, if it has one.
+    """The images, of which the first one that has no error prepares a model's engine, if any.
 
     So an engine that cannot compute is no fault of an image.
     """
@@ -109,11 +112,22 @@ def preparing(
             continue
         loaded, inputs = found
         assert model.engine is not None
-        model.engine.prepare(inputs)
+        done = _prepared(model.engine, inputs) is not None
         # An open file cannot be read again; a path names the image in errors.
         yield image if isinstance(image, str | os.PathLike) else loaded
-        break
+        if done:
+            break
     yield from waiting
+
+
+def _prepared(engine: Engine, inputs: Tensor, any_size: bool = False) -> list[Note] | None:
+    """The engine's rows; None where the network itself, and not the engine, fails on an image."""
+    try:
+        return engine.prepare(inputs, any_size=any_size)
+    except (UserError, *NOT_OF_AN_IMAGE):
+        raise
+    except Exception:  # it comes again when the image is segmented
+        return None
 
 
 def _first_inputs(
@@ -125,6 +139,7 @@ def _first_inputs(
         tiling = model.tiling(loaded.size, tile)
         edge = max(loaded.size) if tiling is None else tiling.tile
         part = model.reader.loaded(loaded.pixels[:edge, :edge])
-        return loaded, windows_of(cast(EncoderDecoder, model.model), model.network_inputs(part))
+        inputs = model.network_inputs(part, tile=tiling is not None)
+        return loaded, windows_of(cast(EncoderDecoder, model.model), inputs)
     except Exception:  # it comes again when the image is segmented
         return None

@@ -363,9 +363,9 @@ class Segmentor:
             raise UserError("image", loaded.path or "an image", conflict.text)
         return data
 
-    def network_inputs(self, image: ImageInput) -> Tensor:
-        """An image as the network gets it, (1, C, H, W)."""
-        batch = pseudo_collate([self._prepare(image)])
+    def network_inputs(self, image: ImageInput, tile: bool = False) -> Tensor:
+        """An image, or a tile of one, as the network gets it, (1, C, H, W)."""
+        batch = pseudo_collate([self._prepare(image, tile)])
         return cast(Any, self.model).data_preprocessor(batch, False)["inputs"]
 
     def _run(self, samples: Sequence[dict[str, Any]], scores: bool) -> list[Any]:

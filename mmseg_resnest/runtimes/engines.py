@@ -31,19 +31,18 @@ from ..errors import UserError
 from ..io.cancel import raise_if_cancelled
 from ..io.packages import needs_extra
 from ..io.processes import has_bfloat16, has_int8, processor_name
-from ..io.up_to_date import fingerprint
 from ..kernels.compiled import Compiled
 from ..models import EncoderDecoder
 from .agreement import LABELS_EQUAL, SCORES_WITHIN, Agreement
 from .compare import compare_scores
-from .files import exporting, quantise_onnx, write_openvino
+from .eight_bits import in_8_bits
+from .files import exporting, write_openvino
 from .free_sizes import keep_sizes_free
 from .network import content_key, folded_copy, versions_of_runtimes, write_scores_network
-from .samples import calibration_images, network_inputs, spread
 from .sessions import Run, guarded, open_onnx, open_openvino, seconds_of
 from .store import Entry, entry_of
 from .times import known_times, times_note
-from .weights_change import forget_with_weights
+from .weights_change import state_of
 
 __all__ = ["ENGINES", "PRECISIONS", "Choice", "Engine", "use_engine"]
 
@@ -63,7 +62,6 @@ _PACKAGES = {
 }
 #: What ``auto`` measures; compiling takes minutes.
 _MEASURED = ("torch", "onnxruntime", "openvino")
-_CALIBRATION = 32
 _NAMES = {"float32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
@@ -182,7 +180,14 @@ def use_engine(
             tell(f"auto takes torch: {said}")
             return None
         raise UserError("model", f"engine {choice.engine}", f"{said}; use engine torch")
-    return Engine(segmentor, cfg, choice, tell)
+    device = next(segmentor.parameters()).device
+    of_a_cpu = {"openvino": "engine openvino", "int8": "precision int8"}
+    for name in (choice.engine, choice.precision):
+        if name in of_a_cpu and device.type != "cpu":
+            raise UserError("device", of_a_cpu[name], "is computed on the CPU; use device cpu")
+    choice.candidates(device)
+    segmentor.runtime = engine = Engine(segmentor, cfg, choice, tell)
+    return engine
 
 
 class Engine:
@@ -200,23 +205,20 @@ class Engine:
     ) -> None:
         self.precision = choice.precision
         self._model, self._cfg, self._choice, self._tell = model, cfg, choice, tell
-        self._device = next(model.parameters()).device
         self._lock = threading.RLock()
         self._waits = partial(tell, "waiting for another process, which prepares this network")
-        # Who names an engine wants its file, who names none what is fast.
+        # Who names an engine wants its file, who names none what is fast; torch has no file.
         loses = partial(self._not_kept, "what is exported and measured")
-        self._loses = loses if choice.engine == "auto" else None
+        self._loses = loses if choice.engine in ("auto", "torch") else None
         self.forget()
-        if self.name == "openvino" and self._device.type != "cpu":
-            raise UserError("device", "engine openvino", "runs on the CPU; use device cpu")
-        if self.precision == "int8" and self._device.type != "cpu":
-            raise UserError("device", "precision int8", "is computed on the CPU; use device cpu")
-        choice.candidates(self._device)
-        model.runtime = self
-        forget_with_weights(model, self)
 
     def __deepcopy__(self, memo: Any) -> Engine:
-        return self
+        """That of a copy of the model, which is prepared anew."""
+        model = memo.get(id(self._model), self._model)
+        return Engine(model, self._cfg, self._choice, self._tell)
+
+    def __reduce__(self) -> Any:
+        return Engine, (self._model, self._cfg, self._choice, self._tell)
 
     def forget(self) -> None:
         """Prepare anew with the next images: the model has other weights."""
@@ -228,19 +230,22 @@ class Engine:
             self._files: dict[str, str] = {}  # names of those that were opened, by engine
             self._compiled: Compiled | None = None
             self._lost = False
+            self._state: object = None  # of the model, as it was prepared
 
     def __call__(self, images: Tensor) -> Tensor:
         """Scores of normalised images (N, C, H, W), as ``EncoderDecoder.logits`` gives them."""
         raise_if_cancelled()
-        if self._run is None:
+        if not self.ready:
             self.prepare(images)
         assert self._run is not None
         return self._run(images)
 
     @property
     def ready(self) -> bool:
-        """Whether it is prepared."""
-        return self._run is not None
+        """Whether it is prepared, for the weights that the model has now."""
+        if self._run is None or self.computes == "torch":
+            return self._run is not None
+        return self._state == state_of(self._model)
 
     @property
     def folds(self) -> bool:
@@ -282,7 +287,8 @@ class Engine:
                 those of torch.
         """
         with self._lock, torch.inference_mode(False), torch.no_grad():
-            if self._run is None:
+            if not self.ready:
+                self.forget()
                 if name is not None:
                     self._follow(name)
                 self._prepare(images.clone(), any_size)
@@ -301,6 +307,7 @@ class Engine:
             raise UserError(error.code, f"engine {name}", error.text) from error
 
     def _prepare(self, images: Tensor, any_size: bool) -> None:
+        state = state_of(self._model)
         names = self._choice.candidates(self._device)
         if names == ["compile"]:  # of which nothing is kept
             self._take("compile", self._compile(any_size), images, {})
@@ -308,6 +315,7 @@ class Engine:
             self._take("torch", self._in_torch(EncoderDecoder.own_logits), images, {})
         else:
             self._choose(names, images)
+        self._state = state
         if self.name == "torch" and self.precision == "float32":
             self._model.runtime = None  # as if nothing had been chosen
 
@@ -398,13 +406,16 @@ class Engine:
         if name == "torch":
             return self._in_torch(EncoderDecoder.own_logits)
         with exporting(f"engine {name}"):
-            source, suffix = self._file(entry, channels)
+            source = self._file(entry, channels)
             self._files[name] = source.name
             if name == "onnxruntime":
-                return open_onnx(source, self._device).run
-            self._files[name] = f"{source.stem}.xml"
-            path = entry.file(self._files[name], lambda part: write_openvino(source, part, {}))
-            return open_openvino(path, self._device, "bf16" if suffix == "bf16" else "f32").run
+                opened = open_onnx(source, self._device)
+            else:
+                self._files[name] = f"{source.stem}.xml"
+                path = entry.file(self._files[name], lambda part: write_openvino(source, part, {}))
+                kind = "bf16" if self.precision == "bf16" else "f32"
+                opened = open_openvino(path, self._device, kind)
+        return lambda images: opened.run(images.float())  # of a model of another type
 
     def _in_torch(self, function: Callable[[Any, Tensor], Tensor]) -> Run:
         bf16, kind = self.precision == "bf16", self._device.type
@@ -418,8 +429,8 @@ class Engine:
 
         return run
 
-    def _file(self, entry: Entry, channels: int) -> tuple[Path, str]:
-        """The network as ONNX, in 8 bits where it is to be computed so; and the precision."""
+    def _file(self, entry: Entry, channels: int) -> Path:
+        """The network as ONNX, in 8 bits where it is to be computed so."""
 
         def export(part: Path) -> None:
             self._tell("exporting the network, once for this checkpoint")
@@ -427,23 +438,8 @@ class Engine:
 
         source = entry.file("model.onnx", export)
         if self.precision != "int8":
-            return source, self.precision
-        named = spread(self._choice.images, _CALIBRATION)
-        files = named or calibration_images(self._cfg, _CALIBRATION)
-        if not files:
-            said = "needs images to see the ranges of values on, and the config's data are not "
-            said += "there; name a config whose images are (--data-root), or predict with it"
-            raise UserError("dataset", "precision int8", said)
-
-        def quantise(part: Path) -> None:
-            self._tell(f"calibrating 8 bits on {len(files)} images, once for this checkpoint")
-            inputs = network_inputs(self._model, self._cfg, files)
-            quantise_onnx(source, part, (one.cpu().numpy() for one in inputs))
-
-        name = f"int8-{fingerprint([Path(file) for file in files])[:12]}.onnx"
-        if not entry.has(name):
-            entry.remove("int8-")  # of other images
-        return entry.file(name, quantise), self.precision
+            return source
+        return in_8_bits(entry, source, self._model, self._cfg, self._choice.images, self._tell)
 
     # --- choosing and checking ------------------------------------------------------------------
 
@@ -469,6 +465,10 @@ class Engine:
                     del runs[name]
             self._keep(entry)
         return times
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
 
     def _place(self) -> str:
         return f"{self._device.type}, {processor_name()}"

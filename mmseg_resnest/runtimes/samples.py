@@ -4,23 +4,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..datasets import build_dataset
-from ..datasets.reader import ImageInput, ImageReader
 from ..datasets.scenes import draw_scene
 from ..errors import UserError
-from ..models import EncoderDecoder, windows_of
 from ..registry import building
 
-__all__ = ["calibration_images", "drawn_picture", "network_inputs", "spread"]
+__all__ = ["calibration_images", "drawn_picture", "spread"]
 
 _SPLITS = ("train_dataloader", "test_dataloader")
 
@@ -58,17 +54,3 @@ def calibration_images(cfg: Config, most: int) -> list[str]:
         if found and all(Path(path).is_file() for path in found):
             return found
     return []
-
-
-def network_inputs(
-    model: EncoderDecoder, cfg: Config, images: Sequence[ImageInput]
-) -> Iterator[Tensor]:
-    """Each image as the network gets it: (N, C, H, W), normalised, on the model's device.
-
-    A UserError names an image that cannot be read.
-    """
-    with building(cfg.get("default_scope", "mmseg")):
-        reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
-    for image in images:
-        batch = pseudo_collate([reader.prepare(reader.read(image))])
-        yield windows_of(model, model.data_preprocessor(batch, False)["inputs"])

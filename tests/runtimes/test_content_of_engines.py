@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,46 @@ def test_weights_that_are_loaded_later_count(
     gc.collect()
     assert gone() is None
     assert not model._load_state_dict_post_hooks
+
+
+def test_weights_that_are_changed_in_place_count(
+    small_segmentor: Segmentor, pictures: Pictures
+) -> None:
+    """Also those of a part of the model, and while another type of numbers is computed."""
+    model: Any = small_segmentor.model
+    bias = model.decode_head.conv_seg.bias
+    part = {name: value.clone() for name, value in model.decode_head.state_dict().items()}
+    part["conv_seg.bias"][1] += 3
+
+    def step() -> None:
+        with torch.no_grad():
+            bias[0] += 3
+
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    seen = [small_segmentor(pictures[0]).labels]
+    for change in (step, lambda: model.decode_head.load_state_dict(part), model.double):
+        change()
+        found = small_segmentor(pictures[0]).labels
+        assert small_segmentor.engine is not None
+        assert small_segmentor.engine.computes == "onnxruntime"
+        with torch.no_grad():
+            runtime, model.runtime = model.runtime, None
+            wanted = small_segmentor(pictures[0]).labels
+            model.runtime = runtime
+        assert (found == wanted).mean() >= 0.999
+        seen.append(found)
+    assert (seen[0] != seen[1]).any()
+    assert (seen[1] != seen[2]).any()
+
+
+def test_a_model_is_sent_to_another_process(small_segmentor: Segmentor, pictures: Pictures) -> None:
+    choose_engine(small_segmentor, Choice("onnxruntime"))
+    wanted = small_segmentor(pictures[0]).labels
+    found = pickle.loads(pickle.dumps(small_segmentor))
+    assert not found.engine.ready
+    assert (found(pictures[0]).labels == wanted).all()
+    assert found.engine.ready
+    assert found.model.runtime is found.engine
 
 
 def test_the_code_of_this_package_belongs_to_the_content(

@@ -238,6 +238,16 @@ def test_8_bits_of_other_images_replace_the_file(
         (about,) = json.loads((file.parent / "record.json").read_text())["facts"]["agreement"]
         assert file.name in about
     assert len(names) == 2
+    # One that cannot be read is no fault of the engine; of others nothing can be seen.
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    for images in ((str(broken), str(path)), (str(broken),)):
+        choose_engine(small_segmentor, Choice("onnxruntime", "int8", images))
+        if path.name in images[-1]:
+            assert prepare_engine(small_segmentor, [path])
+            continue
+        with raises_user_error("image", str(broken)):
+            prepare_engine(small_segmentor, [path])
 
 
 def test_images_that_prepare(
@@ -260,6 +270,45 @@ def test_images_that_prepare(
     assert prepare_engine(small_segmentor, [broken, blobs(300, 200, 1), blobs(64, 64, 1)], 128)
     whole = small_segmentor._prepare(blobs(300, 200, 1)[:128, :128])["inputs"].shape[1:]
     assert [shape[2:] for shape in got] == [tuple(whole)]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "auto"])
+def test_an_image_that_the_network_does_not_take_is_passed_over(
+    small_segmentor: Segmentor, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As where it asks for multiples of 16."""
+
+    def check(module: Any, args: Any) -> None:
+        assert args[0].shape[2] % 16 == 0
+
+    monkeypatch.setattr(engines, "_MEASURED", ("torch", "onnxruntime"))
+    small_segmentor.model.backbone.register_forward_pre_hook(check)
+    images = [blobs(50, 64, 1), blobs(64, 80, 2)]
+    choose_engine(small_segmentor, Choice(name))
+    assert prepare_engine(small_segmentor, images[:1]) == []
+    with raises_user_error("image", "image"):
+        small_segmentor(images[0])
+    _, second = small_segmentor.attempts(images)
+    assert not isinstance(second, UserError)
+    assert small_segmentor.engine is not None
+    assert small_segmentor.engine.ready
+    choose_engine(small_segmentor, Choice(name))
+    assert prepare_engine(small_segmentor, images)
+
+
+def test_tiles_prepare_as_they_come(
+    small_segmentor: Segmentor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They keep the image's resolution, whatever the pipeline resizes images to."""
+    cfg = small_segmentor.cfg.copy()
+    resize = dict(type="Resize", scale=(96, 96))
+    cfg.test_dataloader.dataset.pipeline.insert(1, resize)
+    model = load_segmentor(cfg, None, "cpu")
+    got: list[tuple[int, ...]] = []
+    monkeypatch.setattr(engines.Engine, "prepare", lambda self, x, **more: got.append(x.shape[2:]))
+    choose_engine(model, Choice("onnxruntime"))
+    prepare_engine(model, [blobs(300, 200)], 128)
+    assert got == [(128, 128)]
 
 
 def test_what_is_known_is_of_a_processor_and_whole(

@@ -71,6 +71,18 @@ def test_auto_without_a_folder_says_so_in_one_line(
         _prepared(small_segmentor, pictures, "onnxruntime")
 
 
+def test_torch_needs_no_folder(
+    small_segmentor: Segmentor, pictures: Pictures, no_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "has_bfloat16", lambda: None)
+    said: list[str] = []
+    choose_engine(small_segmentor, Choice("torch", "bf16"), said.append)
+    rows = dict(prepare_engine(small_segmentor, pictures))
+    assert "of the labels equal" in rows["engine"]
+    (line,) = said
+    assert "is not kept" in line
+
+
 def test_auto_on_a_full_disk(
     small_segmentor: Segmentor, pictures: Pictures, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
