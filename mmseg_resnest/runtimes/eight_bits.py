@@ -64,7 +64,7 @@ def in_8_bits(
 
 
 def _inputs(model: EncoderDecoder, cfg: Config, files: Sequence[str]) -> Iterator[NDArray]:
-    """What the network gets of each image that can be read; a UserError where that is none."""
+    """The network's input of each image that can be read; UserError if none can."""
     with building(cfg.get("default_scope", "mmseg")):
         reader = ImageReader.of(cfg.test_dataloader.dataset, "test_dataloader.dataset")
     errors: list[UserError] = []
