@@ -56,7 +56,7 @@ REASONS: dict[str, list[Key]] = {
     "needs a GPU": [
         _at("runtimes/sessions.py:open_onnx", "onnxruntime-gpu"),
         _at("runtimes/sessions.py:open_openvino", "use device cpu"),
-        _at("runtimes/engines.py:__init__", "use device cpu"),
+        _at("runtimes/engines.py:use_engine", "use device cpu"),
     ],
     "needs another installation": [
         _at("models/classification.py:", "install a pair"),

@@ -50,7 +50,7 @@ def test_precisions_that_are_had(
     path = tmp_path / "picture.png"
     Image.fromarray(pictures[0]).save(path)
     choose_engine(small_segmentor, Choice("onnxruntime", "int8"))
-    with advises("runtimes/engines.py:_file", "predict with it"):
+    with advises("runtimes/eight_bits.py:in_8_bits", "predict with it"):
         small_segmentor(pictures[0])
     choose_engine(small_segmentor, Choice("onnxruntime", "int8", (str(path),)))
     assert small_segmentor(pictures[0]).labels.size
