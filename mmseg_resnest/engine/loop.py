@@ -13,6 +13,7 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.runner import IterBasedTrainLoop as MMEngineLoop
+from mmengine.runner.utils import calc_dynamic_intervals
 from torch import nn
 
 from .._stack import swap_averaged_weights, waiting_worker
@@ -30,8 +31,7 @@ def validation_steps(
 
     The other arguments are their options ``val_interval``, ``val_begin``, ``dynamic_intervals``.
     """
-    milestones, intervals = [0, *(m for m, _ in dynamic or ())], [interval]
-    intervals += [one for _, one in dynamic or ()]
+    milestones, intervals = calc_dynamic_intervals(interval, dynamic)
     ends = [*(milestone - 1 for milestone in milestones[1:]), last + 1]
     due, start = {last}, 1
     for every, end in zip(intervals, ends, strict=True):

@@ -13,7 +13,7 @@ import pytest
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from tiny_runs import Data, Model
+from tiny_runs import Data, make_plain_runner
 from torch.utils.data import DataLoader, SequentialSampler
 
 from mmseg_resnest.engine import Runner
@@ -70,18 +70,12 @@ def _run(
 ) -> Runner:
     """A run of 12 samples in batches of 4, with a line for each iteration; not started."""
     loader = DataLoader(Data(), 2, sampler=SequentialSampler(range(10)), collate_fn=pseudo_collate)
-    runner = Runner(
-        model=Model(),
-        work_dir=str(folder),
-        train_dataloader={
-            "dataset": Data(12), "batch_size": 4, "num_workers": 0,
-            "sampler": {"type": "DefaultSampler", "shuffle": False},
-        },
+    runner = make_plain_runner(
+        folder, Data(12), 4, 0.1, resume,
         train_cfg=loop,
         val_dataloader=loader,
         val_cfg={"type": "ValLoop"},
         val_evaluator=[Scores(scores)],
-        optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1}},
         param_scheduler=schedule,
         default_hooks={
             "checkpoint": {
@@ -89,12 +83,6 @@ def _run(
             },
             "logger": {"type": "LoggerHook", "interval": 1},
         },
-        load_from=None if resume is None else str(resume),
-        resume=resume is not None,
-        randomness={"seed": 1},
-        log_level="ERROR",
-        default_scope="mmseg_resnest",
-        experiment_name=folder.name,
     )  # fmt: skip
     for hook in (clock, ConsoleHook(title="t", config="c"), ResultsHook()):
         runner.register_hook(hook)

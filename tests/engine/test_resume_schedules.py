@@ -11,7 +11,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from tiny_runs import Data, Model, make_runner
+from tiny_runs import Data, Model, make_plain_runner, make_runner
 from torch import nn
 from user_errors import raises_user_error
 
@@ -199,27 +199,15 @@ class Rates(Hook):
 
 def _by_epoch(folder: Path, batch: int, resume: Path | None = None) -> Runner:
     """Four epochs of 16 samples with a warm-up by iterations and a schedule of each iteration."""
-    return Runner(
-        model=Model(),
-        work_dir=str(folder),
-        train_dataloader={
-            "dataset": Data(16), "batch_size": batch, "num_workers": 0,
-            "sampler": {"type": "DefaultSampler", "shuffle": True},
-        },
+    return make_plain_runner(
+        folder, Data(16), batch, 0.01, resume,
         train_cfg={"type": "EpochBasedTrainLoop", "max_epochs": 4},
-        optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.01}},
         param_scheduler=[
             {"type": "LinearLR", "start_factor": 0.1, "end": 5, "by_epoch": False},
             {"type": "PolyLR", "end": 4, "by_epoch": True, "convert_to_iter_based": True},
             {"type": "MultiStepLR", "milestones": [1, 3], "by_epoch": True},
         ],
         default_hooks={"checkpoint": {"type": "CheckpointHook", "interval": 1, "by_epoch": True}},
-        load_from=None if resume is None else str(resume),
-        resume=resume is not None,
-        randomness={"seed": 1},
-        log_level="ERROR",
-        default_scope="mmseg_resnest",
-        experiment_name=folder.name,
     )  # fmt: skip
 
 

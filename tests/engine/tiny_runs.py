@@ -155,6 +155,28 @@ def make_runner(
     )  # fmt: skip
 
 
+def make_plain_runner(
+    work_dir: Path, data: Data, batch: int, rate: float, resume: Path | None, **parts: Any
+) -> Runner:
+    """A runner of the same model with SGD and the parts of a config that are given."""
+    return Runner(
+        model=Model(),
+        work_dir=str(work_dir),
+        train_dataloader={
+            "dataset": data, "batch_size": batch, "num_workers": 0,
+            "sampler": {"type": "DefaultSampler", "shuffle": True},
+        },
+        optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": rate}},
+        load_from=None if resume is None else str(resume),
+        resume=resume is not None,
+        randomness={"seed": 1},
+        log_level="ERROR",
+        default_scope="mmseg_resnest",
+        experiment_name=work_dir.name,
+        **parts,
+    )  # fmt: skip
+
+
 def state(path: Path) -> dict[str, Any]:
     """A checkpoint, read by torch alone, without what may differ between equal runs."""
     record = torch.load(path, weights_only=True)

@@ -102,7 +102,7 @@ class ConsoleHook(Hook):
         self._on = is_main_process()
         if not self._on:
             return
-        self._iterations = self._timed = self._pending = 0
+        self._iterations = self._pending = 0
         self._train_seconds = self._line_seconds = 0.0
         self._val_seconds: float | None = None
         self._validations = [] if runner.val_loop is None else _validations(runner.train_loop)
@@ -163,12 +163,11 @@ class ConsoleHook(Hook):
             return
         now = time.monotonic()
         if self._iterations == 1:
-            self._timed, self._train_seconds = 0, 0.0
+            self._train_seconds = 0.0
         self._line_seconds += now - self._since
         self._train_seconds += now - self._since
         self._since = now
         self._iterations += 1
-        self._timed += 1
         self._pending += 1
         self._bar.update()
         done = runner.iter + 1
@@ -229,14 +228,18 @@ class ConsoleHook(Hook):
     def _text(self, runner: Runner, done: int, loss: float | None) -> str:
         """E.g. ``loss 0.412, 31.5 images/s, mIoU 48.12, 3 min 05 s left``."""
         parts = [] if loss is None else [f"loss {loss:.3f}"]
-        parts.append(f"{self._batch * self._timed / self._train_seconds:.1f} images/s")
+        parts.append(f"{self._batch / self._each():.1f} images/s")
         if self._score is not None:
             parts.append(f"{self._score[0]} {score(self._score[1])}")
         return ", ".join([*parts, f"{duration(self._left(runner, done))} left"])
 
+    def _each(self) -> float:
+        """Seconds an iteration; the first one counts only while there is no other."""
+        return self._train_seconds / max(1, self._iterations - 1)
+
     def _left(self, runner: Runner, done: int) -> float:
         """Seconds until the end, validations included, also that which follows these iterations."""
-        each = self._train_seconds / self._timed
+        each = self._each()
         left = each * (runner.max_iters - done)
         validations = len(self._validations) - bisect.bisect_left(self._validations, done)
         if validations:

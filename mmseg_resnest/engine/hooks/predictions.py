@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ...datasets.reader import ImageReader
 from ...errors import UserError
@@ -74,7 +75,7 @@ class SavePredictionsHook(Hook):
                 said += "meta_keys of PackSegInputs"
                 raise UserError("config-value", "config key test_dataloader.dataset.pipeline", said)
             stem = self._stems[path]
-            labels = self._labels(sample.pred_sem_seg)
+            labels = self._labels(sample.pred_sem_seg.data)
             if self.out_dir is not None and self.submission is not None:
                 converted = self.submission.picture(labels)
                 save_image(converted, self.out_dir / self.submission.files[path])
@@ -87,14 +88,14 @@ class SavePredictionsHook(Hook):
             if self.show_dir is not None:
                 truth = None
                 if "gt_sem_seg" in sample:
-                    truth = self._labels(sample.gt_sem_seg, self._ignored)
+                    data = sample.gt_sem_seg.data
+                    truth = self._labels(data.masked_fill(data == self._ignored, 255))
                 save_image(self._panel(path, truth, labels), self.show_dir / f"{stem}.png")
             self.written += 1
 
-    def _labels(self, found: Any, ignored: int = 255) -> NDArray[np.integer]:
+    def _labels(self, found: Tensor) -> NDArray[np.integer]:
         """(H, W) class indices, or bits of classes that may overlap, of a sample's data."""
-        data = found.data.cpu().numpy()
-        data = np.where(data == ignored, 255, data).astype(data.dtype)
+        data = found.cpu().numpy()
         return pack(data) if self._overlap else data[0].astype(np.uint8)
 
     def _panel(
