@@ -120,7 +120,7 @@ def test_the_first_iteration_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     printed: list[int] = []
     hook = ConsoleHook()
     hook._on, hook._interval, hook._iterations, hook._pending = True, 500, 0, 0
-    hook._timed, hook._train_seconds, hook._line_seconds, hook._since = 0, 0.0, 0.0, 0.0
+    hook._train_seconds, hook._line_seconds, hook._since = 0.0, 0.0, 0.0
     hook._last_line = hook._last_text = float("inf")
     hook._bar = SimpleNamespace(update=lambda: None, disable=True)  # type: ignore[assignment]
     monkeypatch.setattr(hook, "_print_line", lambda runner, done: printed.append(done))
@@ -131,7 +131,7 @@ def test_the_first_iteration_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_text_behind_the_bar() -> None:
     hook = ConsoleHook()
-    hook._train_seconds, hook._timed, hook._batch = 10.0, 20, 16
+    hook._train_seconds, hook._iterations, hook._batch = 10.0, 21, 16  # the first has no share
     hook._validations = []
     hook._score = ("mIoU", 48.124)
     runner: Any = SimpleNamespace(max_iters=220, val_loop=None)
