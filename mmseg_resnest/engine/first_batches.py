@@ -19,6 +19,7 @@ from ..errors import UserError
 from .failing_keys import key_of_step
 from .failing_parts import failing, loading_error
 from .launch import Machine
+from .preemption import signals_wait
 from .runner import Runner
 from .sampler import ExactSampler, WrappedDataset, sampler_of
 
@@ -90,7 +91,9 @@ class FirstBatches:
             timeout=loader.timeout,
         )
         try:
-            batch = next(iter(one))
+            with signals_wait():
+                batches = iter(one)
+            batch = next(batches)
         finally:
             stop_workers(one)
         if isinstance(batch, UserError):

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -33,6 +34,24 @@ def stop_signal() -> str | None:
     return None if _current is None else _current.received
 
 
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Have signals wait for the end of a block that forks: what a handler raises there is lost.
+
+    For what comes before the first iteration; the training loop is not interrupted anyway.
+    """
+    signals = _current
+    if signals is None:
+        yield
+        return
+    signals.waiting = True
+    try:
+        yield
+    finally:
+        signals.waiting = False
+    signals.end_if_asked()
+
+
 def end_process_with_run() -> None:
     """Ignore more signals once a run of this process was stopped and saved, for good.
 
@@ -53,14 +72,28 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: str | None = None
         self._since = 0.0
-        self._steps = False
+        self._steps = self.waiting = False
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
         self._others: set[int | None] = set()  # children that are not the run's
 
     def training(self) -> None:
-        """From now on the training loop looks at :func:`stop_signal`."""
+        """From now on the training loop looks at :func:`stop_signal`.
+
+        Raises:
+            Preempted, KeyboardInterrupt: A signal came before, whose exception was lost: Python
+                drops those that are raised while it frees an object or forks.
+        """
+        self.end_if_asked()
         self._steps = True
+
+    def end_if_asked(self) -> None:
+        """Raise for a signal that came before the first iteration."""
+        if self.received is None or self._steps:
+            return
+        if self.received == "SIGINT":
+            raise KeyboardInterrupt
+        raise Preempted(f"{self.received} before the first iteration: nothing was trained")
 
     def __enter__(self) -> StopSignals:
         """Take over the signals."""
@@ -121,9 +154,9 @@ class StopSignals:
             os._exit(128 + number)
         self.received, self._since = name, now
         if not self._steps:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise Preempted(f"{name} before the first iteration: nothing was trained")
+            if not self.waiting:
+                self.end_if_asked()
+            return
         if os.environ.get("RANK", "0") == "0":
             text = f"\n{name}: stopping after this step and saving; once more ends it at once\n"
             os.write(2, text.encode())

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from tiny_runs import Data
+from torch.utils.data import DataLoader
 
-from mmseg_resnest.engine.preemption import StopSignals
+from mmseg_resnest.engine.first_batches import FirstBatches
+from mmseg_resnest.engine.launch import Machine
+from mmseg_resnest.engine.preemption import Preempted, StopSignals
 
 SOURCE = Path(__file__).parents[2] / "mmseg_resnest" / "engine" / "preemption.py"
 
@@ -87,3 +94,41 @@ def test_at_exit_only_workers_of_the_run_are_ended(monkeypatch: pytest.MonkeyPat
     assert (worker.is_alive(), other.is_alive()) == (False, True)
     other.kill()
     other.join()
+
+
+def test_a_signal_while_the_first_worker_is_forked() -> None:
+    """Python drops what a handler raises in what is called before a fork, and goes on."""
+    armed = True
+
+    def ask_to_stop() -> None:
+        if armed:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    os.register_at_fork(before=ask_to_stop)
+    loader = DataLoader(Data(2), batch_size=1, num_workers=1)
+    batches = FirstBatches(Config(), Machine.here("none"), seed=0)
+    try:
+        with StopSignals(), pytest.raises(Preempted, match="nothing was trained"):
+            batches.load("train_dataloader", loader, [0])
+    finally:
+        armed = False  # such a call stays for as long as the process
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_while_an_object_is_freed(number: int, kind: type[BaseException]) -> None:
+    """Python drops that exception, too: the run ends before its first iteration all the same."""
+
+    class Freed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    with StopSignals() as signals:
+        freed = Freed()
+        del freed
+        assert signals.received == signal.Signals(number).name
+        with pytest.raises(kind):
+            signals.training()
