@@ -159,12 +159,14 @@ def make_plain_runner(
     work_dir: Path, data: Data, batch: int, rate: float, resume: Path | None, **parts: Any
 ) -> Runner:
     """A runner of the same model with SGD and the parts of a config that are given."""
+    # A loop by iterations sleeps for two seconds where its samples end; ExactSampler has no end.
+    by_epoch = parts["train_cfg"]["type"] == "EpochBasedTrainLoop"
+    sampler = {"type": "DefaultSampler", "shuffle": True} if by_epoch else {"type": "ExactSampler"}
     return Runner(
         model=Model(),
         work_dir=str(work_dir),
         train_dataloader={
-            "dataset": data, "batch_size": batch, "num_workers": 0,
-            "sampler": {"type": "DefaultSampler", "shuffle": True},
+            "dataset": data, "batch_size": batch, "num_workers": 0, "sampler": sampler,
         },
         optim_wrapper={"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": rate}},
         load_from=None if resume is None else str(resume),
