@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from mmengine import fileio
 
+from ..io.tiled_tiff import readable
+
 try:
     from kornia_rs.io import decode_image_png_u8 as decode_rust
 except ImportError:
@@ -55,7 +57,14 @@ def read_local(path: str | os.PathLike[str]) -> bytes | None:
 def decode_image(data: bytes) -> Pixels:
     """An image file's pixels (H, W, 3), BGR, as ``LoadImageFromFile`` gives them by default."""
     pixels = decode_png(data, _RGB) if decode_rust else None
-    return mmcv.imfrombytes(data, flag="color", backend="cv2") if pixels is None else pixels
+    if pixels is not None:
+        return pixels
+    return mmcv.imfrombytes(readable(data), flag="color", backend="cv2")
+
+
+def decode_grey(data: bytes) -> Pixels:
+    """An image file's pixels (H, W), as ``LoadImageFromFile`` gives them with ``grayscale``."""
+    return mmcv.imfrombytes(readable(data), flag="grayscale", backend="cv2")
 
 
 def decode_label(data: bytes) -> Pixels:

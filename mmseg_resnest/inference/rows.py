@@ -16,6 +16,8 @@ from ..errors import UserError
 
 __all__ = ["RowSource", "open_rows"]
 
+_UNASSOCIATED = 2  # a TIFF's extra sample: alpha that the colours have not been multiplied by
+
 
 class RowSource(Protocol):
     """An image that is read in parts."""
@@ -41,9 +43,12 @@ class _ArrayRows:
 class _RawRows:
     """The rows of an uncompressed file; read, not mapped, so that they do not stay in memory."""
 
-    def __init__(self, path: str, offset: int, dtype: str, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, path: str, offset: int, dtype: str, shape: tuple[int, int, int], alpha: bool = False
+    ) -> None:
         self.height, self.width, self._samples = shape
         self._path, self._offset, self._dtype = path, offset, np.dtype(dtype)
+        self._alpha = alpha
         if os.path.getsize(path) < offset + int(np.prod(shape)) * self._dtype.itemsize:
             raise ValueError("shorter than its header says")
 
@@ -51,15 +56,16 @@ class _RawRows:
         row = self.width * self._samples
         start = self._offset + top * row * self._dtype.itemsize
         band = np.fromfile(self._path, self._dtype, (bottom - top) * row, offset=start)
-        return _eight_bits(band.reshape(bottom - top, self.width, self._samples))
+        return _eight_bits(band.reshape(bottom - top, self.width, self._samples), self._alpha)
 
 
 class _TiffRows:
     """The rows of a compressed TIFF; only the strips or tiles that hold them are read."""
 
-    def __init__(self, path: str, page: tifffile.TiffPage) -> None:
+    def __init__(self, path: str, page: tifffile.TiffPage, alpha: bool) -> None:
         self._path = path
         self._page = page
+        self._alpha = alpha
         self.height, self.width = page.imagelength, page.imagewidth
         self._rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self._columns = -(-self.width // page.tilewidth) if page.is_tiled else 1
@@ -84,18 +90,21 @@ class _TiffRows:
                     part = segment[0, : size[1], : min(size[2], self.width - x)]
                     low, high = max(top, y), min(bottom, y + part.shape[0])
                     band[low - top : high - top, x : x + part.shape[1]] = part[low - y : high - y]
-        return _eight_bits(band)
+        return _eight_bits(band, self._alpha)
 
 
-def _eight_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
-    """Rows of 1 to 4 samples of 8 or 16 bits, as BGR of 8 bits."""
-    if band.dtype.kind == "u" and band.dtype.itemsize == 2:
-        band = (band >> 8).astype(np.uint8)
-    if band.ndim == 2:
-        band = band[:, :, None]
-    if band.shape[2] < 3:  # grey, or grey and alpha
-        band = np.repeat(band[:, :, :1], 3, axis=2)
-    return np.ascontiguousarray(band[:, :, 2::-1]).astype(np.uint8, copy=False)
+def _eight_bits(band: NDArray[Any], alpha: bool) -> NDArray[np.uint8]:
+    """Rows of 1 to 4 samples of 8 or 16 bits, as BGR of 8 bits, to the last bit as OpenCV has them.
+
+    ``alpha``: the fourth sample is one that colours are multiplied by (libtiff, ``tif_getimage.c``).
+    """
+    grey = band.shape[2] < 3  # grey, or grey and alpha
+    if band.dtype.itemsize == 2:
+        band = (band >> 8 if grey else (band.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if alpha:
+        band = (band[:, :, :3].astype(np.uint16) * band[:, :, 3:] + 127) // 255
+    band = np.repeat(band[:, :, :1], 3, axis=2) if grey else band[:, :, 2::-1]
+    return np.ascontiguousarray(band).astype(np.uint8, copy=False)
 
 
 def open_rows(path: str | os.PathLike[str], reader: ImageReader) -> RowSource:
@@ -128,7 +137,8 @@ def _open_tiff(path: str) -> RowSource | None:
         plain = (
             page.dtype in (np.uint8, np.uint16)
             and page.bitspersample in (8, 16)
-            and int(page.photometric) in (1, 2)  # black is 0; RGB
+            # Grey, black being 0, or RGB; several grey bands are no colours.
+            and (int(page.photometric), page.samplesperpixel > 2) in ((1, False), (2, True))
             and (int(page.planarconfig) == 1 or page.samplesperpixel == 1)
             and page.imagedepth == 1
             and page.samplesperpixel <= 4
@@ -136,14 +146,15 @@ def _open_tiff(path: str) -> RowSource | None:
         )
         if not plain:
             return None
+        alpha = page.samplesperpixel == 4 and _UNASSOCIATED in page.extrasamples
         if page.is_memmappable:
             shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
             kind = file.byteorder + page.dtype.str[1:]
-            return _RawRows(path, page.dataoffsets[0], kind, shape)
+            return _RawRows(path, page.dataoffsets[0], kind, shape, alpha)
         if int(page.compression) not in (1, 8, 32946):
             return None
         page.decode(None, 0)  # makes the decoder while the file is open; fails if it has none
-        return _TiffRows(path, page)
+        return _TiffRows(path, page, alpha)
 
 
 def _open_netpbm(path: str) -> RowSource | None:

@@ -61,10 +61,10 @@ def _limit_time(seconds: float) -> None:
 
 
 @functools.cache
-def _bands() -> Any:
-    """The module of bands, by its path: importing its package takes seconds."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bands.py")
-    spec = importlib.util.spec_from_file_location("mmseg_resnest_bands", path)
+def _module(name: str) -> Any:
+    """A module beside this one, by its path: importing its package takes seconds."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"mmseg_resnest_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -86,9 +86,11 @@ def _function(flag: str) -> Callable[[bytes], Any]:
 def _decoder(flag: str, backend: str) -> Callable[[bytes], Any]:
     """What decodes files so. Its imports are not within the limit on time of an image."""
     if backend == "cv2":
-        return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), int(flag))
+        code = int(flag)
+        readable = _module("tiled_tiff").readable if code in (0, 1) else bytes
+        return lambda data: cv2.imdecode(np.frombuffer(readable(data), np.uint8), code)
     if backend == "bands":
-        bands = _bands()
+        bands = _module("bands")
         options = bands.BandOptions.of_text(flag)
         return lambda data: bands.decode_bands(data, options)
     if backend == "pickle":

@@ -22,6 +22,7 @@ from PIL import Image
 
 from .atomic import atomic_open
 from .bands import BandOptions, decode_bands
+from .tiled_tiff import readable
 
 #: Of image files, in lower case; where several files share a stem, the first of these counts.
 IMAGE_SUFFIXES = (
@@ -46,6 +47,8 @@ class Decoding(NamedTuple):
         """The pixels; None, or whatever the backend raises, where it cannot decode them."""
         if self.backend == "bands":
             return decode_bands(data, BandOptions.of_text(str(self.flag)))
+        if self.backend == "cv2" and self.eight_bit and self.turns:
+            data = readable(data)
         with _quiet_opencv():
             return mmcv.imfrombytes(data, flag=self.flag, backend=self.backend)
 

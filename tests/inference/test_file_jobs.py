@@ -193,28 +193,41 @@ def test_outlines_give_the_labels_back(small_model: Segmentor, tmp_path: Path, t
     [
         {},
         {"rowsperstrip": 16},
-        {"tile": (32, 48)},
+        {"tile": (32, 64)},
         {"compression": "zlib", "rowsperstrip": 16},
-        {"compression": "zlib", "tile": (32, 48), "predictor": True},
+        {"compression": "zlib", "tile": (32, 64), "predictor": True},
         {"byteorder": ">"},
     ],
 )
-@pytest.mark.parametrize("kind", ["rgb", "grey", "rgba", "sixteen"])
-def test_rows_of_tiffs(tmp_path: Path, options: dict, kind: str) -> None:
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("kind", ["rgb", "grey", "grey alpha", "rgba", "rgb and a band", "bands"])
+def test_rows_of_tiffs_are_those_of_the_whole(
+    tmp_path: Path, options: dict, kind: str, deep: bool
+) -> None:
     pixels = blobs(101, 130)
-    stored = {
-        "rgb": pixels,
-        "grey": pixels[:, :, 0],
-        "rgba": np.dstack([pixels, pixels[:, :, 0]]),
-        "sixteen": pixels.astype(np.uint16) * 256 + 3,
+    four = np.dstack([pixels, pixels[::-1, :, 0]])
+    stored, extra = {
+        "rgb": (pixels, []),
+        "grey": (pixels[:, :, 0], []),
+        "grey alpha": (four[:, :, 2:], ["unassalpha"]),
+        "rgba": (four, ["unassalpha"]),
+        "rgb and a band": (four, ["unspecified"]),
+        "bands": (four, ["unspecified"] * 3),
     }[kind]
-    photometric = "minisblack" if kind == "grey" else "rgb"
+    stored = stored.astype(np.uint16) * 256 + 77 if deep else stored
+    photometric = "rgb" if "rgb" in kind else "minisblack"
+    more = {"planarconfig": "contig"} if stored.ndim == 3 else {}
     path = tmp_path / "a.tif"
-    tifffile.imwrite(path, stored, photometric=photometric, **options)
+    tifffile.imwrite(
+        path, stored, photometric=photometric, extrasamples=extra, **{**options, **more}
+    )
+    if kind == "grey alpha" and deep and "tile" in options:
+        pytest.skip("nothing here reads the whole")
+    whole = ImageReader().read(path).pixels
     rows = open_rows(path, ImageReader())
-    expected = np.repeat(pixels[:, :, :1], 3, axis=2) if kind == "grey" else pixels
     for top, bottom in ((0, 101), (0, 1), (15, 17), (33, 90), (100, 101)):
-        assert np.array_equal(rows.read(top, bottom), expected[top:bottom, :, ::-1])
+        assert np.array_equal(rows.read(top, bottom), whole[top:bottom])
+    assert (type(rows).__name__ == "_ArrayRows") == (kind == "bands")  # read in parts
 
 
 def test_a_damaged_large_file_writes_nothing(pixel_model: Segmentor, tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ import mmseg.datasets.transforms
 import numpy as np
 
 from ...errors import UserError
+from ...io.tiled_tiff import readable
 from ...registry import TRANSFORMS
 from ..cache import find_pixels
-from ..decode import Pixels, decode_image, decode_label, read_bytes, read_local
+from ..decode import Pixels, decode_grey, decode_image, decode_label, read_bytes, read_local
 
 _HINT = "mmseg-resnest check-data CONFIG finds every such file"
 
@@ -74,13 +75,15 @@ class LoadImageFromFile(mmcv.transforms.LoadImageFromFile):
         """As :meth:`transform`, with the errors of the library that decodes."""
         path, pixels = results["img_path"], None
         local = not (self.backend_args or self.file_client_args)
-        if local and self.color_type == "color" and self.imdecode_backend == "cv2":
-            pixels = find_pixels(path, self.cache_dir)
+        colours = self.color_type == "color"
+        if local and self.imdecode_backend == "cv2" and (colours or self.color_type == "grayscale"):
+            pixels = find_pixels(path, self.cache_dir) if colours else None
             data = read_local(path) if pixels is None else None
             if data is not None:
+                data = readable(data)
                 with contextlib.suppress(Exception):  # mmcv's own error comes from below
-                    pixels = decode_image(data)
-        if pixels is None or pixels.ndim != 3:
+                    pixels = decode_image(data) if colours else decode_grey(data)
+        if pixels is None or pixels.ndim != (3 if colours else 2):
             return super().transform(results)
         results["img"] = pixels.astype(np.float32) if self.to_float32 else pixels
         results["img_shape"] = results["ori_shape"] = pixels.shape[:2]
