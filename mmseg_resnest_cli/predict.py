@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_tile,
         metavar="PIXELS",
         help="cut images that are larger than this into tiles of this edge; 0 never does (default: "
-        "1024, for images of more than 16.8 million pixels)",
+        "1024, for images of more than 16.8 million pixels; frames are whole)",
     )
     parser.add_argument(
         "--max-frames", type=whole(1), metavar="N", help="stop a video after N frames"
@@ -146,9 +146,8 @@ def run(args: argparse.Namespace) -> int:
     if film:
         if is_stream(args.source):
             print("stop with Ctrl-C; what was written by then is kept", flush=True)
-        done = predict_video(
-            model, args.source, out, args.save, args.opacity, args.max_frames, args.overwrite
-        )
+        options = args.save, args.opacity, args.max_frames, args.overwrite, args.tile or 0
+        done = predict_video(model, args.source, out, *options)
         if done["skipped"]:
             print(f"skipped     {args.source}: is done already (--overwrite does it again)")
             return 0

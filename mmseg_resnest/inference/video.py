@@ -53,10 +53,12 @@ class _Writer:
     """A video file that gets its name when it is complete. It has no sound."""
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not atomic_open: OpenCV writes by name, and takes the format from its suffix.
-        self._part = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.mp4")
+        # Not atomic_open: OpenCV writes by name, and takes the format from its suffix. In a
+        # relative path it takes what stands before a colon for a protocol.
+        part = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(4)}.mp4")
+        self._part = part.absolute()
         self.path = path
+        self._frames = 0
         # Encoders of MPEG-4 take even edges only.
         self._size = (size[1] // 2 * 2 or 2, size[0] // 2 * 2 or 2)
         code = cv2.VideoWriter.fourcc(*"mp4v")
@@ -70,14 +72,38 @@ class _Writer:
         if frame.shape[0] < height or frame.shape[1] < width:
             frame = cv2.resize(frame, self._size)  # type: ignore[assignment]
         self._writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+        self._frames += 1
 
     def finish(self) -> None:
+        """Give it its name; UserError if it is not complete, of which OpenCV says nothing."""
         self._writer.release()
-        os.replace(self._part, self.path)
+        written = cv2.VideoCapture(str(self._part))
+        frames = int(written.get(cv2.CAP_PROP_FRAME_COUNT)) if written.isOpened() else 0
+        written.release()
+        if frames < self._frames:
+            said = f"has {frames:,} of {self._frames:,} frames; is the disk full? Make room or "
+            raise UserError("not-writable", self.path, said + "choose another place")
+        try:
+            os.replace(self._part, self.path)
+        except OSError as error:
+            said = f"cannot be written ({error.strerror}); choose another place"
+            raise UserError("not-writable", self.path, said) from error
 
     def discard(self) -> None:
         self._writer.release()
         self._part.unlink(missing_ok=True)
+
+
+def _check_name(file: Path) -> None:
+    """Raise UserError if a file cannot be there, before hours of work."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        said = f"cannot be written ({error.strerror}); shorten the name of the video"
+        raise UserError("not-writable", file, said) from error
 
 
 def _make_room(folder: Path, record: Journal, source: str) -> None:
@@ -110,6 +136,7 @@ def predict_video(
     opacity: float = 0.5,
     max_frames: int | None = None,
     overwrite: bool = False,
+    tile: int = 0,
 ) -> dict[str, Any]:
     """Segment a video or a stream.
 
@@ -128,6 +155,7 @@ def predict_video(
         opacity: Of the colours, 0..1.
         max_frames: The most frames to read.
         overwrite: Do a video again whose outputs are up to date.
+        tile: Edge of the tiles that larger frames are cut into; 0 never cuts.
 
     Returns:
         ``frames``, ``seconds``, ``skipped`` (all outputs were there), ``stopped`` (by Ctrl-C) and
@@ -135,8 +163,8 @@ def predict_video(
 
     Raises:
         UserError: It cannot be opened, holds no frame, or fewer than it says (what was read is
-            written), an output is not one for videos, or files of another program lie where label
-            maps go.
+            written), an output is not one for videos or cannot be written, or files of another
+            program lie where label maps go.
     """
     if not set(outputs) <= {"labels", "overlay", "side"}:
         raise UserError("argument", "outputs", "a video has labels, overlay and side only")
@@ -149,18 +177,23 @@ def predict_video(
     videos = {kind: folder / f"{stem}_{kind}.mp4" for kind in outputs if kind != "labels"}
     maps = folder / stem if "labels" in outputs else None
     files = [*videos.values(), *([maps] if maps else [])]
+    model.tiling((1, 1), tile)
     record, made_from = Journal(folder / RECORD), dict[Path, str]()
-    if os.path.isfile(source):
-        same = fingerprint(Path(source), model.fingerprint, max_frames)
+    is_file = os.path.isfile(source)
+    if is_file:
+        same = fingerprint(Path(source), model.fingerprint, max_frames, *filter(None, [tile]))
         made_from = {path: fingerprint(same, kind, opacity) for kind, path in videos.items()}
         made_from |= {maps: same} if maps else {}
     if made_from and not overwrite and record.has(made_from):
         return {"frames": 0, "seconds": 0.0, "skipped": True, "stopped": False, "files": files}
 
-    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
+    named = os.path.abspath(source) if is_file else source  # as of a writer's part
+    capture = cv2.VideoCapture(int(source) if live and source.isdecimal() else named)
     if not capture.isOpened():
         what = f"camera {source}" if source.isdecimal() else f"video {source}"
         raise UserError("format", what, "cannot be opened, or OpenCV does not read its format")
+    for file in files:
+        _check_name(file)
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate <= 240 else _DEFAULT_RATE
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not live else 0
@@ -172,7 +205,7 @@ def predict_video(
     frames = _frames(capture, max_frames)
     # A live frame is segmented when it comes; those of a file go through the network together.
     batches = ([frame] for frame in frames) if live else [frames]
-    results = (result for some in batches for result in model.attempts(some, tile=0))
+    results = (result for some in batches for result in model.attempts(some, tile=tile))
     # Ctrl-C ends a stream as its own end would; it still interrupts a video.
     stoppable = contextlib.suppress(KeyboardInterrupt) if live else contextlib.nullcontext()
     try:
