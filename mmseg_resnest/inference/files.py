@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from .rows import open_rows
 from .segmentor import Segmentor
 from .tiles import Tiling
 
-__all__ = ["OUTPUTS", "RECORD", "FileJob", "Summary", "plan_outputs"]
+__all__ = ["OUTPUTS", "RECORD", "FileJob", "Summary", "claim", "plan_outputs"]
 
 OUTPUTS = ("labels", "overlay", "side", "uncertainty", "geojson", "coco")
 COCO_FILE = "coco.json"
@@ -68,6 +68,16 @@ def plan_outputs(
                 said = f"{target} would overwrite an image; name another folder"
                 raise UserError("output-exists", "--out", said)
     return plan
+
+
+def claim(record: Journal, outputs: Iterable[Path]) -> None:
+    """Note outputs in a record before they are made; UserError if one is a file of others."""
+    outputs = list(outputs)
+    for path in outputs:
+        if not record.names(path) and os.path.lexists(path) and not os.path.isdir(path):
+            said = f"is there, and not of this program: {RECORD} does not name it; move it away, "
+            raise UserError("output-exists", path, f"{said}or name another folder with --out")
+    record.claim(outputs)
 
 
 @dataclass
@@ -176,9 +186,12 @@ class FileJob:
         One that fails, to be read, prepared, segmented or written, does not stop the others.
 
         Raises:
-            UserError: The file of all outlines, ``coco.json``, cannot be written.
+            UserError: A file of others stands where an output goes; or the record or the file of
+                all outlines, ``coco.json``, cannot be written.
         """
         waiting = [image for image in self.plan if image not in self._done]
+        joined = [self.out / COCO_FILE] if "coco" in self.outputs else []
+        claim(self._record, [*joined, *(p for i in waiting for p in self.plan[i].values())])
         summary = Summary(skipped=len(self.plan) - len(waiting))
         small: list[str] = []
         large: list[str] = []

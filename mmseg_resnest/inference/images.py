@@ -90,7 +90,7 @@ def find_inputs(
 ) -> tuple[list[str], list[Path]]:
     """The images that an argument names: a file, an address, a folder, or a pattern with ``*``.
 
-    A folder ``leave_out`` is not searched; ``suffixes`` as of :func:`find_images`.
+    A folder ``leave_out`` below it is not searched; ``suffixes`` as of :func:`find_images`.
 
     Returns:
         Paths and addresses; and the other files of a folder, or the folders that match a pattern.
@@ -108,6 +108,11 @@ def find_inputs(
     if not glob.has_magic(source):
         raise UserError("not-found", source, _MISSING)
     without = None if leave_out is None else os.path.realpath(leave_out) + os.sep
+    begin = source
+    while glob.has_magic(begin):
+        begin = os.path.dirname(begin)
+    if without and (os.path.realpath(begin) + os.sep).startswith(without):
+        without = None  # it was asked for what is there
     written = _Written()
     matches = [
         path

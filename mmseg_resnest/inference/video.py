@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..io.image_files import save_image
 from ..io.up_to_date import Journal, fingerprint
-from .files import RECORD
+from .files import RECORD, claim
 from .segmentor import Segmentor
 
 __all__ = ["VIDEO_SUFFIXES", "is_stream", "is_video", "predict_video"]
@@ -164,7 +164,7 @@ def predict_video(
     Raises:
         UserError: It cannot be opened, holds no frame, or fewer than it says (what was read is
             written), an output is not one for videos or cannot be written, or files of another
-            program lie where label maps go.
+            program lie where outputs go.
     """
     if not set(outputs) <= {"labels", "overlay", "side"}:
         raise UserError("argument", "outputs", "a video has labels, overlay and side only")
@@ -194,6 +194,7 @@ def predict_video(
         raise UserError("format", what, "cannot be opened, or OpenCV does not read its format")
     for file in files:
         _check_name(file)
+    claim(record, videos.values())
     rate = capture.get(cv2.CAP_PROP_FPS)
     rate = rate if 0 < rate <= 240 else _DEFAULT_RATE
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not live else 0

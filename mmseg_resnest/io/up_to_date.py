@@ -175,17 +175,30 @@ class Journal:
         """Whether an output of this path was recorded, whatever has become of it."""
         return self._name(output) in self._outputs
 
+    def claim(self, outputs: Iterable[Path]) -> None:
+        """Says that these outputs are about to be made here: after a crash they may be replaced.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        new: dict[str, list[str]] = {self._name(p): ["", ""] for p in outputs if not self.names(p)}
+        if new:
+            self._append({}, new)
+
     def add(self, outputs: Mapping[Path, str], **facts: Any) -> None:
         """Appends a line: outputs that are finished, with fingerprints, and other plain data.
 
         Raises:
             UserError: It cannot be written.
         """
-        made = {self._name(path): entry for path, entry in _entries(outputs)}
-        self._outputs |= made
+        self._append(facts, {self._name(path): entry for path, entry in _entries(outputs)})
+
+    def _append(self, facts: Mapping[str, Any], outputs: dict[str, list[str]]) -> None:
+        self._outputs |= outputs
         try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a", encoding="utf-8") as stream:
-                stream.write(self._before + json.dumps({**facts, "outputs": made}) + "\n")
+                stream.write(self._before + json.dumps({**facts, "outputs": outputs}) + "\n")
         except OSError as error:
             raise UserError("not-writable", self.file, f"{error.strerror}") from error
         self._before = ""

@@ -43,6 +43,8 @@ def test_patterns(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     found, _ = find_inputs(f"{tmp_path}/**/*.jpg", tmp_path / "out")
     assert [Path(f).name for f in found] == ["a.jpg", "c.jpg"]
+    found, _ = find_inputs(f"{tmp_path}/*.jpg", tmp_path)  # outputs beside the images
+    assert [Path(f).name for f in found] == ["a.jpg"]
     with raises_user_error("not-found", "*.bmp"):
         find_inputs(f"{tmp_path}/*.bmp")
     assert find_inputs("https://example.org/a.jpg")[0] == ["https://example.org/a.jpg"]
@@ -74,8 +76,8 @@ def test_geotiffs_are_counted(small_model: Segmentor, tmp_path: Path) -> None:
     tifffile.imwrite(path, blobs(24, 32), extratags=[scale], photometric="rgb")
     summary = FileJob(small_model, [str(path)], tmp_path / "out").run()
     assert (summary.done, summary.georeferenced) == (1, 1)
-    record = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
-    assert record["georeferenced"] is True
+    record = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()[-1]
+    assert json.loads(record)["georeferenced"] is True
 
 
 def test_a_stopped_job_goes_on(
@@ -109,6 +111,27 @@ def test_a_stopped_job_goes_on(
     summary = FileJob(small_model, sources, out, overwrite=True).run()
     assert [error.code for error in summary.failed] == ["not-writable"] * 4
     assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["labels", "coco"])
+def test_files_of_others_are_not_replaced(
+    small_model: Segmentor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source, other = tmp_path / "a.jpg", tmp_path / ("a.png" if kind == "labels" else "coco.json")
+    Image.fromarray(blobs(16, 16)).save(source)
+    other.write_bytes(b"the labels of a person")
+    for overwrite in (False, True):
+        with raises_user_error("output-exists", other.name):
+            FileJob(small_model, [str(source)], tmp_path, [kind], overwrite=overwrite).run()
+    assert other.read_bytes() == b"the labels of a person"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.jpg", other.name])
+    other.unlink()
+    monkeypatch.setattr(files.FileJob, "_finish", lambda *args: exit(9))  # killed before the record
+    with pytest.raises(SystemExit):
+        FileJob(small_model, [str(source)], tmp_path, [kind]).run()
+    monkeypatch.undo()
+    for _ in range(2):  # what it left behind is its own
+        FileJob(small_model, [str(source)], tmp_path, [kind], overwrite=True).run()
 
 
 def test_an_image_is_done_when_nothing_that_made_it_differs(

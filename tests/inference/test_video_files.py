@@ -67,3 +67,11 @@ def test_frames_in_tiles(small_model: Segmentor, tmp_path: Path) -> None:
             expected = small_model(np.ascontiguousarray(frame), tile=tile).labels
             assert np.array_equal(np.asarray(labels), expected)
     assert done["skipped"]
+
+
+def test_a_video_of_others_is_not_replaced(small_model: Segmentor, tmp_path: Path) -> None:
+    film, other = make_film(tmp_path / "film.avi"), tmp_path / "film_overlay.mp4"
+    other.write_bytes(b"cut by a person")
+    with raises_user_error("output-exists", other.name):
+        predict_video(small_model, film, tmp_path, ["overlay"])
+    assert other.read_bytes() == b"cut by a person"
