@@ -41,6 +41,7 @@ def find_choices(
                 raise UserError("argument-missing", first, "name its checkpoint after the config")
             checkpoint = rest.pop(0)
             name = f"{Path(first).stem} ({Path(checkpoint).name})"
+            name = f"{first} ({checkpoint})" if name in loaders else name
         if name in loaders:
             raise UserError("argument", name, "is named twice")
         loaders[name] = partial(load_segmentor, first, checkpoint, device, trust=trust)

@@ -110,6 +110,10 @@ def publish(
             "output-exists", target,
             "already exists; give another name, or --force to replace a folder of this tool",
         )  # fmt: skip
+    there = {one.name for one in target.iterdir()} if target.exists() else set()
+    if others := there - {*FILES, SUMS_FILE}:
+        said = f"holds {min(others)}, which this tool did not write; move it away, or give another "
+        raise UserError("output-exists", target, f"{said}name")
     title = name or target.name
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

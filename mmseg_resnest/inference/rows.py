@@ -96,7 +96,7 @@ class _TiffRows:
 def _eight_bits(band: NDArray[Any], alpha: bool) -> NDArray[np.uint8]:
     """Rows of 1 to 4 samples of 8 or 16 bits, as BGR of 8 bits, to the last bit as OpenCV has them.
 
-    ``alpha``: the fourth sample is one that colours are multiplied by (libtiff, ``tif_getimage.c``).
+    ``alpha``: the fourth sample is one that colours are multiplied by (libtiff's ``getimage.c``).
     """
     grey = band.shape[2] < 3  # grey, or grey and alpha
     if band.dtype.itemsize == 2:

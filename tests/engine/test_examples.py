@@ -14,6 +14,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
+from user_errors import raises_user_error
 
 from mmseg_resnest.engine.hooks import ExamplesHook, SavePredictionsHook
 from mmseg_resnest.evaluation import SegmentationMetric
@@ -93,3 +94,23 @@ def test_more_sets_than_pictures_can_show_are_no_error_of_the_report(tmp_path: P
     hook.after_test_epoch(runner)
     assert read_examples(tmp_path / "examples.json")["images"] == ()
     assert "at most 7 classes" in said[0]
+
+
+def test_no_output_of_a_test_replaces_another_file(tmp_path: Path) -> None:
+    folder = str(tmp_path / "labels")
+
+    class Images(list):
+        metainfo = {"classes": ["a"], "palette": [[1, 1, 1]]}
+
+        def get_data_info(self, index: int) -> dict[str, str]:
+            return {"img_path": "images/a.jpg", "seg_map_path": os.path.join(folder, "a.png")}
+
+    runner: Any = SimpleNamespace(
+        test_dataloader=SimpleNamespace(dataset=Images([0])), model=SimpleNamespace()
+    )
+    for out, show in ((folder, None), (None, folder)):
+        with raises_user_error("output-exists", folder):
+            SavePredictionsHook(out, show).before_test_epoch(runner)
+    SavePredictionsHook(str(tmp_path)).before_test_epoch(runner)
+    with raises_user_error("argument", "--show-dir"):
+        SavePredictionsHook(folder, f"{tmp_path}/./labels")

@@ -173,6 +173,11 @@ def test_broken_folders_are_told(model: Segmentor, folder: Path, tmp_path: Path)
     with raises_user_error("output-exists", folder):
         publish(model, folder)
     publish(model, folder, force=True)
+    (folder / ".git").mkdir()  # of a repository that was cloned
+    with raises_user_error("output-exists", folder):
+        publish(model, folder, force=True)
+    assert (folder / ".git").is_dir()
+    (folder / ".git").rmdir()
     weights = folder / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

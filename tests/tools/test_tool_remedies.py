@@ -222,6 +222,8 @@ def test_models_of_the_page() -> None:
     with advises("cli/demo_app.py:find_choices", "its checkpoint after the config"):
         find_choices(["a.py"], "cpu", False)
     assert find_choices(["a.py", "a.pth"], "cpu", False)
+    runs = ["a.py", "run/last.pth", "a.py", "again/last.pth", "b/a.py", "again/last.pth"]
+    assert len(find_choices(runs, "cpu", False)) == 3  # equal names of files
 
 
 def test_reports_of_published_weights(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,9 @@ class SavePredictionsHook(Hook):
         show_dir: For pictures of image, label and prediction side by side.
         submission: Write into ``out_dir`` what this server takes (``cityscapes``, ``ade20k``,
             ``voc``), check it at the end and pack it into ``out_dir.zip``.
+
+    Raises:
+        UserError: Both folders are one, in which outputs of an image have one name.
     """
 
     def __init__(
@@ -47,13 +51,27 @@ class SavePredictionsHook(Hook):
         self.archive: Path | None = None
         self.out_dir = None if out_dir is None else Path(out_dir)
         self.show_dir = None if show_dir is None else Path(show_dir)
+        if out_dir and show_dir and os.path.realpath(out_dir) == os.path.realpath(show_dir):
+            said = (
+                "is the folder of --out, whose label maps the pictures would replace; name another"
+            )
+            raise UserError("argument", f"--show-dir {show_dir}", said)
         self.written = 0
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Choose a unique name for the outputs of every image."""
+        """Choose a unique name for the outputs of every image; UserError: one is of the data."""
         dataset = runner.test_dataloader.dataset
-        paths = [dataset.get_data_info(i)["img_path"] for i in range(len(dataset))]
+        infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+        paths = [info["img_path"] for info in infos]
         self._stems = unique_stems(paths)
+        files = [info.get(key) for info in infos for key in ("img_path", "seg_map_path")]
+        data = {os.path.realpath(file) for file in files if isinstance(file, str)}
+        for option, folder in (("--out", self.out_dir), ("--show-dir", self.show_dir)):
+            for stem in self._stems.values() if folder is not None else ():
+                file = folder / f"{stem}.png"
+                if os.path.realpath(file) in data:
+                    said = f"would replace {file}, a file of the data set; name another folder"
+                    raise UserError("output-exists", f"{option} {folder}", said)
         self._picture = ImageReader.pictures(dataset)
         self._overlap = overlaps(runner.model)
         self._ignored = ignored_label(getattr(runner, "test_evaluator", None))
