@@ -67,8 +67,7 @@ class SavePredictionsHook(Hook):
         files = [info.get(key) for info in infos for key in ("img_path", "seg_map_path")]
         data = {os.path.realpath(file) for file in files if isinstance(file, str)}
         for option, folder in (("--out", self.out_dir), ("--show-dir", self.show_dir)):
-            for stem in self._stems.values() if folder is not None else ():
-                file = folder / f"{stem}.png"
+            for file in self._files(folder):
                 if os.path.realpath(file) in data:
                     said = f"would replace {file}, a file of the data set; name another folder"
                     raise UserError("output-exists", f"{option} {folder}", said)
@@ -79,6 +78,9 @@ class SavePredictionsHook(Hook):
         self._palette = [list(map(int, colour)) for colour in dataset.metainfo["palette"]]
         if self.format is not None:
             self.submission = Submission(self.format, paths, len(self._classes))
+
+    def _files(self, folder: Path | None) -> list[Path]:
+        return [] if folder is None else [folder / f"{name}.png" for name in self._stems.values()]
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
