@@ -38,10 +38,15 @@ class Area(NamedTuple):
     share: float
 
 
+_ONE = (str, int, np.integer)  # as np.unique(labels) gives them
+
+
 def class_indices(wanted: Collection[str | int] | str | int, classes: Sequence[str]) -> list[int]:
     """Indices of classes that are given by name or index; UserError if there is no such class."""
     indices = []
-    for item in [wanted] if isinstance(wanted, str | int) else wanted:
+    for item in [wanted] if isinstance(wanted, _ONE) else wanted:
+        if not isinstance(item, _ONE):
+            raise UserError("classes", f"class {item!r}", "is neither a name nor an index")
         if isinstance(item, str) and item not in classes:
             known = ", ".join(map(printable, classes))
             raise UserError("classes", f"class {item!r}", f"is unknown; choose from {known}")
@@ -114,7 +119,7 @@ class Segmentation:
         scores = np.empty((len(chosen), *self.size), np.float32)
         for top, band in self._scored("scores", chosen):
             scores[:, top : top + band.shape[1]] = band
-        return scores[0] if isinstance(classes, str | int) else scores
+        return scores[0] if isinstance(classes, _ONE) else scores
 
     def uncertainty(self, kind: str = "entropy") -> NDArray[np.float32]:
         """How unsure the model is of each pixel, 0 (sure) to 1, without a unit.

@@ -238,6 +238,16 @@ def test_scores_are_probabilities_of_the_labels(small_model: Segmentor, photo: P
         bare.scores()
 
 
+def test_classes_by_the_indices_of_arrays(small_model: Segmentor, photo: Path) -> None:
+    result = small_model(photo)
+    for index in np.unique(result.labels):
+        assert result.scores(index).shape == result.size
+        assert set(np.unique(result.only(index).labels)) <= {index, 255}
+    assert len(result.scores(np.unique(result.labels))) == len(np.unique(result.labels))
+    with raises_user_error("classes", "1.5"):
+        result.scores([1.5])
+
+
 def test_areas_and_pictures(small_model: Segmentor, photo: Path) -> None:
     result = small_model(photo)
     areas = result.areas()

@@ -33,7 +33,7 @@ from ...datasets.file_loading import FileLoading, decoded_by
 from ...datasets.reader import ImageReader, LoadedImage
 from ...errors import UserError
 from ...inference import Segmentation, Segmentor
-from ...inference.result import class_indices
+from ...inference.result import IGNORE, class_indices
 from ...io.cancel import raise_if_cancelled
 from ...io.decoding import DecodePool
 from ...io.image_files import JPEG_EDGE, Decoding
@@ -340,6 +340,7 @@ class _State:
         """
         client = request.client.host if request.client else ""
         kind = request.headers.get("content-type", "")
+        encoding = request.headers.get("content-encoding", "")
         share = self.limits.waiting - self.limits.waiting // 4
         taken = self.clients[client]
         if self.waiting >= self.limits.waiting or taken >= share:
@@ -351,7 +352,7 @@ class _State:
         try:
             return await supervise(
                 request,
-                lambda body: self._work(image_in(body, kind), doing, draw),
+                lambda body: self._work(image_in(body, kind, encoding), doing, draw),
                 self.limits.bytes,
                 limit,
                 limit,
@@ -426,6 +427,9 @@ def _answer(
             Areas(height=height, width=width, areas=areas).model_dump_json(),
             media_type="application/json",
         )
+    if len(result.palette) > IGNORE:
+        said = f"pictures hold at most {IGNORE} classes, not {len(result.palette)}; ask for areas"
+        raise Refused(400, said)
     data = io.BytesIO()
     if output == "overlay":
         if max(result.size) > JPEG_EDGE:

@@ -16,12 +16,17 @@ _MOST_PARTS = 16
 _MOST_HEADER = 4096  # bytes of a part's header
 
 
-def image_in(body: bytes, content_type: str) -> bytes:
+def image_in(body: bytes, content_type: str, encoding: str = "") -> bytes:
     """The image file in a request's body: its field ``image`` where that is a form, or all of it.
 
     Raises:
-        Refused: 400: the form is damaged, or does not hold one image and nothing else.
+        Refused: 400: the body is compressed or empty, or a form that is damaged or does not hold
+            one image and nothing else.
     """
+    if encoding.strip().lower() not in ("", "identity"):
+        raise Refused(400, "the body is compressed; send the file of the image as it is")
+    if not body:
+        raise Refused(400, "the body is empty; send the file of an image in it")
     header = _header("content-type", content_type)
     if header.get_content_type() != "multipart/form-data":
         return body

@@ -285,6 +285,15 @@ def test_an_overlay_that_no_jpeg_holds(
     assert client.post("/predict", content=photo).status_code == 200
 
 
+def test_more_classes_than_pictures_hold(service: Service) -> None:
+    client = service(load_segmentor(small_config(pixel=True, classes=256), None, "cpu"))
+    for output in ("labels", "overlay"):
+        answer = post(client, params={"output": output})
+        assert (answer.status_code, "ask for areas" in answer.json()["detail"]) == (400, True)
+    areas = post(client, params={"output": "areas"}).json()["areas"]  # as advised
+    assert sum(area["pixels"] for area in areas) == 64 * 80
+
+
 def test_many_at_once_get_their_own_answers(client: httpx.Client, small_model: Segmentor) -> None:
     photos = [blobs(40 + 8 * (i % 3), 64, i) for i in range(12)]
     want = [r.labels for r in small_model(photos)]

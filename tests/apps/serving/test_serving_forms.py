@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 
 import httpx
 import pytest
@@ -53,7 +54,7 @@ def test_a_form_is_answered_as_its_image_is(client: httpx.Client) -> None:
         ("cut short", form(field(b"image", PNG), end=b"")),
         ("cut short", form(field(b"image", PNG))[:60]),
         ("cut short", PNG),
-        ("cut short", b""),
+        ("the body is empty", b""),
         ("cut short", b"--X\r\n\r\n"),
         ("cut short", b"--X" + b"a" * 5000),
         ("has no name", form(b"Content-Type: image/png\r\n\r\n" + PNG)),
@@ -65,6 +66,13 @@ def test_forms_that_are_refused(client: httpx.Client, said: str, body: bytes) ->
     answer = client.post("/predict", content=body, headers={"Content-Type": FORM})
     assert (answer.status_code, said in answer.json()["detail"]) == (400, True), answer.text
     assert waiting(client) == 0
+
+
+def test_a_compressed_body_is_told(client: httpx.Client) -> None:
+    packed = {"Content-Encoding": "gzip"}
+    answer = client.post("/predict", content=gzip.compress(PNG), headers=packed)
+    assert (answer.status_code, "compressed" in answer.json()["detail"]) == (400, True)
+    assert post(client, headers={"Content-Encoding": "identity"}).status_code == 200
 
 
 def test_a_form_has_the_limits_of_a_body(client: httpx.Client) -> None:
