@@ -20,8 +20,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .label_options import add_group_options, check_groups
 from .named_models import add_model, model_rows, name_model
-from .options import add_config_options, add_device_option, whole
+from .options import UsageError, add_config_options, add_device_option, whole
 from .startup import use_device
 
 _NO_DATA = (
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds", type=whole(2), metavar="K", help="train K models, each on the other folds"
     )
+    add_group_options(parser)
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -73,6 +75,10 @@ def run(args: argparse.Namespace) -> int:
     from mmseg_resnest.engine.run_folders import evaluation_folder
     from mmseg_resnest.inference.label_errors import find_label_errors
 
+    check_groups(args)
+    for option, value in (("--group-pattern", args.group_pattern), ("--frames", args.frames)):
+        if args.folds is None and value is not None:
+            raise UsageError(f"{option}: says which images are in one fold; give --folds, too")
     if args.folds is not None:
         use_device(args.device)
     named = name_model(args, _NO_DATA, weights=args.folds is None)
@@ -97,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
             args.min_area,
             args.device,
             named.weights,
+            args.group_pattern,
+            args.frames,
         )
     except Preempted as stopped:
         raise Preempted(str(stopped).replace("with --resume ", "")) from stopped

@@ -16,8 +16,8 @@ from .options import UsageError, band_numbers, number, whole
 if TYPE_CHECKING:
     from mmseg_resnest.io.bands import BandOptions
 
-__all__ = ["FORMATS", "add_jobs_option", "add_label_options", "check_split"]
-__all__ += ["label_form", "label_options"]
+__all__ = ["FORMATS", "add_group_options", "add_jobs_option", "add_label_options"]
+__all__ += ["check_groups", "check_split", "label_form", "label_options"]
 
 # As in mmseg_resnest.datasets.prepare, whose import takes seconds; a test compares them.
 FORMATS = ("labelme", "coco", "colour", "index", "masks")
@@ -72,6 +72,15 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     what = f"default: {_VAL_FRACTION}"
     add("--val-fraction", type=number(0, 1), default=_VAL_FRACTION, metavar="F", help=what)
     add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
+    add_group_options(parser)
+    what = "leave out COCO's annotations that cannot be drawn, such as boxes alone (they are"
+    what += " ignored), images that are not there, and images without a mask; they are counted"
+    add("--allow-incomplete", action="store_true", help=what)
+
+
+def add_group_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--group-pattern`` and ``--frames``."""
+    add: Any = parser.add_argument
     add(
         "--group-pattern",
         metavar="REGEX",
@@ -83,9 +92,6 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         action=argparse.BooleanOptionalAction,
         help="numbered images are frames of videos, or are not (default: measured)",
     )
-    what = "leave out COCO's annotations that cannot be drawn, such as boxes alone (they are"
-    what += " ignored), images that are not there, and images without a mask; they are counted"
-    add("--allow-incomplete", action="store_true", help=what)
 
 
 def add_jobs_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -112,6 +118,11 @@ def check_split(args: argparse.Namespace, seed: bool) -> None:
     for option in (option for option, is_given in given.items() if chosen and is_given):
         message = f"has no effect with {chosen}, which says which images are for validation"
         raise UsageError(f"{option}: {message}; leave one of them out")
+    check_groups(args)
+
+
+def check_groups(args: argparse.Namespace) -> None:
+    """Refuse ``--frames`` beside ``--group-pattern``, which replaces it; raises UsageError."""
     if args.group_pattern is not None and args.frames is not None:
         message = "has no effect with --group-pattern; leave one of them out"
         raise UsageError(f"--frames or --no-frames: {message}")

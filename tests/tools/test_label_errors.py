@@ -235,6 +235,8 @@ def test_folds_need_training_images_and_a_config_that_says_all(toy: Toy, tmp_pat
     for number in (0, 1, 7):
         said = run("label-errors", RUN, "--folds", number, *out, codes=(2,))
         assert printed_error(said)[0] == "argument"
+    for words in (("--group-pattern", "(.)."), ("--no-frames",)):
+        assert printed_error(run("label-errors", RUN, *words, *out, codes=(2,)))[0] == "argument"
     for option in ("--top", "--min-area"):
         code, text = printed_error(run("label-errors", RUN, option, 0, *out, codes=(2,)))
         assert code == "argument" and option in text

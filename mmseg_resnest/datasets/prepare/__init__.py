@@ -12,6 +12,7 @@ from .export import EXPORTS, export_labels
 from .pascal_context import PASCAL_CONTEXT
 from .recognise import recognise_options
 from .scenes import SCENES_CACHED, prepare_scenes
+from .split import similar_images
 from .voc12aug import VOC12AUG
 
 DATA_SETS: dict[str, DataSet] = {
@@ -32,4 +33,5 @@ __all__ = [
     "prepare_custom",
     "prepare_scenes",
     "recognise_options",
+    "similar_images",
 ]

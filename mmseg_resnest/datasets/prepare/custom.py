@@ -39,7 +39,7 @@ from .bands import (
 )
 from .coco import Faults, read_coco
 from .colours import count_colours, describe, write_draft
-from .copies import join_copies, note_on_leaks
+from .copies import note_on_leaks
 from .counts import count_pixels
 from .custom_config import config_text
 from .custom_options import CustomOptions
@@ -52,7 +52,7 @@ from .outputs import Outputs, check_apart
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
 from .samples import IGNORED, Sample, check_image, composed, speller
-from .split import group_images, split_by_groups, split_by_list
+from .split import keep_together, split_by_groups, split_by_list
 from .tables import BACKGROUND_NAME, IGNORED_NAME, Colour, read_table
 
 FORMATS = ("labelme", "coco", "colour", "index", "masks")
@@ -387,9 +387,8 @@ def _samples(
             samples = [sample for sample in samples if sample.name in kept]
         notes += note_on_leaks(samples, set(val))
         return samples, {"train": train, "val": val}, {}, notes
-    groups, more = group_images(samples, options.group_pattern, options.frames, processes)
-    groups, copies = join_copies(groups, samples)
-    notes += more + copies
+    groups, more = keep_together(samples, options.group_pattern, options.frames, processes)
+    notes += more
     train, val, counts = split_by_groups(groups, options.val_fraction, options.seed)
     if len(groups) == 1:
         notes.append(

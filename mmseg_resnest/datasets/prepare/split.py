@@ -8,11 +8,31 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...errors import UserError
 from ..layout import listed_names
+from .copies import join_copies
 from .frames import numbered_groups, video_groups
 from .samples import Sample, find_image, speller
+
+
+def similar_images(
+    images: Mapping[str, Path], pattern: str | None, frames: bool | None, processes: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The groups of :func:`keep_together` of image files, given by their names."""
+    labels: Any = bytes  # which nobody renders
+    samples = [Sample(n, file, labels, frozenset(), file.suffix) for n, file in images.items()]
+    return keep_together(samples, pattern, frames, processes)
+
+
+def keep_together(
+    samples: Sequence[Sample], pattern: str | None, frames: bool | None, processes: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    """As :func:`group_images`, with copies of one file in one group, too."""
+    groups, notes = group_images(samples, pattern, frames, processes)
+    groups, copies = join_copies(groups, samples)
+    return groups, notes + copies
 
 
 def group_images(

@@ -13,11 +13,12 @@ from mmengine.config import Config
 from torch import Tensor
 from tqdm import tqdm
 
+from ...engine.hooks import print_header
 from ...engine.preflight import check_device, check_outputs
 from ...engine.run_folders import RunFolders
 from ...errors import UserError
 from ..segmentor import Segmentor, load_config_model
-from .folds import assign_folds, train_folds
+from .folds import assign_folds, group_samples, train_folds
 from .ranking import LabelErrors, Ranking
 from .samples import labelled_samples
 from .scores import Scores
@@ -35,6 +36,8 @@ def find_label_errors(
     min_area: int = 16,
     device: str | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    group_pattern: str | None = None,
+    frames: bool | None = None,
 ) -> LabelErrors:
     """Rank the images and regions of a split by how likely their labels are wrong.
 
@@ -55,6 +58,10 @@ def find_label_errors(
         min_area: Regions of fewer pixels are left out.
         device: Of the model; None is the GPU if there is one.
         weights: What ``checkpoint`` holds, where that has been read.
+        group_pattern: With ``folds``: the first group of this pattern, matched with the whole name
+            of an image below the folder of all, is what images of one fold share; None goes by the
+            number at the end of the name.
+        frames: With ``folds``: whether numbered images are frames of videos; None measures it.
 
     Raises:
         UserError: An argument, the config or the data is wrong, or another process uses ``out``.
@@ -71,7 +78,12 @@ def find_label_errors(
         raise UserError("config-conflict", "--folds", said)
     samples, ignored = labelled_samples(cfg, split)
     check_outputs(cfg, {"--out": folder})
-    assigned = [0] * len(samples) if folds is None else assign_folds(samples, folds)
+    assigned = [0] * len(samples)
+    if folds is not None:
+        groups, notes = group_samples(samples, group_pattern, frames)
+        assigned = assign_folds(samples, folds, groups)
+        if notes:
+            print_header([("note", note) for note in notes])
     loaded: Segmentor | None = None
     if folds is None:  # before anything is written
         loaded = load_config_model(cfg, checkpoint, device, weights=weights)

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,25 +13,66 @@ import numpy as np
 from mmengine.config import Config
 
 from ...datasets import leaf_datasets
+from ...datasets.prepare import similar_images
 from ...engine.facts import flatten
 from ...engine.hooks import print_header
 from ...engine.trained import checkpoint_in
 from ...engine.training import train
 from ...errors import UserError
 from ...io.atomic import atomic_write
+from ...io.processes import cpu_count
 from ...io.up_to_date import Record, fingerprint
 from .samples import LabelledSample
 
-__all__ = ["assign_folds", "train_folds"]
+__all__ = ["assign_folds", "group_samples", "train_folds"]
 
 _SEED = 0
 _DONE = "trained.json"
 
 
-def assign_folds(samples: Sequence[LabelledSample], folds: int) -> list[int]:
-    """The fold of each sample, 0 to ``folds`` - 1: equal parts, drawn at random from one seed.
+def group_samples(
+    samples: Sequence[LabelledSample], pattern: str | None = None, frames: bool | None = None
+) -> tuple[list[list[str]], list[str]]:
+    """The images that must not be in two folds, as ``prepare-data custom`` keeps them together.
 
-    All label maps of an image are in one fold.
+    Args:
+        samples: The training images.
+        pattern: Images whose names below their common folder match it with an equal first group
+            are a group; None goes by the numbers at the end of their names.
+        frames: Whether numbered images are frames of videos; None measures it.
+
+    Returns:
+        The files of each group, in the order of the frames, and notes for the user.
+
+    Raises:
+        UserError: The pattern cannot be used.
+    """
+    images = sorted({sample.image for sample in samples})
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+    paths = [Path(os.path.relpath(image, top)) for image in images]
+    stems = [path.with_suffix("").as_posix() for path in paths]
+    counts = Counter(stems)
+    named = {
+        stem if counts[stem] == 1 else path.as_posix(): image
+        for stem, path, image in zip(stems, paths, images, strict=True)
+    }
+    files = {name: Path(image) for name, image in named.items()}
+    groups, notes = similar_images(files, pattern, frames, cpu_count())
+    return [[named[name] for name in some] for _, some in sorted(groups.items())], notes
+
+
+def assign_folds(
+    samples: Sequence[LabelledSample], folds: int, groups: Sequence[Sequence[str]] = ()
+) -> list[int]:
+    """The fold of each sample, 0 to ``folds`` - 1: about equal parts, drawn from one seed.
+
+    All label maps of an image are in one fold, and so are the images of a group. Fewer groups than
+    folds are cut, into parts of neighbours.
+
+    Args:
+        samples: The training images.
+        folds: How many.
+        groups: Images that stay together; others stand alone.
 
     Raises:
         UserError: There are fewer than 2 folds, or more than images, or a data set of the split
@@ -39,15 +82,29 @@ def assign_folds(samples: Sequence[LabelledSample], folds: int) -> list[int]:
     if not 2 <= folds <= len(names):
         said = f"must lie between 2 and the number of training images, {len(names)}"
         raise UserError("argument", f"--folds {folds}", said)
-    order = np.random.default_rng(_SEED).permutation(len(names))
-    fold_of = {names[index]: position % folds for position, index in enumerate(order)}
+    grouped = {name for group in groups for name in group}
+    parts = [list(group) for group in groups] + [[n] for n in names if n not in grouped]
+    if len(parts) < folds:
+        parts = [
+            group[len(group) * n // number : len(group) * (n + 1) // number]
+            for group in parts
+            for number in [min(len(group), folds)]
+            for n in range(number)
+        ]
+    order = [parts[index] for index in np.random.default_rng(_SEED).permutation(len(parts))]
+    sizes, fold_of = [0] * folds, dict[str, int]()
+    for part in sorted(order, key=len, reverse=True):
+        smallest = sizes.index(min(sizes))
+        sizes[smallest] += len(part)
+        fold_of |= dict.fromkeys(part, smallest)
     assigned = [fold_of[sample.image] for sample in samples]
-    parts: dict[int, set[int]] = {}
+    found: dict[int, set[int]] = {}
     for sample, fold in zip(samples, assigned, strict=True):
-        parts.setdefault(sample.place[0], set()).add(fold)
-    for number, found in parts.items():
-        if len(found) == 1:
-            said = f"would leave data set {number + 1} of the config without images to train on"
+        found.setdefault(sample.place[0], set()).add(fold)
+    for number, some in found.items():
+        if len(some) == 1:
+            said = f"would leave data set {number + 1} of the config without images to train on; "
+            said += "where they are frames of one video, see --no-frames"
             raise UserError("argument", f"--folds {folds}", said)
     return assigned
 
