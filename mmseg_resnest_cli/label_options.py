@@ -69,6 +69,9 @@ def add_label_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     add(
         "--label-suffix", default="", metavar="END", help="what masks' names have after the images'"
     )
+    add(
+        "--image-suffix", default="", metavar="END", help="what images' names have after the masks'"
+    )
     what = f"default: {_VAL_FRACTION}"
     add("--val-fraction", type=number(0, 1), default=_VAL_FRACTION, metavar="F", help=what)
     add("--val-list", type=Path, metavar="FILE", help="names of the validation images, one a line")
@@ -130,8 +133,8 @@ def check_groups(args: argparse.Namespace) -> None:
 
 def label_options(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of :class:`.prepare.CustomOptions`, but for the folders and the name."""
-    same = ["background", "label_suffix", "val_fraction", "group_pattern", "frames", "seed"]
-    same += ["classes", "val_list", "allow_incomplete", "multilabel"]
+    same = ["background", "label_suffix", "image_suffix", "val_fraction", "group_pattern", "frames"]
+    same += ["seed", "classes", "val_list", "allow_incomplete", "multilabel"]
     return {
         "form": args.format,
         "ignore": tuple(args.ignore),

@@ -24,7 +24,8 @@ class CustomOptions:
         classes: Class list or colour table; None takes the names that occur, sorted.
         ignore: Names whose pixels are ignored; ``__ignore__`` always is.
         background: The name of pixels that no shape covers; None ignores them.
-        label_suffix: What a mask's name has after its image's.
+        label_suffix: What a mask's name has after that of its image.
+        image_suffix: What an image's name has after that of its mask.
         val_fraction: Share of the images to validate on.
         val_list: File with the names of the images to validate on, instead of a share.
         test_list: With ``val_list``: file with the names of images to leave out, if they are not in
@@ -52,6 +53,7 @@ class CustomOptions:
     ignore: tuple[str, ...] = ()
     background: str | None = None
     label_suffix: str = ""
+    image_suffix: str = ""
     val_fraction: float = 0.2
     val_list: Path | None = None
     test_list: Path | None = None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ...io.parallel import in_parallel
 from .labels import IMAGE_FORMATS
-from .samples import Sample
+from .samples import Sample, common_end
 
 # The frames of one video share a name but for the number at its end: 0001TP_006690, seq-f00930.
 NUMBERED = r"(.*?)(?:[^/A-Za-z0-9]+[A-Za-z]?)?\d+"
@@ -29,12 +29,21 @@ _ALIKE, _NEARLY_EQUAL, _MORE_OFTEN = 0.6, 0.9, 0.67
 
 
 def numbered_groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Groups of names that differ in the number at their end only, each in order of the number."""
+    """Groups of names that differ in the number at their end only, each in order of the number.
+
+    What all names end in does not count: ``a_0019_leftImg8bit``.
+    """
+    shared = common_end(names) if len(names) > 1 else ""
+    end = re.search(r"[^A-Za-z0-9][A-Za-z]([^/]*[A-Za-z])?$", shared)
+    rest = len(end.group()) if end else 0
     groups = defaultdict(list)
     for name in names:
-        match = re.fullmatch(NUMBERED, name)
+        match = re.fullmatch(NUMBERED, name[: len(name) - rest])
         groups[match.group(1) if match else name].append(name)
-    return {group: sorted(members, key=_number) for group, members in groups.items()}
+    return {
+        group: sorted(members, key=lambda name: _number(name[: len(name) - rest]))
+        for group, members in groups.items()
+    }
 
 
 def video_groups(

@@ -49,6 +49,7 @@ class Found:
     test_list: Path | None = None
     classes: Path | None = None
     label_suffix: str = ""
+    image_suffix: str = ""
     rows: tuple[Colour, ...] = ()
     notes: tuple[str, ...] = ()
 

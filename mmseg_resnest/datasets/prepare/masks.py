@@ -48,14 +48,15 @@ def read_masks(
     masks = images_in(source, label_suffix)
     own = {place.file.resolve() for place in masks.values()}  # masks may lie among the images
     # Beside photos, .npy files are something else.
-    pictures = images_in(images, other=own) or images_in(images, suffixes=(".npy",))
+    end = options.image_suffix
+    pictures = images_in(images, end, own) or images_in(images, end, suffixes=(".npy",))
     spell = speller(pictures)
     samples = []
     for stem, place in masks.items():
-        stem = spell(stem.removesuffix(label_suffix))
+        stem = spell(stem.removesuffix(label_suffix) + end)
         if stem not in pictures:
             message = f"there is no image {stem} in {images}; add it, move the mask, or see"
-            message += " --label-suffix for what masks' names have after their images'"
+            message += " --label-suffix and --image-suffix for what only one of the names ends in"
             if other := unread([images / stem]):
                 message = f"{other} is an image of a kind that is not read; convert it to PNG"
             raise UserError("dataset", place, message)
@@ -105,9 +106,10 @@ def check_effects(options: CustomOptions) -> None:
     if options.background is not None and masks:
         message = f"names pixels that no shape covers, and {form} masks have none; leave it out"
         raise UserError("argument", f"--background {options.background}", message)
-    if options.label_suffix and not masks:
-        message = f"is for colour and index masks; leave it out with --format {form}"
-        raise UserError("argument", f"--label-suffix {options.label_suffix}", message)
+    for option, end in (("label", options.label_suffix), ("image", options.image_suffix)):
+        if end and not masks:
+            message = f"is for colour and index masks; leave it out with --format {form}"
+            raise UserError("argument", f"--{option}-suffix {end}", message)
     if options.val_images is not None and not options.val_sources:
         message = "are those of --val-source; give it, too"
         raise UserError("argument", f"--val-images {options.val_images}", message)

@@ -59,7 +59,7 @@ def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
             return f"but two images of one name ({place.name}); {remedy}"
     for place in filter(_of_labels, images):
         remedy = "put the images beside them, in a folder `images`"
-        return f"but masks without images ({place.name}); {remedy}"
+        return f"but masks without images of their names ({place.name}); {remedy}"
     return ""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -51,25 +51,41 @@ def recognise(
     classes: Path | None = None,
     processes: int = 1,
     multilabel: bool = False,
+    images: Path | None = None,
+    label_end: str = "",
+    image_end: str = "",
 ) -> Found:
     """Find out what a folder holds.
 
     Args:
-        folder: It and what is below it is only read.
+        folder: It and what is below it is only read; a JSON file of labels stands for itself.
         form: One of ``FORM_NAMES``; None tells it from the files.
         classes: A class list or colour table; None looks for one in the folder.
         processes: How many to read masks with.
         multilabel: Whether classes may overlap, so that masks may be those of one class.
+        images: The folder of the images, if that is known.
+        label_end: What masks' names have after that of their image, if that is known.
+        image_end: What images' names have after that of their mask, if that is known.
 
     Raises:
         UserError: There are no labels, or labels of two forms, or a file cannot be read.
     """
+    if folder.suffix.lower() == ".json" and folder.is_file():
+        told = _form_of(folder)[0]
+        if told is not None and form in (None, told):
+            return Found(told, (folder,), images, classes=classes)
     if not folder.is_dir():
         code = "wrong-path-type" if folder.exists() else "not-found"
         raise UserError(code, folder, "is not a folder; give the one with the images and labels")
-    places = list(list_folder(folder))
-    documents = _documents(places)
-    pairs = mask_pairs(places)
+    if images is not None and not images.is_dir():
+        raise UserError("not-found", f"--images {images}", "is not a folder")
+    labels, pictures = list(list_folder(folder)), None
+    if images is not None and images.resolve() != folder.resolve():  # one may lie in the other
+        labels = _outside(labels, folder, images)
+        pictures = _outside(list_folder(images), images, folder)
+    places = [*labels, *(pictures or ())]
+    documents = _documents(labels)
+    pairs = mask_pairs(labels, pictures, label_end, image_end)
     forms = sorted(documents) + (["masks"] if pairs else [])
     held = " and ".join("masks" if name == "masks" else FORM_NAMES[name] for name in forms)
     if form is not None:
@@ -80,8 +96,8 @@ def recognise(
         raise UserError("dataset", folder, message)
     if not forms:
         what = FORM_NAMES[form] if form else "labels: JSON files of LabelMe or COCO, or masks"
-        pictures = sum(is_image(place) for place in places)
-        message = f"holds no {what} that belong to its images ({pictures:,} image files)"
+        number = sum(is_image(place) for place in places)
+        message = f"holds no {what} that belong to its images ({number:,} image files)"
         if there := other_forms(places, _TABLES):
             raise UserError("empty", folder, f"{message}, {there}")
         message += "; name their folders with prepare-data custom --source LABELS --images IMAGES"
@@ -94,13 +110,21 @@ def recognise(
     notes = [] if classes or table is None else [f"classes: those of {table}"]
     if forms[0] == "masks":
         return found_masks(folder, pairs, places, form, table, notes, processes, multilabel)
-    return _found_documents(forms[0], documents[forms[0]], places, table, notes, folder)
+    found = _found_documents(forms[0], documents[forms[0]], labels, table, notes, folder)
+    return found if images is None else replace(found, images=images, val_images=None)
+
+
+def _outside(places: Iterable[Place], top: Path, folder: Path) -> list[Place]:
+    """The files of ``top`` that do not lie in a folder below it."""
+    top, folder = top.resolve(), folder.resolve()
+    below = f"{folder.relative_to(top)}/" if folder.is_relative_to(top) else None
+    return [place for place in places if below is None or not place.name.startswith(below)]
 
 
 def recognise_options(
     options: CustomOptions, root: Path, processes: int
 ) -> tuple[CustomOptions, tuple[str, ...]]:
-    """Fill in what options with one folder as their source leave open.
+    """Fill in what options with one folder as their source, and one of images, leave open.
 
     Names of classes that no file lists are written to ``root/NAME_classes.txt``.
 
@@ -110,19 +134,21 @@ def recognise_options(
         The options, and notes on what was decided.
 
     Raises:
-        UserError: As :func:`recognise`; or there are several sources, or folders of images.
+        UserError: As :func:`recognise`; or there are several sources, or two folders of images.
     """
     if options.form == "auto" and options.multilabel and options.images is not None:
         sources = (*options.sources, *options.val_sources)
         if not any(map(_has_json, sources)):
             return replace(options, form="masks"), ("labels: one mask a class",)
-    if len(options.sources) != 1 or options.val_sources or options.images or options.val_images:
-        message = "tells the form of one folder; with other folders, name the form: " + ", ".join(
-            FORM_NAMES
-        )
+    if len(options.sources) != 1 or options.val_sources or options.val_images:
+        message = "tells the form of one folder, or of one and that of its images; with more, name"
+        message += " the form: " + ", ".join(FORM_NAMES)
         raise UserError("argument", "--format auto", message)
     form = None if options.form == "auto" else options.form
-    found = recognise(options.sources[0], form, options.classes, processes, options.multilabel)
+    found = recognise(
+        options.sources[0], form, options.classes, processes, options.multilabel, options.images,
+        options.label_suffix, options.image_suffix,
+    )  # fmt: skip
     classes = found.classes
     if found.rows:
         classes = root / f"{options.name}_classes.txt"
@@ -141,6 +167,7 @@ def recognise_options(
         val_images=None if options.val_list else found.val_images,
         classes=classes,
         label_suffix=options.label_suffix or found.label_suffix,
+        image_suffix=options.image_suffix or found.image_suffix,
         val_sources=() if options.val_list else found.val_sources,
         val_list=options.val_list or found.val_list,
         test_list=found.test_list,
@@ -193,16 +220,16 @@ def _documents(places: Sequence[Place]) -> dict[str, dict[str, list[_Document]]]
         folder, split = place.file.parent, _split_of_document(place) or "train"
         names: tuple[PurePosixPath, ...] = ()
         if known.get(folder) != "labelme" or split not in forms["labelme"]:
-            known[folder], names = _form_of(place)
+            known[folder], names = _form_of(place.file)
         if form := known[folder]:
             forms[form][split].append(_Document(place, names))
     return forms
 
 
-def _form_of(place: Place) -> tuple[str | None, tuple[PurePosixPath, ...]]:
+def _form_of(file: Path) -> tuple[str | None, tuple[PurePosixPath, ...]]:
     """The form of a JSON file, and where its first image may be; none where it holds that."""
     try:
-        data = read_json(place.file, str(place.file), coco.MAX_BYTES)
+        data = read_json(file, str(file), coco.MAX_BYTES)
     except UserError as error:
         message = f"{error.message}; correct it, or move it out of the folder"
         raise UserError(error.code, error.subject, message) from error
@@ -212,7 +239,7 @@ def _form_of(place: Place) -> tuple[str | None, tuple[PurePosixPath, ...]]:
     if isinstance(data.get("shapes"), list):
         form = "labelme"
         if not data.get("imageData"):
-            names = [data.get("imagePath"), place.file.stem]
+            names = [data.get("imagePath"), file.stem]
     elif {"images", "annotations", "categories"} <= set(data):
         form = "coco"
         images = data["images"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,13 +31,13 @@ from .layouts import (
 )
 from .masks import images_in
 from .places import Place
-from .samples import IGNORED, composed
+from .samples import IGNORED, common_end, composed
 from .tables import IGNORED_NAME, Colour, read_table
 
 _SUFFIXES = (
     *("_mask", "-mask", ".mask", "_masks", "_label", "-label", "_labels", "_seg", "_gt"),
-    *("_annotation", "_annot", "_L", "_gtFine_labelTrainIds", "_gtFine_labelIds"),
-)
+    *("_annotation", "_annot", "_L", "_segmentation", "_gtFine_labelTrainIds", "_gtFine_labelIds"),
+)  # of masks among the images
 _LISTS = {
     "val": ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt"),
     "test": ("imagesets/segmentation/test.txt", "splits/test.txt", "test.txt"),
@@ -44,66 +45,132 @@ _LISTS = {
 _SAMPLED = 12  # masks that are looked at to tell colours from label numbers
 _RARE, _FEW_GREYS = 1e-3, 3  # share of the pixels; greys that may be classes
 _SMALL_GREY = 32
+_SOFT = 128  # a value of the soft edges of a mask of 0 and 255
 _MOST_COLOURS = 64  # in all masks, without a table: more come from JPEG or from resizing
-# Folders of masks and images, and the suffix of masks; None where there is one mask a class.
-Pair = tuple[Path, Path, str | None]
 
 
-def mask_pairs(places: Sequence[Place]) -> dict[str, Pair]:
-    """Folders of masks and of images, by part; nothing where no mask has an image."""
+@dataclass(frozen=True)
+class Pair:
+    """Folders of masks and of their images.
+
+    Attributes:
+        source: That of the masks.
+        images: That of the images.
+        end: What masks' names have after that of their image; None where there is one mask a class.
+        image_end: What all images' names end in, and masks' do not.
+        kinds: Ends of the names of several masks of an image, if each has several.
+    """
+
+    source: Path
+    images: Path
+    end: str | None
+    image_end: str = ""
+    kinds: tuple[str, ...] = ()
+
+
+def mask_pairs(
+    places: Sequence[Place],
+    pictures: Sequence[Place] | None = None,
+    label_end: str = "",
+    image_end: str = "",
+) -> dict[str, Pair]:
+    """Folders of masks and of images, by part; nothing where no mask has an image.
+
+    Args:
+        places: All files, or with ``pictures`` those among which the masks are.
+        pictures: The files among which the images are, if those are known.
+        label_end: What masks' names end in, if that is known.
+        image_end: The same of images.
+    """
     parts: dict[str, dict[str | None, list[Place]]] = defaultdict(lambda: defaultdict(list))
-    photos = {place.file.with_suffix("") for place in places if is_image(place, IMAGE_SUFFIXES)}
-    stems = {composed(place.file.stem) for place in filter(is_image, places)}
-    for place in filter(is_image, places):
+    everything = [*places, *(pictures or ())]
+    photos = {place.file.with_suffix("") for place in everything if is_image(place, IMAGE_SUFFIXES)}
+    stems = {composed(place.file.stem) for place in filter(is_image, everything)}
+    for number, place in enumerate(everything):
+        if not is_image(place):
+            continue
         if place.file.suffix.lower() == ".npy" and place.file.with_suffix("") in photos:
             continue  # something else about a photo
         split, role = split_and_role(place.name)
         if role == "labels" and composed(place.file.parent.name) in stems:  # NAME/CLASS.png
             outer = split_and_role(str(PurePosixPath(place.name).parent))
             split = outer[0] if outer[1] == "labels" else split
+        if pictures is not None:
+            role = "labels" if number < len(places) else "images"
         if role != "instances":
             parts[split][role].append(place)
     found = {}
     for split, roles in parts.items():
-        if pair := _pair(roles):
+        if pair := _pair(roles, label_end, image_end):
             found[split] = pair
     return found
 
 
-def _pair(roles: Mapping[str | None, list[Place]]) -> Pair | None:
-    masks = roles.get("labels") or []
+def _pair(roles: Mapping[str | None, list[Place]], label_end: str, image_end: str) -> Pair | None:
+    masks = [one for one in roles.get("labels") or () if one.file.stem.endswith(label_end)]
     files = [place for place in masks if place.file.suffix.lower() != ".npy"]
     masks = files or masks  # LabelMe's converter writes both
     pictures = roles.get("images") or roles.get(None) or []
     if masks and pictures:
         source, images = common_folder(masks), common_folder(pictures)
-        suffix = _suffix(masks, pictures, source, images)
-        return (
-            source,
-            images,
-            None if _have_classes(masks, pictures, source, suffix) else suffix or "",
-        )
+        pair = _by_names(masks, pictures, source, images, label_end, image_end)
+        if pair is None and _have_classes(masks, pictures, source):
+            return Pair(source, images, None)
+        if pair is None and source != images:
+            return Pair(source, images, label_end, image_end)
+        return pair
     among = [place for some in roles.values() for place in some]
     folder = common_folder(among)
-    suffix = _suffix(among, among, folder, folder)
-    return (folder, folder, suffix) if suffix else None
+    found = []
+    for end in [label_end] if label_end else sorted({one for p in among if (one := _known_end(p))}):
+        masks = [place for place in among if place.file.stem.endswith(end)]
+        pictures = [place for place in among if not place.file.stem.endswith(end)]
+        if pair := _by_names(masks, pictures, folder, folder, end, image_end):
+            found.append((len(masks), pair))
+    return max(found, key=lambda one: one[0])[1] if found else None
 
 
-def _suffix(
-    masks: Sequence[Place], pictures: Sequence[Place], source: Path, images: Path
-) -> str | None:
-    """What most masks' names have after their image's; None if no two names belong together."""
-    names = {_stem(place, images) for place in pictures}
+def _known_end(place: Place) -> str:
+    """What the name of a mask among images ends in, as it is spelled; empty for others."""
+    stem = place.file.stem
+    ends = [stem[-len(end) :] for end in _SUFFIXES if stem.lower().endswith(end.lower())]
+    return max(ends, key=len, default="")
+
+
+def _by_names(
+    masks: Sequence[Place],
+    pictures: Sequence[Place],
+    source: Path,
+    images: Path,
+    label_end: str,
+    image_end: str,
+) -> Pair | None:
+    """Masks and images whose names belong together; None if no two do.
+
+    Masks' names may have more behind those of the images, after one of ``_-.`` or a space; so may
+    images' names, if all have the same.
+    """
     stems = [_stem(place, source) for place in masks]
-    counts = Counter[str]()
-    for stem in stems:
-        if stem in names and masks is not pictures:
-            counts[""] += 1
-        for suffix in (*_SUFFIXES, *(IMAGE_SUFFIXES if masks is not pictures else ())):
-            name, end = stem[: -len(suffix)], stem[-len(suffix) :]
-            if end.lower() == suffix.lower() and name in names:
-                counts[end] += 1
-    return max(counts, key=lambda suffix: (counts[suffix], suffix)) if counts else None
+    named = {_stem(place, images) for place in pictures}
+    shared = common_end([PurePosixPath(stem).name for stem in named])
+    ends = [image_end] if image_end else ["", *(shared[cut:] for cut in _cuts(shared)[::-1])]
+    for end in ends:
+        names = {stem.removesuffix(end) for stem in named if stem.endswith(end)}
+        counts = Counter[str]()
+        for stem in stems:
+            cuts = [len(stem) - len(label_end)] if label_end else [len(stem), *_cuts(stem)[::-1]]
+            if (cut := next((cut for cut in cuts if stem[:cut] in names), None)) is not None:
+                counts[stem[cut:]] += 1
+        if counts:
+            most = max(counts, key=lambda one: (counts[one], one))
+            kinds = sorted(one for one in counts if 2 * counts[one] > counts[most])
+            return Pair(source, images, most, end, tuple(kinds) if len(kinds) > 1 else ())
+    return None
+
+
+def _cuts(name: str) -> list[int]:
+    """Where the parts of a name begin that are divided by ``_``, ``-``, ``.`` or spaces."""
+    return [match.start() for match in re.finditer(r"[-_. ]", name)]
 
 
 def _stem(place: Place, folder: Path) -> str:
@@ -111,12 +178,10 @@ def _stem(place: Place, folder: Path) -> str:
     return composed(stem)
 
 
-def _have_classes(
-    masks: Sequence[Place], pictures: Sequence[Place], source: Path, suffix: str | None
-) -> bool:
-    """Whether masks are named as no image, but lie as ``CLASS/NAME`` or ``NAME/CLASS``."""
+def _have_classes(masks: Sequence[Place], pictures: Sequence[Place], source: Path) -> bool:
+    """Whether masks lie as ``CLASS/NAME`` or ``NAME/CLASS``."""
     names = {composed(place.file.stem) for place in pictures}
-    return suffix is None and any(
+    return any(
         composed(name) in names
         for place in masks
         if place.file.parent != source
@@ -126,11 +191,10 @@ def _have_classes(
 
 def _as_class_masks(pair: Pair) -> Pair:
     """Folders of masks whose classes may overlap, of which a single class may have one alone."""
-    source, images, end = pair
-    told = role_of(source.name) or any(
-        re.fullmatch(pattern, source.name, re.I) for pattern in SPLITS.values()
+    told = role_of(pair.source.name) or any(
+        re.fullmatch(pattern, pair.source.name, re.I) for pattern in SPLITS.values()
     )
-    return (source.parent, images, None) if end == "" and not told else pair
+    return Pair(pair.source.parent, pair.images, None) if pair.end == "" and not told else pair
 
 
 def found_masks(
@@ -158,7 +222,8 @@ def found_masks(
     Raises:
         UserError: The masks' names or colours do not agree, or a file cannot be read.
     """
-    for source, images, end in pairs.values():
+    for pair in pairs.values():
+        source, images, end = pair.source, pair.images, pair.end
         if end is None and source == images:
             message = (
                 "has folders of masks and of images in each of several folders; move them into one"
@@ -174,24 +239,25 @@ def found_masks(
             message = f"and {second} both hold masks of {images}; move one of them elsewhere"
             raise UserError("dataset", first, message)
         _check_parts(source, images, end or "", places)
+        _check_kinds(pair, places)
     parts = {split_and_role(place.name)[0] for place in places if is_image(place)}
     notes += [f"left out: the part {one!r}, without masks" for one in sorted(parts - set(pairs))]
     classed = {part: _as_class_masks(pair) if multilabel else pair for part, pair in pairs.items()}
-    of_classes = form in (None, "masks") and all(end is None for *_, end in classed.values())
+    of_classes = form in (None, "masks") and all(pair.end is None for pair in classed.values())
     pairs = classed if of_classes else pairs
     train, val = choose_splits(pairs, notes, folder)
-    source, images, _ = pairs[train]
+    source, images = pairs[train].source, pairs[train].images
     found: dict[str, Any] = {}
     if val is not None:
-        found = {"val_sources": (pairs[val][0],), "val_images": pairs[val][1]}
+        found = {"val_sources": (pairs[val].source,), "val_images": pairs[val].images}
     if of_classes:
         number = sum(1 for place in places if source in place.file.parents and is_image(place))
         notes.insert(0, f"labels: {FORM_NAMES['masks']} ({number:,})")
         return Found("masks", (source,), images, classes=table, notes=tuple(notes), **found)
-    ends = {part: end or "" for part, (*_, end) in pairs.items()}
+    ends = {part: (pair.end or "", pair.image_end) for part, pair in pairs.items()}
     masks: list[Place] = []
     for part in filter(None, (train, val)):
-        masks += images_in(pairs[part][0], ends[part]).values()
+        masks += images_in(pairs[part].source, ends[part][0]).values()
     if not masks:
         message = "holds masks as .npy files, which are read as images alone; save them as PNG"
         raise UserError("dataset", source, message)
@@ -214,21 +280,60 @@ def found_masks(
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({len(masks):,})")
     if val is not None:
         if ends[val] != ends[train]:
-            message = f"masks end in {ends[val]!r} there and in {ends[train]!r} in {source}; rename"
-            raise UserError("dataset", pairs[val][0], message)
+            one, other = (" and images in ".join(map(repr, ends[part])) for part in (val, train))
+            message = f"masks' names end in {one} there, and in {other} in {source}; rename them"
+            raise UserError("dataset", pairs[val].source, message)
     else:
-        labelled = {_stem(mask, source).removesuffix(ends[train]) for mask in masks}
+        end, image_end = ends[train]
+        labelled = {_stem(mask, source).removesuffix(end) + image_end for mask in masks}
         found = found_lists(places, images, labelled, notes)
     return Found(
         form,
         (source,),
         images,
         classes=None if made else table,
-        label_suffix=ends[train],
+        label_suffix=ends[train][0],
+        image_suffix=ends[train][1],
         rows=tuple(made),
         notes=tuple(notes),
         **found,
     )
+
+
+def _check_kinds(pair: Pair, places: Sequence[Place]) -> None:
+    """Refuse several kinds of labels of the same images, such as label numbers and colours.
+
+    They differ in the ends of their names, or lie in a folder each: other than the masks of one
+    class these have more than two values.
+    """
+    if pair.kinds:
+        ends = ", ".join(repr(end) for end in pair.kinds)
+        message = f"holds several masks of each image, whose names end in {ends}; choose one kind"
+        message += " with --label-suffix END, or move the others elsewhere"
+        raise UserError("dataset", pair.source, message)
+    if pair.end is not None:
+        return
+    first: dict[str, Place] = {}
+    names = {composed(p.file.stem) for p in places if pair.images in p.file.parents}
+    for place in filter(is_image, places):
+        if pair.source in place.file.parents and place.file.parent != pair.source:
+            folder = place.file.relative_to(pair.source).parts[0]
+            if composed(folder) not in names:  # or it is NAME/CLASS.png
+                first.setdefault(folder, place)
+    some = dict(sorted(first.items())[:_SAMPLED])
+    values = {name: _values([place]) for name, place in some.items()}
+    if len(some) > 1 and any(used is None or _are_classes(used) for used in values.values()):
+        chosen = next((name for name, used in values.items() if used is not None), min(some))
+        message = f"holds several kinds of labels of the same images, {', '.join(some)}; choose"
+        message += f" one with prepare-data custom --source {pair.source / chosen} --images IMAGES,"
+        message += " or move the others elsewhere"
+        raise UserError("dataset", pair.source, message)
+
+
+def _are_classes(values: set[int]) -> bool:
+    """Whether the values of a mask are label numbers, and not what is of one class or not."""
+    used = values - {IGNORED}
+    return len(used) > 2 and max(used) < _SOFT
 
 
 def _check_parts(source: Path, images: Path, end: str, places: Sequence[Place]) -> None:

@@ -120,6 +120,14 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def common_end(names: Collection[str]) -> str:
+    """What all names end in."""
+    end = min(names, key=len, default="")
+    while not all(name.endswith(end) for name in names):
+        end = end[1:]
+    return end
+
+
 def speller(names: Collection[str]) -> Callable[[str], str]:
     """A function that spells a name as one of ``names`` does, in which accents may be two ways.
 

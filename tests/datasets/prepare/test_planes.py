@@ -80,9 +80,9 @@ def test_the_form_of_one_mask_a_class_is_told(tmp_path: Path) -> None:
     filled, _ = recognise_options(options, tmp_path, 1)
     assert filled == replace(options, form="masks")
     (tmp_path / "masks/x.JSON").write_text("{}")
-    for sources in ((tmp_path / "masks",), (tmp_path / "masks/x.JSON",)):  # a folder and a file
-        with raises_user_error("argument", "--format auto"):
-            recognise_options(replace(options, sources=sources), tmp_path, 1)
+    assert recognise_options(options, tmp_path, 1)[0] == filled
+    with raises_user_error("wrong-path-type", "x.JSON"):
+        recognise_options(replace(options, sources=(tmp_path / "masks/x.JSON",)), tmp_path, 1)
 
 
 FORMS = dict(

@@ -407,6 +407,8 @@ def test_folders_that_are_told(mine: Mine, labelme: Mine) -> None:
         tell(folder / "lm", "coco")
     assert tell(folder / "lm").form == "labelme"
     with advises("datasets/prepare/recognise.py:recognise_options", "name the form"):
-        tell(folder / "lm", images=folder / "lm")
+        tell(folder / "lm", val_sources=(folder / "lm",))
+    assert tell(folder / "lm", images=folder / "lm").form == "labelme"
+    assert tell(folder / "lm/x.json", images=folder / "lm").sources == (folder / "lm/x.json",)
     labelme.set(images=folder / "lm")
     labelme()
