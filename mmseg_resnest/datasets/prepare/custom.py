@@ -47,7 +47,13 @@ from .dataset import Plan
 from .labelme import read_labelme
 from .labels import bit_palette, png
 from .masks import check_effects, check_palettes, images_in, read_masks
-from .notes import note_on_depth, note_on_images, notes_on_ignored, notes_on_names, notes_on_pixels
+from .notes import (
+    note_on_images,
+    notes_on_ignored,
+    notes_on_names,
+    notes_on_pixels,
+    notes_on_samples,
+)
 from .outputs import Outputs, check_apart
 from .places import Place
 from .planes import BitTable, Table, check_overlap, read_class_masks
@@ -279,7 +285,7 @@ def prepare_custom(
             for source in (*options.sources, *options.val_sources)
         ]
         notes += note_on_images(samples, searched)
-    notes += note_on_depth(samples)
+    notes += notes_on_samples(samples, options)
     palette, table = class_list(options, rows, samples)
     uncovered = table[options.background] if options.background is not None else IGNORED
     drawn = BitTable.of(table, len(palette)) if options.multilabel else table
@@ -350,7 +356,8 @@ def prepare_custom(
     ]
     notes += notes_on_names(merged.classes)
     notes += notes_on_pixels(classes, counted["unlabelled"])
-    notes += notes_on_ignored(options, counted)
+    zero = bool(rows) and rows[0].name == IGNORED_NAME
+    notes += notes_on_ignored(options, counted, zero)
     return CustomReport(
         folder, config, classes, splits, groups, dict(done), notes, unchanged, statistics, suffixes
     )

@@ -14,16 +14,24 @@ from .samples import UNREAD_SUFFIXES
 
 _READ = 4096  # bytes that tell what a file is
 _YOLO = r"\d+(?:[ \t]+-?[\d.]+(?:e-?\d+)?){4,}"
+_RUNS = r"(?s).*encodedpixels|.*[,\"]\d+ \d+ \d+ \d+[ \d]*[,\"\r\n]"
+_STUDIO = r"task-\d+-annotation-\d+-by-\d+-"
 #: What files are, what helps, how their names end, and how they begin, if that tells.
 _KINDS = (
     ("CVAT's XML", "export from CVAT as COCO or as a segmentation mask",
      (".xml",), r"(?s).*<annotations"),
+    ("LabelMe's XML, of its web tool or from CVAT",
+     "export from CVAT as COCO or as a segmentation mask, or convert it to LabelMe's JSON files",
+     (".xml",), r"(?s).*<annotation>.*<polygon>"),
     ("XML of boxes", "label areas, and export them as COCO or masks",
      (".xml",), r"(?s).*<annotation>"),
     ("YOLO's text files", "export from their tool as COCO or as masks", (".txt",), _YOLO),
     ("JSON of another form", "export from its tool as COCO or as masks",
      (".json", ".jsonl", ".ndjson"), ""),
-    ("a table of run lengths", "draw them into masks", (".csv",), ".*encodedpixels"),
+    ("a table of run lengths", "draw them into masks", (".csv",), _RUNS),
+    ("VIA's table of regions", "export from VIA as COCO", (".csv",), ".*region_shape_attributes"),
+    ("Label Studio's masks, one a region", "draw those of an image into one mask of its name",
+     (".png", ".npy"), _STUDIO),
     ("medical volumes", "save their slices as PNG or .npy",
      (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd"), ""),
     ("shapes of maps", "burn them into masks (gdal_rasterize)", (".shp", ".geojson", ".gpkg"), ""),
@@ -50,7 +58,9 @@ def other_forms(places: Sequence[Place], lists: Sequence[str]) -> str:
                 continue
             if start is _YOLO and place.file.stem not in names and not _of_labels(place):
                 continue
-            if not start or re.match(start, _start(place), re.I):
+            if start is _STUDIO and not re.match(start, place.file.name):
+                continue
+            if not start or start is _STUDIO or re.match(start, _start(place), re.I):
                 return f"but {what} ({place.name}); {remedy}"
     twice = Counter(one.file.with_suffix("") for one in images if is_image(one, IMAGE_SUFFIXES))
     for place in places:

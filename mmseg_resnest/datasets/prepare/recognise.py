@@ -30,9 +30,10 @@ from .layouts import (
     named_split_and_role,
     split_and_role,
 )
+from .lists import found_lists
 from .other_forms import other_forms
 from .places import Place, list_folder
-from .recognise_masks import found_lists, found_masks, mask_pairs
+from .recognise_masks import found_masks, mask_pairs
 from .samples import composed
 from .tables import BACKGROUND_NAME, read_table
 

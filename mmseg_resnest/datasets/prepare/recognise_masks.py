@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 from ...errors import UserError
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.parallel import in_parallel
-from ..layout import listed_names
 from .colours import count_colours, read_palettes
 from .labels import indices, is_lossy, numbers_in, open_image
 from .layouts import (
@@ -29,7 +28,9 @@ from .layouts import (
     role_of,
     split_and_role,
 )
+from .lists import found_lists
 from .masks import images_in
+from .notes import notes_on_numbers, notes_on_objects
 from .places import Place
 from .samples import IGNORED, common_end, composed
 from .tables import IGNORED_NAME, Colour, read_table
@@ -38,13 +39,10 @@ _SUFFIXES = (
     *("_mask", "-mask", ".mask", "_masks", "_label", "-label", "_labels", "_seg", "_gt"),
     *("_annotation", "_annot", "_L", "_segmentation", "_gtFine_labelTrainIds", "_gtFine_labelIds"),
 )  # of masks among the images
-_LISTS = {
-    "val": ("imagesets/segmentation/val.txt", "splits/val.txt", "val.txt", "valid.txt"),
-    "test": ("imagesets/segmentation/test.txt", "splits/test.txt", "test.txt"),
-}
 _SAMPLED = 12  # masks that are looked at to tell colours from label numbers
 _RARE, _FEW_GREYS = 1e-3, 3  # share of the pixels; greys that may be classes
 _SMALL_GREY = 32
+_BLACK = ("background", "bg")  # whatever place a list gives them
 _SOFT = 128  # a value of the soft edges of a mask of 0 and 255
 _MOST_COLOURS = 64  # in all masks, without a table: more come from JPEG or from resizing
 
@@ -265,7 +263,8 @@ def found_masks(
     form = form or _form_of_masks(masks, rows, processes)
     made: list[Colour] = []
     if form == "index" and not rows:
-        used = set().union(*in_parallel(_used, masks, processes, "count labels")) - {IGNORED}
+        of_masks = list(in_parallel(_used, masks, processes, "count labels"))
+        used = set().union(*of_masks) - {IGNORED}
         largest = max(used, default=0)
         if largest > IGNORED:
             message = f"its masks hold label {largest:,}, and those of classes are 0 to 254; save"
@@ -273,8 +272,12 @@ def found_masks(
             raise UserError("label", source, message)
         names = [f"class_{n}" if n in used else IGNORED_NAME for n in range(largest + 1)]
         made = [Colour(name, None) for name in names]
+        notes += notes_on_numbers(used, names.__getitem__) + notes_on_objects(of_masks)
     elif form == "colour" and not any(row.rgb for row in rows):
         made = _colour_rows(masks, rows, processes, notes)
+    if made and rows and not {row.name for row in rows} <= {row.name for row in made}:
+        notes[:] = [note for note in notes if note != f"classes: those of {table}"]
+        notes.append(f"{table} is not used: it lists {len(rows)} classes, and the masks hold two")
     if named := [row.name for row in made if row.name != IGNORED_NAME]:
         notes.append(f"classes: {len(named)}, from the masks: {', '.join(named[:9])}")
     notes.insert(0, f"labels: {FORM_NAMES[form]} ({len(masks):,})")
@@ -356,27 +359,6 @@ def _check_parts(source: Path, images: Path, end: str, places: Sequence[Place]) 
             raise UserError("dataset", masks[stem], message)
 
 
-def found_lists(
-    places: Sequence[Place], images: Path, names: Collection[str], notes: list[str]
-) -> dict[str, Path]:
-    """The lists of images to validate on and to leave out; ``names`` are those with labels.
-
-    As with folders, those to test on are for validation where there is no list of others.
-    """
-    found: dict[str, Path] = {}
-    for part, ends in _LISTS.items():
-        for end in ends:
-            files = [one.file for one in places if f"/{one.name.lower()}".endswith(f"/{end}")]
-            if files:
-                found.setdefault(f"{part}_list", files[0])
-    test = found.get("test_list")
-    if test and listed_names(test, images, test.parent, (), names.__contains__, strict=False):
-        found.setdefault("val_list", test)
-    if val := found.get("val_list"):
-        notes.append(f"validation: the images that {val} lists")
-    return found
-
-
 def _values(masks: Sequence[Place]) -> set[int] | None:
     """The values of some grey or palette masks; None if one has colours."""
     chosen = np.linspace(0, len(masks) - 1, min(_SAMPLED, len(masks))).round().astype(int)
@@ -434,6 +416,7 @@ def _colour_rows(
     colours = sorted(found)
     if colours == [(0, 0, 0), (255, 255, 255)]:
         given = [row.name for row in rows if row.name != IGNORED_NAME]
+        given.sort(key=lambda name: name.casefold().strip("_ ") not in _BLACK)
         names = {1: ["background", *given], 2: given}.get(len(given), ["background", "object"])
         return [Colour(name, rgb) for name, rgb in zip(names, colours, strict=True)]
     if rows:
@@ -454,6 +437,8 @@ def _colour_rows(
             f"{len(doubtful)} colours (e.g. {doubtful[0]}) {what}, as resizing and smoothing leave"
             " them; in a table (--classes) several colours of one name are one class"
         )
+    if len(greys) >= len(colours) - 2 and not smooth:
+        notes += notes_on_numbers({r for r, _, _ in colours}, lambda n: f"colour_{3 * f'{n:02x}'}")
     return [Colour(f"colour_{r:02x}{g:02x}{b:02x}", (r, g, b)) for r, g, b in colours]
 
 
