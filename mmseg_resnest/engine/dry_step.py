@@ -49,9 +49,10 @@ from .label_predictions import metrics_read_labels_only, predict_labels_only
 from .launch import Machine
 from .loop import validation_steps
 from .model import SeededModel
-from .optimization import build_optimization, schedule_key
+from .optimization import build_optimization, check_cycles, schedule_key
 from .process_state import restored_process
 from .resume_changes import Note
+from .run_length import VAL_INTERVAL
 
 #: Loops whose steps are the model's ``train_step`` and ``val_step``.
 _TRAIN_LOOPS = frozenset({"IterBasedTrainLoop", "EpochBasedTrainLoop"})
@@ -61,7 +62,6 @@ _OUTPUTS = (
     *("output_dir", "out_dir", "out_file_path", "outfile_prefix"),
 )
 _MOST_NAMED = 3
-_VAL_INTERVAL = 1000  # of IterBasedTrainLoop, by default
 #: Keys that name parts of the model, and what changes these before the first step.
 _CHANGES = {
     "activation_checkpointing": turn_on_activation_checkpointing,
@@ -197,6 +197,7 @@ class _Steps:
             message = "AmpOptimWrapper needs a GPU; on a CPU write BFloat16OptimWrapper, or leave "
             message += "it out and give --amp"
             raise UserError("config-value", "config key optim_wrapper.type", message)
+        check_cycles(cfg, max(1, math.ceil(len(loader) / self.machine.world_size)))
         optim_wrapper, schedules = build_optimization(cfg, model)
         optim_wrapper.initialize_count_status(model, 0, 1)  # the first update is after this step
         _change_modules(cfg, model)
@@ -252,7 +253,7 @@ class _Steps:
         memory = f"{gigabytes(self.step.peak)} at the peak of the dry step"
         memory += "" if free is None else f", {gigabytes(free)} more are free"
         loop, each = self.cfg.train_cfg, self.step.seconds
-        last, unit, every = loop.get("max_iters"), 1, _VAL_INTERVAL
+        last, unit, every = loop.get("max_iters"), 1, VAL_INTERVAL
         if last is None:
             unit = math.ceil(len(train) / self.machine.world_size)
             last, every = loop.get("max_epochs", 1), 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +14,21 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from ..errors import UserError
-from ..registry import building
+from ..registry import building, type_name
 from .failing_parts import failing
 from .resume_schedules import advance_schedules
+from .run_length import is_warm_up
 
 #: Share of the first learning rate that counts as none: what rounding leaves of 0.
 _NO_RATE = 1e-9
 #: Steps of schedules that are tried before a run: some seconds.
 _MOST_STEPS = 1_000_000
+#: How the names of schedules begin that go on to their end, and the option that names it as well.
+_ENDS = {
+    **dict.fromkeys(("Linear", "Constant", "Poly", "QuadraticWarmup"), "end"),
+    "CosineAnnealing": "T_max",
+    "OneCycle": "total_steps",
+}
 
 
 def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
@@ -57,6 +65,54 @@ def _build_schedules(configs: Any, optim_wrapper: OptimWrapper) -> list[Any]:
             arguments = {"optimizer": optim_wrapper, "epoch_length": 1}
             built.append(PARAM_SCHEDULERS.build(config, default_args=arguments))
     return built
+
+
+def check_schedules(cfg: Mapping[str, Any]) -> None:
+    """Raise UserError for a schedule by whose options a value would stay where it begins.
+
+    Each of them says when it ends, and a warm-up has a step after the first.
+    """
+    configs, loop = cfg.get("param_scheduler"), cfg.get("train_cfg") or {}
+    for index, one in enumerate(configs if isinstance(configs, list | tuple) else [configs]):
+        if not isinstance(one, Mapping) or "type" not in one:
+            continue
+        kind, end, begin = type_name(one["type"]), one.get("end"), one.get("begin", 0)
+        key = f"config key {schedule_key(configs, index)}.end"
+        unit = "max_epochs" if "max_epochs" in loop else "max_iters"
+        instead = next((name for start, name in _ENDS.items() if kind.startswith(start)), "end")
+        if end is None and kind.startswith(tuple(_ENDS)) and one.get(instead) is None:
+            message = f"is missing: {kind} would take a billion steps, and the value would stay "
+            message += "where it begins"
+            alike = bool(one.get("by_epoch", True)) == (unit == "max_epochs")
+            if alike and loop.get(unit):
+                message += f"; set it to {loop[unit]}, train_cfg.{unit}, or to where it ends"
+            raise UserError("config-key", key, message)
+        if is_warm_up(one) and isinstance(end, int) and isinstance(begin, int) and end - begin == 1:
+            message = f"is {end}: {kind} of one step leaves the value at the part of it where it "
+            message += f"begins; set it to {begin + 2} or more"
+            message += ", or convert_to_iter_based=True" if one.get("by_epoch", True) else ""
+            raise UserError("config-value", key, message)
+
+
+def check_cycles(cfg: Mapping[str, Any], epoch: int) -> None:
+    """Raise UserError if a run has more steps than a schedule that then fails (OneCycleLR).
+
+    ``epoch`` is the length of an epoch in iterations.
+    """
+    configs, loop = cfg.get("param_scheduler"), cfg.get("train_cfg") or {}
+    epochs = loop.get("max_epochs") or math.ceil(loop.get("max_iters", 0) / epoch)
+    iterations = loop.get("max_iters") or epochs * epoch
+    for index, one in enumerate(configs if isinstance(configs, list | tuple) else [configs]):
+        total = one.get("total_steps") if isinstance(one, Mapping) else None
+        if not isinstance(total, int):
+            continue
+        last = epochs if one.get("by_epoch", True) else iterations
+        end = min(last, one.get("end") or last)
+        if end - one.get("begin", 0) > total:
+            name = f"config key {schedule_key(configs, index)}.total_steps"
+            message = f"is {total:,}, and the run has {last:,} steps: {type_name(one['type'])} "
+            message += f"fails behind its last one; remove it, and set end={last}"
+            raise UserError("config-conflict", name, message)
 
 
 def check_schedule_ends(cfg: Config) -> None:

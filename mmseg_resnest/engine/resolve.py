@@ -29,9 +29,11 @@ from .config.numbers import is_whole
 from .facts import mappings
 from .launch import Machine
 from .multilabel import check_overlap, is_multilabel
+from .optimization import check_schedules
 from .pins import set_pins
 from .resume_changes import SEED, Note, covers, describe_config
-from .run_options import RunOptions, batch_holder, schedule_note, set_run_options
+from .run_length import batch_holder
+from .run_options import RunOptions, schedule_note, set_run_options
 from .teacher import set_distillation
 
 #: Seconds after which a data loading worker counts as hung.
@@ -127,8 +129,10 @@ def resolve(cfg: Config, options: TrainingOptions | TestingOptions, machine: Mac
     check_overlap(cfg)
     if isinstance(options, TrainingOptions):
         cfg.work_dir = work_dir_of(cfg, options)
+        _name_loop(cfg)
         _check_length(cfg)
         notes += set_run_options(cfg, options.run, options.auto_scale_lr, machine.memory)
+        check_schedules(cfg)
         notes.append(schedule_note(cfg))
         _set_start(cfg, options)
         notes.append(_set_seed(cfg, options))
@@ -195,6 +199,14 @@ def _set_start(cfg: Config, options: TrainingOptions) -> None:
     if options.resume is not None:
         cfg.load_from = options.resume.path
         _drop_pretrained(cfg.model)
+
+
+def _name_loop(cfg: Config) -> None:
+    """Name the loop of a config that says ``by_epoch``, or nothing: MMEngine takes its own."""
+    loop = cfg.train_cfg
+    if "type" not in loop:
+        by_epoch = loop.pop("by_epoch", "max_epochs" in loop)
+        loop["type"] = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
 
 
 def _check_length(cfg: Config) -> None:

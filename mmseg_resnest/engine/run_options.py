@@ -4,24 +4,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
 
 from ..errors import UserError
+from ..registry import type_name
 from .config.kinds import DATALOADERS
 from .facts import mappings
 from .resume_changes import Note
+from .run_length import (
+    WARM_UPS,
+    RunLength,
+    batch_holder,
+    move_with_length,
+    schedules_of,
+    set_epochs,
+)
 
 #: Options of transforms, of the model's testing and of its augmentation that are sizes in pixels.
 _SIZES = frozenset({"crop_size", "scale", "img_scale", "size", "base_size", "stride"})
 _SIZED = (*DATALOADERS, "tta_pipeline", "tta_model")
 
 _MOST_EPOCHS = 1_000_000
-#: Schedules after which a run goes on.
-_WARM_UPS = ("LinearLR", "ConstantLR")
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class RunOptions:
         batch_size: Images of a step, over all processes.
         lr: Learning rate.
         image_size: Width and height of the training crops, in pixels.
-        images: How many training images there are; needed with ``epochs``.
+        images: How many training images there are; needed with ``epochs`` and ``batch_size``.
     """
 
     epochs: float | None = None
@@ -56,10 +63,13 @@ def set_run_options(
     """
     check_run_options(options, memory)
     notes: list[Note] = []
+    images = options.images or 0
+    before = RunLength.of(cfg, images)
     if options.batch_size is not None:
         notes += _set_batch(cfg, options.batch_size, options.lr is not None or scales_lr)
     if options.epochs is not None:
-        notes += _set_length(cfg, options.epochs, options.images or 0)
+        set_epochs(cfg, options.epochs, images)
+    notes += _move_with_length(cfg, before, RunLength.of(cfg, images))
     if options.lr is not None:
         _set_rate(cfg, options.lr)
     if options.image_size is not None:
@@ -86,7 +96,7 @@ def schedule_note(cfg: Config) -> Note | None:
     unit = "max_epochs" if "max_epochs" in cfg.train_cfg else "max_iters"
     length = cfg.train_cfg.get(unit)
     by_epoch = unit == "max_epochs"
-    alike = [one for one in _schedules(cfg) if bool(one.get("by_epoch", True)) == by_epoch]
+    alike = [one for one in schedules_of(cfg) if bool(one.get("by_epoch", True)) == by_epoch]
     last: Any = max(alike, key=lambda one: one.get("end") or math.inf, default={})
     end = last.get("end")
     if not isinstance(length, int) or not isinstance(end, int):
@@ -97,16 +107,10 @@ def schedule_note(cfg: Config) -> Note | None:
             "does not come down to its end"
         )
         return "schedule", said
-    if end < length and last.get("type") not in _WARM_UPS:
+    if end < length and not type_name(last.get("type")).startswith(WARM_UPS):
         said = f"ends at {end:,}, before the run at {length:,}: the learning rate stays there"
         return "schedule", said
     return None
-
-
-def batch_holder(cfg: Config) -> Any:
-    """What holds ``batch_size`` of the training: the data loader or its batch sampler."""
-    loader = cfg.train_dataloader
-    return loader if "batch_size" in loader else loader.get("batch_sampler") or {}
 
 
 def _set_batch(cfg: Config, batch: int, rate_is_said: bool) -> list[Note]:
@@ -118,52 +122,16 @@ def _set_batch(cfg: Config, batch: int, rate_is_said: bool) -> list[Note]:
     return [("learning rate", text)]
 
 
-def _set_length(cfg: Config, epochs: float, images: int) -> list[Note]:
-    """Stretch the run, its schedules, and the intervals of validation and saving."""
-    loop, after = cfg.train_cfg, int(epochs)
-    if (before := loop.get("max_iters")) is not None:
-        batch = batch_holder(cfg).get("batch_size") or 1
-        after = max(1, math.ceil(epochs * images / batch))
-        loop["max_iters"] = after
-    else:
-        before = loop.get("max_epochs")
-        if not before or epochs != after:
-            raise UserError("argument", "--epochs", f"must be a whole number, not {epochs:g}")
-        loop["max_epochs"] = after
-    factor = after / before
-
-    def stretched(value: Any) -> int:
-        return max(1, round(value * factor))
-
-    loop["val_interval"] = stretched(loop.get("val_interval", 1))
-    if loop.get("dynamic_intervals"):
-        loop["dynamic_intervals"] = [
-            (stretched(a), stretched(b)) for a, b in loop.dynamic_intervals
-        ]
-    saving = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    if saving.get("interval", -1) > 0:
-        saving["interval"] = stretched(saving["interval"])
-    for schedule in _schedules(cfg):
-        begin, end = schedule.get("begin", 0), schedule.get("end")
-        schedule["begin"] = begin and stretched(begin)
-        if end is not None:
-            # What ends with the run, or just after it, still does.
-            late = end >= before
-            schedule["end"] = after + (end - before) if late else stretched(end)
-            schedule["end"] = max(schedule["end"], schedule["begin"] + 1)
-        for key in ("milestones", "T_max", "step_size", "total_steps"):
-            if isinstance(schedule.get(key), list | tuple):
-                schedule[key] = [stretched(one) for one in schedule[key]]
-            elif schedule.get(key) is not None:
-                schedule[key] = stretched(schedule[key])
-    unit = "iterations" if "max_iters" in loop else "epochs"
-    return [("length", f"{after:,} {unit} for {before:,}; schedules and intervals move with it")]
-
-
-def _schedules(cfg: Config) -> list[Any]:
-    configs = cfg.get("param_scheduler")
-    listed = configs if isinstance(configs, list | tuple) else [configs]
-    return [one for one in listed if isinstance(one, Mapping)]
+def _move_with_length(cfg: Config, before: RunLength, after: RunLength) -> list[Note]:
+    if after == before:
+        return []
+    move_with_length(cfg, before, after)
+    unit = "iterations" if "max_iters" in cfg.train_cfg else "epochs"
+    new, old = (getattr(one, unit) for one in (after, before))
+    if new == old:  # with another batch, an epoch has another number of iterations
+        return []
+    text = f"{int(new):,} {unit} for {int(old):,}; schedules and intervals move with it"
+    return [("length", text)]
 
 
 def _set_rate(cfg: Config, rate: float) -> None:
@@ -174,9 +142,19 @@ def _set_rate(cfg: Config, rate: float) -> None:
         raise UserError("config-conflict", "--lr", message)
     factor = rate / optimizer["lr"] if optimizer["lr"] else 1.0
     cfg.optim_wrapper.optimizer.lr = rate
-    for schedule in _schedules(cfg):
-        for key in ("eta_min", "eta_max"):
-            if schedule.get(key):
+    scale_rates(schedules_of(cfg), factor)
+
+
+def scale_rates(schedules: Iterable[Any], factor: float) -> None:
+    """Multiply, in place, the learning rates that the configs of schedules name."""
+    for schedule in schedules:
+        kind = type_name(schedule.get("type"))
+        if not kind.endswith("LR") and schedule.get("param_name") != "lr":
+            continue  # of the momentum or the weight decay
+        for key in ("eta_min", "eta_max", "min_value"):
+            if isinstance(schedule.get(key), list | tuple):
+                schedule[key] = [one * factor for one in schedule[key]]
+            elif schedule.get(key):
                 schedule[key] *= factor
 
 

@@ -53,6 +53,8 @@ from .preemption import ignore_signals_in_worker
 from .resume import fit_to_run, follows_config, keep_own_names
 from .resume_changes import SEED, Changes, covers, describe_images
 from .resume_schedules import advance_schedules, restore_schedules, states_of_schedules
+from .run_length import schedules_of
+from .run_options import scale_rates
 from .sampler import ExactSampler, SeededDataset, batch_of
 from .saving import snapshot, write_checkpoint
 from .sharding import gathered, is_sharded, shard_optimizer_state
@@ -157,6 +159,18 @@ class Runner(MMEngineRunner):
         loader = MMEngineRunner.build_dataloader(cfg, seed, diff_rank_seed)
         loader.worker_init_fn = functools.partial(ignore_signals_in_worker, loader.worker_init_fn)
         return loader
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """As MMEngine's; the rates of schedules, and the one that is shown, move with it."""
+        if not (auto_scale_lr or {}).get("enable"):
+            return
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        batch = batch_of(self.train_dataloader) * self.world_size
+        factor = batch / auto_scale_lr["base_batch_size"]  # type: ignore[index]
+        if optim_wrapper.base_param_settings is not None:
+            optim_wrapper.base_param_settings["lr"] *= factor
+        self.param_schedulers = copy.deepcopy(self.param_schedulers)
+        scale_rates(schedules_of({"param_scheduler": self.param_schedulers}), factor)
 
     @functools.cached_property
     def run_id(self) -> str:

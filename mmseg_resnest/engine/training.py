@@ -226,7 +226,7 @@ def resolve_training(
         for name in _LOADERS
         if isinstance((cfg.get(name) or {}).get("dataset"), Mapping)
     }
-    if options.run.epochs is not None:
+    if options.run.epochs is not None or options.run.batch_size is not None:
         check_data(cfg, ("train_dataloader",))
         options = replace(options, run=replace(options.run, images=len(_training_data(cfg))))
     pins = find_pins(cfg, options.teacher, start.resume is not None)

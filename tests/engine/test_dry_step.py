@@ -292,6 +292,12 @@ CASES: dict[str, tuple[Callable[[Config], None], str, str]] = {
         ]),
         "config-value", "param_scheduler",
     ),
+    "a cycle that is shorter than the run": (
+        _set("param_scheduler", [
+            dict(type="OneCycleLR", eta_max=0.1, total_steps=2, by_epoch=False)
+        ]),
+        "config-conflict", "param_scheduler.0.total_steps",
+    ),
     "a norm that is no number": (
         _set("optim_wrapper.clip_grad", dict(max_norm="a")), "config-value", "optim_wrapper",
     ),

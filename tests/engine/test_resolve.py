@@ -245,6 +245,16 @@ NO_WORKERS = dict(num_workers=0, persistent_workers=True, prefetch_factor=2, tim
             dict(launcher="pytorch"),
             {"model_wrapper_cfg.type": "FSDP"},
         ),
+        (
+            {"train_cfg": dict(_delete_=True, by_epoch=False, max_iters=10)},
+            {},
+            {"train_cfg.type": "IterBasedTrainLoop", "train_cfg.by_epoch": None},
+        ),
+        (
+            {"train_cfg": dict(_delete_=True, max_epochs=2)},
+            {},
+            {"train_cfg.type": "EpochBasedTrainLoop"},
+        ),
         ({"train_dataloader.timeout": 5}, {}, {"train_dataloader.timeout": 5}),
         (
             {f"train_dataloader.{key}": value for key, value in NO_WORKERS.items()},

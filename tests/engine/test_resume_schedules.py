@@ -17,7 +17,12 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.engine import Runner
 from mmseg_resnest.engine.checkpoint_values import Refusal
-from mmseg_resnest.engine.optimization import build_optimization, check_schedule_ends
+from mmseg_resnest.engine.optimization import (
+    build_optimization,
+    check_cycles,
+    check_schedule_ends,
+    check_schedules,
+)
 from mmseg_resnest.engine.resume import follows_config
 from mmseg_resnest.engine.resume_changes import Changes
 from mmseg_resnest.engine.resume_schedules import advance_schedules
@@ -168,6 +173,86 @@ def test_a_learning_rate_that_stays_goes_on(schedules: list[dict[str, Any]]) -> 
     cfg = _config(schedules, False, False)
     cfg.train_cfg = dict(max_iters=12)
     check_schedule_ends(cfg)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        dict(type="PolyLR"),
+        dict(type="LinearLR", start_factor=0.1),
+        dict(type="LinearMomentum", start_factor=0.1),
+        dict(type="CosineAnnealingLR", eta_min=1e-5),
+        dict(type="OneCycleLR", eta_max=0.1),
+        dict(type="LinearLR", start_factor=0.1, begin=3, end=4),
+        dict(type="ConstantLR", end=1),
+    ],
+)
+def test_a_schedule_that_would_stay_where_it_begins_is_refused(schedule: dict[str, Any]) -> None:
+    code = "config-value" if "end" in schedule else "config-key"
+    for config, key in (([schedule], "param_scheduler.0.end"), (schedule, "param_scheduler.end")):
+        with raises_user_error(code, key):
+            check_schedules(dict(train_cfg=dict(max_epochs=9), param_scheduler=config))
+
+
+def test_schedules_that_go_on_are_not_refused() -> None:
+    schedules = [
+        dict(type="CosineAnnealingLR", T_max=9),
+        dict(type="OneCycleLR", eta_max=0.1, total_steps=9),
+        dict(type="MultiStepLR", milestones=[3]),
+        dict(type="LinearLR", start_factor=0.1, end=2),
+        dict(type="LinearLR", start_factor=0.1, end=1, convert_to_iter_based=True),
+        dict(type="PolyLR", begin=8, end=9),
+    ]
+    check_schedules(dict(train_cfg=dict(max_epochs=9), param_scheduler=schedules))
+    check_schedules(dict(train_cfg=dict(max_epochs=9), param_scheduler=None))
+
+
+@pytest.mark.parametrize(
+    ("length", "total", "more", "fits"),
+    [
+        (dict(max_iters=12), 12, dict(by_epoch=False), True),
+        (dict(max_iters=12), 11, dict(by_epoch=False), False),
+        (dict(max_iters=12), 11, dict(by_epoch=False, end=11), True),
+        (dict(max_epochs=3), 3, {}, True),
+        (dict(max_epochs=3), 2, dict(convert_to_iter_based=True), False),
+        (dict(max_epochs=3), 11, dict(by_epoch=False), False),
+        (dict(max_epochs=3), 12, dict(by_epoch=False), True),
+    ],
+)
+def test_a_cycle_lasts_as_long_as_the_run(
+    length: dict[str, int], total: int, more: dict[str, Any], fits: bool
+) -> None:
+    """Epochs have four iterations; one step too many would end the run with MMEngine's error."""
+    schedules = [dict(type="OneCycleLR", eta_max=0.1, total_steps=total, **more)]
+    cfg = dict(train_cfg=length, param_scheduler=schedules)
+    if fits:
+        check_cycles(cfg, epoch=4)
+        return
+    with raises_user_error("config-conflict", "param_scheduler.0.total_steps"):
+        check_cycles(cfg, epoch=4)
+
+
+def test_a_scaled_rate_is_that_of_schedules_and_of_the_log(tmp_path: Path) -> None:
+    """Data of 8 in batches of 4 for a config of 8: half of each learning rate."""
+    schedules = [
+        dict(type="OneCycleLR", eta_max=0.4, total_steps=2, by_epoch=False),
+        dict(type="CosineAnnealingMomentum", eta_min=0.2, T_max=2, by_epoch=False),
+    ]
+    runner = make_plain_runner(
+        *(tmp_path / "scaled", Data(8), 4, 0.1, None),
+        train_cfg=dict(type="IterBasedTrainLoop", max_iters=2),
+        auto_scale_lr=dict(enable=True, base_batch_size=8),
+        param_scheduler=schedules,
+    )
+    optimizer = dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4)
+    runner.optim_wrapper = dict(optimizer=optimizer, paramwise_cfg=FACTORS)
+    runner.train()
+    assert runner.param_schedulers[0].eta_max == pytest.approx(0.2)
+    assert runner.param_schedulers[1].eta_min == pytest.approx(0.2)
+    assert schedules[0]["eta_max"] == 0.4
+    assert runner.optim_wrapper.base_param_settings["max_lr"] == pytest.approx(0.2)
+    rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
+    assert len(set(rates)) == 1  # MMEngine's cycle knows no groups
 
 
 def test_a_runner_follows_the_config(tmp_path: Any) -> None:

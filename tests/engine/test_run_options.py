@@ -76,6 +76,102 @@ def test_epoch_loops_take_whole_epochs() -> None:
         set_run_options(cfg, RunOptions(epochs=2.5), False)
 
 
+def test_what_counts_iterations_moves_with_the_length() -> None:
+    cfg = _config()
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=100, val_begin=60)
+    cfg.train_cfg.dynamic_intervals = [(0, 20), (80, 5)]
+    cfg.default_hooks.checkpoint.update(interval=10, save_begin=50)
+    cfg.custom_hooks = [
+        dict(type="EMAHook", begin_iter=90, interval=3),
+        dict(type="EarlyStoppingHook", monitor="mIoU", begin=50),
+        dict(type="PreciseBNHook", interval=10),
+    ]
+    cfg.param_scheduler = [
+        dict(type="CosineRestartLR", periods=[33] * 3, eta_min=0, by_epoch=False),
+        dict(type="ExponentialLR", gamma=0.81, by_epoch=False),
+        dict(type="ReduceOnPlateauLR", monitor="mIoU", begin=2, end=5),
+    ]
+    batch = cfg.train_dataloader.batch_size
+    set_run_options(cfg, RunOptions(epochs=1, images=50 * batch), False)  # half as long
+    loop, hooks, schedules = cfg.train_cfg, cfg.custom_hooks, cfg.param_scheduler
+    assert (loop.max_iters, loop.val_begin, loop.val_interval) == (50, 30, 500)
+    assert loop.dynamic_intervals == [(0, 10), (40, 2)]
+    assert cfg.default_hooks.checkpoint.interval == 5
+    assert cfg.default_hooks.checkpoint.save_begin == 25
+    assert (hooks[0].begin_iter, hooks[0].interval) == (45, 3)
+    assert (hooks[1].begin, hooks[2].interval) == (25, 5)
+    assert schedules[0].periods == [16, 17, 17]
+    assert schedules[1].gamma == pytest.approx(0.81**2)
+    assert (schedules[2].begin, schedules[2].end) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "by_iteration", "by_epoch"),
+    [
+        (dict(epochs=20), (10, 200), 20),
+        (dict(batch_size=2), (10, 200), 10),  # epochs of twice as many iterations
+        (dict(epochs=5, batch_size=2), (5, 100), 5),
+        (dict(batch_size=4), (5, 100), 10),
+    ],
+)
+def test_in_a_run_by_epochs_iterations_count_too(
+    options: dict[str, Any], by_iteration: tuple[int, int], by_epoch: int
+) -> None:
+    cfg = _config()
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=10)
+    cfg.train_dataloader.batch_size = 4
+    cfg.param_scheduler = [
+        dict(type="LinearLR", begin=0, end=5, by_epoch=False),
+        dict(type="PolyLR", begin=5, end=100, by_epoch=False),
+        dict(type="PolyLR", begin=0, end=10, convert_to_iter_based=True),
+    ]
+    cfg.custom_hooks = [dict(type="EarlyStoppingHook", monitor="mIoU", begin=5)]
+    set_run_options(cfg, RunOptions(**options, images=40), False)
+    warm, poly, converted = cfg.param_scheduler
+    assert (warm.end, poly.end) == by_iteration and poly.begin == warm.end
+    assert cfg.custom_hooks[0].begin == by_iteration[0]
+    assert converted.end == by_epoch
+
+
+def test_a_converted_schedule_follows_the_batch_of_a_run_by_iterations() -> None:
+    cfg = _config()
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=100, val_interval=10)
+    cfg.train_dataloader.batch_size = 4
+    cfg.param_scheduler = dict(type="PolyLR", begin=0, end=10, convert_to_iter_based=True)
+    set_run_options(cfg, RunOptions(batch_size=8, images=40), False)
+    assert cfg.train_cfg.max_iters == 100 and cfg.param_scheduler.end == 20
+
+
+def test_a_warm_up_keeps_the_step_in_which_it_ends() -> None:
+    """LinearLR of one step stays at the part of the rate at which it begins."""
+    cfg = _config()
+    cfg.train_cfg.max_iters = 1000
+    cfg.param_scheduler = [
+        dict(type="LinearLR", start_factor=1e-6, begin=0, end=50, by_epoch=False),
+        dict(type="PolyLR", begin=50, end=1000, by_epoch=False),
+    ]
+    batch = cfg.train_dataloader.batch_size
+    set_run_options(cfg, RunOptions(epochs=1, images=10 * batch), False)
+    assert cfg.param_scheduler[0].end == 2 and cfg.param_scheduler[1].end == 10
+
+
+def test_a_rate_moves_those_of_schedules_and_nothing_else() -> None:
+    cfg = _config()
+    cfg.optim_wrapper.optimizer.lr = 0.1
+    cfg.param_scheduler = [
+        dict(type="OneCycleLR", eta_max=[0.2, 0.4], end=10),
+        dict(type="ReduceOnPlateauLR", monitor="mIoU", min_value=1e-3),
+        dict(type="CosineAnnealingParamScheduler", param_name="lr", eta_min=1e-3, end=10),
+        dict(type="CosineAnnealingMomentum", eta_min=0.85, end=10),
+        dict(type="PolyParamScheduler", param_name="weight_decay", eta_min=0.01, end=10),
+    ]
+    set_run_options(cfg, RunOptions(lr=0.2), False)
+    cycle, plateau, cosine, momentum, decay = cfg.param_scheduler
+    assert cycle.eta_max == [0.4, 0.8]
+    assert (plateau.min_value, cosine.eta_min) == pytest.approx((2e-3, 2e-3))
+    assert (momentum.eta_min, decay.eta_min) == (0.85, 0.01)
+
+
 def test_image_size_moves_the_sizes_of_the_pipelines() -> None:
     cfg = _config()
     before = _sizes(cfg.train_dataloader.dataset.pipeline)

@@ -72,6 +72,7 @@ def config_text(
     interval = max(1, max_iters // 10)
     warm = [s for s in parent.get("param_scheduler", []) if s.get("type") == "LinearLR"]
     warmup = min(int(warm[0]["end"]), max_iters // 10) if warm else 0
+    warmup = warmup if warmup > 1 else 0  # in one step, LinearLR stays where it begins
     schedule = []
     if warmup:
         factor = float(warm[0].get("start_factor", 1 / 3))

@@ -302,6 +302,7 @@ def _length(
             )
             raise UserError("argument", f"--budget {budget}", message)
     interval = math.ceil(iterations / count)
+    warmup = min(50, iterations // 10)
     save = max(1, min(interval, round(_SAVE_SECONDS / seconds)))
     patience = Decision("patience", None, f"{_validations(count)}: too few to stop early")
     if count >= 6:
@@ -309,7 +310,8 @@ def _length(
         patience = Decision("patience", count // 3, ends)
     made = [
         Decision("max_iters", iterations, reason),
-        Decision("warmup_iters", min(50, iterations // 10), "iterations: a tenth, at most 50"),
+        # LinearLR of one step would stay where it begins.
+        Decision("warmup_iters", warmup if warmup > 1 else 0, "iterations: a tenth, at most 50"),
         Decision("val_interval", interval, _validations(count)),
         Decision("save_interval", save, f"a kill costs {duration(save * seconds)} at most"),
         patience,
