@@ -2,6 +2,7 @@
 """What keeps a run going: configs, launching, checks before a run, the runner and its hooks."""
 
 from . import (  # noqa: F401  (register their parts)
+    epoch_loop,
     hooks,
     loop,
     optim,

@@ -52,7 +52,7 @@ from .model import SeededModel
 from .optimization import build_optimization, check_cycles, schedule_key
 from .process_state import restored_process
 from .resume_changes import Note
-from .run_length import VAL_INTERVAL
+from .run_length import VAL_INTERVAL, schedules_of
 
 #: Loops whose steps are the model's ``train_step`` and ``val_step``.
 _TRAIN_LOOPS = frozenset({"IterBasedTrainLoop", "EpochBasedTrainLoop"})
@@ -238,7 +238,7 @@ class _Steps:
                 raise _by_epoch(schedule_key(cfg.param_scheduler, index))
             with failing("param_scheduler", f"{type(schedule).__name__} fails"):
                 schedule.step()
-        return _unmatched_keys(cfg, model), every
+        return [*_unmatched_keys(cfg, model), *_lost_rates(cfg)], every
 
     def _check_memory(self, model: Any, optim_wrapper: Any, batch: Any) -> None:
         """Refuse a step that would take more memory than there is, before the kernel ends it."""
@@ -387,6 +387,18 @@ def _unmatched_keys(cfg: Config, model: nn.Module) -> list[Note]:
     if not keys:
         return []
     text = f"custom_keys {', '.join(keys)} of paramwise_cfg: in the name of no parameter"
+    return [("optimizer", text)]
+
+
+def _lost_rates(cfg: Config) -> list[Note]:
+    """Whether a schedule takes from groups of parameters the rates that ``paramwise_cfg`` gives."""
+    schedules = [one for one in schedules_of(cfg) if not isinstance(one.get("eta_max"), list)]
+    kinds = [type_name(one.get("type")) for one in schedules]
+    options = mappings(cfg.optim_wrapper.get("paramwise_cfg") or {})
+    factors = [value for _, node in options for key, value in node.items() if "lr_mult" in key]
+    if not any(kind.startswith("OneCycle") for kind in kinds) or set(factors) <= {1}:
+        return []
+    text = "OneCycleLR gives all parameters the same rate, eta_max; lr_mult has no effect"
     return [("optimizer", text)]
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import UserError
 from ..registry import building, type_name
 from .failing_parts import failing
+from .logs import nothing_printed
 from .resume_schedules import advance_schedules
 from .run_length import is_warm_up
 
@@ -37,7 +38,8 @@ def build_optimization(cfg: Config, model: nn.Module) -> tuple[Any, Any]:
     Their kinds, names and sizes are those of the run; their numbers are not: the run knows the
     length of an epoch. UserError says which cannot be built.
     """
-    with building(cfg.get("default_scope", "mmseg_resnest")):
+    # Printed would be the options of each parameter.
+    with building(cfg.get("default_scope", "mmseg_resnest")), nothing_printed():
         with failing("optim_wrapper", "it cannot be built", cfg.optim_wrapper):
             optim_wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
         if isinstance(optim_wrapper, OptimWrapperDict):

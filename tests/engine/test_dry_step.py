@@ -496,3 +496,12 @@ def test_keys_of_the_optimizer_that_match_nothing_are_shown(scenes: Path) -> Non
     assert row == "optimizer"
     assert "pos_embed" in text
     assert "head" not in text
+
+
+def test_rates_that_a_schedule_takes_away_are_shown(scenes: Path) -> None:
+    """MMEngine's OneCycleLR sets its eta_max for all groups of parameters."""
+    cfg = small_config(scenes)
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(head=dict(lr_mult=10.0)))
+    cfg.param_scheduler = dict(type="OneCycleLR", eta_max=0.1, total_steps=6, by_epoch=False)
+    ((row, text),) = _step(cfg)
+    assert row == "optimizer" and "lr_mult" in text

@@ -175,6 +175,12 @@ def test_a_learning_rate_that_stays_goes_on(schedules: list[dict[str, Any]]) -> 
     check_schedule_ends(cfg)
 
 
+def test_what_a_checkpoint_is_compared_with_prints_nothing(capfd: Any) -> None:
+    """MMEngine's constructor has a line for each option of each parameter."""
+    build_optimization(_config([], False, factors=True), Model())
+    assert "paramwise_options" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -132,9 +132,9 @@ class CheckpointHook(MMEngineHook):
 
     def _save_now(self, runner: Runner, validation_pending: bool) -> None:
         """Save when ``runner.iter`` counts the finished steps already."""
-        if not self.by_epoch:
-            meta = {"epoch": runner.epoch, "iter": runner.iter}
-            self._save_checkpoint_with_step(runner, runner.iter, meta, validation_pending)
+        step = runner.epoch if self.by_epoch else runner.iter
+        meta = {"epoch": runner.epoch, "iter": runner.iter}
+        self._save_checkpoint_with_step(runner, step, meta, validation_pending)
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict, validation_pending: bool | None = None
