@@ -40,7 +40,7 @@ class RunOptions:
         batch_size: Images of a step, over all processes.
         lr: Learning rate.
         image_size: Width and height of the training crops, in pixels.
-        images: How many training images there are; needed with ``epochs`` and ``batch_size``.
+        images: How many training images there are; needed where :func:`counts_images` says so.
     """
 
     epochs: float | None = None
@@ -89,6 +89,14 @@ def check_run_options(options: RunOptions, memory: int | None = None) -> None:
         raise UserError("argument", "--batch-size", f"must be at least 1, not {options.batch_size}")
     if options.image_size is not None:
         _check_crop(*options.image_size, memory)
+
+
+def counts_images(cfg: Config, options: RunOptions) -> bool:
+    """Whether it has to be known how many training images there are, to set these options."""
+    by_epoch = cfg.train_cfg.get("max_iters") is None
+    converted = any(one.get("convert_to_iter_based") for one in schedules_of(cfg))
+    new_batch = options.batch_size is not None and (by_epoch or converted)
+    return options.epochs is not None or new_batch
 
 
 def schedule_note(cfg: Config) -> Note | None:

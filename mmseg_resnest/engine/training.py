@@ -45,7 +45,7 @@ from .run_folders import (
     this_launch,
     training_folder,
 )
-from .run_options import RunOptions
+from .run_options import RunOptions, counts_images
 from .run_record import describe_model_state, record_run
 from .runner import Runner
 from .same_run import check_same_run, failing_together, together
@@ -226,7 +226,7 @@ def resolve_training(
         for name in _LOADERS
         if isinstance((cfg.get(name) or {}).get("dataset"), Mapping)
     }
-    if options.run.epochs is not None or options.run.batch_size is not None:
+    if counts_images(cfg, options.run):
         check_data(cfg, ("train_dataloader",))
         options = replace(options, run=replace(options.run, images=len(_training_data(cfg))))
     pins = find_pins(cfg, options.teacher, start.resume is not None)

@@ -13,7 +13,12 @@ from user_errors import raises_user_error
 
 from mmseg_resnest.datasets.scenes import write_scenes
 from mmseg_resnest.engine.config import load_config
-from mmseg_resnest.engine.run_options import RunOptions, schedule_note, set_run_options
+from mmseg_resnest.engine.run_options import (
+    RunOptions,
+    counts_images,
+    schedule_note,
+    set_run_options,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -138,7 +143,9 @@ def test_a_converted_schedule_follows_the_batch_of_a_run_by_iterations() -> None
     cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=100, val_interval=10)
     cfg.train_dataloader.batch_size = 4
     cfg.param_scheduler = dict(type="PolyLR", begin=0, end=10, convert_to_iter_based=True)
-    set_run_options(cfg, RunOptions(batch_size=8, images=40), False)
+    options = RunOptions(batch_size=8, images=40)
+    assert counts_images(cfg, options) and not counts_images(_config(), options)
+    set_run_options(cfg, options, False)
     assert cfg.train_cfg.max_iters == 100 and cfg.param_scheduler.end == 20
 
 
