@@ -419,6 +419,11 @@ def test_the_config_trains_as_it_is(tmp_path: Path, truth: dict[str, np.ndarray]
     )
     assert cfg.model.decode_head.loss_decode.class_weight is None
     assert [s.type for s in cfg.param_scheduler] == ["LinearLR", "PolyLR"]
+    # In a short run it would have one step, in which LinearLR stays where it begins.
+    cfg = load_config(
+        custom(tmp_path, inherits="fcn_resnest14_camvid", epochs=12, **options).config
+    )
+    assert [s.type for s in cfg.param_scheduler] == ["PolyLR"]
 
 
 @pytest.mark.parametrize("name", ["1a", "a-b", "class", "../x", ""])

@@ -174,6 +174,8 @@ def test_a_run_validates_as_often_as_is_said(iterations: int) -> None:
 def test_a_budget_of_iterations_is_their_number() -> None:
     plan = plan_of(wishes=Wishes(Budget(iterations=6)))
     assert (plan["max_iters"], plan["val_interval"], plan["warmup_iters"]) == (6, 6, 0)
+    # LinearLR of one step would stay where it begins.
+    assert plan_of(wishes=Wishes(Budget(iterations=15)))["warmup_iters"] == 0
     long = plan_of(wishes=Wishes(Budget(iterations=5000)))
     assert (long["max_iters"], long["val_interval"], long["patience"]) == (5000, 500, 3)
 
