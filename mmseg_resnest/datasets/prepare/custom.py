@@ -125,19 +125,20 @@ def _read_samples(
     if not samples:
         what = "JSON files" if form in ("labelme", "coco") else "masks (PNG)"
         raise UserError("empty", ", ".join(map(str, sources)), f"holds no {what} with samples")
-    names = set[str]()
-    of_image: dict[Path, str] = {}
+    seen: dict[str | Path, Sample] = {}
     for sample in samples:
         _check_name(sample.name)
-        if sample.name in names:
-            raise UserError("dataset", sample.name, "names two images; rename one of them")
-        names.add(sample.name)
-        if isinstance(sample.image, Path):
-            other = of_image.setdefault(sample.image, sample.name)
-            if other != sample.name:
-                message = f"is the image of two labels, {other} and {sample.name}; correct the name"
-                message += " of the image in one of them, or remove it"
-                raise UserError("dataset", sample.image, message)
+        other = seen.setdefault(sample.name, sample)
+        if other is not sample:
+            message = "names two images; rename one of them"
+            if other.image == sample.image:
+                message = "has labels in two files; write them into one, or name one with --source"
+            raise UserError("dataset", sample.name, message)
+        key = sample.image if isinstance(sample.image, Path) else sample.name
+        if (other := seen.setdefault(key, sample)) is not sample:
+            message = f"is the image of two labels, {other.name} and {sample.name}; correct the"
+            message += " name of the image in one of them, or remove it"
+            raise UserError("dataset", key, message)
     return sorted(samples, key=lambda sample: sample.name)
 
 

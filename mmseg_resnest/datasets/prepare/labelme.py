@@ -108,6 +108,12 @@ def _image(file: Path, data: Mapping[str, Any], top: Path, images: Path | None) 
             candidates.append(images / contained(last, subject, hint=hint))
     found = find_image(candidates)
     if found is not None:
+        there = [image for one in candidates if (image := find_image([one])) is not None]
+        if len({image.stem for image in there}) > 1:
+            names = " or ".join(sorted({image.name for image in there}))
+            message = f"may label {names}, by its own name and by its imagePath; correct the one"
+            message += " that is wrong"
+            raise UserError("annotation", file, message)
         check_inside(found, images or top, f"{file}: its image", hint)
         return found
     if data.get("imageData"):

@@ -44,6 +44,8 @@ def open_image(data: bytes, name: object) -> Image.Image:
         reason = str(error)
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is not one of {', '.join(IMAGE_FORMATS)}" if data else "it is empty"
+            if data.startswith(b"version https://git-lfs"):
+                reason = "it is a pointer of Git LFS; get the file itself: git lfs pull"
             if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 reason = "a TIFF of a kind that is not read here, such as 64 bits; save it as PNG"
         raise UserError("image", name, f"is not an image or is damaged ({reason})") from error

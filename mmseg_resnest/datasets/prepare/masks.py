@@ -55,7 +55,9 @@ def read_masks(
     for stem, place in masks.items():
         stem = spell(stem.removesuffix(label_suffix) + end)
         if stem not in pictures:
-            message = f"there is no image {stem} in {images}; add it, move the mask, or see"
+            message = (
+                f"there is no image {stem} in {images}; add it, rename or move the mask, or see"
+            )
             message += " --label-suffix and --image-suffix for what only one of the names ends in"
             if other := unread([images / stem]):
                 message = f"{other} is an image of a kind that is not read; convert it to PNG"

@@ -195,3 +195,8 @@ def test_a_tiff_of_64_bits_says_so() -> None:
     with advises("datasets/prepare/labels.py:open_image", "64 bits", "save it as PNG"):
         indices(tiff(MAPS["photoa"].astype(np.int64)), "mask")
     assert np.array_equal(indices(saved(MAPS["photoa"]), "mask"), MAPS["photoa"])
+
+
+def test_pointers_of_git_lfs_say_so() -> None:
+    with advises("datasets/prepare/labels.py:open_image", "git lfs pull"):
+        indices(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "mask")

@@ -99,6 +99,20 @@ def test_the_background_of_labelme(tmp_path: Path) -> None:
     assert not any("--background" in note for note in report.notes)
 
 
+def test_a_file_that_was_copied_from_another_image(tmp_path: Path) -> None:
+    """It lies beside ``y.jpg`` and names ``x.jpg``: nobody can tell which of them was drawn on."""
+    options = write_labelme(tmp_path, ["cat", "dog"])
+    right, other = ((tmp_path / f"lm/{name}.json").read_text() for name in "yx")
+    (tmp_path / "lm/y.json").write_text(other)
+    write_folder(tmp_path / "lm", {"z.jpg": jpeg(3), "z.json": right.replace("y.", "z.").encode()})
+    (tmp_path / "lm/x.json").unlink()
+    for more in ({}, {"images": tmp_path / "lm"}):
+        with advises("datasets/prepare/labelme.py:_image", "correct the one"):
+            custom(tmp_path, **options, **more)
+    (tmp_path / "lm/y.json").write_text(right)
+    assert custom(tmp_path, **options).config
+
+
 # ---- COCO
 
 
@@ -170,6 +184,15 @@ def test_polygons_as_tools_write_them(tmp_path: Path) -> None:
         else:
             told(tmp_path / "s")
             assert np.array_equal(label_map(tmp_path, "a"), [[0] * 4 + [1] * 4] * 6)
+
+
+def test_labels_of_an_image_in_two_files(tmp_path: Path) -> None:
+    """As of two annotators, or one file a class."""
+    write_coco(tmp_path / "s", "one.json")
+    write_coco(tmp_path / "s", "two.json")
+    with advises("datasets/prepare/custom.py:_read_samples", "--source"):
+        told(tmp_path / "s")
+    assert told(tmp_path / "s/one.json").config
 
 
 def test_labels_that_share_an_image(tmp_path: Path) -> None:

@@ -207,7 +207,8 @@ def test_names_of_images(mine: Mine) -> None:
         for file in (mine.folder / "more").iterdir():
             shutil.move(file, mine.folder / "labels")
 
-    helps("datasets/prepare/custom.py:_read_samples", "rename", call=mine, remedy=tell_apart)
+    helps("datasets/prepare/custom.py:_read_samples", "name one with --source",
+          call=mine, remedy=tell_apart)  # fmt: skip
 
 
 def test_classes_of_labels(labelme: Mine) -> None:
